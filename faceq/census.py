@@ -1,0 +1,64 @@
+"""How many frames were read, and whether the job still reads anything at all.
+
+A broken frame is a row. A million of them in a row are something else: expired credentials, a bucket
+that is gone, the wrong folder. The census is one small actor that sees the difference.
+"""
+
+from collections.abc import Iterable
+
+import ray
+
+REFUSALS_IN_A_ROW = 100
+"""So many reads refused by the storage, with none that worked between them, stop the job (or as many
+as there are shards, if those are fewer)."""
+
+LEAST_DECODED = 100
+"""Frames that must have been tried before their share of unreadable ones is judged."""
+
+MOST_UNREADABLE = 0.95
+"""Share of unreadable frames above which the job stops."""
+
+
+class Outage(Exception):
+    """The job stops: nearly nothing can be read. The message says why, in one line."""
+
+
+@ray.remote
+class Census:
+    """Counts over all tasks of a job. Methods return None, or the reason to stop."""
+
+    def __init__(self, shards: int):
+        self._limit = min(REFUSALS_IN_A_ROW, shards)
+        self._seen: dict[int, tuple[int, int]] = {}
+        self._refused_in_a_row = 0
+        self._tried = 0
+        self._unreadable = 0
+
+    def read(self, task: int, new: int, done: int, given: int, refused: Iterable[str]) -> str | None:
+        """`new` and `done`: frames that read task has met so far; `given`: of its last batch, the frames
+        that the storage gave; `refused`: the errors of those that it did not."""
+        self._seen[task] = (new, done)
+        errors = list(refused)
+        self._refused_in_a_row = 0 if given else self._refused_in_a_row + len(errors)
+        if errors and self._refused_in_a_row >= self._limit:
+            return (
+                f"stopped: the storage refused {self._refused_in_a_row} reads in a row, the last with: "
+                f"{errors[-1]}"
+            )
+        return None
+
+    def decoded(self, tried: int, unreadable: int, example: str | None) -> str | None:
+        """`tried`: frames whose bytes were there; `unreadable`: those that gave no picture."""
+        self._tried += tried
+        self._unreadable += unreadable
+        if self._tried >= LEAST_DECODED and self._unreadable > MOST_UNREADABLE * self._tried:
+            return (
+                f"stopped: {self._unreadable} of the first {self._tried} frames are unreadable, "
+                f"the last with: {example}"
+            )
+        return None
+
+    def totals(self) -> tuple[int, int]:
+        """Frames met by all read tasks: new ones, and ones that had a row before."""
+        new, done = zip(*self._seen.values(), strict=True) if self._seen else ((), ())
+        return sum(new), sum(done)

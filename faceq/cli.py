@@ -1,0 +1,120 @@
+"""The command line: `faceq score`, `faceq models`."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+import rich.console
+import rich.table
+
+from faceq import __version__, config, models
+from faceq.errors import JobError, UsageError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    options = _parser().parse_args(arguments)
+    run: Callable[[argparse.Namespace], int] = options.run
+    try:
+        return run(options)
+    except UsageError as error:
+        print(f"faceq: {error}", file=sys.stderr)
+        return 2
+    except (JobError, models.ModelError) as error:
+        print(f"faceq: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("faceq: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="faceq", description="Score face images at scale.")
+    parser.add_argument("--version", action="version", version=f"faceq {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    add_score_arguments(
+        commands.add_parser("score", help="score frames and write the result table", description=_SCORE)
+    )
+    zoo = commands.add_parser("models", help="list, fetch or check the models")
+    actions = zoo.add_subparsers(required=True, metavar="ACTION")
+    for name, action, text in (
+        ("list", list_models, "every model with its size, licence and state"),
+        ("pull", pull_models, "fetch models, replace broken copies"),
+        ("verify", verify_models, "check the SHA-256 of local copies; exit status 1 if one is wrong"),
+    ):
+        command = actions.add_parser(name, help=text, description=text)
+        if name != "list":
+            command.add_argument("names", nargs="*", metavar="MODEL", help="default: those of the preset")
+        command.set_defaults(run=action)
+    return parser
+
+
+_SCORE = """Score every face frame of the input: can it be recognised (SER-FIQ), how good does it look
+(DB-CNN). One row per frame goes into a Parquet table; run again, it goes on where it stopped."""
+
+
+def add_score_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of a scoring job, for `faceq score` and `jobs/score.py` alike."""
+    add = parser.add_argument
+    add("input", nargs="*", metavar="INPUT", help="pictures, .tar(.gz) or .parquet shards, folders, globs; local or s3://")
+    add("--out", metavar="TABLE", help="folder or s3:// prefix of the result table")
+    add("--preset", help=f"set of models ({', '.join(config.PRESETS)}); default: embedded")
+    add("--config", metavar="job.yaml", help="settings in YAML; what the command line says goes before it")
+    add("--fiq-threshold", type=float, metavar="X", help="least SER-FIQ, 0…1, default 0.5; 0 scores every face")
+    add("--limit", type=int, metavar="N", help="only the first N frames")
+    parser.set_defaults(run=score)
+
+
+def score(options: argparse.Namespace) -> int:
+    """`faceq score`: run the job and print its summary."""
+    settings = config.load(
+        options.config,
+        {
+            "input": options.input or None,
+            "out": options.out,
+            "preset": options.preset,
+            "fiq_threshold": options.fiq_threshold,
+            "limit": options.limit,
+        },
+    )
+    from faceq import pipeline, summary  # noqa: PLC0415 - Ray takes seconds to import
+
+    print(summary.text(pipeline.score(settings)))
+    return 0
+
+
+def list_models(options: argparse.Namespace) -> int:
+    """`faceq models list`."""
+    table = rich.table.Table(box=None, pad_edge=False)
+    for title in ("model", "role", "size", "licence", "state"):
+        table.add_column(title, justify="right" if title == "size" else "left")
+    for model in models.MODELS.values():
+        table.add_row(
+            model.name, model.role, f"{model.size / 1e6:.1f} MB", model.licence, models.state(model)
+        )
+    rich.console.Console().print(table)
+    print(f"\nkept in {models.cache_dir()} (FACEQ_CACHE); fetched when first needed, or by `faceq models pull`")
+    return 0
+
+
+def pull_models(options: argparse.Namespace) -> int:
+    """`faceq models pull`."""
+    for name in _named_models(options):
+        path = models.fetch(name, report=print)
+        print(f"{name}: ok: {path}")
+    return 0
+
+
+def verify_models(options: argparse.Namespace) -> int:
+    """`faceq models verify`."""
+    states = {name: models.state(models.get(name)) for name in _named_models(options)}
+    for name, state in states.items():
+        print(f"{name}: {state}")
+    return 1 if any(state.startswith("corrupt") for state in states.values()) else 0
+
+
+def _named_models(options: argparse.Namespace) -> Sequence[str]:
+    for name in options.names:
+        if name not in models.MODELS:
+            raise UsageError(f"no model is called {name!r}; known are {', '.join(models.MODELS)}")
+    return options.names or config.PRESETS["embedded"].models()

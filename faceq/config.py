@@ -1,0 +1,172 @@
+"""One typed configuration for YAML, the command line and Python."""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from faceq import models
+from faceq.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Which model of the zoo does what."""
+
+    detector: str
+    recogniser: str
+    mesh: str
+    quality: str
+
+    def models(self) -> tuple[str, ...]:
+        return (self.detector, self.recogniser, self.mesh, self.quality)
+
+
+PRESETS = {
+    "embedded": Preset(detector="yunet", recogniser="sface", mesh="facemesh", quality="dbcnn-lite"),
+}
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Tasks(_Strict):
+    """Resources of a stage that runs as Ray tasks. `batch_size`: frames a task takes at a time."""
+
+    num_cpus: float = Field(0.5, gt=0)
+    batch_size: int = Field(32, ge=1)
+
+
+class Pool(_Strict):
+    """Resources of a stage that runs as a pool of actors, each with a model in memory.
+
+    num_cpus, num_gpus: of one actor; with a GPU, or a part of one, the model runs on CUDA.
+    min_size, max_size: actors; no max_size means half as many as the cluster has CPUs.
+    batch_size: frames an actor takes at a time; those that still matter are gathered into
+    mini-batches of `mini_batch`, which is the shape that the model sees, always.
+    """
+
+    num_cpus: float = Field(0.5, gt=0)
+    num_gpus: float = Field(0.0, ge=0)
+    min_size: int = Field(1, ge=1)
+    max_size: int | None = Field(None, ge=1)
+    batch_size: int = Field(32, ge=1)
+    mini_batch: int = Field(8, ge=1)
+
+    @property
+    def device(self) -> str:
+        return "cuda" if self.num_gpus > 0 else "cpu"
+
+
+class S3(_Strict):
+    """Where S3 is, if the usual AWS variables and profiles do not say. Credentials never stand here."""
+
+    endpoint_url: str | None = None
+    region: str | None = None
+    profile: str | None = None
+
+
+class Config(_Strict):
+    """Settings of a scoring job.
+
+    preset: the set of models. fiq_threshold: least `serfiq`, 0...1, of a face that is scored further;
+    0 scores every face. det_threshold: least confidence of a face, 0...1. min_face: least shorter side
+    of a face's box, pixels. max_pixels: larger pictures are unreadable. limit: only the first N frames.
+    rows_per_file: frames per task that writes, which also bounds what a crash can lose.
+    num_cpus: logical CPUs of a Ray that is started for this job (none: the machine's).
+    """
+
+    preset: str = "embedded"
+    input: list[str] = []
+    out: str | None = None
+    fiq_threshold: float = Field(0.5, ge=0, le=1)
+    det_threshold: float = Field(0.6, gt=0, lt=1)
+    min_face: int = Field(40, ge=1)
+    max_pixels: int = Field(100_000_000, ge=1)
+    limit: int | None = Field(None, ge=1)
+    rows_per_file: int = Field(1000, ge=1)
+    num_cpus: int | None = Field(None, ge=1)
+    s3: S3 = S3()
+    read: Tasks = Tasks(num_cpus=0.25)
+    find_face: Tasks = Tasks()
+    serfiq: Pool = Pool()
+    mask: Tasks = Tasks()
+    dbcnn: Pool = Pool()
+
+    @field_validator("input", mode="before")
+    @classmethod
+    def _one_input_is_a_list(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @field_validator("preset")
+    @classmethod
+    def _known_preset(cls, value: str) -> str:
+        if value not in PRESETS:
+            raise ValueError(f"no preset is called {value!r}; known are {', '.join(PRESETS)}")
+        return value
+
+    @property
+    def models(self) -> Preset:
+        return PRESETS[self.preset]
+
+    def record(self) -> dict[str, Any]:
+        """What decides the values in a row, as JSON: kept with every table and compared before a rerun."""
+        zoo = [models.get(name) for name in self.models.models()]
+        calibration = models.get(self.models.recogniser).calibration
+        return {
+            "preset": self.preset,
+            "fiq_threshold": self.fiq_threshold,
+            "det_threshold": self.det_threshold,
+            "min_face": self.min_face,
+            "max_pixels": self.max_pixels,
+            "models": {m.name: {"sha256": m.sha256, "licence": m.licence} for m in zoo},
+            "calibration": vars(calibration) if calibration else None,
+        }
+
+
+def load(path: str | None, overrides: Mapping[str, Any]) -> Config:
+    """Configuration from a YAML file, values in `overrides` that are not None going before it.
+
+    Raises:
+        UsageError: a file that is not YAML, an unknown key (with the nearest right one), a bad value.
+    """
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise UsageError(f"config: {path}: there is no such file") from None
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise UsageError(f"config: {path}: {' '.join(str(error).split())}") from None
+        if loaded is not None and not isinstance(loaded, dict):
+            raise UsageError(f"config: {path}: expected `key: value` lines, got {type(loaded).__name__}")
+        values.update(loaded or {})
+    values.update({key: value for key, value in overrides.items() if value is not None})
+    return build(values, where=path or "config")
+
+
+def build(values: Mapping[str, Any], where: str = "config") -> Config:
+    """A checked configuration; UsageError in one line where a key or a value is wrong."""
+    try:
+        return Config.model_validate(dict(values))
+    except ValidationError as error:
+        raise UsageError(f"{where}: {'; '.join(_explain(e) for e in error.errors())}") from None
+
+
+def _explain(error: Any) -> str:
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        parent: Any = Config
+        for part in error["loc"][:-1]:
+            parent = parent.model_fields[part].annotation
+        known = list(parent.model_fields)
+        near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+        return f"unknown key {key!r}: {hint}"
+    message = error["msg"].removeprefix("Value error, ")
+    return f"{key}: {message[0].lower()}{message[1:]} (got {error['input']!r})"

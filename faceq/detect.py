@@ -1,0 +1,61 @@
+"""Faces and their five landmarks in a picture, by YuNet."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+MAX_SIDE = 640
+"""Larger pictures are scaled down to this longer side before detection, pixels. Measured on 400 CelebA
+photos at threshold 0.6: 320 misses 1.0% of the faces, 480 0.5%, 640 and 1024 0.25%, and 1024 finds
+worse boxes on faces that fill the frame (YuNet was trained on faces of up to about 300 pixels)."""
+
+NMS_THRESHOLD = 0.3
+
+
+@dataclass(frozen=True)
+class Face:
+    """A detected face in frame pixels: box x, y, w, h (4,) clipped to the frame, landmarks (5, 2)
+    float32 in the order of `faceq.geometry`, and the detector's confidence, 0...1."""
+
+    box: np.ndarray
+    landmarks: np.ndarray
+    score: float
+
+
+class YuNet:
+    """OpenCV's YuNet detector (Wu et al., Machine Intelligence Research 2023)."""
+
+    def __init__(self, path: Path, threshold: float):
+        """`threshold`: the least confidence, 0...1, of what counts as a face."""
+        self._net = cv2.FaceDetectorYN.create(str(path), "", (320, 320), threshold, NMS_THRESHOLD)
+
+    def __call__(self, image: np.ndarray) -> list[Face]:
+        """All faces in an RGB uint8 picture (H, W, 3), largest box first; empty if there is none."""
+        height, width = image.shape[:2]
+        scale = min(1.0, MAX_SIDE / max(height, width))
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        small = cv2.resize(image, size, interpolation=cv2.INTER_AREA) if scale < 1 else image
+        self._net.setInputSize(size)
+        _, found = self._net.detect(cv2.cvtColor(small, cv2.COLOR_RGB2BGR))
+        if found is None:
+            return []
+        stretch = np.array([width / size[0], height / size[1]])
+        faces = [_face(row, stretch, width, height) for row in found]
+        return sorted((face for face in faces if face.box[2:].min() > 0), key=_area, reverse=True)
+
+
+def _face(row: np.ndarray, stretch: np.ndarray, width: int, height: int) -> Face:
+    low = np.clip(row[0:2] * stretch, 0, (width, height))
+    high = np.clip((row[0:2] + row[2:4]) * stretch, 0, (width, height))
+    landmarks = row[4:14].reshape(5, 2) * stretch
+    return Face(
+        box=np.concatenate([low, high - low]).astype(np.float32),
+        landmarks=landmarks.astype(np.float32),
+        score=float(np.float32(row[14])),
+    )
+
+
+def _area(face: Face) -> float:
+    return float(face.box[2] * face.box[3])

@@ -1,0 +1,422 @@
+"""From inputs to frames: what a shard is, and a stream of encoded pictures out of it.
+
+A shard is a picture, a WebDataset tar (plain or gzipped), or a Parquet file with an image column.
+Shards are listed once; their frames are read as a stream, so that no shard is ever held whole in
+memory. What cannot be read is a frame with an error, never an exception.
+"""
+
+import contextlib
+import gzip
+import os
+import tarfile
+import zlib
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO, Literal
+
+import botocore.exceptions
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from faceq.config import S3
+from faceq.errors import UsageError
+from faceq.storage import absolute, filesystem, is_remote, path_of
+from faceq.table import BREAK, SCHEMA, frame_id
+
+PICTURE_ENDINGS = (
+    *(".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"),
+    # Not decoded, but a person who has such frames must find a row for each that says so.
+    *(".heic", ".heif", ".avif", ".jp2"),
+)
+TAR_ENDINGS = (".tar", ".tar.gz", ".tgz")
+PARQUET_ENDINGS = (".parquet",)
+
+IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes", "content", "data")
+"""Names by which the image column of a Parquet shard is known, where several columns are binary."""
+
+KEY_COLUMNS = ("key", "id", "path")
+"""The first of these that a Parquet shard has names its frames; else the row number does."""
+
+MAX_FRAME_BYTES = 256 << 20
+"""A larger encoded picture is unreadable: it would be held in memory whole."""
+
+PICTURES_PER_TASK = 64
+_PICTURES_AT_ONCE = 16
+_BATCH_FRAMES = 32
+_BATCH_BYTES = 8 << 20
+_READ_AHEAD = 8 << 20
+
+Kind = Literal["picture", "tar", "parquet"]
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A source of frames: its name in the table, how its file system calls it, its kind and bytes."""
+
+    source: str
+    path: str
+    kind: Kind
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One frame, or (frame_index -1) the break where a source stops being readable.
+
+    image: encoded bytes; None if the frame could not be read (then `error` says why) or is already
+    `done`. refused: the storage gave nothing, as opposed to giving something broken.
+    """
+
+    source: str
+    member: str | None
+    frame_index: int
+    image: bytes | None
+    error: str | None = None
+    refused: bool = False
+    done: bool = False
+
+    @property
+    def id(self) -> int:
+        return frame_id(self.source, self.member, self.frame_index)
+
+
+# --- listing -------------------------------------------------------------------------------------
+
+
+def list_shards(inputs: Iterable[str], s3: S3) -> list[Shard]:
+    """All shards that the inputs name, each once, sorted by name.
+
+    Args:
+        inputs: files, folders (searched through all levels) and globs, local or `s3://`. Hidden files
+            (a dot first) and files of other kinds inside a folder are passed over.
+
+    Raises:
+        UsageError: an input that is not there, holds no frames, or may not be listed.
+    """
+    shards: dict[str, Shard] = {}
+    for uri in inputs:
+        found = _list_input(uri, s3)
+        if not found:
+            raise UsageError(
+                f"{uri}: no frames here: looked for pictures ({', '.join(PICTURE_ENDINGS[:4])}, …), "
+                f"{', '.join(TAR_ENDINGS)} and {', '.join(PARQUET_ENDINGS)}"
+            )
+        shards.update((shard.source, shard) for shard in found)
+    if not shards:
+        raise UsageError("no input given: name at least one file, folder or glob")
+    return [shards[source] for source in sorted(shards)]
+
+
+def _list_input(uri: str, s3: S3) -> list[Shard]:
+    files = filesystem(uri, s3)
+    try:
+        files.invalidate_cache()
+        return _expand(files, path_of(uri), uri)
+    except FileNotFoundError:
+        raise UsageError(f"{uri}: there is no such file, folder or bucket") from None
+    except PermissionError as error:
+        raise UsageError(f"{uri}: may not be read or listed: {_reason(error)}: check credentials") from None
+    except (OSError, botocore.exceptions.BotoCoreError) as error:
+        raise UsageError(f"{uri}: cannot be listed: {_reason(error)}") from None
+
+
+def _expand(files: fsspec.AbstractFileSystem, path: str, uri: str) -> list[Shard]:
+    # A file that is really called `a[1].jpg` goes before the glob that its name would be.
+    if files.exists(path):
+        info = files.info(path)
+        if info["type"] != "directory":
+            shard = _shard(uri, path, info["size"])
+            if shard is None:
+                endings = ", ".join((*PICTURE_ENDINGS[:4], *TAR_ENDINGS, *PARQUET_ENDINGS))
+                raise UsageError(f"{uri}: not a kind of input that is known by its ending ({endings}, …)")
+            return [shard]
+        found = files.find(path, detail=True)
+    else:
+        if not any(sign in path for sign in "*?["):
+            # Where a bucket may not be listed, `exists` is false too: `ls` tells the two apart.
+            files.ls(path)
+            raise FileNotFoundError(path)
+        found = {}
+        for match, info in files.glob(path, detail=True).items():
+            inside = info["type"] == "directory"
+            found.update(files.find(match, detail=True) if inside else {match: info})
+        if not found:
+            raise UsageError(f"{uri}: nothing matches")
+    shards = (_shard(uri, name, info["size"]) for name, info in found.items() if _visible(name, path))
+    return [shard for shard in shards if shard is not None]
+
+
+def _visible(name: str, root: str) -> bool:
+    below = name[len(os.path.commonpath([name, root])) :]
+    return not any(part.startswith(".") for part in below.split("/"))
+
+
+def _shard(uri: str, path: str, size: int) -> Shard | None:
+    kind = _kind(path)
+    if kind is None:
+        return None
+    source = absolute(f"s3://{path}" if is_remote(uri) else path)
+    return Shard(_printable(source), path, kind, int(size or 0))
+
+
+def _kind(name: str) -> Kind | None:
+    lower = name.lower()
+    if lower.endswith(PICTURE_ENDINGS):
+        return "picture"
+    if lower.endswith(TAR_ENDINGS):
+        return "tar"
+    return "parquet" if lower.endswith(PARQUET_ENDINGS) else None
+
+
+def _printable(name: str) -> str:
+    """A name as UTF-8; bytes of it that are not UTF-8 become backslash escapes, which stay distinct."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def group(shards: list[Shard]) -> list[list[Shard]]:
+    """Shards of one read task each: a tar or a Parquet file alone, single pictures by the dozen."""
+    groups = [[shard] for shard in shards if shard.kind != "picture"]
+    pictures = [shard for shard in shards if shard.kind == "picture"]
+    starts = range(0, len(pictures), PICTURES_PER_TASK)
+    return groups + [pictures[i : i + PICTURES_PER_TASK] for i in starts]
+
+
+# --- reading -------------------------------------------------------------------------------------
+
+
+def read_shards(shards: Iterable[Shard], s3: S3, done: Container[int] = ()) -> Iterator[Frame]:
+    """The frames of some shards, in order.
+
+    Args:
+        shards: what to read.
+        s3: settings of the file system.
+        done: ids of frames that need no reading; they come as frames without bytes, marked `done`.
+    """
+    pictures: list[Shard] = []
+    for shard in shards:
+        if shard.kind == "picture":
+            pictures.append(shard)
+            if len(pictures) == _PICTURES_AT_ONCE:
+                yield from _read_pictures(pictures, s3, done)
+                pictures = []
+        else:
+            read = _read_tar if shard.kind == "tar" else _read_parquet
+            yield from read(shard, s3, done)
+    yield from _read_pictures(pictures, s3, done)
+
+
+def _read_pictures(shards: list[Shard], s3: S3, done: Container[int]) -> Iterator[Frame]:
+    wanted = []
+    for shard in shards:
+        if frame_id(shard.source, None, 0) in done:
+            yield Frame(shard.source, None, 0, None, done=True)
+        elif shard.size > MAX_FRAME_BYTES:
+            yield Frame(shard.source, None, 0, None, error=_too_long(shard.size))
+        else:
+            wanted.append(shard)
+    if not wanted:
+        return
+    files = filesystem(wanted[0].source, s3)
+    # One call, so that an object store answers for all of them at once.
+    contents = files.cat_ranges([shard.path for shard in wanted], None, None, on_error="return")
+    for shard, content in zip(wanted, contents, strict=True):
+        if isinstance(content, Exception):
+            yield Frame(shard.source, None, 0, None, error=_unread(content), refused=_is_refusal(content))
+        else:
+            yield Frame(shard.source, None, 0, bytes(content))
+
+
+def _read_tar(shard: Shard, s3: S3, done: Container[int]) -> Iterator[Frame]:
+    names: Counter[str] = Counter()
+    offset = 0
+    try:
+        with contextlib.ExitStack() as stack:
+            stream = stack.enter_context(_open(shard, s3))
+            if not shard.path.lower().endswith(".tar"):
+                stream = stack.enter_context(gzip.GzipFile(fileobj=stream))
+            tar = stack.enter_context(tarfile.open(fileobj=stream, mode="r|", tarinfo=_WatchedTarInfo))
+            for info in tar:
+                offset = info.offset
+                if info.isfile() and _kind(info.name) == "picture" and _visible(info.name, ""):
+                    name = _unique(_printable(info.name), names)
+                    yield _tar_frame(shard, tar, info, name, done)
+                tar.members.clear()  # tarfile remembers all that it has seen: a leak on large shards
+            offset = tar.offset
+            fault = getattr(tar, "fault", None)
+            if fault is not None:
+                raise tarfile.ReadError(fault)
+    except Exception as error:
+        yield _break(shard, error, f"at byte {offset}{'' if shard.path.endswith('.tar') else ' (unpacked)'}")
+
+
+def _tar_frame(
+    shard: Shard, tar: tarfile.TarFile, info: tarfile.TarInfo, name: str, done: Container[int]
+) -> Frame:
+    if frame_id(shard.source, name, 0) in done:
+        return Frame(shard.source, name, 0, None, done=True)
+    if info.size > MAX_FRAME_BYTES:
+        return Frame(shard.source, name, 0, None, error=_too_long(info.size))
+    member = tar.extractfile(info)
+    assert member is not None  # only links and folders have no content, and they are not files
+    return Frame(shard.source, name, 0, member.read())
+
+
+class _WatchedTarInfo(tarfile.TarInfo):
+    """tarfile ends quietly at a header that it cannot read; this notes on the archive that it did."""
+
+    @classmethod
+    def fromtarfile(cls, tar: tarfile.TarFile) -> "_WatchedTarInfo":
+        try:
+            return super().fromtarfile(tar)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            raise
+        except tarfile.EmptyHeaderError:  # type: ignore[attr-defined]
+            tar.fault = "no end-of-archive mark: cut off, or its writer was stopped"  # type: ignore[attr-defined]
+            raise
+        except tarfile.HeaderError as error:
+            tar.fault = str(error)  # type: ignore[attr-defined]
+            raise
+
+
+def _read_parquet(shard: Shard, s3: S3, done: Container[int]) -> Iterator[Frame]:
+    names: Counter[str] = Counter()
+    row = 0
+    try:
+        with _open(shard, s3) as stream, pq.ParquetFile(stream, buffer_size=_READ_AHEAD) as file:
+            image = _image_column(file.schema_arrow)
+            key = next((name for name in KEY_COLUMNS if name in file.schema_arrow.names), None)
+            columns = [image] if key in (None, image) else [image, key]
+            for batch in file.iter_batches(_BATCH_FRAMES, columns=columns):
+                keys = batch[key].to_pylist() if key else [None] * len(batch)
+                for value, name in zip(batch[image], keys, strict=True):
+                    member = _unique(_printable(str(row if name is None else name)), names)
+                    yield _parquet_frame(shard, value, member, done)
+                    row += 1
+    except Exception as error:
+        yield _break(shard, error, f"at row {row}")
+
+
+def _image_column(schema: pa.Schema) -> str:
+    images = [field.name for field in schema if _holds_images(field.type)]
+    named = [name for name in IMAGE_COLUMNS if name in images]
+    if len(images) == 1 or named:
+        return named[0] if named else images[0]
+    which = f"several binary columns ({', '.join(images)})" if images else "no binary column"
+    raise pa.ArrowInvalid(
+        f"{which} among {', '.join(schema.names) or 'none'}: call the one with the encoded pictures `image`"
+    )
+
+
+def _holds_images(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        # Hugging Face's image feature: a struct of `bytes` and `path`.
+        index = kind.get_field_index("bytes")
+        return index >= 0 and _holds_images(kind.field(index).type)
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
+
+
+def _parquet_frame(shard: Shard, value: pa.Scalar, member: str, done: Container[int]) -> Frame:
+    if frame_id(shard.source, member, 0) in done:
+        return Frame(shard.source, member, 0, None, done=True)
+    content = value.as_py()
+    if isinstance(content, dict):
+        content = content["bytes"]
+    if content is None:
+        return Frame(shard.source, member, 0, None, error="the image column is null in this row")
+    if len(content) > MAX_FRAME_BYTES:
+        return Frame(shard.source, member, 0, None, error=_too_long(len(content)))
+    return Frame(shard.source, member, 0, content)
+
+
+def _open(shard: Shard, s3: S3) -> BinaryIO:
+    files = filesystem(shard.source, s3)
+    if not is_remote(shard.source):
+        return files.open(shard.path, "rb")
+    return files.open(shard.path, "rb", block_size=_READ_AHEAD, cache_type="readahead")
+
+
+def _unique(name: str, seen: Counter[str]) -> str:
+    """The name, or for a repeated one the name with #2, #3, …"""
+    seen[name] += 1
+    return name if seen[name] == 1 else _unique(f"{name}#{seen[name]}", seen)
+
+
+def _break(shard: Shard, error: Exception, where: str) -> Frame:
+    refused = _is_refusal(error)
+    what = _unread(error) if refused else f"broken {where}: {_reason(error)}: what comes after it is not read"
+    return Frame(shard.source, None, BREAK, None, error=what, refused=refused)
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether the storage itself failed; pyarrow raises OSError for broken content, without a number."""
+    if isinstance(error, gzip.BadGzipFile):
+        return False
+    if isinstance(error, botocore.exceptions.BotoCoreError | botocore.exceptions.ClientError):
+        return True
+    named = PermissionError | FileNotFoundError | ConnectionError | TimeoutError
+    return isinstance(error, named) or (isinstance(error, OSError) and error.errno is not None)
+
+
+def _unread(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "gone: it was there when the input was listed"
+    if isinstance(error, PermissionError):
+        return f"access denied: {_reason(error)}: check permissions and credentials"
+    return f"could not be read: {_reason(error)}: run again to retry"
+
+
+def _reason(error: BaseException) -> str:
+    """The error's own words on one line, its type where it has none."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split()) or type(error).__name__
+
+
+def _too_long(size: int) -> str:
+    return f"{size} bytes are more than the {MAX_FRAME_BYTES} that an encoded picture may have"
+
+
+# --- to tables -----------------------------------------------------------------------------------
+
+_READ_COLUMNS = ("frame_id", "source", "member", "frame_index", "timestamp_s", "status", "error")
+READ_SCHEMA = pa.schema(
+    [pa.field(name, SCHEMA.field(name).type) for name in _READ_COLUMNS] + [pa.field("image", pa.binary())]
+)
+"""What a frame looks like when it enters the stages: who it is, its encoded bytes or its error."""
+
+
+def to_batches(frames: Iterable[Frame], watch: Callable[[list[Frame]], None] = list) -> Iterator[pa.Table]:
+    """Frames as small tables with READ_SCHEMA, some 32 frames or 8 MiB each; `done` ones are left out.
+
+    Each list of frames goes to `watch` before its table is made.
+    """
+    waiting: list[Frame] = []
+    size = 0
+    for frame in frames:
+        waiting.append(frame)
+        size += len(frame.image or b"")
+        if len(waiting) >= _BATCH_FRAMES or size >= _BATCH_BYTES:
+            watch(waiting)
+            yield _table(waiting)
+            waiting, size = [], 0
+    if waiting:
+        watch(waiting)
+        yield _table(waiting)
+
+
+def _table(frames: list[Frame]) -> pa.Table:
+    rows: list[dict[str, Any]] = [
+        {
+            "frame_id": frame.id,
+            "source": frame.source,
+            "member": frame.member,
+            "frame_index": frame.frame_index,
+            "status": "unreadable" if frame.image is None else None,
+            "error": frame.error,
+            "image": frame.image,
+        }
+        for frame in frames
+        if not frame.done
+    ]
+    return pa.Table.from_pylist(rows, schema=READ_SCHEMA)

@@ -1,0 +1,155 @@
+"""Where a face lies in its frame: alignment, upright crops and head pose. Pure functions on arrays.
+
+Frame coordinates are pixels, x to the right and y down. Five landmarks are (5, 2) arrays in the
+order eye, eye (image left first), nose tip, mouth corner, mouth corner (image left first).
+"""
+
+import cv2
+import numpy as np
+
+ALIGNED_SIZE = 112
+"""Side of the aligned face that recognisers take, pixels."""
+
+ALIGNED_LANDMARKS = np.array(
+    [
+        [38.2946, 51.6963],
+        [73.5318, 51.5014],
+        [56.0252, 71.7366],
+        [41.5493, 92.3655],
+        [70.7299, 92.2041],
+    ]
+)
+"""Where the landmarks lie in an aligned face. Source: the ArcFace template (insightface, face_align)."""
+
+CROP_SIZE = 256
+"""Side of the upright face crop that the mask and the quality stage see, pixels."""
+
+CROP_ENLARGEMENT = 1.5
+"""Side of the crop over the longer side of the face box; FaceMesh was trained with this margin."""
+
+HEAD_MODEL = np.array(
+    [
+        [-0.491, -0.531, 0.079],
+        [0.491, -0.531, 0.079],
+        [0.0, 0.051, -0.462],
+        [-0.428, 0.472, 0.155],
+        [0.428, 0.472, 0.155],
+    ]
+)
+"""The landmarks of an average head seen from the front: x right, y down, z away from the camera, in
+distances between the eyes. Measured: median over 655 portraits and CelebA photos of FaceMesh's 3-D
+points for these landmarks, made symmetric, the nose tip moved to where YuNet puts it (0.07 higher)."""
+
+
+def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Rotation, one scale and shift that bring points `source` (N, 2) closest to `target` (N, 2).
+
+    Returns:
+        (2, 3) float64 affine matrix, as cv2.warpAffine takes it.
+
+    Source: least squares over complex numbers, which is Umeyama's solution (1991) in the plane.
+    """
+    origin, goal = source.mean(axis=0), target.mean(axis=0)
+    a = (source - origin) @ [1, 1j]
+    b = (target - goal) @ [1, 1j]
+    turn = np.vdot(a, b) / max(np.vdot(a, a).real, 1e-12)
+    linear = np.array([[turn.real, -turn.imag], [turn.imag, turn.real]])
+    return np.column_stack([linear, goal - linear @ origin])
+
+
+def align(image: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
+    """The face turned and scaled to the recogniser's template, as insightface's `norm_crop` does.
+
+    Args:
+        image: (H, W, 3) uint8.
+        landmarks: (5, 2).
+
+    Returns:
+        (112, 112, 3) uint8, same colour order; what lies outside the frame is black.
+    """
+    matrix = similarity(landmarks.astype(np.float64), ALIGNED_LANDMARKS)
+    return cv2.warpAffine(image, matrix, (ALIGNED_SIZE, ALIGNED_SIZE))
+
+
+def crop_matrix(box: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
+    """Map from frame to the upright square crop around a face.
+
+    The box (x, y, w, h) is squared by its longer side, enlarged by CROP_ENLARGEMENT and turned so
+    that the eyes lie level.
+
+    Returns:
+        (2, 3) float64: frame pixels to crop pixels, the crop being CROP_SIZE wide and high.
+    """
+    x, y, width, height = (float(v) for v in box)
+    eyes = landmarks[1].astype(np.float64) - landmarks[0].astype(np.float64)
+    angle = np.arctan2(eyes[1], eyes[0])
+    scale = CROP_SIZE / (CROP_ENLARGEMENT * max(width, height, 1.0))
+    cos, sin = scale * np.cos(angle), scale * np.sin(angle)
+    linear = np.array([[cos, sin], [-sin, cos]])
+    centre = np.array([x + width / 2, y + height / 2])
+    return np.column_stack([linear, CROP_SIZE / 2 - linear @ centre])
+
+
+def crop(image: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """The upright face crop, (256, 256, 3) uint8, same colour order; outside the frame is black.
+
+    A face larger than the crop is sampled at a whole multiple of the size and averaged down, because
+    a plain warp would skip pixels and turn detail into aliasing.
+    """
+    shrink = 1 / np.hypot(matrix[0, 0], matrix[0, 1])
+    factor = max(1, int(np.ceil(shrink)))
+    side = factor * CROP_SIZE
+    # Pixel centres lie at whole numbers: scaling by k maps centre c to k*c + (k-1)/2.
+    scaled = matrix * factor
+    scaled[:, 2] += (factor - 1) / 2
+    large = cv2.warpAffine(image, scaled, (side, side))
+    if factor == 1:
+        return large
+    return cv2.resize(large, (CROP_SIZE, CROP_SIZE), interpolation=cv2.INTER_AREA)
+
+
+def to_frame(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Points (N, 2) of a crop, back in frame coordinates; `matrix` is the crop's frame-to-crop map."""
+    return (points - matrix[:, 2]) @ np.linalg.inv(matrix[:, :2]).T
+
+
+def coverage(polygon: np.ndarray, width: int, height: int) -> float:
+    """Share of a width x height frame inside a polygon (N, 2) in frame coordinates, 0...1."""
+    canvas = np.zeros((height, width), np.uint8)
+    cv2.fillPoly(canvas, [np.round(polygon).astype(np.int32)], 1)
+    return float(np.count_nonzero(canvas)) / (width * height)
+
+
+def polygon_mask(polygon: np.ndarray, size: int) -> np.ndarray:
+    """(size, size) float32, 1 inside the polygon (N, 2) and 0 outside."""
+    canvas = np.zeros((size, size), np.uint8)
+    cv2.fillPoly(canvas, [np.round(polygon).astype(np.int32)], 1)
+    return canvas.astype(np.float32)
+
+
+def head_pose(landmarks: np.ndarray) -> tuple[float, float, float]:
+    """Yaw, pitch and roll of a head in degrees, from five landmarks (5, 2).
+
+    Positive yaw: the face is turned to the image's right; positive pitch: up; positive roll: tilted
+    clockwise as seen in the image. An average frontal portrait gives about 0, 0, 0.
+
+    Source: pose from orthography and scaling (DeMenthon and Davis, 1995), first iteration: the best
+    affine map from HEAD_MODEL to the image, its rows made orthonormal.
+    """
+    model = HEAD_MODEL - HEAD_MODEL.mean(axis=0)
+    image = landmarks.astype(np.float64) - landmarks.astype(np.float64).mean(axis=0)
+    rows = np.linalg.lstsq(model, image, rcond=None)[0].T
+    u, _, vt = np.linalg.svd(rows, full_matrices=False)
+    right, down = u @ vt
+    depth = np.cross(right, down)
+    rotation = np.stack([right, down, depth])
+    # The nose points along -z of the head; `forward` is where it points in the camera's frame.
+    forward = -rotation[:, 2]
+    yaw = np.degrees(np.arctan2(forward[0], -forward[2]))
+    pitch = np.degrees(np.arcsin(np.clip(-forward[1], -1, 1)))
+    # Roll is what remains of the eye line's tilt once the head is turned back to face the camera.
+    level = np.array([np.cos(np.radians(yaw)), 0.0, np.sin(np.radians(yaw))])
+    below = np.cross(-forward, level)
+    eye_axis = rotation[:, 0]
+    roll = np.degrees(np.arctan2(eye_axis @ below, eye_axis @ level))
+    return float(yaw), float(pitch), float(roll)

@@ -1,0 +1,41 @@
+"""The face region of an upright face crop, from dense landmarks."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+FACE_OVAL = np.array(
+    "10 338 297 332 284 251 389 356 454 323 361 288 397 365 379 378 400 377 "
+    "152 148 176 149 150 136 172 58 132 93 234 127 162 21 54 103 67 109".split(),
+    dtype=np.int64,
+)
+"""The 36 landmarks on the outline of the face, clockwise from the top of the forehead. Source:
+MediaPipe's face mesh topology."""
+
+_INPUT_SIZE = 192
+
+
+class FaceMesh:
+    """MediaPipe's FaceMesh (Kartynnik et al., 2019): 468 points on a face."""
+
+    def __init__(self, path: Path):
+        self._net = cv2.dnn.readNetFromTFLite(str(path))
+
+    def __call__(self, crop: np.ndarray) -> np.ndarray:
+        """Dense landmarks.
+
+        Args:
+            crop: (S, S, 3) uint8 RGB, a face upright and centred with the margin of `geometry.crop`.
+
+        Returns:
+            (468, 3) float32: x, y in crop pixels, z in the same unit, away from the camera.
+        """
+        blob = cv2.dnn.blobFromImage(crop, 1 / 255, (_INPUT_SIZE, _INPUT_SIZE))
+        self._net.setInput(blob)
+        points = self._net.forward().reshape(-1, 3)
+        return points * (crop.shape[0] / _INPUT_SIZE)
+
+    def oval(self, crop: np.ndarray) -> np.ndarray:
+        """Outline of the face, (36, 2) float32 in crop pixels."""
+        return self(crop)[FACE_OVAL, :2]

@@ -1,0 +1,287 @@
+"""The Ray Data graph: from shards to the result table."""
+
+import functools
+import os
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+from ray.data import ActorPoolStrategy, DataContext, Datasource, ReadTask
+from ray.data.block import BlockMetadata
+from ray.data.datasource import FilenameProvider
+
+import faceq
+from faceq.census import Census, Outage
+from faceq.config import S3, Config, Pool
+from faceq.errors import JobError, UsageError
+from faceq.frames import READ_SCHEMA, Frame, Shard, group, list_shards, read_shards, to_batches
+from faceq.runs import Run, Table
+from faceq.scoring import finished, new_run_id
+from faceq.stages import FindFace, MaskFace, ScoreFiq, ScoreQuality
+from faceq.table import schema_with
+
+BLOCK_BYTES = 8 << 20
+"""Most bytes of a block between two stages: some 30 faces' crops, or 200 small JPEGs. Ray's default of
+128 MiB would make blocks of thousands of frames, and the first one wait for all of them."""
+
+MAX_RETRIES = 5
+"""Times that a task is run again after its process died (Ray's default is for ever: a picture that
+crashes a decoder would loop)."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run did. seconds: from the start of the graph to its end, models' loading included."""
+
+    run: Run
+    table: str
+    seconds: float
+    quantiles: dict[str, list[float]]
+
+
+def score(config: Config) -> Summary:
+    """Score the input's frames and write the rows into the table, by Ray Data.
+
+    Frames that have a row already are not read again. Starts a local Ray if none is there.
+
+    Raises:
+        UsageError: an input or output that cannot be used as given.
+        JobError: the job was stopped, because nearly nothing could be read or a part of it failed.
+    """
+    if config.out is None:
+        raise UsageError("no output given: name the table's folder or s3:// prefix with --out")
+    record = {"version": faceq.__version__, **config.record()}
+    table = Table(config.out, config.s3)
+    table.check(record)
+    shards = [s for s in list_shards(config.input, config.s3) if not s.source.startswith(f"{table.uri}/")]
+    run = Run(
+        run_id=new_run_id(),
+        input=list(config.input),
+        record=record,
+        config=config.model_dump(),
+        started=_now(),
+    )
+    start_ray(config)
+    done = table.frame_ids()
+    table.save(run)
+    census = Census.options(num_cpus=0).remote(len(shards))  # type: ignore[attr-defined]
+    started = time.monotonic()
+    try:
+        run_graph(config, shards, done, table, run, census)
+    except Exception as error:
+        raise JobError(_reason(error)) from error
+    seconds = time.monotonic() - started
+    frames, run.already_done = ray.get(census.totals.remote())
+    run.frames = frames if config.limit is None else min(frames, config.limit)
+    run.counts, quantiles = table.counts_and_quantiles(run.run_id)
+    run.rows = sum(run.counts.values())
+    run.finished = _now()
+    table.save(run)
+    if run.rows != run.frames:
+        raise JobError(f"{run.frames} frames were read but {run.rows} rows written to {table.uri}: run again")
+    return Summary(run, table.uri, seconds, quantiles)
+
+
+def run_graph(config: Config, shards: list[Shard], done: np.ndarray, table: Table, run: Run, census: Any) -> None:
+    """The whole job. Each step keeps the number of rows, but for the first, which makes them."""
+    context = DataContext.get_current().copy()
+    context.target_max_block_size = BLOCK_BYTES
+    # Rows of --limit must be the same ones every time: the first.
+    context.execution_options.preserve_order = config.limit is not None
+    groups = group(shards)
+    models = config.models
+    with DataContext.current(context):
+        # Encoded frames, or errors. Reading waits for the network more than it computes.
+        frames = ray.data.read_datasource(
+            FrameSource(groups, config.s3, done, census),
+            override_num_blocks=len(groups),
+            num_cpus=config.read.num_cpus,
+            ray_remote_args={"max_retries": MAX_RETRIES},
+        )
+        if config.limit is not None:
+            frames = frames.limit(config.limit)
+        (
+            frames
+            # Decode, detect, align: from here on only crops cross the object store. Tasks, since any CPU
+            # of the cluster will do and the detector loads in milliseconds.
+            .map_batches(
+                find_face,
+                fn_args=(census, models, config.det_threshold, config.min_face, config.max_pixels),
+                batch_size=config.find_face.batch_size,
+                batch_format="pyarrow",
+                num_cpus=config.find_face.num_cpus,
+                max_retries=MAX_RETRIES,
+            )
+            # SER-FIQ: one forward pass of the recogniser. Drops the pixels of faces below the threshold.
+            .map_batches(
+                ScoreFiq,
+                fn_constructor_args=(
+                    models, config.fiq_threshold, config.serfiq.mini_batch, config.serfiq.device,
+                ),
+                **_pool(config.serfiq),
+            )
+            # Dense landmarks: 3 ms a face on a CPU, not worth a GPU.
+            .map_batches(
+                mask_face,
+                fn_args=(models,),
+                batch_size=config.mask.batch_size,
+                batch_format="pyarrow",
+                num_cpus=config.mask.num_cpus,
+                max_retries=MAX_RETRIES,
+            )
+            # DB-CNN inside the mask: most of the arithmetic of the job. No pixels after it.
+            .map_batches(
+                ScoreQuality,
+                fn_constructor_args=(models, config.dbcnn.mini_batch, config.dbcnn.device),
+                **_pool(config.dbcnn),
+            )
+            .map_batches(finished, fn_args=(run.run_id,), batch_format="pyarrow", num_cpus=config.read.num_cpus)
+            # Rows are light now: gather them, or the table would be of tiny files.
+            .repartition(target_num_rows_per_block=config.rows_per_file)
+            .write_parquet(
+                table.path,
+                filesystem=table.arrow_files,
+                partition_cols=["status"],
+                filename_provider=_RunFiles(run.run_id),
+                schema=schema_with({**run.record, "run_id": run.run_id, "config": run.config}),
+                compression="zstd",
+                ray_remote_args={"num_cpus": config.read.num_cpus, "max_retries": MAX_RETRIES},
+            )
+        )  # fmt: skip
+
+
+def _pool(pool: Pool) -> dict[str, Any]:
+    cpus = int(ray.cluster_resources().get("CPU", 1))
+    most = pool.max_size or max(pool.min_size, cpus // 2)
+    return {
+        "compute": ActorPoolStrategy(min_size=pool.min_size, max_size=most),
+        "num_cpus": pool.num_cpus,
+        "num_gpus": pool.num_gpus,
+        "batch_size": pool.batch_size,
+        "batch_format": "pyarrow",
+    }
+
+
+def start_ray(config: Config) -> None:
+    """Join the Ray that RAY_ADDRESS names (a submitted job finds it set), or start one on this machine."""
+    if ray.is_initialized():
+        return
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init()
+        return
+    # Two at least: a share each for two pools, and the rest for tasks that feed them.
+    cpus = config.num_cpus or max(2, len(os.sched_getaffinity(0)))
+    ray.init(num_cpus=cpus, include_dashboard=False)
+
+
+# --- steps that run as tasks ---------------------------------------------------------------------
+
+
+def find_face(batch: pa.Table, census: Any, *settings: Any) -> pa.Table:
+    """FindFace, loaded once per worker process; stops the job when nearly all is unreadable."""
+    before = batch["status"].null_count
+    batch = _loaded(FindFace, *settings)(batch)
+    errors = [row for row in batch.select(["status", "error"]).to_pylist() if row["status"] == "unreadable"]
+    example = errors[0]["error"] if errors else None
+    unreadable = len(errors) - (len(batch) - before)
+    outage = ray.get(census.decoded.remote(before, unreadable, example))
+    if outage:
+        raise Outage(outage)
+    return batch
+
+
+def mask_face(batch: pa.Table, *settings: Any) -> pa.Table:
+    """MaskFace, loaded once per worker process."""
+    return _loaded(MaskFace, *settings)(batch)
+
+
+@functools.cache
+def _loaded(stage: type, *settings: Any) -> Any:
+    return stage(*settings)
+
+
+class FrameSource(Datasource):
+    """Ray's view of the shards: one read task for each group, listed once on the driver."""
+
+    def __init__(self, groups: list[list[Shard]], s3: S3, done: np.ndarray, census: Any):
+        super().__init__()
+        self._groups = groups
+        self._s3 = s3
+        self._done = ray.put(done)
+        self._census = census
+
+    def estimate_inmemory_data_size(self) -> int:
+        return sum(shard.size for shards in self._groups for shard in shards)
+
+    def get_read_tasks(
+        self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
+    ) -> list[ReadTask]:
+        return [
+            ReadTask(
+                functools.partial(_read, index, shards, self._s3, self._done, self._census),
+                BlockMetadata(
+                    num_rows=len(shards) if shards[0].kind == "picture" else None,
+                    size_bytes=sum(shard.size for shard in shards),
+                    input_files=[shard.source for shard in shards],
+                    exec_stats=None,
+                ),
+                schema=READ_SCHEMA,
+                per_task_row_limit=per_task_row_limit,
+            )
+            for index, shards in enumerate(self._groups)
+        ]
+
+
+def _read(task: int, shards: list[Shard], s3: S3, done: Any, census: Any) -> Iterator[pa.Table]:
+    seen = skipped = 0
+
+    def watch(frames: list[Frame]) -> None:
+        nonlocal seen, skipped
+        skipped += sum(frame.done for frame in frames)
+        seen += len(frames)
+        refused = [frame.error for frame in frames if frame.refused]
+        # Totals, not increments: a read task that runs again counts its frames once.
+        outage = ray.get(census.read.remote(task, seen - skipped, skipped, len(frames) - len(refused), refused))
+        if outage:
+            raise Outage(outage)
+
+    yield READ_SCHEMA.empty_table()
+    yield from to_batches(read_shards(shards, s3, _SortedIds(ray.get(done))), watch)
+
+
+class _SortedIds:
+    """Membership in a sorted int64 array: 8 bytes an id, shared between the tasks of a node."""
+
+    def __init__(self, ids: np.ndarray):
+        self._ids = ids
+
+    def __contains__(self, frame_id: object) -> bool:
+        index = int(np.searchsorted(self._ids, frame_id))
+        return index < len(self._ids) and self._ids[index] == frame_id
+
+
+class _RunFiles(FilenameProvider):
+    """File names that tell the run; Ray's part of the name makes a retried task write the same one."""
+
+    def __init__(self, run_id: str):
+        self._run_id = run_id
+
+    def get_filename_for_task(self, write_uuid: str, task_index: int) -> str:
+        return f"{self._run_id}-{write_uuid}-{task_index:06d}-{{i}}.parquet"
+
+
+def _reason(error: BaseException) -> str:
+    """Why the graph failed: the last line of Ray's account, which holds the error as it was raised."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    last = lines[-1] if lines else type(error).__name__
+    _, found, outage = last.partition(f"{Outage.__name__}: ")
+    return outage if found else f"a stage of the job failed: {last}"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

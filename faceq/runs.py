@@ -1,0 +1,123 @@
+"""What a table knows of the runs that made it: `TABLE/_faceq/run-<run_id>.json`, and what they found."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as pds
+from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+from faceq.config import S3
+from faceq.errors import UsageError
+from faceq.storage import absolute, filesystem, path_of
+from faceq.table import STATUSES
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+@dataclass
+class Run:
+    """One scoring run. frames: frames of the input that had no row yet; rows: rows it wrote; counts: rows
+    by status; already_done: frames of the input that an earlier run had scored. Times are UTC, ISO 8601;
+    `finished` is None while it runs, or if it was stopped."""
+
+    run_id: str
+    input: list[str]
+    record: dict[str, Any]
+    config: dict[str, Any]
+    started: str
+    finished: str | None = None
+    frames: int | None = None
+    rows: int | None = None
+    already_done: int | None = None
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+class Table:
+    """A result table: a folder or an `s3://` prefix."""
+
+    def __init__(self, uri: str, s3: S3):
+        self.uri = absolute(uri)
+        self.path = path_of(uri)
+        self.files: fsspec.AbstractFileSystem = filesystem(uri, s3)
+        self.arrow_files = PyFileSystem(FSSpecHandler(self.files))
+
+    def check(self, record: dict[str, Any]) -> None:
+        """That a run with these settings may write here.
+
+        Raises:
+            UsageError: rows made with other settings are there (with what differs), or other files.
+        """
+        try:
+            self.files.invalidate_cache()
+            if not self.files.exists(self.path):
+                return
+            if not self.files.isdir(self.path):
+                raise UsageError(f"{self.uri}: is a file: name a folder for the table")
+            earlier = [run for run in self._runs() if run["record"] != record]
+            foreign = not self._runs() and self.files.ls(self.path, detail=False)
+        except PermissionError as error:
+            raise UsageError(f"{self.uri}: may not be read: {error}: check credentials") from None
+        except OSError as error:
+            raise UsageError(f"{self.uri}: {error}") from None
+        if foreign:
+            raise UsageError(f"{self.uri}: holds files that are not a faceq table: name an empty folder")
+        if earlier:
+            differences = "; ".join(_differences(earlier[-1]["record"], record))
+            raise UsageError(
+                f"{self.uri}: already holds a table made with other settings ({differences}): "
+                "name another folder for --out, or use the same settings"
+            )
+
+    def _runs(self) -> list[dict[str, Any]]:
+        paths = sorted(self.files.glob(f"{self.path}/_faceq/run-*.json"))
+        return [json.loads(self.files.cat_file(path)) for path in paths]
+
+    def save(self, run: Run) -> None:
+        """Write the run's record; readers see the old one or the new one, never a part."""
+        text = json.dumps(asdict(run), indent=2, sort_keys=True)
+        with self.files.open(f"{self.path}/_faceq/run-{run.run_id}.json", "wb") as file:
+            file.write(text.encode())
+
+    def rows(self, columns: list[str], run_id: str | None = None) -> pa.Table:
+        """Columns of the whole table, or of one run's rows. A table without rows yet has none."""
+        self.files.invalidate_cache()
+        partitioning = pds.partitioning(pa.schema([("status", pa.string())]), flavor="hive")
+        rows = pds.dataset(
+            self.path, filesystem=self.arrow_files, format="parquet", partitioning=partitioning
+        )
+        if "frame_id" not in rows.schema.names:
+            return pa.table({name: pa.array([], pa.int64()) for name in columns})
+        return rows.to_table(columns, filter=None if run_id is None else pc.field("run_id") == run_id)
+
+    def frame_ids(self) -> np.ndarray:
+        """Ids (int64, sorted) of all frames that have a row; empty where there is no table yet."""
+        if not self.files.exists(self.path):
+            return np.empty(0, np.int64)
+        return np.sort(self.rows(["frame_id"])["frame_id"].to_numpy())
+
+    def counts_and_quantiles(self, run_id: str) -> tuple[dict[str, int], dict[str, list[float]]]:
+        """Rows by status, and the QUANTILES of both scores over the faces that have them."""
+        rows = self.rows(["status", "serfiq", "dbcnn"], run_id)
+        found = rows["status"].to_pylist()
+        counts = {status: found.count(status) for status in STATUSES}
+        quantiles = {}
+        for name in ("serfiq", "dbcnn"):
+            values = rows[name].drop_null()
+            if len(values):
+                quantiles[name] = pc.quantile(values, list(QUANTILES)).to_pylist()
+        return counts, quantiles
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    keys = sorted({*old, *new})
+    return [f"{key} {_short(old.get(key))} there, {_short(new.get(key))} now" for key in keys if old.get(key) != new.get(key)]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"

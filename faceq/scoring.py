@@ -1,0 +1,97 @@
+"""Scoring in one process, without Ray: the same stages as the job, over a few pictures."""
+
+import io
+import os
+import uuid
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from faceq.config import build
+from faceq.errors import UsageError
+from faceq.frames import Frame, to_batches
+from faceq.stages import FindFace, MaskFace, ScoreFiq, ScoreQuality
+from faceq.storage import absolute
+from faceq.table import SCHEMA
+
+
+def score_images(
+    images: Iterable[str | os.PathLike[str] | bytes | np.ndarray], preset: str = "embedded", **config: Any
+) -> pa.Table:
+    """Score pictures in this process.
+
+    Args:
+        images: paths, encoded bytes (JPEG, PNG, …), or RGB uint8 arrays (H, W, 3), in any mixture.
+        preset: the set of models.
+        config: other settings of `faceq.config.Config`, e.g. `fiq_threshold=0` to score every face.
+
+    Returns:
+        One row per picture, in the order given, with the result table's columns. `source` is the
+        absolute path, or `image:<position>`. A picture that cannot be read has the status `unreadable`.
+
+    Raises:
+        UsageError: an unknown preset or setting, or something that is none of the kinds above.
+
+    Example:
+        >>> import faceq, skimage
+        >>> table = faceq.score_images([skimage.data.astronaut()])
+        >>> table["status"][0].as_py()
+        'scored'
+    """
+    settings = build({**config, "preset": preset})
+    frames = (_frame(position, image) for position, image in enumerate(images))
+    stages = [
+        FindFace(settings.models, settings.det_threshold, settings.min_face, settings.max_pixels),
+        ScoreFiq(
+            settings.models, settings.fiq_threshold, settings.serfiq.mini_batch, settings.serfiq.device
+        ),
+        MaskFace(settings.models),
+        ScoreQuality(settings.models, settings.dbcnn.mini_batch, settings.dbcnn.device),
+    ]
+    return pa.concat_tables([SCHEMA.empty_table(), *_run(frames, stages, new_run_id())])
+
+
+def new_run_id() -> str:
+    """A name for a run: when it started (UTC) and eight random hex digits."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}"
+
+
+def finished(batch: pa.Table, run_id: str) -> pa.Table:
+    """A batch that has been through all stages, as rows of the result table: its columns, in order."""
+    column = pa.array([run_id] * len(batch), pa.string())
+    return batch.append_column("run_id", column).select(SCHEMA.names).cast(SCHEMA)
+
+
+def _run(frames: Iterable[Frame], stages: list[Any], run_id: str) -> Iterator[pa.Table]:
+    for batch in to_batches(frames):
+        for stage in stages:
+            batch = stage(batch)
+        yield finished(batch, run_id)
+
+
+def _frame(position: int, image: Any) -> Frame:
+    if isinstance(image, str | os.PathLike):
+        return _read(os.fspath(image))
+    name = f"image:{position}"
+    if isinstance(image, bytes | bytearray | memoryview):
+        return Frame(name, None, 0, bytes(image))
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
+        # As a lossless picture it takes the way that every other frame takes.
+        encoded = io.BytesIO()
+        Image.fromarray(image).save(encoded, "PNG", compress_level=1)
+        return Frame(name, None, 0, encoded.getvalue())
+    kind = f"array {image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+    raise UsageError(f"{name}: expected a path, encoded bytes or an RGB uint8 array (H, W, 3), got {kind}")
+
+
+def _read(path: str) -> Frame:
+    source = absolute(path)
+    try:
+        with open(source, "rb") as file:
+            return Frame(source, None, 0, file.read())
+    except OSError as error:
+        return Frame(source, None, 0, None, error=f"could not be read: {error.strerror}")

@@ -1,0 +1,202 @@
+"""The stages of the job. Each is a plain class: `__init__` loads a model, `__call__` takes a table of
+frames and returns the same rows with more columns. None knows that it is distributed.
+
+A frame that falls out gets its `status`; its pixels go, the row flows on, and later stages leave it be.
+Models run on mini-batches of one fixed shape, padded, because a network may give other last bits for
+another batch size, and a row must not depend on the frames that came with it.
+"""
+
+from collections.abc import Callable, Iterator
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import torch
+
+from faceq import dbcnn, geometry, models, serfiq
+from faceq.config import Preset
+from faceq.decode import Unreadable, decode
+from faceq.detect import Face, YuNet
+from faceq.mask import FaceMesh
+from faceq.recognise import Backbone
+from faceq.table import pending, pixels, with_values
+
+_ALIGNED_SHAPE = (geometry.ALIGNED_SIZE, geometry.ALIGNED_SIZE, 3)
+_CROP_SHAPE = (geometry.CROP_SIZE, geometry.CROP_SIZE, 3)
+
+
+class FindFace:
+    """Decode a frame, find its largest face, measure its pose and cut it out.
+
+    In: image (encoded bytes). Out: status, error, width … roll, and for the frames that go on
+    `aligned` (112x112 RGB, for the recogniser) and `crop` (256x256 RGB, for mask and quality).
+    One stage for all four, so that a frame's pixels never leave the process: only crops do.
+    """
+
+    def __init__(self, preset: Preset, det_threshold: float, min_face: int, max_pixels: int):
+        cv2.setNumThreads(1)
+        self._detector = YuNet(models.fetch(preset.detector, report=print), det_threshold)
+        self._min_face = min_face
+        self._max_pixels = max_pixels
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        rows = pending(batch)
+        images = batch["image"]
+        found = [self._measure(images[int(row)].as_py()) for row in rows]
+        for name in _FACE_COLUMNS:
+            batch = with_values(batch, name, rows, [values.get(name) for values in found])
+        return batch.drop_columns(["image"])
+
+    def _measure(self, image: bytes) -> dict[str, object]:
+        try:
+            picture = decode(image, self._max_pixels)
+        except Unreadable as error:
+            return {"status": "unreadable", "error": str(error)}
+        height, width = picture.shape[:2]
+        faces = self._detector(picture)
+        values: dict[str, object] = {"width": width, "height": height, "n_faces": len(faces)}
+        if not faces:
+            return values | {"status": "no_face"}
+        face = faces[0]
+        values |= _face_columns(face)
+        if face.box[2:].min() < self._min_face:
+            return values | {"status": "face_too_small"}
+        matrix = geometry.crop_matrix(face.box, face.landmarks)
+        return values | {
+            "aligned": geometry.align(picture, face.landmarks).tobytes(),
+            "crop": geometry.crop(picture, matrix).tobytes(),
+        }
+
+
+_FACE_COLUMNS = (
+    *("status", "error", "width", "height", "n_faces", "face_x", "face_y", "face_w", "face_h"),
+    *("det_score", "landmarks", "yaw", "pitch", "roll", "aligned", "crop"),
+)
+
+
+def _face_columns(face: Face) -> dict[str, object]:
+    x, y, width, height = face.box
+    yaw, pitch, roll = geometry.head_pose(face.landmarks)
+    return {
+        **{"face_x": x, "face_y": y, "face_w": width, "face_h": height, "det_score": face.score},
+        **{"landmarks": face.landmarks.ravel(), "yaw": yaw, "pitch": pitch, "roll": roll},
+    }
+
+
+class ScoreFiq:
+    """SER-FIQ of the aligned face, in closed form.
+
+    In: aligned. Out: serfiq_raw, serfiq, embedding_norm; `status` of the faces below the threshold.
+    """
+
+    def __init__(self, preset: Preset, threshold: float, mini_batch: int, device: str):
+        torch.set_num_threads(1)
+        self._backbone = Backbone(models.fetch(preset.recogniser, report=print), device)
+        self._distance = serfiq.ClosedForm(self._backbone.head, device)
+        calibration = models.get(preset.recogniser).calibration
+        assert calibration is not None, f"recogniser {preset.recogniser} is not calibrated"
+        self._calibration = calibration
+        self._threshold = np.float32(threshold)
+        self._mini_batch = mini_batch
+        self._device = device
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        rows = pending(batch)
+        faces = pixels(batch, "aligned", rows, _ALIGNED_SHAPE)
+        distance, norm = in_mini_batches(self._distances, self._mini_batch, faces)
+        raw = serfiq.score(distance.astype(np.float64))
+        score = serfiq.calibrated(raw, self._calibration.slope, self._calibration.threshold)
+        batch = with_values(batch, "serfiq_raw", rows, raw)
+        batch = with_values(batch, "serfiq", rows, score)
+        batch = with_values(batch, "embedding_norm", rows, norm)
+        # The stored value decides, so that a later query draws the line at the same faces.
+        below = rows[score.astype(np.float32) < self._threshold]
+        batch = with_values(batch, "status", below, ["below_fiq"] * len(below))
+        batch = with_values(batch, "crop", below, [None] * len(below))
+        return batch.drop_columns(["aligned"])
+
+    def _distances(self, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        features = torch.from_numpy(self._backbone(faces)).to(self._device)
+        return self._distance(features)
+
+
+class MaskFace:
+    """Outline of the face by dense landmarks.
+
+    In: crop and the box and landmarks that it was cut by. Out: mask_coverage, and `oval`, the
+    outline's (36, 2) float32 points in crop pixels.
+    """
+
+    def __init__(self, preset: Preset):
+        cv2.setNumThreads(1)
+        self._mesh = FaceMesh(models.fetch(preset.mesh, report=print))
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        rows = pending(batch)
+        ovals = [self._mesh.oval(crop) for crop in pixels(batch, "crop", rows, _CROP_SHAPE)]
+        shares = []
+        for row, oval in zip(rows, ovals, strict=True):
+            frame = {name: batch[name][int(row)].as_py() for name in _CUT_BY}
+            box = np.array([frame[name] for name in ("face_x", "face_y", "face_w", "face_h")])
+            matrix = geometry.crop_matrix(box, np.reshape(frame["landmarks"], (5, 2)))
+            outline = geometry.to_frame(oval, matrix)
+            shares.append(geometry.coverage(outline, frame["width"], frame["height"]))
+        batch = with_values(batch, "mask_coverage", rows, shares)
+        return with_values(batch, "oval", rows, [oval.astype(np.float32).tobytes() for oval in ovals])
+
+
+_CUT_BY = ("width", "height", "face_x", "face_y", "face_w", "face_h", "landmarks")
+
+
+class ScoreQuality:
+    """DB-CNN of the face, pooled inside the mask.
+
+    In: crop, oval. Out: dbcnn, and `status` scored.
+    """
+
+    def __init__(self, preset: Preset, mini_batch: int, device: str):
+        torch.set_num_threads(1)
+        self._network = dbcnn.load_dbcnn_lite(models.fetch(preset.quality, report=print), device)
+        self._mini_batch = mini_batch
+        self._device = device
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        rows = pending(batch)
+        crops = pixels(batch, "crop", rows, _CROP_SHAPE)
+        ovals = pixels(batch, "oval", rows, (36 * 2 * 4,)).view(np.float32).reshape(-1, 36, 2)
+        masks = [geometry.polygon_mask(oval, geometry.CROP_SIZE) for oval in ovals]
+        stacked = np.stack(masks) if masks else np.empty((0, *_CROP_SHAPE[:2]), np.float32)
+        (quality,) = in_mini_batches(self._rate, self._mini_batch, crops, stacked)
+        batch = with_values(batch, "dbcnn", rows, np.clip(quality, 0, 100))
+        batch = with_values(batch, "status", rows, ["scored"] * len(rows))
+        return batch.drop_columns(["crop", "oval"])
+
+    @torch.inference_mode()
+    def _rate(self, crops: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray]:
+        images = torch.from_numpy(crops).to(self._device).permute(0, 3, 1, 2).float() / 255
+        inside = torch.from_numpy(masks).to(self._device).unsqueeze(1)
+        return (self._network(images, inside).float().cpu().numpy(),)
+
+
+def in_mini_batches(
+    model: Callable[..., tuple[np.ndarray, ...]], size: int, *arrays: np.ndarray
+) -> tuple[np.ndarray, ...]:
+    """Run a model over arrays of N items in mini-batches of exactly `size`, the last one padded by zeros.
+
+    Args:
+        model: takes one array per argument, each with `size` items, and returns arrays with as many.
+        arrays: N items each; N may be 0, and then the model sees padding alone.
+
+    Returns:
+        One array of N items for each that the model returns.
+    """
+    count = len(arrays[0])
+    parts = [model(*mini) for mini in _padded(size, arrays)]
+    return tuple(np.concatenate(part)[:count] for part in zip(*parts, strict=True))
+
+
+def _padded(size: int, arrays: tuple[np.ndarray, ...]) -> Iterator[list[np.ndarray]]:
+    for start in range(0, max(len(arrays[0]), 1), size):
+        parts = [array[start : start + size] for array in arrays]
+        fill = size - len(parts[0])
+        yield [np.concatenate([part, np.zeros((fill, *part.shape[1:]), part.dtype)]) for part in parts]

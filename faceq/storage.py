@@ -1,0 +1,105 @@
+"""Local disks and S3 behind one interface: fsspec file systems, S3 by botocore's usual settings."""
+
+import io
+import os
+import tempfile
+from typing import Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem, get_umask
+
+from faceq.config import S3
+from faceq.errors import UsageError
+
+
+def is_remote(uri: str) -> bool:
+    return "://" in uri and not uri.startswith("file://")
+
+
+def filesystem(uri: str, s3: S3) -> fsspec.AbstractFileSystem:
+    """The file system of a local path or an `s3://` URI.
+
+    S3's endpoint, region and credentials come from the AWS variables and profiles, `s3` going before
+    them; retries and their backoff are botocore's (AWS_MAX_ATTEMPTS, AWS_RETRY_MODE).
+
+    Raises:
+        UsageError: another kind of URI.
+    """
+    if not is_remote(uri):
+        return AtomicLocalFileSystem()
+    if not uri.startswith("s3://"):
+        raise UsageError(f"{uri}: only local paths and s3:// are supported")
+    options: dict[str, Any] = {"endpoint_url": s3.endpoint_url, "profile": s3.profile}
+    if s3.region:
+        options["client_kwargs"] = {"region_name": s3.region}
+    return fsspec.filesystem("s3", **{key: value for key, value in options.items() if value})
+
+
+def absolute(uri: str) -> str:
+    """The name by which a source or a table is recorded: an absolute local path, or the URI as it is."""
+    if is_remote(uri):
+        return uri.rstrip("/")
+    return os.path.abspath(uri.removeprefix("file://"))
+
+
+def path_of(uri: str) -> str:
+    """What the URI's file system calls it: an absolute local path, or `bucket/key`."""
+    return absolute(uri).removeprefix("s3://")
+
+
+class AtomicLocalFileSystem(LocalFileSystem):
+    """Local disk on which a written file appears whole or not at all, as an object on S3 does.
+
+    A file is written beside its place under a name that dataset readers pass over (it starts with a
+    dot), and is renamed when it is closed without an error.
+    """
+
+    protocol = "faceq-local"
+    cachable = False
+
+    def __init__(self, **options: Any):
+        super().__init__(**{"auto_mkdir": True, **options})
+
+    def _open(self, path: str, mode: str = "rb", block_size: int | None = None, **options: Any) -> Any:
+        if mode != "wb":
+            return super()._open(path, mode, block_size=block_size, **options)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        return _AppearsWhenClosed(path)
+
+
+class _AppearsWhenClosed(io.BufferedWriter):
+    """A binary file that takes its name when it is closed; not if something could not be written."""
+
+    def __init__(self, path: str):
+        folder, name = os.path.split(path)
+        handle, self._temporary = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
+        # mkstemp makes files private to their owner; a table is as readable as any other file.
+        os.chmod(self._temporary, 0o666 & ~get_umask())
+        super().__init__(io.FileIO(handle, "wb"))
+        self._target = path
+        self._failed = False
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except BaseException:
+            self._failed = True
+            raise
+
+    def __exit__(self, kind: Any, *rest: Any) -> None:
+        self._failed = self._failed or kind is not None
+        self.close()
+
+    def close(self) -> None:
+        if self.closed:
+            return
+        try:
+            super().close()
+        except BaseException:
+            self._failed = True
+            raise
+        finally:
+            if self._failed:
+                os.unlink(self._temporary)
+            else:
+                os.replace(self._temporary, self._target)

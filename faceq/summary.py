@@ -1,0 +1,36 @@
+"""What a person reads at the end of a job."""
+
+import shlex
+
+from faceq.pipeline import Summary
+from faceq.runs import QUANTILES
+from faceq.table import STATUSES
+
+
+def text(summary: Summary) -> str:
+    """The run in some fifteen lines: frames and rows, counts by status, scores, speed, where it all is."""
+    run = summary.run
+    frames, rows = run.frames or 0, run.rows or 0
+    lines = [
+        "",
+        f"frames in      {frames:>10,}",
+        f"rows out       {rows:>10,}   {'= frames' if rows == frames else 'NOT EQUAL to frames'}",
+    ]
+    if run.already_done:
+        lines.append(f"already done   {run.already_done:>10,}   not read again")
+    lines.append("")
+    for status in STATUSES:
+        count = run.counts.get(status, 0)
+        lines.append(f"{status:<15}{count:>10,}   {count / rows if rows else 0:6.1%}")
+    if summary.quantiles:
+        lines += ["", "quantile       " + "".join(f"{q:>9.0%}" for q in QUANTILES)]
+        for name, values in summary.quantiles.items():
+            digits = 3 if name == "serfiq" else 1
+            lines.append(f"{name:<15}" + "".join(f"{value:>9.{digits}f}" for value in values))
+    lines += [
+        "",
+        f"speed          {frames / summary.seconds:>10.1f}   frames/s ({summary.seconds:.1f} s, loading of models included)",
+        f"table          {summary.table}",
+        f"look at it     faceq query {shlex.quote(summary.table)} \"serfiq >= 0.6 and dbcnn >= 55\"",
+    ]
+    return "\n".join(lines)
