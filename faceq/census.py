@@ -30,9 +30,11 @@ class Census:
     def __init__(self, shards: int):
         self._limit = min(REFUSALS_IN_A_ROW, shards)
         self._seen: dict[int, tuple[int, int]] = {}
+        self._dropped: dict[int, int] = {}
         self._refused_in_a_row = 0
         self._tried = 0
         self._unreadable = 0
+        self._through = 0
 
     def read(self, task: int, new: int, done: int, given: int, refused: Iterable[str]) -> str | None:
         """`new` and `done`: frames that read task has met so far; `given`: of its last batch, the frames
@@ -58,7 +60,23 @@ class Census:
             )
         return None
 
-    def totals(self) -> tuple[int, int]:
-        """Frames met by all read tasks: new ones, and ones that had a row before."""
-        new, done = zip(*self._seen.values(), strict=True) if self._seen else ((), ())
-        return sum(new), sum(done)
+    def through(self, rows: int) -> None:
+        """`rows`: that have been through all stages."""
+        self._through += rows
+
+    def progress(self) -> tuple[int, int, int]:
+        """Frames read, unreadable, and through all stages, about: what a task did twice counts twice."""
+        return sum(new for new, _ in self._seen.values()), self._unreadable, self._through
+
+    def dropped(self, first_id: int, frames: int) -> None:
+        """`frames`: that had a row already, in the block that starts with frame `first_id`."""
+        self._dropped[first_id] = frames
+
+    def totals(self, limit: int | None) -> tuple[int, int]:
+        """Frames of the input, or of its first `limit`: new ones, and ones that had a row before."""
+        new = sum(new for new, _ in self._seen.values())
+        done = sum(done for _, done in self._seen.values())
+        if limit is None:
+            return new, done
+        dropped = sum(self._dropped.values())
+        return min(new, limit) - dropped, dropped

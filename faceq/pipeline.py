@@ -2,8 +2,10 @@
 
 import functools
 import os
+import re
 import time
-from collections.abc import Iterable, Iterator
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -14,8 +16,10 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext, Datasource, ReadTask
 from ray.data.block import BlockMetadata
 from ray.data.datasource import FilenameProvider
+from ray.util.annotations import RayDeprecationWarning
 
 import faceq
+from faceq import progress
 from faceq.census import Census, Outage
 from faceq.config import S3, Config, Pool
 from faceq.errors import JobError, UsageError
@@ -76,8 +80,7 @@ def score(config: Config) -> Summary:
     except Exception as error:
         raise JobError(_reason(error)) from error
     seconds = time.monotonic() - started
-    frames, run.already_done = ray.get(census.totals.remote())
-    run.frames = frames if config.limit is None else min(frames, config.limit)
+    run.frames, run.already_done = ray.get(census.totals.remote(config.limit))
     run.counts, quantiles = table.counts_and_quantiles(run.run_id)
     run.rows = sum(run.counts.values())
     run.finished = _now()
@@ -91,20 +94,32 @@ def run_graph(config: Config, shards: list[Shard], done: np.ndarray, table: Tabl
     """The whole job. Each step keeps the number of rows, but for the first, which makes them."""
     context = DataContext.get_current().copy()
     context.target_max_block_size = BLOCK_BYTES
+    context.enable_progress_bars = progress.on_terminal()
     # Rows of --limit must be the same ones every time: the first.
     context.execution_options.preserve_order = config.limit is not None
     groups = group(shards)
     models = config.models
-    with DataContext.current(context):
+    done_ref = ray.put(done)
+    # The first N frames are the same ones on every run only if those with a row are read and counted too.
+    skipped = done_ref if config.limit is None else ray.put(done[:0])
+    with DataContext.current(context), progress.logged(census), warnings.catch_warnings():
+        # Ray means to drop `max_retries` from these calls and names nothing in its place.
+        warnings.simplefilter("ignore", RayDeprecationWarning)
         # Encoded frames, or errors. Reading waits for the network more than it computes.
         frames = ray.data.read_datasource(
-            FrameSource(groups, config.s3, done, census),
+            FrameSource(groups, config.s3, skipped, census),
             override_num_blocks=len(groups),
             num_cpus=config.read.num_cpus,
             ray_remote_args={"max_retries": MAX_RETRIES},
         )
         if config.limit is not None:
-            frames = frames.limit(config.limit)
+            frames = frames.limit(config.limit).map_batches(
+                drop_done,
+                fn_args=(done_ref, census),
+                batch_size=None,
+                batch_format="pyarrow",
+                num_cpus=config.read.num_cpus,
+            )
         (
             frames
             # Decode, detect, align: from here on only crops cross the object store. Tasks, since any CPU
@@ -140,9 +155,11 @@ def run_graph(config: Config, shards: list[Shard], done: np.ndarray, table: Tabl
                 fn_constructor_args=(models, config.dbcnn.mini_batch, config.dbcnn.device),
                 **_pool(config.dbcnn),
             )
-            .map_batches(finished, fn_args=(run.run_id,), batch_format="pyarrow", num_cpus=config.read.num_cpus)
+            .map_batches(
+                finish, fn_args=(census, run.run_id), batch_format="pyarrow", num_cpus=config.read.num_cpus
+            )
             # Rows are light now: gather them, or the table would be of tiny files.
-            .repartition(target_num_rows_per_block=config.rows_per_file)
+            .repartition(target_num_rows_per_block=config.rows_per_file, strict=True)
             .write_parquet(
                 table.path,
                 filesystem=table.arrow_files,
@@ -182,6 +199,15 @@ def start_ray(config: Config) -> None:
 # --- steps that run as tasks ---------------------------------------------------------------------
 
 
+def drop_done(batch: pa.Table, done: Any, census: Any) -> pa.Table:
+    """The frames that have no row yet."""
+    ids = batch["frame_id"].to_numpy()
+    keep = ~np.isin(ids, ray.get(done))
+    if len(ids):
+        census.dropped.remote(int(ids[0]), int(np.count_nonzero(~keep)))
+    return batch.filter(pa.array(keep))
+
+
 def find_face(batch: pa.Table, census: Any, *settings: Any) -> pa.Table:
     """FindFace, loaded once per worker process; stops the job when nearly all is unreadable."""
     before = batch["status"].null_count
@@ -193,6 +219,12 @@ def find_face(batch: pa.Table, census: Any, *settings: Any) -> pa.Table:
     if outage:
         raise Outage(outage)
     return batch
+
+
+def finish(batch: pa.Table, census: Any, run_id: str) -> pa.Table:
+    """The table's rows; tells the census that they are through."""
+    census.through.remote(len(batch))
+    return finished(batch, run_id)
 
 
 def mask_face(batch: pa.Table, *settings: Any) -> pa.Table:
@@ -208,11 +240,12 @@ def _loaded(stage: type, *settings: Any) -> Any:
 class FrameSource(Datasource):
     """Ray's view of the shards: one read task for each group, listed once on the driver."""
 
-    def __init__(self, groups: list[list[Shard]], s3: S3, done: np.ndarray, census: Any):
+    def __init__(self, groups: list[list[Shard]], s3: S3, done: Any, census: Any):
+        """`done`: reference to the sorted ids (int64) of frames that need no reading."""
         super().__init__()
         self._groups = groups
         self._s3 = s3
-        self._done = ray.put(done)
+        self._done = done
         self._census = census
 
     def estimate_inmemory_data_size(self) -> int:
@@ -276,11 +309,13 @@ class _RunFiles(FilenameProvider):
 
 
 def _reason(error: BaseException) -> str:
-    """Why the graph failed: the last line of Ray's account, which holds the error as it was raised."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    last = lines[-1] if lines else type(error).__name__
-    _, found, outage = last.partition(f"{Outage.__name__}: ")
-    return outage if found else f"a stage of the job failed: {last}"
+    """Why the graph failed. Ray's account is a stack trace as text; the last line of it that is an
+    error, and not advice, is the error as it was raised in a worker."""
+    text = str(error)
+    raised = re.findall(r"^(?:[\w.]+\.)?(\w*(?:Error|Exception|Outage)): (.+)$", text, re.MULTILINE)
+    if raised and raised[-1][0] == Outage.__name__:
+        return raised[-1][1]
+    return f"a stage of the job failed: {': '.join(raised[-1]) if raised else text or type(error).__name__}"
 
 
 def _now() -> str:
