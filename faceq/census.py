@@ -19,7 +19,7 @@ MOST_UNREADABLE = 0.95
 """Share of unreadable frames above which the job stops."""
 
 
-class Outage(Exception):
+class OutageError(Exception):
     """The job stops: nearly nothing can be read. The message says why, in one line."""
 
 

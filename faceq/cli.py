@@ -56,11 +56,12 @@ _SCORE = """Score every face frame of the input: can it be recognised (SER-FIQ),
 def add_score_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of a scoring job, for `faceq score` and `jobs/score.py` alike."""
     add = parser.add_argument
-    add("input", nargs="*", metavar="INPUT", help="pictures, .tar(.gz) or .parquet shards, folders, globs; local or s3://")
+    what = "pictures, .tar(.gz) or .parquet shards, folders, globs; local or s3://"
+    add("input", nargs="*", metavar="INPUT", help=what)
     add("--out", metavar="TABLE", help="folder or s3:// prefix of the result table")
     add("--preset", help=f"set of models ({', '.join(config.PRESETS)}); default: embedded")
     add("--config", metavar="job.yaml", help="settings in YAML; what the command line says goes before it")
-    add("--fiq-threshold", type=float, metavar="X", help="least SER-FIQ, 0…1, default 0.5; 0 scores every face")
+    add("--fiq-threshold", type=float, metavar="X", help="least SER-FIQ, 0…1 (0.5); 0 scores every face")
     add("--limit", type=int, metavar="N", help="only the first N frames")
     parser.set_defaults(run=score)
 
@@ -93,7 +94,7 @@ def list_models(options: argparse.Namespace) -> int:
             model.name, model.role, f"{model.size / 1e6:.1f} MB", model.licence, models.state(model)
         )
     rich.console.Console().print(table)
-    print(f"\nkept in {models.cache_dir()} (FACEQ_CACHE); fetched when first needed, or by `faceq models pull`")
+    print(f"\nkept in {models.cache_dir()} (FACEQ_CACHE); fetched when needed, or by `faceq models pull`")
     return 0
 
 

@@ -13,7 +13,7 @@ FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"avif", b"avis")
 
 
-class Unreadable(ValueError):
+class UnreadableError(ValueError):
     """A frame that gives no pixels; the message says why."""
 
 
@@ -32,32 +32,32 @@ def decode(data: bytes, max_pixels: int) -> np.ndarray:
         (H, W, 3) uint8 RGB.
 
     Raises:
-        Unreadable: empty, truncated, corrupt, too large, or not a supported format.
+        UnreadableError: empty, truncated, corrupt, too large, or not a supported format.
     """
     if not data:
-        raise Unreadable("the file is empty (0 bytes)")
+        raise UnreadableError("the file is empty (0 bytes)")
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
             _check_size(picture, max_pixels)
             return np.asarray(_to_rgb(picture))
-    except Unreadable:
+    except UnreadableError:
         raise
     except Image.UnidentifiedImageError:
-        raise Unreadable(_unknown_format(data)) from None
+        raise UnreadableError(_unknown_format(data)) from None
     except Image.DecompressionBombError as error:
-        raise Unreadable(f"{error}; the limit is max_pixels={max_pixels}") from None
+        raise UnreadableError(f"{error}; the limit is max_pixels={max_pixels}") from None
     except MemoryError:
-        raise Unreadable("not enough memory to decode the picture") from None
+        raise UnreadableError("not enough memory to decode the picture") from None
     except Exception as error:
         # Pillow's decoders raise almost any type on corrupt bytes; the frame is unreadable all the same.
         reason = str(error) or type(error).__name__
-        raise Unreadable(f"the picture is damaged or cut off: {reason}") from None
+        raise UnreadableError(f"the picture is damaged or cut off: {reason}") from None
 
 
 def _check_size(picture: Image.Image, max_pixels: int) -> None:
     width, height = picture.size
     if width * height > max_pixels:
-        raise Unreadable(
+        raise UnreadableError(
             f"{width}x{height} pixels are more than max_pixels={max_pixels}: "
             "scale the picture down or raise max_pixels"
         )
@@ -66,7 +66,7 @@ def _check_size(picture: Image.Image, max_pixels: int) -> None:
 def _to_rgb(picture: Image.Image) -> Image.Image:
     picture.load()
     if picture.mode == "F":
-        raise Unreadable("32-bit float pixels have no fixed range: convert the picture to 8 or 16 bit")
+        raise UnreadableError("32-bit float pixels have no fixed range: convert the picture to 8 or 16 bit")
     if picture.mode.startswith("I"):
         # 16-bit grey: Pillow's own conversion to RGB clips at 255 instead of scaling.
         wide = np.asarray(ImageOps.exif_transpose(picture)).astype(np.int64)

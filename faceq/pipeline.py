@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -20,10 +20,10 @@ from ray.util.annotations import RayDeprecationWarning
 
 import faceq
 from faceq import progress
-from faceq.census import Census, Outage
+from faceq.census import Census, OutageError
 from faceq.config import S3, Config, Pool
 from faceq.errors import JobError, UsageError
-from faceq.frames import READ_SCHEMA, Frame, Shard, group, list_shards, read_shards, to_batches
+from faceq.frames import READ_SCHEMA, Shard, group, in_batches, list_shards, read_shards, to_table
 from faceq.runs import Run, Table
 from faceq.scoring import finished, new_run_id
 from faceq.stages import FindFace, MaskFace, ScoreFiq, ScoreQuality
@@ -90,7 +90,9 @@ def score(config: Config) -> Summary:
     return Summary(run, table.uri, seconds, quantiles)
 
 
-def run_graph(config: Config, shards: list[Shard], done: np.ndarray, table: Table, run: Run, census: Any) -> None:
+def run_graph(
+    config: Config, shards: list[Shard], done: np.ndarray, table: Table, run: Run, census: Any
+) -> None:
     """The whole job. Each step keeps the number of rows, but for the first, which makes them."""
     context = DataContext.get_current().copy()
     context.target_max_block_size = BLOCK_BYTES
@@ -217,7 +219,7 @@ def find_face(batch: pa.Table, census: Any, *settings: Any) -> pa.Table:
     unreadable = len(errors) - (len(batch) - before)
     outage = ray.get(census.decoded.remote(before, unreadable, example))
     if outage:
-        raise Outage(outage)
+        raise OutageError(outage)
     return batch
 
 
@@ -260,7 +262,7 @@ class FrameSource(Datasource):
                 BlockMetadata(
                     num_rows=len(shards) if shards[0].kind == "picture" else None,
                     size_bytes=sum(shard.size for shard in shards),
-                    input_files=[shard.source for shard in shards],
+                    input_files=tuple(shard.source for shard in shards),
                     exec_stats=None,
                 ),
                 schema=READ_SCHEMA,
@@ -271,20 +273,17 @@ class FrameSource(Datasource):
 
 
 def _read(task: int, shards: list[Shard], s3: S3, done: Any, census: Any) -> Iterator[pa.Table]:
-    seen = skipped = 0
-
-    def watch(frames: list[Frame]) -> None:
-        nonlocal seen, skipped
-        skipped += sum(frame.done for frame in frames)
-        seen += len(frames)
+    new = skipped = 0
+    yield READ_SCHEMA.empty_table()
+    for frames in in_batches(read_shards(shards, s3, _SortedIds(ray.get(done)))):
+        old = sum(frame.done for frame in frames)
+        new, skipped = new + len(frames) - old, skipped + old
         refused = [frame.error for frame in frames if frame.refused]
         # Totals, not increments: a read task that runs again counts its frames once.
-        outage = ray.get(census.read.remote(task, seen - skipped, skipped, len(frames) - len(refused), refused))
+        outage = ray.get(census.read.remote(task, new, skipped, len(frames) - len(refused), refused))
         if outage:
-            raise Outage(outage)
-
-    yield READ_SCHEMA.empty_table()
-    yield from to_batches(read_shards(shards, s3, _SortedIds(ray.get(done))), watch)
+            raise OutageError(outage)
+        yield to_table(frames)
 
 
 class _SortedIds:
@@ -294,7 +293,7 @@ class _SortedIds:
         self._ids = ids
 
     def __contains__(self, frame_id: object) -> bool:
-        index = int(np.searchsorted(self._ids, frame_id))
+        index = int(np.searchsorted(self._ids, cast(int, frame_id)))
         return index < len(self._ids) and self._ids[index] == frame_id
 
 
@@ -312,8 +311,8 @@ def _reason(error: BaseException) -> str:
     """Why the graph failed. Ray's account is a stack trace as text; the last line of it that is an
     error, and not advice, is the error as it was raised in a worker."""
     text = str(error)
-    raised = re.findall(r"^(?:[\w.]+\.)?(\w*(?:Error|Exception|Outage)): (.+)$", text, re.MULTILINE)
-    if raised and raised[-1][0] == Outage.__name__:
+    raised = re.findall(r"^(?:[\w.]+\.)?(\w*(?:Error|Exception)): (.+)$", text, re.MULTILINE)
+    if raised and raised[-1][0] == OutageError.__name__:
         return raised[-1][1]
     return f"a stage of the job failed: {': '.join(raised[-1]) if raised else text or type(error).__name__}"
 

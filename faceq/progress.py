@@ -44,8 +44,5 @@ def _watch(census: Any, ended: threading.Event) -> None:
             read, unreadable, scored = ray.get(census.progress.remote())
         except ray.exceptions.RayError:
             return  # the job is coming down; its own error says why
-        rate = scored / (time.monotonic() - started)
-        print(
-            f"faceq: {read:,} frames read, {unreadable:,} unreadable, {scored:,} through, {rate:.1f} frames/s",
-            flush=True,
-        )
+        rate = f"{scored / (time.monotonic() - started):.1f} frames/s"
+        print(f"faceq: {read:,} read, {unreadable:,} unreadable, {scored:,} through, {rate}", flush=True)

@@ -43,9 +43,7 @@ class Backbone:
             raise RecogniserError(
                 f"{provider} is not in this onnxruntime: install onnxruntime-gpu or set the device to cpu"
             )
-        self._session = onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=[provider]
-        )
+        self._session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=[provider])
         self._input = self._session.get_inputs()[0].name
 
     def __call__(self, faces: np.ndarray) -> np.ndarray:
@@ -74,7 +72,8 @@ def _open_tail(model: onnx.ModelProto, path: Path) -> tuple[str, Head]:
     if not _attribute(gemm, "transB", 0):
         weight = weight.T
     bias = _constant(model, gemm.input[2]) if len(gemm.input) > 2 else np.zeros(len(weight))
-    norm = next((n for n in nodes if n.op_type == "BatchNormalization" and n.input[0] == gemm.output[0]), None)
+    behind = (node for node in nodes if node.input and node.input[0] == gemm.output[0])
+    norm = next((node for node in behind if node.op_type == "BatchNormalization"), None)
     if norm is not None:
         gain, shift, mean, variance = (_constant(model, name) for name in norm.input[1:5])
         gain = gain / np.sqrt(variance + _attribute(norm, "epsilon", 1e-5))

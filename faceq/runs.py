@@ -115,7 +115,8 @@ class Table:
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     keys = sorted({*old, *new})
-    return [f"{key} {_short(old.get(key))} there, {_short(new.get(key))} now" for key in keys if old.get(key) != new.get(key)]
+    changed = [key for key in keys if old.get(key) != new.get(key)]
+    return [f"{key} {_short(old.get(key))} there, {_short(new.get(key))} now" for key in changed]
 
 
 def _short(value: Any) -> str:

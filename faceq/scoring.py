@@ -13,7 +13,7 @@ from PIL import Image
 
 from faceq.config import build
 from faceq.errors import UsageError
-from faceq.frames import Frame, to_batches
+from faceq.frames import Frame, in_batches, to_table
 from faceq.stages import FindFace, MaskFace, ScoreFiq, ScoreQuality
 from faceq.storage import absolute
 from faceq.table import SCHEMA
@@ -46,9 +46,7 @@ def score_images(
     frames = (_frame(position, image) for position, image in enumerate(images))
     stages = [
         FindFace(settings.models, settings.det_threshold, settings.min_face, settings.max_pixels),
-        ScoreFiq(
-            settings.models, settings.fiq_threshold, settings.serfiq.mini_batch, settings.serfiq.device
-        ),
+        ScoreFiq(settings.models, settings.fiq_threshold, settings.serfiq.mini_batch, settings.serfiq.device),
         MaskFace(settings.models),
         ScoreQuality(settings.models, settings.dbcnn.mini_batch, settings.dbcnn.device),
     ]
@@ -67,10 +65,11 @@ def finished(batch: pa.Table, run_id: str) -> pa.Table:
 
 
 def _run(frames: Iterable[Frame], stages: list[Any], run_id: str) -> Iterator[pa.Table]:
-    for batch in to_batches(frames):
+    for batch in in_batches(frames):
+        table = to_table(batch)
         for stage in stages:
-            batch = stage(batch)
-        yield finished(batch, run_id)
+            table = stage(table)
+        yield finished(table, run_id)
 
 
 def _frame(position: int, image: Any) -> Frame:

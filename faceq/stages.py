@@ -15,7 +15,7 @@ import torch
 
 from faceq import dbcnn, geometry, models, serfiq
 from faceq.config import Preset
-from faceq.decode import Unreadable, decode
+from faceq.decode import UnreadableError, decode
 from faceq.detect import Face, YuNet
 from faceq.mask import FaceMesh
 from faceq.recognise import Backbone
@@ -50,7 +50,7 @@ class FindFace:
     def _measure(self, image: bytes) -> dict[str, object]:
         try:
             picture = decode(image, self._max_pixels)
-        except Unreadable as error:
+        except UnreadableError as error:
             return {"status": "unreadable", "error": str(error)}
         height, width = picture.shape[:2]
         faces = self._detector(picture)

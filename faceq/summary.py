@@ -29,8 +29,9 @@ def text(summary: Summary) -> str:
             lines.append(f"{name:<15}" + "".join(f"{value:>9.{digits}f}" for value in values))
     lines += [
         "",
-        f"speed          {frames / summary.seconds:>10.1f}   frames/s ({summary.seconds:.1f} s, loading of models included)",
+        f"speed          {frames / summary.seconds:>10.1f}   frames/s "
+        f"({summary.seconds:.1f} s, loading of models included)",
         f"table          {summary.table}",
-        f"look at it     faceq query {shlex.quote(summary.table)} \"serfiq >= 0.6 and dbcnn >= 55\"",
+        f'look at it     faceq query {shlex.quote(summary.table)} "serfiq >= 0.6 and dbcnn >= 55"',
     ]
     return "\n".join(lines)

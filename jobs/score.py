@@ -1,6 +1,6 @@
 """The scoring job as it is submitted to a cluster; the same as `faceq score`.
 
-    ray job submit --working-dir . -- python -m jobs.score --config jobs/score.yaml
+ray job submit --working-dir . -- python -m jobs.score --config jobs/score.yaml
 """
 
 import sys

@@ -1,0 +1,176 @@
+"""The demo: real faces, spoiled step by step, through the whole job; scores must fall along the way.
+
+    python -m jobs.demo [FOLDER]
+
+Photos that installed packages ship become 384x384 frames in WebDataset shards, in ladders of blur,
+noise, JPEG, low light and low resolution; frames without a face, with a face that is too small, and
+broken ones go with them. The job scores the shards as it would score anyone's.
+"""
+
+import argparse
+import io
+import shutil
+import sys
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import insightface
+import numpy as np
+import pyarrow as pa
+import rich.console
+import rich.table
+import skimage
+from scipy.stats import spearmanr
+
+from faceq import config, decode, detect, models, pipeline, summary
+from faceq.distortions import LADDERS
+from faceq.runs import Table
+
+FRAME_SIZE = 384
+FACE_SHARE = 0.5
+"""Longer side of the face's box over the side of the frame."""
+
+JPEG_QUALITY = 95
+SEVERITIES = range(6)
+FRAMES_PER_SHARD = 64
+SCORES = ("serfiq_raw", "dbcnn")
+
+
+def main() -> int:
+    """Make the shards, score them, print what came out."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", nargs="?", default="demo", type=Path, help="default: demo")
+    folder: Path = parser.parse_args().folder
+    for made in ("shards", "table"):
+        shutil.rmtree(folder / made, ignore_errors=True)
+    faces = source_faces()
+    count = write_shards(folder / "shards", frames(faces))
+    print(f"{count} frames in {folder / 'shards'}, from {len(faces)} faces")
+    # Threshold 0: every face is scored to the end, so that both ladders are whole.
+    places = {"input": [str(folder / "shards")], "out": str(folder / "table")}
+    settings = config.build({**places, "fiq_threshold": 0})
+    done = pipeline.score(settings)
+    print(summary.text(done))
+    falls = ladder_table(Table(str(folder / "table"), settings.s3).rows(["member", *SCORES]))
+    print()
+    rich.console.Console().print(falls)
+    return 0
+
+
+def source_faces() -> dict[str, np.ndarray]:
+    """The sharp faces: name to (384, 384, 3) uint8 RGB, eight of them."""
+    photos = Path(insightface.__file__).parent / "data" / "images"
+    pictures = {
+        "astronaut": skimage.data.astronaut(),
+        "portrait": _with_margin(_rgb(photos / "Tom_Hanks_54745.png")),
+        "group": _rgb(photos / "t1.jpg"),
+    }
+    detector = detect.YuNet(models.fetch("yunet", report=print), threshold=0.6)
+    found = {}
+    for name, picture in pictures.items():
+        faces = detector(picture)
+        for number, face in enumerate(faces if name == "group" else faces[:1]):
+            found[f"{name}{number}" if name == "group" else name] = _frame_around(picture, face.box)
+    return found
+
+
+def frames(faces: dict[str, np.ndarray]) -> Iterator[tuple[str, bytes]]:
+    """All frames of the demo as (file name, encoded bytes)."""
+    for index, (name, face) in enumerate(faces.items()):
+        yield _member(name, "", 0), _jpeg(face)
+        for kind, degrade in LADDERS.items():
+            for severity in SEVERITIES[1:]:
+                yield _member(name, kind, severity), _jpeg(degrade(face, severity, index))
+    photos = Path(insightface.__file__).parent / "data" / "images"
+    for photo in sorted(photos.glob("mask_*.jpg")):
+        yield f"noface-{photo.stem}.jpg", _jpeg(cv2.resize(_rgb(photo), (FRAME_SIZE, FRAME_SIZE)))
+    for name in ("astronaut", "group0", "group1"):
+        yield f"small-{name}.jpg", _jpeg(_far_away(faces[name]))
+    whole = _jpeg(faces["astronaut"])
+    yield "broken-cutoff.jpg", whole[: len(whole) // 3]
+    yield "broken-empty.jpg", b""
+    yield "broken-text.jpg", b"<html>404 Not Found</html>"
+
+
+def write_shards(folder: Path, members: Iterator[tuple[str, bytes]]) -> int:
+    """Write members into numbered tar shards; returns how many members there were."""
+    folder.mkdir(parents=True)
+    count = 0
+    waiting = list(members)
+    for start in range(0, len(waiting), FRAMES_PER_SHARD):
+        with tarfile.open(folder / f"{start // FRAMES_PER_SHARD:05d}.tar", "w") as shard:
+            for name, data in waiting[start : start + FRAMES_PER_SHARD]:
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                shard.addfile(info, io.BytesIO(data))
+                count += 1
+    return count
+
+
+def ladder_table(rows: pa.Table) -> rich.table.Table:
+    """Mean scores by severity for each kind of ladder, and the mean over faces of Spearman's
+    correlation between severity and score: -1 where the score falls at each step."""
+    scores = {row["member"]: row for row in rows.to_pylist()}
+    names = sorted({member.split("-")[0] for member in scores if "-sharp-" in member})
+    table = rich.table.Table(title="Scores along the ladders (mean over faces)", box=None, pad_edge=False)
+    for title in ("ladder", "score", *(f"{s}" for s in SEVERITIES), "Spearman"):
+        table.add_column(title, justify="left" if title in ("ladder", "score") else "right")
+    for kind in LADDERS:
+        for score in SCORES:
+            lines = [[scores[_member(name, kind, s)][score] for s in SEVERITIES] for name in names]
+            grid = np.array(lines, np.float64)  # a face that was lost on the way down has no score: NaN
+            digits = 3 if score == "serfiq_raw" else 1
+            means = [f"{value:.{digits}f}" for value in np.nanmean(grid, axis=0)]
+            table.add_row(kind, score, *means, f"{_mean_correlation(grid):+.2f}")
+    return table
+
+
+def _member(name: str, kind: str, severity: int) -> str:
+    return f"{name}-{kind}-{severity}.jpg" if severity else f"{name}-sharp-0.jpg"
+
+
+def _mean_correlation(grid: np.ndarray) -> float:
+    each = [spearmanr(SEVERITIES, line, nan_policy="omit").statistic for line in grid]
+    return float(np.mean(each))
+
+
+def _rgb(path: Path) -> np.ndarray:
+    return decode.decode(path.read_bytes(), max_pixels=10_000_000)
+
+
+def _jpeg(image: np.ndarray) -> bytes:
+    options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+    return cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)[1].tobytes()
+
+
+def _with_margin(face: np.ndarray) -> np.ndarray:
+    """A picture that its face fills, with as much margin again, its edge stretched outwards."""
+    margin = face.shape[0] // 2
+    return cv2.copyMakeBorder(face, margin, margin, margin, margin, cv2.BORDER_REPLICATE)
+
+
+def _frame_around(picture: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """A square frame around a face's box; what lies outside the picture repeats its edge."""
+    x, y, width, height = box
+    side = round(float(max(width, height)) / FACE_SHARE)
+    left, top = round(float(x + width / 2) - side / 2), round(float(y + height / 2) - side / 2)
+    padded = cv2.copyMakeBorder(picture, side, side, side, side, cv2.BORDER_REPLICATE)
+    frame = padded[top + side : top + 2 * side, left + side : left + 2 * side]
+    shrinks = side > FRAME_SIZE
+    how = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+    return cv2.resize(frame, (FRAME_SIZE, FRAME_SIZE), interpolation=how)
+
+
+def _far_away(face: np.ndarray) -> np.ndarray:
+    """The frame shrunk to a sixth on grey: its face is some 32 pixels high."""
+    small = cv2.resize(face, None, fx=1 / 6, fy=1 / 6, interpolation=cv2.INTER_AREA)
+    canvas = np.full_like(face, 128)
+    top = (FRAME_SIZE - len(small)) // 2
+    canvas[top : top + len(small), top : top + len(small)] = small
+    return canvas
+
+
+if __name__ == "__main__":
+    sys.exit(main())
