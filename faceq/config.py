@@ -76,7 +76,8 @@ class Config(_Strict):
 
     preset: the set of models. fiq_threshold: least `serfiq`, 0...1, of a face that is scored further;
     0 scores every face. det_threshold: least confidence of a face, 0...1. min_face: least shorter side
-    of a face's box, pixels. max_pixels: larger pictures are unreadable. limit: only the first N frames.
+    of a face's box, pixels. max_pixels: larger pictures are unreadable (Pillow
+    opens none above 178,956,970). limit: only the first N frames.
     rows_per_file: frames per task that writes, which also bounds what a crash can lose.
     num_cpus: logical CPUs of a Ray that is started for this job (none: the machine's).
     """
@@ -87,7 +88,7 @@ class Config(_Strict):
     fiq_threshold: float = Field(0.5, ge=0, le=1)
     det_threshold: float = Field(0.6, gt=0, lt=1)
     min_face: int = Field(40, ge=1)
-    max_pixels: int = Field(100_000_000, ge=1)
+    max_pixels: int = Field(80_000_000, ge=1, le=178_956_970)
     limit: int | None = Field(None, ge=1)
     rows_per_file: int = Field(1000, ge=1)
     num_cpus: int | None = Field(None, ge=1)

