@@ -25,7 +25,7 @@ class OutageError(Exception):
 
 @ray.remote
 class Census:
-    """Counts over all tasks of a job. Methods return None, or the reason to stop."""
+    """Counts over all tasks of a job. `read` and `decoded` return the reason to stop, or None."""
 
     def __init__(self, shards: int):
         self._limit = min(REFUSALS_IN_A_ROW, shards)
@@ -35,6 +35,7 @@ class Census:
         self._tried = 0
         self._unreadable = 0
         self._through = 0
+        self._outage: str | None = None
 
     def read(self, task: int, new: int, done: int, given: int, refused: Iterable[str]) -> str | None:
         """`new` and `done`: frames that read task has met so far; `given`: of its last batch, the frames
@@ -43,22 +44,26 @@ class Census:
         errors = list(refused)
         self._refused_in_a_row = 0 if given else self._refused_in_a_row + len(errors)
         if errors and self._refused_in_a_row >= self._limit:
-            return (
+            self._outage = (
                 f"stopped: the storage refused {self._refused_in_a_row} reads in a row, the last with: "
                 f"{errors[-1]}"
             )
-        return None
+        return self._outage
 
     def decoded(self, tried: int, unreadable: int, example: str | None) -> str | None:
         """`tried`: frames whose bytes were there; `unreadable`: those that gave no picture."""
         self._tried += tried
         self._unreadable += unreadable
         if self._tried >= LEAST_DECODED and self._unreadable > MOST_UNREADABLE * self._tried:
-            return (
+            self._outage = (
                 f"stopped: {self._unreadable} of the first {self._tried} frames are unreadable, "
                 f"the last with: {example}"
             )
-        return None
+        return self._outage
+
+    def outage(self) -> str | None:
+        """The reason to stop, if there was one."""
+        return self._outage
 
     def through(self, rows: int) -> None:
         """`rows`: that have been through all stages."""

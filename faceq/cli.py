@@ -1,8 +1,9 @@
-"""The command line: `faceq score`, `faceq models`."""
+"""The command line: `faceq score`, `faceq query`, `faceq models`."""
 
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import rich.console
 import rich.table
@@ -35,6 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     add_score_arguments(
         commands.add_parser("score", help="score frames and write the result table", description=_SCORE)
     )
+    _add_query_arguments(commands.add_parser("query", help="rows of a table that fulfil a condition"))
     zoo = commands.add_parser("models", help="list, fetch or check the models")
     actions = zoo.add_subparsers(required=True, metavar="ACTION")
     for name, action, text in (
@@ -81,6 +83,43 @@ def score(options: argparse.Namespace) -> int:
     from faceq import pipeline, summary  # noqa: PLC0415 - Ray takes seconds to import
 
     print(summary.text(pipeline.score(settings)))
+    return 0
+
+
+def _add_query_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("table", metavar="TABLE", help="folder or s3:// prefix of a result table")
+    add("where", nargs="?", metavar="CONDITION", help='SQL, e.g. "serfiq >= 0.6 and dbcnn >= 55"')
+    add("--columns", metavar="A,B,…", help="columns to show (default: the main ones; exports: all)")
+    add(
+        "--limit",
+        type=int,
+        metavar="N",
+        help="at most N rows (default: 20 on the terminal, all in an export)",
+    )
+    add("--export", metavar="FILE", help="write the rows to a .parquet, .csv or .jsonl file")
+    parser.set_defaults(run=run_query)
+
+
+def run_query(options: argparse.Namespace) -> int:
+    """`faceq query`: print rows, or export them."""
+    from faceq import query  # noqa: PLC0415 - DuckDB takes a while to import
+
+    columns = options.columns.split(",") if options.columns else None
+    if options.export:
+        count = query.export(options.table, options.where, columns, options.limit, options.export)
+        print(f"{count:,} rows in {options.export}")
+        return 0
+    limit = options.limit or query.ROWS_SHOWN
+    rows, total = query.select(options.table, options.where, columns, limit)
+    shown = rich.table.Table(box=None, pad_edge=False)
+    for field in rows.schema:
+        justify: Literal["left", "right"] = "left" if str(field.type) == "string" else "right"
+        shown.add_column(field.name, justify=justify, overflow="fold")
+    for row in rows.to_pylist():
+        shown.add_row(*(query.display(value) for value in row.values()))
+    rich.console.Console().print(shown)
+    print(f"{len(rows):,} of {total:,} rows")
     return 0
 
 

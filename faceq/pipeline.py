@@ -78,7 +78,7 @@ def score(config: Config) -> Summary:
     try:
         run_graph(config, shards, done, table, run, census)
     except Exception as error:
-        raise JobError(_reason(error)) from error
+        raise JobError(ray.get(census.outage.remote()) or _reason(error)) from error
     seconds = time.monotonic() - started
     run.frames, run.already_done = ray.get(census.totals.remote(config.limit))
     run.counts, quantiles = table.counts_and_quantiles(run.run_id)
@@ -309,12 +309,11 @@ class _RunFiles(FilenameProvider):
 
 def _reason(error: BaseException) -> str:
     """Why the graph failed. Ray's account is a stack trace as text; the last line of it that is an
-    error, and not advice, is the error as it was raised in a worker."""
+    error, and neither advice nor Ray's own wrapping, is the error as it was raised in a worker."""
     text = str(error)
-    raised = re.findall(r"^(?:[\w.]+\.)?(\w*(?:Error|Exception)): (.+)$", text, re.MULTILINE)
-    if raised and raised[-1][0] == OutageError.__name__:
-        return raised[-1][1]
-    return f"a stage of the job failed: {': '.join(raised[-1]) if raised else text or type(error).__name__}"
+    raised = re.findall(r"^((?:\w+\.)*\w*(?:Error|Exception): .+)$", text, re.MULTILINE)
+    inner = [line for line in raised if "UserCodeException" not in line]
+    return f"a stage of the job failed: {inner[-1] if inner else text or type(error).__name__}"
 
 
 def _now() -> str:

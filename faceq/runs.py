@@ -14,7 +14,7 @@ from pyarrow.fs import FSSpecHandler, PyFileSystem
 from faceq.config import S3
 from faceq.errors import UsageError
 from faceq.storage import absolute, filesystem, path_of
-from faceq.table import STATUSES
+from faceq.table import SCHEMA, STATUSES
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
@@ -73,6 +73,10 @@ class Table:
                 "name another folder for --out, or use the same settings"
             )
 
+    def exists(self) -> bool:
+        """Whether a run has begun to write here."""
+        return bool(self.files.glob(f"{self.path}/_faceq/run-*.json"))
+
     def _runs(self) -> list[dict[str, Any]]:
         paths = sorted(self.files.glob(f"{self.path}/_faceq/run-*.json"))
         return [json.loads(self.files.cat_file(path)) for path in paths]
@@ -83,16 +87,22 @@ class Table:
         with self.files.open(f"{self.path}/_faceq/run-{run.run_id}.json", "wb") as file:
             file.write(text.encode())
 
-    def rows(self, columns: list[str], run_id: str | None = None) -> pa.Table:
-        """Columns of the whole table, or of one run's rows. A table without rows yet has none."""
+    def dataset(self) -> pds.Dataset:
+        """The rows as a pyarrow dataset; `status`, which is in the folders' names, is a string column."""
         self.files.invalidate_cache()
         partitioning = pds.partitioning(pa.schema([("status", pa.string())]), flavor="hive")
-        rows = pds.dataset(
-            self.path, filesystem=self.arrow_files, format="parquet", partitioning=partitioning
+        return pds.dataset(
+            self.path,
+            schema=SCHEMA,
+            filesystem=self.arrow_files,
+            format="parquet",
+            partitioning=partitioning,
         )
-        if "frame_id" not in rows.schema.names:
-            return pa.table({name: pa.array([], pa.int64()) for name in columns})
-        return rows.to_table(columns, filter=None if run_id is None else pc.field("run_id") == run_id)
+
+    def rows(self, columns: list[str], run_id: str | None = None) -> pa.Table:
+        """Columns of the whole table, or of one run's rows. A table without rows yet has none."""
+        chosen = None if run_id is None else pc.field("run_id") == run_id
+        return self.dataset().to_table(columns, filter=chosen)
 
     def frame_ids(self) -> np.ndarray:
         """Ids (int64, sorted) of all frames that have a row; empty where there is no table yet."""

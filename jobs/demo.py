@@ -12,8 +12,9 @@ import io
 import shutil
 import sys
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import insightface
@@ -110,8 +111,7 @@ def write_shards(folder: Path, members: Iterator[tuple[str, bytes]]) -> int:
 
 
 def ladder_table(rows: pa.Table) -> rich.table.Table:
-    """Mean scores by severity for each kind of ladder, and the mean over faces of Spearman's
-    correlation between severity and score: -1 where the score falls at each step."""
+    """Mean scores over the faces by severity, for each kind of ladder, and `correlation`."""
     scores = {row["member"]: row for row in rows.to_pylist()}
     names = sorted({member.split("-")[0] for member in scores if "-sharp-" in member})
     table = rich.table.Table(title="Scores along the ladders (mean over faces)", box=None, pad_edge=False)
@@ -119,21 +119,29 @@ def ladder_table(rows: pa.Table) -> rich.table.Table:
         table.add_column(title, justify="left" if title in ("ladder", "score") else "right")
     for kind in LADDERS:
         for score in SCORES:
-            lines = [[scores[_member(name, kind, s)][score] for s in SEVERITIES] for name in names]
-            grid = np.array(lines, np.float64)  # a face that was lost on the way down has no score: NaN
             digits = 3 if score == "serfiq_raw" else 1
-            means = [f"{value:.{digits}f}" for value in np.nanmean(grid, axis=0)]
-            table.add_row(kind, score, *means, f"{_mean_correlation(grid):+.2f}")
+            means = np.nanmean(_grid(scores, names, kind, score), axis=0)
+            steps = [f"{value:.{digits}f}" for value in means]
+            table.add_row(kind, score, *steps, f"{correlation(scores, names, kind, score):+.2f}")
     return table
+
+
+def correlation(scores: Mapping[str, Any], names: Sequence[str], kind: str, score: str) -> float:
+    """Spearman's correlation between severity and score, averaged over faces: -1 where the score falls
+    at each step. `scores`: rows of the table by member name. A face that was lost on the way down has
+    no score there, and counts with the steps that it has."""
+    lines = _grid(scores, names, kind, score)
+    return float(np.mean([spearmanr(SEVERITIES, line, nan_policy="omit").statistic for line in lines]))
+
+
+def _grid(scores: Mapping[str, Any], names: Sequence[str], kind: str, score: str) -> np.ndarray:
+    """(faces, severities) float64, NaN for a face that was not found."""
+    lines = [[scores[_member(name, kind, s)][score] for s in SEVERITIES] for name in names]
+    return np.array(lines, np.float64)
 
 
 def _member(name: str, kind: str, severity: int) -> str:
     return f"{name}-{kind}-{severity}.jpg" if severity else f"{name}-sharp-0.jpg"
-
-
-def _mean_correlation(grid: np.ndarray) -> float:
-    each = [spearmanr(SEVERITIES, line, nan_policy="omit").statistic for line in grid]
-    return float(np.mean(each))
 
 
 def _rgb(path: Path) -> np.ndarray:

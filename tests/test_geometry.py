@@ -40,7 +40,9 @@ def test_similarity_undoes_a_known_move():
 
 def test_crop_is_upright_and_has_the_margin():
     # Eyes on a slope of 30 degrees; the box is 100 wide, so the crop's 256 pixels show 150.
-    landmarks = np.array([[100, 100], [100 + 40 * np.cos(0.5236), 100 + 20], [120, 130], [110, 150], [140, 160]])
+    landmarks = np.array(
+        [[100, 100], [100 + 40 * np.cos(0.5236), 100 + 20], [120, 130], [110, 150], [140, 160]]
+    )
     matrix = geometry.crop_matrix(np.array([70, 60, 100, 80]), landmarks)
     eyes = landmarks[:2] @ matrix[:, :2].T + matrix[:, 2]
     assert abs(eyes[0, 1] - eyes[1, 1]) < 0.05

@@ -1,6 +1,7 @@
 """The model zoo: verified, repaired, fetched once, and quick to give up on an address that is silent."""
 
 import dataclasses
+import hashlib
 import http.server
 import multiprocessing
 import socket
@@ -17,8 +18,6 @@ CONTENT = bytes(range(256)) * 400
 
 
 def model(*sources: str) -> models.Model:
-    import hashlib
-
     digest = hashlib.sha256(CONTENT).hexdigest()
     return models.Model("probe", "test", "probe.bin", digest, len(CONTENT), "none", sources)
 

@@ -1,0 +1,52 @@
+"""One configuration from YAML, command line and Python."""
+
+from pathlib import Path
+
+import pytest
+
+from faceq import config
+from faceq.errors import UsageError
+
+
+def test_the_command_line_goes_before_the_file(tmp_path):
+    (tmp_path / "job.yaml").write_text("fiq_threshold: 0.3\nmin_face: 64\ninput: s3://b/shards\n")
+    loaded = config.load(str(tmp_path / "job.yaml"), {"fiq_threshold": 0.0, "out": "/t", "limit": None})
+    assert (loaded.fiq_threshold, loaded.min_face, loaded.out) == (0.0, 64, "/t")
+    assert loaded.input == ["s3://b/shards"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("fiq_treshold: 1", "unknown key 'fiq_treshold': did you mean 'fiq_threshold'?"),
+        ("dbcnn: {num_gpu: 1}", "unknown key 'dbcnn.num_gpu': did you mean 'num_gpus'?"),
+        ("preset: embeded", "no preset is called 'embeded'; known are embedded"),
+        ("fiq_threshold: 1.5", "fiq_threshold: input should be less than or equal to 1 (got 1.5)"),
+        ("min_face: big", "min_face: input should be a valid integer"),
+        ("- a\n- b", "expected `key: value` lines, got list"),
+        ("a: [", "expected"),
+    ],
+)
+def test_a_wrong_file_is_one_clear_line(tmp_path, text, message):
+    path = tmp_path / "job.yaml"
+    path.write_text(text)
+    with pytest.raises(UsageError) as error:
+        config.load(str(path), {})
+    assert message in str(error.value)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_file_is_wrong_usage(tmp_path):
+    with pytest.raises(UsageError, match="no such file"):
+        config.load(str(tmp_path / "none.yaml"), {})
+
+
+def test_the_device_follows_the_resources():
+    assert config.Pool(num_gpus=0.25).device == "cuda"
+    assert config.Pool().device == "cpu"
+
+
+def test_the_example_job_is_valid():
+    example = Path(__file__).parent.parent / "jobs" / "score.yaml"
+    assert config.load(str(example), {}).out is not None

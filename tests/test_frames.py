@@ -1,0 +1,240 @@
+"""Listing and reading of shards."""
+
+import gzip
+import io
+import os
+import tarfile
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from faceq.config import S3
+from faceq.errors import UsageError
+from faceq.frames import BREAK, Frame, Shard, group, in_batches, list_shards, read_shards, to_table
+from faceq.table import frame_id
+
+
+def write_tar(path: Path, members: list[tuple[str, bytes]], mode: str = "w") -> Path:
+    with tarfile.open(path, mode) as tar:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def read(*inputs: Path, done=()) -> list[Frame]:
+    return list(read_shards(list_shards([str(path) for path in inputs], S3()), S3(), done))
+
+
+def facts(frames: list[Frame]) -> list[tuple]:
+    return [(frame.member, frame.frame_index, frame.image) for frame in frames]
+
+
+# --- listing ---
+
+
+def test_folders_are_searched_and_other_files_passed_over(tmp_path):
+    for name in (
+        "a.jpg",
+        "deep/b.PNG",
+        "deep/c.tar.gz",
+        "d.parquet",
+        "notes.txt",
+        ".hidden.jpg",
+        ".git/e.jpg",
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    found = [(os.path.relpath(s.source, tmp_path), s.kind) for s in list_shards([str(tmp_path)], S3())]
+    assert found == [
+        ("a.jpg", "picture"),
+        ("d.parquet", "parquet"),
+        ("deep/b.PNG", "picture"),
+        ("deep/c.tar.gz", "tar"),
+    ]
+
+
+def test_a_shard_named_twice_is_read_once(tmp_path, monkeypatch):
+    (tmp_path / "a.jpg").touch()
+    monkeypatch.chdir(tmp_path)
+    shards = list_shards([".", "a.jpg", f"{tmp_path}/*.jpg", f"file://{tmp_path}/a.jpg"], S3())
+    assert [shard.source for shard in shards] == [str(tmp_path / "a.jpg")]
+
+
+def test_a_name_with_brackets_is_a_file_before_it_is_a_glob(tmp_path):
+    (tmp_path / "a[1].jpg").touch()
+    (tmp_path / "a1.jpg").touch()
+    assert [s.path for s in list_shards([f"{tmp_path}/a[1].jpg"], S3())] == [f"{tmp_path}/a[1].jpg"]
+    assert [s.path for s in list_shards([f"{tmp_path}/a[0-9].jpg"], S3())] == [f"{tmp_path}/a1.jpg"]
+
+
+def test_a_name_that_is_not_utf8_can_be_written_down(tmp_path):
+    path = os.fsencode(tmp_path) + b"/\xff.jpg"
+    with open(path, "wb") as file:
+        file.write(b"x")
+    (frame,) = read(tmp_path)
+    assert frame.source.endswith("/\\xff.jpg")
+    assert frame.image == b"x"
+    assert to_table([frame])["source"].to_pylist() == [frame.source]
+
+
+@pytest.mark.parametrize("name", ["missing", "missing.jpg", "*.jpg"])
+def test_what_is_not_there_is_wrong_usage(tmp_path, name):
+    with pytest.raises(UsageError, match=r"no such file|nothing matches"):
+        list_shards([str(tmp_path / name)], S3())
+
+
+def test_a_folder_without_frames_is_wrong_usage(tmp_path):
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(UsageError, match="no frames here"):
+        list_shards([str(tmp_path)], S3())
+
+
+def test_a_file_of_another_kind_is_wrong_usage(tmp_path):
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(UsageError, match="not a kind of input"):
+        list_shards([str(tmp_path / "notes.txt")], S3())
+
+
+def test_pictures_share_read_tasks_and_shards_do_not():
+    shards = [Shard(f"/{i}.jpg", f"/{i}.jpg", "picture", 1) for i in range(130)]
+    shards += [Shard("/a.tar", "/a.tar", "tar", 1), Shard("/b.tar", "/b.tar", "tar", 1)]
+    assert sorted(len(shards) for shards in group(shards)) == [1, 1, 2, 64, 64]
+
+
+# --- tars ---
+
+
+@pytest.mark.parametrize(("name", "mode"), [("s.tar", "w"), ("s.tar.gz", "w:gz"), ("s.tgz", "w:gz")])
+def test_pictures_of_a_tar_are_frames_and_the_rest_is_not(tmp_path, name, mode):
+    members = [("000.jpg", b"one"), ("000.json", b"{}"), ("sub/001.png", b"two"), ("._000.jpg", b"junk")]
+    write_tar(tmp_path / name, members, mode)
+    frames = read(tmp_path)
+    assert facts(frames) == [("000.jpg", 0, b"one"), ("sub/001.png", 0, b"two")]
+    assert frames[0].id == frame_id(str(tmp_path / name), "000.jpg", 0)
+
+
+def test_repeated_names_stay_apart(tmp_path):
+    members = [("a.jpg", b"1"), ("a.jpg", b"2"), ("a.jpg#2", b"no picture"), ("a.jpg", b"3")]
+    frames = read(write_tar(tmp_path / "s.tar", members))
+    assert [frame.member for frame in frames] == ["a.jpg", "a.jpg#2", "a.jpg#3"]
+    assert len({frame.id for frame in frames}) == 3
+
+
+@pytest.mark.parametrize("cut", [100, 512 + 700, 512 + 1024 + 100, 2 * (512 + 1024)])
+def test_a_tar_cut_anywhere_gives_what_is_whole_and_one_break(tmp_path, cut):
+    whole = write_tar(tmp_path / "whole.tar", [("a.jpg", b"a" * 1000), ("b.jpg", b"b" * 1000)])
+    short = tmp_path / "short.tar"
+    short.write_bytes(whole.read_bytes()[:cut])
+    *frames, last = read(short)
+    assert [frame.member for frame in frames] == ["a.jpg", "b.jpg"][: cut // (512 + 1024)]
+    assert (last.member, last.frame_index, last.image) == (None, BREAK, None)
+    assert "at byte" in last.error and not last.refused
+
+
+def test_a_gzipped_tar_cut_short_is_a_break(tmp_path):
+    members = [(f"{i}.jpg", os.urandom(5000)) for i in range(20)]
+    whole = write_tar(tmp_path / "w.tar.gz", members, "w:gz").read_bytes()
+    short = tmp_path / "s.tar.gz"
+    short.write_bytes(whole[: len(whole) // 2])
+    *frames, last = read(short)
+    assert 5 < len(frames) < 15
+    assert last.frame_index == BREAK
+    assert "end-of-stream" in last.error
+
+
+def test_a_corrupt_header_in_the_middle_is_a_break(tmp_path):
+    data = bytearray(write_tar(tmp_path / "s.tar", [(f"{i}.jpg", b"x" * 600) for i in range(4)]).read_bytes())
+    data[2 * (512 + 1024) + 100] ^= 0xFF
+    (tmp_path / "s.tar").write_bytes(data)
+    *frames, last = read(tmp_path / "s.tar")
+    assert len(frames) == 2
+    assert last.frame_index == BREAK
+
+
+@pytest.mark.parametrize("content", [b"", b"not a tar at all" * 100, gzip.compress(b"x" * 2000)])
+def test_what_is_no_tar_is_one_break(tmp_path, content):
+    (tmp_path / "s.tar").write_bytes(content)
+    (frame,) = read(tmp_path / "s.tar")
+    assert (frame.frame_index, frame.refused) == (BREAK, False)
+
+
+def test_an_empty_tar_has_no_frames(tmp_path):
+    assert read(write_tar(tmp_path / "s.tar", [])) == []
+
+
+def test_done_frames_are_marked_and_not_read(tmp_path):
+    path = write_tar(tmp_path / "s.tar", [("a.jpg", b"1"), ("b.jpg", b"2")])
+    frames = read(path, done={frame_id(str(path), "a.jpg", 0)})
+    assert [(frame.member, frame.done, frame.image) for frame in frames] == [
+        ("a.jpg", True, None),
+        ("b.jpg", False, b"2"),
+    ]
+    assert to_table(frames)["member"].to_pylist() == ["b.jpg"]
+
+
+# --- Parquet ---
+
+
+def test_a_binary_column_is_the_image_and_key_names_the_frame(tmp_path):
+    pq.write_table(
+        pa.table({"key": ["x", "y", "x", None], "jpg": [b"1", b"2", b"3", b"4"]}), tmp_path / "s.parquet"
+    )
+    assert facts(read(tmp_path)) == [("x", 0, b"1"), ("y", 0, b"2"), ("x#2", 0, b"3"), ("3", 0, b"4")]
+
+
+def test_hugging_face_structs_and_row_numbers(tmp_path):
+    images = [{"bytes": b"1", "path": "p.jpg"}, {"bytes": None, "path": "q.jpg"}, None]
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    pq.write_table(pa.table({"image": pa.array(images, kind), "label": [0, 1, 2]}), tmp_path / "s.parquet")
+    frames = read(tmp_path)
+    assert [(frame.member, frame.image) for frame in frames] == [("0", b"1"), ("1", None), ("2", None)]
+    assert "null" in frames[1].error and "null" in frames[2].error
+
+
+def test_of_several_binary_columns_the_one_called_image_is_taken(tmp_path):
+    pq.write_table(pa.table({"thumb": [b"t"], "image": [b"i"], "mask": [b"m"]}), tmp_path / "s.parquet")
+    assert [frame.image for frame in read(tmp_path)] == [b"i"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "reason"),
+    [
+        ({"text": ["a"]}, "no binary column among text"),
+        ({"u": [b"1"], "v": [b"2"]}, "several binary columns"),
+    ],
+)
+def test_parquet_without_an_image_column_is_one_break(tmp_path, columns, reason):
+    pq.write_table(pa.table(columns), tmp_path / "s.parquet")
+    (frame,) = read(tmp_path)
+    assert frame.frame_index == BREAK
+    assert reason in frame.error and "call the one" in frame.error
+
+
+def test_corrupt_parquet_is_a_break_not_a_refusal(tmp_path):
+    (tmp_path / "s.parquet").write_bytes(b"PAR1" + bytes(100) + b"PAR1")
+    (frame,) = read(tmp_path)
+    assert (frame.frame_index, frame.refused) == (BREAK, False)
+
+
+# --- single pictures ---
+
+
+def test_a_picture_that_vanished_is_refused(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"1")
+    (tmp_path / "b.jpg").write_bytes(b"2")
+    shards = list_shards([str(tmp_path)], S3())
+    (tmp_path / "a.jpg").unlink()
+    first, second = read_shards(shards, S3())
+    assert first.refused and "gone" in first.error
+    assert second.image == b"2"
+
+
+def test_batches_are_bounded_by_frames_and_by_bytes():
+    small = [Frame("s", str(i), 0, b"x") for i in range(70)]
+    large = [Frame("s", str(i), 0, bytes(5 << 20)) for i in range(4)]
+    assert [len(batch) for batch in in_batches(small)] == [32, 32, 6]
+    assert [len(batch) for batch in in_batches(large)] == [2, 2]

@@ -1,0 +1,134 @@
+"""The stages without Ray: what they find, and that a row does not depend on its company."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import faceq
+from faceq import geometry
+from faceq.config import PRESETS
+from faceq.distortions import LADDERS
+from faceq.errors import UsageError
+from faceq.stages import in_mini_batches
+from faceq.table import SCHEMA, frame_id
+from jobs import demo
+
+VALUES = [name for name in SCHEMA.names if name not in {"frame_id", "source", "run_id"}]
+
+
+@pytest.fixture(scope="module")
+def faces() -> dict[str, np.ndarray]:
+    """The demo's eight sharp faces in frames of 384 pixels."""
+    return demo.source_faces()
+
+
+def png(image: np.ndarray) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(image).save(out, "PNG")
+    return out.getvalue()
+
+
+def test_paths_bytes_and_arrays_give_the_same_row(astronaut, tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(png(astronaut))
+    table = faceq.score_images([path, path.read_bytes(), astronaut])
+    assert table.schema.equals(SCHEMA)
+    assert table["source"].to_pylist() == [str(path), "image:1", "image:2"]
+    assert table["frame_id"][1].as_py() == frame_id("image:1", None, 0)
+    first, *others = table.select(VALUES).to_pylist()
+    assert others == [first, first]
+    assert first["status"] == "scored"
+
+
+def test_each_status_and_what_is_null_with_it(faces, photos):
+    sharp = faces["astronaut"]
+    images = [b"", photos / "mask_blue.jpg", demo._far_away(sharp), LADDERS["noise"](sharp, 5, 0), sharp]
+    rows = faceq.score_images(images, fiq_threshold=0.6).to_pylist()
+    assert [row["status"] for row in rows] == [
+        *("unreadable", "no_face", "face_too_small", "below_fiq", "scored"),
+    ]
+    readable, face = (
+        ("width", "height", "n_faces"),
+        ("face_x", "det_score", "landmarks", "yaw", "pitch", "roll"),
+    )
+    fiq, quality = ("serfiq_raw", "serfiq", "embedding_norm"), ("mask_coverage", "dbcnn")
+    groups = (readable, face, fiq, quality)
+    # What each status has, of the four groups of columns, in the order above.
+    for row, known in zip(
+        rows, ((0, 0, 0, 0), (1, 0, 0, 0), (1, 1, 0, 0), (1, 1, 1, 0), (1, 1, 1, 1)), strict=True
+    ):
+        for names, there in zip(groups, known, strict=True):
+            assert all((row[name] is not None) == bool(there) for name in names), (row["status"], names)
+        assert (row["error"] is not None) == (row["status"] == "unreadable")
+
+
+def test_values_lie_in_their_ranges(faces):
+    rows = faceq.score_images(faces.values(), fiq_threshold=0).to_pylist()
+    for row in rows:
+        assert 0 < row["serfiq_raw"] < 1 and 0 < row["serfiq"] < 1
+        assert 0.02 < row["mask_coverage"] < 0.6
+        assert 0 <= row["dbcnn"] <= 100
+        assert row["face_x"] >= 0 and row["face_x"] + row["face_w"] <= row["width"]
+
+
+def test_a_row_does_not_depend_on_its_batch(faces):
+    pictures = [png(face) for face in faces.values()]
+    together = faceq.score_images(pictures, fiq_threshold=0).select(VALUES).to_pylist()
+    backwards = faceq.score_images(pictures[::-1], fiq_threshold=0).select(VALUES).to_pylist()
+    alone = [faceq.score_images([p], fiq_threshold=0).select(VALUES).to_pylist()[0] for p in pictures]
+    among_bad = faceq.score_images([b"", *pictures[:3], b"x", *pictures[3:]], fiq_threshold=0)
+    assert backwards[::-1] == together
+    assert alone == together
+    assert [row for row in among_bad.select(VALUES).to_pylist() if row["error"] is None] == together
+
+
+def test_scores_fall_along_the_demo_ladders(faces):
+    """What `make demo` shows, as a check. Low light and low resolution are shown there, not judged."""
+    kinds = ("blur", "noise", "jpeg")
+    members = [(name, "", 0) for name in faces]
+    members += [
+        (name, kind, severity) for name in faces for kind in kinds for severity in demo.SEVERITIES[1:]
+    ]
+    pictures = [
+        demo._jpeg(LADDERS[kind](faces[name], severity, list(faces).index(name)) if kind else faces[name])
+        for name, kind, severity in members
+    ]
+    rows = faceq.score_images(pictures, fiq_threshold=0).to_pylist()
+    scores = {demo._member(*member): row for member, row in zip(members, rows, strict=True)}
+    for kind in kinds:
+        assert demo.correlation(scores, list(faces), kind, "serfiq_raw") <= -0.9
+        assert demo.correlation(scores, list(faces), kind, "dbcnn") <= -0.7
+
+
+def test_wrong_things_are_named(astronaut):
+    with pytest.raises(UsageError, match=r"image:1: expected .* got array float32 \(4, 4, 3\)"):
+        faceq.score_images([astronaut, np.zeros((4, 4, 3), np.float32)])
+    with pytest.raises(UsageError, match="did you mean 'fiq_threshold'"):
+        faceq.score_images([], fiq_treshold=0.5)
+    with pytest.raises(UsageError, match="no preset is called 'nope'"):
+        faceq.score_images([], preset="nope")
+
+
+def test_no_images_give_an_empty_table():
+    assert faceq.score_images([]).schema.equals(SCHEMA)
+
+
+def test_mini_batches_have_one_shape_and_lose_nothing():
+    shapes = []
+
+    def model(items):
+        shapes.append(items.shape)
+        return (items[:, 0] * 2,)
+
+    for count in (0, 1, 8, 13):
+        (doubled,) = in_mini_batches(model, 8, np.arange(count * 2.0).reshape(count, 2))
+        assert doubled.tolist() == [4.0 * i for i in range(count)]
+    assert set(shapes) == {(8, 2)}
+
+
+def test_every_preset_names_models_of_the_zoo():
+    for preset in PRESETS.values():
+        assert all(name in faceq.models.MODELS for name in preset.models())
+    assert geometry.CROP_SIZE % 32 == 0  # DB-CNN's coarsest map is 1/32 of its input

@@ -1,0 +1,50 @@
+"""Files that appear whole or not at all."""
+
+import os
+
+import pytest
+
+from faceq.config import S3
+from faceq.errors import UsageError
+from faceq.storage import AtomicLocalFileSystem, absolute, filesystem, path_of
+
+
+def test_a_file_is_not_there_until_it_is_closed(tmp_path):
+    path = tmp_path / "new" / "rows.parquet"
+    with AtomicLocalFileSystem().open(str(path), "wb") as file:
+        file.write(b"rows")
+        file.flush()
+        assert not path.exists()
+        assert all(name.startswith(".") for name in os.listdir(path.parent))
+    assert path.read_bytes() == b"rows"
+    assert os.listdir(path.parent) == ["rows.parquet"]
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "rows.parquet"
+    path.write_bytes(b"old")
+    with pytest.raises(RuntimeError), AtomicLocalFileSystem().open(str(path), "wb") as file:
+        file.write(b"half")
+        raise RuntimeError("stopped")
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["rows.parquet"]
+
+
+def test_permissions_are_those_of_any_new_file(tmp_path):
+    (tmp_path / "plain").write_bytes(b"")
+    with AtomicLocalFileSystem().open(str(tmp_path / "made"), "wb") as file:
+        file.write(b"x")
+    assert (tmp_path / "made").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_names_of_places(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert absolute("t") == f"{tmp_path}/t"
+    assert absolute("file:///a/b/") == "/a/b"
+    assert absolute("s3://b/50% of it/") == "s3://b/50% of it"
+    assert path_of("s3://b/key") == "b/key"
+
+
+def test_other_schemes_are_wrong_usage():
+    with pytest.raises(UsageError, match="only local paths and s3://"):
+        filesystem("gs://bucket/x", S3())
