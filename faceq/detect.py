@@ -6,6 +6,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from faceq.opencv import tame
+
 SIDES = (640, 320, 160)
 """Longer side, pixels, that a larger picture is scaled down to before detection; each is tried if the
 one before found no face. Measured: at 640, 2 of 1,180 CelebA photos show no face; of 24 portraits of
@@ -30,6 +32,7 @@ class YuNet:
 
     def __init__(self, path: Path, threshold: float):
         """`threshold`: the least confidence, 0...1, of what counts as a face."""
+        tame()
         self._net = cv2.FaceDetectorYN.create(str(path), "", (320, 320), threshold, NMS_THRESHOLD)
 
     def __call__(self, image: np.ndarray) -> list[Face]:

@@ -5,6 +5,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from faceq.opencv import tame
+
 # fmt: off
 FACE_OVAL = np.array([
     10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377,
@@ -21,6 +23,7 @@ class FaceMesh:
     """MediaPipe's FaceMesh (Kartynnik et al., 2019): 468 points on a face."""
 
     def __init__(self, path: Path):
+        tame()
         self._net = cv2.dnn.readNetFromTFLite(str(path))
 
     def __call__(self, crop: np.ndarray) -> np.ndarray:

@@ -8,7 +8,6 @@ another batch size, and a row must not depend on the frames that came with it.
 
 from collections.abc import Callable, Iterator
 
-import cv2
 import numpy as np
 import pyarrow as pa
 import torch
@@ -34,7 +33,6 @@ class FindFace:
     """
 
     def __init__(self, preset: Preset, det_threshold: float, min_face: int, max_pixels: int):
-        _tame_opencv()
         self._detector = YuNet(models.fetch(preset.detector, report=print), det_threshold)
         self._min_face = min_face
         self._max_pixels = max_pixels
@@ -128,7 +126,6 @@ class MaskFace:
     """
 
     def __init__(self, preset: Preset):
-        _tame_opencv()
         self._mesh = FaceMesh(models.fetch(preset.mesh, report=print))
 
     def __call__(self, batch: pa.Table) -> pa.Table:
@@ -200,9 +197,3 @@ def _padded(size: int, arrays: tuple[np.ndarray, ...]) -> Iterator[list[np.ndarr
         parts = [array[start : start + size] for array in arrays]
         fill = size - len(parts[0])
         yield [np.concatenate([part, np.zeros((fill, *part.shape[1:]), part.dtype)]) for part in parts]
-
-
-def _tame_opencv() -> None:
-    cv2.setNumThreads(1)  # Ray runs as many workers as there are cores; more threads would fight
-    # OpenCV 5 warns at each load of a network that its new graph engine has no choice of targets.
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
