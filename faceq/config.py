@@ -96,7 +96,6 @@ class Config(_Strict):
     read: Tasks = Tasks(num_cpus=0.25)
     find_face: Tasks = Tasks()
     serfiq: Pool = Pool()
-    mask: Tasks = Tasks()
     dbcnn: Pool = Pool()
 
     @field_validator("input", mode="before")

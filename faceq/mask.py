@@ -1,4 +1,4 @@
-"""The face region of an upright face crop, from dense landmarks."""
+"""Dense landmarks of an upright face crop, and the face region that they outline."""
 
 from pathlib import Path
 
@@ -15,6 +15,9 @@ FACE_OVAL = np.array([
 # fmt: on
 """The 36 landmarks on the outline of the face, clockwise from the top of the forehead. Source:
 MediaPipe's face mesh topology."""
+
+_FIVE = ((33, 133), (362, 263), (4, 4), (61, 61), (291, 291))
+"""The dense landmarks between which eye centres, nose tip and mouth corners lie."""
 
 _INPUT_SIZE = 192
 
@@ -40,6 +43,12 @@ class FaceMesh:
         points = self._net.forward().reshape(-1, 3)
         return points * (crop.shape[0] / _INPUT_SIZE)
 
-    def oval(self, crop: np.ndarray) -> np.ndarray:
-        """Outline of the face, (36, 2) float32 in crop pixels."""
-        return self(crop)[FACE_OVAL, :2]
+
+def oval(points: np.ndarray) -> np.ndarray:
+    """Outline of the face, (36, 2), out of the dense landmarks (468, 3); x, y in their unit."""
+    return points[FACE_OVAL, :2]
+
+
+def five(points: np.ndarray) -> np.ndarray:
+    """The five landmarks of `faceq.geometry`, (5, 2), out of the dense ones (468, 3)."""
+    return np.stack([points[list(pair), :2].mean(axis=0) for pair in _FIVE])

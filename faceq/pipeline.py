@@ -26,7 +26,7 @@ from faceq.errors import JobError, UsageError
 from faceq.frames import READ_SCHEMA, Shard, group, in_batches, list_shards, read_shards, to_table
 from faceq.runs import Run, Table
 from faceq.scoring import finished, new_run_id
-from faceq.stages import FindFace, MaskFace, ScoreFiq, ScoreQuality
+from faceq.stages import FindFace, ScoreFiq, ScoreQuality
 from faceq.table import schema_with
 
 BLOCK_BYTES = 8 << 20
@@ -124,8 +124,8 @@ def run_graph(
             )
         (
             frames
-            # Decode, detect, align: from here on only crops cross the object store. Tasks, since any CPU
-            # of the cluster will do and the detector loads in milliseconds.
+            # Decode, detect, mask, align: from here on only crops cross the object store. Tasks, since
+            # any CPU of the cluster will do and the models load in milliseconds.
             .map_batches(
                 find_face,
                 fn_args=(census, models, config.det_threshold, config.min_face, config.max_pixels),
@@ -141,15 +141,6 @@ def run_graph(
                     models, config.fiq_threshold, config.serfiq.mini_batch, config.serfiq.device,
                 ),
                 **_pool(config.serfiq),
-            )
-            # Dense landmarks: 3 ms a face on a CPU, not worth a GPU.
-            .map_batches(
-                mask_face,
-                fn_args=(models,),
-                batch_size=config.mask.batch_size,
-                batch_format="pyarrow",
-                num_cpus=config.mask.num_cpus,
-                max_retries=MAX_RETRIES,
             )
             # DB-CNN inside the mask: most of the arithmetic of the job. No pixels after it.
             .map_batches(
@@ -227,11 +218,6 @@ def finish(batch: pa.Table, census: Any, run_id: str) -> pa.Table:
     """The table's rows; tells the census that they are through."""
     census.through.remote(len(batch))
     return finished(batch, run_id)
-
-
-def mask_face(batch: pa.Table, *settings: Any) -> pa.Table:
-    """MaskFace, loaded once per worker process."""
-    return _loaded(MaskFace, *settings)(batch)
 
 
 @functools.cache

@@ -14,7 +14,7 @@ from PIL import Image
 from faceq.config import build
 from faceq.errors import UsageError
 from faceq.frames import Frame, in_batches, to_table
-from faceq.stages import FindFace, MaskFace, ScoreFiq, ScoreQuality
+from faceq.stages import FindFace, ScoreFiq, ScoreQuality
 from faceq.storage import absolute
 from faceq.table import SCHEMA
 
@@ -47,7 +47,6 @@ def score_images(
     stages = [
         FindFace(settings.models, settings.det_threshold, settings.min_face, settings.max_pixels),
         ScoreFiq(settings.models, settings.fiq_threshold, settings.serfiq.mini_batch, settings.serfiq.device),
-        MaskFace(settings.models),
         ScoreQuality(settings.models, settings.dbcnn.mini_batch, settings.dbcnn.device),
     ]
     return pa.concat_tables([SCHEMA.empty_table(), *_run(frames, stages, new_run_id())])

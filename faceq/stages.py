@@ -7,12 +7,13 @@ another batch size, and a row must not depend on the frames that came with it.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 import torch
 
-from faceq import dbcnn, geometry, models, serfiq
+from faceq import dbcnn, geometry, mask, models, serfiq
 from faceq.config import Preset
 from faceq.decode import UnreadableError, decode
 from faceq.detect import Face, YuNet
@@ -25,15 +26,17 @@ _CROP_SHAPE = (geometry.CROP_SIZE, geometry.CROP_SIZE, 3)
 
 
 class FindFace:
-    """Decode a frame, find its largest face, measure its pose and cut it out.
+    """Decode a frame, find its largest face, measure its landmarks, pose and outline, cut it out.
 
-    In: image (encoded bytes). Out: status, error, width … roll, and for the frames that go on
-    `aligned` (112x112 RGB, for the recogniser) and `crop` (256x256 RGB, for mask and quality).
-    One stage for all four, so that a frame's pixels never leave the process: only crops do.
+    In: image (encoded bytes). Out: status, error, width … roll, mask_coverage, and for the frames that
+    go on `aligned` (112x112 RGB, for the recogniser), `crop` (256x256 RGB) and `oval` (the outline of the
+    face, (36, 2) float32 in crop pixels), for the quality stage. One stage for all of it, so that a
+    frame's pixels never leave the process: only crops do.
     """
 
     def __init__(self, preset: Preset, det_threshold: float, min_face: int, max_pixels: int):
         self._detector = YuNet(models.fetch(preset.detector, report=print), det_threshold)
+        self._mesh = FaceMesh(models.fetch(preset.mesh, report=print))
         self._min_face = min_face
         self._max_pixels = max_pixels
 
@@ -56,20 +59,38 @@ class FindFace:
         if not faces:
             return values | {"status": "no_face"}
         face = faces[0]
-        values |= _face_columns(face)
         if face.box[2:].min() < self._min_face:
-            return values | {"status": "face_too_small"}
+            return values | _face_columns(face) | {"status": "face_too_small"}
         matrix = geometry.crop_matrix(face.box, face.landmarks)
-        return values | {
+        crop = geometry.crop(picture, matrix)
+        points = self._mesh(crop)
+        face = _refined(face, geometry.to_frame(mask.five(points), matrix))
+        oval = mask.oval(points)
+        outline = geometry.to_frame(oval, matrix)
+        return {
+            **values,
+            **_face_columns(face),
+            "mask_coverage": geometry.coverage(outline, width, height),
             "aligned": geometry.align(picture, face.landmarks).tobytes(),
-            "crop": geometry.crop(picture, matrix).tobytes(),
+            "crop": crop.tobytes(),
+            "oval": oval.astype(np.float32).tobytes(),
         }
 
 
 _FACE_COLUMNS = (
     *("status", "error", "width", "height", "n_faces", "face_x", "face_y", "face_w", "face_h"),
-    *("det_score", "landmarks", "yaw", "pitch", "roll", "aligned", "crop"),
+    *("det_score", "landmarks", "yaw", "pitch", "roll", "mask_coverage", "aligned", "crop", "oval"),
 )
+
+
+def _refined(face: Face, dense: np.ndarray) -> Face:
+    """The face with its landmarks half way between the detector's and the mesh's (5, 2).
+
+    Measured on 1,170 CelebA faces with SFace: false non-matches at FMR 1e-3 are 12.3% with the
+    detector's landmarks, 8.5% with the mesh's and 10.0% half way; the area under SER-FIQ's
+    error-versus-discard curve to 0.3, relative to no discard, is 0.539, 0.590 and 0.563.
+    """
+    return replace(face, landmarks=((face.landmarks + dense) / 2).astype(np.float32))
 
 
 def _face_columns(face: Face) -> dict[str, object]:
@@ -84,7 +105,8 @@ def _face_columns(face: Face) -> dict[str, object]:
 class ScoreFiq:
     """SER-FIQ of the aligned face, in closed form.
 
-    In: aligned. Out: serfiq_raw, serfiq, embedding_norm; `status` of the faces below the threshold.
+    In: aligned. Out: serfiq_raw, serfiq, embedding_norm; the faces below the threshold get their
+    `status` and lose what the quality stage would need.
     """
 
     def __init__(self, preset: Preset, threshold: float, mini_batch: int, device: str):
@@ -110,39 +132,13 @@ class ScoreFiq:
         # The stored value decides, so that a later query draws the line at the same faces.
         below = rows[score.astype(np.float32) < self._threshold]
         batch = with_values(batch, "status", below, ["below_fiq"] * len(below))
-        batch = with_values(batch, "crop", below, [None] * len(below))
+        for name in ("crop", "oval", "mask_coverage"):
+            batch = with_values(batch, name, below, [None] * len(below))
         return batch.drop_columns(["aligned"])
 
     def _distances(self, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         features = torch.from_numpy(self._backbone(faces)).to(self._device)
         return self._distance(features)
-
-
-class MaskFace:
-    """Outline of the face by dense landmarks.
-
-    In: crop and the box and landmarks that it was cut by. Out: mask_coverage, and `oval`, the
-    outline's (36, 2) float32 points in crop pixels.
-    """
-
-    def __init__(self, preset: Preset):
-        self._mesh = FaceMesh(models.fetch(preset.mesh, report=print))
-
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        rows = pending(batch)
-        ovals = [self._mesh.oval(crop) for crop in pixels(batch, "crop", rows, _CROP_SHAPE)]
-        shares = []
-        for row, oval in zip(rows, ovals, strict=True):
-            frame = {name: batch[name][int(row)].as_py() for name in _CUT_BY}
-            box = np.array([frame[name] for name in ("face_x", "face_y", "face_w", "face_h")])
-            matrix = geometry.crop_matrix(box, np.reshape(frame["landmarks"], (5, 2)))
-            outline = geometry.to_frame(oval, matrix)
-            shares.append(geometry.coverage(outline, frame["width"], frame["height"]))
-        batch = with_values(batch, "mask_coverage", rows, shares)
-        return with_values(batch, "oval", rows, [oval.astype(np.float32).tobytes() for oval in ovals])
-
-
-_CUT_BY = ("width", "height", "face_x", "face_y", "face_w", "face_h", "landmarks")
 
 
 class ScoreQuality:

@@ -110,7 +110,6 @@ def test_other_batch_sizes_and_pools_give_the_same_bits(scored, shards, tmp_path
         shards,
         tmp_path / "table",
         find_face={"batch_size": 5},
-        mask={"batch_size": 3},
         serfiq={"batch_size": 7, "num_cpus": 0.25, "min_size": 2},
         dbcnn={"batch_size": 11, "num_cpus": 0.25},
         rows_per_file=10,

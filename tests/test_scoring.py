@@ -9,7 +9,6 @@ from PIL import Image
 import faceq
 from faceq import geometry
 from faceq.config import PRESETS
-from faceq.distortions import LADDERS
 from faceq.errors import UsageError
 from faceq.stages import in_mini_batches
 from faceq.table import SCHEMA, frame_id
@@ -44,7 +43,7 @@ def test_paths_bytes_and_arrays_give_the_same_row(astronaut, tmp_path):
 
 def test_each_status_and_what_is_null_with_it(faces, photos):
     sharp = faces["astronaut"]
-    images = [b"", photos / "mask_blue.jpg", demo._far_away(sharp), LADDERS["noise"](sharp, 5, 0), sharp]
+    images = [b"", photos / "mask_blue.jpg", demo._far_away(sharp), demo.degraded(sharp, "blur", 5, 0), sharp]
     rows = faceq.score_images(images, fiq_threshold=0.6).to_pylist()
     assert [row["status"] for row in rows] == [
         *("unreadable", "no_face", "face_too_small", "below_fiq", "scored"),
@@ -92,7 +91,9 @@ def test_scores_fall_along_the_demo_ladders(faces):
         (name, kind, severity) for name in faces for kind in kinds for severity in demo.SEVERITIES[1:]
     ]
     pictures = [
-        demo._jpeg(LADDERS[kind](faces[name], severity, list(faces).index(name)) if kind else faces[name])
+        demo._jpeg(
+            demo.degraded(faces[name], kind, severity, list(faces).index(name)) if kind else faces[name]
+        )
         for name, kind, severity in members
     ]
     rows = faceq.score_images(pictures, fiq_threshold=0).to_pylist()
