@@ -59,12 +59,13 @@ def score(config: Config) -> Summary:
     """
     if config.out is None:
         raise UsageError("no output given: name the table's folder or s3:// prefix with --out")
-    record = {"version": faceq.__version__, **config.record()}
+    record = config.record()
     table = Table(config.out, config.s3)
     table.check(record)
     shards = [s for s in list_shards(config.input, config.s3) if not s.source.startswith(f"{table.uri}/")]
     run = Run(
         run_id=new_run_id(),
+        version=faceq.__version__,
         input=list(config.input),
         record=record,
         config=config.model_dump(),
@@ -158,7 +159,7 @@ def run_graph(
                 filesystem=table.arrow_files,
                 partition_cols=["status"],
                 filename_provider=_RunFiles(run.run_id),
-                schema=schema_with({**run.record, "run_id": run.run_id, "config": run.config}),
+                schema=schema_with(run.footer()),
                 compression="zstd",
                 ray_remote_args={"num_cpus": config.read.num_cpus, "max_retries": MAX_RETRIES},
             )

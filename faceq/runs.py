@@ -21,11 +21,16 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 @dataclass
 class Run:
-    """One scoring run. frames: frames of the input that had no row yet; rows: rows it wrote; counts: rows
-    by status; already_done: frames of the input that an earlier run had scored. Times are UTC, ISO 8601;
-    `finished` is None while it runs, or if it was stopped."""
+    """One scoring run.
+
+    version: faceq's. record: what decides the values in a row. frames: those of the input that had no
+    row yet. rows: those that it wrote. counts: the rows by status. already_done: frames of the input
+    that an earlier run had scored. Times are UTC, ISO 8601; `finished` is None while the run goes on, or
+    if it was stopped.
+    """
 
     run_id: str
+    version: str
     input: list[str]
     record: dict[str, Any]
     config: dict[str, Any]
@@ -35,6 +40,10 @@ class Run:
     rows: int | None = None
     already_done: int | None = None
     counts: dict[str, int] = field(default_factory=dict)
+
+    def footer(self) -> dict[str, Any]:
+        """What each Parquet file of the run holds in its metadata."""
+        return {**self.record, "version": self.version, "run_id": self.run_id, "config": self.config}
 
 
 class Table:
