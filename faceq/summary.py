@@ -1,6 +1,9 @@
 """What a person reads at the end of a job."""
 
 import shlex
+import shutil
+import sys
+from pathlib import Path
 
 from faceq.pipeline import Summary
 from faceq.runs import QUANTILES
@@ -32,6 +35,11 @@ def text(summary: Summary) -> str:
         f"speed          {frames / summary.seconds:>10.1f}   frames/s "
         f"({summary.seconds:.1f} s, loading of models included)",
         f"table          {summary.table}",
-        f'look at it     faceq query {shlex.quote(summary.table)} "serfiq >= 0.6 and dbcnn >= 55"',
+        f'look at it     {_command()} query {shlex.quote(summary.table)} "serfiq >= 0.6 and dbcnn >= 55"',
     ]
     return "\n".join(lines)
+
+
+def _command() -> str:
+    """How to call faceq from this shell: by its path where the environment is not activated."""
+    return "faceq" if shutil.which("faceq") else shlex.quote(str(Path(sys.executable).with_name("faceq")))
