@@ -1,6 +1,18 @@
 """faceq scores face images at scale: can the face be recognised (SER-FIQ), does it look good (DB-CNN)?"""
 
-from faceq.scoring import score_images
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from faceq.scoring import score_images
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "score_images"]
+
+
+def __getattr__(name: str) -> Any:
+    # Imported when it is asked for: torch and ONNX Runtime take seconds, `faceq --version` should not.
+    if name == "score_images":
+        from faceq.scoring import score_images  # noqa: PLC0415
+
+        return score_images
+    raise AttributeError(f"module 'faceq' has no attribute {name!r}")

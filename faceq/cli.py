@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 import rich.console
+import rich.markup
 import rich.table
 
 from faceq import __version__, config, models
@@ -64,7 +65,7 @@ def add_score_arguments(parser: argparse.ArgumentParser) -> None:
     add("--preset", help=f"set of models ({', '.join(config.PRESETS)}); default: embedded")
     add("--config", metavar="job.yaml", help="settings in YAML; what the command line says goes before it")
     add("--fiq-threshold", type=float, metavar="X", help="least SER-FIQ, 0…1 (0.5); 0 scores every face")
-    add("--limit", type=int, metavar="N", help="only the first N frames")
+    add("--limit", type=_positive, metavar="N", help="only the first N frames")
     parser.set_defaults(run=score)
 
 
@@ -93,12 +94,20 @@ def _add_query_arguments(parser: argparse.ArgumentParser) -> None:
     add("--columns", metavar="A,B,…", help="columns to show (default: the main ones; exports: all)")
     add(
         "--limit",
-        type=int,
+        type=_positive,
         metavar="N",
         help="at most N rows (default: 20 on the terminal, all in an export)",
     )
+    add("--config", metavar="job.yaml", help="the job's settings: where its S3 is")
     add("--export", metavar="FILE", help="write the rows to a .parquet, .csv or .jsonl file")
     parser.set_defaults(run=run_query)
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return number
 
 
 def run_query(options: argparse.Namespace) -> int:
@@ -106,18 +115,19 @@ def run_query(options: argparse.Namespace) -> int:
     from faceq import query  # noqa: PLC0415 - DuckDB takes a while to import
 
     columns = options.columns.split(",") if options.columns else None
+    s3 = config.load(options.config, {}).s3
     if options.export:
-        count = query.export(options.table, options.where, columns, options.limit, options.export)
+        count = query.export(options.table, s3, options.where, columns, options.limit, options.export)
         print(f"{count:,} rows in {options.export}")
         return 0
     limit = options.limit or query.ROWS_SHOWN
-    rows, total = query.select(options.table, options.where, columns, limit)
+    rows, total = query.select(options.table, s3, options.where, columns, limit)
     shown = rich.table.Table(box=None, pad_edge=False)
     for field in rows.schema:
         justify: Literal["left", "right"] = "left" if str(field.type) == "string" else "right"
         shown.add_column(field.name, justify=justify, overflow="fold")
     for row in rows.to_pylist():
-        shown.add_row(*(query.display(value) for value in row.values()))
+        shown.add_row(*(rich.markup.escape(query.display(value)) for value in row.values()))
     rich.console.Console().print(shown)
     print(f"{len(rows):,} of {total:,} rows")
     return 0
@@ -158,3 +168,7 @@ def _named_models(options: argparse.Namespace) -> Sequence[str]:
         if name not in models.MODELS:
             raise UsageError(f"no model is called {name!r}; known are {', '.join(models.MODELS)}")
     return options.names or config.PRESETS["embedded"].models()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from faceq import models
 from faceq.errors import UsageError
@@ -58,6 +58,12 @@ class Pool(_Strict):
     batch_size: int = Field(32, ge=1)
     mini_batch: int = Field(8, ge=1)
 
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> "Pool":
+        if self.max_size is not None and self.max_size < self.min_size:
+            raise ValueError(f"max_size {self.max_size} is less than min_size {self.min_size}")
+        return self
+
     @property
     def device(self) -> str:
         return "cuda" if self.num_gpus > 0 else "cpu"
@@ -78,8 +84,8 @@ class Config(_Strict):
     0 scores every face. det_threshold: least confidence of a face, 0...1. min_face: least shorter side
     of a face's box, pixels. max_pixels: larger pictures are unreadable (Pillow
     opens none above 178,956,970). limit: only the first N frames.
-    rows_per_file: frames per task that writes, which also bounds what a crash can lose.
-    num_cpus: logical CPUs of a Ray that is started for this job (none: the machine's).
+    rows_per_file: frames per task that writes. num_cpus: logical CPUs of a Ray that is started for this
+    job (none: the machine's).
     """
 
     preset: str = "embedded"
@@ -91,7 +97,7 @@ class Config(_Strict):
     max_pixels: int = Field(80_000_000, ge=1, le=178_956_970)
     limit: int | None = Field(None, ge=1)
     rows_per_file: int = Field(1000, ge=1)
-    num_cpus: int | None = Field(None, ge=1)
+    num_cpus: int | None = Field(None, ge=2)
     s3: S3 = S3()
     read: Tasks = Tasks(num_cpus=0.25)
     find_face: Tasks = Tasks()
@@ -125,7 +131,9 @@ class Config(_Strict):
             "min_face": self.min_face,
             "max_pixels": self.max_pixels,
             "models": {m.name: {"sha256": m.sha256, "licence": m.licence} for m in zoo},
-            "calibration": vars(calibration) if calibration else None,
+            "calibration": {"slope": calibration.slope, "threshold": calibration.threshold}
+            if calibration
+            else None,
         }
 
 

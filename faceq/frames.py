@@ -8,6 +8,7 @@ memory. What cannot be read is a frame with an error, never an exception.
 import contextlib
 import gzip
 import os
+import posixpath
 import tarfile
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator
@@ -157,7 +158,7 @@ def _shard(uri: str, path: str, size: int) -> Shard | None:
     if kind is None:
         return None
     source = absolute(f"s3://{path}" if is_remote(uri) else path)
-    return Shard(_printable(source), path, kind, int(size or 0))
+    return Shard(printable(source), path, kind, int(size or 0))
 
 
 def _kind(name: str) -> Kind | None:
@@ -169,8 +170,8 @@ def _kind(name: str) -> Kind | None:
     return "parquet" if lower.endswith(PARQUET_ENDINGS) else None
 
 
-def _printable(name: str) -> str:
-    """A name as UTF-8; bytes of it that are not UTF-8 become backslash escapes, which stay distinct."""
+def printable(name: str) -> str:
+    """A name that can be written as UTF-8: bytes of it that are not become backslash escapes."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
@@ -238,8 +239,9 @@ def _read_tar(shard: Shard, s3: S3, done: Container[int]) -> Iterator[Frame]:
             tar = stack.enter_context(tarfile.open(fileobj=stream, mode="r|", tarinfo=_WatchedTarInfo))
             for info in tar:
                 offset = info.offset
-                if info.isfile() and _kind(info.name) == "picture" and _visible(info.name, ""):
-                    name = _unique(_printable(info.name), names)
+                hidden = posixpath.basename(info.name).startswith(".")
+                if not info.isdir() and _kind(info.name) == "picture" and not hidden:
+                    name = _unique(printable(info.name), names)
                     yield _tar_frame(shard, tar, info, name, done)
                 # tarfile remembers all that it has seen: a leak on large shards.
                 tar.members.clear()  # type: ignore[attr-defined]
@@ -248,7 +250,8 @@ def _read_tar(shard: Shard, s3: S3, done: Container[int]) -> Iterator[Frame]:
             if fault is not None:
                 raise tarfile.ReadError(fault)
     except Exception as error:
-        yield _break(shard, error, f"at byte {offset}{'' if shard.path.endswith('.tar') else ' (unpacked)'}")
+        unpacked = "" if shard.path.lower().endswith(".tar") else " (unpacked)"
+        yield _break(shard, error, f"at byte {offset}{unpacked}", done)
 
 
 def _tar_frame(
@@ -256,10 +259,13 @@ def _tar_frame(
 ) -> Frame:
     if frame_id(shard.source, name, 0) in done:
         return Frame(shard.source, name, 0, None, done=True)
+    if not info.isfile():
+        reason = f"a link to {printable(info.linkname)}, not a picture: pack the shard with its content"
+        return Frame(shard.source, name, 0, None, error=reason)
     if info.size > MAX_FRAME_BYTES:
         return Frame(shard.source, name, 0, None, error=_too_long(info.size))
     member = tar.extractfile(info)
-    assert member is not None  # only links and folders have no content, and they are not files
+    assert member is not None  # only links, folders and devices have no content
     return Frame(shard.source, name, 0, member.read())
 
 
@@ -286,16 +292,21 @@ def _read_parquet(shard: Shard, s3: S3, done: Container[int]) -> Iterator[Frame]
     try:
         with _open(shard, s3) as stream, pq.ParquetFile(stream, buffer_size=_READ_AHEAD) as file:
             image = _image_column(file.schema_arrow)
-            key = next((name for name in KEY_COLUMNS if name in file.schema_arrow.names), None)
-            columns = [image] if key in (None, image) else [image, key]
+            names_there = [name for name in file.schema_arrow.names if name != image]
+            key = next((name for name in KEY_COLUMNS if name in names_there), None)
+            columns = [image, key] if key else [image]
             for batch in file.iter_batches(_BATCH_FRAMES, columns=columns):
                 keys = batch[key].to_pylist() if key else [None] * len(batch)
                 for value, name in zip(batch[image], keys, strict=True):
-                    member = _unique(_printable(str(row if name is None else name)), names)
+                    member = _unique(_member_name(row if name is None else name), names)
                     yield _parquet_frame(shard, value, member, done)
                     row += 1
     except Exception as error:
-        yield _break(shard, error, f"at row {row}")
+        yield _break(shard, error, f"at row {row}", done)
+
+
+def _member_name(key: Any) -> str:
+    return key.decode("utf-8", "backslashreplace") if isinstance(key, bytes) else printable(str(key))
 
 
 def _image_column(schema: pa.Schema) -> str:
@@ -314,7 +325,10 @@ def _holds_images(kind: pa.DataType) -> bool:
         # Hugging Face's image feature: a struct of `bytes` and `path`.
         index = kind.get_field_index("bytes")
         return index >= 0 and _holds_images(kind.field(index).type)
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
+    if pa.types.is_dictionary(kind):
+        return _holds_images(kind.value_type)
+    binary = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
+    return any(is_kind(kind) for is_kind in (*binary, pa.types.is_fixed_size_binary))
 
 
 def _parquet_frame(shard: Shard, value: pa.Scalar, member: str, done: Container[int]) -> Frame:
@@ -343,7 +357,9 @@ def _unique(name: str, seen: Counter[str]) -> str:
     return name if seen[name] == 1 else _unique(f"{name}#{seen[name]}", seen)
 
 
-def _break(shard: Shard, error: Exception, where: str) -> Frame:
+def _break(shard: Shard, error: Exception, where: str, done: Container[int]) -> Frame:
+    if frame_id(shard.source, None, BREAK) in done:
+        return Frame(shard.source, None, BREAK, None, done=True)
     refused = _is_refusal(error)
     what = _unread(error) if refused else f"broken {where}: {_reason(error)}: what comes after it is not read"
     return Frame(shard.source, None, BREAK, None, error=what, refused=refused)
@@ -364,7 +380,7 @@ def _unread(error: Exception) -> str:
         return "gone: it was there when the input was listed"
     if isinstance(error, PermissionError):
         return f"access denied: {_reason(error)}: check permissions and credentials"
-    return f"could not be read: {_reason(error)}: run again to retry"
+    return f"could not be read: {_reason(error)}"
 
 
 def _reason(error: BaseException) -> str:

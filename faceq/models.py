@@ -218,19 +218,19 @@ def _fetch_from_sources(model: Model, path: Path, report: Callable[[str], None])
             try:
                 _download(source, model, temporary)
             except Exception as error:  # each kind of source fails in its own ways; the next one is tried
-                failures.append(f"  {source}: {error or type(error).__name__}")
+                reason = " ".join(str(error).split()) or type(error).__name__
+                failures.append(f"{source}: {reason}")
                 continue
             found = sha256(temporary)
             if found != model.sha256:
-                failures.append(f"  {source}: sha256 is {found}, expected {model.sha256}")
+                failures.append(f"{source}: sha256 is {found}, expected {model.sha256}")
                 continue
             os.replace(temporary, path)
             report(f"models: {model.name} from {source}")
             return
     raise ModelError(
-        f"models: {model.name} could not be fetched from any of its sources:\n"
-        + "\n".join(failures)
-        + f"\nPut the file at {path}, or set FACEQ_MODEL_MIRROR to a folder or bucket with {model.file}."
+        f"models: {model.name} could not be fetched: {'; '.join(failures)}: "
+        f"put the file at {path}, or set FACEQ_MODEL_MIRROR to a folder or bucket with {model.file}"
     )
 
 

@@ -1,5 +1,6 @@
 """The Ray Data graph: from shards to the result table."""
 
+import contextlib
 import functools
 import os
 import re
@@ -34,8 +35,8 @@ BLOCK_BYTES = 8 << 20
 128 MiB would make blocks of thousands of frames, and the first one wait for all of them."""
 
 MAX_RETRIES = 5
-"""Times that a task is run again after its process died (Ray's default is for ever: a picture that
-crashes a decoder would loop)."""
+"""Times that a task which reads, decodes or writes is run again after its process died. Ray's default is
+for ever: a picture that crashes a decoder would loop."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,8 @@ def score(config: Config) -> Summary:
     table = Table(config.out, config.s3)
     table.check(record)
     shards = [s for s in list_shards(config.input, config.s3) if not s.source.startswith(f"{table.uri}/")]
+    if not shards:
+        raise UsageError(f"{table.uri}: the input holds nothing but the table itself")
     run = Run(
         run_id=new_run_id(),
         version=faceq.__version__,
@@ -71,15 +74,18 @@ def score(config: Config) -> Summary:
         config=config.model_dump(),
         started=_now(),
     )
+    table.save(run)
     start_ray(config)
     done = table.frame_ids()
-    table.save(run)
     census = Census.options(num_cpus=0).remote(len(shards))  # type: ignore[attr-defined]
     started = time.monotonic()
     try:
         run_graph(config, shards, done, table, run, census)
     except Exception as error:
-        raise JobError(ray.get(census.outage.remote()) or _reason(error)) from error
+        outage = None
+        with contextlib.suppress(ray.exceptions.RayError):  # the census may be what died
+            outage = ray.get(census.outage.remote())
+        raise JobError(outage or _reason(error)) from error
     seconds = time.monotonic() - started
     run.frames, run.already_done = ray.get(census.totals.remote(config.limit))
     run.counts, quantiles = table.counts_and_quantiles(run.run_id)
@@ -87,7 +93,7 @@ def score(config: Config) -> Summary:
     run.finished = _now()
     table.save(run)
     if run.rows != run.frames:
-        raise JobError(f"{run.frames} frames were read but {run.rows} rows written to {table.uri}: run again")
+        raise JobError(f"{run.frames} frames were read but {run.rows} rows written to {table.uri}")
     return Summary(run, table.uri, seconds, quantiles)
 
 
@@ -182,12 +188,35 @@ def start_ray(config: Config) -> None:
     """Join the Ray that RAY_ADDRESS names (a submitted job finds it set), or start one on this machine."""
     if ray.is_initialized():
         return
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init()
+    address = os.environ.get("RAY_ADDRESS")
+    if address:
+        try:
+            ray.init()
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise UsageError(f"RAY_ADDRESS={address}: no Ray cluster answers there: {error}") from None
         return
     # Two at least: a share each for two pools, and the rest for tasks that feed them.
     cpus = config.num_cpus or max(2, len(os.sched_getaffinity(0)))
     ray.init(num_cpus=cpus, include_dashboard=False)
+    _check_room(config)
+
+
+def _check_room(config: Config) -> None:
+    """That this machine can run every pool at its least size beside one task that feeds it: a job that
+    asks for more would wait for ever. (A cluster may still grow, so there it is not checked.)"""
+    there = ray.cluster_resources()
+    pools = (config.serfiq, config.dbcnn)
+    feeding = max(config.read.num_cpus, config.find_face.num_cpus)
+    for resource, needed in (
+        ("CPU", feeding + sum(pool.min_size * pool.num_cpus for pool in pools)),
+        ("GPU", sum(pool.min_size * pool.num_gpus for pool in pools)),
+    ):
+        if needed > there.get(resource, 0):
+            raise UsageError(
+                f"config: the stages ask for at least {needed:g} {resource}s, this machine has "
+                f"{there.get(resource, 0):g}: lower num_{resource.lower()}s or min_size, or name a cluster "
+                "in RAY_ADDRESS"
+            )
 
 
 # --- steps that run as tasks ---------------------------------------------------------------------
@@ -198,7 +227,7 @@ def drop_done(batch: pa.Table, done: Any, census: Any) -> pa.Table:
     ids = batch["frame_id"].to_numpy()
     keep = ~np.isin(ids, ray.get(done))
     if len(ids):
-        census.dropped.remote(int(ids[0]), int(np.count_nonzero(~keep)))
+        ray.get(census.dropped.remote(int(ids[0]), int(np.count_nonzero(~keep))))
     return batch.filter(pa.array(keep))
 
 
@@ -207,7 +236,7 @@ def find_face(batch: pa.Table, census: Any, *settings: Any) -> pa.Table:
     before = batch["status"].null_count
     batch = _loaded(FindFace, *settings)(batch)
     errors = [row for row in batch.select(["status", "error"]).to_pylist() if row["status"] == "unreadable"]
-    example = errors[0]["error"] if errors else None
+    example = errors[-1]["error"] if errors else None
     unreadable = len(errors) - (len(batch) - before)
     outage = ray.get(census.decoded.remote(before, unreadable, example))
     if outage:

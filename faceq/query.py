@@ -21,11 +21,14 @@ EXPORTS = {
 }
 
 
-def select(table: str, where: str | None, columns: Sequence[str] | None, limit: int) -> tuple[pa.Table, int]:
+def select(
+    table: str, s3: S3, where: str | None, columns: Sequence[str] | None, limit: int
+) -> tuple[pa.Table, int]:
     """The first `limit` rows that fulfil a condition, and how many do.
 
     Args:
         table: folder or `s3://` prefix of a result table.
+        s3: settings of the file system.
         where: an SQL expression over the table's columns; None for all rows.
         columns: names to return; None for the main ones.
         limit: most rows to return.
@@ -34,7 +37,7 @@ def select(table: str, where: str | None, columns: Sequence[str] | None, limit: 
         UsageError: no such table, or a condition or column that DuckDB refuses (with its reason).
     """
     try:
-        chosen = _matching(table, where)
+        chosen = _matching(table, s3, where)
         rows = chosen.project(", ".join(_quoted(columns or MAIN_COLUMNS))).limit(limit).to_arrow_table()
         (total,) = chosen.aggregate("count(*)").fetchall()[0]
         return rows, total
@@ -42,7 +45,9 @@ def select(table: str, where: str | None, columns: Sequence[str] | None, limit: 
         raise UsageError(f"query: {_first_line(error)}") from None
 
 
-def export(table: str, where: str | None, columns: Sequence[str] | None, limit: int | None, path: str) -> int:
+def export(
+    table: str, s3: S3, where: str | None, columns: Sequence[str] | None, limit: int | None, path: str
+) -> int:
     """Write the rows that fulfil a condition to a .parquet, .csv or .jsonl file; returns their number.
 
     The file appears whole or not at all. Raises UsageError as `select` does, or for another ending.
@@ -53,7 +58,7 @@ def export(table: str, where: str | None, columns: Sequence[str] | None, limit: 
     folder, name = os.path.split(os.path.abspath(path))
     temporary = os.path.join(folder, f".{name}.part")
     try:
-        chosen = _matching(table, where)
+        chosen = _matching(table, s3, where)
         if columns:
             chosen = chosen.project(", ".join(_quoted(columns)))
         if limit is not None:
@@ -74,8 +79,8 @@ def display(value: Any) -> str:
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
-def _matching(uri: str, where: str | None) -> duckdb.DuckDBPyRelation:
-    table = Table(uri, S3())
+def _matching(uri: str, s3: S3, where: str | None) -> duckdb.DuckDBPyRelation:
+    table = Table(uri, s3)
     if not table.exists():
         raise UsageError(f"{table.uri}: there is no faceq table here")
     # The scan gets the columns and the simple conditions pushed down, so only the partitions and

@@ -1,9 +1,12 @@
 """What a table knows of the runs that made it: `TABLE/_faceq/run-<run_id>.json`, and what they found."""
 
+import contextlib
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import botocore.exceptions
 import fsspec
 import numpy as np
 import pyarrow as pa
@@ -45,6 +48,12 @@ class Run:
         """What each Parquet file of the run holds in its metadata."""
         return {**self.record, "version": self.version, "run_id": self.run_id, "config": self.config}
 
+    def as_json(self) -> dict[str, Any]:
+        """The footer, and what the run found."""
+        found = asdict(self)
+        del found["record"]
+        return {**self.footer(), **found}
+
 
 class Table:
     """A result table: a folder or an `s3://` prefix."""
@@ -59,41 +68,56 @@ class Table:
         """That a run with these settings may write here.
 
         Raises:
-            UsageError: rows made with other settings are there (with what differs), or other files.
+            UsageError: rows made with other settings are there (with what differs), or other files, or
+                the place cannot be read.
         """
-        try:
+        with self._readable():
             self.files.invalidate_cache()
             if not self.files.exists(self.path):
                 return
             if not self.files.isdir(self.path):
                 raise UsageError(f"{self.uri}: is a file: name a folder for the table")
-            earlier = [run for run in self._runs() if run["record"] != record]
-            foreign = not self._runs() and self.files.ls(self.path, detail=False)
-        except PermissionError as error:
-            raise UsageError(f"{self.uri}: may not be read: {error}: check credentials") from None
-        except OSError as error:
-            raise UsageError(f"{self.uri}: {error}") from None
-        if foreign:
-            raise UsageError(f"{self.uri}: holds files that are not a faceq table: name an empty folder")
-        if earlier:
-            differences = "; ".join(_differences(earlier[-1]["record"], record))
-            raise UsageError(
-                f"{self.uri}: already holds a table made with other settings ({differences}): "
-                "name another folder for --out, or use the same settings"
-            )
+            runs = self._runs()
+            if not runs and self.files.ls(self.path, detail=False):
+                raise UsageError(f"{self.uri}: holds files that are not a faceq table: name an empty folder")
+        for run in runs:
+            differences = "; ".join(_differences({key: run.get(key) for key in record}, record))
+            if differences:
+                raise UsageError(
+                    f"{self.uri}: already holds a table made with other settings ({differences}): "
+                    "name another folder for --out, or use the same settings"
+                )
 
     def exists(self) -> bool:
-        """Whether a run has begun to write here."""
-        return bool(self.files.glob(f"{self.path}/_faceq/run-*.json"))
+        """Whether a run has begun to write here; UsageError if the place cannot be read."""
+        with self._readable():
+            return bool(self.files.glob(f"{self.path}/_faceq/run-*.json"))
 
     def _runs(self) -> list[dict[str, Any]]:
         paths = sorted(self.files.glob(f"{self.path}/_faceq/run-*.json"))
         return [json.loads(self.files.cat_file(path)) for path in paths]
 
+    @contextlib.contextmanager
+    def _readable(self) -> Iterator[None]:
+        """Turns what storage raises into a UsageError that names the place."""
+        try:
+            yield
+        except UsageError:
+            raise
+        except PermissionError as error:
+            raise UsageError(f"{self.uri}: access denied: {error}: check permissions, credentials") from None
+        except json.JSONDecodeError as error:
+            raise UsageError(f"{self.uri}: _faceq holds a run that is no JSON: {error}") from None
+        except (OSError, botocore.exceptions.BotoCoreError) as error:
+            raise UsageError(f"{self.uri}: cannot be used: {error}") from None
+
     def save(self, run: Run) -> None:
-        """Write the run's record; readers see the old one or the new one, never a part."""
-        text = json.dumps(asdict(run), indent=2, sort_keys=True)
-        with self.files.open(f"{self.path}/_faceq/run-{run.run_id}.json", "wb") as file:
+        """Write the run's record; readers see the old one or the new one, never a part.
+
+        Raises UsageError where nothing can be written.
+        """
+        text = json.dumps(run.as_json(), indent=2, sort_keys=True)
+        with self._readable(), self.files.open(f"{self.path}/_faceq/run-{run.run_id}.json", "wb") as file:
             file.write(text.encode())
 
     def dataset(self) -> pds.Dataset:

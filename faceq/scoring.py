@@ -13,7 +13,7 @@ from PIL import Image
 
 from faceq.config import build
 from faceq.errors import UsageError
-from faceq.frames import Frame, in_batches, to_table
+from faceq.frames import Frame, in_batches, printable, to_table
 from faceq.stages import FindFace, ScoreFiq, ScoreQuality
 from faceq.storage import absolute
 from faceq.table import SCHEMA
@@ -77,7 +77,13 @@ def _frame(position: int, image: Any) -> Frame:
     name = f"image:{position}"
     if isinstance(image, bytes | bytearray | memoryview):
         return Frame(name, None, 0, bytes(image))
-    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
+    if (
+        isinstance(image, np.ndarray)
+        and image.dtype == np.uint8
+        and image.ndim == 3
+        and image.shape[2] == 3
+        and image.size
+    ):
         # As a lossless picture it takes the way that every other frame takes.
         encoded = io.BytesIO()
         Image.fromarray(image).save(encoded, "PNG", compress_level=1)
@@ -87,9 +93,10 @@ def _frame(position: int, image: Any) -> Frame:
 
 
 def _read(path: str) -> Frame:
-    source = absolute(path)
+    place = absolute(path)
+    source = printable(place)
     try:
-        with open(source, "rb") as file:
+        with open(place, "rb") as file:
             return Frame(source, None, 0, file.read())
     except OSError as error:
         return Frame(source, None, 0, None, error=f"could not be read: {error.strerror}")

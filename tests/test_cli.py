@@ -1,6 +1,9 @@
 """The command line: exit statuses and what people read."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pyarrow.parquet as pq
 import pytest
@@ -70,6 +73,47 @@ def test_a_wrong_query_is_one_line_and_status_2(table, arguments, said, capsys):
     assert cli.main(["query", table, *arguments]) == 2
     message = capsys.readouterr().err
     assert said in message and message.count("\n") == 1
+
+
+def test_odd_names_are_shown_as_they_are(local_ray, tmp_path, capsys):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "x[final].jpg").write_bytes((PHOTOS / "mask_blue.jpg").read_bytes())
+    assert cli.main(["score", str(folder), "--out", str(tmp_path / "t")]) == 0
+    capsys.readouterr()
+    assert cli.main(["query", str(tmp_path / "t"), "--columns", "source"]) == 0
+    assert "[final]" in capsys.readouterr().out.replace("\n", "")
+
+
+@pytest.mark.parametrize(
+    ("resources", "said"),
+    [
+        ("dbcnn: {num_gpus: 0.5}", "at least 0.5 GPUs, this machine has 0"),
+        ("serfiq: {num_cpus: 400}", "CPUs, this machine has"),
+    ],
+)
+def test_more_than_the_machine_has_is_wrong_usage_not_a_wait(tmp_path, resources, said):
+    (tmp_path / "job.yaml").write_text(resources)
+    command = [sys.executable, "-m", "faceq.cli", "score", str(PHOTOS), "--out", str(tmp_path / "t")]
+    done = subprocess.run(
+        [*command, "--config", str(tmp_path / "job.yaml")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert said in done.stderr.splitlines()[-1]
+
+
+def test_an_output_that_cannot_be_written_is_wrong_usage(capsys):
+    assert cli.main(["score", str(PHOTOS), "--out", "/dev/null/table"]) == 2
+    assert "/dev/null/table: cannot be used" in capsys.readouterr().err
+
+
+def test_a_storage_that_is_not_there_is_wrong_usage(tmp_path):
+    nobody = {**os.environ, "AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_MAX_ATTEMPTS": "1"}
+    for arguments in (["query", "s3://b/t"], ["score", str(PHOTOS), "--out", "s3://b/t"]):
+        command = [sys.executable, "-m", "faceq.cli", *arguments]
+        done = subprocess.run(command, env=nobody, capture_output=True, text=True, check=False)
+        assert done.returncode == 2
+        assert "s3://b/t: cannot be used" in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_a_table_that_is_not_there(tmp_path, capsys):

@@ -72,8 +72,7 @@ def test_a_name_with_brackets_is_a_file_before_it_is_a_glob(tmp_path):
 
 
 def test_a_name_that_is_not_utf8_can_be_written_down(tmp_path):
-    path = os.fsencode(tmp_path) + b"/\xff.jpg"
-    with open(path, "wb") as file:
+    with open(os.fsencode(tmp_path) + b"/\xff.jpg", "wb") as file:
         file.write(b"x")
     (frame,) = read(tmp_path)
     assert frame.source.endswith("/\\xff.jpg")
@@ -115,6 +114,29 @@ def test_pictures_of_a_tar_are_frames_and_the_rest_is_not(tmp_path, name, mode):
     frames = read(tmp_path)
     assert facts(frames) == [("000.jpg", 0, b"one"), ("sub/001.png", 0, b"two")]
     assert frames[0].id == frame_id(str(tmp_path / name), "000.jpg", 0)
+
+
+def test_names_as_tar_writes_them_are_not_hidden(tmp_path):
+    members = [("./a.jpg", b"1"), ("/data/b.jpg", b"2"), ("dir/../c.jpg", b"3"), ("./.d.jpg", b"4")]
+    frames = read(write_tar(tmp_path / "s.tar", members))
+    assert [frame.member for frame in frames] == ["./a.jpg", "/data/b.jpg", "dir/../c.jpg"]
+
+
+def test_a_link_in_a_tar_is_a_row_that_says_so(tmp_path):
+    with tarfile.open(tmp_path / "s.tar", "w") as tar:
+        info = tarfile.TarInfo("link.jpg")
+        info.type, info.linkname = tarfile.LNKTYPE, "a.jpg"
+        tar.addfile(info)
+    (frame,) = read(tmp_path / "s.tar")
+    assert frame.image is None and "a link to a.jpg" in frame.error
+
+
+def test_a_break_is_done_once_it_has_a_row(tmp_path):
+    path = tmp_path / "s.tar"
+    path.write_bytes(b"not a tar")
+    (first,) = read(path)
+    (again,) = read(path, done={first.id})
+    assert not first.done and again.done
 
 
 def test_repeated_names_stay_apart(tmp_path):
@@ -212,6 +234,20 @@ def test_parquet_without_an_image_column_is_one_break(tmp_path, columns, reason)
     (frame,) = read(tmp_path)
     assert frame.frame_index == BREAK
     assert reason in frame.error and "call the one" in frame.error
+
+
+def test_binary_keys_are_text_and_the_image_is_no_key(tmp_path):
+    pq.write_table(pa.table({"id": [b"a", b"b"], "image": [b"1", b"2"]}), tmp_path / "k.parquet")
+    pq.write_table(pa.table({"path": [b"3"]}), tmp_path / "p.parquet")
+    assert facts(read(tmp_path)) == [("a", 0, b"1"), ("b", 0, b"2"), ("0", 0, b"3")]
+
+
+@pytest.mark.parametrize("kind", [pa.dictionary(pa.int32(), pa.binary()), pa.binary(2), pa.large_binary()])
+def test_other_binary_types_are_images_too(tmp_path, kind):
+    values = pa.array([b"11", b"22", b"11"])
+    values = values.dictionary_encode() if pa.types.is_dictionary(kind) else values.cast(kind)
+    pq.write_table(pa.table({"image": values}), tmp_path / "s.parquet")
+    assert [frame.image for frame in read(tmp_path)] == [b"11", b"22", b"11"]
 
 
 def test_corrupt_parquet_is_a_break_not_a_refusal(tmp_path):

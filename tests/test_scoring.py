@@ -1,13 +1,14 @@
 """The stages without Ray: what they find, and that a row does not depend on its company."""
 
 import io
+import os
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import faceq
-from faceq import geometry
+from faceq import models
 from faceq.config import PRESETS
 from faceq.errors import UsageError
 from faceq.stages import in_mini_batches
@@ -111,6 +112,14 @@ def test_wrong_things_are_named(astronaut):
         faceq.score_images([], preset="nope")
 
 
+def test_a_path_that_is_not_utf8_is_a_row(astronaut, tmp_path):
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/\xfe.png")
+    with open(path, "wb") as file:
+        file.write(png(astronaut))
+    (row,) = faceq.score_images([path]).to_pylist()
+    assert row["status"] == "scored" and row["source"].endswith("/\\xfe.png")
+
+
 def test_no_images_give_an_empty_table():
     assert faceq.score_images([]).schema.equals(SCHEMA)
 
@@ -130,5 +139,4 @@ def test_mini_batches_have_one_shape_and_lose_nothing():
 
 def test_every_preset_names_models_of_the_zoo():
     for preset in PRESETS.values():
-        assert all(name in faceq.models.MODELS for name in preset.models())
-    assert geometry.CROP_SIZE % 32 == 0  # DB-CNN's coarsest map is 1/32 of its input
+        assert all(name in models.MODELS for name in preset.models())

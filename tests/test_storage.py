@@ -1,5 +1,6 @@
 """Files that appear whole or not at all."""
 
+import gc
 import os
 
 import pytest
@@ -28,6 +29,14 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
         raise RuntimeError("stopped")
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["rows.parquet"]
+
+
+def test_a_file_that_is_dropped_unclosed_never_appears(tmp_path):
+    file = AtomicLocalFileSystem().open(str(tmp_path / "rows.parquet"), "wb")
+    file.write(b"half")
+    del file
+    gc.collect()
+    assert os.listdir(tmp_path) == []
 
 
 def test_permissions_are_those_of_any_new_file(tmp_path):
