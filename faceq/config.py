@@ -35,6 +35,12 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class Light(_Strict):
+    """Resources of the tasks that read, relabel and write: they wait more than they compute."""
+
+    num_cpus: float = Field(0.25, gt=0)
+
+
 class Tasks(_Strict):
     """Resources of a stage that runs as Ray tasks. `batch_size`: frames a task takes at a time."""
 
@@ -99,7 +105,7 @@ class Config(_Strict):
     rows_per_file: int = Field(1000, ge=1)
     num_cpus: int | None = Field(None, ge=2)
     s3: S3 = S3()
-    read: Tasks = Tasks(num_cpus=0.25)
+    read: Light = Light()
     find_face: Tasks = Tasks()
     serfiq: Pool = Pool()
     dbcnn: Pool = Pool()
