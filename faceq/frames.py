@@ -7,6 +7,7 @@ memory. What cannot be read is a frame with an error, never an exception.
 
 import contextlib
 import gzip
+import itertools
 import os
 import posixpath
 import tarfile
@@ -216,12 +217,16 @@ def _read_pictures(shards: list[Shard], s3: S3, done: Container[int]) -> Iterato
             yield Frame(shard.source, None, 0, None, error=_too_long(shard.size))
         else:
             wanted.append(shard)
-    if not wanted:
-        return
-    files = filesystem(wanted[0].source, s3)
+    # Pictures of several inputs may stand in one task, some local and some on S3.
+    for _, same in itertools.groupby(wanted, key=lambda shard: is_remote(shard.source)):
+        yield from _fetch_pictures(list(same), s3)
+
+
+def _fetch_pictures(shards: list[Shard], s3: S3) -> Iterator[Frame]:
+    files = filesystem(shards[0].source, s3)
     # One call, so that an object store answers for all of them at once.
-    contents = files.cat_ranges([shard.path for shard in wanted], None, None, on_error="return")
-    for shard, content in zip(wanted, contents, strict=True):
+    contents = files.cat_ranges([shard.path for shard in shards], None, None, on_error="return")
+    for shard, content in zip(shards, contents, strict=True):
         if isinstance(content, Exception):
             yield Frame(shard.source, None, 0, None, error=_unread(content), refused=_is_refusal(content))
         else:

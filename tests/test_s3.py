@@ -40,6 +40,14 @@ def test_the_table_on_s3_equals_the_table_on_disk(local_ray, uploaded, s3, photo
         assert {k: row[k] for k in same} == {k: twin[k] for k in same}
 
 
+def test_local_and_remote_pictures_together(local_ray, uploaded, photos, tmp_path):
+    chosen = config.build({"input": [uploaded, str(photos / "t1.jpg")], "out": str(tmp_path / "table")})
+    pipeline.score(chosen)
+    rows = Table(chosen.out, chosen.s3).rows(["source", "error"]).to_pylist()
+    assert len(rows) == 4
+    assert [row for row in rows if row["error"]] == []
+
+
 def test_a_second_run_finds_everything_done(local_ray, uploaded, s3):
     settings = config.build({"input": [uploaded], "out": f"{s3}/twice", "fiq_threshold": 0})
     pipeline.score(settings)
