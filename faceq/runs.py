@@ -91,11 +91,13 @@ class Table:
     def exists(self) -> bool:
         """Whether a run has begun to write here; UsageError if the place cannot be read."""
         with self._readable():
-            return bool(self.files.glob(f"{self.path}/_faceq/run-*.json"))
+            return bool(self._run_files())
+
+    def _run_files(self) -> list[str]:
+        return sorted(self.files.glob(f"{self.path}/_faceq/run-*.json"))
 
     def _runs(self) -> list[dict[str, Any]]:
-        paths = sorted(self.files.glob(f"{self.path}/_faceq/run-*.json"))
-        return [json.loads(self.files.cat_file(path)) for path in paths]
+        return [json.loads(self.files.cat_file(path)) for path in self._run_files()]
 
     @contextlib.contextmanager
     def _readable(self) -> Iterator[None]:
@@ -138,9 +140,7 @@ class Table:
         return self.dataset().to_table(columns, filter=chosen)
 
     def frame_ids(self) -> np.ndarray:
-        """Ids (int64, sorted) of all frames that have a row; empty where there is no table yet."""
-        if not self.files.exists(self.path):
-            return np.empty(0, np.int64)
+        """Ids (int64, sorted) of all frames that have a row; none after a run has only just begun."""
         return np.sort(self.rows(["frame_id"])["frame_id"].to_numpy())
 
     def counts_and_quantiles(self, run_id: str) -> tuple[dict[str, int], dict[str, list[float]]]:

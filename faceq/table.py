@@ -85,6 +85,8 @@ def with_values(batch: pa.Table, name: str, rows: np.ndarray, values: Any) -> pa
     """
     kind = SCHEMA.field(name).type if name in SCHEMA.names else pa.binary()
     index = batch.schema.get_field_index(name)
+    if index >= 0 and not len(rows):
+        return batch  # most batches lose no face: their pixels need no copy
     column = [None] * len(batch) if index < 0 else batch[name].to_pylist()
     for row, value in zip(rows, values, strict=True):
         column[row] = value
