@@ -1,4 +1,4 @@
-"""The command line: `faceq score`, `faceq query`, `faceq models`."""
+"""The command line: `faceq score`, `faceq query`, `faceq evaluate`, `faceq models`."""
 
 import argparse
 import sys
@@ -10,6 +10,7 @@ import rich.markup
 import rich.table
 
 from faceq import __version__, config, models
+from faceq.cli_evaluate import add_evaluate_arguments
 from faceq.errors import JobError, UsageError
 
 
@@ -38,6 +39,7 @@ def _parser() -> argparse.ArgumentParser:
         commands.add_parser("score", help="score frames and write the result table", description=_SCORE)
     )
     _add_query_arguments(commands.add_parser("query", help="rows of a table that fulfil a condition"))
+    add_evaluate_arguments(commands.add_parser("evaluate", help="judge the scores, fit their scale"))
     zoo = commands.add_parser("models", help="list, fetch or check the models")
     actions = zoo.add_subparsers(required=True, metavar="ACTION")
     for name, action, text in (
@@ -65,6 +67,7 @@ def add_score_arguments(parser: argparse.ArgumentParser) -> None:
     add("--preset", help=f"set of models ({', '.join(config.PRESETS)}); default: embedded")
     add("--config", metavar="job.yaml", help="settings in YAML; what the command line says goes before it")
     add("--fiq-threshold", type=float, metavar="X", help="least SER-FIQ, 0…1 (0.5); 0 scores every face")
+    add("--embeddings", action="store_true", default=None, help="keep recognition embeddings, as a column")
     add("--limit", type=_positive, metavar="N", help="only the first N frames")
     parser.set_defaults(run=score)
 
@@ -78,6 +81,7 @@ def score(options: argparse.Namespace) -> int:
             "out": options.out,
             "preset": options.preset,
             "fiq_threshold": options.fiq_threshold,
+            "embeddings": options.embeddings,
             "limit": options.limit,
         },
     )

@@ -83,21 +83,33 @@ class S3(_Strict):
     profile: str | None = None
 
 
+class Calibration(_Strict):
+    """serfiq = 1 / (1 + exp(-slope * (serfiq_raw - threshold))); `faceq evaluate calibrate` fits one."""
+
+    slope: float = Field(gt=0)
+    threshold: float = Field(gt=0, lt=1)
+
+
 class Config(_Strict):
     """Settings of a scoring job.
 
     preset: the set of models. fiq_threshold: least `serfiq`, 0...1, of a face that is scored further;
-    0 scores every face. det_threshold: least confidence of a face, 0...1. min_face: least shorter side
-    of a face's box, pixels. max_pixels: larger pictures are unreadable (Pillow
-    opens none above 178,956,970). limit: only the first N frames.
+    0 scores every face. serfiq_passes: draw SER-FIQ by that many dropout passes, as published (there
+    100); none: the closed form, which has no noise and costs a fraction. calibration: of `serfiq`, if
+    not the zoo's. embeddings: keep recognition embeddings, as a column. det_threshold: least confidence
+    of a face, 0...1. min_face: least shorter side of a face's box, pixels. max_pixels: larger pictures
+    are unreadable (Pillow opens none above 178,956,970). limit: only the first N frames.
     rows_per_file: frames per task that writes. num_cpus: logical CPUs of a Ray that is started for this
     job (none: the machine's).
     """
 
     preset: str = "embedded"
-    input: list[str] = []
+    input: tuple[str, ...] = ()
     out: str | None = None
     fiq_threshold: float = Field(0.5, ge=0, le=1)
+    serfiq_passes: int | None = Field(None, ge=2, le=100_000)
+    calibration: Calibration | None = None
+    embeddings: bool = False
     det_threshold: float = Field(0.6, gt=0, lt=1)
     min_face: int = Field(40, ge=1)
     max_pixels: int = Field(80_000_000, ge=1, le=178_956_970)
@@ -112,8 +124,8 @@ class Config(_Strict):
 
     @field_validator("input", mode="before")
     @classmethod
-    def _one_input_is_a_list(cls, value: Any) -> Any:
-        return [value] if isinstance(value, str) else value
+    def _one_input_is_a_tuple(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
 
     @field_validator("preset")
     @classmethod
@@ -126,20 +138,24 @@ class Config(_Strict):
     def models(self) -> Preset:
         return PRESETS[self.preset]
 
+    def calibrated(self) -> Calibration:
+        """The calibration that holds: these settings', else the zoo's for the preset's recogniser."""
+        zoo = models.recogniser(self.models.recogniser).calibration
+        return self.calibration or Calibration(slope=zoo.slope, threshold=zoo.threshold)
+
     def record(self) -> dict[str, Any]:
         """What decides the values in a row, as JSON: kept with every table and compared before a rerun."""
         zoo = [models.get(name) for name in self.models.models()]
-        calibration = models.get(self.models.recogniser).calibration
         return {
             "preset": self.preset,
             "fiq_threshold": self.fiq_threshold,
+            "serfiq_passes": self.serfiq_passes,
+            "embeddings": self.embeddings,
             "det_threshold": self.det_threshold,
             "min_face": self.min_face,
             "max_pixels": self.max_pixels,
             "models": {m.name: {"sha256": m.sha256, "licence": m.licence} for m in zoo},
-            "calibration": {"slope": calibration.slope, "threshold": calibration.threshold}
-            if calibration
-            else None,
+            "calibration": self.calibrated().model_dump(),
         }
 
 

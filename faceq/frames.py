@@ -208,6 +208,31 @@ def read_shards(shards: Iterable[Shard], s3: S3, done: Container[int] = ()) -> I
     yield from _read_pictures(pictures, s3, done)
 
 
+def read_again(sources: Iterable[str], wanted: Container[int], s3: S3) -> Iterator[Frame]:
+    """Frames that a table has rows of, read from their sources once more.
+
+    Args:
+        sources: those that hold the frames, as the table names them.
+        wanted: ids of the frames; others in the same sources are passed over.
+        s3: settings of the file system.
+
+    Raises:
+        UsageError: a source that is not there any more.
+    """
+    shards = list_shards(sources, s3)
+    return (frame for frame in read_shards(shards, s3, done=_AllBut(wanted)) if not frame.done)
+
+
+class _AllBut:
+    """All ids but these."""
+
+    def __init__(self, ids: Container[int]):
+        self._ids = ids
+
+    def __contains__(self, frame_id: object) -> bool:
+        return frame_id not in self._ids
+
+
 def _read_pictures(shards: list[Shard], s3: S3, done: Container[int]) -> Iterator[Frame]:
     wanted = []
     for shard in shards:

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import filelock
@@ -50,6 +50,20 @@ class Calibration:
 
 
 @dataclass(frozen=True)
+class Recogniser:
+    """What a recogniser's ONNX file does not say.
+
+    dropout: the rate it was trained with, None where the file holds it. mean, std: the network takes
+    (RGB - mean) / std, RGB being 0...255.
+    """
+
+    calibration: Calibration
+    dropout: float | None = None
+    mean: float = 0.0
+    std: float = 1.0
+
+
+@dataclass(frozen=True)
 class Model:
     """One entry of the zoo. `size` in bytes; `wheel` names the platform of a wheel that is tied to one."""
 
@@ -61,7 +75,7 @@ class Model:
     licence: str
     sources: tuple[str, ...]
     wheel: tuple[str, ...] = ()
-    calibration: Calibration | None = field(default=None, compare=False)
+    recogniser: Recogniser | None = None
 
 
 _OPENCV_ZOO = "https://media.githubusercontent.com/media/opencv/opencv_zoo/main/models"
@@ -88,11 +102,13 @@ MODELS = {
             sha256="fb143eea07838aa532d1c95df5f69899974ea0140e1fba05e94204be13ed74ee",
             size=10_667_852,
             licence="Apache-2.0",
-            calibration=Calibration(
-                slope=105.4,
-                threshold=0.8895,
-                fitted="1,170 CelebA photos in the wild: the worst 5% lie under the threshold, "
-                "the median face gets 0.9",
+            recogniser=Recogniser(  # normalises inside its graph
+                Calibration(
+                    slope=105.6,
+                    threshold=0.8902,
+                    fitted="`faceq evaluate calibrate` on 1,170 CelebA photos in the wild: the worst 5% lie "
+                    "under the threshold, the median face gets 0.9",
+                )
             ),
             sources=(
                 f"{_OPENCV_ZOO}/face_recognition_sface/face_recognition_sface_2021dec_int8bq.onnx",
@@ -150,6 +166,14 @@ def get(name: str) -> Model:
     if name not in MODELS:
         raise ModelError(f"models: no model is called {name!r}; known are {', '.join(sorted(MODELS))}")
     return MODELS[name]
+
+
+def recogniser(name: str) -> Recogniser:
+    """What the zoo knows of a recogniser; ModelError for a model that is none."""
+    settings = get(name).recogniser
+    if settings is None:
+        raise ModelError(f"models: {name} is no recogniser")
+    return settings
 
 
 def local_path(model: Model) -> Path:

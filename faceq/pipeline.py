@@ -28,7 +28,7 @@ from faceq.frames import READ_SCHEMA, Shard, group, in_batches, list_shards, rea
 from faceq.runs import Run, Table
 from faceq.scoring import finished, new_run_id
 from faceq.stages import FindFace, ScoreFiq, ScoreQuality
-from faceq.table import schema_with
+from faceq.table import schema, schema_with
 
 BLOCK_BYTES = 8 << 20
 """Most bytes of a block between two stages: some 30 faces' crops, or 200 small JPEGs. Ray's default of
@@ -107,7 +107,6 @@ def run_graph(
     # Rows of --limit must be the same ones every time: the first.
     context.execution_options.preserve_order = config.limit is not None
     groups = group(shards)
-    models = config.models
     done_ref = ray.put(done)
     # The first N frames are the same ones on every run only if those with a row are read and counted too.
     skipped = done_ref if config.limit is None else ray.put(done[:0])
@@ -135,7 +134,7 @@ def run_graph(
             # any CPU of the cluster will do and the models load in milliseconds.
             .map_batches(
                 find_face,
-                fn_args=(census, models, config.det_threshold, config.min_face, config.max_pixels),
+                fn_args=(census, config),
                 batch_size=config.find_face.batch_size,
                 batch_format="pyarrow",
                 num_cpus=config.find_face.num_cpus,
@@ -144,19 +143,20 @@ def run_graph(
             # SER-FIQ: one forward pass of the recogniser. Drops the pixels of faces below the threshold.
             .map_batches(
                 ScoreFiq,
-                fn_constructor_args=(
-                    models, config.fiq_threshold, config.serfiq.mini_batch, config.serfiq.device,
-                ),
+                fn_constructor_args=(config,),
                 **_pool(config.serfiq),
             )
             # DB-CNN inside the mask: most of the arithmetic of the job. No pixels after it.
             .map_batches(
                 ScoreQuality,
-                fn_constructor_args=(models, config.dbcnn.mini_batch, config.dbcnn.device),
+                fn_constructor_args=(config,),
                 **_pool(config.dbcnn),
             )
             .map_batches(
-                finish, fn_args=(census, run.run_id), batch_format="pyarrow", num_cpus=config.read.num_cpus
+                finish,
+                fn_args=(census, schema(config.embeddings), run.run_id),
+                batch_format="pyarrow",
+                num_cpus=config.read.num_cpus,
             )
             # Rows are light now: gather them, or the table would be of tiny files.
             .repartition(target_num_rows_per_block=config.rows_per_file, strict=True)
@@ -231,10 +231,10 @@ def drop_done(batch: pa.Table, done: Any, census: Any) -> pa.Table:
     return batch.filter(pa.array(keep))
 
 
-def find_face(batch: pa.Table, census: Any, *settings: Any) -> pa.Table:
+def find_face(batch: pa.Table, census: Any, config: Config) -> pa.Table:
     """FindFace, loaded once per worker process; stops the job when nearly all is unreadable."""
     before = batch["status"].null_count
-    batch = _loaded(FindFace, *settings)(batch)
+    batch = _loaded(FindFace, config)(batch)
     errors = [row for row in batch.select(["status", "error"]).to_pylist() if row["status"] == "unreadable"]
     example = errors[-1]["error"] if errors else None
     unreadable = len(errors) - (len(batch) - before)
@@ -244,15 +244,15 @@ def find_face(batch: pa.Table, census: Any, *settings: Any) -> pa.Table:
     return batch
 
 
-def finish(batch: pa.Table, census: Any, run_id: str) -> pa.Table:
+def finish(batch: pa.Table, census: Any, columns: pa.Schema, run_id: str) -> pa.Table:
     """The table's rows; tells the census that they are through."""
     census.through.remote(len(batch))
-    return finished(batch, run_id)
+    return finished(batch, columns, run_id)
 
 
 @functools.cache
-def _loaded(stage: type, *settings: Any) -> Any:
-    return stage(*settings)
+def _loaded(stage: type, config: Config) -> Any:
+    return stage(config)
 
 
 class FrameSource(Datasource):

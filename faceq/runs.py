@@ -17,7 +17,7 @@ from pyarrow.fs import FSSpecHandler, PyFileSystem
 from faceq.config import S3
 from faceq.errors import UsageError
 from faceq.storage import absolute, filesystem, path_of
-from faceq.table import SCHEMA, STATUSES
+from faceq.table import STATUSES, schema
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
@@ -93,6 +93,14 @@ class Table:
         with self._readable():
             return bool(self._run_files())
 
+    def record(self) -> dict[str, Any]:
+        """What decides the values in the rows: the record that all runs of this table share."""
+        with self._readable():
+            runs = self._runs()
+        if not runs:
+            raise UsageError(f"{self.uri}: there is no faceq table here")
+        return runs[0]
+
     def _run_files(self) -> list[str]:
         return sorted(self.files.glob(f"{self.path}/_faceq/run-*.json"))
 
@@ -125,10 +133,11 @@ class Table:
     def dataset(self) -> pds.Dataset:
         """The rows as a pyarrow dataset; `status`, which is in the folders' names, is a string column."""
         self.files.invalidate_cache()
+        columns = schema(embeddings=self.record().get("embeddings", False))
         partitioning = pds.partitioning(pa.schema([("status", pa.string())]), flavor="hive")
         return pds.dataset(
             self.path,
-            schema=SCHEMA,
+            schema=columns,
             filesystem=self.arrow_files,
             format="parquet",
             partitioning=partitioning,

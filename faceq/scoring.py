@@ -16,7 +16,7 @@ from faceq.errors import UsageError
 from faceq.frames import Frame, in_batches, printable, to_table
 from faceq.stages import FindFace, ScoreFiq, ScoreQuality
 from faceq.storage import absolute
-from faceq.table import SCHEMA
+from faceq.table import schema
 
 
 def score_images(
@@ -44,12 +44,9 @@ def score_images(
     """
     settings = build({**config, "preset": preset})
     frames = (_frame(position, image) for position, image in enumerate(images))
-    stages = [
-        FindFace(settings.models, settings.det_threshold, settings.min_face, settings.max_pixels),
-        ScoreFiq(settings.models, settings.fiq_threshold, settings.serfiq.mini_batch, settings.serfiq.device),
-        ScoreQuality(settings.models, settings.dbcnn.mini_batch, settings.dbcnn.device),
-    ]
-    return pa.concat_tables([SCHEMA.empty_table(), *_run(frames, stages, new_run_id())])
+    stages = [FindFace(settings), ScoreFiq(settings), ScoreQuality(settings)]
+    columns = schema(settings.embeddings)
+    return pa.concat_tables([columns.empty_table(), *_run(frames, stages, columns, new_run_id())])
 
 
 def new_run_id() -> str:
@@ -57,18 +54,18 @@ def new_run_id() -> str:
     return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}"
 
 
-def finished(batch: pa.Table, run_id: str) -> pa.Table:
+def finished(batch: pa.Table, columns: pa.Schema, run_id: str) -> pa.Table:
     """A batch that has been through all stages, as rows of the result table: its columns, in order."""
     column = pa.array([run_id] * len(batch), pa.string())
-    return batch.append_column("run_id", column).select(SCHEMA.names).cast(SCHEMA)
+    return batch.append_column("run_id", column).select(columns.names).cast(columns)
 
 
-def _run(frames: Iterable[Frame], stages: list[Any], run_id: str) -> Iterator[pa.Table]:
+def _run(frames: Iterable[Frame], stages: list[Any], columns: pa.Schema, run_id: str) -> Iterator[pa.Table]:
     for batch in in_batches(frames):
         table = to_table(batch)
         for stage in stages:
             table = stage(table)
-        yield finished(table, run_id)
+        yield finished(table, columns, run_id)
 
 
 def _frame(position: int, image: Any) -> Frame:

@@ -13,12 +13,11 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from faceq import dbcnn, geometry, mask, models, serfiq
-from faceq.config import Preset
+from faceq import dbcnn, geometry, mask, models, recognise, serfiq
+from faceq.config import Config
 from faceq.decode import UnreadableError, decode
 from faceq.detect import Face, YuNet
 from faceq.mask import FaceMesh
-from faceq.recognise import Backbone
 from faceq.table import pending, pixels, with_values
 
 _ALIGNED_SHAPE = (geometry.ALIGNED_SIZE, geometry.ALIGNED_SIZE, 3)
@@ -34,11 +33,12 @@ class FindFace:
     frame's pixels never leave the process: only crops do.
     """
 
-    def __init__(self, preset: Preset, det_threshold: float, min_face: int, max_pixels: int):
-        self._detector = YuNet(models.fetch(preset.detector, report=print), det_threshold)
+    def __init__(self, config: Config):
+        preset = config.models
+        self._detector = YuNet(models.fetch(preset.detector, report=print), config.det_threshold)
         self._mesh = FaceMesh(models.fetch(preset.mesh, report=print))
-        self._min_face = min_face
-        self._max_pixels = max_pixels
+        self._min_face = config.min_face
+        self._max_pixels = config.max_pixels
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         rows = pending(batch)
@@ -103,32 +103,38 @@ def _face_columns(face: Face) -> dict[str, object]:
 
 
 class ScoreFiq:
-    """SER-FIQ of the aligned face, in closed form.
+    """SER-FIQ of the aligned face: in closed form, or by dropout passes.
 
-    In: aligned. Out: serfiq_raw, serfiq, embedding_norm; the faces below the threshold get their
-    `status` and lose what the quality stage would need.
+    In: aligned. Out: serfiq_raw, serfiq, embedding_norm, and embedding if it is kept; the faces below
+    the threshold get their `status` and lose what the quality stage would need.
     """
 
-    def __init__(self, preset: Preset, threshold: float, mini_batch: int, device: str):
+    def __init__(self, config: Config):
         torch.set_num_threads(1)
-        self._backbone = Backbone(models.fetch(preset.recogniser, report=print), device)
-        self._distance = serfiq.ClosedForm(self._backbone.head, device)
-        calibration = models.get(preset.recogniser).calibration
-        assert calibration is not None, f"recogniser {preset.recogniser} is not calibrated"
-        self._calibration = calibration
-        self._threshold = np.float32(threshold)
-        self._mini_batch = mini_batch
-        self._device = device
+        pool = config.serfiq
+        self._backbone = recognise.from_zoo(config.models.recogniser, pool.device)
+        head, passes = self._backbone.head, config.serfiq_passes
+        self._closed_form = serfiq.ClosedForm(head, pool.device) if passes is None else None
+        self._monte_carlo = serfiq.MonteCarlo(head, passes, pool.device) if passes is not None else None
+        self._calibration = config.calibrated()
+        self._embeddings = config.embeddings
+        self._threshold = np.float32(config.fiq_threshold)
+        self._mini_batch = pool.mini_batch
+        self._device = pool.device
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         rows = pending(batch)
         faces = pixels(batch, "aligned", rows, _ALIGNED_SHAPE)
-        distance, norm = in_mini_batches(self._distances, self._mini_batch, faces)
+        distance, embedding = in_mini_batches(self._distances, self._mini_batch, faces)
+        serfiq.check_distances(distance)
         raw = serfiq.score(distance.astype(np.float64))
         score = serfiq.calibrated(raw, self._calibration.slope, self._calibration.threshold)
+        norm = np.linalg.norm(embedding, axis=1)
         batch = with_values(batch, "serfiq_raw", rows, raw)
         batch = with_values(batch, "serfiq", rows, score)
         batch = with_values(batch, "embedding_norm", rows, norm)
+        if self._embeddings:
+            batch = with_values(batch, "embedding", rows, embedding / norm[:, None])
         # The stored value decides, so that a later query draws the line at the same faces.
         below = rows[score.astype(np.float32) < self._threshold]
         batch = with_values(batch, "status", below, ["below_fiq"] * len(below))
@@ -138,7 +144,10 @@ class ScoreFiq:
 
     def _distances(self, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         features = torch.from_numpy(self._backbone(faces)).to(self._device)
-        return self._distance(features)
+        if self._closed_form is not None:
+            return self._closed_form(features)
+        assert self._monte_carlo is not None
+        return self._monte_carlo(features, [serfiq.seed_of(face) for face in faces])
 
 
 class ScoreQuality:
@@ -147,11 +156,12 @@ class ScoreQuality:
     In: crop, oval. Out: dbcnn, and `status` scored.
     """
 
-    def __init__(self, preset: Preset, mini_batch: int, device: str):
+    def __init__(self, config: Config):
         torch.set_num_threads(1)
-        self._network = dbcnn.load_dbcnn_lite(models.fetch(preset.quality, report=print), device)
-        self._mini_batch = mini_batch
-        self._device = device
+        pool = config.dbcnn
+        self._network = dbcnn.load_dbcnn_lite(models.fetch(config.models.quality, report=print), pool.device)
+        self._mini_batch = pool.mini_batch
+        self._device = pool.device
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         rows = pending(batch)

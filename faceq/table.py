@@ -48,6 +48,9 @@ SCHEMA = pa.schema(
     ]
 )
 
+EMBEDDING = pa.field("embedding", pa.list_(pa.float32()))
+"""Recognition embedding of length one, in tables that were asked to keep it."""
+
 METADATA_KEY = b"faceq"
 
 
@@ -62,9 +65,15 @@ def frame_id(source: str, member: str | None, frame_index: int) -> int:
     return int.from_bytes(digest, "big", signed=True)
 
 
+def schema(embeddings: bool) -> pa.Schema:
+    """The table's columns, with EMBEDDING at the end if it is kept."""
+    return SCHEMA.append(EMBEDDING) if embeddings else SCHEMA
+
+
 def schema_with(record: Mapping[str, Any]) -> pa.Schema:
     """The table's schema with a run's record (JSON) as metadata, which reaches each file's footer."""
-    return SCHEMA.with_metadata({METADATA_KEY: json.dumps(record, sort_keys=True).encode()})
+    metadata = {METADATA_KEY: json.dumps(record, sort_keys=True).encode()}
+    return schema(record.get("embeddings", False)).with_metadata(metadata)
 
 
 def record_of(schema: pa.Schema) -> dict[str, Any]:
@@ -83,7 +92,8 @@ def with_values(batch: pa.Table, name: str, rows: np.ndarray, values: Any) -> pa
     A column that is not there yet starts all null. The type is the table's, or binary for pixels
     that travel between two stages.
     """
-    kind = SCHEMA.field(name).type if name in SCHEMA.names else pa.binary()
+    known = schema(embeddings=True)
+    kind = known.field(name).type if name in known.names else pa.binary()
     index = batch.schema.get_field_index(name)
     if index >= 0 and not len(rows):
         return batch  # most batches lose no face: their pixels need no copy

@@ -12,7 +12,7 @@ def test_the_command_line_goes_before_the_file(tmp_path):
     (tmp_path / "job.yaml").write_text("fiq_threshold: 0.3\nmin_face: 64\ninput: s3://b/shards\n")
     loaded = config.load(str(tmp_path / "job.yaml"), {"fiq_threshold": 0.0, "out": "/t", "limit": None})
     assert (loaded.fiq_threshold, loaded.min_face, loaded.out) == (0.0, 64, "/t")
-    assert loaded.input == ["s3://b/shards"]
+    assert loaded.input == ("s3://b/shards",)
 
 
 @pytest.mark.parametrize(

@@ -117,6 +117,22 @@ def test_other_batch_sizes_and_pools_give_the_same_bits(scored, shards, tmp_path
     assert rows_of(other) == rows_of(chosen)
 
 
+def test_dropout_passes_give_the_same_bits_in_every_process(frames, tmp_path):
+    """Two worker counts and batch sizes of the job, and this process."""
+    demo.write_shards(tmp_path / "in", iter(frames[:7]))
+    drawn = [
+        settings(tmp_path / "in", tmp_path / f"table{size}", serfiq_passes=20, serfiq=pool)
+        for size, pool in enumerate(({}, {"batch_size": 3, "num_cpus": 0.25, "min_size": 2}))
+    ]
+    for chosen in drawn:
+        pipeline.score(chosen)
+    one, other = (rows_of(chosen) for chosen in drawn)
+    assert one == other
+    names, images = zip(*frames[:7], strict=True)
+    alone = faceq.score_images(images, serfiq_passes=20)["serfiq_raw"].to_pylist()
+    assert {row["member"]: row["serfiq_raw"] for row in one} == dict(zip(names, alone, strict=True))
+
+
 def test_files_follow_the_contract(scored):
     chosen, done = scored
     table = pds.dataset(chosen.out, partitioning="hive")

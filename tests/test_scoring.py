@@ -12,7 +12,7 @@ from faceq import models
 from faceq.config import PRESETS
 from faceq.errors import UsageError
 from faceq.stages import in_mini_batches
-from faceq.table import SCHEMA, frame_id
+from faceq.table import SCHEMA, frame_id, schema
 from jobs import demo
 
 VALUES = [name for name in SCHEMA.names if name not in {"frame_id", "source", "run_id"}]
@@ -82,6 +82,39 @@ def test_a_row_does_not_depend_on_its_batch(faces):
     assert backwards[::-1] == together
     assert alone == together
     assert [row for row in among_bad.select(VALUES).to_pylist() if row["error"] is None] == together
+
+
+def test_dropout_passes_give_the_same_bits_in_any_company(faces):
+    pictures = [png(face) for face in faces.values()]
+    drawn = faceq.score_images(pictures, fiq_threshold=0, serfiq_passes=30)
+    small = faceq.score_images(pictures[::-1], fiq_threshold=0, serfiq_passes=30, serfiq={"mini_batch": 3})
+    assert small["serfiq_raw"].to_pylist()[::-1] == drawn["serfiq_raw"].to_pylist()
+    closed = faceq.score_images(pictures, fiq_threshold=0)["serfiq_raw"].to_numpy()
+    away = np.abs(drawn["serfiq_raw"].to_numpy() - closed)
+    assert 0 < away.max() < 0.01
+
+
+def test_embeddings_are_kept_when_asked_for(faces):
+    images = [faces["astronaut"], faces["group0"], faces["astronaut"][:, ::-1], b""]
+    table = faceq.score_images(images, embeddings=True)
+    assert table.schema.equals(schema(embeddings=True))
+    *vectors, nothing = table["embedding"].to_pylist()
+    assert nothing is None
+    one, other, mirrored = (np.array(vector, np.float32) for vector in vectors)
+    assert one.shape == (128,) and np.isclose(np.linalg.norm(one), 1, atol=1e-5)
+    assert one @ mirrored > 0.7 > 0.3 > one @ other
+    plain = faceq.score_images(images).select(VALUES).to_pylist()
+    assert table.select(VALUES).to_pylist() == plain
+
+
+def test_a_calibration_of_ones_own_moves_serfiq_and_nothing_else(faces):
+    face = faces["astronaut"]
+    (zoo,), (own,) = (
+        faceq.score_images([face], fiq_threshold=0, **more).to_pylist()
+        for more in ({}, {"calibration": {"slope": 50, "threshold": 0.95}})
+    )
+    assert own["serfiq_raw"] == zoo["serfiq_raw"]
+    assert own["serfiq"] == pytest.approx(1 / (1 + np.exp(-50 * (zoo["serfiq_raw"] - 0.95))), rel=1e-5)
 
 
 def test_scores_fall_along_the_demo_ladders(faces):

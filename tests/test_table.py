@@ -3,7 +3,7 @@
 import numpy as np
 import pyarrow as pa
 
-from faceq.table import SCHEMA, frame_id, pending, record_of, schema_with, with_values
+from faceq.table import SCHEMA, frame_id, pending, record_of, schema, schema_with, with_values
 
 
 def test_frame_id_is_the_documented_hash():
@@ -25,6 +25,13 @@ def test_columns_are_those_of_the_contract():
     assert SCHEMA.names == names.split()
     assert SCHEMA.field("frame_id").type == pa.int64()
     assert SCHEMA.field("landmarks").type == pa.list_(pa.float32(), 10)
+
+
+def test_embeddings_are_a_column_when_they_are_kept():
+    assert schema(embeddings=False) == SCHEMA
+    kept = schema_with({"embeddings": True})
+    assert kept.names == [*SCHEMA.names, "embedding"]
+    assert kept.field("embedding").type == pa.list_(pa.float32())
 
 
 def test_the_record_survives_the_schema():

@@ -1,0 +1,126 @@
+"""`faceq evaluate`: judge the quality scores, and fit their scale."""
+
+import argparse
+import json
+import math
+from typing import Any
+
+import rich.console
+import rich.table
+
+from faceq import config
+from faceq.errors import UsageError
+
+
+def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
+    """The actions of `faceq evaluate`."""
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+    edc = actions.add_parser(
+        "edc",
+        help="error-versus-discard: do recognition errors fall where faces are discarded by a score?",
+        description=_EDC,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    edc.add_argument("table", metavar="TABLE", help="result table, scored with --fiq-threshold 0")
+    edc.add_argument("identities", metavar="identities.csv", help="columns image, identity")
+    edc.add_argument("--json", metavar="F", help="write the figures as JSON")
+    edc.add_argument("--plot", metavar="F.png", help="draw the curves")
+    edc.add_argument("--config", metavar="job.yaml", help="the job's settings: where its S3 is")
+    edc.set_defaults(run=evaluate_edc)
+    calibrate = actions.add_parser(
+        "calibrate",
+        help="fit the scale of serfiq to a table, so that 0.5 discards the share that you ask for",
+        description=_CALIBRATE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    calibrate.add_argument("table", metavar="TABLE", help="result table of faces such as yours")
+    calibrate.add_argument(
+        "--discard", type=float, default=0.05, metavar="SHARE", help="share of faces below 0.5 (0.05)"
+    )
+    calibrate.add_argument("--config", metavar="job.yaml", help="the job's settings: where its S3 is")
+    calibrate.set_defaults(run=evaluate_calibrate)
+
+
+_EDC = """Error-versus-discard characteristic of the table's scores, by recognition errors on people that you
+know. The decision threshold is set on all pairs, at false match rates of 1e-2, 1e-3 and 1e-4; then
+the genuine pairs with the lowest score (the lower one of the two faces') are discarded, step by step.
+pAUC is the area under the false non-match rate up to 20% and 30% discarded, relative to discarding
+nothing: 1.0 is useless, less is better. Intervals: 95%, bootstrap over people.
+
+  faceq score photos/ --out scores/ --fiq-threshold 0
+  faceq evaluate edc scores/ identities.csv --json edc.json --plot edc.png
+"""
+
+_CALIBRATE = """Fits serfiq = 1 / (1 + exp(-slope * (serfiq_raw - threshold))) to the faces of a table, so
+that 0.5 is the threshold that discards the share of them that you ask for. Prints the settings for job.yaml.
+
+  faceq evaluate calibrate scores/ --discard 0.1
+"""
+
+
+def evaluate_edc(options: argparse.Namespace) -> int:
+    """`faceq evaluate edc`."""
+    from faceq import edc, evaluate, runs  # noqa: PLC0415 - torch takes seconds to import
+
+    if options.plot and not options.plot.lower().endswith(".png"):
+        raise UsageError(f"{options.plot}: the plot is a PNG file: give it the ending .png")
+    s3 = config.load(options.config, {}).s3
+    found = evaluate.evaluate_edc(runs.Table(options.table, s3), options.identities, s3)
+    shown = rich.table.Table(box=None, pad_edge=False)
+    areas = [f"pAUC {upto:.0%}" for upto in edc.AREAS]
+    for title in ("FMR", "quality", "FNMR", *areas, f"{edc.CONFIDENCE:.0%} interval"):
+        shown.add_column(title, justify="left" if title == "quality" else "right")
+    for result in found.results:
+        shown.add_row(
+            f"{result.fmr:g}",
+            result.quality,
+            f"{result.fnmr:.2%}",
+            *(f"{area:.3f}" for area in result.pauc),
+            f"{result.low:.3f} to {result.high:.3f}",
+            end_section=result is [r for r in found.results if r.fmr == result.fmr][-1],
+        )
+    rich.console.Console().print(shown)
+    print(f"\n{found.faces:,} faces of {found.people:,} people", end="")
+    print(f"; {found.without_face:,} images of the list have no scored face" if found.without_face else "")
+    print(f"{found.genuine:,} genuine pairs, {found.impostors:,} impostor pairs", end="")
+    print(f"; FMR {min(edc.FMRS):g} stands on {int(min(edc.FMRS) * found.impostors):,} of them")
+    print("pAUC: relative to no discard; 1.0 is useless, less is better")
+    if options.json:
+        with open(options.json, "w", encoding="utf-8") as file:
+            json.dump([_as_json(result) for result in found.results], file, indent=1)
+    if options.plot:
+        from faceq import plots  # noqa: PLC0415 - as above
+
+        plots.edc_plot(found.results, options.plot)
+    return 0
+
+
+def _as_json(result: Any) -> dict[str, Any]:
+    figures = {
+        "fnmr": result.fnmr,
+        "pauc20": result.pauc[0],
+        "pauc30": result.pauc[1],
+        "low": result.low,
+        "high": result.high,
+    }
+    known = {name: None if math.isnan(value) else value for name, value in figures.items()}
+    return {"fmr": result.fmr, "quality": result.quality, **known}
+
+
+def evaluate_calibrate(options: argparse.Namespace) -> int:
+    """`faceq evaluate calibrate`."""
+    from faceq import calibration, runs  # noqa: PLC0415 - pyarrow's datasets take a while to import
+
+    table = runs.Table(options.table, config.load(options.config, {}).s3)
+    table.record()  # says so where there is no table
+    raw = table.rows(["serfiq_raw"])["serfiq_raw"].drop_null().to_numpy()
+    fitted = calibration.fit(raw, options.discard)
+    slope, threshold = fitted.calibration.slope, fitted.calibration.threshold
+    print(
+        f"{fitted.faces:,} faces: serfiq_raw is {threshold:.4f} at serfiq 0.5, and {fitted.below:,} of them "
+        f"({fitted.below / fitted.faces:.1%}) lie below; the median face, {fitted.median:.4f}, "
+        f"gets {calibration.MEDIAN_SCORE:g}."
+    )
+    print("To score with it, put this into job.yaml (tables that are there: filter on serfiq_raw instead):\n")
+    print(f"calibration: {{ slope: {slope:g}, threshold: {threshold:g} }}")
+    return 0

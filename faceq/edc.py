@@ -1,0 +1,251 @@
+"""Error-versus-discard characteristic (EDC): how much a quality score helps recognition. Pure functions.
+
+A quality score is worth what it does to error rates: leave out the pairs of faces of which it thinks
+least, and the false non-match rate of the rest should fall. The decision threshold stays as it was on all
+pairs. The area under the curve up to a share of discarded pairs, relative to discarding nothing, is one
+number for it: 1.0 is useless, less is better.
+
+Source: Grother, Tabassi, "Performance of Biometric Quality Measures", TPAMI 29(4), 2007; Schlett, Rathgeb,
+Tapia, Busch, "Considerations on the Evaluation of Biometric Quality Assessment Algorithms", TBIOM 6(1), 2024.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+FMRS = (1e-2, 1e-3, 1e-4)
+"""False match rates at which the decision threshold is set."""
+
+AREAS = (0.2, 0.3)
+"""Shares of discarded pairs up to which the area is taken."""
+
+GENUINE_PER_PERSON = 1000
+"""Most genuine pairs of one person: somebody with a thousand photos would have half a million."""
+
+IMPOSTORS = 1_000_000
+"""Most impostor pairs: a false match rate of 1e-4 then stands on a hundred of them."""
+
+RESAMPLES = 1000
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs of faces, compared.
+
+    first, second: (P,) int64, positions of the two faces. similarity: (P,) float32, cosine.
+    """
+
+    first: np.ndarray
+    second: np.ndarray
+    similarity: np.ndarray
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A step function: from `discarded[k]` up to the next, the error is `fnmr[k]`. Both (K,) float64."""
+
+    discarded: np.ndarray
+    fnmr: np.ndarray
+
+    def relative_area(self, upto: float) -> float:
+        """Area from 0 to `upto` over that of the first value; NaN where that is 0: no error to lower."""
+        if self.fnmr[0] == 0:
+            return float("nan")
+        edges = np.append(np.minimum(self.discarded, upto), upto)
+        return float((np.diff(edges) * self.fnmr).sum() / (upto * self.fnmr[0]))
+
+
+@dataclass(frozen=True)
+class Result:
+    """One quality score at one false match rate.
+
+    fnmr: of all genuine pairs. pauc: relative areas to each of AREAS. resampled: (RESAMPLES,), the last of
+    those areas on people drawn again; `low` and `high` bound the middle CONFIDENCE of it.
+    """
+
+    fmr: float
+    quality: str
+    fnmr: float
+    pauc: tuple[float, ...]
+    curve: Curve
+    resampled: np.ndarray
+
+    @property
+    def low(self) -> float:
+        return _quantile(self.resampled, (1 - CONFIDENCE) / 2)
+
+    @property
+    def high(self) -> float:
+        return _quantile(self.resampled, (1 + CONFIDENCE) / 2)
+
+
+def evaluate(
+    genuine: Pairs,
+    impostor: Pairs,
+    people: np.ndarray,
+    qualities: Mapping[str, np.ndarray],
+    fmrs: Sequence[float] = FMRS,
+    seed: int = 0,
+) -> list[Result]:
+    """The EDC of every quality score at every false match rate, with bootstrap intervals over people.
+
+    A resample draws as many people as there are, with replacement; a genuine pair then counts as often as
+    its person was drawn, an impostor pair as the product of its two, and the decision threshold is set anew.
+    All scores see the same resamples, so that differences between them can be told apart too.
+
+    Args:
+        genuine, impostor: from `genuine_pairs` and `impostor_pairs`.
+        people: (N,) int64, 0…M-1: who each face is.
+        qualities: name to (N,) float, higher is better, no NaN.
+        fmrs: false match rates, each 0 < fmr < 1.
+        seed: of the resampling.
+
+    Returns:
+        Results, by false match rate and then by quality, in the orders given.
+    """
+    count = int(people.max()) + 1
+    generator = np.random.default_rng(seed)
+    draws = generator.multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
+    falling = np.argsort(-impostor.similarity, kind="stable")
+    ranked = impostor.similarity[falling]
+    one, other = people[impostor.first][falling], people[impostor.second][falling]
+    thresholds = np.array([_thresholds(ranked, draw[one] * draw[other], fmrs) for draw in draws])
+    owner = people[genuine.first]
+    results = []
+    for position, fmr in enumerate(fmrs):
+        (threshold,) = _thresholds(ranked, np.ones(len(ranked), np.int64), [fmr])
+        for name, quality in qualities.items():
+            worst = np.minimum(quality[genuine.first], quality[genuine.second])
+            rising = np.argsort(worst, kind="stable")
+            levels = worst[rising]
+            similarity, person = genuine.similarity[rising], owner[rising]
+            curve = _curve(levels, similarity < threshold, np.ones(len(levels), np.int64))
+            areas = [
+                _curve(levels, similarity < at, draw[person]).relative_area(AREAS[-1])
+                for at, draw in zip(thresholds[:, position], draws, strict=True)
+            ]
+            results.append(
+                Result(
+                    fmr=fmr,
+                    quality=name,
+                    fnmr=float(curve.fnmr[0]),
+                    pauc=tuple(curve.relative_area(upto) for upto in AREAS),
+                    curve=curve,
+                    resampled=np.array(areas),
+                )
+            )
+    return results
+
+
+def genuine_pairs(
+    people: np.ndarray, embeddings: np.ndarray, cap: int = GENUINE_PER_PERSON, seed: int = 0
+) -> Pairs:
+    """All pairs of faces of one person; of a person with more than `cap`, that many drawn at random.
+
+    Args:
+        people: (N,) int64: who each face is.
+        embeddings: (N, E) float32, of length one.
+    """
+    generator = np.random.default_rng(seed)
+    first, second = [], []
+    for person in np.unique(people):
+        faces = np.flatnonzero(people == person)
+        one, other = np.triu_indices(len(faces), k=1)
+        if len(one) > cap:
+            chosen = np.sort(generator.choice(len(one), cap, replace=False))
+            one, other = one[chosen], other[chosen]
+        first.append(faces[one])
+        second.append(faces[other])
+    return _compared(np.concatenate(first), np.concatenate(second), embeddings)
+
+
+def impostor_pairs(people: np.ndarray, embeddings: np.ndarray, most: int = IMPOSTORS, seed: int = 0) -> Pairs:
+    """All pairs of faces of two people, or `most` of them drawn at random where there are more.
+
+    Args:
+        people: (N,) int64: who each face is.
+        embeddings: (N, E) float32, of length one.
+    """
+    _, sizes = np.unique(people, return_counts=True)
+    count = len(people)
+    if (count * count - int((sizes.astype(np.int64) ** 2).sum())) // 2 <= most:
+        first, second = np.triu_indices(count, k=1)
+        different = people[first] != people[second]
+        return _compared(first[different], second[different], embeddings)
+    generator = np.random.default_rng(seed)
+    drawn = np.empty((0, 2), np.int64)
+    while len(drawn) < most:
+        more = np.sort(generator.integers(0, count, size=(most, 2)), axis=1)
+        more = more[people[more[:, 0]] != people[more[:, 1]]]
+        drawn = np.unique(np.concatenate([drawn, more]), axis=0)
+    chosen = np.sort(generator.choice(len(drawn), most, replace=False))
+    return _compared(drawn[chosen, 0], drawn[chosen, 1], embeddings)
+
+
+def _compared(first: np.ndarray, second: np.ndarray, embeddings: np.ndarray) -> Pairs:
+    similarity = np.empty(len(first), np.float32)
+    for start in range(0, len(first), 1 << 16):  # bounds the copies of embeddings to some 60 MB
+        some = slice(start, start + (1 << 16))
+        similarity[some] = np.einsum("pe,pe->p", embeddings[first[some]], embeddings[second[some]])
+    return Pairs(first, second, similarity)
+
+
+def threshold_at(similarity: np.ndarray, fmr: float) -> float:
+    """The lowest decision threshold at which at most `fmr` of impostor similarities (P,) match.
+
+    A pair matches if its similarity is the threshold or more.
+
+    Example:
+        >>> threshold_at(np.array([0.1, 0.2, 0.3, 0.4], np.float32), fmr=0.25) <= np.float32(0.4)
+        True
+        >>> threshold_at(np.array([0.1, 0.2, 0.3, 0.4], np.float32), fmr=0.25) > np.float32(0.3)
+        True
+    """
+    ranked = np.sort(similarity)[::-1]
+    return float(_thresholds(ranked, np.ones(len(ranked), np.int64), [fmr])[0])
+
+
+def _thresholds(ranked: np.ndarray, weights: np.ndarray, fmrs: Sequence[float]) -> np.ndarray:
+    """Thresholds for similarities in falling order, each counting `weights` times: just above the first
+    similarity that may not match any more, so that equal similarities go together."""
+    matching = np.cumsum(weights)
+    allowed = np.array(fmrs) * matching[-1]
+    refused = np.searchsorted(matching, allowed, side="right")
+    return np.nextafter(ranked[np.minimum(refused, len(ranked) - 1)], np.float32(np.inf), dtype=np.float32)
+
+
+def curve(worst: np.ndarray, similarity: np.ndarray, threshold: float) -> Curve:
+    """False non-match rate of genuine pairs as the worst pairs are discarded, equal ones together.
+
+    Args:
+        worst: (P,) float, the lower quality of each pair's two faces.
+        similarity: (P,) float32.
+        threshold: pairs below it are false non-matches.
+
+    Example:
+        >>> c = curve(np.array([1, 2, 2, 3]), np.array([0.1, 0.1, 0.9, 0.9], np.float32), threshold=0.5)
+        >>> c.discarded.tolist(), c.fnmr.tolist()
+        ([0.0, 0.25, 0.75], [0.5, 0.3333333333333333, 0.0])
+    """
+    rising = np.argsort(worst, kind="stable")
+    return _curve(worst[rising], similarity[rising] < threshold, np.ones(len(worst), np.int64))
+
+
+def _curve(levels: np.ndarray, missed: np.ndarray, weights: np.ndarray) -> Curve:
+    """Pairs in rising order of quality, each counting `weights` times; `missed`: a false non-match."""
+    starts = np.flatnonzero(np.append(True, levels[1:] != levels[:-1]))
+    below = np.append(0, np.cumsum(weights))
+    errors_below = np.append(0, np.cumsum(weights * missed))
+    left = below[-1] - below[starts]
+    # Of people who were not drawn nothing is left at the end: the error there counts for no width.
+    keep = left > 0
+    left = left[keep]
+    errors = (errors_below[-1] - errors_below[starts])[keep]
+    return Curve(below[starts][keep] / below[-1], errors / left)
+
+
+def _quantile(values: np.ndarray, share: float) -> float:
+    known = values[~np.isnan(values)]
+    return float(np.quantile(known, share)) if len(known) else float("nan")

@@ -1,0 +1,61 @@
+"""Plots for papers, as PNG files."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from faceq import edc
+
+# Okabe and Ito's palette, which people with any colour vision can tell apart; line styles say the same.
+_STYLES = (
+    ("#0072B2", "-"),
+    ("#D55E00", "--"),
+    ("#009E73", "-."),
+    ("#CC79A7", ":"),
+    ("#7F7F7F", (0, (1, 3))),
+)
+_UPTO = edc.AREAS[-1]
+
+
+def edc_plot(results: Sequence[edc.Result], path: str) -> None:
+    """False non-match rate against the share of discarded pairs: one panel per false match rate.
+
+    Args:
+        results: of one or several qualities and false match rates.
+        path: of the PNG file.
+    """
+    rates = list(dict.fromkeys(result.fmr for result in results))
+    qualities = list(dict.fromkeys(result.quality for result in results))
+    style = {name: _STYLES[index % len(_STYLES)] for index, name in enumerate(qualities)}
+    figure = Figure(figsize=(3.6 * len(rates), 3.4), dpi=200, layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, rate in zip(np.atleast_1d(figure.subplots(1, len(rates))), rates, strict=True):
+        for result in (result for result in results if result.fmr == rate):
+            colour, line = style[result.quality]
+            seen = result.curve.discarded < _UPTO
+            discarded, fnmr = result.curve.discarded[seen], result.curve.fnmr[seen]
+            axes.step(
+                np.append(discarded, _UPTO) * 100,
+                np.append(fnmr, fnmr[-1]) * 100,
+                where="post",
+                color=colour,
+                linestyle=line,
+                linewidth=1.6,
+                label=f"{result.quality} ({result.pauc[-1]:.3f})",
+            )
+        axes.set_title(f"FMR {_rate(rate)}", fontsize=10)
+        axes.set_xlabel("genuine pairs discarded (%)")
+        axes.set_xlim(0, _UPTO * 100)
+        axes.set_ylim(bottom=0)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", linewidth=0.4, alpha=0.5)
+        axes.legend(title=f"quality (pAUC to {_UPTO:.0%})", fontsize=7, title_fontsize=7, frameon=False)
+    figure.axes[0].set_ylabel("false non-match rate (%)")
+    figure.savefig(path, format="png")
+
+
+def _rate(rate: float) -> str:
+    exponent = round(float(np.log10(rate)))
+    return f"$10^{{{exponent}}}$" if np.isclose(rate, 10.0**exponent) else f"{rate:g}"
