@@ -80,8 +80,9 @@ def evaluate_edc(options: argparse.Namespace) -> int:
             end_section=result is [r for r in found.results if r.fmr == result.fmr][-1],
         )
     rich.console.Console().print(shown)
-    print(f"\n{found.faces:,} faces of {found.people:,} people", end="")
-    print(f"; {found.without_face:,} images of the list have no scored face" if found.without_face else "")
+    known = found.known
+    print(f"\n{len(known.people):,} faces of {len(known.names):,} people", end="")
+    print(f"; {known.without_face:,} images of the list have no scored face" if known.without_face else "")
     print(f"{found.genuine:,} genuine pairs, {found.impostors:,} impostor pairs", end="")
     print(f"; FMR {min(edc.FMRS):g} stands on {int(min(edc.FMRS) * found.impostors):,} of them")
     print("pAUC: relative to no discard; 1.0 is useless, less is better")

@@ -8,6 +8,7 @@ import os
 import posixpath
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import fsspec
 import numpy as np
@@ -20,31 +21,40 @@ from faceq import edc, geometry, models, recognise, serfiq
 from faceq.config import PRESETS, S3
 from faceq.decode import UnreadableError, decode
 from faceq.errors import UsageError
-from faceq.frames import Frame, read_again
+from faceq.frames import read_again
 from faceq.runs import Table
 from faceq.storage import filesystem, path_of
 from faceq.table import EMBEDDING
 
 _COLUMNS = (
-    *("frame_id", "source", "member", "landmarks", "face_w", "face_h"),
-    *("serfiq_raw", "embedding_norm", "det_score"),
+    *("frame_id", "source", "member", "frame_index", "landmarks", "face_w", "face_h"),
+    *("serfiq_raw", "embedding_norm", "det_score", "yaw", "pitch", "roll"),
 )
 _BATCH = 16
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """EDC results, and the faces, people and pairs that they stand on.
+class Known:
+    """Faces of a table whose people are known.
 
+    rows: the faces, with `image`, their name in the list. people: (N,) int64, 0...M-1. names: of those M.
     without_face: names in the list that have no face with scores in the table.
     """
 
+    rows: pa.Table
+    people: np.ndarray
+    names: list[str]
+    without_face: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """EDC results, and the faces and the numbers of pairs that they stand on."""
+
     results: list[edc.Result]
-    faces: int
-    people: int
+    known: Known
     genuine: int
     impostors: int
-    without_face: int
 
 
 def evaluate_edc(table: Table, identities: str, s3: S3, seed: int = 0) -> Evaluation:
@@ -62,27 +72,17 @@ def evaluate_edc(table: Table, identities: str, s3: S3, seed: int = 0) -> Evalua
     Raises:
         UsageError: a list that does not fit the table, or too few people or faces to say anything.
     """
-    people_of = read_identities(identities, s3)
-    rows = _rows_with(people_of, table)
-    names = [people_of[name] for name in rows["image"].to_pylist()]
-    people = np.unique(np.array(names, dtype=object), return_inverse=True)[1].astype(np.int64)
-    _, faces_each = np.unique(people, return_counts=True)
-    if len(faces_each) < 2 or faces_each.max() < 2:
-        raise UsageError(
-            f"{identities}: {len(people)} of its images have a scored face in {table.uri}, of "
-            f"{len(faces_each)} people: at least two people are needed, and two faces of one of them"
-        )
-    embeddings = _embeddings(rows, table, s3)
-    genuine = edc.genuine_pairs(people, embeddings, seed=seed)
-    impostors = edc.impostor_pairs(people, embeddings, seed=seed)
-    return Evaluation(
-        edc.evaluate(genuine, impostors, people, qualities(rows, seed), seed=seed),
-        faces=len(people),
-        people=len(faces_each),
-        genuine=len(genuine.first),
-        impostors=len(impostors.first),
-        without_face=len(people_of) - len(set(rows["image"].to_pylist())),
-    )
+    known = known_faces(table, identities, s3)
+    if EMBEDDING.name in known.rows.column_names:
+        embeddings = np.stack(known.rows[EMBEDDING.name].to_numpy())
+    else:
+        faces = aligned_faces(known.rows, table, s3)
+        embeddings = embeddings_of(track(faces, "embeddings", len(known.rows), transient=True), table)
+    genuine = edc.genuine_pairs(known.people, embeddings, seed=seed)
+    impostors = edc.impostor_pairs(known.people, embeddings, seed=seed)
+    scores = qualities(known.rows, seed)
+    results = edc.evaluate(genuine, impostors, known.people, scores, seed=seed)
+    return Evaluation(results, known, len(genuine.first), len(impostors.first))
 
 
 def qualities(rows: pa.Table, seed: int = 0) -> dict[str, np.ndarray]:
@@ -120,63 +120,92 @@ def read_identities(path: str, s3: S3) -> dict[str, str]:
     return people
 
 
-def _rows_with(people_of: dict[str, str], table: Table) -> pa.Table:
-    """The table's faces whose image is in the list, with the name that it has there as `image`."""
+def known_faces(table: Table, identities: str, s3: S3) -> Known:
+    """The table's faces that a list of identities names, ordered by source and member.
+
+    Raises:
+        UsageError: as `evaluate_edc` does.
+    """
+    people_of = read_identities(identities, s3)
     kept = [EMBEDDING.name] if table.record().get("embeddings") else []
     rows = table.rows([*_COLUMNS, *kept])
-    rows = rows.filter(pc.is_valid(rows["serfiq_raw"])).sort_by("frame_id")
-    sources, members = rows["source"].to_pylist(), rows["member"].to_pylist()
-    images = [
-        posixpath.basename(source) if member is None else member
-        for source, member in zip(sources, members, strict=True)
-    ]
+    order = [(name, "ascending") for name in ("source", "member", "frame_index")]
+    rows = rows.filter(pc.is_valid(rows["serfiq_raw"])).sort_by(order)
+    images = [_image(row) for row in rows.select(["source", "member"]).to_pylist()]
     rows = rows.append_column("image", pa.array(images, pa.string()))
     rows = rows.filter(pa.array([image in people_of for image in images], pa.bool_()))
+    images = rows["image"].to_pylist()
+    _check_sources(images, rows["source"].to_pylist(), table)
+    names, people = np.unique([people_of[image] for image in images], return_inverse=True)
+    if len(names) < 2 or np.bincount(people).max() < 2:
+        raise UsageError(
+            f"{identities}: {len(rows)} of its images have a scored face in {table.uri}, of {len(names)} "
+            "people: at least two people are needed, and two faces of one of them"
+        )
+    return Known(rows, people.astype(np.int64), names.tolist(), len(people_of) - len(set(images)))
+
+
+def _image(row: dict[str, Any]) -> str:
+    """What a list of identities calls a frame. All frames of a video have the video's name."""
+    return posixpath.basename(row["source"]) if row["member"] is None else row["member"]
+
+
+def _check_sources(images: list[str], sources: list[str], table: Table) -> None:
     source_of: dict[str, str] = {}
-    for image, source in zip(rows["image"].to_pylist(), rows["source"].to_pylist(), strict=True):
+    for image, source in zip(images, sources, strict=True):
         if source_of.setdefault(image, source) != source:
             raise UsageError(
                 f"{table.uri}: {image} may be of {source_of[image]} or of {source}: the list cannot tell"
             )
-    return rows
 
 
-def _embeddings(rows: pa.Table, table: Table, s3: S3) -> np.ndarray:
-    """(N, E) float32, of length one, in the order of the rows."""
-    if EMBEDDING.name in rows.column_names:
-        return np.stack(rows[EMBEDDING.name].to_numpy())
-    record = table.record()
-    recogniser = PRESETS[record["preset"]].recogniser
-    if record["models"][recogniser]["sha256"] != models.get(recogniser).sha256:
-        raise UsageError(f"{table.uri}: was scored with another {recogniser} than this version of faceq has")
-    ids, landmarks = rows["frame_id"].to_pylist(), rows["landmarks"].to_pylist()
-    points = [np.array(five, np.float32).reshape(5, 2) for five in landmarks]
-    landmarks_of = dict(zip(ids, points, strict=True))
-    frames = read_again(dict.fromkeys(rows["source"].to_pylist()), landmarks_of, s3)
-    watched = track(frames, "embeddings", total=len(ids), transient=True)
-    found = dict(_recognised(_aligned(watched, landmarks_of, record["max_pixels"]), recogniser))
-    lost = next((row for row in rows.to_pylist() if row["frame_id"] not in found), None)
-    if lost is not None:
-        raise UsageError(f"{lost['source']}: {lost['image']} cannot be read any more")
-    return np.stack([found[frame_id] for frame_id in ids])
+def aligned_faces(rows: pa.Table, table: Table, s3: S3) -> Iterator[np.ndarray]:
+    """The aligned face (112, 112, 3) uint8 RGB of each row, in order, from its source and landmarks.
 
-
-def _aligned(
-    frames: Iterable[Frame], landmarks_of: dict[int, np.ndarray], max_pixels: int
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Id and aligned face (112, 112, 3) uint8 RGB of each frame that can still be read."""
-    for frame in frames:
+    Raises:
+        UsageError: a frame that cannot be read any more.
+    """
+    columns = ("frame_id", "source", "image", "landmarks")
+    wanted = {row["frame_id"]: row for row in rows.select(columns).to_pylist()}
+    max_pixels = table.record()["max_pixels"]
+    faces = {}
+    order = iter(wanted)
+    waiting = next(order, None)
+    # Members may lie in a shard in another order; a face that comes early waits, 38 KB each.
+    for frame in read_again(dict.fromkeys(rows["source"].to_pylist()), wanted, s3):
         if frame.image is not None:
             with contextlib.suppress(UnreadableError):
-                picture = decode(frame.image, max_pixels)
-                yield frame.id, geometry.align(picture, landmarks_of[frame.id])
+                landmarks = np.array(wanted[frame.id]["landmarks"], np.float32).reshape(5, 2)
+                faces[frame.id] = geometry.align(decode(frame.image, max_pixels), landmarks)
+        while waiting in faces:
+            yield faces.pop(waiting)
+            waiting = next(order, None)
+    if waiting is not None:
+        lost = wanted[waiting]
+        raise UsageError(f"{lost['source']}: {lost['image']} cannot be read any more")
 
 
-def _recognised(faces: Iterator[tuple[int, np.ndarray]], recogniser: str) -> Iterator[tuple[int, np.ndarray]]:
-    """Id and embedding (E,) float32, of length one, of each face."""
-    backbone = recognise.from_zoo(recogniser, threads=len(os.sched_getaffinity(0)))
+def embeddings_of(faces: Iterable[np.ndarray], table: Table) -> np.ndarray:
+    """Recognition embeddings of aligned faces, by the recogniser that scored the table.
+
+    Args:
+        faces: (112, 112, 3) uint8 RGB each.
+
+    Returns:
+        (N, E) float32, of length one.
+
+    Raises:
+        UsageError: the zoo has another version of that recogniser now.
+    """
+    record = table.record()
+    name = PRESETS[record["preset"]].recogniser
+    if record["models"][name]["sha256"] != models.get(name).sha256:
+        raise UsageError(f"{table.uri}: was scored with another {name} than this version of faceq has")
+    backbone = recognise.from_zoo(name, threads=len(os.sched_getaffinity(0)))
     closed_form = serfiq.ClosedForm(backbone.head)
-    while batch := list(itertools.islice(faces, _BATCH)):
-        ids, aligned = zip(*batch, strict=True)
-        _, embeddings = closed_form(torch.from_numpy(backbone(np.stack(aligned))))
-        yield from zip(ids, embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True), strict=True)
+    found = []
+    rest = iter(faces)
+    while batch := list(itertools.islice(rest, _BATCH)):
+        _, embeddings = closed_form(torch.from_numpy(backbone(np.stack(batch))))
+        found.append(embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True))
+    return np.concatenate(found)

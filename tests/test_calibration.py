@@ -1,0 +1,31 @@
+"""The scale of serfiq."""
+
+import numpy as np
+import pytest
+
+from faceq import calibration, serfiq
+from faceq.errors import UsageError
+
+
+@pytest.mark.parametrize("discard", [0.01, 0.05, 0.3])
+def test_half_is_where_the_share_to_discard_ends(discard):
+    raw = np.random.default_rng(0).beta(60, 6, 5000)
+    fitted = calibration.fit(raw, discard)
+    scores = serfiq.calibrated(raw, fitted.calibration.slope, fitted.calibration.threshold)
+    assert (scores < 0.5).mean() == pytest.approx(discard, abs=0.003)
+    assert np.median(scores) == pytest.approx(0.9, abs=0.01)
+    assert (fitted.faces, fitted.below) == (5000, (raw < fitted.calibration.threshold).sum())
+
+
+@pytest.mark.parametrize(
+    ("raw", "discard", "said"),
+    [
+        (np.full(99, 0.9), 0.05, "99 faces have a serfiq_raw"),
+        (np.full(500, 0.9), 0.05, "half of the faces share one serfiq_raw"),
+        (np.linspace(0.8, 0.9, 500), 0.5, "must lie between 0 and 0.5"),
+        (np.linspace(0.8, 0.9, 500), 0.0, "must lie between 0 and 0.5"),
+    ],
+)
+def test_what_cannot_be_fitted_is_said(raw, discard, said):
+    with pytest.raises(UsageError, match=said):
+        calibration.fit(raw, discard)

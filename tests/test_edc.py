@@ -1,0 +1,125 @@
+"""Error-versus-discard: known answers, and what must hold for any scores."""
+
+import numpy as np
+import pytest
+
+from faceq import edc
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def world():
+    """40 people with 8 faces each: the worse a face's quality, the further its embedding strays."""
+    generator = np.random.default_rng(2)
+    people = np.repeat(np.arange(40), 8)
+    quality = generator.uniform(0, 1, len(people))
+    home = generator.standard_normal((40, 32))[people]
+    embeddings = unit(home + 1.8 * (1 - quality)[:, None] * generator.standard_normal((len(people), 32)))
+    return people, quality, embeddings
+
+
+@pytest.fixture(scope="module")
+def results(world):
+    people, quality, embeddings = world
+    genuine, impostor = edc.genuine_pairs(people, embeddings), edc.impostor_pairs(people, embeddings)
+    generator = np.random.default_rng(3)
+    scores = {
+        "true": quality,
+        "noisy": quality + generator.normal(0, 0.3, len(quality)),
+        "constant": np.ones(len(quality)),
+        "random": generator.random(len(quality)),
+        "backwards": -quality,
+    }
+    return {(r.quality, r.fmr): r for r in edc.evaluate(genuine, impostor, people, scores)}
+
+
+def test_a_curve_worked_out_by_hand():
+    """Ten pairs, the three worst of them missed, one of the good ones too."""
+    worst = np.array([1, 2, 3, 4, 5, 6, 7, 8, 9, 10])
+    similarity = np.array([0.1, 0.1, 0.1, 0.9, 0.9, 0.9, 0.1, 0.9, 0.9, 0.9], np.float32)
+    curve = edc.curve(worst, similarity, threshold=0.5)
+    assert curve.discarded.tolist() == pytest.approx([i / 10 for i in range(10)])
+    assert curve.fnmr[:4].tolist() == pytest.approx([4 / 10, 3 / 9, 2 / 8, 1 / 7])
+    # To 20%: 0.4 over the first tenth, a third over the second.
+    assert curve.relative_area(0.2) == pytest.approx((0.4 + 1 / 3) / 2 / 0.4)
+    assert curve.relative_area(0.25) == pytest.approx((0.1 * 0.4 + 0.1 / 3 + 0.05 / 4) / 0.25 / 0.4)
+
+
+def test_ties_are_discarded_together():
+    worst = np.array([1, 1, 1, 2, 2])
+    similarity = np.array([0.1, 0.9, 0.9, 0.9, 0.9], np.float32)
+    curve = edc.curve(worst, similarity, threshold=0.5)
+    assert curve.discarded.tolist() == [0, 0.6] and curve.fnmr.tolist() == [0.2, 0]
+    shuffled = edc.curve(worst[::-1], similarity[::-1], threshold=0.5)
+    assert shuffled.fnmr.tolist() == curve.fnmr.tolist()
+    assert curve.relative_area(0.3) == 1  # none of them can be discarded before 60% are
+
+
+def test_without_errors_there_is_nothing_to_lower():
+    curve = edc.curve(np.arange(3), np.ones(3, np.float32), threshold=0.5)
+    assert np.isnan(curve.relative_area(0.3))
+
+
+def test_the_threshold_lets_through_what_the_rate_allows():
+    similarity = np.random.default_rng(0).permutation(np.linspace(-1, 1, 10_000)).astype(np.float32)
+    for fmr in (1e-2, 1e-3, 1e-4):
+        assert (similarity >= edc.threshold_at(similarity, fmr)).mean() == pytest.approx(fmr)
+    # With ties at the line none of them match: the rate is a limit.
+    tied = np.array([0.9] * 5 + [0.1] * 95, np.float32)
+    assert (tied >= edc.threshold_at(tied, 0.03)).sum() == 0
+    assert (tied >= edc.threshold_at(tied, 0.05)).sum() == 5
+
+
+def test_a_better_score_has_a_smaller_area(results):
+    for fmr in edc.FMRS[:2]:
+        areas = {name: results[name, fmr].pauc[-1] for name in ("true", "noisy", "random", "backwards")}
+        assert areas["true"] < areas["noisy"] < areas["random"] < areas["backwards"]
+        assert areas["true"] < 0.9
+        assert results["random", fmr].low < 1 < results["random", fmr].high
+        assert results["constant", fmr].pauc == (1.0, 1.0)
+
+
+def test_the_interval_holds_the_area(results):
+    for result in results.values():
+        if result.fnmr > 0.01:
+            assert result.low <= result.pauc[-1] <= result.high
+
+
+def test_errors_rise_as_the_match_rate_falls(results):
+    rates = [results["true", fmr].fnmr for fmr in edc.FMRS]
+    assert 0 < rates[0] < rates[1] < rates[2] < 1
+
+
+def test_the_same_seed_gives_the_same_figures(world):
+    people, quality, embeddings = world
+    genuine, impostor = edc.genuine_pairs(people, embeddings), edc.impostor_pairs(people, embeddings)
+    one, other, third = (
+        edc.evaluate(genuine, impostor, people, {"q": quality}, [1e-3], seed)[0] for seed in (0, 0, 1)
+    )
+    assert one.resampled.tolist() == other.resampled.tolist() != third.resampled.tolist()
+    assert one.pauc == third.pauc
+
+
+def test_pairs_are_all_pairs_up_to_the_cap(world):
+    people, _, embeddings = world
+    genuine = edc.genuine_pairs(people, embeddings)
+    assert len(genuine.first) == 40 * 28
+    assert (people[genuine.first] == people[genuine.second]).all()
+    assert genuine.similarity[0] == pytest.approx(embeddings[0] @ embeddings[1], abs=1e-6)
+    capped = edc.genuine_pairs(people, embeddings, cap=10)
+    assert np.bincount(people[capped.first]).tolist() == [10] * 40
+    impostor = edc.impostor_pairs(people, embeddings)
+    assert len(impostor.first) == 320 * 319 // 2 - 40 * 28
+
+
+def test_drawn_impostors_are_distinct_and_of_two_people(world):
+    people, _, embeddings = world
+    drawn = edc.impostor_pairs(people, embeddings, most=20_000)
+    pairs = set(zip(drawn.first.tolist(), drawn.second.tolist(), strict=True))
+    assert len(pairs) == len(drawn.first) == 20_000
+    assert (people[drawn.first] != people[drawn.second]).all()
+    every = edc.impostor_pairs(people, embeddings)
+    assert drawn.similarity.mean() == pytest.approx(every.similarity.mean(), abs=0.005)
