@@ -4,6 +4,7 @@ A broken frame is a row. A million of them in a row are something else: expired 
 that is gone, the wrong folder. The census is one small actor that sees the difference.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 
 import ray
@@ -17,6 +18,10 @@ LEAST_DECODED = 100
 
 MOST_UNREADABLE = 0.95
 """Share of unreadable frames above which the job stops."""
+
+
+DEATHS_OF_A_KILLER = 2
+"""Processes that must have died over a frame before it is blamed: one may have had another reason."""
 
 
 class OutageError(Exception):
@@ -36,6 +41,9 @@ class Census:
         self._unreadable = 0
         self._through = 0
         self._outage: str | None = None
+        self._begun: Counter[int] = Counter()
+        self._trying: dict[int, int] = {}
+        self._deaths: Counter[int] = Counter()
 
     def read(self, task: int, new: int, done: int, given: int, refused: Iterable[str]) -> str | None:
         """`new` and `done`: frames that read task has met so far; `given`: of its last batch, the frames
@@ -49,6 +57,22 @@ class Census:
                 f"{errors[-1]}"
             )
         return self._outage
+
+    def begin(self, batch: int) -> tuple[bool, list[int]]:
+        """Called before a batch, by the id of its first frame: whether a process has died over this batch
+        before, so that each frame should be announced by `trying`, and the frames that are to blame."""
+        self._begun[batch] += 1
+        if batch in self._trying:
+            self._deaths[self._trying.pop(batch)] += 1
+        killers = [frame for frame, deaths in self._deaths.items() if deaths >= DEATHS_OF_A_KILLER]
+        return self._begun[batch] > 1, killers
+
+    def trying(self, batch: int, frame: int | None) -> None:
+        """`frame`: that is about to be decoded; None: the batch is through."""
+        if frame is None:
+            self._trying.pop(batch, None)
+        else:
+            self._trying[batch] = frame
 
     def decoded(self, tried: int, unreadable: int, example: str | None) -> str | None:
         """`tried`: frames whose bytes were there; `unreadable`: those that gave no picture."""

@@ -69,6 +69,8 @@ def add_score_arguments(parser: argparse.ArgumentParser) -> None:
     add("--fiq-threshold", type=float, metavar="X", help="least SER-FIQ, 0…1 (0.5); 0 scores every face")
     add("--embeddings", action="store_true", default=None, help="keep recognition embeddings, as a column")
     add("--limit", type=_positive, metavar="N", help="only the first N frames")
+    add("--retry-unreadable", action="store_true", help="try frames again that have a row as unreadable")
+    add("--overwrite", action="store_true", help="remove the table that is there first")
     parser.set_defaults(run=score)
 
 
@@ -87,7 +89,8 @@ def score(options: argparse.Namespace) -> int:
     )
     from faceq import pipeline, summary  # noqa: PLC0415 - Ray takes seconds to import
 
-    print(summary.text(pipeline.score(settings)))
+    done = pipeline.score(settings, options.overwrite, options.retry_unreadable)
+    print(summary.text(done))
     return 0
 
 

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import os
 import re
+import sys
 import time
 import warnings
 from collections.abc import Iterator
@@ -18,23 +19,29 @@ from ray.data import ActorPoolStrategy, DataContext, Datasource, ReadTask
 from ray.data.block import BlockMetadata
 from ray.data.datasource import FilenameProvider
 from ray.util.annotations import RayDeprecationWarning
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import faceq
-from faceq import progress
+from faceq import claim, progress, recover
 from faceq.census import Census, OutageError
 from faceq.config import S3, Config, Pool
 from faceq.errors import JobError, UsageError
 from faceq.frames import READ_SCHEMA, Shard, group, in_batches, list_shards, read_shards, to_table
-from faceq.runs import Run, Table
+from faceq.runs import COMPRESSION, Run, Table
 from faceq.scoring import finished, new_run_id
 from faceq.stages import FindFace, ScoreFiq, ScoreQuality
-from faceq.table import schema, schema_with
+from faceq.table import schema, schema_with, with_values
 
 BLOCK_BYTES = 8 << 20
 """Most bytes of a block between two stages: some 30 faces' crops, or 200 small JPEGs. Ray's default of
 128 MiB would make blocks of thousands of frames, and the first one wait for all of them."""
 
-MAX_RETRIES = 5
+KILLER = (
+    "decoding it ended the worker process, twice: its bytes crash a decoder or need more memory than there "
+    "is: convert the picture or leave it out"
+)
+
+MAX_RETRIES = 8
 """Times that a task which reads, decodes or writes is run again after its process died. Ray's default is
 for ever: a picture that crashes a decoder would loop."""
 
@@ -49,23 +56,28 @@ class Summary:
     quantiles: dict[str, list[float]]
 
 
-def score(config: Config) -> Summary:
+def score(config: Config, overwrite: bool = False, retry_unreadable: bool = False) -> Summary:
     """Score the input's frames and write the rows into the table, by Ray Data.
 
     Frames that have a row already are not read again. Starts a local Ray if none is there.
 
+    Args:
+        config: the job.
+        overwrite: remove the table that is there first.
+        retry_unreadable: try frames of the input again that have a row as unreadable.
+
     Raises:
-        UsageError: an input or output that cannot be used as given.
+        UsageError: an input or output that cannot be used as given, or another job at work on the table.
         JobError: the job was stopped, because nearly nothing could be read or a part of it failed.
     """
     if config.out is None:
         raise UsageError("no output given: name the table's folder or s3:// prefix with --out")
     record = config.record()
     table = Table(config.out, config.s3)
-    table.check(record)
     shards = [s for s in list_shards(config.input, config.s3) if not s.source.startswith(f"{table.uri}/")]
     if not shards:
         raise UsageError(f"{table.uri}: the input holds nothing but the table itself")
+    table.check(None if overwrite else record)
     run = Run(
         run_id=new_run_id(),
         version=faceq.__version__,
@@ -73,11 +85,32 @@ def score(config: Config) -> Summary:
         record=record,
         config=config.model_dump(),
         started=_now(),
+        owner=claim.owner(),
     )
-    table.save(run)
-    start_ray(config)
-    done = table.frame_ids()
-    census = Census.options(num_cpus=0).remote(len(shards))  # type: ignore[attr-defined]
+    with claim.held(table, run):
+        start_ray(config)
+        if overwrite:
+            removed = table.remove_others(run)
+            print(f"faceq: --overwrite: removed the {removed:,} files of {table.uri}", file=sys.stderr)
+        if retry_unreadable:
+            again = recover.forget_unreadable(table, {shard.source for shard in shards})
+            print(f"faceq: --retry-unreadable: {again:,} frames are tried again", file=sys.stderr)
+        seconds = _score(config, shards, table, run)
+        run.counts, quantiles = table.counts_and_quantiles(run.run_id)
+        run.rows = sum(run.counts.values())
+        if run.rows != run.frames:
+            raise JobError(f"{run.frames} frames were read but {run.rows} rows written to {table.uri}")
+        run.finished = _now()
+    return Summary(run, table.uri, seconds, quantiles)
+
+
+def _score(config: Config, shards: list[Shard], table: Table, run: Run) -> float:
+    """Run the graph over what has no row yet, and note what it met; seconds that it took."""
+    done = recover.prepare(table, run)
+    files_before = set(table.row_files())
+    # On the driver's own node: what the job cannot do without should not hang on another one.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    census = Census.options(num_cpus=0, scheduling_strategy=here).remote(len(shards))  # type: ignore[attr-defined]
     started = time.monotonic()
     try:
         run_graph(config, shards, done, table, run, census)
@@ -87,14 +120,9 @@ def score(config: Config) -> Summary:
             outage = ray.get(census.outage.remote())
         raise JobError(outage or _reason(error)) from error
     seconds = time.monotonic() - started
+    recover.drop_stragglers(table, run, files_before)
     run.frames, run.already_done = ray.get(census.totals.remote(config.limit))
-    run.counts, quantiles = table.counts_and_quantiles(run.run_id)
-    run.rows = sum(run.counts.values())
-    run.finished = _now()
-    table.save(run)
-    if run.rows != run.frames:
-        raise JobError(f"{run.frames} frames were read but {run.rows} rows written to {table.uri}")
-    return Summary(run, table.uri, seconds, quantiles)
+    return seconds
 
 
 def run_graph(
@@ -166,7 +194,7 @@ def run_graph(
                 partition_cols=["status"],
                 filename_provider=_RunFiles(run.run_id),
                 schema=schema_with(run.footer()),
-                compression="zstd",
+                compression=COMPRESSION,
                 ray_remote_args={"num_cpus": config.read.num_cpus, "max_retries": MAX_RETRIES},
             )
         )  # fmt: skip
@@ -232,9 +260,19 @@ def drop_done(batch: pa.Table, done: Any, census: Any) -> pa.Table:
 
 
 def find_face(batch: pa.Table, census: Any, config: Config) -> pa.Table:
-    """FindFace, loaded once per worker process; stops the job when nearly all is unreadable."""
+    """FindFace, loaded once per worker process; stops the job when nearly all is unreadable.
+
+    Where a process has died over this batch, the frames are taken one by one, and one over which two
+    have died becomes an unreadable row.
+    """
     before = batch["status"].null_count
-    batch = _loaded(FindFace, config)(batch)
+    stage = _loaded(FindFace, config)
+    if before:
+        first = batch["frame_id"][0].as_py()
+        died, killers = ray.get(census.begin.remote(first))
+        batch = _one_by_one(stage, batch, first, killers, census) if died else stage(batch)
+    else:
+        batch = stage(batch)
     errors = [row for row in batch.select(["status", "error"]).to_pylist() if row["status"] == "unreadable"]
     example = errors[-1]["error"] if errors else None
     unreadable = len(errors) - (len(batch) - before)
@@ -242,6 +280,19 @@ def find_face(batch: pa.Table, census: Any, config: Config) -> pa.Table:
     if outage:
         raise OutageError(outage)
     return batch
+
+
+def _one_by_one(stage: FindFace, batch: pa.Table, key: int, killers: list[int], census: Any) -> pa.Table:
+    done = []
+    for row, frame in enumerate(batch["frame_id"].to_pylist()):
+        one = batch.slice(row, 1)
+        if frame in killers:
+            one = with_values(one, "status", np.array([0]), ["unreadable"])
+            one = with_values(one, "error", np.array([0]), [KILLER])
+        ray.get(census.trying.remote(key, frame))
+        done.append(stage(one))
+    ray.get(census.trying.remote(key, None))
+    return pa.concat_tables(done)
 
 
 def finish(batch: pa.Table, census: Any, columns: pa.Schema, run_id: str) -> pa.Table:

@@ -4,6 +4,7 @@ import contextlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from typing import Any
 
 import botocore.exceptions
@@ -12,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pds
+import pyarrow.parquet as pq
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 
 from faceq.config import S3
@@ -19,6 +21,7 @@ from faceq.errors import UsageError
 from faceq.storage import absolute, filesystem, path_of
 from faceq.table import STATUSES, schema
 
+COMPRESSION = "zstd"
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
@@ -26,10 +29,10 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 class Run:
     """One scoring run.
 
-    version: faceq's. record: what decides the values in a row. frames: those of the input that had no
-    row yet. rows: those that it wrote. counts: the rows by status. already_done: frames of the input
-    that an earlier run had scored. Times are UTC, ISO 8601; `finished` is None while the run goes on, or
-    if it was stopped.
+    state: claiming, running or ended; owner: the process (see `faceq.claim`). version: faceq's. record:
+    what decides the values in a row. frames: those of the input that had no row yet. rows: those that it
+    wrote. counts: the rows by status. already_done: frames of the input that had a row before. Times are
+    UTC, ISO 8601; `finished` is None while the run goes on, or if it was stopped.
     """
 
     run_id: str
@@ -42,6 +45,8 @@ class Run:
     frames: int | None = None
     rows: int | None = None
     already_done: int | None = None
+    state: str = "claiming"
+    owner: dict[str, Any] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
 
     def footer(self) -> dict[str, Any]:
@@ -64,29 +69,43 @@ class Table:
         self.files: fsspec.AbstractFileSystem = filesystem(uri, s3)
         self.arrow_files = PyFileSystem(FSSpecHandler(self.files))
 
-    def check(self, record: dict[str, Any]) -> None:
-        """That a run with these settings may write here.
+    def check(self, record: dict[str, Any] | None) -> None:
+        """That a run with these settings may write here; with None: that here is a table, or nothing.
 
         Raises:
             UsageError: rows made with other settings are there (with what differs), or other files, or
                 the place cannot be read.
         """
-        with self._readable():
-            self.files.invalidate_cache()
-            if not self.files.exists(self.path):
-                return
-            if not self.files.isdir(self.path):
-                raise UsageError(f"{self.uri}: is a file: name a folder for the table")
-            runs = self._runs()
-            if not runs and self.files.ls(self.path, detail=False):
-                raise UsageError(f"{self.uri}: holds files that are not a faceq table: name an empty folder")
-        for run in runs:
-            differences = "; ".join(_differences({key: run.get(key) for key in record}, record))
+        for run in self._runs_or_nothing():
+            mine = record or {}
+            differences = "; ".join(_differences({key: run.get(key) for key in mine}, mine))
             if differences:
                 raise UsageError(
                     f"{self.uri}: already holds a table made with other settings ({differences}): "
-                    "name another folder for --out, or use the same settings"
+                    "name another folder for --out, use the same settings, or replace it by --overwrite"
                 )
+
+    def remove_others(self, mine: Run) -> int:
+        """Delete all files but this run's record; returns how many."""
+        with self._readable():
+            self.files.invalidate_cache()
+            files = [path for path in self.files.find(self.path) if path != self._run_file(mine.run_id)]
+            for path in files:
+                self.files.rm_file(path)
+        return len(files)
+
+    def _runs_or_nothing(self) -> list[dict[str, Any]]:
+        """Records of the runs; none where nothing is; UsageError where something else than a table is."""
+        with self._readable():
+            self.files.invalidate_cache()
+            if not self.files.exists(self.path):
+                return []
+            if not self.files.isdir(self.path):
+                raise UsageError(f"{self.uri}: is a file: name a folder for the table")
+            runs = self.runs()
+            if not runs and self.files.ls(self.path, detail=False):
+                raise UsageError(f"{self.uri}: holds files that are not a faceq table: name an empty folder")
+        return runs
 
     def exists(self) -> bool:
         """Whether a run has begun to write here; UsageError if the place cannot be read."""
@@ -96,7 +115,7 @@ class Table:
     def record(self) -> dict[str, Any]:
         """What decides the values in the rows: the record that all runs of this table share."""
         with self._readable():
-            runs = self._runs()
+            runs = self.runs()
         if not runs:
             raise UsageError(f"{self.uri}: there is no faceq table here")
         return runs[0]
@@ -104,8 +123,29 @@ class Table:
     def _run_files(self) -> list[str]:
         return sorted(self.files.glob(f"{self.path}/_faceq/run-*.json"))
 
-    def _runs(self) -> list[dict[str, Any]]:
-        return [json.loads(self.files.cat_file(path)) for path in self._run_files()]
+    def runs(self) -> list[dict[str, Any]]:
+        """Records of all runs, the oldest first."""
+        self.files.invalidate_cache()
+        found = []
+        for path in self._run_files():
+            with contextlib.suppress(FileNotFoundError):  # a job that was refused took its record back
+                found.append(json.loads(self.files.cat_file(path)))
+        return found
+
+    def written(self, run_id: str) -> datetime | None:
+        """When a run's record was last written, by the storage's clock; None if it is gone."""
+        with self._readable(), contextlib.suppress(FileNotFoundError):
+            self.files.invalidate_cache()
+            return self.files.modified(self._run_file(run_id))
+        return None
+
+    def forget(self, run: Run) -> None:
+        """Take the record of a run back that has written nothing."""
+        with self._readable():
+            self.files.rm_file(self._run_file(run.run_id))
+
+    def _run_file(self, run_id: str) -> str:
+        return f"{self.path}/_faceq/run-{run_id}.json"
 
     @contextlib.contextmanager
     def _readable(self) -> Iterator[None]:
@@ -121,13 +161,19 @@ class Table:
         except (OSError, botocore.exceptions.BotoCoreError) as error:
             raise UsageError(f"{self.uri}: cannot be used: {error}") from None
 
+    def row_files(self) -> list[str]:
+        """The Parquet files that hold rows, as the file system calls them."""
+        with self._readable():
+            self.files.invalidate_cache()
+            return sorted(self.files.glob(f"{self.path}/status=*/*.parquet"))
+
     def save(self, run: Run) -> None:
         """Write the run's record; readers see the old one or the new one, never a part.
 
         Raises UsageError where nothing can be written.
         """
         text = json.dumps(run.as_json(), indent=2, sort_keys=True)
-        with self._readable(), self.files.open(f"{self.path}/_faceq/run-{run.run_id}.json", "wb") as file:
+        with self._readable(), self.files.open(self._run_file(run.run_id), "wb") as file:
             file.write(text.encode())
 
     def dataset(self) -> pds.Dataset:
@@ -151,6 +197,24 @@ class Table:
     def frame_ids(self) -> np.ndarray:
         """Ids (int64, sorted) of all frames that have a row; none after a run has only just begun."""
         return np.sort(self.rows(["frame_id"])["frame_id"].to_numpy())
+
+    def keep_rows(self, path: str, keep: np.ndarray) -> None:
+        """Leave only some rows in a file: it is replaced as a whole, or deleted where none are left.
+
+        Args:
+            path: one of `row_files`.
+            keep: (rows of the file,) bool.
+        """
+        if keep.all():
+            return
+        with self._readable():
+            if not keep.any():
+                self.files.rm_file(path)
+                return
+            rows = pq.read_table(path, filesystem=self.arrow_files, partitioning=None)
+            pq.write_table(
+                rows.filter(pa.array(keep)), path, filesystem=self.arrow_files, compression=COMPRESSION
+            )
 
     def counts_and_quantiles(self, run_id: str) -> tuple[dict[str, int], dict[str, list[float]]]:
         """Rows by status, and the QUANTILES of both scores over the faces that have them."""

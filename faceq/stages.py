@@ -17,6 +17,7 @@ from faceq import dbcnn, geometry, mask, models, recognise, serfiq
 from faceq.config import Config
 from faceq.decode import UnreadableError, decode
 from faceq.detect import Face, YuNet
+from faceq.dhash import dhash
 from faceq.mask import FaceMesh
 from faceq.table import pending, pixels, with_values
 
@@ -27,7 +28,7 @@ _CROP_SHAPE = (geometry.CROP_SIZE, geometry.CROP_SIZE, 3)
 class FindFace:
     """Decode a frame, find its largest face, measure its landmarks, pose and outline, cut it out.
 
-    In: image (encoded bytes). Out: status, error, width … roll, mask_coverage, and for the frames that
+    In: image (encoded bytes). Out: status, error, width … roll, mask_coverage, dhash, and for the frames that
     go on `aligned` (112x112 RGB, for the recogniser), `crop` (256x256 RGB) and `oval` (the outline of the
     face, (36, 2) float32 in crop pixels), for the quality stage. One stage for all of it, so that a
     frame's pixels never leave the process: only crops do.
@@ -67,11 +68,13 @@ class FindFace:
         face = _refined(face, geometry.to_frame(mask.five(points), matrix))
         oval = mask.oval(points)
         outline = geometry.to_frame(oval, matrix)
+        aligned = geometry.align(picture, face.landmarks)
         return {
             **values,
             **_face_columns(face),
             "mask_coverage": geometry.coverage(outline, width, height),
-            "aligned": geometry.align(picture, face.landmarks).tobytes(),
+            "dhash": dhash(aligned),
+            "aligned": aligned.tobytes(),
             "crop": crop.tobytes(),
             "oval": oval.astype(np.float32).tobytes(),
         }
@@ -79,7 +82,8 @@ class FindFace:
 
 _FACE_COLUMNS = (
     *("status", "error", "width", "height", "n_faces", "face_x", "face_y", "face_w", "face_h"),
-    *("det_score", "landmarks", "yaw", "pitch", "roll", "mask_coverage", "aligned", "crop", "oval"),
+    *("det_score", "landmarks", "yaw", "pitch", "roll", "mask_coverage", "dhash"),
+    *("aligned", "crop", "oval"),
 )
 
 

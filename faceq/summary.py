@@ -21,6 +21,8 @@ def text(summary: Summary) -> str:
     ]
     if run.already_done:
         lines.append(f"already done   {run.already_done:>10,}   not read again")
+        if not rows:
+            lines.append("nothing to do: every frame of the input has its row")
     lines.append("")
     for status in STATUSES:
         count = run.counts.get(status, 0)

@@ -42,6 +42,7 @@ SCHEMA = pa.schema(
         ("serfiq_raw", pa.float32()),
         ("serfiq", pa.float32()),
         ("embedding_norm", pa.float32()),
+        ("dhash", pa.int64()),
         ("mask_coverage", pa.float32()),
         ("dbcnn", pa.float32()),
         pa.field("run_id", pa.string(), nullable=False),

@@ -1,56 +1,160 @@
-"""A job that is killed: readers never meet half a file, and a rerun neither loses nor doubles a row."""
+"""Jobs that are killed, wholly or in part: readers never meet half a file, no row is lost or doubled."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pyarrow.parquet as pq
+import pytest
 
-from faceq import config
+from faceq import config, pipeline
 from faceq.runs import Table
+from faceq.table import SCHEMA
 from jobs import demo
 
 FRAMES = 240
+VALUES = [name for name in SCHEMA.names if name != "run_id"]
 
 
-def _start(folder: Path) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-m", "jobs.score", "--config", str(folder / "job.yaml")]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    return subprocess.Popen(command, start_new_session=True, **quiet)
-
-
-def _files(folder: Path) -> list[Path]:
-    return list((folder / "table").glob("status=*/[!.]*"))
-
-
-def test_killed_and_started_again(tmp_path, astronaut):
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory, astronaut) -> Path:
+    folder = tmp_path_factory.mktemp("shards")
     face = demo._frame_around(astronaut, [200, 60, 80, 110])
-    members = ((f"{i}.jpg", demo._jpeg(demo.degraded(face, "noise", 1 + i % 2, i))) for i in range(FRAMES))
-    demo.write_shards(tmp_path / "in", members)
-    (tmp_path / "job.yaml").write_text(f"input: {tmp_path}/in\nout: {tmp_path}/table\nrows_per_file: 16\n")
+    spoiled = ((f"{i}.jpg", demo._jpeg(demo.degraded(face, "noise", 1 + i % 2, i))) for i in range(FRAMES))
+    # Some that cannot be read: their rows must survive too.
+    members = ((name, data if i % 17 else data[:2000]) for i, (name, data) in enumerate(spoiled))
+    demo.write_shards(folder, members)
+    return folder
 
-    job = _start(tmp_path)
-    deadline = time.monotonic() + 120
-    while len(_files(tmp_path)) < 3:
-        assert job.poll() is None and time.monotonic() < deadline
-        for path in _files(tmp_path):
-            pq.read_table(path)  # whatever has its name is whole
-        time.sleep(0.05)
-    os.killpg(job.pid, signal.SIGKILL)
-    job.wait()
 
-    settings = config.load(str(tmp_path / "job.yaml"), {})
-    table = Table(settings.out, settings.s3)
-    before = table.frame_ids()
+class Job:
+    """`jobs.score` in a process of its own, with a Ray of its own."""
+
+    def __init__(self, shards: Path, folder: Path, environment: dict[str, str] | None = None):
+        self.folder = folder
+        file = folder / "job.yaml"
+        file.write_text(f"input: {shards}\nout: {folder}/table\nrows_per_file: 16\n")
+        self.settings = config.load(str(file), {})
+        self.log = open(folder / "log", "ab")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "jobs.score", "--config", str(file)],
+            env={**os.environ, **(environment or {})},
+            start_new_session=True,
+            stdout=self.log,
+            stderr=self.log,
+        )
+
+    def files(self) -> list[Path]:
+        return list((self.folder / "table").glob("status=*/[!.]*"))
+
+    def until(self, fulfilled: Callable[[], object]) -> None:
+        deadline = time.monotonic() + 200
+        while not fulfilled():
+            assert self.process.poll() is None and time.monotonic() < deadline, self.said()
+            for path in self.files():
+                pq.read_table(path)  # whatever has its name is whole
+            time.sleep(0.05)
+
+    def workers(self) -> list[psutil.Process]:
+        """Ray's worker processes of this job that hold a task, an actor, or wait for one."""
+        below = psutil.Process(self.process.pid).children(recursive=True)
+        return [process for process in below if _title(process).startswith("ray::")]
+
+    def end(self) -> None:
+        assert self.process.wait(280) == 0, self.said()
+
+    def said(self) -> str:
+        return (self.folder / "log").read_text(errors="replace")[-3000:]
+
+    def rows(self) -> list[dict]:
+        table = Table(self.settings.out, self.settings.s3)
+        return table.rows(VALUES).sort_by("frame_id").to_pylist()
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+@pytest.fixture(scope="module")
+def undisturbed(shards, local_ray, tmp_path_factory) -> list[dict]:
+    """The rows of a run that nothing happened to, by source."""
+    out = str(tmp_path_factory.mktemp("undisturbed") / "table")
+    chosen = config.build({"input": [str(shards)], "out": out})
+    pipeline.score(chosen)
+    return Table(out, chosen.s3).rows(VALUES).sort_by("frame_id").to_pylist()
+
+
+def test_killed_as_a_whole_and_started_again(shards, undisturbed, tmp_path):
+    job = Job(shards, tmp_path)
+    job.until(lambda: len(job.files()) >= 3)
+    os.killpg(job.process.pid, signal.SIGKILL)
+    job.process.wait()
+    table = Table(job.settings.out, job.settings.s3)
+    before = {
+        row["frame_id"]
+        for row in table.rows(["frame_id", "status"]).to_pylist()
+        if row["status"] != "unreadable"  # these are tried again: it might have been the storage
+    }
     assert 0 < len(before) < FRAMES
-
-    assert _start(tmp_path).wait(200) == 0
-    rows = table.rows(["frame_id", "member", "run_id"])
-    assert sorted(rows["member"].to_pylist()) == sorted(f"{i}.jpg" for i in range(FRAMES))
+    Job(shards, tmp_path).end()
+    assert job.rows() == undisturbed
     # What the first run had written was kept, not scored again. (Run ids sort by when they started.)
-    first = min(rows["run_id"].to_pylist())
-    kept = [row["frame_id"] for row in rows.to_pylist() if row["run_id"] == first]
-    assert sorted(kept) == before.tolist()
+    rows = table.rows(["frame_id", "run_id"]).to_pylist()
+    first = min(row["run_id"] for row in rows)
+    assert {row["frame_id"] for row in rows if row["run_id"] == first} == before
+
+
+def test_only_the_driver_is_killed_and_a_new_one_starts_at_once(shards, undisturbed, tmp_path):
+    """The first job's last workers may still write while the second one begins."""
+    job = Job(shards, tmp_path)
+    job.until(lambda: len(job.files()) >= 2)
+    job.process.kill()
+    job.process.wait()
+    Job(shards, tmp_path).end()
+    assert job.rows() == undisturbed
+
+
+def test_worker_processes_die_while_it_runs(shards, undisturbed, tmp_path):
+    job = Job(shards, tmp_path)
+    chance = random.Random(1)
+    killed = []
+    for count in (1, 3, 5):
+        job.until(lambda count=count: len(job.files()) >= count and job.workers())
+        victim = chance.choice(job.workers())
+        killed.append(_title(victim))
+        victim.kill()
+    job.end()
+    assert job.rows() == undisturbed, killed
+
+
+def test_a_picture_that_kills_the_decoder_is_a_row(tmp_path, astronaut):
+    """A stand-in for a native crash: a process that opens this picture gets a SIGKILL."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, PIL.Image\n"
+        "opened = PIL.Image.open\n"
+        "def open(file, *arguments, **options):\n"
+        "    if hasattr(file, 'getvalue') and file.getvalue().endswith(b'crash'):\n"
+        "        os.kill(os.getpid(), 9)\n"
+        "    return opened(file, *arguments, **options)\n"
+        "PIL.Image.open = open\n"
+    )
+    good = demo._jpeg(astronaut)
+    names = [f"{i:02}.jpg" for i in range(12)]
+    killers = {"03.jpg", "08.jpg"}
+    demo.write_shards(tmp_path / "in", ((n, good + (b"crash" if n in killers else b"")) for n in names))
+    job = Job(tmp_path / "in", tmp_path, {"PYTHONPATH": f"{tmp_path}{os.pathsep}{os.getcwd()}"})
+    job.end()
+    rows = {row["member"]: row for row in job.rows()}
+    assert sorted(rows) == names
+    assert {name for name, row in rows.items() if row["status"] == "unreadable"} == killers
+    assert all("ended the worker process" in rows[name]["error"] for name in killers)
+    assert all(rows[name]["status"] == "scored" for name in set(names) - killers)

@@ -53,7 +53,7 @@ def test_each_status_and_what_is_null_with_it(faces, photos):
         ("width", "height", "n_faces"),
         ("face_x", "det_score", "landmarks", "yaw", "pitch", "roll"),
     )
-    fiq, quality = ("serfiq_raw", "serfiq", "embedding_norm"), ("mask_coverage", "dbcnn")
+    fiq, quality = ("serfiq_raw", "serfiq", "embedding_norm", "dhash"), ("mask_coverage", "dbcnn")
     groups = (readable, face, fiq, quality)
     # What each status has, of the four groups of columns, in the order above.
     for row, known in zip(

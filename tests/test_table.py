@@ -20,7 +20,7 @@ def test_columns_are_those_of_the_contract():
     names = (
         "frame_id source member frame_index timestamp_s status error width height n_faces "
         "face_x face_y face_w face_h det_score landmarks yaw pitch roll "
-        "serfiq_raw serfiq embedding_norm mask_coverage dbcnn run_id"
+        "serfiq_raw serfiq embedding_norm dhash mask_coverage dbcnn run_id"
     )
     assert SCHEMA.names == names.split()
     assert SCHEMA.field("frame_id").type == pa.int64()

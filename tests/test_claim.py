@@ -1,0 +1,140 @@
+"""One job at a time on a table, on disks and on S3."""
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from faceq import claim
+from faceq.config import S3
+from faceq.errors import UsageError
+from faceq.runs import Run, Table
+
+counter = itertools.count()
+
+
+def new_run(run_id: str | None = None, **owner) -> Run:
+    return Run(
+        run_id=run_id or f"20261123T170000Z-{next(counter):08x}",
+        version="0",
+        input=[],
+        record={},
+        config={},
+        started="",
+        owner={**claim.owner(), **owner},
+    )
+
+
+@pytest.fixture(params=["disk", "s3"])
+def table(request, tmp_path) -> Table:
+    if request.param == "disk":
+        return Table(str(tmp_path / "table"), S3())
+    return Table(f"{request.getfixturevalue('s3')}/claim{next(counter)}", S3())
+
+
+def running(table: Table, **owner) -> Run:
+    """A record as a job leaves it that was killed while it ran."""
+    run = new_run(**owner)
+    run.state = "running"
+    table.save(run)
+    return run
+
+
+def test_the_second_job_is_refused_and_leaves_nothing(table):
+    with claim.held(table, new_run("20261123T170000Z-aaaaaaaa")) as _:
+        before = [run["run_id"] for run in table.runs()]
+        with pytest.raises(UsageError, match=r"another job is writing here: .*-aaaaaaaa on .* process"):
+            with claim.held(table, new_run()):
+                pass
+        assert [run["run_id"] for run in table.runs()] == before
+    with claim.held(table, new_run()):
+        pass
+
+
+def test_a_job_that_failed_frees_the_table(table):
+    with pytest.raises(ZeroDivisionError), claim.held(table, new_run()):
+        _ = 1 / 0
+    with claim.held(table, new_run()):
+        pass
+
+
+def test_a_dead_process_of_this_machine_is_known_at_once(table):
+    dead = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    began = claim._began(dead.pid)
+    running(table, pid=dead.pid, began=began)
+    with pytest.raises(UsageError, match="another job is writing here"), claim.held(table, new_run()):
+        pass
+    dead.kill()
+    # Not waited for yet: a zombie is as dead.
+    deadline = time.monotonic() + 10
+    while claim._began(dead.pid) is not None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    with claim.held(table, new_run()):
+        pass
+    dead.wait()
+
+
+def test_another_process_that_got_the_same_pid_is_not_the_job(table):
+    running(table, pid=os.getpid(), began="1")
+    with claim.held(table, new_run()):
+        pass
+
+
+def test_a_job_on_another_machine_is_dead_when_its_sign_of_life_is_old(table, monkeypatch):
+    running(table, machine="another")
+    with pytest.raises(UsageError, match="another job is writing here"), claim.held(table, new_run()):
+        pass
+    monkeypatch.setattr(claim, "DEAD_AFTER_S", 2)
+    time.sleep(3.1)  # S3 tells times in whole seconds
+    with claim.held(table, new_run()):
+        pass
+
+
+def test_a_living_job_shows_it(table, monkeypatch):
+    monkeypatch.setattr(claim, "BEAT_S", 0.2)
+    monkeypatch.setattr(claim, "DEAD_AFTER_S", 3)
+    with claim.held(table, new_run(machine="another")):
+        time.sleep(4.5)
+        with pytest.raises(UsageError, match="another job is writing here"):
+            with claim.held(table, new_run()):
+                pass
+
+
+def test_of_jobs_that_start_at_once_never_two_hold_the_table(table):
+    holding, most, won = [], [], []
+
+    def job(run: Run) -> None:
+        try:
+            with claim.held(table, run):
+                holding.append(run)
+                most.append(len(holding))
+                time.sleep(0.3)
+                holding.remove(run)
+                won.append(run)
+        except UsageError as error:
+            assert "another job" in str(error)
+
+    for _ in range(4):
+        threads = [threading.Thread(target=job, args=(new_run(),)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert set(most) == {1}
+    assert len(won) >= 2  # whoever comes first gets it, unless two see each other at once
+
+
+def test_the_record_tells_who_and_how_it_ended(tmp_path):
+    table = Table(str(tmp_path / "table"), S3())
+    run = new_run()
+    with claim.held(table, run):
+        (there,) = table.runs()
+        assert there["state"] == "running" and there["owner"]["pid"] == os.getpid()
+    (there,) = table.runs()
+    assert there["state"] == "ended"
+    assert json.dumps(there)

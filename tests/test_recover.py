@@ -1,0 +1,170 @@
+"""What earlier runs left, put right: nothing lost, nothing doubled."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from faceq import claim, cli, config, pipeline, recover
+from faceq.config import S3
+from faceq.runs import Run, Table
+from faceq.table import SCHEMA
+from jobs import demo
+
+OLD, NEW = "20261123T170000Z-aaaaaaaa", "20261123T180000Z-bbbbbbbb"
+
+
+def save_run(table: Table, run_id: str, finished: bool) -> Run:
+    run = Run(run_id, "0", [], {}, {}, "", finished="2026-11-23" if finished else None, owner=claim.owner())
+    table.save(run)
+    return run
+
+
+def write(table: Table, run_id: str, status: str, ids: list[int], name: str = "u-000000-0") -> str:
+    rows = [
+        {"frame_id": i, "source": f"/in/{i}.jpg", "frame_index": 0, "run_id": run_id, "status": status}
+        for i in ids
+    ]
+    path = f"{table.path}/status={status}/{run_id}-{name}.parquet"
+    stored = pa.Table.from_pylist(rows, schema=SCHEMA).drop_columns(["status"])
+    table.files.makedirs(f"{table.path}/status={status}", exist_ok=True)
+    pq.write_table(stored, path, filesystem=table.arrow_files)
+    return path
+
+
+def rows_of(table: Table) -> list[tuple]:
+    rows = table.rows(["frame_id", "status", "run_id"]).to_pylist()
+    return sorted((row["frame_id"], row["status"], row["run_id"]) for row in rows)
+
+
+@pytest.fixture
+def table(tmp_path) -> Table:
+    return Table(str(tmp_path / "table"), S3())
+
+
+def test_unreadable_frames_of_a_run_without_an_end_are_not_done(table):
+    save_run(table, OLD, finished=True)
+    save_run(table, NEW, finished=False)
+    for run in (OLD, NEW):
+        base = 0 if run == OLD else 10
+        write(table, run, "unreadable", [base + 1, base + 2])
+        write(table, run, "scored", [base + 3])
+    assert recover.prepare(table, save_run(table, "20261123T190000Z-cccccccc", False)).tolist() == [
+        1,
+        2,
+        3,
+        13,
+    ]
+
+
+def test_of_doubles_the_latest_run_stays(table):
+    for run in (OLD, NEW):
+        save_run(table, run, finished=True)
+    write(table, OLD, "scored", [1, 2, 3])
+    write(table, OLD, "no_face", [4])
+    write(table, NEW, "scored", [2, 3, 5])
+    write(table, NEW, "below_fiq", [4])
+    ids = recover.prepare(table, save_run(table, "20261123T190000Z-cccccccc", False))
+    assert ids.tolist() == [1, 2, 3, 4, 5]
+    assert rows_of(table) == [
+        (1, "scored", OLD),
+        (2, "scored", NEW),
+        (3, "scored", NEW),
+        (4, "below_fiq", NEW),
+        (5, "scored", NEW),
+    ]
+
+
+def test_what_a_dead_run_wrote_late_goes(table):
+    save_run(table, OLD, finished=False)
+    mine = save_run(table, NEW, finished=False)
+    write(table, OLD, "scored", [1])
+    before = set(table.row_files())
+    write(table, OLD, "scored", [2], name="late-000001-0")
+    write(table, NEW, "scored", [2])
+    recover.drop_stragglers(table, mine, before)
+    assert rows_of(table) == [(1, "scored", OLD), (2, "scored", NEW)]
+
+
+def test_forgetting_touches_the_named_sources_only(table):
+    save_run(table, OLD, finished=True)
+    path = write(table, OLD, "unreadable", [1, 2, 3])
+    write(table, OLD, "unreadable", [4], name="v-000000-0")
+    metadata = pq.read_schema(path).metadata
+    assert recover.forget_unreadable(table, {"/in/2.jpg", "/in/4.jpg"}) == 2
+    assert rows_of(table) == [(1, "unreadable", OLD), (3, "unreadable", OLD)]
+    assert pq.read_schema(path).metadata == metadata
+    assert len(table.row_files()) == 1
+
+
+@pytest.mark.usefixtures("local_ray")
+class TestJob:
+    @pytest.fixture
+    def folder(self, tmp_path, astronaut):
+        (tmp_path / "in").mkdir()
+        good = demo._jpeg(astronaut)
+        for name, data in (("a.jpg", good), ("b.jpg", good[:9000]), ("c.jpg", b"")):
+            (tmp_path / "in" / name).write_bytes(data)
+        return tmp_path
+
+    def run(self, folder, *more: str) -> int:
+        return cli.main(["score", str(folder / "in"), "--out", str(folder / "table"), *more])
+
+    def statuses(self, folder) -> dict[str, str]:
+        rows = Table(str(folder / "table"), S3()).rows(["source", "status"]).to_pylist()
+        assert len(rows) == len({row["source"] for row in rows})
+        return {row["source"].rsplit("/", 1)[1]: row["status"] for row in rows}
+
+    def test_unreadable_frames_are_tried_again_when_asked(self, folder, capsys):
+        assert self.run(folder) == 0
+        assert self.statuses(folder) == {"a.jpg": "scored", "b.jpg": "unreadable", "c.jpg": "unreadable"}
+        (folder / "in" / "b.jpg").write_bytes((folder / "in" / "a.jpg").read_bytes())
+        assert self.run(folder) == 0
+        assert "nothing to do" in capsys.readouterr().out
+        assert self.statuses(folder)["b.jpg"] == "unreadable"
+        assert self.run(folder, "--retry-unreadable") == 0
+        assert "2 frames are tried again" in capsys.readouterr().err
+        assert self.statuses(folder) == {"a.jpg": "scored", "b.jpg": "scored", "c.jpg": "unreadable"}
+
+    def test_overwrite_replaces_a_table_of_other_settings(self, folder, capsys):
+        assert self.run(folder) == 0
+        assert self.run(folder, "--fiq-threshold", "0.99") == 2
+        assert "--overwrite" in capsys.readouterr().err
+        assert self.run(folder, "--fiq-threshold", "0.99", "--overwrite") == 0
+        assert "--overwrite: removed" in capsys.readouterr().err
+        assert self.statuses(folder) == {"a.jpg": "below_fiq", "b.jpg": "unreadable", "c.jpg": "unreadable"}
+        assert len(Table(str(folder / "table"), S3()).runs()) == 1
+
+    def test_overwrite_spares_what_is_no_table(self, folder, capsys):
+        (folder / "photos").mkdir()
+        (folder / "photos" / "x.jpg").write_bytes(b"x")
+        arguments = ["score", str(folder / "in"), "--out", str(folder / "photos"), "--overwrite"]
+        assert cli.main(arguments) == 2
+        assert "not a faceq table" in capsys.readouterr().err
+        assert (folder / "photos" / "x.jpg").exists()
+
+    def test_a_job_at_work_keeps_others_out(self, folder, capsys):
+        chosen = config.build({"input": [str(folder / "in")], "out": str(folder / "table")})
+        table = Table(chosen.out, chosen.s3)
+        run = Run(NEW, "0", [], chosen.record(), {}, "", owner=claim.owner())
+        with claim.held(table, run):
+            for more in ([], ["--overwrite"], ["--retry-unreadable"]):
+                assert self.run(folder, *more) == 2
+                assert f"another job is writing here: {NEW}" in capsys.readouterr().err
+        assert self.run(folder) == 0
+
+    def test_after_an_outage_nothing_of_it_counts_as_done(self, tmp_path, astronaut):
+        good = demo._jpeg(astronaut)
+        demo.write_shards(tmp_path / "in", ((f"{i}.jpg", b"<html>503</html>") for i in range(300)))
+        chosen = config.build({"input": [str(tmp_path / "in")], "out": str(tmp_path / "table")})
+        with pytest.raises(pipeline.JobError, match="stopped: "):
+            pipeline.score(chosen)
+        for shard in (tmp_path / "in").iterdir():
+            shard.unlink()
+        (tmp_path / "in").rmdir()
+        demo.write_shards(tmp_path / "in", ((f"{i}.jpg", good) for i in range(300) if i < 3 or i == 299))
+        done = pipeline.score(chosen)
+        assert done.run.counts["scored"] == 4
+        assert np.array_equal(
+            Table(chosen.out, chosen.s3).rows(["status"])["status"].unique().to_pylist(), ["scored"]
+        )
