@@ -138,6 +138,21 @@ MODELS = {
             sources=("package:weights/dbcnn-lite.safetensors",),
         ),
         Model(
+            name="dbcnn-koniq",
+            role="DB-CNN as published, KonIQ-10k",
+            file="DBCNN_KonIQ10k-2de81c0a.pth",
+            # As the weights' repository on Hugging Face states them for this file.
+            sha256="2de81c0af94ac46fb191fe713c4d72e93e0acb02e6aa29c601f4251e93b9ebe6",
+            size=61_279_444,
+            licence="CC-BY-NC-SA-4.0",
+            sources=(
+                "https://github.com/chaofengc/IQA-PyTorch/releases/download/v0.1-weights/"
+                "DBCNN_KonIQ10k-2de81c0a.pth",
+                "https://huggingface.co/chaofengc/IQA-PyTorch-Weights/resolve/main/"
+                "DBCNN_KonIQ10k-2de81c0a.pth",
+            ),
+        ),
+        Model(
             name="efficientnet-lite0",
             role="start of DB-CNN-Lite's training",
             file="efficientnet-lite0-57934424.pth",

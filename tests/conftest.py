@@ -18,6 +18,19 @@ import skimage
 
 PHOTOS = Path(insightface.__file__).parent / "data" / "images"
 BUCKET = "frames"
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+"""Pictures and weights beside the project, too large or too restricted to be part of it."""
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("shared") and not SHARED.is_dir():
+        pytest.skip(f"{SHARED} is not here")
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder that tests marked `shared` read."""
+    return SHARED
 
 
 def _free_port() -> int:

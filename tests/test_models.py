@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import http.server
 import multiprocessing
+import re
 import socket
 import threading
 import time
@@ -149,3 +150,30 @@ def test_every_model_of_the_preset_is_right(capsys):
 def test_an_unknown_model_is_wrong_usage(capsys):
     assert cli.main(["models", "pull", "yunett"]) == 2
     assert "yunett" in capsys.readouterr().err
+
+
+def test_hashes_in_file_names_are_those_of_the_zoo():
+    named = [entry for entry in models.MODELS.values() if re.search(r"-[0-9a-f]{8}\.pth$", entry.file)]
+    assert {entry.name for entry in named} == {"dbcnn-koniq", "efficientnet-lite0"}
+    for entry in named:
+        assert entry.file.endswith(f"-{entry.sha256[:8]}.pth")
+        assert all(source.endswith(entry.file) for source in entry.sources)
+
+
+def test_the_published_dbcnn_is_listed_with_its_terms(cache, capsys):
+    assert cli.main(["models", "list"]) == 0
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("dbcnn-koniq")]
+    assert "61.3 MB" in row and "CC-BY-NC-SA-4.0" in row and row.rstrip().endswith("absent")
+    assert cli.main(["models", "verify", "dbcnn-koniq"]) == 0
+
+
+def test_a_published_dbcnn_with_the_wrong_content_is_not_taken(cache, tmp_path, monkeypatch, capsys):
+    entry = models.get("dbcnn-koniq")
+    (tmp_path / "mirror").mkdir()
+    (tmp_path / "mirror" / entry.file).write_bytes(b"something else")
+    monkeypatch.setenv("FACEQ_MODEL_MIRROR", str(tmp_path / "mirror"))
+    offline = dataclasses.replace(entry, sources=("file:///not/there",))
+    monkeypatch.setitem(models.MODELS, "dbcnn-koniq", offline)
+    assert cli.main(["models", "pull", "dbcnn-koniq"]) == 1
+    assert f"expected {entry.sha256}" in capsys.readouterr().err
+    assert not (cache / entry.file).exists()

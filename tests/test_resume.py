@@ -24,7 +24,7 @@ VALUES = [name for name in SCHEMA.names if name != "run_id"]
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory, astronaut) -> Path:
-    folder = tmp_path_factory.mktemp("shards")
+    folder = tmp_path_factory.mktemp("shards") / "in"
     face = demo._frame_around(astronaut, [200, 60, 80, 110])
     spoiled = ((f"{i}.jpg", demo._jpeg(demo.degraded(face, "noise", 1 + i % 2, i))) for i in range(FRAMES))
     # Some that cannot be read: their rows must survive too.

@@ -1,0 +1,380 @@
+"""How well a quality score agrees with people: SRCC, PLCC, KRCC and RMSE on whole pictures with ratings.
+
+The figures are pure functions of two arrays. `evaluate` rates the pictures of a folder, `plot` draws
+what came out.
+
+Source: Video Quality Experts Group, "Final Report from the Video Quality Experts Group on the Validation
+of Objective Models of Video Quality Assessment", 2000: the figures, and the logistic function that is
+fitted before PLCC and RMSE, because a score need not be on the ratings' scale.
+"""
+
+import csv
+import io
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from scipy.optimize import OptimizeResult, least_squares
+from scipy.special import expit
+from scipy.stats import kendalltau, rankdata
+from torch import nn
+
+from faceq.config import S3
+from faceq.decode import UnreadableError, decode
+from faceq.errors import JobError, UsageError
+from faceq.storage import filesystem, path_of
+
+MIN_PICTURES = 10
+"""Fewer would leave the logistic's four parameters next to nothing to be wrong about."""
+
+MAX_PIXELS = 80_000_000
+"""Larger pictures are refused, as a job does by default."""
+
+REPORT_EVERY_S = 10
+
+_MAX_EVALUATIONS = 500
+_START_WIDTHS = (0.25, 1.0, 4.0)
+
+# Bounds of (high, low, centre, width), in standard deviations of the ratings and of the scores. They are
+# wide; they only keep the fit from running to infinity where a straight line or a step would be the best.
+_BOUNDS = ([-50.0, -50.0, -20.0, 1e-3], [50.0, 50.0, 20.0, 20.0])
+
+Floats = NDArray[np.float64]
+Rate = Callable[[NDArray[np.uint8]], float]
+"""Takes one picture, (H, W, 3) uint8 RGB of any size, and returns its score, higher is better."""
+
+
+def plcc(scores: Floats, ratings: Floats) -> float:
+    """Pearson's linear correlation of two (N,) arrays, -1…1; NaN if one of them is constant.
+
+    >>> round(plcc(np.array([1.0, 2.0, 4.0]), np.array([2.0, 3.0, 7.0])), 4)
+    0.9897
+    """
+    a, b = scores - scores.mean(), ratings - ratings.mean()
+    scale = math.sqrt((a @ a) * (b @ b))
+    return float(a @ b) / scale if scale else math.nan
+
+
+def srcc(scores: Floats, ratings: Floats) -> float:
+    """Spearman's rank correlation of two (N,) arrays, -1…1: Pearson's of the ranks, ties at their mean rank.
+
+    >>> srcc(np.array([0.1, 0.5, 0.9]), np.array([10.0, 50.0, 51.0]))
+    1.0
+    """
+    return plcc(rankdata(scores), rankdata(ratings))
+
+
+def krcc(scores: Floats, ratings: Floats) -> float:
+    """Kendall's rank correlation (tau-b) of two (N,) arrays, -1…1; NaN if one of them is constant.
+
+    The share of pairs in the same order minus that of pairs in opposite order, corrected for ties.
+
+    >>> round(krcc(np.array([1.0, 2.0, 3.0]), np.array([1.0, 3.0, 2.0])), 4)
+    0.3333
+    """
+    return float(kendalltau(scores, ratings).statistic)
+
+
+def rmse(predicted: Floats, ratings: Floats) -> float:
+    """Root of the mean squared difference of two (N,) arrays on the ratings' scale.
+
+    >>> rmse(np.array([1.0, 2.0]), np.array([1.0, 4.0])) == math.sqrt(2)
+    True
+    """
+    return float(np.sqrt(np.mean((predicted - ratings) ** 2)))
+
+
+@dataclass(frozen=True)
+class Logistic:
+    """VQEG's four parameters: from `low` to `high` around `centre`, the steeper the smaller `width`."""
+
+    high: float
+    low: float
+    centre: float
+    width: float
+
+    def __call__(self, scores: Floats) -> Floats:
+        """(N,) scores to the ratings' scale.
+
+        >>> float(Logistic(high=80, low=20, centre=0.5, width=0.1)(np.array([0.5]))[0])
+        50.0
+        """
+        return self.low + (self.high - self.low) * expit((scores - self.centre) / self.width)
+
+
+@dataclass(frozen=True)
+class Line:
+    """What takes the logistic's place where that cannot be fitted; `reason` says why."""
+
+    slope: float
+    intercept: float
+    reason: str
+
+    def __call__(self, scores: Floats) -> Floats:
+        """(N,) scores to the ratings' scale."""
+        return self.intercept + self.slope * scores
+
+
+def fit(scores: Floats, ratings: Floats) -> Logistic | Line:
+    """The logistic that brings scores to ratings with the least squared error.
+
+    Scores and ratings are standardised first and the fit starts from several widths, so that neither
+    their units nor one bad start decide. Where no start converges, or the best is no better than a
+    straight line, the line is taken. Scores that fall as ratings rise get a falling curve.
+
+    Args:
+        scores, ratings: (N,) float64, neither constant.
+    """
+    x, y = _standardised(scores), _standardised(ratings)
+    slope = plcc(scores, ratings)
+    line_error = float(np.sum((y - slope * x) ** 2))
+    tried = [_fit_from(width, slope, x, y) for width in _START_WIDTHS]
+    converged = [fitted for fitted in tried if fitted.success]
+    best = min(converged, key=lambda fitted: fitted.cost, default=None)
+    if best is None:
+        return _line(scores, ratings, "the logistic did not converge")
+    if 2 * best.cost >= line_error:
+        return _line(scores, ratings, "the logistic is no better than a straight line")
+    high, low, centre, width = (float(value) for value in best.x)
+    middle, spread = float(ratings.mean()), float(ratings.std())
+    return Logistic(
+        high=middle + spread * high,
+        low=middle + spread * low,
+        centre=float(scores.mean() + scores.std() * centre),
+        width=float(scores.std() * width),
+    )
+
+
+def _fit_from(width: float, slope: float, x: Floats, y: Floats) -> OptimizeResult:
+    ends = (y.max(), y.min()) if slope >= 0 else (y.min(), y.max())
+
+    def errors(parameters: Floats) -> Floats:
+        return Logistic(*parameters)(x) - y
+
+    start = (*ends, float(np.median(x)), width)
+    return least_squares(errors, start, bounds=_BOUNDS, max_nfev=_MAX_EVALUATIONS)
+
+
+def _standardised(values: Floats) -> Floats:
+    return (values - values.mean()) / values.std()
+
+
+def _line(scores: Floats, ratings: Floats, reason: str) -> Line:
+    slope = plcc(scores, ratings) * float(ratings.std() / scores.std())
+    return Line(slope, float(ratings.mean() - slope * scores.mean()), f"{reason}: a line was fitted instead")
+
+
+@dataclass(frozen=True)
+class Result:
+    """Scores beside ratings, and how well they agree.
+
+    names: of the N pictures. scores, ratings: (N,) float64. curve: from scores to ratings; plcc and rmse
+    are taken after it, rmse in the ratings' unit. A falling curve turns plcc positive: srcc and krcc tell
+    the direction.
+    """
+
+    names: tuple[str, ...]
+    scores: Floats
+    ratings: Floats
+    curve: Logistic | Line
+    srcc: float
+    plcc: float
+    krcc: float
+    rmse: float
+
+    def figures(self) -> dict[str, float]:
+        """What `faceq evaluate iqa --json` writes."""
+        return {
+            "n": len(self.names),
+            **{name: round(getattr(self, name), 6) for name in ("srcc", "plcc", "krcc", "rmse")},
+        }
+
+
+def agreement(names: tuple[str, ...], scores: Floats, ratings: Floats) -> Result:
+    """All figures for N named pictures; `scores` and `ratings` are (N,) float64, finite.
+
+    Raises:
+        UsageError: fewer than MIN_PICTURES, or all scores or all ratings are the same.
+    """
+    if len(names) < MIN_PICTURES:
+        raise UsageError(f"iqa: {len(names)} rated pictures are too few: give at least {MIN_PICTURES}")
+    for what, values in (("score", scores), ("rating", ratings)):
+        if values.min() == values.max():
+            raise UsageError(f"iqa: every {what} is {values[0]:g}: there is nothing to correlate")
+    curve = fit(scores, ratings)
+    mapped = curve(scores)
+    return Result(
+        names=names,
+        scores=scores,
+        ratings=ratings,
+        curve=curve,
+        srcc=srcc(scores, ratings),
+        plcc=plcc(mapped, ratings),
+        krcc=krcc(scores, ratings),
+        rmse=rmse(mapped, ratings),
+    )
+
+
+def evaluate(
+    image_dir: str,
+    mos_csv: str,
+    rate: Rate,
+    report: Callable[[str], None] = lambda line: None,
+    s3: S3 | None = None,
+) -> Result:
+    """Score every rated picture and compare with the ratings.
+
+    All pictures are looked up before the first is scored.
+
+    Args:
+        image_dir: folder or `s3://` prefix of the pictures.
+        mos_csv: a CSV file with the columns `image` (file name below image_dir) and `mos` (a number,
+            higher is better); others are passed over.
+        rate: the scorer.
+        report: gets a line on how far it is, every REPORT_EVERY_S seconds.
+        s3: settings of the file system.
+
+    Raises:
+        UsageError: a file or column is not there, a rating is no number, a picture is rated twice or
+            cannot be read, there are too few.
+        JobError: the scorer gave something other than a finite number.
+    """
+    s3 = s3 or S3()
+    ratings = read_ratings(mos_csv, s3)
+    files, folder = filesystem(image_dir, s3), path_of(image_dir)
+    if not files.isdir(folder):
+        raise UsageError(f"iqa: {image_dir}: there is no such folder")
+    present = set(files.find(folder))
+    paths = {name: f"{folder}/{name}" for name in ratings}
+    absent = [name for name, path in paths.items() if path not in present]
+    if absent:
+        more = f" and {len(absent) - 1:,} more" if len(absent) > 1 else ""
+        raise UsageError(f"iqa: {mos_csv} rates {absent[0]}{more}, not found in {image_dir}")
+    scores = []
+    for name in _reported(paths, report):
+        try:
+            picture = decode(files.cat_file(paths[name]), MAX_PIXELS)
+        except (UnreadableError, OSError) as error:
+            raise UsageError(f"iqa: {image_dir}/{name}: {error}") from None
+        score = float(rate(picture))
+        if not math.isfinite(score):
+            raise JobError(f"iqa: {image_dir}/{name} got the score {score}")
+        scores.append(score)
+    return agreement(tuple(ratings), np.array(scores), np.array(list(ratings.values())))
+
+
+def whole_pictures(network: nn.Module, side: int | None, device: str = "cpu") -> Rate:
+    """A scorer that shows a network whole pictures, one at a time, without a mask.
+
+    Args:
+        network: DBCNNLite or DBCNN in eval mode, on `device`.
+        side: pictures are scaled to side x side pixels, as DB-CNN-Lite was trained; None: they keep
+            their size, as DB-CNN was published.
+    """
+
+    @torch.inference_mode()
+    def rate(picture: NDArray[np.uint8]) -> float:
+        if side is not None:
+            # By area when shrinking, which does not alias.
+            how = cv2.INTER_AREA if side < min(picture.shape[:2]) else cv2.INTER_LINEAR
+            picture = np.asarray(cv2.resize(picture, (side, side), interpolation=how), np.uint8)
+        image = torch.from_numpy(np.array(picture)).to(device).permute(2, 0, 1)[None].float() / 255
+        return float(network(image, torch.ones_like(image[:, :1]))[0])
+
+    return rate
+
+
+def _reported(names: dict[str, str], report: Callable[[str], None]) -> Iterator[str]:
+    started = said = time.monotonic()
+    for done, name in enumerate(names):
+        now = time.monotonic()
+        if now - said >= REPORT_EVERY_S:
+            said = now
+            report(f"faceq: {done:,} of {len(names):,} pictures, {done / (now - started):.1f} pictures/s")
+        yield name
+
+
+def read_ratings(mos_csv: str, s3: S3 | None = None) -> dict[str, float]:
+    """Picture name to rating, in the file's order; UsageError with the line where one is not usable."""
+    try:
+        data = filesystem(mos_csv, s3 or S3()).cat_file(path_of(mos_csv))
+        text = data.decode("utf-8-sig")  # spreadsheets put a mark before the first column's name
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"iqa: {mos_csv}: {' '.join(str(error).split())}") from None
+    rows = csv.DictReader(io.StringIO(text, newline=""))
+    columns = rows.fieldnames or []
+    missing = [name for name in ("image", "mos") if name not in columns]
+    if missing:
+        raise UsageError(
+            f"iqa: {mos_csv}: no column {' and '.join(missing)}; found {', '.join(columns) or 'none'}"
+        )
+    ratings: dict[str, float] = {}
+    for row in rows:
+        where = f"iqa: {mos_csv}, line {rows.line_num}"
+        name = row["image"]
+        if not name:
+            raise UsageError(f"{where}: no picture is named")
+        if name in ratings:
+            raise UsageError(f"{where}: {name} is rated twice")
+        ratings[name] = _number(row["mos"], where)
+    if len(ratings) < MIN_PICTURES:
+        raise UsageError(f"iqa: {mos_csv} rates {len(ratings)} pictures: give at least {MIN_PICTURES}")
+    return ratings
+
+
+def _number(text: str | None, where: str) -> float:
+    try:
+        number = float(text or "")
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise UsageError(f"{where}: mos is {text!r}, not a number")
+    return number
+
+
+def plot(result: Result, path: str, title: str = "", s3: S3 | None = None) -> None:
+    """Write a scatter plot of ratings over scores with the fitted curve, as PNG.
+
+    Args:
+        result: from `evaluate`.
+        path: of the file, local or `s3://`; it appears whole or not at all.
+        title: above the plot, e.g. the model and the data set.
+    """
+    figure = Figure(figsize=(4.2, 4.0), dpi=300, layout="constrained")
+    axes = figure.add_subplot()
+    # Thousands of pictures should show as a density, not as a blot.
+    opacity = float(np.clip(40 / math.sqrt(len(result.names)) / 2, 0.15, 0.8))
+    axes.scatter(result.scores, result.ratings, s=10, alpha=opacity, color="#2a6f97", linewidths=0)
+    along = np.linspace(result.scores.min(), result.scores.max(), 200)
+    kind = "logistic fit" if isinstance(result.curve, Logistic) else "linear fit"
+    axes.plot(along, result.curve(along), color="#c1121f", linewidth=1.6, label=kind)
+    figures = result.figures()
+    told = [f"n = {figures['n']:,}"]
+    told += [f"{name.upper()} = {figures[name]:.3f}" for name in ("srcc", "plcc", "krcc")]
+    told.append(f"RMSE = {figures['rmse']:.2f}")
+    rising = result.srcc >= 0
+    axes.text(
+        0.97 if rising else 0.03,
+        0.03,
+        "\n".join(told),
+        transform=axes.transAxes,
+        ha="right" if rising else "left",
+        va="bottom",
+        fontsize=8,
+        bbox={"boxstyle": "round", "facecolor": "white", "edgecolor": "0.8", "alpha": 0.85},
+    )
+    axes.legend(loc="upper left" if rising else "upper right", fontsize=8, frameon=False)
+    axes.set_xlabel("predicted quality")
+    axes.set_ylabel("mean opinion score")
+    axes.set_title(title, fontsize=10)
+    axes.grid(color="0.92", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    with filesystem(path, s3 or S3()).open(path_of(path), "wb") as file:
+        figure.savefig(file, format="png")
