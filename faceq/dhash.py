@@ -10,7 +10,7 @@ _SIDE = 8
 
 
 def dhash(face: np.ndarray) -> int:
-    """64-bit difference hash of an aligned face: whether each of 8x8 cells is darker than its right neighbour.
+    """64-bit difference hash of an aligned face: whether each cell is darker than its right neighbour.
 
     Two frames of a video that show the same face in the same pose differ in a few bits: the number of
     ones in the exclusive or of their hashes.

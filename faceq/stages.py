@@ -22,6 +22,9 @@ from faceq.mask import FaceMesh
 from faceq.table import pending, pixels, with_values
 
 _ALIGNED_SHAPE = (geometry.ALIGNED_SIZE, geometry.ALIGNED_SIZE, 3)
+HEAD_BATCH = 32
+"""Faces that the closed form takes at once: reading the last layer from memory is most of its time."""
+
 _CROP_SHAPE = (geometry.CROP_SIZE, geometry.CROP_SIZE, 3)
 
 
@@ -129,7 +132,7 @@ class ScoreFiq:
     def __call__(self, batch: pa.Table) -> pa.Table:
         rows = pending(batch)
         faces = pixels(batch, "aligned", rows, _ALIGNED_SHAPE)
-        distance, embedding = in_mini_batches(self._distances, self._mini_batch, faces)
+        distance, embedding = self._distances(faces)
         serfiq.check_distances(distance)
         raw = serfiq.score(distance.astype(np.float64))
         score = serfiq.calibrated(raw, self._calibration.slope, self._calibration.threshold)
@@ -147,11 +150,19 @@ class ScoreFiq:
         return batch.drop_columns(["aligned"])
 
     def _distances(self, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        features = torch.from_numpy(self._backbone(faces)).to(self._device)
+        if not len(faces):
+            return np.empty(0, np.float32), np.empty((0, 1), np.float32)
+        (features,) = in_mini_batches(lambda part: (self._backbone(part),), self._mini_batch, faces)
         if self._closed_form is not None:
-            return self._closed_form(features)
+            distance, embedding = in_mini_batches(self._head, HEAD_BATCH, features)
+            return distance, embedding
         assert self._monte_carlo is not None
-        return self._monte_carlo(features, [serfiq.seed_of(face) for face in faces])
+        seeds = [serfiq.seed_of(face) for face in faces]
+        return self._monte_carlo(torch.from_numpy(features).to(self._device), seeds)
+
+    def _head(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        assert self._closed_form is not None
+        return self._closed_form(torch.from_numpy(features).to(self._device))
 
 
 class ScoreQuality:
@@ -169,14 +180,17 @@ class ScoreQuality:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         rows = pending(batch)
-        crops = pixels(batch, "crop", rows, _CROP_SHAPE)
-        ovals = pixels(batch, "oval", rows, (36 * 2 * 4,)).view(np.float32).reshape(-1, 36, 2)
-        masks = [geometry.polygon_mask(oval, geometry.CROP_SIZE) for oval in ovals]
-        stacked = np.stack(masks) if masks else np.empty((0, *_CROP_SHAPE[:2]), np.float32)
-        (quality,) = in_mini_batches(self._rate, self._mini_batch, crops, stacked)
+        quality = self._quality(batch, rows) if len(rows) else np.empty(0, np.float32)
         batch = with_values(batch, "dbcnn", rows, np.clip(quality, 0, 100))
         batch = with_values(batch, "status", rows, ["scored"] * len(rows))
         return batch.drop_columns(["crop", "oval"])
+
+    def _quality(self, batch: pa.Table, rows: np.ndarray) -> np.ndarray:
+        crops = pixels(batch, "crop", rows, _CROP_SHAPE)
+        ovals = pixels(batch, "oval", rows, (36 * 2 * 4,)).view(np.float32).reshape(-1, 36, 2)
+        masks = np.stack([geometry.polygon_mask(oval, geometry.CROP_SIZE) for oval in ovals])
+        (quality,) = in_mini_batches(self._rate, self._mini_batch, crops, masks)
+        return quality
 
     @torch.inference_mode()
     def _rate(self, crops: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray]:
@@ -192,7 +206,7 @@ def in_mini_batches(
 
     Args:
         model: takes one array per argument, each with `size` items, and returns arrays with as many.
-        arrays: N items each; N may be 0, and then the model sees padding alone.
+        arrays: N items each, N at least 1.
 
     Returns:
         One array of N items for each that the model returns.
@@ -203,7 +217,7 @@ def in_mini_batches(
 
 
 def _padded(size: int, arrays: tuple[np.ndarray, ...]) -> Iterator[list[np.ndarray]]:
-    for start in range(0, max(len(arrays[0]), 1), size):
+    for start in range(0, len(arrays[0]), size):
         parts = [array[start : start + size] for array in arrays]
         fill = size - len(parts[0])
         yield [np.concatenate([part, np.zeros((fill, *part.shape[1:]), part.dtype)]) for part in parts]

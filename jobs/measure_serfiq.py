@@ -20,14 +20,12 @@ from scipy.stats import spearmanr
 
 from faceq import config, recognise, serfiq
 from faceq.frames import in_batches, list_shards, read_shards, to_table
-from faceq.stages import FindFace, in_mini_batches
+from faceq.stages import HEAD_BATCH, FindFace, in_mini_batches
 from faceq.table import pending, pixels
 from jobs.demo import SEVERITIES, STEPS, degraded
 
 MINI_BATCH = 8
-"""As the job has it."""
-
-TIMINGS = 20
+TIMINGS = 10
 
 
 def main() -> None:
@@ -65,7 +63,7 @@ def _with_copies(settings: config.Config, pictures: list[str], count: int) -> It
 def accuracy(head: serfiq.Head, features: np.ndarray, faces: np.ndarray, passes: int) -> dict[str, float]:
     """The closed form's distance against that of many passes; errors relative to the passes'."""
     closed_form = serfiq.ClosedForm(head)
-    closed, _ = in_mini_batches(lambda part: closed_form(torch.from_numpy(part)), MINI_BATCH, features)
+    closed, _ = in_mini_batches(lambda part: closed_form(torch.from_numpy(part)), HEAD_BATCH, features)
     half = serfiq.MonteCarlo(head, passes // 2)
     drawn = serfiq.MonteCarlo(head, passes)
     seeds = [serfiq.seed_of(face) for face in faces]
@@ -92,7 +90,7 @@ def accuracy(head: serfiq.Head, features: np.ndarray, faces: np.ndarray, passes:
 def speed(head: serfiq.Head, features: np.ndarray) -> dict[str, float]:
     """Milliseconds per face of the last layer: closed form, and 100 passes; medians of alternating runs."""
     closed, drawn = serfiq.ClosedForm(head), serfiq.MonteCarlo(head, passes=100)
-    batch = torch.from_numpy(features[:MINI_BATCH])
+    batch = torch.from_numpy(features[:HEAD_BATCH])
     times: dict[str, list[float]] = {"closed_form": [], "passes_100": []}
     for round_ in range(TIMINGS + 1):
         for name, run in (

@@ -41,14 +41,14 @@ class Job:
         file = folder / "job.yaml"
         file.write_text(f"input: {shards}\nout: {folder}/table\nrows_per_file: 16\n")
         self.settings = config.load(str(file), {})
-        self.log = open(folder / "log", "ab")
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "jobs.score", "--config", str(file)],
-            env={**os.environ, **(environment or {})},
-            start_new_session=True,
-            stdout=self.log,
-            stderr=self.log,
-        )
+        with open(folder / "log", "ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "jobs.score", "--config", str(file)],
+                env={**os.environ, **(environment or {})},
+                start_new_session=True,
+                stdout=log,
+                stderr=log,
+            )
 
     def files(self) -> list[Path]:
         return list((self.folder / "table").glob("status=*/[!.]*"))
