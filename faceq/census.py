@@ -4,6 +4,7 @@ A broken frame is a row. A million of them in a row are something else: expired 
 that is gone, the wrong folder. The census is one small actor that sees the difference.
 """
 
+import uuid
 from collections import Counter
 from collections.abc import Iterable
 
@@ -33,6 +34,7 @@ class Census:
     """Counts over all tasks of a job. `read` and `decoded` return the reason to stop, or None."""
 
     def __init__(self, shards: int):
+        self._birth = uuid.uuid4().hex
         self._limit = min(REFUSALS_IN_A_ROW, shards)
         self._seen: dict[int, tuple[int, int]] = {}
         self._dropped: dict[int, int] = {}
@@ -84,6 +86,10 @@ class Census:
                 f"the last with: {example}"
             )
         return self._outage
+
+    def birth(self) -> str:
+        """Another one after the actor's process has died: then its counts are only of the time since."""
+        return self._birth
 
     def outage(self) -> str | None:
         """The reason to stop, if there was one."""

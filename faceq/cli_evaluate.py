@@ -11,6 +11,8 @@ import rich.table
 from faceq import config
 from faceq.errors import UsageError
 
+IQA_MODELS = ("dbcnn-lite", "dbcnn-koniq")
+
 
 def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     """The actions of `faceq evaluate`."""
@@ -27,6 +29,19 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     edc.add_argument("--plot", metavar="F.png", help="draw the curves")
     edc.add_argument("--config", metavar="job.yaml", help="the job's settings: where its S3 is")
     edc.set_defaults(run=evaluate_edc)
+    iqa = actions.add_parser(
+        "iqa",
+        help="agreement of the quality score with people's ratings of whole pictures",
+        description=_IQA,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    iqa.add_argument("images", metavar="IMAGE_DIR", help="folder of the pictures")
+    iqa.add_argument("ratings", metavar="mos.csv", help="columns image, mos (higher is better)")
+    iqa.add_argument("--model", choices=IQA_MODELS, default=IQA_MODELS[0], help=f"default: {IQA_MODELS[0]}")
+    iqa.add_argument("--json", metavar="F", help="write the figures as JSON")
+    iqa.add_argument("--plot", metavar="F.png", help="draw scores and ratings")
+    iqa.add_argument("--config", metavar="job.yaml", help="the job's settings: where its S3 is")
+    iqa.set_defaults(run=evaluate_iqa)
     calibrate = actions.add_parser(
         "calibrate",
         help="fit the scale of serfiq to a table, so that 0.5 discards the share that you ask for",
@@ -51,6 +66,12 @@ nothing: 1.0 is useless, less is better. Intervals: 95%, bootstrap over people.
   faceq evaluate edc scores/ identities.csv --json edc.json --plot edc.png
 """
 
+_IQA = """Scores whole pictures, faces or not, and compares with people's ratings: rank correlations SRCC and
+KRCC; PLCC and RMSE after the usual four-parameter logistic has brought scores to the ratings' scale.
+
+  faceq evaluate iqa photos/ mos.csv --json iqa.json --plot iqa.png
+"""
+
 _CALIBRATE = """Fits serfiq = 1 / (1 + exp(-slope * (serfiq_raw - threshold))) to the faces of a table, so
 that 0.5 is the threshold that discards the share of them that you ask for. Prints the settings for job.yaml.
 
@@ -62,8 +83,7 @@ def evaluate_edc(options: argparse.Namespace) -> int:
     """`faceq evaluate edc`."""
     from faceq import edc, evaluate, runs  # noqa: PLC0415 - torch takes seconds to import
 
-    if options.plot and not options.plot.lower().endswith(".png"):
-        raise UsageError(f"{options.plot}: the plot is a PNG file: give it the ending .png")
+    _check_plot(options.plot)
     s3 = config.load(options.config, {}).s3
     found = evaluate.evaluate_edc(runs.Table(options.table, s3), options.identities, s3)
     shown = rich.table.Table(box=None, pad_edge=False)
@@ -87,8 +107,7 @@ def evaluate_edc(options: argparse.Namespace) -> int:
     print(f"; FMR {min(edc.FMRS):g} stands on {int(min(edc.FMRS) * found.impostors):,} of them")
     print("pAUC: relative to no discard; 1.0 is useless, less is better")
     if options.json:
-        with open(options.json, "w", encoding="utf-8") as file:
-            json.dump([_as_json(result) for result in found.results], file, indent=1)
+        _write_json(options.json, [_as_json(result) for result in found.results])
     if options.plot:
         from faceq import plots  # noqa: PLC0415 - as above
 
@@ -106,6 +125,38 @@ def _as_json(result: Any) -> dict[str, Any]:
     }
     known = {name: None if math.isnan(value) else value for name, value in figures.items()}
     return {"fmr": result.fmr, "quality": result.quality, **known}
+
+
+def evaluate_iqa(options: argparse.Namespace) -> int:
+    """`faceq evaluate iqa`."""
+    from faceq import iqa  # noqa: PLC0415 - torch takes seconds to import
+
+    _check_plot(options.plot)
+    s3 = config.load(options.config, {}).s3
+    found = iqa.evaluate(options.images, options.ratings, iqa.rater(options.model), print, s3)
+    figures = found.figures()
+    print(f"{figures['n']:,} pictures, {options.model}")
+    for name in ("srcc", "plcc", "krcc", "rmse"):
+        print(f"{name.upper()}  {figures[name]:.4f}")
+    if isinstance(found.curve, iqa.Line):
+        print(found.curve.reason)
+    if options.json:
+        _write_json(options.json, figures)
+    if options.plot:
+        from faceq import plots  # noqa: PLC0415 - as above
+
+        plots.iqa_plot(found, options.plot, title=options.model)
+    return 0
+
+
+def _check_plot(path: str | None) -> None:
+    if path and not path.lower().endswith(".png"):
+        raise UsageError(f"{path}: the plot is a PNG file: give it the ending .png")
+
+
+def _write_json(path: str, figures: Any) -> None:
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(figures, file, indent=1)
 
 
 def evaluate_calibrate(options: argparse.Namespace) -> int:

@@ -12,7 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -163,6 +165,11 @@ class DBCNN(nn.Module):
 def _register_imagenet(model: nn.Module) -> None:
     for name, values in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
         model.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
+
+
+def published_tensor(picture: NDArray[np.uint8]) -> Tensor:
+    """A picture (H, W, 3) uint8 RGB as published DB-CNN takes it: at its own size, (1, 3, H, W), 0..1."""
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 255
 
 
 def load_dbcnn(path: str | Path, device: str = "cpu") -> DBCNN:

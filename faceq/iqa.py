@@ -1,7 +1,6 @@
 """How well a quality score agrees with people: SRCC, PLCC, KRCC and RMSE on whole pictures with ratings.
 
-The figures are pure functions of two arrays. `evaluate` rates the pictures of a folder, `plot` draws
-what came out.
+The figures are pure functions of two arrays; `evaluate` rates the pictures of a folder.
 
 Source: Video Quality Experts Group, "Final Report from the Video Quality Experts Group on the Validation
 of Objective Models of Video Quality Assessment", 2000: the figures, and the logistic function that is
@@ -15,17 +14,18 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy.optimize import OptimizeResult, least_squares
 from scipy.special import expit
 from scipy.stats import kendalltau, rankdata
-from torch import nn
+from torch import Tensor, nn
 
+from faceq import models
 from faceq.config import S3
+from faceq.dbcnn import load_dbcnn_lite, picture_tensor
+from faceq.dbcnn_vgg import load_dbcnn, published_tensor
 from faceq.decode import UnreadableError, decode
 from faceq.errors import JobError, UsageError
 from faceq.storage import filesystem, path_of
@@ -269,22 +269,29 @@ def evaluate(
     return agreement(tuple(ratings), np.array(scores), np.array(list(ratings.values())))
 
 
-def whole_pictures(network: nn.Module, side: int | None, device: str = "cpu") -> Rate:
+def rater(model: str) -> Rate:
+    """A scorer of whole pictures, on the CPU, with as many threads as torch has.
+
+    Args:
+        model: `dbcnn-lite` or `dbcnn-koniq`; fetched if need be.
+    """
+    path = models.fetch(model, report=print)
+    if model == "dbcnn-lite":
+        return whole_pictures(load_dbcnn_lite(path), picture_tensor)
+    return whole_pictures(load_dbcnn(path), published_tensor)
+
+
+def whole_pictures(network: nn.Module, tensor_of: Callable[[NDArray[np.uint8]], Tensor]) -> Rate:
     """A scorer that shows a network whole pictures, one at a time, without a mask.
 
     Args:
-        network: DBCNNLite or DBCNN in eval mode, on `device`.
-        side: pictures are scaled to side x side pixels, as DB-CNN-Lite was trained; None: they keep
-            their size, as DB-CNN was published.
+        network: DBCNNLite or DBCNN in eval mode.
+        tensor_of: a picture (H, W, 3) uint8 RGB as the network wants it, (1, 3, h, w) float32, 0..1.
     """
 
     @torch.inference_mode()
     def rate(picture: NDArray[np.uint8]) -> float:
-        if side is not None:
-            # By area when shrinking, which does not alias.
-            how = cv2.INTER_AREA if side < min(picture.shape[:2]) else cv2.INTER_LINEAR
-            picture = np.asarray(cv2.resize(picture, (side, side), interpolation=how), np.uint8)
-        image = torch.from_numpy(np.array(picture)).to(device).permute(2, 0, 1)[None].float() / 255
+        image = tensor_of(picture)
         return float(network(image, torch.ones_like(image[:, :1]))[0])
 
     return rate
@@ -336,45 +343,3 @@ def _number(text: str | None, where: str) -> float:
     if not math.isfinite(number):
         raise UsageError(f"{where}: mos is {text!r}, not a number")
     return number
-
-
-def plot(result: Result, path: str, title: str = "", s3: S3 | None = None) -> None:
-    """Write a scatter plot of ratings over scores with the fitted curve, as PNG.
-
-    Args:
-        result: from `evaluate`.
-        path: of the file, local or `s3://`; it appears whole or not at all.
-        title: above the plot, e.g. the model and the data set.
-    """
-    figure = Figure(figsize=(4.2, 4.0), dpi=300, layout="constrained")
-    axes = figure.add_subplot()
-    # Thousands of pictures should show as a density, not as a blot.
-    opacity = float(np.clip(40 / math.sqrt(len(result.names)) / 2, 0.15, 0.8))
-    axes.scatter(result.scores, result.ratings, s=10, alpha=opacity, color="#2a6f97", linewidths=0)
-    along = np.linspace(result.scores.min(), result.scores.max(), 200)
-    kind = "logistic fit" if isinstance(result.curve, Logistic) else "linear fit"
-    axes.plot(along, result.curve(along), color="#c1121f", linewidth=1.6, label=kind)
-    figures = result.figures()
-    told = [f"n = {figures['n']:,}"]
-    told += [f"{name.upper()} = {figures[name]:.3f}" for name in ("srcc", "plcc", "krcc")]
-    told.append(f"RMSE = {figures['rmse']:.2f}")
-    rising = result.srcc >= 0
-    axes.text(
-        0.97 if rising else 0.03,
-        0.03,
-        "\n".join(told),
-        transform=axes.transAxes,
-        ha="right" if rising else "left",
-        va="bottom",
-        fontsize=8,
-        bbox={"boxstyle": "round", "facecolor": "white", "edgecolor": "0.8", "alpha": 0.85},
-    )
-    axes.legend(loc="upper left" if rising else "upper right", fontsize=8, frameon=False)
-    axes.set_xlabel("predicted quality")
-    axes.set_ylabel("mean opinion score")
-    axes.set_title(title, fontsize=10)
-    axes.grid(color="0.92", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    with filesystem(path, s3 or S3()).open(path_of(path), "wb") as file:
-        figure.savefig(file, format="png")

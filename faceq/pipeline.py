@@ -98,7 +98,8 @@ def score(config: Config, overwrite: bool = False, retry_unreadable: bool = Fals
         seconds = _score(config, shards, table, run)
         run.counts, quantiles = table.counts_and_quantiles(run.run_id)
         run.rows = sum(run.counts.values())
-        if run.rows != run.frames:
+        # None: the process that counted has died, and another one goes on from nought.
+        if run.frames is not None and run.rows != run.frames:
             raise JobError(f"{run.frames} frames were read but {run.rows} rows written to {table.uri}")
         run.finished = _now()
     return Summary(run, table.uri, seconds, quantiles)
@@ -110,7 +111,9 @@ def _score(config: Config, shards: list[Shard], table: Table, run: Run) -> float
     files_before = set(table.row_files())
     # On the driver's own node: what the job cannot do without should not hang on another one.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    census = Census.options(num_cpus=0, scheduling_strategy=here).remote(len(shards))  # type: ignore[attr-defined]
+    options = {"num_cpus": 0, "scheduling_strategy": here, "max_restarts": -1, "max_task_retries": -1}
+    census = Census.options(**options).remote(len(shards))  # type: ignore[attr-defined]
+    birth = ray.get(census.birth.remote())
     started = time.monotonic()
     try:
         run_graph(config, shards, done, table, run, census)
@@ -121,7 +124,8 @@ def _score(config: Config, shards: list[Shard], table: Table, run: Run) -> float
         raise JobError(outage or _reason(error)) from error
     seconds = time.monotonic() - started
     recover.drop_stragglers(table, run, files_before)
-    run.frames, run.already_done = ray.get(census.totals.remote(config.limit))
+    if ray.get(census.birth.remote()) == birth:
+        run.frames, run.already_done = ray.get(census.totals.remote(config.limit))
     return seconds
 
 

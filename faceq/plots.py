@@ -1,12 +1,13 @@
 """Plots for papers, as PNG files."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from faceq import edc
+from faceq import edc, iqa
 
 # Okabe and Ito's palette, which people with any colour vision can tell apart; line styles say the same.
 _STYLES = (
@@ -53,6 +54,47 @@ def edc_plot(results: Sequence[edc.Result], path: str) -> None:
         axes.grid(axis="y", linewidth=0.4, alpha=0.5)
         axes.legend(title=f"quality (pAUC to {_UPTO:.0%})", fontsize=7, title_fontsize=7, frameon=False)
     figure.axes[0].set_ylabel("false non-match rate (%)")
+    figure.savefig(path, format="png")
+
+
+def iqa_plot(result: iqa.Result, path: str, title: str = "") -> None:
+    """Write a scatter plot of ratings over scores with the fitted curve, as PNG.
+
+    Args:
+        result: from `iqa.evaluate`.
+        path: of the PNG file.
+        title: above the plot, e.g. the model and the data set.
+    """
+    figure = Figure(figsize=(4.2, 4.0), dpi=300, layout="constrained")
+    axes = figure.add_subplot()
+    # Thousands of pictures should show as a density, not as a blot.
+    opacity = float(np.clip(20 / math.sqrt(len(result.names)), 0.15, 0.8))
+    axes.scatter(result.scores, result.ratings, s=10, alpha=opacity, color="#2a6f97", linewidths=0)
+    along = np.linspace(result.scores.min(), result.scores.max(), 200)
+    kind = "logistic fit" if isinstance(result.curve, iqa.Logistic) else "linear fit"
+    axes.plot(along, result.curve(along), color="#c1121f", linewidth=1.6, label=kind)
+    figures = result.figures()
+    told = [f"n = {figures['n']:,}"]
+    told += [f"{name.upper()} = {figures[name]:.3f}" for name in ("srcc", "plcc", "krcc")]
+    told.append(f"RMSE = {figures['rmse']:.2f}")
+    rising = result.srcc >= 0
+    axes.text(
+        0.97 if rising else 0.03,
+        0.03,
+        "\n".join(told),
+        transform=axes.transAxes,
+        ha="right" if rising else "left",
+        va="bottom",
+        fontsize=8,
+        bbox={"boxstyle": "round", "facecolor": "white", "edgecolor": "0.8", "alpha": 0.85},
+    )
+    axes.legend(loc="upper left" if rising else "upper right", fontsize=8, frameon=False)
+    axes.set_xlabel("predicted quality")
+    axes.set_ylabel("mean opinion score")
+    axes.set_title(title, fontsize=10)
+    axes.grid(color="0.92", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, format="png")
 
 

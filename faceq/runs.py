@@ -30,9 +30,10 @@ class Run:
     """One scoring run.
 
     state: claiming, running or ended; owner: the process (see `faceq.claim`). version: faceq's. record:
-    what decides the values in a row. frames: those of the input that had no row yet. rows: those that it
-    wrote. counts: the rows by status. already_done: frames of the input that had a row before. Times are
-    UTC, ISO 8601; `finished` is None while the run goes on, or if it was stopped.
+    what decides the values in a row. frames: those of the input that had no row yet; None also where the
+    process that counted them died. rows: those that it wrote. counts: the rows by status. already_done:
+    frames of the input that had a row before. Times are UTC, ISO 8601; `finished` is None while the run
+    goes on, or if it was stopped.
     """
 
     run_id: str

@@ -9,15 +9,18 @@ from faceq.pipeline import Summary
 from faceq.runs import QUANTILES
 from faceq.table import STATUSES
 
+_UNCOUNTED = "frames in         not known: the process that counted them died, and the job went on"
+
 
 def text(summary: Summary) -> str:
     """The run in some fifteen lines: frames and rows, counts by status, scores, speed, where it all is."""
     run = summary.run
-    frames, rows = run.frames or 0, run.rows or 0
+    rows = run.rows or 0
+    frames = rows if run.frames is None else run.frames
     lines = [
         "",
-        f"frames in      {frames:>10,}",
-        f"rows out       {rows:>10,}   = frames",
+        f"frames in      {frames:>10,}" if run.frames is not None else _UNCOUNTED,
+        f"rows out       {rows:>10,}" + ("   = frames" if run.frames is not None else ""),
     ]
     if run.already_done:
         lines.append(f"already done   {run.already_done:>10,}   not read again")

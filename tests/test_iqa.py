@@ -12,7 +12,9 @@ import scipy.stats
 from PIL import Image
 from torch import Tensor, nn
 
-from faceq import iqa
+from faceq import iqa, plots
+from faceq.dbcnn import picture_tensor
+from faceq.dbcnn_vgg import published_tensor
 from faceq.errors import JobError, UsageError
 
 TIED = (
@@ -225,8 +227,8 @@ def test_networks_rate_whole_pictures_at_their_own_or_a_given_size(astronaut) ->
             assert mask.shape == images[:, :1].shape and mask.min() == 1
             return 100 * images.mean(dim=(1, 2, 3))
 
-    for side, shape in ((None, (1, 3, 300, 512)), (128, (1, 3, 128, 128))):
-        score = iqa.whole_pictures(Brightness(), side)(astronaut[:300])
+    for tensor_of, shape in ((published_tensor, (1, 3, 300, 512)), (picture_tensor, (1, 3, 293, 500))):
+        score = iqa.whole_pictures(Brightness(), tensor_of)(astronaut[:300])
         assert shapes[-1] == shape
         assert score == pytest.approx(astronaut[:300].mean() / 2.55, abs=0.5)
 
@@ -238,7 +240,7 @@ def test_a_score_that_is_no_number_stops_the_evaluation(rated) -> None:
 
 def test_the_plot_is_a_png_with_points_and_curve(tmp_path: Path) -> None:
     scores, ratings = related()
-    iqa.plot(iqa.agreement(names(400), scores, ratings), str(tmp_path / "plot.png"), title="DB-CNN")
+    plots.iqa_plot(iqa.agreement(names(400), scores, ratings), str(tmp_path / "plot.png"), title="DB-CNN")
     with Image.open(tmp_path / "plot.png") as image:
         assert image.format == "PNG"
         pixels = np.asarray(image.convert("RGB")).astype(int)

@@ -13,6 +13,7 @@ from conftest import PHOTOS
 import faceq
 from faceq import config, pipeline, summary
 from faceq.errors import JobError, UsageError
+from faceq.models import ModelError
 from faceq.runs import Table
 from faceq.table import SCHEMA, frame_id, record_of
 from jobs import demo
@@ -218,10 +219,12 @@ def test_a_handful_of_bad_frames_are_rows(tmp_path):
 
 
 def test_an_error_in_a_worker_is_told_in_its_own_words(shards, tmp_path, monkeypatch):
-    missing = config.PRESETS["embedded"].__class__("yunet", "sface", "facemesh", "no-such-model")
-    monkeypatch.setitem(config.PRESETS, "embedded", missing)
-    monkeypatch.setattr(config.Config, "record", lambda self: {})
-    with pytest.raises(JobError, match="no model is called 'no-such-model'"):
+    class Broken:
+        def __init__(self, config):
+            raise ModelError("models: dbcnn-lite could not be fetched")
+
+    monkeypatch.setattr(pipeline, "ScoreQuality", Broken)
+    with pytest.raises(JobError, match="a stage of the job failed: .*dbcnn-lite could not be fetched"):
         pipeline.score(settings(shards / "mask_blue.jpg", tmp_path / "table"))
 
 

@@ -64,7 +64,9 @@ class Job:
     def workers(self) -> list[psutil.Process]:
         """Ray's worker processes of this job that hold a task, an actor, or wait for one."""
         below = psutil.Process(self.process.pid).children(recursive=True)
-        return [process for process in below if _title(process).startswith("ray::")]
+        titles = {process: _title(process) for process in below}
+        # Not the agents: a raylet ends with them, which is the death of a whole node.
+        return [p for p, title in titles.items() if title.startswith("ray::") and "Agent" not in title]
 
     def end(self) -> None:
         assert self.process.wait(280) == 0, self.said()

@@ -1,0 +1,145 @@
+"""Kill drills at full length; too long for every run. python -m pytest tests/drills.py -s
+
+2,000 frames; the driver is killed at five random moments and started again each time; worker processes are
+killed while a job runs; one of three nodes is lost; a reader opens the table in a loop all the while.
+"""
+
+import os
+import random
+import signal
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+from PIL import Image
+from ray.cluster_utils import Cluster
+from test_resume import VALUES, Job, _title
+
+from faceq import config, pipeline
+from faceq.runs import Table
+from jobs import demo
+
+pytestmark = pytest.mark.timeout(3600)
+FRAMES = 2000
+KILLS = 5
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory, astronaut) -> Path:
+    """Small frames, 112 pixels, each a little different; every 17th is broken."""
+    folder = tmp_path_factory.mktemp("drill") / "in"
+    face = Image.fromarray(demo._frame_around(astronaut, [200, 60, 80, 110])).resize((160, 160))
+    chance = np.random.default_rng(0)
+
+    def members():
+        for index in range(FRAMES):
+            noise = chance.integers(-20, 20, (160, 160, 3))
+            data = demo._jpeg(np.clip(np.asarray(face).astype(int) + noise, 0, 255).astype(np.uint8))
+            yield f"{index:05}.jpg", data if index % 17 else data[:1000]
+
+    demo.write_shards(folder, members())
+    return folder
+
+
+class Reader(threading.Thread):
+    """Opens the whole table again and again; counts how often, and what it could not read."""
+
+    def __init__(self, table: Table):
+        super().__init__(daemon=True)
+        self.table, self.stop = table, threading.Event()
+        self.opened, self.errors = 0, []
+
+    def run(self) -> None:
+        while not self.stop.wait(0.2):
+            for path in self.table.row_files():
+                try:
+                    self.table.files.cat_file(path)[-4:] == b"PAR1" or self.errors.append(path)
+                    self.opened += 1
+                except FileNotFoundError:
+                    pass  # an unreadable frame's row that is tried again
+
+    def end(self) -> None:
+        self.stop.set()
+        self.join()
+        print(f"reader: {self.opened:,} files opened")
+        assert self.opened > 0 and not self.errors
+
+
+@pytest.fixture(scope="module")
+def undisturbed(shards, tmp_path_factory) -> list[dict]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    started = time.monotonic()
+    job = Job(shards, folder)
+    job.process.wait()
+    print(f"undisturbed: {time.monotonic() - started:.0f} s")
+    rows = job.rows()
+    assert len(rows) == FRAMES
+    return rows
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["driver alone", "all of it"])
+def test_killed_at_random_moments(shards, undisturbed, tmp_path, whole):
+    chance = random.Random(7 + whole)
+    reader = None
+    for kill in range(KILLS):
+        job = Job(shards, tmp_path)
+        if reader is None:
+            reader = Reader(Table(job.settings.out, job.settings.s3))
+            reader.start()
+        wait = chance.uniform(8, 45)
+        try:
+            job.process.wait(wait)
+            print(f"the job ended before kill {kill + 1}")
+            break
+        except Exception:
+            (os.killpg if whole else os.kill)(job.process.pid, signal.SIGKILL)
+            job.process.wait()
+            print(f"kill {kill + 1} after {wait:.0f} s, {len(job.files())} files")
+    last = Job(shards, tmp_path)
+    assert last.process.wait() == 0, last.said()
+    reader.end()
+    assert last.rows() == undisturbed
+
+
+def test_workers_killed(shards, undisturbed, tmp_path):
+    chance = random.Random(3)
+    job = Job(shards, tmp_path)
+    killed = []
+    while job.process.poll() is None:
+        time.sleep(chance.uniform(6, 12))
+        workers = job.workers() if job.process.poll() is None else []
+        if workers and len(killed) < 10:
+            victim = chance.choice(workers)
+            killed.append(_title(victim))
+            victim.kill()
+    print("killed:", killed)
+    assert job.process.returncode == 0, job.said()
+    assert job.rows() == undisturbed
+
+
+def test_a_node_is_lost(shards, undisturbed, tmp_path):
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+    nodes = [cluster.add_node(num_cpus=2) for _ in range(2)]
+    ray.init(address=cluster.address)
+    try:
+        out = str(tmp_path / "table")
+        chosen = config.build({"input": [str(shards)], "out": out, "rows_per_file": 16})
+        table = Table(out, chosen.s3)
+
+        def lose() -> None:
+            while not Path(out).exists() or len(table.row_files()) < 3:
+                time.sleep(0.3)
+            cluster.remove_node(nodes[0], allow_graceful=False)
+            print("a node is gone")
+
+        loss = threading.Thread(target=lose)
+        loss.start()
+        pipeline.score(chosen)
+        loss.join()
+        assert table.rows(VALUES).sort_by("frame_id").to_pylist() == undisturbed
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
