@@ -12,7 +12,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -26,6 +29,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 # Centre and spread of the ratings in LIVE In the Wild: the head predicts in these units.
 RATING_CENTRE = 58.0
 RATING_SPREAD = 20.0
+
+PICTURE_SIDE = 384  # pixels; the largest that the network was trained at
 
 # Per block of EfficientNet-Lite0: kernel, stride, expansion, channels out.
 LITE0_BLOCKS = (
@@ -253,6 +258,21 @@ class DBCNNLite(nn.Module):
             level_size = (level.shape[2], level.shape[3])
             moments.append(masked_moments(level, position_weights(mask, level_size)))
         return torch.cat([evened(bilinear), evened(torch.cat(moments, dim=1))], dim=1) * present
+
+
+def picture_tensor(picture: NDArray[np.uint8]) -> Tensor:
+    """A whole picture as `DBCNNLite` should see it to agree with people's ratings: a square of PICTURE_SIDE.
+
+    Args:
+        picture: (H, W, 3) uint8 RGB.
+
+    Returns:
+        (1, 3, PICTURE_SIDE, PICTURE_SIDE) float32, 0..1.
+    """
+    # By area when shrinking, which does not alias.
+    how = cv2.INTER_AREA if PICTURE_SIDE < min(picture.shape[:2]) else cv2.INTER_LINEAR
+    square = cv2.resize(picture, (PICTURE_SIDE, PICTURE_SIDE), interpolation=how)
+    return torch.from_numpy(square).permute(2, 0, 1)[None].float() / 255
 
 
 def load_dbcnn_lite(path: str | Path, device: str = "cpu") -> DBCNNLite:
