@@ -61,13 +61,15 @@ _SCORE = """Score every face frame of the input: can it be recognised (SER-FIQ),
 def add_score_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of a scoring job, for `faceq score` and `jobs/score.py` alike."""
     add = parser.add_argument
-    what = "pictures, .tar(.gz) or .parquet shards, folders, globs; local or s3://"
+    what = "pictures, videos, .tar(.gz) or .parquet shards, folders, globs; local or s3://"
     add("input", nargs="*", metavar="INPUT", help=what)
     add("--out", metavar="TABLE", help="folder or s3:// prefix of the result table")
     add("--preset", help=f"set of models ({', '.join(config.PRESETS)}); default: embedded")
     add("--config", metavar="job.yaml", help="settings in YAML; what the command line says goes before it")
     add("--fiq-threshold", type=float, metavar="X", help="least SER-FIQ, 0…1 (0.5); 0 scores every face")
     add("--embeddings", action="store_true", default=None, help="keep recognition embeddings, as a column")
+    add("--fps", type=float, metavar="X", help="of videos, X frames a second (default: every frame)")
+    add("--every", type=int, metavar="K", help="of videos, every K-th frame")
     add("--limit", type=_positive, metavar="N", help="only the first N frames")
     add("--retry-unreadable", action="store_true", help="try frames again that have a row as unreadable")
     add("--overwrite", action="store_true", help="remove the table that is there first")
@@ -76,6 +78,7 @@ def add_score_arguments(parser: argparse.ArgumentParser) -> None:
 
 def score(options: argparse.Namespace) -> int:
     """`faceq score`: run the job and print its summary."""
+    sampling = {"fps": options.fps, "every": options.every}
     settings = config.load(
         options.config,
         {
@@ -84,6 +87,7 @@ def score(options: argparse.Namespace) -> int:
             "preset": options.preset,
             "fiq_threshold": options.fiq_threshold,
             "embeddings": options.embeddings,
+            "video": {key: value for key, value in sampling.items() if value is not None} or None,
             "limit": options.limit,
         },
     )

@@ -75,6 +75,22 @@ class Pool(_Strict):
         return "cuda" if self.num_gpus > 0 else "cpu"
 
 
+class Video(_Strict):
+    """Which frames of a video are frames of the input: all, if nothing is set.
+
+    fps: so many a second, by their timestamps. every: each so-manyth one.
+    """
+
+    fps: float | None = Field(None, gt=0, allow_inf_nan=False)
+    every: int | None = Field(None, ge=1)
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> "Video":
+        if self.fps is not None and self.every is not None:
+            raise ValueError("fps and every exclude each other: give one of them")
+        return self
+
+
 class S3(_Strict):
     """Where S3 is, if the usual AWS variables and profiles do not say. Credentials never stand here."""
 
@@ -98,9 +114,9 @@ class Config(_Strict):
     100); none: the closed form, which has no noise and costs a fraction. calibration: of `serfiq`, if
     not the zoo's. embeddings: keep recognition embeddings, as a column. det_threshold: least confidence
     of a face, 0...1. min_face: least shorter side of a face's box, pixels. max_pixels: larger pictures
-    are unreadable (Pillow opens none above 178,956,970). limit: only the first N frames.
-    rows_per_file: frames per task that writes. num_cpus: logical CPUs of a Ray that is started for this
-    job (none: the machine's).
+    are unreadable (Pillow opens none above 178,956,970). video: which frames of a video count. limit:
+    only the first N frames. rows_per_file: frames per task that writes. num_cpus: logical CPUs of a Ray
+    that is started for this job (none: the machine's).
     """
 
     preset: str = "embedded"
@@ -113,6 +129,7 @@ class Config(_Strict):
     det_threshold: float = Field(0.6, gt=0, lt=1)
     min_face: int = Field(40, ge=1)
     max_pixels: int = Field(80_000_000, ge=1, le=178_956_970)
+    video: Video = Video()
     limit: int | None = Field(None, ge=1)
     rows_per_file: int = Field(1000, ge=1)
     num_cpus: int | None = Field(None, ge=2)
@@ -144,7 +161,8 @@ class Config(_Strict):
         return self.calibration or Calibration(slope=zoo.slope, threshold=zoo.threshold)
 
     def record(self) -> dict[str, Any]:
-        """What decides the values in a row, as JSON: kept with every table and compared before a rerun."""
+        """What decides which rows there are, and their values, as JSON: kept with every table and compared
+        before a rerun."""
         zoo = [models.get(name) for name in self.models.models()]
         return {
             "preset": self.preset,
@@ -154,6 +172,8 @@ class Config(_Strict):
             "det_threshold": self.det_threshold,
             "min_face": self.min_face,
             "max_pixels": self.max_pixels,
+            "video_fps": self.video.fps,
+            "video_every": self.video.every,
             "models": {m.name: {"sha256": m.sha256, "licence": m.licence} for m in zoo},
             "calibration": self.calibrated().model_dump(),
         }

@@ -270,7 +270,7 @@ def picture_tensor(picture: NDArray[np.uint8]) -> Tensor:
         (1, 3, PICTURE_SIDE, PICTURE_SIDE) float32, 0..1.
     """
     # By area when shrinking, which does not alias.
-    how = cv2.INTER_AREA if PICTURE_SIDE < min(picture.shape[:2]) else cv2.INTER_LINEAR
+    how = cv2.INTER_AREA if min(picture.shape[:2]) > PICTURE_SIDE else cv2.INTER_LINEAR
     square = cv2.resize(picture, (PICTURE_SIDE, PICTURE_SIDE), interpolation=how)
     return torch.from_numpy(square).permute(2, 0, 1)[None].float() / 255
 

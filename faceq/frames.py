@@ -1,8 +1,8 @@
 """From inputs to frames: what a shard is, and a stream of encoded pictures out of it.
 
-A shard is a picture, a WebDataset tar (plain or gzipped), or a Parquet file with an image column.
-Shards are listed once; their frames are read as a stream, so that no shard is ever held whole in
-memory. What cannot be read is a frame with an error, never an exception.
+A shard is a picture, a WebDataset tar (plain or gzipped), a Parquet file with an image column, or a
+video. Shards are listed once; their frames are read as a stream, so that no shard is ever held whole
+in memory. What cannot be read is a frame with an error, never an exception.
 """
 
 import contextlib
@@ -21,7 +21,8 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from faceq.config import S3
+from faceq import video
+from faceq.config import S3, Video
 from faceq.errors import UsageError
 from faceq.storage import absolute, filesystem, is_remote, path_of
 from faceq.table import BREAK, SCHEMA, frame_id
@@ -33,6 +34,7 @@ PICTURE_ENDINGS = (
 )
 TAR_ENDINGS = (".tar", ".tar.gz", ".tgz")
 PARQUET_ENDINGS = (".parquet",)
+VIDEO_ENDINGS = (".mp4", ".mov", ".mkv", ".webm", ".avi")
 
 IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes", "content", "data")
 """Names by which the image column of a Parquet shard is known, where several columns are binary."""
@@ -49,7 +51,9 @@ _BATCH_FRAMES = 32
 _BATCH_BYTES = 8 << 20
 _READ_AHEAD = 8 << 20
 
-Kind = Literal["picture", "tar", "parquet"]
+Kind = Literal["picture", "tar", "parquet", "video"]
+
+EVERY_FRAME = Video()
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +71,8 @@ class Frame:
     """One frame, or (frame_index -1) the break where a source stops being readable.
 
     image: encoded bytes; None if the frame could not be read (then `error` says why) or is already
-    `done`. refused: the storage gave nothing, as opposed to giving something broken.
+    `done`. timestamp_s: seconds from the first frame of its video. refused: the storage gave nothing, as
+    opposed to giving something broken.
     """
 
     source: str
@@ -77,6 +82,7 @@ class Frame:
     error: str | None = None
     refused: bool = False
     done: bool = False
+    timestamp_s: float | None = None
 
     @property
     def id(self) -> int:
@@ -102,7 +108,7 @@ def list_shards(inputs: Iterable[str], s3: S3) -> list[Shard]:
         if not found:
             raise UsageError(
                 f"{uri}: no frames here: looked for pictures ({', '.join(PICTURE_ENDINGS[:4])}, …), "
-                f"{', '.join(TAR_ENDINGS)} and {', '.join(PARQUET_ENDINGS)}"
+                f"{', '.join((*TAR_ENDINGS, *PARQUET_ENDINGS, *VIDEO_ENDINGS))}"
             )
         shards.update((shard.source, shard) for shard in found)
     if not shards:
@@ -130,7 +136,7 @@ def _expand(files: fsspec.AbstractFileSystem, path: str, uri: str) -> list[Shard
         if info["type"] != "directory":
             shard = _shard(uri, path, info["size"])
             if shard is None:
-                endings = ", ".join((*PICTURE_ENDINGS[:4], *TAR_ENDINGS, *PARQUET_ENDINGS))
+                endings = ", ".join((*TAR_ENDINGS, *PARQUET_ENDINGS, *VIDEO_ENDINGS, *PICTURE_ENDINGS[:4]))
                 raise UsageError(f"{uri}: not a kind of input that is known by its ending ({endings}, …)")
             return [shard]
         found = files.find(path, detail=True)
@@ -168,6 +174,8 @@ def _kind(name: str) -> Kind | None:
         return "picture"
     if lower.endswith(TAR_ENDINGS):
         return "tar"
+    if lower.endswith(VIDEO_ENDINGS):
+        return "video"
     return "parquet" if lower.endswith(PARQUET_ENDINGS) else None
 
 
@@ -177,7 +185,7 @@ def printable(name: str) -> str:
 
 
 def group(shards: list[Shard]) -> list[list[Shard]]:
-    """Shards of one read task each: a tar or a Parquet file alone, single pictures by the dozen."""
+    """Shards of one read task each: a tar, a Parquet file or a video alone, single pictures by the dozen."""
     groups = [[shard] for shard in shards if shard.kind != "picture"]
     pictures = [shard for shard in shards if shard.kind == "picture"]
     starts = range(0, len(pictures), PICTURES_PER_TASK)
@@ -187,13 +195,16 @@ def group(shards: list[Shard]) -> list[list[Shard]]:
 # --- reading -------------------------------------------------------------------------------------
 
 
-def read_shards(shards: Iterable[Shard], s3: S3, done: Container[int] = ()) -> Iterator[Frame]:
+def read_shards(
+    shards: Iterable[Shard], s3: S3, done: Container[int] = (), sampling: Video = EVERY_FRAME
+) -> Iterator[Frame]:
     """The frames of some shards, in order.
 
     Args:
         shards: what to read.
         s3: settings of the file system.
         done: ids of frames that need no reading; they come as frames without bytes, marked `done`.
+        sampling: which frames of a video are frames of the input.
     """
     pictures: list[Shard] = []
     for shard in shards:
@@ -202,6 +213,8 @@ def read_shards(shards: Iterable[Shard], s3: S3, done: Container[int] = ()) -> I
             if len(pictures) == _PICTURES_AT_ONCE:
                 yield from _read_pictures(pictures, s3, done)
                 pictures = []
+        elif shard.kind == "video":
+            yield from _read_video(shard, s3, done, sampling)
         else:
             read = _read_tar if shard.kind == "tar" else _read_parquet
             yield from read(shard, s3, done)
@@ -374,6 +387,27 @@ def _parquet_frame(shard: Shard, value: pa.Scalar, member: str, done: Container[
     return Frame(shard.source, member, 0, content)
 
 
+def _read_video(shard: Shard, s3: S3, done: Container[int], sampling: Video) -> Iterator[Frame]:
+    read = 0
+    try:
+        with _open(shard, s3) as stream:
+            for frame in video.sample(video.read(stream), sampling):
+                read = frame.index + 1
+                yield _video_frame(shard, frame, done)
+    except Exception as error:
+        yield _break(shard, error, f"after {read} frames", done)
+
+
+def _video_frame(shard: Shard, frame: video.VideoFrame, done: Container[int]) -> Frame:
+    time = float(frame.time)
+    if frame_id(shard.source, None, frame.index) in done:
+        return Frame(shard.source, None, frame.index, None, done=True, timestamp_s=time)
+    if frame.damaged:
+        reason = "this frame of the video is damaged: the decoder patched it over"
+        return Frame(shard.source, None, frame.index, None, error=reason, timestamp_s=time)
+    return Frame(shard.source, None, frame.index, frame.encode(), timestamp_s=time)
+
+
 def _open(shard: Shard, s3: S3) -> BinaryIO:
     files = filesystem(shard.source, s3)
     if not is_remote(shard.source):
@@ -391,7 +425,12 @@ def _break(shard: Shard, error: Exception, where: str, done: Container[int]) -> 
     if frame_id(shard.source, None, BREAK) in done:
         return Frame(shard.source, None, BREAK, None, done=True)
     refused = _is_refusal(error)
-    what = _unread(error) if refused else f"broken {where}: {_reason(error)}: what comes after it is not read"
+    if refused:
+        what = _unread(error)
+    elif isinstance(error, video.DamagedError):
+        what = str(error)  # some of what comes after the damage may have been read
+    else:
+        what = f"broken {where}: {_reason(error)}: what comes after it is not read"
     return Frame(shard.source, None, BREAK, None, error=what, refused=refused)
 
 
@@ -454,6 +493,7 @@ def to_table(frames: Iterable[Frame]) -> pa.Table:
             "source": frame.source,
             "member": frame.member,
             "frame_index": frame.frame_index,
+            "timestamp_s": frame.timestamp_s,
             "status": "unreadable" if frame.image is None else None,
             "error": frame.error,
             "image": frame.image,

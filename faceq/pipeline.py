@@ -24,7 +24,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 import faceq
 from faceq import claim, progress, recover
 from faceq.census import Census, OutageError
-from faceq.config import S3, Config, Pool
+from faceq.config import S3, Config, Pool, Video
 from faceq.errors import JobError, UsageError
 from faceq.frames import READ_SCHEMA, Shard, group, in_batches, list_shards, read_shards, to_table
 from faceq.runs import COMPRESSION, Run, Table
@@ -147,7 +147,7 @@ def run_graph(
         warnings.simplefilter("ignore", RayDeprecationWarning)
         # Encoded frames, or errors. Reading waits for the network more than it computes.
         frames = ray.data.read_datasource(
-            FrameSource(groups, config.s3, skipped, census),
+            FrameSource(groups, config.s3, config.video, skipped, census),
             override_num_blocks=len(groups),
             num_cpus=config.read.num_cpus,
             ray_remote_args={"max_retries": MAX_RETRIES},
@@ -313,11 +313,12 @@ def _loaded(stage: type, config: Config) -> Any:
 class FrameSource(Datasource):
     """Ray's view of the shards: one read task for each group, listed once on the driver."""
 
-    def __init__(self, groups: list[list[Shard]], s3: S3, done: Any, census: Any):
+    def __init__(self, groups: list[list[Shard]], s3: S3, sampling: Video, done: Any, census: Any):
         """`done`: reference to the sorted ids (int64) of frames that need no reading."""
         super().__init__()
         self._groups = groups
         self._s3 = s3
+        self._sampling = sampling
         self._done = done
         self._census = census
 
@@ -329,7 +330,7 @@ class FrameSource(Datasource):
     ) -> list[ReadTask]:
         return [
             ReadTask(
-                functools.partial(_read, index, shards, self._s3, self._done, self._census),
+                functools.partial(_read, index, shards, self._s3, self._sampling, self._done, self._census),
                 BlockMetadata(
                     num_rows=len(shards) if shards[0].kind == "picture" else None,
                     size_bytes=sum(shard.size for shard in shards),
@@ -343,10 +344,12 @@ class FrameSource(Datasource):
         ]
 
 
-def _read(task: int, shards: list[Shard], s3: S3, done: Any, census: Any) -> Iterator[pa.Table]:
+def _read(
+    task: int, shards: list[Shard], s3: S3, sampling: Video, done: Any, census: Any
+) -> Iterator[pa.Table]:
     new = skipped = 0
     yield READ_SCHEMA.empty_table()
-    for frames in in_batches(read_shards(shards, s3, _SortedIds(ray.get(done)))):
+    for frames in in_batches(read_shards(shards, s3, _SortedIds(ray.get(done)), sampling)):
         old = sum(frame.done for frame in frames)
         new, skipped = new + len(frames) - old, skipped + old
         refused = [frame.error for frame in frames if frame.refused]

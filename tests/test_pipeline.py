@@ -224,7 +224,7 @@ def test_an_error_in_a_worker_is_told_in_its_own_words(shards, tmp_path, monkeyp
             raise ModelError("models: dbcnn-lite could not be fetched")
 
     monkeypatch.setattr(pipeline, "ScoreQuality", Broken)
-    with pytest.raises(JobError, match="a stage of the job failed: .*dbcnn-lite could not be fetched"):
+    with pytest.raises(JobError, match=r"a stage of the job failed: .*dbcnn-lite could not be fetched"):
         pipeline.score(settings(shards / "mask_blue.jpg", tmp_path / "table"))
 
 
