@@ -21,7 +21,6 @@ from faceq.frames import BREAK, Frame, group, list_shards, read_again, read_shar
 from faceq.runs import Table
 from faceq.table import frame_id
 
-SHARED = Path(__file__).parent.parent.parent / "shared" / "data" / "videos"
 BLOCK = 16
 
 
@@ -450,8 +449,8 @@ def test_a_video_on_s3_is_read_as_on_disk(s3, clip):
 
 @pytest.mark.shared
 @pytest.mark.parametrize("name", ["d11", "d18", "d19", "d20", "s18", "s32"])
-def test_real_clips_agree_with_an_independent_reading(name):
-    path = SHARED / f"{name}.mp4"
+def test_real_clips_agree_with_an_independent_reading(name, shared):
+    path = shared / "videos" / f"{name}.mp4"
     capture = cv2.VideoCapture(str(path))
     with av.open(str(path)) as container:
         unit = container.streams.video[0].time_base
