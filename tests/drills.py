@@ -89,15 +89,15 @@ def test_killed_at_random_moments(shards, undisturbed, tmp_path, whole):
         if reader is None:
             reader = Reader(Table(job.settings.out, job.settings.s3))
             reader.start()
-        wait = chance.uniform(8, 45)
-        try:
-            job.process.wait(wait)
-            print(f"the job ended before kill {kill + 1}")
-            break
-        except Exception:
-            (os.killpg if whole else os.kill)(job.process.pid, signal.SIGKILL)
-            job.process.wait()
-            print(f"kill {kill + 1} after {wait:.0f} s, {len(job.files())} files")
+        # A moment after this attempt has begun to write: before, there is little to lose.
+        before = len(job.files())
+        while len(job.files()) <= before and job.process.poll() is None:
+            time.sleep(0.1)
+        time.sleep(chance.uniform(0, 20))
+        assert job.process.poll() is None, "it ended before the kill"
+        (os.killpg if whole else os.kill)(job.process.pid, signal.SIGKILL)
+        job.process.wait()
+        print(f"kill {kill + 1}: {len(job.files())} files")
     last = Job(shards, tmp_path)
     assert last.process.wait() == 0, last.said()
     reader.end()
