@@ -18,7 +18,9 @@ from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Literal, cast
 
+import aiohttp
 import botocore.exceptions
+import botocore.parsers
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -463,11 +465,18 @@ def _break(shard: Shard, error: Exception, where: str, done: Container[int]) -> 
     return Frame(shard.source, None, BREAK, None, error=what, refused=refused)
 
 
+_STORAGE_ERRORS = (
+    *(botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError),
+    # What s3fs gives up with: a body that ended too early (five times), an answer that is no XML.
+    *(aiohttp.ClientError, botocore.parsers.ResponseParserError),
+)
+
+
 def _is_refusal(error: Exception) -> bool:
     """Whether the storage itself failed; pyarrow raises OSError for broken content, without a number."""
     if isinstance(error, gzip.BadGzipFile):
         return False
-    if isinstance(error, botocore.exceptions.BotoCoreError | botocore.exceptions.ClientError):
+    if isinstance(error, _STORAGE_ERRORS):
         return True
     named = PermissionError | FileNotFoundError | ConnectionError | TimeoutError
     return isinstance(error, named) or (isinstance(error, OSError) and error.errno is not None)
