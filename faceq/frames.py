@@ -10,13 +10,17 @@ import gzip
 import itertools
 import os
 import posixpath
+import stat
+import struct
 import tarfile
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Literal, cast
 
+import aiohttp
 import botocore.exceptions
+import botocore.parsers
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -50,6 +54,12 @@ _PICTURES_AT_ONCE = 16
 _BATCH_FRAMES = 32
 _BATCH_BYTES = 8 << 20
 _READ_AHEAD = 8 << 20
+_GZIP = b"\x1f\x8b"
+_MAX_HEADER_BYTES = 1 << 20
+_LONG_HEADERS = (
+    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+)
 
 Kind = Literal["picture", "tar", "parquet", "video"]
 
@@ -134,6 +144,8 @@ def _expand(files: fsspec.AbstractFileSystem, path: str, uri: str) -> list[Shard
     if files.exists(path):
         info = files.info(path)
         if info["type"] != "directory":
+            if _special(info):
+                raise UsageError(f"{uri}: is a pipe, a socket or a device: name files and folders")
             shard = _shard(uri, path, info["size"])
             if shard is None:
                 endings = ", ".join((*TAR_ENDINGS, *PARQUET_ENDINGS, *VIDEO_ENDINGS, *PICTURE_ENDINGS[:4]))
@@ -151,8 +163,20 @@ def _expand(files: fsspec.AbstractFileSystem, path: str, uri: str) -> list[Shard
             found.update(files.find(match, detail=True) if inside else {match: info})
         if not found:
             raise UsageError(f"{uri}: nothing matches")
-    shards = (_shard(uri, name, info["size"]) for name, info in found.items() if _visible(name, path))
+    frames = {name: info for name, info in found.items() if _visible(name, path) and not _special(info)}
+    shards = (_shard(uri, name, info["size"]) for name, info in frames.items())
     return [shard for shard in shards if shard is not None]
+
+
+def _special(info: dict[str, Any]) -> bool:
+    """Whether this is no file: to open a pipe is to wait for who writes into it, maybe for ever. Links to
+    files are files; a link to nothing is a frame that is gone."""
+    if info["type"] != "other":
+        return False
+    try:
+        return not stat.S_ISREG(os.stat(info["name"]).st_mode)
+    except OSError:
+        return False
 
 
 def _visible(name: str, root: str) -> bool:
@@ -274,12 +298,16 @@ def _fetch_pictures(shards: list[Shard], s3: S3) -> Iterator[Frame]:
 def _read_tar(shard: Shard, s3: S3, done: Container[int]) -> Iterator[Frame]:
     names: Counter[str] = Counter()
     offset = 0
+    packed = False
     try:
         with contextlib.ExitStack() as stack:
             stream = stack.enter_context(_open(shard, s3))
-            if not shard.path.lower().endswith(".tar"):
-                stream = cast(BinaryIO, stack.enter_context(gzip.GzipFile(fileobj=stream)))
-            tar = stack.enter_context(tarfile.open(fileobj=stream, mode="r|", tarinfo=_WatchedTarInfo))
+            # Its content decides, not its ending: people rename, and download tools unpack or do not.
+            packed = stream.read(len(_GZIP)) == _GZIP
+            stream.seek(0)
+            if packed:
+                stream = cast(BinaryIO, stack.enter_context(_Unpacked(fileobj=stream)))
+            tar = stack.enter_context(_tar_of(stream))
             for info in tar:
                 offset = info.offset
                 hidden = posixpath.basename(info.name).startswith(".")
@@ -293,8 +321,21 @@ def _read_tar(shard: Shard, s3: S3, done: Container[int]) -> Iterator[Frame]:
             if fault is not None:
                 raise tarfile.ReadError(fault)
     except Exception as error:
-        unpacked = "" if shard.path.lower().endswith(".tar") else " (unpacked)"
-        yield _break(shard, error, f"at byte {offset}{unpacked}", done)
+        yield _break(shard, error, f"at byte {offset}{' (unpacked)' if packed else ''}", done)
+
+
+class _Unpacked(gzip.GzipFile):
+    """gzip that gives all that comes before a break: its `read` would lose what it has gathered so far."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        return self.read1(-1 if size is None else size)
+
+
+def _tar_of(stream: BinaryIO) -> tarfile.TarFile:
+    try:
+        return tarfile.open(fileobj=stream, mode="r|", tarinfo=_WatchedTarInfo)
+    except tarfile.ReadError as error:
+        raise tarfile.ReadError(f"it does not open as a tar ({error})") from None
 
 
 def _tar_frame(
@@ -303,7 +344,8 @@ def _tar_frame(
     if frame_id(shard.source, name, 0) in done:
         return Frame(shard.source, name, 0, None, done=True)
     if not info.isfile():
-        reason = f"a link to {printable(info.linkname)}, not a picture: pack the shard with its content"
+        what = f"a link to {printable(info.linkname)}" if info.islnk() or info.issym() else "a device or pipe"
+        reason = f"{what}, not a picture: pack the shard with its content"
         return Frame(shard.source, name, 0, None, error=reason)
     if info.size > MAX_FRAME_BYTES:
         return Frame(shard.source, name, 0, None, error=_too_long(info.size))
@@ -313,20 +355,36 @@ def _tar_frame(
 
 
 class _WatchedTarInfo(tarfile.TarInfo):
-    """tarfile ends quietly at a header that it cannot read; this notes on the archive that it did."""
+    """tarfile ends quietly at a header that it cannot read; this notes on the archive that it did. It also
+    ends at the first end-of-archive mark; this reads on, for archives that were put together by `cat`,
+    and so that gzip comes to its checksum."""
 
     @classmethod
     def fromtarfile(cls, tar: tarfile.TarFile) -> "_WatchedTarInfo":
-        try:
-            return super().fromtarfile(tar)
-        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
-            raise
-        except tarfile.EmptyHeaderError:  # type: ignore[attr-defined]
-            tar.fault = "no end-of-archive mark: cut off, or its writer was stopped"  # type: ignore[attr-defined]
-            raise
-        except tarfile.HeaderError as error:
-            tar.fault = str(error)  # type: ignore[attr-defined]
-            raise
+        ended = False
+        while True:
+            try:
+                return super().fromtarfile(tar)
+            except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+                ended = True
+            except tarfile.EmptyHeaderError:  # type: ignore[attr-defined]
+                if ended:
+                    raise tarfile.EOFHeaderError("end of file") from None  # type: ignore[attr-defined]
+                tar.fault = "no end-of-archive mark: cut off, or its writer was stopped"  # type: ignore[attr-defined]
+                raise
+            except tarfile.HeaderError as error:
+                tar.fault = "no tar follows the end-of-archive mark" if ended else str(error)  # type: ignore[attr-defined]
+                raise
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_WatchedTarInfo":
+        if buf and not buf.strip(b"\0"):
+            raise tarfile.EOFHeaderError("end of file header")  # type: ignore[attr-defined]
+        info = super().frombuf(buf, encoding, errors)
+        # tarfile reads such a header whole, and a gzipped one of any size takes no room in a shard.
+        if info.type in _LONG_HEADERS and info.size > _MAX_HEADER_BYTES:
+            raise tarfile.HeaderError(f"a header of {info.size} bytes")
+        return info
 
 
 def _read_parquet(shard: Shard, s3: S3, done: Container[int]) -> Iterator[Frame]:
@@ -338,14 +396,26 @@ def _read_parquet(shard: Shard, s3: S3, done: Container[int]) -> Iterator[Frame]
             names_there = [name for name in file.schema_arrow.names if name != image]
             key = next((name for name in KEY_COLUMNS if name in names_there), None)
             columns = [image, key] if key else [image]
-            for batch in file.iter_batches(_BATCH_FRAMES, columns=columns):
-                keys = batch[key].to_pylist() if key else [None] * len(batch)
+            # One row group after another: a batch across two would lose the first where the second is broken.
+            groups = range(file.num_row_groups)
+            batches = (file.iter_batches(_BATCH_FRAMES, row_groups=[i], columns=columns) for i in groups)
+            for batch in itertools.chain.from_iterable(batches):
+                keys = _keys(batch[key]) if key else [None] * len(batch)
                 for value, name in zip(batch[image], keys, strict=True):
                     member = _unique(_member_name(row if name is None else name), names)
                     yield _parquet_frame(shard, value, member, done)
                     row += 1
     except Exception as error:
         yield _break(shard, error, f"at row {row}", done)
+
+
+def _keys(column: pa.Array) -> list[Any]:
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    # Text that is not UTF-8 can be had as bytes only; these are not checked.
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        column = column.cast(pa.large_binary())
+    return column.to_pylist()
 
 
 def _member_name(key: Any) -> str:
@@ -434,11 +504,18 @@ def _break(shard: Shard, error: Exception, where: str, done: Container[int]) -> 
     return Frame(shard.source, None, BREAK, None, error=what, refused=refused)
 
 
+_STORAGE_ERRORS = (
+    *(botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError),
+    # What s3fs gives up with: a body that ended too early (five times), an answer that is no XML.
+    *(aiohttp.ClientError, botocore.parsers.ResponseParserError),
+)
+
+
 def _is_refusal(error: Exception) -> bool:
     """Whether the storage itself failed; pyarrow raises OSError for broken content, without a number."""
     if isinstance(error, gzip.BadGzipFile):
         return False
-    if isinstance(error, botocore.exceptions.BotoCoreError | botocore.exceptions.ClientError):
+    if isinstance(error, _STORAGE_ERRORS):
         return True
     named = PermissionError | FileNotFoundError | ConnectionError | TimeoutError
     return isinstance(error, named) or (isinstance(error, OSError) and error.errno is not None)
@@ -446,14 +523,22 @@ def _is_refusal(error: Exception) -> bool:
 
 def _unread(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
-        return "gone: it was there when the input was listed"
+        return "gone: it was there when the input was listed, or is a link to nothing"
     if isinstance(error, PermissionError):
         return f"access denied: {_reason(error)}: check permissions and credentials"
     return f"could not be read: {_reason(error)}"
 
 
+_PUZZLING = (LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, struct.error)
+"""What parsers raise where bytes contradict each other, in words for programmers."""
+
+
 def _reason(error: BaseException) -> str:
     """The error's own words on one line, its type where it has none."""
+    if isinstance(error, _PUZZLING) and not isinstance(error, pa.ArrowException):
+        return f"its structure is damaged ({type(error).__name__})"
+    if isinstance(error, gzip.BadGzipFile) and "Not a gzipped file" in str(error):
+        return "bytes that are not gzip follow"
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join(text.split()) or type(error).__name__
 

@@ -5,11 +5,17 @@ import os
 import tempfile
 from typing import Any
 
+import botocore.exceptions
+import botocore.session
 import fsspec
 from fsspec.implementations.local import LocalFileSystem, get_umask
 
 from faceq.config import S3
 from faceq.errors import UsageError
+
+ATTEMPTS = 6
+"""Requests to S3 for one answer. With the backoff of `standard`, 20 seconds at most between two, the last
+comes about 15 seconds after the first: an endpoint with a typing error is told before one loses patience."""
 
 
 def is_remote(uri: str) -> bool:
@@ -20,7 +26,8 @@ def filesystem(uri: str, s3: S3) -> fsspec.AbstractFileSystem:
     """The file system of a local path or an `s3://` URI.
 
     S3's endpoint, region and credentials come from the AWS variables and profiles, `s3` going before
-    them; retries and their backoff are botocore's (AWS_MAX_ATTEMPTS, AWS_RETRY_MODE).
+    them. Retries and their backoff are botocore's (AWS_MAX_ATTEMPTS, AWS_RETRY_MODE), and s3fs tries
+    five times around those where a connection breaks or a body ends too early.
 
     Raises:
         UsageError: another kind of URI.
@@ -34,7 +41,26 @@ def filesystem(uri: str, s3: S3) -> fsspec.AbstractFileSystem:
     region = s3.region or os.environ.get("AWS_REGION")
     if region:
         options["client_kwargs"] = {"region_name": region}
+    options["config_kwargs"] = {"retries": _retries(s3)}
     return fsspec.filesystem("s3", **{key: value for key, value in options.items() if value})
+
+
+def _retries(s3: S3) -> dict[str, Any]:
+    """botocore's settings for retries, where no variable and no profile has others.
+
+    Mode `standard`: unlike `legacy` it takes every broken connection for one to try again, and draws all
+    retries of a process from one quota, so that a store that is down is not asked for hours.
+    """
+    try:
+        profile = botocore.session.Session(profile=s3.profile).get_scoped_config()
+    except botocore.exceptions.BotoCoreError:
+        profile = {}  # whoever uses the file system is told of it
+    retries: dict[str, Any] = {}
+    if not (os.environ.get("AWS_RETRY_MODE") or profile.get("retry_mode")):
+        retries["mode"] = "standard"
+    if not (os.environ.get("AWS_MAX_ATTEMPTS") or profile.get("max_attempts")):
+        retries["total_max_attempts"] = ATTEMPTS
+    return retries
 
 
 def absolute(uri: str) -> str:

@@ -7,7 +7,7 @@ import pytest
 
 from faceq.config import S3
 from faceq.errors import UsageError
-from faceq.storage import AtomicLocalFileSystem, absolute, filesystem, path_of
+from faceq.storage import ATTEMPTS, AtomicLocalFileSystem, absolute, filesystem, path_of
 
 
 def test_a_file_is_not_there_until_it_is_closed(tmp_path):
@@ -57,3 +57,21 @@ def test_names_of_places(tmp_path, monkeypatch):
 def test_other_schemes_are_wrong_usage():
     with pytest.raises(UsageError, match="only local paths and s3://"):
         filesystem("gs://bucket/x", S3())
+
+
+def test_retries_are_those_of_the_user_where_there_are_any(monkeypatch, tmp_path):
+    for name in ("AWS_MAX_ATTEMPTS", "AWS_RETRY_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    assert retries_of(S3(region="r1")) == {"mode": "standard", "total_max_attempts": ATTEMPTS}
+    (tmp_path / "config").write_text("[profile slow]\nmax_attempts = 9\nretry_mode = adaptive\n")
+    assert retries_of(S3(region="r2", profile="slow")) == {"mode": "adaptive", "total_max_attempts": 9}
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "3")
+    assert retries_of(S3(region="r3")) == {"mode": "standard", "total_max_attempts": 3}
+    monkeypatch.setenv("AWS_RETRY_MODE", "legacy")
+    assert retries_of(S3(region="r4")) == {"mode": "legacy", "total_max_attempts": 3}
+
+
+def retries_of(s3: S3) -> dict:
+    """What botocore itself has made of the settings."""
+    return filesystem("s3://bucket", s3).s3.meta.config.retries
