@@ -1,5 +1,6 @@
 """The scale of `serfiq`: a logistic curve that puts 0.5 where the share to discard ends."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,6 +46,7 @@ def fit(raw: np.ndarray, discard: float = 0.05) -> Fit:
     if median <= threshold:
         raise UsageError(f"calibrate: half of the faces share one serfiq_raw, {median:g}: none stand out")
     slope = float(np.log(MEDIAN_SCORE / (1 - MEDIAN_SCORE))) / (median - threshold)
-    # Four digits of either are more than a few thousand faces can tell.
-    calibration = Calibration(slope=float(f"{slope:.4g}"), threshold=round(threshold, 4))
+    # Digits to a hundredth of the spread: more than a few thousand faces can tell.
+    digits = 2 - math.floor(math.log10(median - threshold))
+    calibration = Calibration(slope=float(f"{slope:.4g}"), threshold=round(threshold, digits))
     return Fit(calibration, len(raw), int((raw < calibration.threshold).sum()), median)

@@ -14,6 +14,9 @@ REFUSALS_IN_A_ROW = 100
 """So many reads refused by the storage, with none that worked between them, stop the job (or as many
 as there are shards, if those are fewer)."""
 
+FEW = 10
+"""At the end of a job: so many refused frames, and none given, are an outage, too."""
+
 LEAST_DECODED = 100
 """Frames that must have been tried before their share of unreadable ones is judged."""
 
@@ -38,20 +41,24 @@ class Census:
         self._limit = min(REFUSALS_IN_A_ROW, shards)
         self._seen: dict[int, tuple[int, int]] = {}
         self._dropped: dict[int, int] = {}
-        self._refused_in_a_row = 0
+        self._refused_in_a_row = self._refused = self._given = 0
         self._tried = 0
         self._unreadable = 0
         self._through = 0
         self._outage: str | None = None
+        self._last_refusal: str | None = None
         self._begun: Counter[int] = Counter()
         self._trying: dict[int, int] = {}
         self._deaths: Counter[int] = Counter()
 
     def read(self, task: int, new: int, done: int, given: int, refused: Iterable[str]) -> str | None:
-        """`new` and `done`: frames that read task has met so far; `given`: of its last batch, the frames
+        """`new` and `done`: frames that read task has met so far; `given`: of its last batch, the new ones
         that the storage gave; `refused`: the errors of those that it did not."""
         self._seen[task] = (new, done)
         errors = list(refused)
+        self._given += given
+        self._refused += len(errors)
+        self._last_refusal = errors[-1] if errors else self._last_refusal
         self._refused_in_a_row = 0 if given else self._refused_in_a_row + len(errors)
         if errors and self._refused_in_a_row >= self._limit:
             self._outage = (
@@ -94,6 +101,15 @@ class Census:
     def outage(self) -> str | None:
         """The reason to stop, if there was one."""
         return self._outage
+
+    def outage_at_the_end(self) -> str | None:
+        """Why the job has failed though it came to its end: too little was left to see it before."""
+        if not self._given and self._refused >= FEW:
+            return (
+                f"stopped: the storage refused all {self._refused} frames that were left, the last with: "
+                f"{self._last_refusal}"
+            )
+        return None
 
     def through(self, rows: int) -> None:
         """`rows`: that have been through all stages."""

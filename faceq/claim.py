@@ -10,13 +10,14 @@ the storage itself gave, so that clocks of machines need not agree.
 import contextlib
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from faceq.errors import UsageError
+from faceq.errors import JobError, UsageError
 from faceq.runs import Run, Table
 
 BEAT_S = 10
@@ -37,19 +38,41 @@ def held(table: Table, run: Run) -> Iterator[None]:
         run.state = "running"
         table.save(run)
     except BaseException:
-        table.forget(run)
+        with contextlib.suppress(UsageError):
+            table.forget(run)
         raise
     stop = threading.Event()
     beating = threading.Thread(target=_beat, args=(table, run, stop), daemon=True)
     beating.start()
     try:
         yield
-    finally:
-        stop.set()
-        beating.join()
-        # Finished, failed or interrupted: the next job need not wait for the sign of life to grow old.
-        run.state = "ended"
+    except BaseException:
+        # What went wrong is the news, not that the storage, for the same reason, takes no record of it.
+        with contextlib.suppress(UsageError):
+            _end(table, run, stop, beating)
+        raise
+    _end(table, run, stop, beating)
+
+
+def _end(table: Table, run: Run, stop: threading.Event, beating: threading.Thread) -> None:
+    """Free the table at once: the next job need not wait for the sign of life to grow old."""
+    stop.set()
+    beating.join()
+    run.state = "ended"
+    if run.finished or table.files_of(run.run_id):
         table.save(run)
+    else:
+        table.forget(run)  # it wrote nothing, and should not tie the table to its settings
+
+
+def check_still_held(table: Table, run: Run) -> None:
+    """JobError if another job has begun to write here: this one was taken for dead, and may not go on."""
+    others = [other for other in _alive(table, run) if other["state"] == "running"]
+    if others:
+        raise JobError(
+            f"{table.uri}: {others[0]['run_id']} took this job for dead and writes here now: this job gave "
+            f"no sign of life for {DEAD_AFTER_S} s"
+        )
 
 
 def _settle(table: Table, mine: Run) -> None:
@@ -71,22 +94,29 @@ def _settle(table: Table, mine: Run) -> None:
 
 
 def _alive(table: Table, mine: Run) -> list[dict[str, Any]]:
+    """Records of other runs that claim the table or write into it, and may be alive."""
     now = table.written(mine.run_id)
+    if now is None:
+        raise UsageError(f"{table.uri}: this job's record in _faceq was deleted: is the table being removed?")
     found = []
     for other in table.runs():
         if other["run_id"] == mine.run_id or other.get("state") not in ("claiming", "running"):
             continue
-        written = table.written(other["run_id"])
-        fresh = now is not None and written is not None and (now - written).total_seconds() < DEAD_AFTER_S
-        if fresh and not _known_dead(other["owner"]):
+        alive = _lives_here(other["owner"])
+        if alive is None:
+            written = table.written(other["run_id"])
+            alive = written is not None and (now - written).total_seconds() < DEAD_AFTER_S
+        if alive:
             found.append(other)
     return found
 
 
 def _beat(table: Table, run: Run, stop: threading.Event) -> None:
     while not stop.wait(BEAT_S):
-        with contextlib.suppress(UsageError):  # storage that fails now may answer the next time
+        try:
             table.save(run)
+        except Exception as error:  # storage that fails now, in whatever way, may answer the next time
+            print(f"faceq: no sign of life could be written: {error}", file=sys.stderr)
 
 
 def owner() -> dict[str, Any]:
@@ -114,8 +144,9 @@ def _began(pid: int) -> str | None:
     return None if fields[0] == "Z" else fields[19]
 
 
-def _known_dead(other: dict[str, Any]) -> bool:
-    """Whether that process was one of this machine's and is gone: the same pid may be another's by now."""
-    return (
-        bool(other["machine"]) and other["machine"] == _machine() and _began(other["pid"]) != other["began"]
-    )
+def _lives_here(other: dict[str, Any]) -> bool | None:
+    """Whether a process of this machine is alive; None for one of another machine. The same pid may be
+    another process's by now."""
+    if not other["machine"] or other["machine"] != _machine():
+        return None
+    return _began(other["pid"]) == other["began"]

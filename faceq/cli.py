@@ -27,12 +27,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"faceq: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("faceq: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        print(f"faceq: interrupted{options.on_interrupt(options)}", file=sys.stderr)
         return 130
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="faceq", description="Score face images at scale.")
+    parser.set_defaults(on_interrupt=lambda options: "")
     parser.add_argument("--version", action="version", version=f"faceq {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     add_score_arguments(
@@ -73,7 +74,7 @@ def add_score_arguments(parser: argparse.ArgumentParser) -> None:
     add("--limit", type=_positive, metavar="N", help="only the first N frames")
     add("--retry-unreadable", action="store_true", help="try frames again that have a row as unreadable")
     add("--overwrite", action="store_true", help="remove the table that is there first")
-    parser.set_defaults(run=score)
+    parser.set_defaults(run=score, on_interrupt=_how_to_go_on)
 
 
 def score(options: argparse.Namespace) -> int:
@@ -96,6 +97,11 @@ def score(options: argparse.Namespace) -> int:
     done = pipeline.score(settings, options.overwrite, options.retry_unreadable)
     print(summary.text(done))
     return 0
+
+
+def _how_to_go_on(options: argparse.Namespace) -> str:
+    again = "the same command without --overwrite" if options.overwrite else "the same command"
+    return f"; {again} goes on where it stopped"
 
 
 def _add_query_arguments(parser: argparse.ArgumentParser) -> None:

@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+import os
 from typing import Any
 
 import rich.console
@@ -23,7 +24,7 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
         description=_EDC,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    edc.add_argument("table", metavar="TABLE", help="result table, scored with --fiq-threshold 0")
+    edc.add_argument("table", metavar="TABLE", help="result table")
     edc.add_argument("identities", metavar="identities.csv", help="columns image, identity")
     edc.add_argument("--json", metavar="F", help="write the figures as JSON")
     edc.add_argument("--plot", metavar="F.png", help="draw the curves")
@@ -62,7 +63,7 @@ the genuine pairs with the lowest score (the lower one of the two faces') are di
 pAUC is the area under the false non-match rate up to 20% and 30% discarded, relative to discarding
 nothing: 1.0 is useless, less is better. Intervals: 95%, bootstrap over people.
 
-  faceq score photos/ --out scores/ --fiq-threshold 0
+  faceq score photos/ --out scores/
   faceq evaluate edc scores/ identities.csv --json edc.json --plot edc.png
 """
 
@@ -83,7 +84,7 @@ def evaluate_edc(options: argparse.Namespace) -> int:
     """`faceq evaluate edc`."""
     from faceq import edc, evaluate, runs  # noqa: PLC0415 - torch takes seconds to import
 
-    _check_plot(options.plot)
+    _check_outputs(options)
     s3 = config.load(options.config, {}).s3
     found = evaluate.evaluate_edc(runs.Table(options.table, s3), options.identities, s3)
     shown = rich.table.Table(box=None, pad_edge=False)
@@ -131,7 +132,7 @@ def evaluate_iqa(options: argparse.Namespace) -> int:
     """`faceq evaluate iqa`."""
     from faceq import iqa  # noqa: PLC0415 - torch takes seconds to import
 
-    _check_plot(options.plot)
+    _check_outputs(options)
     s3 = config.load(options.config, {}).s3
     found = iqa.evaluate(options.images, options.ratings, iqa.rater(options.model), print, s3)
     figures = found.figures()
@@ -149,9 +150,13 @@ def evaluate_iqa(options: argparse.Namespace) -> int:
     return 0
 
 
-def _check_plot(path: str | None) -> None:
-    if path and not path.lower().endswith(".png"):
-        raise UsageError(f"{path}: the plot is a PNG file: give it the ending .png")
+def _check_outputs(options: argparse.Namespace) -> None:
+    """That the files can be written, before minutes of work."""
+    if options.plot and not options.plot.lower().endswith(".png"):
+        raise UsageError(f"{options.plot}: the plot is a PNG file: give it the ending .png")
+    for path in (options.json, options.plot):
+        if path and not os.access(os.path.dirname(os.path.abspath(path)), os.W_OK):
+            raise UsageError(f"{path}: cannot be written: its folder is not there, or not yours")
 
 
 def _write_json(path: str, figures: Any) -> None:

@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -213,7 +213,8 @@ def _explain(error: Any) -> str:
     if error["type"] == "extra_forbidden":
         parent: Any = Config
         for part in error["loc"][:-1]:
-            parent = parent.model_fields[part].annotation
+            kind = parent.model_fields[part].annotation
+            parent = next((k for k in get_args(kind) if k is not type(None)), kind)  # of `X | None`: X
         known = list(parent.model_fields)
         near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"

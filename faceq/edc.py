@@ -50,8 +50,8 @@ class Curve:
     fnmr: np.ndarray
 
     def relative_area(self, upto: float) -> float:
-        """Area from 0 to `upto` over that of the first value; NaN where that is 0: no error to lower."""
-        if self.fnmr[0] == 0:
+        """Area from 0 to `upto` over that of the first value; NaN where that is 0, or no pair is there."""
+        if not len(self.fnmr) or self.fnmr[0] == 0:
             return float("nan")
         edges = np.append(np.minimum(self.discarded, upto), upto)
         return float((np.diff(edges) * self.fnmr).sum() / (upto * self.fnmr[0]))
@@ -122,8 +122,11 @@ def evaluate(
             levels = worst[rising]
             similarity, person = genuine.similarity[rising], owner[rising]
             curve = _curve(levels, similarity < threshold, np.ones(len(levels), np.int64))
+            # Without impostors (all draws fell on one person) there is no threshold, hence no area.
             areas = [
-                _curve(levels, similarity < at, draw[person]).relative_area(AREAS[-1])
+                float("nan")
+                if np.isnan(at)
+                else _curve(levels, similarity < at, draw[person]).relative_area(AREAS[-1])
                 for at, draw in zip(thresholds[:, position], draws, strict=True)
             ]
             results.append(
@@ -168,20 +171,39 @@ def impostor_pairs(people: np.ndarray, embeddings: np.ndarray, most: int = IMPOS
         people: (N,) int64: who each face is.
         embeddings: (N, E) float32, of length one.
     """
-    _, sizes = np.unique(people, return_counts=True)
     count = len(people)
-    if (count * count - int((sizes.astype(np.int64) ** 2).sum())) // 2 <= most:
-        first, second = np.triu_indices(count, k=1)
-        different = people[first] != people[second]
-        return _compared(first[different], second[different], embeddings)
+    _, sizes = np.unique(people, return_counts=True)
+    total = (count * count - int((sizes.astype(np.int64) ** 2).sum())) // 2
     generator = np.random.default_rng(seed)
-    drawn = np.empty((0, 2), np.int64)
+    if total <= 4 * most:
+        first, second = _across(people)
+        if total > most:
+            chosen = np.sort(generator.choice(total, most, replace=False))
+            first, second = first[chosen], second[chosen]
+        return _compared(first, second, embeddings)
+    drawn = np.empty(0, np.int64)  # a pair as one number: first * count + second
     while len(drawn) < most:
-        more = np.sort(generator.integers(0, count, size=(most, 2)), axis=1)
-        more = more[people[more[:, 0]] != people[more[:, 1]]]
-        drawn = np.unique(np.concatenate([drawn, more]), axis=0)
-    chosen = np.sort(generator.choice(len(drawn), most, replace=False))
-    return _compared(drawn[chosen, 0], drawn[chosen, 1], embeddings)
+        one, other = np.sort(generator.integers(0, count, size=(2, most)), axis=0)
+        more = (one * count + other)[people[one] != people[other]]
+        drawn = np.unique(np.concatenate([drawn, more]))
+    first, second = np.divmod(np.sort(generator.choice(drawn, most, replace=False)), count)
+    return _compared(first, second, embeddings)
+
+
+def _across(people: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """All pairs of faces of two people, the first before the second."""
+    order = np.argsort(people, kind="stable")
+    ends = np.append(np.flatnonzero(np.diff(people[order])) + 1, len(people))
+    firsts, seconds = [], []
+    start = 0
+    for end in ends:
+        mine, later = order[start:end], order[end:]
+        firsts.append(np.repeat(mine, len(later)))
+        seconds.append(np.tile(later, len(mine)))
+        start = end
+    pairs = np.sort(np.stack([np.concatenate(firsts), np.concatenate(seconds)]), axis=0)
+    first, second = pairs[:, np.lexsort(pairs[::-1])]
+    return first, second
 
 
 def _compared(first: np.ndarray, second: np.ndarray, embeddings: np.ndarray) -> Pairs:
@@ -209,8 +231,10 @@ def threshold_at(similarity: np.ndarray, fmr: float) -> float:
 
 def _thresholds(ranked: np.ndarray, weights: np.ndarray, fmrs: Sequence[float]) -> np.ndarray:
     """Thresholds for similarities in falling order, each counting `weights` times: just above the first
-    similarity that may not match any more, so that equal similarities go together."""
+    similarity that may not match any more, so that equal similarities go together. NaN without a pair."""
     matching = np.cumsum(weights)
+    if not len(ranked) or not matching[-1]:
+        return np.full(len(fmrs), np.nan, np.float32)
     allowed = np.array(fmrs) * matching[-1]
     refused = np.searchsorted(matching, allowed, side="right")
     return np.nextafter(ranked[np.minimum(refused, len(ranked) - 1)], np.float32(np.inf), dtype=np.float32)

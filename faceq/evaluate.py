@@ -23,7 +23,7 @@ from faceq.decode import UnreadableError, decode
 from faceq.errors import UsageError
 from faceq.frames import read_again
 from faceq.runs import Table
-from faceq.storage import filesystem, path_of
+from faceq.storage import STORAGE_ERRORS, filesystem, path_of
 from faceq.table import EMBEDDING
 
 _COLUMNS = (
@@ -101,8 +101,12 @@ def read_identities(path: str, s3: S3) -> dict[str, str]:
     files: fsspec.AbstractFileSystem = filesystem(path, s3)
     try:
         text = files.cat_file(path_of(path)).decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        return _people(path, text)
+    except (OSError, UnicodeDecodeError, csv.Error, *STORAGE_ERRORS) as error:
         raise UsageError(f"{path}: cannot be read as CSV: {error}") from None
+
+
+def _people(path: str, text: str) -> dict[str, str]:
     lines = csv.DictReader(io.StringIO(text, newline=""))
     there = lines.fieldnames or []
     for column in ("image", "identity"):
@@ -195,9 +199,11 @@ def embeddings_of(faces: Iterable[np.ndarray], table: Table) -> np.ndarray:
         (N, E) float32, of length one.
 
     Raises:
-        UsageError: the zoo has another version of that recogniser now.
+        UsageError: the zoo has another version of that recogniser now, or does not know the preset.
     """
     record = table.record()
+    if record["preset"] not in PRESETS:
+        raise UsageError(f"{table.uri}: this version of faceq does not know its preset {record['preset']!r}")
     name = PRESETS[record["preset"]].recogniser
     if record["models"][name]["sha256"] != models.get(name).sha256:
         raise UsageError(f"{table.uri}: was scored with another {name} than this version of faceq has")

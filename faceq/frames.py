@@ -18,9 +18,7 @@ from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Literal, cast
 
-import aiohttp
 import botocore.exceptions
-import botocore.parsers
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -28,7 +26,7 @@ import pyarrow.parquet as pq
 from faceq import video
 from faceq.config import S3, Video
 from faceq.errors import UsageError
-from faceq.storage import absolute, filesystem, is_remote, path_of
+from faceq.storage import STORAGE_ERRORS, absolute, filesystem, is_remote, path_of
 from faceq.table import BREAK, SCHEMA, frame_id
 
 PICTURE_ENDINGS = (
@@ -252,11 +250,9 @@ def read_again(sources: Iterable[str], wanted: Container[int], s3: S3) -> Iterat
         sources: those that hold the frames, as the table names them.
         wanted: ids of the frames; others in the same sources are passed over.
         s3: settings of the file system.
-
-    Raises:
-        UsageError: a source that is not there any more.
     """
-    shards = list_shards(sources, s3)
+    # Not listed: for a hundred thousand pictures on S3 that would take hours. What is gone is an error.
+    shards = [shard for source in sources if (shard := _shard(source, path_of(source), 0)) is not None]
     return (frame for frame in read_shards(shards, s3, done=_AllBut(wanted)) if not frame.done)
 
 
@@ -504,18 +500,11 @@ def _break(shard: Shard, error: Exception, where: str, done: Container[int]) -> 
     return Frame(shard.source, None, BREAK, None, error=what, refused=refused)
 
 
-_STORAGE_ERRORS = (
-    *(botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError),
-    # What s3fs gives up with: a body that ended too early (five times), an answer that is no XML.
-    *(aiohttp.ClientError, botocore.parsers.ResponseParserError),
-)
-
-
 def _is_refusal(error: Exception) -> bool:
     """Whether the storage itself failed; pyarrow raises OSError for broken content, without a number."""
     if isinstance(error, gzip.BadGzipFile):
         return False
-    if isinstance(error, _STORAGE_ERRORS):
+    if isinstance(error, STORAGE_ERRORS):
         return True
     named = PermissionError | FileNotFoundError | ConnectionError | TimeoutError
     return isinstance(error, named) or (isinstance(error, OSError) and error.errno is not None)

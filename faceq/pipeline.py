@@ -23,7 +23,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import faceq
 from faceq import claim, progress, recover
-from faceq.census import Census, OutageError
+from faceq.census import DEATHS_OF_A_KILLER, Census, OutageError
 from faceq.config import S3, Config, Pool, Video
 from faceq.errors import JobError, UsageError
 from faceq.frames import READ_SCHEMA, Shard, group, in_batches, list_shards, read_shards, to_table
@@ -72,12 +72,15 @@ def score(config: Config, overwrite: bool = False, retry_unreadable: bool = Fals
     """
     if config.out is None:
         raise UsageError("no output given: name the table's folder or s3:// prefix with --out")
+    if retry_unreadable and config.limit is not None:
+        raise UsageError("--retry-unreadable tries all unreadable frames of the input: leave --limit out")
     record = config.record()
     table = Table(config.out, config.s3)
     shards = [s for s in list_shards(config.input, config.s3) if not s.source.startswith(f"{table.uri}/")]
     if not shards:
         raise UsageError(f"{table.uri}: the input holds nothing but the table itself")
     table.check(None if overwrite else record)
+    start_ray(config)
     run = Run(
         run_id=new_run_id(),
         version=faceq.__version__,
@@ -88,7 +91,6 @@ def score(config: Config, overwrite: bool = False, retry_unreadable: bool = Fals
         owner=claim.owner(),
     )
     with claim.held(table, run):
-        start_ray(config)
         if overwrite:
             removed = table.remove_others(run)
             print(f"faceq: --overwrite: removed the {removed:,} files of {table.uri}", file=sys.stderr)
@@ -101,13 +103,14 @@ def score(config: Config, overwrite: bool = False, retry_unreadable: bool = Fals
         # None: the process that counted has died, and another one goes on from nought.
         if run.frames is not None and run.rows != run.frames:
             raise JobError(f"{run.frames} frames were read but {run.rows} rows written to {table.uri}")
+        claim.check_still_held(table, run)
         run.finished = _now()
     return Summary(run, table.uri, seconds, quantiles)
 
 
 def _score(config: Config, shards: list[Shard], table: Table, run: Run) -> float:
     """Run the graph over what has no row yet, and note what it met; seconds that it took."""
-    done = recover.prepare(table, run)
+    done = recover.prepare(table, {shard.source for shard in shards})
     files_before = set(table.row_files())
     # On the driver's own node: what the job cannot do without should not hang on another one.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
@@ -123,7 +126,11 @@ def _score(config: Config, shards: list[Shard], table: Table, run: Run) -> float
             outage = ray.get(census.outage.remote())
         raise JobError(outage or _reason(error)) from error
     seconds = time.monotonic() - started
+    claim.check_still_held(table, run)
     recover.drop_stragglers(table, run, files_before)
+    outage = ray.get(census.outage_at_the_end.remote())
+    if outage:
+        raise JobError(outage)
     if ray.get(census.birth.remote()) == birth:
         run.frames, run.already_done = ray.get(census.totals.remote(config.limit))
     return seconds
@@ -170,7 +177,8 @@ def run_graph(
                 batch_size=config.find_face.batch_size,
                 batch_format="pyarrow",
                 num_cpus=config.find_face.num_cpus,
-                max_retries=MAX_RETRIES,
+                # Each frame of a batch may end two processes before it is given up.
+                max_retries=MAX_RETRIES + DEATHS_OF_A_KILLER * config.find_face.batch_size,
             )
             # SER-FIQ: one forward pass of the recogniser. Drops the pixels of faces below the threshold.
             .map_batches(
@@ -354,7 +362,7 @@ def _read(
         new, skipped = new + len(frames) - old, skipped + old
         refused = [frame.error for frame in frames if frame.refused]
         # Totals, not increments: a read task that runs again counts its frames once.
-        outage = ray.get(census.read.remote(task, new, skipped, len(frames) - len(refused), refused))
+        outage = ray.get(census.read.remote(task, new, skipped, len(frames) - old - len(refused), refused))
         if outage:
             raise OutageError(outage)
         yield to_table(frames)

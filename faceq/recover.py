@@ -1,28 +1,29 @@
 """What earlier runs left in a table, put right before and after a new one.
 
-A run that was killed may leave three things: frames that it called unreadable while the storage was
-failing; files that its last workers write when it is already gone; and, where those hold frames that a
-later run has scored too, doubles. Every step here deletes or replaces whole files, so a reader never
-meets half of one, and can be interrupted and done again.
+A run that was killed may leave frames that it called unreadable while the storage was failing; files that
+its last workers write when it is already gone; frames with two rows, where those hold what a later run
+has scored too; and, on local disks, files that were not finished. Every step here deletes or replaces whole
+files, can be interrupted, and can be done again.
 """
 
+import glob
 from collections.abc import Collection
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from faceq.runs import Run, Table
 
 
-def prepare(table: Table, run: Run) -> np.ndarray:
+def prepare(table: Table, sources: Collection[str]) -> np.ndarray:
     """Put right what is there; ids (int64, sorted) of the frames that are done.
 
-    A frame that a run without an end called unreadable is not done: it may have been the storage.
+    A frame of `sources`, those of the new run, which a run without an end called unreadable is not done: it
+    may have been the storage.
     """
-    ended = {other["run_id"] for other in table.runs() if other["finished"]}
-    for path in table.row_files():
-        if _is_unreadable(path) and _run_of(path) not in ended:
-            table.files.rm_file(path)
+    unended = [run["run_id"] for run in table.runs() if not run["finished"]]
+    for run_id in unended:
+        _forget([path for path in table.files_of(run_id) if _is_unreadable(path)], table, sources)
+    _remove_unfinished_files(table)
     ids = table.frame_ids()
     if (ids[1:] == ids[:-1]).any():
         _drop_doubles(table, set(ids[1:][ids[1:] == ids[:-1]].tolist()))
@@ -32,34 +33,42 @@ def prepare(table: Table, run: Run) -> np.ndarray:
 
 def forget_unreadable(table: Table, sources: Collection[str]) -> int:
     """Take back the rows of unreadable frames of some sources, so that they are tried again; how many."""
-    count = 0
-    for path in table.row_files():
-        if _is_unreadable(path):
-            source = pq.read_table(path, columns=["source"], filesystem=table.arrow_files, partitioning=None)
-            keep = np.array([name not in sources for name in source["source"].to_pylist()])
-            table.keep_rows(path, keep)
-            count += int((~keep).sum())
-    return count
+    return _forget([path for path in table.row_files() if _is_unreadable(path)], table, sources)
 
 
 def drop_stragglers(table: Table, run: Run, before: Collection[str]) -> None:
-    """Delete files that came since `before` and are not this run's: an earlier run's last workers wrote
-    them after `prepare` had looked, and this run has scored the same frames."""
-    for path in table.row_files():
-        if path not in before and _run_of(path) != run.run_id:
+    """Delete what runs without an end wrote since `before`: their last workers did, after `prepare` had
+    looked. This run has scored the same frames, or, where its input is another, a later one will."""
+    for other in table.runs():
+        if other["run_id"] != run.run_id and not other["finished"]:
+            late = [path for path in table.files_of(other["run_id"]) if path not in before]
+            with table.reached():
+                for path in late:
+                    table.files.rm_file(path)
+
+
+def _forget(files: list[str], table: Table, sources: Collection[str]) -> int:
+    count = 0
+    for path in files:
+        keep = np.array([source not in sources for source in table.column(path, "source")])
+        table.keep_rows(path, keep)
+        count += int((~keep).sum())
+    return count
+
+
+def _remove_unfinished_files(table: Table) -> None:
+    """Those that a killed process was writing, on a local disk: `storage.AtomicLocalFileSystem` names them."""
+    with table.reached():
+        for path in table.files.glob(f"{glob.escape(table.path)}/status=*/.*.parquet.*"):
             table.files.rm_file(path)
 
 
 def _drop_doubles(table: Table, doubled: set[int]) -> None:
     """Of frames with several rows the row of the latest run stays; the run's id begins with its time."""
+    files = {path: table.column(path, "frame_id") for path in table.row_files()}
     owner: dict[int, str] = {}
-    files = {}
-    for path in table.row_files():
-        ids = pq.read_table(path, columns=["frame_id"], filesystem=table.arrow_files, partitioning=None)
-        files[path] = ids["frame_id"].to_pylist()
-        for frame_id in doubled.intersection(files[path]):
-            if frame_id not in owner or _run_of(path) >= _run_of(owner[frame_id]):
-                owner[frame_id] = path
+    for path in sorted(files, key=lambda path: path.rsplit("/", 1)[1]):
+        owner.update(dict.fromkeys(doubled.intersection(files[path]), path))
     for path, ids in files.items():
         last = {frame_id: row for row, frame_id in enumerate(ids)}
         keep = [
@@ -70,8 +79,3 @@ def _drop_doubles(table: Table, doubled: set[int]) -> None:
 
 def _is_unreadable(path: str) -> bool:
     return path.rsplit("/", 2)[1] == "status=unreadable"
-
-
-def _run_of(path: str) -> str:
-    """The run that wrote a file: its id, like 20261123T174501Z-1a2b3c4d, begins the file's name."""
-    return "-".join(path.rsplit("/", 1)[1].split("-", 2)[:2])

@@ -1,13 +1,13 @@
 """What a table knows of the runs that made it: `TABLE/_faceq/run-<run_id>.json`, and what they found."""
 
 import contextlib
+import glob
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
-import botocore.exceptions
 import fsspec
 import numpy as np
 import pyarrow as pa
@@ -18,7 +18,7 @@ from pyarrow.fs import FSSpecHandler, PyFileSystem
 
 from faceq.config import S3
 from faceq.errors import UsageError
-from faceq.storage import absolute, filesystem, path_of
+from faceq.storage import STORAGE_ERRORS, absolute, filesystem, path_of
 from faceq.table import STATUSES, schema
 
 COMPRESSION = "zstd"
@@ -87,69 +87,80 @@ class Table:
                 )
 
     def remove_others(self, mine: Run) -> int:
-        """Delete all files but this run's record; returns how many."""
-        with self._readable():
-            self.files.invalidate_cache()
-            files = [path for path in self.files.find(self.path) if path != self._run_file(mine.run_id)]
+        """Delete all rows, and the records of runs that have ended; returns how many files that were.
+
+        Other files that lie in the folder stay.
+        """
+        rows = self.row_files()
+        ended = [run["run_id"] for run in self.runs() if run.get("state") not in ("claiming", "running")]
+        # Records last: rows without them would be taken for this run's settings by the next one.
+        files = rows + [self._run_file(run_id) for run_id in ended if run_id != mine.run_id]
+        with self.reached():
             for path in files:
                 self.files.rm_file(path)
         return len(files)
 
+    def files_of(self, run_id: str) -> list[str]:
+        """Files with rows that a run wrote: its id begins their names."""
+        return [path for path in self.row_files() if path.rsplit("/", 1)[1].startswith(f"{run_id}-")]
+
     def _runs_or_nothing(self) -> list[dict[str, Any]]:
         """Records of the runs; none where nothing is; UsageError where something else than a table is."""
-        with self._readable():
+        with self.reached():
             self.files.invalidate_cache()
             if not self.files.exists(self.path):
                 return []
             if not self.files.isdir(self.path):
                 raise UsageError(f"{self.uri}: is a file: name a folder for the table")
             runs = self.runs()
-            if not runs and self.files.ls(self.path, detail=False):
+            there = [path for path in self.files.ls(self.path, detail=False) if not path.endswith("/_faceq")]
+            if not runs and there:
                 raise UsageError(f"{self.uri}: holds files that are not a faceq table: name an empty folder")
         return runs
 
     def exists(self) -> bool:
         """Whether a run has begun to write here; UsageError if the place cannot be read."""
-        with self._readable():
+        with self.reached():
             return bool(self._run_files())
 
     def record(self) -> dict[str, Any]:
         """What decides the values in the rows: the record that all runs of this table share."""
-        with self._readable():
+        with self.reached():
             runs = self.runs()
         if not runs:
             raise UsageError(f"{self.uri}: there is no faceq table here")
         return runs[0]
 
     def _run_files(self) -> list[str]:
-        return sorted(self.files.glob(f"{self.path}/_faceq/run-*.json"))
+        return sorted(self.files.glob(f"{glob.escape(self.path)}/_faceq/run-*.json"))
 
     def runs(self) -> list[dict[str, Any]]:
         """Records of all runs, the oldest first."""
-        self.files.invalidate_cache()
         found = []
-        for path in self._run_files():
-            with contextlib.suppress(FileNotFoundError):  # a job that was refused took its record back
-                found.append(json.loads(self.files.cat_file(path)))
+        with self.reached():
+            self.files.invalidate_cache()
+            for path in self._run_files():
+                with contextlib.suppress(FileNotFoundError):  # a job that was refused took its record back
+                    found.append(json.loads(self.files.cat_file(path)))
         return found
 
     def written(self, run_id: str) -> datetime | None:
         """When a run's record was last written, by the storage's clock; None if it is gone."""
-        with self._readable(), contextlib.suppress(FileNotFoundError):
+        with self.reached(), contextlib.suppress(FileNotFoundError):
             self.files.invalidate_cache()
             return self.files.modified(self._run_file(run_id))
         return None
 
     def forget(self, run: Run) -> None:
         """Take the record of a run back that has written nothing."""
-        with self._readable():
+        with self.reached():
             self.files.rm_file(self._run_file(run.run_id))
 
     def _run_file(self, run_id: str) -> str:
         return f"{self.path}/_faceq/run-{run_id}.json"
 
     @contextlib.contextmanager
-    def _readable(self) -> Iterator[None]:
+    def reached(self) -> Iterator[None]:
         """Turns what storage raises into a UsageError that names the place."""
         try:
             yield
@@ -159,14 +170,14 @@ class Table:
             raise UsageError(f"{self.uri}: access denied: {error}: check permissions, credentials") from None
         except json.JSONDecodeError as error:
             raise UsageError(f"{self.uri}: _faceq holds a run that is no JSON: {error}") from None
-        except (OSError, botocore.exceptions.BotoCoreError) as error:
-            raise UsageError(f"{self.uri}: cannot be used: {error}") from None
+        except (OSError, pa.ArrowException, *STORAGE_ERRORS) as error:
+            raise UsageError(f"{self.uri}: cannot be used: {' '.join(str(error).split())}") from None
 
     def row_files(self) -> list[str]:
         """The Parquet files that hold rows, as the file system calls them."""
-        with self._readable():
+        with self.reached():
             self.files.invalidate_cache()
-            return sorted(self.files.glob(f"{self.path}/status=*/*.parquet"))
+            return sorted(self.files.glob(f"{glob.escape(self.path)}/status=*/[!.]*.parquet"))
 
     def save(self, run: Run) -> None:
         """Write the run's record; readers see the old one or the new one, never a part.
@@ -174,30 +185,37 @@ class Table:
         Raises UsageError where nothing can be written.
         """
         text = json.dumps(run.as_json(), indent=2, sort_keys=True)
-        with self._readable(), self.files.open(self._run_file(run.run_id), "wb") as file:
+        with self.reached(), self.files.open(self._run_file(run.run_id), "wb") as file:
             file.write(text.encode())
 
     def dataset(self) -> pds.Dataset:
         """The rows as a pyarrow dataset; `status`, which is in the folders' names, is a string column."""
-        self.files.invalidate_cache()
         columns = schema(embeddings=self.record().get("embeddings", False))
         partitioning = pds.partitioning(pa.schema([("status", pa.string())]), flavor="hive")
-        return pds.dataset(
-            self.path,
-            schema=columns,
-            filesystem=self.arrow_files,
-            format="parquet",
-            partitioning=partitioning,
-        )
+        with self.reached():
+            return pds.dataset(
+                self.row_files(),
+                schema=columns,
+                filesystem=self.arrow_files,
+                format="parquet",
+                partitioning=partitioning,
+                partition_base_dir=self.path,
+            )
 
     def rows(self, columns: list[str], run_id: str | None = None) -> pa.Table:
         """Columns of the whole table, or of one run's rows. A table without rows yet has none."""
         chosen = None if run_id is None else pc.field("run_id") == run_id
-        return self.dataset().to_table(columns, filter=chosen)
+        with self.reached():
+            return self.dataset().to_table(columns, filter=chosen)
 
     def frame_ids(self) -> np.ndarray:
         """Ids (int64, sorted) of all frames that have a row; none after a run has only just begun."""
         return np.sort(self.rows(["frame_id"])["frame_id"].to_numpy())
+
+    def column(self, path: str, name: str) -> list[Any]:
+        """One column of one of `row_files`."""
+        with self.reached(), self.files.open(path, "rb") as file:
+            return pq.read_table(file, columns=[name])[name].to_pylist()
 
     def keep_rows(self, path: str, keep: np.ndarray) -> None:
         """Leave only some rows in a file: it is replaced as a whole, or deleted where none are left.
@@ -208,14 +226,16 @@ class Table:
         """
         if keep.all():
             return
-        with self._readable():
+        with self.reached():
             if not keep.any():
                 self.files.rm_file(path)
                 return
-            rows = pq.read_table(path, filesystem=self.arrow_files, partitioning=None)
-            pq.write_table(
-                rows.filter(pa.array(keep)), path, filesystem=self.arrow_files, compression=COMPRESSION
-            )
+            with self.files.open(path, "rb") as file:
+                rows = pq.read_table(file).filter(pa.array(keep))
+            whole = pa.BufferOutputStream()  # in memory first: no failure on the way touches the old file
+            pq.write_table(rows, whole, compression=COMPRESSION)
+            with self.files.open(path, "wb") as file:
+                file.write(whole.getvalue().to_pybytes())
 
     def counts_and_quantiles(self, run_id: str) -> tuple[dict[str, int], dict[str, list[float]]]:
         """Rows by status, and the QUANTILES of both scores over the faces that have them."""

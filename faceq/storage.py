@@ -5,7 +5,9 @@ import os
 import tempfile
 from typing import Any
 
+import aiohttp
 import botocore.exceptions
+import botocore.parsers
 import botocore.session
 import fsspec
 from fsspec.implementations.local import LocalFileSystem, get_umask
@@ -16,6 +18,14 @@ from faceq.errors import UsageError
 ATTEMPTS = 6
 """Requests to S3 for one answer. With the backoff of `standard`, 20 seconds at most between two, the last
 comes about 15 seconds after the first: an endpoint with a typing error is told before one loses patience."""
+
+
+STORAGE_ERRORS = (
+    *(botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError),
+    # What s3fs gives up with: a body that ended too early (five times), an answer that is no XML.
+    *(aiohttp.ClientError, botocore.parsers.ResponseParserError),
+)
+"""What a storage that fails raises beside OSError."""
 
 
 def is_remote(uri: str) -> bool:

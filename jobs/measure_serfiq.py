@@ -38,7 +38,10 @@ def main() -> None:
     torch.set_num_threads(1)
     settings = config.build({})
     backbone = recognise.from_zoo(settings.models.recogniser)
-    faces = np.stack(list(_with_copies(settings, options.pictures, options.faces)))
+    found = list(_with_copies(settings, options.pictures, options.faces))
+    if len(found) < HEAD_BATCH:
+        parser.error(f"{len(found)} faces in {', '.join(options.pictures)}: give pictures with more")
+    faces = np.stack(found)
     (features,) = in_mini_batches(lambda part: (backbone(part),), MINI_BATCH, faces)
     print(json.dumps(accuracy(backbone.head, features, faces, options.passes), indent=1))
     print(json.dumps(speed(backbone.head, features), indent=1))

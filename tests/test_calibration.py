@@ -17,6 +17,12 @@ def test_half_is_where_the_share_to_discard_ends(discard):
     assert (fitted.faces, fitted.below) == (5000, (raw < fitted.calibration.threshold).sum())
 
 
+def test_a_very_narrow_band_is_told_apart_too():
+    raw = 1 - np.random.default_rng(0).uniform(1e-6, 2e-6, 1000)
+    fitted = calibration.fit(raw, 0.05)
+    assert fitted.below / fitted.faces == pytest.approx(0.05, abs=0.01)
+
+
 @pytest.mark.parametrize(
     ("raw", "discard", "said"),
     [

@@ -123,3 +123,22 @@ def test_drawn_impostors_are_distinct_and_of_two_people(world):
     assert (people[drawn.first] != people[drawn.second]).all()
     every = edc.impostor_pairs(people, embeddings)
     assert drawn.similarity.mean() == pytest.approx(every.similarity.mean(), abs=0.005)
+
+
+def test_few_people_with_pairs_give_figures_where_there_are_any():
+    """Of three people one has two photos: resamples without that one say nothing, and none fails."""
+    generator = np.random.default_rng(0)
+    people = np.array([0, 0, 1, 2])
+    embeddings = unit(generator.standard_normal((4, 8)))
+    genuine, impostor = edc.genuine_pairs(people, embeddings), edc.impostor_pairs(people, embeddings)
+    (result,) = edc.evaluate(genuine, impostor, people, {"q": np.arange(4.0)}, [0.2])
+    assert len(genuine.first) == 1 and len(impostor.first) == 5
+    assert np.isnan(result.resampled).any()
+
+
+def test_one_person_with_nearly_all_photos_is_no_trouble():
+    people = np.array([0] * 6000 + [1] * 20)
+    embeddings = unit(np.random.default_rng(0).standard_normal((len(people), 4)))
+    drawn = edc.impostor_pairs(people, embeddings, most=50_000)
+    assert len(drawn.first) == 50_000
+    assert (people[drawn.first] == 0).all() and (people[drawn.second] == 1).all()

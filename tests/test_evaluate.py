@@ -118,6 +118,7 @@ def test_the_command_fits_a_calibration(folder, table, capsys):
         ("image,identity\na.jpg,1\na.jpg,2\n", "line 3: a.jpg is 2 here and 1 further up"),
         ("image,identity\na.jpg,1\n", "0 of its images have a scored face"),
         (b"image,identity\n\xff\xfe,1\n", "cannot be read as CSV"),
+        ('image,identity\n"' + "a.jpg,1\n" * 30_000, "cannot be read as CSV"),
     ],
 )
 def test_a_wrong_list_is_one_line_and_status_2(table, tmp_path, text, said, capsys):
@@ -134,6 +135,7 @@ def test_wrong_usage_is_said(table, folder, tmp_path, capsys):
         (["edc", str(tmp_path), identities], "there is no faceq table here"),
         (["edc", table.uri, str(tmp_path / "none.csv")], "cannot be read as CSV"),
         (["edc", table.uri, identities, "--plot", "edc.gif"], "the plot is a PNG file"),
+        (["edc", table.uri, identities, "--json", str(tmp_path / "no" / "f")], "its folder is not there"),
         (["calibrate", str(tmp_path)], "there is no faceq table here"),
     ):
         assert cli.main(["evaluate", *arguments]) == 2

@@ -1,12 +1,17 @@
 """What earlier runs left, put right: nothing lost, nothing doubled."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from faceq import claim, cli, config, pipeline, recover
+from faceq import claim, cli, config, pipeline, recover, runs
 from faceq.config import S3
+from faceq.errors import UsageError
 from faceq.runs import Run, Table
 from faceq.table import SCHEMA
 from jobs import demo
@@ -64,7 +69,7 @@ def test_of_doubles_the_latest_run_stays(table):
     write(table, OLD, "no_face", [4])
     write(table, NEW, "scored", [2, 3, 5])
     write(table, NEW, "below_fiq", [4])
-    ids = recover.prepare(table, save_run(table, "20261123T190000Z-cccccccc", False))
+    ids = recover.prepare(table, {"/in/1.jpg"})
     assert ids.tolist() == [1, 2, 3, 4, 5]
     assert rows_of(table) == [
         (1, "scored", OLD),
@@ -84,6 +89,56 @@ def test_what_a_dead_run_wrote_late_goes(table):
     write(table, NEW, "scored", [2])
     recover.drop_stragglers(table, mine, before)
     assert rows_of(table) == [(1, "scored", OLD), (2, "scored", NEW)]
+
+
+def test_a_finished_run_has_no_stragglers(table):
+    save_run(table, OLD, finished=True)
+    mine = save_run(table, NEW, finished=False)
+    write(table, OLD, "scored", [1])
+    recover.drop_stragglers(table, mine, before=set())
+    assert rows_of(table) == [(1, "scored", OLD)]
+
+
+def test_what_a_killed_writer_left_on_disk_goes(table):
+    save_run(table, OLD, finished=True)
+    path = write(table, OLD, "scored", [1])
+    folder, name = path.rsplit("/", 1)
+    left = Path(folder) / f".{name}.x1y2"
+    left.write_bytes(b"PAR1")
+    recover.prepare(table, set())
+    assert not left.exists() and Path(path).exists()
+
+
+def test_a_failing_rewrite_leaves_the_old_file(table, monkeypatch):
+    save_run(table, OLD, finished=True)
+    path = write(table, OLD, "unreadable", [1, 2, 3])
+
+    def full(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(runs.pq, "write_table", full)
+        with pytest.raises(UsageError, match="No space left"):
+            recover.forget_unreadable(table, {"/in/2.jpg"})
+    assert pq.read_table(path).num_rows == 3
+
+
+def test_files_of_others_in_the_folder_do_no_harm(table):
+    save_run(table, OLD, finished=True)
+    write(table, OLD, "scored", [1])
+    (Path(table.path) / "edc.json").write_text("[]")
+    mine = save_run(table, NEW, finished=False)
+    assert table.frame_ids().tolist() == [1]
+    assert table.remove_others(mine) == 2
+    assert (Path(table.path) / "edc.json").exists() and table.row_files() == []
+    assert [run["run_id"] for run in table.runs()] == [NEW]
+
+
+def test_a_folder_whose_name_looks_like_a_pattern(tmp_path):
+    table = Table(str(tmp_path / "scores[1]"), S3())
+    save_run(table, OLD, finished=True)
+    write(table, OLD, "scored", [7])
+    assert table.frame_ids().tolist() == [7] and len(table.runs()) == 1
 
 
 def test_forgetting_touches_the_named_sources_only(table):
@@ -134,6 +189,38 @@ class TestJob:
         assert "--overwrite: removed" in capsys.readouterr().err
         assert self.statuses(folder) == {"a.jpg": "below_fiq", "b.jpg": "unreadable", "c.jpg": "unreadable"}
         assert len(Table(str(folder / "table"), S3()).runs()) == 1
+
+    def test_retry_and_limit_exclude_each_other(self, folder, capsys):
+        assert self.run(folder, "--retry-unreadable", "--limit", "2") == 2
+        assert "leave --limit out" in capsys.readouterr().err
+
+    def test_a_job_that_could_not_start_leaves_nothing(self, folder, capsys):
+        (folder / "job.yaml").write_text("min_face: 30\nserfiq: {num_gpus: 1, min_size: 3}\n")
+        command = [sys.executable, "-m", "faceq.cli", "score", str(folder / "in")]
+        more = ["--out", str(folder / "table"), "--config", str(folder / "job.yaml")]
+        done = subprocess.run([*command, *more], capture_output=True, text=True, check=False)
+        assert done.returncode == 2 and "GPUs" in done.stderr
+        assert self.run(folder) == 0
+
+    def test_an_outage_in_what_was_left_is_seen_at_the_end(self, tmp_path, astronaut):
+        (tmp_path / "in").mkdir()
+        good = demo._jpeg(astronaut)
+        for i in range(14):
+            (tmp_path / "in" / f"{i:02}.jpg").write_bytes(good if i < 2 else b"")
+        chosen = config.build({"input": [str(tmp_path / "in")], "out": str(tmp_path / "table")})
+        done = pipeline.score(config.build({**chosen.model_dump(), "limit": 2}))
+        assert done.run.counts["scored"] == 2
+        for i in range(2, 14):  # a link to nothing: listed, and gone when it is read
+            (tmp_path / "in" / f"{i:02}.jpg").unlink()
+            (tmp_path / "in" / f"{i:02}.jpg").symlink_to(tmp_path / "nowhere")
+        with pytest.raises(
+            pipeline.JobError, match="refused all 12 frames that were left, the last with: gone"
+        ):
+            pipeline.score(chosen)
+        for i in range(2, 14):
+            (tmp_path / "in" / f"{i:02}.jpg").unlink()
+            (tmp_path / "in" / f"{i:02}.jpg").write_bytes(good)
+        assert pipeline.score(chosen).run.counts["scored"] == 12
 
     def test_overwrite_spares_what_is_no_table(self, folder, capsys):
         (folder / "photos").mkdir()

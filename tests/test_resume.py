@@ -151,7 +151,7 @@ def test_a_picture_that_kills_the_decoder_is_a_row(tmp_path, astronaut):
     )
     good = demo._jpeg(astronaut)
     names = [f"{i:02}.jpg" for i in range(12)]
-    killers = {"03.jpg", "08.jpg"}
+    killers = {"00.jpg", "03.jpg", "04.jpg", "08.jpg", "11.jpg"}
     demo.write_shards(tmp_path / "in", ((n, good + (b"crash" if n in killers else b"")) for n in names))
     job = Job(tmp_path / "in", tmp_path, {"PYTHONPATH": f"{tmp_path}{os.pathsep}{os.getcwd()}"})
     job.end()
