@@ -57,7 +57,7 @@ def _forget(files: list[str], table: Table, sources: Collection[str]) -> int:
 
 
 def _remove_unfinished_files(table: Table) -> None:
-    """Those that a killed process was writing, on a local disk: `storage.AtomicLocalFileSystem` names them."""
+    """Those that a killed process was writing on a local disk, as `AtomicLocalFileSystem` names them."""
     with table.reached():
         for path in table.files.glob(f"{glob.escape(table.path)}/status=*/.*.parquet.*"):
             table.files.rm_file(path)
