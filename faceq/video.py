@@ -43,7 +43,7 @@ class VideoFrame:
 
     index: its place among all frames that could be decoded, in the order in which they are shown, from 0.
     time: seconds after frame 0. rounding: by how much (seconds) the file may have rounded the time.
-    damaged: the decoder found errors in it and patched them over.
+    damaged: the decoder found errors in it and patched them over. matrix: the video's display matrix.
     """
 
     index: int
@@ -51,6 +51,7 @@ class VideoFrame:
     rounding: Fraction
     damaged: bool
     decoded: av.VideoFrame
+    matrix: np.ndarray | None
 
     def pixels(self) -> np.ndarray:
         """(H, W, 3) uint8 RGB, turned and mirrored as the video asks players to do.
@@ -58,10 +59,7 @@ class VideoFrame:
         Pixels that the video declares not to be square are not stretched.
         """
         rgb = self.decoded.reformat(format="rgb24", threads=1).to_ndarray()
-        matrix: Any = self.decoded.side_data.get("DISPLAYMATRIX")
-        if matrix is None:
-            return rgb
-        return upright(rgb, np.frombuffer(matrix, np.int32).reshape(3, 3))
+        return rgb if self.matrix is None else upright(rgb, self.matrix)
 
     def encode(self) -> bytes:
         """The pixels as a PNG, without loss.
@@ -171,8 +169,13 @@ def _read(file: _Watched) -> Iterator[VideoFrame]:
         stream = _video_stream(container)
         tally = _Tally()
         clock = _Clock(container, stream)
+        matrix = None
         for index, decoded in enumerate(_decoded(container, stream, file, tally)):
-            yield VideoFrame(index, clock.time(decoded), clock.rounding, decoded.is_corrupt, decoded)
+            # Asked of the first frame alone: a frame whose side data was looked at is in a reference
+            # cycle, and its pixels (12 MB at 4K) would stay until the garbage collector comes by.
+            matrix = _display_matrix(decoded) if index == 0 else matrix
+            time = clock.time(decoded)
+            yield VideoFrame(index, time, clock.rounding, decoded.is_corrupt, decoded, matrix)
         missing = _missing(container, stream, tally, clock)
     if missing:
         raise DamagedError(missing)
@@ -229,6 +232,11 @@ def _video_stream(container: av.container.InputContainer) -> VideoStream:
         if stream is not chosen:
             stream.discard = Discard.all
     return chosen
+
+
+def _display_matrix(frame: av.VideoFrame) -> np.ndarray | None:
+    found: Any = frame.side_data.get("DISPLAYMATRIX")
+    return None if found is None else np.frombuffer(found, np.int32).reshape(3, 3).copy()
 
 
 @dataclass
