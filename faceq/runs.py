@@ -78,6 +78,8 @@ class Table:
                 the place cannot be read.
         """
         for run in self._runs_or_nothing():
+            if run.get("state") == "claiming":
+                continue  # it has written nothing
             mine = record or {}
             differences = "; ".join(_differences({key: run.get(key) for key in mine}, mine))
             if differences:
@@ -87,14 +89,15 @@ class Table:
                 )
 
     def remove_others(self, mine: Run) -> int:
-        """Delete all rows, and the records of runs that have ended; returns how many files that were.
+        """Delete all rows and the records of other runs; returns how many files that were.
 
         Other files that lie in the folder stay.
         """
         rows = self.row_files()
-        ended = [run["run_id"] for run in self.runs() if run.get("state") not in ("claiming", "running")]
+        # A job that claims will see this one and take its record back itself.
+        others = [run["run_id"] for run in self.runs() if run.get("state") != "claiming"]
         # Records last: rows without them would be taken for this run's settings by the next one.
-        files = rows + [self._run_file(run_id) for run_id in ended if run_id != mine.run_id]
+        files = rows + [self._run_file(run_id) for run_id in others if run_id != mine.run_id]
         with self.reached():
             for path in files:
                 self.files.rm_file(path)
