@@ -26,9 +26,7 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     )
     edc.add_argument("table", metavar="TABLE", help="result table")
     edc.add_argument("identities", metavar="identities.csv", help="columns image, identity")
-    edc.add_argument("--json", metavar="F", help="write the figures as JSON")
-    edc.add_argument("--plot", metavar="F.png", help="draw the curves")
-    edc.add_argument("--config", metavar="job.yaml", help="the job's settings: where its S3 is")
+    _add_outputs(edc, "draw the curves")
     edc.set_defaults(run=evaluate_edc)
     iqa = actions.add_parser(
         "iqa",
@@ -39,9 +37,7 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     iqa.add_argument("images", metavar="IMAGE_DIR", help="folder of the pictures")
     iqa.add_argument("ratings", metavar="mos.csv", help="columns image, mos (higher is better)")
     iqa.add_argument("--model", choices=IQA_MODELS, default=IQA_MODELS[0], help=f"default: {IQA_MODELS[0]}")
-    iqa.add_argument("--json", metavar="F", help="write the figures as JSON")
-    iqa.add_argument("--plot", metavar="F.png", help="draw scores and ratings")
-    iqa.add_argument("--config", metavar="job.yaml", help="the job's settings: where its S3 is")
+    _add_outputs(iqa, "draw scores and ratings")
     iqa.set_defaults(run=evaluate_iqa)
     calibrate = actions.add_parser(
         "calibrate",
@@ -53,8 +49,18 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     calibrate.add_argument(
         "--discard", type=float, default=0.05, metavar="SHARE", help="share of faces below 0.5 (0.05)"
     )
-    calibrate.add_argument("--config", metavar="job.yaml", help="the job's settings: where its S3 is")
+    _add_config(calibrate)
     calibrate.set_defaults(run=evaluate_calibrate)
+
+
+def _add_outputs(parser: argparse.ArgumentParser, plot: str) -> None:
+    parser.add_argument("--json", metavar="F", help="write the figures as JSON")
+    parser.add_argument("--plot", metavar="F.png", help=plot)
+    _add_config(parser)
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", metavar="job.yaml", help="the job's settings: where its S3 is")
 
 
 _EDC = """Error-versus-discard characteristic of the table's scores, by recognition errors on people that you
