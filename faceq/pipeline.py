@@ -187,19 +187,18 @@ def run_graph(
                 **_pool(config.serfiq),
             )
             # DB-CNN inside the mask: most of the arithmetic of the job. No pixels after it.
+            .map_batches(LastStage, fn_constructor_args=(config, census), **_pool(config.dbcnn))
+            # Rows are light now: gathered, or the table would be of tiny files. By a batch size and not by
+            # `repartition`, whose tasks ask for a whole CPU each: where the stages leave none, nothing would
+            # be written before they are through.
             .map_batches(
-                ScoreQuality,
-                fn_constructor_args=(config,),
-                **_pool(config.dbcnn),
-            )
-            .map_batches(
-                finish,
-                fn_args=(census, schema(config.embeddings), run.run_id),
+                finished,
+                fn_args=(schema(config.embeddings), run.run_id),
+                batch_size=config.rows_per_file,
                 batch_format="pyarrow",
                 num_cpus=config.read.num_cpus,
+                max_retries=MAX_RETRIES,
             )
-            # Rows are light now: gather them, or the table would be of tiny files.
-            .repartition(target_num_rows_per_block=config.rows_per_file, strict=True)
             .write_parquet(
                 table.path,
                 filesystem=table.arrow_files,
@@ -307,10 +306,17 @@ def _one_by_one(stage: FindFace, batch: pa.Table, key: int, killers: list[int], 
     return pa.concat_tables(done)
 
 
-def finish(batch: pa.Table, census: Any, columns: pa.Schema, run_id: str) -> pa.Table:
-    """The table's rows; tells the census that they are through."""
-    census.through.remote(len(batch))
-    return finished(batch, columns, run_id)
+class LastStage(ScoreQuality):
+    """ScoreQuality that tells the census how many rows are through."""
+
+    def __init__(self, config: Config, census: Any):
+        super().__init__(config)
+        self._census = census
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        batch = super().__call__(batch)
+        self._census.through.remote(len(batch))
+        return batch
 
 
 @functools.cache

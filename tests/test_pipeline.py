@@ -223,7 +223,7 @@ def test_an_error_in_a_worker_is_told_in_its_own_words(shards, tmp_path, monkeyp
         def __init__(self, config):
             raise ModelError("models: dbcnn-lite could not be fetched")
 
-    monkeypatch.setattr(pipeline, "ScoreQuality", Broken)
+    monkeypatch.setattr(pipeline, "ScoreFiq", Broken)
     with pytest.raises(JobError, match=r"a stage of the job failed: .*dbcnn-lite could not be fetched"):
         pipeline.score(settings(shards / "mask_blue.jpg", tmp_path / "table"))
 
