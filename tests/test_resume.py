@@ -1,5 +1,6 @@
 """Jobs that are killed, wholly or in part: readers never meet half a file, no row is lost or doubled."""
 
+import contextlib
 import os
 import random
 import signal
@@ -36,10 +37,12 @@ def shards(tmp_path_factory, astronaut) -> Path:
 class Job:
     """`jobs.score` in a process of its own, with a Ray of its own."""
 
-    def __init__(self, shards: Path, folder: Path, environment: dict[str, str] | None = None):
+    def __init__(
+        self, shards: Path, folder: Path, environment: dict[str, str] | None = None, out: str | None = None
+    ):
         self.folder = folder
         file = folder / "job.yaml"
-        file.write_text(f"input: {shards}\nout: {folder}/table\nrows_per_file: 16\n")
+        file.write_text(f"input: {shards}\nout: {out or folder / 'table'}\nrows_per_file: 16\n")
         self.settings = config.load(str(file), {})
         with open(folder / "log", "ab") as log:
             self.process = subprocess.Popen(
@@ -122,6 +125,27 @@ def test_only_the_driver_is_killed_and_a_new_one_starts_at_once(shards, undistur
     job.process.kill()
     job.process.wait()
     Job(shards, tmp_path).end()
+    assert job.rows() == undisturbed
+
+
+def test_a_reader_of_s3_never_meets_half_a_file(s3, shards, undisturbed, tmp_path):
+    """It reads the whole table in a loop while the job runs, is killed, and runs again."""
+    out = f"{s3}/read-while-written"
+    job = Job(shards, tmp_path, out=out)
+    table, read = Table(out, job.settings.s3), 0
+    kills = 0
+    while job.process.poll() is None:
+        for path in table.row_files():
+            with contextlib.suppress(FileNotFoundError):  # rows of unreadable frames that are tried again
+                pq.read_table(path, filesystem=table.arrow_files, partitioning=None)
+                read += 1
+        if not kills and read > 20:
+            os.killpg(job.process.pid, signal.SIGKILL)
+            job.process.wait()
+            kills += 1
+            job = Job(shards, tmp_path, out=out)
+    job.end()
+    assert kills == 1 and read > 40
     assert job.rows() == undisturbed
 
 
