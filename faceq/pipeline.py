@@ -236,7 +236,8 @@ def start_ray(config: Config) -> None:
         return
     # Two at least: a share each for two pools, and the rest for tasks that feed them.
     cpus = config.num_cpus or max(2, len(os.sched_getaffinity(0)))
-    ray.init(num_cpus=cpus, include_dashboard=False)
+    # `local`: without it Ray would join a cluster that somebody else has running on this machine.
+    ray.init(address="local", num_cpus=cpus, include_dashboard=False)
     _check_room(config)
 
 

@@ -94,7 +94,7 @@ def _make_bucket(server: "subprocess.Popen[bytes]", log: Path) -> None:
 @pytest.fixture(scope="session")
 def local_ray(aws: dict[str, str]) -> Iterator[None]:
     """One Ray on this machine for all tests that run a job."""
-    ray.init(num_cpus=2, include_dashboard=False)
+    ray.init(address="local", num_cpus=2, include_dashboard=False)
     yield
     ray.shutdown()
 
