@@ -76,10 +76,10 @@ def score(config: Config, overwrite: bool = False, retry_unreadable: bool = Fals
         raise UsageError("--retry-unreadable tries all unreadable frames of the input: leave --limit out")
     record = config.record()
     table = Table(config.out, config.s3)
+    table.check(None if overwrite else record)
     shards = [s for s in list_shards(config.input, config.s3) if not s.source.startswith(f"{table.uri}/")]
     if not shards:
         raise UsageError(f"{table.uri}: the input holds nothing but the table itself")
-    table.check(None if overwrite else record)
     start_ray(config)
     run = Run(
         run_id=new_run_id(),
