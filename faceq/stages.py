@@ -21,10 +21,10 @@ from faceq.dhash import dhash
 from faceq.mask import FaceMesh
 from faceq.table import pending, pixels, with_values
 
-_ALIGNED_SHAPE = (geometry.ALIGNED_SIZE, geometry.ALIGNED_SIZE, 3)
 HEAD_BATCH = 32
 """Faces that the closed form takes at once: reading the last layer from memory is most of its time."""
 
+_ALIGNED_SHAPE = (geometry.ALIGNED_SIZE, geometry.ALIGNED_SIZE, 3)
 _CROP_SHAPE = (geometry.CROP_SIZE, geometry.CROP_SIZE, 3)
 
 
