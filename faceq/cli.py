@@ -64,6 +64,8 @@ def add_score_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     what = "pictures, videos, .tar(.gz) or .parquet shards, folders, globs; local or s3://"
     add("input", nargs="*", metavar="INPUT", help=what)
+    what = "list of frames' places: .parquet, .csv or .jsonl with a column `uri`; may come again"
+    add("--manifest", action="append", metavar="FILE", help=what)
     add("--out", metavar="TABLE", help="folder or s3:// prefix of the result table")
     add("--preset", help=f"set of models ({', '.join(config.PRESETS)}); default: embedded")
     add("--config", metavar="job.yaml", help="settings in YAML; what the command line says goes before it")
@@ -84,6 +86,7 @@ def score(options: argparse.Namespace) -> int:
         options.config,
         {
             "input": options.input or None,
+            "manifest": options.manifest,
             "out": options.out,
             "preset": options.preset,
             "fiq_threshold": options.fiq_threshold,

@@ -109,18 +109,20 @@ class Calibration(_Strict):
 class Config(_Strict):
     """Settings of a scoring job.
 
-    preset: the set of models. fiq_threshold: least `serfiq`, 0...1, of a face that is scored further;
-    0 scores every face. serfiq_passes: draw SER-FIQ by that many dropout passes, as published (there
-    100); none: the closed form, which has no noise and costs a fraction. calibration: of `serfiq`, if
-    not the zoo's. embeddings: keep recognition embeddings, as a column. det_threshold: least confidence
-    of a face, 0...1. min_face: least shorter side of a face's box, pixels. max_pixels: larger pictures
-    are unreadable (Pillow opens none above 178,956,970). video: which frames of a video count. limit:
-    only the first N frames. rows_per_file: frames per task that writes. num_cpus: logical CPUs of a Ray
-    that is started for this job (none: the machine's).
+    preset: the set of models. input: files, folders and globs. manifest: Parquet, CSV or JSONL files that
+    list frames' places (see `faceq.manifest`). fiq_threshold: least `serfiq`, 0...1, of a face that is
+    scored further; 0 scores every face. serfiq_passes: draw SER-FIQ by that many dropout passes, as
+    published (there 100); none: the closed form, which has no noise and costs a fraction. calibration: of
+    `serfiq`, if not the zoo's. embeddings: keep recognition embeddings, as a column. det_threshold: least
+    confidence of a face, 0...1. min_face: least shorter side of a face's box, pixels. max_pixels: larger
+    pictures are unreadable (Pillow opens none above 178,956,970). video: which frames of a video count.
+    limit: only the first N frames. rows_per_file: frames per task that writes. num_cpus: logical CPUs of a
+    Ray that is started for this job (none: the machine's).
     """
 
     preset: str = "embedded"
     input: tuple[str, ...] = ()
+    manifest: tuple[str, ...] = ()
     out: str | None = None
     fiq_threshold: float = Field(0.5, ge=0, le=1)
     serfiq_passes: int | None = Field(None, ge=2, le=100_000)
@@ -139,7 +141,7 @@ class Config(_Strict):
     serfiq: Pool = Pool()
     dbcnn: Pool = Pool()
 
-    @field_validator("input", mode="before")
+    @field_validator("input", "manifest", mode="before")
     @classmethod
     def _one_input_is_a_tuple(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value

@@ -2,12 +2,13 @@
 
 import contextlib
 import functools
+import itertools
 import os
 import re
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -77,14 +78,15 @@ def score(config: Config, overwrite: bool = False, retry_unreadable: bool = Fals
     record = config.record()
     table = Table(config.out, config.s3)
     table.check(None if overwrite else record)
-    shards = [s for s in list_shards(config.input, config.s3) if not s.source.startswith(f"{table.uri}/")]
+    listed = list_shards(config.input, config.s3, config.manifest)
+    shards = [shard for shard in listed if not shard.source.startswith(f"{table.uri}/")]
     if not shards:
         raise UsageError(f"{table.uri}: the input holds nothing but the table itself")
     start_ray(config)
     run = Run(
         run_id=new_run_id(),
         version=faceq.__version__,
-        input=list(config.input),
+        input=[*config.input, *config.manifest],
         record=record,
         config=config.model_dump(),
         started=_now(),
@@ -337,8 +339,8 @@ class FrameSource(Datasource):
         self._done = done
         self._census = census
 
-    def estimate_inmemory_data_size(self) -> int:
-        return sum(shard.size for shards in self._groups for shard in shards)
+    def estimate_inmemory_data_size(self) -> int | None:
+        return _bytes_of(itertools.chain.from_iterable(self._groups))
 
     def get_read_tasks(
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
@@ -348,8 +350,8 @@ class FrameSource(Datasource):
                 functools.partial(_read, index, shards, self._s3, self._sampling, self._done, self._census),
                 BlockMetadata(
                     num_rows=len(shards) if shards[0].kind == "picture" else None,
-                    size_bytes=sum(shard.size for shard in shards),
-                    input_files=tuple(shard.source for shard in shards),
+                    size_bytes=_bytes_of(shards),
+                    input_files=None,  # nobody asks for them, and there may be millions
                     exec_stats=None,
                 ),
                 schema=READ_SCHEMA,
@@ -357,6 +359,13 @@ class FrameSource(Datasource):
             )
             for index, shards in enumerate(self._groups)
         ]
+
+
+def _bytes_of(shards: Iterable[Shard]) -> int | None:
+    """Bytes of all of them; None where a manifest does not say."""
+    sizes = [shard.size for shard in shards]
+    known = [size for size in sizes if size is not None]
+    return sum(known) if len(known) == len(sizes) else None
 
 
 def _read(
