@@ -40,6 +40,9 @@ def _parser() -> argparse.ArgumentParser:
         commands.add_parser("score", help="score frames and write the result table", description=_SCORE)
     )
     _add_query_arguments(commands.add_parser("query", help="rows of a table that fulfil a condition"))
+    _add_compact_arguments(
+        commands.add_parser("compact", help="few large sorted files out of many small ones")
+    )
     add_evaluate_arguments(commands.add_parser("evaluate", help="judge the scores, fit their scale"))
     zoo = commands.add_parser("models", help="list, fetch or check the models")
     actions = zoo.add_subparsers(required=True, metavar="ACTION")
@@ -150,6 +153,23 @@ def run_query(options: argparse.Namespace) -> int:
         shown.add_row(*(rich.markup.escape(query.display(value)) for value in row.values()))
     rich.console.Console().print(shown)
     print(f"{len(rows):,} of {total:,} rows")
+    return 0
+
+
+def _add_compact_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("table", metavar="TABLE", help="folder or s3:// prefix of a result table whose job has finished")
+    add("--out", metavar="TABLE2", required=True, help="folder or s3:// prefix of the new table")
+    add("--config", metavar="job.yaml", help="the job's settings: where its S3 is")
+    parser.set_defaults(run=run_compact)
+
+
+def run_compact(options: argparse.Namespace) -> int:
+    """`faceq compact`: write a table's rows into few large files."""
+    from faceq import compact  # noqa: PLC0415 - DuckDB takes a while to import
+
+    rows, before, after = compact.compact(options.table, options.out, config.load(options.config, {}).s3)
+    print(f"{rows:,} rows in {after:,} files, before {before:,}: {options.out}")
     return 0
 
 

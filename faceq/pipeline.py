@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import itertools
-import os
 import re
 import sys
 import time
@@ -16,7 +15,8 @@ from typing import Any, cast
 import numpy as np
 import pyarrow as pa
 import ray
-from ray.data import ActorPoolStrategy, DataContext, Datasource, ReadTask
+import torch
+from ray.data import DataContext, Datasource, ReadTask
 from ray.data.block import BlockMetadata
 from ray.data.datasource import FilenameProvider
 from ray.util.annotations import RayDeprecationWarning
@@ -25,12 +25,13 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 import faceq
 from faceq import claim, progress, recover
 from faceq.census import DEATHS_OF_A_KILLER, Census, OutageError
-from faceq.config import S3, Config, Pool, Video
+from faceq.cluster import pool_options, start_ray
+from faceq.config import S3, Config, Video
 from faceq.errors import JobError, UsageError
 from faceq.frames import READ_SCHEMA, Shard, group, in_batches, list_shards, read_shards, to_table
 from faceq.runs import COMPRESSION, Run, Table
 from faceq.scoring import finished, new_run_id
-from faceq.stages import FindFace, ScoreFiq, ScoreQuality
+from faceq.stages import FindFace, ScoreFiq, ScoreQuality, a_face
 from faceq.table import schema, schema_with, with_values
 
 BLOCK_BYTES = 8 << 20
@@ -186,10 +187,10 @@ def run_graph(
             .map_batches(
                 ScoreFiq,
                 fn_constructor_args=(config,),
-                **_pool(config.serfiq),
+                **pool_options(config.serfiq),
             )
             # DB-CNN inside the mask: most of the arithmetic of the job. No pixels after it.
-            .map_batches(LastStage, fn_constructor_args=(config, census), **_pool(config.dbcnn))
+            .map_batches(LastStage, fn_constructor_args=(config, census), **pool_options(config.dbcnn))
             # Rows are light now: gathered, or the table would be of tiny files. By a batch size and not by
             # `repartition`, whose tasks ask for a whole CPU each: where the stages leave none, nothing would
             # be written before they are through.
@@ -211,54 +212,6 @@ def run_graph(
                 ray_remote_args={"num_cpus": config.read.num_cpus, "max_retries": MAX_RETRIES},
             )
         )  # fmt: skip
-
-
-def _pool(pool: Pool) -> dict[str, Any]:
-    cpus = int(ray.cluster_resources().get("CPU", 1))
-    most = pool.max_size or max(pool.min_size, cpus // 2)
-    return {
-        "compute": ActorPoolStrategy(min_size=pool.min_size, max_size=most),
-        "num_cpus": pool.num_cpus,
-        "num_gpus": pool.num_gpus,
-        "batch_size": pool.batch_size,
-        "batch_format": "pyarrow",
-    }
-
-
-def start_ray(config: Config) -> None:
-    """Join the Ray that RAY_ADDRESS names (a submitted job finds it set), or start one on this machine."""
-    if ray.is_initialized():
-        return
-    address = os.environ.get("RAY_ADDRESS")
-    if address:
-        try:
-            ray.init()
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise UsageError(f"RAY_ADDRESS={address}: no Ray cluster answers there: {error}") from None
-        return
-    # Two at least: a share each for two pools, and the rest for tasks that feed them.
-    cpus = config.num_cpus or max(2, len(os.sched_getaffinity(0)))
-    # `local`: without it Ray would join a cluster that somebody else has running on this machine.
-    ray.init(address="local", num_cpus=cpus, include_dashboard=False)
-    _check_room(config)
-
-
-def _check_room(config: Config) -> None:
-    """That this machine can run every pool at its least size beside one task that feeds it: a job that
-    asks for more would wait for ever. (A cluster may still grow, so there it is not checked.)"""
-    there = ray.cluster_resources()
-    pools = (config.serfiq, config.dbcnn)
-    feeding = max(config.read.num_cpus, config.find_face.num_cpus)
-    for resource, needed in (
-        ("CPU", feeding + sum(pool.min_size * pool.num_cpus for pool in pools)),
-        ("GPU", sum(pool.min_size * pool.num_gpus for pool in pools)),
-    ):
-        if needed > there.get(resource, 0):
-            raise UsageError(
-                f"config: the stages ask for at least {needed:g} {resource}s, this machine has "
-                f"{there.get(resource, 0):g}: lower num_{resource.lower()}s or min_size, or name a cluster "
-                "in RAY_ADDRESS"
-            )
 
 
 # --- steps that run as tasks ---------------------------------------------------------------------
@@ -310,10 +263,12 @@ def _one_by_one(stage: FindFace, batch: pa.Table, key: int, killers: list[int], 
 
 
 class LastStage(ScoreQuality):
-    """ScoreQuality that tells the census how many rows are through."""
+    """ScoreQuality, warmed up, that tells the census how many rows are through."""
 
     def __init__(self, config: Config, census: Any):
         super().__init__(config)
+        torch.set_num_threads(config.dbcnn.threads)
+        super().__call__(a_face())
         self._census = census
 
     def __call__(self, batch: pa.Table) -> pa.Table:
