@@ -50,12 +50,26 @@ for ever: a picture that crashes a decoder would loop."""
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run did. seconds: from the start of the graph to its end, models' loading included."""
+    """What a run did.
+
+    seconds: from the start of the graph to its end. first_rows, first_seconds: rows of the first batch that
+    was through all stages, and when it was: mostly the start of workers and the loading of models.
+    """
 
     run: Run
     table: str
     seconds: float
+    first_seconds: float
+    first_rows: int
     quantiles: dict[str, list[float]]
+
+    @property
+    def frames_per_second(self) -> float:
+        """Start-up apart, if there was more than one batch."""
+        rows = self.run.rows or 0
+        if rows > self.first_rows > 0:
+            return (rows - self.first_rows) / (self.seconds - self.first_seconds)
+        return rows / self.seconds
 
 
 def score(config: Config, overwrite: bool = False, retry_unreadable: bool = False) -> Summary:
@@ -100,7 +114,7 @@ def score(config: Config, overwrite: bool = False, retry_unreadable: bool = Fals
         if retry_unreadable:
             again = recover.forget_unreadable(table, {shard.source for shard in shards})
             print(f"faceq: --retry-unreadable: {again:,} frames are tried again", file=sys.stderr)
-        seconds = _score(config, shards, table, run)
+        seconds, first = _score(config, shards, table, run)
         run.counts, quantiles = table.counts_and_quantiles(run.run_id)
         run.rows = sum(run.counts.values())
         # None: the process that counted has died, and another one goes on from nought.
@@ -108,11 +122,12 @@ def score(config: Config, overwrite: bool = False, retry_unreadable: bool = Fals
             raise JobError(f"{run.frames} frames were read but {run.rows} rows written to {table.uri}")
         claim.check_still_held(table, run)
         run.finished = _now()
-    return Summary(run, table.uri, seconds, quantiles)
+    return Summary(run, table.uri, seconds, *first, quantiles)
 
 
-def _score(config: Config, shards: list[Shard], table: Table, run: Run) -> float:
-    """Run the graph over what has no row yet, and note what it met; seconds that it took."""
+def _score(config: Config, shards: list[Shard], table: Table, run: Run) -> tuple[float, tuple[float, int]]:
+    """Run the graph over what has no row yet, and note what it met; seconds that it took, and what
+    `Census.first_through` says."""
     done = recover.prepare(table, {shard.source for shard in shards})
     files_before = set(table.row_files())
     # On the driver's own node: what the job cannot do without should not hang on another one.
@@ -136,7 +151,7 @@ def _score(config: Config, shards: list[Shard], table: Table, run: Run) -> float
         raise JobError(outage)
     if ray.get(census.birth.remote()) == birth:
         run.frames, run.already_done = ray.get(census.totals.remote(config.limit))
-    return seconds
+    return seconds, ray.get(census.first_through.remote())
 
 
 def run_graph(
