@@ -9,7 +9,7 @@ import rich.console
 import rich.markup
 import rich.table
 
-from faceq import __version__, config, models
+from faceq import __version__, config, models, plan
 from faceq.cli_evaluate import add_evaluate_arguments
 from faceq.errors import JobError, UsageError
 
@@ -43,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_compact_arguments(
         commands.add_parser("compact", help="few large sorted files out of many small ones")
     )
+    _add_plan_arguments(commands.add_parser("plan", help="machines, hours and money that a job will take"))
     add_evaluate_arguments(commands.add_parser("evaluate", help="judge the scores, fit their scale"))
     zoo = commands.add_parser("models", help="list, fetch or check the models")
     actions = zoo.add_subparsers(required=True, metavar="ACTION")
@@ -170,6 +171,20 @@ def run_compact(options: argparse.Namespace) -> int:
 
     rows, before, after = compact.compact(options.table, options.out, config.load(options.config, {}).s3)
     print(f"{rows:,} rows in {after:,} files, before {before:,}: {options.out}")
+    return 0
+
+
+def _add_plan_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--frames", type=_positive, required=True, metavar="N", help="frames to score")
+    add("--gpu", required=True, metavar="TYPE", help="machine on AWS: g5, g6, p4d, p5, or one of their sizes")
+    add("--price-per-hour", type=float, metavar="X", help="of one machine")
+    parser.set_defaults(run=run_plan)
+
+
+def run_plan(options: argparse.Namespace) -> int:
+    """`faceq plan`: print what a job will take."""
+    print(plan.text(options.frames, options.gpu, options.price_per_hour))
     return 0
 
 
