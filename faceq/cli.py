@@ -21,14 +21,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return run(options)
     except UsageError as error:
-        print(f"faceq: {error}", file=sys.stderr)
+        _say(str(error))
         return 2
     except (JobError, models.ModelError) as error:
-        print(f"faceq: {error}", file=sys.stderr)
+        _say(str(error))
         return 1
     except KeyboardInterrupt:
-        print(f"faceq: interrupted{options.on_interrupt(options)}", file=sys.stderr)
+        _say(f"interrupted{options.on_interrupt(options)}")
         return 130
+
+
+def _say(reason: str) -> None:
+    """Why it ends, as the last line of a log that both streams go to."""
+    sys.stdout.flush()
+    print(f"faceq: {reason}", file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,6 +1,8 @@
 """The Ray that a job runs on: joined or started, and how large its pools of actors may get there."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import ray
@@ -15,10 +17,25 @@ TASKS_IN_FLIGHT = 4
 actor, and the more the faster: at 4 a pool doubles each time it looks, at 2, its default, it adds one."""
 
 
+@contextlib.contextmanager
+def ray_for(config: Config) -> Iterator[None]:
+    """Inside the block there is a Ray: the caller's, or one that is joined or started, and left at the end.
+
+    Left before a failure is told, so that the reason is the last that is said: the output of workers
+    arrives late, and would come after it.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    start_ray(config)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
 def start_ray(config: Config) -> None:
     """Join the Ray that RAY_ADDRESS names (a submitted job finds it set), or start one on this machine."""
-    if ray.is_initialized():
-        return
     address = os.environ.get("RAY_ADDRESS")
     if address:
         try:

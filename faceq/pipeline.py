@@ -25,7 +25,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 import faceq
 from faceq import claim, progress, recover
 from faceq.census import DEATHS_OF_A_KILLER, Census, OutageError
-from faceq.cluster import pool_options, start_ray
+from faceq.cluster import pool_options, ray_for
 from faceq.config import S3, Config, Video
 from faceq.errors import JobError, UsageError
 from faceq.frames import READ_SCHEMA, Shard, group, in_batches, list_shards, read_shards, to_table
@@ -75,7 +75,8 @@ class Summary:
 def score(config: Config, overwrite: bool = False, retry_unreadable: bool = False) -> Summary:
     """Score the input's frames and write the rows into the table, by Ray Data.
 
-    Frames that have a row already are not read again. Starts a local Ray if none is there.
+    Frames that have a row already are not read again. Runs on the Ray that this process is connected to;
+    else on the cluster that RAY_ADDRESS names, or on a Ray of its own.
 
     Args:
         config: the job.
@@ -97,7 +98,6 @@ def score(config: Config, overwrite: bool = False, retry_unreadable: bool = Fals
     shards = [shard for shard in listed if not shard.source.startswith(f"{table.uri}/")]
     if not shards:
         raise UsageError(f"{table.uri}: the input holds nothing but the table itself")
-    start_ray(config)
     run = Run(
         run_id=new_run_id(),
         version=faceq.__version__,
@@ -107,7 +107,7 @@ def score(config: Config, overwrite: bool = False, retry_unreadable: bool = Fals
         started=_now(),
         owner=claim.owner(),
     )
-    with claim.held(table, run):
+    with ray_for(config), claim.held(table, run):
         if overwrite:
             removed = table.remove_others(run)
             print(f"faceq: --overwrite: removed the {removed:,} files of {table.uri}", file=sys.stderr)

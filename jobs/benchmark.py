@@ -39,7 +39,7 @@ import rich.console
 import rich.table
 import torch
 
-from faceq import config, geometry, mask, models, recognise, serfiq
+from faceq import cluster, config, geometry, mask, models, pipeline, recognise, serfiq
 from faceq.dbcnn_vgg import DBCNN, published_tensor
 from faceq.decode import UnreadableError, decode
 from faceq.detect import YuNet
@@ -142,20 +142,19 @@ def bare_loop(settings: config.Config) -> dict[str, Any]:
 
 def job(settings: config.Config) -> dict[str, Any]:
     """The job as `faceq score` runs it."""
-    from faceq import pipeline  # noqa: PLC0415 - starts what only this part needs
-
     started = time.perf_counter()
-    pipeline.start_ray(settings)
-    ray_up = time.perf_counter() - started
-    # Ray Data's account of each stage: wall and CPU time, rows, block sizes.
-    ray.data.DataContext.get_current().enable_auto_log_stats = True
-    with GpuLoad() as load:
-        done = pipeline.score(settings)
+    with cluster.ray_for(settings):
+        ray_up = time.perf_counter() - started
+        # Ray Data's account of each stage: wall and CPU time, rows, block sizes.
+        ray.data.DataContext.get_current().enable_auto_log_stats = True
+        with GpuLoad() as load:
+            done = pipeline.score(settings)
+        gpus = load.mean()
     return {
         "frames": done.run.rows,
         "start_up": ray_up + done.first_seconds,
         "rate": done.frames_per_second,
-        "gpus": load.mean(),
+        "gpus": gpus,
     }
 
 
