@@ -38,6 +38,12 @@ class Machine:
     network: float
 
 
+QUALITY_GFLOP = 1.46
+"""DB-CNN-Lite on a crop of 256x256."""
+
+RECOGNISER_GFLOP = 0
+"""SFace on a face of 112x112."""
+
 EMBEDDED = Cost(cpu_ms=0, host_ms=2.0, gflop=0, read_bytes=0, object_bytes=0)
 
 EFFICIENCY = 0.15

@@ -7,23 +7,23 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-EVERY_S = 1
 LOOK_FOR_NODES_S = 10
-_QUERY = ["nvidia-smi", "--query-gpu=utilization.gpu,memory.used", "--format=csv,noheader,nounits"]
+QUERY = ["nvidia-smi", "--query-gpu=utilization.gpu,memory.used", "--format=csv,noheader,nounits", "--loop=1"]
+"""Prints a line for each card each second."""
 
 
 @ray.remote(num_cpus=0)
 class _Watcher:
     """Reads the load of one node's cards, each second."""
 
-    def __init__(self) -> None:
+    def __init__(self, command: list[str]) -> None:
+        self._command = command
         self._found: list[tuple[float, float]] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
     def _read(self) -> None:
-        command = [*_QUERY, f"--loop={EVERY_S}"]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as smi:
+        with subprocess.Popen(self._command, stdout=subprocess.PIPE, text=True) as smi:
             assert smi.stdout is not None
             for line in smi.stdout:
                 load, memory = line.split(",")
@@ -72,4 +72,4 @@ class GpuLoad:
             if node["Alive"] and node["Resources"].get("GPU") and node["NodeID"] not in self._watchers:
                 there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
                 options = _Watcher.options(scheduling_strategy=there)  # type: ignore[attr-defined]
-                self._watchers[node["NodeID"]] = options.remote()
+                self._watchers[node["NodeID"]] = options.remote(QUERY)
