@@ -119,7 +119,7 @@ def bare_loop(settings: config.Config) -> dict[str, Any]:
     }
     chosen = settings.model_copy(update=whole)
     started = time.perf_counter()
-    stages = [FindFace(chosen), ScoreFiq(chosen), ScoreQuality(chosen)]
+    stages: list[Any] = [FindFace(chosen), ScoreFiq(chosen), ScoreQuality(chosen)]
     torch.set_num_threads(cores)
     tables = list(tables_of(settings))
     warm_up = tables[0].slice(0, WARM_UP_FRAMES)
