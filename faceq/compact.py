@@ -56,7 +56,8 @@ def compact(source: str, target: str, s3: S3) -> tuple[int, int, int]:
         JobError: the table changed meanwhile.
     """
     old, new = Table(source, s3), Table(target, s3)
-    if not old.exists():
+    runs = [run for run in old.runs() if run["state"] != "claiming"]
+    if not runs:
         raise UsageError(f"{old.uri}: there is no faceq table here")
     if f"{new.uri}/".startswith(f"{old.uri}/") or f"{old.uri}/".startswith(f"{new.uri}/"):
         raise UsageError(f"{new.uri}: is the table itself or lies in it: name another folder for --out")
@@ -65,7 +66,6 @@ def compact(source: str, target: str, s3: S3) -> tuple[int, int, int]:
             f"{new.uri}: is not empty: name another folder for --out, or delete what is there, if a "
             "compaction that was stopped left it"
         )
-    runs = [run for run in old.runs() if run["state"] != "claiming"]
     _check_finished(old, runs)
     before = old.row_files()
     columns = schema_with(_footer(runs))

@@ -7,7 +7,7 @@ knows their sizes may say so; nobody asks the storage for them.
 import csv
 import io
 import json
-import os
+import posixpath
 from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
@@ -109,8 +109,14 @@ def _entry(row: tuple[Any, Any], folder: str, where: str) -> tuple[str, int | No
         if not place.startswith("s3://"):
             raise UsageError(f"{where}: {place}: only local paths and s3:// are supported")
     elif not place.startswith(("/", "file://")):
-        place = f"{folder}/{os.path.normpath(place)}"
+        place = _joined(folder, place)
     try:
         return place, None if size in (None, "") else int(size)
     except (TypeError, ValueError):
         raise UsageError(f"{where}: size {size!r} is no number of bytes") from None
+
+
+def _joined(folder: str, place: str) -> str:
+    """A relative place from the manifest's folder; on S3, where `..` would be a name, it is worked out here."""
+    scheme = "s3://" if is_remote(folder) else ""
+    return scheme + posixpath.normpath(f"{folder.removeprefix(scheme)}/{place}")

@@ -1,17 +1,23 @@
 """Kill drills at full length; too long for every run. python -m pytest tests/drills.py -s
 
 2,000 frames; the driver is killed at five random moments and started again each time; worker processes are
-killed while a job runs; one of three nodes is lost; a reader opens the table in a loop all the while.
+killed while a job runs; one of three nodes is lost; a reader opens the table in a loop all the while. And a
+million single pictures: how soon the first is through, and what the driver holds.
 """
 
 import os
 import random
+import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
 
 import numpy as np
+import psutil
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray
@@ -147,3 +153,32 @@ def test_a_node_is_lost(shards, undisturbed, tmp_path):
     finally:
         ray.shutdown()
         cluster.shutdown()
+
+
+def test_a_million_pictures_begin_within_a_minute_in_two_gigabytes(tmp_path, astronaut):
+    """They are one picture, under a thousand names in a folder that has a thousand names."""
+    (tmp_path / "0").mkdir()
+    (tmp_path / "face.jpg").write_bytes(demo._jpeg(demo._frame_around(astronaut, [200, 60, 80, 110])))
+    for index in range(1000):
+        (tmp_path / "0" / f"{index:03}.jpg").symlink_to(tmp_path / "face.jpg")
+        if index:
+            (tmp_path / f"{index}").symlink_to(tmp_path / "0")
+    places = [f"{folder}/{index:03}.jpg" for folder in range(1000) for index in range(1000)]
+    pq.write_table(pa.table({"uri": places}), tmp_path / "frames.parquet")
+    (tmp_path / "job.yaml").write_text(f"manifest: {tmp_path}/frames.parquet\nout: {tmp_path}/table\n")
+    started, memory, first = time.monotonic(), 0, None
+    with open(tmp_path / "log", "wb") as log:
+        command = [sys.executable, "-m", "jobs.score", "--config", str(tmp_path / "job.yaml")]
+        job = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    try:
+        while job.poll() is None and time.monotonic() - started < 180:
+            memory = max(memory, psutil.Process(job.pid).memory_info().rss)
+            if first is None and re.search(r"[1-9]\d* through", (tmp_path / "log").read_text()):
+                first = time.monotonic() - started
+            time.sleep(0.5)
+        assert job.poll() is None, (tmp_path / "log").read_text()[-3000:]
+    finally:
+        os.killpg(job.pid, signal.SIGKILL)
+    print(f"first frames through after {first:.0f} s at most, driver {memory / 1e6:.0f} MB")
+    assert first < 60 + 10  # the log says so every ten seconds
+    assert memory < 2e9

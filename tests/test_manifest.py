@@ -89,7 +89,7 @@ def test_a_manifest_on_s3_is_scored_row_by_row(s3, local_ray, tmp_path):
     photo = (PHOTOS / "mask_blue.jpg").read_bytes()
     for name, content in (("m/one", photo), ("m/two.jpg", photo), ("m/empty.jpg", b"")):
         client.put_object(Bucket=BUCKET, Key=name, Body=content)
-    listed = io.BytesIO(b"uri\none\ntwo.jpg\nempty.jpg\ngone.jpg\n")
+    listed = io.BytesIO(b"uri\n../m/one\ntwo.jpg\nempty.jpg\ngone.jpg\n")
     client.upload_fileobj(listed, BUCKET, "m/list.csv")
     local = write(tmp_path / "more.jsonl", [str(PHOTOS / "mask_white.jpg")])
     out = str(tmp_path / "table")
