@@ -117,6 +117,6 @@ def _entry(row: tuple[Any, Any], folder: str, where: str) -> tuple[str, int | No
 
 
 def _joined(folder: str, place: str) -> str:
-    """A relative place from the manifest's folder; on S3, where `..` would be a name, it is worked out here."""
+    """A relative place from the manifest's folder. On S3 `..` would be a name: it is worked out here."""
     scheme = "s3://" if is_remote(folder) else ""
     return scheme + posixpath.normpath(f"{folder.removeprefix(scheme)}/{place}")
