@@ -48,3 +48,13 @@ def test_a_limit_counts_frames_with_a_row():
     census.dropped(123, 30)
     census.dropped(123, 30)
     assert census.totals(50) == (20, 30)
+
+
+def test_the_first_rows_that_are_through_mark_the_end_of_the_start():
+    census = Counts(shards=1)
+    assert census.first_through() == (0.0, 0)
+    census.through(32)
+    seconds, rows = census.first_through()
+    census.through(8)
+    assert rows == 32 and seconds > 0
+    assert census.first_through() == (seconds, rows) and census.progress()[2] == 40
