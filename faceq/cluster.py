@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import ray
-from ray._private.state import state
 from ray.data import ActorPoolStrategy
 
 from faceq.config import Config, Pool
@@ -73,7 +72,7 @@ def pool_options(pool: Pool) -> dict[str, Any]:
     return {
         "compute": ActorPoolStrategy(
             min_size=pool.min_size,
-            max_size=pool.max_size or max(pool.first_size, _room_for(pool)),
+            max_size=pool.max_size or _most_actors(pool),
             initial_size=pool.first_size,
             max_tasks_in_flight_per_actor=TASKS_IN_FLIGHT,
         ),
@@ -84,18 +83,14 @@ def pool_options(pool: Pool) -> dict[str, Any]:
     }
 
 
-def _room_for(pool: Pool) -> int:
-    """Actors that the cluster has room for once it has grown: with a GPU as many as the cards hold, or half
-    as many as there are CPUs, so that with two pools the tasks that feed them keep some."""
-    most = _most_resources()
-    if pool.num_gpus:
-        return int(most.get("GPU", 0) / pool.num_gpus)
-    return int(most.get("CPU", 0)) // 2
+def _most_actors(pool: Pool) -> int | None:
+    """Actors that a pool may have where the configuration does not say; None: as many as Ray Data's budget
+    for the stage allows, which follows the resources that are there, and grows as machines come.
 
-
-def _most_resources() -> dict[str, float]:
-    """Resources of the cluster at its largest; those that are there now, where nothing scales it."""
-    # What a cluster may grow to is known to nothing public; Ray Data itself asks here.
-    growing = state.get_max_resources_from_cluster_config() or {}
-    there = ray.cluster_resources()
-    return {name: max(there.get(name, 0), growing.get(name, 0)) for name in ("CPU", "GPU")}
+    What a cluster may grow to is not known when the job starts (a head of Ray's open edition tells nobody), so
+    a bound taken from what is there would stay with the first machine. On a machine of one's own a pool on
+    CPUs is held to half of them: with the other one it would take turns at starting actors.
+    """
+    if pool.num_gpus or os.environ.get("RAY_ADDRESS"):
+        return None
+    return max(pool.first_size, int(ray.cluster_resources().get("CPU", 1)) // 2)

@@ -59,7 +59,8 @@ class Pool(_Strict):
     num_cpus, num_gpus: of one actor; with a GPU, or a part of one, the model runs on CUDA. On CPUs it
     runs as many threads as it has whole CPUs.
     min_size, initial_size, max_size: actors; the pool begins with initial_size (none: min_size). No
-    max_size: with GPUs as many as they hold, else half as many as the cluster may have CPUs.
+    max_size: as many as the GPUs, or the CPUs of a cluster, have room for; on a machine without GPUs half
+    as many as it has CPUs.
     batch_size: frames an actor takes at a time; those that still matter are gathered into
     mini-batches of `mini_batch`, which is the shape that the model sees, always.
     """

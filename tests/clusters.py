@@ -1,5 +1,6 @@
 """What tests on several nodes share: stages that hold a logical GPU, run on the CPU, and leave a trace."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,12 @@ def write_input(folder: Path, face: np.ndarray, count: int) -> Path:
     return folder
 
 
-def trace_stages(monkeypatch: Any, folder: Path) -> None:
+def trace_stages(monkeypatch: Any, folder: Path, pause: float = 0.0) -> None:
     """Have each stage note on which node and as which actor it runs: `folder`/stage/node/worker.
 
     The stages are the job's own, on real models; with a logical GPU they would look for CUDA, so these are
-    told that they have none.
+    told that they have none. `pause`: seconds that a pool's actor sleeps for each frame, as if its card were
+    slow and the CPUs were not what everything waits for.
     """
 
     def note(stage: str) -> None:
@@ -55,10 +57,18 @@ def trace_stages(monkeypatch: Any, folder: Path) -> None:
             note("serfiq")
             super().__init__(without_gpus(config))
 
+        def __call__(self, batch):
+            time.sleep(pause * len(batch))
+            return super().__call__(batch)
+
     class TracedQuality(pipeline.LastStage):
         def __init__(self, config, census):
             note("dbcnn")
             super().__init__(without_gpus(config), census)
+
+        def __call__(self, batch):
+            time.sleep(pause * len(batch))
+            return super().__call__(batch)
 
     monkeypatch.setattr(pipeline, "find_face", traced_find_face)
     monkeypatch.setattr(pipeline, "ScoreFiq", TracedFiq)

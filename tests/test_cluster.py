@@ -11,36 +11,29 @@ from faceq.stages import ScoreFiq
 
 
 @pytest.mark.parametrize(
-    ("resources", "pool", "sizes"),
+    ("cpus", "pool", "sizes"),
     [
         # A laptop: a share for the tasks that feed two pools of one actor each.
-        ({"CPU": 2}, Pool(), (1, 1, 1)),
-        ({"CPU": 16}, Pool(), (1, 1, 8)),
-        # One node with eight cards, which two pools share.
-        ({"CPU": 96, "GPU": 8}, Pool(num_cpus=1, num_gpus=0.5), (1, 1, 16)),
-        ({"CPU": 96, "GPU": 8}, Pool(num_gpus=0.5, min_size=2, initial_size=4, max_size=6), (2, 4, 6)),
-        ({"CPU": 2}, Pool(initial_size=3), (1, 3, 3)),
+        (2, Pool(), (1, 1, 1)),
+        (16, Pool(), (1, 1, 8)),
+        (2, Pool(initial_size=3), (1, 3, 3)),
+        (96, Pool(min_size=2, initial_size=4, max_size=6), (2, 4, 6)),
+        # One node with GPUs: the cards are the bound.
+        (96, Pool(num_cpus=1, num_gpus=0.5), (1, 1, float("inf"))),
     ],
 )
-def test_pools_are_sized_from_what_is_there(monkeypatch, resources, pool, sizes):
-    monkeypatch.setattr(ray, "cluster_resources", lambda: resources)
-    monkeypatch.setattr(cluster.state, "get_max_resources_from_cluster_config", lambda: None)
+def test_pools_are_sized_from_what_is_there(monkeypatch, cpus, pool, sizes):
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": float(cpus)})
     strategy = cluster.pool_options(pool)["compute"]
     assert (strategy.min_size, strategy.initial_size, strategy.max_size) == sizes
 
 
-def test_a_cluster_that_grows_is_taken_at_its_largest(monkeypatch):
-    """The head has no GPU when the job starts; the autoscaler may bring eight."""
+def test_a_cluster_that_was_joined_may_grow(monkeypatch):
+    """A head with two CPUs says nothing of the machines that the autoscaler will bring."""
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
-    monkeypatch.setattr(
-        cluster.state, "get_max_resources_from_cluster_config", lambda: {"CPU": 642, "GPU": 8}
-    )
-    assert cluster.pool_options(Pool(num_gpus=0.5))["compute"].max_size == 16
-    assert cluster.pool_options(Pool())["compute"].max_size == 321
-
-
-def test_without_an_autoscaler_ray_knows_of_no_growth(local_ray):
-    assert cluster.pool_options(Pool())["compute"].max_size == 1
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert cluster.pool_options(Pool())["compute"].max_size == float("inf")
+    assert cluster.pool_options(Pool(max_size=5))["compute"].max_size == 5
 
 
 def test_enough_batches_wait_at_an_actor_for_ray_to_add_another(local_ray):
