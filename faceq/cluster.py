@@ -87,8 +87,8 @@ def _most_actors(pool: Pool) -> int | None:
     """Actors that a pool may have where the configuration does not say; None: as many as Ray Data's budget
     for the stage allows, which follows the resources that are there, and grows as machines come.
 
-    What a cluster may grow to is not known when the job starts (a head of Ray's open edition tells nobody), so
-    a bound taken from what is there would stay with the first machine. On a machine of one's own a pool on
+    What a cluster may grow to is not known when the job starts: Ray's open edition reports it to nobody. A
+    bound taken from what is there would stay with the first machine. On a machine of one's own a pool on
     CPUs is held to half of them: with the other one it would take turns at starting actors.
     """
     if pool.num_gpus or os.environ.get("RAY_ADDRESS"):

@@ -29,7 +29,7 @@ def test_ray_takes_the_cluster_file(cluster):
     validate_config(prepared)
     types = prepared["available_node_types"]
     assert {name: node["max_workers"] for name, node in types.items()} == {"head": 0, "gpu": 8, "cpu": 16}
-    assert types["gpu"]["min_workers"] == types["cpu"]["min_workers"] == 0
+    assert (types["gpu"]["min_workers"], types["cpu"]["min_workers"]) == (0, 1)
     assert prepared["idle_timeout_minutes"] == 5
 
 
@@ -75,8 +75,8 @@ def test_the_rayjob_has_the_form_that_kuberay_asks_for(rayjob):
     assert there["enableInTreeAutoscaling"] is True
     groups = there["workerGroupSpecs"]
     assert [group["groupName"] for group in groups] == ["gpu", "cpu"]
-    for group in groups:
-        assert group["minReplicas"] == group["replicas"] == 0 < group["maxReplicas"]
+    for group, least in zip(groups, (0, 1), strict=True):
+        assert group["minReplicas"] == group["replicas"] == least < group["maxReplicas"]
     pods = [there["headGroupSpec"]["template"], *(group["template"] for group in groups)]
     for pod in pods:
         (container,) = pod["spec"]["containers"]
