@@ -24,16 +24,18 @@ VALUES = [name for name in SCHEMA.names if name != "run_id"]
 def dashboard(aws):
     """The address that jobs are submitted to."""
     port = _free_port()
-    head = {"num_cpus": 2, "include_dashboard": True, "dashboard_port": port}
+    # Another Ray on the machine has the usual port of the agent that starts jobs.
+    ports = {"dashboard_port": port, "dashboard_agent_listen_port": _free_port()}
+    head = {"num_cpus": 2, "include_dashboard": True, **ports}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     address = f"http://127.0.0.1:{port}"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while True:
         try:
-            JobSubmissionClient(address).list_jobs()
+            JobSubmissionClient(address).submit_job(entrypoint="true")
             break
         except (ConnectionError, RuntimeError):
-            assert time.monotonic() < deadline, "the dashboard did not start"
+            assert time.monotonic() < deadline, "no job could be submitted"
             time.sleep(1)
     yield address
     cluster.shutdown()
