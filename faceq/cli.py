@@ -9,6 +9,7 @@ import rich.table
 
 from faceq import __version__, config, models
 from faceq.cli_evaluate import add_evaluate_arguments
+from faceq.cli_inspect import add_inspect_arguments
 from faceq.cli_query import add_query_arguments, positive
 from faceq.errors import JobError, UsageError
 
@@ -39,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
         commands.add_parser("score", help="score frames and write the result table", description=_SCORE)
     )
     add_query_arguments(commands.add_parser("query", help="rows of a table that fulfil a condition"))
+    add_inspect_arguments(commands.add_parser("inspect", help="score single pictures and look at them"))
     add_evaluate_arguments(commands.add_parser("evaluate", help="judge the scores, fit their scale"))
     zoo = commands.add_parser("models", help="list, fetch or check the models")
     actions = zoo.add_subparsers(required=True, metavar="ACTION")
