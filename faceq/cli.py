@@ -11,6 +11,7 @@ from faceq import __version__, config, models
 from faceq.cli_evaluate import add_evaluate_arguments
 from faceq.cli_inspect import add_inspect_arguments
 from faceq.cli_query import add_query_arguments, positive
+from faceq.cli_report import add_report_arguments
 from faceq.errors import JobError, UsageError
 
 
@@ -40,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
         commands.add_parser("score", help="score frames and write the result table", description=_SCORE)
     )
     add_query_arguments(commands.add_parser("query", help="rows of a table that fulfil a condition"))
+    add_report_arguments(commands.add_parser("report", help="a table as one HTML page, with faces"))
     add_inspect_arguments(commands.add_parser("inspect", help="score single pictures and look at them"))
     add_evaluate_arguments(commands.add_parser("evaluate", help="judge the scores, fit their scale"))
     zoo = commands.add_parser("models", help="list, fetch or check the models")
