@@ -92,9 +92,7 @@ def build(uri: str, s3: S3, with_faces: bool = True) -> str:
 def count(rows: Rows) -> Counts:
     """One pass over status and both scores."""
     steps = f"{_step('serfiq')} AS s, {_step('dbcnn')} AS d"
-    found = rows.arrow(
-        rows.sql(f"SELECT status, {steps}, count(*) AS n FROM frames GROUP BY ALL")
-    ).to_pylist()
+    found = rows.sql(f"SELECT status, {steps}, count(*) AS n FROM frames GROUP BY ALL")
     statuses = dict.fromkeys(STATUSES, 0)
     grid = np.zeros((STEPS + 1, STEPS + 1), np.int64)
     serfiq, dbcnn = np.zeros(STEPS + 1, np.int64), np.zeros(STEPS + 1, np.int64)

@@ -117,9 +117,7 @@ def chromium(profile: Path) -> Iterator[Page]:
     assert CHROMIUM is not None
     command = [CHROMIUM, *_FLAGS, f"--user-data-dir={profile}", "about:blank"]
     environment = {**os.environ, "HOME": str(profile)}
-    running = subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    running = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         port = _port(profile / "DevToolsActivePort", running)
         # The browser's own socket names its tabs; the first is the one opened above.
