@@ -1,6 +1,7 @@
-"""The command line: `faceq score`, `faceq query`, `faceq evaluate`, `faceq models`."""
+"""The command line: what all commands share, and `faceq score` and `faceq models`."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -30,16 +31,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"faceq: interrupted{options.on_interrupt(options)}", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        # `| head` has seen enough. Python would complain again when it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+_EXAMPLES = """a first look:
+  faceq score frames/ --out scores/
+  faceq query scores/ "serfiq >= 0.6 and dbcnn >= 55"
+  faceq report scores/ --out report.html
+  faceq query scores/ "serfiq >= 0.6 and dbcnn >= 55" --export-shards good/
+
+`faceq COMMAND --help` has more on each.
+"""
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="faceq", description="Score face images at scale.")
+    as_written = argparse.RawDescriptionHelpFormatter
+    what = "Score face images at scale: can the face be recognised, does it look good?"
+    parser = argparse.ArgumentParser("faceq", description=what, epilog=_EXAMPLES, formatter_class=as_written)
     parser.set_defaults(on_interrupt=lambda options: "")
     parser.add_argument("--version", action="version", version=f"faceq {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    add_score_arguments(
-        commands.add_parser("score", help="score frames and write the result table", description=_SCORE)
-    )
+    add_score_arguments(commands.add_parser("score", help="score frames and write the result table"))
     add_query_arguments(commands.add_parser("query", help="rows of a table that fulfil a condition"))
     add_report_arguments(commands.add_parser("report", help="a table as one HTML page, with faces"))
     add_inspect_arguments(commands.add_parser("inspect", help="score single pictures and look at them"))
@@ -61,9 +76,18 @@ def _parser() -> argparse.ArgumentParser:
 _SCORE = """Score every face frame of the input: can it be recognised (SER-FIQ), how good does it look
 (DB-CNN). One row per frame goes into a Parquet table; run again, it goes on where it stopped."""
 
+_SCORE_EXAMPLES = """examples:
+  faceq score frames/ --out scores/
+  faceq score clips/*.mp4 --out scores/ --fps 2
+  faceq score s3://bucket/shards/ --out s3://bucket/scores --config job.yaml
+  faceq score frames/ --out scores/ --fiq-threshold 0   (every face to the end: filter later)
+"""
+
 
 def add_score_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of a scoring job, for `faceq score` and `jobs/score.py` alike."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description, parser.epilog = _SCORE, _SCORE_EXAMPLES
     add = parser.add_argument
     what = "pictures, videos, .tar(.gz) or .parquet shards, folders, globs; local or s3://"
     add("input", nargs="*", metavar="INPUT", help=what)
