@@ -196,12 +196,16 @@ def _nearest(pool: list[report_faces.Face], score: str, value: float) -> list[re
 def _charts(counts: Counts, poses: dict[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, str]:
     """Every chart as SVG, by name."""
     every = STEPS // _CHART_BINS
+    edges_of = {score: np.linspace(0, top, _CHART_BINS + 1).tolist() for score, top in SCALES.items()}
     charts = {}
     for score, by_step in (("serfiq", counts.serfiq), ("dbcnn", counts.dbcnn)):
-        edges = np.linspace(0, SCALES[score], _CHART_BINS + 1)
         merged = _topped(by_step).reshape(_CHART_BINS, every).sum(axis=1)
         charts[score] = report_charts.bars(
-            edges, merged.tolist(), score, f"Histogram of {score} over {merged.sum():,} frames", Cut(score)
+            edges_of[score],
+            merged.tolist(),
+            score,
+            f"Histogram of {score} over {merged.sum():,} frames",
+            Cut(score),
         )
     for angle, (edges, found) in poses.items():
         name = f"Histogram of {angle} over {found.sum():,} frames"
@@ -209,7 +213,7 @@ def _charts(counts: Counts, poses: dict[str, tuple[np.ndarray, np.ndarray]]) -> 
     grid = _topped(_topped(counts.grid).T).T
     merged = grid.reshape(_CHART_BINS, every, _CHART_BINS, every).sum(axis=(1, 3))
     charts["both"] = report_charts.cells(
-        (np.linspace(0, 1, _CHART_BINS + 1), np.linspace(0, 100, _CHART_BINS + 1)),
+        (edges_of["serfiq"], edges_of["dbcnn"]),
         merged,
         ("serfiq", "dbcnn"),
         f"serfiq against dbcnn, {merged.sum():,} frames with both; darker: more frames",
