@@ -1,5 +1,6 @@
 """What README and docs/using.md tell people to run, run as it is written, on the demo's shards."""
 
+import doctest
 import os
 import re
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from here import score_here
 
+from faceq import query, scoring
 from jobs import demo
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -84,6 +86,13 @@ def test_the_pages_lines_of_python(place, number):
     script = place / f"example{number}.py"
     script.write_text(PYTHON[number], encoding="utf-8")
     assert run([sys.executable, script.name], place).strip()
+
+
+@pytest.mark.parametrize("module", [query, scoring])
+def test_examples_in_docstrings(place, monkeypatch, module):
+    monkeypatch.chdir(place)
+    found = doctest.testmod(module)
+    assert found.attempted > 0 and found.failed == 0
 
 
 def test_every_way_that_is_promised_is_there():
