@@ -258,6 +258,8 @@ class _Writer:
     def close(self) -> None:
         """Drop a tar that was not finished."""
         if self._tar is not None:
+            with contextlib.suppress(OSError, *STORAGE_ERRORS):
+                self._tar.close()  # or it writes its end when it is collected
             self._file.discard()
             if not self._file.closed:
                 self._file.closed = True  # or s3fs uploads what it has when the file is collected
