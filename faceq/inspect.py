@@ -88,7 +88,7 @@ def lines_of(look: Inspected, threshold: float) -> list[tuple[str, str]]:
     if row["error"]:
         said.append(("error", row["error"]))
     if row["width"]:
-        said.append(("picture", f"{row['width']} x {row['height']}, {row['n_faces']} faces"))
+        said.append(("picture", f"{row['width']} x {row['height']}, faces: {row['n_faces']}"))
     if row["face_w"] is not None:
         x, y, width, height = (round(row[f"face_{side}"]) for side in "xywh")
         said.append(("face", f"{width} x {height} at {x}, {y}, confidence {row['det_score']:.2f}"))
