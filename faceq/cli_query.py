@@ -133,7 +133,8 @@ def _show(rows: Any, options: argparse.Namespace) -> None:
 
 def _first(batches: Iterable[pa.RecordBatch]) -> tuple[pa.Table, int]:
     """The first rows of a stream of batches, and how many rows it has."""
-    first, total = [], 0
+    first: list[pa.RecordBatch] = []
+    total = 0
     for batch in batches:
         if total < ROWS_SHOWN or not first:
             first.append(batch[: ROWS_SHOWN - total])

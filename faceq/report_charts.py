@@ -99,7 +99,7 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     axes.tick_params(colors=_INK, labelsize=9, length=0, pad=5)
     for text in (axes.xaxis.label, axes.yaxis.label):
         text.set_color(_INK)
-        text.set_size(9.5)
+        text.set_fontsize(9.5)
     axes.yaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: _short(value)))
     axes.yaxis.set_major_locator(mpl.ticker.MaxNLocator(4, integer=True))
     return figure, axes

@@ -106,7 +106,7 @@ def _frames(
         "frame_index": index,
         "timestamp_s": index / FRAMES_PER_SECOND,
         "status": status,
-        "error": pa.array(np.where(broken, np.array(ERRORS, object)[index % 2], None), pa.string()),
+        "error": pa.array(np.array(ERRORS, object)[index % 2], pa.string(), mask=~broken),
         **_where(readable, width=np.full(count, WIDTH), height=np.full(count, HEIGHT)),
         **_where(readable, n_faces=np.where(face, 1, 0)),
         **_where(face, face_x=left, face_y=top, face_w=side, face_h=side),
