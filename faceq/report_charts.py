@@ -20,7 +20,7 @@ _MARK, _INK, _GRID = "#010203", "#010204", "#010205"
 _COLOURS = {_MARK: "var(--mark)", _INK: "var(--ink)", _GRID: "var(--grid)"}
 """Colours that stand for those of the page, which are others in the dark."""
 
-_FAINTEST = 0.12
+_FAINTEST = 0.3
 """Opacity of a cell that holds one face; the fullest has 1."""
 
 
