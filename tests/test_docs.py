@@ -80,11 +80,12 @@ def test_the_pages_commands(place):
 
 
 @pytest.mark.parametrize("number", range(len(PYTHON)), ids=lambda number: PYTHON[number].split("\n", 1)[0])
-def test_the_pages_lines_of_python(place, number):
+def test_the_pages_lines_of_python(place, number, monkeypatch):
     """Each prints some frames; what reads `demo/good` comes after the command that makes it."""
     if "demo/good" in PYTHON[number]:
         (export,) = [c for b in blocks("docs/using.md", "") for c in commands(b) if "demo/good" in c]
         run(export, place)
+    monkeypatch.setenv("RAY_ADDRESS", "local")  # not the one that other tests have started
     script = place / f"example{number}.py"
     script.write_text(PYTHON[number], encoding="utf-8")
     assert run([sys.executable, script.name], place).strip()
