@@ -58,6 +58,7 @@ def main() -> int:
         shutil.rmtree(folder / made, ignore_errors=True)
     faces = source_faces()
     count = write_shards(folder / "shards", frames(faces))
+    (folder / "astronaut.jpg").write_bytes(_jpeg(faces["astronaut"]))
     print(f"{count} frames in {folder / 'shards'}, from {len(faces)} faces")
     # Threshold 0: every face is scored to the end, so that both ladders are whole.
     places = {"input": [str(folder / "shards")], "out": str(folder / "table")}

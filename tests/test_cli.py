@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 
@@ -63,7 +64,7 @@ def test_query_exports(table, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["serfic > 0.5"], '"serfiq"'),
+        (["serfic > 0.5"], 'did you mean "serfiq"'),
         (["serfiq >"], "syntax error"),
         (["serfiq > 0", "--columns", "dbcn"], '"dbcnn"'),
         (["serfiq > 0", "--export", "x.xlsx"], ".parquet, .csv, .jsonl"),
@@ -119,3 +120,24 @@ def test_a_storage_that_is_not_there_is_wrong_usage(tmp_path):
 def test_a_table_that_is_not_there(tmp_path, capsys):
     assert cli.main(["query", str(tmp_path / "none")]) == 2
     assert "no faceq table here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["score", "query", "report", "inspect"])
+def test_help_has_examples_that_the_parser_takes(command, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main([command, "--help"])
+    assert ended.value.code == 0
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    examples = [line for line in lines if line.startswith(f"faceq {command} ")]
+    assert examples
+    for example in examples:
+        words = shlex.split(example.split("   (")[0])
+        assert cli._parser().parse_args(words[1:]).run
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(table):
+    command = f"{sys.executable} -m faceq.cli query {table} --columns source | true"
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False
+    )
+    assert done.stderr == ""

@@ -1,0 +1,104 @@
+"""What README and docs/using.md tell people to run, run as it is written, on the demo's shards."""
+
+import doctest
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from here import score_here
+
+from faceq import query, scoring
+from jobs import demo
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def blocks(path: str, language: str, after: str = "") -> list[str]:
+    """The fenced blocks of a language in a page, those after a heading."""
+    text = (ROOT / path).read_text(encoding="utf-8")
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", text[text.index(after) :], re.DOTALL | re.MULTILINE)
+    return [content for found, content in fenced if found == language]
+
+
+def commands(block: str) -> list[str]:
+    """The commands of a block, `make demo` and comments apart."""
+    return [line for line in block.splitlines() if line.startswith("faceq ")]
+
+
+PYTHON = blocks("docs/using.md", "python")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A folder in which `make demo` has been, as far as these pages need it."""
+    place = tmp_path_factory.mktemp("docs")
+    faces = demo.source_faces()
+    demo.write_shards(place / "demo" / "shards", demo.frames(faces))
+    (place / "demo" / "astronaut.jpg").write_bytes(demo._jpeg(faces["astronaut"]))
+    score_here(str(place / "demo" / "shards"), str(place / "demo" / "table"), fiq_threshold=0)
+    return place
+
+
+def run(command: list[str] | str, place: Path) -> str:
+    """Run it there, with this environment's `faceq`; returns what it printed."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        command,
+        cwd=place,
+        env=environment,
+        shell=isinstance(command, str),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, f"{command}\n{done.stderr[-2000:]}"
+    return done.stdout
+
+
+@pytest.mark.timeout(900)
+def test_the_readmes_tour(place):
+    (tour,) = blocks("README.md", "", after="## A tour")[:1]
+    lines = commands(tour)
+    assert [line.split()[1] for line in lines] == ["score", "query", "report", "query", "query", "inspect"]
+    for line in lines:
+        assert run(line, place)
+    assert (place / "demo" / "report.html").stat().st_size > 100_000
+    assert (place / "demo" / "good.parquet").exists()
+    assert list((place / "demo" / "good-frames").glob("*.tar"))
+    assert (place / "demo" / "look.png").exists()
+
+
+def test_the_pages_commands(place):
+    lines = [line for block in blocks("docs/using.md", "") for line in commands(block)]
+    assert len(lines) >= 8
+    for line in lines:
+        assert run(line, place)
+
+
+@pytest.mark.parametrize("number", range(len(PYTHON)), ids=lambda number: PYTHON[number].split("\n", 1)[0])
+def test_the_pages_lines_of_python(place, number, monkeypatch):
+    """Each prints some frames; what reads `demo/good` comes after the command that makes it."""
+    if "demo/good" in PYTHON[number]:
+        (export,) = [c for b in blocks("docs/using.md", "") for c in commands(b) if "demo/good" in c]
+        run(export, place)
+    monkeypatch.setenv("RAY_ADDRESS", "local")  # not the one that other tests have started
+    script = place / f"example{number}.py"
+    script.write_text(PYTHON[number], encoding="utf-8")
+    assert run([sys.executable, script.name], place).strip()
+
+
+@pytest.mark.parametrize("module", [query, scoring])
+def test_examples_in_docstrings(place, monkeypatch, module):
+    monkeypatch.chdir(place)
+    found = doctest.testmod(module)
+    assert found.attempted > 0 and found.failed == 0
+
+
+def test_every_way_that_is_promised_is_there():
+    text = (ROOT / "docs" / "using.md").read_text(encoding="utf-8")
+    for way in ("PyTorch", "webdataset", "Ray Data", "DuckDB", "pandas", "polars"):
+        assert re.search(rf"^## {way}$", text, re.MULTILINE)
