@@ -170,7 +170,7 @@ class ScoreFiq:
 
 
 class ScoreQuality:
-    """DB-CNN of the face, pooled inside the mask.
+    """DB-CNN of the face, pooled inside the mask (or what `quality_region` says).
 
     In: crop, oval. Out: dbcnn, and `status` scored.
     """
@@ -179,6 +179,7 @@ class ScoreQuality:
         torch.set_num_threads(1)
         pool = config.dbcnn
         self._network = dbcnn.load_dbcnn_lite(models.fetch(config.models.quality, report=print), pool.device)
+        self._region = config.quality_region
         self._mini_batch = pool.mini_batch
         self._device = pool.device
 
@@ -193,6 +194,7 @@ class ScoreQuality:
         crops = pixels(batch, "crop", rows, _CROP_SHAPE)
         ovals = pixels(batch, "oval", rows, (36 * 2 * 4,)).view(np.float32).reshape(-1, 36, 2)
         masks = np.stack([geometry.polygon_mask(oval, geometry.CROP_SIZE) for oval in ovals])
+        crops, masks = mask.shown(self._region, crops, masks)
         (quality,) = in_mini_batches(self._rate, self._mini_batch, crops, masks)
         return quality
 

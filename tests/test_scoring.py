@@ -1,6 +1,7 @@
 """The stages without Ray: what they find, and that a row does not depend on its company."""
 
 import io
+import itertools
 import os
 
 import numpy as np
@@ -115,6 +116,18 @@ def test_a_calibration_of_ones_own_moves_serfiq_and_nothing_else(faces):
     )
     assert own["serfiq_raw"] == zoo["serfiq_raw"]
     assert own["serfiq"] == pytest.approx(1 / (1 + np.exp(-50 * (zoo["serfiq_raw"] - 0.95))), rel=1e-5)
+
+
+def test_each_region_judges_other_pixels_and_another_name_is_refused(faces):
+    images = list(faces.values())[:3]
+    by_region = {
+        region: faceq.score_images(images, fiq_threshold=0, quality_region=region)["dbcnn"].to_numpy()
+        for region in ("mask", "black_out", "crop")
+    }
+    for one, other in itertools.combinations(by_region.values(), 2):
+        assert np.abs(one - other).min() > 0.1
+    with pytest.raises(UsageError, match=r"quality_region: .*'mask', 'black_out' or 'crop'"):
+        faceq.score_images(images, quality_region="face")
 
 
 def test_scores_fall_along_the_demo_ladders(faces):
