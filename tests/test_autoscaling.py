@@ -40,6 +40,13 @@ class FakeCloud(AutoscalingCluster):
             "head_node_type": "ray.head.default",
             "available_node_types": {**worker_node_types, "ray.head.default": head},
             **{f"{name}_commands": [] for name in commands},
+            **{
+                "auth": {},
+                "docker": {},
+                "file_mounts": {},
+                "cluster_synced_files": [],
+                "upscaling_speed": 1.0,
+            },
             **settings,
         }
 
