@@ -36,7 +36,14 @@ class FakeCloud(AutoscalingCluster):
         return {
             "cluster_name": "fake",
             "max_workers": 8,
-            "provider": {"type": "fake_multinode"},
+            "provider": {
+                "type": "fake_multinode",
+                # All nodes share this machine's address: without it the autoscaler takes each for lost.
+                "use_node_id_as_ip": True,
+                # Nobody logs into these nodes.
+                "disable_node_updaters": True,
+                "disable_launch_config_check": True,
+            },
             "head_node_type": "ray.head.default",
             "available_node_types": {**worker_node_types, "ray.head.default": head},
             **{f"{name}_commands": [] for name in commands},
