@@ -136,10 +136,10 @@ class Config(_Strict):
     not the zoo's. quality_region: what DB-CNN judges of a face's crop: what is inside the `mask`; for
     comparison the whole `crop`, or the crop with all outside the mask blacked out (`black_out`).
     embeddings: keep recognition embeddings, as a column. det_threshold: least confidence of a face, 0...1.
-    min_face: least shorter side of a face's box, pixels. max_pixels: larger pictures
-    are unreadable (Pillow opens none above 178,956,970). video: which frames of a video count. limit:
-    only the first N frames. rows_per_file: frames per task that writes. num_cpus: logical CPUs of a Ray
-    that is started for this job (none: the machine's).
+    min_face: least shorter side of a face's box, pixels. max_pixels: larger pictures are unreadable (Pillow
+    opens none above 178,956,970). video: which frames of a video count. limit: only the first N frames.
+    rows_per_file: frames per task that writes. num_cpus: logical CPUs of a Ray that is started for this job
+    (none: the machine's).
     """
 
     preset: str = "embedded"

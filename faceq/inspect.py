@@ -8,12 +8,11 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from faceq import geometry
+from faceq import geometry, mask
 from faceq.config import Config
 from faceq.decode import decode
 from faceq.frames import Frame, to_table
-from faceq.scoring import finished, new_run_id
-from faceq.stages import FindFace, ScoreFiq, ScoreQuality
+from faceq.scoring import finished, new_run_id, stages_of
 from faceq.table import pixels, schema
 
 BOX_COLOUR = (0, 158, 115)
@@ -47,8 +46,7 @@ class Inspector:
     def __init__(self, config: Config):
         self._config = config
         to_the_end = config.model_copy(update={"fiq_threshold": 0.0})
-        self._find_face = FindFace(config)
-        self._score = (ScoreFiq(to_the_end), ScoreQuality(to_the_end))
+        self._find_face, *self._score = stages_of(to_the_end)
 
     def __call__(self, frames: Iterable[Frame]) -> list[Inspected]:
         """Look at some pictures at once."""
@@ -75,7 +73,7 @@ class Inspector:
         Returns:
             (SIDE, W, 3) uint8 RGB.
         """
-        panel = _panel(look, self._config.fiq_threshold)
+        panel = _panel(look, self._config)
         if look.image is None or look.row["status"] == "unreadable":
             return panel
         return np.hstack([_drawn(decode(look.image, self._config.max_pixels), look), panel])
@@ -132,7 +130,7 @@ def _point(place: np.ndarray) -> tuple[int, int]:
     return round(float(place[0])), round(float(place[1]))
 
 
-def _panel(look: Inspected, threshold: float) -> np.ndarray:
+def _panel(look: Inspected, config: Config) -> np.ndarray:
     """(SIDE, SIDE / 2, 3) uint8 RGB: what DB-CNN saw, and the values."""
     width = SIDE // 2
     panel = Image.new("RGB", (width, SIDE), _PAPER)
@@ -140,11 +138,12 @@ def _panel(look: Inspected, threshold: float) -> np.ndarray:
     top = _MARGIN
     if look.crop is not None and look.oval is not None:
         side = width - 2 * _MARGIN
-        panel.paste(Image.fromarray(seen(look.crop, look.oval)).resize((side, side)), (_MARGIN, top))
+        shown = Image.fromarray(seen(look.crop, look.oval, config.quality_region))
+        panel.paste(shown.resize((side, side)), (_MARGIN, top))
         top += side + _MARGIN // 2
         draw.text((_MARGIN, top), "what DB-CNN saw", _INK, ImageFont.load_default(15))
         top += 2 * _MARGIN
-    for name, value in lines_of(look, threshold):
+    for name, value in lines_of(look, config.fiq_threshold):
         draw.text((_MARGIN, top), name, OUTLINE_COLOUR, ImageFont.load_default(13))
         top += 17
         for line in _wrapped(value, width - 2 * _MARGIN, ImageFont.load_default(16)):
@@ -154,15 +153,17 @@ def _panel(look: Inspected, threshold: float) -> np.ndarray:
     return np.asarray(panel)
 
 
-def seen(crop: np.ndarray, oval: np.ndarray) -> np.ndarray:
-    """The crop with the pixels outside the face's outline darkened, which have no part in the score.
+def seen(crop: np.ndarray, oval: np.ndarray, region: mask.Region) -> np.ndarray:
+    """The crop as quality is judged on it, the pixels darkened that have no part in the score.
 
     Args:
         crop: (S, S, 3) uint8 RGB.
         oval: (N, 2), the outline in crop pixels.
+        region: what of the crop is judged.
     """
-    inside = geometry.polygon_mask(oval, crop.shape[0])[..., None]
-    return (crop * (_OUTSIDE + (1 - _OUTSIDE) * inside)).astype(np.uint8)
+    inside = geometry.polygon_mask(oval, crop.shape[0])
+    (shown,), (counts,) = mask.shown(region, crop[None], inside[None])
+    return (shown * (_OUTSIDE + (1 - _OUTSIDE) * counts[..., None])).astype(np.uint8)
 
 
 def _wrapped(text: str, width: int, font: Any) -> list[str]:

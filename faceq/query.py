@@ -29,6 +29,9 @@ MAIN_COLUMNS = ("source", "member", "status", "serfiq", "dbcnn", "yaw", "pitch")
 FRAME_ORDER = "source, frame_index, member"
 """An order of rows that is the same each time, and reads each source once."""
 
+SINGLE_PICTURE = "(member IS NULL AND timestamp_s IS NULL)"
+"""SQL: a row whose source is one picture."""
+
 EXPORTS = {
     ".parquet": "(FORMAT parquet, COMPRESSION zstd)",
     ".csv": "(FORMAT csv, HEADER)",

@@ -15,7 +15,7 @@ import numpy as np
 
 from faceq import __version__, report_charts, report_faces
 from faceq.config import S3
-from faceq.query import Rows
+from faceq.query import SINGLE_PICTURE, Rows
 from faceq.report_charts import Cut
 from faceq.table import BREAK, STATUSES
 
@@ -130,7 +130,7 @@ def _pose(rows: Rows, angle: str) -> tuple[np.ndarray, np.ndarray]:
 def _sources(rows: Rows) -> tuple[list[dict[str, Any]], int]:
     """The worst sources, by the mean of `serfiq` in which a frame without a face counts 0; and how many
     sources there are. Single pictures go by their folder."""
-    single = f"member IS NULL AND timestamp_s IS NULL AND frame_index <> {BREAK}"
+    single = f"{SINGLE_PICTURE} AND frame_index <> {BREAK}"
     found = rows.arrow(
         rows.sql(
             f"""

@@ -11,7 +11,7 @@ from PIL import Image
 
 from faceq.config import S3
 from faceq.decode import UnreadableError, decode
-from faceq.query import Rows
+from faceq.query import SINGLE_PICTURE, Rows
 from faceq.reread import COLUMNS, frames_of
 
 FACE_SIDE = 88
@@ -24,7 +24,6 @@ FACES_PER_STRETCH = 3
 _STRETCHES_WITH_SHARDS = 10
 _MARGIN = 1.35
 _JPEG_QUALITY = 75
-_SINGLE = "(member IS NULL AND timestamp_s IS NULL)"
 _VALUES = ("serfiq", "dbcnn", "face_x", "face_y", "face_w", "face_h")
 
 
@@ -61,7 +60,7 @@ def sample(rows: Rows, scales: dict[str, float], s3: S3) -> Faces:
     """
     shards = sorted({source for score, top in scales.items() for source in _shards(rows, score, top)})
     near = ", ".join(_text(source) for source in shards)
-    where = f"({_SINGLE} OR source IN ({near}))" if shards else _SINGLE
+    where = f"({SINGLE_PICTURE} OR source IN ({near}))" if shards else SINGLE_PICTURE
     ids = {score: _ids(rows, score, top, where) for score, top in scales.items()}
     wanted = sorted({number for chosen in ids.values() for number in chosen})
     if not wanted:
@@ -83,7 +82,7 @@ def _shards(rows: Rows, score: str, top: float) -> list[str]:
     """Shards and videos with faces in each tenth of a score."""
     found = rows.sql(
         f"SELECT arg_min(source, hash(frame_id)) AS source FROM frames WHERE {score} IS NOT NULL "
-        f"AND NOT {_SINGLE} GROUP BY floor({score} / {top} * {_STRETCHES_WITH_SHARDS})"
+        f"AND NOT {SINGLE_PICTURE} GROUP BY floor({score} / {top} * {_STRETCHES_WITH_SHARDS})"
     )
     return rows.arrow(found)["source"].to_pylist()
 

@@ -3,7 +3,7 @@
 import io
 import os
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from faceq.config import build
+from faceq.config import Config, build
 from faceq.errors import UsageError
 from faceq.frames import Frame, in_batches, printable, to_table
 from faceq.stages import FindFace, ScoreFiq, ScoreQuality
@@ -44,9 +44,14 @@ def score_images(
     """
     settings = build({**config, "preset": preset})
     frames = (_frame(position, image) for position, image in enumerate(images))
-    stages = [FindFace(settings), ScoreFiq(settings), ScoreQuality(settings)]
+    stages = stages_of(settings)
     columns = schema(settings.embeddings)
     return pa.concat_tables([columns.empty_table(), *_run(frames, stages, columns, new_run_id())])
+
+
+def stages_of(config: Config) -> list[Callable[[pa.Table], pa.Table]]:
+    """The stages of the job, loaded into this process, in their order."""
+    return [FindFace(config), ScoreFiq(config), ScoreQuality(config)]
 
 
 def new_run_id() -> str:

@@ -176,12 +176,14 @@ class ScoreQuality:
     """
 
     def __init__(self, config: Config):
-        torch.set_num_threads(1)
         pool = config.dbcnn
+        torch.set_num_threads(pool.threads)
         self._network = dbcnn.load_dbcnn_lite(models.fetch(config.models.quality, report=print), pool.device)
         self._region = config.quality_region
         self._mini_batch = pool.mini_batch
         self._device = pool.device
+        grey = np.full((1, *_CROP_SHAPE), 128, np.uint8)
+        self._judged(grey, np.ones(grey.shape[:3], np.float32))  # as ScoreFiq's first batch
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         rows = pending(batch)
@@ -194,7 +196,9 @@ class ScoreQuality:
         crops = pixels(batch, "crop", rows, _CROP_SHAPE)
         ovals = pixels(batch, "oval", rows, (36 * 2 * 4,)).view(np.float32).reshape(-1, 36, 2)
         masks = np.stack([geometry.polygon_mask(oval, geometry.CROP_SIZE) for oval in ovals])
-        crops, masks = mask.shown(self._region, crops, masks)
+        return self._judged(*mask.shown(self._region, crops, masks))
+
+    def _judged(self, crops: np.ndarray, masks: np.ndarray) -> np.ndarray:
         (quality,) = in_mini_batches(self._rate, self._mini_batch, crops, masks)
         return quality
 
@@ -203,15 +207,6 @@ class ScoreQuality:
         images = torch.from_numpy(crops).to(self._device).permute(0, 3, 1, 2).float() / 255
         inside = torch.from_numpy(masks).to(self._device).unsqueeze(1)
         return (self._network(images, inside).float().cpu().numpy(),)
-
-
-def a_face() -> pa.Table:
-    """One row as ScoreQuality takes it, to warm up with: a grey crop and a circle in it."""
-    angles = np.linspace(0, 2 * np.pi, 36, endpoint=False)
-    oval = geometry.CROP_SIZE / 2 * (1 + np.stack([np.cos(angles), np.sin(angles)], axis=1))
-    grey = np.full(_CROP_SHAPE, 128, np.uint8)
-    pixels_of = {"crop": [grey.tobytes()], "oval": [oval.astype(np.float32).tobytes()]}
-    return pa.table({"status": pa.array([None], pa.string()), **pixels_of})
 
 
 def in_mini_batches(

@@ -45,8 +45,7 @@ from faceq.decode import UnreadableError, decode
 from faceq.detect import YuNet
 from faceq.frames import in_batches, list_shards, read_shards, to_table
 from faceq.mask import FaceMesh
-from faceq.scoring import finished, new_run_id
-from faceq.stages import FindFace, ScoreFiq, ScoreQuality
+from faceq.scoring import finished, new_run_id, stages_of
 from faceq.table import schema
 from jobs import demo
 from jobs.gpu_load import GpuLoad
@@ -119,8 +118,7 @@ def bare_loop(settings: config.Config) -> dict[str, Any]:
     }
     chosen = settings.model_copy(update=whole)
     started = time.perf_counter()
-    stages: list[Any] = [FindFace(chosen), ScoreFiq(chosen), ScoreQuality(chosen)]
-    torch.set_num_threads(cores)
+    stages = stages_of(chosen)
     tables = list(tables_of(settings))
     warm_up = tables[0].slice(0, WARM_UP_FRAMES)
     for stage in stages:

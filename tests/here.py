@@ -7,7 +7,6 @@ import pyarrow.dataset as pds
 
 from faceq import __version__, config, frames, scoring
 from faceq.runs import Run, Table
-from faceq.stages import FindFace, ScoreFiq, ScoreQuality
 from faceq.table import schema_with
 
 
@@ -17,7 +16,7 @@ def score_here(source: str, out: str, **values: Any) -> str:
     table = Table(out, settings.s3)
     run = Run(scoring.new_run_id(), __version__, [source], settings.record(), settings.model_dump(), "", "")
     read = frames.read_shards(frames.list_shards(settings.input, settings.s3), settings.s3)
-    stages = [FindFace(settings), ScoreFiq(settings), ScoreQuality(settings)]
+    stages = scoring.stages_of(settings)
     rows = pa.concat_tables(scoring._run(read, stages, schema_with(run.footer()), run.run_id))
     run.state, run.frames, run.rows = "ended", len(rows), len(rows)
     table.save(run)
