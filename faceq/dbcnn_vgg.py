@@ -146,7 +146,8 @@ class DBCNN(nn.Module):
 
     def pool(self, semantic: Tensor, distortion: Tensor, mask: Tensor | None) -> Tensor:
         """Mean outer product of the maps, square-rooted, of length 1: (N, 512 * 128)."""
-        semantic, distortion = semantic.float(), distortion.float()
+        at_least_single = torch.promote_types(semantic.dtype, torch.float32)
+        semantic, distortion = semantic.to(at_least_single), distortion.to(at_least_single)
         height, width = semantic.shape[2:]
         weighted = (
             semantic / (height * width)

@@ -1,5 +1,6 @@
 """DB-CNN as published: every layer against the equations, and the files that it reads and refuses."""
 
+import copy
 import math
 from pathlib import Path
 
@@ -134,6 +135,12 @@ def model(state: State) -> DBCNN:
 
 
 @pytest.fixture(scope="module")
+def exact(model: DBCNN) -> DBCNN:
+    """In double precision: what single precision loses over thirty layers is some 1e-5, more on some processors."""
+    return copy.deepcopy(model).double()
+
+
+@pytest.fixture(scope="module")
 def checkpoint(state: State, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file as pyiqa publishes it."""
     path = tmp_path_factory.mktemp("published") / "DBCNN.pth"
@@ -156,13 +163,13 @@ def outputs_of(branch: torch.nn.Sequential, images: Tensor) -> dict[int, Tensor]
 
 @torch.inference_mode()
 @pytest.mark.parametrize("branch", ["features1", "features2"])
-def test_every_layer_is_the_published_one(model: DBCNN, state: State, branch: str) -> None:
+def test_every_layer_is_the_published_one(exact: DBCNN, state: State, branch: str) -> None:
     images = normalised(picture(100, 130))
     if branch == "features1":
         expected = vgg_layers(doubled(state), images)
     else:
         expected = scnn_layers(doubled(state), branch, images)
-    seen = outputs_of(getattr(model, branch), images.float())
+    seen = outputs_of(getattr(exact, branch), images)
     assert seen.keys() == expected.keys()
     for index, output in expected.items():
         assert output.abs().max() > 0.5  # the comparison is one of numbers that could differ
@@ -171,12 +178,13 @@ def test_every_layer_is_the_published_one(model: DBCNN, state: State, branch: st
 
 @torch.inference_mode()
 @pytest.mark.parametrize("size", [(96, 112), (100, 130), (31, 47)])
-def test_the_score_is_the_published_one(model: DBCNN, state: State, size: tuple[int, int]) -> None:
+def test_the_score_is_the_published_one(
+    model: DBCNN, exact: DBCNN, state: State, size: tuple[int, int]
+) -> None:
     images = picture(*size)
     expected = published_score(doubled(state), normalised(images))
-    own = model.head(model.pool(*model.maps(images), None))
-    assert (own - expected).abs().max() <= 1e-5
-    assert torch.allclose(model(images), 100 * own)
+    assert (exact(images.double()) / 100 - expected).abs().max() <= 1e-5
+    assert (model(images) / 100 - expected).abs().max() <= 1e-4  # of a score whose range is 0..1
 
 
 @torch.inference_mode()
@@ -186,16 +194,16 @@ def test_a_mask_of_ones_changes_nothing(model: DBCNN) -> None:
         maps = model.maps(images)
         ones = torch.ones_like(images[:, :1])
         assert (model.pool(*maps, ones) - model.pool(*maps, None)).abs().max() <= 1e-5
-        assert (model(images, ones) - model(images)).abs().max() <= 1e-5 * 100  # 0..100, not 0..1
+        assert (model(images, ones) - model(images)).abs().max() <= 1e-4 * 100  # 0..100, not 0..1
 
 
 @torch.inference_mode()
-def test_positions_outside_the_mask_have_no_say(model: DBCNN, state: State) -> None:
-    images = picture(96, 112)
+def test_positions_outside_the_mask_have_no_say(exact: DBCNN, state: State) -> None:
+    images = picture(96, 112).double()
     left = torch.zeros_like(images[:, :1])
     left[..., :64] = 0.5
     expected = published_score(doubled(state), normalised(images), columns=slice(0, 4))
-    assert (model(images, left) / 100 - expected).abs().max() <= 1e-5
+    assert (exact(images, left) / 100 - expected).abs().max() <= 1e-5
 
 
 @torch.inference_mode()
@@ -295,7 +303,7 @@ def test_the_authors_scnn_names_distortions(shared: Path) -> None:
     raw = torch.load(path, map_location="cpu", weights_only=True)
     state = {key.removeprefix("module."): value for key, value in raw.items()}
     images = picture(224, 224)
-    logits = load_scnn(path)(images)
+    logits = load_scnn(path).double()(images.double())
     assert logits.shape == (2, 39)
     assert logits.std() > 1  # a trained network has opinions
-    assert (logits - scnn_logits(state, normalised(images).float())).abs().max() <= 1e-5
+    assert (logits - scnn_logits(doubled(state), normalised(images))).abs().max() <= 1e-5
