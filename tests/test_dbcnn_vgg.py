@@ -136,7 +136,7 @@ def model(state: State) -> DBCNN:
 
 @pytest.fixture(scope="module")
 def exact(model: DBCNN) -> DBCNN:
-    """In double precision: what single precision loses over thirty layers is some 1e-5, more on some processors."""
+    """In double precision: what single precision loses over thirty layers differs by processor."""
     return copy.deepcopy(model).double()
 
 
