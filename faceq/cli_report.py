@@ -36,7 +36,7 @@ def report(options: argparse.Namespace) -> int:
     """`faceq report`."""
     s3 = config.load(options.config, {}).s3
     from faceq import report as reports  # noqa: PLC0415 - DuckDB and matplotlib take a while to import
-    from faceq.storage import STORAGE_ERRORS, filesystem, is_remote, path_of  # noqa: PLC0415 - as above
+    from faceq.storage import filesystem, is_remote, path_of, storage_errors  # noqa: PLC0415 - as above
 
     place = path_of(options.out)
     if not is_remote(options.out) and (os.path.isdir(place) or not os.path.isdir(os.path.dirname(place))):
@@ -46,7 +46,7 @@ def report(options: argparse.Namespace) -> int:
     try:
         with filesystem(options.out, s3).open(place, "wb") as file:
             file.write(page.encode())
-    except (OSError, *STORAGE_ERRORS) as error:
+    except (OSError, *storage_errors()) as error:
         raise UsageError(f"{options.out}: cannot be written: {' '.join(str(error).split())}") from None
     print(f"{options.out}: {len(page.encode()) / 1e6:.1f} MB, opens in any browser")
     return 0

@@ -4,14 +4,13 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from faceq import models
 from faceq.errors import UsageError
-from faceq.mask import Region
 
 
 @dataclass(frozen=True)
@@ -26,6 +25,9 @@ class Preset:
     def models(self) -> tuple[str, ...]:
         return (self.detector, self.recogniser, self.mesh, self.quality)
 
+
+Region = Literal["mask", "black_out", "crop"]
+"""What of a face's crop is judged: what is inside the mask; the crop, black outside the mask; all of it."""
 
 PRESETS = {
     "embedded": Preset(detector="yunet", recogniser="sface", mesh="facemesh", quality="dbcnn-lite"),

@@ -23,7 +23,7 @@ from faceq.decode import UnreadableError, decode
 from faceq.errors import UsageError
 from faceq.frames import read_again
 from faceq.runs import Table
-from faceq.storage import STORAGE_ERRORS, filesystem, path_of
+from faceq.storage import filesystem, path_of, storage_errors
 from faceq.table import EMBEDDING
 
 _COLUMNS = (
@@ -102,7 +102,7 @@ def read_identities(path: str, s3: S3) -> dict[str, str]:
     try:
         text = files.cat_file(path_of(path)).decode("utf-8-sig")
         return _people(path, text)
-    except (OSError, UnicodeDecodeError, csv.Error, *STORAGE_ERRORS) as error:
+    except (OSError, UnicodeDecodeError, csv.Error, *storage_errors()) as error:
         raise UsageError(f"{path}: cannot be read as CSV: {error}") from None
 
 

@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from faceq import manifest, video
 from faceq.config import S3, Video
 from faceq.errors import UsageError
-from faceq.storage import STORAGE_ERRORS, absolute, filesystem, is_remote, path_of
+from faceq.storage import absolute, filesystem, is_remote, path_of, storage_errors
 from faceq.table import BREAK, SCHEMA, frame_id
 
 PICTURE_ENDINGS = (
@@ -542,7 +542,7 @@ def _is_refusal(error: Exception) -> bool:
     """Whether the storage itself failed; pyarrow raises OSError for broken content, without a number."""
     if isinstance(error, gzip.BadGzipFile):
         return False
-    if isinstance(error, STORAGE_ERRORS):
+    if isinstance(error, storage_errors()):
         return True
     named = PermissionError | FileNotFoundError | ConnectionError | TimeoutError
     return isinstance(error, named) or (isinstance(error, OSError) and error.errno is not None)

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from faceq import geometry, mask
-from faceq.config import Config
+from faceq.config import Config, Region
 from faceq.decode import decode
 from faceq.frames import Frame, to_table
 from faceq.scoring import finished, new_run_id, stages_of
@@ -153,7 +153,7 @@ def _panel(look: Inspected, config: Config) -> np.ndarray:
     return np.asarray(panel)
 
 
-def seen(crop: np.ndarray, oval: np.ndarray, region: mask.Region) -> np.ndarray:
+def seen(crop: np.ndarray, oval: np.ndarray, region: Region) -> np.ndarray:
     """The crop as quality is judged on it, the pixels darkened that have no part in the score.
 
     Args:

@@ -28,7 +28,7 @@ from faceq.dbcnn import load_dbcnn_lite, picture_tensor
 from faceq.dbcnn_vgg import load_dbcnn, published_tensor
 from faceq.decode import UnreadableError, decode
 from faceq.errors import JobError, UsageError
-from faceq.storage import STORAGE_ERRORS, filesystem, path_of
+from faceq.storage import filesystem, path_of, storage_errors
 
 MIN_PICTURES = 10
 """Fewer would leave the logistic's four parameters next to nothing to be wrong about."""
@@ -312,7 +312,7 @@ def read_ratings(mos_csv: str, s3: S3 | None = None) -> dict[str, float]:
     try:
         data = filesystem(mos_csv, s3 or S3()).cat_file(path_of(mos_csv))
         text = data.decode("utf-8-sig")  # spreadsheets put a mark before the first column's name
-    except (OSError, UnicodeDecodeError, *STORAGE_ERRORS) as error:
+    except (OSError, UnicodeDecodeError, *storage_errors()) as error:
         raise UsageError(f"iqa: {mos_csv}: {' '.join(str(error).split())}") from None
     rows = csv.DictReader(io.StringIO(text, newline=""))
     columns = rows.fieldnames or []

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from faceq.config import S3
 from faceq.errors import UsageError
-from faceq.storage import STORAGE_ERRORS, absolute, filesystem, is_remote, path_of
+from faceq.storage import absolute, filesystem, is_remote, path_of, storage_errors
 
 URI_COLUMNS = ("uri", "path", "source")
 """The first of these that a manifest has holds the places."""
@@ -55,7 +55,7 @@ def entries(uri: str, s3: S3) -> Iterator[tuple[str, int | None]]:
         raise UsageError(f"{uri}: there is no such manifest") from None
     except PermissionError as error:
         raise UsageError(f"{uri}: may not be read: {error}: check permissions, credentials") from None
-    except (OSError, ValueError, csv.Error, pa.ArrowException, *STORAGE_ERRORS) as error:
+    except (OSError, ValueError, csv.Error, pa.ArrowException, *storage_errors()) as error:
         raise UsageError(f"{uri}: cannot be read as a manifest: {' '.join(str(error).split())}") from None
 
 

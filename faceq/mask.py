@@ -1,11 +1,11 @@
 """Dense landmarks of an upright face crop, and the face region that they outline."""
 
 from pathlib import Path
-from typing import Literal
 
 import cv2
 import numpy as np
 
+from faceq.config import Region
 from faceq.opencv import tame
 
 # fmt: off
@@ -53,10 +53,6 @@ def oval(points: np.ndarray) -> np.ndarray:
 def five(points: np.ndarray) -> np.ndarray:
     """The five landmarks of `faceq.geometry`, (5, 2), out of the dense ones (468, 3)."""
     return np.stack([points[list(pair), :2].mean(axis=0) for pair in _FIVE])
-
-
-Region = Literal["mask", "black_out", "crop"]
-"""What of a face's crop is judged: what is inside the mask; the crop, black outside the mask; all of it."""
 
 
 def shown(region: Region, crops: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -23,7 +23,6 @@ from pathlib import Path
 
 import filelock
 import fsspec
-import requests
 
 CONNECT_TIMEOUT_S = 3
 READ_TIMEOUT_S = 10
@@ -284,6 +283,8 @@ def _download(source: str, model: Model, target: Path) -> None:
 
 
 def _download_by_http(address: str, target: Path) -> None:
+    import requests  # noqa: PLC0415 - commands that fetch nothing start sooner
+
     timeouts = (CONNECT_TIMEOUT_S, READ_TIMEOUT_S)
     with requests.get(address, stream=True, timeout=timeouts) as answer:
         answer.raise_for_status()

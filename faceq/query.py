@@ -19,7 +19,7 @@ import pyarrow as pa
 from faceq.config import S3
 from faceq.errors import UsageError
 from faceq.runs import Table
-from faceq.storage import STORAGE_ERRORS, filesystem, is_remote, path_of
+from faceq.storage import filesystem, is_remote, path_of, storage_errors
 from faceq.table import STATUSES, schema
 
 VIEW = "frames"
@@ -157,7 +157,7 @@ class Rows:
                 target = temporary.replace("'", "''")
                 copied = rows.query("chosen", f"COPY (FROM chosen) TO '{target}' {EXPORTS[ending]}")
                 return int(copied.fetchall()[0][0]) if copied is not None else 0
-        except (OSError, *STORAGE_ERRORS) as error:
+        except (OSError, *storage_errors()) as error:
             raise UsageError(f"{path}: cannot be written: {' '.join(str(error).split())}") from None
 
     def _make_view(self, s3: S3) -> None:

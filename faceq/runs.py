@@ -6,20 +6,22 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as pds
 import pyarrow.parquet as pq
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 
 from faceq.config import S3
 from faceq.errors import UsageError
-from faceq.storage import STORAGE_ERRORS, absolute, filesystem, path_of
+from faceq.storage import absolute, filesystem, path_of, storage_errors
 from faceq.table import STATUSES, schema
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as pds
 
 COMPRESSION = "zstd"
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -181,7 +183,7 @@ class Table:
             raise UsageError(f"{self.uri}: access denied: {error}: check permissions, credentials") from None
         except json.JSONDecodeError as error:
             raise UsageError(f"{self.uri}: _faceq holds a run that is no JSON: {error}") from None
-        except (OSError, pa.ArrowException, *STORAGE_ERRORS) as error:
+        except (OSError, pa.ArrowException, *storage_errors()) as error:
             raise UsageError(f"{self.uri}: cannot be used: {' '.join(str(error).split())}") from None
 
     def row_files(self) -> list[str]:
@@ -203,8 +205,10 @@ class Table:
         with self.reached(), self.files.open(self._run_file(record["run_id"]), "wb") as file:
             file.write(text.encode())
 
-    def dataset(self) -> pds.Dataset:
+    def dataset(self) -> "pds.Dataset":
         """The rows as a pyarrow dataset; `status`, which is in the folders' names, is a string column."""
+        import pyarrow.dataset as pds  # noqa: PLC0415 - it imports pandas, which a query does not need
+
         columns = schema(embeddings=self.record().get("embeddings", False))
         partitioning = pds.partitioning(pa.schema([("status", pa.string())]), flavor="hive")
         with self.reached():

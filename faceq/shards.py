@@ -29,7 +29,7 @@ from faceq.errors import UsageError
 from faceq.frames import Frame
 from faceq.query import FRAME_ORDER, Rows
 from faceq.reread import frames_of
-from faceq.storage import STORAGE_ERRORS, absolute, filesystem, path_of
+from faceq.storage import absolute, filesystem, path_of, storage_errors
 from faceq.table import BREAK
 
 SHARD_FRAMES = 1000
@@ -214,7 +214,7 @@ class _Place:
         """Turns what storage raises into a UsageError that names the place."""
         try:
             yield
-        except (OSError, json.JSONDecodeError, *STORAGE_ERRORS) as error:
+        except (OSError, json.JSONDecodeError, *storage_errors()) as error:
             raise UsageError(f"{self.uri}: cannot be used: {' '.join(str(error).split())}") from None
 
 
@@ -258,7 +258,7 @@ class _Writer:
     def close(self) -> None:
         """Drop a tar that was not finished."""
         if self._tar is not None:
-            with contextlib.suppress(OSError, *STORAGE_ERRORS):
+            with contextlib.suppress(OSError, *storage_errors()):
                 self._tar.close()  # or it writes its end when it is collected
             self._file.discard()
             if not self._file.closed:

@@ -5,10 +5,6 @@ import os
 import tempfile
 from typing import Any
 
-import aiohttp
-import botocore.exceptions
-import botocore.parsers
-import botocore.session
 import fsspec
 from fsspec.implementations.local import LocalFileSystem, get_umask
 
@@ -20,12 +16,26 @@ ATTEMPTS = 6
 comes about 15 seconds after the first: an endpoint with a typing error is told before one loses patience."""
 
 
-STORAGE_ERRORS = (
-    *(botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError),
-    # What s3fs gives up with: a body that ended too early (five times), an answer that is no XML.
-    *(aiohttp.ClientError, botocore.parsers.ResponseParserError),
-)
-"""What a storage that fails raises beside OSError."""
+_Kind = type[Exception]
+
+
+def storage_errors() -> tuple[_Kind, _Kind, _Kind, _Kind]:
+    """What a storage that fails raises beside OSError.
+
+    A function: `except` asks it only once something was raised, and who stays on local disks does not wait
+    for S3's libraries to be imported.
+    """
+    import aiohttp  # noqa: PLC0415
+    import botocore.exceptions  # noqa: PLC0415
+    import botocore.parsers  # noqa: PLC0415
+
+    return (
+        botocore.exceptions.BotoCoreError,
+        botocore.exceptions.ClientError,
+        # What s3fs gives up with: a body that ended too early (five times), an answer that is no XML.
+        aiohttp.ClientError,
+        botocore.parsers.ResponseParserError,
+    )
 
 
 def is_remote(uri: str) -> bool:
@@ -61,6 +71,8 @@ def _retries(s3: S3) -> dict[str, Any]:
     Mode `standard`: unlike `legacy` it takes every broken connection for one to try again, and draws all
     retries of a process from one quota, so that a store that is down is not asked for hours.
     """
+    import botocore.session  # noqa: PLC0415 - see `storage_errors`
+
     try:
         profile = botocore.session.Session(profile=s3.profile).get_scoped_config()
     except botocore.exceptions.BotoCoreError:
