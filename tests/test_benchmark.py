@@ -8,8 +8,8 @@ import ray
 
 from faceq import config, pipeline
 from faceq.decode import decode
-from faceq.stages import FindFace
 from faceq.runs import Table
+from faceq.stages import FindFace
 from faceq.table import pending
 from jobs import benchmark, gpu_load, measure_scale
 
