@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from faceq import models
 from faceq.errors import UsageError
+from faceq.mask import Region
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,9 @@ class Config(_Strict):
     preset: the set of models. fiq_threshold: least `serfiq`, 0...1, of a face that is scored further;
     0 scores every face. serfiq_passes: draw SER-FIQ by that many dropout passes, as published (there
     100); none: the closed form, which has no noise and costs a fraction. calibration: of `serfiq`, if
-    not the zoo's. embeddings: keep recognition embeddings, as a column. det_threshold: least confidence
+    not the zoo's. quality_region: what DB-CNN judges of a face's crop: what is inside the `mask`; for
+    comparison the whole `crop`, or the crop with all outside the mask blacked out (`black_out`).
+    embeddings: keep recognition embeddings, as a column. det_threshold: least confidence
     of a face, 0...1. min_face: least shorter side of a face's box, pixels. max_pixels: larger pictures
     are unreadable (Pillow opens none above 178,956,970). video: which frames of a video count. limit:
     only the first N frames. rows_per_file: frames per task that writes. num_cpus: logical CPUs of a Ray
@@ -125,6 +128,7 @@ class Config(_Strict):
     fiq_threshold: float = Field(0.5, ge=0, le=1)
     serfiq_passes: int | None = Field(None, ge=2, le=100_000)
     calibration: Calibration | None = None
+    quality_region: Region = "mask"
     embeddings: bool = False
     det_threshold: float = Field(0.6, gt=0, lt=1)
     min_face: int = Field(40, ge=1)
@@ -168,6 +172,7 @@ class Config(_Strict):
             "preset": self.preset,
             "fiq_threshold": self.fiq_threshold,
             "serfiq_passes": self.serfiq_passes,
+            "quality_region": self.quality_region,
             "embeddings": self.embeddings,
             "det_threshold": self.det_threshold,
             "min_face": self.min_face,

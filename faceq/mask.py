@@ -1,6 +1,7 @@
 """Dense landmarks of an upright face crop, and the face region that they outline."""
 
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -52,3 +53,24 @@ def oval(points: np.ndarray) -> np.ndarray:
 def five(points: np.ndarray) -> np.ndarray:
     """The five landmarks of `faceq.geometry`, (5, 2), out of the dense ones (468, 3)."""
     return np.stack([points[list(pair), :2].mean(axis=0) for pair in _FIVE])
+
+
+Region = Literal["mask", "black_out", "crop"]
+"""What of a face's crop is judged: what is inside the mask; the crop, black outside the mask; all of it."""
+
+
+def shown(region: Region, crops: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What the quality network gets to see, and where it counts.
+
+    Args:
+        crops: (N, S, S, 3) uint8 RGB.
+        masks: (N, S, S) float32, 0..1: the face.
+
+    Returns:
+        Crops and masks of the same shapes and types.
+    """
+    if region == "mask":
+        return crops, masks
+    if region == "black_out":
+        crops = np.rint(crops * masks[..., None]).astype(np.uint8)
+    return crops, np.ones_like(masks)

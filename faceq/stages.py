@@ -15,6 +15,7 @@ import torch
 
 from faceq import dbcnn, geometry, mask, models, recognise, serfiq
 from faceq.config import Config
+from faceq.dbcnn_onnx import OnnxMaps
 from faceq.decode import UnreadableError, decode
 from faceq.detect import Face, YuNet
 from faceq.dhash import dhash
@@ -166,7 +167,7 @@ class ScoreFiq:
 
 
 class ScoreQuality:
-    """DB-CNN of the face, pooled inside the mask.
+    """DB-CNN of the face, pooled inside the mask (or what `quality_region` says).
 
     In: crop, oval. Out: dbcnn, and `status` scored.
     """
@@ -174,9 +175,11 @@ class ScoreQuality:
     def __init__(self, config: Config):
         torch.set_num_threads(1)
         pool = config.dbcnn
-        self._network = dbcnn.load_dbcnn_lite(models.fetch(config.models.quality, report=print), pool.device)
+        network = dbcnn.load_dbcnn_lite(models.fetch(config.models.quality, report=print), pool.device)
+        on_cuda = pool.device == "cuda"
+        self._quality_of = CudaQuality(network) if on_cuda else CpuQuality(network, pool.mini_batch)
+        self._region = config.quality_region
         self._mini_batch = pool.mini_batch
-        self._device = pool.device
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         rows = pending(batch)
@@ -187,16 +190,49 @@ class ScoreQuality:
 
     def _quality(self, batch: pa.Table, rows: np.ndarray) -> np.ndarray:
         crops = pixels(batch, "crop", rows, _CROP_SHAPE)
-        ovals = pixels(batch, "oval", rows, (36 * 2 * 4,)).view(np.float32).reshape(-1, 36, 2)
-        masks = np.stack([geometry.polygon_mask(oval, geometry.CROP_SIZE) for oval in ovals])
-        (quality,) = in_mini_batches(self._rate, self._mini_batch, crops, masks)
+        masks = masks_of(batch, rows)
+        crops, masks = mask.shown(self._region, crops, masks)
+        (quality,) = in_mini_batches(self._quality_of, self._mini_batch, crops, masks)
         return quality
 
+
+def masks_of(batch: pa.Table, rows: np.ndarray) -> np.ndarray:
+    """(len(rows), 256, 256) float32, 1 inside the ovals that FindFace found."""
+    ovals = pixels(batch, "oval", rows, (36 * 2 * 4,)).view(np.float32).reshape(-1, 36, 2)
+    return np.stack([geometry.polygon_mask(oval, geometry.CROP_SIZE) for oval in ovals])
+
+
+class CpuQuality:
+    """DB-CNN-Lite's scores of mini-batches of one shape; its networks run in ONNX Runtime.
+
+    Takes crops (mini_batch, S, S, 3) uint8 RGB and masks (mini_batch, S, S) float32, gives (mini_batch,)
+    float32.
+    """
+
+    def __init__(self, network: dbcnn.DBCNNLite, mini_batch: int):
+        self._network = network
+        self._maps = OnnxMaps(network, mini_batch, geometry.CROP_SIZE, threads=1)
+
     @torch.inference_mode()
-    def _rate(self, crops: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray]:
-        images = torch.from_numpy(crops).to(self._device).permute(0, 3, 1, 2).float() / 255
-        inside = torch.from_numpy(masks).to(self._device).unsqueeze(1)
-        return (self._network(images, inside).float().cpu().numpy(),)
+    def __call__(self, crops: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray]:
+        maps = self._maps(crops)
+        return (self._network.rate(maps, torch.from_numpy(masks)[:, None]).numpy(),)
+
+
+class CudaQuality:
+    """The same on CUDA: the networks in half precision, what is pooled and after it in single."""
+
+    def __init__(self, network: dbcnn.DBCNNLite):
+        self._network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @torch.inference_mode()
+    def __call__(self, crops: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray]:
+        # (N, S, S, 3) seen as (N, 3, S, S) is channels_last already.
+        images = torch.from_numpy(crops).to("cuda").permute(0, 3, 1, 2).float() / 255
+        with torch.autocast("cuda", torch.float16):
+            maps = self._network.maps(images)
+        inside = torch.from_numpy(masks).to("cuda")[:, None]
+        return (self._network.rate(maps, inside).cpu().numpy(),)
 
 
 def in_mini_batches(

@@ -35,3 +35,18 @@ def test_dense_landmarks_agree_with_the_detector(mesh, cut):
     crop, landmarks = cut
     between = np.linalg.norm(landmarks[1] - landmarks[0])
     assert np.linalg.norm(mask.five(mesh(crop)) - landmarks, axis=1).max() < 0.15 * between
+
+
+def test_what_is_shown_of_a_face_is_its_inside_its_inside_on_black_or_all_of_it(mesh, cut):
+    crop, _ = cut
+    inside = geometry.polygon_mask(mask.oval(mesh(crop)), 256)[None]
+    pictures = crop[None]
+    assert mask.shown("mask", pictures, inside) == (pictures, inside)
+
+    black, everywhere = mask.shown("black_out", pictures, inside)
+    assert black.dtype == np.uint8 and everywhere.min() == 1
+    assert black[inside == 0].max() == 0
+    assert np.array_equal(black[inside == 1], pictures[inside == 1])
+
+    whole, everywhere = mask.shown("crop", pictures, inside)
+    assert np.array_equal(whole, pictures) and everywhere.min() == 1
