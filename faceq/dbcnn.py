@@ -58,12 +58,12 @@ SCNN_EARLY = 4  # layers up to 1/4 of the picture
 
 SEMANTIC_CHANNELS = 64  # of the semantic side of the product
 
-# About 4,200 products share this length, so that each weighs a third of a moment, which is about 1.
-PRODUCT_LENGTH = 20.0
+# Standardised products and moments are bent towards this many deviations: a picture unlike all that were
+# rated must not run away along one of some thousand directions.
+BOUND = 3.0
 
-# Standardised moments are bent towards this many deviations: a picture unlike all that were rated must not
-# run away along one of some thousand directions.
-MOMENT_BOUND = 3.0
+# Products beside moments, once both are standardised: the products are three times as many.
+PRODUCT_SCALE = 0.3
 
 
 class SameConv2d(nn.Conv2d):
@@ -263,18 +263,18 @@ def masked_bilinear(semantic: Tensor, distortion: Tensor, weights: Tensor) -> Te
 
 
 def evened(products: Tensor) -> Tensor:
-    """Signed square root, then scaled to the length PRODUCT_LENGTH: (N, D) to (N, D).
+    """Signed square root, then scaled to length one: (N, D) to (N, D).
 
     The root keeps a few strong channels from speaking for all. Zeros stay zeros.
     """
     floor = 1e-4  # keeps the root's slope finite at zero
     rooted = products.sign() * ((products.abs() + floor).sqrt() - floor**0.5)
-    return F.normalize(rooted, dim=1) * PRODUCT_LENGTH
+    return F.normalize(rooted, dim=1)
 
 
 def bounded(standardised: Tensor) -> Tensor:
-    """Values bent towards +-MOMENT_BOUND, almost themselves near zero; any shape."""
-    return MOMENT_BOUND * torch.tanh(standardised / MOMENT_BOUND)
+    """Values bent towards +-BOUND, almost themselves near zero; any shape."""
+    return BOUND * torch.tanh(standardised / BOUND)
 
 
 class DBCNNLite(nn.Module):
@@ -282,8 +282,8 @@ class DBCNNLite(nn.Module):
 
     mean: Tensor
     std: Tensor
-    moment_mean: Tensor
-    moment_std: Tensor
+    pooled_mean: Tensor
+    pooled_std: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -292,11 +292,12 @@ class DBCNNLite(nn.Module):
         aligned = MIDDLE_CHANNELS + COARSE_CHANNELS[1] + COARSE_CHANNELS[3]
         self.project = nn.Conv2d(aligned, SEMANTIC_CHANNELS, 1)
         moments = 2 * (sum(FINE_CHANNELS) + MIDDLE_CHANNELS + sum(COARSE_CHANNELS) + SCNN_CHANNELS)
-        self.dropout = nn.Dropout(0.5)
-        self.head = nn.Linear((SEMANTIC_CHANNELS + 1) * (SCNN_CHANNELS + 1) + moments, 1)
-        # What the moments are on the rated pictures before anything is fine-tuned.
-        self.register_buffer("moment_mean", torch.zeros(moments))
-        self.register_buffer("moment_std", torch.ones(moments))
+        self.dropout = nn.Dropout(0.3)
+        self.products = (SEMANTIC_CHANNELS + 1) * (SCNN_CHANNELS + 1)
+        self.head = nn.Linear(self.products + moments, 1)
+        # What products and moments are on the rated pictures before anything is fine-tuned.
+        self.register_buffer("pooled_mean", torch.zeros(self.products + moments))
+        self.register_buffer("pooled_std", torch.ones(self.products + moments))
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
 
@@ -335,11 +336,22 @@ class DBCNNLite(nn.Module):
         return Maps(early.cells, early.cell_variance, early.middle.float(), coarse, distortion)
 
     def rate(self, maps: Maps, mask: Tensor) -> Tensor:
-        """Scores from maps, inside the mask: products at 1/16, and every map's own moments."""
+        """Scores from maps, inside the mask; `mask` and what is returned as in `forward`."""
         mask_is_there = mask.amax(dim=(2, 3)) > 0
-        pooled = torch.cat([self._products(maps, mask), self._moments(maps, mask)], dim=1) * mask_is_there
-        score = self.head(self.dropout(pooled)).squeeze(1)
+        standardised = self.standardised(self.pool(maps, mask)) * mask_is_there
+        score = self.head(self.dropout(standardised)).squeeze(1)
         return RATING_CENTRE + RATING_SPREAD * score
+
+    def standardised(self, pooled: Tensor) -> Tensor:
+        """(N, D) from `pool`, as the head takes it: each about 0 +- 1 on rated pictures, products less."""
+        values = bounded((pooled - self.pooled_mean) / self.pooled_std)
+        return torch.cat([PRODUCT_SCALE * values[:, : self.products], values[:, self.products :]], dim=1)
+
+    def pool(self, maps: Maps, mask: Tensor) -> Tensor:
+        """(N, D) float32 inside the mask: products at 1/16, then every map's own moments."""
+        moments = [masked_moments(maps.cells, mask, within=maps.cell_variance)]
+        moments += [masked_moments(level, mask) for level in (maps.middle, *maps.coarse, maps.distortion)]
+        return torch.cat([self._products(maps, mask), *moments], dim=1)
 
     def _products(self, maps: Maps, mask: Tensor) -> Tensor:
         size = (maps.distortion.shape[2], maps.distortion.shape[3])
@@ -351,30 +363,19 @@ class DBCNNLite(nn.Module):
         semantic = self.project(torch.cat(aligned, dim=1))
         return evened(masked_bilinear(semantic, maps.distortion, position_weights(mask, size)))
 
-    def _moments(self, maps: Maps, mask: Tensor) -> Tensor:
-        """(N, M) standardised and bounded."""
-        return bounded((self.raw_moments(maps, mask) - self.moment_mean) / self.moment_std)
 
-    @staticmethod
-    def raw_moments(maps: Maps, mask: Tensor) -> Tensor:
-        """(N, M) float32, as the maps have them."""
-        moments = [masked_moments(maps.cells, mask, within=maps.cell_variance)]
-        moments += [masked_moments(level, mask) for level in (maps.middle, *maps.coarse, maps.distortion)]
-        return torch.cat(moments, dim=1)
-
-
-def picture_tensor(picture: NDArray[np.uint8]) -> Tensor:
-    """A whole picture as `DBCNNLite` should see it to agree with people's ratings: its shorter side
-    PICTURE_SIDE long, its shape kept.
+def picture_tensor(picture: NDArray[np.uint8], side: int = PICTURE_SIDE) -> Tensor:
+    """A whole picture as `DBCNNLite` should see it to agree with people's ratings, its shape kept.
 
     Args:
         picture: (H, W, 3) uint8 RGB.
+        side: pixels that its shorter side gets.
 
     Returns:
         (1, 3, h, w) float32, 0..1.
     """
     height, width = picture.shape[:2]
-    scale = PICTURE_SIDE / min(height, width)
+    scale = side / min(height, width)
     size = (round(width * scale), round(height * scale))
     # By area when shrinking, which does not alias.
     scaled = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)

@@ -25,6 +25,9 @@ from faceq.table import pending, pixels, with_values
 HEAD_BATCH = 32
 """Faces that the closed form takes at once: reading the last layer from memory is most of its time."""
 
+HALF_TOLERANCE = 0.5
+"""Points of `dbcnn` by which half precision may move a score."""
+
 _ALIGNED_SHAPE = (geometry.ALIGNED_SIZE, geometry.ALIGNED_SIZE, 3)
 _CROP_SHAPE = (geometry.CROP_SIZE, geometry.CROP_SIZE, 3)
 
@@ -176,8 +179,10 @@ class ScoreQuality:
         torch.set_num_threads(1)
         pool = config.dbcnn
         network = dbcnn.load_dbcnn_lite(models.fetch(config.models.quality, report=print), pool.device)
-        on_cuda = pool.device == "cuda"
-        self._quality_of = CudaQuality(network) if on_cuda else CpuQuality(network, pool.mini_batch)
+        on_cpu = pool.device == "cpu"
+        self._quality_of = (
+            OnnxQuality(network, pool.mini_batch) if on_cpu else HalfQuality(network, pool.device)
+        )
         self._region = config.quality_region
         self._mini_batch = pool.mini_batch
 
@@ -202,7 +207,7 @@ def masks_of(batch: pa.Table, rows: np.ndarray) -> np.ndarray:
     return np.stack([geometry.polygon_mask(oval, geometry.CROP_SIZE) for oval in ovals])
 
 
-class CpuQuality:
+class OnnxQuality:
     """DB-CNN-Lite's scores of mini-batches of one shape; its networks run in ONNX Runtime.
 
     Takes crops (mini_batch, S, S, 3) uint8 RGB and masks (mini_batch, S, S) float32, gives (mini_batch,)
@@ -219,19 +224,23 @@ class CpuQuality:
         return (self._network.rate(maps, torch.from_numpy(masks)[:, None]).numpy(),)
 
 
-class CudaQuality:
-    """The same on CUDA: the networks in half precision, what is pooled and after it in single."""
+class HalfQuality:
+    """The same for GPUs: the networks in half precision, what is pooled and all after it in single.
 
-    def __init__(self, network: dbcnn.DBCNNLite):
+    Scores differ from OnnxQuality's by HALF_TOLERANCE points at most.
+    """
+
+    def __init__(self, network: dbcnn.DBCNNLite, device: str):
+        self._device = device
         self._network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @torch.inference_mode()
     def __call__(self, crops: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray]:
         # (N, S, S, 3) seen as (N, 3, S, S) is channels_last already.
-        images = torch.from_numpy(crops).to("cuda").permute(0, 3, 1, 2).float() / 255
-        with torch.autocast("cuda", torch.float16):
+        images = torch.from_numpy(crops).to(self._device).permute(0, 3, 1, 2).float() / 255
+        with torch.autocast(self._device, torch.float16):
             maps = self._network.maps(images)
-        inside = torch.from_numpy(masks).to("cuda")[:, None]
+        inside = torch.from_numpy(masks).to(self._device)[:, None]
         return (self._network.rate(maps, inside).cpu().numpy(),)
 
 

@@ -49,7 +49,6 @@ from faceq.dbcnn import (
     SCNN_LAYERS,
     DBCNNLite,
     DistortionNet,
-    bounded,
     load_dbcnn_lite,
 )
 from faceq.distortions import Image
@@ -65,12 +64,12 @@ BATCH_NORM_EPS = 1e-3  # EfficientNet's
 
 RIDGE = 2000.0  # of two standardised views of each picture; by cross-validation on the training pictures
 RATING_BATCH = 16
-RANKED_LADDERS = 2  # a step
+RANKED_LADDERS = 1  # a step
 RANK_MARGIN = 30.0  # points of rating that the whole range of severity must cost
-RANKING_WEIGHT = 1.0
-BACKBONE_RATE, HEAD_RATE = 1e-4, 3e-4
+RANKING_WEIGHT = 0.3
+SEMANTIC_RATE, DISTORTION_RATE, HEAD_RATE = 3e-4, 3e-5, 3e-4
 WEIGHT_DECAY = 0.02
-RATING_EPOCHS = 8
+RATING_EPOCHS = 12
 LADDERS_SEEN = 1000
 AVERAGE_DECAY = 0.98  # of the running average of the weights: about a whole epoch
 
@@ -237,18 +236,21 @@ def fold(model: DBCNNLite, factors: dict[str, Tensor]) -> None:
 
 @torch.no_grad()
 def start_head(model: DBCNNLite, views: RatedViews) -> None:
-    """Standardise the moments of the whole pictures, and set their weights by ridge regression."""
+    """Standardise what is pooled of the whole pictures, and set the moments' weights by ridge regression.
+
+    The products' weights start at zero: their side of the semantic network is random still.
+    """
     model.eval()
     whole = [views.whole(i, mirrored) for mirrored in (False, True) for i in range(len(views))]
-    raw = torch.cat([model.raw_moments(model.late(one.maps), one.mask) for one in whole]).double()
-    model.moment_mean.copy_(raw.mean(0))
-    model.moment_std.copy_(raw.std(0) + 1e-4)
-    moments = bounded((raw - model.moment_mean) / model.moment_std)
+    pooled = torch.cat([model.pool(model.late(one.maps), one.mask) for one in whole])
+    model.pooled_mean.copy_(pooled.mean(0))
+    model.pooled_std.copy_(pooled.std(0) + 1e-4)
+    moments = model.standardised(pooled)[:, model.products :].double()
     ratings = (torch.cat([one.targets for one in whole]).double() - RATING_CENTRE) / RATING_SPREAD
     gram = moments @ moments.T + RIDGE * torch.eye(len(moments), dtype=torch.float64)
     weight = moments.T @ torch.linalg.solve(gram, ratings - ratings.mean())
     nn.init.zeros_(model.head.weight)
-    model.head.weight[0, -len(weight) :] = weight.float()
+    model.head.weight[0, model.products :] = weight.float()
     nn.init.constant_(model.head.bias, ratings.mean().item())
 
 
@@ -317,12 +319,19 @@ def parameter_groups(model: DBCNNLite) -> list[dict[str, Any]]:
     )
     for part in first_halves:
         part.requires_grad_(False)
-    networks = [*model.semantic.parameters(), *model.distortion.parameters()]
-    backbone = [weight for weight in networks if weight.requires_grad]
-    fresh = [*model.project.parameters(), *model.head.parameters()]
+    rates = (
+        (model.semantic, SEMANTIC_RATE),
+        (model.distortion, DISTORTION_RATE),
+        (model.project, SEMANTIC_RATE),
+        (model.head, HEAD_RATE),
+    )
     return [
-        {"params": backbone, "lr": BACKBONE_RATE, "weight_decay": WEIGHT_DECAY},
-        {"params": fresh, "lr": HEAD_RATE, "weight_decay": WEIGHT_DECAY},
+        {
+            "params": [weight for weight in part.parameters() if weight.requires_grad],
+            "lr": rate,
+            "weight_decay": WEIGHT_DECAY,
+        }
+        for part, rate in rates
     ]
 
 

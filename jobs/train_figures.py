@@ -19,7 +19,7 @@ from scipy.stats import spearmanr
 from faceq import config, geometry, iqa, mask
 from faceq.dbcnn import DBCNNLite, load_dbcnn_lite
 from faceq.distortions import LADDERS, Image
-from faceq.stages import CpuQuality, FindFace, in_mini_batches, masks_of
+from faceq.stages import FindFace, OnnxQuality, in_mini_batches, masks_of
 from faceq.table import pixels
 from jobs.train_data import FACE_SIDE, PRISTINE_FROM_LIVE, Rated, read_rgb, resize
 
@@ -55,7 +55,7 @@ def agreement(model: DBCNNLite, rated: Rated) -> dict[str, float]:
 
 def whole_crop(model: DBCNNLite, image: Image) -> float:
     """A picture of a face that fills it, without a mask."""
-    (score,) = CpuQuality(model, 1)(
+    (score,) = OnnxQuality(model, 1)(
         resize(image, FACE_SIDE)[None], np.ones((1, FACE_SIDE, FACE_SIDE), np.float32)
     )
     return float(score[0])
@@ -68,7 +68,7 @@ def ladder_figures(model: DBCNNLite, portraits: list[Path]) -> dict[str, object]
     over faces of Spearman's correlation of severity 0..5 and score (-1 is best), the mean score at each
     severity, and how many steps had a face.
     """
-    quality = CpuQuality(model, MINI_BATCH)
+    quality = OnnxQuality(model, MINI_BATCH)
     find = FindFace(config.Config())
     scores: dict[tuple[str, str], list[NDArray[np.float64]]] = {}
     for index, path in enumerate(portraits):

@@ -13,14 +13,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from faceq.dbcnn import DBCNNLite, EarlyMaps, picture_tensor
+from faceq.dbcnn import PICTURE_SIDE, DBCNNLite, EarlyMaps, picture_tensor
 from faceq.distortions import Image
 from jobs.train_data import FACE_SIDE, RUNGS, Ladder, Ladders, Rated, made_ahead, random_ellipse, to_tensor
 
 CELL = 8  # pixels of a position of the middle map
 
-LEAST_CROP = 32  # cells of the shorter side of a rated crop
-MASKED_SHARE = 0.25
+SIDES = (PICTURE_SIDE, 384, 288)
+"""Of the shorter side of a rated picture, pixels: people rate one that is looked at smaller about alike."""
+
+LEAST_CROP = 24  # cells of a crop's side
+LEAST_SHARE = 0.65  # of the picture's shorter side
+MASKED_SHARE = 0.1
 """Rated crops that count inside an ellipse only: people rated the whole, and a part is like it."""
 
 View = tuple[Tensor, ...]
@@ -46,33 +50,34 @@ def _batch(views: list[View], masks: list[Tensor], targets: Tensor) -> Batch:
     return Batch(EarlyMaps(*maps), torch.stack(masks)[:, None], targets)
 
 
+@torch.no_grad()
+def _both(model: DBCNNLite, image: Image, side: int) -> tuple[View, View]:
+    mirrored = np.ascontiguousarray(image[:, ::-1])
+    as_shown, other = (_views(model.early(picture_tensor(one, side)))[0] for one in (image, mirrored))
+    return as_shown, other
+
+
 class RatedViews:
-    """Rated pictures, each as it is shown to be rated and mirrored."""
+    """Rated pictures at several sizes, each as it is and mirrored."""
 
     def __init__(self, model: DBCNNLite, rated: Rated) -> None:
         self.ratings = torch.from_numpy(rated.ratings)
-        self._views = [self._both(model, image) for image in rated.images]
-
-    @staticmethod
-    @torch.no_grad()
-    def _both(model: DBCNNLite, image: Image) -> tuple[View, View]:
-        mirrored = np.ascontiguousarray(image[:, ::-1])
-        as_shown, other = (_views(model.early(picture_tensor(one)))[0] for one in (image, mirrored))
-        return as_shown, other
+        self._views = {side: [_both(model, image, side) for image in rated.images] for side in SIDES}
 
     def __len__(self) -> int:
-        return len(self._views)
+        return len(self.ratings)
 
     def whole(self, index: int, mirrored: bool) -> Batch:
-        """One whole picture."""
-        view = self._views[index][mirrored]
+        """One whole picture at the size at which it is rated."""
+        view = self._views[PICTURE_SIDE][index][mirrored]
         return _batch([view], [torch.ones(view[2].shape[1:])], self.ratings[index : index + 1])
 
     def crops(self, indices: NDArray[np.int64], rng: np.random.Generator) -> Batch:
         """Random squares of these pictures, all of one random size, some to be judged inside an ellipse."""
-        shorter = min(min(self._views[i][0][2].shape[1:]) for i in indices)
-        side = int(rng.integers(LEAST_CROP, shorter + 1)) // 2 * 2
-        views = [self._crop(self._views[i][rng.integers(2)], side, rng) for i in indices]
+        at_one_size = self._views[SIDES[rng.integers(len(SIDES))]]
+        shorter = min(min(at_one_size[i][0][2].shape[1:]) for i in indices)
+        side = int(rng.integers(max(LEAST_CROP, round(LEAST_SHARE * shorter)), shorter + 1)) // 2 * 2
+        views = [self._crop(at_one_size[i][rng.integers(2)], side, rng) for i in indices]
         ellipses = [rng.random() < MASKED_SHARE for _ in indices]
         masks = [
             torch.from_numpy(random_ellipse(side, rng)) if ellipse else torch.ones(side, side)
