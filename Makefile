@@ -4,13 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint clean
+.PHONY: demo test bench lint clean
 
 demo: $(READY)  ## score demo shards made of photos that installed packages ship (about two minutes)
 	$(BIN)/python -m jobs.demo demo
 
 test: $(READY)  ## all tests, with a real S3 server on this machine
 	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m alone
+
+bench: $(READY)  ## frames/s beside a loop without Ray and beside CAFI as published, as one table
+	$(BIN)/python -m jobs.benchmark
 
 lint: $(READY)  ## style and types
 	$(BIN)/ruff check .

@@ -4,6 +4,7 @@ A broken frame is a row. A million of them in a row are something else: expired 
 that is gone, the wrong folder. The census is one small actor that sees the difference.
 """
 
+import time
 import uuid
 from collections import Counter
 from collections.abc import Iterable
@@ -45,6 +46,8 @@ class Census:
         self._tried = 0
         self._unreadable = 0
         self._through = 0
+        self._started = time.monotonic()
+        self._first_through: tuple[float, int] | None = None
         self._outage: str | None = None
         self._last_refusal: str | None = None
         self._begun: Counter[int] = Counter()
@@ -114,6 +117,13 @@ class Census:
     def through(self, rows: int) -> None:
         """`rows`: that have been through all stages."""
         self._through += rows
+        if self._first_through is None:
+            self._first_through = (time.monotonic() - self._started, rows)
+
+    def first_through(self) -> tuple[float, int]:
+        """Seconds from the start until the first rows had been through all stages, and how many these were:
+        what starting workers and loading models took. (0, 0) if there were none."""
+        return self._first_through or (0.0, 0)
 
     def progress(self) -> tuple[int, int, int]:
         """Frames read, unreadable, and through all stages, about: what a task did twice counts twice."""

@@ -9,7 +9,7 @@ import rich.console
 import rich.markup
 import rich.table
 
-from faceq import __version__, config, models
+from faceq import __version__, config, models, plan
 from faceq.cli_evaluate import add_evaluate_arguments
 from faceq.errors import JobError, UsageError
 
@@ -21,14 +21,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return run(options)
     except UsageError as error:
-        print(f"faceq: {error}", file=sys.stderr)
+        _say(str(error))
         return 2
     except (JobError, models.ModelError) as error:
-        print(f"faceq: {error}", file=sys.stderr)
+        _say(str(error))
         return 1
     except KeyboardInterrupt:
-        print(f"faceq: interrupted{options.on_interrupt(options)}", file=sys.stderr)
+        _say(f"interrupted{options.on_interrupt(options)}")
         return 130
+
+
+def _say(reason: str) -> None:
+    """Why it ends, as the last line of a log that both streams go to."""
+    sys.stdout.flush()
+    print(f"faceq: {reason}", file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -40,6 +46,10 @@ def _parser() -> argparse.ArgumentParser:
         commands.add_parser("score", help="score frames and write the result table", description=_SCORE)
     )
     _add_query_arguments(commands.add_parser("query", help="rows of a table that fulfil a condition"))
+    _add_compact_arguments(
+        commands.add_parser("compact", help="few large sorted files out of many small ones")
+    )
+    _add_plan_arguments(commands.add_parser("plan", help="machines, hours and money that a job will take"))
     add_evaluate_arguments(commands.add_parser("evaluate", help="judge the scores, fit their scale"))
     zoo = commands.add_parser("models", help="list, fetch or check the models")
     actions = zoo.add_subparsers(required=True, metavar="ACTION")
@@ -64,6 +74,8 @@ def add_score_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     what = "pictures, videos, .tar(.gz) or .parquet shards, folders, globs; local or s3://"
     add("input", nargs="*", metavar="INPUT", help=what)
+    what = "list of frames' places: .parquet, .csv or .jsonl with a column `uri`; may come again"
+    add("--manifest", action="append", metavar="FILE", help=what)
     add("--out", metavar="TABLE", help="folder or s3:// prefix of the result table")
     add("--preset", help=f"set of models ({', '.join(config.PRESETS)}); default: embedded")
     add("--config", metavar="job.yaml", help="settings in YAML; what the command line says goes before it")
@@ -84,6 +96,7 @@ def score(options: argparse.Namespace) -> int:
         options.config,
         {
             "input": options.input or None,
+            "manifest": options.manifest,
             "out": options.out,
             "preset": options.preset,
             "fiq_threshold": options.fiq_threshold,
@@ -147,6 +160,37 @@ def run_query(options: argparse.Namespace) -> int:
         shown.add_row(*(rich.markup.escape(query.display(value)) for value in row.values()))
     rich.console.Console().print(shown)
     print(f"{len(rows):,} of {total:,} rows")
+    return 0
+
+
+def _add_compact_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("table", metavar="TABLE", help="folder or s3:// prefix of a result table whose job has finished")
+    add("--out", metavar="TABLE2", required=True, help="folder or s3:// prefix of the new table")
+    add("--config", metavar="job.yaml", help="the job's settings: where its S3 is")
+    parser.set_defaults(run=run_compact)
+
+
+def run_compact(options: argparse.Namespace) -> int:
+    """`faceq compact`: write a table's rows into few large files."""
+    from faceq import compact  # noqa: PLC0415 - DuckDB takes a while to import
+
+    rows, before, after = compact.compact(options.table, options.out, config.load(options.config, {}).s3)
+    print(f"{rows:,} rows in {after:,} files, before {before:,}: {options.out}")
+    return 0
+
+
+def _add_plan_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--frames", type=_positive, required=True, metavar="N", help="frames to score")
+    add("--gpu", required=True, metavar="TYPE", help="machine on AWS: g5, g6, p4d, p5, or one of their sizes")
+    add("--price-per-hour", type=float, metavar="X", help="of one machine")
+    parser.set_defaults(run=run_plan)
+
+
+def run_plan(options: argparse.Namespace) -> int:
+    """`faceq plan`: print what a job will take."""
+    print(plan.text(options.frames, options.gpu, options.price_per_hour))
     return 0
 
 

@@ -43,17 +43,24 @@ class Light(_Strict):
 
 
 class Tasks(_Strict):
-    """Resources of a stage that runs as Ray tasks. `batch_size`: frames a task takes at a time."""
+    """Resources of a stage that runs as Ray tasks. `batch_size`: frames a task takes at a time; a task that
+    asks for several whole CPUs runs as many threads."""
 
     num_cpus: float = Field(0.5, gt=0)
     batch_size: int = Field(32, ge=1)
+
+    @property
+    def threads(self) -> int:
+        return max(1, int(self.num_cpus))
 
 
 class Pool(_Strict):
     """Resources of a stage that runs as a pool of actors, each with a model in memory.
 
-    num_cpus, num_gpus: of one actor; with a GPU, or a part of one, the model runs on CUDA.
-    min_size, max_size: actors; no max_size means half as many as the cluster has CPUs.
+    num_cpus, num_gpus: of one actor; with a GPU, or a part of one, the model runs on CUDA. On CPUs it
+    runs as many threads as it has whole CPUs.
+    min_size, initial_size, max_size: actors; the pool begins with initial_size (none: min_size). No
+    max_size: with GPUs as many as they hold, else half as many as the cluster may have CPUs.
     batch_size: frames an actor takes at a time; those that still matter are gathered into
     mini-batches of `mini_batch`, which is the shape that the model sees, always.
     """
@@ -61,6 +68,7 @@ class Pool(_Strict):
     num_cpus: float = Field(0.5, gt=0)
     num_gpus: float = Field(0.0, ge=0)
     min_size: int = Field(1, ge=1)
+    initial_size: int | None = Field(None, ge=1)
     max_size: int | None = Field(None, ge=1)
     batch_size: int = Field(32, ge=1)
     mini_batch: int = Field(8, ge=1)
@@ -69,7 +77,17 @@ class Pool(_Strict):
     def _sizes_fit(self) -> "Pool":
         if self.max_size is not None and self.max_size < self.min_size:
             raise ValueError(f"max_size {self.max_size} is less than min_size {self.min_size}")
+        if not self.min_size <= self.first_size <= (self.max_size or self.first_size):
+            raise ValueError(f"initial_size {self.initial_size} is not between min_size and max_size")
         return self
+
+    @property
+    def first_size(self) -> int:
+        return self.initial_size or self.min_size
+
+    @property
+    def threads(self) -> int:
+        return max(1, int(self.num_cpus))
 
     @property
     def device(self) -> str:
@@ -110,6 +128,7 @@ class Calibration(_Strict):
 class Config(_Strict):
     """Settings of a scoring job.
 
+    input: files, folders, globs; manifest: files that list frames' places (see `faceq.manifest`).
     preset: the set of models. fiq_threshold: least `serfiq`, 0...1, of a face that is scored further;
     0 scores every face. serfiq_passes: draw SER-FIQ by that many dropout passes, as published (there
     100); none: the closed form, which has no noise and costs a fraction. calibration: of `serfiq`, if
@@ -124,6 +143,7 @@ class Config(_Strict):
 
     preset: str = "embedded"
     input: tuple[str, ...] = ()
+    manifest: tuple[str, ...] = ()
     out: str | None = None
     fiq_threshold: float = Field(0.5, ge=0, le=1)
     serfiq_passes: int | None = Field(None, ge=2, le=100_000)
@@ -143,7 +163,7 @@ class Config(_Strict):
     serfiq: Pool = Pool()
     dbcnn: Pool = Pool()
 
-    @field_validator("input", mode="before")
+    @field_validator("input", "manifest", mode="before")
     @classmethod
     def _one_input_is_a_tuple(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value

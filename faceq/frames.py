@@ -6,8 +6,10 @@ in memory. What cannot be read is a frame with an error, never an exception.
 """
 
 import contextlib
+import errno
 import gzip
 import itertools
+import math
 import os
 import posixpath
 import stat
@@ -23,7 +25,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from faceq import video
+from faceq import manifest, video
 from faceq.config import S3, Video
 from faceq.errors import UsageError
 from faceq.storage import STORAGE_ERRORS, absolute, filesystem, is_remote, path_of
@@ -48,6 +50,12 @@ MAX_FRAME_BYTES = 256 << 20
 """A larger encoded picture is unreadable: it would be held in memory whole."""
 
 PICTURES_PER_TASK = 64
+"""Single pictures of one read task, at least."""
+
+MAX_READ_TASKS = 4000
+"""Read tasks of a job, at most: Ray plans them all before the first one runs, and the driver keeps them.
+Larger inputs have larger tasks, which stream: frames go on in batches, not when their task is through."""
+
 _PICTURES_AT_ONCE = 16
 _BATCH_FRAMES = 32
 _BATCH_BYTES = 8 << 20
@@ -66,12 +74,13 @@ EVERY_FRAME = Video()
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """A source of frames: its name in the table, how its file system calls it, its kind and bytes."""
+    """A source of frames: its name in the table, how its file system calls it, its kind and bytes (None
+    where nobody has asked)."""
 
     source: str
     path: str
     kind: Kind
-    size: int
+    size: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,12 +109,15 @@ class Frame:
 # --- listing -------------------------------------------------------------------------------------
 
 
-def list_shards(inputs: Iterable[str], s3: S3) -> list[Shard]:
+def list_shards(inputs: Iterable[str], s3: S3, manifests: Iterable[str] = ()) -> list[Shard]:
     """All shards that the inputs name, each once, sorted by name.
 
     Args:
         inputs: files, folders (searched through all levels) and globs, local or `s3://`. Hidden files
             (a dot first) and files of other kinds inside a folder are passed over.
+        s3: settings of the file system.
+        manifests: lists of files (see `faceq.manifest`). These are not looked for, and none is passed
+            over: what has no known ending is taken for a picture.
 
     Raises:
         UsageError: an input that is not there, holds no frames, or may not be listed.
@@ -119,8 +131,12 @@ def list_shards(inputs: Iterable[str], s3: S3) -> list[Shard]:
                 f"{', '.join((*TAR_ENDINGS, *PARQUET_ENDINGS, *VIDEO_ENDINGS))}"
             )
         shards.update((shard.source, shard) for shard in found)
+    for uri in manifests:
+        for place, size in manifest.entries(uri, s3):
+            shard = _named_shard(place, size)
+            shards[shard.source] = shard
     if not shards:
-        raise UsageError("no input given: name at least one file, folder or glob")
+        raise UsageError("no input given: name at least one file, folder, glob or manifest")
     return [shards[source] for source in sorted(shards)]
 
 
@@ -190,6 +206,13 @@ def _shard(uri: str, path: str, size: int) -> Shard | None:
     return Shard(printable(source), path, kind, int(size or 0))
 
 
+def _named_shard(uri: str, size: int | None) -> Shard:
+    """A shard that somebody has named and nobody looked at."""
+    source = absolute(uri)
+    path = path_of(source)
+    return Shard(printable(source), path, _kind(path) or "picture", size)
+
+
 def _kind(name: str) -> Kind | None:
     lower = name.lower()
     if lower.endswith(PICTURE_ENDINGS):
@@ -207,11 +230,16 @@ def printable(name: str) -> str:
 
 
 def group(shards: list[Shard]) -> list[list[Shard]]:
-    """Shards of one read task each: a tar, a Parquet file or a video alone, single pictures by the dozen."""
-    groups = [[shard] for shard in shards if shard.kind != "picture"]
+    """Shards of one read task each: a tar, a Parquet file or a video alone, single pictures by the dozen;
+    more where there would be more than MAX_READ_TASKS of a sort."""
+    large = [shard for shard in shards if shard.kind != "picture"]
     pictures = [shard for shard in shards if shard.kind == "picture"]
-    starts = range(0, len(pictures), PICTURES_PER_TASK)
-    return groups + [pictures[i : i + PICTURES_PER_TASK] for i in starts]
+    return [*_slices(large, 1), *_slices(pictures, PICTURES_PER_TASK)]
+
+
+def _slices(shards: list[Shard], least: int) -> list[list[Shard]]:
+    size = max(least, math.ceil(len(shards) / MAX_READ_TASKS))
+    return [shards[i : i + size] for i in range(0, len(shards), size)]
 
 
 # --- reading -------------------------------------------------------------------------------------
@@ -252,7 +280,7 @@ def read_again(sources: Iterable[str], wanted: Container[int], s3: S3) -> Iterat
         s3: settings of the file system.
     """
     # Not listed: for a hundred thousand pictures on S3 that would take hours. What is gone is an error.
-    shards = [shard for source in sources if (shard := _shard(source, path_of(source), 0)) is not None]
+    shards = [_named_shard(source, None) for source in sources]
     return (frame for frame in read_shards(shards, s3, done=_AllBut(wanted)) if not frame.done)
 
 
@@ -271,7 +299,7 @@ def _read_pictures(shards: list[Shard], s3: S3, done: Container[int]) -> Iterato
     for shard in shards:
         if frame_id(shard.source, None, 0) in done:
             yield Frame(shard.source, None, 0, None, done=True)
-        elif shard.size > MAX_FRAME_BYTES:
+        elif shard.size is not None and shard.size > MAX_FRAME_BYTES:
             yield Frame(shard.source, None, 0, None, error=_too_long(shard.size))
         else:
             wanted.append(shard)
@@ -282,13 +310,23 @@ def _read_pictures(shards: list[Shard], s3: S3, done: Container[int]) -> Iterato
 
 def _fetch_pictures(shards: list[Shard], s3: S3) -> Iterator[Frame]:
     files = filesystem(shards[0].source, s3)
-    # One call, so that an object store answers for all of them at once.
-    contents = files.cat_ranges([shard.path for shard in shards], None, None, on_error="return")
+    # One call, so that an object store answers for all of them at once. With an end, which no picture that
+    # is wanted reaches: without one s3fs asks for the size first, two requests a picture.
+    contents = files.cat_ranges([shard.path for shard in shards], 0, MAX_FRAME_BYTES + 1, on_error="return")
     for shard, content in zip(shards, contents, strict=True):
-        if isinstance(content, Exception):
+        if _is_empty(content):
+            yield Frame(shard.source, None, 0, b"")
+        elif isinstance(content, Exception):
             yield Frame(shard.source, None, 0, None, error=_unread(content), refused=_is_refusal(content))
+        elif len(content) > MAX_FRAME_BYTES:
+            yield Frame(shard.source, None, 0, None, error=_too_long(len(content)))
         else:
             yield Frame(shard.source, None, 0, bytes(content))
+
+
+def _is_empty(content: bytes | Exception) -> bool:
+    """S3 has no range in an object without bytes: it answers InvalidRange (416), here an OSError."""
+    return isinstance(content, OSError) and content.errno == errno.EINVAL
 
 
 def _read_tar(shard: Shard, s3: S3, done: Container[int]) -> Iterator[Frame]:

@@ -2,12 +2,12 @@
 
 import contextlib
 import functools
-import os
+import itertools
 import re
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -15,7 +15,8 @@ from typing import Any, cast
 import numpy as np
 import pyarrow as pa
 import ray
-from ray.data import ActorPoolStrategy, DataContext, Datasource, ReadTask
+import torch
+from ray.data import DataContext, Datasource, ReadTask
 from ray.data.block import BlockMetadata
 from ray.data.datasource import FilenameProvider
 from ray.util.annotations import RayDeprecationWarning
@@ -24,12 +25,13 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 import faceq
 from faceq import claim, progress, recover
 from faceq.census import DEATHS_OF_A_KILLER, Census, OutageError
-from faceq.config import S3, Config, Pool, Video
+from faceq.cluster import pool_options, ray_for
+from faceq.config import S3, Config, Video
 from faceq.errors import JobError, UsageError
 from faceq.frames import READ_SCHEMA, Shard, group, in_batches, list_shards, read_shards, to_table
 from faceq.runs import COMPRESSION, Run, Table
 from faceq.scoring import finished, new_run_id
-from faceq.stages import FindFace, ScoreFiq, ScoreQuality
+from faceq.stages import FindFace, ScoreFiq, ScoreQuality, a_face
 from faceq.table import schema, schema_with, with_values
 
 BLOCK_BYTES = 8 << 20
@@ -48,18 +50,33 @@ for ever: a picture that crashes a decoder would loop."""
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run did. seconds: from the start of the graph to its end, models' loading included."""
+    """What a run did.
+
+    seconds: from the start of the graph to its end. first_rows, first_seconds: rows of the first batch that
+    was through all stages, and when it was: mostly the start of workers and the loading of models.
+    """
 
     run: Run
     table: str
     seconds: float
+    first_seconds: float
+    first_rows: int
     quantiles: dict[str, list[float]]
+
+    @property
+    def frames_per_second(self) -> float:
+        """Start-up apart, if there was more than one batch."""
+        rows = self.run.rows or 0
+        if rows > self.first_rows > 0:
+            return (rows - self.first_rows) / (self.seconds - self.first_seconds)
+        return rows / self.seconds
 
 
 def score(config: Config, overwrite: bool = False, retry_unreadable: bool = False) -> Summary:
     """Score the input's frames and write the rows into the table, by Ray Data.
 
-    Frames that have a row already are not read again. Starts a local Ray if none is there.
+    Frames that have a row already are not read again. Runs on the Ray that this process is connected to;
+    else on the cluster that RAY_ADDRESS names, or on a Ray of its own.
 
     Args:
         config: the job.
@@ -77,27 +94,27 @@ def score(config: Config, overwrite: bool = False, retry_unreadable: bool = Fals
     record = config.record()
     table = Table(config.out, config.s3)
     table.check(None if overwrite else record)
-    shards = [s for s in list_shards(config.input, config.s3) if not s.source.startswith(f"{table.uri}/")]
+    listed = list_shards(config.input, config.s3, config.manifest)
+    shards = [shard for shard in listed if not shard.source.startswith(f"{table.uri}/")]
     if not shards:
         raise UsageError(f"{table.uri}: the input holds nothing but the table itself")
-    start_ray(config)
     run = Run(
         run_id=new_run_id(),
         version=faceq.__version__,
-        input=list(config.input),
+        input=[*config.input, *config.manifest],
         record=record,
         config=config.model_dump(),
         started=_now(),
         owner=claim.owner(),
     )
-    with claim.held(table, run):
+    with ray_for(config), claim.held(table, run):
         if overwrite:
             removed = table.remove_others(run)
             print(f"faceq: --overwrite: removed the {removed:,} files of {table.uri}", file=sys.stderr)
         if retry_unreadable:
             again = recover.forget_unreadable(table, {shard.source for shard in shards})
             print(f"faceq: --retry-unreadable: {again:,} frames are tried again", file=sys.stderr)
-        seconds = _score(config, shards, table, run)
+        seconds, first = _score(config, shards, table, run)
         run.counts, quantiles = table.counts_and_quantiles(run.run_id)
         run.rows = sum(run.counts.values())
         # None: the process that counted has died, and another one goes on from nought.
@@ -105,11 +122,12 @@ def score(config: Config, overwrite: bool = False, retry_unreadable: bool = Fals
             raise JobError(f"{run.frames} frames were read but {run.rows} rows written to {table.uri}")
         claim.check_still_held(table, run)
         run.finished = _now()
-    return Summary(run, table.uri, seconds, quantiles)
+    return Summary(run, table.uri, seconds, *first, quantiles)
 
 
-def _score(config: Config, shards: list[Shard], table: Table, run: Run) -> float:
-    """Run the graph over what has no row yet, and note what it met; seconds that it took."""
+def _score(config: Config, shards: list[Shard], table: Table, run: Run) -> tuple[float, tuple[float, int]]:
+    """Run the graph over what has no row yet, and note what it met; seconds that it took, and what
+    `Census.first_through` says."""
     done = recover.prepare(table, {shard.source for shard in shards})
     files_before = set(table.row_files())
     # On the driver's own node: what the job cannot do without should not hang on another one.
@@ -133,7 +151,7 @@ def _score(config: Config, shards: list[Shard], table: Table, run: Run) -> float
         raise JobError(outage)
     if ray.get(census.birth.remote()) == birth:
         run.frames, run.already_done = ray.get(census.totals.remote(config.limit))
-    return seconds
+    return seconds, ray.get(census.first_through.remote())
 
 
 def run_graph(
@@ -184,10 +202,10 @@ def run_graph(
             .map_batches(
                 ScoreFiq,
                 fn_constructor_args=(config,),
-                **_pool(config.serfiq),
+                **pool_options(config.serfiq),
             )
             # DB-CNN inside the mask: most of the arithmetic of the job. No pixels after it.
-            .map_batches(LastStage, fn_constructor_args=(config, census), **_pool(config.dbcnn))
+            .map_batches(LastStage, fn_constructor_args=(config, census), **pool_options(config.dbcnn))
             # Rows are light now: gathered, or the table would be of tiny files. By a batch size and not by
             # `repartition`, whose tasks ask for a whole CPU each: where the stages leave none, nothing would
             # be written before they are through.
@@ -209,54 +227,6 @@ def run_graph(
                 ray_remote_args={"num_cpus": config.read.num_cpus, "max_retries": MAX_RETRIES},
             )
         )  # fmt: skip
-
-
-def _pool(pool: Pool) -> dict[str, Any]:
-    cpus = int(ray.cluster_resources().get("CPU", 1))
-    most = pool.max_size or max(pool.min_size, cpus // 2)
-    return {
-        "compute": ActorPoolStrategy(min_size=pool.min_size, max_size=most),
-        "num_cpus": pool.num_cpus,
-        "num_gpus": pool.num_gpus,
-        "batch_size": pool.batch_size,
-        "batch_format": "pyarrow",
-    }
-
-
-def start_ray(config: Config) -> None:
-    """Join the Ray that RAY_ADDRESS names (a submitted job finds it set), or start one on this machine."""
-    if ray.is_initialized():
-        return
-    address = os.environ.get("RAY_ADDRESS")
-    if address:
-        try:
-            ray.init()
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise UsageError(f"RAY_ADDRESS={address}: no Ray cluster answers there: {error}") from None
-        return
-    # Two at least: a share each for two pools, and the rest for tasks that feed them.
-    cpus = config.num_cpus or max(2, len(os.sched_getaffinity(0)))
-    # `local`: without it Ray would join a cluster that somebody else has running on this machine.
-    ray.init(address="local", num_cpus=cpus, include_dashboard=False)
-    _check_room(config)
-
-
-def _check_room(config: Config) -> None:
-    """That this machine can run every pool at its least size beside one task that feeds it: a job that
-    asks for more would wait for ever. (A cluster may still grow, so there it is not checked.)"""
-    there = ray.cluster_resources()
-    pools = (config.serfiq, config.dbcnn)
-    feeding = max(config.read.num_cpus, config.find_face.num_cpus)
-    for resource, needed in (
-        ("CPU", feeding + sum(pool.min_size * pool.num_cpus for pool in pools)),
-        ("GPU", sum(pool.min_size * pool.num_gpus for pool in pools)),
-    ):
-        if needed > there.get(resource, 0):
-            raise UsageError(
-                f"config: the stages ask for at least {needed:g} {resource}s, this machine has "
-                f"{there.get(resource, 0):g}: lower num_{resource.lower()}s or min_size, or name a cluster "
-                "in RAY_ADDRESS"
-            )
 
 
 # --- steps that run as tasks ---------------------------------------------------------------------
@@ -308,10 +278,12 @@ def _one_by_one(stage: FindFace, batch: pa.Table, key: int, killers: list[int], 
 
 
 class LastStage(ScoreQuality):
-    """ScoreQuality that tells the census how many rows are through."""
+    """ScoreQuality, warmed up, that tells the census how many rows are through."""
 
     def __init__(self, config: Config, census: Any):
         super().__init__(config)
+        torch.set_num_threads(config.dbcnn.threads)
+        super().__call__(a_face())
         self._census = census
 
     def __call__(self, batch: pa.Table) -> pa.Table:
@@ -337,8 +309,8 @@ class FrameSource(Datasource):
         self._done = done
         self._census = census
 
-    def estimate_inmemory_data_size(self) -> int:
-        return sum(shard.size for shards in self._groups for shard in shards)
+    def estimate_inmemory_data_size(self) -> int | None:
+        return _bytes_of(itertools.chain.from_iterable(self._groups))
 
     def get_read_tasks(
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
@@ -348,8 +320,8 @@ class FrameSource(Datasource):
                 functools.partial(_read, index, shards, self._s3, self._sampling, self._done, self._census),
                 BlockMetadata(
                     num_rows=len(shards) if shards[0].kind == "picture" else None,
-                    size_bytes=sum(shard.size for shard in shards),
-                    input_files=tuple(shard.source for shard in shards),
+                    size_bytes=_bytes_of(shards),
+                    input_files=None,  # nobody asks for them, and there may be millions
                     exec_stats=None,
                 ),
                 schema=READ_SCHEMA,
@@ -357,6 +329,13 @@ class FrameSource(Datasource):
             )
             for index, shards in enumerate(self._groups)
         ]
+
+
+def _bytes_of(shards: Iterable[Shard]) -> int | None:
+    """Bytes of all of them; None where a manifest does not say."""
+    sizes = [shard.size for shard in shards]
+    known = [size for size in sizes if size is not None]
+    return sum(known) if len(known) == len(sizes) else None
 
 
 def _read(

@@ -4,7 +4,7 @@ import contextlib
 import glob
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 from typing import Any
 
@@ -126,6 +126,14 @@ class Table:
         with self.reached():
             return bool(self._run_files())
 
+    def empty(self) -> bool:
+        """Whether nothing at all is here; UsageError if the place cannot be read."""
+        with self.reached():
+            self.files.invalidate_cache()
+            if not self.files.exists(self.path):
+                return True
+            return bool(self.files.isdir(self.path)) and not self.files.ls(self.path)
+
     def record(self) -> dict[str, Any]:
         """What decides the values in the rows: the record that all runs of this table share."""
         with self.reached():
@@ -187,8 +195,12 @@ class Table:
 
         Raises UsageError where nothing can be written.
         """
-        text = json.dumps(run.as_json(), indent=2, sort_keys=True)
-        with self.reached(), self.files.open(self._run_file(run.run_id), "wb") as file:
+        self.put_record(run.as_json())
+
+    def put_record(self, record: dict[str, Any]) -> None:
+        """Write a run's record as `runs` gives it; otherwise as `save`."""
+        text = json.dumps(record, indent=2, sort_keys=True)
+        with self.reached(), self.files.open(self._run_file(record["run_id"]), "wb") as file:
             file.write(text.encode())
 
     def dataset(self) -> pds.Dataset:
@@ -243,14 +255,20 @@ class Table:
     def counts_and_quantiles(self, run_id: str) -> tuple[dict[str, int], dict[str, list[float]]]:
         """Rows by status, and the QUANTILES of both scores over the faces that have them."""
         rows = self.rows(["status", "serfiq", "dbcnn"], run_id)
-        found = rows["status"].to_pylist()
-        counts = {status: found.count(status) for status in STATUSES}
+        found = {each["values"]: each["counts"] for each in rows["status"].value_counts().to_pylist()}
+        counts = {status: found.get(status, 0) for status in STATUSES}
         quantiles = {}
         for name in ("serfiq", "dbcnn"):
             values = rows[name].drop_null()
             if len(values):
                 quantiles[name] = pc.quantile(values, list(QUANTILES)).to_pylist()
         return counts, quantiles
+
+
+def footer_of(record: dict[str, Any]) -> dict[str, Any]:
+    """What the Parquet files of a run say, from its record."""
+    found = {each.name for each in fields(Run)} - {"version", "run_id", "config"}
+    return {key: value for key, value in record.items() if key not in found}
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

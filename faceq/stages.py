@@ -9,6 +9,7 @@ another batch size, and a row must not depend on the frames that came with it.
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pyarrow as pa
 import torch
@@ -45,6 +46,7 @@ class FindFace:
         preset = config.models
         self._detector = YuNet(models.fetch(preset.detector, report=print), config.det_threshold)
         self._mesh = FaceMesh(models.fetch(preset.mesh, report=print))
+        cv2.setNumThreads(config.find_face.threads)
         self._min_face = config.min_face
         self._max_pixels = config.max_pixels
 
@@ -121,9 +123,9 @@ class ScoreFiq:
     """
 
     def __init__(self, config: Config):
-        torch.set_num_threads(1)
         pool = config.serfiq
-        self._backbone = recognise.from_zoo(config.models.recogniser, pool.device)
+        torch.set_num_threads(pool.threads)
+        self._backbone = recognise.from_zoo(config.models.recogniser, pool.device, pool.threads)
         head, passes = self._backbone.head, config.serfiq_passes
         self._closed_form = serfiq.ClosedForm(head, pool.device) if passes is None else None
         self._monte_carlo = serfiq.MonteCarlo(head, passes, pool.device) if passes is not None else None
@@ -132,6 +134,8 @@ class ScoreFiq:
         self._threshold = np.float32(config.fiq_threshold)
         self._mini_batch = pool.mini_batch
         self._device = pool.device
+        # The first batch costs more than others (CUDA loads its kernels): an actor is ready after it.
+        self._distances(np.full((1, *_ALIGNED_SHAPE), 128, np.uint8))
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         rows = pending(batch)
@@ -242,6 +246,15 @@ class HalfQuality:
             maps = self._network.maps(images)
         inside = torch.from_numpy(masks).to(self._device)[:, None]
         return (self._network.rate(maps, inside).cpu().numpy(),)
+
+
+def a_face() -> pa.Table:
+    """One row as ScoreQuality takes it, to warm up with: a grey crop and a circle in it."""
+    angles = np.linspace(0, 2 * np.pi, 36, endpoint=False)
+    oval = geometry.CROP_SIZE / 2 * (1 + np.stack([np.cos(angles), np.sin(angles)], axis=1))
+    grey = np.full(_CROP_SHAPE, 128, np.uint8)
+    pixels_of = {"crop": [grey.tobytes()], "oval": [oval.astype(np.float32).tobytes()]}
+    return pa.table({"status": pa.array([None], pa.string()), **pixels_of})
 
 
 def in_mini_batches(

@@ -37,8 +37,8 @@ def text(summary: Summary) -> str:
             lines.append(f"{name:<15}" + "".join(f"{value:>9.{digits}f}" for value in values))
     lines += [
         "",
-        f"speed          {frames / summary.seconds:>10.1f}   frames/s "
-        f"({summary.seconds:.1f} s, loading of models included)",
+        f"speed          {summary.frames_per_second:>10.1f}   frames/s "
+        f"({summary.seconds:.1f} s, {summary.first_seconds:.1f} s of it until the first were through)",
         f"table          {summary.table}",
         f'look at it     {_command()} query {shlex.quote(summary.table)} "serfiq >= 0.6 and dbcnn >= 55"',
     ]

@@ -1,0 +1,101 @@
+"""The Ray that a job runs on: joined or started, and how large its pools of actors may get there."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import ray
+from ray._private.state import state
+from ray.data import ActorPoolStrategy
+
+from faceq.config import Config, Pool
+from faceq.errors import UsageError
+
+TASKS_IN_FLIGHT = 4
+"""Batches that wait at one actor or are in it. Ray Data adds actors when there are more than 1.75 of them an
+actor, and the more the faster: at 4 a pool doubles each time it looks, at 2, its default, it adds one."""
+
+
+@contextlib.contextmanager
+def ray_for(config: Config) -> Iterator[None]:
+    """Inside the block there is a Ray: the caller's, or one that is joined or started, and left at the end.
+
+    Left before a failure is told, so that the reason is the last that is said: the output of workers
+    arrives late, and would come after it.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    start_ray(config)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def start_ray(config: Config) -> None:
+    """Join the Ray that RAY_ADDRESS names (a submitted job finds it set), or start one on this machine."""
+    address = os.environ.get("RAY_ADDRESS")
+    if address:
+        try:
+            ray.init()
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise UsageError(f"RAY_ADDRESS={address}: no Ray cluster answers there: {error}") from None
+        return
+    # Two at least: a share each for two pools, and the rest for tasks that feed them.
+    cpus = config.num_cpus or max(2, len(os.sched_getaffinity(0)))
+    # `local`: without it Ray would join a cluster that somebody else has running on this machine.
+    ray.init(address="local", num_cpus=cpus, include_dashboard=False)
+    _check_room(config)
+
+
+def _check_room(config: Config) -> None:
+    """That this machine can run every pool at its least size beside one task that feeds it: a job that
+    asks for more would wait for ever. (A cluster may still grow, so there it is not checked.)"""
+    there = ray.cluster_resources()
+    pools = (config.serfiq, config.dbcnn)
+    feeding = max(config.read.num_cpus, config.find_face.num_cpus)
+    for resource, needed in (
+        ("CPU", feeding + sum(pool.min_size * pool.num_cpus for pool in pools)),
+        ("GPU", sum(pool.min_size * pool.num_gpus for pool in pools)),
+    ):
+        if needed > there.get(resource, 0):
+            raise UsageError(
+                f"config: the stages ask for at least {needed:g} {resource}s, this machine has "
+                f"{there.get(resource, 0):g}: lower num_{resource.lower()}s or min_size, or name a cluster "
+                "in RAY_ADDRESS"
+            )
+
+
+def pool_options(pool: Pool) -> dict[str, Any]:
+    """What `map_batches` needs to run a stage as a pool of actors on the Ray that is there."""
+    return {
+        "compute": ActorPoolStrategy(
+            min_size=pool.min_size,
+            max_size=pool.max_size or max(pool.first_size, _room_for(pool)),
+            initial_size=pool.first_size,
+            max_tasks_in_flight_per_actor=TASKS_IN_FLIGHT,
+        ),
+        "num_cpus": pool.num_cpus,
+        "num_gpus": pool.num_gpus,
+        "batch_size": pool.batch_size,
+        "batch_format": "pyarrow",
+    }
+
+
+def _room_for(pool: Pool) -> int:
+    """Actors that the cluster has room for once it has grown: with a GPU as many as the cards hold, or half
+    as many as there are CPUs, so that with two pools the tasks that feed them keep some."""
+    most = _most_resources()
+    if pool.num_gpus:
+        return int(most.get("GPU", 0) / pool.num_gpus)
+    return int(most.get("CPU", 0)) // 2
+
+
+def _most_resources() -> dict[str, float]:
+    """Resources of the cluster at its largest; those that are there now, where nothing scales it."""
+    # What a cluster may grow to is known to nothing public; Ray Data itself asks here.
+    growing = state.get_max_resources_from_cluster_config() or {}
+    there = ray.cluster_resources()
+    return {name: max(there.get(name, 0), growing.get(name, 0)) for name in ("CPU", "GPU")}

@@ -1,0 +1,141 @@
+"""A table of many small files, written again as few large ones whose rows are sorted by score.
+
+A job writes a file whenever some thousand rows of a status are there, so that a kill loses few. A query
+over millions of rows reads few large files faster; and where the rows of a file are sorted by `dbcnn` and
+the footer tells the range of each row group, a condition on it skips most of them.
+"""
+
+import itertools
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from faceq.config import S3
+from faceq.errors import JobError, UsageError
+from faceq.runs import COMPRESSION, Table, footer_of
+from faceq.table import STATUSES, schema_with
+
+ROWS_PER_FILE = 1_000_000
+"""Some 150 MB without embeddings, 700 MB with them."""
+
+ROWS_PER_GROUP = 100_000
+"""What a reader skips or reads as a whole."""
+
+SORT_MEMORY = "1GB"
+"""Held by a sort before it goes to disk."""
+
+SORTED_BY = [("dbcnn", "descending"), ("serfiq", "descending"), ("frame_id", "ascending")]
+"""The best first; faces below the SER-FIQ threshold have no `dbcnn`, frames without a face no score."""
+
+_NAME = "0-compacted-{:06d}.parquet"
+"""File names. Those of a job begin with its run id, a time: of two rows of one frame the later run's wins
+(`faceq.recover`), so these sort before any."""
+
+
+def compact(source: str, target: str, s3: S3) -> tuple[int, int, int]:
+    """Write a table's rows and records of runs into a new table.
+
+    The new table is whole: it can be queried, judged and added to by the same job. Until this returns it
+    has no records, and no command takes it for a table.
+
+    Args:
+        source: folder or `s3://` prefix of the table; it stays as it is.
+        target: where the new one goes; nothing may be there yet.
+        s3: settings of the file system.
+
+    Returns:
+        Rows, files before, files after.
+
+    Raises:
+        UsageError: there is no table, its job has not finished, or the target is not empty.
+        JobError: the table changed meanwhile.
+    """
+    old, new = Table(source, s3), Table(target, s3)
+    if not old.exists():
+        raise UsageError(f"{old.uri}: there is no faceq table here")
+    if f"{new.uri}/".startswith(f"{old.uri}/") or f"{old.uri}/".startswith(f"{new.uri}/"):
+        raise UsageError(f"{new.uri}: is the table itself or lies in it: name another folder for --out")
+    if not new.empty():
+        raise UsageError(
+            f"{new.uri}: is not empty: name another folder for --out, or delete what is there, if a "
+            "compaction that was stopped left it"
+        )
+    runs = [run for run in old.runs() if run["state"] != "claiming"]
+    _check_finished(old, runs)
+    before = old.row_files()
+    columns = schema_with(_footer(runs))
+    with new.reached():
+        files = [_write_partition(old, new, status, columns) for status in STATUSES]
+    rows = sum(count for count, _ in files)
+    if old.row_files() != before or [run for run in old.runs() if run not in runs]:
+        raise JobError(f"{old.uri}: a job wrote into it meanwhile: delete {new.uri} and try again")
+    if rows != old.dataset().count_rows():
+        raise JobError(f"{new.uri}: has {rows} rows, which is not what {old.uri} has: delete it")
+    for run in runs:
+        new.put_record(run)
+    return rows, len(before), sum(count for _, count in files)
+
+
+def _check_finished(table: Table, runs: list[dict[str, Any]]) -> None:
+    """That no run was stopped, or that a later one went on over the same input to its end."""
+    for position, run in enumerate(runs):
+        if not run["finished"] and not any(_makes_good(later, run) for later in runs[position + 1 :]):
+            raise UsageError(
+                f"{table.uri}: the job {run['run_id']} has not finished: wait for its end or start it again, "
+                "and it goes on where it stopped"
+            )
+
+
+def _makes_good(later: dict[str, Any], stopped: dict[str, Any]) -> bool:
+    limit, needed = later["config"]["limit"], stopped["config"]["limit"]
+    whole = limit is None or (needed is not None and limit >= needed)
+    return bool(later["finished"]) and whole and set(stopped["input"]) <= set(later["input"])
+
+
+def _footer(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the files say of themselves: as those of the latest finished run, with all runs' ids."""
+    latest = [run for run in runs if run["finished"]][-1]
+    footer = footer_of(latest)
+    del footer["run_id"]
+    return {**footer, "run_ids": [run["run_id"] for run in runs]}
+
+
+def _sorted(table: Table, status: str, folder: str) -> Iterator[pa.RecordBatch]:
+    """The rows of one partition, sorted, as a stream; what is too much for memory waits in a local folder."""
+    order = ", ".join(
+        f"{name} {direction.removesuffix('ending')} NULLS LAST" for name, direction in SORTED_BY
+    )
+    engine = duckdb.connect(config={"memory_limit": SORT_MEMORY, "temp_directory": folder})
+    rows = engine.from_arrow(table.dataset().filter(pc.field("status") == status))
+    yield from rows.order(order).to_arrow_reader(ROWS_PER_GROUP)
+
+
+def _write_partition(old: Table, new: Table, status: str, columns: pa.Schema) -> tuple[int, int]:
+    """One partition's rows into files of ROWS_PER_FILE; how many rows and files that were."""
+    stored = columns.remove(columns.get_field_index("status"))
+    count = files = 0
+    with tempfile.TemporaryDirectory(prefix="faceq-sort-") as folder:
+        batches = _sorted(old, status, folder)
+        for first in batches:
+            path = f"{new.path}/status={status}/{_NAME.format(files)}"
+            with new.files.open(path, "wb") as file:
+                count += _write_file(file, stored, itertools.chain([first], batches))
+            files += 1
+    return count, files
+
+
+def _write_file(file: Any, columns: pa.Schema, batches: Iterator[pa.RecordBatch]) -> int:
+    order = pq.SortingColumn.from_ordering(columns, SORTED_BY, null_placement="at_end")
+    rows = 0
+    with pq.ParquetWriter(file, columns, compression=COMPRESSION, sorting_columns=order) as writer:
+        for batch in batches:
+            writer.write_table(pa.Table.from_batches([batch]).select(columns.names).cast(columns))
+            rows += len(batch)
+            if rows >= ROWS_PER_FILE:
+                break
+    return rows

@@ -1,0 +1,116 @@
+"""A manifest: a list of frames' places in a Parquet, CSV or JSONL file, in place of a folder to search.
+
+Reading a list of a million pictures takes seconds, listing as many in a bucket minutes. A manifest that
+knows their sizes may say so; nobody asks the storage for them.
+"""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from faceq.config import S3
+from faceq.errors import UsageError
+from faceq.storage import STORAGE_ERRORS, absolute, filesystem, is_remote, path_of
+
+URI_COLUMNS = ("uri", "path", "source")
+"""The first of these that a manifest has holds the places."""
+
+SIZE_COLUMN = "size"
+"""Bytes of each file, if the manifest has them."""
+
+ENDINGS = (".parquet", ".csv", ".jsonl")
+
+
+def entries(uri: str, s3: S3) -> Iterator[tuple[str, int | None]]:
+    """The places that a manifest lists, in its order, and their sizes.
+
+    Args:
+        uri: a local or `s3://` file that ends in one of ENDINGS; CSV has a line of column names first.
+            Its column `uri` (or `path`, or `source`) holds local paths and `s3://` URIs; relative ones
+            are meant from the manifest's folder. A column `size` is taken if it is there.
+        s3: settings of the file system.
+
+    Yields:
+        An absolute path or URI, and its bytes, None where the manifest does not say.
+
+    Raises:
+        UsageError: a manifest that is not there or cannot be read, or a row of it that names no place.
+    """
+    if not uri.endswith(ENDINGS):
+        raise UsageError(f"{uri}: not a kind of manifest that is known by its ending ({', '.join(ENDINGS)})")
+    folder = absolute(uri).rpartition("/")[0]
+    try:
+        with filesystem(uri, s3).open(path_of(uri), "rb") as file:
+            for number, row in enumerate(_rows(file, uri), start=1):
+                yield _entry(row, folder, f"{uri}: row {number}")
+    except UsageError:
+        raise
+    except FileNotFoundError:
+        raise UsageError(f"{uri}: there is no such manifest") from None
+    except PermissionError as error:
+        raise UsageError(f"{uri}: may not be read: {error}: check permissions, credentials") from None
+    except (OSError, ValueError, csv.Error, pa.ArrowException, *STORAGE_ERRORS) as error:
+        raise UsageError(f"{uri}: cannot be read as a manifest: {' '.join(str(error).split())}") from None
+
+
+def _rows(file: BinaryIO, uri: str) -> Iterator[tuple[Any, Any]]:
+    """Place and size of each row, as they stand there."""
+    if uri.endswith(".parquet"):
+        yield from _parquet_rows(pq.ParquetFile(file), uri)
+        return
+    text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+    if uri.endswith(".csv"):
+        table = csv.DictReader(text)
+        column = _uri_column(table.fieldnames or (), uri)
+        yield from ((row[column], row.get(SIZE_COLUMN)) for row in table)
+    else:
+        yield from _jsonl_rows(text, uri)
+
+
+def _parquet_rows(file: pq.ParquetFile, uri: str) -> Iterator[tuple[Any, Any]]:
+    names = file.schema_arrow.names
+    column = _uri_column(names, uri)
+    sized = SIZE_COLUMN in names
+    for batch in file.iter_batches(columns=[column, SIZE_COLUMN] if sized else [column]):
+        sizes = batch[SIZE_COLUMN].to_pylist() if sized else [None] * len(batch)
+        yield from zip(batch[column].to_pylist(), sizes, strict=True)
+
+
+def _jsonl_rows(lines: Iterable[str], uri: str) -> Iterator[tuple[Any, Any]]:
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if not isinstance(row, dict):
+            raise UsageError(f'{uri}: line {number} is no JSON object: expected {{"uri": "…"}}')
+        yield row[_uri_column(row, uri)], row.get(SIZE_COLUMN)
+
+
+def _uri_column(names: Iterable[str], uri: str) -> str:
+    there = list(names)
+    column = next((name for name in URI_COLUMNS if name in there), None)
+    if column is None:
+        raise UsageError(f"{uri}: no column {' or '.join(URI_COLUMNS)} among {', '.join(there) or 'none'}")
+    return column
+
+
+def _entry(row: tuple[Any, Any], folder: str, where: str) -> tuple[str, int | None]:
+    place, size = row
+    if not isinstance(place, str) or not place:
+        raise UsageError(f"{where}: names no file (got {place!r})")
+    if is_remote(place):
+        if not place.startswith("s3://"):
+            raise UsageError(f"{where}: {place}: only local paths and s3:// are supported")
+    elif not place.startswith(("/", "file://")):
+        place = f"{folder}/{os.path.normpath(place)}"
+    try:
+        return place, None if size in (None, "") else int(size)
+    except (TypeError, ValueError):
+        raise UsageError(f"{where}: size {size!r} is no number of bytes") from None

@@ -1,0 +1,282 @@
+"""How fast the job is: beside the bare loop over the same frames, and beside CAFI as it was published.
+
+    python -m jobs.benchmark [INPUT…] [--frames 1500] [--cafi-frames 6] [--config job.yaml]
+
+Three measurements, one after the other, each in a process of its own:
+
+- bare loop: the stages of the job over the same frames in one process without Ray, with as many threads as
+  the process has cores;
+- job: `faceq score`, on this machine or on the cluster that RAY_ADDRESS names; Ray Data's account of each
+  stage follows the table, and the mean load of the cluster's GPUs, if there are any;
+- CAFI: for each face 100 passes of the whole recogniser, then the frame with all but the face blacked out,
+  384x384, through DB-CNN with VGG-16, one picture at a time. The network's speed does not hang on its
+  weights: they are drawn at random.
+
+Without INPUT the frames are 384x384 JPEGs of faces out of photos that installed packages ship, each moved,
+turned over and lit a little differently. All faces are scored to the end. Rates leave out the start; memory
+is the sum over the process and those below it (on a cluster: the driver's alone), shared pages counted once.
+"""
+
+import argparse
+import concurrent.futures
+import json
+import multiprocessing
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import psutil
+import pyarrow as pa
+import ray
+import rich.console
+import rich.table
+import torch
+
+from faceq import cluster, config, geometry, mask, models, pipeline, recognise, serfiq
+from faceq.dbcnn_vgg import DBCNN, published_tensor
+from faceq.decode import UnreadableError, decode
+from faceq.detect import YuNet
+from faceq.frames import in_batches, list_shards, read_shards, to_table
+from faceq.mask import FaceMesh
+from faceq.scoring import finished, new_run_id
+from faceq.stages import FindFace, ScoreFiq, ScoreQuality
+from faceq.table import schema
+from jobs import demo
+from jobs.gpu_load import GpuLoad
+
+CAFI_SIDE = 384
+CAFI_PASSES = 100
+WARM_UP_FRAMES = 32
+
+
+def main() -> int:
+    """Measure and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("input", nargs="*", help="pictures, shards, folders (default: made of photos in installed packages)")
+    add("--frames", type=int, default=1500, metavar="N", help="of the input, the first N (1500)")
+    add("--cafi-frames", type=int, default=6, metavar="N", help="of these, for CAFI: it takes seconds each")
+    add("--config", metavar="job.yaml", help="resources; on a cluster, `out`: the table goes beside it")
+    add("--json", metavar="FILE", help="write the figures there, too")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="faceq-benchmark-") as folder:
+        inputs = options.input or [write_frames(Path(folder) / "frames", options.frames)]
+        settings = config.load(
+            options.config, {"input": inputs, "fiq_threshold": 0.0, "limit": options.frames}
+        )
+        # Beside the table that the configuration names, never in it.
+        out = f"{settings.out or f'{folder}/table'}-benchmark-{new_run_id()}"
+        settings = settings.model_copy(update={"out": out})
+        figures = {
+            "bare loop": in_own_process(bare_loop, settings),
+            "job": in_own_process(job, settings),
+            "CAFI": in_own_process(cafi, settings.model_copy(update={"limit": options.cafi_frames})),
+        }
+    rich.console.Console().print(table_of(figures))
+    for stage, seconds in figures["bare loop"]["cpu_ms"].items():
+        print(f"bare loop, CPU time of {stage:<12} {seconds:7.2f} ms a frame")
+    if figures["job"]["gpus"]:
+        print(f"GPUs of the cluster, mean load: {figures['job']['gpus']}")
+    if options.json:
+        Path(options.json).write_text(json.dumps(figures, indent=1), encoding="utf-8")
+    return 0
+
+
+def table_of(figures: dict[str, dict[str, Any]]) -> rich.table.Table:
+    """One line for each measurement."""
+    table = rich.table.Table(box=None, pad_edge=False)
+    for title in ("", "frames", "start-up, s", "frames/s", "of the bare loop", "peak memory, MB"):
+        table.add_column(title, justify="right" if title else "left")
+    bare = figures["bare loop"]["rate"]
+    for name, found in figures.items():
+        table.add_row(
+            name,
+            f"{found['frames']:,}",
+            f"{found['start_up']:.1f}",
+            f"{found['rate']:.2f}",
+            f"{found['rate'] / bare:.3f}",
+            f"{found['peak_mb']:,.0f}",
+        )
+    return table
+
+
+# --- the three measurements ----------------------------------------------------------------------
+
+
+def bare_loop(settings: config.Config) -> dict[str, Any]:
+    """The job's stages, one after the other, a batch of 32 frames at a time."""
+    cores = len(os.sched_getaffinity(0))
+    whole = {
+        name: getattr(settings, name).model_copy(update={"num_cpus": cores})
+        for name in ("find_face", "serfiq", "dbcnn")
+    }
+    chosen = settings.model_copy(update=whole)
+    started = time.perf_counter()
+    stages: list[Any] = [FindFace(chosen), ScoreFiq(chosen), ScoreQuality(chosen)]
+    torch.set_num_threads(cores)
+    tables = list(tables_of(settings))
+    warm_up = tables[0].slice(0, WARM_UP_FRAMES)
+    for stage in stages:
+        warm_up = stage(warm_up)
+    start_up = time.perf_counter() - started
+    cpu = dict.fromkeys((type(stage).__name__ for stage in stages), 0.0)
+    columns = schema(settings.embeddings)
+    started, rows = time.perf_counter(), 0
+    for table in tables:
+        for stage in stages:
+            before = time.process_time()
+            table = stage(table)  # noqa: PLW2901 - a frame table grows from stage to stage
+            cpu[type(stage).__name__] += time.process_time() - before
+        rows += len(finished(table, columns, "benchmark"))
+    seconds = time.perf_counter() - started
+    cpu_ms = {name: 1000 * value / rows for name, value in cpu.items()}
+    return {"frames": rows, "start_up": start_up, "rate": rows / seconds, "cpu_ms": cpu_ms}
+
+
+def job(settings: config.Config) -> dict[str, Any]:
+    """The job as `faceq score` runs it."""
+    started = time.perf_counter()
+    with cluster.ray_for(settings):
+        ray_up = time.perf_counter() - started
+        # Ray Data's account of each stage: wall and CPU time, rows, block sizes.
+        ray.data.DataContext.get_current().enable_auto_log_stats = True
+        with GpuLoad() as load:
+            done = pipeline.score(settings)
+        gpus = load.mean()
+    return {
+        "frames": done.run.rows,
+        "start_up": ray_up + done.first_seconds,
+        "rate": done.frames_per_second,
+        "gpus": gpus,
+    }
+
+
+def cafi(settings: config.Config) -> dict[str, Any]:
+    """CAFI's two networks as published, on faceq's detector, landmarks and recogniser."""
+    cores = len(os.sched_getaffinity(0))
+    torch.set_num_threads(cores)
+    started = time.perf_counter()
+    zoo = settings.models
+    detector = YuNet(models.fetch(zoo.detector, report=print), settings.det_threshold)
+    mesh = FaceMesh(models.fetch(zoo.mesh, report=print))
+    backbone = recognise.from_zoo(zoo.recogniser, threads=cores)
+    passes = serfiq.MonteCarlo(backbone.head, CAFI_PASSES)
+    network = DBCNN().eval()
+    cv2.setNumThreads(cores)
+    images = [image for table in tables_of(settings) for image in table["image"].to_pylist() if image]
+    start_up = time.perf_counter() - started
+    started = time.perf_counter()
+    for image in images:
+        picture = decode_or_none(image, settings.max_pixels)
+        faces = detector(picture) if picture is not None else []
+        if picture is None or not faces:
+            continue
+        face = faces[0]
+        matrix = geometry.crop_matrix(face.box, face.landmarks)
+        outline = geometry.to_frame(mask.oval(mesh(geometry.crop(picture, matrix))), matrix)
+        aligned = geometry.align(picture, face.landmarks)
+        # The released code puts 100 copies of the face through the whole network.
+        features = backbone(np.repeat(aligned[None], CAFI_PASSES, axis=0))
+        passes(torch.from_numpy(features[:1]), [serfiq.seed_of(aligned)])
+        with torch.inference_mode():
+            network(published_tensor(blacked_out(picture, outline)))
+    seconds = time.perf_counter() - started
+    return {"frames": len(images), "start_up": start_up, "rate": len(images) / seconds}
+
+
+def decode_or_none(image: bytes, max_pixels: int) -> np.ndarray | None:
+    """RGB (H, W, 3), None for what is no picture."""
+    try:
+        return decode(image, max_pixels)
+    except UnreadableError:
+        return None
+
+
+def blacked_out(picture: np.ndarray, outline: np.ndarray) -> np.ndarray:
+    """The whole frame (384, 384, 3), black but for what lies inside the outline (N, 2)."""
+    inside = np.zeros(picture.shape[:2], np.uint8)
+    cv2.fillPoly(inside, [np.round(outline).astype(np.int32)], 1)
+    return cv2.resize(picture * inside[..., None], (CAFI_SIDE, CAFI_SIDE), interpolation=cv2.INTER_AREA)
+
+
+# --- frames and processes ------------------------------------------------------------------------
+
+
+def tables_of(settings: config.Config) -> Iterator[pa.Table]:
+    """The first `limit` frames, as the stages take them."""
+    left = settings.limit or sys.maxsize
+    frames = read_shards(list_shards(settings.input, settings.s3, settings.manifest), settings.s3)
+    for batch in in_batches(frames):
+        table = to_table(batch[:left])
+        left -= len(table)
+        if len(table):
+            yield table
+        if not left:
+            return
+
+
+def write_frames(folder: Path, count: int) -> str:
+    """`count` frames of 384x384 in tar shards, made of the demo's eight faces; the folder's path."""
+    faces = list(demo.source_faces().values())
+    chance = np.random.default_rng(0)
+
+    def members() -> Iterator[tuple[str, bytes]]:
+        for index in range(count):
+            face = faces[index % len(faces)]
+            moved = np.roll(face, chance.integers(-24, 25, 2), (0, 1))
+            turned = moved[:, ::-1] if chance.random() < 0.5 else moved
+            lit = np.clip(turned * chance.uniform(0.7, 1.2), 0, 255).astype(np.uint8)
+            yield f"{index:06}.jpg", demo._jpeg(lit)
+
+    demo.write_shards(folder, members())
+    return str(folder)
+
+
+def in_own_process(
+    measure: Callable[[config.Config], dict[str, Any]], settings: config.Config
+) -> dict[str, Any]:
+    """What a measurement found, and the peak memory of its process and all below it."""
+    spawn = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=spawn) as pool:
+        pid = pool.submit(os.getpid).result()
+        ended = threading.Event()
+        peak: list[float] = [0.0]
+        watcher = threading.Thread(target=_watch_memory, args=(pid, ended, peak))
+        watcher.start()
+        try:
+            found = pool.submit(measure, settings).result()
+        finally:
+            ended.set()
+            watcher.join()
+    return {**found, "peak_mb": peak[0] / 1e6}
+
+
+def _watch_memory(pid: int, ended: threading.Event, peak: list[float]) -> None:
+    while not ended.wait(1):
+        peak[0] = max(peak[0], _memory(pid))
+
+
+def _memory(pid: int) -> float:
+    """Bytes that a process and those below it hold; of pages that several share, each counts its part."""
+    total = 0.0
+    try:
+        processes = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return total
+    for process in processes:
+        try:
+            total += process.memory_full_info().pss
+        except psutil.Error:
+            continue  # it has ended meanwhile
+    return total
+
+
+if __name__ == "__main__":
+    sys.exit(main())

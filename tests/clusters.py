@@ -1,0 +1,78 @@
+"""What tests on several nodes share: stages that hold a logical GPU, run on the CPU, and leave a trace."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+from PIL import Image
+
+from faceq import pipeline
+from faceq.config import Config
+from jobs import demo
+
+
+def write_input(folder: Path, face: np.ndarray, count: int) -> Path:
+    """`count` frames of one face, each a little different; every tenth is broken."""
+    picture = np.asarray(Image.fromarray(demo._frame_around(face, [200, 60, 80, 110])).resize((192, 192)))
+    chance = np.random.default_rng(0)
+
+    def members():
+        for index in range(count):
+            noise = chance.integers(-20, 20, picture.shape)
+            data = demo._jpeg(np.clip(picture.astype(int) + noise, 0, 255).astype(np.uint8))
+            yield f"{index:05}.jpg", data if index % 10 else data[:1000]
+
+    demo.write_shards(folder, members())
+    return folder
+
+
+def trace_stages(monkeypatch: Any, folder: Path) -> None:
+    """Have each stage note on which node and as which actor it runs: `folder`/stage/node/worker.
+
+    The stages are the job's own, on real models; with a logical GPU they would look for CUDA, so these are
+    told that they have none.
+    """
+
+    def note(stage: str) -> None:
+        context = ray.get_runtime_context()
+        here = folder / stage / context.get_node_id()
+        here.mkdir(parents=True, exist_ok=True)
+        (here / context.get_worker_id()).touch()
+
+    def without_gpus(config: Config) -> Config:
+        pools = {name: getattr(config, name).model_copy(update={"num_gpus": 0.0}) for name in POOLS}
+        return config.model_copy(update=pools)
+
+    find_face = pipeline.find_face
+
+    def traced_find_face(batch, census, config):
+        note("find_face")
+        return find_face(batch, census, config)
+
+    class TracedFiq(pipeline.ScoreFiq):
+        def __init__(self, config):
+            note("serfiq")
+            super().__init__(without_gpus(config))
+
+    class TracedQuality(pipeline.LastStage):
+        def __init__(self, config, census):
+            note("dbcnn")
+            super().__init__(without_gpus(config), census)
+
+    monkeypatch.setattr(pipeline, "find_face", traced_find_face)
+    monkeypatch.setattr(pipeline, "ScoreFiq", TracedFiq)
+    monkeypatch.setattr(pipeline, "LastStage", TracedQuality)
+
+
+POOLS = ("serfiq", "dbcnn")
+
+
+def nodes_of(folder: Path, stage: str) -> set[str]:
+    """Nodes that a stage ran on."""
+    return {path.name for path in (folder / stage).iterdir()} if (folder / stage).is_dir() else set()
+
+
+def workers_of(folder: Path, stage: str) -> set[str]:
+    """Processes that a stage ran in, of all nodes."""
+    return {path.name for path in folder.glob(f"{stage}/*/*")}

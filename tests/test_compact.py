@@ -1,0 +1,144 @@
+"""Compaction: the same table in few sorted files."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+from conftest import PHOTOS
+from test_pipeline import settings
+
+from faceq import cli, compact, pipeline, query
+from faceq.config import S3
+from faceq.errors import UsageError
+from faceq.runs import Table
+from faceq.table import SCHEMA, record_of
+from jobs import demo
+
+pytestmark = pytest.mark.usefixtures("local_ray")
+
+
+@pytest.fixture(scope="module")
+def scored(astronaut, tmp_path_factory):
+    """A table that two runs wrote, in many files, with rows of every status."""
+    folder = tmp_path_factory.mktemp("compact")
+    chosen = ("astronaut-", "noface", "small", "broken")
+    frames = [(n, d) for n, d in demo.frames(demo.source_faces()) if n.startswith(chosen)]
+    demo.write_shards(folder / "in", iter(frames))
+    first = settings(folder / "in", folder / "table", rows_per_file=8)
+    pipeline.score(first)
+    more = settings(folder / "in", folder / "table", rows_per_file=8, input=[str(folder / "in"), str(PHOTOS)])
+    pipeline.score(more)
+    return more
+
+
+def rows_of(uri: str) -> list[dict]:
+    return Table(uri, S3()).rows(SCHEMA.names).sort_by("frame_id").to_pylist()
+
+
+@pytest.fixture(scope="module")
+def compacted(scored, tmp_path_factory) -> str:
+    out = str(tmp_path_factory.mktemp("compacted") / "table")
+    assert cli.main(["compact", scored.out, "--out", out]) == 0
+    return out
+
+
+def test_the_same_rows_are_in_one_sorted_file_a_status(scored, compacted):
+    assert rows_of(compacted) == rows_of(scored.out)
+    files = Table(compacted, S3()).row_files()
+    statuses = {row["status"] for row in rows_of(scored.out)}
+    assert len(files) == len(statuses) == 5 < len(Table(scored.out, S3()).row_files())
+    (best,) = [path for path in files if "status=scored" in path]
+    quality = pq.read_table(best, partitioning=None)["dbcnn"].to_numpy()
+    assert (np.diff(quality) <= 0).all()
+    (below,) = [path for path in files if "status=below_fiq" in path]
+    assert (np.diff(pq.read_table(below, partitioning=None)["serfiq"].to_numpy()) <= 0).all()
+
+
+def test_files_and_records_are_those_of_a_table(scored, compacted):
+    for path in Table(compacted, S3()).row_files():
+        stored = pq.ParquetFile(path)
+        columns = [field for field in SCHEMA if field.name != "status"]
+        assert [(f.name, f.type, f.nullable) for f in stored.schema_arrow] == [
+            (f.name, f.type, f.nullable) for f in columns
+        ]
+        assert stored.metadata.row_group(0).column(0).compression == "ZSTD"
+        footer = record_of(stored.schema_arrow)
+        runs = Table(scored.out, S3()).runs()
+        assert footer["run_ids"] == [run["run_id"] for run in runs]
+        assert footer["models"] == runs[0]["models"] and footer["config"] == runs[1]["config"]
+    for record in Path(scored.out, "_faceq").iterdir():
+        assert json.loads(record.read_text()) == json.loads(
+            Path(compacted, "_faceq", record.name).read_text()
+        )
+
+
+def test_it_can_be_queried_and_the_job_goes_on_in_it(scored, compacted, tmp_path):
+    condition = "serfiq >= 0.6 and dbcnn >= 20"
+    _, there = query.select(scored.out, S3(), condition, None, 5)
+    rows, here = query.select(compacted, S3(), condition, None, 5)
+    assert here == there == query.select(compacted, S3(), condition, None, 1)[1] and len(rows)
+    again = scored.model_copy(update={"out": compacted})
+    done = pipeline.score(again)
+    assert (done.run.frames, done.run.already_done) == (0, len(rows_of(scored.out)))
+    with pytest.raises(UsageError, match="made with other settings"):
+        pipeline.score(again.model_copy(update={"fiq_threshold": 0.1}))
+
+
+def test_large_partitions_become_several_files_in_one_order(scored, tmp_path, monkeypatch):
+    monkeypatch.setattr(compact, "ROWS_PER_FILE", 10)
+    monkeypatch.setattr(compact, "ROWS_PER_GROUP", 5)
+    out = str(tmp_path / "table")
+    rows, _, _ = compact.compact(scored.out, out, S3())
+    assert rows == len(rows_of(scored.out)) and rows_of(out) == rows_of(scored.out)
+    files = [path for path in Table(out, S3()).row_files() if "status=scored" in path]
+    assert len(files) > 1
+    quality = np.concatenate([pq.read_table(path, partitioning=None)["dbcnn"].to_numpy() for path in files])
+    assert (np.diff(quality) <= 0).all()
+
+
+def test_s3_to_s3(scored, s3):
+    copied = f"{s3}/compact-in"
+    files = Table(copied, S3()).files
+    files.put(f"{scored.out}/", Table(copied, S3()).path, recursive=True)
+    compact.compact(copied, f"{s3}/compact-out", S3())
+    assert rows_of(f"{s3}/compact-out") == rows_of(scored.out)
+
+
+def test_an_unfinished_job_is_refused_until_it_was_run_again(scored, tmp_path, capsys):
+    table = tmp_path / "table"
+    chosen = scored.model_copy(update={"out": str(table)})
+    pipeline.score(chosen)
+    (path,) = (table / "_faceq").iterdir()
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({**record, "finished": None}))  # as a kill leaves it
+    assert cli.main(["compact", str(table), "--out", str(tmp_path / "new")]) == 2
+    assert f"{record['run_id']} has not finished" in capsys.readouterr().err
+    pipeline.score(chosen.model_copy(update={"input": (str(PHOTOS),)}))  # another input: not what was stopped
+    assert cli.main(["compact", str(table), "--out", str(tmp_path / "new")]) == 2
+    assert not (tmp_path / "new").exists()
+    pipeline.score(chosen)
+    assert cli.main(["compact", str(table), "--out", str(tmp_path / "new")]) == 0
+
+
+def test_what_is_no_place_for_a_table_is_refused(scored, tmp_path, capsys):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").touch()
+    for out, said in ((tmp_path / "full", "is not empty"), (f"{scored.out}/new", "lies in it")):
+        assert cli.main(["compact", scored.out, "--out", str(out)]) == 2
+        assert said in capsys.readouterr().err
+    assert cli.main(["compact", str(tmp_path), "--out", str(tmp_path / "new")]) == 2
+    assert "no faceq table" in capsys.readouterr().err
+
+
+def test_a_condition_reads_few_row_groups(scored, tmp_path, monkeypatch):
+    monkeypatch.setattr(compact, "ROWS_PER_GROUP", 5)
+    compact.compact(scored.out, str(tmp_path / "table"), S3())
+    (best,) = [p for p in Table(str(tmp_path / "table"), S3()).row_files() if "status=scored" in p]
+    file = pq.ParquetFile(best)
+    index = file.schema_arrow.get_field_index("dbcnn")
+    highest = [file.metadata.row_group(i).column(index).statistics.max for i in range(file.num_row_groups)]
+    assert len(highest) > 2 and highest == sorted(highest, reverse=True)
+    assert pc.max(file.read(["dbcnn"])["dbcnn"]).as_py() == highest[0]

@@ -1,0 +1,154 @@
+"""Manifests: lists of frames in Parquet, CSV and JSONL, and a million entries on one driver."""
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import boto3
+import pyarrow as pa
+import pyarrow.csv as pc
+import pyarrow.parquet as pq
+import pytest
+from conftest import BUCKET, PHOTOS
+
+from faceq import cli, config, frames, manifest, pipeline
+from faceq.config import S3
+from faceq.errors import UsageError
+from faceq.frames import MAX_READ_TASKS, Shard, group, list_shards, read_shards
+from faceq.runs import Table
+
+PLACES = ["s3://b/a b.jpg", "/abs/c.png", "below/d.jpg", "../e.tar", "s3://b/without-ending"]
+SIZES = [10, None, 30, None, 50]
+
+
+def write(path: Path, places: list[str], sizes: list[int | None] | None = None, column: str = "uri") -> str:
+    table = pa.table({column: places} | ({} if sizes is None else {"size": pa.array(sizes, pa.int64())}))
+    if path.suffix == ".parquet":
+        pq.write_table(table, path)
+    elif path.suffix == ".csv":
+        pc.write_csv(table, path)
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in table.to_pylist()), encoding="utf-8")
+    return str(path)
+
+
+@pytest.mark.parametrize("ending", manifest.ENDINGS)
+def test_places_and_sizes_come_as_they_are_listed(tmp_path, ending):
+    (tmp_path / "lists").mkdir()
+    path = write(tmp_path / f"lists/m{ending}", PLACES, SIZES)
+    places = [PLACES[0], PLACES[1], f"{tmp_path}/lists/below/d.jpg", f"{tmp_path}/e.tar", PLACES[4]]
+    shards = {shard.source: shard for shard in list_shards([], S3(), [path])}
+    assert {source: shard.size for source, shard in shards.items()} == dict(zip(places, SIZES, strict=True))
+    assert shards[f"{tmp_path}/e.tar"].kind == "tar"
+    assert shards["s3://b/without-ending"].kind == "picture"
+    assert shards["s3://b/a b.jpg"].path == "b/a b.jpg"
+
+
+@pytest.mark.parametrize("ending", manifest.ENDINGS)
+def test_sizes_need_not_be_there_and_a_table_of_faceq_is_a_manifest(tmp_path, ending):
+    path = write(tmp_path / f"m{ending}", ["/a.jpg", "/a.jpg", "/b.jpg"], column="source")
+    assert list(list_shards([], S3(), [path])) == [
+        Shard("/a.jpg", "/a.jpg", "picture", None),
+        Shard("/b.jpg", "/b.jpg", "picture", None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("m.csv", b"file,size\na.jpg,1\n", "no column uri or path or source among file, size"),
+        ("m.csv", b"uri,size\na.jpg,1\n,2\n", "row 2: names no file"),
+        ("m.csv", b"uri,size\na.jpg,1kB\n", "row 1: size '1kB' is no number"),
+        ("m.csv", b"uri\nhttp://a/b.jpg\n", "row 1: http://a/b.jpg: only local paths and s3://"),
+        ("m.csv", b"", "no column uri"),
+        ("m.csv", b"uri\n\xff\xfe.jpg\n", "cannot be read as a manifest"),
+        ("m.jsonl", b'{"uri": "a.jpg"}\n{"uri": \n', "line 2 is no JSON object"),
+        ("m.jsonl", b'["a.jpg"]\n', "line 1 is no JSON object"),
+        ("m.parquet", b"PAR1", "cannot be read as a manifest"),
+        ("m.txt", b"a.jpg\n", "not a kind of manifest"),
+    ],
+)
+def test_a_manifest_that_is_none_is_one_line_of_wrong_usage(tmp_path, name, content, said):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UsageError) as error:
+        list_shards([], S3(), [str(tmp_path / name)])
+    assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_manifest_that_is_not_there_is_wrong_usage(tmp_path, capsys):
+    missing = str(tmp_path / "none.csv")
+    assert cli.main(["score", "--manifest", missing, "--out", str(tmp_path / "t")]) == 2
+    assert f"{missing}: there is no such manifest" in capsys.readouterr().err
+
+
+def test_a_manifest_on_s3_is_scored_row_by_row(s3, local_ray, tmp_path):
+    """Pictures without an ending, an empty one and one that is not there: each entry has its row."""
+    client = boto3.client("s3")
+    photo = (PHOTOS / "mask_blue.jpg").read_bytes()
+    for name, content in (("m/one", photo), ("m/two.jpg", photo), ("m/empty.jpg", b"")):
+        client.put_object(Bucket=BUCKET, Key=name, Body=content)
+    listed = io.BytesIO(b"uri\none\ntwo.jpg\nempty.jpg\ngone.jpg\n")
+    client.upload_fileobj(listed, BUCKET, "m/list.csv")
+    local = write(tmp_path / "more.jsonl", [str(PHOTOS / "mask_white.jpg")])
+    out = str(tmp_path / "table")
+    command = ["score", "--manifest", f"{s3}/m/list.csv", "--manifest", local, "--out", out]
+    assert cli.main(command) == 0
+    rows = {row["source"]: row for row in Table(out, S3()).rows(["source", "status", "error"]).to_pylist()}
+    assert {source.rsplit("/", 1)[1]: row["status"] for source, row in rows.items()} == {
+        "one": "no_face",
+        "two.jpg": "no_face",
+        "empty.jpg": "unreadable",
+        "gone.jpg": "unreadable",
+        "mask_white.jpg": "no_face",
+    }
+    assert "gone" in rows[f"{s3}/m/gone.jpg"]["error"]
+    assert "empty" in rows[f"{s3}/m/empty.jpg"]["error"]
+
+
+def test_a_picture_of_unknown_size_is_held_to_the_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr(frames, "MAX_FRAME_BYTES", 1000)
+    (tmp_path / "small.jpg").write_bytes(bytes(1000))
+    (tmp_path / "large.jpg").write_bytes(bytes(5000))
+    path = write(tmp_path / "m.csv", ["large.jpg", "small.jpg"])
+    large, small = read_shards(list_shards([], S3(), [path]), S3())
+    assert large.image is None and "more than the 1000" in large.error
+    assert len(small.image) == 1000
+
+
+def test_a_run_with_a_manifest_goes_on_where_it_stopped(local_ray, tmp_path):
+    photos = sorted(str(path) for path in PHOTOS.glob("mask_*.jpg"))
+    path = write(tmp_path / "m.csv", photos[:2])
+    settings = config.build({"manifest": path, "out": str(tmp_path / "table")})
+    assert pipeline.score(settings).run.input == [path]
+    write(tmp_path / "m.csv", photos)
+    again = pipeline.score(settings)
+    assert (again.run.frames, again.run.already_done) == (len(photos) - 2, 2)
+
+
+def test_a_million_pictures_are_listed_and_grouped_in_little_memory(tmp_path):
+    """In a process of its own, so that its memory can be measured, without Ray's own part."""
+    path = tmp_path / "m.parquet"
+    places = [f"s3://some-bucket/faces/2024-05-17/{i // 1000:06}/frame-{i:09}.jpg" for i in range(1_000_000)]
+    pq.write_table(pa.table({"uri": places}), path)
+    counted = (
+        "import resource, sys\n"
+        "from faceq.config import S3\n"
+        "from faceq.frames import group, list_shards\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "groups = group(list_shards([], S3(), sys.argv[1:]))\n"
+        "grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before\n"
+        "print(len(groups), sum(map(len, groups)), grown // 1024)\n"
+    )
+    command = [sys.executable, "-c", counted, str(path)]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    tasks, pictures, megabytes = map(int, said.split())
+    assert (tasks, pictures) == (MAX_READ_TASKS, 1_000_000)
+    assert megabytes < 800
+
+
+def test_few_pictures_are_grouped_by_the_dozen_and_shards_stay_alone():
+    shards = [Shard(f"/{i}.jpg", f"/{i}.jpg", "picture", None) for i in range(130)]
+    tars = [Shard(f"/{i}.tar", f"/{i}.tar", "tar", 1) for i in range(3)]
+    assert [len(part) for part in group([*shards, *tars])] == [1, 1, 1, 64, 64, 2]

@@ -1,0 +1,44 @@
+"""Three nodes on one machine: stages land where their resources are, and the table is the same."""
+
+import pytest
+import ray
+from clusters import nodes_of, trace_stages, write_input
+from ray.cluster_utils import Cluster
+
+from faceq import config, pipeline
+from faceq.runs import Table
+from faceq.table import SCHEMA
+
+pytestmark = pytest.mark.alone  # a process has one Ray, and the other tests share another
+VALUES = [name for name in SCHEMA.names if name != "run_id"]
+FRAMES = 120
+
+
+@pytest.fixture
+def nodes(aws):
+    """A head without CPUs, a node for decoding, and one whose two CPUs are for the pools on its GPU."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    names = {"decoding": cluster.add_node(num_cpus=2), "gpu": cluster.add_node(num_cpus=1, num_gpus=1)}
+    cluster.wait_for_nodes()
+    ray.init(address=cluster.address)
+    yield {name: node.node_id for name, node in names.items()}
+    ray.shutdown()
+    cluster.shutdown()
+
+
+def test_stages_land_as_asked(nodes, tmp_path, astronaut, monkeypatch):
+    shards = write_input(tmp_path / "in", astronaut, FRAMES)
+    trace_stages(monkeypatch, tmp_path / "trace")
+    pool = {"num_cpus": 0.5, "num_gpus": 0.5}
+    chosen = config.build({"input": str(shards), "out": str(tmp_path / "t"), "serfiq": pool, "dbcnn": pool})
+    done = pipeline.score(chosen)
+    assert done.run.rows == FRAMES and done.run.counts["unreadable"] == FRAMES // 10
+    assert nodes_of(tmp_path / "trace", "serfiq") == nodes_of(tmp_path / "trace", "dbcnn") == {nodes["gpu"]}
+    assert nodes_of(tmp_path / "trace", "find_face") == {nodes["decoding"]}
+    # The machine that the rows come from leaves nothing in them.
+    monkeypatch.undo()
+    ray.shutdown()
+    alone = config.build({"input": str(shards), "out": str(tmp_path / "alone")})
+    pipeline.score(alone)
+    one, other = (Table(each.out, each.s3).rows(VALUES).sort_by("frame_id") for each in (chosen, alone))
+    assert one.to_pylist() == other.to_pylist()
