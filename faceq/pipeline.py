@@ -15,7 +15,6 @@ from typing import Any, cast
 import numpy as np
 import pyarrow as pa
 import ray
-import torch
 from ray.data import DataContext, Datasource, ReadTask
 from ray.data.block import BlockMetadata
 from ray.data.datasource import FilenameProvider
@@ -31,7 +30,7 @@ from faceq.errors import JobError, UsageError
 from faceq.frames import READ_SCHEMA, Shard, group, in_batches, list_shards, read_shards, to_table
 from faceq.runs import COMPRESSION, Run, Table
 from faceq.scoring import finished, new_run_id
-from faceq.stages import FindFace, ScoreFiq, ScoreQuality, a_face
+from faceq.stages import FindFace, ScoreFiq, ScoreQuality
 from faceq.table import schema, schema_with, with_values
 
 BLOCK_BYTES = 8 << 20
@@ -278,12 +277,10 @@ def _one_by_one(stage: FindFace, batch: pa.Table, key: int, killers: list[int], 
 
 
 class LastStage(ScoreQuality):
-    """ScoreQuality, warmed up, that tells the census how many rows are through."""
+    """ScoreQuality that tells the census how many rows are through."""
 
     def __init__(self, config: Config, census: Any):
         super().__init__(config)
-        torch.set_num_threads(config.dbcnn.threads)
-        super().__call__(a_face())
         self._census = census
 
     def __call__(self, batch: pa.Table) -> pa.Table:

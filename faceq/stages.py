@@ -180,15 +180,18 @@ class ScoreQuality:
     """
 
     def __init__(self, config: Config):
-        torch.set_num_threads(1)
         pool = config.dbcnn
+        torch.set_num_threads(pool.threads)
         network = dbcnn.load_dbcnn_lite(models.fetch(config.models.quality, report=print), pool.device)
-        on_cpu = pool.device == "cpu"
         self._quality_of = (
-            OnnxQuality(network, pool.mini_batch) if on_cpu else HalfQuality(network, pool.device)
+            OnnxQuality(network, pool.mini_batch, pool.threads)
+            if pool.device == "cpu"
+            else HalfQuality(network, pool.device)
         )
         self._region = config.quality_region
         self._mini_batch = pool.mini_batch
+        grey = np.full((1, *_CROP_SHAPE), 128, np.uint8)
+        self._rate(grey, np.ones(grey.shape[:3], np.float32))  # an actor is ready after it, as ScoreFiq's
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         rows = pending(batch)
@@ -200,7 +203,9 @@ class ScoreQuality:
     def _quality(self, batch: pa.Table, rows: np.ndarray) -> np.ndarray:
         crops = pixels(batch, "crop", rows, _CROP_SHAPE)
         masks = masks_of(batch, rows)
-        crops, masks = mask.shown(self._region, crops, masks)
+        return self._rate(*mask.shown(self._region, crops, masks))
+
+    def _rate(self, crops: np.ndarray, masks: np.ndarray) -> np.ndarray:
         (quality,) = in_mini_batches(self._quality_of, self._mini_batch, crops, masks)
         return quality
 
@@ -218,9 +223,9 @@ class OnnxQuality:
     float32.
     """
 
-    def __init__(self, network: dbcnn.DBCNNLite, mini_batch: int):
+    def __init__(self, network: dbcnn.DBCNNLite, mini_batch: int, threads: int):
         self._network = network
-        self._maps = OnnxMaps(network, mini_batch, geometry.CROP_SIZE, threads=1)
+        self._maps = OnnxMaps(network, mini_batch, geometry.CROP_SIZE, threads)
 
     @torch.inference_mode()
     def __call__(self, crops: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray]:
@@ -246,15 +251,6 @@ class HalfQuality:
             maps = self._network.maps(images)
         inside = torch.from_numpy(masks).to(self._device)[:, None]
         return (self._network.rate(maps, inside).cpu().numpy(),)
-
-
-def a_face() -> pa.Table:
-    """One row as ScoreQuality takes it, to warm up with: a grey crop and a circle in it."""
-    angles = np.linspace(0, 2 * np.pi, 36, endpoint=False)
-    oval = geometry.CROP_SIZE / 2 * (1 + np.stack([np.cos(angles), np.sin(angles)], axis=1))
-    grey = np.full(_CROP_SHAPE, 128, np.uint8)
-    pixels_of = {"crop": [grey.tobytes()], "oval": [oval.astype(np.float32).tobytes()]}
-    return pa.table({"status": pa.array([None], pa.string()), **pixels_of})
 
 
 def in_mini_batches(

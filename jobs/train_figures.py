@@ -55,7 +55,7 @@ def agreement(model: DBCNNLite, rated: Rated) -> dict[str, float]:
 
 def whole_crop(model: DBCNNLite, image: Image) -> float:
     """A picture of a face that fills it, without a mask."""
-    (score,) = OnnxQuality(model, 1)(
+    (score,) = OnnxQuality(model, 1, threads=1)(
         resize(image, FACE_SIDE)[None], np.ones((1, FACE_SIDE, FACE_SIDE), np.float32)
     )
     return float(score[0])
@@ -68,7 +68,7 @@ def ladder_figures(model: DBCNNLite, portraits: list[Path]) -> dict[str, object]
     over faces of Spearman's correlation of severity 0..5 and score (-1 is best), the mean score at each
     severity, and how many steps had a face.
     """
-    quality = OnnxQuality(model, MINI_BATCH)
+    quality = OnnxQuality(model, MINI_BATCH, threads=1)
     find = FindFace(config.Config())
     scores: dict[tuple[str, str], list[NDArray[np.float64]]] = {}
     for index, path in enumerate(portraits):

@@ -151,7 +151,7 @@ def test_half_precision_moves_no_score_by_more_than_its_tolerance(faces, device)
     rows = find(pa.table({"image": frames, "status": pa.nulls(len(frames), pa.string())}))
     found = pending(rows)
     crops, masks = pixels(rows, "crop", found, (256, 256, 3)), masks_of(rows, found)
-    (single,) = OnnxQuality(load_dbcnn_lite(DBCNN_LITE_WEIGHTS), len(found))(crops, masks)
+    (single,) = OnnxQuality(load_dbcnn_lite(DBCNN_LITE_WEIGHTS), len(found), threads=1)(crops, masks)
     (half,) = HalfQuality(load_dbcnn_lite(DBCNN_LITE_WEIGHTS, device), device)(crops, masks)
     assert 0 < np.abs(single - half).max() < HALF_TOLERANCE
 
