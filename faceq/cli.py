@@ -3,14 +3,15 @@
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import rich.console
-import rich.markup
 import rich.table
 
 from faceq import __version__, config, models, plan
 from faceq.cli_evaluate import add_evaluate_arguments
+from faceq.cli_inspect import add_inspect_arguments
+from faceq.cli_query import add_query_arguments, positive
+from faceq.cli_report import add_report_arguments
 from faceq.errors import JobError, UsageError
 
 
@@ -45,7 +46,9 @@ def _parser() -> argparse.ArgumentParser:
     add_score_arguments(
         commands.add_parser("score", help="score frames and write the result table", description=_SCORE)
     )
-    _add_query_arguments(commands.add_parser("query", help="rows of a table that fulfil a condition"))
+    add_query_arguments(commands.add_parser("query", help="rows of a table that fulfil a condition"))
+    add_report_arguments(commands.add_parser("report", help="a table as one HTML page, with faces"))
+    add_inspect_arguments(commands.add_parser("inspect", help="score single pictures and look at them"))
     _add_compact_arguments(
         commands.add_parser("compact", help="few large sorted files out of many small ones")
     )
@@ -83,7 +86,7 @@ def add_score_arguments(parser: argparse.ArgumentParser) -> None:
     add("--embeddings", action="store_true", default=None, help="keep recognition embeddings, as a column")
     add("--fps", type=float, metavar="X", help="of videos, X frames a second (default: every frame)")
     add("--every", type=int, metavar="K", help="of videos, every K-th frame")
-    add("--limit", type=_positive, metavar="N", help="only the first N frames")
+    add("--limit", type=positive, metavar="N", help="only the first N frames")
     add("--retry-unreadable", action="store_true", help="try frames again that have a row as unreadable")
     add("--overwrite", action="store_true", help="remove the table that is there first")
     parser.set_defaults(run=score, on_interrupt=_how_to_go_on)
@@ -117,52 +120,6 @@ def _how_to_go_on(options: argparse.Namespace) -> str:
     return f"; {again} goes on where it stopped"
 
 
-def _add_query_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("table", metavar="TABLE", help="folder or s3:// prefix of a result table")
-    add("where", nargs="?", metavar="CONDITION", help='SQL, e.g. "serfiq >= 0.6 and dbcnn >= 55"')
-    add("--columns", metavar="A,B,…", help="columns to show (default: the main ones; exports: all)")
-    add(
-        "--limit",
-        type=_positive,
-        metavar="N",
-        help="at most N rows (default: 20 on the terminal, all in an export)",
-    )
-    add("--config", metavar="job.yaml", help="the job's settings: where its S3 is")
-    add("--export", metavar="FILE", help="write the rows to a .parquet, .csv or .jsonl file")
-    parser.set_defaults(run=run_query)
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be 1 or more")
-    return number
-
-
-def run_query(options: argparse.Namespace) -> int:
-    """`faceq query`: print rows, or export them."""
-    from faceq import query  # noqa: PLC0415 - DuckDB takes a while to import
-
-    columns = options.columns.split(",") if options.columns else None
-    s3 = config.load(options.config, {}).s3
-    if options.export:
-        count = query.export(options.table, s3, options.where, columns, options.limit, options.export)
-        print(f"{count:,} rows in {options.export}")
-        return 0
-    limit = options.limit or query.ROWS_SHOWN
-    rows, total = query.select(options.table, s3, options.where, columns, limit)
-    shown = rich.table.Table(box=None, pad_edge=False)
-    for field in rows.schema:
-        justify: Literal["left", "right"] = "left" if str(field.type) == "string" else "right"
-        shown.add_column(field.name, justify=justify, overflow="fold")
-    for row in rows.to_pylist():
-        shown.add_row(*(rich.markup.escape(query.display(value)) for value in row.values()))
-    rich.console.Console().print(shown)
-    print(f"{len(rows):,} of {total:,} rows")
-    return 0
-
-
 def _add_compact_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("table", metavar="TABLE", help="folder or s3:// prefix of a result table whose job has finished")
@@ -182,7 +139,7 @@ def run_compact(options: argparse.Namespace) -> int:
 
 def _add_plan_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--frames", type=_positive, required=True, metavar="N", help="frames to score")
+    add("--frames", type=positive, required=True, metavar="N", help="frames to score")
     add("--gpu", required=True, metavar="TYPE", help="machine on AWS: g5, g6, p4d, p5, or one of their sizes")
     add("--price-per-hour", type=float, metavar="X", help="of one machine")
     parser.set_defaults(run=run_plan)

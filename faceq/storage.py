@@ -133,6 +133,11 @@ class _AppearsWhenClosed(io.BufferedWriter):
         self._failed = True
         super().__del__()
 
+    def discard(self) -> None:
+        """Close it, and let no file appear."""
+        self._failed = True
+        self.close()
+
     def close(self) -> None:
         if self.closed:
             return

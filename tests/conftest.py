@@ -12,9 +12,15 @@ import boto3
 import botocore.exceptions
 import insightface
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import ray
 import skimage
+from here import score_here
+
+from faceq import decode
+from jobs import demo
 
 PHOTOS = Path(insightface.__file__).parent / "data" / "images"
 BUCKET = "frames"
@@ -109,3 +115,26 @@ def astronaut() -> np.ndarray:
 def photos() -> Path:
     """insightface's sample pictures: six people, a portrait, medical masks without a face."""
     return PHOTOS
+
+
+@pytest.fixture(scope="session")
+def frames_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with some of the demo's frames in two tars, a Parquet file, pictures, and a video."""
+    from test_video import write_video  # noqa: PLC0415 - that module imports this one
+
+    folder = tmp_path_factory.mktemp("frames")
+    wanted = ("astronaut-blur", "astronaut-sharp", "group0", "group1", "noface", "small", "broken")
+    chosen = [frame for frame in demo.frames(demo.source_faces()) if frame[0].startswith(wanted)]
+    demo.write_shards(folder / "tars", iter(chosen))
+    names, images = zip(*chosen[:6], strict=True)
+    pq.write_table(pa.table({"id": names, "image": images}), folder / "rows.parquet")
+    for photo in ("t1.jpg", "Tom_Hanks_54745.png"):
+        (folder / photo).write_bytes((PHOTOS / photo).read_bytes())
+    write_video(folder / "clip.mp4", [decode.decode(image, 10_000_000) for image in images])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def looked_at(frames_in: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The result table of `frames_in`, at the default threshold: every status is in it."""
+    return score_here(str(frames_in), str(tmp_path_factory.mktemp("looked") / "table"))

@@ -1,0 +1,104 @@
+"""`faceq inspect`: single pictures, scored at once."""
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from faceq import config
+from faceq.errors import UsageError
+
+if TYPE_CHECKING:
+    from faceq.frames import Frame
+
+_INSPECT = """Scores one or a few pictures at once and prints the values; every face is scored to its end.
+With --out it writes a picture with box, landmarks and outline, and beside it what DB-CNN saw."""
+
+_EXAMPLES = """examples:
+  faceq inspect face.jpg
+  faceq inspect face.jpg --out annotated.png
+  faceq inspect a.jpg b.jpg s3://bucket/c.png --out looks/ --json
+"""
+
+_PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+def add_inspect_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `faceq inspect`."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description, parser.epilog = _INSPECT, _EXAMPLES
+    add = parser.add_argument
+    add("images", nargs="+", metavar="IMAGE", help="pictures, folders, globs; local or s3://")
+    add("--out", metavar="FILE", help="annotated picture (.png, .jpg, .webp); of several pictures, a folder")
+    add("--json", action="store_true", help="print the rows of the table as JSON")
+    add("--preset", help=f"set of models ({', '.join(config.PRESETS)}); default: embedded")
+    add("--config", metavar="job.yaml", help="settings in YAML; what the command line says goes before it")
+    parser.set_defaults(run=inspect)
+
+
+def inspect(options: argparse.Namespace) -> int:
+    """`faceq inspect`."""
+    settings = config.load(options.config, {"preset": options.preset})
+    frames = _pictures(options.images, settings.s3)
+    targets = _targets(options.out, [frame.source for frame in frames])
+    from faceq.inspect import Inspector, lines_of  # noqa: PLC0415 - torch takes seconds to import
+
+    inspector = Inspector(settings)
+    looks = inspector(frames)
+    for look, target in zip(looks, targets, strict=True):
+        if target is not None:
+            _save(inspector.annotated(look), target)
+    if options.json:
+        rows = [look.row for look in looks]
+        print(json.dumps(rows if len(rows) > 1 else rows[0], indent=1, ensure_ascii=False))
+        return 0
+    for look, target in zip(looks, targets, strict=True):
+        print(look.row["source"])
+        for name, value in lines_of(look, settings.fiq_threshold):
+            print(f"  {name:<8} {value}")
+        if target is not None:
+            print(f"  {'look':<8} {target}")
+    return 0
+
+
+def _pictures(inputs: list[str], s3: config.S3) -> "list[Frame]":
+    """The pictures that the inputs name, read; UsageError for other kinds of input."""
+    from faceq import frames  # noqa: PLC0415 - the readers take a while to import
+
+    shards = frames.list_shards(inputs, s3)
+    for shard in shards:
+        if shard.kind != "picture":
+            raise UsageError(f"{shard.source}: inspect looks at pictures: `faceq score` takes shards")
+    return list(frames.read_shards(shards, s3))
+
+
+def _targets(out: str | None, sources: list[str]) -> list[Path | None]:
+    """Where each annotated picture goes."""
+    if out is None:
+        return [None] * len(sources)
+    place = Path(out)
+    if place.suffix.lower() in _PICTURES:
+        if len(sources) > 1:
+            raise UsageError(f"{out}: is one file for {len(sources)} pictures: name a folder")
+        if not place.absolute().parent.is_dir():
+            raise UsageError(f"{out}: cannot be written: there is no folder {place.parent}")
+        return [place]
+    if place.suffix and not place.is_dir():
+        raise UsageError(f"{out}: an annotated picture ends in {', '.join(_PICTURES)}")
+    names = [os.path.splitext(os.path.basename(source))[0] for source in sources]
+    # Of two pictures with one name the second would replace the first.
+    unique = [
+        f"{name}-{names[:i].count(name) + 1}" if name in names[:i] else name for i, name in enumerate(names)
+    ]
+    return [place / f"{name}.png" for name in unique]
+
+
+def _save(picture: Any, target: Path) -> None:
+    from PIL import Image  # noqa: PLC0415 - as above
+
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(target)
+    except OSError as error:
+        raise UsageError(f"{target}: cannot be written: {error.strerror or error}") from None

@@ -1,0 +1,52 @@
+"""`faceq report`: a table as one HTML page."""
+
+import argparse
+import os
+
+import rich.console
+
+from faceq import config
+from faceq.errors import UsageError
+
+_REPORT = """Makes one HTML page out of a result table, which opens without a network: counts by status,
+histograms, sources that are bad, errors, sample faces read back from their sources, and two sliders that
+show what a threshold keeps."""
+
+_EXAMPLES = """examples:
+  faceq report scores/ --out report.html
+  faceq report s3://bucket/scores --out report.html --no-faces
+"""
+
+
+def add_report_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `faceq report`."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description, parser.epilog = _REPORT, _EXAMPLES
+    add = parser.add_argument
+    add("table", metavar="TABLE", help="folder or s3:// prefix of a result table")
+    add(
+        "--out", metavar="FILE", default="report.html", help="the page (default: report.html); local or s3://"
+    )
+    add("--no-faces", action="store_true", help="leave pictures of faces out")
+    add("--config", metavar="job.yaml", help="the job's settings: where its S3 is")
+    parser.set_defaults(run=report)
+
+
+def report(options: argparse.Namespace) -> int:
+    """`faceq report`."""
+    s3 = config.load(options.config, {}).s3
+    from faceq import report as reports  # noqa: PLC0415 - DuckDB and matplotlib take a while to import
+    from faceq.storage import STORAGE_ERRORS, filesystem, is_remote, path_of  # noqa: PLC0415 - as above
+
+    place = path_of(options.out)
+    if not is_remote(options.out) and (os.path.isdir(place) or not os.path.isdir(os.path.dirname(place))):
+        raise UsageError(f"{options.out}: cannot be written: name a file in a folder that is there")
+    with rich.console.Console(stderr=True).status("reading the table"):
+        page = reports.build(options.table, s3, with_faces=not options.no_faces)
+    try:
+        with filesystem(options.out, s3).open(place, "wb") as file:
+            file.write(page.encode())
+    except (OSError, *STORAGE_ERRORS) as error:
+        raise UsageError(f"{options.out}: cannot be written: {' '.join(str(error).split())}") from None
+    print(f"{options.out}: {len(page.encode()) / 1e6:.1f} MB, opens in any browser")
+    return 0

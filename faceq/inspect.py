@@ -1,0 +1,177 @@
+"""A look at single pictures: their row, and a picture of what was found and what the networks saw."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from faceq import geometry
+from faceq.config import Config
+from faceq.decode import decode
+from faceq.frames import Frame, to_table
+from faceq.scoring import finished, new_run_id
+from faceq.stages import FindFace, ScoreFiq, ScoreQuality
+from faceq.table import pixels, schema
+
+BOX_COLOUR = (0, 158, 115)
+LANDMARK_COLOUR = (240, 228, 66)
+OUTLINE_COLOUR = (86, 180, 233)
+"""RGB, of Okabe and Ito's palette."""
+
+SIDE = 720
+"""Height of the annotated picture, pixels; width of its panel: half of it."""
+
+_MARGIN = 16
+_INK, _PAPER = (235, 235, 235), (24, 26, 30)
+_OUTSIDE = 0.25
+"""How bright the pixels are shown that quality leaves out."""
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """A picture's row, as in the table; its encoded bytes, if it could be read; the face cut out upright,
+    (256, 256, 3) uint8 RGB, and its outline there, (36, 2) pixels, if it has a face of enough size."""
+
+    row: dict[str, Any]
+    image: bytes | None
+    crop: np.ndarray | None
+    oval: np.ndarray | None
+
+
+class Inspector:
+    """The stages of the job, each face scored to its end. Loading them takes most of the time."""
+
+    def __init__(self, config: Config):
+        self._config = config
+        to_the_end = config.model_copy(update={"fiq_threshold": 0.0})
+        self._find_face = FindFace(config)
+        self._score = (ScoreFiq(to_the_end), ScoreQuality(to_the_end))
+
+    def __call__(self, frames: Iterable[Frame]) -> list[Inspected]:
+        """Look at some pictures at once."""
+        given = list(frames)
+        found = batch = self._find_face(to_table(given))
+        for stage in self._score:
+            batch = stage(batch)
+        rows = finished(batch, schema(self._config.embeddings), new_run_id()).to_pylist()
+        cut = found.select(["crop", "oval"])
+        looks = []
+        for number, (frame, row) in enumerate(zip(given, rows, strict=True)):
+            crop = oval = None
+            if cut["crop"][number].is_valid:
+                here = np.array([number])
+                crop = pixels(cut, "crop", here, (geometry.CROP_SIZE, geometry.CROP_SIZE, 3))[0]
+                oval = np.frombuffer(cut["oval"][number].as_py(), np.float32).reshape(-1, 2)
+            looks.append(Inspected(row, frame.image, crop, oval))
+        return looks
+
+    def annotated(self, look: Inspected) -> np.ndarray:
+        """The picture with box, landmarks and outline, and beside it a panel: the scores, and the face as
+        DB-CNN saw it, what it left out being dark.
+
+        Returns:
+            (SIDE, W, 3) uint8 RGB.
+        """
+        panel = _panel(look, self._config.fiq_threshold)
+        if look.image is None or look.row["status"] == "unreadable":
+            return panel
+        return np.hstack([_drawn(decode(look.image, self._config.max_pixels), look), panel])
+
+
+def lines_of(look: Inspected, threshold: float) -> list[tuple[str, str]]:
+    """What there is to say of a picture, as names and values for people."""
+    row = look.row
+    said = [("status", row["status"])]
+    if row["error"]:
+        said.append(("error", row["error"]))
+    if row["width"]:
+        said.append(("picture", f"{row['width']} x {row['height']}, {row['n_faces']} faces"))
+    if row["face_w"] is not None:
+        x, y, width, height = (round(row[f"face_{side}"]) for side in "xywh")
+        said.append(("face", f"{width} x {height} at {x}, {y}, confidence {row['det_score']:.2f}"))
+        said.append(
+            ("pose", f"yaw {row['yaw']:.0f}, pitch {row['pitch']:.0f}, roll {row['roll']:.0f} degrees")
+        )
+    if row["serfiq"] is not None:
+        verdict = "" if row["serfiq"] >= np.float32(threshold) else f" (below {threshold:g})"
+        said.append(("serfiq", f"{row['serfiq']:.3f}, raw {row['serfiq_raw']:.3f}{verdict}"))
+    if row["dbcnn"] is not None:
+        said.append(("dbcnn", f"{row['dbcnn']:.1f}, mask {row['mask_coverage']:.1%} of the picture"))
+    return said
+
+
+def _drawn(picture: np.ndarray, look: Inspected) -> np.ndarray:
+    """The picture at height SIDE with what was found in it."""
+    height, width = picture.shape[:2]
+    scale = SIDE / height
+    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    drawn = np.ascontiguousarray(cv2.resize(picture, (max(1, round(width * scale)), SIDE), interpolation=how))
+    row = look.row
+    if row["face_w"] is None:
+        return drawn
+    box = np.array([row[f"face_{side}"] for side in "xywh"])
+    landmarks = np.array(row["landmarks"]).reshape(5, 2)
+    if look.oval is not None:
+        # The crop was turned by the detector's eyes; the row's are half way to the mesh's, a degree apart.
+        outline = geometry.to_frame(look.oval, geometry.crop_matrix(box, landmarks))
+        cv2.polylines(
+            drawn, [np.round(outline * scale).astype(np.int32)], True, OUTLINE_COLOUR, 2, cv2.LINE_AA
+        )
+    low, high = box[:2] * scale, (box[:2] + box[2:]) * scale
+    cv2.rectangle(drawn, _point(low), _point(high), BOX_COLOUR, 2, cv2.LINE_AA)
+    for landmark in landmarks * scale:
+        cv2.circle(drawn, _point(landmark), 4, LANDMARK_COLOUR, -1, cv2.LINE_AA)
+        cv2.circle(drawn, _point(landmark), 4, _PAPER, 1, cv2.LINE_AA)
+    return drawn
+
+
+def _point(place: np.ndarray) -> tuple[int, int]:
+    return round(float(place[0])), round(float(place[1]))
+
+
+def _panel(look: Inspected, threshold: float) -> np.ndarray:
+    """(SIDE, SIDE / 2, 3) uint8 RGB: what DB-CNN saw, and the values."""
+    width = SIDE // 2
+    panel = Image.new("RGB", (width, SIDE), _PAPER)
+    draw = ImageDraw.Draw(panel)
+    top = _MARGIN
+    if look.crop is not None and look.oval is not None:
+        side = width - 2 * _MARGIN
+        panel.paste(Image.fromarray(seen(look.crop, look.oval)).resize((side, side)), (_MARGIN, top))
+        top += side + _MARGIN // 2
+        draw.text((_MARGIN, top), "what DB-CNN saw", _INK, ImageFont.load_default(15))
+        top += 2 * _MARGIN
+    for name, value in lines_of(look, threshold):
+        draw.text((_MARGIN, top), name, OUTLINE_COLOUR, ImageFont.load_default(13))
+        top += 17
+        for line in _wrapped(value, width - 2 * _MARGIN, ImageFont.load_default(16)):
+            draw.text((_MARGIN, top), line, _INK, ImageFont.load_default(16))
+            top += 20
+        top += 6
+    return np.asarray(panel)
+
+
+def seen(crop: np.ndarray, oval: np.ndarray) -> np.ndarray:
+    """The crop with the pixels outside the face's outline darkened, which have no part in the score.
+
+    Args:
+        crop: (S, S, 3) uint8 RGB.
+        oval: (N, 2), the outline in crop pixels.
+    """
+    inside = geometry.polygon_mask(oval, crop.shape[0])[..., None]
+    return (crop * (_OUTSIDE + (1 - _OUTSIDE) * inside)).astype(np.uint8)
+
+
+def _wrapped(text: str, width: int, font: Any) -> list[str]:
+    """The text in lines of some width in pixels; a word that is longer stands alone."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and font.getlength(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines

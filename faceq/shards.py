@@ -1,0 +1,279 @@
+"""Chosen frames of a table as WebDataset tars: the pictures' bytes as they were, the row beside each.
+
+A sample is `<id>.<ending>` and `<id>.json`: the frame's id in 16 hex digits, the ending of what the picture
+is, and the frame's row. Frames of videos, which have no bytes of their own, are lossless PNGs.
+
+What is exported is known by what lies there. A tar appears whole or not at all, after a list of the ids in
+it (`_faceq/<tar>.ids`); a frame on the list of a tar that is there is done. So an export that was
+interrupted goes on where it stopped, and of a table that has grown adds what is new.
+"""
+
+import contextlib
+import io
+import json
+import re
+import tarfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from PIL import Image
+
+from faceq.config import S3
+from faceq.decode import FORMATS
+from faceq.errors import UsageError
+from faceq.frames import Frame
+from faceq.query import FRAME_ORDER, Rows
+from faceq.reread import frames_of
+from faceq.storage import STORAGE_ERRORS, absolute, filesystem, path_of
+from faceq.table import BREAK
+
+SHARD_FRAMES = 1000
+SHARD_BYTES = 512 << 20
+"""A tar is closed when it has either."""
+
+_ROWS_AT_ONCE = 10_000
+_TAR = re.compile(r"frames-(\d{6})\.tar$")
+_ENDINGS = {
+    **{"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "BMP": "bmp"},
+    **{"GIF": "gif", "TIFF": "tif", "PPM": "ppm"},
+}
+
+
+@dataclass
+class Exported:
+    """What an export did: frames written, frames that were there before, and those that could not be read
+    any more, with the first reason."""
+
+    written: int = 0
+    already: int = 0
+    lost: int = 0
+    reason: str = ""
+
+    def lose(self, frame: Frame) -> None:
+        """One frame that cannot be had."""
+        self.lost += 1
+        where = frame.source if frame.member is None else f"{frame.source}: {frame.member}"
+        self.reason = self.reason or f"{where}: {frame.error}"
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which rows of a table: an SQL condition, an SQL order that says which come first, and how many."""
+
+    where: str | None = None
+    order_by: str | None = None
+    limit: int | None = None
+
+
+def export_shards(
+    rows: Rows, selection: Selection, folder: str, s3: S3, progress: Callable[[int], None] = lambda done: None
+) -> Exported:
+    """Write the chosen frames into `frames-000000.tar`, … in a folder or under an `s3://` prefix.
+
+    Sources are read as streams, each once; in memory are some thousand rows, or those of one large source,
+    and one frame.
+
+    Args:
+        rows: the table.
+        selection: which of its frames; places where a source breaks off are none.
+        folder: new, empty, or with the same export in it, which is completed.
+        s3: settings of the file system, for the sources too.
+        progress: told how many more frames are dealt with.
+
+    Raises:
+        UsageError: the folder holds other files or another export, or cannot be written to.
+    """
+    place = _Place(folder, s3)
+    claim = {"table": rows.table.uri, **vars(selection)}
+    if selection.limit is not None:
+        claim["rows"] = rows.count(rows.chosen())  # of a table that has grown, others are the first
+    with place.reached():
+        place.claim(claim)
+        done = place.ids()
+    found = Exported()
+    with place.reached(), contextlib.closing(_Writer(place)) as writer:
+        for chunk in _by_sources(rows.batches(_ordered(rows, selection), _ROWS_AT_ONCE)):
+            new = chunk.filter(pa.array(~_among(chunk["frame_id"].to_numpy(), done)))
+            found.already += len(chunk) - len(new)
+            progress(len(chunk) - len(new))
+            for row, frame in frames_of(new, s3):
+                if frame.image is None:
+                    found.lose(frame)
+                else:
+                    writer.add(frame, new.slice(row, 1).to_pylist()[0])
+                    found.written += 1
+                progress(1)
+        writer.finish()
+    return found
+
+
+def count(rows: Rows, selection: Selection) -> int:
+    """How many frames a selection has."""
+    return rows.count(_ordered(rows, selection))
+
+
+def _ordered(rows: Rows, selection: Selection) -> Any:
+    """The chosen rows; those of one source come together. With a limit the same rows each time."""
+    real = f"frame_index <> {BREAK}"
+    where = f"({selection.where}\n) and {real}" if selection.where else real
+    chosen = rows.chosen(where)
+    if selection.limit is not None:
+        first = f"{selection.order_by}, {FRAME_ORDER}" if selection.order_by else FRAME_ORDER
+        chosen = rows.chosen(where, order_by=first, limit=selection.limit)
+    return chosen.order(FRAME_ORDER)
+
+
+def _by_sources(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """Ordered rows again, in tables of some thousand rows that hold whole sources."""
+    waiting: list[pa.Table] = []
+    for part in (pa.Table.from_batches([batch]) for batch in batches):
+        if waiting and waiting[-1]["source"][-1] != part["source"][0]:
+            yield pa.concat_tables(waiting)
+            waiting = []
+        # The last source of a part may go on in the next one.
+        start = pc.index(part["source"], part["source"][-1]).as_py()
+        if start:
+            yield pa.concat_tables([*waiting, part[:start]])
+            waiting = []
+        waiting.append(part[start:])
+    if waiting:
+        yield pa.concat_tables(waiting)
+
+
+def _among(ids: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """(N,) bool: which ids (N,) are among those known (M,), sorted."""
+    if not len(known):
+        return np.zeros(len(ids), bool)
+    return known[np.searchsorted(known, ids).clip(max=len(known) - 1)] == ids
+
+
+class _Place:
+    """The folder of an export, local or on S3."""
+
+    def __init__(self, folder: str, s3: S3):
+        self.uri = absolute(folder)
+        self.path = path_of(folder)
+        self.files: fsspec.AbstractFileSystem = filesystem(folder, s3)
+
+    def claim(self, selection: dict[str, Any]) -> None:
+        """Note which export this is, or see that it is the same; UsageError if it is not."""
+        record = f"{self.path}/_faceq/export.json"
+        self.files.invalidate_cache()
+        if self.files.exists(record):
+            self._remove_unfinished()
+            there = json.loads(self.files.cat_file(record))
+            for key, value in selection.items():
+                if there.get(key) != value:
+                    raise UsageError(
+                        f"{self.uri}: holds another export ({key} {there.get(key)!r} there, {value!r} now): "
+                        "name another folder"
+                    )
+            return
+        if self.files.exists(self.path) and self.files.ls(self.path):
+            raise UsageError(f"{self.uri}: holds files that are not an export of faceq: name an empty folder")
+        with self.files.open(record, "wb") as file:
+            file.write(json.dumps(selection, indent=2).encode())
+
+    def _remove_unfinished(self) -> None:
+        """What a killed export was writing (on local disks only: an object appears whole)."""
+        for path in self.files.ls(self.path, detail=False):
+            if path.rsplit("/", 1)[-1].startswith(".frames-"):
+                self.files.rm_file(path)
+
+    def tars(self) -> list[str]:
+        """Names of the tars that are there."""
+        self.files.invalidate_cache()
+        names = (path.rsplit("/", 1)[-1] for path in self.files.ls(self.path, detail=False))
+        return sorted(name for name in names if _TAR.match(name))
+
+    def ids(self) -> np.ndarray:
+        """(N,) int64, sorted: ids of the frames in all tars."""
+        lists = [self.files.cat_file(self._list_of(name)).split() for name in self.tars()]
+        return np.sort(np.array([int(text) for ids in lists for text in ids], np.int64))
+
+    def next_number(self) -> int:
+        """A number that no tar has yet."""
+        found = [_TAR.match(name) for name in self.tars()]
+        return max((int(name[1]) for name in found if name), default=-1) + 1
+
+    def write_list(self, name: str, ids: list[int]) -> None:
+        """Which frames are in a tar that is about to appear."""
+        with self.files.open(self._list_of(name), "wb") as file:
+            file.write("".join(f"{number}\n" for number in ids).encode())
+
+    def _list_of(self, name: str) -> str:
+        return f"{self.path}/_faceq/{name}.ids"
+
+    @contextlib.contextmanager
+    def reached(self) -> Iterator[None]:
+        """Turns what storage raises into a UsageError that names the place."""
+        try:
+            yield
+        except (OSError, json.JSONDecodeError, *STORAGE_ERRORS) as error:
+            raise UsageError(f"{self.uri}: cannot be used: {' '.join(str(error).split())}") from None
+
+
+@dataclass
+class _Writer:
+    """Samples into one tar after another."""
+
+    place: _Place
+    _number: int = -1
+    _tar: tarfile.TarFile | None = None
+    _file: Any = None
+    _ids: list[int] = field(default_factory=list)
+
+    def add(self, frame: Frame, row: dict[str, Any]) -> None:
+        """One sample: the picture and its row."""
+        assert frame.image is not None
+        if self._tar is None:
+            self._number = self.place.next_number() if self._number < 0 else self._number + 1
+            self._file = self.place.files.open(f"{self.place.path}/{self._name}", "wb")
+            self._tar = tarfile.TarFile.open(fileobj=self._file, mode="w|", format=tarfile.USTAR_FORMAT)
+        key = f"{frame.id % 2**64:016x}"
+        _add(self._tar, f"{key}.{_ending(frame.image)}", frame.image)
+        _add(self._tar, f"{key}.json", json.dumps(row, ensure_ascii=False).encode())
+        self._ids.append(frame.id)
+        if len(self._ids) >= SHARD_FRAMES or self._tar.offset >= SHARD_BYTES:
+            self.finish()
+
+    @property
+    def _name(self) -> str:
+        return f"frames-{self._number:06d}.tar"
+
+    def finish(self) -> None:
+        """Let the tar that is being written appear."""
+        if self._tar is None:
+            return
+        self._tar.close()
+        self.place.write_list(self._name, self._ids)
+        self._file.close()
+        self._tar, self._ids = None, []
+
+    def close(self) -> None:
+        """Drop a tar that was not finished."""
+        if self._tar is not None:
+            self._file.discard()
+            if not self._file.closed:
+                self._file.closed = True  # or s3fs uploads what it has when the file is collected
+            self._tar = None
+
+
+def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    info = tarfile.TarInfo(name)  # no time and no owner: the same frames make the same bytes
+    info.size = len(content)
+    tar.addfile(info, io.BytesIO(content))
+
+
+def _ending(image: bytes) -> str:
+    """What loaders know the picture by: its content decides, not the name that it had."""
+    try:
+        with Image.open(io.BytesIO(image), formats=FORMATS) as picture:
+            return _ENDINGS.get(picture.format or "", "bin")
+    except Exception:  # Pillow raises almost any type on corrupt bytes
+        return "bin"

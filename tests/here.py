@@ -1,0 +1,33 @@
+"""A scoring job without Ray, for tests that are about what is done with its table."""
+
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as pds
+
+from faceq import __version__, config, frames, scoring
+from faceq.runs import Run, Table
+from faceq.stages import FindFace, ScoreFiq, ScoreQuality
+from faceq.table import schema_with
+
+
+def score_here(source: str, out: str, **values: Any) -> str:
+    """Score an input by the job's own readers and stages, in this process; returns the table's place."""
+    settings = config.build({"input": [source], "out": out, **values})
+    table = Table(out, settings.s3)
+    run = Run(scoring.new_run_id(), __version__, [source], settings.record(), settings.model_dump(), "", "")
+    read = frames.read_shards(frames.list_shards(settings.input, settings.s3), settings.s3)
+    stages = [FindFace(settings), ScoreFiq(settings), ScoreQuality(settings)]
+    rows = pa.concat_tables(scoring._run(read, stages, schema_with(run.footer()), run.run_id))
+    run.state, run.frames, run.rows = "ended", len(rows), len(rows)
+    table.save(run)
+    pds.write_dataset(
+        rows,
+        table.path,
+        filesystem=table.arrow_files,
+        format="parquet",
+        partitioning=pds.partitioning(pa.schema([("status", pa.string())]), flavor="hive"),
+        basename_template=f"{run.run_id}-{{i}}.parquet",
+        existing_data_behavior="overwrite_or_ignore",  # the run's record is there
+    )
+    return out

@@ -1,0 +1,97 @@
+"""A look at single pictures: the values are the table's, and the picture shows them."""
+
+import json
+import subprocess
+import sys
+
+import boto3
+import numpy as np
+import pytest
+from conftest import BUCKET, PHOTOS
+from PIL import Image
+
+import faceq
+from faceq import cli, config, frames, inspect
+
+PORTRAIT = PHOTOS / "Tom_Hanks_54745.png"
+
+
+@pytest.fixture(scope="module")
+def inspector() -> inspect.Inspector:
+    return inspect.Inspector(config.Config())
+
+
+@pytest.fixture(scope="module")
+def look(inspector) -> inspect.Inspected:
+    return inspector([frames.Frame(str(PORTRAIT), None, 0, PORTRAIT.read_bytes())])[0]
+
+
+def test_the_values_are_those_of_a_job(capsys):
+    assert cli.main(["inspect", str(PORTRAIT), "--json"]) == 0
+    row = json.loads(capsys.readouterr().out)
+    (scored,) = faceq.score_images([PORTRAIT], fiq_threshold=0).to_pylist()
+    assert {**row, "run_id": ""} == {**scored, "run_id": ""}
+
+
+def test_the_picture_shows_box_outline_and_landmarks_at_their_places(inspector, look):
+    drawn = inspector.annotated(look)
+    assert drawn.shape[0] == inspect.SIDE
+    row, scale = look.row, inspect.SIDE / look.row["height"]
+    x, y = round(row["face_x"] * scale), round(row["face_y"] * scale)
+    middle = round((row["face_x"] + row["face_w"] / 2) * scale)
+    assert tuple(drawn[y, middle]) == inspect.BOX_COLOUR and x < middle
+    eye = np.round(np.array(row["landmarks"][:2]) * scale).astype(int)
+    assert tuple(drawn[eye[1], eye[0]]) == inspect.LANDMARK_COLOUR
+    ys, xs = np.nonzero((drawn == inspect.OUTLINE_COLOUR).all(axis=2)[:, : round(row["width"] * scale)])
+    face = np.array([xs.min(), ys.min(), xs.max(), ys.max()]) / scale
+    box = np.array(
+        [row["face_x"], row["face_y"], row["face_x"] + row["face_w"], row["face_y"] + row["face_h"]]
+    )
+    assert np.abs(face - box).max() < 0.25 * row["face_h"]
+
+
+def test_what_dbcnn_left_out_is_dark_and_the_rest_is_untouched(look):
+    seen = inspect.seen(look.crop, look.oval)
+    inside = inspect.geometry.polygon_mask(look.oval, 256).astype(bool)
+    assert 0.1 < inside.mean() < 0.9
+    assert (seen[inside] == look.crop[inside]).all()
+    assert seen[~inside].mean() < 0.3 * look.crop[~inside].mean() + 1
+
+
+@pytest.mark.parametrize(
+    ("content", "status"), [(b"<html>", "unreadable"), (PHOTOS / "mask_blue.jpg", "no_face")]
+)
+def test_pictures_without_a_score_are_looked_at_too(tmp_path, content, status, capsys):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(content if isinstance(content, bytes) else content.read_bytes())
+    assert cli.main(["inspect", str(path), "--out", str(tmp_path / "look.png")]) == 0
+    assert status in capsys.readouterr().out
+    assert Image.open(tmp_path / "look.png").height == inspect.SIDE
+
+
+def test_several_pictures_go_into_a_folder(s3, tmp_path, capsys):
+    boto3.client("s3").upload_file(str(PORTRAIT), BUCKET, "inspect/Tom_Hanks_54745.png")
+    images = [str(PORTRAIT), f"{s3}/inspect/Tom_Hanks_54745.png"]
+    assert cli.main(["inspect", *images, "--out", str(tmp_path / "looks")]) == 0
+    one, other = (Image.open(path) for path in sorted((tmp_path / "looks").iterdir()))
+    assert np.array_equal(np.asarray(one), np.asarray(other))
+    assert capsys.readouterr().out.count("serfiq") == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["/no/such.jpg"], "there is no such file"),
+        ([__file__], "not a kind of input"),
+        ([str(PORTRAIT), "--out", "/no/folder/a.png"], "there is no folder /no/folder"),
+        ([str(PORTRAIT), "--out", "a.gif"], "an annotated picture ends in .png"),
+        ([str(PORTRAIT), str(PHOTOS / "t1.jpg"), "--out", "a.png"], "is one file for 2 pictures"),
+        ([str(PORTRAIT), "--preset", "nope"], "no preset is called"),
+    ],
+)
+def test_a_mistake_is_one_line_told_before_a_model_is_loaded(arguments, said):
+    command = [sys.executable, "-X", "importtime", "-m", "faceq.cli", "inspect", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    message = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
+    assert done.returncode == 2 and len(message) == 1 and said in message[0]
+    assert "| torch\n" not in done.stderr

@@ -1,0 +1,206 @@
+"""The report: what it counts, what it holds, and what a person can do with it in a browser."""
+
+import base64
+import io
+import itertools
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from browser import CHROMIUM, chromium
+from PIL import Image
+
+import faceq
+from faceq import cli, report
+from faceq.config import S3
+from faceq.query import Rows
+from faceq.table import STATUSES
+from jobs import synthetic
+
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
+
+
+@pytest.fixture(scope="module")
+def page(looked_at, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    assert cli.main(["report", looked_at, "--out", str(path)]) == 0
+    return path
+
+
+@pytest.fixture(scope="module")
+def made_up(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("made-up") / "table"
+    synthetic.write(folder, 100_000)
+    return str(folder)
+
+
+def test_counts_are_those_of_the_queries_that_the_page_offers(made_up):
+    """At every step of either slider, the steps that float32 has no exact number for too."""
+    with Rows(made_up, S3()) as rows:
+        counts = report.count(rows)
+        assert counts.rows == 100_000 and set(counts.statuses) == set(STATUSES)
+        lines = [(s, d) for s in range(101) for d in (0, 37, 55, 100)]
+        edges = (f"count(*) FILTER (serfiq >= {s / 100:.2f} AND dbcnn >= {d})" for s, d in lines)
+        asked = rows.sql(f"SELECT {', '.join(edges)} FROM frames").fetchall()[0]
+    kept = [int(counts.grid[s:, d:].sum()) for s, d in lines]
+    assert kept == list(asked)
+
+
+def test_a_score_on_a_step_has_reached_it(made_up):
+    """Every step of serfiq as float32, and the number just below it."""
+    steps = np.arange(101)
+    at = (steps / 100).astype(np.float32)
+    below = np.nextafter(at, np.float32(-1))[1:]
+    listed = ", ".join(f"({float(value)!r}::FLOAT)" for value in [*at, *below])
+    with Rows(made_up, S3()) as rows:
+        found = rows.sql(f"SELECT {report._step('serfiq')} FROM (VALUES {listed}) AS v(serfiq)").fetchall()
+    assert [step for (step,) in found] == [*steps, *(steps[1:] - 1)]
+
+
+def test_the_page_tells_of_every_status_error_and_source(page, looked_at, frames_in):
+    text = page.read_text(encoding="utf-8")
+    rows = faceq.read_table(looked_at).to_pylist()
+    for status in STATUSES:
+        share = sum(row["status"] == status for row in rows) / len(rows)
+        assert re.search(rf'{status}</th><td class="n">\d+</td>\s*<td class="n">{100 * share:.1f}%', text)
+    for source in ("tars/00000.tar", "rows.parquet", "clip.mp4"):
+        assert f"{frames_in}/{source}" in text
+    assert "the file is empty (0 bytes)" in text
+
+
+def test_the_worst_source_comes_first(made_up):
+    with Rows(made_up, S3()) as rows:
+        worst, count = report._sources(rows)
+    assert count == 200 and len(worst) == report.SOURCES_SHOWN
+    assert [source["usable"] for source in worst] == sorted(source["usable"] for source in worst)
+    frames = faceq.read_table(made_up, f"source = '{worst[0]['name']}'", ["serfiq"])
+    assert worst[0]["usable"] == pytest.approx(np.nan_to_num(frames["serfiq"].to_numpy()).mean())
+
+
+def test_faces_are_cut_from_the_frames_they_belong_to(looked_at):
+    with Rows(looked_at, S3()) as rows:
+        faces = report.report_faces.sample(rows, report.SCALES, S3())
+    scored = {row["serfiq"]: row for row in faceq.read_table(looked_at, "serfiq is not null").to_pylist()}
+    assert faces.lost == 0 and faces.by_score["serfiq"]
+    for face in faces.by_score["serfiq"] + faces.by_score["dbcnn"]:
+        assert scored[face.serfiq]["dbcnn"] == face.dbcnn
+        encoded = base64.b64decode(face.picture.removeprefix("data:image/jpeg;base64,"))
+        assert Image.open(io.BytesIO(encoded)).size == (report.report_faces.FACE_SIDE,) * 2
+    # A face that fills the small picture is found again by the detector, where it is sharp.
+    best = faces.by_score["dbcnn"][-1]
+    picture = Image.open(io.BytesIO(base64.b64decode(best.picture.split(",")[1]))).resize((384, 384))
+    assert faceq.score_images([np.asarray(picture)])["n_faces"].to_pylist() == [1]
+
+
+def test_a_page_without_faces_has_no_picture_and_says_so(looked_at, tmp_path):
+    path = tmp_path / "r.html"
+    assert cli.main(["report", looked_at, "--out", str(path), "--no-faces"]) == 0
+    text = path.read_text(encoding="utf-8")
+    assert "data:image" not in text and "No pictures." in text
+
+
+def test_names_and_errors_cannot_become_part_of_the_page(looked_at, tmp_path):
+    """A file may be called anything."""
+    place = tmp_path / "</script><img src=x onerror=alert(1)>"
+    place.parent.mkdir(parents=True)
+    shutil.copytree(looked_at, place)
+    text = report.build(str(place), S3(), with_faces=False)
+    assert "<img" not in text and "&lt;img" in text
+
+
+def test_sources_that_are_gone_leave_a_page_that_says_so(made_up):
+    text = report.build(made_up, S3())
+    assert re.search(r"[1-9]\d* that were chosen could not be read any more", text)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [(["--out", "/no/such/folder/r.html"], "name a file in a folder"), (["--out", "/tmp"], "name a file")],
+)
+def test_a_place_that_cannot_be_written_is_told_at_once(looked_at, arguments, said, capsys):
+    assert cli.main(["report", looked_at, *arguments]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_table_that_is_not_there(tmp_path, capsys):
+    assert cli.main(["report", str(tmp_path), "--out", str(tmp_path / "r.html")]) == 2
+    assert "no faceq table here" in capsys.readouterr().err
+
+
+def text(tab, element: str) -> str:
+    return tab.value(f"document.getElementById('{element}').textContent")
+
+
+@needs_chromium
+def test_in_a_browser(page, looked_at, tmp_path, capsys):
+    """Charts are drawn; sliders move lines, share, filter and faces; by keyboard too; nothing is fetched."""
+    with chromium(tmp_path / "profile") as tab:
+        tab.open(page, 1280, 900)
+        shapes = "[...document.querySelectorAll('svg.chart')].map(c => c.querySelectorAll('path,use').length)"
+        charts = tab.value(shapes)
+        assert len(charts) == 6 and min(charts) > 10
+        line = "document.querySelector('.cut[data-slider=serfiq]').getBoundingClientRect().x"
+        seen = []
+        tab.value("document.getElementById('serfiq').focus()")
+        for key, value in (("Home", "0.00"), ("ArrowRight", "0.01"), ("End", "1.00")):
+            tab.press(key)
+            seen.append((text(tab, "kept-of"), tab.value(line)))
+            assert text(tab, "sql") == f"serfiq >= {value} and dbcnn >= 55"
+        places = [place for _, place in seen]
+        assert places[0] < places[1] < places[2]
+
+        # By mouse: a third along the slider.
+        slider = "document.getElementById('serfiq').getBoundingClientRect()"
+        box = tab.value(f"(b => [b.x, b.y, b.width, b.height])({slider})")
+        tab.click(box[0] + box[2] / 3, box[1] + box[3] / 2)
+        tab.value("document.getElementById('dbcnn').focus()")
+        tab.press("Home")
+        tab.press("ArrowRight", times=20)
+        filter_ = text(tab, "sql")
+        assert re.fullmatch(r"serfiq >= 0\.3\d and dbcnn >= 20", filter_)
+        kept = text(tab, "kept-of")
+        assert cli.main(["query", looked_at, filter_, "--count"]) == 0
+        count = int(capsys.readouterr().out)
+        assert f"of all frames kept: {count} of " in kept and count > 0
+
+        least = float(filter_.split()[2])
+        for side, right in (("below", lambda v: v < least), ("above", lambda v: v >= least - 0.005)):
+            under = f"document.querySelectorAll('#serfiq-{side} small')"
+            texts = tab.value(f"[...{under}].map(e => e.textContent)")
+            assert texts and all(right(float(label.split(" ")[0])) for label in texts)
+        loaded = (
+            "[...document.images].every(i => i.complete && i.naturalWidth > 0 && i.alt.startsWith('Face'))"
+        )
+        assert tab.value(loaded)
+        tab.value("document.querySelector('[data-copy=sql]').click()")
+        tab.value("new Promise(resolve => setTimeout(resolve, 300))")
+        assert text(tab, "copied")
+
+        tab.screenshot(tmp_path / "desktop.png")
+        tab.open(page, 390, 844, dark=True)
+        assert tab.value("document.documentElement.scrollWidth") <= 390
+        tab.screenshot(tmp_path / "phone.png")
+        dark = np.asarray(Image.open(tmp_path / "phone.png").convert("L"))
+        light = np.asarray(Image.open(tmp_path / "desktop.png").convert("L"))
+        assert np.median(dark) < 60 and np.median(light) > 200
+        assert tab.errors == []
+        assert {url for url in tab.requests if not url.startswith("data:")} == {page.as_uri()}
+
+
+@needs_chromium
+def test_screen_readers_have_a_name_for_everything(page, tmp_path):
+    with chromium(tmp_path / "profile") as tab:
+        tab.open(page, 1280, 900)
+        nodes = tab.call("Accessibility.getFullAXTree")["nodes"]
+        named = ("slider", "button", "img", "image", "table", "region", "heading")
+        found = [
+            (node["role"]["value"], node.get("name", {}).get("value", ""))
+            for node in nodes
+            if not node["ignored"] and node["role"]["value"] in named
+        ]
+        assert {"slider", "button", "heading", "region"} <= {role for role, _ in found}
+        assert [role for role, name in found if not name and role != "table"] == []
+        levels = tab.value("[...document.querySelectorAll('h1,h2,h3')].map(h => Number(h.tagName[1]))")
+        assert levels[0] == 1 and all(b - a <= 1 for a, b in itertools.pairwise(levels))
