@@ -2,7 +2,8 @@
 
 DB-CNN multiplies what two networks see: one knows what is in the picture, the other how it is
 degraded. Here the first is EfficientNet-Lite0 in VGG-16's place and the second a thinner S-CNN,
-and the product is averaged inside a mask, so that the background has no say.
+and the product is averaged inside a mask, so that the background has no say. Beside the product stand
+the mean and the spread of every map of both networks, from edges to objects.
 
 Source: Zhang, Ma, Yan, Deng, Wang, "Blind Image Quality Assessment Using a Deep Bilinear
 Convolutional Neural Network", IEEE TCSVT 30(1), 2020; Tan, Le, "EfficientNet", ICML 2019.
@@ -10,6 +11,7 @@ Convolutional Neural Network", IEEE TCSVT 30(1), 2020; Tan, Le, "EfficientNet", 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -30,7 +32,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 RATING_CENTRE = 58.0
 RATING_SPREAD = 20.0
 
-PICTURE_SIDE = 384  # pixels; the largest that the network was trained at
+PICTURE_SIDE = 500  # pixels of the shorter side; what the rated pictures have
 
 # Per block of EfficientNet-Lite0: kernel, stride, expansion, channels out.
 LITE0_BLOCKS = (
@@ -42,19 +44,26 @@ LITE0_BLOCKS = (
     *[(5, 2, 6, 192), (5, 1, 6, 192), (5, 1, 6, 192), (5, 1, 6, 192)],
     (3, 1, 6, 320),
 )
-# The last block of each scale that is looked at: 1/8, 1/16 and 1/32 of the picture.
-LEVEL_BLOCKS = (4, 10, 15)
-LEVEL_CHANNELS = tuple(LITE0_BLOCKS[block][3] for block in LEVEL_BLOCKS)
+# The last block of each stage that is looked at: at 1/2 and 1/4 of the picture (fine), at 1/8 (middle), and
+# at 1/16, 1/16, 1/32 and 1/32 (coarse).
+FINE_BLOCKS, MIDDLE_BLOCK, COARSE_BLOCKS = (0, 2), 4, (7, 10, 14, 15)
+FINE_CHANNELS = tuple(LITE0_BLOCKS[block][3] for block in FINE_BLOCKS)
+MIDDLE_CHANNELS = LITE0_BLOCKS[MIDDLE_BLOCK][3]
+COARSE_CHANNELS = tuple(LITE0_BLOCKS[block][3] for block in COARSE_BLOCKS)
 
 # S-CNN's nine layers as (channels, stride); published widths are 48, 64 and 128.
 SCNN_LAYERS = ((16, 1), (16, 2), (24, 1), (24, 2), (32, 1), (32, 2), (64, 1), (64, 1), (64, 2))
 SCNN_CHANNELS = SCNN_LAYERS[-1][0]
+SCNN_EARLY = 4  # layers up to 1/4 of the picture
 
-SEMANTIC_CHANNELS = 64
+SEMANTIC_CHANNELS = 64  # of the semantic side of the product
 
-# Bilinear products and moments are each scaled to this length, so that the products, four times as
-# many, do not drown the moments. It is the root of the number of moments: they are about 1 each.
-POOLED_LENGTH = 32.0
+# Standardised products and moments are bent towards this many deviations: a picture unlike all that were
+# rated must not run away along one of some thousand directions.
+BOUND = 3.0
+
+# Products beside moments, once both are standardised: the products are three times as many.
+PRODUCT_SCALE = 0.3
 
 
 class SameConv2d(nn.Conv2d):
@@ -64,17 +73,19 @@ class SameConv2d(nn.Conv2d):
     layer by half a step.
     """
 
-    def forward(self, input: Tensor) -> Tensor:
+    def pads(self, height: int, width: int) -> tuple[int, int, int, int]:
+        """Left, right, top, bottom for an input of that size, as `F.pad` wants them."""
         pads: list[int] = []
-        for axis in (1, 0):  # F.pad wants the last axis first
-            size, kernel, stride = input.shape[2 + axis], self.kernel_size[axis], self.stride[axis]
+        for axis, size in ((1, width), (0, height)):
+            kernel, stride = self.kernel_size[axis], self.stride[axis]
             total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
             pads += [total // 2, total - total // 2]
+        left, right, top, bottom = pads
+        return left, right, top, bottom
+
+    def forward(self, input: Tensor) -> Tensor:
+        pads = self.pads(input.shape[2], input.shape[3])
         return super().forward(F.pad(input, pads) if any(pads) else input)
-
-
-def _norm(channels: int) -> nn.BatchNorm2d:
-    return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01)  # EfficientNet's constants
 
 
 class InvertedResidual(nn.Module):
@@ -83,14 +94,13 @@ class InvertedResidual(nn.Module):
     def __init__(self, channels: int, kernel: int, stride: int, expansion: int, out: int) -> None:
         super().__init__()
         wide = channels * expansion
+        self.stride = stride
         self.residual = stride == 1 and channels == out
         self.expand: nn.Module = nn.Identity()
         if expansion != 1:
-            self.expand = nn.Sequential(nn.Conv2d(channels, wide, 1, bias=False), _norm(wide), nn.ReLU6())
-        self.depthwise = nn.Sequential(
-            SameConv2d(wide, wide, kernel, stride, groups=wide, bias=False), _norm(wide), nn.ReLU6()
-        )
-        self.project = nn.Sequential(nn.Conv2d(wide, out, 1, bias=False), _norm(out))
+            self.expand = nn.Sequential(nn.Conv2d(channels, wide, 1), nn.ReLU6())
+        self.depthwise = nn.Sequential(SameConv2d(wide, wide, kernel, stride, groups=wide), nn.ReLU6())
+        self.project = nn.Conv2d(wide, out, 1)
 
     def forward(self, features: Tensor) -> Tensor:
         out: Tensor = self.project(self.depthwise(self.expand(features)))
@@ -98,11 +108,11 @@ class InvertedResidual(nn.Module):
 
 
 class SemanticNet(nn.Module):
-    """EfficientNet-Lite0 without its classifier."""
+    """EfficientNet-Lite0 without its classifier, each batch norm folded into the convolution before it."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem = nn.Sequential(SameConv2d(3, 32, 3, 2, bias=False), _norm(32), nn.ReLU6())
+        self.stem = nn.Sequential(SameConv2d(3, 32, 3, 2), nn.ReLU6())
         blocks: list[nn.Module] = []
         channels = 32
         for kernel, stride, expansion, out in LITE0_BLOCKS:
@@ -110,31 +120,78 @@ class SemanticNet(nn.Module):
             channels = out
         self.blocks = nn.ModuleList(blocks)
 
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """(N, 3, H, W) normalised RGB to the maps at 1/8, 1/16 and 1/32: 40, 112, 320 channels."""
+    def early(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
+        """(N, 3, H, W) normalised RGB to the fine maps (16 and 24 channels) and the middle one (40)."""
         features = self.stem(images)
-        levels = []
-        for index, block in enumerate(self.blocks):
+        fine = []
+        for index, block in enumerate(self.blocks[: MIDDLE_BLOCK + 1]):
             features = block(features)
-            if index in LEVEL_BLOCKS:
-                levels.append(features)
-        return levels
+            if index in FINE_BLOCKS:
+                fine.append(features)
+        return fine, features
+
+    def late(self, middle: Tensor) -> list[Tensor]:
+        """The middle map to the coarse ones: 80, 112, 192 and 320 channels."""
+        coarse = []
+        for index, block in enumerate(self.blocks[MIDDLE_BLOCK + 1 :], MIDDLE_BLOCK + 1):
+            middle = block(middle)
+            if index in COARSE_BLOCKS:
+                coarse.append(middle)
+        return coarse
 
 
-class DistortionNet(nn.Sequential):
-    """S-CNN, thinner: (N, 3, H, W) normalised RGB to (N, 64, H/16, W/16), never negative."""
+class DistortionNet(nn.Module):
+    """S-CNN, thinner, each batch norm folded into the convolution before it."""
 
     def __init__(self) -> None:
+        super().__init__()
         layers: list[nn.Module] = []
         channels = 3
         for out, stride in SCNN_LAYERS:
-            layers += [
-                nn.Conv2d(channels, out, 3, stride, padding=1, bias=False),
-                nn.BatchNorm2d(out),
-                nn.ReLU(),
-            ]
+            layers.append(nn.Sequential(nn.Conv2d(channels, out, 3, stride, padding=1), nn.ReLU()))
             channels = out
-        super().__init__(*layers)
+        self.layers = nn.ModuleList(layers)
+
+    def early(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) normalised RGB to (N, 24, H/4, W/4)."""
+        for layer in self.layers[:SCNN_EARLY]:
+            images = layer(images)
+        return images
+
+    def late(self, features: Tensor) -> Tensor:
+        """(N, 24, H/4, W/4) to (N, 64, H/16, W/16), never negative."""
+        for layer in self.layers[SCNN_EARLY:]:
+            features = layer(features)
+        return features
+
+
+@dataclass(frozen=True)
+class EarlyMaps:
+    """What the first half of both networks sees of N pictures; training keeps it and does not repeat it.
+
+    cells, cell_variance: (N, 40, H/8, W/8), the mean and the variance of the fine maps' 40 channels inside
+    each position of the middle map. middle: (N, 40, H/8, W/8). distortion: (N, 24, H/4, W/4).
+    """
+
+    cells: Tensor
+    cell_variance: Tensor
+    middle: Tensor
+    distortion: Tensor
+
+
+@dataclass(frozen=True)
+class Maps:
+    """What both networks see of N pictures, before any mask. All float32.
+
+    cells, cell_variance, middle: as in `EarlyMaps`. coarse: 80 and 112 channels at 1/16, 192 and 320 at 1/32.
+    distortion: (N, 64, H/16, W/16).
+    """
+
+    cells: Tensor
+    cell_variance: Tensor
+    middle: Tensor
+    coarse: list[Tensor]
+    distortion: Tensor
 
 
 def position_weights(mask: Tensor, size: tuple[int, int]) -> Tensor:
@@ -151,19 +208,35 @@ def position_weights(mask: Tensor, size: tuple[int, int]) -> Tensor:
     return weights / weights.sum(dim=(2, 3), keepdim=True).clamp_min(1e-6)
 
 
-def masked_moments(features: Tensor, weights: Tensor) -> Tensor:
+def cells_of(features: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Mean and variance of each channel inside each cell of a coarser grid.
+
+    Args:
+        features: (N, C, H, W) float.
+        size: height and width of the grid.
+
+    Returns:
+        Two of (N, C, h, w).
+    """
+    mean = F.adaptive_avg_pool2d(features, size)
+    return mean, (F.adaptive_avg_pool2d(features.square(), size) - mean.square()).clamp_min(0)
+
+
+def masked_moments(features: Tensor, mask: Tensor, within: Tensor | None = None) -> Tensor:
     """Weighted mean and standard deviation of every channel over the positions.
 
     Args:
         features: (N, C, h, w) float.
-        weights: (N, 1, h, w) from `position_weights`.
+        mask: (N, 1, H, W) float, 0..1.
+        within: (N, C, h, w), the variance inside each position, where a position stands for a cell.
 
     Returns:
         (N, 2C): the means, then the deviations.
     """
+    weights = position_weights(mask, (features.shape[2], features.shape[3]))
     mean = (features * weights).sum(dim=(2, 3))
-    centred = features - mean[:, :, None, None]
-    variance = (centred.square() * weights).sum(dim=(2, 3))
+    squares = (features - mean[:, :, None, None]).square()
+    variance = ((squares if within is None else squares + within) * weights).sum(dim=(2, 3))
     return torch.cat([mean, (variance + 1e-6).sqrt() - 1e-3], dim=1)
 
 
@@ -189,14 +262,19 @@ def masked_bilinear(semantic: Tensor, distortion: Tensor, weights: Tensor) -> Te
     return product.flatten(1)
 
 
-def evened(pooled: Tensor) -> Tensor:
-    """Signed square root, then scaled to the length POOLED_LENGTH: (N, D) to (N, D).
+def evened(products: Tensor) -> Tensor:
+    """Signed square root, then scaled to length one: (N, D) to (N, D).
 
     The root keeps a few strong channels from speaking for all. Zeros stay zeros.
     """
     floor = 1e-4  # keeps the root's slope finite at zero
-    rooted = pooled.sign() * ((pooled.abs() + floor).sqrt() - floor**0.5)
-    return F.normalize(rooted, dim=1) * POOLED_LENGTH
+    rooted = products.sign() * ((products.abs() + floor).sqrt() - floor**0.5)
+    return F.normalize(rooted, dim=1)
+
+
+def bounded(standardised: Tensor) -> Tensor:
+    """Values bent towards +-BOUND, almost themselves near zero; any shape."""
+    return BOUND * torch.tanh(standardised / BOUND)
 
 
 class DBCNNLite(nn.Module):
@@ -204,17 +282,22 @@ class DBCNNLite(nn.Module):
 
     mean: Tensor
     std: Tensor
+    pooled_mean: Tensor
+    pooled_std: Tensor
 
     def __init__(self) -> None:
         super().__init__()
         self.semantic = SemanticNet()
         self.distortion = DistortionNet()
-        self.project = nn.Conv2d(sum(LEVEL_CHANNELS), SEMANTIC_CHANNELS, 1)
-        moments = 2 * (sum(LEVEL_CHANNELS) + SCNN_CHANNELS)
+        aligned = MIDDLE_CHANNELS + COARSE_CHANNELS[1] + COARSE_CHANNELS[3]
+        self.project = nn.Conv2d(aligned, SEMANTIC_CHANNELS, 1)
+        moments = 2 * (sum(FINE_CHANNELS) + MIDDLE_CHANNELS + sum(COARSE_CHANNELS) + SCNN_CHANNELS)
         self.dropout = nn.Dropout(0.3)
-        self.head = nn.Linear((SEMANTIC_CHANNELS + 1) * (SCNN_CHANNELS + 1) + moments, 1)
-        nn.init.zeros_(self.head.weight)  # training starts from the middle of the scale
-        nn.init.zeros_(self.head.bias)
+        self.products = (SEMANTIC_CHANNELS + 1) * (SCNN_CHANNELS + 1)
+        self.head = nn.Linear(self.products + moments, 1)
+        # What products and moments are on the rated pictures before anything is fine-tuned.
+        self.register_buffer("pooled_mean", torch.zeros(self.products + moments))
+        self.register_buffer("pooled_std", torch.ones(self.products + moments))
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
 
@@ -229,50 +312,74 @@ class DBCNNLite(nn.Module):
         Returns:
             (N,) float32 on the scale of people's ratings, 0 (bad) to 100 (excellent), not clipped.
             An empty mask leaves nothing to average: its score is the same constant for every
-            picture, near the middle of the scale, and says nothing about quality.
+            picture and says nothing about quality.
         """
+        return self.rate(self.maps(images), mask)
+
+    def maps(self, images: Tensor) -> Maps:
+        """What both networks see; `images` as in `forward`."""
+        return self.late(self.early(images))
+
+    def early(self, images: Tensor) -> EarlyMaps:
+        """The first half of both networks; `images` as in `forward`."""
         normalised = (images - self.mean) / self.std
-        levels = self.semantic(normalised)
-        distortion = self.distortion(normalised)
-        pooled = self.pool([level.float() for level in levels], distortion.float(), mask)
-        score = self.head(self.dropout(pooled)).squeeze(1).float()
+        fine, middle = self.semantic.early(normalised)
+        size = (middle.shape[2], middle.shape[3])
+        means, variances = zip(*(cells_of(level.float(), size) for level in fine), strict=True)
+        distortion = self.distortion.early(normalised)
+        return EarlyMaps(torch.cat(means, 1), torch.cat(variances, 1), middle, distortion)
+
+    def late(self, early: EarlyMaps) -> Maps:
+        """The second half of both networks."""
+        coarse = [level.float() for level in self.semantic.late(early.middle)]
+        distortion = self.distortion.late(early.distortion).float()
+        return Maps(early.cells, early.cell_variance, early.middle.float(), coarse, distortion)
+
+    def rate(self, maps: Maps, mask: Tensor) -> Tensor:
+        """Scores from maps, inside the mask; `mask` and what is returned as in `forward`."""
+        mask_is_there = mask.amax(dim=(2, 3)) > 0
+        standardised = self.standardised(self.pool(maps, mask)) * mask_is_there
+        score = self.head(self.dropout(standardised)).squeeze(1)
         return RATING_CENTRE + RATING_SPREAD * score
 
-    def pool(self, levels: list[Tensor], distortion: Tensor, mask: Tensor) -> Tensor:
-        """(N, D): bilinear products at 1/16 and every map's own moments, inside the mask."""
-        size = (distortion.shape[2], distortion.shape[3])
-        weights = position_weights(mask, size)
-        fine, middle, coarse = levels
-        aligned = torch.cat(
-            [
-                F.adaptive_avg_pool2d(fine, size),
-                middle,
-                F.interpolate(coarse, size, mode="bilinear", align_corners=False),
-            ],
-            dim=1,
-        )
-        present = weights.sum(dim=(2, 3))  # 1, or 0 where the mask is empty
-        bilinear = masked_bilinear(self.project(aligned), distortion, weights)
-        moments = [masked_moments(distortion, weights)]
-        for level in levels:
-            level_size = (level.shape[2], level.shape[3])
-            moments.append(masked_moments(level, position_weights(mask, level_size)))
-        return torch.cat([evened(bilinear), evened(torch.cat(moments, dim=1))], dim=1) * present
+    def standardised(self, pooled: Tensor) -> Tensor:
+        """(N, D) from `pool`, as the head takes it: each about 0 +- 1 on rated pictures, products less."""
+        values = bounded((pooled - self.pooled_mean) / self.pooled_std)
+        return torch.cat([PRODUCT_SCALE * values[:, : self.products], values[:, self.products :]], dim=1)
+
+    def pool(self, maps: Maps, mask: Tensor) -> Tensor:
+        """(N, D) float32 inside the mask: products at 1/16, then every map's own moments."""
+        moments = [masked_moments(maps.cells, mask, within=maps.cell_variance)]
+        moments += [masked_moments(level, mask) for level in (maps.middle, *maps.coarse, maps.distortion)]
+        return torch.cat([self._products(maps, mask), *moments], dim=1)
+
+    def _products(self, maps: Maps, mask: Tensor) -> Tensor:
+        size = (maps.distortion.shape[2], maps.distortion.shape[3])
+        aligned = [
+            F.adaptive_avg_pool2d(maps.middle, size),
+            maps.coarse[1],
+            F.interpolate(maps.coarse[3], size, mode="bilinear", align_corners=False),
+        ]
+        semantic = self.project(torch.cat(aligned, dim=1))
+        return evened(masked_bilinear(semantic, maps.distortion, position_weights(mask, size)))
 
 
-def picture_tensor(picture: NDArray[np.uint8]) -> Tensor:
-    """A whole picture as `DBCNNLite` should see it to agree with people's ratings: a square of PICTURE_SIDE.
+def picture_tensor(picture: NDArray[np.uint8], side: int = PICTURE_SIDE) -> Tensor:
+    """A whole picture as `DBCNNLite` should see it to agree with people's ratings, its shape kept.
 
     Args:
         picture: (H, W, 3) uint8 RGB.
+        side: pixels that its shorter side gets.
 
     Returns:
-        (1, 3, PICTURE_SIDE, PICTURE_SIDE) float32, 0..1.
+        (1, 3, h, w) float32, 0..1.
     """
+    height, width = picture.shape[:2]
+    scale = side / min(height, width)
+    size = (round(width * scale), round(height * scale))
     # By area when shrinking, which does not alias.
-    how = cv2.INTER_AREA if min(picture.shape[:2]) > PICTURE_SIDE else cv2.INTER_LINEAR
-    square = cv2.resize(picture, (PICTURE_SIDE, PICTURE_SIDE), interpolation=how)
-    return torch.from_numpy(square).permute(2, 0, 1)[None].float() / 255
+    scaled = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    return torch.from_numpy(scaled).permute(2, 0, 1)[None].float() / 255
 
 
 def load_dbcnn_lite(path: str | Path, device: str = "cpu") -> DBCNNLite:

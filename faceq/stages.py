@@ -16,6 +16,7 @@ import torch
 
 from faceq import dbcnn, geometry, mask, models, recognise, serfiq
 from faceq.config import Config
+from faceq.dbcnn_onnx import OnnxMaps
 from faceq.decode import UnreadableError, decode
 from faceq.detect import Face, YuNet
 from faceq.dhash import dhash
@@ -24,6 +25,9 @@ from faceq.table import pending, pixels, with_values
 
 HEAD_BATCH = 32
 """Faces that the closed form takes at once: reading the last layer from memory is most of its time."""
+
+HALF_TOLERANCE = 0.5
+"""Points of `dbcnn` by which half precision may move a score."""
 
 _ALIGNED_SHAPE = (geometry.ALIGNED_SIZE, geometry.ALIGNED_SIZE, 3)
 _CROP_SHAPE = (geometry.CROP_SIZE, geometry.CROP_SIZE, 3)
@@ -178,12 +182,16 @@ class ScoreQuality:
     def __init__(self, config: Config):
         pool = config.dbcnn
         torch.set_num_threads(pool.threads)
-        self._network = dbcnn.load_dbcnn_lite(models.fetch(config.models.quality, report=print), pool.device)
+        network = dbcnn.load_dbcnn_lite(models.fetch(config.models.quality, report=print), pool.device)
+        self._quality_of = (
+            OnnxQuality(network, pool.mini_batch, pool.threads)
+            if pool.device == "cpu"
+            else HalfQuality(network, pool.device)
+        )
         self._region = config.quality_region
         self._mini_batch = pool.mini_batch
-        self._device = pool.device
         grey = np.full((1, *_CROP_SHAPE), 128, np.uint8)
-        self._judged(grey, np.ones(grey.shape[:3], np.float32))  # as ScoreFiq's first batch
+        self._rate(grey, np.ones(grey.shape[:3], np.float32))  # an actor is ready after it, as ScoreFiq's
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         rows = pending(batch)
@@ -194,19 +202,55 @@ class ScoreQuality:
 
     def _quality(self, batch: pa.Table, rows: np.ndarray) -> np.ndarray:
         crops = pixels(batch, "crop", rows, _CROP_SHAPE)
-        ovals = pixels(batch, "oval", rows, (36 * 2 * 4,)).view(np.float32).reshape(-1, 36, 2)
-        masks = np.stack([geometry.polygon_mask(oval, geometry.CROP_SIZE) for oval in ovals])
-        return self._judged(*mask.shown(self._region, crops, masks))
+        masks = masks_of(batch, rows)
+        return self._rate(*mask.shown(self._region, crops, masks))
 
-    def _judged(self, crops: np.ndarray, masks: np.ndarray) -> np.ndarray:
-        (quality,) = in_mini_batches(self._rate, self._mini_batch, crops, masks)
+    def _rate(self, crops: np.ndarray, masks: np.ndarray) -> np.ndarray:
+        (quality,) = in_mini_batches(self._quality_of, self._mini_batch, crops, masks)
         return quality
 
+
+def masks_of(batch: pa.Table, rows: np.ndarray) -> np.ndarray:
+    """(len(rows), 256, 256) float32, 1 inside the ovals that FindFace found."""
+    ovals = pixels(batch, "oval", rows, (36 * 2 * 4,)).view(np.float32).reshape(-1, 36, 2)
+    return np.stack([geometry.polygon_mask(oval, geometry.CROP_SIZE) for oval in ovals])
+
+
+class OnnxQuality:
+    """DB-CNN-Lite's scores of mini-batches of one shape; its networks run in ONNX Runtime.
+
+    Takes crops (mini_batch, S, S, 3) uint8 RGB and masks (mini_batch, S, S) float32, gives (mini_batch,)
+    float32.
+    """
+
+    def __init__(self, network: dbcnn.DBCNNLite, mini_batch: int, threads: int):
+        self._network = network
+        self._maps = OnnxMaps(network, mini_batch, geometry.CROP_SIZE, threads)
+
     @torch.inference_mode()
-    def _rate(self, crops: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray]:
+    def __call__(self, crops: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray]:
+        maps = self._maps(crops)
+        return (self._network.rate(maps, torch.from_numpy(masks)[:, None]).numpy(),)
+
+
+class HalfQuality:
+    """The same for GPUs: the networks in half precision, what is pooled and all after it in single.
+
+    Scores differ from OnnxQuality's by HALF_TOLERANCE points at most.
+    """
+
+    def __init__(self, network: dbcnn.DBCNNLite, device: str):
+        self._device = device
+        self._network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @torch.inference_mode()
+    def __call__(self, crops: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray]:
+        # (N, S, S, 3) seen as (N, 3, S, S) is channels_last already.
         images = torch.from_numpy(crops).to(self._device).permute(0, 3, 1, 2).float() / 255
-        inside = torch.from_numpy(masks).to(self._device).unsqueeze(1)
-        return (self._network(images, inside).float().cpu().numpy(),)
+        with torch.autocast(self._device, torch.float16):
+            maps = self._network.maps(images)
+        inside = torch.from_numpy(masks).to(self._device)[:, None]
+        return (self._network.rate(maps, inside).cpu().numpy(),)
 
 
 def in_mini_batches(
