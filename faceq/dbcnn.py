@@ -44,17 +44,15 @@ LITE0_BLOCKS = (
     *[(5, 2, 6, 192), (5, 1, 6, 192), (5, 1, 6, 192), (5, 1, 6, 192)],
     (3, 1, 6, 320),
 )
-# The last block of each stage that is looked at: at 1/2 and 1/4 of the picture (fine), at 1/8 (middle), and
-# at 1/16, 1/16, 1/32 and 1/32 (coarse).
-FINE_BLOCKS, MIDDLE_BLOCK, COARSE_BLOCKS = (0, 2), 4, (7, 10, 14, 15)
-FINE_CHANNELS = tuple(LITE0_BLOCKS[block][3] for block in FINE_BLOCKS)
-MIDDLE_CHANNELS = LITE0_BLOCKS[MIDDLE_BLOCK][3]
-COARSE_CHANNELS = tuple(LITE0_BLOCKS[block][3] for block in COARSE_BLOCKS)
+# The last block of each stage: at 1/2, 1/4, 1/8, 1/16, 1/16, 1/32 and 1/32 of the picture.
+LEVEL_BLOCKS = (0, 2, 4, 7, 10, 14, 15)
+LEVEL_CHANNELS = tuple(LITE0_BLOCKS[block][3] for block in LEVEL_BLOCKS)
+PRODUCT_LEVELS = (2, 4, 6)
+"""Of the levels, those whose maps are multiplied with the distortion network's: 1/8, 1/16 and 1/32."""
 
 # S-CNN's nine layers as (channels, stride); published widths are 48, 64 and 128.
 SCNN_LAYERS = ((16, 1), (16, 2), (24, 1), (24, 2), (32, 1), (32, 2), (64, 1), (64, 1), (64, 2))
 SCNN_CHANNELS = SCNN_LAYERS[-1][0]
-SCNN_EARLY = 4  # layers up to 1/4 of the picture
 
 SEMANTIC_CHANNELS = 64  # of the semantic side of the product
 
@@ -120,77 +118,40 @@ class SemanticNet(nn.Module):
             channels = out
         self.blocks = nn.ModuleList(blocks)
 
-    def early(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
-        """(N, 3, H, W) normalised RGB to the fine maps (16 and 24 channels) and the middle one (40)."""
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """(N, 3, H, W) normalised RGB to the maps of LEVEL_BLOCKS, LEVEL_CHANNELS deep."""
         features = self.stem(images)
-        fine = []
-        for index, block in enumerate(self.blocks[: MIDDLE_BLOCK + 1]):
+        levels = []
+        for index, block in enumerate(self.blocks):
             features = block(features)
-            if index in FINE_BLOCKS:
-                fine.append(features)
-        return fine, features
-
-    def late(self, middle: Tensor) -> list[Tensor]:
-        """The middle map to the coarse ones: 80, 112, 192 and 320 channels."""
-        coarse = []
-        for index, block in enumerate(self.blocks[MIDDLE_BLOCK + 1 :], MIDDLE_BLOCK + 1):
-            middle = block(middle)
-            if index in COARSE_BLOCKS:
-                coarse.append(middle)
-        return coarse
+            if index in LEVEL_BLOCKS:
+                levels.append(features)
+        return levels
 
 
-class DistortionNet(nn.Module):
-    """S-CNN, thinner, each batch norm folded into the convolution before it."""
+class DistortionNet(nn.Sequential):
+    """S-CNN, thinner, each batch norm folded into the convolution before it.
+
+    (N, 3, H, W) normalised RGB to (N, 64, H/16, W/16), never negative.
+    """
 
     def __init__(self) -> None:
-        super().__init__()
         layers: list[nn.Module] = []
         channels = 3
         for out, stride in SCNN_LAYERS:
             layers.append(nn.Sequential(nn.Conv2d(channels, out, 3, stride, padding=1), nn.ReLU()))
             channels = out
-        self.layers = nn.ModuleList(layers)
-
-    def early(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) normalised RGB to (N, 24, H/4, W/4)."""
-        for layer in self.layers[:SCNN_EARLY]:
-            images = layer(images)
-        return images
-
-    def late(self, features: Tensor) -> Tensor:
-        """(N, 24, H/4, W/4) to (N, 64, H/16, W/16), never negative."""
-        for layer in self.layers[SCNN_EARLY:]:
-            features = layer(features)
-        return features
-
-
-@dataclass(frozen=True)
-class EarlyMaps:
-    """What the first half of both networks sees of N pictures; training keeps it and does not repeat it.
-
-    cells, cell_variance: (N, 40, H/8, W/8), the mean and the variance of the fine maps' 40 channels inside
-    each position of the middle map. middle: (N, 40, H/8, W/8). distortion: (N, 24, H/4, W/4).
-    """
-
-    cells: Tensor
-    cell_variance: Tensor
-    middle: Tensor
-    distortion: Tensor
+        super().__init__(*layers)
 
 
 @dataclass(frozen=True)
 class Maps:
-    """What both networks see of N pictures, before any mask. All float32.
+    """What both networks see of N pictures, before any mask, float32.
 
-    cells, cell_variance, middle: as in `EarlyMaps`. coarse: 80 and 112 channels at 1/16, 192 and 320 at 1/32.
-    distortion: (N, 64, H/16, W/16).
+    levels: the semantic network's maps as SemanticNet gives them. distortion: (N, 64, H/16, W/16).
     """
 
-    cells: Tensor
-    cell_variance: Tensor
-    middle: Tensor
-    coarse: list[Tensor]
+    levels: list[Tensor]
     distortion: Tensor
 
 
@@ -208,27 +169,12 @@ def position_weights(mask: Tensor, size: tuple[int, int]) -> Tensor:
     return weights / weights.sum(dim=(2, 3), keepdim=True).clamp_min(1e-6)
 
 
-def cells_of(features: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Mean and variance of each channel inside each cell of a coarser grid.
-
-    Args:
-        features: (N, C, H, W) float.
-        size: height and width of the grid.
-
-    Returns:
-        Two of (N, C, h, w).
-    """
-    mean = F.adaptive_avg_pool2d(features, size)
-    return mean, (F.adaptive_avg_pool2d(features.square(), size) - mean.square()).clamp_min(0)
-
-
-def masked_moments(features: Tensor, mask: Tensor, within: Tensor | None = None) -> Tensor:
+def masked_moments(features: Tensor, mask: Tensor) -> Tensor:
     """Weighted mean and standard deviation of every channel over the positions.
 
     Args:
         features: (N, C, h, w) float.
         mask: (N, 1, H, W) float, 0..1.
-        within: (N, C, h, w), the variance inside each position, where a position stands for a cell.
 
     Returns:
         (N, 2C): the means, then the deviations.
@@ -236,7 +182,7 @@ def masked_moments(features: Tensor, mask: Tensor, within: Tensor | None = None)
     weights = position_weights(mask, (features.shape[2], features.shape[3]))
     mean = (features * weights).sum(dim=(2, 3))
     squares = (features - mean[:, :, None, None]).square()
-    variance = ((squares if within is None else squares + within) * weights).sum(dim=(2, 3))
+    variance = (squares * weights).sum(dim=(2, 3))
     return torch.cat([mean, (variance + 1e-6).sqrt() - 1e-3], dim=1)
 
 
@@ -289,9 +235,8 @@ class DBCNNLite(nn.Module):
         super().__init__()
         self.semantic = SemanticNet()
         self.distortion = DistortionNet()
-        aligned = MIDDLE_CHANNELS + COARSE_CHANNELS[1] + COARSE_CHANNELS[3]
-        self.project = nn.Conv2d(aligned, SEMANTIC_CHANNELS, 1)
-        moments = 2 * (sum(FINE_CHANNELS) + MIDDLE_CHANNELS + sum(COARSE_CHANNELS) + SCNN_CHANNELS)
+        self.project = nn.Conv2d(sum(LEVEL_CHANNELS[i] for i in PRODUCT_LEVELS), SEMANTIC_CHANNELS, 1)
+        moments = 2 * (sum(LEVEL_CHANNELS) + SCNN_CHANNELS)
         self.dropout = nn.Dropout(0.3)
         self.products = (SEMANTIC_CHANNELS + 1) * (SCNN_CHANNELS + 1)
         self.head = nn.Linear(self.products + moments, 1)
@@ -318,22 +263,9 @@ class DBCNNLite(nn.Module):
 
     def maps(self, images: Tensor) -> Maps:
         """What both networks see; `images` as in `forward`."""
-        return self.late(self.early(images))
-
-    def early(self, images: Tensor) -> EarlyMaps:
-        """The first half of both networks; `images` as in `forward`."""
         normalised = (images - self.mean) / self.std
-        fine, middle = self.semantic.early(normalised)
-        size = (middle.shape[2], middle.shape[3])
-        means, variances = zip(*(cells_of(level.float(), size) for level in fine), strict=True)
-        distortion = self.distortion.early(normalised)
-        return EarlyMaps(torch.cat(means, 1), torch.cat(variances, 1), middle, distortion)
-
-    def late(self, early: EarlyMaps) -> Maps:
-        """The second half of both networks."""
-        coarse = [level.float() for level in self.semantic.late(early.middle)]
-        distortion = self.distortion.late(early.distortion).float()
-        return Maps(early.cells, early.cell_variance, early.middle.float(), coarse, distortion)
+        levels = [level.float() for level in self.semantic(normalised)]
+        return Maps(levels, self.distortion(normalised).float())
 
     def rate(self, maps: Maps, mask: Tensor) -> Tensor:
         """Scores from maps, inside the mask; `mask` and what is returned as in `forward`."""
@@ -349,16 +281,16 @@ class DBCNNLite(nn.Module):
 
     def pool(self, maps: Maps, mask: Tensor) -> Tensor:
         """(N, D) float32 inside the mask: products at 1/16, then every map's own moments."""
-        moments = [masked_moments(maps.cells, mask, within=maps.cell_variance)]
-        moments += [masked_moments(level, mask) for level in (maps.middle, *maps.coarse, maps.distortion)]
+        moments = [masked_moments(features, mask) for features in (*maps.levels, maps.distortion)]
         return torch.cat([self._products(maps, mask), *moments], dim=1)
 
     def _products(self, maps: Maps, mask: Tensor) -> Tensor:
         size = (maps.distortion.shape[2], maps.distortion.shape[3])
+        fine, middle, coarse = (maps.levels[i] for i in PRODUCT_LEVELS)
         aligned = [
-            F.adaptive_avg_pool2d(maps.middle, size),
-            maps.coarse[1],
-            F.interpolate(maps.coarse[3], size, mode="bilinear", align_corners=False),
+            F.adaptive_avg_pool2d(fine, size),
+            middle,
+            F.interpolate(coarse, size, mode="bilinear", align_corners=False),
         ]
         semantic = self.project(torch.cat(aligned, dim=1))
         return evened(masked_bilinear(semantic, maps.distortion, position_weights(mask, size)))

@@ -14,19 +14,11 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from faceq.dbcnn import (
-    COARSE_BLOCKS,
-    FINE_BLOCKS,
-    MIDDLE_BLOCK,
-    DBCNNLite,
-    InvertedResidual,
-    Maps,
-    SameConv2d,
-)
+from faceq.dbcnn import LEVEL_BLOCKS, DBCNNLite, InvertedResidual, Maps, SameConv2d
 
 _OPSET = 17
-_COARSE = tuple(f"coarse{block}" for block in COARSE_BLOCKS)
-_OUTPUTS = ("cells", "cell_variance", "middle", *_COARSE, "distortion")
+_LEVELS = tuple(f"level{block}" for block in LEVEL_BLOCKS)
+_DISTORTION = "distortion"
 
 
 class OnnxMaps:
@@ -49,10 +41,9 @@ class OnnxMaps:
 
     def __call__(self, images: NDArray[np.uint8]) -> Maps:
         """(batch, side, side, 3) uint8 RGB to maps on the CPU."""
-        found = dict(zip(_OUTPUTS, self._session.run(_OUTPUTS, {"images": images}), strict=True))
-        maps = {name: torch.from_numpy(values) for name, values in found.items()}
-        coarse = [maps.pop(name) for name in _COARSE]
-        return Maps(**maps, coarse=coarse)
+        found = self._session.run([*_LEVELS, _DISTORTION], {"images": images})
+        *levels, distortion = map(torch.from_numpy, found)
+        return Maps(levels, distortion)
 
 
 def _graph(model: DBCNNLite, batch: int, side: int) -> onnx.ModelProto:
@@ -65,26 +56,17 @@ def _graph(model: DBCNNLite, batch: int, side: int) -> onnx.ModelProto:
 
     features = writer.layers(model.semantic.stem, normalised, side)
     size = side // 2
-    means, variances = [], []
     for index, block in enumerate(model.semantic.blocks):
         features, size = writer.block(block, features, size)
-        if index in FINE_BLOCKS:
-            mean, variance = writer.cells(features, size // (side // 8))
-            means.append(mean)
-            variances.append(variance)
-        if index == MIDDLE_BLOCK:
-            writer.node("Identity", [features], output="middle")
-        if index in COARSE_BLOCKS:
-            writer.node("Identity", [features], output=f"coarse{index}")
-    writer.node("Concat", means, output="cells", axis=1)
-    writer.node("Concat", variances, output="cell_variance", axis=1)
+        if index in LEVEL_BLOCKS:
+            writer.node("Identity", [features], output=f"level{index}")
     features = normalised
-    for layer in model.distortion.layers:
+    for layer in model.distortion:
         features = writer.layers(layer, features, side)
-    writer.node("Identity", [features], output="distortion")
+    writer.node("Identity", [features], output=_DISTORTION)
 
     taken = helper.make_tensor_value_info("images", TensorProto.UINT8, [batch, side, side, 3])
-    given = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in _OUTPUTS]
+    given = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in (*_LEVELS, _DISTORTION)]
     graph = helper.make_graph(writer.nodes, "dbcnn-lite", [taken], given, writer.constants)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=8)
 
@@ -145,14 +127,3 @@ class _Writer:
         size //= block.stride
         out = self.layers(block.project, inside, size)
         return (self.node("Add", [out, features]) if block.residual else out), size
-
-    def cells(self, features: str, times: int) -> tuple[str, str]:
-        """As `dbcnn.cells_of`, each cell `times` by `times` positions."""
-        mean = self._pooled(features, times)
-        squares = self._pooled(self.node("Mul", [features, features]), times)
-        variance = self.node("Sub", [squares, self.node("Mul", [mean, mean])])
-        return mean, self.node("Relu", [variance])
-
-    def _pooled(self, features: str, times: int) -> str:
-        square = [times, times]
-        return self.node("AveragePool", [features], kernel_shape=square, strides=square)

@@ -27,6 +27,9 @@ NAMING_BATCH, NAMING_SIDE, NAMING_SPOILED_SIDE = 64, 112, 256
 CROPS_OF_ONE = 4
 """Crops out of one spoiled picture: spoiling takes longer than learning from it."""
 
+RATED_SIDE = 384
+"""Pixels of a crop's side, out of rated pictures of 500."""
+
 FACE_SIDE = 256
 """What faces are scored at."""
 
@@ -153,6 +156,28 @@ class Ladder:
     severities: NDArray[np.float32]
 
 
+class RatedBatches(Dataset[tuple[Tensor, Tensor]]):
+    """An epoch of rated pictures in a random order: a random square of each, and its picture's rating.
+
+    Squares are cut at the pictures' own size. Item i depends on the seed, the epoch and i only.
+    """
+
+    def __init__(self, rated: Rated, seed: int, epoch: int, batch: int) -> None:
+        self.rated, self.seed, self.epoch, self.batch = rated, seed, epoch, batch
+        self.order = np.random.default_rng((seed, 3, epoch)).permutation(len(rated.names))
+
+    def __len__(self) -> int:
+        return len(self.order) // self.batch
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        if index >= len(self):
+            raise IndexError(index)
+        rng = np.random.default_rng((self.seed, 4, self.epoch, index))
+        chosen = self.order[index * self.batch : (index + 1) * self.batch]
+        crops = [random_crop(self.rated.images[i], RATED_SIDE, rng) for i in chosen]
+        return to_tensor(crops), torch.from_numpy(self.rated.ratings[chosen])
+
+
 class Ladders(Dataset[Ladder]):
     """Crops spoiled at their own size, then brought to FACE_SIDE, as faces arrive: spoiled at the size that
     they were taken at.
@@ -161,14 +186,14 @@ class Ladders(Dataset[Ladder]):
     matter; the others count as a whole.
     """
 
-    def __init__(self, pristine: list[Image], seed: int, count: int) -> None:
-        self.pristine, self.seed, self.count = pristine, seed, count
+    def __init__(self, pristine: list[Image], seed: int, epoch: int, count: int) -> None:
+        self.pristine, self.seed, self.epoch, self.count = pristine, seed, epoch, count
 
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, index: int) -> Ladder:
-        rng = np.random.default_rng((self.seed, 2, index))
+        rng = np.random.default_rng((self.seed, 2, self.epoch, index))
         picture = self.pristine[rng.integers(len(self.pristine))]
         crop = random_crop(picture, int(rng.integers(200, 450)), rng)
         kind, seed = RANKED[index % len(RANKED)], int(rng.integers(2**31))

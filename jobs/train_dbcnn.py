@@ -6,12 +6,10 @@ DIR holds `live_challenge/` (images/, mos.csv, NOTICE.txt) and `kodak24/`; `port
 `faces/` are looked at after training only. Stages:
 
 1. naming: the distortion network alone learns to tell 39 synthetic distortions apart.
-2. maps: what the first halves of both networks see of every picture and of every spoiled crop, kept. They
-   are not trained further: 758 pictures cannot better them, and they cost more than half of a step.
-3. head: ridge regression of the ratings on the moments of both networks as they are.
-4. rating, once for each seed: the second halves, the product and the head together learn the ratings, and
-   that the same crop, spoiled further, scores less, whatever lies outside its mask.
-5. The seeds' weights are averaged: they started from one point, and their mean errs less than each.
+2. head: ridge regression of the ratings on the moments of both networks as they are.
+3. rating, once for each seed: everything together learns the ratings, and that the same crop, spoiled
+   further, scores less, whatever lies outside its mask.
+4. The seeds' weights are averaged: they started from one point, and their mean errs less than each.
 
 A fifth of the rated pictures, chosen by a hash of the name, is never trained on in any stage, unless
 `--all` says so. A run that was killed goes on from its last epoch with the same command. FOLDER ends
@@ -29,48 +27,53 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils import parametrize
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from faceq.dbcnn import (
-    MIDDLE_BLOCK,
     RATING_CENTRE,
     RATING_SPREAD,
     SCNN_CHANNELS,
-    SCNN_EARLY,
     SCNN_LAYERS,
     DBCNNLite,
     DistortionNet,
     load_dbcnn_lite,
+    picture_tensor,
 )
 from faceq.distortions import Image
-from jobs.train_data import RUNGS, Ladders, NamingBatches, is_held_out, made_ahead, read_pristine, read_rated
+from jobs.train_data import (
+    RUNGS,
+    Ladders,
+    NamingBatches,
+    Rated,
+    RatedBatches,
+    is_held_out,
+    made_ahead,
+    read_pristine,
+    read_rated,
+    to_tensor,
+)
 from jobs.train_distortions import NAMED
 from jobs.train_figures import agreement, measure, write_card, write_curves
-from jobs.train_maps import LadderViews, RatedViews
 
 NAMING_SEED = 20261125
 NAMING_EPOCHS, NAMING_STEPS = 8, 100
 
 BATCH_NORM_EPS = 1e-3  # EfficientNet's
 
-RIDGE = 2000.0  # of two standardised views of each picture; by cross-validation on the training pictures
+RIDGE = 1000.0  # of standardised moments; by cross-validation on the training pictures
 RATING_BATCH = 16
-RANKED_LADDERS = 1  # a step
 RANK_MARGIN = 30.0  # points of rating that the whole range of severity must cost
 RANKING_WEIGHT = 0.3
 SEMANTIC_RATE, DISTORTION_RATE, HEAD_RATE = 3e-4, 3e-5, 3e-4
 WEIGHT_DECAY = 0.02
 RATING_EPOCHS = 12
-LADDERS_SEEN = 1000
 AVERAGE_DECAY = 0.98  # of the running average of the weights: about a whole epoch
 
 Part = nn.Module | torch.optim.Optimizer | OneCycleLR  # what has a state to keep
@@ -124,10 +127,12 @@ def naming_network() -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def folded(weight: Tensor, norm: dict[str, Tensor], eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """A convolution's weight and bias with the norm after it taken in, and the factor of each channel."""
-    factor = norm["weight"] / (norm["running_var"] + eps).sqrt()
-    return weight * factor.view(-1, 1, 1, 1), norm["bias"] - norm["running_mean"] * factor, factor
+@torch.no_grad()
+def folded(weight: Tensor, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a convolution that does what one without bias and the norm after it do."""
+    assert norm.running_mean is not None and norm.running_var is not None
+    factor = norm.weight / (norm.running_var + norm.eps).sqrt()
+    return weight * factor.view(-1, 1, 1, 1), norm.bias - norm.running_mean * factor
 
 
 def channels_last(network: nn.Module) -> None:
@@ -162,21 +167,35 @@ def learn_distortions(network: DistortionNet, pristine: list[Image], folder: Pat
     parts: dict[str, Part] = {"layers": layers, "classifier": classifier}
     parts |= {"optimiser": optimiser, "schedule": schedule}
     train_stage("naming", folder, parts, NAMING_EPOCHS, run_epoch)
-    for layer, trained in zip(network.layers, layers, strict=True):
+    for layer, trained in zip(network, layers, strict=True):
         convolution, norm, _ = trained.children()
         assert isinstance(norm, nn.BatchNorm2d)
-        weight, bias, _ = folded(convolution.state_dict()["weight"], norm.state_dict(), norm.eps)
+        weight, bias = folded(convolution.state_dict()["weight"], norm)
         layer.load_state_dict({"0.weight": weight, "0.bias": bias})
 
 
-# --- maps ----------------------------------------------------------------------------------------
+# --- ratings -------------------------------------------------------------------------------------
 
 
-def start_backbone(model: DBCNNLite, init: Path) -> dict[str, Tensor]:
-    """Load EfficientNet-Lite0's published weights with their norms folded in.
+class Normed(nn.Module):
+    """A convolution without bias and the batch norm after it."""
 
-    Returns:
-        For each convolution's name in `model.semantic`, the factor that folding put on each channel.
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__()
+        convolution.bias = None
+        self.convolution = convolution
+        self.norm = nn.BatchNorm2d(convolution.out_channels, eps=BATCH_NORM_EPS)
+
+    def forward(self, features: Tensor) -> Tensor:
+        out: Tensor = self.norm(self.convolution(features))
+        return out
+
+
+def unfold(model: DBCNNLite, init: Path) -> None:
+    """Put EfficientNet-Lite0's published weights into the semantic network, its batch norms as layers again.
+
+    The norms keep their published statistics; training moves their factors and shifts. Were they folded, one
+    step would change channels with small factors out of proportion.
     """
     parts = {
         "_expand_conv": ("_bn0", "expand.0"),
@@ -190,63 +209,45 @@ def start_backbone(model: DBCNNLite, init: Path) -> dict[str, Tensor]:
             there = f"_blocks.{index}.{convolution}"
             if f"{there}.weight" in published:
                 wanted[f"blocks.{index}.{ours}"] = (there, f"_blocks.{index}.{norm}")
-    state, factors = {}, {}
-    for ours, (convolution, norm) in wanted.items():
-        values = {
-            key: published[f"{norm}.{key}"] for key in ("weight", "bias", "running_mean", "running_var")
-        }
-        weight = published[f"{convolution}.weight"]
-        state[f"{ours}.weight"], state[f"{ours}.bias"], factors[ours] = folded(weight, values, BATCH_NORM_EPS)
-    model.semantic.load_state_dict(state)
-    return factors
+    for ours, names in wanted.items():
+        layer = model.semantic.get_submodule(ours)
+        assert isinstance(layer, nn.Conv2d)
+        pair = Normed(layer)
+        for part, name in zip((pair.convolution, pair.norm), names, strict=True):
+            part.load_state_dict({key: published[f"{name}.{key}"] for key in part.state_dict()})
+        _replace(model.semantic, ours, pair)
 
 
-# --- ratings -------------------------------------------------------------------------------------
+def fold(model: DBCNNLite) -> None:
+    """Undo `unfold`: the same network, each batch norm folded into the convolution before it."""
+    for name, layer in list(model.semantic.named_modules()):
+        if isinstance(layer, Normed):
+            weight, bias = folded(layer.convolution.weight, layer.norm)
+            layer.convolution.weight, layer.convolution.bias = nn.Parameter(weight), nn.Parameter(bias)
+            _replace(model.semantic, name, layer.convolution)
 
 
-class Factor(nn.Module):
-    """The factor that a folded norm puts on each channel of a convolution's weight.
-
-    Training moves the weight before the factor, as if the norm still stood after it: steps of one size fit
-    published weights, whatever their channels' factors are.
-    """
-
-    factor: Tensor
-
-    def __init__(self, factor: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("factor", factor.view(-1, 1, 1, 1))
-
-    def forward(self, weight: Tensor) -> Tensor:
-        return weight * self.factor
-
-    def right_inverse(self, folded_weight: Tensor) -> Tensor:
-        return folded_weight / self.factor
-
-
-def unfold(model: DBCNNLite, factors: dict[str, Tensor]) -> None:
-    for name, factor in factors.items():
-        parametrize.register_parametrization(model.semantic.get_submodule(name), "weight", Factor(factor))
-
-
-def fold(model: DBCNNLite, factors: dict[str, Tensor]) -> None:
-    for name in factors:
-        parametrize.remove_parametrizations(model.semantic.get_submodule(name), "weight")
+def _replace(network: nn.Module, name: str, layer: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(network.get_submodule(parent), child, layer)
 
 
 @torch.no_grad()
-def start_head(model: DBCNNLite, views: RatedViews) -> None:
+def start_head(model: DBCNNLite, rated: Rated) -> None:
     """Standardise what is pooled of the whole pictures, and set the moments' weights by ridge regression.
 
     The products' weights start at zero: their side of the semantic network is random still.
     """
     model.eval()
-    whole = [views.whole(i, mirrored) for mirrored in (False, True) for i in range(len(views))]
-    pooled = torch.cat([model.pool(model.late(one.maps), one.mask) for one in whole])
-    model.pooled_mean.copy_(pooled.mean(0))
-    model.pooled_std.copy_(pooled.std(0) + 1e-4)
-    moments = model.standardised(pooled)[:, model.products :].double()
-    ratings = (torch.cat([one.targets for one in whole]).double() - RATING_CENTRE) / RATING_SPREAD
+    pooled = []
+    for image in rated.images:
+        picture = picture_tensor(image)
+        pooled.append(model.pool(model.maps(picture), torch.ones_like(picture[:, :1])))
+    features = torch.cat(pooled)
+    model.pooled_mean.copy_(features.mean(0))
+    model.pooled_std.copy_(features.std(0) + 1e-4)
+    moments = model.standardised(features)[:, model.products :].double()
+    ratings = (torch.from_numpy(rated.ratings).double() - RATING_CENTRE) / RATING_SPREAD
     gram = moments @ moments.T + RIDGE * torch.eye(len(moments), dtype=torch.float64)
     weight = moments.T @ torch.linalg.solve(gram, ratings - ratings.mean())
     nn.init.zeros_(model.head.weight)
@@ -265,37 +266,47 @@ def ranking_loss(scores: Tensor, severities: Tensor) -> Tensor:
     """Hinge on every pair of rungs of a ladder: severity must cost RANK_MARGIN points for its whole range.
 
     Args:
-        scores, severities: (L, RUNGS) float32; severities 0..1, rising along a row.
+        scores, severities: (RUNGS,) float32; severities 0..1, rising.
     """
-    better, worse = torch.triu_indices(scores.shape[1], scores.shape[1], offset=1)
-    gap = scores[:, better] - scores[:, worse]
-    wanted = RANK_MARGIN * (severities[:, worse] - severities[:, better])
+    better, worse = torch.triu_indices(len(scores), len(scores), offset=1)
+    gap = scores[better] - scores[worse]
+    wanted = RANK_MARGIN * (severities[worse] - severities[better])
     return ((wanted - gap) / RATING_SPREAD).clamp_min(0).mean()
 
 
 def learn_ratings(
-    model: DBCNNLite, rated: RatedViews, ladders: LadderViews, seed: int, epochs: int, folder: Path
+    model: DBCNNLite, rated: Rated, pristine: list[Image], seed: int, epochs: int, folder: Path
 ) -> None:
     """Ratings and rankings together; leaves the running average of the weights in the model."""
-    steps = len(rated) // RATING_BATCH
-    groups = parameter_groups(model)
+    steps = len(rated.names) // RATING_BATCH
+    groups = [
+        {"params": list(part.parameters()), "lr": rate, "weight_decay": WEIGHT_DECAY}
+        for part, rate in (
+            (model.semantic, SEMANTIC_RATE),
+            (model.distortion, DISTORTION_RATE),
+            (model.project, SEMANTIC_RATE),
+            (model.head, HEAD_RATE),
+        )
+    ]
     optimiser = torch.optim.AdamW(groups)
     schedule = OneCycleLR(
-        optimiser, [group["lr"] for group in groups], total_steps=epochs * steps, pct_start=0.2
+        optimiser,
+        [SEMANTIC_RATE, DISTORTION_RATE, SEMANTIC_RATE, HEAD_RATE],
+        total_steps=epochs * steps,
+        pct_start=0.25,
     )
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(AVERAGE_DECAY))
 
     def run_epoch(epoch: int) -> dict[str, float]:
-        model.train()
-        rng = np.random.default_rng((seed, 3, epoch))
-        order = rng.permutation(len(rated))
+        model.eval()  # batch norms keep their statistics
+        model.dropout.train()
+        crops = made_ahead(RatedBatches(rated, seed, epoch, RATING_BATCH))
+        ladders = made_ahead(Ladders(pristine, seed, epoch, steps))
         totals = np.zeros(2)
-        for step in range(steps):
-            batch = rated.crops(order[step * RATING_BATCH : (step + 1) * RATING_BATCH], rng)
-            rating = rating_loss(model.rate(model.late(batch.maps), batch.mask), batch.targets)
-            batch = ladders.some(RANKED_LADDERS, rng)
-            scores = model.rate(model.late(batch.maps), batch.mask)
-            ranking = ranking_loss(scores.view(-1, RUNGS), batch.targets.view(-1, RUNGS))
+        for (images, ratings), ladder in zip(crops, ladders, strict=True):
+            rating = rating_loss(model(images, torch.ones_like(images[:, :1])), ratings)
+            mask = torch.from_numpy(ladder.mask).expand(RUNGS, 1, -1, -1)
+            ranking = ranking_loss(model(to_tensor(ladder.images), mask), torch.from_numpy(ladder.severities))
             optimiser.zero_grad()
             (rating + RANKING_WEIGHT * ranking).backward()
             optimiser.step()
@@ -311,30 +322,6 @@ def learn_ratings(
     model.load_state_dict(average.module.state_dict())
 
 
-def parameter_groups(model: DBCNNLite) -> list[dict[str, Any]]:
-    """What is trained, with its rate: the second halves, gently, and what starts from nothing."""
-    first_halves = (
-        *(model.semantic.stem, *model.semantic.blocks[: MIDDLE_BLOCK + 1]),
-        *model.distortion.layers[:SCNN_EARLY],
-    )
-    for part in first_halves:
-        part.requires_grad_(False)
-    rates = (
-        (model.semantic, SEMANTIC_RATE),
-        (model.distortion, DISTORTION_RATE),
-        (model.project, SEMANTIC_RATE),
-        (model.head, HEAD_RATE),
-    )
-    return [
-        {
-            "params": [weight for weight in part.parameters() if weight.requires_grad],
-            "lr": rate,
-            "weight_decay": WEIGHT_DECAY,
-        }
-        for part, rate in rates
-    ]
-
-
 def averaged(states: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     """The mean of several states of one network.
 
@@ -343,14 +330,10 @@ def averaged(states: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {key: torch.stack([state[key] for state in states]).mean(0) for key in states[0]}
 
 
-def write_weights(model: nn.Module, path: Path) -> None:
-    """As float16, which halves the file; tests hold what it costs."""
-    state = {
-        key: value.half().contiguous() if value.is_floating_point() else value
-        for key, value in model.state_dict().items()
-    }
+def write_weights(state: dict[str, Tensor], path: Path) -> None:
+    """As float16, which halves the file."""
     beside = path.with_suffix(".tmp")
-    save_file(state, beside)
+    save_file({key: value.half().contiguous() for key, value in state.items()}, beside)
     os.replace(beside, path)
 
 
@@ -375,21 +358,17 @@ def main() -> None:
     torch.manual_seed(NAMING_SEED)
     model = DBCNNLite()
     channels_last(model)
-    factors = start_backbone(model, arguments.init)
     learn_distortions(model.distortion, pristine, folder)
-    views = RatedViews(model, training)
-    ladders = LadderViews(model, Ladders(pristine, NAMING_SEED, LADDERS_SEEN))
-    start_head(model, views)
-    start, tuned = copy.deepcopy(model.state_dict()), []
+    unfold(model, arguments.init)
+    start_head(model, training)
+    tuned = []
     for seed in arguments.seeds:
-        model.load_state_dict(start)
-        unfold(model, factors)
-        learn_ratings(model, views, ladders, seed, RATING_EPOCHS, folder)
-        fold(model, factors)
-        tuned.append(copy.deepcopy(model.state_dict()))
-        write_weights(model, folder / f"seed-{seed}.safetensors")
-    model.load_state_dict(averaged(tuned))
-    write_weights(model, folder / "dbcnn-lite.safetensors")
+        one = copy.deepcopy(model)
+        learn_ratings(one, training, pristine, seed, RATING_EPOCHS, folder)
+        fold(one)
+        tuned.append(one.state_dict())
+        write_weights(tuned[-1], folder / f"seed-{seed}.safetensors")
+    write_weights(averaged(tuned), folder / "dbcnn-lite.safetensors")
 
     held_out_too = None if arguments.all else held_out
     figures = measure(folder / "dbcnn-lite.safetensors", held_out_too, arguments.data)

@@ -28,7 +28,7 @@ def test_every_map_is_the_one_that_torch_computes(model: DBCNNLite, pictures: np
     expected, found = model.maps(images), OnnxMaps(model, 3, 160, threads=1)(pictures)
     for field in dataclasses.fields(expected):
         pairs = [getattr(maps, field.name) for maps in (expected, found)]
-        there, here = (list(values) if field.name == "coarse" else [values] for values in pairs)
+        there, here = (list(values) if field.name == "levels" else [values] for values in pairs)
         assert [values.shape for values in there] == [values.shape for values in here]
         for torchs, onnxs in zip(there, here, strict=True):
             assert torch.allclose(torchs, onnxs, rtol=1e-4, atol=1e-5 * float(torchs.abs().max()))

@@ -13,12 +13,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from faceq.dbcnn import LITE0_BLOCKS, DBCNNLite, load_dbcnn_lite, picture_tensor
-from jobs import train_data, train_dbcnn, train_distortions, train_maps
-from jobs.train_data import Ladders, NamingBatches, Rated
-from jobs.train_dbcnn import fold, start_backbone, train_stage, unfold
+from faceq.dbcnn import LITE0_BLOCKS, DBCNNLite, load_dbcnn_lite
+from jobs import train_data, train_dbcnn, train_distortions
+from jobs.train_data import Ladders, NamingBatches, Rated, RatedBatches
+from jobs.train_dbcnn import fold, ranking_loss, train_stage, unfold
 from jobs.train_distortions import NAMED, RANKED, spoiled
-from jobs.train_maps import LadderViews, RatedViews
 
 
 @pytest.fixture(scope="module")
@@ -74,60 +73,33 @@ def test_an_item_is_the_same_each_time_it_is_asked_for(picture) -> None:
     naming = NamingBatches([picture], seed=3, epoch=1, steps=2)
     assert all(torch.equal(a, b) for a, b in zip(naming[1], naming[1], strict=True))
     assert naming[0][0].shape == (64, 3, 112, 112)
-    first, again = (Ladders([picture], seed=3, count=10)[5] for _ in range(2))
+    first, again = (Ladders([picture], seed=3, epoch=0, count=10)[5] for _ in range(2))
     assert np.array_equal(np.stack(first.images), np.stack(again.images))
     assert np.all(np.diff(first.severities) > train_data.LEAST_STEP / 2)
 
 
+def test_an_epoch_shows_each_rated_picture_once_in_an_order_of_its_own(picture) -> None:
+    rated = Rated([str(i) for i in range(7)], [picture] * 7, np.arange(7, dtype=np.float32))
+    seen = []
+    for epoch in (0, 1):
+        batches = RatedBatches(rated, seed=1, epoch=epoch, batch=3)
+        assert len(batches) == 2 and batches[0][0].shape == (
+            3,
+            3,
+            256,
+            256,
+        )  # no crop is larger than its picture
+        assert torch.equal(batches[1][0], batches[1][0])
+        seen.append([rating for i in range(2) for rating in batches[i][1].tolist()])
+        assert len(set(seen[-1])) == 6
+    assert seen[0] != seen[1]
+
+
 def test_half_of_the_ladders_are_spoiled_on_their_own_outside_the_mask(picture) -> None:
-    ladders = Ladders([picture], seed=0, count=20)
+    ladders = Ladders([picture], seed=0, epoch=0, count=20)
     masked = [ladders[i] for i in range(20) if ladders[i].mask.min() == 0]
     assert len(masked) == 10
     assert all(0.1 < ladder.mask.mean() < 0.8 for ladder in masked)
-
-
-# --- maps ----------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def model() -> DBCNNLite:
-    torch.manual_seed(0)
-    return load_dbcnn_lite(Path(train_dbcnn.__file__).parents[1] / "faceq/weights/dbcnn-lite.safetensors")
-
-
-@torch.inference_mode()
-def test_kept_maps_give_the_score_of_the_picture(model: DBCNNLite) -> None:
-    photo = skimage.data.chelsea()
-    views = RatedViews(model, Rated(["cat"], [photo], np.array([70], np.float32)))
-    for mirrored, image in ((False, photo), (True, photo[:, ::-1])):
-        whole = views.whole(0, mirrored)
-        expected = model(picture_tensor(np.ascontiguousarray(image)), torch.ones(1, 1, 64, 64))
-        assert model.rate(model.late(whole.maps), whole.mask).item() == pytest.approx(
-            expected.item(), abs=0.2
-        )
-        assert whole.targets.item() == 70
-
-
-@torch.inference_mode()
-def test_a_crop_of_kept_maps_is_about_the_crop_of_the_picture(model: DBCNNLite) -> None:
-    photo = skimage.data.chelsea()
-    views = RatedViews(model, Rated(["cat"], [photo], np.array([70], np.float32)))
-    crop = views._crop(views._views[0][0], 32, np.random.default_rng(4))
-    shifts = np.random.default_rng(4).integers(np.array(views._views[0][0][2].shape[1:]) - 31)
-    top, left = (8 * int(shift) for shift in shifts)
-    seen = model.early(picture_tensor(photo)[:, :, top : top + 256, left : left + 256])
-    for kept, fresh in zip(crop, (seen.cells, seen.cell_variance, seen.middle, seen.distortion), strict=True):
-        inside = fresh[0, :, 6:-6, 6:-6]  # what lies at the edge sees what the crop has lost
-        there = kept[:, 6:-6, 6:-6].float()
-        assert torch.corrcoef(torch.stack([inside.ravel(), there.ravel()]))[0, 1] > 0.999
-
-
-def test_ladders_keep_their_order_as_views(model: DBCNNLite, picture) -> None:
-    views = LadderViews(model, Ladders([picture], seed=1, count=3))
-    batch = views.some(2, np.random.default_rng(0))
-    severities = batch.targets.view(2, train_data.RUNGS)
-    assert torch.all(severities.diff(dim=1) > 0)
-    assert batch.maps.middle.shape == (8, 40, 32, 32) and batch.mask.shape == (8, 1, 32, 32)
 
 
 # --- networks ------------------------------------------------------------------------------------
@@ -158,11 +130,11 @@ def published_state(seed: int) -> dict[str, Tensor]:
     return state
 
 
-def test_published_weights_are_folded_without_a_change_of_what_they_compute(tmp_path: Path) -> None:
+def test_published_weights_compute_the_same_unfolded_and_folded(tmp_path: Path) -> None:
     state = published_state(1)
     torch.save(state, tmp_path / "lite0.pth")
     model = DBCNNLite().eval()
-    start_backbone(model, tmp_path / "lite0.pth")
+    keys = model.state_dict().keys()
     images = torch.randn(1, 3, 64, 64)
 
     def normed(convolution: str, norm: str, features: Tensor, stride: int, groups: int) -> Tensor:
@@ -175,7 +147,6 @@ def test_published_weights_are_folded_without_a_change_of_what_they_compute(tmp_
         return F.batch_norm(out, *values, eps=1e-3)
 
     with torch.inference_mode():
-        _, middle = model.semantic.early(images)
         features = F.relu6(normed("_conv_stem", "_bn0", images, 2, 1))
         for index, (_, stride, expansion, _) in enumerate(LITE0_BLOCKS[:5]):
             inside, at = features, f"_blocks.{index}"
@@ -185,20 +156,23 @@ def test_published_weights_are_folded_without_a_change_of_what_they_compute(tmp_
             inside = F.relu6(normed(f"{at}._depthwise_conv", f"{at}._bn1", inside, stride, wide))
             out = normed(f"{at}._project_conv", f"{at}._bn2", inside, 1, 1)
             features = out + features if out.shape == features.shape else out
-    assert torch.allclose(middle, features, rtol=1e-3, atol=1e-4 * float(features.abs().max()))
+        unfold(model, tmp_path / "lite0.pth")
+        assert model.state_dict().keys() != keys
+        unfolded = model.eval().semantic(images)[2]
+        fold(model)
+        folded = model.semantic(images)[2]
+    assert model.state_dict().keys() == keys
+    close = {"rtol": 1e-3, "atol": 1e-4 * float(features.abs().max())}
+    assert torch.allclose(unfolded, features, **close)
+    assert torch.allclose(folded, features, **close)
 
 
-def test_unfolding_for_training_and_folding_back_change_nothing(tmp_path: Path) -> None:
-    torch.save(published_state(2), tmp_path / "lite0.pth")
-    model = DBCNNLite().eval()
-    factors = start_backbone(model, tmp_path / "lite0.pth")
-    before = {key: value.clone() for key, value in model.state_dict().items()}
-    unfold(model, factors)
-    assert model.state_dict().keys() != before.keys()
-    fold(model, factors)
-    after = model.state_dict()
-    assert after.keys() == before.keys()
-    assert all(torch.allclose(after[key], before[key], rtol=1e-5, atol=1e-7) for key in before)
+def test_a_ladder_costs_nothing_once_each_step_of_severity_costs_its_share() -> None:
+    severities = torch.tensor([0.0, 0.2, 0.6, 1.0])
+    assert ranking_loss(70 - 30 * severities, severities) == pytest.approx(0, abs=1e-5)
+    assert ranking_loss(70 - 50 * severities, severities) == 0
+    assert ranking_loss(70 - 10 * severities, severities) > 0
+    assert ranking_loss(70 + 30 * severities, severities) > 2 * ranking_loss(70 - 10 * severities, severities)
 
 
 # --- runs ----------------------------------------------------------------------------------------
@@ -245,7 +219,7 @@ def test_a_checkpoint_of_another_length_is_refused(tmp_path: Path) -> None:
 def test_the_whole_recipe_in_small_ends_with_weights_that_load_and_a_card(
     tmp_path: Path, monkeypatch
 ) -> None:
-    """Sixteen pictures, one epoch a stage: the real job, with nothing but its lengths changed."""
+    """Sixteen pictures, one or two epochs a stage: the real job, with nothing but its lengths changed."""
     data = tmp_path / "data"
     (data / "live_challenge/images").mkdir(parents=True)
     (data / "kodak24").mkdir()
@@ -264,11 +238,10 @@ def test_the_whole_recipe_in_small_ends_with_weights_that_load_and_a_card(
     torch.save(published_state(3), tmp_path / "lite0.pth")
 
     for name, value in (
-        *(("NAMING_EPOCHS", 1), ("NAMING_STEPS", 2), ("RATING_EPOCHS", 1)),
-        *(("RATING_BATCH", 4), ("LADDERS_SEEN", 4)),
+        *(("NAMING_EPOCHS", 1), ("NAMING_STEPS", 2), ("RATING_EPOCHS", 2)),
+        ("RATING_BATCH", 4),
     ):
         monkeypatch.setattr(train_dbcnn, name, value)
-    monkeypatch.setattr(train_maps, "LEAST_CROP", 16)
     out = tmp_path / "out"
     arguments = ["train", "--data", data, "--init", tmp_path / "lite0.pth", "--out", out, "--all"]
     monkeypatch.setattr("sys.argv", [str(argument) for argument in arguments])
