@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import ray
 
-from faceq import config
+from faceq import config, pipeline
 from faceq.decode import decode
+from faceq.runs import Table
 from faceq.stages import FindFace
 from faceq.table import pending
-from jobs import benchmark, gpu_load
+from jobs import benchmark, gpu_load, measure_scale
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +44,19 @@ def test_cafi_blacks_out_all_but_the_face_at_its_own_size():
     assert black.shape == (384, 384, 3)
     share = np.count_nonzero(black[..., 0]) / black[..., 0].size
     assert share == pytest.approx(101 * 101 / (200 * 300), rel=0.05)
+
+
+def test_a_run_with_stand_ins_writes_every_row_and_tells_what_it_held(local_ray, tmp_path, monkeypatch):
+    for name in ("find_face", "ScoreFiq", "LastStage"):
+        monkeypatch.setattr(pipeline, name, getattr(pipeline, name))  # restores it in the end
+    given = measure_scale._write_numbers(tmp_path / "in", 70)
+    settings = config.build({"input": [given], "out": str(tmp_path / "table")})
+    found = measure_scale._with_stand_ins(settings)
+    assert found["frames"] == 70 and found["rate"] > 0
+    assert found["driver"] > 50e6 and found["spilled"] == 0
+    rows = Table(settings.out, settings.s3).rows(["status", "dbcnn", "frame_id"])
+    assert rows["status"].to_pylist() == ["scored"] * 70
+    assert len(set(rows["frame_id"].to_pylist())) == len(set(rows["dbcnn"].to_pylist())) == 70
 
 
 def test_the_load_of_a_nodes_cards_is_what_nvidia_smi_says(local_ray, tmp_path, monkeypatch):
