@@ -44,11 +44,9 @@ LITE0_BLOCKS = (
     *[(5, 2, 6, 192), (5, 1, 6, 192), (5, 1, 6, 192), (5, 1, 6, 192)],
     (3, 1, 6, 320),
 )
-# The last block of each stage: at 1/2, 1/4, 1/8, 1/16, 1/16, 1/32 and 1/32 of the picture.
-LEVEL_BLOCKS = (0, 2, 4, 7, 10, 14, 15)
+# The last block of each scale that is looked at: 1/8, 1/16 and 1/32 of the picture.
+LEVEL_BLOCKS = (4, 10, 15)
 LEVEL_CHANNELS = tuple(LITE0_BLOCKS[block][3] for block in LEVEL_BLOCKS)
-PRODUCT_LEVELS = (2, 4, 6)
-"""Of the levels, those whose maps are multiplied with the distortion network's: 1/8, 1/16 and 1/32."""
 
 # S-CNN's nine layers as (channels, stride); published widths are 48, 64 and 128.
 SCNN_LAYERS = ((16, 1), (16, 2), (24, 1), (24, 2), (32, 1), (32, 2), (64, 1), (64, 1), (64, 2))
@@ -119,7 +117,7 @@ class SemanticNet(nn.Module):
         self.blocks = nn.ModuleList(blocks)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """(N, 3, H, W) normalised RGB to the maps of LEVEL_BLOCKS, LEVEL_CHANNELS deep."""
+        """(N, 3, H, W) normalised RGB to the maps at 1/8, 1/16 and 1/32: 40, 112, 320 channels."""
         features = self.stem(images)
         levels = []
         for index, block in enumerate(self.blocks):
@@ -223,6 +221,12 @@ def bounded(standardised: Tensor) -> Tensor:
     return BOUND * torch.tanh(standardised / BOUND)
 
 
+def register_imagenet(model: nn.Module) -> None:
+    """Give a model the buffers `mean` and `std`, (3, 1, 1): what ImageNet's networks take RGB 0..1 by."""
+    for name, values in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
+        model.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
+
+
 class DBCNNLite(nn.Module):
     """Both networks, masked pooling and a linear head."""
 
@@ -235,7 +239,7 @@ class DBCNNLite(nn.Module):
         super().__init__()
         self.semantic = SemanticNet()
         self.distortion = DistortionNet()
-        self.project = nn.Conv2d(sum(LEVEL_CHANNELS[i] for i in PRODUCT_LEVELS), SEMANTIC_CHANNELS, 1)
+        self.project = nn.Conv2d(sum(LEVEL_CHANNELS), SEMANTIC_CHANNELS, 1)
         moments = 2 * (sum(LEVEL_CHANNELS) + SCNN_CHANNELS)
         self.dropout = nn.Dropout(0.3)
         self.products = (SEMANTIC_CHANNELS + 1) * (SCNN_CHANNELS + 1)
@@ -243,8 +247,7 @@ class DBCNNLite(nn.Module):
         # What products and moments are on the rated pictures before anything is fine-tuned.
         self.register_buffer("pooled_mean", torch.zeros(self.products + moments))
         self.register_buffer("pooled_std", torch.ones(self.products + moments))
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
+        register_imagenet(self)
 
     def forward(self, images: Tensor, mask: Tensor) -> Tensor:
         """Score pictures.
@@ -286,7 +289,7 @@ class DBCNNLite(nn.Module):
 
     def _products(self, maps: Maps, mask: Tensor) -> Tensor:
         size = (maps.distortion.shape[2], maps.distortion.shape[3])
-        fine, middle, coarse = (maps.levels[i] for i in PRODUCT_LEVELS)
+        fine, middle, coarse = maps.levels
         aligned = [
             F.adaptive_avg_pool2d(fine, size),
             middle,

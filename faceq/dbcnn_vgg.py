@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from faceq.dbcnn import IMAGENET_MEAN, IMAGENET_STD, position_weights
+from faceq.dbcnn import position_weights, register_imagenet
 
 # VGG-16's thirteen convolutions, 3x3, by channels; "pool" halves the map. The last pool is left out.
 VGG16_LAYERS: tuple[int | str, ...] = (
@@ -83,7 +83,7 @@ class SCNN(nn.Module):
         self.features = _scnn_features()
         self.projection = nn.Sequential(*_normed(DISTORTION_CHANNELS, 256, 1, 1), *_normed(256, 256, 1, 1))
         self.classifier = nn.Linear(256, DISTORTIONS)
-        _register_imagenet(self)
+        register_imagenet(self)
 
     def forward(self, images: Tensor) -> Tensor:
         """Name the distortion.
@@ -112,7 +112,7 @@ class DBCNN(nn.Module):
         self.features1 = _vgg16()
         self.features2 = _scnn_features()
         self.fc = nn.Linear(SEMANTIC_CHANNELS * DISTORTION_CHANNELS, 1)
-        _register_imagenet(self)
+        register_imagenet(self)
 
     def forward(self, images: Tensor, mask: Tensor | None = None) -> Tensor:
         """Score pictures at their own size: nothing is resized.
@@ -161,11 +161,6 @@ class DBCNN(nn.Module):
         """(N, 512 * 128) to the checkpoint's own scale: (N,), about 0..1 for KonIQ-10k."""
         score: Tensor = self.fc(pooled).squeeze(1)
         return score
-
-
-def _register_imagenet(model: nn.Module) -> None:
-    for name, values in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
-        model.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
 
 
 def published_tensor(picture: NDArray[np.uint8]) -> Tensor:

@@ -6,10 +6,10 @@ DIR holds `live_challenge/` (images/, mos.csv, NOTICE.txt) and `kodak24/`; `port
 `faces/` are looked at after training only. Stages:
 
 1. naming: the distortion network alone learns to tell 39 synthetic distortions apart.
-2. head: ridge regression of the ratings on the moments of both networks as they are.
+2. semantic, once for each seed: the semantic network with a head of its own learns the ratings.
 3. rating, once for each seed: everything together learns the ratings, and that the same crop, spoiled
    further, scores less, whatever lies outside its mask.
-4. The seeds' weights are averaged: they started from one point, and their mean errs less than each.
+4. The seeds' weights are averaged.
 
 A fifth of the rated pictures, chosen by a hash of the name, is never trained on in any stage, unless
 `--all` says so. A run that was killed goes on from its last epoch with the same command. FOLDER ends
@@ -34,17 +34,21 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import OneCycleLR
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from faceq.dbcnn import (
+    LEVEL_CHANNELS,
     RATING_CENTRE,
     RATING_SPREAD,
     SCNN_CHANNELS,
     SCNN_LAYERS,
     DBCNNLite,
     DistortionNet,
+    SemanticNet,
+    bounded,
     load_dbcnn_lite,
+    masked_moments,
     picture_tensor,
+    register_imagenet,
 )
 from faceq.distortions import Image
 from jobs.train_data import (
@@ -66,15 +70,17 @@ NAMING_SEED = 20261125
 NAMING_EPOCHS, NAMING_STEPS = 8, 100
 
 BATCH_NORM_EPS = 1e-3  # EfficientNet's
+BATCH_NORM_MOMENTUM = 0.05
+"""Statistics of some 20 batches: EfficientNet's 0.01 would trail behind weights that move this fast."""
 
-RIDGE = 1000.0  # of standardised moments; by cross-validation on the training pictures
 RATING_BATCH = 16
+WEIGHT_DECAY = 0.02
+SEMANTIC_EPOCHS, SEMANTIC_RATE, SEMANTIC_HEAD_RATE = 8, 3e-4, 1e-3
+
+RATING_EPOCHS = 3
+RATING_RATE, NEW_RATE = 1e-4, 1e-3  # of what has learned ratings already, and of the product's projection
 RANK_MARGIN = 30.0  # points of rating that the whole range of severity must cost
 RANKING_WEIGHT = 0.3
-SEMANTIC_RATE, DISTORTION_RATE, HEAD_RATE = 3e-4, 3e-5, 3e-4
-WEIGHT_DECAY = 0.02
-RATING_EPOCHS = 12
-AVERAGE_DECAY = 0.98  # of the running average of the weights: about a whole epoch
 
 Part = nn.Module | torch.optim.Optimizer | OneCycleLR  # what has a state to keep
 
@@ -184,18 +190,18 @@ class Normed(nn.Module):
         super().__init__()
         convolution.bias = None
         self.convolution = convolution
-        self.norm = nn.BatchNorm2d(convolution.out_channels, eps=BATCH_NORM_EPS)
+        self.norm = nn.BatchNorm2d(convolution.out_channels, eps=BATCH_NORM_EPS, momentum=BATCH_NORM_MOMENTUM)
 
     def forward(self, features: Tensor) -> Tensor:
         out: Tensor = self.norm(self.convolution(features))
         return out
 
 
-def unfold(model: DBCNNLite, init: Path) -> None:
+def unfold(network: SemanticNet, init: Path) -> None:
     """Put EfficientNet-Lite0's published weights into the semantic network, its batch norms as layers again.
 
-    The norms keep their published statistics; training moves their factors and shifts. Were they folded, one
-    step would change channels with small factors out of proportion.
+    Trained with their statistics frozen, the network learns its few hundred pictures by heart: the noise of
+    a batch's own statistics keeps it from that.
     """
     parts = {
         "_expand_conv": ("_bn0", "expand.0"),
@@ -204,27 +210,27 @@ def unfold(model: DBCNNLite, init: Path) -> None:
     }
     published = torch.load(init, weights_only=True, map_location="cpu")
     wanted = {"stem.0": ("_conv_stem", "_bn0")}
-    for index in range(len(model.semantic.blocks)):
+    for index in range(len(network.blocks)):
         for convolution, (norm, ours) in parts.items():
             there = f"_blocks.{index}.{convolution}"
             if f"{there}.weight" in published:
                 wanted[f"blocks.{index}.{ours}"] = (there, f"_blocks.{index}.{norm}")
     for ours, names in wanted.items():
-        layer = model.semantic.get_submodule(ours)
+        layer = network.get_submodule(ours)
         assert isinstance(layer, nn.Conv2d)
         pair = Normed(layer)
         for part, name in zip((pair.convolution, pair.norm), names, strict=True):
             part.load_state_dict({key: published[f"{name}.{key}"] for key in part.state_dict()})
-        _replace(model.semantic, ours, pair)
+        _replace(network, ours, pair)
 
 
-def fold(model: DBCNNLite) -> None:
+def fold(network: SemanticNet) -> None:
     """Undo `unfold`: the same network, each batch norm folded into the convolution before it."""
-    for name, layer in list(model.semantic.named_modules()):
+    for name, layer in list(network.named_modules()):
         if isinstance(layer, Normed):
             weight, bias = folded(layer.convolution.weight, layer.norm)
             layer.convolution.weight, layer.convolution.bias = nn.Parameter(weight), nn.Parameter(bias)
-            _replace(model.semantic, name, layer.convolution)
+            _replace(network, name, layer.convolution)
 
 
 def _replace(network: nn.Module, name: str, layer: nn.Module) -> None:
@@ -232,12 +238,75 @@ def _replace(network: nn.Module, name: str, layer: nn.Module) -> None:
     setattr(network.get_submodule(parent), child, layer)
 
 
-@torch.no_grad()
-def start_head(model: DBCNNLite, rated: Rated) -> None:
-    """Standardise what is pooled of the whole pictures, and set the moments' weights by ridge regression.
+class SemanticRater(nn.Module):
+    """The semantic network with a linear head on its maps' moments: what DBCNNLite is without distortions.
 
-    The products' weights start at zero: their side of the semantic network is random still.
+    Standardised and bounded as there, so that the head's weights fit there.
     """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: SemanticNet) -> None:
+        super().__init__()
+        self.network = network
+        moments = 2 * sum(LEVEL_CHANNELS)
+        self.norm = nn.BatchNorm1d(moments, affine=False)
+        self.dropout = nn.Dropout(0.3)
+        self.head = nn.Linear(moments, 1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+        register_imagenet(self)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) RGB, 0..1, to scores (N,)."""
+        everywhere = torch.ones_like(images[:, :1])
+        levels = self.network((images - self.mean) / self.std)
+        moments = torch.cat([masked_moments(level, everywhere) for level in levels], dim=1)
+        score: Tensor = self.head(self.dropout(bounded(self.norm(moments)))).squeeze(1)
+        return RATING_CENTRE + RATING_SPREAD * score
+
+
+def learn_semantics(rater: SemanticRater, rated: Rated, seed: int, folder: Path) -> None:
+    """Ratings alone."""
+    steps = len(rated.names) // RATING_BATCH
+    optimiser, schedule = optimiser_of(
+        {rater.network: SEMANTIC_RATE, rater.head: SEMANTIC_HEAD_RATE}, SEMANTIC_EPOCHS * steps
+    )
+
+    def run_epoch(epoch: int) -> dict[str, float]:
+        rater.train()
+        total = 0.0
+        for images, ratings in made_ahead(RatedBatches(rated, seed, epoch, RATING_BATCH)):
+            loss = rating_loss(rater(images), ratings)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+            total += loss.item()
+        return {"rating_loss": total / steps}
+
+    parts: dict[str, Part] = {"rater": rater, "optimiser": optimiser, "schedule": schedule}
+    train_stage(f"semantic-{seed}", folder, parts, SEMANTIC_EPOCHS, run_epoch)
+
+
+def optimiser_of(rates: dict[nn.Module, float], steps: int) -> tuple[torch.optim.AdamW, OneCycleLR]:
+    """AdamW whose rates rise for a quarter of the steps to those given, and fall to nothing."""
+    groups = [{"params": list(part.parameters()), "lr": rate} for part, rate in rates.items()]
+    optimiser = torch.optim.AdamW(groups, weight_decay=WEIGHT_DECAY)
+    return optimiser, OneCycleLR(optimiser, list(rates.values()), total_steps=steps, pct_start=0.25)
+
+
+@torch.no_grad()
+def put_together(distortion: DistortionNet, rater: SemanticRater, rated: Rated) -> DBCNNLite:
+    """DBCNNLite that scores as the rater does: what it has beside it starts with weights of zero.
+
+    What is pooled of the distortion network and of the products is standardised by the whole pictures.
+    """
+    torch.manual_seed(NAMING_SEED)  # one projection for all seeds: only then can they be averaged
+    model = DBCNNLite()
+    channels_last(model)
+    model.distortion, model.semantic = distortion, rater.network
     model.eval()
     pooled = []
     for image in rated.images:
@@ -246,13 +315,15 @@ def start_head(model: DBCNNLite, rated: Rated) -> None:
     features = torch.cat(pooled)
     model.pooled_mean.copy_(features.mean(0))
     model.pooled_std.copy_(features.std(0) + 1e-4)
-    moments = model.standardised(features)[:, model.products :].double()
-    ratings = (torch.from_numpy(rated.ratings).double() - RATING_CENTRE) / RATING_SPREAD
-    gram = moments @ moments.T + RIDGE * torch.eye(len(moments), dtype=torch.float64)
-    weight = moments.T @ torch.linalg.solve(gram, ratings - ratings.mean())
     nn.init.zeros_(model.head.weight)
-    model.head.weight[0, model.products :] = weight.float()
-    nn.init.constant_(model.head.bias, ratings.mean().item())
+    mean, variance = rater.norm.running_mean, rater.norm.running_var
+    assert mean is not None and variance is not None
+    own = slice(model.products, model.products + len(mean))
+    model.pooled_mean[own] = mean
+    model.pooled_std[own] = (variance + rater.norm.eps).sqrt()
+    model.head.weight[:, own] = rater.head.weight
+    model.head.bias.copy_(rater.head.bias)
+    return model
 
 
 def rating_loss(scores: Tensor, ratings: Tensor) -> Tensor:
@@ -274,52 +345,33 @@ def ranking_loss(scores: Tensor, severities: Tensor) -> Tensor:
     return ((wanted - gap) / RATING_SPREAD).clamp_min(0).mean()
 
 
-def learn_ratings(
-    model: DBCNNLite, rated: Rated, pristine: list[Image], seed: int, epochs: int, folder: Path
-) -> None:
-    """Ratings and rankings together; leaves the running average of the weights in the model."""
+def learn_ratings(model: DBCNNLite, rated: Rated, pristine: list[Image], seed: int, folder: Path) -> None:
+    """Ratings and rankings together."""
     steps = len(rated.names) // RATING_BATCH
-    groups = [
-        {"params": list(part.parameters()), "lr": rate, "weight_decay": WEIGHT_DECAY}
-        for part, rate in (
-            (model.semantic, SEMANTIC_RATE),
-            (model.distortion, DISTORTION_RATE),
-            (model.project, SEMANTIC_RATE),
-            (model.head, HEAD_RATE),
-        )
-    ]
-    optimiser = torch.optim.AdamW(groups)
-    schedule = OneCycleLR(
-        optimiser,
-        [SEMANTIC_RATE, DISTORTION_RATE, SEMANTIC_RATE, HEAD_RATE],
-        total_steps=epochs * steps,
-        pct_start=0.25,
-    )
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(AVERAGE_DECAY))
+    rates = dict.fromkeys((model.semantic, model.distortion, model.head), RATING_RATE)
+    optimiser, schedule = optimiser_of({**rates, model.project: NEW_RATE}, RATING_EPOCHS * steps)
 
     def run_epoch(epoch: int) -> dict[str, float]:
-        model.eval()  # batch norms keep their statistics
         model.dropout.train()
-        crops = made_ahead(RatedBatches(rated, seed, epoch, RATING_BATCH))
+        crops = made_ahead(RatedBatches(rated, seed, SEMANTIC_EPOCHS + epoch, RATING_BATCH))
         ladders = made_ahead(Ladders(pristine, seed, epoch, steps))
         totals = np.zeros(2)
         for (images, ratings), ladder in zip(crops, ladders, strict=True):
+            model.semantic.train()
             rating = rating_loss(model(images, torch.ones_like(images[:, :1])), ratings)
+            model.semantic.eval()  # four views of one crop have no statistics worth keeping
             mask = torch.from_numpy(ladder.mask).expand(RUNGS, 1, -1, -1)
             ranking = ranking_loss(model(to_tensor(ladder.images), mask), torch.from_numpy(ladder.severities))
             optimiser.zero_grad()
             (rating + RANKING_WEIGHT * ranking).backward()
             optimiser.step()
             schedule.step()
-            average.update_parameters(model)
             totals += rating.item(), ranking.item()
         rating_mean, ranking_mean = totals / steps
         return {"rating_loss": rating_mean, "ranking_loss": ranking_mean}
 
-    parts: dict[str, Part] = {"model": model, "average": average}
-    parts |= {"optimiser": optimiser, "schedule": schedule}
-    train_stage(f"rating-{seed}", folder, parts, epochs, run_epoch)
-    model.load_state_dict(average.module.state_dict())
+    parts: dict[str, Part] = {"model": model, "optimiser": optimiser, "schedule": schedule}
+    train_stage(f"rating-{seed}", folder, parts, RATING_EPOCHS, run_epoch)
 
 
 def averaged(states: list[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -355,18 +407,21 @@ def main() -> None:
     counts = f"{len(training.names)} pictures trained on, {len(held_out.names)} held out"
     print(f"{counts}, {len(pristine)} untouched pictures", flush=True)
 
-    torch.manual_seed(NAMING_SEED)
-    model = DBCNNLite()
-    channels_last(model)
-    learn_distortions(model.distortion, pristine, folder)
-    unfold(model, arguments.init)
-    start_head(model, training)
+    distortion = DistortionNet()
+    channels_last(distortion)
+    learn_distortions(distortion, pristine, folder)
     tuned = []
     for seed in arguments.seeds:
-        one = copy.deepcopy(model)
-        learn_ratings(one, training, pristine, seed, RATING_EPOCHS, folder)
-        fold(one)
-        tuned.append(one.state_dict())
+        torch.manual_seed(seed)
+        network = SemanticNet()
+        unfold(network, arguments.init)
+        channels_last(network)
+        rater = SemanticRater(network)
+        learn_semantics(rater, training, seed, folder)
+        model = put_together(copy.deepcopy(distortion), rater, training)
+        learn_ratings(model, training, pristine, seed, folder)
+        fold(model.semantic)
+        tuned.append(model.state_dict())
         write_weights(tuned[-1], folder / f"seed-{seed}.safetensors")
     write_weights(averaged(tuned), folder / "dbcnn-lite.safetensors")
 

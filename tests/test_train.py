@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from faceq.dbcnn import LITE0_BLOCKS, DBCNNLite, load_dbcnn_lite
+from faceq.dbcnn import LITE0_BLOCKS, DistortionNet, SemanticNet, load_dbcnn_lite
 from jobs import train_data, train_dbcnn, train_distortions
 from jobs.train_data import Ladders, NamingBatches, Rated, RatedBatches
-from jobs.train_dbcnn import fold, ranking_loss, train_stage, unfold
+from jobs.train_dbcnn import SemanticRater, fold, put_together, ranking_loss, train_stage, unfold
 from jobs.train_distortions import NAMED, RANKED, spoiled
 
 
@@ -133,8 +133,8 @@ def published_state(seed: int) -> dict[str, Tensor]:
 def test_published_weights_compute_the_same_unfolded_and_folded(tmp_path: Path) -> None:
     state = published_state(1)
     torch.save(state, tmp_path / "lite0.pth")
-    model = DBCNNLite().eval()
-    keys = model.state_dict().keys()
+    network = SemanticNet().eval()
+    keys = network.state_dict().keys()
     images = torch.randn(1, 3, 64, 64)
 
     def normed(convolution: str, norm: str, features: Tensor, stride: int, groups: int) -> Tensor:
@@ -156,15 +156,32 @@ def test_published_weights_compute_the_same_unfolded_and_folded(tmp_path: Path) 
             inside = F.relu6(normed(f"{at}._depthwise_conv", f"{at}._bn1", inside, stride, wide))
             out = normed(f"{at}._project_conv", f"{at}._bn2", inside, 1, 1)
             features = out + features if out.shape == features.shape else out
-        unfold(model, tmp_path / "lite0.pth")
-        assert model.state_dict().keys() != keys
-        unfolded = model.eval().semantic(images)[2]
-        fold(model)
-        folded = model.semantic(images)[2]
-    assert model.state_dict().keys() == keys
+        unfold(network, tmp_path / "lite0.pth")
+        assert network.state_dict().keys() != keys
+        unfolded = network.eval()(images)[0]
+        fold(network)
+        folded = network(images)[0]
+    assert network.state_dict().keys() == keys
     close = {"rtol": 1e-3, "atol": 1e-4 * float(features.abs().max())}
     assert torch.allclose(unfolded, features, **close)
     assert torch.allclose(folded, features, **close)
+
+
+def test_put_together_scores_are_the_raters_until_the_rest_has_learned(picture, tmp_path: Path) -> None:
+    torch.save(published_state(4), tmp_path / "lite0.pth")
+    network = SemanticNet()
+    unfold(network, tmp_path / "lite0.pth")
+    rater = SemanticRater(network)
+    nn.init.normal_(rater.head.weight, std=0.01)
+    images = train_data.to_tensor([picture, picture[::-1].copy(), picture[:, ::-1].copy()])
+    with torch.no_grad():
+        rater.train()(images)
+        rater.eval()
+        rated = Rated(["a", "b"], [picture, picture[::-1].copy()], np.array([40, 60], np.float32))
+        model = put_together(DistortionNet(), rater, rated)
+        scores = model(images, torch.ones_like(images[:, :1]))
+        assert torch.allclose(scores, rater(images), atol=1e-3)
+        assert scores.std() > 0.01
 
 
 def test_a_ladder_costs_nothing_once_each_step_of_severity_costs_its_share() -> None:
@@ -238,7 +255,7 @@ def test_the_whole_recipe_in_small_ends_with_weights_that_load_and_a_card(
     torch.save(published_state(3), tmp_path / "lite0.pth")
 
     for name, value in (
-        *(("NAMING_EPOCHS", 1), ("NAMING_STEPS", 2), ("RATING_EPOCHS", 2)),
+        *(("NAMING_EPOCHS", 1), ("NAMING_STEPS", 2), ("SEMANTIC_EPOCHS", 2), ("RATING_EPOCHS", 2)),
         ("RATING_BATCH", 4),
     ):
         monkeypatch.setattr(train_dbcnn, name, value)
