@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 
 from faceq.opencv import tame
+from faceq.yunet import YuNetSession
 
 SIDES = (640, 320, 160)
 """Longer side, pixels, that a larger picture is scaled down to for the looks at it. The first look that
@@ -20,8 +21,6 @@ A look at 320 and 160 found one false face more in 24 Kodak pictures without one
 SAME_FACE = 0.4
 """Least intersection over union of two boxes that are one face seen in two looks."""
 
-NMS_THRESHOLD = 0.3
-
 
 @dataclass(frozen=True)
 class Face:
@@ -34,12 +33,12 @@ class Face:
 
 
 class YuNet:
-    """OpenCV's YuNet detector (Wu et al., Machine Intelligence Research 2023)."""
+    """YuNet, looking at a picture at several sizes."""
 
     def __init__(self, path: Path, threshold: float):
         """`threshold`: the least confidence, 0...1, of what counts as a face."""
         tame()
-        self._net = cv2.FaceDetectorYN.create(str(path), "", (320, 320), threshold, NMS_THRESHOLD)
+        self._net = YuNetSession(path, threshold)
 
     def __call__(self, image: np.ndarray) -> list[Face]:
         """All faces in an RGB uint8 picture (H, W, 3), largest box first; empty if there is none."""
@@ -55,10 +54,7 @@ class YuNet:
         height, width = image.shape[:2]
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
         small = cv2.resize(image, size, interpolation=cv2.INTER_AREA) if scale < 1 else image
-        self._net.setInputSize(size)
-        _, found = self._net.detect(cv2.cvtColor(small, cv2.COLOR_RGB2BGR))
-        if found is None:
-            return []
+        found = self._net(cv2.cvtColor(small, cv2.COLOR_RGB2BGR))
         stretch = np.array([width / size[0], height / size[1]])
         faces = [_face(row, stretch, width, height) for row in found]
         return sorted((face for face in faces if face.box[2:].min() > 0), key=_area, reverse=True)

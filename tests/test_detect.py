@@ -2,12 +2,15 @@
 
 import cv2
 import numpy as np
+import onnx
 import pytest
+from onnx.reference import ReferenceEvaluator
 
 from faceq import models
 from faceq.decode import decode
 from faceq.detect import YuNet
 from faceq.distortions import white_noise
+from faceq.yunet import NMS_THRESHOLD, YuNetSession, _floats
 
 
 @pytest.fixture(scope="module")
@@ -50,3 +53,34 @@ def test_a_box_is_clipped_to_the_picture(detector, astronaut):
 
 def test_a_face_under_heavy_noise_is_found_at_a_smaller_size(detector, astronaut):
     assert len(detector(white_noise(astronaut, 50, seed=1))) == 1
+
+
+@pytest.mark.parametrize("size", [(512, 512), (333, 500), (90, 61)])
+def test_yunet_finds_what_opencvs_own_class_finds(astronaut, photos, size):
+    path = models.fetch("yunet")
+    for photo in (astronaut, decode((photos / "t1.jpg").read_bytes(), 10**7)):
+        picture = np.ascontiguousarray(cv2.resize(photo, size)[..., ::-1])
+        opencvs = cv2.FaceDetectorYN.create(str(path), "", size, 0.6, NMS_THRESHOLD)
+        _, expected = opencvs.detect(picture)
+        found = YuNetSession(path, 0.6)(picture)
+        assert len(found) == (0 if expected is None else len(expected))
+        if len(found):
+            assert np.allclose(found, expected, atol=0.01)
+    assert size[0] < 100 or len(found) > 1
+
+
+@pytest.mark.parametrize("layout", ["one scale", "one for each channel", "one for each block"])
+def test_stored_integers_become_the_floats_that_onnx_means(layout):
+    stored = np.random.default_rng(0).integers(-128, 128, (6, 4), np.int8)
+    if layout == "one scale":
+        scale, zero, attributes = np.array(0.5), np.array(3), {}
+    elif layout == "one for each channel":
+        scale, zero, attributes = np.arange(1, 5) / 8, np.arange(4), {"axis": 1}
+    else:
+        scale, zero = np.arange(1, 9).reshape(2, 4) / 8, np.arange(8).reshape(2, 4)
+        attributes = {"axis": 0, "block_size": 3}
+    scale, zero = scale.astype(np.float32), zero.astype(np.int8)
+    names = ("stored", "scale", "zero")
+    node = onnx.helper.make_node("DequantizeLinear", names, ["floats"], **attributes)
+    (expected,) = ReferenceEvaluator(node).run(None, dict(zip(names, (stored, scale, zero), strict=True)))
+    assert np.allclose(_floats(node, stored, scale, zero), expected)
