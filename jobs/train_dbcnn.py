@@ -77,7 +77,7 @@ RATING_BATCH = 16
 WEIGHT_DECAY = 0.02
 SEMANTIC_EPOCHS, SEMANTIC_RATE, SEMANTIC_HEAD_RATE = 8, 3e-4, 1e-3
 
-RATING_EPOCHS = 7
+RATING_EPOCHS = 5
 RATING_RATE, NEW_RATE = 2e-4, 1e-3  # of what has learned already, and of the product's projection
 RANK_MARGIN = 30.0  # points of rating that the whole range of severity must cost
 RANKING_WEIGHT = 0.3
