@@ -3,7 +3,7 @@
 DB-CNN multiplies what two networks see: one knows what is in the picture, the other how it is
 degraded. Here the first is EfficientNet-Lite0 in VGG-16's place and the second a thinner S-CNN,
 and the product is averaged inside a mask, so that the background has no say. Beside the product stand
-the mean and the spread of every map of both networks, from edges to objects.
+the mean and the spread of the maps that are multiplied.
 
 Source: Zhang, Ma, Yan, Deng, Wang, "Blind Image Quality Assessment Using a Deep Bilinear
 Convolutional Neural Network", IEEE TCSVT 30(1), 2020; Tan, Le, "EfficientNet", ICML 2019.
