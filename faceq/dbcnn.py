@@ -58,7 +58,7 @@ SEMANTIC_CHANNELS = 64  # of the semantic side of the product
 # rated must not run away along one of some thousand directions.
 BOUND = 3.0
 
-# Products beside moments, once both are standardised: the products are three times as many.
+# Products beside moments, once both are standardised: the products are four times as many.
 PRODUCT_SCALE = 0.3
 
 
