@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 from typing import get_args
@@ -117,9 +116,7 @@ def write_curves(folder: Path) -> None:
     figure.savefig(folder / "curves.png", dpi=100)
 
 
-def write_card(
-    path: Path, figures: dict[str, object], notice: str, counts: str, seeds: Sequence[int]
-) -> None:
+def write_card(path: Path, figures: dict[str, object], notice: str, counts: str, seed: int) -> None:
     """The model card: what it learned from, how, what was measured, and whom to cite."""
     copyright_notice = notice.split("START", 1)[1].split("\n", 1)[1].split("-----------COPY", 1)[0]
     path.write_text(
@@ -138,8 +135,7 @@ Scores how good a picture, or the part of it under a mask, looks to people: 0 (b
 - Held out, where some are: pictures whose name hashes so (`int(blake2b(name, digest_size=8)) % 5 == 0`).
   No stage was trained on them, and no epoch was picked by them; but settings were revised after looking at
   figures like those below, so expect a little less on other pictures.
-- The weights are the mean of the runs with the seeds {", ".join(map(str, seeds))}, each the running
-  average of its last epochs, as float16.
+- Seed {seed}; the weights of the last epoch, as float16.
 
 ## What was measured
 `held_out`: agreement with ratings of whole pictures. `ladders`: portraits at {LADDER_SIDE} pixels, spoiled
