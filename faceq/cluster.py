@@ -2,12 +2,14 @@
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator
 from typing import Any
 
 import ray
 from ray.data import ActorPoolStrategy
 
+from faceq import device
 from faceq.config import Config, Pool
 from faceq.errors import UsageError
 
@@ -65,6 +67,22 @@ def _check_room(config: Config) -> None:
                 f"{there.get(resource, 0):g}: lower num_{resource.lower()}s or min_size, or name a cluster "
                 "in RAY_ADDRESS"
             )
+
+
+def settled(config: Config) -> Config:
+    """The settings with each pool's device and share of a GPU as they are on the Ray that is there.
+
+    Only on a machine of one's own: a cluster's driver knows neither the cards of other machines, nor those
+    that are still to come, so there `num_gpus` says it all.
+    """
+    if os.environ.get("RAY_ADDRESS") or not ray.cluster_resources().get("GPU"):
+        return config
+    reason = device.missing()
+    if reason is None:
+        return config.on_gpus()
+    if any(pool.device == "auto" for pool in (config.serfiq, config.dbcnn)):
+        print(f"faceq: this machine has a GPU, but models run on the CPU: {reason}", file=sys.stderr)
+    return config
 
 
 def pool_options(pool: Pool) -> dict[str, Any]:
