@@ -19,18 +19,20 @@ actor, and the more the faster: at 4 a pool doubles each time it looks, at 2, it
 
 
 @contextlib.contextmanager
-def ray_for(config: Config) -> Iterator[None]:
+def ray_for(config: Config) -> Iterator[Config]:
     """Inside the block there is a Ray: the caller's, or one that is joined or started, and left at the end.
+    The settings that it gives are those for that Ray: see `settled`.
 
     Left before a failure is told, so that the reason is the last that is said: the output of workers
     arrives late, and would come after it.
     """
     if ray.is_initialized():
-        yield
+        yield config
         return
     start_ray(config)
     try:
-        yield
+        # Of a cluster's cards the driver knows neither what runs on them, nor which are still to come.
+        yield config if os.environ.get("RAY_ADDRESS") else settled(config)
     finally:
         ray.shutdown()
 
@@ -70,12 +72,9 @@ def _check_room(config: Config) -> None:
 
 
 def settled(config: Config) -> Config:
-    """The settings with each pool's device and share of a GPU as they are on the Ray that is there.
-
-    Only on a machine of one's own: a cluster's driver knows neither the cards of other machines, nor those
-    that are still to come, so there `num_gpus` says it all.
-    """
-    if os.environ.get("RAY_ADDRESS") or not ray.cluster_resources().get("GPU"):
+    """The settings as they are on a Ray that was started on this machine: where it has a GPU that models can
+    run on, pools whose device is `auto` share it."""
+    if not ray.cluster_resources().get("GPU"):
         return config
     reason = device.missing()
     if reason is None:

@@ -43,6 +43,8 @@ def session(path: Path, model: onnx.ModelProto, device: str, threads: int) -> on
     options.log_severity_level = 3  # warns of every weight of a tail that was cut off
     if device == "cuda":
         devices.check_cuda()
+        if hasattr(onnxruntime, "preload_dlls"):  # since 1.21
+            onnxruntime.preload_dlls()  # CUDA's and cuDNN's, out of the packages that torch brings
         # In full precision: TensorFloat-32 would move SER-FIQ, whose scores lie close together.
         providers = [("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"]
     else:

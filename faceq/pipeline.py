@@ -24,7 +24,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 import faceq
 from faceq import claim, progress, recover
 from faceq.census import DEATHS_OF_A_KILLER, Census, OutageError
-from faceq.cluster import pool_options, ray_for, settled
+from faceq.cluster import pool_options, ray_for
 from faceq.config import S3, Config, Video
 from faceq.errors import JobError, UsageError
 from faceq.frames import READ_SCHEMA, Shard, group, in_batches, list_shards, read_shards, to_table
@@ -112,8 +112,7 @@ def score(config: Config, overwrite: bool = False, retry_unreadable: bool = Fals
         owner=claim.owner(),
         accepted=accepted,
     )
-    with ray_for(config), claim.held(table, run):
-        config = settled(config)
+    with ray_for(config) as config, claim.held(table, run):
         if overwrite:
             removed = table.remove_others(run)
             print(f"faceq: --overwrite: removed the {removed:,} files of {table.uri}", file=sys.stderr)

@@ -140,12 +140,12 @@ def bare_loop(settings: config.Config) -> dict[str, Any]:
 def job(settings: config.Config) -> dict[str, Any]:
     """The job as `faceq score` runs it."""
     started = time.perf_counter()
-    with cluster.ray_for(settings):
+    with cluster.ray_for(settings) as chosen:
         ray_up = time.perf_counter() - started
         # Ray Data's account of each stage: wall and CPU time, rows, block sizes.
         ray.data.DataContext.get_current().enable_auto_log_stats = True
         with GpuLoad() as load:
-            done = pipeline.score(settings)
+            done = pipeline.score(chosen)
         gpus = load.mean()
     return {
         "frames": done.run.rows,

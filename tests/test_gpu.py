@@ -180,7 +180,6 @@ def test_the_wrong_onnxruntime_is_told_with_what_to_install(installed, said):
 def test_a_machine_with_a_card_that_models_cannot_use_says_why(monkeypatch, capsys):
     """As Ray sees it: a logical GPU beside this environment's builds without CUDA."""
     monkeypatch.setattr(cluster.ray, "cluster_resources", lambda: {"CPU": 2.0, "GPU": 1.0})
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
     plain = config.build({})
     assert cluster.settled(plain) == plain
     assert f"models run on the CPU: {device.missing()}" in capsys.readouterr().err
