@@ -2,12 +2,14 @@
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator
 from typing import Any
 
 import ray
 from ray.data import ActorPoolStrategy
 
+from faceq import device
 from faceq.config import Config, Pool
 from faceq.errors import UsageError
 
@@ -17,18 +19,20 @@ actor, and the more the faster: at 4 a pool doubles each time it looks, at 2, it
 
 
 @contextlib.contextmanager
-def ray_for(config: Config) -> Iterator[None]:
+def ray_for(config: Config) -> Iterator[Config]:
     """Inside the block there is a Ray: the caller's, or one that is joined or started, and left at the end.
+    The settings that it gives are those for that Ray: see `settled`.
 
     Left before a failure is told, so that the reason is the last that is said: the output of workers
     arrives late, and would come after it.
     """
     if ray.is_initialized():
-        yield
+        yield config
         return
     start_ray(config)
     try:
-        yield
+        # Of a cluster's cards the driver knows neither what runs on them, nor which are still to come.
+        yield config if os.environ.get("RAY_ADDRESS") else settled(config)
     finally:
         ray.shutdown()
 
@@ -65,6 +69,19 @@ def _check_room(config: Config) -> None:
                 f"{there.get(resource, 0):g}: lower num_{resource.lower()}s or min_size, or name a cluster "
                 "in RAY_ADDRESS"
             )
+
+
+def settled(config: Config) -> Config:
+    """The settings as they are on a Ray that was started on this machine: where it has a GPU that models can
+    run on, pools whose device is `auto` share it."""
+    if not ray.cluster_resources().get("GPU"):
+        return config
+    reason = device.missing()
+    if reason is None:
+        return config.on_gpus()
+    if any(pool.device == "auto" for pool in (config.serfiq, config.dbcnn)):
+        print(f"faceq: this machine has a GPU, but models run on the CPU: {reason}", file=sys.stderr)
+    return config
 
 
 def pool_options(pool: Pool) -> dict[str, Any]:

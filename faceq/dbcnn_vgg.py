@@ -126,9 +126,12 @@ class DBCNN(nn.Module):
             (N,) float32, 0 (bad) to 100 (excellent) with the KonIQ-10k checkpoint, not clipped. An
             empty mask leaves nothing to average: its score is one constant that says nothing.
         """
-        maps = self.maps(images)
+        return self.rate(self.maps(images), mask)
+
+    def rate(self, maps: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
+        """Scores from maps, inside the mask; `mask` and what is returned as in `forward`."""
         # The networks may run in half precision, but not 65,536 products, small and summed over positions.
-        with torch.autocast(images.device.type, enabled=False):
+        with torch.autocast(maps[0].device.type, enabled=False):
             return KONIQ_SCALE * self.head(self.pool(*maps, mask))
 
     def maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -193,7 +196,7 @@ def load_scnn(path: str | Path, device: str = "cpu") -> SCNN:
 
 def _fill(model: nn.Module, path: Path) -> None:
     """Put the file's weights into the model, as float32; ValueError where they do not fit."""
-    weights = _read(path)
+    weights = read_state(path)
     expected = model.state_dict()
     # Batch norm counts its batches for training only, and older releases of PyTorch did not store it.
     needed = {key for key in expected if not key.endswith(".num_batches_tracked")}
@@ -210,8 +213,13 @@ def _fill(model: nn.Module, path: Path) -> None:
     model.load_state_dict(expected | weights)
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    """The state dict in a file, without the wrappings that training puts around it."""
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The state dict in a file, without the wrappings that training puts around it.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it holds none, or more than plain tensors.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"dbcnn: {path} not found: give a DB-CNN checkpoint")
     try:

@@ -22,10 +22,10 @@ from scipy.special import expit
 from scipy.stats import kendalltau, rankdata
 from torch import Tensor, nn
 
-from faceq import models
+from faceq import models, quality
 from faceq.config import S3
-from faceq.dbcnn import load_dbcnn_lite, picture_tensor
-from faceq.dbcnn_vgg import load_dbcnn, published_tensor
+from faceq.dbcnn import DBCNNLite, picture_tensor
+from faceq.dbcnn_vgg import published_tensor
 from faceq.decode import UnreadableError, decode
 from faceq.errors import JobError, UsageError
 from faceq.storage import filesystem, path_of, storage_errors
@@ -275,10 +275,8 @@ def rater(model: str) -> Rate:
     Args:
         model: `dbcnn-lite` or `dbcnn-koniq`; fetched if need be.
     """
-    path = models.fetch(model, report=print)
-    if model == "dbcnn-lite":
-        return whole_pictures(load_dbcnn_lite(path), lite_views)
-    return whole_pictures(load_dbcnn(path), published_tensor)
+    network = quality.load(models.fetch(model, report=print))
+    return whole_pictures(network, lite_views if isinstance(network, DBCNNLite) else published_tensor)
 
 
 def lite_views(picture: NDArray[np.uint8]) -> Tensor:

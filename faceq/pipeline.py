@@ -30,7 +30,7 @@ from faceq.errors import JobError, UsageError
 from faceq.frames import READ_SCHEMA, Shard, group, in_batches, list_shards, read_shards, to_table
 from faceq.runs import COMPRESSION, Run, Table
 from faceq.scoring import finished, new_run_id
-from faceq.stages import FindFace, ScoreFiq, ScoreQuality
+from faceq.stages import FindFace, ScoreFiq, ScoreQuality, check_own_models
 from faceq.table import schema, schema_with, with_values
 
 BLOCK_BYTES = 8 << 20
@@ -83,15 +83,20 @@ def score(config: Config, overwrite: bool = False, retry_unreadable: bool = Fals
         retry_unreadable: try frames of the input again that have a row as unreadable.
 
     Raises:
-        UsageError: an input or output that cannot be used as given, or another job at work on the table.
+        UsageError: an input or output or model that cannot be used as given, terms that are not accepted, or
+            another job at work on the table.
         JobError: the job was stopped, because nearly nothing could be read or a part of it failed.
     """
     if config.out is None:
         raise UsageError("no output given: name the table's folder or s3:// prefix with --out")
     if retry_unreadable and config.limit is not None:
         raise UsageError("--retry-unreadable tries all unreadable frames of the input: leave --limit out")
+    accepted = config.accept_terms()
+    check_own_models(config)
     record = config.record()
     table = Table(config.out, config.s3)
+    # Other machines need not ask again.
+    config = config.model_copy(update={"accept_licence": bool(accepted)})
     table.check(None if overwrite else record)
     listed = list_shards(config.input, config.s3, config.manifest)
     shards = [shard for shard in listed if not shard.source.startswith(f"{table.uri}/")]
@@ -105,8 +110,9 @@ def score(config: Config, overwrite: bool = False, retry_unreadable: bool = Fals
         config=config.model_dump(),
         started=_now(),
         owner=claim.owner(),
+        accepted=accepted,
     )
-    with ray_for(config), claim.held(table, run):
+    with ray_for(config) as config, claim.held(table, run):
         if overwrite:
             removed = table.remove_others(run)
             print(f"faceq: --overwrite: removed the {removed:,} files of {table.uri}", file=sys.stderr)

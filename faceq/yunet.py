@@ -9,8 +9,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import numpy_helper
+
+from faceq.onnx_runtime import read, session
 
 STRIDES = (8, 16, 32)
 NMS_THRESHOLD = 0.3
@@ -28,16 +29,10 @@ class YuNetSession:
     """
 
     def __init__(self, path: Path, threshold: float, threads: int = 1):
-        model = onnx.load(str(path))
+        model = read(path)
         _dequantise(model)
         _free_sizes(model)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3  # the file has weights that no node uses, and each would be named
-        self._session = onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        self._session = session(path, model, "cpu", threads)
         self._input = model.graph.input[0].name
         self._threshold = threshold
 

@@ -6,7 +6,6 @@ import csv
 import json
 from datetime import date
 from pathlib import Path
-from typing import get_args
 
 import cv2
 import matplotlib.figure
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
 from faceq import config, geometry, iqa, mask
+from faceq.config import Region
 from faceq.dbcnn import DBCNNLite, load_dbcnn_lite
 from faceq.distortions import LADDERS, Image
 from faceq.stages import FindFace, OnnxQuality, in_mini_batches, masks_of
@@ -24,6 +24,9 @@ from jobs.train_data import FACE_SIDE, PRISTINE_FROM_LIVE, Rated, read_rgb, resi
 
 LADDER_SIDE = 384
 """What portraits are scaled to before they are spoiled."""
+
+REGIONS: tuple[Region, ...] = ("mask", "black_out", "crop")
+"""What of a crop may be judged."""
 
 SEVERITIES = range(6)
 MINI_BATCH = 8
@@ -74,15 +77,15 @@ def ladder_figures(model: DBCNNLite, portraits: list[Path]) -> dict[str, object]
         taken = resize(read_rgb(path), LADDER_SIDE)
         for kind, degrade in LADDERS.items():
             crops, masks, found = _seen(find, [degrade(taken, severity, index) for severity in SEVERITIES])
-            for region in get_args(mask.Region):
+            for region in REGIONS:
                 line = np.full(len(SEVERITIES), np.nan)
                 line[found] = in_mini_batches(quality, MINI_BATCH, *mask.shown(region, crops, masks))[0]
                 scores.setdefault((region, kind), []).append(line)
-    figures: dict[str, dict[str, object]] = {region: {} for region in get_args(mask.Region)}
-    for (region, kind), lines in scores.items():
+    figures: dict[str, dict[str, object]] = {region: {} for region in REGIONS}
+    for (name, kind), lines in scores.items():
         there = [np.flatnonzero(~np.isnan(line)) for line in lines]
         ranks = [spearmanr(at, line[at]).statistic for at, line in zip(there, lines, strict=True)]
-        figures[region][kind] = {
+        figures[name][kind] = {
             "spearman": round(float(np.mean(ranks)), 4),
             "mean_scores": [round(float(value), 1) for value in np.nanmean(lines, axis=0)],
             "frames_with_a_face": f"{np.count_nonzero(~np.isnan(lines))} of {np.size(lines)}",

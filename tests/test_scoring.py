@@ -15,14 +15,8 @@ from faceq import models
 from faceq.config import PRESETS, Config
 from faceq.dbcnn import DBCNN_LITE_WEIGHTS, load_dbcnn_lite
 from faceq.errors import UsageError
-from faceq.stages import (
-    HALF_TOLERANCE,
-    FindFace,
-    HalfQuality,
-    OnnxQuality,
-    in_mini_batches,
-    masks_of,
-)
+from faceq.quality import HALF_TOLERANCE, OnnxQuality, TorchQuality
+from faceq.stages import FindFace, in_mini_batches, masks_of
 from faceq.table import SCHEMA, frame_id, pending, pixels, schema
 from jobs import demo
 
@@ -136,7 +130,7 @@ def test_each_region_judges_other_pixels_and_another_name_is_refused(faces):
     }
     for one, other in itertools.combinations(by_region.values(), 2):
         assert np.abs(one - other).min() > 0.1
-    with pytest.raises(UsageError, match=r"quality_region: .*'mask', 'black_out' or 'crop'"):
+    with pytest.raises(UsageError, match=r"quality_region: .*'mask', 'black_out', 'crop' or 'frame'"):
         faceq.score_images(images, quality_region="face")
 
 
@@ -152,7 +146,7 @@ def test_half_precision_moves_no_score_by_more_than_its_tolerance(faces, device)
     found = pending(rows)
     crops, masks = pixels(rows, "crop", found, (256, 256, 3)), masks_of(rows, found)
     (single,) = OnnxQuality(load_dbcnn_lite(DBCNN_LITE_WEIGHTS), len(found), threads=1)(crops, masks)
-    (half,) = HalfQuality(load_dbcnn_lite(DBCNN_LITE_WEIGHTS, device), device)(crops, masks)
+    (half,) = TorchQuality(load_dbcnn_lite(DBCNN_LITE_WEIGHTS, device), device, half=True)(crops, masks)
     assert 0 < np.abs(single - half).max() < HALF_TOLERANCE
 
 
