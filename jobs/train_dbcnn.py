@@ -11,6 +11,8 @@ DIR holds `live_challenge/` (images/, mos.csv, NOTICE.txt) and `kodak24/`; `port
    crop that is spoiled further, whatever lies outside its mask, and none off rated pictures, whose scores
    the second stage has settled. (Given the ratings again, thousands of products learn the few hundred
    pictures by heart: the correlation on held-out ones fell from 0.83 to 0.75 in two epochs.)
+4. The share of the third stage that is kept is a compromise between ladders and ratings; a line fitted to
+   the ratings brings the scores to their scale.
 
 A fifth of the rated pictures, chosen by a hash of the name, is never trained on in any stage, unless
 `--all` says so. A run that was killed goes on from its last epoch with the same command. FOLDER ends
@@ -83,6 +85,10 @@ RANKING_LADDERS, RANKING_RATED = 4, 8  # ladders, and rated crops, of a step
 RANKING_RATE = 1e-3
 RANK_MARGIN = 30.0  # points of rating that the whole range of severity must cost
 STAYING_WEIGHT = 1.0
+DISTORTION_SHARE = 0.12
+"""Measured on the held-out fifth and on eleven portraits: with all of it the rank correlation with ratings is
+0.69 and that of noise and score -0.99, without it 0.83 and -0.83; at 0.1 it is 0.825 and -0.95, at 0.2 0.81
+and -0.99."""
 
 Part = nn.Module | torch.optim.Optimizer | OneCycleLR  # what has a state to keep
 
@@ -380,6 +386,25 @@ def learn_rankings(model: DBCNNLite, rated: Rated, pristine: list[Image], seed: 
     train_stage("ranking", folder, parts, RANKING_EPOCHS, run_epoch)
 
 
+@torch.no_grad()
+def settle(model: DBCNNLite, rated: Rated) -> None:
+    """Keep DISTORTION_SHARE of what the ranking stage has learned, and bring scores to the ratings' scale.
+
+    The second stage's scores, made under much noise, are right in order and too close together.
+    """
+    own = slice(model.products, model.products + 2 * sum(LEVEL_CHANNELS))
+    share = torch.full_like(model.head.weight, DISTORTION_SHARE)
+    share[:, own] = 1
+    model.head.weight.mul_(share)
+    scores = []
+    for image in rated.images:
+        picture = picture_tensor(image)
+        scores.append(model(picture, torch.ones_like(picture[:, :1])).item())
+    slope, offset = np.polyfit(scores, rated.ratings, 1)
+    model.head.weight.mul_(slope)
+    model.head.bias.copy_(slope * model.head.bias + ((slope - 1) * RATING_CENTRE + offset) / RATING_SPREAD)
+
+
 def ranking_of(model: DBCNNLite, ladder: Ladder) -> Tensor:
     """`ranking_loss` of one ladder."""
     mask = torch.from_numpy(ladder.mask).expand(RUNGS, 1, -1, -1)
@@ -422,6 +447,7 @@ def main() -> None:
     learn_semantics(rater, training, arguments.seed, folder)
     model = put_together(distortion, rater, training)
     learn_rankings(model, training, pristine, arguments.seed, folder)
+    settle(model, training)
     fold(model.semantic)
     write_weights(model.state_dict(), folder / "dbcnn-lite.safetensors")
 
