@@ -47,8 +47,8 @@ PNP_MODEL = np.array(
         [0.0, 330.0, 65.0],
         [-225.0, -170.0, 135.0],
         [225.0, -170.0, 135.0],
-        [-150.0, 125.0, 125.0],
-        [150.0, 125.0, 125.0],
+        [-150.0, 150.0, 125.0],
+        [150.0, 150.0, 125.0],
     ]
 )
 """Nose tip, chin, outer eye corners and mouth corners of a generic head, axes as in HEAD_MODEL, in units of

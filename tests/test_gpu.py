@@ -190,3 +190,24 @@ def test_bytes_reach_the_device_whole():
     pixels = np.arange(48, dtype=np.uint8).reshape(1, 4, 4, 3)
     where = "cuda" if GPU else "cpu"
     assert np.array_equal(quality.to_device(pixels, where).cpu().numpy(), pixels)
+
+
+@on_gpu
+def test_a_job_on_a_machine_with_a_card_takes_it(monkeypatch):
+    monkeypatch.setattr(cluster.ray, "cluster_resources", lambda: {"CPU": 8.0, "GPU": 1.0})
+    chosen = cluster.settled(config.build({}))
+    assert (chosen.serfiq.runs_on, chosen.dbcnn.runs_on) == ("cuda", "cuda")
+    assert chosen.serfiq.num_gpus + chosen.dbcnn.num_gpus == 1
+
+
+@on_gpu
+def test_a_provider_that_did_not_load_is_an_error(monkeypatch):
+    """ONNX Runtime makes a session for the CPU then, and says so only in its log."""
+    made = onnxruntime.InferenceSession
+
+    def on_the_cpu(model, options, providers):
+        return made(model, options, providers=["CPUExecutionProvider"])
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", on_the_cpu)
+    with pytest.raises(device.DeviceError, match="its CUDA provider did not load"):
+        Distances(models.fetch("sface"), models.recogniser("sface"), None, "cuda", 8, 1)
