@@ -279,7 +279,10 @@ class DBCNNLite(nn.Module):
 
     def standardised(self, pooled: Tensor) -> Tensor:
         """(N, D) from `pool`, as the head takes it: each about 0 +- 1 on rated pictures, products less."""
-        values = bounded((pooled - self.pooled_mean) / self.pooled_std)
+        return self.weighed(bounded((pooled - self.pooled_mean) / self.pooled_std))
+
+    def weighed(self, values: Tensor) -> Tensor:
+        """(N, D), products beside moments, all about 0 +- 1: the products scaled down."""
         return torch.cat([PRODUCT_SCALE * values[:, : self.products], values[:, self.products :]], dim=1)
 
     def pool(self, maps: Maps, mask: Tensor) -> Tensor:

@@ -6,13 +6,9 @@ DIR holds `live_challenge/` (images/, mos.csv, NOTICE.txt) and `kodak24/`; `port
 `faces/` are looked at after training only. Stages:
 
 1. naming: the distortion network alone learns to tell 39 synthetic distortions apart.
-2. semantic: the semantic network with a head of its own learns the ratings.
-3. ranking: the distortion network, and what multiplies it with the semantic one, learn to take points off a
-   crop that is spoiled further, whatever lies outside its mask, and none off rated pictures, whose scores
-   the second stage has settled. (Given the ratings again, thousands of products learn the few hundred
-   pictures by heart: the correlation on held-out ones fell from 0.83 to 0.75 in two epochs.)
-4. The share of the third stage that is kept is a compromise between ladders and ratings; a line fitted to
-   the ratings brings the scores to their scale.
+2. rating: everything together learns the ratings, and that the same crop, spoiled further, scores less,
+   whatever lies outside its mask.
+3. A line fitted to the ratings brings the scores to their scale.
 
 A fifth of the rated pictures, chosen by a hash of the name, is never trained on in any stage, unless
 `--all` says so. A run that was killed goes on from its last epoch with the same command. FOLDER ends
@@ -24,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import itertools
 import json
 import os
 import time
@@ -39,7 +34,6 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import OneCycleLR
 
 from faceq.dbcnn import (
-    LEVEL_CHANNELS,
     RATING_CENTRE,
     RATING_SPREAD,
     SCNN_CHANNELS,
@@ -48,14 +42,11 @@ from faceq.dbcnn import (
     DistortionNet,
     SemanticNet,
     bounded,
-    masked_moments,
     picture_tensor,
-    register_imagenet,
 )
 from faceq.distortions import Image
 from jobs.train_data import (
     RUNGS,
-    Ladder,
     Ladders,
     NamingBatches,
     Rated,
@@ -77,18 +68,11 @@ BATCH_NORM_MOMENTUM = 0.05
 """Statistics of some 20 batches: EfficientNet's 0.01 would trail behind weights that move this fast."""
 
 RATING_BATCH = 16
+RATING_EPOCHS = 10
 WEIGHT_DECAY = 0.02
-SEMANTIC_EPOCHS, SEMANTIC_RATE, SEMANTIC_HEAD_RATE = 8, 3e-4, 1e-3
-
-RANKING_EPOCHS, RANKING_STEPS = 6, 50
-RANKING_LADDERS, RANKING_RATED = 4, 8  # ladders, and rated crops, of a step
-RANKING_RATE = 1e-3
+TUNED_RATE, NEW_RATE = 3e-4, 1e-3  # of both networks; of the projection and the head
 RANK_MARGIN = 30.0  # points of rating that the whole range of severity must cost
-STAYING_WEIGHT = 1.0
-DISTORTION_SHARE = 0.12
-"""Measured on the held-out fifth and on eleven portraits: with all of it the rank correlation with ratings is
-0.69 and that of noise and score -0.99, without it 0.83 and -0.83; at 0.1 it is 0.825 and -0.95, at 0.2 0.81
-and -0.99."""
+RANKING_WEIGHT = 0.3
 
 Part = nn.Module | torch.optim.Optimizer | OneCycleLR  # what has a state to keep
 
@@ -246,91 +230,34 @@ def _replace(network: nn.Module, name: str, layer: nn.Module) -> None:
     setattr(network.get_submodule(parent), child, layer)
 
 
-class SemanticRater(nn.Module):
-    """The semantic network with a linear head on its maps' moments: what DBCNNLite is without distortions.
+class LiveLite(nn.Module):
+    """DBCNNLite whose standardisation follows the batch while it learns, as its semantic network's norms do.
 
-    Standardised and bounded as there, so that the head's weights fit there.
+    Without that noise the head learns its few hundred pictures by heart: with the statistics of a whole pass
+    over them the training loss fell to 0.2 in two epochs, and the correlation on held-out ones with it.
     """
 
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, network: SemanticNet) -> None:
+    def __init__(self, model: DBCNNLite) -> None:
         super().__init__()
-        self.network = network
-        moments = 2 * sum(LEVEL_CHANNELS)
-        self.norm = nn.BatchNorm1d(moments, affine=False)
-        self.dropout = nn.Dropout(0.3)
-        self.head = nn.Linear(moments, 1)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
-        register_imagenet(self)
+        self.model = model
+        self.norm = nn.BatchNorm1d(model.head.in_features, affine=False, momentum=BATCH_NORM_MOMENTUM)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) RGB, 0..1, to scores (N,)."""
-        everywhere = torch.ones_like(images[:, :1])
-        levels = self.network((images - self.mean) / self.std)
-        moments = torch.cat([masked_moments(level, everywhere) for level in levels], dim=1)
-        score: Tensor = self.head(self.dropout(bounded(self.norm(moments)))).squeeze(1)
+    def forward(self, images: Tensor, mask: Tensor, live: bool) -> Tensor:
+        """As DBCNNLite; `live`: statistics are the batch's own, which needs unlike pictures, and are kept."""
+        self.model.semantic.train(live)
+        self.norm.train(live)
+        pooled = self.model.pool(self.model.maps(images), mask)
+        values = self.model.weighed(bounded(self.norm(pooled)))
+        score: Tensor = self.model.head(self.model.dropout(values)).squeeze(1)
         return RATING_CENTRE + RATING_SPREAD * score
 
-
-def learn_semantics(rater: SemanticRater, rated: Rated, seed: int, folder: Path) -> None:
-    """Ratings alone."""
-    steps = len(rated.names) // RATING_BATCH
-    optimiser, schedule = optimiser_of(
-        {rater.network: SEMANTIC_RATE, rater.head: SEMANTIC_HEAD_RATE}, SEMANTIC_EPOCHS * steps
-    )
-
-    def run_epoch(epoch: int) -> dict[str, float]:
-        rater.train()
-        total = 0.0
-        for images, ratings in made_ahead(RatedBatches(rated, seed, epoch, RATING_BATCH)):
-            loss = rating_loss(rater(images), ratings)
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            schedule.step()
-            total += loss.item()
-        return {"rating_loss": total / steps}
-
-    parts: dict[str, Part] = {"rater": rater, "optimiser": optimiser, "schedule": schedule}
-    train_stage("semantic", folder, parts, SEMANTIC_EPOCHS, run_epoch)
-
-
-def optimiser_of(rates: dict[nn.Module, float], steps: int) -> tuple[torch.optim.AdamW, OneCycleLR]:
-    """AdamW whose rates rise for a quarter of the steps to those given, and fall to nothing."""
-    groups = [{"params": list(part.parameters()), "lr": rate} for part, rate in rates.items()]
-    optimiser = torch.optim.AdamW(groups, weight_decay=WEIGHT_DECAY)
-    return optimiser, OneCycleLR(optimiser, list(rates.values()), total_steps=steps, pct_start=0.25)
-
-
-@torch.no_grad()
-def put_together(distortion: DistortionNet, rater: SemanticRater, rated: Rated) -> DBCNNLite:
-    """DBCNNLite that scores as the rater does: what it has beside it starts with weights of zero.
-
-    What is pooled of the distortion network and of the products is standardised by the whole pictures.
-    """
-    model = DBCNNLite()
-    channels_last(model)
-    model.distortion, model.semantic = distortion, rater.network
-    model.eval()
-    pooled = []
-    for image in rated.images:
-        picture = picture_tensor(image)
-        pooled.append(model.pool(model.maps(picture), torch.ones_like(picture[:, :1])))
-    features = torch.cat(pooled)
-    model.pooled_mean.copy_(features.mean(0))
-    model.pooled_std.copy_(features.std(0) + 1e-4)
-    nn.init.zeros_(model.head.weight)
-    mean, variance = rater.norm.running_mean, rater.norm.running_var
-    assert mean is not None and variance is not None
-    own = slice(model.products, model.products + len(mean))
-    model.pooled_mean[own] = mean
-    model.pooled_std[own] = (variance + rater.norm.eps).sqrt()
-    model.head.weight[:, own] = rater.head.weight
-    model.head.bias.copy_(rater.head.bias)
-    return model
+    def freeze(self) -> None:
+        """Give the model the statistics that were kept."""
+        mean, variance = self.norm.running_mean, self.norm.running_var
+        assert mean is not None and variance is not None
+        self.model.pooled_mean.copy_(mean)
+        self.model.pooled_std.copy_((variance + self.norm.eps).sqrt())
+        self.model.eval()
 
 
 def rating_loss(scores: Tensor, ratings: Tensor) -> Tensor:
@@ -352,50 +279,44 @@ def ranking_loss(scores: Tensor, severities: Tensor) -> Tensor:
     return ((wanted - gap) / RATING_SPREAD).clamp_min(0).mean()
 
 
-def learn_rankings(model: DBCNNLite, rated: Rated, pristine: list[Image], seed: int, folder: Path) -> None:
-    """What the distortion network sees takes points off ladders, and none off rated pictures."""
-    model.eval()
-    model.semantic.requires_grad_(False)
-    settled = model.head.weight[0] != 0  # the semantic network's; the others start at nothing
-    model.head.weight.register_hook(lambda gradient: gradient * ~settled)
-    trained = [*model.distortion.parameters(), *model.project.parameters(), model.head.weight]
-    optimiser = torch.optim.AdamW(trained, weight_decay=0)  # which would move the settled weights, too
-    schedule = OneCycleLR(optimiser, RANKING_RATE, total_steps=RANKING_EPOCHS * RANKING_STEPS, pct_start=0.25)
+def learn_ratings(lite: LiveLite, rated: Rated, pristine: list[Image], seed: int, folder: Path) -> None:
+    """Ratings and rankings together."""
+    model, steps = lite.model, len(rated.names) // RATING_BATCH
+    rates: dict[nn.Module, float] = {
+        **dict.fromkeys((model.semantic, model.distortion), TUNED_RATE),
+        **dict.fromkeys((model.project, model.head), NEW_RATE),
+    }
+    groups = [{"params": list(part.parameters()), "lr": rate} for part, rate in rates.items()]
+    optimiser = torch.optim.AdamW(groups, weight_decay=WEIGHT_DECAY)
+    schedule = OneCycleLR(optimiser, list(rates.values()), total_steps=RATING_EPOCHS * steps, pct_start=0.25)
 
     def run_epoch(epoch: int) -> dict[str, float]:
-        crops = itertools.chain.from_iterable(
-            made_ahead(RatedBatches(rated, seed, part, RANKING_RATED))
-            for part in itertools.count(epoch * 100)
-        )
-        ladders = made_ahead(Ladders(pristine, seed, epoch, RANKING_STEPS * RANKING_LADDERS))
+        model.dropout.train()
+        crops = made_ahead(RatedBatches(rated, seed, epoch, RATING_BATCH))
+        ladders = made_ahead(Ladders(pristine, seed, epoch, steps))
         totals = np.zeros(2)
-        for _ in range(RANKING_STEPS):
-            ranking = torch.stack([ranking_of(model, next(ladders)) for _ in range(RANKING_LADDERS)]).mean()
-            images, _ = next(crops)
-            values = model.standardised(model.pool(model.maps(images), torch.ones_like(images[:, :1])))
-            staying = (values[:, ~settled] @ model.head.weight[0, ~settled]).square().mean()
+        for (images, ratings), ladder in zip(crops, ladders, strict=True):
+            rating = rating_loss(lite(images, torch.ones_like(images[:, :1]), live=True), ratings)
+            mask = torch.from_numpy(ladder.mask).expand(RUNGS, 1, -1, -1)
+            scores = lite(to_tensor(ladder.images), mask, live=False)
+            ranking = ranking_loss(scores, torch.from_numpy(ladder.severities))
+            weight = RANKING_WEIGHT if epoch else 0  # before, no statistics worth using were kept
             optimiser.zero_grad()
-            (ranking + STAYING_WEIGHT * staying).backward()
+            (rating + weight * ranking).backward()
             optimiser.step()
             schedule.step()
-            totals += ranking.item(), staying.item()
-        ranking_mean, staying_mean = (totals / RANKING_STEPS).tolist()
-        return {"ranking_loss": ranking_mean, "staying_loss": staying_mean}
+            totals += rating.item(), ranking.item()
+        rating_mean, ranking_mean = (totals / steps).tolist()
+        return {"rating_loss": rating_mean, "ranking_loss": ranking_mean}
 
-    parts: dict[str, Part] = {"model": model, "optimiser": optimiser, "schedule": schedule}
-    train_stage("ranking", folder, parts, RANKING_EPOCHS, run_epoch)
+    parts: dict[str, Part] = {"lite": lite, "optimiser": optimiser, "schedule": schedule}
+    train_stage("rating", folder, parts, RATING_EPOCHS, run_epoch)
+    lite.freeze()
 
 
 @torch.no_grad()
 def settle(model: DBCNNLite, rated: Rated) -> None:
-    """Keep DISTORTION_SHARE of what the ranking stage has learned, and bring scores to the ratings' scale.
-
-    The second stage's scores, made under much noise, are right in order and too close together.
-    """
-    own = slice(model.products, model.products + 2 * sum(LEVEL_CHANNELS))
-    share = torch.full_like(model.head.weight, DISTORTION_SHARE)
-    share[:, own] = 1
-    model.head.weight.mul_(share)
+    """Bring scores to the ratings' scale: learned under much noise, they lie too close together."""
     scores = []
     for image in rated.images:
         picture = picture_tensor(image)
@@ -403,12 +324,6 @@ def settle(model: DBCNNLite, rated: Rated) -> None:
     slope, offset = np.polyfit(scores, rated.ratings, 1)
     model.head.weight.mul_(slope)
     model.head.bias.copy_(slope * model.head.bias + ((slope - 1) * RATING_CENTRE + offset) / RATING_SPREAD)
-
-
-def ranking_of(model: DBCNNLite, ladder: Ladder) -> Tensor:
-    """`ranking_loss` of one ladder."""
-    mask = torch.from_numpy(ladder.mask).expand(RUNGS, 1, -1, -1)
-    return ranking_loss(model(to_tensor(ladder.images), mask), torch.from_numpy(ladder.severities))
 
 
 def write_weights(state: dict[str, Tensor], path: Path) -> None:
@@ -440,13 +355,13 @@ def main() -> None:
     channels_last(distortion)
     learn_distortions(distortion, pristine, folder)
     torch.manual_seed(arguments.seed)
-    network = SemanticNet()
-    unfold(network, arguments.init)
-    channels_last(network)
-    rater = SemanticRater(network)
-    learn_semantics(rater, training, arguments.seed, folder)
-    model = put_together(distortion, rater, training)
-    learn_rankings(model, training, pristine, arguments.seed, folder)
+    model = DBCNNLite()
+    model.distortion = distortion
+    unfold(model.semantic, arguments.init)
+    nn.init.zeros_(model.head.weight)
+    nn.init.zeros_(model.head.bias)
+    channels_last(model)
+    learn_ratings(LiveLite(model), training, pristine, arguments.seed, folder)
     settle(model, training)
     fold(model.semantic)
     write_weights(model.state_dict(), folder / "dbcnn-lite.safetensors")

@@ -136,8 +136,8 @@ Scores how good a picture, or the part of it under a mask, looks to people: 0 (b
 - Untouched pictures for synthetic distortions: the Kodak test set, the {PRISTINE_FROM_LIVE} best-rated
   training pictures, and two that scikit-image ships (coffee, chelsea).
 - Held out, where some are: pictures whose name hashes so (`int(blake2b(name, digest_size=8)) % 5 == 0`).
-  No stage was trained on them, and no epoch was picked by them; but settings, the share of the distortion
-  network among them, were chosen after looking at figures like those below: expect a little less elsewhere.
+  No stage was trained on them, and no epoch was picked by them; but settings were revised
+  after looking at figures like those below: expect a little less elsewhere.
 - Seed {seed}; the weights of the last epoch, as float16.
 
 ## What was measured

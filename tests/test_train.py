@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from faceq.dbcnn import LITE0_BLOCKS, DistortionNet, SemanticNet, load_dbcnn_lite
+from faceq.dbcnn import LITE0_BLOCKS, DBCNNLite, SemanticNet, load_dbcnn_lite
 from jobs import train_data, train_dbcnn, train_distortions
 from jobs.train_data import Ladders, NamingBatches, Rated, RatedBatches
-from jobs.train_dbcnn import SemanticRater, fold, put_together, ranking_loss, train_stage, unfold
+from jobs.train_dbcnn import LiveLite, fold, ranking_loss, train_stage, unfold
 from jobs.train_distortions import NAMED, RANKED, spoiled
 
 
@@ -166,21 +166,22 @@ def test_published_weights_compute_the_same_unfolded_and_folded(tmp_path: Path) 
     assert torch.allclose(folded, features, **close)
 
 
-def test_put_together_scores_are_the_raters_until_the_rest_has_learned(picture, tmp_path: Path) -> None:
+def test_frozen_statistics_give_the_scores_that_were_learned(picture, tmp_path: Path) -> None:
     torch.save(published_state(4), tmp_path / "lite0.pth")
-    network = SemanticNet()
-    unfold(network, tmp_path / "lite0.pth")
-    rater = SemanticRater(network)
-    nn.init.normal_(rater.head.weight, std=0.01)
+    model = DBCNNLite()
+    unfold(model.semantic, tmp_path / "lite0.pth")
+    lite = LiveLite(model.eval())
     images = train_data.to_tensor([picture, picture[::-1].copy(), picture[:, ::-1].copy()])
+    everywhere = torch.ones_like(images[:, :1])
     with torch.no_grad():
-        rater.train()(images)
-        rater.eval()
-        rated = Rated(["a", "b"], [picture, picture[::-1].copy()], np.array([40, 60], np.float32))
-        model = put_together(DistortionNet(), rater, rated)
-        scores = model(images, torch.ones_like(images[:, :1]))
-        assert torch.allclose(scores, rater(images), atol=1e-3)
-        assert scores.std() > 0.01
+        for _ in range(3):
+            lite(images, everywhere, live=True)
+        learned = lite(images, everywhere, live=False)
+        lite.freeze()
+        assert torch.allclose(model(images, everywhere), learned, atol=1e-3)
+        fold(model.semantic)
+        assert torch.allclose(model(images, everywhere), learned, atol=1e-2)
+    assert learned.std() > 0.01
 
 
 def test_a_ladder_costs_nothing_once_each_step_of_severity_costs_its_share() -> None:
@@ -254,8 +255,7 @@ def test_the_whole_recipe_in_small_ends_with_weights_that_load_and_a_card(
     torch.save(published_state(3), tmp_path / "lite0.pth")
 
     for name, value in (
-        *(("NAMING_EPOCHS", 1), ("NAMING_STEPS", 2), ("SEMANTIC_EPOCHS", 2), ("RATING_BATCH", 4)),
-        *(("RANKING_EPOCHS", 2), ("RANKING_STEPS", 4), ("RANKING_LADDERS", 1), ("RANKING_RATED", 2)),
+        *(("NAMING_EPOCHS", 1), ("NAMING_STEPS", 2), ("RATING_EPOCHS", 2), ("RATING_BATCH", 4)),
     ):
         monkeypatch.setattr(train_dbcnn, name, value)
     out = tmp_path / "out"
@@ -273,4 +273,4 @@ def test_the_whole_recipe_in_small_ends_with_weights_that_load_and_a_card(
     assert "the notice" in (out / "dbcnn-lite.md").read_text()
     assert json.loads((out / "figures.json").read_text()) == {}
     assert (out / "curves.png").stat().st_size > 5000
-    assert (out / "ranking.csv").read_text().startswith("epoch,ranking_loss,staying_loss,seconds")
+    assert (out / "rating.csv").read_text().startswith("epoch,rating_loss,ranking_loss,seconds")
