@@ -24,15 +24,14 @@ class YuNetSession:
     Args:
         path: the ONNX file, its weights as floats or quantised.
         threshold: the least confidence, 0...1, of what counts as a face.
-        threads: of ONNX Runtime.
     """
 
-    def __init__(self, path: Path, threshold: float, threads: int = 1):
+    def __init__(self, path: Path, threshold: float):
         model = onnx.load(str(path))
         _dequantise(model)
         _free_sizes(model)
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = 1  # many pictures at once are the job's affair
         options.inter_op_num_threads = 1
         options.log_severity_level = 3  # the file has weights that no node uses, and each would be named
         self._session = onnxruntime.InferenceSession(

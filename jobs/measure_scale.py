@@ -12,12 +12,9 @@ the object store of all nodes, and what was spilled from it to disk.
 """
 
 import argparse
-import io
 import sys
-import tarfile
 import tempfile
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +25,8 @@ import rich.table
 from ray._private import internal_api
 
 from faceq import cluster, config, pipeline
-from jobs import benchmark, stand_ins
+from jobs import benchmark, demo, stand_ins
 
-FRAMES_PER_SHARD = 1000
 SAMPLE_S = 1
 
 
@@ -56,9 +52,8 @@ def main() -> int:
     for count in options.frames:
         with tempfile.TemporaryDirectory(prefix="faceq-scale-") as folder:
             frames = Path(folder) / "frames"
-            given = (
-                _write_numbers(frames, count) if options.stand_ins else benchmark.write_frames(frames, count)
-            )
+            write = _write_numbers if options.stand_ins else benchmark.write_frames
+            given = write(frames, count)
             settings = config.load(
                 options.config, {"input": [given], "out": f"{folder}/table", "fiq_threshold": 0.0}
             )
@@ -121,19 +116,8 @@ def _with_stand_ins(settings: config.Config) -> dict[str, Any]:
 
 def _write_numbers(folder: Path, count: int) -> str:
     """Tar shards of `count` files with a number in each; the folder's path."""
-    folder.mkdir()
-    for first in range(0, count, FRAMES_PER_SHARD):
-        with tarfile.open(folder / f"{first:09}.tar", "w") as shard:
-            for name, data in _numbers(first, min(first + FRAMES_PER_SHARD, count)):
-                member = tarfile.TarInfo(name)
-                member.size = len(data)
-                shard.addfile(member, io.BytesIO(data))
+    demo.write_shards(folder, ((f"{index:09}.jpg", str(index).encode()) for index in range(count)))
     return str(folder)
-
-
-def _numbers(first: int, last: int) -> Iterator[tuple[str, bytes]]:
-    for index in range(first, last):
-        yield f"{index:09}.jpg", str(index).encode()
 
 
 if __name__ == "__main__":
