@@ -5,12 +5,10 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-import rich.console
-import rich.table
-
 from faceq import __version__, config, models, plan
 from faceq.cli_evaluate import add_evaluate_arguments
 from faceq.cli_inspect import add_inspect_arguments
+from faceq.cli_models import add_model_arguments, add_models_arguments, model_settings
 from faceq.cli_query import add_query_arguments, positive
 from faceq.cli_report import add_report_arguments
 from faceq.errors import JobError, UsageError
@@ -69,17 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_plan_arguments(commands.add_parser("plan", help="machines, hours and money that a job will take"))
     add_evaluate_arguments(commands.add_parser("evaluate", help="judge the scores, fit their scale"))
-    zoo = commands.add_parser("models", help="list, fetch or check the models")
-    actions = zoo.add_subparsers(required=True, metavar="ACTION")
-    for name, action, text in (
-        ("list", list_models, "every model with its size, licence and state"),
-        ("pull", pull_models, "fetch models, replace broken copies"),
-        ("verify", verify_models, "check the SHA-256 of local copies; exit status 1 if one is wrong"),
-    ):
-        command = actions.add_parser(name, help=text, description=text)
-        if name != "list":
-            command.add_argument("names", nargs="*", metavar="MODEL", help="default: those of the preset")
-        command.set_defaults(run=action)
+    add_models_arguments(commands.add_parser("models", help="list, fetch or check the models"))
     return parser
 
 
@@ -104,8 +92,8 @@ def add_score_arguments(parser: argparse.ArgumentParser) -> None:
     what = "list of frames' places: .parquet, .csv or .jsonl with a column `uri`; may come again"
     add("--manifest", action="append", metavar="FILE", help=what)
     add("--out", metavar="TABLE", help="folder or s3:// prefix of the result table")
-    add("--preset", help=f"set of models ({', '.join(config.PRESETS)}); default: embedded")
     add("--config", metavar="job.yaml", help="settings in YAML; what the command line says goes before it")
+    add_model_arguments(parser)
     add("--fiq-threshold", type=float, metavar="X", help="least SER-FIQ, 0…1 (0.5); 0 scores every face")
     add("--embeddings", action="store_true", default=None, help="keep recognition embeddings, as a column")
     add("--fps", type=float, metavar="X", help="of videos, X frames a second (default: every frame)")
@@ -125,11 +113,11 @@ def score(options: argparse.Namespace) -> int:
             "input": options.input or None,
             "manifest": options.manifest,
             "out": options.out,
-            "preset": options.preset,
             "fiq_threshold": options.fiq_threshold,
             "embeddings": options.embeddings,
             "video": {key: value for key, value in sampling.items() if value is not None} or None,
             "limit": options.limit,
+            **model_settings(options),
         },
     )
     from faceq import pipeline, summary  # noqa: PLC0415 - Ray takes seconds to import
@@ -173,43 +161,6 @@ def run_plan(options: argparse.Namespace) -> int:
     """`faceq plan`: print what a job will take."""
     print(plan.text(options.frames, options.gpu, options.price_per_hour))
     return 0
-
-
-def list_models(options: argparse.Namespace) -> int:
-    """`faceq models list`."""
-    table = rich.table.Table(box=None, pad_edge=False)
-    for title in ("model", "role", "size", "licence", "state"):
-        table.add_column(title, justify="right" if title == "size" else "left")
-    for model in models.MODELS.values():
-        table.add_row(
-            model.name, model.role, f"{model.size / 1e6:.1f} MB", model.licence, models.state(model)
-        )
-    rich.console.Console().print(table)
-    print(f"\nkept in {models.cache_dir()} (FACEQ_CACHE); fetched when needed, or by `faceq models pull`")
-    return 0
-
-
-def pull_models(options: argparse.Namespace) -> int:
-    """`faceq models pull`."""
-    for name in _named_models(options):
-        path = models.fetch(name, report=print)
-        print(f"{name}: ok: {path}")
-    return 0
-
-
-def verify_models(options: argparse.Namespace) -> int:
-    """`faceq models verify`."""
-    states = {name: models.state(models.get(name)) for name in _named_models(options)}
-    for name, state in states.items():
-        print(f"{name}: {state}")
-    return 1 if any(state.startswith("corrupt") for state in states.values()) else 0
-
-
-def _named_models(options: argparse.Namespace) -> Sequence[str]:
-    for name in options.names:
-        if name not in models.MODELS:
-            raise UsageError(f"no model is called {name!r}; known are {', '.join(models.MODELS)}")
-    return options.names or config.PRESETS["embedded"].models()
 
 
 if __name__ == "__main__":

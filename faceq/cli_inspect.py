@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from faceq import config
+from faceq.cli_models import add_model_arguments, model_settings
 from faceq.errors import UsageError
 
 if TYPE_CHECKING:
@@ -32,14 +33,14 @@ def add_inspect_arguments(parser: argparse.ArgumentParser) -> None:
     add("images", nargs="+", metavar="IMAGE", help="pictures, folders, globs; local or s3://")
     add("--out", metavar="FILE", help="annotated picture (.png, .jpg, .webp); of several pictures, a folder")
     add("--json", action="store_true", help="print the rows of the table as JSON")
-    add("--preset", help=f"set of models ({', '.join(config.PRESETS)}); default: embedded")
     add("--config", metavar="job.yaml", help="settings in YAML; what the command line says goes before it")
+    add_model_arguments(parser)
     parser.set_defaults(run=inspect)
 
 
 def inspect(options: argparse.Namespace) -> int:
     """`faceq inspect`."""
-    settings = config.load(options.config, {"preset": options.preset})
+    settings = config.load(options.config, model_settings(options))
     frames = _pictures(options.images, settings.s3)
     targets = _targets(options.out, [frame.source for frame in frames])
     from faceq.inspect import Inspector, lines_of  # noqa: PLC0415 - torch takes seconds to import

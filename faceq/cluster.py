@@ -2,13 +2,15 @@
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator
 from typing import Any
 
 import ray
 from ray.data import ActorPoolStrategy
 
-from faceq.config import Config, Pool
+from faceq import device
+from faceq.config import Config, Stage
 from faceq.errors import UsageError
 
 TASKS_IN_FLIGHT = 4
@@ -17,18 +19,23 @@ actor, and the more the faster: at 4 a pool doubles each time it looks, at 2, it
 
 
 @contextlib.contextmanager
-def ray_for(config: Config) -> Iterator[None]:
+def ray_for(config: Config) -> Iterator[Config]:
     """Inside the block there is a Ray: the caller's, or one that is joined or started, and left at the end.
+    The settings that it gives are those for that Ray: see `settled`.
 
     Left before a failure is told, so that the reason is the last that is said: the output of workers
     arrives late, and would come after it.
     """
     if ray.is_initialized():
-        yield
+        yield config
         return
     start_ray(config)
     try:
-        yield
+        # Of a cluster's cards the driver knows neither what runs on them, nor which are still to come.
+        if not os.environ.get("RAY_ADDRESS"):
+            config = settled(config)
+            _check_room(config)
+        yield config
     finally:
         ray.shutdown()
 
@@ -46,15 +53,16 @@ def start_ray(config: Config) -> None:
     cpus = config.num_cpus or max(2, len(os.sched_getaffinity(0)))
     # `local`: without it Ray would join a cluster that somebody else has running on this machine.
     ray.init(address="local", num_cpus=cpus, include_dashboard=False)
-    _check_room(config)
 
 
 def _check_room(config: Config) -> None:
     """That this machine can run every pool at its least size beside one task that feeds it: a job that
     asks for more would wait for ever. (A cluster may still grow, so there it is not checked.)"""
     there = ray.cluster_resources()
-    pools = (config.serfiq, config.dbcnn)
+    pools: tuple[Stage, ...] = (config.serfiq, config.dbcnn)
     feeding = max(config.read.num_cpus, config.find_face.num_cpus)
+    if config.find_face.num_gpus:
+        pools, feeding = (*pools, config.find_face), config.read.num_cpus
     for resource, needed in (
         ("CPU", feeding + sum(pool.min_size * pool.num_cpus for pool in pools)),
         ("GPU", sum(pool.min_size * pool.num_gpus for pool in pools)),
@@ -67,7 +75,20 @@ def _check_room(config: Config) -> None:
             )
 
 
-def pool_options(pool: Pool) -> dict[str, Any]:
+def settled(config: Config) -> Config:
+    """The settings as they are on a Ray that was started on this machine: where it has a GPU that models can
+    run on, pools whose device is `auto` share it."""
+    if not ray.cluster_resources().get("GPU"):
+        return config
+    reason = device.missing()
+    if reason is None:
+        return config.on_gpus()
+    if any(pool.device == "auto" for pool in (config.serfiq, config.dbcnn)):
+        print(f"faceq: this machine has a GPU, but models run on the CPU: {reason}", file=sys.stderr)
+    return config
+
+
+def pool_options(pool: Stage) -> dict[str, Any]:
     """What `map_batches` needs to run a stage as a pool of actors on the Ray that is there."""
     return {
         "compute": ActorPoolStrategy(
@@ -83,7 +104,7 @@ def pool_options(pool: Pool) -> dict[str, Any]:
     }
 
 
-def _most_actors(pool: Pool) -> int | None:
+def _most_actors(pool: Stage) -> int | None:
     """Actors that a pool may have where the configuration does not say; None: as many as Ray Data's budget
     for the stage allows, which follows the resources that are there, and grows as machines come.
 

@@ -1,8 +1,8 @@
 """One typed configuration for YAML, the command line and Python."""
 
 import difflib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -11,31 +11,81 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from faceq import models
 from faceq.errors import UsageError
+from faceq.models import Recogniser
+
+Region = Literal["mask", "black_out", "crop", "frame"]
+"""What is judged: of a face's crop what is inside the mask; the crop, black outside the mask; all of it; or
+the whole frame, black outside the mask."""
+
+Outline = Literal["oval", "hull"]
+"""The mask's edge: the face oval of the landmark model, where it has one; the convex hull of the
+landmarks."""
+
+Pose = Literal["five", "pnp"]
+"""Head pose from the five landmarks, or by a perspective fit to six dense ones."""
 
 
 @dataclass(frozen=True)
 class Preset:
-    """Which model of the zoo does what."""
+    """Which model does what, each a name in the zoo or a file, and what else is part of the set.
+
+    refine: the face is aligned by landmarks half way between the detector's and the mesh's. settings: of
+    `Config`, where they are not its defaults.
+    """
 
     detector: str
     recogniser: str
-    mesh: str
+    landmarks: str
     quality: str
+    outline: Outline = "oval"
+    pose: Pose = "five"
+    refine: bool = False
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def models(self) -> tuple[str, ...]:
-        return (self.detector, self.recogniser, self.mesh, self.quality)
+        return (self.detector, self.recogniser, self.landmarks, self.quality)
 
 
-Region = Literal["mask", "black_out", "crop"]
-"""What of a face's crop is judged: what is inside the mask; the crop, black outside the mask; all of it."""
+_INSIGHTFACE = Preset(
+    detector="scrfd-10g",
+    recogniser="arcface-r50",
+    landmarks="landmarks-106",
+    quality="dbcnn-koniq",
+    outline="hull",
+    settings={"det_threshold": 0.5},
+)
 
 PRESETS = {
-    "embedded": Preset(detector="yunet", recogniser="sface", mesh="facemesh", quality="dbcnn-lite"),
+    "embedded": Preset(
+        detector="yunet", recogniser="sface", landmarks="facemesh", quality="dbcnn-lite", refine=True
+    ),
+    "insightface": _INSIGHTFACE,
+    "cafi": replace(
+        _INSIGHTFACE,
+        pose="pnp",
+        settings={
+            "det_threshold": 0.5,
+            "fiq_threshold": 0.5,
+            "serfiq_passes": 100,
+            "calibration": {"slope": 130.0, "threshold": 0.88},
+            "quality_region": "frame",
+        },
+    ),
 }
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Models(_Strict):
+    """Models in place of the preset's, each a name in the zoo or a file. On a cluster a file lies at the same
+    path on each machine."""
+
+    detector: str | None = None
+    recogniser: str | None = None
+    landmarks: str | None = None
+    quality: str | None = None
 
 
 class Light(_Strict):
@@ -44,40 +94,40 @@ class Light(_Strict):
     num_cpus: float = Field(0.25, gt=0)
 
 
-class Tasks(_Strict):
-    """Resources of a stage that runs as Ray tasks. `batch_size`: frames a task takes at a time; a task that
-    asks for several whole CPUs runs as many threads."""
+Device = Literal["auto", "cpu", "cuda"]
 
-    num_cpus: float = Field(0.5, gt=0)
-    batch_size: int = Field(32, ge=1)
-
-    @property
-    def threads(self) -> int:
-        return max(1, int(self.num_cpus))
+SHARE_OF_A_CARD = 0.5
+"""Of one GPU that an actor gets where nobody says: the two pools share it."""
 
 
-class Pool(_Strict):
-    """Resources of a stage that runs as a pool of actors, each with a model in memory.
+class Stage(_Strict):
+    """Resources of a stage with models.
 
-    num_cpus, num_gpus: of one actor; with a GPU, or a part of one, the model runs on CUDA. On CPUs it
-    runs as many threads as it has whole CPUs.
-    min_size, initial_size, max_size: actors; the pool begins with initial_size (none: min_size). No
-    max_size: as many as the GPUs, or the CPUs of a cluster, have room for; on a machine without GPUs half
-    as many as it has CPUs.
-    batch_size: frames an actor takes at a time; those that still matter are gathered into
-    mini-batches of `mini_batch`, which is the shape that the model sees, always.
+    num_cpus, num_gpus: of one task or actor, for Ray's placement. device: `auto`: CUDA where num_gpus is
+    above 0; `cuda`: an error where there is none, with half a card unless num_gpus says otherwise; `cpu`,
+    whatever num_gpus says. On CPUs models run as many threads as a task or actor has whole CPUs. min_size,
+    initial_size, max_size: actors of the stage's pool, which begins with initial_size (none: min_size). No
+    max_size: as many as the GPUs, or the CPUs of a cluster, have room for; on a machine without GPUs half as
+    many as it has CPUs. batch_size: frames that are taken at a time.
     """
 
     num_cpus: float = Field(0.5, gt=0)
     num_gpus: float = Field(0.0, ge=0)
+    device: Device = "auto"
     min_size: int = Field(1, ge=1)
     initial_size: int | None = Field(None, ge=1)
     max_size: int | None = Field(None, ge=1)
     batch_size: int = Field(32, ge=1)
-    mini_batch: int = Field(8, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _cuda_takes_a_share(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and values.get("device") == "cuda" and not values.get("num_gpus"):
+            return {**values, "num_gpus": SHARE_OF_A_CARD}
+        return values
 
     @model_validator(mode="after")
-    def _sizes_fit(self) -> "Pool":
+    def _sizes_fit(self) -> "Stage":
         if self.max_size is not None and self.max_size < self.min_size:
             raise ValueError(f"max_size {self.max_size} is less than min_size {self.min_size}")
         if not self.min_size <= self.first_size <= (self.max_size or self.first_size):
@@ -93,8 +143,28 @@ class Pool(_Strict):
         return max(1, int(self.num_cpus))
 
     @property
-    def device(self) -> str:
-        return "cuda" if self.num_gpus > 0 else "cpu"
+    def runs_on(self) -> str:
+        """`cuda` or `cpu`, with `auto` settled by num_gpus."""
+        if self.device == "auto":
+            return "cuda" if self.num_gpus > 0 else "cpu"
+        return self.device
+
+
+class FindFaces(Stage):
+    """Resources of decoding, detection and landmarks. Without GPUs they run as Ray tasks, on all CPUs that
+    are left, and the sizes of a pool do not count; with num_gpus, as a pool of actors. Decoding and FaceMesh
+    stay on the CPU then, too."""
+
+
+class Pool(Stage):
+    """Resources of a stage that always runs as a pool of actors, each with a model in memory.
+
+    device: `auto` also takes CUDA where a job starts on a machine of its own with a card that models can run
+    on; both pools then share what `find_face` leaves of it. Frames of a batch that still matter are gathered
+    into mini-batches of `mini_batch`, which is the shape that the model sees, always.
+    """
+
+    mini_batch: int = Field(8, ge=1)
 
 
 class Video(_Strict):
@@ -132,19 +202,26 @@ class Config(_Strict):
     """Settings of a scoring job.
 
     input: files, folders, globs; manifest: files that list frames' places (see `faceq.manifest`).
-    preset: the set of models. fiq_threshold: least `serfiq`, 0...1, of a face that is scored further;
-    0 scores every face. serfiq_passes: draw SER-FIQ by that many dropout passes, as published (there
-    100); none: the closed form, which has no noise and costs a fraction. calibration: of `serfiq`, if
-    not the zoo's. quality_region: what DB-CNN judges of a face's crop: what is inside the `mask`; for
-    comparison the whole `crop`, or the crop with all outside the mask blacked out (`black_out`).
-    embeddings: keep recognition embeddings, as a column. det_threshold: least confidence of a face, 0...1.
-    min_face: least shorter side of a face's box, pixels. max_pixels: larger pictures are unreadable (Pillow
-    opens none above 178,956,970). video: which frames of a video count. limit: only the first N frames.
-    rows_per_file: frames per task that writes. num_cpus: logical CPUs of a Ray that is started for this job
-    (none: the machine's).
+    preset: the set of models; models: others in its models' places. accept_licence: terms that models come
+    under are accepted. model_mirrors: folders, `s3://` or `https://` prefixes that hold model files, tried
+    before their own sources. dropout: the recogniser's rate, if not what its file or the zoo says.
+    fiq_threshold: least `serfiq`, 0...1, of a face that is scored further; 0 scores every face.
+    serfiq_passes: draw SER-FIQ by that many dropout passes, as published (there 100); none: the closed form,
+    which has no noise and costs a fraction. calibration: of `serfiq`, if not the zoo's. quality_region: what
+    DB-CNN judges of a face's crop: what is inside the `mask`; for comparison the whole `crop`, the crop with
+    all outside the mask blacked out (`black_out`), or the whole `frame`, blacked out likewise and brought to
+    384x384. embeddings: keep recognition embeddings, as a column. det_threshold: least confidence of a face,
+    0...1. min_face: least shorter side of a face's box, pixels. max_pixels: larger pictures are unreadable
+    (Pillow opens none above 178,956,970). video: which frames of a video count. limit: only the first N
+    frames. rows_per_file: frames per task that writes. num_cpus: logical CPUs of a Ray that is started for
+    this job (none: the machine's).
     """
 
     preset: str = "embedded"
+    models: Models = Models()
+    accept_licence: bool = False
+    model_mirrors: tuple[str, ...] = ()
+    dropout: float | None = Field(None, gt=0, lt=1)
     input: tuple[str, ...] = ()
     manifest: tuple[str, ...] = ()
     out: str | None = None
@@ -162,13 +239,20 @@ class Config(_Strict):
     num_cpus: int | None = Field(None, ge=2)
     s3: S3 = S3()
     read: Light = Light()
-    find_face: Tasks = Tasks()
+    find_face: FindFaces = FindFaces()
     serfiq: Pool = Pool()
     dbcnn: Pool = Pool()
 
-    @field_validator("input", "manifest", mode="before")
+    @model_validator(mode="before")
     @classmethod
-    def _one_input_is_a_tuple(cls, value: Any) -> Any:
+    def _preset_comes_first(cls, values: Any) -> Any:
+        name = values.get("preset", "embedded")
+        preset = PRESETS.get(name) if isinstance(name, str) else None
+        return {**preset.settings, **values} if preset else values
+
+    @field_validator("input", "manifest", "model_mirrors", mode="before")
+    @classmethod
+    def _one_is_a_tuple(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
 
     @field_validator("preset")
@@ -179,22 +263,55 @@ class Config(_Strict):
         return value
 
     @property
-    def models(self) -> Preset:
-        return PRESETS[self.preset]
+    def chosen(self) -> Preset:
+        """The preset, with the models that stand in its models' places."""
+        return replace(PRESETS[self.preset], **self.models.model_dump(exclude_none=True))
+
+    def fetch(self, name: str, report: Callable[[str], None] = print) -> Path:
+        """A verified local copy of a model, as these settings have it come."""
+        access = models.Access(self.accept_licence, self.model_mirrors, self.s3)
+        return models.fetch(name, report, access)
+
+    def on_gpus(self) -> "Config":
+        """These settings where a GPU is at hand that models can run on: pools whose device is `auto` get a
+        share of what find_face leaves of it."""
+        share = SHARE_OF_A_CARD * (1 - self.find_face.num_gpus % 1)
+        pools = {
+            name: pool.model_copy(update={"num_gpus": share})
+            for name, pool in (("serfiq", self.serfiq), ("dbcnn", self.dbcnn))
+            if pool.device == "auto" and not pool.num_gpus
+        }
+        return self.model_copy(update=pools)
+
+    def accept_terms(self, report: Callable[[str], None] = print) -> dict[str, str]:
+        """See to it that all terms which must be accepted are; the models that have such, and their licences.
+
+        Raises LicenceError where they are not.
+        """
+        used = [models.find(name) for name in self.chosen.models()]
+        for name in self.chosen.models():
+            models.accept_terms(name, self.accept_licence, report)
+        return {model.name: model.licence for model in used if model.terms}
+
+    def recogniser(self) -> Recogniser:
+        """What is known of the recogniser; its dropout rate is these settings', if they have one."""
+        known = models.recogniser(self.chosen.recogniser)
+        return known if self.dropout is None else replace(known, dropout=self.dropout)
 
     def calibrated(self) -> Calibration:
-        """The calibration that holds: these settings', else the zoo's for the preset's recogniser."""
-        zoo = models.recogniser(self.models.recogniser).calibration
-        return self.calibration or Calibration(slope=zoo.slope, threshold=zoo.threshold)
+        """The calibration that holds: these settings', else what is known for the recogniser."""
+        known = self.recogniser().calibration
+        return self.calibration or Calibration(slope=known.slope, threshold=known.threshold)
 
     def record(self) -> dict[str, Any]:
         """What decides which rows there are, and their values, as JSON: kept with every table and compared
         before a rerun."""
-        zoo = [models.get(name) for name in self.models.models()]
+        used = [models.find(name) for name in self.chosen.models()]
         return {
             "preset": self.preset,
             "fiq_threshold": self.fiq_threshold,
             "serfiq_passes": self.serfiq_passes,
+            "dropout": self.dropout,
             "quality_region": self.quality_region,
             "embeddings": self.embeddings,
             "det_threshold": self.det_threshold,
@@ -202,7 +319,7 @@ class Config(_Strict):
             "max_pixels": self.max_pixels,
             "video_fps": self.video.fps,
             "video_every": self.video.every,
-            "models": {m.name: {"sha256": m.sha256, "licence": m.licence} for m in zoo},
+            "models": {m.name: {"sha256": m.sha256, "licence": m.licence} for m in used},
             "calibration": self.calibrated().model_dump(),
         }
 

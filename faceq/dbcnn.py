@@ -2,7 +2,8 @@
 
 DB-CNN multiplies what two networks see: one knows what is in the picture, the other how it is
 degraded. Here the first is EfficientNet-Lite0 in VGG-16's place and the second a thinner S-CNN,
-and the product is averaged inside a mask, so that the background has no say.
+and the product is averaged inside a mask, so that the background has no say. Beside the product stand
+the mean and the spread of the maps that are multiplied.
 
 Source: Zhang, Ma, Yan, Deng, Wang, "Blind Image Quality Assessment Using a Deep Bilinear
 Convolutional Neural Network", IEEE TCSVT 30(1), 2020; Tan, Le, "EfficientNet", ICML 2019.
@@ -10,6 +11,7 @@ Convolutional Neural Network", IEEE TCSVT 30(1), 2020; Tan, Le, "EfficientNet", 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -30,7 +32,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 RATING_CENTRE = 58.0
 RATING_SPREAD = 20.0
 
-PICTURE_SIDE = 384  # pixels; the largest that the network was trained at
+PICTURE_SIDE = 500  # pixels of the shorter side; what the rated pictures have
 
 # Per block of EfficientNet-Lite0: kernel, stride, expansion, channels out.
 LITE0_BLOCKS = (
@@ -50,11 +52,14 @@ LEVEL_CHANNELS = tuple(LITE0_BLOCKS[block][3] for block in LEVEL_BLOCKS)
 SCNN_LAYERS = ((16, 1), (16, 2), (24, 1), (24, 2), (32, 1), (32, 2), (64, 1), (64, 1), (64, 2))
 SCNN_CHANNELS = SCNN_LAYERS[-1][0]
 
-SEMANTIC_CHANNELS = 64
+SEMANTIC_CHANNELS = 64  # of the semantic side of the product
 
-# Bilinear products and moments are each scaled to this length, so that the products, four times as
-# many, do not drown the moments. It is the root of the number of moments: they are about 1 each.
-POOLED_LENGTH = 32.0
+# Standardised products and moments are bent towards this many deviations: a picture unlike all that were
+# rated must not run away along one of some thousand directions.
+BOUND = 3.0
+
+# Products beside moments, once both are standardised: the products are four times as many.
+PRODUCT_SCALE = 0.3
 
 
 class SameConv2d(nn.Conv2d):
@@ -64,17 +69,19 @@ class SameConv2d(nn.Conv2d):
     layer by half a step.
     """
 
-    def forward(self, input: Tensor) -> Tensor:
+    def pads(self, height: int, width: int) -> tuple[int, int, int, int]:
+        """Left, right, top, bottom for an input of that size, as `F.pad` wants them."""
         pads: list[int] = []
-        for axis in (1, 0):  # F.pad wants the last axis first
-            size, kernel, stride = input.shape[2 + axis], self.kernel_size[axis], self.stride[axis]
+        for axis, size in ((1, width), (0, height)):
+            kernel, stride = self.kernel_size[axis], self.stride[axis]
             total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
             pads += [total // 2, total - total // 2]
+        left, right, top, bottom = pads
+        return left, right, top, bottom
+
+    def forward(self, input: Tensor) -> Tensor:
+        pads = self.pads(input.shape[2], input.shape[3])
         return super().forward(F.pad(input, pads) if any(pads) else input)
-
-
-def _norm(channels: int) -> nn.BatchNorm2d:
-    return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01)  # EfficientNet's constants
 
 
 class InvertedResidual(nn.Module):
@@ -83,14 +90,13 @@ class InvertedResidual(nn.Module):
     def __init__(self, channels: int, kernel: int, stride: int, expansion: int, out: int) -> None:
         super().__init__()
         wide = channels * expansion
+        self.stride = stride
         self.residual = stride == 1 and channels == out
         self.expand: nn.Module = nn.Identity()
         if expansion != 1:
-            self.expand = nn.Sequential(nn.Conv2d(channels, wide, 1, bias=False), _norm(wide), nn.ReLU6())
-        self.depthwise = nn.Sequential(
-            SameConv2d(wide, wide, kernel, stride, groups=wide, bias=False), _norm(wide), nn.ReLU6()
-        )
-        self.project = nn.Sequential(nn.Conv2d(wide, out, 1, bias=False), _norm(out))
+            self.expand = nn.Sequential(nn.Conv2d(channels, wide, 1), nn.ReLU6())
+        self.depthwise = nn.Sequential(SameConv2d(wide, wide, kernel, stride, groups=wide), nn.ReLU6())
+        self.project = nn.Conv2d(wide, out, 1)
 
     def forward(self, features: Tensor) -> Tensor:
         out: Tensor = self.project(self.depthwise(self.expand(features)))
@@ -98,11 +104,11 @@ class InvertedResidual(nn.Module):
 
 
 class SemanticNet(nn.Module):
-    """EfficientNet-Lite0 without its classifier."""
+    """EfficientNet-Lite0 without its classifier, each batch norm folded into the convolution before it."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem = nn.Sequential(SameConv2d(3, 32, 3, 2, bias=False), _norm(32), nn.ReLU6())
+        self.stem = nn.Sequential(SameConv2d(3, 32, 3, 2), nn.ReLU6())
         blocks: list[nn.Module] = []
         channels = 32
         for kernel, stride, expansion, out in LITE0_BLOCKS:
@@ -122,19 +128,29 @@ class SemanticNet(nn.Module):
 
 
 class DistortionNet(nn.Sequential):
-    """S-CNN, thinner: (N, 3, H, W) normalised RGB to (N, 64, H/16, W/16), never negative."""
+    """S-CNN, thinner, each batch norm folded into the convolution before it.
+
+    (N, 3, H, W) normalised RGB to (N, 64, H/16, W/16), never negative.
+    """
 
     def __init__(self) -> None:
         layers: list[nn.Module] = []
         channels = 3
         for out, stride in SCNN_LAYERS:
-            layers += [
-                nn.Conv2d(channels, out, 3, stride, padding=1, bias=False),
-                nn.BatchNorm2d(out),
-                nn.ReLU(),
-            ]
+            layers.append(nn.Sequential(nn.Conv2d(channels, out, 3, stride, padding=1), nn.ReLU()))
             channels = out
         super().__init__(*layers)
+
+
+@dataclass(frozen=True)
+class Maps:
+    """What both networks see of N pictures, before any mask, float32.
+
+    levels: the semantic network's maps as SemanticNet gives them. distortion: (N, 64, H/16, W/16).
+    """
+
+    levels: list[Tensor]
+    distortion: Tensor
 
 
 def position_weights(mask: Tensor, size: tuple[int, int]) -> Tensor:
@@ -151,19 +167,20 @@ def position_weights(mask: Tensor, size: tuple[int, int]) -> Tensor:
     return weights / weights.sum(dim=(2, 3), keepdim=True).clamp_min(1e-6)
 
 
-def masked_moments(features: Tensor, weights: Tensor) -> Tensor:
+def masked_moments(features: Tensor, mask: Tensor) -> Tensor:
     """Weighted mean and standard deviation of every channel over the positions.
 
     Args:
         features: (N, C, h, w) float.
-        weights: (N, 1, h, w) from `position_weights`.
+        mask: (N, 1, H, W) float, 0..1.
 
     Returns:
         (N, 2C): the means, then the deviations.
     """
+    weights = position_weights(mask, (features.shape[2], features.shape[3]))
     mean = (features * weights).sum(dim=(2, 3))
-    centred = features - mean[:, :, None, None]
-    variance = (centred.square() * weights).sum(dim=(2, 3))
+    squares = (features - mean[:, :, None, None]).square()
+    variance = (squares * weights).sum(dim=(2, 3))
     return torch.cat([mean, (variance + 1e-6).sqrt() - 1e-3], dim=1)
 
 
@@ -189,14 +206,25 @@ def masked_bilinear(semantic: Tensor, distortion: Tensor, weights: Tensor) -> Te
     return product.flatten(1)
 
 
-def evened(pooled: Tensor) -> Tensor:
-    """Signed square root, then scaled to the length POOLED_LENGTH: (N, D) to (N, D).
+def evened(products: Tensor) -> Tensor:
+    """Signed square root, then scaled to length one: (N, D) to (N, D).
 
     The root keeps a few strong channels from speaking for all. Zeros stay zeros.
     """
     floor = 1e-4  # keeps the root's slope finite at zero
-    rooted = pooled.sign() * ((pooled.abs() + floor).sqrt() - floor**0.5)
-    return F.normalize(rooted, dim=1) * POOLED_LENGTH
+    rooted = products.sign() * ((products.abs() + floor).sqrt() - floor**0.5)
+    return F.normalize(rooted, dim=1)
+
+
+def bounded(standardised: Tensor) -> Tensor:
+    """Values bent towards +-BOUND, almost themselves near zero; any shape."""
+    return BOUND * torch.tanh(standardised / BOUND)
+
+
+def register_imagenet(model: nn.Module) -> None:
+    """Give a model the buffers `mean` and `std`, (3, 1, 1): what ImageNet's networks take RGB 0..1 by."""
+    for name, values in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
+        model.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
 
 
 class DBCNNLite(nn.Module):
@@ -204,6 +232,8 @@ class DBCNNLite(nn.Module):
 
     mean: Tensor
     std: Tensor
+    pooled_mean: Tensor
+    pooled_std: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -212,11 +242,12 @@ class DBCNNLite(nn.Module):
         self.project = nn.Conv2d(sum(LEVEL_CHANNELS), SEMANTIC_CHANNELS, 1)
         moments = 2 * (sum(LEVEL_CHANNELS) + SCNN_CHANNELS)
         self.dropout = nn.Dropout(0.3)
-        self.head = nn.Linear((SEMANTIC_CHANNELS + 1) * (SCNN_CHANNELS + 1) + moments, 1)
-        nn.init.zeros_(self.head.weight)  # training starts from the middle of the scale
-        nn.init.zeros_(self.head.bias)
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
+        self.products = (SEMANTIC_CHANNELS + 1) * (SCNN_CHANNELS + 1)
+        self.head = nn.Linear(self.products + moments, 1)
+        # What products and moments are on the rated pictures before anything is fine-tuned.
+        self.register_buffer("pooled_mean", torch.zeros(self.products + moments))
+        self.register_buffer("pooled_std", torch.ones(self.products + moments))
+        register_imagenet(self)
 
     def forward(self, images: Tensor, mask: Tensor) -> Tensor:
         """Score pictures.
@@ -229,50 +260,64 @@ class DBCNNLite(nn.Module):
         Returns:
             (N,) float32 on the scale of people's ratings, 0 (bad) to 100 (excellent), not clipped.
             An empty mask leaves nothing to average: its score is the same constant for every
-            picture, near the middle of the scale, and says nothing about quality.
+            picture and says nothing about quality.
         """
+        return self.rate(self.maps(images), mask)
+
+    def maps(self, images: Tensor) -> Maps:
+        """What both networks see; `images` as in `forward`."""
         normalised = (images - self.mean) / self.std
-        levels = self.semantic(normalised)
-        distortion = self.distortion(normalised)
-        pooled = self.pool([level.float() for level in levels], distortion.float(), mask)
-        score = self.head(self.dropout(pooled)).squeeze(1).float()
+        levels = [level.float() for level in self.semantic(normalised)]
+        return Maps(levels, self.distortion(normalised).float())
+
+    def rate(self, maps: Maps, mask: Tensor) -> Tensor:
+        """Scores from maps, inside the mask; `mask` and what is returned as in `forward`."""
+        mask_is_there = mask.amax(dim=(2, 3)) > 0
+        standardised = self.standardised(self.pool(maps, mask)) * mask_is_there
+        score = self.head(self.dropout(standardised)).squeeze(1)
         return RATING_CENTRE + RATING_SPREAD * score
 
-    def pool(self, levels: list[Tensor], distortion: Tensor, mask: Tensor) -> Tensor:
-        """(N, D): bilinear products at 1/16 and every map's own moments, inside the mask."""
-        size = (distortion.shape[2], distortion.shape[3])
-        weights = position_weights(mask, size)
-        fine, middle, coarse = levels
-        aligned = torch.cat(
-            [
-                F.adaptive_avg_pool2d(fine, size),
-                middle,
-                F.interpolate(coarse, size, mode="bilinear", align_corners=False),
-            ],
-            dim=1,
-        )
-        present = weights.sum(dim=(2, 3))  # 1, or 0 where the mask is empty
-        bilinear = masked_bilinear(self.project(aligned), distortion, weights)
-        moments = [masked_moments(distortion, weights)]
-        for level in levels:
-            level_size = (level.shape[2], level.shape[3])
-            moments.append(masked_moments(level, position_weights(mask, level_size)))
-        return torch.cat([evened(bilinear), evened(torch.cat(moments, dim=1))], dim=1) * present
+    def standardised(self, pooled: Tensor) -> Tensor:
+        """(N, D) from `pool`, as the head takes it: each about 0 +- 1 on rated pictures, products less."""
+        return self.weighed(bounded((pooled - self.pooled_mean) / self.pooled_std))
+
+    def weighed(self, values: Tensor) -> Tensor:
+        """(N, D), products beside moments, all about 0 +- 1: the products scaled down."""
+        return torch.cat([PRODUCT_SCALE * values[:, : self.products], values[:, self.products :]], dim=1)
+
+    def pool(self, maps: Maps, mask: Tensor) -> Tensor:
+        """(N, D) float32 inside the mask: products at 1/16, then every map's own moments."""
+        moments = [masked_moments(features, mask) for features in (*maps.levels, maps.distortion)]
+        return torch.cat([self._products(maps, mask), *moments], dim=1)
+
+    def _products(self, maps: Maps, mask: Tensor) -> Tensor:
+        size = (maps.distortion.shape[2], maps.distortion.shape[3])
+        fine, middle, coarse = maps.levels
+        aligned = [
+            F.adaptive_avg_pool2d(fine, size),
+            middle,
+            F.interpolate(coarse, size, mode="bilinear", align_corners=False),
+        ]
+        semantic = self.project(torch.cat(aligned, dim=1))
+        return evened(masked_bilinear(semantic, maps.distortion, position_weights(mask, size)))
 
 
-def picture_tensor(picture: NDArray[np.uint8]) -> Tensor:
-    """A whole picture as `DBCNNLite` should see it to agree with people's ratings: a square of PICTURE_SIDE.
+def picture_tensor(picture: NDArray[np.uint8], side: int = PICTURE_SIDE) -> Tensor:
+    """A whole picture as `DBCNNLite` should see it to agree with people's ratings, its shape kept.
 
     Args:
         picture: (H, W, 3) uint8 RGB.
+        side: pixels that its shorter side gets.
 
     Returns:
-        (1, 3, PICTURE_SIDE, PICTURE_SIDE) float32, 0..1.
+        (1, 3, h, w) float32, 0..1.
     """
+    height, width = picture.shape[:2]
+    scale = side / min(height, width)
+    size = (round(width * scale), round(height * scale))
     # By area when shrinking, which does not alias.
-    how = cv2.INTER_AREA if min(picture.shape[:2]) > PICTURE_SIDE else cv2.INTER_LINEAR
-    square = cv2.resize(picture, (PICTURE_SIDE, PICTURE_SIDE), interpolation=how)
-    return torch.from_numpy(square).permute(2, 0, 1)[None].float() / 255
+    scaled = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    return torch.from_numpy(scaled).permute(2, 0, 1)[None].float() / 255
 
 
 def load_dbcnn_lite(path: str | Path, device: str = "cpu") -> DBCNNLite:

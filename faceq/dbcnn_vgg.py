@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from faceq.dbcnn import IMAGENET_MEAN, IMAGENET_STD, position_weights
+from faceq.dbcnn import position_weights, register_imagenet
 
 # VGG-16's thirteen convolutions, 3x3, by channels; "pool" halves the map. The last pool is left out.
 VGG16_LAYERS: tuple[int | str, ...] = (
@@ -83,7 +83,7 @@ class SCNN(nn.Module):
         self.features = _scnn_features()
         self.projection = nn.Sequential(*_normed(DISTORTION_CHANNELS, 256, 1, 1), *_normed(256, 256, 1, 1))
         self.classifier = nn.Linear(256, DISTORTIONS)
-        _register_imagenet(self)
+        register_imagenet(self)
 
     def forward(self, images: Tensor) -> Tensor:
         """Name the distortion.
@@ -112,7 +112,7 @@ class DBCNN(nn.Module):
         self.features1 = _vgg16()
         self.features2 = _scnn_features()
         self.fc = nn.Linear(SEMANTIC_CHANNELS * DISTORTION_CHANNELS, 1)
-        _register_imagenet(self)
+        register_imagenet(self)
 
     def forward(self, images: Tensor, mask: Tensor | None = None) -> Tensor:
         """Score pictures at their own size: nothing is resized.
@@ -126,9 +126,12 @@ class DBCNN(nn.Module):
             (N,) float32, 0 (bad) to 100 (excellent) with the KonIQ-10k checkpoint, not clipped. An
             empty mask leaves nothing to average: its score is one constant that says nothing.
         """
-        maps = self.maps(images)
+        return self.rate(self.maps(images), mask)
+
+    def rate(self, maps: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
+        """Scores from maps, inside the mask; `mask` and what is returned as in `forward`."""
         # The networks may run in half precision, but not 65,536 products, small and summed over positions.
-        with torch.autocast(images.device.type, enabled=False):
+        with torch.autocast(maps[0].device.type, enabled=False):
             return KONIQ_SCALE * self.head(self.pool(*maps, mask))
 
     def maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -163,11 +166,6 @@ class DBCNN(nn.Module):
         return score
 
 
-def _register_imagenet(model: nn.Module) -> None:
-    for name, values in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
-        model.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
-
-
 def published_tensor(picture: NDArray[np.uint8]) -> Tensor:
     """A picture (H, W, 3) uint8 RGB as published DB-CNN takes it: at its own size, (1, 3, H, W), 0..1."""
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 255
@@ -198,7 +196,7 @@ def load_scnn(path: str | Path, device: str = "cpu") -> SCNN:
 
 def _fill(model: nn.Module, path: Path) -> None:
     """Put the file's weights into the model, as float32; ValueError where they do not fit."""
-    weights = _read(path)
+    weights = read_state(path)
     expected = model.state_dict()
     # Batch norm counts its batches for training only, and older releases of PyTorch did not store it.
     needed = {key for key in expected if not key.endswith(".num_batches_tracked")}
@@ -215,8 +213,13 @@ def _fill(model: nn.Module, path: Path) -> None:
     model.load_state_dict(expected | weights)
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    """The state dict in a file, without the wrappings that training puts around it."""
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The state dict in a file, without the wrappings that training puts around it.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it holds none, or more than plain tensors.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"dbcnn: {path} not found: give a DB-CNN checkpoint")
     try:

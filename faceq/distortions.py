@@ -4,8 +4,7 @@ Every function takes an RGB uint8 (H, W, 3) image and returns a new one of the s
 Random ones draw from a seed, so the same arguments always give the same pixels. Sizes are in
 pixels of the image that is given: a blur that ruins a 256-pixel face is a trifle at 4,000 pixels.
 
-`LADDERS` are the kinds that a quality score must fall along, `DISTORTIONS` also has those that only
-the training of DB-CNN-Lite uses.
+`LADDERS` are the kinds that a quality score must fall along.
 """
 
 from __future__ import annotations
@@ -26,14 +25,13 @@ NOISE_SIGMA = (6.0, 12.0, 20.0, 32.0, 50.0)  # grey levels of 255
 JPEG_QUALITY = (40, 22, 13, 8, 4)  # libjpeg's scale, 100 is best
 LOW_LIGHT_STOPS = (1.0, 2.0, 3.0, 4.0, 5.0)  # halvings of the light
 LOW_RESOLUTION_FACTOR = (1.5, 2.2, 3.2, 4.6, 6.5)  # shrink of either side
-CONTRAST_FACTOR = (0.75, 0.55, 0.4, 0.27, 0.16)
-QUANTISE_LEVELS = (24, 14, 9, 6, 4)  # values left of 256 in each channel
 
 SENSOR_ELECTRONS = 1000.0  # a small phone sensor's count for white, before the light is taken
 READ_NOISE_ELECTRONS = 2.0
 
 
-def _as_image(values: NDArray[np.floating[Any]]) -> Image:
+def as_image(values: NDArray[np.floating[Any]]) -> Image:
+    """Grey levels 0..255 as uint8, rounded and clipped."""
     return np.clip(np.rint(values), 0, 255).astype(np.uint8)
 
 
@@ -46,7 +44,7 @@ def gaussian_blur(image: Image, sigma: float) -> Image:
 def white_noise(image: Image, sigma: float, seed: int) -> Image:
     """Independent Gaussian noise of `sigma` grey levels on every channel."""
     noise = np.random.default_rng(seed).standard_normal(image.shape, np.float32)
-    return _as_image(image + sigma * noise)
+    return as_image(image + sigma * noise)
 
 
 def jpeg(image: Image, quality: int) -> Image:
@@ -71,7 +69,7 @@ def low_light(image: Image, stops: float, seed: int) -> Image:
     noise = np.random.default_rng(seed).standard_normal(image.shape, np.float32)
     # The Gaussian stands for Poisson counts: same variance, a tenth of the time.
     caught = electrons + noise * np.sqrt(electrons + READ_NOISE_ELECTRONS**2)
-    return _as_image(255 * np.clip(caught / SENSOR_ELECTRONS, 0, 1) ** (1 / 2.2))
+    return as_image(255 * np.clip(caught / SENSOR_ELECTRONS, 0, 1) ** (1 / 2.2))
 
 
 def low_resolution(image: Image, factor: float) -> Image:
@@ -80,18 +78,6 @@ def low_resolution(image: Image, factor: float) -> Image:
     small = (max(1, round(width / factor)), max(1, round(height / factor)))
     shrunk = cv2.resize(image, small, interpolation=cv2.INTER_AREA)
     return np.asarray(cv2.resize(shrunk, (width, height), interpolation=cv2.INTER_CUBIC), np.uint8)
-
-
-def contrast(image: Image, factor: float) -> Image:
-    """Every value drawn towards the image's mean: 1 leaves it, 0 leaves one grey."""
-    centre = np.float32(image.mean())
-    return _as_image(centre + np.float32(factor) * (image - centre))
-
-
-def quantise(image: Image, levels: int) -> Image:
-    """Every channel rounded to `levels` >= 2 evenly spaced values: banding."""
-    steps = np.float32(levels - 1)
-    return _as_image(np.rint(image * (steps / 255)) * (255 / steps))
 
 
 def _ladder(at_severity: Ladder) -> Ladder:
@@ -111,9 +97,4 @@ LADDERS: dict[str, Ladder] = {
     "jpeg": _ladder(lambda image, rung, seed: jpeg(image, JPEG_QUALITY[rung])),
     "low_light": _ladder(lambda image, rung, seed: low_light(image, LOW_LIGHT_STOPS[rung], seed)),
     "low_resolution": _ladder(lambda image, rung, seed: low_resolution(image, LOW_RESOLUTION_FACTOR[rung])),
-}
-
-DISTORTIONS: dict[str, Ladder] = LADDERS | {
-    "contrast": _ladder(lambda image, rung, seed: contrast(image, CONTRAST_FACTOR[rung])),
-    "quantise": _ladder(lambda image, rung, seed: quantise(image, QUANTISE_LEVELS[rung])),
 }

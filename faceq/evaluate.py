@@ -204,10 +204,17 @@ def embeddings_of(faces: Iterable[np.ndarray], table: Table) -> np.ndarray:
     record = table.record()
     if record["preset"] not in PRESETS:
         raise UsageError(f"{table.uri}: this version of faceq does not know its preset {record['preset']!r}")
-    name = PRESETS[record["preset"]].recogniser
-    if record["models"][name]["sha256"] != models.get(name).sha256:
-        raise UsageError(f"{table.uri}: was scored with another {name} than this version of faceq has")
-    backbone = recognise.from_zoo(name, threads=len(os.sched_getaffinity(0)))
+    own = record["config"].get("models") or {}
+    name = own.get("recogniser") or PRESETS[record["preset"]].recogniser
+    model = models.find(name)
+    if record["models"].get(model.name, {}).get("sha256") != model.sha256:
+        raise UsageError(f"{table.uri}: was scored with another {name} than there is now")
+    known = models.recogniser(name)
+    rate = record.get("dropout") or known.dropout
+    threads = len(os.sched_getaffinity(0))
+    backbone = recognise.Backbone(
+        models.fetch(name, report=print), rate, known.mean, known.std, threads=threads
+    )
     closed_form = serfiq.ClosedForm(backbone.head)
     found = []
     rest = iter(faces)

@@ -41,6 +41,20 @@ distances between the eyes. Measured: x and y are medians over 1,170 CelebA face
 655 of FaceMesh's depths; made symmetric. So the median CelebA face has a pitch of 0."""
 
 
+PNP_MODEL = np.array(
+    [
+        [0.0, 0.0, 0.0],
+        [0.0, 330.0, 65.0],
+        [-225.0, -170.0, 135.0],
+        [225.0, -170.0, 135.0],
+        [-150.0, 150.0, 125.0],
+        [150.0, 150.0, 125.0],
+    ]
+)
+"""Nose tip, chin, outer eye corners and mouth corners of a generic head, axes as in HEAD_MODEL, in units of
+its own. Source: S. Mallick, as in `head_pose_pnp`, with y and z turned round."""
+
+
 def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     """Rotation, one scale and shift that bring points `source` (N, 2) closest to `target` (N, 2).
 
@@ -113,6 +127,11 @@ def to_frame(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     return (points - matrix[:, 2]) @ np.linalg.inv(matrix[:, :2]).T
 
 
+def from_frame(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Points (N, 2) in frame coordinates, in pixels of the crop whose frame-to-crop map `matrix` is."""
+    return points @ matrix[:, :2].T + matrix[:, 2]
+
+
 def coverage(polygon: np.ndarray, width: int, height: int) -> float:
     """Share of a width x height frame inside a polygon (N, 2) in frame coordinates, 0...1."""
     canvas = np.zeros((height, width), np.uint8)
@@ -142,7 +161,30 @@ def head_pose(landmarks: np.ndarray) -> tuple[float, float, float]:
     u, _, vt = np.linalg.svd(rows, full_matrices=False)
     right, down = u @ vt
     depth = np.cross(right, down)
-    rotation = np.stack([right, down, depth])
+    return _angles(np.stack([right, down, depth]))
+
+
+def head_pose_pnp(landmarks: np.ndarray, width: int, height: int) -> tuple[float, float, float]:
+    """Yaw, pitch and roll of a head in degrees, signs as in `head_pose`, by a perspective fit to six
+    landmarks.
+
+    Args:
+        landmarks: (6, 2) in frame pixels: nose tip, chin, outer eye corners and mouth corners, image left
+        first. width, height: of the frame, whose camera is taken to have its centre there, and a focal length
+        of the
+            frame's width.
+
+    Source: the recipe that CAFI and many others use (S. Mallick, "Head Pose Estimation using OpenCV and
+    dlib", 2016): cv2.solvePnP with PNP_MODEL.
+    """
+    camera = np.array([[width, 0, width / 2], [0, width, height / 2], [0, 0, 1]], np.float64)
+    points = np.ascontiguousarray(landmarks, np.float64)
+    _, turn, _ = cv2.solvePnP(PNP_MODEL, points, camera, None, flags=cv2.SOLVEPNP_ITERATIVE)
+    return _angles(cv2.Rodrigues(turn)[0])
+
+
+def _angles(rotation: np.ndarray) -> tuple[float, float, float]:
+    """Yaw, pitch and roll in degrees of a head that a rotation (3, 3) turns into the camera's frame."""
     # The nose points along -z of the head; `forward` is where it points in the camera's frame.
     forward = -rotation[:, 2]
     yaw = np.degrees(np.arctan2(forward[0], -forward[2]))

@@ -13,6 +13,7 @@ from faceq.config import Config, Region
 from faceq.decode import decode
 from faceq.frames import Frame, to_table
 from faceq.scoring import finished, new_run_id, stages_of
+from faceq.stages import crop_side
 from faceq.table import pixels, schema
 
 BOX_COLOUR = (0, 158, 115)
@@ -31,13 +32,14 @@ _OUTSIDE = 0.25
 
 @dataclass(frozen=True)
 class Inspected:
-    """A picture's row, as in the table; its encoded bytes, if it could be read; the face cut out upright,
-    (256, 256, 3) uint8 RGB, and its outline there, (36, 2) pixels, if it has a face of enough size."""
+    """A picture's row, as in the table; its encoded bytes, if it could be read; the crop that quality is
+    judged on, (S, S, 3) uint8 RGB as FindFace makes it, and the face's outline there, (N, 2) pixels, if it
+    has a face of enough size."""
 
     row: dict[str, Any]
     image: bytes | None
     crop: np.ndarray | None
-    oval: np.ndarray | None
+    outline: np.ndarray | None
 
 
 class Inspector:
@@ -55,15 +57,16 @@ class Inspector:
         for stage in self._score:
             batch = stage(batch)
         rows = finished(batch, schema(self._config.embeddings), new_run_id()).to_pylist()
-        cut = found.select(["crop", "oval"])
+        side = crop_side(self._config)
+        cut = found.select(["crop", "outline"])
         looks = []
         for number, (frame, row) in enumerate(zip(given, rows, strict=True)):
-            crop = oval = None
+            crop = outline = None
             if cut["crop"][number].is_valid:
                 here = np.array([number])
-                crop = pixels(cut, "crop", here, (geometry.CROP_SIZE, geometry.CROP_SIZE, 3))[0]
-                oval = np.frombuffer(cut["oval"][number].as_py(), np.float32).reshape(-1, 2)
-            looks.append(Inspected(row, frame.image, crop, oval))
+                crop = pixels(cut, "crop", here, (side, side, 3))[0]
+                outline = np.frombuffer(cut["outline"][number].as_py(), np.float32).reshape(-1, 2)
+            looks.append(Inspected(row, frame.image, crop, outline))
         return looks
 
     def annotated(self, look: Inspected) -> np.ndarray:
@@ -76,7 +79,8 @@ class Inspector:
         panel = _panel(look, self._config)
         if look.image is None or look.row["status"] == "unreadable":
             return panel
-        return np.hstack([_drawn(decode(look.image, self._config.max_pixels), look), panel])
+        picture = decode(look.image, self._config.max_pixels)
+        return np.hstack([_drawn(picture, look, self._config.quality_region), panel])
 
 
 def lines_of(look: Inspected, threshold: float) -> list[tuple[str, str]]:
@@ -101,7 +105,7 @@ def lines_of(look: Inspected, threshold: float) -> list[tuple[str, str]]:
     return said
 
 
-def _drawn(picture: np.ndarray, look: Inspected) -> np.ndarray:
+def _drawn(picture: np.ndarray, look: Inspected, region: Region) -> np.ndarray:
     """The picture at height SIDE with what was found in it."""
     height, width = picture.shape[:2]
     scale = SIDE / height
@@ -112,9 +116,13 @@ def _drawn(picture: np.ndarray, look: Inspected) -> np.ndarray:
         return drawn
     box = np.array([row[f"face_{side}"] for side in "xywh"])
     landmarks = np.array(row["landmarks"]).reshape(5, 2)
-    if look.oval is not None:
-        # The crop was turned by the detector's eyes; the row's are half way to the mesh's, a degree apart.
-        outline = geometry.to_frame(look.oval, geometry.crop_matrix(box, landmarks))
+    if look.outline is not None:
+        if region == "frame":
+            outline = look.outline * (np.array([width, height]) / mask.FRAME_SIDE)
+        else:
+            # The crop was turned by the detector's eyes; the row's may be half way to the mesh's, a degree
+            # apart.
+            outline = geometry.to_frame(look.outline, geometry.crop_matrix(box, landmarks))
         cv2.polylines(
             drawn, [np.round(outline * scale).astype(np.int32)], True, OUTLINE_COLOUR, 2, cv2.LINE_AA
         )
@@ -136,9 +144,9 @@ def _panel(look: Inspected, config: Config) -> np.ndarray:
     panel = Image.new("RGB", (width, SIDE), _PAPER)
     draw = ImageDraw.Draw(panel)
     top = _MARGIN
-    if look.crop is not None and look.oval is not None:
+    if look.crop is not None and look.outline is not None:
         side = width - 2 * _MARGIN
-        shown = Image.fromarray(seen(look.crop, look.oval, config.quality_region))
+        shown = Image.fromarray(seen(look.crop, look.outline, config.quality_region))
         panel.paste(shown.resize((side, side)), (_MARGIN, top))
         top += side + _MARGIN // 2
         draw.text((_MARGIN, top), "what DB-CNN saw", _INK, ImageFont.load_default(15))
@@ -153,15 +161,15 @@ def _panel(look: Inspected, config: Config) -> np.ndarray:
     return np.asarray(panel)
 
 
-def seen(crop: np.ndarray, oval: np.ndarray, region: Region) -> np.ndarray:
+def seen(crop: np.ndarray, outline: np.ndarray, region: Region) -> np.ndarray:
     """The crop as quality is judged on it, the pixels darkened that have no part in the score.
 
     Args:
         crop: (S, S, 3) uint8 RGB.
-        oval: (N, 2), the outline in crop pixels.
+        outline: (N, 2), the outline in crop pixels.
         region: what of the crop is judged.
     """
-    inside = geometry.polygon_mask(oval, crop.shape[0])
+    inside = geometry.polygon_mask(outline, crop.shape[0])
     (shown,), (counts,) = mask.shown(region, crop[None], inside[None])
     return (shown * (_OUTSIDE + (1 - _OUTSIDE) * counts[..., None])).astype(np.uint8)
 

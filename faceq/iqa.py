@@ -22,10 +22,10 @@ from scipy.special import expit
 from scipy.stats import kendalltau, rankdata
 from torch import Tensor, nn
 
-from faceq import models
+from faceq import models, quality
 from faceq.config import S3
-from faceq.dbcnn import load_dbcnn_lite, picture_tensor
-from faceq.dbcnn_vgg import load_dbcnn, published_tensor
+from faceq.dbcnn import DBCNNLite, picture_tensor
+from faceq.dbcnn_vgg import published_tensor
 from faceq.decode import UnreadableError, decode
 from faceq.errors import JobError, UsageError
 from faceq.storage import filesystem, path_of, storage_errors
@@ -275,24 +275,29 @@ def rater(model: str) -> Rate:
     Args:
         model: `dbcnn-lite` or `dbcnn-koniq`; fetched if need be.
     """
-    path = models.fetch(model, report=print)
-    if model == "dbcnn-lite":
-        return whole_pictures(load_dbcnn_lite(path), picture_tensor)
-    return whole_pictures(load_dbcnn(path), published_tensor)
+    network = quality.load(models.fetch(model, report=print))
+    return whole_pictures(network, lite_views if isinstance(network, DBCNNLite) else published_tensor)
 
 
-def whole_pictures(network: nn.Module, tensor_of: Callable[[NDArray[np.uint8]], Tensor]) -> Rate:
+def lite_views(picture: NDArray[np.uint8]) -> Tensor:
+    """A picture and its mirror image, as DBCNNLite should see them: (2, 3, h, w) float32, 0..1."""
+    as_it_is = picture_tensor(picture)
+    return torch.cat([as_it_is, as_it_is.flip(3)])
+
+
+def whole_pictures(network: nn.Module, views_of: Callable[[NDArray[np.uint8]], Tensor]) -> Rate:
     """A scorer that shows a network whole pictures, one at a time, without a mask.
 
     Args:
         network: DBCNNLite or DBCNN in eval mode.
-        tensor_of: a picture (H, W, 3) uint8 RGB as the network wants it, (1, 3, h, w) float32, 0..1.
+        views_of: a picture (H, W, 3) uint8 RGB as the network wants it, (V, 3, h, w) float32, 0..1; the score
+            is the mean over the V views.
     """
 
     @torch.inference_mode()
     def rate(picture: NDArray[np.uint8]) -> float:
-        image = tensor_of(picture)
-        return float(network(image, torch.ones_like(image[:, :1]))[0])
+        views = views_of(picture)
+        return float(network(views, torch.ones_like(views[:, :1])).mean())
 
     return rate
 

@@ -20,6 +20,10 @@ MediaPipe's face mesh topology."""
 _FIVE = ((33, 133), (362, 263), (4, 4), (61, 61), (291, 291))
 """The dense landmarks between which eye centres, nose tip and mouth corners lie."""
 
+FRAME_SIDE = 384
+"""Side, pixels, to which a whole frame is brought for the quality network: that of the frames CAFI was made
+for."""
+
 _INPUT_SIZE = 192
 
 
@@ -59,6 +63,7 @@ def shown(region: Region, crops: np.ndarray, masks: np.ndarray) -> tuple[np.ndar
     """What the quality network gets to see, and where it counts.
 
     Args:
+        region: what is judged; the crops of `frame` are whole frames out of `blacked_out`.
         crops: (N, S, S, 3) uint8 RGB.
         masks: (N, S, S) float32, 0..1: the face.
 
@@ -70,3 +75,18 @@ def shown(region: Region, crops: np.ndarray, masks: np.ndarray) -> tuple[np.ndar
     if region == "black_out":
         crops = np.rint(crops * masks[..., None]).astype(np.uint8)
     return crops, np.ones_like(masks)
+
+
+def blacked_out(picture: np.ndarray, outline: np.ndarray) -> np.ndarray:
+    """The whole frame with all but the face black, as CAFI shows it to the quality network.
+
+    Args:
+        picture: (H, W, 3) uint8 RGB.
+        outline: (N, 2), the face's, in its pixels.
+
+    Returns:
+        (FRAME_SIDE, FRAME_SIDE, 3) uint8 RGB; frames of another shape are stretched.
+    """
+    inside = np.zeros(picture.shape[:2], np.uint8)
+    cv2.fillPoly(inside, [np.round(outline).astype(np.int32)], 1)
+    return cv2.resize(picture * inside[..., None], (FRAME_SIDE, FRAME_SIDE), interpolation=cv2.INTER_AREA)

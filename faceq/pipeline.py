@@ -30,7 +30,7 @@ from faceq.errors import JobError, UsageError
 from faceq.frames import READ_SCHEMA, Shard, group, in_batches, list_shards, read_shards, to_table
 from faceq.runs import COMPRESSION, Run, Table
 from faceq.scoring import finished, new_run_id
-from faceq.stages import FindFace, ScoreFiq, ScoreQuality
+from faceq.stages import FindFace, ScoreFiq, ScoreQuality, check_own_models
 from faceq.table import schema, schema_with, with_values
 
 BLOCK_BYTES = 8 << 20
@@ -83,15 +83,20 @@ def score(config: Config, overwrite: bool = False, retry_unreadable: bool = Fals
         retry_unreadable: try frames of the input again that have a row as unreadable.
 
     Raises:
-        UsageError: an input or output that cannot be used as given, or another job at work on the table.
+        UsageError: an input or output or model that cannot be used as given, terms that are not accepted, or
+            another job at work on the table.
         JobError: the job was stopped, because nearly nothing could be read or a part of it failed.
     """
     if config.out is None:
         raise UsageError("no output given: name the table's folder or s3:// prefix with --out")
     if retry_unreadable and config.limit is not None:
         raise UsageError("--retry-unreadable tries all unreadable frames of the input: leave --limit out")
+    accepted = config.accept_terms()
+    check_own_models(config)
     record = config.record()
     table = Table(config.out, config.s3)
+    # Other machines need not ask again.
+    config = config.model_copy(update={"accept_licence": bool(accepted)})
     table.check(None if overwrite else record)
     listed = list_shards(config.input, config.s3, config.manifest)
     shards = [shard for shard in listed if not shard.source.startswith(f"{table.uri}/")]
@@ -105,8 +110,9 @@ def score(config: Config, overwrite: bool = False, retry_unreadable: bool = Fals
         config=config.model_dump(),
         started=_now(),
         owner=claim.owner(),
+        accepted=accepted,
     )
-    with ray_for(config), claim.held(table, run):
+    with ray_for(config) as config, claim.held(table, run):
         if overwrite:
             removed = table.remove_others(run)
             print(f"faceq: --overwrite: removed the {removed:,} files of {table.uri}", file=sys.stderr)
@@ -186,17 +192,8 @@ def run_graph(
             )
         (
             frames
-            # Decode, detect, mask, align: from here on only crops cross the object store. Tasks, since
-            # any CPU of the cluster will do and the models load in milliseconds.
-            .map_batches(
-                find_face,
-                fn_args=(census, config),
-                batch_size=config.find_face.batch_size,
-                batch_format="pyarrow",
-                num_cpus=config.find_face.num_cpus,
-                # Each frame of a batch may end two processes before it is given up.
-                max_retries=MAX_RETRIES + DEATHS_OF_A_KILLER * config.find_face.batch_size,
-            )
+            # Decode, detect, mask, align: from here on only crops cross the object store.
+            .map_batches(**_finding_faces(config, census))
             # SER-FIQ: one forward pass of the recogniser. Drops the pixels of faces below the threshold.
             .map_batches(
                 ScoreFiq,
@@ -226,6 +223,23 @@ def run_graph(
                 ray_remote_args={"num_cpus": config.read.num_cpus, "max_retries": MAX_RETRIES},
             )
         )  # fmt: skip
+
+
+def _finding_faces(config: Config, census: Any) -> dict[str, Any]:
+    """FindFace as tasks, since any CPU of the cluster will do and the models load in milliseconds; on GPUs,
+    where Ray ends a task's process with the task, as a pool of actors."""
+    given = {"fn_args": (census, config)}
+    if config.find_face.num_gpus:
+        return {"fn": FindFaceActor, **given, **pool_options(config.find_face)}
+    return {
+        "fn": find_face,
+        **given,
+        "batch_size": config.find_face.batch_size,
+        "batch_format": "pyarrow",
+        "num_cpus": config.find_face.num_cpus,
+        # Each frame of a batch may end two processes before it is given up.
+        "max_retries": MAX_RETRIES + DEATHS_OF_A_KILLER * config.find_face.batch_size,
+    }
 
 
 # --- steps that run as tasks ---------------------------------------------------------------------
@@ -261,6 +275,13 @@ def find_face(batch: pa.Table, census: Any, config: Config) -> pa.Table:
     if outage:
         raise OutageError(outage)
     return batch
+
+
+class FindFaceActor:
+    """`find_face`, in a process that keeps what it has loaded."""
+
+    def __call__(self, batch: pa.Table, census: Any, config: Config) -> pa.Table:
+        return find_face(batch, census, config)
 
 
 def _one_by_one(stage: FindFace, batch: pa.Table, key: int, killers: list[int], census: Any) -> pa.Table:

@@ -13,8 +13,8 @@ import torch
 from onnx import helper, numpy_helper
 
 from faceq import models, serfiq
-from faceq.errors import UsageError
 from faceq.geometry import ALIGNED_SIZE
+from faceq.onnx_runtime import Bound, ModelFileError, read, session
 from faceq.serfiq import Head
 
 SAME_DIRECTION = 0.999
@@ -24,18 +24,16 @@ _SHAPING = ("Flatten", "Reshape", "Squeeze", "Unsqueeze", "Identity", "Dropout")
 """Nodes that leave an embedding's values as they are."""
 
 
-class RecogniserError(UsageError):
-    """A recognition model that cannot be cut open; the message names the file and what it lacks."""
-
-
 class Backbone:
     """All of a recogniser up to the input of its last layer.
 
     Args:
         path: an ONNX file whose last layer is linear: Gemm or MatMul, then at most a bias, batch norm or
             other multiples and sums, and scaling to length one.
-        dropout: the rate it was trained with, where the file holds no Dropout node.
-        mean, std: the network takes (RGB - mean) / std, RGB being 0...255.
+        dropout: the rate of SER-FIQ's dropout, None for that of the Dropout node in the file.
+        mean, std: the network takes (RGB - mean) / std, RGB being 0...255. None: what insightface's
+            ArcFaceONNX finds in the file, which is 127.5 and 127.5, or nothing where the graph begins with
+            it.
         device: `cpu` or `cuda`.
         threads: intra-op threads on the CPU.
 
@@ -43,33 +41,33 @@ class Backbone:
         head: the last layer and the dropout rate.
 
     Raises:
-        RecogniserError: a file that is not such a network, or whose dropout changes nothing.
+        ModelFileError: a file that is not such a network, or whose dropout changes nothing.
+        DeviceError: CUDA was asked for and is not there.
     """
 
     def __init__(
         self,
         path: Path,
         dropout: float | None = None,
-        mean: float = 0.0,
-        std: float = 1.0,
+        mean: float | None = None,
+        std: float | None = None,
         device: str = "cpu",
         threads: int = 1,
     ):
-        try:
-            model = onnx.load(str(path))
-        except Exception as error:  # of protobuf or the disk: they share no base
-            raise RecogniserError(f"{path}: is not an ONNX file: {' '.join(str(error).split())}") from None
-        if not model.graph.node or not model.graph.output:
-            raise RecogniserError(f"{path}: is not an ONNX file: it holds no graph")
+        model = read(path)
         _keep_inputs(model, path)
         features, self.head = _open_tail(_Graph(model, path), dropout)
+        whole = session(path, model, device, threads)
+        if mean is None or std is None:
+            mean, std = _arcface_scale(path, whole)
         self._mean, self._std = np.float32(mean), np.float32(std)
-        whole = _session(path, model, device, threads)
         del model.graph.output[:]
         model.graph.output.append(helper.make_tensor_value_info(features, onnx.TensorProto.FLOAT, None))
-        self._session = _session(path, model, device, threads)
+        self._session = session(path, model, device, threads)
         self._input = self._session.get_inputs()[0].name
-        self._check(path, whole)
+        self._device = device
+        shape = self._check(path, whole)
+        self._bound = Bound(self._session, device, shape)
 
     def __call__(self, faces: np.ndarray) -> np.ndarray:
         """Features of aligned faces.
@@ -83,54 +81,54 @@ class Backbone:
         (features,) = self._session.run(None, {self._input: self._batch(faces)})
         return features.reshape(len(faces), -1)
 
+    def on_device(self, faces: torch.Tensor) -> torch.Tensor:
+        """The same from and to tensors on the device: (N, 112, 112, 3) uint8 RGB to (N, D) float32."""
+        batch = (faces.permute(0, 3, 1, 2).float() - float(self._mean)) / float(self._std)
+        return self._bound(batch).flatten(1)
+
     def _batch(self, faces: np.ndarray) -> np.ndarray:
         batch = np.ascontiguousarray(faces.transpose(0, 3, 1, 2), dtype=np.float32)
         return (batch - self._mean) / self._std
 
-    def _check(self, path: Path, whole: onnxruntime.InferenceSession) -> None:
-        """That the two halves are the network, for two made-up faces, and that dropout changes them."""
+    def _check(self, path: Path, whole: onnxruntime.InferenceSession) -> tuple[int, ...]:
+        """That the two halves are the network, for two made-up faces, and that dropout changes them; the
+        shape of one face's features."""
         shape = (2, ALIGNED_SIZE, ALIGNED_SIZE, 3)
         faces = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
         try:
             alone = [whole.run(None, {self._input: self._batch(face[None])})[0] for face in faces]
-            features = self(faces)
+            (shaped,) = self._session.run(None, {self._input: self._batch(faces)})
+            features = shaped.reshape(len(faces), -1)
         except Exception as error:  # ONNX Runtime's errors share no public base
             reason = " ".join(str(error).split())
-            raise RecogniserError(
+            raise ModelFileError(
                 f"{path}: does not run on two faces of (3, {ALIGNED_SIZE}, {ALIGNED_SIZE}): {reason}"
             ) from None
         try:
             distance, found = serfiq.ClosedForm(self.head)(torch.from_numpy(features))
             serfiq.check_distances(distance)
         except serfiq.DropoutError as error:
-            raise RecogniserError(f"{path}: {error}") from None
+            raise ModelFileError(f"{path}: {error}") from None
         wanted = np.concatenate(alone).reshape(len(faces), -1)
         if found.shape != wanted.shape or not (_cosine(found, wanted) > SAME_DIRECTION).all():
-            raise RecogniserError(
+            raise ModelFileError(
                 f"{path}: its last layer was not understood: its halves give another embedding"
             )
+        return shaped.shape[1:]
 
 
 def from_zoo(name: str, device: str = "cpu", threads: int = 1) -> Backbone:
     """The zoo's recogniser of that name, fetched if need be."""
-    path, settings = models.fetch(name, report=print), models.recogniser(name)
-    return Backbone(path, settings.dropout, settings.mean, settings.std, device, threads)
+    path, known = models.fetch(name, report=print), models.recogniser(name)
+    return Backbone(path, known.dropout, known.mean, known.std, device, threads)
 
 
-def _session(path: Path, model: onnx.ModelProto, device: str, threads: int) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3  # warns of every weight of the tail that was cut off
-    provider = "CUDAExecutionProvider" if device == "cuda" else "CPUExecutionProvider"
-    if provider not in onnxruntime.get_available_providers():
-        raise RecogniserError(
-            f"{provider} is not in this onnxruntime: install onnxruntime-gpu or set the device to cpu"
-        )
-    try:
-        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=[provider])
-    except Exception as error:  # ONNX Runtime's errors share no public base
-        raise RecogniserError(f"{path}: cannot be loaded: {' '.join(str(error).split())}") from None
+def _arcface_scale(path: Path, whole: onnxruntime.InferenceSession) -> tuple[float, float]:
+    """Mean and deviation that insightface takes for a recogniser's file."""
+    from insightface.model_zoo.arcface_onnx import ArcFaceONNX  # noqa: PLC0415 - a second, for these alone
+
+    found = ArcFaceONNX(str(path), whole)
+    return found.input_mean, found.input_std
 
 
 def _cosine(one: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -147,7 +145,7 @@ def _keep_inputs(model: onnx.ModelProto, path: Path) -> None:
     inputs = [value for value in graph.input if value.name in used - weights]
     if len(inputs) != 1 or len(inputs[0].type.tensor_type.shape.dim) != 4:
         names = ", ".join(value.name for value in inputs) or "none"
-        raise RecogniserError(f"{path}: expected one input of pictures (N, 3, H, W), found {names}")
+        raise ModelFileError(f"{path}: expected one input of pictures (N, 3, H, W), found {names}")
     for value in (*inputs, *graph.output):
         if value.type.tensor_type.shape.dim:
             value.type.tensor_type.shape.dim[0].dim_param = "batch"
@@ -199,19 +197,17 @@ def _open_tail(graph: _Graph, dropout: float | None) -> tuple[str, Head]:
         behind.append(node)
         node = graph.maker(_data_input(graph, node))
     if node is None or not graph.is_constant(node.input[1]):
-        raise RecogniserError(
+        raise ModelFileError(
             f"{graph.path}: the graph does not end in a linear layer (Gemm or MatMul with weights)"
         )
     weight, bias = _linear(graph, node)
     for after in reversed(behind):
         weight, bias = _folded(graph, after, weight, bias)
-    rate = _dropout_rate(graph, node.input[0])
+    rate = _dropout_rate(graph, node.input[0]) if dropout is None else dropout
     if rate is None:
-        rate = dropout
-    if rate is None:
-        raise RecogniserError(
+        raise ModelFileError(
             f"{graph.path}: the graph has no Dropout node before its last layer: SER-FIQ needs the rate that "
-            "it was trained with"
+            "it was trained with: give it as `dropout` (--dropout)"
         )
     return node.input[0], Head(weight.astype(np.float32), bias.astype(np.float32), rate)
 
@@ -219,7 +215,7 @@ def _open_tail(graph: _Graph, dropout: float | None) -> tuple[str, Head]:
 def _data_input(graph: _Graph, node: onnx.NodeProto) -> str:
     """Input of a node behind the last layer through which the embedding comes.
 
-    Raises RecogniserError for a node that is neither linear nor a scaling to length one.
+    Raises ModelFileError for a node that is neither linear nor a scaling to length one.
     """
     if node.op_type in (*_SHAPING, "BatchNormalization", "LpNormalization"):
         return node.input[0]
@@ -229,7 +225,7 @@ def _data_input(graph: _Graph, node: onnx.NodeProto) -> str:
             return free[0]
         if _is_scaling_to_length_one(graph, node):
             return node.input[0]
-    raise RecogniserError(
+    raise ModelFileError(
         f"{graph.path}: the last layer is not linear: behind it stands {node.op_type} ({node.output[0]})"
     )
 

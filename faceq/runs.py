@@ -34,8 +34,9 @@ class Run:
     state: claiming, running or ended; owner: the process (see `faceq.claim`). version: faceq's. record:
     what decides the values in a row. frames: those of the input that had no row yet; None also where the
     process that counted them died. rows: those that it wrote. counts: the rows by status. already_done:
-    frames of the input that had a row before. Times are UTC, ISO 8601; `finished` is None while the run
-    goes on, or if it was stopped.
+    frames of the input that had a row before. accepted: models that come under terms which had to be
+    accepted, and their licences. Times are UTC, ISO 8601; `finished` is None while the run goes on, or if it
+    was stopped.
     """
 
     run_id: str
@@ -50,6 +51,7 @@ class Run:
     already_done: int | None = None
     state: str = "claiming"
     owner: dict[str, Any] = field(default_factory=dict)
+    accepted: dict[str, str] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
 
     def footer(self) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
+from faceq import device
 from faceq.config import Config, build
 from faceq.errors import UsageError
 from faceq.frames import Frame, in_batches, printable, to_table
@@ -50,7 +51,9 @@ def score_images(
 
 
 def stages_of(config: Config) -> list[Callable[[pa.Table], pa.Table]]:
-    """The stages of the job, loaded into this process, in their order."""
+    """The stages of the job, loaded into this process, in their order; on its GPU where it has one."""
+    if device.missing() is None:
+        config = config.on_gpus()
     return [FindFace(config), ScoreFiq(config), ScoreQuality(config)]
 
 

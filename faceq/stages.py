@@ -6,7 +6,7 @@ Models run on mini-batches of one fixed shape, padded, because a network may giv
 another batch size, and a row must not depend on the frames that came with it.
 """
 
-from collections.abc import Callable, Iterator
+import functools
 from dataclasses import replace
 
 import cv2
@@ -14,35 +14,40 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from faceq import dbcnn, geometry, mask, models, recognise, serfiq
+from faceq import detect, geometry, landmarks, mask, quality, serfiq
+from faceq.batches import Halving, Model, in_mini_batches
 from faceq.config import Config
+from faceq.dbcnn import DBCNNLite
 from faceq.decode import UnreadableError, decode
-from faceq.detect import Face, YuNet
+from faceq.detect import Face
+from faceq.device import check_cuda
 from faceq.dhash import dhash
-from faceq.mask import FaceMesh
+from faceq.fiq import Distances
+from faceq.landmarks import Dense
+from faceq.quality import OnnxQuality, TorchQuality
+from faceq.recognise import Backbone
 from faceq.table import pending, pixels, with_values
 
-HEAD_BATCH = 32
-"""Faces that the closed form takes at once: reading the last layer from memory is most of its time."""
-
 _ALIGNED_SHAPE = (geometry.ALIGNED_SIZE, geometry.ALIGNED_SIZE, 3)
-_CROP_SHAPE = (geometry.CROP_SIZE, geometry.CROP_SIZE, 3)
 
 
 class FindFace:
     """Decode a frame, find its largest face, measure its landmarks, pose and outline, cut it out.
 
     In: image (encoded bytes). Out: status, error, width … roll, mask_coverage, dhash, and for the frames that
-    go on `aligned` (112x112 RGB, for the recogniser), `crop` (256x256 RGB) and `oval` (the outline of the
-    face, (36, 2) float32 in crop pixels), for the quality stage. One stage for all of it, so that a
-    frame's pixels never leave the process: only crops do.
+    go on `aligned` (112x112 RGB, for the recogniser), `crop` (RGB, `crop_side` wide and high: the face
+    upright; of `quality_region: frame` the whole frame, blacked out) and `outline` (of the face, (N, 2)
+    float32 in crop pixels), for the quality stage. One stage for all of it, so that a frame's pixels never
+    leave the process: only crops do.
     """
 
     def __init__(self, config: Config):
-        preset = config.models
-        self._detector = YuNet(models.fetch(preset.detector, report=print), config.det_threshold)
-        self._mesh = FaceMesh(models.fetch(preset.mesh, report=print))
-        cv2.setNumThreads(config.find_face.threads)
+        chosen, device, threads = config.chosen, config.find_face.runs_on, config.find_face.threads
+        self._detector = detect.load(config.fetch(chosen.detector), config.det_threshold, device, threads)
+        self._landmarks = landmarks.load(config.fetch(chosen.landmarks), device, threads)
+        cv2.setNumThreads(threads)
+        self._chosen = chosen
+        self._region = config.quality_region
         self._min_face = config.min_face
         self._max_pixels = config.max_pixels
 
@@ -69,26 +74,45 @@ class FindFace:
             return values | _face_columns(face) | {"status": "face_too_small"}
         matrix = geometry.crop_matrix(face.box, face.landmarks)
         crop = geometry.crop(picture, matrix)
-        points = self._mesh(crop)
-        face = _refined(face, geometry.to_frame(mask.five(points), matrix))
-        oval = mask.oval(points)
-        outline = geometry.to_frame(oval, matrix)
+        dense = self._landmarks(picture, face, crop, matrix)
+        if self._chosen.refine and dense.five is not None:
+            face = _refined(face, dense.in_frame(dense.five))
+        edge = dense.outline(self._chosen.outline)
+        outline = dense.in_frame(edge)
+        if self._region == "frame":
+            crop = mask.blacked_out(picture, outline)
+            edge = outline * (np.array(crop.shape[1::-1]) / (width, height))
+        else:
+            edge = dense.in_crop(edge, matrix)
         aligned = geometry.align(picture, face.landmarks)
         return {
             **values,
             **_face_columns(face),
+            **self._pose(face, dense, width, height),
             "mask_coverage": geometry.coverage(outline, width, height),
             "dhash": dhash(aligned),
             "aligned": aligned.tobytes(),
             "crop": crop.tobytes(),
-            "oval": oval.astype(np.float32).tobytes(),
+            "outline": edge.astype(np.float32).tobytes(),
         }
+
+    def _pose(self, face: Face, dense: Dense, width: int, height: int) -> dict[str, object]:
+        if self._chosen.pose == "five":
+            return {}
+        six = dense.in_frame(dense.points[list(dense.pose)])
+        yaw, pitch, roll = geometry.head_pose_pnp(six, width, height)
+        return {"yaw": yaw, "pitch": pitch, "roll": roll}
+
+
+def crop_side(config: Config) -> int:
+    """Pixels that the crops which FindFace makes are wide and high."""
+    return mask.FRAME_SIDE if config.quality_region == "frame" else geometry.CROP_SIZE
 
 
 _FACE_COLUMNS = (
     *("status", "error", "width", "height", "n_faces", "face_x", "face_y", "face_w", "face_h"),
     *("det_score", "landmarks", "yaw", "pitch", "roll", "mask_coverage", "dhash"),
-    *("aligned", "crop", "oval"),
+    *("aligned", "crop", "outline"),
 )
 
 
@@ -121,22 +145,21 @@ class ScoreFiq:
     def __init__(self, config: Config):
         pool = config.serfiq
         torch.set_num_threads(pool.threads)
-        self._backbone = recognise.from_zoo(config.models.recogniser, pool.device, pool.threads)
-        head, passes = self._backbone.head, config.serfiq_passes
-        self._closed_form = serfiq.ClosedForm(head, pool.device) if passes is None else None
-        self._monte_carlo = serfiq.MonteCarlo(head, passes, pool.device) if passes is not None else None
+        path, known = config.fetch(config.chosen.recogniser), config.recogniser()
+        self._distances = Distances(
+            path, known, config.serfiq_passes, pool.runs_on, pool.mini_batch, pool.threads
+        )
         self._calibration = config.calibrated()
         self._embeddings = config.embeddings
         self._threshold = np.float32(config.fiq_threshold)
-        self._mini_batch = pool.mini_batch
-        self._device = pool.device
         # The first batch costs more than others (CUDA loads its kernels): an actor is ready after it.
         self._distances(np.full((1, *_ALIGNED_SHAPE), 128, np.uint8))
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         rows = pending(batch)
         faces = pixels(batch, "aligned", rows, _ALIGNED_SHAPE)
-        distance, embedding = self._distances(faces)
+        none = np.empty(0, np.float32), np.empty((0, 1), np.float32)
+        distance, embedding = self._distances(faces) if len(faces) else none
         serfiq.check_distances(distance)
         raw = serfiq.score(distance.astype(np.float64))
         score = serfiq.calibrated(raw, self._calibration.slope, self._calibration.threshold)
@@ -149,85 +172,78 @@ class ScoreFiq:
         # The stored value decides, so that a later query draws the line at the same faces.
         below = rows[score.astype(np.float32) < self._threshold]
         batch = with_values(batch, "status", below, ["below_fiq"] * len(below))
-        for name in ("crop", "oval", "mask_coverage"):
+        for name in ("crop", "outline", "mask_coverage"):
             batch = with_values(batch, name, below, [None] * len(below))
         return batch.drop_columns(["aligned"])
-
-    def _distances(self, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        if not len(faces):
-            return np.empty(0, np.float32), np.empty((0, 1), np.float32)
-        (features,) = in_mini_batches(lambda part: (self._backbone(part),), self._mini_batch, faces)
-        if self._closed_form is not None:
-            distance, embedding = in_mini_batches(self._head, HEAD_BATCH, features)
-            return distance, embedding
-        assert self._monte_carlo is not None
-        seeds = [serfiq.seed_of(face) for face in faces]
-        return self._monte_carlo(torch.from_numpy(features).to(self._device), seeds)
-
-    def _head(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        assert self._closed_form is not None
-        return self._closed_form(torch.from_numpy(features).to(self._device))
 
 
 class ScoreQuality:
     """DB-CNN of the face, pooled inside the mask (or what `quality_region` says).
 
-    In: crop, oval. Out: dbcnn, and `status` scored.
+    In: crop, outline. Out: dbcnn, and `status` scored.
     """
 
     def __init__(self, config: Config):
         pool = config.dbcnn
         torch.set_num_threads(pool.threads)
-        self._network = dbcnn.load_dbcnn_lite(models.fetch(config.models.quality, report=print), pool.device)
+        self._side = crop_side(config)
+        self._scores_of = self._on_cuda(config) if pool.runs_on == "cuda" else self._on_cpu(config)
         self._region = config.quality_region
-        self._mini_batch = pool.mini_batch
-        self._device = pool.device
-        grey = np.full((1, *_CROP_SHAPE), 128, np.uint8)
-        self._judged(grey, np.ones(grey.shape[:3], np.float32))  # as ScoreFiq's first batch
+        grey = np.full((1, self._side, self._side, 3), 128, np.uint8)
+        self._rate(grey, np.ones(grey.shape[:3], np.float32))  # an actor is ready after it, as ScoreFiq's
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         rows = pending(batch)
         quality = self._quality(batch, rows) if len(rows) else np.empty(0, np.float32)
         batch = with_values(batch, "dbcnn", rows, np.clip(quality, 0, 100))
         batch = with_values(batch, "status", rows, ["scored"] * len(rows))
-        return batch.drop_columns(["crop", "oval"])
+        return batch.drop_columns(["crop", "outline"])
 
     def _quality(self, batch: pa.Table, rows: np.ndarray) -> np.ndarray:
-        crops = pixels(batch, "crop", rows, _CROP_SHAPE)
-        ovals = pixels(batch, "oval", rows, (36 * 2 * 4,)).view(np.float32).reshape(-1, 36, 2)
-        masks = np.stack([geometry.polygon_mask(oval, geometry.CROP_SIZE) for oval in ovals])
-        return self._judged(*mask.shown(self._region, crops, masks))
+        crops = pixels(batch, "crop", rows, (self._side, self._side, 3))
+        masks = masks_of(batch, rows, self._side)
+        return self._rate(*mask.shown(self._region, crops, masks))
 
-    def _judged(self, crops: np.ndarray, masks: np.ndarray) -> np.ndarray:
-        (quality,) = in_mini_batches(self._rate, self._mini_batch, crops, masks)
+    def _rate(self, crops: np.ndarray, masks: np.ndarray) -> np.ndarray:
+        (quality,) = self._scores_of(crops, masks)
         return quality
 
-    @torch.inference_mode()
-    def _rate(self, crops: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray]:
-        images = torch.from_numpy(crops).to(self._device).permute(0, 3, 1, 2).float() / 255
-        inside = torch.from_numpy(masks).to(self._device).unsqueeze(1)
-        return (self._network(images, inside).float().cpu().numpy(),)
+    def _on_cpu(self, config: Config) -> Model:
+        pool = config.dbcnn
+        network = quality.load(config.fetch(config.chosen.quality))
+        scores_of: Model = (
+            OnnxQuality(network, pool.mini_batch, pool.threads, self._side)
+            if isinstance(network, DBCNNLite)
+            else TorchQuality(network, "cpu", half=False)
+        )
+        return functools.partial(in_mini_batches, scores_of, pool.mini_batch)
+
+    def _on_cuda(self, config: Config) -> Model:
+        check_cuda()
+        network = quality.load(config.fetch(config.chosen.quality), "cuda")
+        return Halving(TorchQuality(network, "cuda", half=True), config.dbcnn.mini_batch, "dbcnn")
 
 
-def in_mini_batches(
-    model: Callable[..., tuple[np.ndarray, ...]], size: int, *arrays: np.ndarray
-) -> tuple[np.ndarray, ...]:
-    """Run a model over arrays of N items in mini-batches of exactly `size`, the last one padded by zeros.
+def check_own_models(config: Config) -> None:
+    """Load what stands in the preset's models' places, so that a job with a wrong file stops before it
+    starts.
 
-    Args:
-        model: takes one array per argument, each with `size` items, and returns arrays with as many.
-        arrays: N items each, N at least 1.
-
-    Returns:
-        One array of N items for each that the model returns.
+    Raises ModelFileError.
     """
-    count = len(arrays[0])
-    parts = [model(*mini) for mini in _padded(size, arrays)]
-    return tuple(np.concatenate(part)[:count] for part in zip(*parts, strict=True))
+    own, chosen = config.models, config.chosen
+    if own.detector:
+        detect.load(config.fetch(chosen.detector), config.det_threshold)
+    if own.landmarks:
+        landmarks.load(config.fetch(chosen.landmarks))
+    if own.recogniser:
+        known = config.recogniser()
+        Backbone(config.fetch(chosen.recogniser), known.dropout, known.mean, known.std)
+    if own.quality:
+        quality.load(config.fetch(chosen.quality))
 
 
-def _padded(size: int, arrays: tuple[np.ndarray, ...]) -> Iterator[list[np.ndarray]]:
-    for start in range(0, len(arrays[0]), size):
-        parts = [array[start : start + size] for array in arrays]
-        fill = size - len(parts[0])
-        yield [np.concatenate([part, np.zeros((fill, *part.shape[1:]), part.dtype)]) for part in parts]
+def masks_of(batch: pa.Table, rows: np.ndarray, side: int = geometry.CROP_SIZE) -> np.ndarray:
+    """(len(rows), side, side) float32, 1 inside the outlines that FindFace found."""
+    column = batch["outline"]
+    outlines = [np.frombuffer(column[int(row)].as_buffer(), np.float32).reshape(-1, 2) for row in rows]
+    return np.stack([geometry.polygon_mask(outline, side) for outline in outlines])

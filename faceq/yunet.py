@@ -9,8 +9,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import numpy_helper
+
+from faceq.onnx_runtime import read, session
 
 STRIDES = (8, 16, 32)
 NMS_THRESHOLD = 0.3
@@ -24,19 +25,15 @@ class YuNetSession:
     Args:
         path: the ONNX file, its weights as floats or quantised.
         threshold: the least confidence, 0...1, of what counts as a face.
+        device: `cpu` or `cuda`.
+        threads: of ONNX Runtime on the CPU.
     """
 
-    def __init__(self, path: Path, threshold: float):
-        model = onnx.load(str(path))
+    def __init__(self, path: Path, threshold: float, device: str = "cpu", threads: int = 1):
+        model = read(path)
         _dequantise(model)
         _free_sizes(model)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1  # many pictures at once are the job's affair
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3  # the file has weights that no node uses, and each would be named
-        self._session = onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        self._session = session(path, model, device, threads)
         self._input = model.graph.input[0].name
         self._threshold = threshold
 

@@ -50,7 +50,6 @@ from faceq.table import schema
 from jobs import demo
 from jobs.gpu_load import GpuLoad
 
-CAFI_SIDE = 384
 CAFI_PASSES = 100
 WARM_UP_FRAMES = 32
 
@@ -141,12 +140,12 @@ def bare_loop(settings: config.Config) -> dict[str, Any]:
 def job(settings: config.Config) -> dict[str, Any]:
     """The job as `faceq score` runs it."""
     started = time.perf_counter()
-    with cluster.ray_for(settings):
+    with cluster.ray_for(settings) as chosen:
         ray_up = time.perf_counter() - started
         # Ray Data's account of each stage: wall and CPU time, rows, block sizes.
         ray.data.DataContext.get_current().enable_auto_log_stats = True
         with GpuLoad() as load:
-            done = pipeline.score(settings)
+            done = pipeline.score(chosen)
         gpus = load.mean()
     return {
         "frames": done.run.rows,
@@ -161,9 +160,9 @@ def cafi(settings: config.Config) -> dict[str, Any]:
     cores = len(os.sched_getaffinity(0))
     torch.set_num_threads(cores)
     started = time.perf_counter()
-    zoo = settings.models
+    zoo = settings.chosen
     detector = YuNet(models.fetch(zoo.detector, report=print), settings.det_threshold)
-    mesh = FaceMesh(models.fetch(zoo.mesh, report=print))
+    mesh = FaceMesh(models.fetch(zoo.landmarks, report=print))
     backbone = recognise.from_zoo(zoo.recogniser, threads=cores)
     passes = serfiq.MonteCarlo(backbone.head, CAFI_PASSES)
     network = DBCNN().eval()
@@ -184,7 +183,7 @@ def cafi(settings: config.Config) -> dict[str, Any]:
         features = backbone(np.repeat(aligned[None], CAFI_PASSES, axis=0))
         passes(torch.from_numpy(features[:1]), [serfiq.seed_of(aligned)])
         with torch.inference_mode():
-            network(published_tensor(blacked_out(picture, outline)))
+            network(published_tensor(mask.blacked_out(picture, outline)))
     seconds = time.perf_counter() - started
     return {"frames": len(images), "start_up": start_up, "rate": len(images) / seconds}
 
@@ -195,13 +194,6 @@ def decode_or_none(image: bytes, max_pixels: int) -> np.ndarray | None:
         return decode(image, max_pixels)
     except UnreadableError:
         return None
-
-
-def blacked_out(picture: np.ndarray, outline: np.ndarray) -> np.ndarray:
-    """The whole frame (384, 384, 3), black but for what lies inside the outline (N, 2)."""
-    inside = np.zeros(picture.shape[:2], np.uint8)
-    cv2.fillPoly(inside, [np.round(outline).astype(np.int32)], 1)
-    return cv2.resize(picture * inside[..., None], (CAFI_SIDE, CAFI_SIDE), interpolation=cv2.INTER_AREA)
 
 
 # --- frames and processes ------------------------------------------------------------------------

@@ -19,8 +19,9 @@ from rich.progress import track
 from scipy.stats import spearmanr
 
 from faceq import config, recognise, serfiq
+from faceq.fiq import HEAD_BATCH
 from faceq.frames import in_batches, list_shards, read_shards, to_table
-from faceq.stages import HEAD_BATCH, FindFace, in_mini_batches
+from faceq.stages import FindFace, in_mini_batches
 from faceq.table import pending, pixels
 from jobs.demo import SEVERITIES, STEPS, degraded
 
@@ -37,7 +38,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     settings = config.build({})
-    backbone = recognise.from_zoo(settings.models.recogniser)
+    backbone = recognise.from_zoo(settings.chosen.recogniser)
     found = list(_with_copies(settings, options.pictures, options.faces))
     if len(found) < HEAD_BATCH:
         parser.error(f"{len(found)} faces in {', '.join(options.pictures)}: give pictures with more")

@@ -9,7 +9,6 @@ import ray
 from PIL import Image
 
 from faceq import pipeline
-from faceq.config import Config
 from jobs import demo
 
 
@@ -29,10 +28,11 @@ def write_input(folder: Path, face: np.ndarray, count: int) -> Path:
 
 
 def trace_stages(monkeypatch: Any, folder: Path, pause: float = 0.0) -> None:
-    """Have each stage note on which node and as which actor it runs: `folder`/stage/node/worker.
+    """Have each stage note on which node and as which actor it runs, and which logical GPUs Ray gave it:
+    `folder`/stage/node/worker holds their ids.
 
-    The stages are the job's own, on real models; with a logical GPU they would look for CUDA, so these are
-    told that they have none. `pause`: seconds that a pool's actor sleeps for each frame, as if its card were
+    The stages are the job's own, on real models; pools with a share of a logical GPU want `device: cpu`, or
+    they would look for CUDA. `pause`: seconds that a pool's actor sleeps for each frame, as if its card were
     slow and the CPUs were not what everything waits for.
     """
 
@@ -40,11 +40,7 @@ def trace_stages(monkeypatch: Any, folder: Path, pause: float = 0.0) -> None:
         context = ray.get_runtime_context()
         here = folder / stage / context.get_node_id()
         here.mkdir(parents=True, exist_ok=True)
-        (here / context.get_worker_id()).touch()
-
-    def without_gpus(config: Config) -> Config:
-        pools = {name: getattr(config, name).model_copy(update={"num_gpus": 0.0}) for name in POOLS}
-        return config.model_copy(update=pools)
+        (here / context.get_worker_id()).write_text(" ".join(context.get_accelerator_ids()["GPU"]))
 
     find_face = pipeline.find_face
 
@@ -52,10 +48,14 @@ def trace_stages(monkeypatch: Any, folder: Path, pause: float = 0.0) -> None:
         note("find_face")
         return find_face(batch, census, config)
 
+    class TracedFindFaceActor:
+        def __call__(self, batch, census, config):
+            return traced_find_face(batch, census, config)
+
     class TracedFiq(pipeline.ScoreFiq):
         def __init__(self, config):
             note("serfiq")
-            super().__init__(without_gpus(config))
+            super().__init__(config)
 
         def __call__(self, batch):
             time.sleep(pause * len(batch))
@@ -64,23 +64,26 @@ def trace_stages(monkeypatch: Any, folder: Path, pause: float = 0.0) -> None:
     class TracedQuality(pipeline.LastStage):
         def __init__(self, config, census):
             note("dbcnn")
-            super().__init__(without_gpus(config), census)
+            super().__init__(config, census)
 
         def __call__(self, batch):
             time.sleep(pause * len(batch))
             return super().__call__(batch)
 
     monkeypatch.setattr(pipeline, "find_face", traced_find_face)
+    monkeypatch.setattr(pipeline, "FindFaceActor", TracedFindFaceActor)
     monkeypatch.setattr(pipeline, "ScoreFiq", TracedFiq)
     monkeypatch.setattr(pipeline, "LastStage", TracedQuality)
-
-
-POOLS = ("serfiq", "dbcnn")
 
 
 def nodes_of(folder: Path, stage: str) -> set[str]:
     """Nodes that a stage ran on."""
     return {path.name for path in (folder / stage).iterdir()} if (folder / stage).is_dir() else set()
+
+
+def gpus_of(folder: Path, stage: str) -> set[str]:
+    """Ids of the logical GPUs that a stage's processes were given, of all nodes."""
+    return {gpu for path in folder.glob(f"{stage}/*/*") for gpu in path.read_text().split()}
 
 
 def workers_of(folder: Path, stage: str) -> set[str]:

@@ -77,7 +77,7 @@ def gpu_nodes() -> int:
 def test_workers_come_pools_grow_workers_go(cloud, tmp_path, astronaut, monkeypatch):
     shards = write_input(tmp_path / "in", astronaut, FRAMES)
     trace_stages(monkeypatch, tmp_path / "trace", pause=0.1)
-    pool = {"num_cpus": 0.5, "num_gpus": 0.5, "batch_size": 8}
+    pool = {"num_cpus": 0.5, "num_gpus": 0.5, "device": "cpu", "batch_size": 8}
     chosen = config.build(
         {"input": str(shards), "out": str(tmp_path / "t"), "serfiq": pool, "dbcnn": pool, "rows_per_file": 50}
     )

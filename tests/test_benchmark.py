@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import ray
 
-from faceq import config, pipeline
+from faceq import config, mask, pipeline
 from faceq.decode import decode
 from faceq.runs import Table
 from faceq.stages import FindFace
@@ -40,7 +40,7 @@ def test_the_bare_loop_scores_every_frame_and_names_each_stages_cost(frames):
 def test_cafi_blacks_out_all_but_the_face_at_its_own_size():
     picture = np.full((200, 300, 3), 90, np.uint8)
     outline = np.array([(100, 50), (200, 50), (200, 150), (100, 150)])
-    black = benchmark.blacked_out(picture, outline)
+    black = mask.blacked_out(picture, outline)
     assert black.shape == (384, 384, 3)
     share = np.count_nonzero(black[..., 0]) / black[..., 0].size
     assert share == pytest.approx(101 * 101 / (200 * 300), rel=0.05)

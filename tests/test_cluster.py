@@ -57,3 +57,19 @@ def test_a_model_runs_as_many_threads_as_it_has_whole_cpus(cpus, threads):
         assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("taken", "left"), [(0, 0.5), (0.2, 0.4), (1, 0.5)])
+def test_pools_share_what_finding_faces_leaves_of_a_card(taken, left):
+    """A whole card for finding faces leaves them another one."""
+    chosen = config.build({"find_face": {"num_gpus": taken}}).on_gpus()
+    assert (chosen.serfiq.num_gpus, chosen.dbcnn.num_gpus) == pytest.approx((left, left))
+    assert chosen.find_face.num_gpus == taken
+
+
+def test_stages_that_have_no_room_are_refused_before_they_wait(monkeypatch):
+    """Finding faces on a card counts with the pools, which share that card on a machine of one's own."""
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0, "GPU": 1.0})
+    cluster._check_room(config.build({"find_face": {"num_gpus": 0.2}}).on_gpus())
+    with pytest.raises(UsageError, match=r"at least 2 GPUs, this machine has 1: lower num_gpus"):
+        cluster._check_room(config.build({"find_face": {"num_gpus": 1}}).on_gpus())

@@ -45,8 +45,19 @@ def test_a_missing_file_is_wrong_usage(tmp_path):
 
 
 def test_the_device_follows_the_resources():
-    assert config.Pool(num_gpus=0.25).device == "cuda"
-    assert config.Pool().device == "cpu"
+    assert config.Pool(num_gpus=0.25).runs_on == "cuda"
+    assert config.Pool().runs_on == "cpu"
+    assert config.Pool(num_gpus=0.25, device="cpu").runs_on == "cpu"
+    asked = config.Pool(device="cuda")
+    assert (asked.runs_on, asked.num_gpus) == ("cuda", 0.5)
+
+
+def test_a_card_that_is_there_is_shared_by_the_pools_that_may_have_it():
+    chosen = config.build({"serfiq": {"num_gpus": 0.25}, "dbcnn": {"device": "cpu"}}).on_gpus()
+    assert (chosen.serfiq.num_gpus, chosen.dbcnn.num_gpus) == (0.25, 0)
+    both = config.build({}).on_gpus()
+    assert (both.serfiq.num_gpus, both.dbcnn.num_gpus) == (0.5, 0.5)
+    assert both.dbcnn.runs_on == "cuda"
 
 
 def test_the_example_job_is_valid():

@@ -62,3 +62,13 @@ def test_a_large_face_is_averaged_down_without_aliasing():
 def test_coverage_counts_only_what_lies_in_the_frame():
     square = np.array([[-50, -50], [49, -50], [49, 49], [-50, 49]])
     assert geometry.coverage(square, 200, 100) == pytest.approx(0.125, abs=0.005)
+
+
+@pytest.mark.parametrize("angles", [(0, 0, 0), (25, 0, 0), (0, -20, 0), (0, 0, 15), (-20, 10, -10)])
+def test_the_perspective_fit_finds_the_pose_that_was_drawn(angles):
+    """Six points of a generic head, turned, put before a camera and projected."""
+    placed = geometry.PNP_MODEL @ rotation(*angles).T + [20.0, -30.0, 2000.0]
+    width, height = 640, 480
+    points = placed[:, :2] / placed[:, 2:] * width + [width / 2, height / 2]
+    found = geometry.head_pose_pnp(points.astype(np.float32), width, height)
+    assert np.allclose(found, angles, atol=0.5)

@@ -51,17 +51,17 @@ def test_the_picture_shows_box_outline_and_landmarks_at_their_places(inspector, 
 
 
 def test_what_dbcnn_left_out_is_dark_and_the_rest_is_untouched(look):
-    seen = inspect.seen(look.crop, look.oval, "mask")
-    inside = inspect.geometry.polygon_mask(look.oval, 256).astype(bool)
+    seen = inspect.seen(look.crop, look.outline, "mask")
+    inside = inspect.geometry.polygon_mask(look.outline, 256).astype(bool)
     assert 0.1 < inside.mean() < 0.9
     assert (seen[inside] == look.crop[inside]).all()
     assert seen[~inside].mean() < 0.3 * look.crop[~inside].mean() + 1
 
 
 def test_of_another_region_what_it_leaves_out_is_shown(look):
-    inside = inspect.geometry.polygon_mask(look.oval, 256).astype(bool)
-    assert np.array_equal(inspect.seen(look.crop, look.oval, "crop"), look.crop)
-    black = inspect.seen(look.crop, look.oval, "black_out")
+    inside = inspect.geometry.polygon_mask(look.outline, 256).astype(bool)
+    assert np.array_equal(inspect.seen(look.crop, look.outline, "crop"), look.crop)
+    black = inspect.seen(look.crop, look.outline, "black_out")
     assert black[~inside].max() == 0 and (black[inside] == look.crop[inside]).all()
 
 

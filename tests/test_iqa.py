@@ -13,7 +13,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 from faceq import iqa, plots
-from faceq.dbcnn import picture_tensor
 from faceq.dbcnn_vgg import published_tensor
 from faceq.errors import JobError, UsageError
 
@@ -227,8 +226,8 @@ def test_networks_rate_whole_pictures_at_their_own_or_a_given_size(astronaut) ->
             assert mask.shape == images[:, :1].shape and mask.min() == 1
             return 100 * images.mean(dim=(1, 2, 3))
 
-    for tensor_of, shape in ((published_tensor, (1, 3, 300, 512)), (picture_tensor, (1, 3, 384, 384))):
-        score = iqa.whole_pictures(Brightness(), tensor_of)(astronaut[:300])
+    for views_of, shape in ((published_tensor, (1, 3, 300, 512)), (iqa.lite_views, (2, 3, 500, 853))):
+        score = iqa.whole_pictures(Brightness(), views_of)(astronaut[:300])
         assert shapes[-1] == shape
         assert score == pytest.approx(astronaut[:300].mean() / 2.55, abs=0.5)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from faceq import cli, models
+from faceq import cli, downloads, models
 
 CONTENT = bytes(range(256)) * 400
 
@@ -70,7 +70,7 @@ def test_the_first_source_that_answers_rightly_wins(cache, good, tmp_path, monke
     add(monkeypatch, model("file:///not/there", f"file://{wrong}", good))
     said: list[str] = []
     assert models.fetch("probe", said.append).read_bytes() == CONTENT
-    assert said == [f"models: probe from {good}"]
+    assert said == [f"models: probe (none) from {good}"]
     assert not [path for path in cache.iterdir() if path.name not in {"probe.bin", "probe.bin.lock"}]
 
 
@@ -99,7 +99,7 @@ def test_a_wrong_byte_in_the_cache_is_found_named_and_repaired(cache, good, monk
 
 
 def test_an_address_that_never_answers_costs_seconds(cache, good, monkeypatch):
-    monkeypatch.setattr(models, "READ_TIMEOUT_S", 1)
+    monkeypatch.setattr(downloads, "READ_TIMEOUT_S", 1)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -174,6 +174,6 @@ def test_a_published_dbcnn_with_the_wrong_content_is_not_taken(cache, tmp_path, 
     monkeypatch.setenv("FACEQ_MODEL_MIRROR", str(tmp_path / "mirror"))
     offline = dataclasses.replace(entry, sources=("file:///not/there",))
     monkeypatch.setitem(models.MODELS, "dbcnn-koniq", offline)
-    assert cli.main(["models", "pull", "dbcnn-koniq"]) == 1
+    assert cli.main(["models", "pull", "dbcnn-koniq", "--accept-licence"]) == 1
     assert f"expected {entry.sha256}" in capsys.readouterr().err
     assert not (cache / entry.file).exists()

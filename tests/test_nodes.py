@@ -2,7 +2,7 @@
 
 import pytest
 import ray
-from clusters import nodes_of, trace_stages, write_input
+from clusters import gpus_of, nodes_of, trace_stages, write_input
 from ray.cluster_utils import Cluster
 
 from faceq import config, pipeline
@@ -29,12 +29,15 @@ def nodes(aws):
 def test_stages_land_as_asked(nodes, tmp_path, astronaut, monkeypatch):
     shards = write_input(tmp_path / "in", astronaut, FRAMES)
     trace_stages(monkeypatch, tmp_path / "trace")
-    pool = {"num_cpus": 0.5, "num_gpus": 0.5}
+    pool = {"num_cpus": 0.5, "num_gpus": 0.5, "device": "cpu"}
     chosen = config.build({"input": str(shards), "out": str(tmp_path / "t"), "serfiq": pool, "dbcnn": pool})
     done = pipeline.score(chosen)
     assert done.run.rows == FRAMES and done.run.counts["unreadable"] == FRAMES // 10
     assert nodes_of(tmp_path / "trace", "serfiq") == nodes_of(tmp_path / "trace", "dbcnn") == {nodes["gpu"]}
     assert nodes_of(tmp_path / "trace", "find_face") == {nodes["decoding"]}
+    # The two pools share the node's one card, by halves; what decodes has none.
+    assert gpus_of(tmp_path / "trace", "serfiq") == gpus_of(tmp_path / "trace", "dbcnn") == {"0"}
+    assert gpus_of(tmp_path / "trace", "find_face") == set()
     # The machine that the rows come from leaves nothing in them.
     monkeypatch.undo()
     ray.shutdown()
@@ -42,3 +45,16 @@ def test_stages_land_as_asked(nodes, tmp_path, astronaut, monkeypatch):
     pipeline.score(alone)
     one, other = (Table(each.out, each.s3).rows(VALUES).sort_by("frame_id") for each in (chosen, alone))
     assert one.to_pylist() == other.to_pylist()
+
+
+def test_three_stages_share_a_card(nodes, tmp_path, astronaut, monkeypatch):
+    shards = write_input(tmp_path / "in", astronaut, FRAMES)
+    trace_stages(monkeypatch, tmp_path / "trace")
+    share = {"num_cpus": 0.25, "num_gpus": 0.3, "device": "cpu"}
+    stages = ("find_face", "serfiq", "dbcnn")
+    chosen = config.build({"input": str(shards), "out": str(tmp_path / "t"), **dict.fromkeys(stages, share)})
+    done = pipeline.score(chosen)
+    assert done.run.rows == FRAMES and done.run.counts["unreadable"] == FRAMES // 10
+    for stage in stages:
+        assert nodes_of(tmp_path / "trace", stage) == {nodes["gpu"]}
+        assert gpus_of(tmp_path / "trace", stage) == {"0"}

@@ -10,7 +10,8 @@ from onnx import TensorProto, helper, numpy_helper
 from faceq import geometry, models, recognise
 from faceq.detect import YuNet
 from faceq.errors import UsageError
-from faceq.recognise import Backbone, RecogniserError
+from faceq.onnx_runtime import ModelFileError
+from faceq.recognise import Backbone
 from faceq.serfiq import ClosedForm
 
 FEATURES, OUTPUTS = 4 * 7 * 7, 16
@@ -201,20 +202,20 @@ AFTER = node("Flatten", ["dropped"], ["flat"])
 )
 def test_what_cannot_be_opened_is_refused_by_name(nodes, constants, said, tmp_path):
     path = save(tmp_path / "own.onnx", nodes, constants)
-    with pytest.raises(RecogniserError, match=rf"own\.onnx: .*{said}"):
+    with pytest.raises(ModelFileError, match=rf"own\.onnx: .*{said}"):
         Backbone(path)
-    assert issubclass(RecogniserError, UsageError)
+    assert issubclass(ModelFileError, UsageError)
 
 
 def test_a_network_for_other_pictures_is_refused(tmp_path):
     constants = weights(w=np.tile(W, 4), b=B, ratio=0.4)
     path = save(tmp_path / "own.onnx", [DROPOUT, AFTER, LINEAR], constants, size=224)
-    with pytest.raises(RecogniserError, match=r"own\.onnx: does not run on two faces of \(3, 112, 112\)"):
+    with pytest.raises(ModelFileError, match=r"own\.onnx: does not run on two faces of \(3, 112, 112\)"):
         Backbone(path)
 
 
 def test_a_file_that_is_no_network_is_refused(tmp_path):
     path = tmp_path / "own.onnx"
     path.write_bytes(b"<html>404 Not Found</html>")
-    with pytest.raises(RecogniserError, match=r"own\.onnx: is not an ONNX file"):
+    with pytest.raises(ModelFileError, match=r"own\.onnx: is not an ONNX file"):
         Backbone(path)

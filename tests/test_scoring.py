@@ -5,15 +5,19 @@ import itertools
 import os
 
 import numpy as np
+import pyarrow as pa
 import pytest
+import torch
 from PIL import Image
 
 import faceq
 from faceq import models
-from faceq.config import PRESETS
+from faceq.config import PRESETS, Config
+from faceq.dbcnn import DBCNN_LITE_WEIGHTS, load_dbcnn_lite
 from faceq.errors import UsageError
-from faceq.stages import in_mini_batches
-from faceq.table import SCHEMA, frame_id, schema
+from faceq.quality import HALF_TOLERANCE, OnnxQuality, TorchQuality
+from faceq.stages import FindFace, in_mini_batches, masks_of
+from faceq.table import SCHEMA, frame_id, pending, pixels, schema
 from jobs import demo
 
 VALUES = [name for name in SCHEMA.names if name not in {"frame_id", "source", "run_id"}]
@@ -126,8 +130,24 @@ def test_each_region_judges_other_pixels_and_another_name_is_refused(faces):
     }
     for one, other in itertools.combinations(by_region.values(), 2):
         assert np.abs(one - other).min() > 0.1
-    with pytest.raises(UsageError, match=r"quality_region: .*'mask', 'black_out' or 'crop'"):
+    with pytest.raises(UsageError, match=r"quality_region: .*'mask', 'black_out', 'crop' or 'frame'"):
         faceq.score_images(images, quality_region="face")
+
+
+@pytest.mark.parametrize(
+    "device",
+    ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))],
+)
+def test_half_precision_moves_no_score_by_more_than_its_tolerance(faces, device):
+    find = FindFace(Config())
+    frames = [png(face) for face in faces.values()]
+    frames += [png(demo.degraded(face, "blur", 4, 0)) for face in faces.values()]
+    rows = find(pa.table({"image": frames, "status": pa.nulls(len(frames), pa.string())}))
+    found = pending(rows)
+    crops, masks = pixels(rows, "crop", found, (256, 256, 3)), masks_of(rows, found)
+    (single,) = OnnxQuality(load_dbcnn_lite(DBCNN_LITE_WEIGHTS), len(found), threads=1)(crops, masks)
+    (half,) = TorchQuality(load_dbcnn_lite(DBCNN_LITE_WEIGHTS, device), device, half=True)(crops, masks)
+    assert 0 < np.abs(single - half).max() < HALF_TOLERANCE
 
 
 def test_scores_fall_along_the_demo_ladders(faces):

@@ -1,0 +1,61 @@
+"""Which device a stage runs on, and whether CUDA is there when it is asked for.
+
+A GPU that was asked for and is not there is an error, never a silent fall to the CPU.
+"""
+
+import importlib.metadata
+
+import onnxruntime
+import torch
+
+from faceq.errors import UsageError
+
+
+class DeviceError(UsageError):
+    """CUDA was asked for and cannot be had; the message says why, and what to install."""
+
+
+CUDA_DID_NOT_LOAD = (
+    "device: onnxruntime-gpu is installed, but its CUDA provider did not load: its CUDA and cuDNN libraries "
+    "are missing or of other versions; `pip install onnxruntime-gpu[cuda,cudnn]` brings them"
+)
+
+
+def missing() -> str | None:
+    """Why models cannot run on CUDA in this process, and what to do about it; None if they can."""
+    if torch.version.cuda is None:
+        return "this torch is a build without CUDA: install torch's CUDA build"
+    if not torch.cuda.is_available():
+        return "torch sees no GPU: check the driver (nvidia-smi) and CUDA_VISIBLE_DEVICES"
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        return _wrong_runtime({name for name in ("onnxruntime", "onnxruntime-gpu") if _is_installed(name)})
+    return None
+
+
+def _wrong_runtime(installed: set[str]) -> str:
+    """What to say of an ONNX Runtime without CUDA, by the distributions that are installed."""
+    if "onnxruntime-gpu" in installed and "onnxruntime" in installed:
+        what = "onnxruntime and onnxruntime-gpu are both installed, and the one without CUDA is in the way"
+    elif "onnxruntime-gpu" in installed:
+        what = "onnxruntime-gpu is installed without its CUDA provider"
+    else:
+        what = "the installed onnxruntime is the build without CUDA, which insightface and faceq bring along"
+    return (
+        f"{what}: after all other installs `pip uninstall --yes onnxruntime onnxruntime-gpu`, then "
+        "`pip install onnxruntime-gpu`"
+    )
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def check_cuda() -> None:
+    """That models can run on CUDA here; DeviceError with the reason if not."""
+    reason = missing()
+    if reason:
+        raise DeviceError(f"device: cuda was asked for, and {reason}; or set the device to cpu")

@@ -1,0 +1,100 @@
+"""ONNX files and the sessions that run them, on CPUs and on CUDA."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+
+from faceq import device as devices
+from faceq.errors import UsageError
+
+
+class ModelFileError(UsageError):
+    """A file that is not the model it should be; the message names it and what it lacks."""
+
+
+def read(path: Path) -> onnx.ModelProto:
+    """The model in a file; ModelFileError where it holds none."""
+    try:
+        model = onnx.load(str(path))
+    except Exception as error:  # of protobuf or the disk: they share no base
+        raise ModelFileError(f"{path}: is not an ONNX file: {' '.join(str(error).split())}") from None
+    if not model.graph.node or not model.graph.output:
+        raise ModelFileError(f"{path}: is not an ONNX file: it holds no graph")
+    return model
+
+
+def session(path: Path, model: onnx.ModelProto, device: str, threads: int) -> onnxruntime.InferenceSession:
+    """A session for a model read from `path`, which may have been changed since.
+
+    Args:
+        device: `cpu` or `cuda`.
+        threads: intra-op threads on the CPU.
+
+    Raises:
+        ModelFileError: ONNX Runtime cannot run it.
+        DeviceError: CUDA was asked for, and ONNX Runtime does not run on it.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # warns of every weight of a tail that was cut off
+    if device == "cuda":
+        devices.check_cuda()
+        if hasattr(onnxruntime, "preload_dlls"):  # since 1.21
+            onnxruntime.preload_dlls()  # CUDA's and cuDNN's, out of the packages that torch brings
+        # In full precision: TensorFloat-32 would move SER-FIQ, whose scores lie close together.
+        providers = [("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"]
+    else:
+        providers = ["CPUExecutionProvider"]
+    try:
+        made = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=providers)
+    except Exception as error:  # ONNX Runtime's errors share no public base
+        raise ModelFileError(f"{path}: cannot be loaded: {' '.join(str(error).split())}") from None
+    # Where CUDA's libraries are missing, ONNX Runtime logs it and goes on with the CPU.
+    if device == "cuda" and "CUDAExecutionProvider" not in made.get_providers():
+        raise devices.DeviceError(devices.CUDA_DID_NOT_LOAD)
+    return made
+
+
+class Bound:
+    """A session whose input and output are tensors on its device: nothing passes through the host.
+
+    Args:
+        session: with one input and one output, float32.
+        device: `cuda`, or `cpu`, where the same path runs on tensors in memory.
+        shape: of the output for one item, without the batch.
+    """
+
+    def __init__(self, session: onnxruntime.InferenceSession, device: str, shape: tuple[int, ...]):
+        self._session = session
+        self._device = device
+        self._shape = shape
+        self._input = session.get_inputs()[0].name
+        self._output = session.get_outputs()[0].name
+
+    def __call__(self, batch: torch.Tensor) -> torch.Tensor:
+        """(N, ...) float32 on the device to (N, *shape) float32 on the device."""
+        batch = batch.contiguous()
+        out = torch.empty((len(batch), *self._shape), dtype=torch.float32, device=batch.device)
+        binding = self._session.io_binding()
+        for bind, name, tensor in (
+            (binding.bind_input, self._input, batch),
+            (binding.bind_output, self._output, out),
+        ):
+            bind(
+                name,
+                self._device,
+                tensor.device.index or 0,
+                np.float32,
+                tuple(tensor.shape),
+                tensor.data_ptr(),
+            )
+        # ONNX Runtime has a CUDA stream of its own: what torch has under way must be there first.
+        if batch.is_cuda:
+            torch.cuda.current_stream().synchronize()
+        self._session.run_with_iobinding(binding)
+        binding.synchronize_outputs()
+        return out

@@ -1,0 +1,225 @@
+"""The GPU path: on CPU tensors beside the CPU's own path, on a GPU where there is one, and without one
+refused."""
+
+import re
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from model_files import arcface, dbcnn
+
+import faceq
+from faceq import batches, cluster, config, device, geometry, models, quality
+from faceq.batches import Halving
+from faceq.config import Pool
+from faceq.detect import YuNet
+from faceq.errors import UsageError
+from faceq.fiq import CUDA_TOLERANCE, Distances
+from faceq.quality import HALF_TOLERANCE, TorchQuality
+from faceq.serfiq import score
+from jobs import demo
+
+GPU = device.missing() is None
+on_gpu = pytest.mark.skipif(not GPU, reason=f"no GPU that models can run on: {device.missing()}")
+without_gpu = pytest.mark.skipif(GPU, reason="there is a GPU")
+DEVICES = ["cpu", pytest.param("cuda", marks=on_gpu)]
+
+
+@pytest.fixture(scope="module")
+def aligned() -> np.ndarray:
+    """The demo's eight faces, (8, 112, 112, 3) uint8 RGB."""
+    detector = YuNet(models.fetch("yunet"), 0.6)
+    faces = list(demo.source_faces().values())
+    return np.stack([geometry.align(face, detector(face)[0].landmarks) for face in faces])
+
+
+@pytest.mark.parametrize("where", DEVICES)
+@pytest.mark.parametrize("passes", [None, 20])
+@pytest.mark.parametrize("recogniser", ["sface", "arcface"])
+def test_distances_on_the_device_are_those_of_the_cpu(aligned, tmp_path, where, passes, recogniser):
+    """Features are bound to the session's output and stay where they are until they are distances."""
+    path, known = models.fetch("sface"), models.recogniser("sface")
+    if recogniser == "arcface":
+        path, known = arcface(tmp_path / "r.onnx"), models.Recogniser(models.PUBLISHED, dropout=0.5)
+    wanted, embedding = Distances(path, known, passes, "cpu", 4, 1)(aligned)
+    found, bound = Distances(path, known, passes, where, 8, 1).on_device(aligned)
+    assert np.abs(score(found) - score(wanted)).max() < CUDA_TOLERANCE
+    assert np.allclose(bound, embedding, rtol=1e-3, atol=1e-3 * np.abs(embedding).max())
+
+
+@pytest.mark.parametrize("where", DEVICES)
+def test_published_dbcnn_in_half_precision_stays_within_the_tolerance(tmp_path, where):
+    path = dbcnn(tmp_path / "dbcnn.pth")
+    crops = np.stack([face[::2, ::2] for face in list(demo.source_faces().values())[:4]])
+    masks = np.ones(crops.shape[:3], np.float32)
+    (single,) = TorchQuality(quality.load(path), "cpu", half=False)(crops, masks)
+    (half,) = TorchQuality(quality.load(path, where), where, half=True)(crops, masks)
+    assert 0 < np.abs(single - half).max() < HALF_TOLERANCE
+
+
+@on_gpu
+def test_a_row_from_the_gpu_is_within_the_tolerances_of_the_cpus():
+    faces = list(demo.source_faces().values())
+    rows = {}
+    for where in ("cpu", "cuda"):
+        pools = {name: {"device": where} for name in ("serfiq", "dbcnn")}
+        rows[where] = faceq.score_images(faces, fiq_threshold=0, **pools).to_pylist()
+    for one, other in zip(rows["cpu"], rows["cuda"], strict=True):
+        assert abs(one["serfiq_raw"] - other["serfiq_raw"]) < CUDA_TOLERANCE
+        assert abs(one["dbcnn"] - other["dbcnn"]) < HALF_TOLERANCE
+
+
+@on_gpu
+def test_faces_found_on_the_gpu_are_those_of_the_cpu():
+    faces = list(demo.source_faces().values())
+    rows = {
+        where: faceq.score_images(faces, fiq_threshold=0, find_face={"device": where}).to_pylist()
+        for where in ("cpu", "cuda")
+    }
+    for one, other in zip(rows["cpu"], rows["cuda"], strict=True):
+        assert one["n_faces"] == other["n_faces"]
+        assert np.allclose(one["landmarks"], other["landmarks"], atol=0.1)
+
+
+@on_gpu
+def test_auto_takes_the_gpu_that_is_there():
+    torch.cuda.reset_peak_memory_stats()
+    faceq.score_images(list(demo.source_faces().values())[:1], fiq_threshold=0)
+    assert torch.cuda.max_memory_allocated() > 1e6
+
+
+@on_gpu
+def test_memory_that_runs_out_halves_the_mini_batch_on_the_card(tmp_path, capsys):
+    torch.cuda.empty_cache()
+    total = torch.cuda.get_device_properties(0).total_memory
+    network = TorchQuality(quality.load(dbcnn(tmp_path / "dbcnn.pth"), "cuda"), "cuda", half=True)
+    crops = np.zeros((64, 256, 256, 3), np.uint8)
+    torch.cuda.set_per_process_memory_fraction(0.6e9 / total)
+    try:
+        halving = Halving(network, 64, "dbcnn")
+        (scores,) = halving(crops, np.ones(crops.shape[:3], np.float32))
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert len(scores) == 64 and halving.size < 64
+    assert "out of GPU memory" in capsys.readouterr().err
+
+
+# --- memory that runs out, as torch and ONNX Runtime tell it ----------------------------------------
+
+
+ORT_OUT_OF_MEMORY = onnxruntime.capi.onnxruntime_pybind11_state.RuntimeException(
+    "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Non-zero status code returned while running Conv node. "
+    "Status Message: bfc_arena.cc:376 AllocateRawInternal Failed to allocate memory for requested buffer of "
+    "size 411041792"
+)
+TORCH_OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 512.00 MiB.")
+
+
+@pytest.mark.parametrize("error", [TORCH_OUT_OF_MEMORY, ORT_OUT_OF_MEMORY])
+def test_out_of_memory_halves_the_mini_batch_once_and_says_so(error, capsys):
+    shown = []
+
+    def model(items):
+        shown.append(len(items))
+        if len(items) > 4:
+            raise error
+        return (items * 2.0,)
+
+    halving = Halving(model, 16, "dbcnn")
+    for _ in range(2):
+        (doubled,) = halving(np.arange(10))
+        assert doubled.tolist() == [2.0 * i for i in range(10)]
+    assert shown == [16, 8, 4, 4, 4, 4, 4, 4]
+    said = capsys.readouterr().err.splitlines()
+    assert [re.search(r"dbcnn: out of GPU memory: mini-batches of (\d+)", line)[1] for line in said] == [
+        "8",
+        "4",
+    ]
+
+
+def test_a_card_that_holds_not_one_item_is_an_error_with_a_way_out():
+    def model(items):
+        raise TORCH_OUT_OF_MEMORY
+
+    with pytest.raises(
+        device.DeviceError, match=r"serfiq: .* does not hold one item: CUDA out of .*num_gpus"
+    ):
+        Halving(model, 4, "serfiq")(np.arange(3))
+
+
+def test_other_errors_are_not_taken_for_it():
+    def model(items):
+        raise RuntimeError("out of memory, says something else")
+
+    with pytest.raises(RuntimeError, match="says something else"):
+        Halving(model, 4, "serfiq")(np.arange(3))
+    assert not batches.is_out_of_memory(ValueError("Failed to allocate memory"))
+
+
+# --- a GPU that was asked for and is not there -------------------------------------------------------
+
+
+@without_gpu
+@pytest.mark.parametrize("pool", ["find_face", "serfiq", "dbcnn"])
+@pytest.mark.parametrize("asked", [{"device": "cuda"}, {"num_gpus": 0.5}])
+def test_a_gpu_that_is_not_there_is_an_error_not_the_cpu(astronaut, pool, asked):
+    with pytest.raises(UsageError, match=r"cuda was asked for, and .*install|check the driver"):
+        faceq.score_images([astronaut], **{pool: asked})
+
+
+@without_gpu
+def test_a_device_that_nobody_knows_is_refused():
+    with pytest.raises(UsageError, match=r"dbcnn.device: .*'auto', 'cpu' or 'cuda'"):
+        config.build({"dbcnn": {"device": "gpu"}})
+
+
+@pytest.mark.parametrize(
+    ("installed", "said"),
+    [
+        ({"onnxruntime"}, "the build without CUDA, which insightface and faceq bring along"),
+        ({"onnxruntime", "onnxruntime-gpu"}, "both installed, and the one without CUDA is in the way"),
+        ({"onnxruntime-gpu"}, "without its CUDA provider"),
+    ],
+)
+def test_the_wrong_onnxruntime_is_told_with_what_to_install(installed, said):
+    text = device._wrong_runtime(installed)
+    assert said in text
+    assert text.index("pip uninstall --yes onnxruntime") < text.index("pip install onnxruntime-gpu")
+
+
+@without_gpu
+def test_a_machine_with_a_card_that_models_cannot_use_says_why(monkeypatch, capsys):
+    """As Ray sees it: a logical GPU beside this environment's builds without CUDA."""
+    monkeypatch.setattr(cluster.ray, "cluster_resources", lambda: {"CPU": 2.0, "GPU": 1.0})
+    plain = config.build({})
+    assert cluster.settled(plain) == plain
+    assert f"models run on the CPU: {device.missing()}" in capsys.readouterr().err
+    assert cluster.pool_options(Pool(device="cuda"))["num_gpus"] == 0.5
+
+
+def test_bytes_reach_the_device_whole():
+    pixels = np.arange(48, dtype=np.uint8).reshape(1, 4, 4, 3)
+    where = "cuda" if GPU else "cpu"
+    assert np.array_equal(quality.to_device(pixels, where).cpu().numpy(), pixels)
+
+
+@on_gpu
+def test_a_job_on_a_machine_with_a_card_takes_it(monkeypatch):
+    monkeypatch.setattr(cluster.ray, "cluster_resources", lambda: {"CPU": 8.0, "GPU": 1.0})
+    chosen = cluster.settled(config.build({}))
+    assert (chosen.serfiq.runs_on, chosen.dbcnn.runs_on) == ("cuda", "cuda")
+    assert chosen.serfiq.num_gpus + chosen.dbcnn.num_gpus == 1
+
+
+@on_gpu
+def test_a_provider_that_did_not_load_is_an_error(monkeypatch):
+    """ONNX Runtime makes a session for the CPU then, and says so only in its log."""
+    made = onnxruntime.InferenceSession
+
+    def on_the_cpu(model, options, providers):
+        return made(model, options, providers=["CPUExecutionProvider"])
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", on_the_cpu)
+    with pytest.raises(device.DeviceError, match="its CUDA provider did not load"):
+        Distances(models.fetch("sface"), models.recogniser("sface"), None, "cuda", 8, 1)

@@ -1,0 +1,232 @@
+"""Models of one's own in a preset's models' places, from Python, the command line and YAML; and wrong
+files."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from model_files import arcface, dbcnn, dbcnn_state, detector, landmarks_106, node
+from onnx import helper
+from safetensors.torch import load_file, save_file
+
+import faceq
+from faceq import cli, config, models, recognise
+from faceq.dbcnn import DBCNN_LITE_WEIGHTS
+from faceq.errors import UsageError
+from faceq.runs import Table
+from faceq.serfiq import ClosedForm
+
+ALONE = "dbcnn: { mini_batch: 1 }\n"
+"""No mini-batches for a single picture: VGG-16 takes a second for each place in them."""
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> dict[str, Path]:
+    """A file for each role, none of them the preset's own."""
+    folder = tmp_path_factory.mktemp("own")
+    yunet = onnx.load(str(models.fetch("yunet")))
+    yunet.doc_string = "another file, the same network"
+    onnx.save(yunet, str(folder / "detector.onnx"))
+    return {
+        "detector": folder / "detector.onnx",
+        "recogniser": arcface(folder / "recogniser.onnx"),
+        "landmarks": landmarks_106(folder / "landmarks.onnx"),
+        "quality": dbcnn(folder / "quality.pth"),
+    }
+
+
+def scored(image, **chosen) -> dict:
+    return faceq.score_images([image], fiq_threshold=0, dbcnn={"mini_batch": 1}, **chosen).to_pylist()[0]
+
+
+@pytest.mark.parametrize(
+    ("role", "moved"),
+    [
+        ("detector", set()),
+        ("recogniser", {"serfiq_raw", "serfiq", "embedding_norm"}),
+        ("landmarks", {"landmarks", "mask_coverage", "dbcnn", "serfiq_raw", "yaw"}),
+        ("quality", {"dbcnn"}),
+    ],
+)
+def test_each_model_can_be_swapped_by_file(files, astronaut, role, moved):
+    usual = scored(astronaut)
+    rate = {"dropout": 0.4} if role == "recogniser" else {}
+    other = scored(astronaut, models={role: str(files[role])}, **rate)
+    assert other["status"] == "scored"
+    changed = {name for name in other if other[name] != usual[name]} - {"run_id"}
+    assert moved <= changed
+    if role in ("detector", "recogniser", "quality"):
+        assert changed == moved
+
+
+def test_all_of_them_from_yaml_and_from_the_command_line(files, photos, tmp_path, capsys):
+    """Through `faceq inspect`, which takes its models as `faceq score` does."""
+    lines = "".join(f"  {role}: {path}\n" for role, path in files.items())
+    (tmp_path / "job.yaml").write_text(f"{ALONE}dropout: 0.3\nmodels:\n{lines}")
+    (tmp_path / "alone.yaml").write_text(ALONE)
+    flags = [word for role, path in files.items() for word in (f"--{role}", str(path))]
+    picture = str(photos / "t1.jpg")
+    rows = []
+    from_yaml = ["--config", str(tmp_path / "job.yaml")]
+    from_flags = ["--config", str(tmp_path / "alone.yaml"), *flags, "--dropout", "0.3"]
+    for said in (from_yaml, from_flags):
+        assert cli.main(["inspect", picture, "--json", *said]) == 0
+        rows.append(json.loads(capsys.readouterr().out))
+        assert rows[-1]["status"] == "scored"
+    one, other = ({name: row[name] for name in row if name != "run_id"} for row in rows)
+    assert one == other
+
+
+def test_a_job_takes_them_and_records_what_they_were(files, local_ray, photos, tmp_path):
+    out = str(tmp_path / "table")
+    said = ["--recogniser", str(files["recogniser"]), "--dropout", "0.25"]
+    assert cli.main(["score", str(photos / "t1.jpg"), "--out", out, *said]) == 0
+    (run,) = Table(out, config.S3()).runs()
+    digest = models.sha256(files["recogniser"])
+    assert run["models"][f"recogniser.onnx@{digest[:8]}"] == {"sha256": digest, "licence": "not stated"}
+    assert run["dropout"] == 0.25
+
+
+def test_the_same_file_elsewhere_is_the_same_model(files, tmp_path):
+    moved = shutil.copy(files["recogniser"], tmp_path / files["recogniser"].name)
+    one, other = (
+        config.build({"models": {"recogniser": str(path)}, "dropout": 0.5}).record()
+        for path in (files["recogniser"], moved)
+    )
+    assert one == other
+
+
+def test_a_model_of_the_zoo_takes_anothers_place_by_name():
+    chosen = config.build({"preset": "insightface", "models": {"detector": "yunet"}}).chosen
+    assert (chosen.detector, chosen.recogniser) == ("yunet", "arcface-r50")
+
+
+def test_arcface_is_fed_as_insightface_feeds_it(files, astronaut):
+    from insightface.model_zoo.arcface_onnx import ArcFaceONNX  # noqa: PLC0415 - a second to import
+
+    faces = np.stack([astronaut[100:212, 200:312], astronaut[50:162, 150:262]])
+    wanted = ArcFaceONNX(str(files["recogniser"])).get_feat([face[..., ::-1] for face in faces])
+    own = recognise.Backbone(files["recogniser"], dropout=0.5)
+    _, found = ClosedForm(own.head)(torch.from_numpy(own(faces)))
+    assert np.allclose(found, wanted, atol=1e-4)
+
+
+def no_such_file(folder):
+    return folder / "none.onnx"
+
+
+def html(folder):
+    (folder / "page.onnx").write_bytes(b"<html>404 Not Found</html>")
+    return folder / "page.onnx"
+
+
+def cut_off(folder):
+    whole = models.fetch("yunet").read_bytes()
+    (folder / "cut.onnx").write_bytes(whole[: len(whole) // 2])
+    return folder / "cut.onnx"
+
+
+def a_recogniser(folder):
+    return arcface(folder / "r.onnx")
+
+
+def sixty_eight(folder):
+    return landmarks_106(folder / "l.onnx", numbers=136)
+
+
+def other_size(folder):
+    return arcface(folder / "large.onnx", side=224)
+
+
+def not_linear(folder):
+    return arcface(folder / "tanh.onnx", tail=[node("Tanh", ["norm"], ["683"])])
+
+
+def no_tflite(folder):
+    (folder / "mesh.tflite").write_bytes(b"TFL3" + bytes(200))
+    return folder / "mesh.tflite"
+
+
+def other_network(folder):
+    save_file({"conv.weight": torch.zeros(3)}, folder / "other.safetensors")
+    return folder / "other.safetensors"
+
+
+def wide_head(folder):
+    torch.save({**dbcnn_state(), "fc.bias": torch.zeros(2)}, folder / "wide.pth")
+    return folder / "wide.pth"
+
+
+def narrow_lite(folder):
+    state = load_file(DBCNN_LITE_WEIGHTS)
+    state["head.weight"] = state["head.weight"][:, :10].contiguous()
+    save_file(state, folder / "narrow.safetensors")
+    return folder / "narrow.safetensors"
+
+
+def runs_code(folder):
+    torch.save({"params": print}, folder / "code.pth")
+    return folder / "code.pth"
+
+
+def two_inputs(folder):
+    path = arcface(folder / "two.onnx")
+    model = onnx.load(str(path))
+    model.graph.input.append(helper.make_tensor_value_info("other", 1, [1, 3, 112, 112]))
+    model.graph.node.append(node("Identity", ["other"], ["unused"]))
+    onnx.save(model, str(path))
+    return path
+
+
+WRONG = [
+    ("detector", no_such_file, "there is no such file, and no model of that name; known are .*yunet"),
+    ("recogniser", lambda folder: folder, "is a folder: name the model's file"),
+    ("detector", html, "is not an ONNX file"),
+    ("detector", cut_off, "is not an ONNX file"),
+    ("detector", a_recogniser, r"is no face detector that is known: .*9 or 15, this has 1"),
+    ("detector", lambda folder: detector(folder / "d.onnx", 6), r"faces but no landmarks \(6 outputs\)"),
+    ("detector", lambda folder: detector(folder / "d.onnx", 9), "does not give what SCRFD gives"),
+    ("detector", lambda folder: detector(folder / "d.onnx", 9, 1), r"takes \[\[1, 1, 64, 64\]\]: detectors"),
+    ("recogniser", a_recogniser, "no Dropout node .*give it as `dropout`"),
+    ("recogniser", other_size, r"does not run on two faces of \(3, 112, 112\)"),
+    ("recogniser", not_linear, "the last layer is not linear: behind it stands Tanh"),
+    ("recogniser", two_inputs, "expected one input of pictures .*found input.1, other"),
+    ("landmarks", sixty_eight, r"106 landmarks in the plane are \(N, 212\) numbers"),
+    ("landmarks", lambda folder: landmarks_106(folder / "l.onnx", side=128), r"models take \(N, 3, 192"),
+    ("landmarks", no_tflite, "is not FaceMesh with 468 landmarks"),
+    ("quality", html, "is not a checkpoint of plain tensors"),
+    ("quality", runs_code, "is not a checkpoint of plain tensors"),
+    ("quality", other_network, "is of neither form of DB-CNN: .* this has conv.weight"),
+    ("quality", wide_head, r"wrong shapes: fc.bias \(2,\), expected \(1,\)"),
+    ("quality", narrow_lite, r"wrong shapes.*head.weight"),
+]
+
+
+@pytest.mark.parametrize(("role", "make", "said"), WRONG)
+def test_a_wrong_file_is_named_with_what_it_lacks(role, make, said, tmp_path, photos, capsys):
+    path = make(tmp_path)
+    dropout = ["--dropout", "0.4"] if make in (other_size, not_linear, two_inputs) else []
+    arguments = ["inspect", str(photos / "t1.jpg"), f"--{role}", str(path), *dropout]
+    assert cli.main(arguments) == 2
+    said_in_all = capsys.readouterr().err
+    assert "Traceback" not in said_in_all
+    message = said_in_all.splitlines()[-1]  # a Ray that other tests use may have spoken before
+    assert re.search(re.escape(str(path)) + ".*" + said, message), message
+
+
+def test_a_job_with_a_wrong_file_stops_before_it_starts(photos, tmp_path, capsys):
+    out = tmp_path / "table"
+    arguments = ["score", str(photos), "--out", str(out), "--quality", str(other_network(tmp_path))]
+    assert cli.main(arguments) == 2
+    assert "is of neither form of DB-CNN" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_a_dropout_rate_lies_between_0_and_1():
+    with pytest.raises(UsageError, match="dropout: input should be less than 1"):
+        config.build({"dropout": 1.0})
