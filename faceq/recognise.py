@@ -14,7 +14,7 @@ from onnx import helper, numpy_helper
 
 from faceq import models, serfiq
 from faceq.geometry import ALIGNED_SIZE
-from faceq.onnx_runtime import Bound, ModelFileError, read, session
+from faceq.onnx_runtime import Bound, ModelFileError, read, session, spell_out_prelu
 from faceq.serfiq import Head
 
 SAME_DIRECTION = 0.999
@@ -63,6 +63,8 @@ class Backbone:
         self._mean, self._std = np.float32(mean), np.float32(std)
         del model.graph.output[:]
         model.graph.output.append(helper.make_tensor_value_info(features, onnx.TensorProto.FLOAT, None))
+        if device == "cpu":
+            spell_out_prelu(model)
         self._session = session(path, model, device, threads)
         self._input = self._session.get_inputs()[0].name
         self._device = device
