@@ -154,12 +154,13 @@ def _add_plan_arguments(parser: argparse.ArgumentParser) -> None:
     add("--frames", type=positive, required=True, metavar="N", help="frames to score")
     add("--gpu", required=True, metavar="TYPE", help="machine on AWS: g5, g6, p4d, p5, or one of their sizes")
     add("--price-per-hour", type=float, metavar="X", help="of one machine")
+    add("--preset", choices=plan.COSTS, default="embedded", help="set of models (embedded)")
     parser.set_defaults(run=run_plan)
 
 
 def run_plan(options: argparse.Namespace) -> int:
     """`faceq plan`: print what a job will take."""
-    print(plan.text(options.frames, options.gpu, options.price_per_hour))
+    print(plan.text(options.frames, options.gpu, options.price_per_hour, options.preset))
     return 0
 
 

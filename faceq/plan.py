@@ -4,7 +4,7 @@ The costs of a frame on CPUs were measured on one core, those on GPUs follow fro
 the cards' public figures. `docs/capacity.md` says how each number came about.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from faceq.errors import UsageError
 
@@ -13,15 +13,17 @@ from faceq.errors import UsageError
 class Cost:
     """What a frame costs: 384x384 JPEG with one face, scored to its end.
 
-    cpu_ms: of one CPU, for decoding, detection, mesh and crops. host_ms: of one CPU of the machine with the
-    GPU, to feed it. gflop: floating-point operations of both networks (a multiplication and an addition
-    are two). gpu_bytes: that their layers read and write in a card's memory. read_bytes: that are read
-    from storage. object_bytes: that cross Ray's object store.
+    cpu_ms: of one CPU, for decoding, landmarks and crops, and for detection where it stays there. host_ms: of
+    one CPU of the machine with the GPU, to feed it. gflop: floating-point operations on the card (a
+    multiplication and an addition are two). efficiency: share of a card's arithmetic that their layers
+    reach. gpu_bytes: that these read and write in a card's memory. read_bytes: that are read from storage.
+    object_bytes: that cross Ray's object store.
     """
 
     cpu_ms: float
     host_ms: float
     gflop: float
+    efficiency: float
     gpu_bytes: float
     read_bytes: float
     object_bytes: float
@@ -47,17 +49,37 @@ QUALITY_GFLOP = 1.46
 RECOGNISER_GFLOP = 1.15
 """SFace on a face of 112x112."""
 
-EMBEDDED = Cost(
-    cpu_ms=29.5,
+THIN, WIDE = 0.15, 0.33
+"""Share of a card's arithmetic that thin and depthwise convolutions reach, and wide ones."""
+
+SCRFD_GFLOP = 53.4
+"""Two looks of SCRFD-10G at 640x640: the second one is for faces that fill the frame."""
+
+_EMBEDDED = Cost(
+    cpu_ms=16.5,
     host_ms=2.0,
     gflop=QUALITY_GFLOP + RECOGNISER_GFLOP,
+    efficiency=THIN,
     gpu_bytes=340e6,
     read_bytes=60e3,
     object_bytes=300e3,
 )
-
-ARITHMETIC_EFFICIENCY = 0.15
-"""Share of `tflops` that thin and depthwise convolutions reach; the peak is for wide ones."""
+# ArcFace R50, SCRFD and VGG-16 on the card; landmarks counted with SCRFD, being a hundredth of it.
+_INSIGHTFACE = Cost(
+    cpu_ms=3.0,
+    host_ms=3.0,
+    gflop=12.6 + 43.1 + SCRFD_GFLOP,
+    efficiency=WIDE,
+    gpu_bytes=1.5e9,
+    read_bytes=60e3,
+    object_bytes=300e3,
+)
+COSTS = {
+    "embedded": _EMBEDDED,
+    "insightface": _INSIGHTFACE,
+    "cafi": replace(_INSIGHTFACE, gflop=1260 + 96.9 + SCRFD_GFLOP, gpu_bytes=13e9, object_bytes=740e3),
+}
+"""By preset. `embedded` finds faces on CPUs, the others on the card, which `find_face.num_gpus` asks for."""
 
 MEMORY_EFFICIENCY = 0.7
 """Share of `bandwidth` that layer after layer reaches."""
@@ -122,7 +144,7 @@ def capacity(there: Machine, cost: Cost) -> dict[str, float]:
 
 def gpu_rate(there: Machine, cost: Cost) -> float:
     """Faces/s of one card: its arithmetic or its memory, whichever is less."""
-    arithmetic = ARITHMETIC_EFFICIENCY * there.tflops * 1000 / cost.gflop
+    arithmetic = cost.efficiency * there.tflops * 1000 / cost.gflop
     memory = MEMORY_EFFICIENCY * there.bandwidth * 1e9 / cost.gpu_bytes
     return min(arithmetic, memory)
 
@@ -132,23 +154,24 @@ def hours(frames: int, rate: float, machines: int) -> float:
     return START_UP_HOURS + frames / (rate * machines) / 3600
 
 
-def text(frames: int, kind: str, price: float | None) -> str:
+def text(frames: int, kind: str, price: float | None, preset: str = "embedded") -> str:
     """The plan as people read it.
 
     Args:
         frames: to be scored.
         kind: a machine, its class or its card.
         price: of one machine for an hour, in any currency.
+        preset: whose models score them.
 
     Raises:
         UsageError: an unknown machine.
     """
     there = machine(kind)
-    rates = capacity(there, EMBEDDED)
+    rates = capacity(there, COSTS[preset])
     bound, rate = min(rates.items(), key=lambda part: part[1])
     feeding = there.cpus * rates["GPUs"] / rates["CPUs"] / there.cards
     lines = [
-        f"{there.name}: {there.cpus} vCPUs, {there.cards} {there.card}, {there.network:g} Gbit/s",
+        f"{there.name}: {there.cpus} vCPUs, {there.cards} {there.card}, {there.network:g} Gbit/s; {preset}",
         "",
         "part              frames/s",
         *(

@@ -25,16 +25,25 @@ def test_the_arithmetic_is_that_of_the_networks():
 
 def test_many_cards_wait_for_cpus_and_one_card_can_be_fed():
     def bottleneck(name: str) -> str:
-        rates = plan.capacity(plan.machine(name), plan.EMBEDDED)
+        rates = plan.capacity(plan.machine(name), plan.COSTS["embedded"])
         return min(rates, key=lambda part: rates[part])
 
-    assert bottleneck("p4d") == bottleneck("p5") == bottleneck("g5.xlarge") == "CPUs"
+    assert bottleneck("p4d") == bottleneck("g5.xlarge") == "CPUs"
+    assert bottleneck("p5") == "object store"
     assert bottleneck("g5.16xlarge") == bottleneck("g6.16xlarge") == "GPUs"
+
+
+@pytest.mark.parametrize("preset", ["insightface", "cafi"])
+@pytest.mark.parametrize("kind", plan.CLASSES)
+def test_large_networks_on_the_card_do_not_wait_for_cpus(preset, kind, capsys):
+    assert cli.main(["plan", "--frames", "1000", "--gpu", kind, "--preset", preset]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "the bottleneck" in line]
+    assert line.startswith("object store" if (preset, kind) == ("insightface", "p5") else "GPUs")
 
 
 @pytest.mark.parametrize("machine", plan.MACHINES, ids=lambda machine: machine.name)
 def test_the_page_says_what_the_command_says(machine):
-    rates = plan.capacity(machine, plan.EMBEDDED)
+    rates = plan.capacity(machine, plan.COSTS["embedded"])
     (line,) = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if f"`{machine.name}`" in line]
     shown = [float(cell.replace(",", "")) for cell in re.findall(r"(?<=\| )[\d,]+(?= \|)", line)]
     for part in ("CPUs", "GPUs"):
@@ -48,10 +57,10 @@ def test_twice_the_frames_take_twice_the_hours_and_twice_the_machines_half():
 
 
 def test_the_command_prints_machines_hours_and_with_a_price_money(capsys):
-    assert cli.main(["plan", "--frames", "10000000", "--gpu", "g5"]) == 0
+    assert cli.main(["plan", "--frames", "100000000", "--gpu", "g5"]) == 0
     without = capsys.readouterr().out
     assert "g5.8xlarge" in without and "bottleneck" in without and "money" not in without
-    assert cli.main(["plan", "--frames", "10000000", "--gpu", "g5", "--price-per-hour", "4.10"]) == 0
+    assert cli.main(["plan", "--frames", "100000000", "--gpu", "g5", "--price-per-hour", "4.10"]) == 0
     printed = capsys.readouterr().out.splitlines()
     header = next(number for number, line in enumerate(printed) if line.startswith("machines"))
     machines, hours, together, money = (float(cell.replace(",", "")) for cell in printed[header + 2].split())
