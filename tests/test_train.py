@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from faceq.dbcnn import LITE0_BLOCKS, DBCNNLite, SemanticNet, load_dbcnn_lite
 from jobs import train_data, train_dbcnn, train_distortions
 from jobs.train_data import Ladders, NamingBatches, Rated, RatedBatches
-from jobs.train_dbcnn import LiveLite, fold, ranking_loss, train_stage, unfold
+from jobs.train_dbcnn import LiveLite, fold, gather_statistics, ranking_loss, train_stage, unfold
 from jobs.train_distortions import NAMED, RANKED, spoiled
 
 
@@ -190,6 +190,26 @@ def test_a_ladder_costs_nothing_once_each_step_of_severity_costs_its_share() -> 
     assert ranking_loss(70 - 50 * severities, severities) == 0
     assert ranking_loss(70 - 10 * severities, severities) > 0
     assert ranking_loss(70 + 30 * severities, severities) > 2 * ranking_loss(70 - 10 * severities, severities)
+
+
+def test_gathered_statistics_are_those_of_the_weights_as_they_are(picture, tmp_path: Path) -> None:
+    """Those that were kept on the way are of other weights."""
+    torch.save(published_state(4), tmp_path / "lite0.pth")
+    lite = LiveLite(DBCNNLite())
+    unfold(lite.model.semantic, tmp_path / "lite0.pth")
+    pictures = [np.roll(picture, shift, (0, 1)) for shift in range(0, 80, 10)]
+    rated = Rated([str(i) for i in range(8)], pictures, np.arange(8, dtype=np.float32))
+    batches = RatedBatches(rated, seed=1, epoch=0, batch=4)
+    crops = torch.cat([batches[i][0] for i in range(2)])
+    gather_statistics(lite, batches)
+    with torch.no_grad():
+        lite.model.semantic.train(False)
+        pooled = lite.model.pool(lite.model.maps(crops), torch.ones_like(crops[:, :1]))
+    found = lite.norm.running_mean
+    assert found is not None and lite.norm.num_batches_tracked == 2
+    assert torch.allclose(found, pooled.mean(0), atol=0.05 * float(pooled.abs().max()))
+    stem = lite.model.semantic.get_submodule("stem.0.norm")
+    assert stem.num_batches_tracked == 2
 
 
 # --- runs ----------------------------------------------------------------------------------------
