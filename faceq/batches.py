@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 
-from faceq.device import DeviceError
+from faceq.device import DeviceError, is_out_of_memory
 
 Model = Callable[..., tuple[np.ndarray, ...]]
 """Takes one array per argument, each with as many items, and returns arrays with as many."""
@@ -77,16 +77,6 @@ class Halving:
             "mini_batch to that, or give the actor more of a card (num_gpus)",
             file=sys.stderr,
         )
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether torch or ONNX Runtime found no memory on the GPU."""
-    if isinstance(error, torch.OutOfMemoryError):
-        return True
-    text = str(error).lower()
-    return type(error).__module__.startswith("onnxruntime") and (
-        "failed to allocate memory" in text or "out of memory" in text
-    )
 
 
 def _short(error: Exception) -> str:

@@ -10,6 +10,7 @@ import rich.console
 import rich.table
 
 from faceq import config
+from faceq.cli_models import add_accept
 from faceq.errors import UsageError
 
 IQA_MODELS = ("dbcnn-lite", "dbcnn-koniq")
@@ -26,6 +27,7 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     )
     edc.add_argument("table", metavar="TABLE", help="result table")
     edc.add_argument("identities", metavar="identities.csv", help="columns image, identity")
+    add_accept(edc)
     _add_outputs(edc, "draw the curves")
     edc.set_defaults(run=evaluate_edc)
     iqa = actions.add_parser(
@@ -37,6 +39,7 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     iqa.add_argument("images", metavar="IMAGE_DIR", help="folder of the pictures")
     iqa.add_argument("ratings", metavar="mos.csv", help="columns image, mos (higher is better)")
     iqa.add_argument("--model", choices=IQA_MODELS, default=IQA_MODELS[0], help=f"default: {IQA_MODELS[0]}")
+    add_accept(iqa)
     _add_outputs(iqa, "draw scores and ratings")
     iqa.set_defaults(run=evaluate_iqa)
     calibrate = actions.add_parser(
@@ -60,7 +63,7 @@ def _add_outputs(parser: argparse.ArgumentParser, plot: str) -> None:
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", metavar="job.yaml", help="the job's settings: where its S3 is")
+    parser.add_argument("--config", metavar="job.yaml", help="the job's settings: its S3, its mirrors")
 
 
 _EDC = """Error-versus-discard characteristic of the table's scores, by recognition errors on people that you
@@ -73,8 +76,9 @@ nothing: 1.0 is useless, less is better. Intervals: 95%, bootstrap over people.
   faceq evaluate edc scores/ identities.csv --json edc.json --plot edc.png
 """
 
-_IQA = """Scores whole pictures, faces or not, and compares with people's ratings: rank correlations SRCC and
-KRCC; PLCC and RMSE after the usual four-parameter logistic has brought scores to the ratings' scale.
+_IQA = """Scores whole pictures, faces or not (by DB-CNN-Lite: the mean of picture and mirror image), and
+compares with people's ratings: rank correlations SRCC and KRCC; PLCC and RMSE after the usual
+four-parameter logistic has brought scores to the ratings' scale.
 
   faceq evaluate iqa photos/ mos.csv --json iqa.json --plot iqa.png
 """
@@ -91,8 +95,8 @@ def evaluate_edc(options: argparse.Namespace) -> int:
     from faceq import edc, evaluate, runs  # noqa: PLC0415 - torch takes seconds to import
 
     _check_outputs(options)
-    s3 = config.load(options.config, {}).s3
-    found = evaluate.evaluate_edc(runs.Table(options.table, s3), options.identities, s3)
+    settings = config.load(options.config, {"accept_licence": options.accept_licence})
+    found = evaluate.evaluate_edc(runs.Table(options.table, settings.s3), options.identities, settings)
     shown = rich.table.Table(box=None, pad_edge=False)
     areas = [f"pAUC {upto:.0%}" for upto in edc.AREAS]
     for title in ("FMR", "quality", "FNMR", *areas, f"{edc.CONFIDENCE:.0%} interval"):
@@ -139,8 +143,9 @@ def evaluate_iqa(options: argparse.Namespace) -> int:
     from faceq import iqa  # noqa: PLC0415 - torch takes seconds to import
 
     _check_outputs(options)
-    s3 = config.load(options.config, {}).s3
-    found = iqa.evaluate(options.images, options.ratings, iqa.rater(options.model), print, s3)
+    settings = config.load(options.config, {"accept_licence": options.accept_licence})
+    rate = iqa.rater(options.model, settings)
+    found = iqa.evaluate(options.images, options.ratings, rate, print, settings.s3)
     figures = found.figures()
     print(f"{figures['n']:,} pictures, {options.model}")
     for name in ("srcc", "plcc", "krcc", "rmse"):

@@ -25,10 +25,10 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help="SER-FIQ's dropout rate, if not what the recogniser's file says",
     )
-    _add_accept(parser)
+    add_accept(parser)
 
 
-def _add_accept(parser: argparse.ArgumentParser) -> None:
+def add_accept(parser: argparse.ArgumentParser) -> None:
     what = "accept the terms that the models come under; they are shown at the first use"
     parser.add_argument("--accept-licence", action="store_true", default=None, help=what)
 
@@ -69,7 +69,7 @@ def add_models_arguments(parser: argparse.ArgumentParser) -> None:
             command.epilog = _PULL_EXAMPLES
             command.add_argument("--to", metavar="URI", help="copy them there, too: a folder or s3:// prefix")
             command.add_argument("--config", metavar="job.yaml", help="settings: mirrors, where S3 is")
-            _add_accept(command)
+            add_accept(command)
         command.set_defaults(run=action)
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -78,13 +77,14 @@ def _check_room(config: Config) -> None:
 def settled(config: Config) -> Config:
     """The settings as they are on a Ray that was started on this machine: where it has a GPU that models can
     run on, pools whose device is `auto` share it."""
-    if not ray.cluster_resources().get("GPU"):
+    cards = ray.cluster_resources().get("GPU", 0)
+    if not cards:
         return config
     reason = device.missing()
     if reason is None:
-        return config.on_gpus()
+        return config.on_gpus(cards)
     if any(pool.device == "auto" for pool in (config.serfiq, config.dbcnn)):
-        print(f"faceq: this machine has a GPU, but models run on the CPU: {reason}", file=sys.stderr)
+        device.say_unused(reason)
     return config
 
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from faceq import models
 from faceq.errors import UsageError
-from faceq.models import Recogniser
+from faceq.models import Recogniser, tell
 
 Region = Literal["mask", "black_out", "crop", "frame"]
 """What is judged: of a face's crop what is inside the mask; the crop, black outside the mask; all of it; or
@@ -267,23 +267,26 @@ class Config(_Strict):
         """The preset, with the models that stand in its models' places."""
         return replace(PRESETS[self.preset], **self.models.model_dump(exclude_none=True))
 
-    def fetch(self, name: str, report: Callable[[str], None] = print) -> Path:
+    def fetch(self, name: str, report: Callable[[str], None] = tell) -> Path:
         """A verified local copy of a model, as these settings have it come."""
         access = models.Access(self.accept_licence, self.model_mirrors, self.s3)
         return models.fetch(name, report, access)
 
-    def on_gpus(self) -> "Config":
-        """These settings where a GPU is at hand that models can run on: pools whose device is `auto` get a
-        share of what find_face leaves of it."""
-        share = SHARE_OF_A_CARD * (1 - self.find_face.num_gpus % 1)
-        pools = {
-            name: pool.model_copy(update={"num_gpus": share})
-            for name, pool in (("serfiq", self.serfiq), ("dbcnn", self.dbcnn))
-            if pool.device == "auto" and not pool.num_gpus
-        }
-        return self.model_copy(update=pools)
+    def on_gpus(self, cards: float) -> "Config":
+        """These settings where so many GPUs are at hand that models can run on: pools whose device is `auto`
+        get a share of what is left of them, half a card at most, or stay on the CPU where nothing is."""
+        pools = {"serfiq": self.serfiq, "dbcnn": self.dbcnn}
+        taken = sum(stage.min_size * stage.num_gpus for stage in (self.find_face, *pools.values()))
+        open_ones = [name for name, pool in pools.items() if pool.device == "auto" and not pool.num_gpus]
+        needed = sum(pools[name].min_size for name in open_ones)
+        if not needed or taken >= cards:
+            return self
+        share = min(SHARE_OF_A_CARD, (cards - taken) / needed)
+        return self.model_copy(
+            update={name: pools[name].model_copy(update={"num_gpus": share}) for name in open_ones}
+        )
 
-    def accept_terms(self, report: Callable[[str], None] = print) -> dict[str, str]:
+    def accept_terms(self, report: Callable[[str], None] = tell) -> dict[str, str]:
         """See to it that all terms which must be accepted are; the models that have such, and their licences.
 
         Raises LicenceError where they are not.
@@ -341,7 +344,11 @@ def load(path: str | None, overrides: Mapping[str, Any]) -> Config:
         if loaded is not None and not isinstance(loaded, dict):
             raise UsageError(f"config: {path}: expected `key: value` lines, got {type(loaded).__name__}")
         values.update(loaded or {})
-    values.update({key: value for key, value in overrides.items() if value is not None})
+    for key, value in overrides.items():
+        if isinstance(value, Mapping) and isinstance(values.get(key), Mapping):
+            values[key] = {**values[key], **value}  # models: one by one
+        elif value is not None:
+            values[key] = value
     return build(values, where=path or "config")
 
 

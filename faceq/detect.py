@@ -132,11 +132,13 @@ class Scrfd:
 
     def _at(self, image: np.ndarray, border: int) -> list[Face]:
         height, width = image.shape[:2]
-        bordered = image
-        if border:
-            sides = (border, border, border, border)
-            bordered = cv2.copyMakeBorder(image, *sides, cv2.BORDER_CONSTANT)
-        boxes, landmarks = self._model.detect(np.ascontiguousarray(bordered[..., ::-1]))
+        # SCRFD brings the longer side to SCRFD_SIZE, and fails where that leaves nothing of the other one.
+        least = -(-max(height, width) // (SCRFD_SIZE // 2))
+        below, right = border + max(0, least - height), border + max(0, least - width)
+        bordered = np.ascontiguousarray(image[..., ::-1])
+        if below or right:
+            bordered = cv2.copyMakeBorder(bordered, border, below, border, right, cv2.BORDER_CONSTANT)
+        boxes, landmarks = self._model.detect(bordered)
         faces = []
         for box, points in zip(boxes, landmarks, strict=True):
             low = np.clip(box[0:2] - border, 0, (width, height))

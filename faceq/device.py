@@ -4,6 +4,7 @@ A GPU that was asked for and is not there is an error, never a silent fall to th
 """
 
 import importlib.metadata
+import sys
 
 import onnxruntime
 import torch
@@ -32,6 +33,17 @@ def missing() -> str | None:
     return None
 
 
+def say_if_unused() -> None:
+    """Say on standard error why models run on the CPU, where torch sees a GPU."""
+    reason = missing()
+    if reason and torch.cuda.is_available():
+        say_unused(reason)
+
+
+def say_unused(reason: str) -> None:
+    print(f"faceq: this machine has a GPU, but models run on the CPU: {reason}", file=sys.stderr)
+
+
 def _wrong_runtime(installed: set[str]) -> str:
     """What to say of an ONNX Runtime without CUDA, by the distributions that are installed."""
     if "onnxruntime-gpu" in installed and "onnxruntime" in installed:
@@ -52,6 +64,26 @@ def _is_installed(distribution: str) -> bool:
     except importlib.metadata.PackageNotFoundError:
         return False
     return True
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether torch or ONNX Runtime found no memory on the GPU."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    text = str(error).lower()
+    if isinstance(error, RuntimeError) and type(error).__module__.startswith(("builtins", "torch")):
+        return "cuda error: out of memory" in text or "alloc_failed" in text
+    return type(error).__module__.startswith("onnxruntime") and any(
+        said in text for said in ("failed to allocate memory", "out of memory", "alloc_failed")
+    )
+
+
+def check_memory(error: Exception) -> None:
+    """Raise DeviceError if it was a GPU's memory that ran out while a model was loaded."""
+    if is_out_of_memory(error):
+        raise DeviceError(
+            "device: the GPU's memory does not hold the models: give the actors more of a card (num_gpus)"
+        ) from error
 
 
 def check_cuda() -> None:

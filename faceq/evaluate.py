@@ -18,7 +18,7 @@ import torch
 from rich.progress import track
 
 from faceq import edc, geometry, models, recognise, serfiq
-from faceq.config import PRESETS, S3
+from faceq.config import PRESETS, S3, Config
 from faceq.decode import UnreadableError, decode
 from faceq.errors import UsageError
 from faceq.frames import read_again
@@ -57,7 +57,7 @@ class Evaluation:
     impostors: int
 
 
-def evaluate_edc(table: Table, identities: str, s3: S3, seed: int = 0) -> Evaluation:
+def evaluate_edc(table: Table, identities: str, settings: Config, seed: int = 0) -> Evaluation:
     """How well the table's quality scores foretell recognition errors.
 
     Embeddings are the table's, where it keeps them; else the frames are read again, aligned by the
@@ -66,18 +66,19 @@ def evaluate_edc(table: Table, identities: str, s3: S3, seed: int = 0) -> Evalua
     Args:
         table: a result table.
         identities: CSV file with the columns image, identity; image: file name of a `source`, or `member`.
-        s3: settings of the file system.
+        settings: where S3 is, and how models come.
         seed: of the random score, the drawn pairs and the bootstrap.
 
     Raises:
         UsageError: a list that does not fit the table, or too few people or faces to say anything.
     """
-    known = known_faces(table, identities, s3)
+    known = known_faces(table, identities, settings.s3)
     if EMBEDDING.name in known.rows.column_names:
         embeddings = np.stack(known.rows[EMBEDDING.name].to_numpy())
     else:
-        faces = aligned_faces(known.rows, table, s3)
-        embeddings = embeddings_of(track(faces, "embeddings", len(known.rows), transient=True), table)
+        faces = aligned_faces(known.rows, table, settings.s3)
+        tracked = track(faces, "embeddings", len(known.rows), transient=True)
+        embeddings = embeddings_of(tracked, table, settings)
     genuine = edc.genuine_pairs(known.people, embeddings, seed=seed)
     impostors = edc.impostor_pairs(known.people, embeddings, seed=seed)
     scores = qualities(known.rows, seed)
@@ -189,11 +190,13 @@ def aligned_faces(rows: pa.Table, table: Table, s3: S3) -> Iterator[np.ndarray]:
         raise UsageError(f"{lost['source']}: {lost['image']} cannot be read any more")
 
 
-def embeddings_of(faces: Iterable[np.ndarray], table: Table) -> np.ndarray:
+def embeddings_of(faces: Iterable[np.ndarray], table: Table, settings: Config) -> np.ndarray:
     """Recognition embeddings of aligned faces, by the recogniser that scored the table.
 
     Args:
         faces: (112, 112, 3) uint8 RGB each.
+        table: which recogniser that was.
+        settings: how models come.
 
     Returns:
         (N, E) float32, of length one.
@@ -212,9 +215,7 @@ def embeddings_of(faces: Iterable[np.ndarray], table: Table) -> np.ndarray:
     known = models.recogniser(name)
     rate = record.get("dropout") or known.dropout
     threads = len(os.sched_getaffinity(0))
-    backbone = recognise.Backbone(
-        models.fetch(name, report=print), rate, known.mean, known.std, threads=threads
-    )
+    backbone = recognise.Backbone(settings.fetch(name), rate, known.mean, known.std, threads=threads)
     closed_form = serfiq.ClosedForm(backbone.head)
     found = []
     rest = iter(faces)

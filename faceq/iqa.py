@@ -22,8 +22,8 @@ from scipy.special import expit
 from scipy.stats import kendalltau, rankdata
 from torch import Tensor, nn
 
-from faceq import models, quality
-from faceq.config import S3
+from faceq import quality
+from faceq.config import S3, Config
 from faceq.dbcnn import DBCNNLite, picture_tensor
 from faceq.dbcnn_vgg import published_tensor
 from faceq.decode import UnreadableError, decode
@@ -269,13 +269,14 @@ def evaluate(
     return agreement(tuple(ratings), np.array(scores), np.array(list(ratings.values())))
 
 
-def rater(model: str) -> Rate:
+def rater(model: str, settings: Config) -> Rate:
     """A scorer of whole pictures, on the CPU, with as many threads as torch has.
 
     Args:
         model: `dbcnn-lite` or `dbcnn-koniq`; fetched if need be.
+        settings: how models come.
     """
-    network = quality.load(models.fetch(model, report=print))
+    network = quality.load(settings.fetch(model))
     return whole_pictures(network, lite_views if isinstance(network, DBCNNLite) else published_tensor)
 
 

@@ -14,10 +14,12 @@ before them. In a model's place may stand a file of one's own: it is what it is,
 record.
 """
 
+import contextlib
 import functools
 import hashlib
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -353,7 +355,12 @@ def state(model: Model) -> str:
 # --- terms ---------------------------------------------------------------------------------------
 
 
-def accept_terms(name: str, accept: bool, report: Callable[[str], None] = print) -> None:
+def tell(line: str) -> None:
+    """To the user, on standard error: standard output is for what a command was asked for."""
+    print(line, file=sys.stderr)
+
+
+def accept_terms(name: str, accept: bool, report: Callable[[str], None] = tell) -> None:
     """See to it that a model's terms are accepted; on this machine that holds from then on.
 
     Args:
@@ -375,7 +382,8 @@ def accept_terms(name: str, accept: bool, report: Callable[[str], None] = print)
             f"`faceq models pull {model.name} --accept-licence`"
         )
     report(f"models: {model.name}: terms accepted ({model.licence}): {model.terms}")
-    _remember(model.licence)
+    with contextlib.suppress(OSError):  # a cache that others filled, read-only: said again the next time
+        _remember(model.licence)
 
 
 def _acceptances() -> Path:

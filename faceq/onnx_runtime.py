@@ -42,6 +42,10 @@ def session(path: Path, model: onnx.ModelProto, device: str, threads: int) -> on
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3  # warns of every weight of a tail that was cut off
+    if all(node.op_type != "QuantizeLinear" for node in model.graph.node):
+        # Nothing is computed in integers: weights stored so become floats here, once, and not in each run,
+        # where CUDA's provider would have no kernel for weights in blocks.
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
     if device == "cuda":
         devices.check_cuda()
         if hasattr(onnxruntime, "preload_dlls"):  # since 1.21
@@ -50,12 +54,10 @@ def session(path: Path, model: onnx.ModelProto, device: str, threads: int) -> on
         providers = [("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"]
     else:
         providers = ["CPUExecutionProvider"]
-        if all(node.op_type != "QuantizeLinear" for node in model.graph.node):
-            # Nothing is computed in integers: weights stored so become floats here, once, not in each run.
-            options.add_session_config_entry("session.disable_quant_qdq", "1")
     try:
         made = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=providers)
     except Exception as error:  # ONNX Runtime's errors share no public base
+        devices.check_memory(error)
         raise ModelFileError(f"{path}: cannot be loaded: {' '.join(str(error).split())}") from None
     # Where CUDA's libraries are missing, ONNX Runtime logs it and goes on with the CPU.
     if device == "cuda" and "CUDAExecutionProvider" not in made.get_providers():

@@ -102,17 +102,21 @@ def score(config: Config, overwrite: bool = False, retry_unreadable: bool = Fals
     shards = [shard for shard in listed if not shard.source.startswith(f"{table.uri}/")]
     if not shards:
         raise UsageError(f"{table.uri}: the input holds nothing but the table itself")
-    run = Run(
-        run_id=new_run_id(),
-        version=faceq.__version__,
-        input=[*config.input, *config.manifest],
-        record=record,
-        config=config.model_dump(),
-        started=_now(),
-        owner=claim.owner(),
-        accepted=accepted,
-    )
-    with ray_for(config) as config, claim.held(table, run):
+    started = _now()
+    with contextlib.ExitStack() as held:
+        # As they are on that Ray: which stages run on its GPUs goes on record, too.
+        config = held.enter_context(ray_for(config))
+        run = Run(
+            run_id=new_run_id(),
+            version=faceq.__version__,
+            input=[*config.input, *config.manifest],
+            record=record,
+            config=config.model_dump(),
+            started=started,
+            owner=claim.owner(),
+            accepted=accepted,
+        )
+        held.enter_context(claim.held(table, run))
         if overwrite:
             removed = table.remove_others(run)
             print(f"faceq: --overwrite: removed the {removed:,} files of {table.uri}", file=sys.stderr)

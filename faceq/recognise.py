@@ -13,6 +13,7 @@ import torch
 from onnx import helper, numpy_helper
 
 from faceq import models, serfiq
+from faceq.device import check_memory
 from faceq.geometry import ALIGNED_SIZE
 from faceq.onnx_runtime import Bound, ModelFileError, read, session, spell_out_prelu
 from faceq.serfiq import Head
@@ -56,6 +57,7 @@ class Backbone:
     ):
         model = read(path)
         _keep_inputs(model, path)
+        del model.graph.output[1:]  # some files give the embedding's length, too
         features, self.head = _open_tail(_Graph(model, path), dropout)
         whole = session(path, model, device, threads)
         if mean is None or std is None:
@@ -102,6 +104,7 @@ class Backbone:
             (shaped,) = self._session.run(None, {self._input: self._batch(faces)})
             features = shaped.reshape(len(faces), -1)
         except Exception as error:  # ONNX Runtime's errors share no public base
+            check_memory(error)
             reason = " ".join(str(error).split())
             raise ModelFileError(
                 f"{path}: does not run on two faces of (3, {ALIGNED_SIZE}, {ALIGNED_SIZE}): {reason}"
@@ -121,7 +124,7 @@ class Backbone:
 
 def from_zoo(name: str, device: str = "cpu", threads: int = 1) -> Backbone:
     """The zoo's recogniser of that name, fetched if need be."""
-    path, known = models.fetch(name, report=print), models.recogniser(name)
+    path, known = models.fetch(name, models.tell), models.recogniser(name)
     return Backbone(path, known.dropout, known.mean, known.std, device, threads)
 
 

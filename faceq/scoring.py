@@ -53,7 +53,9 @@ def score_images(
 def stages_of(config: Config) -> list[Callable[[pa.Table], pa.Table]]:
     """The stages of the job, loaded into this process, in their order; on its GPU where it has one."""
     if device.missing() is None:
-        config = config.on_gpus()
+        config = config.on_gpus(cards=1)
+    else:
+        device.say_if_unused()
     return [FindFace(config), ScoreFiq(config), ScoreQuality(config)]
 
 

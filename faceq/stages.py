@@ -220,6 +220,8 @@ class ScoreQuality:
 
     def _on_cuda(self, config: Config) -> Model:
         check_cuda()
+        # What half precision does not cover is single precision, not TensorFloat-32.
+        torch.backends.cudnn.allow_tf32 = False
         network = quality.load(config.fetch(config.chosen.quality), "cuda")
         return Halving(TorchQuality(network, "cuda", half=True), config.dbcnn.mini_batch, "dbcnn")
 

@@ -72,8 +72,8 @@ def main() -> int:
 
 
 def _measured(settings: config.Config) -> dict[str, Any]:
-    with cluster.ray_for(settings), _Memory() as memory:
-        done = pipeline.score(settings)
+    with cluster.ray_for(settings) as chosen, _Memory() as memory:
+        done = pipeline.score(chosen)
     return {
         "frames": done.run.rows,
         "start_up": done.first_seconds,

@@ -83,16 +83,21 @@ def train_stage(
     parts: dict[str, Part],
     epochs: int,
     run_epoch: Callable[[int], dict[str, float]],
+    of: str,
 ) -> None:
-    """Run the epochs that are not done yet, keeping the state of all parts and the curves after each."""
+    """Run the epochs that are not done yet, keeping the state of all parts and the curves after each.
+
+    `of`: what else makes a run; a checkpoint of another one is refused.
+    """
     checkpoint = folder / f"{name}.checkpoint.pt"
     curves: list[dict[str, float]] = []
     if checkpoint.is_file():
         state = torch.load(checkpoint, weights_only=True)
-        if state["epochs"] != epochs:
-            raise ValueError(
-                f"train: {checkpoint} was made for {state['epochs']} epochs, not {epochs}: use another --out"
-            )
+        for what, made, wanted in (("epochs", state["epochs"], epochs), ("run", state["of"], of)):
+            if made != wanted:
+                raise ValueError(
+                    f"train: {checkpoint} was made for {what} {made!r}, not {wanted!r}: use another --out"
+                )
         curves = state["curves"]
         for key, part in parts.items():
             part.load_state_dict(state[key])
@@ -103,7 +108,7 @@ def train_stage(
         print(f"{name}: " + ", ".join(f"{key} {value:.4g}" for key, value in curves[-1].items()), flush=True)
         state = {key: part.state_dict() for key, part in parts.items()}
         beside = checkpoint.with_suffix(".tmp")
-        torch.save(state | {"epochs": epochs, "curves": curves}, beside)
+        torch.save(state | {"epochs": epochs, "of": of, "curves": curves}, beside)
         os.replace(beside, checkpoint)
         with (folder / f"{name}.csv").open("w", newline="") as file:
             writer = csv.DictWriter(file, list(curves[0]))
@@ -138,7 +143,7 @@ def channels_last(network: nn.Module) -> None:
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def learn_distortions(network: DistortionNet, pristine: list[Image], folder: Path) -> None:
+def learn_distortions(network: DistortionNet, pristine: list[Image], folder: Path, of: str) -> None:
     """Learn to tell 39 distortions apart; leaves the folded weights in `network`."""
     torch.manual_seed(NAMING_SEED)
     layers = naming_network()
@@ -164,7 +169,7 @@ def learn_distortions(network: DistortionNet, pristine: list[Image], folder: Pat
 
     parts: dict[str, Part] = {"layers": layers, "classifier": classifier}
     parts |= {"optimiser": optimiser, "schedule": schedule}
-    train_stage("naming", folder, parts, NAMING_EPOCHS, run_epoch)
+    train_stage("naming", folder, parts, NAMING_EPOCHS, run_epoch, of)
     for layer, trained in zip(network, layers, strict=True):
         convolution, norm, _ = trained.children()
         assert isinstance(norm, nn.BatchNorm2d)
@@ -295,7 +300,9 @@ def ranking_loss(scores: Tensor, severities: Tensor) -> Tensor:
     return ((wanted - gap) / RATING_SPREAD).clamp_min(0).mean()
 
 
-def learn_ratings(lite: LiveLite, rated: Rated, pristine: list[Image], seed: int, folder: Path) -> None:
+def learn_ratings(
+    lite: LiveLite, rated: Rated, pristine: list[Image], seed: int, folder: Path, of: str
+) -> None:
     """Ratings and rankings together."""
     model, steps = lite.model, len(rated.names) // RATING_BATCH
     rates: dict[nn.Module, float] = {
@@ -325,7 +332,7 @@ def learn_ratings(lite: LiveLite, rated: Rated, pristine: list[Image], seed: int
         return {"rating_loss": rating_mean, "ranking_loss": ranking_mean}
 
     parts: dict[str, Part] = {"lite": lite, "optimiser": optimiser, "schedule": schedule}
-    train_stage("rating", folder, parts, RATING_EPOCHS, run_epoch)
+    train_stage("rating", folder, parts, RATING_EPOCHS, run_epoch, f"seed {seed}, {of}")
     gather_statistics(lite, RatedBatches(rated, seed, RATING_EPOCHS, RATING_BATCH))
     lite.freeze()
 
@@ -386,7 +393,7 @@ def main() -> None:
 
     distortion = DistortionNet()
     channels_last(distortion)
-    learn_distortions(distortion, pristine, folder)
+    learn_distortions(distortion, pristine, folder, counts)
     torch.manual_seed(arguments.seed)
     model = DBCNNLite()
     model.distortion = distortion
@@ -394,7 +401,7 @@ def main() -> None:
     nn.init.zeros_(model.head.weight)
     nn.init.zeros_(model.head.bias)
     channels_last(model)
-    learn_ratings(LiveLite(model), training, pristine, arguments.seed, folder)
+    learn_ratings(LiveLite(model), training, pristine, arguments.seed, folder, counts)
     settle(model, training)
     fold(model.semantic)
     write_weights(model.state_dict(), folder / "dbcnn-lite.safetensors")

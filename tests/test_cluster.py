@@ -59,17 +59,27 @@ def test_a_model_runs_as_many_threads_as_it_has_whole_cpus(cpus, threads):
         torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize(("taken", "left"), [(0, 0.5), (0.2, 0.4), (1, 0.5)])
-def test_pools_share_what_finding_faces_leaves_of_a_card(taken, left):
-    """A whole card for finding faces leaves them another one."""
-    chosen = config.build({"find_face": {"num_gpus": taken}}).on_gpus()
-    assert (chosen.serfiq.num_gpus, chosen.dbcnn.num_gpus) == pytest.approx((left, left))
-    assert chosen.find_face.num_gpus == taken
+@pytest.mark.parametrize(
+    ("cards", "asked", "left"),
+    [
+        (1, {}, (0.5, 0.5)),
+        (1, {"find_face": {"num_gpus": 0.2}}, (0.4, 0.4)),
+        (1, {"find_face": {"num_gpus": 1}}, (0, 0)),
+        (2, {"find_face": {"num_gpus": 1}}, (0.5, 0.5)),
+        (1, {"serfiq": {"num_gpus": 0.7}}, (0.7, 0.3)),
+        (8, {"serfiq": {"num_gpus": 0.7}}, (0.7, 0.5)),
+        (1, {"serfiq": {"min_size": 3}}, (0.25, 0.25)),
+    ],
+)
+def test_pools_share_what_is_left_of_the_cards(cards, asked, left):
+    """Where nothing is left they stay on the CPU."""
+    chosen = config.build(asked).on_gpus(cards)
+    assert (chosen.serfiq.num_gpus, chosen.dbcnn.num_gpus) == pytest.approx(left)
 
 
 def test_stages_that_have_no_room_are_refused_before_they_wait(monkeypatch):
     """Finding faces on a card counts with the pools, which share that card on a machine of one's own."""
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0, "GPU": 1.0})
-    cluster._check_room(config.build({"find_face": {"num_gpus": 0.2}}).on_gpus())
-    with pytest.raises(UsageError, match=r"at least 2 GPUs, this machine has 1: lower num_gpus"):
-        cluster._check_room(config.build({"find_face": {"num_gpus": 1}}).on_gpus())
+    cluster._check_room(config.build({"find_face": {"num_gpus": 0.2}}).on_gpus(1))
+    with pytest.raises(UsageError, match=r"at least 1.5 GPUs, this machine has 1: lower num_gpus"):
+        cluster._check_room(config.build({"find_face": {"num_gpus": 1}, "dbcnn": {"num_gpus": 0.5}}))

@@ -53,9 +53,9 @@ def test_the_device_follows_the_resources():
 
 
 def test_a_card_that_is_there_is_shared_by_the_pools_that_may_have_it():
-    chosen = config.build({"serfiq": {"num_gpus": 0.25}, "dbcnn": {"device": "cpu"}}).on_gpus()
+    chosen = config.build({"serfiq": {"num_gpus": 0.25}, "dbcnn": {"device": "cpu"}}).on_gpus(1)
     assert (chosen.serfiq.num_gpus, chosen.dbcnn.num_gpus) == (0.25, 0)
-    both = config.build({}).on_gpus()
+    both = config.build({}).on_gpus(1)
     assert (both.serfiq.num_gpus, both.dbcnn.num_gpus) == (0.5, 0.5)
     assert both.dbcnn.runs_on == "cuda"
 
@@ -63,3 +63,9 @@ def test_a_card_that_is_there_is_shared_by_the_pools_that_may_have_it():
 def test_the_example_job_is_valid():
     example = Path(__file__).parent.parent / "jobs" / "score.yaml"
     assert config.load(str(example), {}).out is not None
+
+
+def test_models_of_the_command_line_join_those_of_the_file(tmp_path):
+    (tmp_path / "job.yaml").write_text("models: { recogniser: sface, detector: scrfd-10g }\n")
+    chosen = config.load(str(tmp_path / "job.yaml"), {"models": {"detector": "yunet"}}).models
+    assert (chosen.recogniser, chosen.detector, chosen.quality) == ("sface", "yunet", None)

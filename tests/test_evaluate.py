@@ -54,7 +54,7 @@ def table(folder) -> Table:
 
 @pytest.fixture(scope="module")
 def found(folder, table) -> evaluate.Evaluation:
-    return evaluate.evaluate_edc(table, str(folder / "identities.csv"), S3)
+    return evaluate.evaluate_edc(table, str(folder / "identities.csv"), config.Config())
 
 
 def test_faces_are_found_in_pictures_and_tars_by_name(found, shots):
@@ -74,7 +74,7 @@ def test_serfiq_foretells_errors_and_chance_does_not(found):
 def test_kept_embeddings_give_the_same_figures(folder, found):
     """The frames need not be read again; the faces aligned anew from the table are the same faces."""
     kept = scored(folder, "kept", embeddings=True)
-    again = evaluate.evaluate_edc(kept, str(folder / "identities.csv"), S3)
+    again = evaluate.evaluate_edc(kept, str(folder / "identities.csv"), config.Config())
     for one, other in zip(found.results, again.results, strict=True):
         assert (one.fmr, one.quality, one.fnmr) == (other.fmr, other.quality, other.fnmr)
         assert one.pauc == pytest.approx(other.pauc)
@@ -163,4 +163,4 @@ def test_a_frame_that_is_gone_is_named(shots, tmp_path):
     lost = tmp_path / "in" / shots[1][0]
     lost.write_bytes(b"")
     with pytest.raises(UsageError, match=rf"{lost.name} cannot be read any more"):
-        evaluate.evaluate_edc(table, str(tmp_path / "list.csv"), S3)
+        evaluate.evaluate_edc(table, str(tmp_path / "list.csv"), config.Config())

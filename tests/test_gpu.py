@@ -10,7 +10,7 @@ import torch
 from model_files import arcface, dbcnn
 
 import faceq
-from faceq import batches, cluster, config, device, geometry, models, quality
+from faceq import cluster, config, device, geometry, models, quality
 from faceq.batches import Halving
 from faceq.config import Pool
 from faceq.detect import YuNet
@@ -113,10 +113,13 @@ ORT_OUT_OF_MEMORY = onnxruntime.capi.onnxruntime_pybind11_state.RuntimeException
     "Status Message: bfc_arena.cc:376 AllocateRawInternal Failed to allocate memory for requested buffer of "
     "size 411041792"
 )
+CUBLAS_OUT_OF_MEMORY = RuntimeError(
+    "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
+)
 TORCH_OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 512.00 MiB.")
 
 
-@pytest.mark.parametrize("error", [TORCH_OUT_OF_MEMORY, ORT_OUT_OF_MEMORY])
+@pytest.mark.parametrize("error", [TORCH_OUT_OF_MEMORY, CUBLAS_OUT_OF_MEMORY, ORT_OUT_OF_MEMORY])
 def test_out_of_memory_halves_the_mini_batch_once_and_says_so(error, capsys):
     shown = []
 
@@ -154,7 +157,7 @@ def test_other_errors_are_not_taken_for_it():
 
     with pytest.raises(RuntimeError, match="says something else"):
         Halving(model, 4, "serfiq")(np.arange(3))
-    assert not batches.is_out_of_memory(ValueError("Failed to allocate memory"))
+    assert not device.is_out_of_memory(ValueError("Failed to allocate memory"))
 
 
 # --- a GPU that was asked for and is not there -------------------------------------------------------

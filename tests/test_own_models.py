@@ -227,6 +227,19 @@ def test_a_job_with_a_wrong_file_stops_before_it_starts(photos, tmp_path, capsys
     assert not out.exists()
 
 
+def test_a_recogniser_that_also_gives_the_length_is_taken(files, tmp_path, astronaut):
+    """The embedding is its first output."""
+    model = onnx.load(str(files["recogniser"]))
+    model.graph.node.append(node("ReduceL2", ["683"], ["length"], axes=[1]))
+    model.graph.output.append(helper.make_tensor_value_info("length", onnx.TensorProto.FLOAT, None))
+    onnx.save(model, str(tmp_path / "two.onnx"))
+    one, other = (
+        scored(astronaut, models={"recogniser": str(path)}, dropout=0.4)["serfiq_raw"]
+        for path in (files["recogniser"], tmp_path / "two.onnx")
+    )
+    assert one == other
+
+
 def test_a_dropout_rate_lies_between_0_and_1():
     with pytest.raises(UsageError, match="dropout: input should be less than 1"):
         config.build({"dropout": 1.0})

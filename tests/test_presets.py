@@ -95,6 +95,12 @@ def test_scrfd_finds_what_yunet_finds(scrfd, pictures):
             assert np.linalg.norm(one.landmarks - other.landmarks, axis=1).max() < 0.3 * between, path.name
 
 
+@pytest.mark.parametrize("shape", [(1, 700), (9000, 3), (640, 640)])
+def test_scrfd_takes_pictures_of_any_shape(scrfd, shape):
+    """insightface's own class scales the shorter side of the first two to nothing."""
+    assert detect.load(scrfd, 0.5)(np.full((*shape, 3), 128, np.uint8)) == []
+
+
 # --- the pack -------------------------------------------------------------------------------------
 
 

@@ -215,7 +215,7 @@ def test_gathered_statistics_are_those_of_the_weights_as_they_are(picture, tmp_p
 # --- runs ----------------------------------------------------------------------------------------
 
 
-def fit_line(folder: Path, epochs: int, dies_in: int | None = None) -> Tensor:
+def fit_line(folder: Path, epochs: int, dies_in: int | None = None, of: str = "seed 1") -> Tensor:
     """A tiny stage with dropout, Adam and random data; optionally dies in the middle of an epoch."""
     torch.manual_seed(0)
     line = nn.Sequential(nn.Dropout(0.3), nn.Linear(4, 1))
@@ -231,7 +231,7 @@ def fit_line(folder: Path, epochs: int, dies_in: int | None = None) -> Tensor:
             raise KeyboardInterrupt
         return {"loss": loss.item()}
 
-    train_stage("line", folder, {"line": line, "optimiser": optimiser}, epochs, run_epoch)
+    train_stage("line", folder, {"line": line, "optimiser": optimiser}, epochs, run_epoch, of)
     return line[1].weight.detach()
 
 
@@ -247,10 +247,12 @@ def test_a_run_that_was_killed_ends_as_one_that_was_not(tmp_path: Path) -> None:
     assert without_time[0] == without_time[1] and len(without_time[0]) == 7
 
 
-def test_a_checkpoint_of_another_length_is_refused(tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     fit_line(tmp_path, 2)
-    with pytest.raises(ValueError, match=r"line\.checkpoint\.pt was made for 2 epochs, not 3"):
+    with pytest.raises(ValueError, match=r"line\.checkpoint\.pt was made for epochs 2, not 3"):
         fit_line(tmp_path, 3)
+    with pytest.raises(ValueError, match=r"was made for run 'seed 1', not 'seed 2': use another --out"):
+        fit_line(tmp_path, 2, of="seed 2")
 
 
 def test_the_whole_recipe_in_small_ends_with_weights_that_load_and_a_card(
