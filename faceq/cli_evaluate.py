@@ -76,7 +76,7 @@ nothing: 1.0 is useless, less is better. Intervals: 95%, bootstrap over people.
   faceq evaluate edc scores/ identities.csv --json edc.json --plot edc.png
 """
 
-_IQA = """Scores whole pictures, faces or not (by DB-CNN-Lite: the mean of picture and mirror image), and
+_IQA = """Scores whole pictures, faces or not (by DB-CNN-Lite: the mean of ten views), and
 compares with people's ratings: rank correlations SRCC and KRCC; PLCC and RMSE after the usual
 four-parameter logistic has brought scores to the ratings' scale.
 

@@ -33,6 +33,7 @@ RATING_CENTRE = 58.0
 RATING_SPREAD = 20.0
 
 PICTURE_SIDE = 500  # pixels of the shorter side; what the rated pictures have
+VIEW_SIDE = 384  # pixels of a side of the squares out of them that the network learned ratings from
 
 # Per block of EfficientNet-Lite0: kernel, stride, expansion, channels out.
 LITE0_BLOCKS = (

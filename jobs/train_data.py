@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from faceq.dbcnn import VIEW_SIDE
 from faceq.distortions import Image
 from jobs.train_distortions import NAMED, RANKED, spoiled
 
@@ -27,9 +28,6 @@ PRISTINE_FROM_LIVE = 100
 NAMING_BATCH, NAMING_SIDE, NAMING_SPOILED_SIDE = 64, 112, 256
 CROPS_OF_ONE = 4
 """Crops out of one spoiled picture: spoiling takes longer than learning from it."""
-
-RATED_SIDE = 384
-"""Pixels of a crop's side, out of rated pictures of 500."""
 
 FACE_SIDE = 256
 """What faces are scored at."""
@@ -177,7 +175,7 @@ class RatedBatches(Dataset[tuple[Tensor, Tensor]]):
             raise IndexError(index)
         rng = np.random.default_rng((self.seed, 4, self.epoch, index))
         chosen = self.order[index * self.batch : (index + 1) * self.batch]
-        crops = [random_crop(self.rated.images[i], RATED_SIDE, rng) for i in chosen]
+        crops = [random_crop(self.rated.images[i], VIEW_SIDE, rng) for i in chosen]
         return to_tensor(crops), torch.from_numpy(self.rated.ratings[chosen])
 
 
@@ -186,11 +184,11 @@ class Ladders(Dataset[Ladder]):
     they were taken at.
 
     Half of them have a mask of an ellipse, and outside it the crop is spoiled on its own, which must not
-    matter; the others count as a whole.
+    matter; the others count as a whole. `reach`: the most severity.
     """
 
-    def __init__(self, pristine: list[Image], seed: int, epoch: int, count: int) -> None:
-        self.pristine, self.seed, self.epoch, self.count = pristine, seed, epoch, count
+    def __init__(self, pristine: list[Image], seed: int, epoch: int, count: int, reach: float = 1.0) -> None:
+        self.pristine, self.seed, self.epoch, self.count, self.reach = pristine, seed, epoch, count, reach
 
     def __len__(self) -> int:
         return self.count
@@ -200,7 +198,7 @@ class Ladders(Dataset[Ladder]):
         picture = self.pristine[rng.integers(len(self.pristine))]
         crop = random_crop(picture, int(rng.integers(200, 450)), rng)
         kind, seed = RANKED[index % len(RANKED)], int(rng.integers(2**31))
-        severities = _severities(rng)
+        severities = self.reach * _severities(rng)
         rungs = [resize(spoiled(crop, kind, float(s), seed), FACE_SIDE) for s in severities]
         if index // len(RANKED) % 2:
             return Ladder(rungs, np.ones((FACE_SIDE, FACE_SIDE), np.float32), severities)
@@ -224,8 +222,10 @@ class LadderBatches(Dataset[tuple[Tensor, Tensor, Tensor]]):
     """`each` ladders at a time: rungs (each * RUNGS, 3, FACE_SIDE, FACE_SIDE) float32 0..1, their masks
     (each * RUNGS, 1, FACE_SIDE, FACE_SIDE), and severities (each, RUNGS)."""
 
-    def __init__(self, pristine: list[Image], seed: int, epoch: int, steps: int, each: int) -> None:
-        self.ladders = Ladders(pristine, seed, epoch, steps * each)
+    def __init__(
+        self, pristine: list[Image], seed: int, epoch: int, steps: int, each: int, reach: float = 1.0
+    ) -> None:
+        self.ladders = Ladders(pristine, seed, epoch, steps * each, reach)
         self.each = each
 
     def __len__(self) -> int:

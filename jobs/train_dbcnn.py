@@ -8,7 +8,8 @@ DIR holds `live_challenge/` (images/, mos.csv, NOTICE.txt) and `kodak24/`; `port
 1. naming: the distortion network alone learns to tell 39 synthetic distortions apart.
 2. rating: everything together learns the ratings, and that the same crop, spoiled further, scores less,
    whatever lies outside its mask.
-3. The norms' statistics are gathered anew, and a line fitted to the ratings brings the scores to their scale.
+3. The norms' statistics are gathered anew, and the head is finished: on the ratings' scale, and falling to
+   the end of the ladders.
 
 A fifth of the rated pictures, chosen by a hash of the name, is never trained on in any stage, unless
 `--all` says so. A run that was killed goes on from its last epoch with the same command. FOLDER ends
@@ -31,7 +32,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim.lr_scheduler import OneCycleLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR
 
 from faceq.dbcnn import (
     RATING_CENTRE,
@@ -42,7 +43,6 @@ from faceq.dbcnn import (
     DistortionNet,
     SemanticNet,
     bounded,
-    picture_tensor,
 )
 from faceq.distortions import Image
 from jobs.train_data import (
@@ -73,6 +73,10 @@ TUNED_RATE, NEW_RATE = 3e-4, 1e-3  # of both networks; of the projection and the
 RANK_MARGIN = 30.0  # points of rating that the whole range of severity must cost
 RANKING_WEIGHT = 0.3
 LADDERS_A_STEP = 2
+
+FINISH_LADDERS, FINISH_REACH = 600, 1.15  # severities beyond those learned from
+FINISH_STEPS, FINISH_RATE = 300, 1e-3
+KEEP_SCORES = 10.0
 
 Part = nn.Module | torch.optim.Optimizer | OneCycleLR  # what has a state to keep
 
@@ -353,16 +357,47 @@ def gather_statistics(lite: LiveLite, crops: RatedBatches) -> None:
         lite(images, torch.ones_like(images[:, :1]), live=True)
 
 
+def finish_head(model: DBCNNLite, rated: Rated, pristine: list[Image], seed: int) -> None:
+    """Bring the scores to the ratings' scale, and have them fall to the end of ladders that reach further.
+
+    A line first: learned under much noise, scores lie too close together. Then the head alone, on networks
+    that stay: beyond the severities that these learned from, most of what is pooled is at its bound, and what
+    still moves decides. The scores of rated crops, and the head, are held near to where they are.
+    """
+    steps = FINISH_LADDERS // LADDERS_A_STEP
+    ladders = LadderBatches(pristine, seed, RATING_EPOCHS, steps, LADDERS_A_STEP, FINISH_REACH)
+    seen = [(head_input(model, rungs, masks), each) for rungs, masks, each in made_ahead(ladders)]
+    rungs, severities = torch.cat([each for each, _ in seen]), torch.cat([each for _, each in seen])
+    crops = made_ahead(RatedBatches(rated, seed, RATING_EPOCHS + 1, RATING_BATCH))
+    known = [(head_input(model, images, torch.ones_like(images[:, :1])), each) for images, each in crops]
+    pictures, ratings = torch.cat([each for each, _ in known]), torch.cat([each for _, each in known])
+
+    def scores(values: Tensor) -> Tensor:
+        return RATING_CENTRE + RATING_SPREAD * model.head(values).squeeze(1)
+
+    with torch.no_grad():
+        slope, offset = np.polyfit(scores(pictures).numpy(), ratings.numpy(), 1)
+        model.head.weight.mul_(slope)
+        model.head.bias.copy_(
+            slope * model.head.bias + ((slope - 1) * RATING_CENTRE + offset) / RATING_SPREAD
+        )
+        before, weight = scores(pictures), model.head.weight.clone()
+    optimiser = torch.optim.Adam(model.head.parameters(), lr=FINISH_RATE)
+    schedule = CosineAnnealingLR(optimiser, FINISH_STEPS)
+    for _ in range(FINISH_STEPS):
+        ranking = ranking_loss(scores(rungs).view_as(severities), severities)
+        moved = ((scores(pictures) - before) / RATING_SPREAD).square().mean()
+        turned = (model.head.weight - weight).square().sum()
+        optimiser.zero_grad()
+        (ranking + KEEP_SCORES * moved + turned).backward()
+        optimiser.step()
+        schedule.step()
+
+
 @torch.no_grad()
-def settle(model: DBCNNLite, rated: Rated) -> None:
-    """Bring scores to the ratings' scale: learned under much noise, they lie too close together."""
-    scores = []
-    for image in rated.images:
-        picture = picture_tensor(image)
-        scores.append(model(picture, torch.ones_like(picture[:, :1])).item())
-    slope, offset = np.polyfit(scores, rated.ratings, 1)
-    model.head.weight.mul_(slope)
-    model.head.bias.copy_(slope * model.head.bias + ((slope - 1) * RATING_CENTRE + offset) / RATING_SPREAD)
+def head_input(model: DBCNNLite, images: Tensor, mask: Tensor) -> Tensor:
+    """What the head makes a score of: (N, D)."""
+    return model.standardised(model.pool(model.maps(images), mask))
 
 
 def write_weights(state: dict[str, Tensor], path: Path) -> None:
@@ -402,8 +437,8 @@ def main() -> None:
     nn.init.zeros_(model.head.bias)
     channels_last(model)
     learn_ratings(LiveLite(model), training, pristine, arguments.seed, folder, counts)
-    settle(model, training)
     fold(model.semantic)
+    finish_head(model, training, pristine, arguments.seed)
     write_weights(model.state_dict(), folder / "dbcnn-lite.safetensors")
 
     held_out_too = None if arguments.all else held_out

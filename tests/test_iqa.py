@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import scipy.optimize
 import scipy.stats
+import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from faceq import iqa, plots
+from faceq.dbcnn import picture_tensor
 from faceq.dbcnn_vgg import published_tensor
 from faceq.errors import JobError, UsageError
 
@@ -217,7 +219,15 @@ def test_inputs_that_are_not_there_or_not_readable_are_named(rated, tmp_path) ->
         iqa.evaluate(rated[0], str(short), brightness)
 
 
-def test_networks_rate_whole_pictures_at_their_own_or_a_given_size(astronaut) -> None:
+def test_dbcnn_lite_sees_corners_middle_and_their_mirror_images(astronaut) -> None:
+    (whole,), views = picture_tensor(astronaut[:300]), iqa.lite_views(astronaut[:300])
+    assert whole.shape[1:] == (500, 853) and views.shape == (10, 3, 384, 384)
+    assert torch.equal(views[0], whole[:, :384, :384]) and torch.equal(views[3], whole[:, -384:, -384:])
+    assert torch.equal(views[4], whole[:, 58:442, 234:618])
+    assert torch.equal(views[5:], views[:5].flip(3))
+
+
+def test_networks_rate_pictures_at_their_own_size_or_in_views(astronaut) -> None:
     shapes: list[tuple[int, ...]] = []
 
     class Brightness(nn.Module):
@@ -226,10 +236,10 @@ def test_networks_rate_whole_pictures_at_their_own_or_a_given_size(astronaut) ->
             assert mask.shape == images[:, :1].shape and mask.min() == 1
             return 100 * images.mean(dim=(1, 2, 3))
 
-    for views_of, shape in ((published_tensor, (1, 3, 300, 512)), (iqa.lite_views, (2, 3, 500, 853))):
+    for views_of, shape in ((published_tensor, (1, 3, 300, 512)), (iqa.lite_views, (10, 3, 384, 384))):
         score = iqa.whole_pictures(Brightness(), views_of)(astronaut[:300])
         assert shapes[-1] == shape
-        assert score == pytest.approx(astronaut[:300].mean() / 2.55, abs=0.5)
+        assert score == pytest.approx(100 * float(views_of(astronaut[:300]).mean()), abs=1e-3)
 
 
 def test_a_score_that_is_no_number_stops_the_evaluation(rated) -> None:

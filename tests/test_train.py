@@ -278,6 +278,7 @@ def test_the_whole_recipe_in_small_ends_with_weights_that_load_and_a_card(
 
     for name, value in (
         *(("NAMING_EPOCHS", 1), ("NAMING_STEPS", 2), ("RATING_EPOCHS", 2), ("RATING_BATCH", 4)),
+        *(("FINISH_LADDERS", 4), ("FINISH_STEPS", 3)),
     ):
         monkeypatch.setattr(train_dbcnn, name, value)
     out = tmp_path / "out"
