@@ -9,6 +9,7 @@ broken ones go with them. The job scores the shards as it would score anyone's.
 
 import argparse
 import io
+import itertools
 import shutil
 import sys
 import tarfile
@@ -123,14 +124,14 @@ def degraded(face: np.ndarray, kind: str, severity: int, seed: int) -> np.ndarra
     return np.roll(distortions.jpeg(np.roll(once, (-3, -3), (0, 1)), int(step)), (3, 3), (0, 1))
 
 
-def write_shards(folder: Path, members: Iterator[tuple[str, bytes]]) -> int:
-    """Write members into numbered tar shards; returns how many members there were."""
+def write_shards(folder: Path, members: Iterator[tuple[str, bytes]], each: int = FRAMES_PER_SHARD) -> int:
+    """Write members into numbered tar shards of `each`; returns how many members there were."""
     folder.mkdir(parents=True)
     count = 0
-    waiting = list(members)
-    for start in range(0, len(waiting), FRAMES_PER_SHARD):
-        with tarfile.open(folder / f"{start // FRAMES_PER_SHARD:05d}.tar", "w") as shard:
-            for name, data in waiting[start : start + FRAMES_PER_SHARD]:
+    shards = iter(lambda: list(itertools.islice(members, each)), [])
+    for index, waiting in enumerate(shards):
+        with tarfile.open(folder / f"{index:05d}.tar", "w") as shard:
+            for name, data in waiting:
                 info = tarfile.TarInfo(name)
                 info.size = len(data)
                 shard.addfile(info, io.BytesIO(data))

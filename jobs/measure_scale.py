@@ -115,8 +115,9 @@ def _with_stand_ins(settings: config.Config) -> dict[str, Any]:
 
 
 def _write_numbers(folder: Path, count: int) -> str:
-    """Tar shards of `count` files with a number in each; the folder's path."""
-    demo.write_shards(folder, ((f"{index:09}.jpg", str(index).encode()) for index in range(count)))
+    """Tar shards of 1,000 files, as large data sets come, with a number in each; the folder's path."""
+    numbers = ((f"{index:09}.jpg", str(index).encode()) for index in range(count))
+    demo.write_shards(folder, numbers, each=1000)
     return str(folder)
 
 
