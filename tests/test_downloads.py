@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import http.server
 import io
+import json
 import stat
 import threading
 import zipfile
@@ -315,10 +316,12 @@ def test_terms_are_shown_and_nothing_is_fetched_until_they_are_accepted(restrict
     assert not (cache / "restricted.onnx").exists()
 
     assert cli.main([*command, "--accept-licence"]) == 0
-    assert "restricted: terms accepted (Probe-NC): For tests only." in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "restricted: terms accepted (Probe-NC): For tests only." in said.err
+    assert json.loads(said.out)["status"] == "scored"  # what was asked for, and nothing else
     # Accepted once, they are not asked for again.
     assert cli.main(command) == 0
-    assert "terms" not in capsys.readouterr().out
+    assert "terms" not in capsys.readouterr().err
 
 
 def test_a_job_records_what_was_accepted_by_its_configuration(local_ray, tmp_path, monkeypatch):
@@ -341,7 +344,7 @@ def test_a_job_records_what_was_accepted_by_its_configuration(local_ray, tmp_pat
 def test_models_without_such_terms_ask_for_nothing(cache, probe, server, capsys):
     probe(f"{server.address}/probe.bin")
     assert cli.main(["models", "pull", "probe"]) == 0
-    assert "probe (Probe-1.0) from" in capsys.readouterr().out
+    assert "probe (Probe-1.0) from" in capsys.readouterr().err
     assert not (cache / "accepted.json").exists()
 
 

@@ -79,7 +79,7 @@ def test_kept_embeddings_give_the_same_figures(folder, found):
         assert (one.fmr, one.quality, one.fnmr) == (other.fmr, other.quality, other.fnmr)
         assert one.pauc == pytest.approx(other.pauc)
     faces = np.stack(list(evaluate.aligned_faces(again.known.rows, kept, S3)))
-    embeddings = evaluate.embeddings_of(faces, kept)
+    embeddings = evaluate.embeddings_of(faces, kept, config.Config())
     stored = np.stack(again.known.rows["embedding"].to_numpy())
     assert np.allclose(embeddings, stored, atol=1e-5)
 
