@@ -179,7 +179,7 @@ def test_the_insightface_preset_from_its_pack_to_the_score(pack, files, pictures
     aligned = face_align.norm_crop(picture, np.array(rows[1]["landmarks"], np.float32).reshape(5, 2))
     length = np.linalg.norm(ArcFaceONNX(str(files["recogniser"])).get_feat(aligned))
     assert rows[1]["embedding_norm"] == pytest.approx(length, rel=0.01)
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     assert "terms accepted (InsightFace-NC): InsightFace's pretrained models" in said
     assert "terms accepted (CC-BY-NC-SA-4.0)" in said
     # Unpacked, and the archive gone.
