@@ -10,7 +10,7 @@ import torch
 from model_files import arcface, dbcnn
 
 import faceq
-from faceq import cluster, config, device, geometry, models, quality
+from faceq import cluster, config, device, geometry, models, onnx_runtime, quality
 from faceq.batches import Halving
 from faceq.config import Pool
 from faceq.detect import YuNet
@@ -149,6 +149,17 @@ def test_a_card_that_holds_not_one_item_is_an_error_with_a_way_out():
         device.DeviceError, match=r"serfiq: .* does not hold one item: CUDA out of .*num_gpus"
     ):
         Halving(model, 4, "serfiq")(np.arange(3))
+
+
+@pytest.mark.parametrize("error", [TORCH_OUT_OF_MEMORY, CUBLAS_OUT_OF_MEMORY, ORT_OUT_OF_MEMORY])
+def test_memory_that_runs_out_while_a_model_loads_is_not_blamed_on_its_file(error, monkeypatch):
+    def made(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", made)
+    path = models.fetch("sface")
+    with pytest.raises(device.DeviceError, match=r"does not hold the models: .*num_gpus"):
+        onnx_runtime.session(path, onnx_runtime.read(path), "cpu", 1)
 
 
 def test_other_errors_are_not_taken_for_it():
