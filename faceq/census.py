@@ -40,6 +40,7 @@ class Census:
     def __init__(self, shards: int):
         self._birth = uuid.uuid4().hex
         self._limit = min(REFUSALS_IN_A_ROW, shards)
+        self._ended: set[int] = set()
         self._seen: dict[int, tuple[int, int]] = {}
         self._dropped: dict[int, int] = {}
         self._refused_in_a_row = self._refused = self._given = 0
@@ -70,6 +71,10 @@ class Census:
             )
         return self._outage
 
+    def ended(self, task: int) -> None:
+        """That read task has met all its frames."""
+        self._ended.add(task)
+
     def begin(self, batch: int) -> tuple[bool, list[int]]:
         """Called before a batch, by the id of its first frame: whether a process has died over this batch
         before, so that each frame should be announced by `trying`, and the frames that are to blame."""
@@ -86,8 +91,10 @@ class Census:
         else:
             self._trying[batch] = frame
 
-    def decoded(self, tried: int, unreadable: int, example: str | None) -> str | None:
-        """`tried`: frames whose bytes were there; `unreadable`: those that gave no picture."""
+    def decoded(self, batch: int, tried: int, unreadable: int, example: str | None) -> str | None:
+        """`batch`: as in `begin`, through now; `tried`: frames whose bytes were there; `unreadable`: those
+        that gave no picture."""
+        self._begun.pop(batch, None)
         self._tried += tried
         self._unreadable += unreadable
         if self._tried >= LEAST_DECODED and self._unreadable > MOST_UNREADABLE * self._tried:
@@ -125,9 +132,11 @@ class Census:
         what starting workers and loading models took. (0, 0) if there were none."""
         return self._first_through or (0.0, 0)
 
-    def progress(self) -> tuple[int, int, int]:
-        """Frames read, unreadable, and through all stages, about: what a task did twice counts twice."""
-        return sum(new for new, _ in self._seen.values()), self._unreadable, self._through
+    def progress(self) -> tuple[int, int, int, int]:
+        """Read tasks that have ended; frames read, unreadable, and through all stages, about: what a task
+        did twice counts twice."""
+        read = sum(new for new, _ in self._seen.values())
+        return len(self._ended), read, self._unreadable, self._through
 
     def dropped(self, first_id: int, frames: int) -> None:
         """`frames`: that had a row already, in the block that starts with frame `first_id`."""

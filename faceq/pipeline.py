@@ -176,7 +176,7 @@ def run_graph(
     done_ref = ray.put(done)
     # The first N frames are the same ones on every run only if those with a row are read and counted too.
     skipped = done_ref if config.limit is None else ray.put(done[:0])
-    with DataContext.current(context), progress.logged(census), warnings.catch_warnings():
+    with DataContext.current(context), progress.logged(census, len(groups)), warnings.catch_warnings():
         # Ray means to drop `max_retries` from these calls and names nothing in its place.
         warnings.simplefilter("ignore", RayDeprecationWarning)
         # Encoded frames, or errors. Reading waits for the network more than it computes.
@@ -234,7 +234,12 @@ def _finding_faces(config: Config, census: Any) -> dict[str, Any]:
     where Ray ends a task's process with the task, as a pool of actors."""
     given = {"fn_args": (census, config)}
     if config.find_face.num_gpus:
-        return {"fn": FindFaceActor, **given, **pool_options(config.find_face)}
+        return {
+            "fn": FindFaceActor,
+            "fn_constructor_args": (config,),
+            **given,
+            **pool_options(config.find_face),
+        }
     return {
         "fn": find_face,
         **given,
@@ -266,8 +271,8 @@ def find_face(batch: pa.Table, census: Any, config: Config) -> pa.Table:
     """
     before = batch["status"].null_count
     stage = _loaded(FindFace, config)
+    first = batch["frame_id"][0].as_py() if len(batch) else 0
     if before:
-        first = batch["frame_id"][0].as_py()
         died, killers = ray.get(census.begin.remote(first))
         batch = _one_by_one(stage, batch, first, killers, census) if died else stage(batch)
     else:
@@ -275,14 +280,17 @@ def find_face(batch: pa.Table, census: Any, config: Config) -> pa.Table:
     errors = [row for row in batch.select(["status", "error"]).to_pylist() if row["status"] == "unreadable"]
     example = errors[-1]["error"] if errors else None
     unreadable = len(errors) - (len(batch) - before)
-    outage = ray.get(census.decoded.remote(before, unreadable, example))
+    outage = ray.get(census.decoded.remote(first, before, unreadable, example))
     if outage:
         raise OutageError(outage)
     return batch
 
 
 class FindFaceActor:
-    """`find_face`, in a process that keeps what it has loaded."""
+    """`find_face`, in a process that keeps what it has loaded, and is ready when it has."""
+
+    def __init__(self, config: Config):
+        _loaded(FindFace, config)
 
     def __call__(self, batch: pa.Table, census: Any, config: Config) -> pa.Table:
         return find_face(batch, census, config)
@@ -374,6 +382,7 @@ def _read(
         if outage:
             raise OutageError(outage)
         yield to_table(frames)
+    census.ended.remote(task)
 
 
 class _SortedIds:

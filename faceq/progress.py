@@ -4,7 +4,7 @@ import contextlib
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ray
@@ -18,8 +18,9 @@ def on_terminal() -> bool:
 
 
 @contextlib.contextmanager
-def logged(census: Any) -> Iterator[None]:
-    """While the block runs, print a line with the census's figures every EVERY_S seconds.
+def logged(census: Any, tasks: int) -> Iterator[None]:
+    """While the block runs, print a line with the census's figures every EVERY_S seconds; `tasks`: read
+    tasks of the job.
 
     On a terminal it prints nothing. In a log Ray Data would print two lines for each step of the
     graph each time, and no total, as long as the number of frames is not known.
@@ -28,7 +29,7 @@ def logged(census: Any) -> Iterator[None]:
         yield
         return
     ended = threading.Event()
-    watcher = threading.Thread(target=_watch, args=(census, ended), daemon=True)
+    watcher = threading.Thread(target=_watch, args=(census, tasks, ended), daemon=True)
     watcher.start()
     try:
         yield
@@ -37,12 +38,35 @@ def logged(census: Any) -> Iterator[None]:
         watcher.join()
 
 
-def _watch(census: Any, ended: threading.Event) -> None:
-    started = time.monotonic()
+def _watch(census: Any, tasks: int, ended: threading.Event) -> None:
+    before, since = 0, time.monotonic()
     while not ended.wait(EVERY_S):
         try:
-            read, unreadable, scored = ray.get(census.progress.remote())
+            done, read, unreadable, through = ray.get(census.progress.remote())
+            there = ray.cluster_resources()
         except ray.exceptions.RayError:
             return  # the job is coming down; its own error says why
-        rate = f"{scored / (time.monotonic() - started):.1f} frames/s"
-        print(f"faceq: {read:,} read, {unreadable:,} unreadable, {scored:,} through, {rate}", flush=True)
+        now = time.monotonic()
+        print(
+            line(done, tasks, read, unreadable, through, (through - before) / (now - since), there),
+            flush=True,
+        )
+        before, since = through, now
+
+
+def line(
+    done: int,
+    tasks: int,
+    read: int,
+    unreadable: int,
+    through: int,
+    rate: float,
+    there: Mapping[str, float],
+) -> str:
+    """What the log says: read tasks that have ended, and of how many; frames; frames/s since the last such
+    line, so that growth shows; what the cluster has."""
+    machines = f"{there.get('CPU', 0):g} CPUs" + (f", {there['GPU']:g} GPUs" if there.get("GPU") else "")
+    return (
+        f"faceq: {done:,} of {tasks:,} read tasks, {read:,} frames read, {unreadable:,} unreadable, "
+        f"{through:,} through, {rate:,.1f} frames/s on {machines}"
+    )

@@ -24,7 +24,7 @@ def put_in() -> None:
 
 def find_face(batch: pa.Table, census: Any, config: Config) -> pa.Table:
     size = len(batch)
-    ray.get(census.decoded.remote(size, 0, None))
+    ray.get(census.decoded.remote(0, size, 0, None))
     batch = batch.drop_columns(["image"])
     for name, values in (
         *(("width", [384] * size), ("height", [384] * size), ("n_faces", [1] * size)),

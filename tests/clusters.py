@@ -49,6 +49,9 @@ def trace_stages(monkeypatch: Any, folder: Path, pause: float = 0.0) -> None:
         return find_face(batch, census, config)
 
     class TracedFindFaceActor:
+        def __init__(self, config):
+            pass
+
         def __call__(self, batch, census, config):
             return traced_find_face(batch, census, config)
 

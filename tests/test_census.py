@@ -28,11 +28,11 @@ def test_a_small_input_that_is_refused_whole_stops_too():
 
 def test_nearly_all_unreadable_stops_and_a_few_do_not():
     few = Counts(shards=1)
-    assert few.decoded(40, 40, "cut off") is None
+    assert few.decoded(1, 40, 40, "cut off") is None
     many = Counts(shards=1)
-    assert "cut off" in many.decoded(LEAST_DECODED, LEAST_DECODED, "cut off")
+    assert "cut off" in many.decoded(1, LEAST_DECODED, LEAST_DECODED, "cut off")
     mixed = Counts(shards=1)
-    assert mixed.decoded(1000, 900, "cut off") is None
+    assert mixed.decoded(1, 1000, 900, "cut off") is None
 
 
 def test_a_read_task_that_runs_again_counts_once():
@@ -57,4 +57,4 @@ def test_the_first_rows_that_are_through_mark_the_end_of_the_start():
     seconds, rows = census.first_through()
     census.through(8)
     assert rows == 32 and seconds > 0
-    assert census.first_through() == (seconds, rows) and census.progress()[2] == 40
+    assert census.first_through() == (seconds, rows) and census.progress()[3] == 40

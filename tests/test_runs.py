@@ -1,0 +1,45 @@
+"""What a table knows of the runs that made it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from faceq import config
+from faceq.config import S3
+from faceq.errors import UsageError
+from faceq.runs import QUANTILES, Table
+from jobs import synthetic
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory) -> Table:
+    folder = Path(tmp_path_factory.mktemp("runs")) / "table"
+    synthetic.write(folder, 20_000)
+    return Table(str(folder), S3())
+
+
+def test_counts_and_quantiles_are_those_of_the_rows(table):
+    run_id = table.record()["run_id"]
+    counts, quantiles = table.counts_and_quantiles(run_id)
+    rows = table.rows(["status", "serfiq", "dbcnn"]).to_pydict()
+    assert counts == {status: rows["status"].count(status) for status in counts}
+    assert sum(counts.values()) == 20_000
+    for name, width in (("serfiq", 1e-4), ("dbcnn", 1e-2)):
+        exact = np.quantile([value for value in rows[name] if value is not None], QUANTILES)
+        assert quantiles[name] == pytest.approx(exact, abs=2 * width)
+
+
+def test_a_run_without_rows_has_none_and_no_quantiles(table):
+    counts, quantiles = table.counts_and_quantiles("of-nobody")
+    assert set(counts.values()) == {0} and quantiles == {}
+
+
+def test_of_two_sets_of_models_the_refusal_names_what_differs(tmp_path):
+    table = Table(str(tmp_path), S3())
+    mine = config.build({"input": "in", "out": "out"}).record()
+    other = {**mine["models"], "sface": {**mine["models"]["sface"], "sha256": "0" * 64}}
+    table.put_record({**mine, "models": other, "run_id": "1", "state": "ended"})
+    with pytest.raises(UsageError, match=r"\(models\.sface\.sha256 \"0+") as refused:
+        table.check(mine)
+    assert "licence" not in str(refused.value) and "yunet" not in str(refused.value)
