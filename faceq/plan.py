@@ -102,8 +102,11 @@ RAY_EFFICIENCY = 0.85
 NETWORK_EFFICIENCY = 0.5
 """Share of the network that small reads reach."""
 
-OBJECT_STORE_BYTES_S = 2e9
-"""That a machine's object store takes in and gives out in a second: each block is written once, read once."""
+OBJECT_STORE_BYTES_S = 1e9
+"""That one CPU copies into Ray's object store in a second, as measured; reading copies nothing."""
+
+MEMORY_BYTES_S = 20e9
+"""That a machine's memory has to spare for these copies."""
 
 START_UP_HOURS = 0.15
 """From asking for a machine to its first frame: boot, image, setup."""
@@ -150,7 +153,7 @@ def capacity(there: Machine, cost: Cost) -> dict[str, float]:
         "CPUs": RAY_EFFICIENCY * there.cpus * 1000 / (cost.cpu_ms + cost.host_ms),
         "GPUs": RAY_EFFICIENCY * there.cards * gpu_rate(there, cost),
         "network": NETWORK_EFFICIENCY * there.network * 1e9 / 8 / cost.read_bytes,
-        "object store": OBJECT_STORE_BYTES_S / cost.object_bytes,
+        "object store": min(OBJECT_STORE_BYTES_S * there.cpus, MEMORY_BYTES_S) / cost.object_bytes,
     }
 
 
@@ -203,5 +206,7 @@ def text(frames: int, kind: str, price: float | None, preset: str = "embedded") 
         lines.append(f"{count:>8}{needed:>10,.2f}{needed * count:>16,.1f}{money}")
         if needed < 2 * START_UP_HOURS:
             break  # more machines would mostly start up
+    if preset != "embedded":
+        lines += ["", "with faces found on the card, too: find_face: { num_gpus: 0.2 }, 0.4 for each pool"]
     lines += ["", "reasoned, not measured: docs/capacity.md says from what"]
     return "\n".join(lines)

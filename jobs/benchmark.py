@@ -1,24 +1,27 @@
 """How fast the job is: beside the bare loop over the same frames, and beside CAFI as it was published.
 
-    python -m jobs.benchmark [INPUT…] [--frames 1500] [--cafi-frames 6] [--config job.yaml]
+    python -m jobs.benchmark [INPUT…] [--frames N] [--cafi-frames 6] [--config job.yaml]
 
 Three measurements, one after the other, each in a process of its own:
 
-- bare loop: the stages of the job over the same frames in one process without Ray, with as many threads as
-  the process has cores;
 - job: `faceq score`, on this machine or on the cluster that RAY_ADDRESS names; Ray Data's account of each
   stage follows the table, and the mean load of the cluster's GPUs, if there are any;
+- bare loop: the stages of the job over the same frames (1,500 of them at most) in one process without Ray, on
+  the devices that the job ran on, with as many threads as the process has cores;
 - CAFI: for each face 100 passes of the whole recogniser, then the frame with all but the face blacked out,
   384x384, through DB-CNN with VGG-16, one picture at a time. The network's speed does not hang on its
   weights: they are drawn at random.
 
-Without INPUT the frames are 384x384 JPEGs of faces out of photos that installed packages ship, each moved,
-turned over and lit a little differently. All faces are scored to the end. Rates leave out the start; memory
-is the sum over the process and those below it (on a cluster: the driver's alone), shared pages counted once.
+On a cluster the last two run on one machine of it, with a card if the job's models do. Without INPUT, on the
+command line or in the configuration, the frames are 384x384 JPEGs of faces out of photos that installed
+packages ship, each moved, turned over and lit a little differently; on a cluster INPUT and `out` must be
+where all its machines reach them. All faces are scored to the end. Rates leave out the start; memory is the
+sum over the process and those below it (on a cluster: the driver's alone), shared pages counted once.
 """
 
 import argparse
 import concurrent.futures
+import functools
 import json
 import multiprocessing
 import os
@@ -39,17 +42,18 @@ import rich.console
 import rich.table
 import torch
 
-from faceq import cluster, config, geometry, mask, models, pipeline, recognise, serfiq
+from faceq import cluster, config, detect, geometry, landmarks, mask, pipeline, recognise, serfiq, storage
 from faceq.dbcnn_vgg import DBCNN, published_tensor
 from faceq.decode import UnreadableError, decode
-from faceq.detect import YuNet
+from faceq.errors import JobError, UsageError
 from faceq.frames import in_batches, list_shards, read_shards, to_table
-from faceq.mask import FaceMesh
+from faceq.quality import to_device
 from faceq.scoring import finished, new_run_id, stages_of
 from faceq.table import schema
 from jobs import demo
 from jobs.gpu_load import GpuLoad
 
+FRAMES = 1500
 CAFI_PASSES = 100
 WARM_UP_FRAMES = 32
 
@@ -59,24 +63,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("input", nargs="*", help="pictures, shards, folders (default: made of photos in installed packages)")
-    add("--frames", type=int, default=1500, metavar="N", help="of the input, the first N (1500)")
+    add("--frames", type=int, metavar="N", help=f"of the input, the first N; made up: {FRAMES:,}")
     add("--cafi-frames", type=int, default=6, metavar="N", help="of these, for CAFI: it takes seconds each")
-    add("--config", metavar="job.yaml", help="resources; on a cluster, `out`: the table goes beside it")
+    add("--config", metavar="job.yaml", help="input, resources; the table goes beside its `out`, for a while")
     add("--json", metavar="FILE", help="write the figures there, too")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="faceq-benchmark-") as folder:
-        inputs = options.input or [write_frames(Path(folder) / "frames", options.frames)]
-        settings = config.load(
-            options.config, {"input": inputs, "fiq_threshold": 0.0, "limit": options.frames}
-        )
-        # Beside the table that the configuration names, never in it.
-        out = f"{settings.out or f'{folder}/table'}-benchmark-{new_run_id()}"
-        settings = settings.model_copy(update={"out": out})
-        figures = {
-            "bare loop": in_own_process(bare_loop, settings),
-            "job": in_own_process(job, settings),
-            "CAFI": in_own_process(cafi, settings.model_copy(update={"limit": options.cafi_frames})),
-        }
+    try:
+        figures = measure(options)
+    except (UsageError, JobError) as error:
+        print(f"faceq: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
     rich.console.Console().print(table_of(figures))
     for stage, seconds in figures["bare loop"]["cpu_ms"].items():
         print(f"bare loop, CPU time of {stage:<12} {seconds:7.2f} ms a frame")
@@ -85,6 +81,36 @@ def main() -> int:
     if options.json:
         Path(options.json).write_text(json.dumps(figures, indent=1), encoding="utf-8")
     return 0
+
+
+def measure(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """The figures of each measurement, by its name."""
+    settings = config.load(options.config, {"input": options.input or None, "limit": options.frames})
+    settings = settings.model_copy(update={"fiq_threshold": 0.0})
+    made_up = not settings.input and not settings.manifest
+    if os.environ.get("RAY_ADDRESS") and (made_up or settings.out is None):
+        raise UsageError(
+            "benchmark: on a cluster name INPUT, and `out` in the configuration, in places that all its "
+            "machines reach"
+        )
+    with tempfile.TemporaryDirectory(prefix="faceq-benchmark-") as folder:
+        if made_up:
+            # No limit: it would keep the frames' order, which costs a job something.
+            frames = write_frames(Path(folder) / "frames", options.frames or FRAMES)
+            settings = settings.model_copy(update={"input": (frames,), "limit": None})
+        # Beside the table that the configuration names, never in it.
+        out = f"{settings.out or f'{folder}/table'}-benchmark-{new_run_id()}"
+        whole = in_own_process(job, settings.model_copy(update={"out": out}))
+        storage.filesystem(out, settings.s3).rm(storage.path_of(out), recursive=True)
+        # With the devices that the job found.
+        settings = whole.pop("settings")
+        few = settings.model_copy(update={"limit": min(settings.limit or FRAMES, FRAMES)})
+        fewer = settings.model_copy(update={"limit": options.cafi_frames})
+        return {
+            "bare loop": in_own_process(functools.partial(on_one_machine, bare_loop), few),
+            "job": whole,
+            "CAFI": in_own_process(functools.partial(on_one_machine, cafi), fewer),
+        }
 
 
 def table_of(figures: dict[str, dict[str, Any]]) -> rich.table.Table:
@@ -106,6 +132,17 @@ def table_of(figures: dict[str, dict[str, Any]]) -> rich.table.Table:
 
 
 # --- the three measurements ----------------------------------------------------------------------
+
+
+def on_one_machine(
+    measure: Callable[[config.Config], dict[str, Any]], settings: config.Config
+) -> dict[str, Any]:
+    """A measurement on this machine; on a cluster, on one of its machines that has what its models run on."""
+    if not os.environ.get("RAY_ADDRESS"):
+        return measure(settings)
+    ray.init()
+    on_card = "cuda" in (settings.find_face.runs_on, settings.serfiq.runs_on, settings.dbcnn.runs_on)
+    return ray.get(ray.remote(num_gpus=int(on_card))(measure).remote(settings))
 
 
 def bare_loop(settings: config.Config) -> dict[str, Any]:
@@ -152,21 +189,24 @@ def job(settings: config.Config) -> dict[str, Any]:
         "start_up": ray_up + done.first_seconds,
         "rate": done.frames_per_second,
         "gpus": gpus,
+        "settings": chosen,
     }
 
 
 def cafi(settings: config.Config) -> dict[str, Any]:
-    """CAFI's two networks as published, on faceq's detector, landmarks and recogniser."""
-    cores = len(os.sched_getaffinity(0))
+    """CAFI's two networks as published, on the detector, landmarks and recogniser of the job's preset."""
+    cores, chosen = len(os.sched_getaffinity(0)), settings.chosen
     torch.set_num_threads(cores)
-    started = time.perf_counter()
-    zoo = settings.chosen
-    detector = YuNet(models.fetch(zoo.detector, report=print), settings.det_threshold)
-    mesh = FaceMesh(models.fetch(zoo.landmarks, report=print))
-    backbone = recognise.from_zoo(zoo.recogniser, threads=cores)
-    passes = serfiq.MonteCarlo(backbone.head, CAFI_PASSES)
-    network = DBCNN().eval()
     cv2.setNumThreads(cores)
+    started = time.perf_counter()
+    finding, device = settings.find_face.runs_on, settings.dbcnn.runs_on
+    detector = detect.load(settings.fetch(chosen.detector), settings.det_threshold, finding, cores)
+    marks = landmarks.load(settings.fetch(chosen.landmarks), finding, cores)
+    known = settings.recogniser()
+    path = settings.fetch(chosen.recogniser)
+    backbone = recognise.Backbone(path, known.dropout, known.mean, known.std, device, cores)
+    passes = serfiq.MonteCarlo(backbone.head, CAFI_PASSES, device)
+    network = DBCNN().eval().to(device)
     images = [image for table in tables_of(settings) for image in table["image"].to_pylist() if image]
     start_up = time.perf_counter() - started
     started = time.perf_counter()
@@ -177,13 +217,14 @@ def cafi(settings: config.Config) -> dict[str, Any]:
             continue
         face = faces[0]
         matrix = geometry.crop_matrix(face.box, face.landmarks)
-        outline = geometry.to_frame(mask.oval(mesh(geometry.crop(picture, matrix))), matrix)
+        dense = marks(picture, face, geometry.crop(picture, matrix), matrix)
+        outline = dense.in_frame(dense.outline(chosen.outline))
         aligned = geometry.align(picture, face.landmarks)
-        # The released code puts 100 copies of the face through the whole network.
-        features = backbone(np.repeat(aligned[None], CAFI_PASSES, axis=0))
-        passes(torch.from_numpy(features[:1]), [serfiq.seed_of(aligned)])
         with torch.inference_mode():
-            network(published_tensor(mask.blacked_out(picture, outline)))
+            # The released code puts 100 copies of the face through the whole network.
+            features = backbone.on_device(to_device(np.repeat(aligned[None], CAFI_PASSES, axis=0), device))
+            passes(features[:1], [serfiq.seed_of(aligned)])
+            network(published_tensor(mask.blacked_out(picture, outline)).to(device)).cpu()
     seconds = time.perf_counter() - started
     return {"frames": len(images), "start_up": start_up, "rate": len(images) / seconds}
 

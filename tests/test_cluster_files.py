@@ -8,6 +8,7 @@ import pytest
 import ray
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
+from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
 
 from faceq import config
 
@@ -29,7 +30,7 @@ def test_ray_takes_the_cluster_file(cluster):
     validate_config(prepared)
     types = prepared["available_node_types"]
     assert {name: node["max_workers"] for name, node in types.items()} == {"head": 0, "gpu": 8, "cpu": 16}
-    assert (types["gpu"]["min_workers"], types["cpu"]["min_workers"]) == (0, 1)
+    assert (types["gpu"]["min_workers"], types["cpu"]["min_workers"]) == (0, 0)
     assert prepared["idle_timeout_minutes"] == 5
 
 
@@ -61,9 +62,18 @@ def test_spot_workers_and_a_head_that_stays(cluster):
     assert spot == {"gpu", "cpu"} and cluster["head_node_type"] == "head"
 
 
-def test_images_carry_the_ray_that_the_tests_run_with(cluster, rayjob):
-    for image in (cluster["docker"]["head_image"], cluster["docker"]["worker_image"]):
-        assert image.startswith(f"rayproject/ray:{ray.__version__}-py311-")
+def test_the_autoscaler_finds_an_image_for_each_kind_of_machine(cluster):
+    """`ray up` starts Ray's second autoscaler, which gives a worker up whose image it does not find."""
+    there = AutoscalingConfig(prepare_config(copy.deepcopy(cluster)), skip_content_hash=True)
+    kinds = {"head": "cpu", "cpu": "cpu", "gpu": "gpu"}
+    for kind, ending in kinds.items():
+        image = there.get_docker_config(kind)["image"]
+        assert image == f"rayproject/ray:{ray.__version__}-py311-{ending}"
+    gpu = there.get_worker_setup_commands("gpu")
+    assert sum("onnxruntime-gpu[cuda,cudnn]" in command for command in gpu) == 1
+
+
+def test_the_kubernetes_cluster_has_the_ray_that_the_tests_run_with(rayjob):
     assert rayjob["spec"]["rayClusterSpec"]["rayVersion"] == ray.__version__
 
 
@@ -75,8 +85,8 @@ def test_the_rayjob_has_the_form_that_kuberay_asks_for(rayjob):
     assert there["enableInTreeAutoscaling"] is True
     groups = there["workerGroupSpecs"]
     assert [group["groupName"] for group in groups] == ["gpu", "cpu"]
-    for group, least in zip(groups, (0, 1), strict=True):
-        assert group["minReplicas"] == group["replicas"] == least < group["maxReplicas"]
+    for group in groups:
+        assert group["minReplicas"] == group["replicas"] == 0 < group["maxReplicas"]
     pods = [there["headGroupSpec"]["template"], *(group["template"] for group in groups)]
     for pod in pods:
         (container,) = pod["spec"]["containers"]

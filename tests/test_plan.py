@@ -1,15 +1,18 @@
 """The capacity plan: what it takes for granted, and what it prints."""
 
-import re
+import io
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
-from faceq import cli, geometry, plan
+from faceq import cli, config, geometry, plan
 from faceq.dbcnn import DBCNNLite
 from faceq.errors import UsageError
+from faceq.frames import Frame, to_table
+from faceq.scoring import stages_of
 
 PAGE = Path(__file__).parent.parent / "docs" / "capacity.md"
 
@@ -24,13 +27,15 @@ def test_the_arithmetic_is_that_of_the_networks():
 
 
 def test_many_cards_wait_for_cpus_and_one_card_can_be_fed():
-    def bottleneck(name: str) -> str:
-        rates = plan.capacity(plan.machine(name), plan.COSTS["embedded"])
-        return min(rates, key=lambda part: rates[part])
+    found = {name: bottleneck(plan.machine(name), "embedded") for name in ("p5", "p4d", "g5.xlarge")}
+    assert set(found.values()) == {"CPUs"}
+    found = {name: bottleneck(plan.machine(name), "embedded") for name in ("g5.16xlarge", "g6.16xlarge")}
+    assert set(found.values()) == {"GPUs"}
 
-    assert bottleneck("p4d") == bottleneck("g5.xlarge") == "CPUs"
-    assert bottleneck("p5") == "object store"
-    assert bottleneck("g5.16xlarge") == bottleneck("g6.16xlarge") == "GPUs"
+
+def bottleneck(machine: plan.Machine, preset: str) -> str:
+    rates = plan.capacity(machine, plan.COSTS[preset])
+    return min(rates, key=lambda part: rates[part])
 
 
 @pytest.mark.parametrize("preset", ["insightface", "cafi"])
@@ -38,16 +43,52 @@ def test_many_cards_wait_for_cpus_and_one_card_can_be_fed():
 def test_large_networks_on_the_card_do_not_wait_for_cpus(preset, kind, capsys):
     assert cli.main(["plan", "--frames", "1000", "--gpu", kind, "--preset", preset]) == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "the bottleneck" in line]
-    assert line.startswith("object store" if (preset, kind) == ("insightface", "p5") else "GPUs")
+    assert line.startswith("GPUs")
 
 
 @pytest.mark.parametrize("machine", plan.MACHINES, ids=lambda machine: machine.name)
 def test_the_page_says_what_the_command_says(machine):
     rates = plan.capacity(machine, plan.COSTS["embedded"])
-    (line,) = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if f"`{machine.name}`" in line]
-    shown = [float(cell.replace(",", "")) for cell in re.findall(r"(?<=\| )[\d,]+(?= \|)", line)]
-    for part in ("CPUs", "GPUs"):
-        assert round(rates[part], -1) in shown, f"{part}: {rates[part]:.0f}"
+    (cells,) = rows_of_the_page(f"`{machine.name}`")
+    assert numbers(cells[3:7]) == [round(rate, -1) for rate in rates.values()]
+    assert cells[7] == bottleneck(machine, "embedded")
+
+
+@pytest.mark.parametrize("preset", ["insightface", "cafi"])
+def test_the_page_says_what_the_command_says_of_the_other_presets(preset):
+    rows = [cells for cells in rows_of_the_page(f"`{preset}`") if cells[1] in plan.CLASSES.values()]
+    assert [cells[1] for cells in rows] == list(plan.CLASSES.values())
+    for cells in rows:
+        there = plan.machine(cells[1])
+        rates = plan.capacity(there, plan.COSTS[preset])
+        assert numbers(cells[2:5]) == [round(rates[part], -1) for part in ("CPUs", "GPUs", "object store")]
+        assert cells[5] == bottleneck(there, preset)
+
+
+def rows_of_the_page(first: str) -> list[list[str]]:
+    """Cells of the table rows that begin with that cell."""
+    lines = PAGE.read_text(encoding="utf-8").splitlines()
+    return [line.strip("| ").split(" | ") for line in lines if line.startswith(f"| {first} |")]
+
+
+def numbers(cells: list[str]) -> list[float]:
+    return [float(cell.replace(",", "")) for cell in cells]
+
+
+def test_object_store_bytes_are_those_of_the_stages_columns(astronaut):
+    """Encoded frame, then what goes on from stage to stage."""
+    settings = config.build({"fiq_threshold": 0})
+    shown = io.BytesIO()
+    Image.fromarray(astronaut).resize((384, 384)).save(shown, "JPEG")
+    table = to_table([Frame(str(number), None, 0, shown.getvalue()) for number in range(16)])
+    pixels = []
+    for stage in stages_of(settings):
+        table = stage(table)
+        pixels.append(
+            sum(table[name].nbytes for name in ("aligned", "crop", "outline") if name in table.column_names)
+        )
+    a_frame = plan.COSTS["embedded"].read_bytes + sum(pixels) / len(table)
+    assert pixels[2] == 0 and plan.COSTS["embedded"].object_bytes == pytest.approx(a_frame, rel=0.02)
 
 
 def test_twice_the_frames_take_twice_the_hours_and_twice_the_machines_half():
