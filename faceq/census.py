@@ -13,13 +13,17 @@ import ray
 
 REFUSALS_IN_A_ROW = 100
 """So many reads refused by the storage, with none that worked between them, stop the job (or as many
-as there are shards, if those are fewer)."""
+as there are shards, if those are fewer). A file that is not there is no refusal: a manifest may name many."""
 
 FEW = 10
 """At the end of a job: so many refused frames, and none given, are an outage, too."""
 
 LEAST_DECODED = 100
 """Frames that must have been tried before their share of unreadable ones is judged."""
+
+LEAST_TASKS = 0.1
+"""Share of the read tasks that must have ended before it is judged while the job runs: the files that come
+first, by name, may be of one bad folder."""
 
 MOST_UNREADABLE = 0.95
 """Share of unreadable frames above which the job stops."""
@@ -37,7 +41,8 @@ class OutageError(Exception):
 class Census:
     """Counts over all tasks of a job. `read` and `decoded` return the reason to stop, or None."""
 
-    def __init__(self, shards: int):
+    def __init__(self, shards: int, tasks: int):
+        self._tasks = tasks
         self._birth = uuid.uuid4().hex
         self._limit = min(REFUSALS_IN_A_ROW, shards)
         self._ended: set[int] = set()
@@ -51,19 +56,23 @@ class Census:
         self._first_through: tuple[float, int] | None = None
         self._outage: str | None = None
         self._last_refusal: str | None = None
+        self._last_unreadable: str | None = None
         self._begun: Counter[int] = Counter()
         self._trying: dict[int, int] = {}
         self._deaths: Counter[int] = Counter()
 
-    def read(self, task: int, new: int, done: int, given: int, refused: Iterable[str]) -> str | None:
+    def read(
+        self, task: int, new: int, done: int, given: int, refused: Iterable[str], gone: int = 0
+    ) -> str | None:
         """`new` and `done`: frames that read task has met so far; `given`: of its last batch, the new ones
-        that the storage gave; `refused`: the errors of those that it did not."""
+        that the storage gave; `refused`: the errors of those that it did not, `gone` of them because they are
+        not there."""
         self._seen[task] = (new, done)
         errors = list(refused)
         self._given += given
         self._refused += len(errors)
         self._last_refusal = errors[-1] if errors else self._last_refusal
-        self._refused_in_a_row = 0 if given else self._refused_in_a_row + len(errors)
+        self._refused_in_a_row = 0 if given else self._refused_in_a_row + len(errors) - gone
         if errors and self._refused_in_a_row >= self._limit:
             self._outage = (
                 f"stopped: the storage refused {self._refused_in_a_row} reads in a row, the last with: "
@@ -97,12 +106,21 @@ class Census:
         self._begun.pop(batch, None)
         self._tried += tried
         self._unreadable += unreadable
-        if self._tried >= LEAST_DECODED and self._unreadable > MOST_UNREADABLE * self._tried:
-            self._outage = (
-                f"stopped: {self._unreadable} of the first {self._tried} frames are unreadable, "
-                f"the last with: {example}"
-            )
+        self._last_unreadable = example or self._last_unreadable
+        if len(self._ended) >= LEAST_TASKS * self._tasks:
+            self._outage = self._outage or self._mostly_unreadable()
         return self._outage
+
+    def _mostly_unreadable(self) -> str | None:
+        if self._tried < LEAST_DECODED or self._unreadable <= MOST_UNREADABLE * self._tried:
+            return None
+        # Frames with a row were good enough: what is left may be all the bad ones of a good input.
+        if self._unreadable <= MOST_UNREADABLE * (self._tried + sum(done for _, done in self._seen.values())):
+            return None
+        return (
+            f"stopped: {self._unreadable} of the first {self._tried} frames are unreadable, the last with: "
+            f"{self._last_unreadable}: if the rest of the input is good, leave these files out"
+        )
 
     def birth(self) -> str:
         """Another one after the actor's process has died: then its counts are only of the time since."""
@@ -117,9 +135,9 @@ class Census:
         if not self._given and self._refused >= FEW:
             return (
                 f"stopped: the storage refused all {self._refused} frames that were left, the last with: "
-                f"{self._last_refusal}"
+                f"{self._last_refusal}: if they will never be there, leave them out"
             )
-        return None
+        return self._mostly_unreadable()
 
     def through(self, rows: int) -> None:
         """`rows`: that have been through all stages."""

@@ -89,7 +89,7 @@ class Frame:
 
     image: encoded bytes; None if the frame could not be read (then `error` says why) or is already
     `done`. timestamp_s: seconds from the first frame of its video. refused: the storage gave nothing, as
-    opposed to giving something broken.
+    opposed to giving something broken; gone: because nothing is there.
     """
 
     source: str
@@ -98,6 +98,7 @@ class Frame:
     image: bytes | None
     error: str | None = None
     refused: bool = False
+    gone: bool = False
     done: bool = False
     timestamp_s: float | None = None
 
@@ -317,7 +318,7 @@ def _fetch_pictures(shards: list[Shard], s3: S3) -> Iterator[Frame]:
         if _is_empty(content):
             yield Frame(shard.source, None, 0, b"")
         elif isinstance(content, Exception):
-            yield Frame(shard.source, None, 0, None, error=_unread(content), refused=_is_refusal(content))
+            yield Frame(shard.source, None, 0, None, error=_unread(content), **_blame(content))
         elif len(content) > MAX_FRAME_BYTES:
             yield Frame(shard.source, None, 0, None, error=_too_long(len(content)))
         else:
@@ -528,14 +529,17 @@ def _unique(name: str, seen: Counter[str]) -> str:
 def _break(shard: Shard, error: Exception, where: str, done: Container[int]) -> Frame:
     if frame_id(shard.source, None, BREAK) in done:
         return Frame(shard.source, None, BREAK, None, done=True)
-    refused = _is_refusal(error)
-    if refused:
+    if _is_refusal(error):
         what = _unread(error)
     elif isinstance(error, video.DamagedError):
         what = str(error)  # some of what comes after the damage may have been read
     else:
         what = f"broken {where}: {_reason(error)}: what comes after it is not read"
-    return Frame(shard.source, None, BREAK, None, error=what, refused=refused)
+    return Frame(shard.source, None, BREAK, None, error=what, **_blame(error))
+
+
+def _blame(error: Exception) -> dict[str, bool]:
+    return {"refused": _is_refusal(error), "gone": isinstance(error, FileNotFoundError)}
 
 
 def _is_refusal(error: Exception) -> bool:

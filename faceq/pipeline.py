@@ -137,16 +137,17 @@ def score(config: Config, overwrite: bool = False, retry_unreadable: bool = Fals
 def _score(config: Config, shards: list[Shard], table: Table, run: Run) -> tuple[float, tuple[float, int]]:
     """Run the graph over what has no row yet, and note what it met; seconds that it took, and what
     `Census.first_through` says."""
+    groups = group(shards)
     done = recover.prepare(table, {shard.source for shard in shards})
     files_before = set(table.row_files())
     # On the driver's own node: what the job cannot do without should not hang on another one.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     options = {"num_cpus": 0, "scheduling_strategy": here, "max_restarts": -1, "max_task_retries": -1}
-    census = Census.options(**options).remote(len(shards))  # type: ignore[attr-defined]
+    census = Census.options(**options).remote(len(shards), len(groups))  # type: ignore[attr-defined]
     birth = ray.get(census.birth.remote())
     started = time.monotonic()
     try:
-        run_graph(config, shards, done, table, run, census)
+        run_graph(config, groups, done, table, run, census)
     except Exception as error:
         outage = None
         with contextlib.suppress(ray.exceptions.RayError):  # the census may be what died
@@ -164,15 +165,15 @@ def _score(config: Config, shards: list[Shard], table: Table, run: Run) -> tuple
 
 
 def run_graph(
-    config: Config, shards: list[Shard], done: np.ndarray, table: Table, run: Run, census: Any
+    config: Config, groups: list[list[Shard]], done: np.ndarray, table: Table, run: Run, census: Any
 ) -> None:
-    """The whole job. Each step keeps the number of rows, but for the first, which makes them."""
+    """The whole job. Each step keeps the number of rows, but for the first, which makes them: one task for
+    each of `groups`."""
     context = DataContext.get_current().copy()
     context.target_max_block_size = BLOCK_BYTES
     context.enable_progress_bars = progress.on_terminal()
     # Rows of --limit must be the same ones every time: the first.
     context.execution_options.preserve_order = config.limit is not None
-    groups = group(shards)
     done_ref = ray.put(done)
     # The first N frames are the same ones on every run only if those with a row are read and counted too.
     skipped = done_ref if config.limit is None else ray.put(done[:0])
@@ -377,8 +378,9 @@ def _read(
         old = sum(frame.done for frame in frames)
         new, skipped = new + len(frames) - old, skipped + old
         refused = [frame.error for frame in frames if frame.refused]
+        given, gone = len(frames) - old - len(refused), sum(frame.gone for frame in frames)
         # Totals, not increments: a read task that runs again counts its frames once.
-        outage = ray.get(census.read.remote(task, new, skipped, len(frames) - old - len(refused), refused))
+        outage = ray.get(census.read.remote(task, new, skipped, given, refused, gone))
         if outage:
             raise OutageError(outage)
         yield to_table(frames)

@@ -6,14 +6,14 @@ Counts = Census.__ray_metadata__.modified_class
 
 
 def test_refusals_in_a_row_stop_the_job_with_the_reason():
-    census = Counts(shards=10_000)
+    census = Counts(shards=10_000, tasks=1)
     for task in range(REFUSALS_IN_A_ROW - 1):
         assert census.read(task, 1, 0, 0, ["access denied: ExpiredToken"]) is None
     assert "ExpiredToken" in census.read(999, 1, 0, 0, ["access denied: ExpiredToken"])
 
 
 def test_one_success_between_refusals_goes_on():
-    census = Counts(shards=10_000)
+    census = Counts(shards=10_000, tasks=1)
     for task in range(3 * REFUSALS_IN_A_ROW):
         given = int(task % 50 == 0)
         refused = [] if given else ["gone"]
@@ -21,29 +21,60 @@ def test_one_success_between_refusals_goes_on():
 
 
 def test_a_small_input_that_is_refused_whole_stops_too():
-    census = Counts(shards=2)
+    census = Counts(shards=2, tasks=1)
     assert census.read(0, 1, 0, 0, ["gone"]) is None
     assert "gone" in census.read(1, 1, 0, 0, ["gone"])
 
 
+def test_files_that_are_not_there_are_no_refusals():
+    census = Counts(shards=10_000, tasks=100)
+    for task in range(3):
+        assert census.read(task, 500, 0, 0, ["gone"] * 500, gone=500) is None
+    denied = ["access denied"] * REFUSALS_IN_A_ROW
+    assert "denied" in census.read(3, 600, 0, 0, ["gone"] * 500 + denied, gone=500)
+
+
 def test_nearly_all_unreadable_stops_and_a_few_do_not():
-    few = Counts(shards=1)
-    assert few.decoded(1, 40, 40, "cut off") is None
-    many = Counts(shards=1)
-    assert "cut off" in many.decoded(1, LEAST_DECODED, LEAST_DECODED, "cut off")
-    mixed = Counts(shards=1)
-    assert mixed.decoded(1, 1000, 900, "cut off") is None
+    for tried, unreadable, stops in (
+        (40, 40, False),
+        (LEAST_DECODED, LEAST_DECODED, True),
+        (1000, 900, False),
+    ):
+        census = Counts(shards=1, tasks=1)
+        census.read(0, tried, 0, tried, [])
+        census.ended(0)
+        found = census.decoded(1, tried, unreadable, "cut off")
+        assert ("cut off" in found) if stops else (found is None)
+        assert census.outage_at_the_end() == found
+
+
+def test_a_bad_folder_that_comes_first_does_not_stop_the_job():
+    census = Counts(shards=10_000, tasks=40)
+    for task in range(3):
+        census.read(task, 250, 0, 250, [])
+        census.ended(task)
+        assert census.decoded(task, 250, 250, "HEIC") is None
+    census.ended(3)
+    assert "HEIC" in census.decoded(3, 250, 250, "HEIC")
+
+
+def test_bad_frames_that_are_all_that_is_left_of_a_good_input_are_rows():
+    census = Counts(shards=1, tasks=1)
+    census.read(0, 200, 10_000, 200, [])
+    census.ended(0)
+    assert census.decoded(1, 200, 200, "cut off") is None
+    assert census.outage_at_the_end() is None
 
 
 def test_a_read_task_that_runs_again_counts_once():
-    census = Counts(shards=1)
+    census = Counts(shards=1, tasks=1)
     for new in (32, 64, 32, 64, 70):
         census.read(7, new, 5, 32, [])
     assert census.totals(None) == (70, 5)
 
 
 def test_a_limit_counts_frames_with_a_row():
-    census = Counts(shards=1)
+    census = Counts(shards=1, tasks=1)
     census.read(0, 64, 0, 64, [])
     census.dropped(123, 30)
     census.dropped(123, 30)
@@ -51,7 +82,7 @@ def test_a_limit_counts_frames_with_a_row():
 
 
 def test_the_first_rows_that_are_through_mark_the_end_of_the_start():
-    census = Counts(shards=1)
+    census = Counts(shards=1, tasks=1)
     assert census.first_through() == (0.0, 0)
     census.through(32)
     seconds, rows = census.first_through()
