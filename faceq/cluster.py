@@ -13,8 +13,8 @@ from faceq.config import Config, Stage
 from faceq.errors import UsageError
 
 TASKS_IN_FLIGHT = 4
-"""Batches that wait at one actor or are in it. Ray Data adds actors when there are more than 1.75 of them an
-actor, and the more the faster: at 4 a pool doubles each time it looks, at 2, its default, it adds one."""
+"""Batches that are at one actor, the one in it counted: the others are there before it asks for them, from
+other machines too. Ray Data adds actors where more than 1.75 of them are."""
 
 
 @contextlib.contextmanager

@@ -77,6 +77,18 @@ def test_the_kubernetes_cluster_has_the_ray_that_the_tests_run_with(rayjob):
     assert rayjob["spec"]["rayClusterSpec"]["rayVersion"] == ray.__version__
 
 
+def test_the_image_is_made_as_gpu_workers_are_set_up(cluster, rayjob):
+    text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    assert f"FROM rayproject/ray:{ray.__version__}-py311-gpu\n" in text
+    steps = [line.removeprefix("RUN ") for line in text.splitlines() if line.startswith("RUN ")]
+    made = [step.replace("--no-cache-dir ", "") for line in steps for step in line.split(" && ")]
+    commands = cluster["available_node_types"]["gpu"]["worker_setup_commands"]
+    set_up = [command.removeprefix("cd /home/ray/faceq && ").replace("--quiet ", "") for command in commands]
+    assert made == set_up
+    image = rayjob["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"][0]["image"]
+    assert f"docker build -t {image} ." in text
+
+
 def test_the_rayjob_has_the_form_that_kuberay_asks_for(rayjob):
     assert (rayjob["apiVersion"], rayjob["kind"]) == ("ray.io/v1", "RayJob")
     spec = rayjob["spec"]
