@@ -145,7 +145,9 @@ def _list_input(uri: str, s3: S3) -> list[Shard]:
     files = filesystem(uri, s3)
     try:
         files.invalidate_cache()
-        return _expand(files, path_of(uri), uri)
+        found = _expand(files, path_of(uri), uri)
+        files.invalidate_cache()  # of a million objects s3fs would keep what the listing said of each
+        return found
     except FileNotFoundError:
         raise UsageError(f"{uri}: there is no such file, folder or bucket") from None
     except PermissionError as error:
