@@ -16,9 +16,12 @@ class DeviceError(UsageError):
     """CUDA was asked for and cannot be had; the message says why, and what to install."""
 
 
+_INSTALL = '`pip install "onnxruntime-gpu[cuda,cudnn]"`'
+"""Quoted: zsh takes bare brackets for a pattern. The extras bring CUDA's and cuDNN's libraries."""
+
 CUDA_DID_NOT_LOAD = (
     "device: onnxruntime-gpu is installed, but its CUDA provider did not load: its CUDA and cuDNN libraries "
-    "are missing or of other versions; `pip install onnxruntime-gpu[cuda,cudnn]` brings them"
+    f"are missing or of other versions; {_INSTALL} brings them"
 )
 
 
@@ -53,8 +56,7 @@ def _wrong_runtime(installed: set[str]) -> str:
     else:
         what = "the installed onnxruntime is the build without CUDA, which insightface and faceq bring along"
     return (
-        f"{what}: after all other installs `pip uninstall --yes onnxruntime onnxruntime-gpu`, then "
-        "`pip install onnxruntime-gpu`"
+        f"{what}: after all other installs `pip uninstall --yes onnxruntime onnxruntime-gpu`, then {_INSTALL}"
     )
 
 

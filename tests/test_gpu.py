@@ -2,6 +2,7 @@
 refused."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -23,6 +24,7 @@ from jobs import demo
 GPU = device.missing() is None
 on_gpu = pytest.mark.skipif(not GPU, reason=f"no GPU that models can run on: {device.missing()}")
 without_gpu = pytest.mark.skipif(GPU, reason="there is a GPU")
+INSTALL = 'pip install "onnxruntime-gpu[cuda,cudnn]"'
 DEVICES = ["cpu", pytest.param("cuda", marks=on_gpu)]
 
 
@@ -199,7 +201,13 @@ def test_a_device_that_nobody_knows_is_refused():
 def test_the_wrong_onnxruntime_is_told_with_what_to_install(installed, said):
     text = device._wrong_runtime(installed)
     assert said in text
-    assert text.index("pip uninstall --yes onnxruntime") < text.index("pip install onnxruntime-gpu")
+    assert text.index("pip uninstall --yes onnxruntime") < text.index(f"`{INSTALL}`")
+    assert f"`{INSTALL}`" in device.CUDA_DID_NOT_LOAD
+
+
+def test_readme_installs_what_the_messages_name():
+    readme = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+    assert f"\n{INSTALL}\n" in readme
 
 
 @without_gpu
