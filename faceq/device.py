@@ -1,9 +1,10 @@
-"""Which device a stage runs on, and whether CUDA is there when it is asked for.
+"""Which device a stage runs on, whether CUDA is there when it is asked for, and how many CPUs there are.
 
 A GPU that was asked for and is not there is an error, never a silent fall to the CPU.
 """
 
 import importlib.metadata
+import os
 import sys
 
 import onnxruntime
@@ -23,6 +24,13 @@ CUDA_DID_NOT_LOAD = (
     "device: onnxruntime-gpu is installed, but its CUDA provider did not load: its CUDA and cuDNN libraries "
     f"are missing or of other versions; {_INSTALL} brings them"
 )
+
+
+def usable_cpus() -> int:
+    """CPUs that this process may use; where the system does not say (macOS), all that the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def missing() -> str | None:

@@ -4,7 +4,6 @@ import contextlib
 import csv
 import io
 import itertools
-import os
 import posixpath
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ import pyarrow.compute as pc
 import torch
 from rich.progress import track
 
-from faceq import edc, geometry, models, recognise, serfiq
+from faceq import device, edc, geometry, models, recognise, serfiq
 from faceq.config import PRESETS, S3, Config
 from faceq.decode import UnreadableError, decode
 from faceq.errors import UsageError
@@ -214,7 +213,7 @@ def embeddings_of(faces: Iterable[np.ndarray], table: Table, settings: Config) -
         raise UsageError(f"{table.uri}: was scored with another {name} than there is now")
     known = models.recogniser(name)
     rate = record.get("dropout") or known.dropout
-    threads = len(os.sched_getaffinity(0))
+    threads = device.usable_cpus()
     backbone = recognise.Backbone(settings.fetch(name), rate, known.mean, known.std, threads=threads)
     closed_form = serfiq.ClosedForm(backbone.head)
     found = []

@@ -1,6 +1,7 @@
 """The GPU path: on CPU tensors beside the CPU's own path, on a GPU where there is one, and without one
 refused."""
 
+import os
 import re
 from pathlib import Path
 
@@ -218,6 +219,13 @@ def test_a_machine_with_a_card_that_models_cannot_use_says_why(monkeypatch, caps
     assert cluster.settled(plain) == plain
     assert f"models run on the CPU: {device.missing()}" in capsys.readouterr().err
     assert cluster.pool_options(Pool(device="cuda"))["num_gpus"] == 0.5
+
+
+def test_cpus_are_those_of_the_process_or_of_the_machine_where_no_system_tells(monkeypatch):
+    if hasattr(os, "sched_getaffinity"):
+        assert device.usable_cpus() == len(os.sched_getaffinity(0))
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)  # as on macOS
+    assert device.usable_cpus() == os.cpu_count()
 
 
 def test_bytes_reach_the_device_whole():
