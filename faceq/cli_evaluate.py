@@ -3,15 +3,15 @@
 import argparse
 import json
 import math
-import os
 from typing import Any
 
 import rich.console
 import rich.table
 
-from faceq import config
+from faceq import config, models
 from faceq.cli_models import add_accept
 from faceq.errors import UsageError
+from faceq.storage import check_output, write_output
 
 IQA_MODELS = ("dbcnn-lite", "dbcnn-koniq")
 
@@ -94,8 +94,8 @@ def evaluate_edc(options: argparse.Namespace) -> int:
     """`faceq evaluate edc`."""
     from faceq import edc, evaluate, runs  # noqa: PLC0415 - torch takes seconds to import
 
-    _check_outputs(options)
     settings = config.load(options.config, {"accept_licence": options.accept_licence})
+    _check_outputs(options, settings.s3)
     found = evaluate.evaluate_edc(runs.Table(options.table, settings.s3), options.identities, settings)
     shown = rich.table.Table(box=None, pad_edge=False)
     areas = [f"pAUC {upto:.0%}" for upto in edc.AREAS]
@@ -118,11 +118,11 @@ def evaluate_edc(options: argparse.Namespace) -> int:
     print(f"; FMR {min(edc.FMRS):g} stands on {int(min(edc.FMRS) * found.impostors):,} of them")
     print("pAUC: relative to no discard; 1.0 is useless, less is better")
     if options.json:
-        _write_json(options.json, [_as_json(result) for result in found.results])
+        _write_json(options.json, [_as_json(result) for result in found.results], settings.s3)
     if options.plot:
         from faceq import plots  # noqa: PLC0415 - as above
 
-        plots.edc_plot(found.results, options.plot)
+        write_output(options.plot, plots.edc_plot(found.results), settings.s3)
     return 0
 
 
@@ -142,10 +142,10 @@ def evaluate_iqa(options: argparse.Namespace) -> int:
     """`faceq evaluate iqa`."""
     from faceq import iqa  # noqa: PLC0415 - torch takes seconds to import
 
-    _check_outputs(options)
     settings = config.load(options.config, {"accept_licence": options.accept_licence})
+    _check_outputs(options, settings.s3)
     rate = iqa.rater(options.model, settings)
-    found = iqa.evaluate(options.images, options.ratings, rate, print, settings.s3)
+    found = iqa.evaluate(options.images, options.ratings, rate, models.tell, settings.s3)
     figures = found.figures()
     print(f"{figures['n']:,} pictures, {options.model}")
     for name in ("srcc", "plcc", "krcc", "rmse"):
@@ -153,26 +153,25 @@ def evaluate_iqa(options: argparse.Namespace) -> int:
     if isinstance(found.curve, iqa.Line):
         print(found.curve.reason)
     if options.json:
-        _write_json(options.json, figures)
+        _write_json(options.json, figures, settings.s3)
     if options.plot:
         from faceq import plots  # noqa: PLC0415 - as above
 
-        plots.iqa_plot(found, options.plot, title=options.model)
+        write_output(options.plot, plots.iqa_plot(found, title=options.model), settings.s3)
     return 0
 
 
-def _check_outputs(options: argparse.Namespace) -> None:
+def _check_outputs(options: argparse.Namespace, s3: config.S3) -> None:
     """That the files can be written, before minutes of work."""
     if options.plot and not options.plot.lower().endswith(".png"):
         raise UsageError(f"{options.plot}: the plot is a PNG file: give it the ending .png")
     for path in (options.json, options.plot):
-        if path and not os.access(os.path.dirname(os.path.abspath(path)), os.W_OK):
-            raise UsageError(f"{path}: cannot be written: its folder is not there, or not yours")
+        if path:
+            check_output(path, s3)
 
 
-def _write_json(path: str, figures: Any) -> None:
-    with open(path, "w", encoding="utf-8") as file:
-        json.dump(figures, file, indent=1)
+def _write_json(path: str, figures: Any, s3: config.S3) -> None:
+    write_output(path, json.dumps(figures, indent=1).encode(), s3)
 
 
 def evaluate_calibrate(options: argparse.Namespace) -> int:

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
+from rich.console import Console
 from rich.progress import track
 
 from faceq import device, edc, geometry, models, recognise, serfiq
@@ -76,7 +77,7 @@ def evaluate_edc(table: Table, identities: str, settings: Config, seed: int = 0)
         embeddings = np.stack(known.rows[EMBEDDING.name].to_numpy())
     else:
         faces = aligned_faces(known.rows, table, settings.s3)
-        tracked = track(faces, "embeddings", len(known.rows), transient=True)
+        tracked = track(faces, "embeddings", len(known.rows), console=Console(stderr=True), transient=True)
         embeddings = embeddings_of(tracked, table, settings)
     genuine = edc.genuine_pairs(known.people, embeddings, seed=seed)
     impostors = edc.impostor_pairs(known.people, embeddings, seed=seed)
