@@ -26,7 +26,7 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     edc.add_argument("table", metavar="TABLE", help="result table")
-    edc.add_argument("identities", metavar="identities.csv", help="columns image, identity")
+    edc.add_argument("identities", metavar="identities.csv", help=_IDENTITIES)
     add_accept(edc)
     _add_outputs(edc, "draw the curves")
     edc.set_defaults(run=evaluate_edc)
@@ -37,7 +37,7 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     iqa.add_argument("images", metavar="IMAGE_DIR", help="folder of the pictures")
-    iqa.add_argument("ratings", metavar="mos.csv", help="columns image, mos (higher is better)")
+    iqa.add_argument("ratings", metavar="mos.csv", help=_RATINGS)
     iqa.add_argument("--model", choices=IQA_MODELS, default=IQA_MODELS[0], help=f"default: {IQA_MODELS[0]}")
     add_accept(iqa)
     _add_outputs(iqa, "draw scores and ratings")
@@ -65,6 +65,12 @@ def _add_outputs(parser: argparse.ArgumentParser, plot: str) -> None:
 def _add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", metavar="job.yaml", help="the job's settings: its S3, its mirrors")
 
+
+_IDENTITIES = (
+    "columns image and identity; image: the file name of the picture or video, without folders; of a frame "
+    "in a tar or Parquet shard what the table has as `member`"
+)
+_RATINGS = "columns image and mos (higher is better); image: the picture's path below IMAGE_DIR"
 
 _EDC = """Error-versus-discard characteristic of the table's scores, by recognition errors on people that you
 know. The decision threshold is set on all pairs, at false match rates of 1e-2, 1e-3 and 1e-4; then
