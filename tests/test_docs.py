@@ -1,6 +1,7 @@
 """What README and docs/using.md tell people to run, run as it is written, on the demo's shards."""
 
 import doctest
+import io
 import os
 import re
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from here import score_here
+from PIL import Image
 
 from faceq import query, scoring
 from jobs import demo
@@ -89,6 +91,42 @@ def test_the_pages_lines_of_python(place, number, monkeypatch):
     script = place / f"example{number}.py"
     script.write_text(PYTHON[number], encoding="utf-8")
     assert run([sys.executable, script.name], place).strip()
+
+
+@pytest.fixture(scope="module")
+def odd_names(tmp_path_factory) -> tuple[Path, list[str]]:
+    """A folder with a table of two shards, whose members have other endings than `.jpg` and dots inside; the
+    members' names."""
+    place = tmp_path_factory.mktemp("odd")
+    picture = demo.source_faces()["astronaut"]
+    jpeg, png = demo._jpeg(picture), io.BytesIO()
+    Image.fromarray(picture).save(png, format="PNG")
+    members = {"a.0001.jpg": jpeg, "a.0002.jpg": jpeg, "b.png": png.getvalue(), "C.JPG": jpeg}
+    demo.write_shards(place / "demo" / "shards", iter(members.items()), each=2)
+    score_here(str(place / "demo" / "shards"), str(place / "demo" / "table"), fiq_threshold=0)
+    return place, sorted(members)
+
+
+def example(title: str) -> str:
+    """The first lines of Python under a heading of the page."""
+    return blocks("docs/using.md", "python", after=f"## {title}\n")[0]
+
+
+def test_the_webdataset_example_finds_members_by_their_whole_names(odd_names):
+    place, members = odd_names
+    (place / "wds.py").write_text(example("webdataset"), encoding="utf-8")
+    lines = run([sys.executable, "wds.py"], place).splitlines()
+    assert sorted(line.split()[0].lower() for line in lines) == sorted(name.lower() for name in members)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_pytorch_example_gives_each_frame_once_whatever_the_workers(odd_names, workers):
+    place, members = odd_names
+    lines = example("PyTorch").replace("DataLoader(frames, ", f"DataLoader(frames, num_workers={workers}, ")
+    assert f"num_workers={workers}" in lines
+    (place / "torch_example.py").write_text(lines, encoding="utf-8")
+    printed = run([sys.executable, "torch_example.py"], place)
+    assert sorted(re.findall(r"'([^']+)'", printed)) == members
 
 
 @pytest.mark.parametrize("module", [query, scoring])
