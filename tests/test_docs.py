@@ -1,5 +1,7 @@
-"""What README and docs/using.md tell people to run, run as it is written, on the demo's shards."""
+"""What README and the pages tell people to run, run as it is written, on the demo's shards; and what they
+list is what there is."""
 
+import argparse
 import doctest
 import io
 import os
@@ -9,10 +11,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from here import score_here
 from PIL import Image
+from pydantic import BaseModel
 
-from faceq import query, scoring
+from faceq import cli, config, query, scoring
 from jobs import demo
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -140,3 +144,60 @@ def test_every_way_that_is_promised_is_there():
     text = (ROOT / "docs" / "using.md").read_text(encoding="utf-8")
     for way in ("PyTorch", "webdataset", "Ray Data", "DuckDB", "pandas", "polars"):
         assert re.search(rf"^## {way}$", text, re.MULTILINE)
+
+
+PAGE = "docs/configuration.md"
+SECTIONS: dict[str, type[BaseModel]] = {
+    "The job": config.Config,
+    "models": config.Models,
+    "video": config.Video,
+    "calibration": config.Calibration,
+    "s3": config.S3,
+    "read": config.Light,
+    "find_face, serfiq, dbcnn": config.Pool,
+}
+
+
+def keys_of(section: str) -> dict[str, tuple[str, str]]:
+    """What a section of the configuration's page has for each key: default, and flag of the command line."""
+    text = (ROOT / PAGE).read_text(encoding="utf-8").split(f"\n## {section}\n")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) ?\| (.*?) ?\|", text, re.MULTILINE)
+    return {key: (default.strip("`"), flag.strip("`")) for key, default, flag in rows}
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_the_configurations_page_has_each_key_with_its_default(section):
+    fields = SECTIONS[section].model_fields
+    shown = keys_of(section)
+    assert list(shown) == sorted(fields, key=list(shown).index)
+    for key, field in fields.items():
+        default, _ = shown[key]
+        if field.is_required():
+            assert default == "needed"
+        elif isinstance(field.default, BaseModel):
+            assert default == "below"
+        else:
+            wanted = None if field.default == () else field.default
+            assert (None if default == "none" else yaml.safe_load(default)) == wanted, key
+
+
+def test_find_face_has_the_keys_and_defaults_of_the_pools_but_for_mini_batches():
+    pool, tasks = config.Pool().model_dump(), config.FindFaces().model_dump()
+    assert tasks == {key: value for key, value in pool.items() if key != "mini_batch"}
+
+
+def test_the_configurations_page_has_each_flag_of_the_command_line():
+    parser = argparse.ArgumentParser()
+    cli.add_score_arguments(parser)
+    no_settings = {"help", "config", "overwrite", "retry_unreadable"}
+    wanted = [action for action in parser._actions if action.dest not in no_settings]
+    flags = [flag for section in SECTIONS for _, flag in keys_of(section).values() if flag]
+    assert sorted(flags) == sorted(a.option_strings[0] if a.option_strings else a.metavar for a in wanted)
+
+
+def test_the_configurations_page_has_what_presets_set_and_what_a_table_keeps():
+    (presets,) = blocks(PAGE, "yaml")
+    assert yaml.safe_load(presets) == {n: dict(p.settings) for n, p in config.PRESETS.items() if p.settings}
+    (kept,) = re.findall(r"rows were made with: (.*?)\.\s+All", (ROOT / PAGE).read_text("utf-8"), re.DOTALL)
+    recorded = {key.replace("video_", "video.") for key in config.build({}).record()}
+    assert set(re.findall(r"`([\w.]+)`", kept)) == recorded
