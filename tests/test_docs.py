@@ -6,6 +6,7 @@ import doctest
 import io
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from here import score_here
 from PIL import Image
 from pydantic import BaseModel
 
+import faceq
 from faceq import cli, config, query, scoring
 from jobs import demo
 
@@ -45,6 +47,7 @@ def place(tmp_path_factory) -> Path:
     demo.write_shards(place / "demo" / "shards", demo.frames(faces))
     (place / "demo" / "astronaut.jpg").write_bytes(demo._jpeg(faces["astronaut"]))
     score_here(str(place / "demo" / "shards"), str(place / "demo" / "table"), fiq_threshold=0)
+    shutil.copytree(place / "demo" / "table", place / "scores")  # as a table of their own is called
     return place
 
 
@@ -76,6 +79,18 @@ def test_the_readmes_tour(place):
     assert (place / "demo" / "good.parquet").exists()
     assert list((place / "demo" / "good-frames").glob("*.tar"))
     assert (place / "demo" / "look.png").exists()
+
+
+def test_the_share_that_a_filter_discards_of_each_source(place):
+    (command,) = blocks("docs/serfiq.md", "", after="## Bias")
+    printed = run(command, place)
+    rows = [line.split() for line in printed.splitlines() if ".tar" in line]
+    shards = sorted((place / "demo" / "shards").glob("*.tar"))
+    assert sorted(row[0] for row in rows) == [str(shard) for shard in shards]
+    scores = faceq.read_table(str(place / "scores"), "serfiq is not null", ["serfiq"])["serfiq"].to_numpy()
+    assert sum(int(row[1]) for row in rows) == len(scores)
+    below = sum(int(row[1]) * float(row[2]) for row in rows)
+    assert below == pytest.approx((scores < 0.5).sum(), abs=1) and 0 < below < len(scores)
 
 
 def test_the_pages_commands(place):
