@@ -19,7 +19,7 @@ from PIL import Image
 from pydantic import BaseModel
 
 import faceq
-from faceq import cli, config, query, scoring
+from faceq import cli, config, decode, query, scoring
 from jobs import demo
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -80,6 +80,35 @@ def test_the_readmes_tour(place):
     assert (place / "demo" / "good.parquet").exists()
     assert list((place / "demo" / "good-frames").glob("*.tar"))
     assert (place / "demo" / "look.png").exists()
+
+
+QUICK = ("compact", "plan", "evaluate calibrate", "models list", "models pull", "models verify")
+"""README's commands besides the tour that take seconds, on a table called `scores/`."""
+
+
+@pytest.mark.parametrize("command", QUICK)
+def test_the_readmes_other_commands(place, command):
+    lines = [line for block in blocks("README.md", "") for line in commands(block) if "--preset" not in line]
+    (line,) = [line for line in lines if f"{line} ".startswith(f"faceq {command} ")]
+    assert run(line, place)
+
+
+def test_the_readmes_lines_of_python(place, astronaut):
+    (script,) = blocks("README.md", "python")
+    for name in ("a.jpg", "b.png"):
+        Image.fromarray(astronaut).save(place / name)
+    printed = run([sys.executable, "-c", f"{script}\nprint(table['status'].to_pylist())"], place)
+    assert printed.splitlines()[-1] == "['scored', 'scored']"
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (read,) = re.findall(r"`(faceq\.read_table\(.*?\))`", text, re.DOTALL)
+    script = f"import faceq; print({' '.join(read.split())}.num_rows)"
+    assert int(run([sys.executable, "-c", script], place)) > 0
+
+
+def test_the_readme_names_the_picture_formats_that_are_read():
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    (named,) = re.findall(r"pictures \((JPEG.*?)\)", text)
+    assert tuple(named.upper().split(", ")) == decode.FORMATS
 
 
 def test_the_share_that_a_filter_discards_of_each_source(place):
