@@ -1,6 +1,7 @@
 """The command line: what all commands share, and `faceq score` and `faceq models`."""
 
 import argparse
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -132,7 +133,19 @@ def _how_to_go_on(options: argparse.Namespace) -> str:
     return f"; {again} goes on where it stopped"
 
 
+_COMPACT = """Writes the table of a finished job again, as few large files, sorted by score inside each
+status: a query then reads only what it needs. The old table stays as it is; the new one is a whole one, in
+which the job can go on."""
+
+_COMPACT_EXAMPLES = """examples:
+  faceq compact scores/ --out scores-compact/
+  faceq compact s3://bucket/scores --out s3://bucket/scores-compact
+"""
+
+
 def _add_compact_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description, parser.epilog = _COMPACT, _COMPACT_EXAMPLES
     add = parser.add_argument
     add("table", metavar="TABLE", help="folder or s3:// prefix of a result table whose job has finished")
     add("--out", metavar="TABLE2", required=True, help="folder or s3:// prefix of the new table")
@@ -149,13 +162,36 @@ def run_compact(options: argparse.Namespace) -> int:
     return 0
 
 
+_PLAN = """Prints how many machines score that many frames in how many hours, what that costs, and which part
+of a machine is the bottleneck. The figures are reasoned, not measured: docs/capacity.md says from what."""
+
+_PLAN_EXAMPLES = """examples:
+  faceq plan --frames 10000000 --gpu g5
+  faceq plan --frames 10000000 --gpu g6.16xlarge --price-per-hour 3.40 --preset insightface
+"""
+
+
 def _add_plan_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description, parser.epilog = _PLAN, _PLAN_EXAMPLES
     add = parser.add_argument
     add("--frames", type=positive, required=True, metavar="N", help="frames to score")
-    add("--gpu", required=True, metavar="TYPE", help="machine on AWS: g5, g6, p4d, p5, or one of their sizes")
-    add("--price-per-hour", type=float, metavar="X", help="of one machine")
+    sizes = ", ".join(machine.name for machine in plan.MACHINES)
+    what = f"machine on AWS: {', '.join(plan.CLASSES)}, or one of the sizes {sizes}"
+    add("--gpu", required=True, metavar="TYPE", help=what)
+    add("--price-per-hour", type=_price, metavar="X", help="of one machine, in any currency")
     add("--preset", choices=plan.COSTS, default="embedded", help="set of models (embedded)")
     parser.set_defaults(run=run_plan)
+
+
+def _price(text: str) -> float:
+    try:
+        price = float(text)
+    except ValueError:
+        price = math.nan
+    if not (price >= 0 and math.isfinite(price)):
+        raise argparse.ArgumentTypeError(f"must be an amount of money, 0 or more, not {text!r}")
+    return price
 
 
 def run_plan(options: argparse.Namespace) -> int:

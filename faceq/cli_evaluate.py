@@ -3,15 +3,15 @@
 import argparse
 import json
 import math
-import os
 from typing import Any
 
 import rich.console
 import rich.table
 
-from faceq import config
+from faceq import config, models
 from faceq.cli_models import add_accept
 from faceq.errors import UsageError
+from faceq.storage import check_output, write_output
 
 IQA_MODELS = ("dbcnn-lite", "dbcnn-koniq")
 
@@ -26,7 +26,7 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     edc.add_argument("table", metavar="TABLE", help="result table")
-    edc.add_argument("identities", metavar="identities.csv", help="columns image, identity")
+    edc.add_argument("identities", metavar="identities.csv", help=_IDENTITIES)
     add_accept(edc)
     _add_outputs(edc, "draw the curves")
     edc.set_defaults(run=evaluate_edc)
@@ -37,7 +37,7 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     iqa.add_argument("images", metavar="IMAGE_DIR", help="folder of the pictures")
-    iqa.add_argument("ratings", metavar="mos.csv", help="columns image, mos (higher is better)")
+    iqa.add_argument("ratings", metavar="mos.csv", help=_RATINGS)
     iqa.add_argument("--model", choices=IQA_MODELS, default=IQA_MODELS[0], help=f"default: {IQA_MODELS[0]}")
     add_accept(iqa)
     _add_outputs(iqa, "draw scores and ratings")
@@ -65,6 +65,12 @@ def _add_outputs(parser: argparse.ArgumentParser, plot: str) -> None:
 def _add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", metavar="job.yaml", help="the job's settings: its S3, its mirrors")
 
+
+_IDENTITIES = (
+    "columns image and identity; image: the file name of the picture or video, without folders; of a frame "
+    "in a tar or Parquet shard what the table has as `member`"
+)
+_RATINGS = "columns image and mos (higher is better); image: the picture's path below IMAGE_DIR"
 
 _EDC = """Error-versus-discard characteristic of the table's scores, by recognition errors on people that you
 know. The decision threshold is set on all pairs, at false match rates of 1e-2, 1e-3 and 1e-4; then
@@ -94,8 +100,8 @@ def evaluate_edc(options: argparse.Namespace) -> int:
     """`faceq evaluate edc`."""
     from faceq import edc, evaluate, runs  # noqa: PLC0415 - torch takes seconds to import
 
-    _check_outputs(options)
     settings = config.load(options.config, {"accept_licence": options.accept_licence})
+    _check_outputs(options, settings.s3)
     found = evaluate.evaluate_edc(runs.Table(options.table, settings.s3), options.identities, settings)
     shown = rich.table.Table(box=None, pad_edge=False)
     areas = [f"pAUC {upto:.0%}" for upto in edc.AREAS]
@@ -118,11 +124,11 @@ def evaluate_edc(options: argparse.Namespace) -> int:
     print(f"; FMR {min(edc.FMRS):g} stands on {int(min(edc.FMRS) * found.impostors):,} of them")
     print("pAUC: relative to no discard; 1.0 is useless, less is better")
     if options.json:
-        _write_json(options.json, [_as_json(result) for result in found.results])
+        _write_json(options.json, [_as_json(result) for result in found.results], settings.s3)
     if options.plot:
         from faceq import plots  # noqa: PLC0415 - as above
 
-        plots.edc_plot(found.results, options.plot)
+        write_output(options.plot, plots.edc_plot(found.results), settings.s3)
     return 0
 
 
@@ -142,10 +148,10 @@ def evaluate_iqa(options: argparse.Namespace) -> int:
     """`faceq evaluate iqa`."""
     from faceq import iqa  # noqa: PLC0415 - torch takes seconds to import
 
-    _check_outputs(options)
     settings = config.load(options.config, {"accept_licence": options.accept_licence})
+    _check_outputs(options, settings.s3)
     rate = iqa.rater(options.model, settings)
-    found = iqa.evaluate(options.images, options.ratings, rate, print, settings.s3)
+    found = iqa.evaluate(options.images, options.ratings, rate, models.tell, settings.s3)
     figures = found.figures()
     print(f"{figures['n']:,} pictures, {options.model}")
     for name in ("srcc", "plcc", "krcc", "rmse"):
@@ -153,26 +159,25 @@ def evaluate_iqa(options: argparse.Namespace) -> int:
     if isinstance(found.curve, iqa.Line):
         print(found.curve.reason)
     if options.json:
-        _write_json(options.json, figures)
+        _write_json(options.json, figures, settings.s3)
     if options.plot:
         from faceq import plots  # noqa: PLC0415 - as above
 
-        plots.iqa_plot(found, options.plot, title=options.model)
+        write_output(options.plot, plots.iqa_plot(found, title=options.model), settings.s3)
     return 0
 
 
-def _check_outputs(options: argparse.Namespace) -> None:
+def _check_outputs(options: argparse.Namespace, s3: config.S3) -> None:
     """That the files can be written, before minutes of work."""
     if options.plot and not options.plot.lower().endswith(".png"):
         raise UsageError(f"{options.plot}: the plot is a PNG file: give it the ending .png")
     for path in (options.json, options.plot):
-        if path and not os.access(os.path.dirname(os.path.abspath(path)), os.W_OK):
-            raise UsageError(f"{path}: cannot be written: its folder is not there, or not yours")
+        if path:
+            check_output(path, s3)
 
 
-def _write_json(path: str, figures: Any) -> None:
-    with open(path, "w", encoding="utf-8") as file:
-        json.dump(figures, file, indent=1)
+def _write_json(path: str, figures: Any, s3: config.S3) -> None:
+    write_output(path, json.dumps(figures, indent=1).encode(), s3)
 
 
 def evaluate_calibrate(options: argparse.Namespace) -> int:

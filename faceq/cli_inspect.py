@@ -1,14 +1,15 @@
 """`faceq inspect`: single pictures, scored at once."""
 
 import argparse
+import io
 import json
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from faceq import config
 from faceq.cli_models import add_model_arguments, model_settings
 from faceq.errors import UsageError
+from faceq.storage import check_output, filesystem, is_remote, path_of, write_output
 
 if TYPE_CHECKING:
     from faceq.frames import Frame
@@ -22,7 +23,8 @@ _EXAMPLES = """examples:
   faceq inspect a.jpg b.jpg s3://bucket/c.png --out looks/ --json
 """
 
-_PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+_PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+"""Endings of annotated pictures, and Pillow's names of the formats."""
 
 
 def add_inspect_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +33,11 @@ def add_inspect_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description, parser.epilog = _INSPECT, _EXAMPLES
     add = parser.add_argument
     add("images", nargs="+", metavar="IMAGE", help="pictures, folders, globs; local or s3://")
-    add("--out", metavar="FILE", help="annotated picture (.png, .jpg, .webp); of several pictures, a folder")
+    add(
+        "--out",
+        metavar="FILE",
+        help="annotated picture (.png, .jpg, .webp), or a folder of them; local or s3://",
+    )
     add("--json", action="store_true", help="print the rows of the table as JSON")
     add("--config", metavar="job.yaml", help="settings in YAML; what the command line says goes before it")
     add_model_arguments(parser)
@@ -42,14 +48,14 @@ def inspect(options: argparse.Namespace) -> int:
     """`faceq inspect`."""
     settings = config.load(options.config, model_settings(options))
     frames = _pictures(options.images, settings.s3)
-    targets = _targets(options.out, [frame.source for frame in frames])
+    targets = _targets(options.out, [frame.source for frame in frames], settings.s3)
     from faceq.inspect import Inspector, lines_of  # noqa: PLC0415 - torch takes seconds to import
 
     inspector = Inspector(settings)
     looks = inspector(frames)
     for look, target in zip(looks, targets, strict=True):
         if target is not None:
-            _save(inspector.annotated(look), target)
+            _save(inspector.annotated(look), target, settings.s3)
     if options.json:
         rows = [look.row for look in looks]
         print(json.dumps(rows if len(rows) > 1 else rows[0], indent=1, ensure_ascii=False))
@@ -74,32 +80,35 @@ def _pictures(inputs: list[str], s3: config.S3) -> "list[Frame]":
     return list(frames.read_shards(shards, s3))
 
 
-def _targets(out: str | None, sources: list[str]) -> list[Path | None]:
+def _targets(out: str | None, sources: list[str], s3: config.S3) -> list[str | None]:
     """Where each annotated picture goes."""
     if out is None:
         return [None] * len(sources)
-    place = Path(out)
-    if place.suffix.lower() in _PICTURES:
+    ending = os.path.splitext(out)[1].lower()
+    if ending in _PICTURES:
         if len(sources) > 1:
             raise UsageError(f"{out}: is one file for {len(sources)} pictures: name a folder")
-        if not place.absolute().parent.is_dir():
-            raise UsageError(f"{out}: cannot be written: there is no folder {place.parent}")
-        return [place]
-    if place.suffix and not place.is_dir():
-        raise UsageError(f"{out}: an annotated picture ends in {', '.join(_PICTURES)}")
+        check_output(out, s3)
+        return [out]
+    filesystem(out, s3)  # says so of a place that is neither local nor on S3
+    if ending and not os.path.isdir(path_of(out)):
+        raise UsageError(f"{out}: an annotated picture ends in {', '.join(_PICTURES)}; a folder, in /")
+    if not is_remote(out) and os.path.isfile(path_of(out)):
+        raise UsageError(f"{out}: is a file: name a folder, or a picture that ends in {', '.join(_PICTURES)}")
     names = [os.path.splitext(os.path.basename(source))[0] for source in sources]
     # Of two pictures with one name the second would replace the first.
     unique = [
         f"{name}-{names[:i].count(name) + 1}" if name in names[:i] else name for i, name in enumerate(names)
     ]
-    return [place / f"{name}.png" for name in unique]
+    return [f"{out.rstrip('/')}/{name}.png" for name in unique]
 
 
-def _save(picture: Any, target: Path) -> None:
+def _save(picture: Any, target: str, s3: config.S3) -> None:
     from PIL import Image  # noqa: PLC0415 - as above
 
+    file = io.BytesIO()
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture).save(target)
-    except OSError as error:
-        raise UsageError(f"{target}: cannot be written: {error.strerror or error}") from None
+        Image.fromarray(picture).save(file, format=_PICTURES[os.path.splitext(target)[1].lower()])
+    except (OSError, ValueError) as error:  # larger than the format can hold
+        raise UsageError(f"{target}: cannot be written: {error}; .png holds any size") from None
+    write_output(target, file.getvalue(), s3)

@@ -30,7 +30,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_accept(parser: argparse.ArgumentParser) -> None:
     what = "accept the terms that the models come under; they are shown at the first use"
-    parser.add_argument("--accept-licence", action="store_true", default=None, help=what)
+    parser.add_argument("--accept-licence", "--accept-license", action="store_true", default=None, help=what)
 
 
 def model_settings(options: argparse.Namespace) -> dict[str, Any]:

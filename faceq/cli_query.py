@@ -57,9 +57,12 @@ def add_query_arguments(parser: argparse.ArgumentParser) -> None:
 
 def positive(text: str) -> int:
     """A number of the command line that counts something."""
-    number = int(text)
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
     if number < 1:
-        raise argparse.ArgumentTypeError("must be 1 or more")
+        raise argparse.ArgumentTypeError(f"must be a whole number, 1 or more, not {text!r}")
     return number
 
 

@@ -1,12 +1,10 @@
 """`faceq report`: a table as one HTML page."""
 
 import argparse
-import os
 
 import rich.console
 
 from faceq import config
-from faceq.errors import UsageError
 
 _REPORT = """Makes one HTML page out of a result table, which opens without a network: counts by status,
 histograms, sources that are bad, errors, sample faces read back from their sources, and two sliders that
@@ -36,17 +34,11 @@ def report(options: argparse.Namespace) -> int:
     """`faceq report`."""
     s3 = config.load(options.config, {}).s3
     from faceq import report as reports  # noqa: PLC0415 - DuckDB and matplotlib take a while to import
-    from faceq.storage import filesystem, is_remote, path_of, storage_errors  # noqa: PLC0415 - as above
+    from faceq.storage import check_output, write_output  # noqa: PLC0415 - as above
 
-    place = path_of(options.out)
-    if not is_remote(options.out) and (os.path.isdir(place) or not os.path.isdir(os.path.dirname(place))):
-        raise UsageError(f"{options.out}: cannot be written: name a file in a folder that is there")
+    check_output(options.out, s3)
     with rich.console.Console(stderr=True).status("reading the table"):
-        page = reports.build(options.table, s3, with_faces=not options.no_faces)
-    try:
-        with filesystem(options.out, s3).open(place, "wb") as file:
-            file.write(page.encode())
-    except (OSError, *storage_errors()) as error:
-        raise UsageError(f"{options.out}: cannot be written: {' '.join(str(error).split())}") from None
-    print(f"{options.out}: {len(page.encode()) / 1e6:.1f} MB, opens in any browser")
+        page = reports.build(options.table, s3, with_faces=not options.no_faces).encode()
+    write_output(options.out, page, s3)
+    print(f"{options.out}: {len(page) / 1e6:.1f} MB, opens in any browser")
     return 0

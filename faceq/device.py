@@ -1,9 +1,10 @@
-"""Which device a stage runs on, and whether CUDA is there when it is asked for.
+"""Which device a stage runs on, whether CUDA is there when it is asked for, and how many CPUs there are.
 
 A GPU that was asked for and is not there is an error, never a silent fall to the CPU.
 """
 
 import importlib.metadata
+import os
 import sys
 
 import onnxruntime
@@ -16,10 +17,20 @@ class DeviceError(UsageError):
     """CUDA was asked for and cannot be had; the message says why, and what to install."""
 
 
+_INSTALL = '`pip install "onnxruntime-gpu[cuda,cudnn]"`'
+"""Quoted: zsh takes bare brackets for a pattern. The extras bring CUDA's and cuDNN's libraries."""
+
 CUDA_DID_NOT_LOAD = (
     "device: onnxruntime-gpu is installed, but its CUDA provider did not load: its CUDA and cuDNN libraries "
-    "are missing or of other versions; `pip install onnxruntime-gpu[cuda,cudnn]` brings them"
+    f"are missing or of other versions; {_INSTALL} brings them"
 )
+
+
+def usable_cpus() -> int:
+    """CPUs that this process may use; where the system does not say (macOS), all that the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def missing() -> str | None:
@@ -53,8 +64,7 @@ def _wrong_runtime(installed: set[str]) -> str:
     else:
         what = "the installed onnxruntime is the build without CUDA, which insightface and faceq bring along"
     return (
-        f"{what}: after all other installs `pip uninstall --yes onnxruntime onnxruntime-gpu`, then "
-        "`pip install onnxruntime-gpu`"
+        f"{what}: after all other installs `pip uninstall --yes onnxruntime onnxruntime-gpu`, then {_INSTALL}"
     )
 
 

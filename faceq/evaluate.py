@@ -4,7 +4,6 @@ import contextlib
 import csv
 import io
 import itertools
-import os
 import posixpath
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -15,9 +14,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
+from rich.console import Console
 from rich.progress import track
 
-from faceq import edc, geometry, models, recognise, serfiq
+from faceq import device, edc, geometry, models, recognise, serfiq
 from faceq.config import PRESETS, S3, Config
 from faceq.decode import UnreadableError, decode
 from faceq.errors import UsageError
@@ -77,7 +77,7 @@ def evaluate_edc(table: Table, identities: str, settings: Config, seed: int = 0)
         embeddings = np.stack(known.rows[EMBEDDING.name].to_numpy())
     else:
         faces = aligned_faces(known.rows, table, settings.s3)
-        tracked = track(faces, "embeddings", len(known.rows), transient=True)
+        tracked = track(faces, "embeddings", len(known.rows), console=Console(stderr=True), transient=True)
         embeddings = embeddings_of(tracked, table, settings)
     genuine = edc.genuine_pairs(known.people, embeddings, seed=seed)
     impostors = edc.impostor_pairs(known.people, embeddings, seed=seed)
@@ -214,7 +214,7 @@ def embeddings_of(faces: Iterable[np.ndarray], table: Table, settings: Config) -
         raise UsageError(f"{table.uri}: was scored with another {name} than there is now")
     known = models.recogniser(name)
     rate = record.get("dropout") or known.dropout
-    threads = len(os.sched_getaffinity(0))
+    threads = device.usable_cpus()
     backbone = recognise.Backbone(settings.fetch(name), rate, known.mean, known.std, threads=threads)
     closed_form = serfiq.ClosedForm(backbone.head)
     found = []

@@ -1,5 +1,6 @@
-"""Plots for papers, as PNG files."""
+"""Plots for papers, as PNG."""
 
+import io
 import math
 from collections.abc import Sequence
 
@@ -20,12 +21,14 @@ _STYLES = (
 _UPTO = edc.AREAS[-1]
 
 
-def edc_plot(results: Sequence[edc.Result], path: str) -> None:
+def edc_plot(results: Sequence[edc.Result]) -> bytes:
     """False non-match rate against the share of discarded pairs: one panel per false match rate.
 
     Args:
         results: of one or several qualities and false match rates.
-        path: of the PNG file.
+
+    Returns:
+        A PNG file's content.
     """
     rates = list(dict.fromkeys(result.fmr for result in results))
     qualities = list(dict.fromkeys(result.quality for result in results))
@@ -54,16 +57,18 @@ def edc_plot(results: Sequence[edc.Result], path: str) -> None:
         axes.grid(axis="y", linewidth=0.4, alpha=0.5)
         axes.legend(title=f"quality (pAUC to {_UPTO:.0%})", fontsize=7, title_fontsize=7, frameon=False)
     figure.axes[0].set_ylabel("false non-match rate (%)")
-    figure.savefig(path, format="png")
+    return _png(figure)
 
 
-def iqa_plot(result: iqa.Result, path: str, title: str = "") -> None:
-    """Write a scatter plot of ratings over scores with the fitted curve, as PNG.
+def iqa_plot(result: iqa.Result, title: str = "") -> bytes:
+    """A scatter plot of ratings over scores, with the fitted curve.
 
     Args:
         result: from `iqa.evaluate`.
-        path: of the PNG file.
         title: above the plot, e.g. the model and the data set.
+
+    Returns:
+        A PNG file's content.
     """
     figure = Figure(figsize=(4.2, 4.0), dpi=300, layout="constrained")
     axes = figure.add_subplot()
@@ -95,7 +100,13 @@ def iqa_plot(result: iqa.Result, path: str, title: str = "") -> None:
     axes.grid(color="0.92", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, format="png")
+    return _png(figure)
+
+
+def _png(figure: Figure) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    return file.getvalue()
 
 
 def _rate(rate: float) -> str:

@@ -97,6 +97,33 @@ def path_of(uri: str) -> str:
     return absolute(uri).removeprefix("s3://")
 
 
+def check_output(uri: str, s3: S3) -> None:
+    """That a file can be written there, as far as can be seen before the work that it shall hold.
+
+    Raises:
+        UsageError: a folder, a file in a folder that is not there or not writable, another kind of URI.
+    """
+    filesystem(uri, s3)  # says so of another kind
+    path = path_of(uri)
+    folder = os.path.dirname(path)
+    local = not is_remote(uri)
+    if uri.endswith("/") or not folder or (local and os.path.isdir(path)):
+        raise UsageError(f"{uri}: cannot be written: it is a folder or a bucket: name a file")
+    if local and not os.path.isdir(folder):
+        raise UsageError(f"{uri}: cannot be written: there is no folder {folder}")
+    if local and not os.access(folder, os.W_OK):
+        raise UsageError(f"{uri}: cannot be written: you may not write into the folder {folder}")
+
+
+def write_output(uri: str, data: bytes, s3: S3) -> None:
+    """Write a file that a command was asked for; UsageError where that fails."""
+    try:
+        with filesystem(uri, s3).open(path_of(uri), "wb") as file:
+            file.write(data)
+    except (OSError, *storage_errors()) as error:
+        raise UsageError(f"{uri}: cannot be written: {' '.join(str(error).split())}") from None
+
+
 class AtomicLocalFileSystem(LocalFileSystem):
     """Local disk on which a written file appears whole or not at all, as an object on S3 does.
 
@@ -111,7 +138,8 @@ class AtomicLocalFileSystem(LocalFileSystem):
         super().__init__(**{"auto_mkdir": True, **options})
 
     def _open(self, path: str, mode: str = "rb", block_size: int | None = None, **options: Any) -> Any:
-        if mode != "wb":
+        # A device or a pipe (/dev/stdout) is no file that another could take the place of.
+        if mode != "wb" or (os.path.exists(path) and not os.path.isfile(path)):
             return super()._open(path, mode, block_size=block_size, **options)
         os.makedirs(os.path.dirname(path), exist_ok=True)
         return _AppearsWhenClosed(path)

@@ -1,5 +1,6 @@
 """A scoring job without Ray, for tests that are about what is done with its table."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
@@ -14,7 +15,8 @@ def score_here(source: str, out: str, **values: Any) -> str:
     """Score an input by the job's own readers and stages, in this process; returns the table's place."""
     settings = config.build({"input": [source], "out": out, **values})
     table = Table(out, settings.s3)
-    run = Run(scoring.new_run_id(), __version__, [source], settings.record(), settings.model_dump(), "", "")
+    now = datetime.now(UTC).isoformat()
+    run = Run(scoring.new_run_id(), __version__, [source], settings.record(), settings.model_dump(), now, now)
     read = frames.read_shards(frames.list_shards(settings.input, settings.s3), settings.s3)
     stages = scoring.stages_of(settings)
     rows = pa.concat_tables(scoring._run(read, stages, schema_with(run.footer()), run.run_id))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import PHOTOS
 
-from faceq import cli
+from faceq import cli, plan
 
 
 @pytest.fixture(scope="module")
@@ -122,10 +123,13 @@ def test_a_table_that_is_not_there(tmp_path, capsys):
     assert "no faceq table here" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["score", "query", "report", "inspect"])
+COMMANDS = ("score", "query", "report", "inspect", "compact", "plan", "evaluate edc", "evaluate iqa")
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "evaluate calibrate", "models pull"])
 def test_help_has_examples_that_the_parser_takes(command, capsys):
     with pytest.raises(SystemExit) as ended:
-        cli.main([command, "--help"])
+        cli.main([*command.split(), "--help"])
     assert ended.value.code == 0
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
     examples = [line for line in lines if line.startswith(f"faceq {command} ")]
@@ -133,6 +137,48 @@ def test_help_has_examples_that_the_parser_takes(command, capsys):
     for example in examples:
         words = shlex.split(example.split("   (")[0])
         assert cli._parser().parse_args(words[1:]).run
+
+
+@pytest.mark.parametrize(
+    ("action", "said"),
+    [
+        ("edc", "image: the file name of the picture or video, without folders; of a frame in a tar"),
+        ("iqa", "image: the picture's path below IMAGE_DIR"),
+    ],
+)
+def test_help_says_what_a_list_calls_a_picture(action, said, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["evaluate", action, "--help"])
+    assert said in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--frames", "x"], "--frames: must be a whole number, 1 or more, not 'x'"),
+        (["--frames", "0"], "--frames: must be a whole number, 1 or more, not '0'"),
+        (["--price-per-hour", "-3"], "--price-per-hour: must be an amount of money, 0 or more, not '-3'"),
+        (["--price-per-hour", "nan"], "--price-per-hour: must be an amount of money, 0 or more, not 'nan'"),
+        (["--price-per-hour", "x"], "--price-per-hour: must be an amount of money, 0 or more, not 'x'"),
+    ],
+)
+def test_a_number_that_makes_no_sense_is_wrong_usage_in_words(arguments, said, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["plan", "--gpu", "g5", "--frames", "9", *arguments])
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_plan_names_each_machine_that_it_knows(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["plan", "--help"])
+    shown = re.findall(r"[a-z]\d\w*\.\d*xlarge", capsys.readouterr().out.split("examples:")[0])
+    assert shown == [machine.name for machine in plan.MACHINES]
+
+
+def test_a_licence_may_be_spelled_as_a_license():
+    for spelling in ("--accept-licence", "--accept-license"):
+        assert cli._parser().parse_args(["score", "in", spelling]).accept_licence
 
 
 def test_a_reader_that_has_seen_enough_is_no_error(table):

@@ -53,6 +53,11 @@ def table(folder) -> Table:
 
 
 @pytest.fixture(scope="module")
+def kept(folder) -> Table:
+    return scored(folder, "kept", embeddings=True)
+
+
+@pytest.fixture(scope="module")
 def found(folder, table) -> evaluate.Evaluation:
     return evaluate.evaluate_edc(table, str(folder / "identities.csv"), config.Config())
 
@@ -71,9 +76,8 @@ def test_serfiq_foretells_errors_and_chance_does_not(found):
     assert areas["serfiq_raw"] < 0.85 < areas["random"]
 
 
-def test_kept_embeddings_give_the_same_figures(folder, found):
+def test_kept_embeddings_give_the_same_figures(folder, kept, found):
     """The frames need not be read again; the faces aligned anew from the table are the same faces."""
-    kept = scored(folder, "kept", embeddings=True)
     again = evaluate.evaluate_edc(kept, str(folder / "identities.csv"), config.Config())
     for one, other in zip(found.results, again.results, strict=True):
         assert (one.fmr, one.quality, one.fnmr) == (other.fmr, other.quality, other.fnmr)
@@ -96,6 +100,16 @@ def test_the_command_writes_figures_and_a_plot(folder, table, capsys):
     with Image.open(plot) as image:
         assert image.format == "PNG" and image.width > 1500
         assert len(set(image.convert("RGB").resize((200, 100)).getdata())) > 50
+
+
+def test_the_figures_and_the_plot_may_go_to_s3(folder, kept, s3, monkeypatch):
+    monkeypatch.chdir(folder)
+    outputs = ["--json", f"{s3}/edc/edc.json", "--plot", f"{s3}/edc/edc.png"]
+    assert cli.main(["evaluate", "edc", kept.uri, "identities.csv", *outputs]) == 0
+    files = evaluate.filesystem(s3, S3)
+    assert len(json.loads(files.cat_file("frames/edc/edc.json"))) == 5 * len(edc.FMRS)
+    assert files.cat_file("frames/edc/edc.png").startswith(b"\x89PNG")
+    assert not (folder / "s3:").exists()
 
 
 def test_the_command_fits_a_calibration(folder, table, capsys):
@@ -135,7 +149,8 @@ def test_wrong_usage_is_said(table, folder, tmp_path, capsys):
         (["edc", str(tmp_path), identities], "there is no faceq table here"),
         (["edc", table.uri, str(tmp_path / "none.csv")], "cannot be read as CSV"),
         (["edc", table.uri, identities, "--plot", "edc.gif"], "the plot is a PNG file"),
-        (["edc", table.uri, identities, "--json", str(tmp_path / "no" / "f")], "its folder is not there"),
+        (["edc", table.uri, identities, "--json", str(tmp_path / "no" / "f")], "there is no folder"),
+        (["edc", table.uri, identities, "--json", str(tmp_path)], "it is a folder"),
         (["calibrate", str(tmp_path)], "there is no faceq table here"),
     ):
         assert cli.main(["evaluate", *arguments]) == 2

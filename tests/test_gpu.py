@@ -1,7 +1,9 @@
 """The GPU path: on CPU tensors beside the CPU's own path, on a GPU where there is one, and without one
 refused."""
 
+import os
 import re
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -23,6 +25,7 @@ from jobs import demo
 GPU = device.missing() is None
 on_gpu = pytest.mark.skipif(not GPU, reason=f"no GPU that models can run on: {device.missing()}")
 without_gpu = pytest.mark.skipif(GPU, reason="there is a GPU")
+INSTALL = 'pip install "onnxruntime-gpu[cuda,cudnn]"'
 DEVICES = ["cpu", pytest.param("cuda", marks=on_gpu)]
 
 
@@ -199,7 +202,13 @@ def test_a_device_that_nobody_knows_is_refused():
 def test_the_wrong_onnxruntime_is_told_with_what_to_install(installed, said):
     text = device._wrong_runtime(installed)
     assert said in text
-    assert text.index("pip uninstall --yes onnxruntime") < text.index("pip install onnxruntime-gpu")
+    assert text.index("pip uninstall --yes onnxruntime") < text.index(f"`{INSTALL}`")
+    assert f"`{INSTALL}`" in device.CUDA_DID_NOT_LOAD
+
+
+def test_readme_installs_what_the_messages_name():
+    readme = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+    assert f"\n{INSTALL}\n" in readme
 
 
 @without_gpu
@@ -210,6 +219,13 @@ def test_a_machine_with_a_card_that_models_cannot_use_says_why(monkeypatch, caps
     assert cluster.settled(plain) == plain
     assert f"models run on the CPU: {device.missing()}" in capsys.readouterr().err
     assert cluster.pool_options(Pool(device="cuda"))["num_gpus"] == 0.5
+
+
+def test_cpus_are_those_of_the_process_or_of_the_machine_where_no_system_tells(monkeypatch):
+    if hasattr(os, "sched_getaffinity"):
+        assert device.usable_cpus() == len(os.sched_getaffinity(0))
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)  # as on macOS
+    assert device.usable_cpus() == os.cpu_count()
 
 
 def test_bytes_reach_the_device_whole():

@@ -1,8 +1,10 @@
 """A look at single pictures: the values are the table's, and the picture shows them."""
 
+import io
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import boto3
 import numpy as np
@@ -13,6 +15,7 @@ from PIL import Image
 import faceq
 from faceq import cli, config, frames, inspect
 
+LICENCE = Path(__file__).resolve().parents[1] / "LICENSE"
 PORTRAIT = PHOTOS / "Tom_Hanks_54745.png"
 
 
@@ -85,6 +88,15 @@ def test_several_pictures_go_into_a_folder(s3, tmp_path, capsys):
     assert capsys.readouterr().out.count("serfiq") == 2
 
 
+@pytest.mark.parametrize(("place", "made"), [("looks/", "looks/Tom_Hanks_54745.png"), ("a.jpg", "a.jpg")])
+def test_a_look_goes_to_s3_and_nowhere_else(s3, tmp_path, monkeypatch, place, made):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["inspect", str(PORTRAIT), "--out", f"{s3}/inspected/{place}"]) == 0
+    stored = boto3.client("s3").get_object(Bucket=BUCKET, Key=f"inspected/{made}")["Body"].read()
+    assert Image.open(io.BytesIO(stored)).height == inspect.SIDE
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -92,6 +104,9 @@ def test_several_pictures_go_into_a_folder(s3, tmp_path, capsys):
         ([__file__], "not a kind of input"),
         ([str(PORTRAIT), "--out", "/no/folder/a.png"], "there is no folder /no/folder"),
         ([str(PORTRAIT), "--out", "a.gif"], "an annotated picture ends in .png"),
+        ([str(PORTRAIT), "--out", __file__ + "/a.png"], "there is no folder"),
+        ([str(PORTRAIT), "--out", "gs://bucket/looks/"], "only local paths and s3://"),
+        ([str(PORTRAIT), str(PHOTOS / "t1.jpg"), "--out", str(LICENCE)], "LICENSE: is a file"),
         ([str(PORTRAIT), str(PHOTOS / "t1.jpg"), "--out", "a.png"], "is one file for 2 pictures"),
         ([str(PORTRAIT), "--preset", "nope"], "no preset is called"),
     ],

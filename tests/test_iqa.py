@@ -1,6 +1,7 @@
 """Agreement with people's ratings: known figures, ties, order, odd shapes, and files that are not usable."""
 
 import doctest
+import io
 import itertools
 import math
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from faceq import iqa, plots
+from faceq import cli, iqa, plots
 from faceq.dbcnn import picture_tensor
 from faceq.dbcnn_vgg import published_tensor
 from faceq.errors import JobError, UsageError
@@ -175,6 +176,15 @@ def test_pictures_are_rated_whole_and_compared(rated, monkeypatch) -> None:
     assert said[6].startswith("faceq: 6 of 12 pictures")
 
 
+def test_the_command_prints_figures_and_tells_its_progress_apart(rated, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(iqa, "REPORT_EVERY_S", 0)
+    monkeypatch.setattr(iqa, "rater", lambda model, settings: brightness)  # DB-CNN takes minutes here
+    assert cli.main(["evaluate", "iqa", *rated]) == 0
+    printed = capsys.readouterr()
+    assert "SRCC" in printed.out and "of 12 pictures" not in printed.out
+    assert "of 12 pictures" in printed.err
+
+
 def test_pictures_and_ratings_may_lie_on_s3(rated, s3) -> None:
     files = iqa.filesystem(s3, iqa.S3())
     files.put(rated[0], "frames/rated/pictures", recursive=True)
@@ -247,10 +257,10 @@ def test_a_score_that_is_no_number_stops_the_evaluation(rated) -> None:
         iqa.evaluate(*rated, lambda picture: math.nan)
 
 
-def test_the_plot_is_a_png_with_points_and_curve(tmp_path: Path) -> None:
+def test_the_plot_is_a_png_with_points_and_curve() -> None:
     scores, ratings = related()
-    plots.iqa_plot(iqa.agreement(names(400), scores, ratings), str(tmp_path / "plot.png"), title="DB-CNN")
-    with Image.open(tmp_path / "plot.png") as image:
+    plot = plots.iqa_plot(iqa.agreement(names(400), scores, ratings), title="DB-CNN")
+    with Image.open(io.BytesIO(plot)) as image:
         assert image.format == "PNG"
         pixels = np.asarray(image.convert("RGB")).astype(int)
     assert min(pixels.shape[:2]) >= 1000

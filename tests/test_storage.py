@@ -7,7 +7,15 @@ import pytest
 
 from faceq.config import S3
 from faceq.errors import UsageError
-from faceq.storage import ATTEMPTS, AtomicLocalFileSystem, absolute, filesystem, path_of
+from faceq.storage import (
+    ATTEMPTS,
+    AtomicLocalFileSystem,
+    absolute,
+    check_output,
+    filesystem,
+    path_of,
+    write_output,
+)
 
 
 def test_a_file_is_not_there_until_it_is_closed(tmp_path):
@@ -52,6 +60,31 @@ def test_names_of_places(tmp_path, monkeypatch):
     assert absolute("file:///a/b/") == "/a/b"
     assert absolute("s3://b/50% of it/") == "s3://b/50% of it"
     assert path_of("s3://b/key") == "b/key"
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("here", "it is a folder or a bucket"),
+        ("new/", "it is a folder or a bucket"),
+        ("s3://bucket", "it is a folder or a bucket"),
+        ("none/f.json", "there is no folder"),
+        ("gs://bucket/f.json", "only local paths and s3://"),
+    ],
+)
+def test_an_output_that_cannot_be_a_file_is_told_before_the_work(tmp_path, monkeypatch, place, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    with pytest.raises(UsageError, match=said):
+        check_output(place, S3())
+
+
+def test_an_output_may_be_a_pipe_as_dev_stdout_is():
+    reader, writer = os.pipe()
+    write_output(f"/dev/fd/{writer}", b"figures", S3())
+    assert os.read(reader, 100) == b"figures"
+    os.close(reader)
+    os.close(writer)
 
 
 def test_other_schemes_are_wrong_usage():
