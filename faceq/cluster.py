@@ -49,7 +49,7 @@ def start_ray(config: Config) -> None:
             raise UsageError(f"RAY_ADDRESS={address}: no Ray cluster answers there: {error}") from None
         return
     # Two at least: a share each for two pools, and the rest for tasks that feed them.
-    cpus = config.num_cpus or max(2, len(os.sched_getaffinity(0)))
+    cpus = config.num_cpus or max(2, device.usable_cpus())
     # `local`: without it Ray would join a cluster that somebody else has running on this machine.
     ray.init(address="local", num_cpus=cpus, include_dashboard=False)
 

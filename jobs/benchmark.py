@@ -42,7 +42,19 @@ import rich.console
 import rich.table
 import torch
 
-from faceq import cluster, config, detect, geometry, landmarks, mask, pipeline, recognise, serfiq, storage
+from faceq import (
+    cluster,
+    config,
+    detect,
+    device,
+    geometry,
+    landmarks,
+    mask,
+    pipeline,
+    recognise,
+    serfiq,
+    storage,
+)
 from faceq.dbcnn_vgg import DBCNN, published_tensor
 from faceq.decode import UnreadableError, decode
 from faceq.errors import JobError, UsageError
@@ -147,7 +159,7 @@ def on_one_machine(
 
 def bare_loop(settings: config.Config) -> dict[str, Any]:
     """The job's stages, one after the other, a batch of 32 frames at a time."""
-    cores = len(os.sched_getaffinity(0))
+    cores = device.usable_cpus()
     whole = {
         name: getattr(settings, name).model_copy(update={"num_cpus": cores})
         for name in ("find_face", "serfiq", "dbcnn")
@@ -195,18 +207,18 @@ def job(settings: config.Config) -> dict[str, Any]:
 
 def cafi(settings: config.Config) -> dict[str, Any]:
     """CAFI's two networks as published, on the detector, landmarks and recogniser of the job's preset."""
-    cores, chosen = len(os.sched_getaffinity(0)), settings.chosen
+    cores, chosen = device.usable_cpus(), settings.chosen
     torch.set_num_threads(cores)
     cv2.setNumThreads(cores)
     started = time.perf_counter()
-    finding, device = settings.find_face.runs_on, settings.dbcnn.runs_on
+    finding, place = settings.find_face.runs_on, settings.dbcnn.runs_on
     detector = detect.load(settings.fetch(chosen.detector), settings.det_threshold, finding, cores)
     marks = landmarks.load(settings.fetch(chosen.landmarks), finding, cores)
     known = settings.recogniser()
     path = settings.fetch(chosen.recogniser)
-    backbone = recognise.Backbone(path, known.dropout, known.mean, known.std, device, cores)
-    passes = serfiq.MonteCarlo(backbone.head, CAFI_PASSES, device)
-    network = DBCNN().eval().to(device)
+    backbone = recognise.Backbone(path, known.dropout, known.mean, known.std, place, cores)
+    passes = serfiq.MonteCarlo(backbone.head, CAFI_PASSES, place)
+    network = DBCNN().eval().to(place)
     images = [image for table in tables_of(settings) for image in table["image"].to_pylist() if image]
     start_up = time.perf_counter() - started
     started = time.perf_counter()
@@ -222,9 +234,9 @@ def cafi(settings: config.Config) -> dict[str, Any]:
         aligned = geometry.align(picture, face.landmarks)
         with torch.inference_mode():
             # The released code puts 100 copies of the face through the whole network.
-            features = backbone.on_device(to_device(np.repeat(aligned[None], CAFI_PASSES, axis=0), device))
+            features = backbone.on_device(to_device(np.repeat(aligned[None], CAFI_PASSES, axis=0), place))
             passes(features[:1], [serfiq.seed_of(aligned)])
-            network(published_tensor(mask.blacked_out(picture, outline)).to(device)).cpu()
+            network(published_tensor(mask.blacked_out(picture, outline)).to(place)).cpu()
     seconds = time.perf_counter() - started
     return {"frames": len(images), "start_up": start_up, "rate": len(images) / seconds}
 
