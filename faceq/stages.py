@@ -102,8 +102,9 @@ class FindFace:
         if self._chosen.pose == "five":
             return {}
         six = dense.in_frame(dense.points[list(dense.pose)])
-        yaw, pitch, roll = geometry.head_pose_pnp(six, width, height)
-        return {"yaw": yaw, "pitch": pitch, "roll": roll}
+        pose = geometry.head_pose_pnp(six, width, height)
+        # Without a fit the five landmarks' pose stays: whatever has a face has a pose.
+        return dict(zip(("yaw", "pitch", "roll"), pose, strict=True)) if pose else {}
 
 
 def crop_side(config: Config) -> int:
