@@ -95,10 +95,8 @@ class YuNet:
 
     def _at(self, image: np.ndarray, scale: float) -> list[Face]:
         height, width = image.shape[:2]
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        small = cv2.resize(image, size, interpolation=cv2.INTER_AREA) if scale < 1 else image
+        small, stretch = _smaller(image, scale)
         found = self._net(cv2.cvtColor(small, cv2.COLOR_RGB2BGR))
-        stretch = np.array([width / size[0], height / size[1]])
         faces = [_face(row, stretch, width, height) for row in found]
         return sorted((face for face in faces if face.box[2:].min() > 0), key=_area, reverse=True)
 
@@ -128,7 +126,19 @@ class Scrfd:
         faces = self._at(image, 0)
         if faces and _area(faces[0]) < SCRFD_LARGE * image.shape[0] * image.shape[1]:
             return faces
-        return self._at(image, round(SCRFD_BORDER * max(image.shape[:2]))) or faces
+        return self._with_border(image) or faces
+
+    def _with_border(self, image: np.ndarray) -> list[Face]:
+        # Brought down first: SCRFD would do it after, with a picture at least four times as large in memory.
+        small, stretch = _smaller(image, min(1.0, SCRFD_SIZE / max(image.shape[:2])))
+        return [
+            replace(
+                face,
+                box=(face.box * np.tile(stretch, 2)).astype(np.float32),
+                landmarks=(face.landmarks * stretch).astype(np.float32),
+            )
+            for face in self._at(small, round(SCRFD_BORDER * max(small.shape[:2])))
+        ]
 
     def _at(self, image: np.ndarray, border: int) -> list[Face]:
         height, width = image.shape[:2]
@@ -161,6 +171,14 @@ def _check_scrfd(path: Path, inputs: list[list[object]], outputs: int) -> None:
         )
     if len(inputs) != 1 or len(inputs[0]) != 4 or inputs[0][1] != 3:
         raise ModelFileError(f"{path}: takes {inputs}: detectors take one input of pictures (1, 3, H, W)")
+
+
+def _smaller(image: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
+    """The picture at a share of its size, at most 1, and the factors (2,) that bring x, y back to its own."""
+    height, width = image.shape[:2]
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA) if scale < 1 else image
+    return small, np.array([width / size[0], height / size[1]])
 
 
 def _face(row: np.ndarray, stretch: np.ndarray, width: int, height: int) -> Face:

@@ -6,6 +6,7 @@ import hashlib
 import http.server
 import math
 import threading
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -99,6 +100,27 @@ def test_scrfd_finds_what_yunet_finds(scrfd, pictures):
 def test_scrfd_takes_pictures_of_any_shape(scrfd, shape):
     """insightface's own class scales the shorter side of the first two to nothing."""
     assert detect.load(scrfd, 0.5)(np.full((*shape, 3), 128, np.uint8)) == []
+
+
+def test_a_border_around_a_large_picture_takes_little_memory(scrfd):
+    ours = detect.load(scrfd, 0.5)
+    picture = np.full((4000, 4000, 3), 128, np.uint8)
+    tracemalloc.start()
+    try:
+        assert ours(picture) == []
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 2 * picture.nbytes
+
+
+def test_faces_in_large_pictures_lie_where_a_border_at_full_size_shows_them(scrfd, shared):
+    ours, plain = detect.load(scrfd, 0.5), SCRFD(str(scrfd))
+    for path in sorted((shared / "portraits_1024").glob("*.jpg"))[:12]:
+        picture = decode.decode(path.read_bytes(), 10**8)
+        bordered = cv2.copyMakeBorder(picture[..., ::-1], *[512] * 4, cv2.BORDER_CONSTANT)
+        _, (expected, *_) = plain.detect(bordered, det_thresh=0.5)
+        assert np.abs(ours(picture)[0].landmarks - (expected - 512)).max() < 8, path.name
 
 
 # --- the pack -------------------------------------------------------------------------------------
@@ -197,13 +219,15 @@ def cafi(path: Path, files: dict[str, Path], backbone: Backbone) -> dict[str, fl
     height, width = picture.shape[:2]
     scrfd = SCRFD(str(files["detector"]))
     boxes, points = scrfd.detect(picture, det_thresh=0.5)
-    border = 0
     if not len(boxes) or areas(boxes, width, height).max() >= 0.25 * width * height:
-        border = round(0.5 * max(width, height))
-        bordered = cv2.copyMakeBorder(picture, border, border, border, border, cv2.BORDER_CONSTANT)
+        scale = min(1.0, 640 / max(width, height))
+        size = (round(width * scale), round(height * scale))
+        small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+        border = round(0.5 * max(size))
+        bordered = cv2.copyMakeBorder(small, border, border, border, border, cv2.BORDER_CONSTANT)
         boxes, points = scrfd.detect(bordered, det_thresh=0.5)
-    boxes[:, :4] -= border
-    points -= border
+        boxes[:, :4] = (boxes[:, :4] - border) * np.tile([width / size[0], height / size[1]], 2)
+        points = (points - border) * [width / size[0], height / size[1]]
     largest = int(areas(boxes, width, height).argmax())
     box = np.clip(boxes[largest, :4], 0, [width, height, width, height])
 
