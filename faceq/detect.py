@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import onnx
 
+from faceq.device import check_card
 from faceq.onnx_runtime import ModelFileError, read, session
 from faceq.opencv import tame
 from faceq.yunet import YuNetSession
@@ -113,11 +114,12 @@ class Scrfd:
 
         made = session(path, model, device, threads)
         _check_scrfd(path, [input.shape for input in made.get_inputs()], len(made.get_outputs()))
-        self._model = SCRFD(str(path), made)
+        self._model = SCRFD(None, made)  # of a file with free sizes it would make a session of its own
         self._model.prepare(0, det_thresh=threshold, input_size=(SCRFD_SIZE, SCRFD_SIZE))
         try:
             self._at(np.zeros((64, 64, 3), np.uint8), 0)
         except Exception as error:  # ONNX Runtime's and numpy's, where shapes are not SCRFD's
+            check_card(error)
             reason = " ".join(str(error).split())
             raise ModelFileError(f"{path}: does not give what SCRFD gives: {reason}") from None
 

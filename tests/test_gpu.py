@@ -113,13 +113,21 @@ ORT_OUT_OF_MEMORY = onnxruntime.capi.onnxruntime_pybind11_state.RuntimeException
     "Status Message: bfc_arena.cc:376 AllocateRawInternal Failed to allocate memory for requested buffer of "
     "size 411041792"
 )
+ORT_CUDA_FAILURE = (
+    "/onnxruntime_src/onnxruntime/core/providers/cuda/cuda_call.cc:129 std::conditional_t<THRW, void, "
+    "onnxruntime::common::Status> onnxruntime::CudaCall(...) CUDA failure {}; GPU=0 ; hostname=node ; "
+    "file=/onnxruntime_src/onnxruntime/core/providers/cuda/cuda_stream_handle.cc ; line=204 ; "
+    "expr=cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);"
+)
+PROVIDER_OUT_OF_MEMORY = RuntimeError(ORT_CUDA_FAILURE.format("2: out of memory "))
 CUBLAS_OUT_OF_MEMORY = RuntimeError(
     "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
 )
 TORCH_OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 512.00 MiB.")
+OUT_OF_MEMORY = [TORCH_OUT_OF_MEMORY, CUBLAS_OUT_OF_MEMORY, ORT_OUT_OF_MEMORY, PROVIDER_OUT_OF_MEMORY]
 
 
-@pytest.mark.parametrize("error", [TORCH_OUT_OF_MEMORY, CUBLAS_OUT_OF_MEMORY, ORT_OUT_OF_MEMORY])
+@pytest.mark.parametrize("error", OUT_OF_MEMORY)
 def test_out_of_memory_halves_the_mini_batch_once_and_says_so(error, capsys):
     shown = []
 
@@ -151,7 +159,7 @@ def test_a_card_that_holds_not_one_item_is_an_error_with_a_way_out():
         Halving(model, 4, "serfiq")(np.arange(3))
 
 
-@pytest.mark.parametrize("error", [TORCH_OUT_OF_MEMORY, CUBLAS_OUT_OF_MEMORY, ORT_OUT_OF_MEMORY])
+@pytest.mark.parametrize("error", OUT_OF_MEMORY)
 def test_memory_that_runs_out_while_a_model_loads_is_not_blamed_on_its_file(error, monkeypatch):
     def made(*arguments, **options):
         raise error
@@ -160,6 +168,32 @@ def test_memory_that_runs_out_while_a_model_loads_is_not_blamed_on_its_file(erro
     path = models.fetch("sface")
     with pytest.raises(device.DeviceError, match=r"does not hold the models: .*num_gpus"):
         onnx_runtime.session(path, onnx_runtime.read(path), "cpu", 1)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (PROVIDER_OUT_OF_MEMORY, "does not hold the models"),
+        (RuntimeError(ORT_CUDA_FAILURE.format("999: unknown error ")), "CUDA failed .*failure 999.*smi"),
+        (RuntimeError("CUDA_PATH is set but CUDA wasnt able to be loaded."), "CUDA failed .*libraries"),
+    ],
+)
+def test_a_card_that_fails_is_an_error_not_the_cpu_and_not_the_file(monkeypatch, capsys, error, said):
+    """ONNX Runtime's own class would make a session for the CPU then, and print so."""
+    made = onnxruntime.InferenceSession._create_inference_session
+
+    def on_the_card(self, providers, *more):
+        if providers != ["CPUExecutionProvider"]:
+            raise error
+        made(self, providers, *more)
+
+    monkeypatch.setattr(onnxruntime.InferenceSession, "_create_inference_session", on_the_card)
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: print("Failed to load libcudnn.so.9"))
+    monkeypatch.setattr(device, "check_cuda", lambda: None)
+    path = models.fetch("sface")
+    with pytest.raises(device.DeviceError, match=said):
+        onnx_runtime.session(path, onnx_runtime.read(path), "cuda", 1)
+    assert capsys.readouterr().out == ""
 
 
 def test_other_errors_are_not_taken_for_it():
@@ -231,7 +265,7 @@ def test_a_provider_that_did_not_load_is_an_error(monkeypatch):
     """ONNX Runtime makes a session for the CPU then, and says so only in its log."""
     made = onnxruntime.InferenceSession
 
-    def on_the_cpu(model, options, providers):
+    def on_the_cpu(model, options, providers, **more):
         return made(model, options, providers=["CPUExecutionProvider"])
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", on_the_cpu)

@@ -13,6 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from insightface.app.common import Face
@@ -121,6 +122,23 @@ def test_faces_in_large_pictures_lie_where_a_border_at_full_size_shows_them(scrf
         bordered = cv2.copyMakeBorder(picture[..., ::-1], *[512] * 4, cv2.BORDER_CONSTANT)
         _, (expected, *_) = plain.detect(bordered, det_thresh=0.5)
         assert np.abs(ours(picture)[0].landmarks - (expected - 512)).max() < 8, path.name
+
+
+def test_scrfd_for_any_size_runs_in_the_one_session_that_never_falls_back_to_the_cpu(
+    scrfd, tmp_path, monkeypatch, pictures
+):
+    made, fallbacks = onnxruntime.InferenceSession, []
+
+    def counted(*arguments, **more):
+        fallbacks.append(more.get("enable_fallback"))
+        return made(*arguments, **more)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", counted)
+    picture = decode.decode(pictures[0].read_bytes(), 10**8)
+    (found, *_) = detect.load(any_size(scrfd, tmp_path / "det_10g.onnx"), 0.5)(picture)
+    assert fallbacks == [0]
+    (expected, *_) = detect.load(scrfd, 0.5)(picture)
+    assert np.allclose(found.landmarks, expected.landmarks, atol=1e-3)
 
 
 # --- the pack -------------------------------------------------------------------------------------
