@@ -152,8 +152,8 @@ class Stage(_Strict):
 
 class FindFaces(Stage):
     """Resources of decoding, detection and landmarks. Without GPUs they run as Ray tasks, on all CPUs that
-    are left, and the sizes of a pool do not count; with num_gpus, as a pool of actors. Decoding and FaceMesh
-    stay on the CPU then, too."""
+    are left, and the sizes of a pool do not count; with num_gpus, as a pool of actors. Decoding, YuNet and
+    FaceMesh stay on the CPU then, too."""
 
 
 class Pool(Stage):

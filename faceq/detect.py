@@ -62,7 +62,7 @@ def load(path: Path, threshold: float, device: str = "cpu", threads: int = 1) ->
     Args:
         path: YuNet, or SCRFD with landmarks.
         threshold: the least confidence, 0...1, of what counts as a face.
-        device: `cpu` or `cuda`.
+        device: `cpu` or `cuda`, for SCRFD; YuNet stays on the CPU.
         threads: of ONNX Runtime on the CPU.
 
     Raises:
@@ -72,17 +72,17 @@ def load(path: Path, threshold: float, device: str = "cpu", threads: int = 1) ->
     if {f"{kind}_{stride}" for kind in ("cls", "obj", "bbox", "kps") for stride in (8, 16, 32)} <= {
         output.name for output in model.graph.output
     }:
-        return YuNet(path, threshold, device, threads)
+        return YuNet(path, threshold, threads)
     return Scrfd(path, model, threshold, device, threads)
 
 
 class YuNet:
     """YuNet, looking at a picture at several sizes."""
 
-    def __init__(self, path: Path, threshold: float, device: str = "cpu", threads: int = 1):
+    def __init__(self, path: Path, threshold: float, threads: int = 1):
         """As `load` takes them."""
         tame()
-        self._net = YuNetSession(path, threshold, device, threads)
+        self._net = YuNetSession(path, threshold, threads)
 
     def __call__(self, image: np.ndarray) -> list[Face]:
         """All faces in an RGB uint8 picture (H, W, 3), largest box first; empty if there is none."""

@@ -43,6 +43,8 @@ class FindFace:
 
     def __init__(self, config: Config):
         chosen, device, threads = config.chosen, config.find_face.runs_on, config.find_face.threads
+        if device == "cuda":
+            check_cuda()
         self._detector = detect.load(config.fetch(chosen.detector), config.det_threshold, device, threads)
         self._landmarks = landmarks.load(config.fetch(chosen.landmarks), device, threads)
         cv2.setNumThreads(threads)

@@ -10,7 +10,7 @@ import torch
 from model_files import arcface, dbcnn
 
 import faceq
-from faceq import cluster, config, device, geometry, models, onnx_runtime, quality
+from faceq import cluster, config, device, frames, geometry, models, onnx_runtime, quality, stages
 from faceq.batches import Halving
 from faceq.config import Pool
 from faceq.detect import YuNet
@@ -71,15 +71,29 @@ def test_a_row_from_the_gpu_is_within_the_tolerances_of_the_cpus():
 
 
 @on_gpu
-def test_faces_found_on_the_gpu_are_those_of_the_cpu():
+@pytest.mark.shared
+def test_faces_found_on_the_gpu_are_those_of_the_cpu(shared):
     faces = list(demo.source_faces().values())
+    scrfd = {"models": {"detector": str(shared / "weights" / "scrfd_500m_bnkps.onnx")}, "fiq_threshold": 0}
     rows = {
-        where: faceq.score_images(faces, fiq_threshold=0, find_face={"device": where}).to_pylist()
+        where: faceq.score_images(faces, find_face={"device": where}, **scrfd).to_pylist()
         for where in ("cpu", "cuda")
     }
     for one, other in zip(rows["cpu"], rows["cuda"], strict=True):
         assert one["n_faces"] == other["n_faces"]
         assert np.allclose(one["landmarks"], other["landmarks"], atol=0.1)
+
+
+def test_yunet_and_facemesh_stay_on_the_cpu_where_find_face_has_a_card(photos, monkeypatch):
+    """Where no CUDA provider is, as here, a session for the card would be an error."""
+    monkeypatch.setattr(stages, "check_cuda", lambda: None)
+    monkeypatch.setattr(device, "check_cuda", lambda: None)
+    image = (photos / "t1.jpg").read_bytes()
+    frame = frames.to_table([frames.Frame("t1.jpg", None, 0, image)])
+    one, other = (
+        stages.FindFace(config.build({"find_face": {"device": where}}))(frame) for where in ("cpu", "cuda")
+    )
+    assert one.equals(other) and one["n_faces"].to_pylist() == [6]
 
 
 @on_gpu
