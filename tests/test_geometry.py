@@ -64,6 +64,30 @@ def test_coverage_counts_only_what_lies_in_the_frame():
     assert geometry.coverage(square, 200, 100) == pytest.approx(0.125, abs=0.005)
 
 
+def area(polygon: np.ndarray) -> float:
+    x, y = polygon.T
+    return float(abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2)
+
+
+def test_of_a_polygon_what_lies_in_a_turned_frame_is_kept():
+    frame = geometry.frame_corners(101, 61) @ rotation(0, 0, 30)[:2, :2].T
+    # A notch from the right makes it hollow: clipped by a line, its two arms come apart.
+    hollow = np.array([[20, 20], [140, 20], [140, 25], [40, 30], [140, 35], [140, 40], [20, 40]], np.float32)
+    turned = (hollow @ rotation(0, 0, 30)[:2, :2].T).astype(np.float32)
+    cut = geometry.clipped(turned, frame)
+    notch = 10 * 100 / 2 * (60 / 100) ** 2
+    assert area(cut) == pytest.approx(80 * 20 - notch, rel=1e-4)
+    assert cut.dtype == np.float32 and cut[0].tobytes() == turned[0].tobytes()
+
+
+def test_a_polygon_inside_keeps_its_bits_and_one_outside_leaves_nothing():
+    frame = geometry.frame_corners(200, 100)
+    inner = (np.random.default_rng(0).random((36, 2)) * (199, 99)).astype(np.float32)
+    assert geometry.clipped(inner, frame).tobytes() == inner.tobytes()
+    outer = geometry.clipped(inner - (300, 0), frame)
+    assert outer.shape == (0, 2) and geometry.polygon_mask(outer, 256).max() == 0
+
+
 @pytest.mark.parametrize("angles", [(0, 0, 0), (25, 0, 0), (0, -20, 0), (0, 0, 15), (-20, 10, -10)])
 def test_the_perspective_fit_finds_the_pose_that_was_drawn(angles):
     """Six points of a generic head, turned, put before a camera and projected."""
