@@ -189,11 +189,12 @@ def test_pictures_and_ratings_may_lie_on_s3(rated, s3) -> None:
         ("image,mos", "picture,score", "no column image and mos; found rater, picture, score"),
         ("image,mos", "image;mos", "no column image and mos; found rater, image;mos"),
         ("more/3.png,35", "more/3.png,good", r"mos\.csv, line 5: mos is 'good', not a number"),
-        ("more/3.png,35", "more/3.png", r"line 5: mos is None, not a number"),
+        ("more/3.png,35", "more/3.png", "line 5: image or mos is empty"),
         ("more/3.png,35", "more/3.png,nan", r"line 5: mos is 'nan', not a number"),
         ("more/3.png", "3.png", r"rates 3\.png, not found in .*pictures"),
         ("more/3.png", "2.png", r"line 5: 2\.png is rated twice"),
-        ("more/3.png", "", "line 5: no picture is named"),
+        ("more/3.png", '"more/3.png' + "x" * 2**17, r"mos\.csv: cannot be read as CSV: field larger"),
+        ("more/3.png", "", "line 5: image or mos is empty"),
     ],
 )
 def test_a_ratings_file_that_is_not_usable_is_told_by_line(rated, before, after, told) -> None:
