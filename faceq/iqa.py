@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from faceq import labels, quality
 from faceq.config import S3, Config
 from faceq.dbcnn import VIEW_SIDE, DBCNNLite, picture_tensor
-from faceq.dbcnn_vgg import published_tensor
+from faceq.dbcnn_vgg import TooSmallError, published_tensor
 from faceq.decode import UnreadableError, decode
 from faceq.errors import JobError, UsageError
 from faceq.storage import filesystem, path_of
@@ -239,8 +239,8 @@ def evaluate(
         s3: settings of the file system.
 
     Raises:
-        UsageError: a file or column is not there, a rating is no number, a picture is rated twice or
-            cannot be read, there are too few.
+        UsageError: a file or column is not there, a rating is no number, a picture is rated twice, cannot be
+            read or is too small for the scorer, there are too few.
         JobError: the scorer gave something other than a finite number.
     """
     s3 = s3 or S3()
@@ -257,10 +257,9 @@ def evaluate(
     scores = []
     for name in _reported(paths, report):
         try:
-            picture = decode(files.cat_file(paths[name]), MAX_PIXELS)
-        except (UnreadableError, OSError) as error:
+            score = float(rate(decode(files.cat_file(paths[name]), MAX_PIXELS)))
+        except (UnreadableError, TooSmallError, OSError) as error:
             raise UsageError(f"iqa: {image_dir}/{name}: {error}") from None
-        score = float(rate(picture))
         if not math.isfinite(score):
             raise JobError(f"iqa: {image_dir}/{name} got the score {score}")
         scores.append(score)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from faceq import iqa, plots
 from faceq.dbcnn import picture_tensor
-from faceq.dbcnn_vgg import published_tensor
+from faceq.dbcnn_vgg import DBCNN, published_tensor
 from faceq.errors import JobError, UsageError
 
 TIED = (
@@ -241,6 +241,14 @@ def test_networks_rate_pictures_at_their_own_size_or_in_views(astronaut) -> None
         score = iqa.whole_pictures(Brightness(), views_of)(astronaut[:300])
         assert shapes[-1] == shape
         assert score == pytest.approx(100 * float(views_of(astronaut[:300]).mean()), abs=1e-3)
+
+
+def test_a_picture_too_small_for_vgg_is_named(rated) -> None:
+    rate = iqa.whole_pictures(DBCNN().eval(), published_tensor)
+    assert math.isfinite(rate(np.zeros((16, 16, 3), np.uint8)))
+    Image.new("RGB", (40, 15)).save(Path(rated[0]) / "2.png")
+    with pytest.raises(UsageError, match=r"2\.png: is 40x15 pixels: .* 16 a side"):
+        iqa.evaluate(*rated, rate)
 
 
 def test_a_score_that_is_no_number_stops_the_evaluation(rated) -> None:
