@@ -157,7 +157,7 @@ def any_size(scrfd: Path, path: Path) -> Path:
 
 
 @pytest.fixture
-def pack(files, tmp_path, monkeypatch) -> dict[str, str]:
+def pack(files, tmp_path, model_dir, monkeypatch) -> dict[str, str]:
     """A pack laid out like buffalo_l behind a local server, and a checkpoint beside it; the zoo knows them by
     their own SHA-256. Returns what was asked of the server."""
     served = tmp_path / "served"
@@ -182,8 +182,6 @@ def pack(files, tmp_path, monkeypatch) -> dict[str, str]:
         def log_message(self, *args):
             pass
 
-    monkeypatch.setenv("FACEQ_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("FACEQ_MODEL_MIRROR", raising=False)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
         threading.Thread(target=running.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{running.server_port}"
