@@ -99,6 +99,12 @@ Device = Literal["auto", "cpu", "cuda"]
 SHARE_OF_A_CARD = 0.5
 """Of one GPU that an actor gets where nobody says: the two pools share it."""
 
+MINI_BATCH_OF_A_CARD = 64
+BATCH_OF_A_CARD = 4 * MINI_BATCH_OF_A_CARD
+"""Frames that a pool shows its model and takes at a time, where a card is found for it and nothing is set.
+The defaults, 8 of 32, are for CPUs: with them a card waits for its host. Frames that fell out leave gaps in
+a batch, so it is several mini-batches long."""
+
 
 class Stage(_Strict):
     """Resources of a stage with models.
@@ -152,19 +158,28 @@ class Stage(_Strict):
 
 class FindFaces(Stage):
     """Resources of decoding, detection and landmarks. Without GPUs they run as Ray tasks, on all CPUs that
-    are left, and the sizes of a pool do not count; with num_gpus, as a pool of actors. Decoding and FaceMesh
-    stay on the CPU then, too."""
+    are left, and the sizes of a pool do not count; with num_gpus, as a pool of actors. Decoding, YuNet and
+    FaceMesh stay on the CPU then, too."""
 
 
 class Pool(Stage):
     """Resources of a stage that always runs as a pool of actors, each with a model in memory.
 
     device: `auto` also takes CUDA where a job starts on a machine of its own with a card that models can run
-    on; both pools then share what `find_face` leaves of it. Frames of a batch that still matter are gathered
-    into mini-batches of `mini_batch`, which is the shape that the model sees, always.
+    on; both pools then share what `find_face` leaves of it, with mini_batch 64 and batch_size 256 where
+    nothing else is set. Frames of a batch that still matter are gathered into mini-batches of `mini_batch`,
+    which is the shape that the model sees, always.
     """
 
     mini_batch: int = Field(8, ge=1)
+
+    def on_card(self, share: float) -> "Pool":
+        """This pool with so much of a GPU for each actor, in batches of a card's size where none is set."""
+        batch = self.batch_size if "batch_size" in self.model_fields_set else BATCH_OF_A_CARD
+        mini_batch = (
+            self.mini_batch if "mini_batch" in self.model_fields_set else min(MINI_BATCH_OF_A_CARD, batch)
+        )
+        return self.model_copy(update={"num_gpus": share, "batch_size": batch, "mini_batch": mini_batch})
 
 
 class Video(_Strict):
@@ -274,7 +289,8 @@ class Config(_Strict):
 
     def on_gpus(self, cards: float) -> "Config":
         """These settings where so many GPUs are at hand that models can run on: pools whose device is `auto`
-        get a share of what is left of them, half a card at most, or stay on the CPU where nothing is."""
+        get a share of what is left of them, half a card at most, and batches to match, or stay on the CPU
+        where nothing is."""
         pools = {"serfiq": self.serfiq, "dbcnn": self.dbcnn}
         taken = sum(stage.min_size * stage.num_gpus for stage in (self.find_face, *pools.values()))
         open_ones = [name for name, pool in pools.items() if pool.device == "auto" and not pool.num_gpus]
@@ -282,9 +298,7 @@ class Config(_Strict):
         if not needed or taken >= cards:
             return self
         share = min(SHARE_OF_A_CARD, (cards - taken) / needed)
-        return self.model_copy(
-            update={name: pools[name].model_copy(update={"num_gpus": share}) for name in open_ones}
-        )
+        return self.model_copy(update={name: pools[name].on_card(share) for name in open_ones})
 
     def accept_terms(self, report: Callable[[str], None] = tell) -> dict[str, str]:
         """See to it that all terms which must be accepted are; the models that have such, and their licences.

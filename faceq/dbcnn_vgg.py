@@ -31,6 +31,9 @@ VGG16_LAYERS: tuple[int | str, ...] = (
 )
 SEMANTIC_CHANNELS = 512
 
+LEAST_SIDE = 16
+"""Pixels; VGG-16 halves a picture four times, and nothing would be left of a smaller one."""
+
 # S-CNN's nine convolutions, 3x3, as (channels, stride).
 SCNN_LAYERS = ((48, 1), (48, 2), (64, 1), (64, 2), (64, 1), (64, 2), (128, 1), (128, 1), (128, 2))
 DISTORTION_CHANNELS = 128
@@ -166,8 +169,18 @@ class DBCNN(nn.Module):
         return score
 
 
+class TooSmallError(ValueError):
+    """A picture is too small for the network; the message says by how much."""
+
+
 def published_tensor(picture: NDArray[np.uint8]) -> Tensor:
-    """A picture (H, W, 3) uint8 RGB as published DB-CNN takes it: at its own size, (1, 3, H, W), 0..1."""
+    """A picture (H, W, 3) uint8 RGB as published DB-CNN takes it: at its own size, (1, 3, H, W), 0..1.
+
+    Raises TooSmallError where a side is shorter than LEAST_SIDE.
+    """
+    height, width = picture.shape[:2]
+    if min(height, width) < LEAST_SIDE:
+        raise TooSmallError(f"is {width}x{height} pixels: published DB-CNN takes {LEAST_SIDE} a side or more")
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 255
 
 

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import onnx
 
+from faceq.device import check_card
 from faceq.onnx_runtime import ModelFileError, read, session
 from faceq.opencv import tame
 from faceq.yunet import YuNetSession
@@ -61,7 +62,7 @@ def load(path: Path, threshold: float, device: str = "cpu", threads: int = 1) ->
     Args:
         path: YuNet, or SCRFD with landmarks.
         threshold: the least confidence, 0...1, of what counts as a face.
-        device: `cpu` or `cuda`.
+        device: `cpu` or `cuda`, for SCRFD; YuNet stays on the CPU.
         threads: of ONNX Runtime on the CPU.
 
     Raises:
@@ -71,17 +72,17 @@ def load(path: Path, threshold: float, device: str = "cpu", threads: int = 1) ->
     if {f"{kind}_{stride}" for kind in ("cls", "obj", "bbox", "kps") for stride in (8, 16, 32)} <= {
         output.name for output in model.graph.output
     }:
-        return YuNet(path, threshold, device, threads)
+        return YuNet(path, threshold, threads)
     return Scrfd(path, model, threshold, device, threads)
 
 
 class YuNet:
     """YuNet, looking at a picture at several sizes."""
 
-    def __init__(self, path: Path, threshold: float, device: str = "cpu", threads: int = 1):
+    def __init__(self, path: Path, threshold: float, threads: int = 1):
         """As `load` takes them."""
         tame()
-        self._net = YuNetSession(path, threshold, device, threads)
+        self._net = YuNetSession(path, threshold, threads)
 
     def __call__(self, image: np.ndarray) -> list[Face]:
         """All faces in an RGB uint8 picture (H, W, 3), largest box first; empty if there is none."""
@@ -95,10 +96,8 @@ class YuNet:
 
     def _at(self, image: np.ndarray, scale: float) -> list[Face]:
         height, width = image.shape[:2]
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        small = cv2.resize(image, size, interpolation=cv2.INTER_AREA) if scale < 1 else image
+        small, stretch = _smaller(image, scale)
         found = self._net(cv2.cvtColor(small, cv2.COLOR_RGB2BGR))
-        stretch = np.array([width / size[0], height / size[1]])
         faces = [_face(row, stretch, width, height) for row in found]
         return sorted((face for face in faces if face.box[2:].min() > 0), key=_area, reverse=True)
 
@@ -115,11 +114,12 @@ class Scrfd:
 
         made = session(path, model, device, threads)
         _check_scrfd(path, [input.shape for input in made.get_inputs()], len(made.get_outputs()))
-        self._model = SCRFD(str(path), made)
+        self._model = SCRFD(None, made)  # of a file with free sizes it would make a session of its own
         self._model.prepare(0, det_thresh=threshold, input_size=(SCRFD_SIZE, SCRFD_SIZE))
         try:
             self._at(np.zeros((64, 64, 3), np.uint8), 0)
         except Exception as error:  # ONNX Runtime's and numpy's, where shapes are not SCRFD's
+            check_card(error)
             reason = " ".join(str(error).split())
             raise ModelFileError(f"{path}: does not give what SCRFD gives: {reason}") from None
 
@@ -128,7 +128,19 @@ class Scrfd:
         faces = self._at(image, 0)
         if faces and _area(faces[0]) < SCRFD_LARGE * image.shape[0] * image.shape[1]:
             return faces
-        return self._at(image, round(SCRFD_BORDER * max(image.shape[:2]))) or faces
+        return self._with_border(image) or faces
+
+    def _with_border(self, image: np.ndarray) -> list[Face]:
+        # Brought down first: SCRFD would do it after, with a picture at least four times as large in memory.
+        small, stretch = _smaller(image, min(1.0, SCRFD_SIZE / max(image.shape[:2])))
+        return [
+            replace(
+                face,
+                box=(face.box * np.tile(stretch, 2)).astype(np.float32),
+                landmarks=(face.landmarks * stretch).astype(np.float32),
+            )
+            for face in self._at(small, round(SCRFD_BORDER * max(small.shape[:2])))
+        ]
 
     def _at(self, image: np.ndarray, border: int) -> list[Face]:
         height, width = image.shape[:2]
@@ -161,6 +173,14 @@ def _check_scrfd(path: Path, inputs: list[list[object]], outputs: int) -> None:
         )
     if len(inputs) != 1 or len(inputs[0]) != 4 or inputs[0][1] != 3:
         raise ModelFileError(f"{path}: takes {inputs}: detectors take one input of pictures (1, 3, H, W)")
+
+
+def _smaller(image: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
+    """The picture at a share of its size, at most 1, and the factors (2,) that bring x, y back to its own."""
+    height, width = image.shape[:2]
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA) if scale < 1 else image
+    return small, np.array([width / size[0], height / size[1]])
 
 
 def _face(row: np.ndarray, stretch: np.ndarray, width: int, height: int) -> Face:

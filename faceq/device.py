@@ -5,6 +5,7 @@ A GPU that was asked for and is not there is an error, never a silent fall to th
 
 import importlib.metadata
 import os
+import re
 import sys
 
 import onnxruntime
@@ -24,6 +25,10 @@ CUDA_DID_NOT_LOAD = (
     "device: onnxruntime-gpu is installed, but its CUDA provider did not load: its CUDA and cuDNN libraries "
     f"are missing or of other versions; {_INSTALL} brings them"
 )
+
+_OF_THE_CARD = re.compile(r"\bCU\w+ failure \d|CUDA_PATH is set")
+"""How ONNX Runtime's CUDA provider tells of CUDA, cuDNN and cuBLAS that fail, and of libraries that it cannot
+load."""
 
 
 def usable_cpus() -> int:
@@ -82,17 +87,27 @@ def is_out_of_memory(error: Exception) -> bool:
         return True
     text = str(error).lower()
     if isinstance(error, RuntimeError) and type(error).__module__.startswith(("builtins", "torch")):
-        return "cuda error: out of memory" in text or "alloc_failed" in text
+        # "CUDA failure 2" is ONNX Runtime's, where its CUDA provider throws by itself.
+        return any(
+            said in text
+            for said in ("cuda error: out of memory", "cuda failure 2: out of memory", "alloc_failed")
+        )
     return type(error).__module__.startswith("onnxruntime") and any(
         said in text for said in ("failed to allocate memory", "out of memory", "alloc_failed")
     )
 
 
-def check_memory(error: Exception) -> None:
-    """Raise DeviceError if it was a GPU's memory that ran out while a model was loaded."""
+def check_card(error: Exception) -> None:
+    """Raise DeviceError if it was the GPU that failed while a model was loaded, and not the model's file."""
     if is_out_of_memory(error):
         raise DeviceError(
             "device: the GPU's memory does not hold the models: give the actors more of a card (num_gpus)"
+        ) from error
+    reason = " ".join(str(error).split())
+    if _OF_THE_CARD.search(reason):
+        raise DeviceError(
+            f"device: CUDA failed while a model was loaded: {reason}: check the card (nvidia-smi) and CUDA's "
+            "libraries, or set the device to cpu"
         ) from error
 
 

@@ -1,15 +1,12 @@
 """Judging quality scores by recognition errors: from a table and a list of who is who to EDC results."""
 
 import contextlib
-import csv
-import io
 import itertools
 import posixpath
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,13 +14,12 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from faceq import device, edc, geometry, models, recognise, serfiq
+from faceq import device, edc, geometry, labels, models, recognise, serfiq
 from faceq.config import PRESETS, S3, Config
 from faceq.decode import UnreadableError, decode
 from faceq.errors import UsageError
 from faceq.frames import read_again
 from faceq.runs import Table
-from faceq.storage import filesystem, path_of, storage_errors
 from faceq.table import EMBEDDING
 
 _COLUMNS = (
@@ -97,31 +93,12 @@ def read_identities(path: str, s3: S3) -> dict[str, str]:
     """Who is on which image: the columns image and identity of a CSV file.
 
     Raises:
-        UsageError: no such file, no such columns, a line without a value, an image with two identities.
+        UsageError: as `faceq.labels.read` does, or an image has two identities.
     """
-    files: fsspec.AbstractFileSystem = filesystem(path, s3)
-    try:
-        text = files.cat_file(path_of(path)).decode("utf-8-sig")
-        return _people(path, text)
-    except (OSError, UnicodeDecodeError, csv.Error, *storage_errors()) as error:
-        raise UsageError(f"{path}: cannot be read as CSV: {error}") from None
-
-
-def _people(path: str, text: str) -> dict[str, str]:
-    lines = csv.DictReader(io.StringIO(text, newline=""))
-    there = lines.fieldnames or []
-    for column in ("image", "identity"):
-        if column not in there:
-            raise UsageError(f"{path}: has no column {column!r}, only {', '.join(there) or 'nothing'}")
     people: dict[str, str] = {}
-    for line in lines:
-        image, identity = line["image"], line["identity"]
-        if not image or not identity:
-            raise UsageError(f"{path}: line {lines.line_num}: image or identity is empty")
+    for where, image, identity in labels.read(path, "identity", s3):
         if people.setdefault(image, identity) != identity:
-            raise UsageError(
-                f"{path}: line {lines.line_num}: {image} is {identity} here and {people[image]} further up"
-            )
+            raise UsageError(f"{where}: {image} is {identity} here and {people[image]} further up")
     return people
 
 

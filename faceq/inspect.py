@@ -24,6 +24,10 @@ OUTLINE_COLOUR = (86, 180, 233)
 SIDE = 720
 """Height of the annotated picture, pixels; width of its panel: half of it."""
 
+WIDEST = 3 * SIDE
+"""Most width of the picture beside the panel, pixels: a flatter one is drawn lower. At height SIDE a strip of
+100x1 pixels would be 72,000 wide."""
+
 _MARGIN = 16
 _INK, _PAPER = (235, 235, 235), (24, 26, 30)
 _OUTSIDE = 0.25
@@ -106,19 +110,27 @@ def lines_of(look: Inspected, threshold: float) -> list[tuple[str, str]]:
 
 
 def _drawn(picture: np.ndarray, look: Inspected, region: Region) -> np.ndarray:
-    """The picture at height SIDE with what was found in it."""
+    """The picture with what was found in it, (SIDE, W, 3) uint8 RGB, W up to WIDEST."""
     height, width = picture.shape[:2]
-    scale = SIDE / height
+    scale = min(SIDE / height, WIDEST / width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
     how = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-    drawn = np.ascontiguousarray(cv2.resize(picture, (max(1, round(width * scale)), SIDE), interpolation=how))
+    drawn = np.ascontiguousarray(cv2.resize(picture, size, interpolation=how))
+    if look.row["face_w"] is not None:
+        _draw_face(drawn, scale, (width, height), look, region)
+    return cv2.copyMakeBorder(drawn, 0, SIDE - size[1], 0, 0, cv2.BORDER_CONSTANT, value=_PAPER)
+
+
+def _draw_face(
+    drawn: np.ndarray, scale: float, size: tuple[int, int], look: Inspected, region: Region
+) -> None:
+    """Box, landmarks and outline on a picture of some size (width, height) that is drawn at `scale`."""
     row = look.row
-    if row["face_w"] is None:
-        return drawn
     box = np.array([row[f"face_{side}"] for side in "xywh"])
     landmarks = np.array(row["landmarks"]).reshape(5, 2)
     if look.outline is not None:
         if region == "frame":
-            outline = look.outline * (np.array([width, height]) / mask.FRAME_SIDE)
+            outline = look.outline * (np.array(size) / mask.FRAME_SIDE)
         else:
             # The crop was turned by the detector's eyes; the row's may be half way to the mesh's, a degree
             # apart.
@@ -131,7 +143,6 @@ def _drawn(picture: np.ndarray, look: Inspected, region: Region) -> np.ndarray:
     for landmark in landmarks * scale:
         cv2.circle(drawn, _point(landmark), 4, LANDMARK_COLOUR, -1, cv2.LINE_AA)
         cv2.circle(drawn, _point(landmark), 4, _PAPER, 1, cv2.LINE_AA)
-    return drawn
 
 
 def _point(place: np.ndarray) -> tuple[int, int]:

@@ -7,8 +7,6 @@ of Objective Models of Video Quality Assessment", 2000: the figures, and the log
 fitted before PLCC and RMSE, because a score need not be on the ratings' scale.
 """
 
-import csv
-import io
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -22,13 +20,13 @@ from scipy.special import expit
 from scipy.stats import kendalltau, rankdata
 from torch import Tensor, nn
 
-from faceq import quality
+from faceq import labels, quality
 from faceq.config import S3, Config
 from faceq.dbcnn import VIEW_SIDE, DBCNNLite, picture_tensor
-from faceq.dbcnn_vgg import published_tensor
+from faceq.dbcnn_vgg import TooSmallError, published_tensor
 from faceq.decode import UnreadableError, decode
 from faceq.errors import JobError, UsageError
-from faceq.storage import filesystem, path_of, storage_errors
+from faceq.storage import filesystem, path_of
 
 MIN_PICTURES = 10
 """Fewer would leave the logistic's four parameters next to nothing to be wrong about."""
@@ -241,8 +239,8 @@ def evaluate(
         s3: settings of the file system.
 
     Raises:
-        UsageError: a file or column is not there, a rating is no number, a picture is rated twice or
-            cannot be read, there are too few.
+        UsageError: a file or column is not there, a rating is no number, a picture is rated twice, cannot be
+            read or is too small for the scorer, there are too few.
         JobError: the scorer gave something other than a finite number.
     """
     s3 = s3 or S3()
@@ -259,10 +257,9 @@ def evaluate(
     scores = []
     for name in _reported(paths, report):
         try:
-            picture = decode(files.cat_file(paths[name]), MAX_PIXELS)
-        except (UnreadableError, OSError) as error:
+            score = float(rate(decode(files.cat_file(paths[name]), MAX_PIXELS)))
+        except (UnreadableError, TooSmallError, OSError) as error:
             raise UsageError(f"iqa: {image_dir}/{name}: {error}") from None
-        score = float(rate(picture))
         if not math.isfinite(score):
             raise JobError(f"iqa: {image_dir}/{name} got the score {score}")
         scores.append(score)
@@ -323,35 +320,19 @@ def _reported(names: dict[str, str], report: Callable[[str], None]) -> Iterator[
 
 def read_ratings(mos_csv: str, s3: S3 | None = None) -> dict[str, float]:
     """Picture name to rating, in the file's order; UsageError with the line where one is not usable."""
-    try:
-        data = filesystem(mos_csv, s3 or S3()).cat_file(path_of(mos_csv))
-        text = data.decode("utf-8-sig")  # spreadsheets put a mark before the first column's name
-    except (OSError, UnicodeDecodeError, *storage_errors()) as error:
-        raise UsageError(f"iqa: {mos_csv}: {' '.join(str(error).split())}") from None
-    rows = csv.DictReader(io.StringIO(text, newline=""))
-    columns = rows.fieldnames or []
-    missing = [name for name in ("image", "mos") if name not in columns]
-    if missing:
-        raise UsageError(
-            f"iqa: {mos_csv}: no column {' and '.join(missing)}; found {', '.join(columns) or 'none'}"
-        )
     ratings: dict[str, float] = {}
-    for row in rows:
-        where = f"iqa: {mos_csv}, line {rows.line_num}"
-        name = row["image"]
-        if not name:
-            raise UsageError(f"{where}: no picture is named")
+    for where, name, mos in labels.read(mos_csv, "mos", s3 or S3()):
         if name in ratings:
             raise UsageError(f"{where}: {name} is rated twice")
-        ratings[name] = _number(row["mos"], where)
+        ratings[name] = _number(mos, where)
     if len(ratings) < MIN_PICTURES:
         raise UsageError(f"iqa: {mos_csv} rates {len(ratings)} pictures: give at least {MIN_PICTURES}")
     return ratings
 
 
-def _number(text: str | None, where: str) -> float:
+def _number(text: str, where: str) -> float:
     try:
-        number = float(text or "")
+        number = float(text)
     except ValueError:
         number = math.nan
     if not math.isfinite(number):

@@ -1,5 +1,7 @@
 """ONNX files and the sessions that run them, on CPUs and on CUDA."""
 
+import contextlib
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +38,7 @@ def session(path: Path, model: onnx.ModelProto, device: str, threads: int) -> on
 
     Raises:
         ModelFileError: ONNX Runtime cannot run it.
-        DeviceError: CUDA was asked for, and ONNX Runtime does not run on it.
+        DeviceError: CUDA was asked for, and ONNX Runtime does not run on it, or the card fails.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -49,15 +51,19 @@ def session(path: Path, model: onnx.ModelProto, device: str, threads: int) -> on
     if device == "cuda":
         devices.check_cuda()
         if hasattr(onnxruntime, "preload_dlls"):  # since 1.21
-            onnxruntime.preload_dlls()  # CUDA's and cuDNN's, out of the packages that torch brings
+            with contextlib.redirect_stdout(sys.stderr):  # prints what it does not find
+                onnxruntime.preload_dlls()  # CUDA's and cuDNN's, out of the packages that torch brings
         # In full precision: TensorFloat-32 would move SER-FIQ, whose scores lie close together.
         providers = [("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"]
     else:
         providers = ["CPUExecutionProvider"]
     try:
-        made = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=providers)
+        # The fallback would print to standard output and go on with the CPU where CUDA fails, now or later.
+        made = onnxruntime.InferenceSession(
+            model.SerializeToString(), options, providers=providers, enable_fallback=0
+        )
     except Exception as error:  # ONNX Runtime's errors share no public base
-        devices.check_memory(error)
+        devices.check_card(error)
         raise ModelFileError(f"{path}: cannot be loaded: {' '.join(str(error).split())}") from None
     # Where CUDA's libraries are missing, ONNX Runtime logs it and goes on with the CPU.
     if device == "cuda" and "CUDAExecutionProvider" not in made.get_providers():

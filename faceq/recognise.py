@@ -13,7 +13,7 @@ import torch
 from onnx import helper, numpy_helper
 
 from faceq import models, serfiq
-from faceq.device import check_memory
+from faceq.device import check_card
 from faceq.geometry import ALIGNED_SIZE
 from faceq.onnx_runtime import Bound, ModelFileError, read, session, spell_out_prelu
 from faceq.serfiq import Head
@@ -104,7 +104,7 @@ class Backbone:
             (shaped,) = self._session.run(None, {self._input: self._batch(faces)})
             features = shaped.reshape(len(faces), -1)
         except Exception as error:  # ONNX Runtime's errors share no public base
-            check_memory(error)
+            check_card(error)
             reason = " ".join(str(error).split())
             raise ModelFileError(
                 f"{path}: does not run on two faces of (3, {ALIGNED_SIZE}, {ALIGNED_SIZE}): {reason}"

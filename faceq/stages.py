@@ -36,13 +36,15 @@ class FindFace:
 
     In: image (encoded bytes). Out: status, error, width … roll, mask_coverage, dhash, and for the frames that
     go on `aligned` (112x112 RGB, for the recogniser), `crop` (RGB, `crop_side` wide and high: the face
-    upright; of `quality_region: frame` the whole frame, blacked out) and `outline` (of the face, (N, 2)
-    float32 in crop pixels), for the quality stage. One stage for all of it, so that a frame's pixels never
-    leave the process: only crops do.
+    upright; of `quality_region: frame` the whole frame, blacked out) and `outline` (of the face, as far as it
+    lies in the frame: (N, 2) float32 in crop pixels), for the quality stage. One stage for all of it, so that
+    a frame's pixels never leave the process: only crops do.
     """
 
     def __init__(self, config: Config):
         chosen, device, threads = config.chosen, config.find_face.runs_on, config.find_face.threads
+        if device == "cuda":
+            check_cuda()
         self._detector = detect.load(config.fetch(chosen.detector), config.det_threshold, device, threads)
         self._landmarks = landmarks.load(config.fetch(chosen.landmarks), device, threads)
         cv2.setNumThreads(threads)
@@ -85,7 +87,9 @@ class FindFace:
             crop = mask.blacked_out(picture, outline)
             edge = outline * (np.array(crop.shape[1::-1]) / (width, height))
         else:
-            edge = dense.in_crop(edge, matrix)
+            # Beyond the frame's edge the crop is black, which is not the face.
+            corners = geometry.from_frame(geometry.frame_corners(width, height), matrix)
+            edge = geometry.clipped(dense.in_crop(edge, matrix), corners)
         aligned = geometry.align(picture, face.landmarks)
         return {
             **values,
@@ -102,8 +106,9 @@ class FindFace:
         if self._chosen.pose == "five":
             return {}
         six = dense.in_frame(dense.points[list(dense.pose)])
-        yaw, pitch, roll = geometry.head_pose_pnp(six, width, height)
-        return {"yaw": yaw, "pitch": pitch, "roll": roll}
+        pose = geometry.head_pose_pnp(six, width, height)
+        # Without a fit the five landmarks' pose stays: whatever has a face has a pose.
+        return dict(zip(("yaw", "pitch", "roll"), pose, strict=True)) if pose else {}
 
 
 def crop_side(config: Config) -> int:

@@ -105,6 +105,14 @@ def local_ray(aws: dict[str, str]) -> Iterator[None]:
     ray.shutdown()
 
 
+@pytest.fixture
+def model_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where models are kept, as yet without any; no mirror is set."""
+    monkeypatch.setenv("FACEQ_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("FACEQ_MODEL_MIRROR", raising=False)
+    return tmp_path / "cache"
+
+
 @pytest.fixture(scope="session")
 def astronaut() -> np.ndarray:
     """A sharp portrait, (512, 512, 3) uint8 RGB, one face of some 100 pixels."""

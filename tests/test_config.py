@@ -60,9 +60,22 @@ def test_a_card_that_is_there_is_shared_by_the_pools_that_may_have_it():
     assert both.dbcnn.runs_on == "cuda"
 
 
+@pytest.mark.parametrize(
+    ("given", "mini_batch", "batch_size"),
+    [({}, 64, 256), ({"mini_batch": 16}, 16, 256), ({"batch_size": 32}, 32, 32), ({"mini_batch": 8}, 8, 256)],
+)
+def test_a_pool_that_gets_a_card_takes_its_batches_unless_they_are_set(given, mini_batch, batch_size):
+    plain = config.build({"dbcnn": given})
+    pool = plain.on_gpus(1).dbcnn
+    assert (pool.mini_batch, pool.batch_size) == (mini_batch, batch_size)
+    assert plain.on_gpus(0) == plain and plain.serfiq.mini_batch == 8
+
+
 def test_the_example_job_is_valid():
     example = Path(__file__).parent.parent / "jobs" / "score.yaml"
-    assert config.load(str(example), {}).out is not None
+    job = config.load(str(example), {})
+    assert job.out is not None
+    assert all(pool.batch_size == 4 * pool.mini_batch for pool in (job.serfiq, job.dbcnn))
 
 
 def test_models_of_the_command_line_join_those_of_the_file(tmp_path):

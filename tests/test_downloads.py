@@ -63,13 +63,6 @@ def server() -> Iterator[Server]:
 
 
 @pytest.fixture
-def cache(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setenv("FACEQ_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("FACEQ_MODEL_MIRROR", raising=False)
-    return tmp_path / "cache"
-
-
-@pytest.fixture
 def probe(monkeypatch):
     """Puts a model of CONTENT into the zoo; its sources and terms are the caller's."""
 
@@ -85,7 +78,7 @@ def probe(monkeypatch):
 # --- HTTP -----------------------------------------------------------------------------------------
 
 
-def test_a_download_that_broke_off_goes_on_where_it_ended(cache, probe, server):
+def test_a_download_that_broke_off_goes_on_where_it_ended(model_dir, probe, server):
     probe(f"{server.address}/probe.bin")
     server.breaks = 1
     with pytest.raises(
@@ -94,17 +87,17 @@ def test_a_download_that_broke_off_goes_on_where_it_ended(cache, probe, server):
         models.fetch("probe")
     assert models.fetch("probe").read_bytes() == CONTENT
     assert server.asked == [("/probe.bin", None), ("/probe.bin", f"bytes={HALF}-")]
-    assert sorted(path.name for path in cache.iterdir()) == ["probe.bin", "probe.bin.lock"]
+    assert sorted(path.name for path in model_dir.iterdir()) == ["probe.bin", "probe.bin.lock"]
 
 
-def test_another_source_takes_it_up_too(cache, probe, server):
+def test_another_source_takes_it_up_too(model_dir, probe, server):
     probe(f"{server.address}/first", f"{server.address}/second")
     server.breaks = 1
     assert models.fetch("probe").read_bytes() == CONTENT
     assert server.asked == [("/first", None), ("/second", f"bytes={HALF}-")]
 
 
-def test_a_server_without_ranges_sends_all_of_it_again(cache, probe, server):
+def test_a_server_without_ranges_sends_all_of_it_again(model_dir, probe, server):
     probe(f"{server.address}/probe.bin")
     server.breaks, server.ranges = 1, False
     with pytest.raises(models.ModelError):
@@ -112,23 +105,23 @@ def test_a_server_without_ranges_sends_all_of_it_again(cache, probe, server):
     assert models.fetch("probe").read_bytes() == CONTENT
 
 
-def test_a_wrong_beginning_is_thrown_away(cache, probe, server):
+def test_a_wrong_beginning_is_thrown_away(model_dir, probe, server):
     probe(f"{server.address}/probe.bin")
-    cache.mkdir()
-    (cache / ".probe.bin.part").write_bytes(b"of another file" * 100)
+    model_dir.mkdir()
+    (model_dir / ".probe.bin.part").write_bytes(b"of another file" * 100)
     assert models.fetch("probe").read_bytes() == CONTENT
     assert [wanted for _, wanted in server.asked] == ["bytes=1500-", None]
 
 
-def test_more_bytes_than_the_model_has_are_not_taken(cache, probe, server):
+def test_more_bytes_than_the_model_has_are_not_taken(model_dir, probe, server):
     probe(f"{server.address}/probe.bin")
     server.extra = bytes(1000)
     with pytest.raises(models.ModelError, match=r"sends more than the 1,024,000 bytes"):
         models.fetch("probe")
-    assert not (cache / "probe.bin").exists()
+    assert not (model_dir / "probe.bin").exists()
 
 
-def test_a_proxy_is_asked_in_the_servers_place(cache, probe, server, monkeypatch):
+def test_a_proxy_is_asked_in_the_servers_place(model_dir, probe, server, monkeypatch):
     """There is no such host: only the proxy can answer."""
     probe("http://models.example/zoo/probe.bin")
     monkeypatch.setenv("HTTP_PROXY", server.address)
@@ -143,7 +136,7 @@ def test_a_proxy_is_asked_in_the_servers_place(cache, probe, server, monkeypatch
 
 
 def test_what_is_pulled_to_a_bucket_is_a_mirror_for_machines_without_internet(
-    cache, probe, server, s3, tmp_path, monkeypatch, capsys
+    model_dir, probe, server, s3, tmp_path, monkeypatch, capsys
 ):
     probe(f"{server.address}/probe.bin")
     assert cli.main(["models", "pull", "probe", "--to", f"{s3}/models"]) == 0
@@ -159,7 +152,7 @@ def test_what_is_pulled_to_a_bucket_is_a_mirror_for_machines_without_internet(
     assert cli.main(["models", "pull", "probe", "--config", str(tmp_path / "job.yaml")]) == 0
 
 
-def test_mirrors_are_tried_in_order_and_may_be_wrong(cache, probe, server, tmp_path):
+def test_mirrors_are_tried_in_order_and_may_be_wrong(model_dir, probe, server, tmp_path):
     entry = probe(f"{server.address}/probe.bin")
     (tmp_path / "wrong").mkdir()
     (tmp_path / "wrong" / entry.file).write_bytes(b"something else")
@@ -168,7 +161,7 @@ def test_mirrors_are_tried_in_order_and_may_be_wrong(cache, probe, server, tmp_p
     assert server.asked == [("/m/probe.bin", None)]
 
 
-def test_a_whole_preset_is_pulled_and_serves(cache, tmp_path, monkeypatch, capsys):
+def test_a_whole_preset_is_pulled_and_serves(model_dir, tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("FACEQ_CACHE")
     folder = tmp_path / "mirror"
     assert cli.main(["models", "pull", "--preset", "embedded", "--to", str(folder)]) == 0
@@ -177,7 +170,7 @@ def test_a_whole_preset_is_pulled_and_serves(cache, tmp_path, monkeypatch, capsy
     assert all(models.sha256(folder / model.file) == model.sha256 for model in zoo)
 
 
-def test_a_place_that_cannot_be_written_is_wrong_usage(cache, probe, server, capsys):
+def test_a_place_that_cannot_be_written_is_wrong_usage(model_dir, probe, server, capsys):
     probe(f"{server.address}/probe.bin")
     assert cli.main(["models", "pull", "probe", "--to", "/dev/null/models"]) == 2
     assert "cannot be copied to /dev/null/models" in capsys.readouterr().err
@@ -204,7 +197,7 @@ def put_pack(monkeypatch, folder: Path, content: bytes) -> models.Pack:
 
 
 @pytest.mark.parametrize("inside", ["", "pack/"])
-def test_a_pack_is_fetched_once_for_all_its_models(cache, probe, tmp_path, monkeypatch, inside):
+def test_a_pack_is_fetched_once_for_all_its_models(model_dir, probe, tmp_path, monkeypatch, inside):
     names = ("one", "two")
     put_pack(monkeypatch, tmp_path / "o", packed({f"{inside}{name}.bin": CONTENT for name in names}))
     for name in names:
@@ -212,19 +205,19 @@ def test_a_pack_is_fetched_once_for_all_its_models(cache, probe, tmp_path, monke
     assert models.fetch("one").read_bytes() == CONTENT
     (tmp_path / "o" / "pack.zip").unlink()
     assert models.fetch("two").read_bytes() == CONTENT
-    assert {path.name for path in cache.iterdir() if path.suffix != ".lock"} == {"one.bin", "two.bin"}
+    assert {path.name for path in model_dir.iterdir() if path.suffix != ".lock"} == {"one.bin", "two.bin"}
 
 
-def test_a_pack_of_other_content_is_not_opened(cache, probe, tmp_path, monkeypatch):
+def test_a_pack_of_other_content_is_not_opened(model_dir, probe, tmp_path, monkeypatch):
     pack = put_pack(monkeypatch, tmp_path / "o", packed({"probe.bin": CONTENT}))
     monkeypatch.setitem(models.PACKS, "pack", dataclasses.replace(pack, sha256="0" * 64))
     probe("pack:pack!probe.bin")
     with pytest.raises(models.ModelError, match="expected 0000"):
         models.fetch("probe")
-    assert not [path for path in cache.iterdir() if path.suffix != ".lock"]
+    assert not [path for path in model_dir.iterdir() if path.suffix != ".lock"]
 
 
-def test_a_model_with_a_wrong_byte_in_its_pack_is_not_taken(cache, probe, tmp_path, monkeypatch):
+def test_a_model_with_a_wrong_byte_in_its_pack_is_not_taken(model_dir, probe, tmp_path, monkeypatch):
     put_pack(monkeypatch, tmp_path / "o", packed({"probe.bin": CONTENT[:-1] + b"x"}))
     probe("pack:pack!probe.bin")
     with pytest.raises(models.ModelError, match=r"probe.bin in pack.zip: sha256 is .*, expected"):
@@ -289,7 +282,7 @@ def test_a_hostile_archive_writes_nothing(tmp_path, content, said):
 
 
 @pytest.fixture
-def restricted(cache, monkeypatch, tmp_path) -> str:
+def restricted(model_dir, monkeypatch, tmp_path) -> str:
     """A recogniser in the zoo, under terms of its own, in a folder of one's own."""
     path = arcface(tmp_path / "restricted.onnx")
     known = models.Recogniser(models.PUBLISHED, dropout=0.5)
@@ -302,18 +295,20 @@ def restricted(cache, monkeypatch, tmp_path) -> str:
         model = models.get(name)
         monkeypatch.delenv("FACEQ_CACHE")
         kept = models.fetch(name)
-        monkeypatch.setenv("FACEQ_CACHE", str(cache))
-        cache.mkdir(exist_ok=True)
-        (cache / model.file).write_bytes(kept.read_bytes())
+        monkeypatch.setenv("FACEQ_CACHE", str(model_dir))
+        model_dir.mkdir(exist_ok=True)
+        (model_dir / model.file).write_bytes(kept.read_bytes())
     return "restricted"
 
 
-def test_terms_are_shown_and_nothing_is_fetched_until_they_are_accepted(restricted, cache, tmp_path, capsys):
+def test_terms_are_shown_and_nothing_is_fetched_until_they_are_accepted(
+    restricted, model_dir, tmp_path, capsys
+):
     command = ["inspect", str(PHOTOS / "t1.jpg"), "--recogniser", restricted, "--json"]
     assert cli.main(command) == 2
     message = capsys.readouterr().err
     assert "Probe-NC" in message and "For tests only." in message and "--accept-licence" in message
-    assert not (cache / "restricted.onnx").exists()
+    assert not (model_dir / "restricted.onnx").exists()
 
     assert cli.main([*command, "--accept-licence"]) == 0
     said = capsys.readouterr()
@@ -341,17 +336,17 @@ def test_a_job_records_what_was_accepted_by_its_configuration(local_ray, tmp_pat
     assert run["models"]["yunet"]["licence"] == "Probe-NC"
 
 
-def test_models_without_such_terms_ask_for_nothing(cache, probe, server, capsys):
+def test_models_without_such_terms_ask_for_nothing(model_dir, probe, server, capsys):
     probe(f"{server.address}/probe.bin")
     assert cli.main(["models", "pull", "probe"]) == 0
     assert "probe (Probe-1.0) from" in capsys.readouterr().err
-    assert not (cache / "accepted.json").exists()
+    assert not (model_dir / "accepted.json").exists()
 
 
-def test_presets_of_restricted_models_are_refused_before_anything_is_done(cache, tmp_path, capsys):
+def test_presets_of_restricted_models_are_refused_before_anything_is_done(model_dir, tmp_path, capsys):
     for preset in ("insightface", "cafi"):
         assert cli.main(["score", str(PHOTOS), "--out", str(tmp_path / "t"), "--preset", preset]) == 2
         assert "InsightFace's pretrained models are available for non-commercial" in capsys.readouterr().err
     with pytest.raises(models.LicenceError, match="non-commercial research"):
         faceq.score_images([b""], preset="insightface")
-    assert not (tmp_path / "t").exists() and not cache.exists()
+    assert not (tmp_path / "t").exists() and not model_dir.exists()

@@ -126,8 +126,8 @@ def test_the_command_fits_a_calibration(folder, table, capsys):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("file,who\na.jpg,1\n", "has no column 'image', only file, who"),
-        ("", "has no column 'image', only nothing"),
+        ("file,who\na.jpg,1\n", "no column image and identity; found file, who"),
+        ("", "no column image and identity; found none"),
         ("image,identity\na.jpg,\n", "line 2: image or identity is empty"),
         ("image,identity\na.jpg,1\na.jpg,2\n", "line 3: a.jpg is 2 here and 1 further up"),
         ("image,identity\na.jpg,1\n", "0 of its images have a scored face"),

@@ -64,6 +64,30 @@ def test_coverage_counts_only_what_lies_in_the_frame():
     assert geometry.coverage(square, 200, 100) == pytest.approx(0.125, abs=0.005)
 
 
+def area(polygon: np.ndarray) -> float:
+    x, y = polygon.T
+    return float(abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2)
+
+
+def test_of_a_polygon_what_lies_in_a_turned_frame_is_kept():
+    frame = geometry.frame_corners(101, 61) @ rotation(0, 0, 30)[:2, :2].T
+    # A notch from the right makes it hollow: clipped by a line, its two arms come apart.
+    hollow = np.array([[20, 20], [140, 20], [140, 25], [40, 30], [140, 35], [140, 40], [20, 40]], np.float32)
+    turned = (hollow @ rotation(0, 0, 30)[:2, :2].T).astype(np.float32)
+    cut = geometry.clipped(turned, frame)
+    notch = 10 * 100 / 2 * (60 / 100) ** 2
+    assert area(cut) == pytest.approx(80 * 20 - notch, rel=1e-4)
+    assert cut.dtype == np.float32 and cut[0].tobytes() == turned[0].tobytes()
+
+
+def test_a_polygon_inside_keeps_its_bits_and_one_outside_leaves_nothing():
+    frame = geometry.frame_corners(200, 100)
+    inner = (np.random.default_rng(0).random((36, 2)) * (199, 99)).astype(np.float32)
+    assert geometry.clipped(inner, frame).tobytes() == inner.tobytes()
+    outer = geometry.clipped(inner - (300, 0), frame)
+    assert outer.shape == (0, 2) and geometry.polygon_mask(outer, 256).max() == 0
+
+
 @pytest.mark.parametrize("angles", [(0, 0, 0), (25, 0, 0), (0, -20, 0), (0, 0, 15), (-20, 10, -10)])
 def test_the_perspective_fit_finds_the_pose_that_was_drawn(angles):
     """Six points of a generic head, turned, put before a camera and projected."""
@@ -72,3 +96,22 @@ def test_the_perspective_fit_finds_the_pose_that_was_drawn(angles):
     points = placed[:, :2] / placed[:, 2:] * width + [width / 2, height / 2]
     found = geometry.head_pose_pnp(points.astype(np.float32), width, height)
     assert np.allclose(found, angles, atol=0.5)
+
+
+def test_the_perspective_fit_keeps_a_small_noisy_face_before_the_camera():
+    """100 pixels high, landmarks a pixel off: the iterative solver puts a third of these upside down."""
+    rng = np.random.default_rng(0)
+    width, height = 640, 480
+    for _ in range(100):
+        angles = rng.uniform(-30, 30, 3)
+        placed = geometry.PNP_MODEL @ rotation(*angles).T + [0.0, 0.0, 3200.0]
+        points = placed[:, :2] / placed[:, 2:] * width + rng.uniform(-100, 100, 2) + (320, 240)
+        found = geometry.head_pose_pnp(points + rng.normal(0, 1, (6, 2)), width, height)
+        assert np.abs(np.subtract(found, angles)).max() < 20
+
+
+@pytest.mark.parametrize(
+    "points", [np.tile([320.0, 240.0], (6, 1)), np.full((6, 2), np.nan), np.linspace((0, 0), (5, 0), 6)]
+)
+def test_points_that_no_head_fits_have_no_perspective_pose(points):
+    assert geometry.head_pose_pnp(points, 640, 480) is None

@@ -12,7 +12,7 @@ import torch
 from model_files import arcface, dbcnn
 
 import faceq
-from faceq import cluster, config, device, geometry, models, onnx_runtime, quality
+from faceq import cluster, config, device, frames, geometry, models, onnx_runtime, quality, stages
 from faceq.batches import Halving
 from faceq.config import Pool
 from faceq.detect import YuNet
@@ -74,15 +74,29 @@ def test_a_row_from_the_gpu_is_within_the_tolerances_of_the_cpus():
 
 
 @on_gpu
-def test_faces_found_on_the_gpu_are_those_of_the_cpu():
+@pytest.mark.shared
+def test_faces_found_on_the_gpu_are_those_of_the_cpu(shared):
     faces = list(demo.source_faces().values())
+    scrfd = {"models": {"detector": str(shared / "weights" / "scrfd_500m_bnkps.onnx")}, "fiq_threshold": 0}
     rows = {
-        where: faceq.score_images(faces, fiq_threshold=0, find_face={"device": where}).to_pylist()
+        where: faceq.score_images(faces, find_face={"device": where}, **scrfd).to_pylist()
         for where in ("cpu", "cuda")
     }
     for one, other in zip(rows["cpu"], rows["cuda"], strict=True):
         assert one["n_faces"] == other["n_faces"]
         assert np.allclose(one["landmarks"], other["landmarks"], atol=0.1)
+
+
+def test_yunet_and_facemesh_stay_on_the_cpu_where_find_face_has_a_card(photos, monkeypatch):
+    """Where no CUDA provider is, as here, a session for the card would be an error."""
+    monkeypatch.setattr(stages, "check_cuda", lambda: None)
+    monkeypatch.setattr(device, "check_cuda", lambda: None)
+    image = (photos / "t1.jpg").read_bytes()
+    frame = frames.to_table([frames.Frame("t1.jpg", None, 0, image)])
+    one, other = (
+        stages.FindFace(config.build({"find_face": {"device": where}}))(frame) for where in ("cpu", "cuda")
+    )
+    assert one.equals(other) and one["n_faces"].to_pylist() == [6]
 
 
 @on_gpu
@@ -116,13 +130,21 @@ ORT_OUT_OF_MEMORY = onnxruntime.capi.onnxruntime_pybind11_state.RuntimeException
     "Status Message: bfc_arena.cc:376 AllocateRawInternal Failed to allocate memory for requested buffer of "
     "size 411041792"
 )
+ORT_CUDA_FAILURE = (
+    "/onnxruntime_src/onnxruntime/core/providers/cuda/cuda_call.cc:129 std::conditional_t<THRW, void, "
+    "onnxruntime::common::Status> onnxruntime::CudaCall(...) CUDA failure {}; GPU=0 ; hostname=node ; "
+    "file=/onnxruntime_src/onnxruntime/core/providers/cuda/cuda_stream_handle.cc ; line=204 ; "
+    "expr=cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);"
+)
+PROVIDER_OUT_OF_MEMORY = RuntimeError(ORT_CUDA_FAILURE.format("2: out of memory "))
 CUBLAS_OUT_OF_MEMORY = RuntimeError(
     "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
 )
 TORCH_OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 512.00 MiB.")
+OUT_OF_MEMORY = [TORCH_OUT_OF_MEMORY, CUBLAS_OUT_OF_MEMORY, ORT_OUT_OF_MEMORY, PROVIDER_OUT_OF_MEMORY]
 
 
-@pytest.mark.parametrize("error", [TORCH_OUT_OF_MEMORY, CUBLAS_OUT_OF_MEMORY, ORT_OUT_OF_MEMORY])
+@pytest.mark.parametrize("error", OUT_OF_MEMORY)
 def test_out_of_memory_halves_the_mini_batch_once_and_says_so(error, capsys):
     shown = []
 
@@ -154,7 +176,7 @@ def test_a_card_that_holds_not_one_item_is_an_error_with_a_way_out():
         Halving(model, 4, "serfiq")(np.arange(3))
 
 
-@pytest.mark.parametrize("error", [TORCH_OUT_OF_MEMORY, CUBLAS_OUT_OF_MEMORY, ORT_OUT_OF_MEMORY])
+@pytest.mark.parametrize("error", OUT_OF_MEMORY)
 def test_memory_that_runs_out_while_a_model_loads_is_not_blamed_on_its_file(error, monkeypatch):
     def made(*arguments, **options):
         raise error
@@ -163,6 +185,32 @@ def test_memory_that_runs_out_while_a_model_loads_is_not_blamed_on_its_file(erro
     path = models.fetch("sface")
     with pytest.raises(device.DeviceError, match=r"does not hold the models: .*num_gpus"):
         onnx_runtime.session(path, onnx_runtime.read(path), "cpu", 1)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (PROVIDER_OUT_OF_MEMORY, "does not hold the models"),
+        (RuntimeError(ORT_CUDA_FAILURE.format("999: unknown error ")), "CUDA failed .*failure 999.*smi"),
+        (RuntimeError("CUDA_PATH is set but CUDA wasnt able to be loaded."), "CUDA failed .*libraries"),
+    ],
+)
+def test_a_card_that_fails_is_an_error_not_the_cpu_and_not_the_file(monkeypatch, capsys, error, said):
+    """ONNX Runtime's own class would make a session for the CPU then, and print so."""
+    made = onnxruntime.InferenceSession._create_inference_session
+
+    def on_the_card(self, providers, *more):
+        if providers != ["CPUExecutionProvider"]:
+            raise error
+        made(self, providers, *more)
+
+    monkeypatch.setattr(onnxruntime.InferenceSession, "_create_inference_session", on_the_card)
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: print("Failed to load libcudnn.so.9"))
+    monkeypatch.setattr(device, "check_cuda", lambda: None)
+    path = models.fetch("sface")
+    with pytest.raises(device.DeviceError, match=said):
+        onnx_runtime.session(path, onnx_runtime.read(path), "cuda", 1)
+    assert capsys.readouterr().out == ""
 
 
 def test_other_errors_are_not_taken_for_it():
@@ -247,7 +295,7 @@ def test_a_provider_that_did_not_load_is_an_error(monkeypatch):
     """ONNX Runtime makes a session for the CPU then, and says so only in its log."""
     made = onnxruntime.InferenceSession
 
-    def on_the_cpu(model, options, providers):
+    def on_the_cpu(model, options, providers, **more):
         return made(model, options, providers=["CPUExecutionProvider"])
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", on_the_cpu)

@@ -79,6 +79,14 @@ def test_pictures_without_a_score_are_looked_at_too(tmp_path, content, status, c
     assert Image.open(tmp_path / "look.png").height == inspect.SIDE
 
 
+def test_a_very_flat_picture_is_drawn_no_wider_than_the_widest(tmp_path):
+    Image.new("RGB", (100, 1), (200, 10, 10)).save(tmp_path / "strip.png")
+    assert cli.main(["inspect", str(tmp_path / "strip.png"), "--out", str(tmp_path / "look.png")]) == 0
+    look = np.asarray(Image.open(tmp_path / "look.png"))
+    assert look.shape[:2] == (inspect.SIDE, inspect.WIDEST + inspect.SIDE // 2)
+    assert tuple(look[10, inspect.WIDEST // 2]) == (200, 10, 10)
+
+
 def test_several_pictures_go_into_a_folder(s3, tmp_path, capsys):
     boto3.client("s3").upload_file(str(PORTRAIT), BUCKET, "inspect/Tom_Hanks_54745.png")
     images = [str(PORTRAIT), f"{s3}/inspect/Tom_Hanks_54745.png"]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from faceq import cli, iqa, plots
 from faceq.dbcnn import picture_tensor
-from faceq.dbcnn_vgg import published_tensor
+from faceq.dbcnn_vgg import DBCNN, published_tensor
 from faceq.errors import JobError, UsageError
 
 TIED = (
@@ -199,11 +199,12 @@ def test_pictures_and_ratings_may_lie_on_s3(rated, s3) -> None:
         ("image,mos", "picture,score", "no column image and mos; found rater, picture, score"),
         ("image,mos", "image;mos", "no column image and mos; found rater, image;mos"),
         ("more/3.png,35", "more/3.png,good", r"mos\.csv, line 5: mos is 'good', not a number"),
-        ("more/3.png,35", "more/3.png", r"line 5: mos is None, not a number"),
+        ("more/3.png,35", "more/3.png", "line 5: image or mos is empty"),
         ("more/3.png,35", "more/3.png,nan", r"line 5: mos is 'nan', not a number"),
         ("more/3.png", "3.png", r"rates 3\.png, not found in .*pictures"),
         ("more/3.png", "2.png", r"line 5: 2\.png is rated twice"),
-        ("more/3.png", "", "line 5: no picture is named"),
+        ("more/3.png", '"more/3.png' + "x" * 2**17, r"mos\.csv: cannot be read as CSV: field larger"),
+        ("more/3.png", "", "line 5: image or mos is empty"),
     ],
 )
 def test_a_ratings_file_that_is_not_usable_is_told_by_line(rated, before, after, told) -> None:
@@ -250,6 +251,14 @@ def test_networks_rate_pictures_at_their_own_size_or_in_views(astronaut) -> None
         score = iqa.whole_pictures(Brightness(), views_of)(astronaut[:300])
         assert shapes[-1] == shape
         assert score == pytest.approx(100 * float(views_of(astronaut[:300]).mean()), abs=1e-3)
+
+
+def test_a_picture_too_small_for_vgg_is_named(rated) -> None:
+    rate = iqa.whole_pictures(DBCNN().eval(), published_tensor)
+    assert math.isfinite(rate(np.zeros((16, 16, 3), np.uint8)))
+    Image.new("RGB", (40, 15)).save(Path(rated[0]) / "2.png")
+    with pytest.raises(UsageError, match=r"2\.png: is 40x15 pixels: .* 16 a side"):
+        iqa.evaluate(*rated, rate)
 
 
 def test_a_score_that_is_no_number_stops_the_evaluation(rated) -> None:

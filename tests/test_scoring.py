@@ -4,6 +4,7 @@ import io
 import itertools
 import os
 
+import cv2
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -15,6 +16,7 @@ from faceq import models
 from faceq.config import PRESETS, Config
 from faceq.dbcnn import DBCNN_LITE_WEIGHTS, load_dbcnn_lite
 from faceq.errors import UsageError
+from faceq.frames import Frame, to_table
 from faceq.quality import HALF_TOLERANCE, OnnxQuality, TorchQuality
 from faceq.stages import FindFace, in_mini_batches, masks_of
 from faceq.table import SCHEMA, frame_id, pending, pixels, schema
@@ -120,6 +122,22 @@ def test_a_calibration_of_ones_own_moves_serfiq_and_nothing_else(faces):
     )
     assert own["serfiq_raw"] == zoo["serfiq_raw"]
     assert own["serfiq"] == pytest.approx(1 / (1 + np.exp(-50 * (zoo["serfiq_raw"] - 0.95))), rel=1e-5)
+
+
+@pytest.mark.parametrize("degrees", [0, 20])
+def test_of_a_face_that_the_frame_cuts_off_no_black_beyond_the_edge_is_judged(faces, degrees):
+    """No pixel of these frames is black: what is black in a crop lies outside its frame."""
+    find_face = FindFace(Config())
+    turn = cv2.getRotationMatrix2D((demo.FRAME_SIZE / 2, demo.FRAME_SIZE / 2), degrees, 1)
+    for face in faces.values():
+        whole = np.maximum(cv2.warpAffine(face, turn, face.shape[1::-1], borderMode=cv2.BORDER_REFLECT), 60)
+        (row,) = find_face(to_table([Frame("whole", None, 0, png(whole))])).to_pylist()
+        cut = whole[:, round(row["face_x"] + 0.2 * row["face_w"]) :]
+        found = find_face(to_table([Frame("cut", None, 0, png(cut))]))
+        (crop,) = pixels(found, "crop", np.array([0]), (256, 256, 3))
+        (inside,) = masks_of(found, np.array([0]))
+        assert (crop == 0).all(axis=2).any() and inside.mean() > 0.1
+        assert crop[inside > 0].max(axis=1).min() > 0
 
 
 def test_each_region_judges_other_pixels_and_another_name_is_refused(faces):
