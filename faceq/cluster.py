@@ -46,7 +46,10 @@ def start_ray(config: Config) -> None:
         try:
             ray.init()
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise UsageError(f"RAY_ADDRESS={address}: no Ray cluster answers there: {error}") from None
+            raise UsageError(
+                f"RAY_ADDRESS={address}: no Ray cluster answers there: {error} (if it wants a token, set "
+                "RAY_AUTH_MODE=token)"
+            ) from None
         return
     # Two at least: a share each for two pools, and the rest for tasks that feed them.
     cpus = config.num_cpus or max(2, device.usable_cpus())

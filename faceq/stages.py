@@ -52,8 +52,6 @@ class FindFace:
         self._region = config.quality_region
         self._min_face = config.min_face
         self._max_pixels = config.max_pixels
-        if device == "cuda":  # an actor is ready after its first picture, as ScoreFiq's
-            self._detector(np.full((640, 640, 3), 128, np.uint8))
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         rows = pending(batch)

@@ -11,7 +11,7 @@ from faceq.decode import decode
 from faceq.runs import Table
 from faceq.stages import FindFace
 from faceq.table import pending
-from jobs import benchmark, gpu_load, measure_scale
+from jobs import benchmark, gpu_load, loops, measure_scale
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def frames(tmp_path_factory) -> config.Config:
 
 
 def test_its_frames_are_faces_of_384_pixels_all_different(frames):
-    tables = list(benchmark.tables_of(frames))
+    tables = list(loops.tables_of(frames))
     images = [image for table in tables for image in table["image"].to_pylist()]
     assert len(images) == len(set(images)) == 36
     assert {decode(image, 1_000_000).shape for image in images} == {(384, 384, 3)}
@@ -31,7 +31,7 @@ def test_its_frames_are_faces_of_384_pixels_all_different(frames):
 
 def test_the_bare_loop_scores_every_frame_and_names_each_stages_cost(frames):
     few = frames.model_copy(update={"limit": 8})
-    found = benchmark.bare_loop(few)
+    found = loops.bare(few)
     assert found["frames"] == 8 and found["rate"] > 0
     assert list(found["cpu_ms"]) == ["FindFace", "ScoreFiq", "ScoreQuality"]
     assert min(found["cpu_ms"].values()) > 0
