@@ -14,11 +14,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pyarrow.fs import FSSpecHandler, PyFileSystem
+from pyarrow.fs import LocalFileSystem, PyFileSystem
 
 from faceq.config import S3
 from faceq.errors import UsageError
-from faceq.storage import absolute, filesystem, path_of, storage_errors
+from faceq.storage import ArrowFiles, absolute, filesystem, is_remote, path_of, storage_errors
 from faceq.table import STATUSES, schema
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class Table:
         self.uri = absolute(uri)
         self.path = path_of(uri)
         self.files: fsspec.AbstractFileSystem = filesystem(uri, s3)
-        self.arrow_files = PyFileSystem(FSSpecHandler(self.files))
+        self.arrow_files = PyFileSystem(ArrowFiles(self.files))
 
     def check(self, record: dict[str, Any] | None) -> None:
         """That a run with these settings may write here; with None: that here is a table, or nothing.
@@ -216,11 +216,13 @@ class Table:
 
         columns = schema(embeddings=self.record().get("embeddings", False))
         partitioning = pds.partitioning(pa.schema([("status", pa.string())]), flavor="hive")
+        # Only what is written locally needs Python, for files that appear whole.
+        files = self.arrow_files if is_remote(self.uri) else LocalFileSystem()
         with self.reached():
             return pds.dataset(
                 self.row_files(),
                 schema=columns,
-                filesystem=self.arrow_files,
+                filesystem=files,
                 format="parquet",
                 partitioning=partitioning,
                 partition_base_dir=self.path,

@@ -1,5 +1,7 @@
 """What a table knows of the runs that made it."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,28 @@ from faceq import config
 from faceq.config import S3
 from faceq.errors import UsageError
 from faceq.runs import QUANTILES, Table
+from faceq.storage import filesystem
 from jobs import synthetic
+
+_READ_WITH_SLOW_FILES = """
+import sys, time
+import s3fs
+from faceq import storage
+from faceq.config import S3
+from faceq.runs import Table
+
+class Slow:
+    def __init__(self, file): self._file = file
+    def __getattr__(self, name): return getattr(self._file, name)
+    def __enter__(self): return self
+    def __exit__(self, *error): self._file.close()
+    def __del__(self): time.sleep(0.5)
+
+for kind in (storage.AtomicLocalFileSystem, s3fs.S3FileSystem):
+    kind._open = lambda *given, _open=kind._open, **options: Slow(_open(*given, **options))
+print(len(Table(sys.argv[1], S3()).rows(["dbcnn"])))
+"""
+"""A program that reads a table, and whose files take their time to be gone."""
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +51,17 @@ def test_counts_and_quantiles_are_those_of_the_rows(table):
     for name, width in (("serfiq", 1e-4), ("dbcnn", 1e-2)):
         exact = np.quantile([value for value in rows[name] if value is not None], QUANTILES)
         assert quantiles[name] == pytest.approx(exact, abs=2 * width)
+
+
+@pytest.mark.parametrize("place", ["disk", "s3"])
+def test_a_program_that_has_read_a_table_ends_well(table, place, request):
+    where = table.uri
+    if place == "s3":
+        where = f"{request.getfixturevalue('s3')}/runs"
+        filesystem(where, S3()).put(f"{table.uri}/", f"{where}/", recursive=True)
+    command = [sys.executable, "-c", _READ_WITH_SLOW_FILES, where]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "20000\n"), done.stderr
 
 
 def test_a_run_without_rows_has_none_and_no_quantiles(table):
