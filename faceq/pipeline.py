@@ -31,7 +31,7 @@ from faceq.frames import READ_SCHEMA, Shard, group, in_batches, list_shards, rea
 from faceq.runs import COMPRESSION, Run, Table
 from faceq.scoring import finished, new_run_id
 from faceq.stages import FindFace, ScoreFiq, ScoreQuality, check_own_models
-from faceq.table import schema, schema_with, with_values
+from faceq.table import among, schema, schema_with, with_values
 
 BLOCK_BYTES = 8 << 20
 """Most bytes of a block between two stages: some 30 faces' crops, or 200 small JPEGs. Ray's default of
@@ -255,9 +255,9 @@ def _finding_faces(config: Config, census: Any) -> dict[str, Any]:
 
 
 def drop_done(batch: pa.Table, done: Any, census: Any) -> pa.Table:
-    """The frames that have no row yet."""
+    """The frames that have no row yet; `done`: reference to the sorted ids (int64) of those that have one."""
     ids = batch["frame_id"].to_numpy()
-    keep = ~np.isin(ids, ray.get(done))
+    keep = ~among(ids, ray.get(done))
     if len(ids):
         ray.get(census.dropped.remote(int(ids[0]), int(np.count_nonzero(~keep))))
     return batch.filter(pa.array(keep))
