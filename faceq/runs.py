@@ -238,10 +238,17 @@ class Table:
         """Ids (int64, sorted) of all frames that have a row; none after a run has only just begun."""
         return np.sort(self.rows(["frame_id"])["frame_id"].to_numpy())
 
-    def column(self, path: str, name: str) -> list[Any]:
+    def places_of(self, ids: np.ndarray) -> pa.Table:
+        """Rows of some frames (int64): `frame_id`, and `path`, one of `row_files`."""
+        chosen = pc.field("frame_id").isin(ids)
+        with self.reached():
+            rows = self.dataset().to_table(["frame_id", "__filename"], filter=chosen)
+        return rows.rename_columns(["frame_id", "path"])
+
+    def column(self, path: str, name: str) -> pa.ChunkedArray:
         """One column of one of `row_files`."""
         with self.reached(), self.files.open(path, "rb") as file:
-            return pq.read_table(file, columns=[name])[name].to_pylist()
+            return pq.read_table(file, columns=[name])[name]
 
     def keep_rows(self, path: str, keep: np.ndarray) -> None:
         """Leave only some rows in a file: it is replaced as a whole, or deleted where none are left.
