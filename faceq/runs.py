@@ -59,13 +59,12 @@ class Run:
 
     def footer(self) -> dict[str, Any]:
         """What each Parquet file of the run holds in its metadata."""
-        return {**self.record, "version": self.version, "run_id": self.run_id, "config": self.config}
+        return footer_of(self.as_json())
 
     def as_json(self) -> dict[str, Any]:
-        """The footer, and what the run found."""
+        """The run's record: all fields, what decides the values not under a name of its own."""
         found = asdict(self)
-        del found["record"]
-        return {**self.footer(), **found}
+        return {**found.pop("record"), **found}
 
 
 class Table:
@@ -299,9 +298,11 @@ def _quantile(histogram: np.ndarray, share: float) -> float:
 
 
 def footer_of(record: dict[str, Any]) -> dict[str, Any]:
-    """What the Parquet files of a run say, from its record."""
+    """What the Parquet files of a run say, from its record. Which input was named stays there: it may be a
+    hundred thousand paths, and each file would hold them."""
     found = {each.name for each in fields(Run)} - {"version", "run_id", "config"}
-    return {key: value for key, value in record.items() if key not in found}
+    config = {key: value for key, value in record["config"].items() if key not in ("input", "manifest")}
+    return {key: value for key, value in record.items() if key not in found} | {"config": config}
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any], where: str = "") -> list[str]:

@@ -1,5 +1,6 @@
 """What a table knows of the runs that made it."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +11,9 @@ import pytest
 from faceq import config
 from faceq.config import S3
 from faceq.errors import UsageError
-from faceq.runs import QUANTILES, Table
+from faceq.runs import QUANTILES, Run, Table
 from faceq.storage import filesystem
+from faceq.table import record_of, schema_with
 from jobs import synthetic
 
 _READ_WITH_SLOW_FILES = """
@@ -62,6 +64,16 @@ def test_a_program_that_has_read_a_table_ends_well(table, place, request):
     command = [sys.executable, "-c", _READ_WITH_SLOW_FILES, where]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "20000\n"), done.stderr
+
+
+def test_the_footer_holds_the_settings_but_not_the_list_of_inputs():
+    inputs = [f"/in/{number}.jpg" for number in range(20_000)]
+    settings = config.build({"input": inputs, "manifest": inputs, "out": "/out", "min_face": 64})
+    run = Run("1", "0", inputs, settings.record(), settings.model_dump(), "")
+    footer = record_of(schema_with(run.footer()))
+    assert footer["config"]["min_face"] == 64 and footer["models"] == settings.record()["models"]
+    assert len(json.dumps(footer)) < 10_000
+    assert run.as_json()["config"] == settings.model_dump() and run.as_json()["input"] == inputs
 
 
 def test_a_run_without_rows_has_none_and_no_quantiles(table):
