@@ -140,6 +140,17 @@ def list_shards(inputs: Iterable[str], s3: S3, manifests: Iterable[str] = ()) ->
     return [shards[source] for source in sorted(shards)]
 
 
+def outside(shards: list[Shard], place: str) -> list[Shard]:
+    """The shards that do not lie in a folder or under an `s3://` prefix, links to either followed."""
+    if is_remote(place):
+        return [shard for shard in shards if not shard.source.startswith(f"{place}/")]
+    # Asked once for each folder: of a million pictures it would take a while.
+    folders = {os.path.dirname(shard.path) for shard in shards if not is_remote(shard.source)}
+    root = os.path.realpath(place)
+    inside = {folder for folder in folders if f"{os.path.realpath(folder)}/".startswith(f"{root}/")}
+    return [s for s in shards if is_remote(s.source) or os.path.dirname(s.path) not in inside]
+
+
 def _list_input(uri: str, s3: S3) -> list[Shard]:
     files = filesystem(uri, s3)
     try:

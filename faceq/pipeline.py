@@ -27,7 +27,7 @@ from faceq.census import DEATHS_OF_A_KILLER, Census, OutageError
 from faceq.cluster import pool_options, ray_for
 from faceq.config import S3, Config, Video
 from faceq.errors import JobError, UsageError
-from faceq.frames import READ_SCHEMA, Shard, group, in_batches, list_shards, read_shards, to_table
+from faceq.frames import READ_SCHEMA, Shard, group, in_batches, list_shards, outside, read_shards, to_table
 from faceq.runs import COMPRESSION, Run, Table
 from faceq.scoring import finished, new_run_id
 from faceq.stages import FindFace, ScoreFiq, ScoreQuality, check_own_models
@@ -98,8 +98,7 @@ def score(config: Config, overwrite: bool = False, retry_unreadable: bool = Fals
     # Other machines need not ask again.
     config = config.model_copy(update={"accept_licence": bool(accepted)})
     table.check(None if overwrite else record)
-    listed = list_shards(config.input, config.s3, config.manifest)
-    shards = [shard for shard in listed if not shard.source.startswith(f"{table.uri}/")]
+    shards = outside(list_shards(config.input, config.s3, config.manifest), table.uri)
     if not shards:
         raise UsageError(f"{table.uri}: the input holds nothing but the table itself")
     started = _now()
