@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlparse
 
 import fsspec
 import numpy as np
@@ -81,8 +82,14 @@ class Table:
 
         Raises:
             UsageError: rows made with other settings are there (with what differs), or other files, or
-                the place cannot be read.
+                the place cannot be read, or has a name that Ray would change.
         """
+        written_to = _as_ray_takes(self.path)
+        if written_to != self.path:
+            raise UsageError(
+                f"{self.uri!r}: rows would go to {written_to!r}: name a folder for --out without line "
+                "breaks, tabs, // at its beginning and ? or ; at its end"
+            )
         for run in self._runs_or_nothing():
             if run.get("state") == "claiming":
                 continue  # it has written nothing
@@ -289,6 +296,13 @@ class Table:
             if histogram.any()
         }
         return dict(counts), quantiles
+
+
+def _as_ray_takes(path: str) -> str:
+    """Where `write_parquet` puts a path's files: Ray takes it apart as a URL, and together again."""
+    url = urlparse(path, allow_fragments=False)
+    params, query = url.params and f";{url.params}", url.query and f"?{url.query}"
+    return f"{url.netloc}{url.path}{params}{query}"
 
 
 def _quantile(histogram: np.ndarray, share: float) -> float:

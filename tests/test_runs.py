@@ -1,12 +1,14 @@
 """What a table knows of the runs that made it."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from ray.data.datasource.path_util import _resolve_paths_and_filesystem
 
 from faceq import config
 from faceq.config import S3
@@ -64,6 +66,20 @@ def test_a_program_that_has_read_a_table_ends_well(table, place, request):
     command = [sys.executable, "-c", _READ_WITH_SLOW_FILES, where]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "20000\n"), done.stderr
+
+
+@pytest.mark.parametrize(
+    "name", ["a?", "a;", "a\nb", "a\tb", "a;/b?", "a?b", "a;b", "a b%20#:=&ü", "a#", "a:b"]
+)
+def test_a_place_is_refused_where_ray_would_write_to_another_one(tmp_path, name):
+    table = Table(str(tmp_path / name), S3())
+    (place,), _ = _resolve_paths_and_filesystem(table.path, table.arrow_files)
+    if place == table.path:
+        table.check(None)
+    else:
+        with pytest.raises(UsageError, match=f"rows would go to {re.escape(repr(place))}") as refused:
+            table.check(None)
+        assert "\n" not in str(refused.value)
 
 
 def test_the_footer_holds_the_settings_but_not_the_list_of_inputs():
