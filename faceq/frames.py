@@ -12,12 +12,13 @@ import itertools
 import math
 import os
 import posixpath
+import re
 import stat
 import struct
 import tarfile
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, BinaryIO, Literal, cast
 
 import botocore.exceptions
@@ -224,6 +225,18 @@ def _named_shard(uri: str, size: int | None) -> Shard:
     return Shard(printable(source), path, _kind(path) or "picture", size)
 
 
+def _recorded_shard(source: str) -> Shard:
+    """A shard that a table names, as `printable` does; one that is really called so goes before."""
+    shard = _named_shard(source, None)
+    if is_remote(source) or not _ESCAPED.search(source) or os.path.exists(shard.path):
+        return shard
+    path = _ESCAPED.sub(lambda byte: os.fsdecode(bytes.fromhex(byte[1])), shard.path)
+    return replace(shard, path=path)
+
+
+_ESCAPED = re.compile(r"\\x([89a-f][0-9a-f])")
+
+
 def _kind(name: str) -> Kind | None:
     lower = name.lower()
     if lower.endswith(PICTURE_ENDINGS):
@@ -291,7 +304,7 @@ def read_again(sources: Iterable[str], wanted: Container[int], s3: S3) -> Iterat
         s3: settings of the file system.
     """
     # Not listed: for a hundred thousand pictures on S3 that would take hours. What is gone is an error.
-    shards = [_named_shard(source, None) for source in sources]
+    shards = [_recorded_shard(source) for source in sources]
     return (frame for frame in read_shards(shards, s3, done=_AllBut(wanted)) if not frame.done)
 
 

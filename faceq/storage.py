@@ -7,6 +7,7 @@ import tempfile
 import time
 import weakref
 from typing import Any
+from urllib.parse import unquote
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem, get_umask
@@ -91,10 +92,15 @@ def _retries(s3: S3) -> dict[str, Any]:
 
 
 def absolute(uri: str) -> str:
-    """The name by which a source or a table is recorded: an absolute local path, or the URI as it is."""
+    """The name by which a source or a table is recorded: an absolute local path, or the URI as it is.
+
+    Only in a `file://` URI, as `Path.as_uri` gives it, does `%20` stand for a space.
+    """
     if is_remote(uri):
         return uri.rstrip("/")
-    return os.path.abspath(uri.removeprefix("file://"))
+    if uri.startswith("file://"):
+        uri = unquote(uri.removeprefix("file://"), errors="surrogateescape")
+    return os.path.abspath(uri)
 
 
 def path_of(uri: str) -> str:
