@@ -39,8 +39,8 @@ class Run:
     what decides the values in a row. frames: those of the input that had no row yet; None also where the
     process that counted them died. rows: those that it wrote. counts: the rows by status. already_done:
     frames of the input that had a row before. accepted: models that come under terms which had to be
-    accepted, and their licences. Times are UTC, ISO 8601; `finished` is None while the run goes on, or if it
-    was stopped.
+    accepted, and their licences. predecessors: ids of the runs that had held the table when this one got it;
+    not recorded. Times are UTC, ISO 8601; `finished` is None while the run goes on, or if it was stopped.
     """
 
     run_id: str
@@ -57,14 +57,16 @@ class Run:
     owner: dict[str, Any] = field(default_factory=dict)
     accepted: dict[str, str] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
+    predecessors: frozenset[str] = frozenset()
 
     def footer(self) -> dict[str, Any]:
         """What each Parquet file of the run holds in its metadata."""
         return footer_of(self.as_json())
 
     def as_json(self) -> dict[str, Any]:
-        """The run's record: all fields, what decides the values not under a name of its own."""
+        """The run's record: its fields, what decides the values not under a name of its own."""
         found = asdict(self)
+        del found["predecessors"]
         return {**found.pop("record"), **found}
 
 
