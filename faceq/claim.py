@@ -35,6 +35,7 @@ def held(table: Table, run: Run) -> Iterator[None]:
     table.save(replace(run, state="claiming"))
     try:
         _settle(table, run)
+        run.predecessors = frozenset(other["run_id"] for other in _holders(table, run))
         run.state = "running"
         table.save(run)
     except BaseException:
@@ -66,13 +67,21 @@ def _end(table: Table, run: Run, stop: threading.Event, beating: threading.Threa
 
 
 def check_still_held(table: Table, run: Run) -> None:
-    """JobError if another job has begun to write here: this one was taken for dead, and may not go on."""
+    """JobError if another job has begun to write here, also one that is through with it: this one was taken
+    for dead, and may not go on."""
     others = [other for other in _alive(table, run) if other["state"] == "running"]
+    others += [other for other in _holders(table, run) if other["run_id"] not in run.predecessors]
     if others:
         raise JobError(
-            f"{table.uri}: {others[0]['run_id']} took this job for dead and writes here now: this job gave "
-            f"no sign of life for {DEAD_AFTER_S} s"
+            f"{table.uri}: {others[0]['run_id']} took this job for dead and has written here since: this job "
+            f"gave no sign of life for {DEAD_AFTER_S} s: start it again, and it goes on with what is there"
         )
+
+
+def _holders(table: Table, mine: Run) -> list[dict[str, Any]]:
+    """Records of other runs that hold the table or have held it."""
+    held_it = [other for other in table.runs() if other.get("state") in ("running", "ended")]
+    return [other for other in held_it if other["run_id"] != mine.run_id]
 
 
 def _settle(table: Table, mine: Run) -> None:

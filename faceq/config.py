@@ -359,8 +359,8 @@ def load(path: str | None, overrides: Mapping[str, Any]) -> Config:
             raise UsageError(f"config: {path}: expected `key: value` lines, got {type(loaded).__name__}")
         values.update(loaded or {})
     for key, value in overrides.items():
-        if isinstance(value, Mapping) and isinstance(values.get(key), Mapping):
-            values[key] = {**values[key], **value}  # models: one by one
+        if key == "models" and isinstance(value, Mapping) and isinstance(values.get(key), Mapping):
+            values[key] = {**values[key], **value}  # one by one: others of the file stay
         elif value is not None:
             values[key] = value
     return build(values, where=path or "config")

@@ -12,12 +12,13 @@ import itertools
 import math
 import os
 import posixpath
+import re
 import stat
 import struct
 import tarfile
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, BinaryIO, Literal, cast
 
 import botocore.exceptions
@@ -141,6 +142,17 @@ def list_shards(inputs: Iterable[str], s3: S3, manifests: Iterable[str] = ()) ->
     return [shards[source] for source in sorted(shards)]
 
 
+def outside(shards: list[Shard], place: str) -> list[Shard]:
+    """The shards that do not lie in a folder or under an `s3://` prefix, links to either followed."""
+    if is_remote(place):
+        return [shard for shard in shards if not shard.source.startswith(f"{place}/")]
+    # Asked once for each folder: of a million pictures it would take a while.
+    folders = {os.path.dirname(shard.path) for shard in shards if not is_remote(shard.source)}
+    root = os.path.realpath(place)
+    inside = {folder for folder in folders if f"{os.path.realpath(folder)}/".startswith(f"{root}/")}
+    return [s for s in shards if is_remote(s.source) or os.path.dirname(s.path) not in inside]
+
+
 def _list_input(uri: str, s3: S3) -> list[Shard]:
     files = filesystem(uri, s3)
     try:
@@ -216,6 +228,18 @@ def _named_shard(uri: str, size: int | None) -> Shard:
     return Shard(printable(source), path, _kind(path) or "picture", size)
 
 
+def _recorded_shard(source: str) -> Shard:
+    """A shard that a table names, as `printable` does; one that is really called so goes before."""
+    shard = _named_shard(source, None)
+    if is_remote(source) or not _ESCAPED.search(source) or os.path.exists(shard.path):
+        return shard
+    path = _ESCAPED.sub(lambda byte: os.fsdecode(bytes.fromhex(byte[1])), shard.path)
+    return replace(shard, path=path)
+
+
+_ESCAPED = re.compile(r"\\x([89a-f][0-9a-f])")
+
+
 def _kind(name: str) -> Kind | None:
     lower = name.lower()
     if lower.endswith(PICTURE_ENDINGS):
@@ -283,7 +307,7 @@ def read_again(sources: Iterable[str], wanted: Container[int], s3: S3) -> Iterat
         s3: settings of the file system.
     """
     # Not listed: for a hundred thousand pictures on S3 that would take hours. What is gone is an error.
-    shards = [_named_shard(source, None) for source in sources]
+    shards = [_recorded_shard(source) for source in sources]
     return (frame for frame in read_shards(shards, s3, done=_AllBut(wanted)) if not frame.done)
 
 

@@ -27,11 +27,11 @@ from faceq.census import DEATHS_OF_A_KILLER, Census, OutageError
 from faceq.cluster import pool_options, ray_for
 from faceq.config import S3, Config, Video
 from faceq.errors import JobError, UsageError
-from faceq.frames import READ_SCHEMA, Shard, group, in_batches, list_shards, read_shards, to_table
+from faceq.frames import READ_SCHEMA, Shard, group, in_batches, list_shards, outside, read_shards, to_table
 from faceq.runs import COMPRESSION, Run, Table
 from faceq.scoring import finished, new_run_id
 from faceq.stages import FindFace, ScoreFiq, ScoreQuality, check_own_models
-from faceq.table import schema, schema_with, with_values
+from faceq.table import among, schema, schema_with, with_values
 
 BLOCK_BYTES = 8 << 20
 """Most bytes of a block between two stages: some 30 faces' crops, or 200 small JPEGs. Ray's default of
@@ -98,8 +98,7 @@ def score(config: Config, overwrite: bool = False, retry_unreadable: bool = Fals
     # Other machines need not ask again.
     config = config.model_copy(update={"accept_licence": bool(accepted)})
     table.check(None if overwrite else record)
-    listed = list_shards(config.input, config.s3, config.manifest)
-    shards = [shard for shard in listed if not shard.source.startswith(f"{table.uri}/")]
+    shards = outside(list_shards(config.input, config.s3, config.manifest), table.uri)
     if not shards:
         raise UsageError(f"{table.uri}: the input holds nothing but the table itself")
     started = _now()
@@ -256,9 +255,9 @@ def _finding_faces(config: Config, census: Any) -> dict[str, Any]:
 
 
 def drop_done(batch: pa.Table, done: Any, census: Any) -> pa.Table:
-    """The frames that have no row yet."""
+    """The frames that have no row yet; `done`: reference to the sorted ids (int64) of those that have one."""
     ids = batch["frame_id"].to_numpy()
-    keep = ~np.isin(ids, ray.get(done))
+    keep = ~among(ids, ray.get(done))
     if len(ids):
         ray.get(census.dropped.remote(int(ids[0]), int(np.count_nonzero(~keep))))
     return batch.filter(pa.array(keep))

@@ -29,6 +29,10 @@ MAIN_COLUMNS = ("source", "member", "status", "serfiq", "dbcnn", "yaw", "pitch")
 FRAME_ORDER = "source, frame_index, member"
 """An order of rows that is the same each time, and reads each source once."""
 
+_STATUS = r"regexp_extract(filename, '/status=([^/]*)/[^/]*$', 1)"
+"""SQL: the status of a row, which the folder of its file names. DuckDB opens no file that a condition on it
+rules out."""
+
 SINGLE_PICTURE = "(member IS NULL AND timestamp_s IS NULL)"
 """SQL: a row whose source is one picture."""
 
@@ -174,15 +178,16 @@ class Rows:
         versions = {run["version"] for run in self.table.runs()}
         read = self._connection.read_parquet(
             files,
-            hive_partitioning=True,
+            hive_partitioning=False,  # it makes columns out of `key=value` folders above the table, too
+            filename=True,
             union_by_name=len(versions) > 1,
-        )
+        ).project(f"* EXCLUDE (filename), {_STATUS} AS status")
         there = [name for name in known.names if name in read.columns]
         columns = [
             *_quoted(there),
             *_quoted(name for name in read.columns if name not in there),
         ]
-        fixed = "* REPLACE (landmarks::FLOAT[10] AS landmarks, status::VARCHAR AS status)"
+        fixed = "* REPLACE (landmarks::FLOAT[10] AS landmarks)"
         read.project(", ".join(columns)).project(fixed).create_view(VIEW)
 
     @contextlib.contextmanager

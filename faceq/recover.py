@@ -12,6 +12,7 @@ from collections.abc import Collection
 import numpy as np
 
 from faceq.runs import Run, Table
+from faceq.table import among
 
 
 def prepare(table: Table, sources: Collection[str]) -> np.ndarray:
@@ -25,8 +26,9 @@ def prepare(table: Table, sources: Collection[str]) -> np.ndarray:
         _forget([path for path in table.files_of(run_id) if _is_unreadable(path)], table, sources)
     _remove_unfinished_files(table)
     ids = table.frame_ids()
-    if (ids[1:] == ids[:-1]).any():
-        _drop_doubles(table, set(ids[1:][ids[1:] == ids[:-1]].tolist()))
+    doubled = ids[1:][ids[1:] == ids[:-1]]
+    if len(doubled):
+        _drop_doubles(table, doubled)
         ids = table.frame_ids()
     return ids
 
@@ -50,7 +52,7 @@ def drop_stragglers(table: Table, run: Run, before: Collection[str]) -> None:
 def _forget(files: list[str], table: Table, sources: Collection[str]) -> int:
     count = 0
     for path in files:
-        keep = np.array([source not in sources for source in table.column(path, "source")])
+        keep = np.array([source not in sources for source in table.column(path, "source").to_pylist()])
         table.keep_rows(path, keep)
         count += int((~keep).sum())
     return count
@@ -63,18 +65,19 @@ def _remove_unfinished_files(table: Table) -> None:
             table.files.rm_file(path)
 
 
-def _drop_doubles(table: Table, doubled: set[int]) -> None:
-    """Of frames with several rows the row of the latest run stays; the run's id begins with its time."""
-    files = {path: table.column(path, "frame_id") for path in table.row_files()}
+def _drop_doubles(table: Table, doubled: np.ndarray) -> None:
+    """Of frames with several rows (ids: int64, sorted) the row of the latest run stays; the run's id begins
+    with its time. Files without such a frame are only looked through."""
+    found = table.places_of(doubled).to_pylist()
     owner: dict[int, str] = {}
-    for path in sorted(files, key=lambda path: path.rsplit("/", 1)[1]):
-        owner.update(dict.fromkeys(doubled.intersection(files[path]), path))
-    for path, ids in files.items():
-        last = {frame_id: row for row, frame_id in enumerate(ids)}
-        keep = [
-            owner.get(frame_id, path) == path and last[frame_id] == row for row, frame_id in enumerate(ids)
-        ]
-        table.keep_rows(path, np.array(keep))
+    for row in sorted(found, key=lambda row: row["path"].rsplit("/", 1)[1]):
+        owner[row["frame_id"]] = row["path"]
+    for path in {row["path"] for row in found}:
+        ids = table.column(path, "frame_id").to_numpy()
+        keep = ~among(ids, doubled)
+        last = {int(ids[row]): row for row in np.flatnonzero(~keep)}
+        keep[[row for frame_id, row in last.items() if owner[frame_id] == path]] = True
+        table.keep_rows(path, keep)
 
 
 def _is_unreadable(path: str) -> bool:

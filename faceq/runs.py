@@ -8,17 +8,18 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlparse
 
 import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pyarrow.fs import FSSpecHandler, PyFileSystem
+from pyarrow.fs import LocalFileSystem, PyFileSystem
 
 from faceq.config import S3
 from faceq.errors import UsageError
-from faceq.storage import absolute, filesystem, path_of, storage_errors
+from faceq.storage import ArrowFiles, absolute, filesystem, is_remote, path_of, storage_errors
 from faceq.table import STATUSES, schema
 
 if TYPE_CHECKING:
@@ -38,8 +39,8 @@ class Run:
     what decides the values in a row. frames: those of the input that had no row yet; None also where the
     process that counted them died. rows: those that it wrote. counts: the rows by status. already_done:
     frames of the input that had a row before. accepted: models that come under terms which had to be
-    accepted, and their licences. Times are UTC, ISO 8601; `finished` is None while the run goes on, or if it
-    was stopped.
+    accepted, and their licences. predecessors: ids of the runs that had held the table when this one got it;
+    not recorded. Times are UTC, ISO 8601; `finished` is None while the run goes on, or if it was stopped.
     """
 
     run_id: str
@@ -56,16 +57,17 @@ class Run:
     owner: dict[str, Any] = field(default_factory=dict)
     accepted: dict[str, str] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
+    predecessors: frozenset[str] = frozenset()
 
     def footer(self) -> dict[str, Any]:
         """What each Parquet file of the run holds in its metadata."""
-        return {**self.record, "version": self.version, "run_id": self.run_id, "config": self.config}
+        return footer_of(self.as_json())
 
     def as_json(self) -> dict[str, Any]:
-        """The footer, and what the run found."""
+        """The run's record: its fields, what decides the values not under a name of its own."""
         found = asdict(self)
-        del found["record"]
-        return {**self.footer(), **found}
+        del found["predecessors"]
+        return {**found.pop("record"), **found}
 
 
 class Table:
@@ -75,15 +77,21 @@ class Table:
         self.uri = absolute(uri)
         self.path = path_of(uri)
         self.files: fsspec.AbstractFileSystem = filesystem(uri, s3)
-        self.arrow_files = PyFileSystem(FSSpecHandler(self.files))
+        self.arrow_files = PyFileSystem(ArrowFiles(self.files))
 
     def check(self, record: dict[str, Any] | None) -> None:
         """That a run with these settings may write here; with None: that here is a table, or nothing.
 
         Raises:
             UsageError: rows made with other settings are there (with what differs), or other files, or
-                the place cannot be read.
+                the place cannot be read, or has a name that Ray would change.
         """
+        written_to = _as_ray_takes(self.path)
+        if written_to != self.path:
+            raise UsageError(
+                f"{self.uri!r}: rows would go to {written_to!r}: name a folder for --out without line "
+                "breaks, tabs, // at its beginning and ? or ; at its end"
+            )
         for run in self._runs_or_nothing():
             if run.get("state") == "claiming":
                 continue  # it has written nothing
@@ -216,11 +224,13 @@ class Table:
 
         columns = schema(embeddings=self.record().get("embeddings", False))
         partitioning = pds.partitioning(pa.schema([("status", pa.string())]), flavor="hive")
+        # Only what is written locally needs Python, for files that appear whole.
+        files = self.arrow_files if is_remote(self.uri) else LocalFileSystem()
         with self.reached():
             return pds.dataset(
                 self.row_files(),
                 schema=columns,
-                filesystem=self.arrow_files,
+                filesystem=files,
                 format="parquet",
                 partitioning=partitioning,
                 partition_base_dir=self.path,
@@ -236,10 +246,17 @@ class Table:
         """Ids (int64, sorted) of all frames that have a row; none after a run has only just begun."""
         return np.sort(self.rows(["frame_id"])["frame_id"].to_numpy())
 
-    def column(self, path: str, name: str) -> list[Any]:
+    def places_of(self, ids: np.ndarray) -> pa.Table:
+        """Rows of some frames (int64): `frame_id`, and `path`, one of `row_files`."""
+        chosen = pc.field("frame_id").isin(ids)
+        with self.reached():
+            rows = self.dataset().to_table(["frame_id", "__filename"], filter=chosen)
+        return rows.rename_columns(["frame_id", "path"])
+
+    def column(self, path: str, name: str) -> pa.ChunkedArray:
         """One column of one of `row_files`."""
         with self.reached(), self.files.open(path, "rb") as file:
-            return pq.read_table(file, columns=[name])[name].to_pylist()
+            return pq.read_table(file, columns=[name])[name]
 
     def keep_rows(self, path: str, keep: np.ndarray) -> None:
         """Leave only some rows in a file: it is replaced as a whole, or deleted where none are left.
@@ -283,6 +300,13 @@ class Table:
         return dict(counts), quantiles
 
 
+def _as_ray_takes(path: str) -> str:
+    """Where `write_parquet` puts a path's files: Ray takes it apart as a URL, and together again."""
+    url = urlparse(path, allow_fragments=False)
+    params, query = url.params and f";{url.params}", url.query and f"?{url.query}"
+    return f"{url.netloc}{url.path}{params}{query}"
+
+
 def _quantile(histogram: np.ndarray, share: float) -> float:
     """Where that share of a histogram (N,) over 0...1 lies below."""
     below = np.cumsum(histogram)
@@ -290,9 +314,11 @@ def _quantile(histogram: np.ndarray, share: float) -> float:
 
 
 def footer_of(record: dict[str, Any]) -> dict[str, Any]:
-    """What the Parquet files of a run say, from its record."""
+    """What the Parquet files of a run say, from its record. Which input was named stays there: it may be a
+    hundred thousand paths, and each file would hold them."""
     found = {each.name for each in fields(Run)} - {"version", "run_id", "config"}
-    return {key: value for key, value in record.items() if key not in found}
+    config = {key: value for key, value in record["config"].items() if key not in ("input", "manifest")}
+    return {key: value for key, value in record.items() if key not in found} | {"config": config}
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any], where: str = "") -> list[str]:

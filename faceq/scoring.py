@@ -12,11 +12,11 @@ import pyarrow as pa
 from PIL import Image
 
 from faceq import device
-from faceq.config import Config, build
+from faceq.config import S3, Config, build
 from faceq.errors import UsageError
 from faceq.frames import Frame, in_batches, printable, to_table
 from faceq.stages import FindFace, ScoreFiq, ScoreQuality
-from faceq.storage import absolute
+from faceq.storage import absolute, filesystem, path_of, storage_errors
 from faceq.table import schema
 
 
@@ -25,14 +25,18 @@ def score_images(
 ) -> pa.Table:
     """Score pictures in this process.
 
+    Each call loads the models: pass all pictures in one.
+
     Args:
-        images: paths, encoded bytes (JPEG, PNG, …), or RGB uint8 arrays (H, W, 3), in any mixture.
+        images: local paths or `s3://` URIs, encoded bytes (JPEG, PNG, …), or RGB uint8 arrays (H, W, 3),
+            in any mixture.
         preset: the set of models.
         config: other settings of `faceq.config.Config`, e.g. `fiq_threshold=0` to score every face.
 
     Returns:
         One row per picture, in the order given, with the result table's columns. `source` is the
-        absolute path, or `image:<position>`. A picture that cannot be read has the status `unreadable`.
+        absolute path, the URI, or `image:<position>`. A picture that cannot be read has the status
+        `unreadable`.
 
     Raises:
         UsageError: an unknown preset or setting, or something that is none of the kinds above.
@@ -44,7 +48,7 @@ def score_images(
         'scored'
     """
     settings = build({**config, "preset": preset})
-    frames = (_frame(position, image) for position, image in enumerate(images))
+    frames = (_frame(position, image, settings.s3) for position, image in enumerate(images))
     stages = stages_of(settings)
     columns = schema(settings.embeddings)
     return pa.concat_tables([columns.empty_table(), *_run(frames, stages, columns, new_run_id())])
@@ -78,9 +82,9 @@ def _run(frames: Iterable[Frame], stages: list[Any], columns: pa.Schema, run_id:
         yield finished(table, columns, run_id)
 
 
-def _frame(position: int, image: Any) -> Frame:
+def _frame(position: int, image: Any, s3: S3) -> Frame:
     if isinstance(image, str | os.PathLike):
-        return _read(os.fspath(image))
+        return _read(os.fspath(image), s3)
     name = f"image:{position}"
     if isinstance(image, bytes | bytearray | memoryview):
         return Frame(name, None, 0, bytes(image))
@@ -99,11 +103,13 @@ def _frame(position: int, image: Any) -> Frame:
     raise UsageError(f"{name}: expected a path, encoded bytes or an RGB uint8 array (H, W, 3), got {kind}")
 
 
-def _read(path: str) -> Frame:
+def _read(path: str, s3: S3) -> Frame:
     place = absolute(path)
     source = printable(place)
     try:
-        with open(place, "rb") as file:
-            return Frame(source, None, 0, file.read())
-    except OSError as error:
-        return Frame(source, None, 0, None, error=f"could not be read: {error.strerror}")
+        return Frame(source, None, 0, filesystem(place, s3).cat_file(path_of(place)))
+    except FileNotFoundError:
+        return Frame(source, None, 0, None, error="could not be read: there is no such file")
+    except (OSError, *storage_errors()) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        return Frame(source, None, 0, None, error=f"could not be read: {reason}")

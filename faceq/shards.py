@@ -30,7 +30,7 @@ from faceq.frames import Frame
 from faceq.query import FRAME_ORDER, Rows
 from faceq.reread import frames_of
 from faceq.storage import absolute, filesystem, path_of, storage_errors
-from faceq.table import BREAK
+from faceq.table import BREAK, among
 
 SHARD_FRAMES = 1000
 SHARD_BYTES = 512 << 20
@@ -98,7 +98,7 @@ def export_shards(
     found = Exported()
     with place.reached(), contextlib.closing(_Writer(place)) as writer:
         for chunk in _by_sources(rows.batches(_ordered(rows, selection), _ROWS_AT_ONCE)):
-            new = chunk.filter(pa.array(~_among(chunk["frame_id"].to_numpy(), done)))
+            new = chunk.filter(pa.array(~among(chunk["frame_id"].to_numpy(), done)))
             found.already += len(chunk) - len(new)
             progress(len(chunk) - len(new))
             for row, frame in frames_of(new, s3):
@@ -143,13 +143,6 @@ def _by_sources(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
         waiting.append(part[start:])
     if waiting:
         yield pa.concat_tables(waiting)
-
-
-def _among(ids: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """(N,) bool: which ids (N,) are among those known (M,), sorted."""
-    if not len(known):
-        return np.zeros(len(ids), bool)
-    return known[np.searchsorted(known, ids).clip(max=len(known) - 1)] == ids
 
 
 class _Place:

@@ -66,6 +66,13 @@ def frame_id(source: str, member: str | None, frame_index: int) -> int:
     return int.from_bytes(digest, "big", signed=True)
 
 
+def among(ids: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """(N,) bool: which ids (N,) are among those known (M,), sorted."""
+    if not len(known):
+        return np.zeros(len(ids), bool)
+    return known[np.searchsorted(known, ids).clip(max=len(known) - 1)] == ids
+
+
 def schema(embeddings: bool) -> pa.Schema:
     """The table's columns, with EMBEDDING at the end if it is kept."""
     return SCHEMA.append(EMBEDDING) if embeddings else SCHEMA

@@ -27,6 +27,7 @@ import skimage
 from scipy.stats import spearmanr
 
 from faceq import config, decode, detect, distortions, models, pipeline, summary
+from faceq.errors import UsageError
 from faceq.runs import Table
 
 FRAME_SIZE = 384
@@ -48,6 +49,8 @@ STEPS: dict[str, tuple[float, ...]] = {
 }
 FRAMES_PER_SHARD = 64
 SCORES = ("serfiq_raw", "dbcnn")
+MADE = ("shards", "table", "astronaut.jpg")
+"""What the demo makes in its folder."""
 
 
 def main() -> int:
@@ -55,8 +58,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", nargs="?", default="demo", type=Path, help="default: demo")
     folder: Path = parser.parse_args().folder
-    for made in ("shards", "table"):
-        shutil.rmtree(folder / made, ignore_errors=True)
+    try:
+        make_room(folder)
+    except UsageError as error:
+        parser.error(str(error))
     faces = source_faces()
     count = write_shards(folder / "shards", frames(faces))
     (folder / "astronaut.jpg").write_bytes(_jpeg(faces["astronaut"]))
@@ -70,6 +75,20 @@ def main() -> int:
     print()
     rich.console.Console().print(falls)
     return 0
+
+
+def make_room(folder: Path) -> None:
+    """Remove what an earlier demo has made in a folder; UsageError where it is somebody else's."""
+    mark = folder / ".faceq-demo"
+    there = [folder / name for name in MADE if (folder / name).exists()]
+    if there and not mark.exists():
+        raise UsageError(
+            f"{there[0]}: is there, and not known to be the demo's: delete it, or name another folder"
+        )
+    for made in there:
+        shutil.rmtree(made) if made.is_dir() else made.unlink()
+    folder.mkdir(parents=True, exist_ok=True)
+    mark.touch()
 
 
 def source_faces() -> dict[str, np.ndarray]:

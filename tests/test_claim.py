@@ -142,14 +142,27 @@ def test_a_living_process_of_this_machine_is_alive_however_long_it_was_silent(ta
         pass
 
 
-def test_a_job_that_was_taken_for_dead_does_not_finish(table):
-    with claim.held(table, new_run()):
-        pass
+@pytest.mark.parametrize("state", ["running", "ended"])
+def test_a_job_that_was_taken_for_dead_does_not_finish(table, state):
+    """Whether the other one is still at work, was killed, or is through."""
+    before, killed, mine = new_run(), new_run(pid=1, began="never"), new_run()
+    before.state, killed.state = "ended", "running"
+    for run in (before, killed):
+        table.save(run)
+    with claim.held(table, mine):
+        claim.check_still_held(table, mine)
+        other = new_run(machine="another")
+        other.state = state
+        table.save(other)
+        with pytest.raises(JobError, match=f"{other.run_id} took this job for dead"):
+            claim.check_still_held(table, mine)
+
+
+def test_a_job_that_only_claims_has_not_taken_the_table(table):
     mine = new_run()
-    table.save(mine)
-    claim.check_still_held(table, mine)
-    running(table, machine="another")
-    with pytest.raises(JobError, match="took this job for dead"):
+    with claim.held(table, mine):
+        waiting = new_run(machine="another")
+        table.save(waiting)
         claim.check_still_held(table, mine)
 
 

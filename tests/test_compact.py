@@ -68,7 +68,9 @@ def test_files_and_records_are_those_of_a_table(scored, compacted):
         footer = record_of(stored.schema_arrow)
         runs = Table(scored.out, S3()).runs()
         assert footer["run_ids"] == [run["run_id"] for run in runs]
-        assert footer["models"] == runs[0]["models"] and footer["config"] == runs[1]["config"]
+        assert footer["models"] == runs[0]["models"]
+        assert {**runs[1]["config"], **footer["config"]} == runs[1]["config"]
+        assert footer["config"]["fiq_threshold"] == 0.5 and "input" not in footer["config"]
     for record in Path(scored.out, "_faceq").iterdir():
         assert json.loads(record.read_text()) == json.loads(
             Path(compacted, "_faceq", record.name).read_text()

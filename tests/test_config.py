@@ -82,3 +82,9 @@ def test_models_of_the_command_line_join_those_of_the_file(tmp_path):
     (tmp_path / "job.yaml").write_text("models: { recogniser: sface, detector: scrfd-10g }\n")
     chosen = config.load(str(tmp_path / "job.yaml"), {"models": {"detector": "yunet"}}).models
     assert (chosen.recogniser, chosen.detector, chosen.quality) == ("sface", "yunet", None)
+
+
+def test_the_sampling_of_the_command_line_replaces_that_of_the_file(tmp_path):
+    (tmp_path / "job.yaml").write_text("video: { every: 10 }\n")
+    assert config.load(str(tmp_path / "job.yaml"), {"video": {"fps": 2}}).video == config.Video(fps=2)
+    assert config.load(str(tmp_path / "job.yaml"), {"video": None}).video == config.Video(every=10)

@@ -12,7 +12,17 @@ import pytest
 
 from faceq.config import S3
 from faceq.errors import UsageError
-from faceq.frames import BREAK, Frame, Shard, group, in_batches, list_shards, read_shards, to_table
+from faceq.frames import (
+    BREAK,
+    Frame,
+    Shard,
+    group,
+    in_batches,
+    list_shards,
+    read_again,
+    read_shards,
+    to_table,
+)
 from faceq.table import frame_id
 
 
@@ -274,3 +284,14 @@ def test_batches_are_bounded_by_frames_and_by_bytes():
     large = [Frame("s", str(i), 0, bytes(5 << 20)) for i in range(4)]
     assert [len(batch) for batch in in_batches(small)] == [32, 32, 6]
     assert [len(batch) for batch in in_batches(large)] == [2, 2]
+
+
+def test_what_is_not_called_in_utf8_is_read_again(tmp_path):
+    names = (b"a\xff.jpg", b"b\\xff.jpg", "ü.jpg".encode())
+    for name in names:
+        (tmp_path / os.fsdecode(name)).write_bytes(name)
+    write_tar(tmp_path / os.fsdecode(b"\xe4.tar"), [("m.jpg", b"m")])
+    first = {frame.id: (frame.source, frame.image) for frame in read(tmp_path)}
+    assert {image for _, image in first.values()} == {*names, b"m"}
+    again = read_again([source for source, _ in first.values()], set(first), S3())
+    assert {frame.id: (frame.source, frame.image) for frame in again} == first

@@ -199,11 +199,16 @@ def test_a_folder_with_other_files_is_refused(shards):
         pipeline.score(settings(shards, shards / "tars"))
 
 
-def test_the_table_inside_the_input_is_not_input(tmp_path, astronaut):
-    (tmp_path / "a.jpg").write_bytes(demo._jpeg(astronaut))
-    chosen = settings(tmp_path, tmp_path / "table")
+@pytest.mark.parametrize("input_by", ["in", "link"])
+@pytest.mark.parametrize("out_by", ["in", "link"])
+def test_the_table_inside_the_input_is_not_input(tmp_path, astronaut, input_by, out_by):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "in")
+    (tmp_path / "in" / "a.jpg").write_bytes(demo._jpeg(astronaut))
+    chosen = settings(tmp_path / input_by, tmp_path / out_by / "table")
     assert pipeline.score(chosen).run.frames == 1
-    assert pipeline.score(chosen).run.already_done == 1
+    again = pipeline.score(chosen).run
+    assert (again.frames, again.already_done) == (0, 1)
 
 
 def test_a_million_bad_frames_stop_the_job_with_the_reason(tmp_path):

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -68,6 +69,16 @@ def test_only_the_partition_and_the_columns_named_are_read(long):
     assert int(found["extra_info"]["Total Files Read"]) == len(scored) < len(files)
     size = sum(os.path.getsize(path) for path in scored)
     assert found["bytes"] < size / 5
+
+
+@pytest.mark.parametrize("above", ["source=web", "date=2026-01-01", "status=new"])
+def test_folders_above_the_table_make_no_columns(looked_at, rows, tmp_path, above):
+    place = shutil.copytree(looked_at, tmp_path / above / "t")
+    table = faceq.read_table(str(place))
+    assert sorted(table.to_pylist(), key=str) == sorted(rows, key=str)
+    assert table.column_names == SCHEMA.names
+    scored = [r for r in rows if r["status"] == "scored"]
+    assert len(faceq.read_table(str(place), "status = 'scored'")) == len(scored)
 
 
 def test_row_groups_that_cannot_fulfil_the_condition_are_skipped(long):

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from faceq.config import S3
 from faceq.errors import UsageError
 from faceq.runs import Run, Table
 from faceq.table import SCHEMA
-from jobs import demo
+from jobs import demo, synthetic
 
 OLD, NEW = "20261123T170000Z-aaaaaaaa", "20261123T180000Z-bbbbbbbb"
 
@@ -60,7 +61,10 @@ def test_unreadable_frames_of_a_run_without_an_end_are_not_done(table):
     assert recover.prepare(table, {f"/in/{i}.jpg" for i in range(20)}).tolist() == [1, 2, 3, 13]
 
 
-def test_of_doubles_the_latest_run_stays(table):
+@pytest.mark.parametrize("place", ["disk", "s3"])
+def test_of_doubles_the_latest_run_stays(table, place, request):
+    if place == "s3":
+        table = Table(f"{request.getfixturevalue('s3')}/doubles", S3())
     for run in (OLD, NEW):
         save_run(table, run, finished=True)
     write(table, OLD, "scored", [1, 2, 3])
@@ -76,6 +80,28 @@ def test_of_doubles_the_latest_run_stays(table):
         (4, "below_fiq", NEW),
         (5, "scored", NEW),
     ]
+
+
+def test_a_frame_that_is_twice_in_one_file_keeps_its_last_row(table):
+    save_run(table, OLD, finished=True)
+    write(table, OLD, "scored", [1, 2, 1, 3])
+    write(table, OLD, "no_face", [4])
+    assert recover.prepare(table, set()).tolist() == [1, 2, 3, 4]
+    (path,) = (path for path in table.row_files() if "scored" in path)
+    assert pq.read_table(path)["frame_id"].to_pylist() == [2, 1, 3]
+
+
+def test_one_double_loads_no_more_than_the_ids_as_numbers(tmp_path):
+    synthetic.write(tmp_path / "table", 300_000)
+    table = Table(str(tmp_path / "table"), S3())
+    first = int(table.frame_ids()[0])
+    write(table, NEW, "scored", [first])
+    tracemalloc.start()
+    ids = recover.prepare(table, set())
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(ids) == 300_000 and ids[0] == first
+    assert peak < 3 * ids.nbytes
 
 
 def test_what_a_dead_run_wrote_late_goes(table):

@@ -1,15 +1,42 @@
 """What a table knows of the runs that made it."""
 
+import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from ray.data.datasource.path_util import _resolve_paths_and_filesystem
 
 from faceq import config
 from faceq.config import S3
 from faceq.errors import UsageError
-from faceq.runs import QUANTILES, Table
+from faceq.runs import QUANTILES, Run, Table
+from faceq.storage import filesystem
+from faceq.table import record_of, schema_with
 from jobs import synthetic
+
+_READ_WITH_SLOW_FILES = """
+import sys, time
+import s3fs
+from faceq import storage
+from faceq.config import S3
+from faceq.runs import Table
+
+class Slow:
+    def __init__(self, file): self._file = file
+    def __getattr__(self, name): return getattr(self._file, name)
+    def __enter__(self): return self
+    def __exit__(self, *error): self._file.close()
+    def __del__(self): time.sleep(0.5)
+
+for kind in (storage.AtomicLocalFileSystem, s3fs.S3FileSystem):
+    kind._open = lambda *given, _open=kind._open, **options: Slow(_open(*given, **options))
+print(len(Table(sys.argv[1], S3()).rows(["dbcnn"])))
+"""
+"""A program that reads a table, and whose files take their time to be gone."""
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +55,41 @@ def test_counts_and_quantiles_are_those_of_the_rows(table):
     for name, width in (("serfiq", 1e-4), ("dbcnn", 1e-2)):
         exact = np.quantile([value for value in rows[name] if value is not None], QUANTILES)
         assert quantiles[name] == pytest.approx(exact, abs=2 * width)
+
+
+@pytest.mark.parametrize("place", ["disk", "s3"])
+def test_a_program_that_has_read_a_table_ends_well(table, place, request):
+    where = table.uri
+    if place == "s3":
+        where = f"{request.getfixturevalue('s3')}/runs"
+        filesystem(where, S3()).put(f"{table.uri}/", f"{where}/", recursive=True)
+    command = [sys.executable, "-c", _READ_WITH_SLOW_FILES, where]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "20000\n"), done.stderr
+
+
+@pytest.mark.parametrize(
+    "name", ["a?", "a;", "a\nb", "a\tb", "a;/b?", "a?b", "a;b", "a b%20#:=&ü", "a#", "a:b"]
+)
+def test_a_place_is_refused_where_ray_would_write_to_another_one(tmp_path, name):
+    table = Table(str(tmp_path / name), S3())
+    (place,), _ = _resolve_paths_and_filesystem(table.path, table.arrow_files)
+    if place == table.path:
+        table.check(None)
+    else:
+        with pytest.raises(UsageError, match=f"rows would go to {re.escape(repr(place))}") as refused:
+            table.check(None)
+        assert "\n" not in str(refused.value)
+
+
+def test_the_footer_holds_the_settings_but_not_the_list_of_inputs():
+    inputs = [f"/in/{number}.jpg" for number in range(20_000)]
+    settings = config.build({"input": inputs, "manifest": inputs, "out": "/out", "min_face": 64})
+    run = Run("1", "0", inputs, settings.record(), settings.model_dump(), "")
+    footer = record_of(schema_with(run.footer()))
+    assert footer["config"]["min_face"] == 64 and footer["models"] == settings.record()["models"]
+    assert len(json.dumps(footer)) < 10_000
+    assert run.as_json()["config"] == settings.model_dump() and run.as_json()["input"] == inputs
 
 
 def test_a_run_without_rows_has_none_and_no_quantiles(table):

@@ -4,11 +4,13 @@ import io
 import itertools
 import os
 
+import boto3
 import cv2
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from conftest import BUCKET
 from PIL import Image
 
 import faceq
@@ -202,6 +204,15 @@ def test_a_path_that_is_not_utf8_is_a_row(astronaut, tmp_path):
         file.write(png(astronaut))
     (row,) = faceq.score_images([path]).to_pylist()
     assert row["status"] == "scored" and row["source"].endswith("/\\xfe.png")
+
+
+def test_pictures_on_s3_are_read_from_there(s3, astronaut):
+    boto3.client("s3").put_object(Bucket=BUCKET, Key="scoring/a b%20.png", Body=png(astronaut))
+    there, gone = f"{s3}/scoring/a b%20.png", f"{s3}/scoring/none.png"
+    first, second, local = faceq.score_images([there, gone, astronaut]).to_pylist()
+    assert {name: first[name] for name in VALUES} == {name: local[name] for name in VALUES}
+    assert [first["source"], second["source"]] == [there, gone]
+    assert second["status"] == "unreadable" and "there is no such file" in second["error"]
 
 
 def test_no_images_give_an_empty_table():

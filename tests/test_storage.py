@@ -2,6 +2,7 @@
 
 import gc
 import os
+from pathlib import Path
 
 import pytest
 
@@ -58,6 +59,9 @@ def test_names_of_places(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert absolute("t") == f"{tmp_path}/t"
     assert absolute("file:///a/b/") == "/a/b"
+    odd = os.fsdecode(f"{tmp_path}/my 50% pic#1?ü".encode() + b"\xff.jpg")
+    assert absolute(Path(odd).as_uri()) == odd == absolute(odd)
+    assert absolute("/a/50%20off") == "/a/50%20off"
     assert absolute("s3://b/50% of it/") == "s3://b/50% of it"
     assert path_of("s3://b/key") == "b/key"
 
