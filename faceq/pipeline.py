@@ -137,8 +137,7 @@ def _score(config: Config, shards: list[Shard], table: Table, run: Run) -> tuple
     """Run the graph over what has no row yet, and note what it met; seconds that it took, and what
     `Census.first_through` says."""
     groups = group(shards)
-    done = recover.prepare(table, {shard.source for shard in shards})
-    files_before = set(table.row_files())
+    done, known = recover.prepare(table, {shard.source for shard in shards})
     # On the driver's own node: what the job cannot do without should not hang on another one.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     options = {"num_cpus": 0, "scheduling_strategy": here, "max_restarts": -1, "max_task_retries": -1}
@@ -154,7 +153,7 @@ def _score(config: Config, shards: list[Shard], table: Table, run: Run) -> tuple
         raise JobError(outage or _reason(error)) from error
     seconds = time.monotonic() - started
     claim.check_still_held(table, run)
-    recover.drop_stragglers(table, run, files_before)
+    recover.drop_stragglers(table, run, known)
     outage = ray.get(census.outage_at_the_end.remote())
     if outage:
         raise JobError(outage)

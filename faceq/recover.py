@@ -15,8 +15,8 @@ from faceq.runs import Run, Table
 from faceq.table import among
 
 
-def prepare(table: Table, sources: Collection[str]) -> np.ndarray:
-    """Put right what is there; ids (int64, sorted) of the frames that are done.
+def prepare(table: Table, sources: Collection[str]) -> tuple[np.ndarray, set[str]]:
+    """Put right what is there; ids (int64, sorted) of the frames that are done, and the files that say so.
 
     A frame of `sources`, those of the new run, which a run without an end called unreadable is not done: it
     may have been the storage.
@@ -25,12 +25,14 @@ def prepare(table: Table, sources: Collection[str]) -> np.ndarray:
     for run_id in unended:
         _forget([path for path in table.files_of(run_id) if _is_unreadable(path)], table, sources)
     _remove_unfinished_files(table)
-    ids = table.frame_ids()
+    files = table.row_files()
+    ids = table.frame_ids(files)
     doubled = ids[1:][ids[1:] == ids[:-1]]
     if len(doubled):
         _drop_doubles(table, doubled)
-        ids = table.frame_ids()
-    return ids
+        files = table.row_files()
+        ids = table.frame_ids(files)
+    return ids, set(files)
 
 
 def forget_unreadable(table: Table, sources: Collection[str]) -> int:
@@ -38,15 +40,15 @@ def forget_unreadable(table: Table, sources: Collection[str]) -> int:
     return _forget([path for path in table.row_files() if _is_unreadable(path)], table, sources)
 
 
-def drop_stragglers(table: Table, run: Run, before: Collection[str]) -> None:
-    """Delete what runs without an end wrote since `before`: their last workers did, after `prepare` had
-    looked. This run has scored the same frames, or, where its input is another, a later one will."""
-    for other in table.runs():
-        if other["run_id"] != run.run_id and not other["finished"]:
-            late = [path for path in table.files_of(other["run_id"]) if path not in before]
-            with table.reached():
-                for path in late:
-                    table.files.rm_file(path)
+def drop_stragglers(table: Table, run: Run, known: Collection[str]) -> None:
+    """Delete the files that are neither this run's nor `known` to `prepare`: last workers of a run that died,
+    or was removed, wrote them later. This run has scored the same frames, or, where its input is another, a
+    later one will."""
+    kept = {*known, *table.files_of(run.run_id)}
+    with table.reached():
+        for path in table.row_files():
+            if path not in kept:
+                table.files.rm_file(path)
 
 
 def _forget(files: list[str], table: Table, sources: Collection[str]) -> int:

@@ -218,19 +218,20 @@ class Table:
         with self.reached(), self.files.open(self._run_file(record["run_id"]), "wb") as file:
             file.write(text.encode())
 
-    def dataset(self) -> "pds.Dataset":
-        """The rows as a pyarrow dataset; `status`, which is in the folders' names, is a string column."""
+    def dataset(self, files: list[str] | None = None) -> "pds.Dataset":
+        """The rows as a pyarrow dataset, or those of some of `row_files`; `status`, which is in the folders'
+        names, is a string column."""
         import pyarrow.dataset as pds  # noqa: PLC0415 - it imports pandas, which a query does not need
 
         columns = schema(embeddings=self.record().get("embeddings", False))
         partitioning = pds.partitioning(pa.schema([("status", pa.string())]), flavor="hive")
         # Only what is written locally needs Python, for files that appear whole.
-        files = self.arrow_files if is_remote(self.uri) else LocalFileSystem()
+        reader = self.arrow_files if is_remote(self.uri) else LocalFileSystem()
         with self.reached():
             return pds.dataset(
-                self.row_files(),
+                self.row_files() if files is None else files,
                 schema=columns,
-                filesystem=files,
+                filesystem=reader,
                 format="parquet",
                 partitioning=partitioning,
                 partition_base_dir=self.path,
@@ -242,9 +243,11 @@ class Table:
         with self.reached():
             return self.dataset().to_table(columns, filter=chosen)
 
-    def frame_ids(self) -> np.ndarray:
-        """Ids (int64, sorted) of all frames that have a row; none after a run has only just begun."""
-        return np.sort(self.rows(["frame_id"])["frame_id"].to_numpy())
+    def frame_ids(self, files: list[str] | None = None) -> np.ndarray:
+        """Ids (int64, sorted) of all frames that have a row, or one in some of `row_files`; none after a run
+        has only just begun."""
+        with self.reached():
+            return np.sort(self.dataset(files).to_table(["frame_id"])["frame_id"].to_numpy())
 
     def places_of(self, ids: np.ndarray) -> pa.Table:
         """Rows of some frames (int64): `frame_id`, and `path`, one of `row_files`."""
