@@ -31,6 +31,7 @@ def held(table: Table, run: Run) -> Iterator[None]:
 
     Raises:
         UsageError: another job is writing into the table; says which, and when it was last seen.
+        JobError: what a UsageError said inside the block: the table could be used when it began.
     """
     table.save(replace(run, state="claiming"))
     try:
@@ -46,13 +47,16 @@ def held(table: Table, run: Run) -> Iterator[None]:
     beating = threading.Thread(target=_beat, args=(table, run, stop), daemon=True)
     beating.start()
     try:
-        yield
-    except BaseException:
-        # What went wrong is the news, not that the storage, for the same reason, takes no record of it.
-        with contextlib.suppress(UsageError):
-            _end(table, run, stop, beating)
-        raise
-    _end(table, run, stop, beating)
+        try:
+            yield
+        except BaseException:
+            # What went wrong is the news, not that the storage, for the same reason, takes no record of it.
+            with contextlib.suppress(UsageError):
+                _end(table, run, stop, beating)
+            raise
+        _end(table, run, stop, beating)
+    except UsageError as error:
+        raise JobError(str(error)) from error
 
 
 def _end(table: Table, run: Run, stop: threading.Event, beating: threading.Thread) -> None:

@@ -178,6 +178,22 @@ def test_what_went_wrong_is_told_though_the_storage_fails_too(tmp_path, monkeypa
         raise JobError("credentials have expired")
 
 
+def test_a_table_that_fails_when_the_job_has_begun_is_a_failed_job(table):
+    with pytest.raises(JobError, match="no space left"), claim.held(table, new_run()):
+        raise UsageError(f"{table.uri}: cannot be used: no space left")
+
+
+def test_an_end_that_cannot_be_recorded_is_a_failed_job(table, monkeypatch):
+    mine = new_run()
+    with pytest.raises(JobError, match="access denied"), claim.held(table, mine):
+
+        def refused(run):
+            raise UsageError("access denied")
+
+        mine.finished = "2026-11-23T17:00:00+00:00"
+        monkeypatch.setattr(table, "save", refused)
+
+
 def test_the_record_tells_who_and_how_it_ended(tmp_path):
     table = Table(str(tmp_path / "table"), S3())
     run = new_run()
