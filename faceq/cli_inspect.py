@@ -71,9 +71,9 @@ def inspect(options: argparse.Namespace) -> int:
 
 def _pictures(inputs: list[str], s3: config.S3) -> "list[Frame]":
     """The pictures that the inputs name, read; UsageError for other kinds of input."""
-    from faceq import frames  # noqa: PLC0415 - the readers take a while to import
+    from faceq import frames, listing  # noqa: PLC0415 - the readers take a while to import
 
-    shards = frames.list_shards(inputs, s3)
+    shards = listing.list_shards(inputs, s3)
     for shard in shards:
         if shard.kind != "picture":
             raise UsageError(f"{shard.source}: inspect looks at pictures: `faceq score` takes shards")

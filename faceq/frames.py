@@ -1,45 +1,28 @@
-"""From inputs to frames: what a shard is, and a stream of encoded pictures out of it.
+"""From shards to frames: a stream of encoded pictures, so that no shard is ever held whole in memory.
 
-A shard is a picture, a WebDataset tar (plain or gzipped), a Parquet file with an image column, or a
-video. Shards are listed once; their frames are read as a stream, so that no shard is ever held whole
-in memory. What cannot be read is a frame with an error, never an exception.
+What cannot be read is a frame with an error, never an exception.
 """
 
 import contextlib
 import errno
 import gzip
 import itertools
-import math
-import os
 import posixpath
-import re
-import stat
 import struct
 import tarfile
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator
-from dataclasses import dataclass, replace
-from typing import Any, BinaryIO, Literal, cast
+from dataclasses import dataclass
+from typing import Any, BinaryIO, cast
 
-import botocore.exceptions
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from faceq import manifest, video
+from faceq import video
 from faceq.config import S3, Video
-from faceq.errors import UsageError
-from faceq.storage import absolute, filesystem, is_remote, path_of, storage_errors
+from faceq.listing import Shard, kind_of, printable, recorded
+from faceq.storage import filesystem, is_remote, storage_errors
 from faceq.table import BREAK, SCHEMA, frame_id
-
-PICTURE_ENDINGS = (
-    *(".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"),
-    # Not decoded, but a person who has such frames must find a row for each that says so.
-    *(".heic", ".heif", ".avif", ".jp2"),
-)
-TAR_ENDINGS = (".tar", ".tar.gz", ".tgz")
-PARQUET_ENDINGS = (".parquet",)
-VIDEO_ENDINGS = (".mp4", ".mov", ".mkv", ".webm", ".avi")
 
 IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes", "content", "data")
 """Names by which the image column of a Parquet shard is known, where several columns are binary."""
@@ -49,13 +32,6 @@ KEY_COLUMNS = ("key", "id", "path")
 
 MAX_FRAME_BYTES = 256 << 20
 """A larger encoded picture is unreadable: it would be held in memory whole."""
-
-PICTURES_PER_TASK = 64
-"""Single pictures of one read task, at least."""
-
-MAX_READ_TASKS = 4000
-"""Read tasks of a job, at most: Ray plans them all before the first one runs, and the driver keeps them.
-Larger inputs have larger tasks, which stream: frames go on in batches, not when their task is through."""
 
 _PICTURES_AT_ONCE = 16
 _BATCH_FRAMES = 32
@@ -68,20 +44,7 @@ _LONG_HEADERS = (
     *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
 )
 
-Kind = Literal["picture", "tar", "parquet", "video"]
-
 EVERY_FRAME = Video()
-
-
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """A source of frames: its name in the table, how its file system calls it, its kind and bytes (None
-    where nobody has asked)."""
-
-    source: str
-    path: str
-    kind: Kind
-    size: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,167 +69,6 @@ class Frame:
     @property
     def id(self) -> int:
         return frame_id(self.source, self.member, self.frame_index)
-
-
-# --- listing -------------------------------------------------------------------------------------
-
-
-def list_shards(inputs: Iterable[str], s3: S3, manifests: Iterable[str] = ()) -> list[Shard]:
-    """All shards that the inputs name, each once, sorted by name.
-
-    Args:
-        inputs: files, folders (searched through all levels) and globs, local or `s3://`. Hidden files
-            (a dot first) and files of other kinds inside a folder are passed over.
-        s3: settings of the file system.
-        manifests: lists of files (see `faceq.manifest`). These are not looked for, and none is passed
-            over: what has no known ending is taken for a picture.
-
-    Raises:
-        UsageError: an input that is not there, holds no frames, or may not be listed.
-    """
-    shards: dict[str, Shard] = {}
-    for uri in inputs:
-        found = _list_input(uri, s3)
-        if not found:
-            raise UsageError(
-                f"{uri}: no frames here: looked for pictures ({', '.join(PICTURE_ENDINGS[:4])}, …), "
-                f"{', '.join((*TAR_ENDINGS, *PARQUET_ENDINGS, *VIDEO_ENDINGS))}"
-            )
-        shards.update((shard.source, shard) for shard in found)
-    for uri in manifests:
-        for place, size in manifest.entries(uri, s3):
-            shard = _named_shard(place, size)
-            shards[shard.source] = shard
-    if not shards:
-        raise UsageError("no input given: name at least one file, folder, glob or manifest")
-    return [shards[source] for source in sorted(shards)]
-
-
-def outside(shards: list[Shard], place: str) -> list[Shard]:
-    """The shards that do not lie in a folder or under an `s3://` prefix, links to either followed."""
-    if is_remote(place):
-        return [shard for shard in shards if not shard.source.startswith(f"{place}/")]
-    # Asked once for each folder: of a million pictures it would take a while.
-    folders = {os.path.dirname(shard.path) for shard in shards if not is_remote(shard.source)}
-    root = os.path.realpath(place)
-    inside = {folder for folder in folders if f"{os.path.realpath(folder)}/".startswith(f"{root}/")}
-    return [s for s in shards if is_remote(s.source) or os.path.dirname(s.path) not in inside]
-
-
-def _list_input(uri: str, s3: S3) -> list[Shard]:
-    files = filesystem(uri, s3)
-    try:
-        files.invalidate_cache()
-        found = _expand(files, path_of(uri), uri)
-        files.invalidate_cache()  # of a million objects s3fs would keep what the listing said of each
-        return found
-    except FileNotFoundError:
-        raise UsageError(f"{uri}: there is no such file, folder or bucket") from None
-    except PermissionError as error:
-        raise UsageError(f"{uri}: may not be read or listed: {_reason(error)}: check credentials") from None
-    except (OSError, botocore.exceptions.BotoCoreError) as error:
-        raise UsageError(f"{uri}: cannot be listed: {_reason(error)}") from None
-
-
-def _expand(files: fsspec.AbstractFileSystem, path: str, uri: str) -> list[Shard]:
-    # A file that is really called `a[1].jpg` goes before the glob that its name would be.
-    if files.exists(path):
-        info = files.info(path)
-        if info["type"] != "directory":
-            if _special(info):
-                raise UsageError(f"{uri}: is a pipe, a socket or a device: name files and folders")
-            shard = _shard(uri, path, info["size"])
-            if shard is None:
-                endings = ", ".join((*TAR_ENDINGS, *PARQUET_ENDINGS, *VIDEO_ENDINGS, *PICTURE_ENDINGS[:4]))
-                raise UsageError(f"{uri}: not a kind of input that is known by its ending ({endings}, …)")
-            return [shard]
-        found = files.find(path, detail=True)
-    else:
-        if not any(sign in path for sign in "*?["):
-            # Where a bucket may not be listed, `exists` is false too: `ls` tells the two apart.
-            files.ls(path)
-            raise FileNotFoundError(path)
-        found = {}
-        for match, info in files.glob(path, detail=True).items():
-            inside = info["type"] == "directory"
-            found.update(files.find(match, detail=True) if inside else {match: info})
-        if not found:
-            raise UsageError(f"{uri}: nothing matches")
-    frames = {name: info for name, info in found.items() if _visible(name, path) and not _special(info)}
-    shards = (_shard(uri, name, info["size"]) for name, info in frames.items())
-    return [shard for shard in shards if shard is not None]
-
-
-def _special(info: dict[str, Any]) -> bool:
-    """Whether this is no file: to open a pipe is to wait for who writes into it, maybe for ever. Links to
-    files are files; a link to nothing is a frame that is gone."""
-    if info["type"] != "other":
-        return False
-    try:
-        return not stat.S_ISREG(os.stat(info["name"]).st_mode)
-    except OSError:
-        return False
-
-
-def _visible(name: str, root: str) -> bool:
-    below = name[len(os.path.commonpath([name, root])) :]
-    return not any(part.startswith(".") for part in below.split("/"))
-
-
-def _shard(uri: str, path: str, size: int) -> Shard | None:
-    kind = _kind(path)
-    if kind is None:
-        return None
-    source = absolute(f"s3://{path}" if is_remote(uri) else path)
-    return Shard(printable(source), path, kind, int(size or 0))
-
-
-def _named_shard(uri: str, size: int | None) -> Shard:
-    """A shard that somebody has named and nobody looked at."""
-    source = absolute(uri)
-    path = path_of(source)
-    return Shard(printable(source), path, _kind(path) or "picture", size)
-
-
-def _recorded_shard(source: str) -> Shard:
-    """A shard that a table names, as `printable` does; one that is really called so goes before."""
-    shard = _named_shard(source, None)
-    if is_remote(source) or not _ESCAPED.search(source) or os.path.exists(shard.path):
-        return shard
-    path = _ESCAPED.sub(lambda byte: os.fsdecode(bytes.fromhex(byte[1])), shard.path)
-    return replace(shard, path=path)
-
-
-_ESCAPED = re.compile(r"\\x([89a-f][0-9a-f])")
-
-
-def _kind(name: str) -> Kind | None:
-    lower = name.lower()
-    if lower.endswith(PICTURE_ENDINGS):
-        return "picture"
-    if lower.endswith(TAR_ENDINGS):
-        return "tar"
-    if lower.endswith(VIDEO_ENDINGS):
-        return "video"
-    return "parquet" if lower.endswith(PARQUET_ENDINGS) else None
-
-
-def printable(name: str) -> str:
-    """A name that can be written as UTF-8: bytes of it that are not become backslash escapes."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
-def group(shards: list[Shard]) -> list[list[Shard]]:
-    """Shards of one read task each: a tar, a Parquet file or a video alone, single pictures by the dozen;
-    more where there would be more than MAX_READ_TASKS of a sort."""
-    large = [shard for shard in shards if shard.kind != "picture"]
-    pictures = [shard for shard in shards if shard.kind == "picture"]
-    return [*_slices(large, 1), *_slices(pictures, PICTURES_PER_TASK)]
-
-
-def _slices(shards: list[Shard], least: int) -> list[list[Shard]]:
-    size = max(least, math.ceil(len(shards) / MAX_READ_TASKS))
-    return [shards[i : i + size] for i in range(0, len(shards), size)]
 
 
 # --- reading -------------------------------------------------------------------------------------
@@ -307,7 +109,7 @@ def read_again(sources: Iterable[str], wanted: Container[int], s3: S3) -> Iterat
         s3: settings of the file system.
     """
     # Not listed: for a hundred thousand pictures on S3 that would take hours. What is gone is an error.
-    shards = [_recorded_shard(source) for source in sources]
+    shards = [recorded(source) for source in sources]
     return (frame for frame in read_shards(shards, s3, done=_AllBut(wanted)) if not frame.done)
 
 
@@ -372,7 +174,7 @@ def _read_tar(shard: Shard, s3: S3, done: Container[int]) -> Iterator[Frame]:
             for info in tar:
                 offset = info.offset
                 hidden = posixpath.basename(info.name).startswith(".")
-                if not info.isdir() and _kind(info.name) == "picture" and not hidden:
+                if not info.isdir() and kind_of(info.name) == "picture" and not hidden:
                     name = _unique(printable(info.name), names)
                     yield _tar_frame(shard, tar, info, name, done)
                 # tarfile remembers all that it has seen: a leak on large shards.

@@ -27,7 +27,8 @@ from faceq.census import DEATHS_OF_A_KILLER, Census, OutageError
 from faceq.cluster import pool_options, ray_for
 from faceq.config import S3, Config, Video
 from faceq.errors import JobError, UsageError
-from faceq.frames import READ_SCHEMA, Shard, group, in_batches, list_shards, outside, read_shards, to_table
+from faceq.frames import READ_SCHEMA, in_batches, read_shards, to_table
+from faceq.listing import Shard, group, list_shards, outside
 from faceq.runs import COMPRESSION, Run, Table
 from faceq.scoring import finished, new_run_id
 from faceq.stages import FindFace, ScoreFiq, ScoreQuality, check_own_models

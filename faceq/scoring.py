@@ -14,7 +14,8 @@ from PIL import Image
 from faceq import device
 from faceq.config import S3, Config, build
 from faceq.errors import UsageError
-from faceq.frames import Frame, in_batches, printable, to_table
+from faceq.frames import Frame, in_batches, to_table
+from faceq.listing import printable
 from faceq.stages import FindFace, ScoreFiq, ScoreQuality
 from faceq.storage import absolute, filesystem, path_of, storage_errors
 from faceq.table import schema

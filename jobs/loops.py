@@ -13,7 +13,8 @@ import torch
 from faceq import config, detect, device, geometry, landmarks, mask, recognise, serfiq
 from faceq.dbcnn_vgg import DBCNN, published_tensor
 from faceq.decode import UnreadableError, decode
-from faceq.frames import in_batches, list_shards, read_shards, to_table
+from faceq.frames import in_batches, read_shards, to_table
+from faceq.listing import list_shards
 from faceq.quality import to_device
 from faceq.scoring import finished, stages_of
 from faceq.table import schema

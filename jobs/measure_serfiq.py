@@ -20,7 +20,8 @@ from scipy.stats import spearmanr
 
 from faceq import config, recognise, serfiq
 from faceq.fiq import HEAD_BATCH
-from faceq.frames import in_batches, list_shards, read_shards, to_table
+from faceq.frames import in_batches, read_shards, to_table
+from faceq.listing import list_shards
 from faceq.stages import FindFace, in_mini_batches
 from faceq.table import pending, pixels
 from jobs.demo import SEVERITIES, STEPS, degraded

@@ -20,7 +20,8 @@ from PIL import Image
 
 from faceq import config, pipeline
 from faceq.errors import UsageError
-from faceq.frames import Frame, in_batches, list_shards, read_shards, to_table
+from faceq.frames import Frame, in_batches, read_shards, to_table
+from faceq.listing import list_shards
 from faceq.runs import Table
 from faceq.stages import FindFace
 

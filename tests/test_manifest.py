@@ -16,7 +16,8 @@ from conftest import BUCKET, PHOTOS
 from faceq import cli, config, frames, manifest, pipeline
 from faceq.config import S3
 from faceq.errors import UsageError
-from faceq.frames import MAX_READ_TASKS, Shard, group, list_shards, read_shards
+from faceq.frames import read_shards
+from faceq.listing import MAX_READ_TASKS, Shard, group, list_shards
 from faceq.runs import Table
 
 PLACES = ["s3://b/a b.jpg", "/abs/c.png", "below/d.jpg", "../e.tar", "s3://b/without-ending"]
@@ -135,7 +136,7 @@ def test_a_million_pictures_are_listed_and_grouped_in_little_memory(tmp_path):
     counted = (
         "import resource, sys\n"
         "from faceq.config import S3\n"
-        "from faceq.frames import group, list_shards\n"
+        "from faceq.listing import group, list_shards\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "groups = group(list_shards([], S3(), sys.argv[1:]))\n"
         "grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before\n"

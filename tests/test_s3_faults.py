@@ -31,7 +31,8 @@ from conftest import BUCKET
 from PIL import Image
 
 from faceq.config import S3
-from faceq.frames import BREAK, Frame, list_shards, read_shards
+from faceq.frames import BREAK, Frame, read_shards
+from faceq.listing import list_shards
 from faceq.runs import Run, Table
 from faceq.storage import filesystem
 from faceq.table import SCHEMA

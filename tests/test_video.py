@@ -17,7 +17,8 @@ from faceq import cli, config, pipeline, video
 from faceq.config import S3, Video
 from faceq.decode import decode
 from faceq.errors import UsageError
-from faceq.frames import BREAK, Frame, group, list_shards, read_again, read_shards, to_table
+from faceq.frames import BREAK, Frame, read_again, read_shards, to_table
+from faceq.listing import group, list_shards
 from faceq.runs import Table
 from faceq.table import frame_id
 
