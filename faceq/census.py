@@ -13,7 +13,8 @@ import ray
 
 REFUSALS_IN_A_ROW = 100
 """So many reads refused by the storage, with none that worked between them, stop the job (or as many
-as there are shards, if those are fewer). A file that is not there is no refusal: a manifest may name many."""
+as there are shards, if those are fewer). A file that nobody has seen and that is not there is no refusal: a
+manifest may name many."""
 
 FEW = 10
 """At the end of a job: so many refused frames, and none given, are an outage, too."""
@@ -62,17 +63,17 @@ class Census:
         self._deaths: Counter[int] = Counter()
 
     def read(
-        self, task: int, new: int, done: int, given: int, refused: Iterable[str], gone: int = 0
+        self, task: int, new: int, done: int, given: int, refused: Iterable[str], unseen: int = 0
     ) -> str | None:
         """`new` and `done`: frames that read task has met so far; `given`: of its last batch, the new ones
-        that the storage gave; `refused`: the errors of those that it did not, `gone` of them because they are
-        not there."""
+        that the storage gave; `refused`: the errors of those that it did not, `unseen` of them because what a
+        manifest names is not there."""
         self._seen[task] = (new, done)
         errors = list(refused)
         self._given += given
         self._refused += len(errors)
         self._last_refusal = errors[-1] if errors else self._last_refusal
-        self._refused_in_a_row = 0 if given else self._refused_in_a_row + len(errors) - gone
+        self._refused_in_a_row = 0 if given else self._refused_in_a_row + len(errors) - unseen
         if errors and self._refused_in_a_row >= self._limit:
             self._outage = (
                 f"stopped: the storage refused {self._refused_in_a_row} reads in a row, the last with: "
@@ -115,7 +116,8 @@ class Census:
         if self._tried < LEAST_DECODED or self._unreadable <= MOST_UNREADABLE * self._tried:
             return None
         # Frames with a row were good enough: what is left may be all the bad ones of a good input.
-        if self._unreadable <= MOST_UNREADABLE * (self._tried + sum(done for _, done in self._seen.values())):
+        done = sum(done for _, done in self._seen.values()) + sum(self._dropped.values())
+        if self._unreadable <= MOST_UNREADABLE * (self._tried + done):
             return None
         return (
             f"stopped: {self._unreadable} of the first {self._tried} frames are unreadable, the last with: "

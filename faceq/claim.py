@@ -73,8 +73,7 @@ def _end(table: Table, run: Run, stop: threading.Event, beating: threading.Threa
 def check_still_held(table: Table, run: Run) -> None:
     """JobError if another job has begun to write here, also one that is through with it: this one was taken
     for dead, and may not go on."""
-    others = [other for other in _alive(table, run) if other["state"] == "running"]
-    others += [other for other in _holders(table, run) if other["run_id"] not in run.predecessors]
+    others = [other for other in _holders(table, run) if other["run_id"] not in run.predecessors]
     if others:
         raise JobError(
             f"{table.uri}: {others[0]['run_id']} took this job for dead and has written here since: this job "

@@ -13,8 +13,8 @@ from faceq.config import Config, Stage
 from faceq.errors import UsageError
 
 TASKS_IN_FLIGHT = 4
-"""Batches that are at one actor, the one in it counted: the others are there before it asks for them, from
-other machines too. Ray Data adds actors where more than 1.75 of them are."""
+"""Batches that are sent to one actor at most, the one that it works on counted: the next ones are fetched
+meanwhile, from other machines, too."""
 
 
 @contextlib.contextmanager
@@ -45,6 +45,11 @@ def start_ray(config: Config) -> None:
     if address:
         try:
             ray.init()
+        except ray.exceptions.AuthenticationError:
+            raise UsageError(
+                f"RAY_ADDRESS={address}: RAY_AUTH_MODE=token is set, and there is no token here: bring the "
+                "cluster's to ~/.ray/auth_token, or into RAY_AUTH_TOKEN"
+            ) from None
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise UsageError(
                 f"RAY_ADDRESS={address}: no Ray cluster answers there: {error} (if it wants a token, set "

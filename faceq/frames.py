@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from faceq import video
 from faceq.config import S3, Video
-from faceq.listing import Shard, kind_of, printable, recorded
+from faceq.listing import Shard, kind_of, printable, recorded, words
 from faceq.storage import filesystem, is_remote, storage_errors
 from faceq.table import BREAK, SCHEMA, frame_id
 
@@ -53,7 +53,7 @@ class Frame:
 
     image: encoded bytes; None if the frame could not be read (then `error` says why) or is already
     `done`. timestamp_s: seconds from the first frame of its video. refused: the storage gave nothing, as
-    opposed to giving something broken; gone: because nothing is there.
+    opposed to giving something broken; unseen: because nothing is there, where nobody has looked before.
     """
 
     source: str
@@ -62,7 +62,7 @@ class Frame:
     image: bytes | None
     error: str | None = None
     refused: bool = False
-    gone: bool = False
+    unseen: bool = False
     done: bool = False
     timestamp_s: float | None = None
 
@@ -146,7 +146,7 @@ def _fetch_pictures(shards: list[Shard], s3: S3) -> Iterator[Frame]:
         if _is_empty(content):
             yield Frame(shard.source, None, 0, b"")
         elif isinstance(content, Exception):
-            yield Frame(shard.source, None, 0, None, error=_unread(content), **_blame(content))
+            yield Frame(shard.source, None, 0, None, error=_unread(content), **_blame(shard, content))
         elif len(content) > MAX_FRAME_BYTES:
             yield Frame(shard.source, None, 0, None, error=_too_long(len(content)))
         else:
@@ -363,11 +363,11 @@ def _break(shard: Shard, error: Exception, where: str, done: Container[int]) -> 
         what = str(error)  # some of what comes after the damage may have been read
     else:
         what = f"broken {where}: {_reason(error)}: what comes after it is not read"
-    return Frame(shard.source, None, BREAK, None, error=what, **_blame(error))
+    return Frame(shard.source, None, BREAK, None, error=what, **_blame(shard, error))
 
 
-def _blame(error: Exception) -> dict[str, bool]:
-    return {"refused": _is_refusal(error), "gone": isinstance(error, FileNotFoundError)}
+def _blame(shard: Shard, error: Exception) -> dict[str, bool]:
+    return {"refused": _is_refusal(error), "unseen": isinstance(error, FileNotFoundError) and not shard.seen}
 
 
 def _is_refusal(error: Exception) -> bool:
@@ -398,8 +398,7 @@ def _reason(error: BaseException) -> str:
         return f"its structure is damaged ({type(error).__name__})"
     if isinstance(error, gzip.BadGzipFile) and "Not a gzipped file" in str(error):
         return "bytes that are not gzip follow"
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(text.split()) or type(error).__name__
+    return words(error)
 
 
 def _too_long(size: int) -> str:
@@ -415,14 +414,14 @@ READ_SCHEMA = pa.schema(
 """What a frame looks like when it enters the stages: who it is, its encoded bytes or its error."""
 
 
-def in_batches(frames: Iterable[Frame]) -> Iterator[list[Frame]]:
-    """The frames in lists of some 32, or 8 MiB of encoded bytes."""
+def in_batches(frames: Iterable[Frame], most: int = _BATCH_FRAMES) -> Iterator[list[Frame]]:
+    """The frames in lists of so many, or of 8 MiB of encoded bytes."""
     waiting: list[Frame] = []
     size = 0
     for frame in frames:
         waiting.append(frame)
         size += len(frame.image or b"")
-        if len(waiting) >= _BATCH_FRAMES or size >= _BATCH_BYTES:
+        if len(waiting) >= most or size >= _BATCH_BYTES:
             yield waiting
             waiting, size = [], 0
     if waiting:

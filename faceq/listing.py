@@ -41,12 +41,13 @@ Kind = Literal["picture", "tar", "parquet", "video"]
 @dataclass(frozen=True, slots=True)
 class Shard:
     """A source of frames: its name in the table, how its file system calls it, its kind and bytes (None
-    where nobody has asked)."""
+    where nobody has asked), and whether it was seen to be there, or only named."""
 
     source: str
     path: str
     kind: Kind
     size: int | None
+    seen: bool = True
 
 
 def list_shards(inputs: Iterable[str], s3: S3, manifests: Iterable[str] = ()) -> list[Shard]:
@@ -101,9 +102,9 @@ def _list_input(uri: str, s3: S3) -> list[Shard]:
     except FileNotFoundError:
         raise UsageError(f"{uri}: there is no such file, folder or bucket") from None
     except PermissionError as error:
-        raise UsageError(f"{uri}: may not be read or listed: {_words(error)}: check credentials") from None
+        raise UsageError(f"{uri}: may not be read or listed: {words(error)}: check credentials") from None
     except (OSError, botocore.exceptions.BotoCoreError) as error:
-        raise UsageError(f"{uri}: cannot be listed: {_words(error)}") from None
+        raise UsageError(f"{uri}: cannot be listed: {words(error)}") from None
 
 
 def _expand(files: fsspec.AbstractFileSystem, path: str, uri: str) -> list[Shard]:
@@ -163,7 +164,7 @@ def _named_shard(uri: str, size: int | None) -> Shard:
     """A shard that somebody has named and nobody looked at."""
     source = absolute(uri)
     path = path_of(source)
-    return Shard(printable(source), path, kind_of(path) or "picture", size)
+    return Shard(printable(source), path, kind_of(path) or "picture", size, seen=False)
 
 
 def recorded(source: str) -> Shard:
@@ -208,6 +209,7 @@ def _slices(shards: list[Shard], least: int) -> list[list[Shard]]:
     return [shards[i : i + size] for i in range(0, len(shards), size)]
 
 
-def _words(error: Exception) -> str:
+def words(error: BaseException) -> str:
+    """The error's own words on one line, its type where it has none."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join(text.split()) or type(error).__name__

@@ -48,7 +48,7 @@ def _watch(census: Any, tasks: int, ended: threading.Event) -> None:
             return  # the job is coming down; its own error says why
         now = time.monotonic()
         print(
-            line(done, tasks, read, unreadable, through, (through - before) / (now - since), there),
+            line(done, tasks, read, unreadable, through, max(0, through - before) / (now - since), there),
             flush=True,
         )
         before, since = through, now

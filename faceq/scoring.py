@@ -20,6 +20,9 @@ from faceq.stages import FindFace, ScoreFiq, ScoreQuality
 from faceq.storage import absolute, filesystem, path_of, storage_errors
 from faceq.table import schema
 
+AT_ONCE = 256
+"""Frames that are taken through the stages together, at most: they fill a card's mini-batches."""
+
 
 def score_images(
     images: Iterable[str | os.PathLike[str] | bytes | np.ndarray], preset: str = "embedded", **config: Any
@@ -76,7 +79,7 @@ def finished(batch: pa.Table, columns: pa.Schema, run_id: str) -> pa.Table:
 
 
 def _run(frames: Iterable[Frame], stages: list[Any], columns: pa.Schema, run_id: str) -> Iterator[pa.Table]:
-    for batch in in_batches(frames):
+    for batch in in_batches(frames, AT_ONCE):
         table = to_table(batch)
         for stage in stages:
             table = stage(table)

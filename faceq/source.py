@@ -67,9 +67,9 @@ def _read(
         old = sum(frame.done for frame in frames)
         new, skipped = new + len(frames) - old, skipped + old
         refused = [frame.error for frame in frames if frame.refused]
-        given, gone = len(frames) - old - len(refused), sum(frame.gone for frame in frames)
+        given, unseen = len(frames) - old - len(refused), sum(frame.unseen for frame in frames)
         # Totals, not increments: a read task that runs again counts its frames once.
-        outage = ray.get(census.read.remote(task, new, skipped, given, refused, gone))
+        outage = ray.get(census.read.remote(task, new, skipped, given, refused, unseen))
         if outage:
             raise OutageError(outage)
         yield to_table(frames)

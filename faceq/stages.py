@@ -92,7 +92,7 @@ class FindFace:
         return {
             **values,
             **_face_columns(face),
-            **self._pose(face, dense, width, height),
+            **self._pose(dense, width, height),
             "mask_coverage": geometry.coverage(outline, width, height),
             "dhash": dhash(aligned),
             "aligned": aligned.tobytes(),
@@ -100,7 +100,7 @@ class FindFace:
             "outline": edge.astype(np.float32).tobytes(),
         }
 
-    def _pose(self, face: Face, dense: Dense, width: int, height: int) -> dict[str, object]:
+    def _pose(self, dense: Dense, width: int, height: int) -> dict[str, object]:
         if self._chosen.pose == "five":
             return {}
         six = dense.in_frame(dense.points[list(dense.pose)])

@@ -122,8 +122,10 @@ def check_output(uri: str, s3: S3) -> None:
         raise UsageError(f"{uri}: cannot be written: it is a folder or a bucket: name a file")
     if local and not os.path.isdir(folder):
         raise UsageError(f"{uri}: cannot be written: there is no folder {folder}")
-    if local and not os.access(folder, os.W_OK):
-        raise UsageError(f"{uri}: cannot be written: you may not write into the folder {folder}")
+    # A pipe or a device is written to as it is, a file replaced.
+    target = path if _is_special(path) else folder
+    if local and not os.access(target, os.W_OK):
+        raise UsageError(f"{uri}: cannot be written: you may not write into {target}")
 
 
 def write_output(uri: str, data: bytes, s3: S3) -> None:
@@ -171,6 +173,10 @@ def _wait_for_arrow() -> None:
         time.sleep(0.01)
 
 
+def _is_special(path: str) -> bool:
+    return os.path.exists(path) and not os.path.isfile(path)
+
+
 class AtomicLocalFileSystem(LocalFileSystem):
     """Local disk on which a written file appears whole or not at all, as an object on S3 does.
 
@@ -185,8 +191,8 @@ class AtomicLocalFileSystem(LocalFileSystem):
         super().__init__(**{"auto_mkdir": True, **options})
 
     def _open(self, path: str, mode: str = "rb", block_size: int | None = None, **options: Any) -> Any:
-        # A device or a pipe (/dev/stdout) is no file that another could take the place of.
-        if mode != "wb" or (os.path.exists(path) and not os.path.isfile(path)):
+        # /dev/stdout, say, is no file that another could take the place of.
+        if mode != "wb" or _is_special(path):
             return super()._open(path, mode, block_size=block_size, **options)
         os.makedirs(os.path.dirname(path), exist_ok=True)
         return _AppearsWhenClosed(path)

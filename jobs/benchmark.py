@@ -21,6 +21,7 @@ sum over the process and those below it (on a cluster: the driver's alone), shar
 
 import argparse
 import concurrent.futures
+import contextlib
 import functools
 import json
 import multiprocessing
@@ -90,8 +91,11 @@ def measure(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
             settings = settings.model_copy(update={"input": (frames,), "limit": None})
         # Beside the table that the configuration names, never in it.
         out = f"{settings.out or f'{folder}/table'}-benchmark-{new_run_id()}"
-        whole = in_own_process(job, settings.model_copy(update={"out": out}))
-        storage.filesystem(out, settings.s3).rm(storage.path_of(out), recursive=True)
+        try:
+            whole = in_own_process(job, settings.model_copy(update={"out": out}))
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                storage.filesystem(out, settings.s3).rm(storage.path_of(out), recursive=True)
         # With the devices that the job found.
         settings = whole.pop("settings")
         few = settings.model_copy(update={"limit": min(settings.limit or FRAMES, FRAMES)})

@@ -16,7 +16,7 @@ from faceq.decode import UnreadableError, decode
 from faceq.frames import in_batches, read_shards, to_table
 from faceq.listing import list_shards
 from faceq.quality import to_device
-from faceq.scoring import finished, stages_of
+from faceq.scoring import AT_ONCE, finished, stages_of
 from faceq.table import schema
 
 CAFI_PASSES = 100
@@ -24,7 +24,7 @@ WARM_UP_FRAMES = 32
 
 
 def bare(settings: config.Config) -> dict[str, Any]:
-    """The job's stages, one after the other, a batch of 32 frames at a time."""
+    """The job's stages, one after the other, some hundred frames at a time."""
     cores = device.usable_cpus()
     whole = {
         name: getattr(settings, name).model_copy(update={"num_cpus": cores})
@@ -100,7 +100,7 @@ def tables_of(settings: config.Config) -> Iterator[pa.Table]:
     """The first `limit` frames, as the stages take them."""
     left = settings.limit or sys.maxsize
     frames = read_shards(list_shards(settings.input, settings.s3, settings.manifest), settings.s3)
-    for batch in in_batches(frames):
+    for batch in in_batches(frames, AT_ONCE):
         table = to_table(batch[:left])
         left -= len(table)
         if len(table):

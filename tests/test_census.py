@@ -1,5 +1,7 @@
 """When a job stops because nothing can be read, and when it does not."""
 
+import pytest
+
 from faceq.census import LEAST_DECODED, REFUSALS_IN_A_ROW, Census
 
 Counts = Census.__ray_metadata__.modified_class
@@ -26,12 +28,13 @@ def test_a_small_input_that_is_refused_whole_stops_too():
     assert "gone" in census.read(1, 1, 0, 0, ["gone"])
 
 
-def test_files_that_are_not_there_are_no_refusals():
+def test_files_that_a_manifest_alone_knows_are_no_refusals_where_they_are_not_there():
     census = Counts(shards=10_000, tasks=100)
     for task in range(3):
-        assert census.read(task, 500, 0, 0, ["gone"] * 500, gone=500) is None
+        assert census.read(task, 500, 0, 0, ["gone"] * 500, unseen=500) is None
     denied = ["access denied"] * REFUSALS_IN_A_ROW
-    assert "denied" in census.read(3, 600, 0, 0, ["gone"] * 500 + denied, gone=500)
+    assert "denied" in census.read(3, 600, 0, 0, ["gone"] * 500 + denied, unseen=500)
+    assert "gone" in census.read(4, 100, 0, 0, ["gone"] * REFUSALS_IN_A_ROW)
 
 
 def test_nearly_all_unreadable_stops_and_a_few_do_not():
@@ -58,9 +61,14 @@ def test_a_bad_folder_that_comes_first_does_not_stop_the_job():
     assert "HEIC" in census.decoded(3, 250, 250, "HEIC")
 
 
-def test_bad_frames_that_are_all_that_is_left_of_a_good_input_are_rows():
+@pytest.mark.parametrize("limit", [False, True])
+def test_bad_frames_that_are_all_that_is_left_of_a_good_input_are_rows(limit):
     census = Counts(shards=1, tasks=1)
-    census.read(0, 200, 10_000, 200, [])
+    if limit:  # frames that have a row are read again, counted, and dropped
+        census.read(0, 10_200, 0, 10_200, [])
+        census.dropped(77, 10_000)
+    else:
+        census.read(0, 200, 10_000, 200, [])
     census.ended(0)
     assert census.decoded(1, 200, 200, "cut off") is None
     assert census.outage_at_the_end() is None

@@ -158,6 +158,20 @@ def test_a_job_that_was_taken_for_dead_does_not_finish(table, state):
             claim.check_still_held(table, mine)
 
 
+def test_a_job_that_was_wrongly_taken_for_dead_does_not_stop_the_one_that_took_over(table):
+    silent = new_run(machine="another")
+    silent.state = "running"
+    table.save(silent)
+    mine = new_run()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(claim, "DEAD_AFTER_S", 0)
+        held = claim.held(table, mine)
+        held.__enter__()
+    table.save(silent)
+    claim.check_still_held(table, mine)
+    held.__exit__(None, None, None)
+
+
 def test_a_job_that_only_claims_has_not_taken_the_table(table):
     mine = new_run()
     with claim.held(table, mine):

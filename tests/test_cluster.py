@@ -1,5 +1,9 @@
 """How large pools may get, and how many threads their models run."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import ray
 import torch
@@ -83,3 +87,17 @@ def test_stages_that_have_no_room_are_refused_before_they_wait(monkeypatch):
     cluster._check_room(config.build({"find_face": {"num_gpus": 0.2}}).on_gpus(1))
     with pytest.raises(UsageError, match=r"at least 1.5 GPUs, this machine has 1: lower num_gpus"):
         cluster._check_room(config.build({"find_face": {"num_gpus": 1}, "dbcnn": {"num_gpus": 0.5}}))
+
+
+def test_a_cluster_whose_token_is_missing_here_is_wrong_usage_in_one_line(tmp_path, photos):
+    there = {"RAY_ADDRESS": "127.0.0.1:1", "RAY_AUTH_MODE": "token", "HOME": str(tmp_path)}
+    command = [sys.executable, "-m", "faceq.cli", "score", str(photos / "t1.jpg")]
+    done = subprocess.run(
+        [*command, "--out", str(tmp_path / "t")],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **there},
+    )
+    assert done.returncode == 2
+    assert "there is no token here" in done.stderr.strip().splitlines()[-1]

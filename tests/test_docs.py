@@ -19,7 +19,7 @@ from PIL import Image
 from pydantic import BaseModel
 
 import faceq
-from faceq import cli, config, decode, query, scoring
+from faceq import cli, config, decode, progress, query, scoring
 from jobs import demo
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -189,6 +189,12 @@ def test_every_way_that_is_promised_is_there():
     text = (ROOT / "docs" / "using.md").read_text(encoding="utf-8")
     for way in ("PyTorch", "webdataset", "Ray Data", "DuckDB", "pandas", "polars"):
         assert re.search(rf"^## {way}$", text, re.MULTILINE)
+
+
+def test_the_line_in_the_log_is_as_the_page_shows_it():
+    line = progress.line(120, 4000, 12_800, 3, 9120, 412.0, {"CPU": 48.0, "GPU": 2.0})
+    assert line in " ".join((ROOT / "docs" / "cluster.md").read_text(encoding="utf-8").split())
+    assert progress.line(0, 1, 0, 0, 0, 0.0, {"CPU": 2.0}).endswith("on 2 CPUs")
 
 
 PAGE = "docs/configuration.md"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from faceq import cli, config, edc, evaluate, pipeline
+from faceq import cli, config, edc, evaluate, pipeline, storage
 from faceq.errors import UsageError
 from faceq.runs import Table
 from jobs import demo
@@ -106,7 +106,7 @@ def test_the_figures_and_the_plot_may_go_to_s3(folder, kept, s3, monkeypatch):
     monkeypatch.chdir(folder)
     outputs = ["--json", f"{s3}/edc/edc.json", "--plot", f"{s3}/edc/edc.png"]
     assert cli.main(["evaluate", "edc", kept.uri, "identities.csv", *outputs]) == 0
-    files = evaluate.filesystem(s3, S3)
+    files = storage.filesystem(s3, S3)
     assert len(json.loads(files.cat_file("frames/edc/edc.json"))) == 5 * len(edc.FMRS)
     assert files.cat_file("frames/edc/edc.png").startswith(b"\x89PNG")
     assert not (folder / "s3:").exists()

@@ -85,6 +85,7 @@ def test_an_output_that_cannot_be_a_file_is_told_before_the_work(tmp_path, monke
 
 def test_an_output_may_be_a_pipe_as_dev_stdout_is():
     reader, writer = os.pipe()
+    check_output(f"/dev/fd/{writer}", S3())
     write_output(f"/dev/fd/{writer}", b"figures", S3())
     assert os.read(reader, 100) == b"figures"
     os.close(reader)
