@@ -51,8 +51,8 @@ def test_places_and_sizes_come_as_they_are_listed(tmp_path, ending):
 def test_sizes_need_not_be_there_and_a_table_of_faceq_is_a_manifest(tmp_path, ending):
     path = write(tmp_path / f"m{ending}", ["/a.jpg", "/a.jpg", "/b.jpg"], column="source")
     assert list(list_shards([], S3(), [path])) == [
-        Shard("/a.jpg", "/a.jpg", "picture", None),
-        Shard("/b.jpg", "/b.jpg", "picture", None),
+        Shard("/a.jpg", "/a.jpg", "picture", None, seen=False),
+        Shard("/b.jpg", "/b.jpg", "picture", None, seen=False),
     ]
 
 
