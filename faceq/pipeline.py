@@ -229,17 +229,12 @@ def run_graph(
 def _finding_faces(config: Config, census: Any) -> dict[str, Any]:
     """FindFace as tasks, since any CPU of the cluster will do and the models load in milliseconds; on GPUs,
     where Ray ends a task's process with the task, as a pool of actors."""
-    given = {"fn_args": (census, config)}
     if config.find_face.num_gpus:
-        return {
-            "fn": FindFaceActor,
-            "fn_constructor_args": (config,),
-            **given,
-            **pool_options(config.find_face),
-        }
+        constructor = {"fn_constructor_args": (census, config)}
+        return {"fn": FindFaceActor, **constructor, **pool_options(config.find_face)}
     return {
         "fn": find_face,
-        **given,
+        "fn_args": (census, config),
         "batch_size": config.find_face.batch_size,
         "batch_format": "pyarrow",
         "num_cpus": config.find_face.num_cpus,
@@ -286,11 +281,12 @@ def find_face(batch: pa.Table, census: Any, config: Config) -> pa.Table:
 class FindFaceActor:
     """`find_face`, in a process that keeps what it has loaded, and is ready when it has."""
 
-    def __init__(self, config: Config):
+    def __init__(self, census: Any, config: Config):
+        self._census, self._config = census, config
         _loaded(FindFace, config)
 
-    def __call__(self, batch: pa.Table, census: Any, config: Config) -> pa.Table:
-        return find_face(batch, census, config)
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        return find_face(batch, self._census, self._config)
 
 
 def _one_by_one(stage: FindFace, batch: pa.Table, key: int, killers: list[int], census: Any) -> pa.Table:

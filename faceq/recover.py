@@ -11,7 +11,7 @@ from collections.abc import Collection
 
 import numpy as np
 
-from faceq.runs import Run, Table
+from faceq.runs import Run, Table, is_of
 from faceq.table import among
 
 
@@ -44,10 +44,9 @@ def drop_stragglers(table: Table, run: Run, known: Collection[str]) -> None:
     """Delete the files that are neither this run's nor `known` to `prepare`: last workers of a run that died,
     or was removed, wrote them later. This run has scored the same frames, or, where its input is another, a
     later one will."""
-    kept = {*known, *table.files_of(run.run_id)}
     with table.reached():
         for path in table.row_files():
-            if path not in kept:
+            if path not in known and not is_of(path, run.run_id):
                 table.files.rm_file(path)
 
 

@@ -120,7 +120,7 @@ class Table:
 
     def files_of(self, run_id: str) -> list[str]:
         """Files with rows that a run wrote: its id begins their names."""
-        return [path for path in self.row_files() if path.rsplit("/", 1)[1].startswith(f"{run_id}-")]
+        return [path for path in self.row_files() if is_of(path, run_id)]
 
     def _runs_or_nothing(self) -> list[dict[str, Any]]:
         """Records of the runs; none where nothing is; UsageError where something else than a table is."""
@@ -301,6 +301,11 @@ class Table:
             if histogram.any()
         }
         return dict(counts), quantiles
+
+
+def is_of(path: str, run_id: str) -> bool:
+    """Whether that run wrote one of `Table.row_files`."""
+    return path.rsplit("/", 1)[1].startswith(f"{run_id}-")
 
 
 def _as_ray_takes(path: str) -> str:

@@ -60,7 +60,7 @@ def main() -> int:
     add("--json", metavar="FILE", help="write the figures there, too")
     options = parser.parse_args()
     try:
-        figures = measure(options)
+        figures = figures_of(options)
     except (UsageError, JobError) as error:
         print(f"faceq: {error}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
@@ -74,7 +74,7 @@ def main() -> int:
     return 0
 
 
-def measure(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+def figures_of(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """The figures of each measurement, by its name."""
     settings = config.load(options.config, {"input": options.input or None, "limit": options.frames})
     settings = settings.model_copy(update={"fiq_threshold": 0.0})

@@ -48,12 +48,10 @@ def trace_stages(monkeypatch: Any, folder: Path, pause: float = 0.0) -> None:
         note("find_face")
         return find_face(batch, census, config)
 
-    class TracedFindFaceActor:
-        def __init__(self, config):
-            pass
-
-        def __call__(self, batch, census, config):
-            return traced_find_face(batch, census, config)
+    class TracedFindFaceActor(pipeline.FindFaceActor):
+        def __call__(self, batch):
+            note("find_face")
+            return super().__call__(batch)
 
     class TracedFiq(pipeline.ScoreFiq):
         def __init__(self, config):
