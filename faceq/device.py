@@ -1,6 +1,9 @@
 """Which device a stage runs on, whether CUDA is there when it is asked for, and how many CPUs there are.
 
 A GPU that was asked for and is not there is an error, never a silent fall to the CPU.
+
+torch is imported where it is asked: processes that only find faces on CPUs, most of a cluster's, would pay a
+second and a good part of their memory for it.
 """
 
 import importlib.metadata
@@ -9,7 +12,6 @@ import re
 import sys
 
 import onnxruntime
-import torch
 
 from faceq.errors import UsageError
 
@@ -40,6 +42,8 @@ def usable_cpus() -> int:
 
 def missing() -> str | None:
     """Why models cannot run on CUDA in this process, and what to do about it; None if they can."""
+    import torch  # noqa: PLC0415
+
     if torch.version.cuda is None:
         return "this torch is a build without CUDA: install torch's CUDA build"
     if not torch.cuda.is_available():
@@ -51,6 +55,8 @@ def missing() -> str | None:
 
 def say_if_unused() -> None:
     """Say on standard error why models run on the CPU, where torch sees a GPU."""
+    import torch  # noqa: PLC0415
+
     reason = missing()
     if reason and torch.cuda.is_available():
         say_unused(reason)
@@ -83,6 +89,8 @@ def _is_installed(distribution: str) -> bool:
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether torch or ONNX Runtime found no memory on the GPU."""
+    import torch  # noqa: PLC0415
+
     if isinstance(error, torch.OutOfMemoryError):
         return True
     text = str(error).lower()

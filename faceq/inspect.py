@@ -11,10 +11,11 @@ from PIL import Image, ImageDraw, ImageFont
 from faceq import geometry, mask
 from faceq.config import Config, Region
 from faceq.decode import decode
+from faceq.find_face import crop_side
 from faceq.frames import Frame, to_table
-from faceq.scoring import finished, new_run_id, stages_of
-from faceq.stages import crop_side
-from faceq.table import pixels, schema
+from faceq.runs import new_run_id
+from faceq.scoring import stages_of
+from faceq.table import finished, pixels, schema
 
 BOX_COLOUR = (0, 158, 115)
 LANDMARK_COLOUR = (240, 228, 66)

@@ -1,7 +1,6 @@
 """The Ray Data graph: from shards to the result table."""
 
 import contextlib
-import functools
 import re
 import sys
 import time
@@ -14,31 +13,25 @@ import numpy as np
 import pyarrow as pa
 import ray
 from ray.data import DataContext
-from ray.data.datasource import FilenameProvider
 from ray.util.annotations import RayDeprecationWarning
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import faceq
 from faceq import claim, progress, recover
-from faceq.census import DEATHS_OF_A_KILLER, Census, OutageError
+from faceq.census import DEATHS_OF_A_KILLER, Census
 from faceq.cluster import pool_options, ray_for
 from faceq.config import Config
 from faceq.errors import JobError, UsageError
 from faceq.listing import Shard, group, list_shards, outside
-from faceq.runs import COMPRESSION, Run, Table
-from faceq.scoring import finished, new_run_id
+from faceq.runs import COMPRESSION, Run, Table, new_run_id
 from faceq.source import FrameSource
-from faceq.stages import FindFace, ScoreFiq, ScoreQuality, check_own_models
-from faceq.table import among, schema, schema_with, with_values
+from faceq.stages import ScoreFiq, ScoreQuality, check_own_models
+from faceq.table import finished, schema, schema_with
+from faceq.tasks import FindFaceActor, RunFiles, drop_done, find_face
 
 BLOCK_BYTES = 8 << 20
 """Most bytes of a block between two stages: some 30 faces' crops, or 200 small JPEGs. Ray's default of
 128 MiB would make blocks of thousands of frames, and the first one wait for all of them."""
-
-KILLER = (
-    "decoding it ended the worker process, twice: its bytes crash a decoder or need more memory than there "
-    "is: convert the picture or leave it out"
-)
 
 MAX_RETRIES = 8
 """Times that a task which reads, decodes or writes is run again after its process died. Ray's default is
@@ -218,7 +211,7 @@ def run_graph(
                 table.path,
                 filesystem=table.arrow_files,
                 partition_cols=["status"],
-                filename_provider=_RunFiles(run.run_id),
+                filename_provider=RunFiles(run.run_id),
                 schema=schema_with(run.footer()),
                 compression=COMPRESSION,
                 ray_remote_args={"num_cpus": config.read.num_cpus, "max_retries": MAX_RETRIES},
@@ -243,65 +236,6 @@ def _finding_faces(config: Config, census: Any) -> dict[str, Any]:
     }
 
 
-# --- steps that run as tasks ---------------------------------------------------------------------
-
-
-def drop_done(batch: pa.Table, done: Any, census: Any) -> pa.Table:
-    """The frames that have no row yet; `done`: reference to the sorted ids (int64) of those that have one."""
-    ids = batch["frame_id"].to_numpy()
-    keep = ~among(ids, ray.get(done))
-    if len(ids):
-        ray.get(census.dropped.remote(int(ids[0]), int(np.count_nonzero(~keep))))
-    return batch.filter(pa.array(keep))
-
-
-def find_face(batch: pa.Table, census: Any, config: Config) -> pa.Table:
-    """FindFace, loaded once per worker process; stops the job when nearly all is unreadable.
-
-    Where a process has died over this batch, the frames are taken one by one, and one over which two
-    have died becomes an unreadable row.
-    """
-    before = batch["status"].null_count
-    stage = _loaded(FindFace, config)
-    first = batch["frame_id"][0].as_py() if len(batch) else 0
-    if before:
-        died, killers = ray.get(census.begin.remote(first))
-        batch = _one_by_one(stage, batch, first, killers, census) if died else stage(batch)
-    else:
-        batch = stage(batch)
-    errors = [row for row in batch.select(["status", "error"]).to_pylist() if row["status"] == "unreadable"]
-    example = errors[-1]["error"] if errors else None
-    unreadable = len(errors) - (len(batch) - before)
-    outage = ray.get(census.decoded.remote(first, before, unreadable, example))
-    if outage:
-        raise OutageError(outage)
-    return batch
-
-
-class FindFaceActor:
-    """`find_face`, in a process that keeps what it has loaded, and is ready when it has."""
-
-    def __init__(self, census: Any, config: Config):
-        self._census, self._config = census, config
-        _loaded(FindFace, config)
-
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        return find_face(batch, self._census, self._config)
-
-
-def _one_by_one(stage: FindFace, batch: pa.Table, key: int, killers: list[int], census: Any) -> pa.Table:
-    done = []
-    for row, frame in enumerate(batch["frame_id"].to_pylist()):
-        one = batch.slice(row, 1)
-        if frame in killers:
-            one = with_values(one, "status", np.array([0]), ["unreadable"])
-            one = with_values(one, "error", np.array([0]), [KILLER])
-        ray.get(census.trying.remote(key, frame))
-        done.append(stage(one))
-    ray.get(census.trying.remote(key, None))
-    return pa.concat_tables(done)
-
-
 class LastStage(ScoreQuality):
     """ScoreQuality that tells the census how many rows are through."""
 
@@ -313,21 +247,6 @@ class LastStage(ScoreQuality):
         batch = super().__call__(batch)
         self._census.through.remote(len(batch))
         return batch
-
-
-@functools.cache
-def _loaded(stage: type, config: Config) -> Any:
-    return stage(config)
-
-
-class _RunFiles(FilenameProvider):
-    """File names that tell the run; Ray's part of the name makes a retried task write the same one."""
-
-    def __init__(self, run_id: str):
-        self._run_id = run_id
-
-    def get_filename_for_task(self, write_uuid: str, task_index: int) -> str:
-        return f"{self._run_id}-{write_uuid}-{task_index:06d}-{{i}}.parquet"
 
 
 def _reason(error: BaseException) -> str:

@@ -13,9 +13,10 @@ import torch
 from onnx import helper, numpy_helper
 
 from faceq import models, serfiq
+from faceq.bound import Bound
 from faceq.device import check_card
 from faceq.geometry import ALIGNED_SIZE
-from faceq.onnx_runtime import Bound, ModelFileError, read, session, spell_out_prelu
+from faceq.onnx_runtime import ModelFileError, read, session, spell_out_prelu
 from faceq.serfiq import Head
 
 SAME_DIRECTION = 0.999

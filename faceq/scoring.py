@@ -2,9 +2,7 @@
 
 import io
 import os
-import uuid
 from collections.abc import Callable, Iterable, Iterator
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -14,11 +12,13 @@ from PIL import Image
 from faceq import device
 from faceq.config import S3, Config, build
 from faceq.errors import UsageError
+from faceq.find_face import FindFace
 from faceq.frames import Frame, in_batches, to_table
 from faceq.listing import printable
-from faceq.stages import FindFace, ScoreFiq, ScoreQuality
+from faceq.runs import new_run_id
+from faceq.stages import ScoreFiq, ScoreQuality
 from faceq.storage import absolute, filesystem, path_of, storage_errors
-from faceq.table import schema
+from faceq.table import finished, schema
 
 AT_ONCE = 256
 """Frames that are taken through the stages together, at most: they fill a card's mini-batches."""
@@ -65,17 +65,6 @@ def stages_of(config: Config) -> list[Callable[[pa.Table], pa.Table]]:
     else:
         device.say_if_unused()
     return [FindFace(config), ScoreFiq(config), ScoreQuality(config)]
-
-
-def new_run_id() -> str:
-    """A name for a run: when it started (UTC) and eight random hex digits."""
-    return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}"
-
-
-def finished(batch: pa.Table, columns: pa.Schema, run_id: str) -> pa.Table:
-    """A batch that has been through all stages, as rows of the result table: its columns, in order."""
-    column = pa.array([run_id] * len(batch), pa.string())
-    return batch.append_column("run_id", column).select(columns.names).cast(columns)
 
 
 def _run(frames: Iterable[Frame], stages: list[Any], columns: pa.Schema, run_id: str) -> Iterator[pa.Table]:

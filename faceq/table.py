@@ -89,6 +89,12 @@ def record_of(schema: pa.Schema) -> dict[str, Any]:
     return json.loads((schema.metadata or {}).get(METADATA_KEY, b"{}"))
 
 
+def finished(batch: pa.Table, columns: pa.Schema, run_id: str) -> pa.Table:
+    """A batch that has been through all stages, as rows of the result table: its columns, in order."""
+    column = pa.array([run_id] * len(batch), pa.string())
+    return batch.append_column("run_id", column).select(columns.names).cast(columns)
+
+
 def pending(batch: pa.Table) -> np.ndarray:
     """Positions (int64) of the rows that no stage has decided yet: their `status` is null."""
     return np.flatnonzero(batch["status"].is_null().to_numpy())

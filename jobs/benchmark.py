@@ -42,7 +42,7 @@ import rich.table
 
 from faceq import cluster, config, pipeline, storage
 from faceq.errors import JobError, UsageError
-from faceq.scoring import new_run_id
+from faceq.runs import new_run_id
 from jobs import demo, loops
 from jobs.gpu_load import GpuLoad
 

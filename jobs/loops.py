@@ -16,8 +16,8 @@ from faceq.decode import UnreadableError, decode
 from faceq.frames import in_batches, read_shards, to_table
 from faceq.listing import list_shards
 from faceq.quality import to_device
-from faceq.scoring import AT_ONCE, finished, stages_of
-from faceq.table import schema
+from faceq.scoring import AT_ONCE, stages_of
+from faceq.table import finished, schema
 
 CAFI_PASSES = 100
 WARM_UP_FRAMES = 32

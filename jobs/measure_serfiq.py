@@ -19,10 +19,11 @@ from rich.progress import track
 from scipy.stats import spearmanr
 
 from faceq import config, recognise, serfiq
+from faceq.batches import in_mini_batches
+from faceq.find_face import FindFace
 from faceq.fiq import HEAD_BATCH
 from faceq.frames import in_batches, read_shards, to_table
 from faceq.listing import list_shards
-from faceq.stages import FindFace, in_mini_batches
 from faceq.table import pending, pixels
 from jobs.demo import SEVERITIES, STEPS, degraded
 

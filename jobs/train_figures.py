@@ -15,10 +15,13 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
 from faceq import config, geometry, iqa, mask
+from faceq.batches import in_mini_batches
 from faceq.config import Region
 from faceq.dbcnn import DBCNNLite, load_dbcnn_lite
 from faceq.distortions import LADDERS, Image
-from faceq.stages import FindFace, OnnxQuality, in_mini_batches, masks_of
+from faceq.find_face import FindFace
+from faceq.quality import OnnxQuality
+from faceq.stages import masks_of
 from faceq.table import pixels
 from jobs.train_data import FACE_SIDE, PRISTINE_FROM_LIVE, Rated, read_rgb, resize
 

@@ -8,8 +8,8 @@ import ray
 
 from faceq import config, mask, pipeline
 from faceq.decode import decode
+from faceq.find_face import FindFace
 from faceq.runs import Table
-from faceq.stages import FindFace
 from faceq.table import pending
 from jobs import benchmark, gpu_load, loops, measure_scale
 

@@ -101,3 +101,16 @@ def test_a_cluster_whose_token_is_missing_here_is_wrong_usage_in_one_line(tmp_pa
     )
     assert done.returncode == 2
     assert "there is no token here" in done.stderr.strip().splitlines()[-1]
+
+
+def test_processes_that_read_find_faces_and_write_do_without_torch(photos):
+    """Most of a cluster's processes: each would spend a second and 120 MB on it."""
+    code = (
+        "import sys, faceq.census, faceq.source, faceq.storage, faceq.table, faceq.tasks\n"
+        "from faceq import config, find_face, frames\n"
+        f"image = open({str(photos / 't1.jpg')!r}, 'rb').read()\n"
+        "batch = frames.to_table([frames.Frame('t1.jpg', None, 0, image)])\n"
+        "print(find_face.FindFace(config.build({}))(batch)['n_faces'][0], 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["6", "False"]
