@@ -14,7 +14,7 @@ from typing import Any, Literal
 import botocore.exceptions
 import fsspec
 
-from faceq import manifest
+from faceq import manifest, s3_listing
 from faceq.config import S3
 from faceq.errors import UsageError
 from faceq.storage import absolute, filesystem, is_remote, path_of
@@ -119,7 +119,7 @@ def _expand(files: fsspec.AbstractFileSystem, path: str, uri: str) -> list[Shard
                 endings = ", ".join((*TAR_ENDINGS, *PARQUET_ENDINGS, *VIDEO_ENDINGS, *PICTURE_ENDINGS[:4]))
                 raise UsageError(f"{uri}: not a kind of input that is known by its ending ({endings}, …)")
             return [shard]
-        found = files.find(path, detail=True)
+        found = _all_below(files, path, uri)
     else:
         if not any(sign in path for sign in "*?["):
             # Where a bucket may not be listed, `exists` is false too: `ls` tells the two apart.
@@ -128,12 +128,20 @@ def _expand(files: fsspec.AbstractFileSystem, path: str, uri: str) -> list[Shard
         found = {}
         for match, info in files.glob(path, detail=True).items():
             inside = info["type"] == "directory"
-            found.update(files.find(match, detail=True) if inside else {match: info})
+            found.update(_all_below(files, match, uri) if inside else _sizes({match: info}))
         if not found:
             raise UsageError(f"{uri}: nothing matches")
-    frames = {name: info for name, info in found.items() if _visible(name, path) and not _special(info)}
-    shards = (_shard(uri, name, info["size"]) for name, info in frames.items())
+    shards = (_shard(uri, name, size) for name, size in found.items() if _visible(name, path))
     return [shard for shard in shards if shard is not None]
+
+
+def _all_below(files: fsspec.AbstractFileSystem, folder: str, uri: str) -> dict[str, int]:
+    """Bytes of each file in a folder, through all levels, by its path."""
+    return s3_listing.find(files, folder) if is_remote(uri) else _sizes(files.find(folder, detail=True))
+
+
+def _sizes(found: dict[str, dict[str, Any]]) -> dict[str, int]:
+    return {name: info["size"] for name, info in found.items() if not _special(info)}
 
 
 def _special(info: dict[str, Any]) -> bool:

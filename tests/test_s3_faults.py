@@ -30,6 +30,7 @@ import skimage
 from conftest import BUCKET
 from PIL import Image
 
+from faceq import s3_listing
 from faceq.config import S3
 from faceq.frames import BREAK, Frame, read_shards
 from faceq.listing import list_shards
@@ -233,6 +234,15 @@ def test_frames_are_the_same_whatever_the_storage_does(seed, uploaded, undisturb
     with proxy(by_chance(seed)) as (s3, met):
         assert read(uploaded, s3) == undisturbed
     assert met
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_listing_in_many_parts_is_whole(seed, uploaded, monkeypatch):
+    whole = list_shards([uploaded], S3())
+    monkeypatch.setattr(s3_listing, "KEYS_AT_ONCE", 2)
+    with proxy(by_chance(200 + seed)) as (s3, met):
+        assert list_shards([uploaded], s3) == whole
+    assert len(whole) == 63 and met
 
 
 @pytest.mark.parametrize("fault", ["truncate", "reset", "slow_down", "lost"])
