@@ -90,7 +90,7 @@ def _list(
     if keys != sorted(keys) or (keys and keys[0] <= after) or (answer["IsTruncated"] and not keys):
         raise _NoOrderError
     inside = {f"{bucket}/{key}": sizes[key] for key in keys if end is None or key <= end}
-    more = answer["IsTruncated"] and len(inside) == len(keys)
+    more = answer["IsTruncated"] and (end is None or keys[-1] < end)
     return inside, keys[-1] if more else None, end
 
 
