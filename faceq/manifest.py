@@ -1,6 +1,6 @@
 """A manifest: a list of frames' places in a Parquet, CSV or JSONL file, in place of a folder to search.
 
-Reading a list of a million pictures takes seconds, listing as many in a bucket the better part of a minute. A
+Reading a list of a million pictures takes seconds, listing as many in a bucket half a minute and more. A
 manifest that knows their sizes may say so; nobody asks the storage for them.
 """
 

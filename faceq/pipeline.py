@@ -55,7 +55,11 @@ class Summary:
 
     @property
     def frames_per_second(self) -> float:
-        """Start-up apart, if there was more than one batch."""
+        """Start-up apart, if there was more than one batch.
+
+        Frames that were half done when the first ones were through help a short run: by a tenth where there
+        are 500 in all.
+        """
         rows = self.run.rows or 0
         if rows > self.first_rows > 0:
             return (rows - self.first_rows) / (self.seconds - self.first_seconds)

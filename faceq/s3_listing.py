@@ -1,14 +1,20 @@
 """All objects below an S3 prefix, listed by several requests at once.
 
-An answer holds a thousand keys at most, and where the next one begins only its last key tells: a million keys
-are a thousand requests one after another, minutes of them. But keys come in order, and a listing may start
-after any name, be it there or not. So what is left after an answer is cut in two at a name half way, unless
-as many requests are under way as there may be, and both parts are listed side by side.
+An answer holds a thousand keys at most, and where the next one begins only this one tells: a million keys are
+a thousand requests one after another, minutes of them. But keys come in order, and a listing may start after
+any name, be it there or not. So while fewer requests are under way than may be, what is left after an answer
+is cut in two at a name half way, and both parts are listed side by side.
 """
 
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+import asyncio
+import contextvars
+import errno
+import itertools
+from dataclasses import dataclass, replace
 from typing import Any
 from xml.etree import ElementTree
+
+from fsspec.asyn import sync
 
 KEYS_AT_ONCE = 1000
 """Keys of an answer; S3 gives no more."""
@@ -16,18 +22,28 @@ KEYS_AT_ONCE = 1000
 REQUESTS_AT_ONCE = 10
 """So many connections botocore keeps open; more requests would wait for one."""
 
-_TOP = "\x7f"
-"""Above all of ASCII. Names beyond it are listed without cutting: a middle of such letters may be none."""
+_TOP = 0x7F
+"""The last of ASCII. Names are cut at its letters: half way between two others there may be none at all."""
 
-_UNORDERED_BUCKETS = "--x-s3"
-"""How names of S3 Express's buckets end. These list in an order of their own, and only from the start."""
+_names_only = contextvars.ContextVar("_names_only", default=False)
+"""Whether the answers that this task gets are read by `_read_contents`."""
 
 Objects = dict[str, int]
 """Bytes by `bucket/key`."""
 
 
 class _NoOrderError(Exception):
-    """The storage lists in no order, or ignores where a listing should start."""
+    """The storage lists in another order than S3 does, or not from any name on."""
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What is still to be listed: keys after one, up to `end` (None: all). `token` goes on with a listing;
+    without it one begins."""
+
+    after: str
+    end: str | None = None
+    token: str | None = None
 
 
 def find(files: Any, path: str) -> Objects:
@@ -40,96 +56,121 @@ def find(files: Any, path: str) -> Objects:
     Raises:
         OSError: what s3fs makes of S3's refusals (PermissionError, FileNotFoundError).
     """
-    bucket, _, key = path.partition("/")
-    prefix = f"{key}/" if key else ""
     try:
-        if bucket.endswith(_UNORDERED_BUCKETS):
-            raise _NoOrderError
-        return _find_in_order(files, bucket, prefix)
+        return sync(files.loop, _find, files, path)
     except _NoOrderError:
         return {name: info["size"] for name, info in files.find(path, detail=True).items()}
 
 
-def _find_in_order(files: Any, bucket: str, prefix: str) -> Objects:
-    events = files.connect().meta.events
-    events.register("before-parse.s3.ListObjectsV2", _read_contents, unique_id="faceq-listing")
+async def _find(files: Any, path: str) -> Objects:
+    bucket, key, _ = files.split_path(path)
+    prefix = f"{key}/" if key else ""
+    await files.set_session()
+    client = await files.get_s3(bucket)
+    client.meta.events.register("before-parse.s3.ListObjectsV2", _read_contents, unique_id="faceq-listing")
+    _names_only.set(True)
+
     found: Objects = {}
-    pool = ThreadPoolExecutor(REQUESTS_AT_ONCE)
+    beyond: set[str] = set()
+    # After the prefix, since an object that is called so stands for a folder.
+    running = {asyncio.create_task(_answer(files, bucket, prefix, _Part(prefix)))}
     try:
-        # After the prefix, since an object that is called so stands for a folder.
-        running = {pool.submit(_list, files, bucket, prefix, prefix, None)}
         while running:
-            done, running = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
-                objects, last, end = future.result()
-                found.update(objects)
-                if last is None:
-                    continue
-                few = len(running) + 2 <= REQUESTS_AT_ONCE
-                middle = between(last, end or prefix + _TOP) if few else None
-                if middle is not None:
-                    running.add(pool.submit(_list, files, bucket, prefix, middle, end))
-                    end = middle
-                running.add(pool.submit(_list, files, bucket, prefix, last, end))
+            done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            task = done.pop()
+            running.remove(task)
+            sizes, part, rest = task.result()
+            for key, size in sizes.items():
+                if part.end is None or key <= part.end:
+                    found[f"{bucket}/{key}"] = size
+                else:
+                    beyond.add(f"{bucket}/{key}")
+            for each in _cut(rest, prefix, REQUESTS_AT_ONCE - len(running)) if rest else ():
+                running.add(asyncio.create_task(_answer(files, bucket, prefix, each)))
     finally:
-        pool.shutdown(cancel_futures=True)
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+    # A key that lay beyond the end of one part must have come in another one.
+    if not beyond <= found.keys():
+        raise _NoOrderError
     return found
 
 
-def _list(
-    files: Any, bucket: str, prefix: str, after: str, end: str | None
-) -> tuple[Objects, str | None, str | None]:
-    """The first objects after a name, up to `end` (None: all); the last one's key where more may follow, else
-    None; and `end`."""
-    start = {"StartAfter": after} if after else {}
-    answer = files.call_s3(
-        "list_objects_v2", Bucket=bucket, Prefix=prefix, MaxKeys=KEYS_AT_ONCE, **start, **files.req_kw
-    )
+async def _answer(files: Any, bucket: str, prefix: str, part: _Part) -> tuple[Objects, _Part, _Part | None]:
+    """Bytes by key of a part's first objects, maybe of some beyond its end; the part; what is left of it."""
+    where = {"ContinuationToken": part.token} if part.token else {"StartAfter": part.after}
+    try:
+        answer = await files._call_s3(
+            "list_objects_v2",
+            Bucket=bucket,
+            Prefix=prefix,
+            MaxKeys=KEYS_AT_ONCE,
+            **{name: value for name, value in where.items() if value},
+            **files.req_kw,
+        )
+    except OSError as error:
+        if error.errno in (errno.ENOSYS, errno.EINVAL):
+            raise _NoOrderError from None
+        raise
     sizes = {found["Key"]: found["Size"] for found in answer.get("Contents", ())}
-    keys = list(sizes)
-    if keys != sorted(keys) or (keys and keys[0] <= after) or (answer["IsTruncated"] and not keys):
+    keys = [part.after, *sizes]
+    if any(one >= other for one, other in itertools.pairwise(keys)):
         raise _NoOrderError
-    inside = {f"{bucket}/{key}": sizes[key] for key in keys if end is None or key <= end}
-    more = answer["IsTruncated"] and (end is None or keys[-1] < end)
-    return inside, keys[-1] if more else None, end
+    if not answer.get("IsTruncated") or (part.end is not None and keys[-1] >= part.end):
+        return sizes, part, None
+    if not answer.get("NextContinuationToken"):
+        raise _NoOrderError
+    return sizes, part, replace(part, after=keys[-1], token=answer["NextContinuationToken"])
+
+
+def _cut(part: _Part, prefix: str, most: int) -> list[_Part]:
+    """A part in at most so many: the first one goes on, the others begin."""
+    parts: list[_Part] = []
+    while len(parts) + 1 < most:
+        middle = between(part.after, part.end or prefix + chr(_TOP))
+        if middle is None:
+            break
+        parts.append(_Part(middle, part.end))
+        part = replace(part, end=middle)
+    return [part, *parts]
 
 
 def _read_contents(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: Any) -> None:
-    """Take keys and sizes out of an answer that `_list` asked for before botocore reads the rest of it.
+    """Take keys and sizes out of an answer before botocore reads the rest of it, if it is one of ours.
 
-    botocore takes 0.1 s of CPU for a thousand keys, most of it for their times, this a tenth. Nobody else
-    asks for names after another one, which the answer repeats.
+    botocore takes 0.1 s of CPU for a thousand keys, most of it for their times, this a tenth. Old versions of
+    it do not ask, and read all themselves.
     """
+    if not _names_only.get():
+        return
     try:
         root = ElementTree.fromstring(response_dict["body"])
     except ElementTree.ParseError:
         return  # a part of an answer, which botocore refuses
-    space = root.tag.removesuffix("ListBucketResult")
-    if root.find(f"{space}StartAfter") is None:
-        return
-    listed = root.findall(f"{space}Contents")
-    customized_response_dict["Contents"] = [
-        {"Key": each.findtext(f"{space}Key"), "Size": int(each.findtext(f"{space}Size") or 0)}
-        for each in listed
-    ]
-    for each in listed:
-        root.remove(each)
+    space, found_list, _rest = root.tag.partition("ListBucketResult")
+    if not found_list:
+        return  # an error
+    customized_response_dict["Contents"] = found = []
+    for listed in root.findall(f"{space}Contents"):
+        size = listed.findtext(f"{space}Size")
+        found.append({"Key": listed.findtext(f"{space}Key"), "Size": int(size or 0)})
+        root.remove(listed)
     response_dict["body"] = ElementTree.tostring(root)
 
 
 def between(low: str, high: str) -> str | None:
-    """A name about half way between two names, low < high; None where ASCII has none.
+    """A name between two names, low < high: half way, or as near to that as letters of ASCII come; None where
+    there is none.
 
-    It goes no further than to the first letter in which it differs from `low`.
+    It is no longer than to the first letter in which it differs from `low`.
     """
     name = ""
     for index in range(len(low) + 1):
         least = ord(low[index]) if index < len(low) else 0
-        most = ord(high[index]) if high.startswith(name) and index < len(high) else ord(_TOP)
-        if max(least, most) > ord(_TOP):
-            return None
-        middle = (least + most) // 2
-        if middle > least:
+        most = ord(high[index]) if high.startswith(name) and index < len(high) else _TOP
+        middle = (least + min(most, _TOP)) // 2
+        if least < middle < most:
             return name + chr(middle)
-        name += chr(least)
+        name += low[index : index + 1]
     return None

@@ -1,7 +1,6 @@
-"""What Ray Data's tasks run between the reading of frames and the writing of rows, but for the pools' stages.
+"""What Ray Data's tasks run between the reading of frames and the writing of rows: finding faces, above all.
 
-A worker process imports the module of whatever it is sent: none here, and nothing that these import, needs
-torch.
+A worker process imports the module of what it is sent. Neither this one nor what it imports needs torch.
 """
 
 import functools

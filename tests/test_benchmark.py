@@ -52,7 +52,7 @@ def test_a_run_with_stand_ins_writes_every_row_and_tells_what_it_held(local_ray,
     given = measure_scale._write_numbers(tmp_path / "in", 70)
     settings = config.build({"input": [given], "out": str(tmp_path / "table")})
     found = measure_scale._with_stand_ins(settings)
-    assert found["frames"] == 70 and found["rate"] > 0
+    assert found["frames"] == 70 and found["seconds"] > 0
     assert found["driver"] > 50e6 and found["spilled"] == 0
     rows = Table(settings.out, settings.s3).rows(["status", "dbcnn", "frame_id"])
     assert rows["status"].to_pylist() == ["scored"] * 70

@@ -12,7 +12,7 @@ import torch
 from model_files import arcface, dbcnn
 
 import faceq
-from faceq import cluster, config, device, frames, geometry, models, onnx_runtime, quality, stages
+from faceq import cluster, config, device, find_face, frames, geometry, models, onnx_runtime, quality
 from faceq.batches import Halving
 from faceq.config import Pool
 from faceq.detect import YuNet
@@ -89,12 +89,12 @@ def test_faces_found_on_the_gpu_are_those_of_the_cpu(shared):
 
 def test_yunet_and_facemesh_stay_on_the_cpu_where_find_face_has_a_card(photos, monkeypatch):
     """Where no CUDA provider is, as here, a session for the card would be an error."""
-    monkeypatch.setattr(stages, "check_cuda", lambda: None)
+    monkeypatch.setattr(find_face, "check_cuda", lambda: None)
     monkeypatch.setattr(device, "check_cuda", lambda: None)
     image = (photos / "t1.jpg").read_bytes()
     frame = frames.to_table([frames.Frame("t1.jpg", None, 0, image)])
     one, other = (
-        stages.FindFace(config.build({"find_face": {"device": where}}))(frame) for where in ("cpu", "cuda")
+        find_face.FindFace(config.build({"find_face": {"device": where}}))(frame) for where in ("cpu", "cuda")
     )
     assert one.equals(other) and one["n_faces"].to_pylist() == [6]
 
