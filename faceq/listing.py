@@ -97,7 +97,7 @@ def _list_input(uri: str, s3: S3) -> list[Shard]:
     try:
         files.invalidate_cache()
         found = _expand(files, path_of(uri), uri)
-        files.invalidate_cache()  # of a million objects s3fs would keep what the listing said of each
+        files.invalidate_cache()  # s3fs would keep what a glob said of each object
         return found
     except FileNotFoundError:
         raise UsageError(f"{uri}: there is no such file, folder or bucket") from None

@@ -79,12 +79,9 @@ async def _find(files: Any, path: str) -> Objects:
             done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
             task = done.pop()
             running.remove(task)
-            sizes, part, rest = task.result()
-            for key, size in sizes.items():
-                if part.end is None or key <= part.end:
-                    found[f"{bucket}/{key}"] = size
-                else:
-                    beyond.add(f"{bucket}/{key}")
+            objects, others, rest = task.result()
+            found.update(objects)
+            beyond |= others
             for each in _cut(rest, prefix, REQUESTS_AT_ONCE - len(running)) if rest else ():
                 running.add(asyncio.create_task(_answer(files, bucket, prefix, each)))
     finally:
@@ -97,8 +94,10 @@ async def _find(files: Any, path: str) -> Objects:
     return found
 
 
-async def _answer(files: Any, bucket: str, prefix: str, part: _Part) -> tuple[Objects, _Part, _Part | None]:
-    """Bytes by key of a part's first objects, maybe of some beyond its end; the part; what is left of it."""
+async def _answer(
+    files: Any, bucket: str, prefix: str, part: _Part
+) -> tuple[Objects, set[str], _Part | None]:
+    """A part's first objects; names of others that came along, beyond its end; what is left of the part."""
     where = {"ContinuationToken": part.token} if part.token else {"StartAfter": part.after}
     try:
         answer = await files._call_s3(
@@ -117,11 +116,13 @@ async def _answer(files: Any, bucket: str, prefix: str, part: _Part) -> tuple[Ob
     keys = [part.after, *sizes]
     if any(one >= other for one, other in itertools.pairwise(keys)):
         raise _NoOrderError
+    objects = {f"{bucket}/{key}": size for key, size in sizes.items() if part.end is None or key <= part.end}
+    others = {f"{bucket}/{key}" for key in sizes} - objects.keys()
     if not answer.get("IsTruncated") or (part.end is not None and keys[-1] >= part.end):
-        return sizes, part, None
+        return objects, others, None
     if not answer.get("NextContinuationToken"):
         raise _NoOrderError
-    return sizes, part, replace(part, after=keys[-1], token=answer["NextContinuationToken"])
+    return objects, others, replace(part, after=keys[-1], token=answer["NextContinuationToken"])
 
 
 def _cut(part: _Part, prefix: str, most: int) -> list[_Part]:
@@ -148,9 +149,9 @@ def _read_contents(response_dict: dict[str, Any], customized_response_dict: dict
         root = ElementTree.fromstring(response_dict["body"])
     except ElementTree.ParseError:
         return  # a part of an answer, which botocore refuses
-    space, found_list, _rest = root.tag.partition("ListBucketResult")
-    if not found_list:
+    if not root.tag.endswith("ListBucketResult"):
         return  # an error
+    space = root.tag.removesuffix("ListBucketResult")
     customized_response_dict["Contents"] = found = []
     for listed in root.findall(f"{space}Contents"):
         size = listed.findtext(f"{space}Size")

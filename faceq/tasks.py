@@ -38,7 +38,7 @@ def find_face(batch: pa.Table, census: Any, config: Config) -> pa.Table:
     have died becomes an unreadable row.
     """
     before = batch["status"].null_count
-    stage = _loaded(FindFace, config)
+    stage = _loaded(config)
     first = batch["frame_id"][0].as_py() if len(batch) else 0
     if before:
         died, killers = ray.get(census.begin.remote(first))
@@ -59,7 +59,7 @@ class FindFaceActor:
 
     def __init__(self, census: Any, config: Config):
         self._census, self._config = census, config
-        _loaded(FindFace, config)
+        _loaded(config)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         return find_face(batch, self._census, self._config)
@@ -79,8 +79,8 @@ def _one_by_one(stage: FindFace, batch: pa.Table, key: int, killers: list[int], 
 
 
 @functools.cache
-def _loaded(stage: type, config: Config) -> Any:
-    return stage(config)
+def _loaded(config: Config) -> FindFace:
+    return FindFace(config)
 
 
 class RunFiles(FilenameProvider):

@@ -15,13 +15,14 @@ from PIL import Image
 
 import faceq
 from faceq import models
+from faceq.batches import in_mini_batches
 from faceq.config import PRESETS, Config
 from faceq.dbcnn import DBCNN_LITE_WEIGHTS, load_dbcnn_lite
 from faceq.errors import UsageError
 from faceq.find_face import FindFace
 from faceq.frames import Frame, to_table
 from faceq.quality import HALF_TOLERANCE, OnnxQuality, TorchQuality
-from faceq.stages import in_mini_batches, masks_of
+from faceq.stages import masks_of
 from faceq.table import SCHEMA, frame_id, pending, pixels, schema
 from jobs import demo
 
