@@ -6,17 +6,15 @@ the footer tells the range of each row group, a condition on it skips most of th
 """
 
 import itertools
-import tempfile
 from collections.abc import Iterator
 from typing import Any
 
-import duckdb
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from faceq.config import S3
 from faceq.errors import JobError, UsageError
+from faceq.query import Rows
 from faceq.runs import COMPRESSION, Table, footer_of
 from faceq.table import STATUSES, schema_with
 
@@ -31,6 +29,8 @@ SORT_MEMORY = "1GB"
 
 SORTED_BY = [("dbcnn", "descending"), ("serfiq", "descending"), ("frame_id", "ascending")]
 """The best first; faces below the SER-FIQ threshold have no `dbcnn`, frames without a face no score."""
+
+_ORDER = ", ".join(f"{name} {direction.removesuffix('ending')} NULLS LAST" for name, direction in SORTED_BY)
 
 _NAME = "0-compacted-{:06d}.parquet"
 """File names. Those of a job begin with its run id, a time: of two rows of one frame the later run's wins
@@ -69,12 +69,13 @@ def compact(source: str, target: str, s3: S3) -> tuple[int, int, int]:
     _check_finished(old, runs)
     before = old.row_files()
     columns = schema_with(_footer(runs))
-    with new.reached():
-        files = [_write_partition(old, new, status, columns) for status in STATUSES]
+    with new.reached(), Rows(source, s3, SORT_MEMORY) as there:
+        files = [_write_partition(there, new, status, columns) for status in STATUSES]
+        expected = there.count(there.chosen())
     rows = sum(count for count, _ in files)
     if old.row_files() != before or [run for run in old.runs() if run not in runs]:
         raise JobError(f"{old.uri}: a job wrote into it meanwhile: delete {new.uri} and try again")
-    if rows != old.dataset().count_rows():
+    if rows != expected:
         raise JobError(f"{new.uri}: has {rows} rows, which is not what {old.uri} has: delete it")
     for run in runs:
         new.put_record(run)
@@ -105,27 +106,18 @@ def _footer(runs: list[dict[str, Any]]) -> dict[str, Any]:
     return {**footer, "run_ids": [run["run_id"] for run in runs]}
 
 
-def _sorted(table: Table, status: str, folder: str) -> Iterator[pa.RecordBatch]:
-    """The rows of one partition, sorted, as a stream; what is too much for memory waits in a local folder."""
-    order = ", ".join(
-        f"{name} {direction.removesuffix('ending')} NULLS LAST" for name, direction in SORTED_BY
-    )
-    engine = duckdb.connect(config={"memory_limit": SORT_MEMORY, "temp_directory": folder})
-    rows = engine.from_arrow(table.dataset().filter(pc.field("status") == status))
-    yield from rows.order(order).to_arrow_reader(ROWS_PER_GROUP)
-
-
-def _write_partition(old: Table, new: Table, status: str, columns: pa.Schema) -> tuple[int, int]:
+def _write_partition(old: Rows, new: Table, status: str, columns: pa.Schema) -> tuple[int, int]:
     """One partition's rows into files of ROWS_PER_FILE; how many rows and files that were."""
-    stored = columns.remove(columns.get_field_index("status"))
+    names = [name for name in columns.names if name in old.columns and name != "status"]
+    stored = pa.schema([columns.field(name) for name in names], columns.metadata)
+    chosen = old.chosen(f"status = '{status}'", order_by=_ORDER)
+    batches = old.batches(chosen, ROWS_PER_GROUP)
     count = files = 0
-    with tempfile.TemporaryDirectory(prefix="faceq-sort-") as folder:
-        batches = _sorted(old, status, folder)
-        for first in batches:
-            path = f"{new.path}/status={status}/{_NAME.format(files)}"
-            with new.files.open(path, "wb") as file:
-                count += _write_file(file, stored, itertools.chain([first], batches))
-            files += 1
+    for first in batches:
+        path = f"{new.path}/status={status}/{_NAME.format(files)}"
+        with new.files.open(path, "wb") as file:
+            count += _write_file(file, stored, itertools.chain([first], batches))
+        files += 1
     return count, files
 
 

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from faceq import video
 from faceq.config import S3, Video
 from faceq.listing import Shard, kind_of, printable, recorded, words
+from faceq.parquet import ParquetFile
 from faceq.storage import filesystem, is_remote, storage_errors
 from faceq.table import BREAK, SCHEMA, frame_id
 
@@ -254,14 +254,14 @@ def _read_parquet(shard: Shard, s3: S3, done: Container[int]) -> Iterator[Frame]
     names: Counter[str] = Counter()
     row = 0
     try:
-        with _open(shard, s3) as stream, pq.ParquetFile(stream, buffer_size=_READ_AHEAD) as file:
+        with _open(shard, s3) as stream, ParquetFile(stream, _READ_AHEAD) as file:
             image = _image_column(file.schema_arrow)
             names_there = [name for name in file.schema_arrow.names if name != image]
             key = next((name for name in KEY_COLUMNS if name in names_there), None)
             columns = [image, key] if key else [image]
             # One row group after another: a batch across two would lose the first where the second is broken.
             groups = range(file.num_row_groups)
-            batches = (file.iter_batches(_BATCH_FRAMES, row_groups=[i], columns=columns) for i in groups)
+            batches = (file.iter_batches(_BATCH_FRAMES, [i], columns) for i in groups)
             for batch in itertools.chain.from_iterable(batches):
                 keys = _keys(batch[key]) if key else [None] * len(batch)
                 for value, name in zip(batch[image], keys, strict=True):

@@ -12,10 +12,10 @@ from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from faceq.config import S3
 from faceq.errors import UsageError
+from faceq.parquet import ParquetFile
 from faceq.storage import absolute, filesystem, is_remote, path_of, storage_errors
 
 URI_COLUMNS = ("uri", "path", "source")
@@ -25,6 +25,8 @@ SIZE_COLUMN = "size"
 """Bytes of each file, if the manifest has them."""
 
 ENDINGS = (".parquet", ".csv", ".jsonl")
+
+_BATCH_ROWS = 65_536
 
 
 def entries(uri: str, s3: S3) -> Iterator[tuple[str, int | None]]:
@@ -62,7 +64,7 @@ def entries(uri: str, s3: S3) -> Iterator[tuple[str, int | None]]:
 def _rows(file: BinaryIO, uri: str) -> Iterator[tuple[Any, Any]]:
     """Place and size of each row, as they stand there."""
     if uri.endswith(".parquet"):
-        yield from _parquet_rows(pq.ParquetFile(file), uri)
+        yield from _parquet_rows(ParquetFile(file), uri)
         return
     text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
     if uri.endswith(".csv"):
@@ -73,11 +75,11 @@ def _rows(file: BinaryIO, uri: str) -> Iterator[tuple[Any, Any]]:
         yield from _jsonl_rows(text, uri)
 
 
-def _parquet_rows(file: pq.ParquetFile, uri: str) -> Iterator[tuple[Any, Any]]:
+def _parquet_rows(file: ParquetFile, uri: str) -> Iterator[tuple[Any, Any]]:
     names = file.schema_arrow.names
     column = _uri_column(names, uri)
     sized = SIZE_COLUMN in names
-    for batch in file.iter_batches(columns=[column, SIZE_COLUMN] if sized else [column]):
+    for batch in file.iter_batches(_BATCH_ROWS, columns=[column, SIZE_COLUMN] if sized else [column]):
         sizes = batch[SIZE_COLUMN].to_pylist() if sized else [None] * len(batch)
         yield from zip(batch[column].to_pylist(), sizes, strict=True)
 

@@ -79,19 +79,22 @@ class Rows:
     A context manager. What DuckDB refuses is raised as a UsageError, with the nearest right name.
     """
 
-    def __init__(self, uri: str, s3: S3):
-        """Raises UsageError where no table is."""
+    def __init__(self, uri: str, s3: S3, memory_limit: str = "80%"):
+        """Raises UsageError where no table is. memory_limit: as DuckDB takes it; the rest waits on disk."""
         self.table = Table(uri, s3)
         if not self.table.exists():
             raise UsageError(f"{self.table.uri}: there is no faceq table here")
         self._connection = duckdb.connect(
             config={
+                "memory_limit": memory_limit,
                 "autoinstall_known_extensions": False,
                 "autoload_known_extensions": False,
                 "python_enable_replacements": False,  # a misspelt table must not find a Python variable
                 "temp_directory": os.path.join(tempfile.gettempdir(), f"faceq-{os.getpid()}"),
             }
         )
+        # DuckDB's is on wherever Python looks interactive, as in `python -c`, and goes to standard output.
+        self._connection.execute("SET enable_progress_bar = false")
         with self._told():
             self._make_view(s3)
             self.columns: list[str] = self._connection.view(VIEW).columns
@@ -166,6 +169,8 @@ class Rows:
 
     def _make_view(self, s3: S3) -> None:
         known = schema(embeddings=True)
+        versions = {run["version"] for run in self.table.runs()}
+        # Last: DuckDB asks several times whether each file is there, and the file system knows from this.
         files = self.table.row_files()
         if not files:
             self._connection.register(VIEW, known.empty_table())
@@ -175,7 +180,6 @@ class Rows:
             files = [f"s3://{path}" for path in files]
         # A version may have added columns. Elsewhere the first file speaks for all: to ask each file
         # costs a request.
-        versions = {run["version"] for run in self.table.runs()}
         read = self._connection.read_parquet(
             files,
             hive_partitioning=False,  # it makes columns out of `key=value` folders above the table, too

@@ -11,7 +11,7 @@ from collections.abc import Collection
 
 import numpy as np
 
-from faceq.runs import Run, Table, is_of
+from faceq.runs import Run, Table, is_of, status_of
 from faceq.table import among
 
 
@@ -23,7 +23,7 @@ def prepare(table: Table, sources: Collection[str]) -> tuple[np.ndarray, set[str
     """
     unended = [run["run_id"] for run in table.runs() if not run["finished"]]
     for run_id in unended:
-        _forget([path for path in table.files_of(run_id) if _is_unreadable(path)], table, sources)
+        _forget([path for path in table.files_of(run_id) if status_of(path) == "unreadable"], table, sources)
     _remove_unfinished_files(table)
     files = table.row_files()
     ids = table.frame_ids(files)
@@ -37,7 +37,7 @@ def prepare(table: Table, sources: Collection[str]) -> tuple[np.ndarray, set[str
 
 def forget_unreadable(table: Table, sources: Collection[str]) -> int:
     """Take back the rows of unreadable frames of some sources, so that they are tried again; how many."""
-    return _forget([path for path in table.row_files() if _is_unreadable(path)], table, sources)
+    return _forget([path for path in table.row_files() if status_of(path) == "unreadable"], table, sources)
 
 
 def drop_stragglers(table: Table, run: Run, known: Collection[str]) -> None:
@@ -69,17 +69,13 @@ def _remove_unfinished_files(table: Table) -> None:
 def _drop_doubles(table: Table, doubled: np.ndarray) -> None:
     """Of frames with several rows (ids: int64, sorted) the row of the latest run stays; the run's id begins
     with its time. Files without such a frame are only looked through."""
-    found = table.places_of(doubled).to_pylist()
+    found = list(table.places_of(doubled))
     owner: dict[int, str] = {}
-    for row in sorted(found, key=lambda row: row["path"].rsplit("/", 1)[1]):
-        owner[row["frame_id"]] = row["path"]
-    for path in {row["path"] for row in found}:
+    for path, there in sorted(found, key=lambda place: place[0].rsplit("/", 1)[1]):
+        owner.update(dict.fromkeys(there.tolist(), path))
+    for path, _ in found:
         ids = table.column(path, "frame_id").to_numpy()
         keep = ~among(ids, doubled)
         last = {int(ids[row]): row for row in np.flatnonzero(~keep)}
         keep[[row for frame_id, row in last.items() if owner[frame_id] == path]] = True
         table.keep_rows(path, keep)
-
-
-def _is_unreadable(path: str) -> bool:
-    return path.rsplit("/", 2)[1] == "status=unreadable"

@@ -5,31 +5,33 @@ import glob
 import json
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlparse
 
 import fsspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pyarrow.fs import LocalFileSystem, PyFileSystem
+from pyarrow.fs import FSSpecHandler, PyFileSystem
 
 from faceq.config import S3
 from faceq.errors import UsageError
-from faceq.storage import ArrowFiles, absolute, filesystem, is_remote, path_of, storage_errors
-from faceq.table import STATUSES, schema
-
-if TYPE_CHECKING:
-    import pyarrow.dataset as pds
+from faceq.parquet import ParquetFile
+from faceq.storage import absolute, filesystem, path_of, storage_errors
+from faceq.table import STATUSES, among, schema
 
 COMPRESSION = "zstd"
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 SCORE_RANGES = {"serfiq": 1.0, "dbcnn": 100.0}
 QUANTILE_BINS = 10_000
+
+_FILES_AT_ONCE = 10
+"""As many connections as s3fs opens: most of the time of a small file on S3 is waiting for answers."""
+_READ_AHEAD = 8 << 20
 
 
 def new_run_id() -> str:
@@ -83,7 +85,7 @@ class Table:
         self.uri = absolute(uri)
         self.path = path_of(uri)
         self.files: fsspec.AbstractFileSystem = filesystem(uri, s3)
-        self.arrow_files = PyFileSystem(ArrowFiles(self.files))
+        self.arrow_files = PyFileSystem(FSSpecHandler(self.files))
 
     def check(self, record: dict[str, Any] | None) -> None:
         """That a run with these settings may write here; with None: that here is a table, or nothing.
@@ -224,48 +226,65 @@ class Table:
         with self.reached(), self.files.open(self._run_file(record["run_id"]), "wb") as file:
             file.write(text.encode())
 
-    def dataset(self, files: list[str] | None = None) -> "pds.Dataset":
-        """The rows as a pyarrow dataset, or those of some of `row_files`; `status`, which is in the folders'
-        names, is a string column."""
-        import pyarrow.dataset as pds  # noqa: PLC0415 - it imports pandas, which a query does not need
-
-        columns = schema(embeddings=self.record().get("embeddings", False))
-        partitioning = pds.partitioning(pa.schema([("status", pa.string())]), flavor="hive")
-        # Only what is written locally needs Python, for files that appear whole.
-        reader = self.arrow_files if is_remote(self.uri) else LocalFileSystem()
-        with self.reached():
-            return pds.dataset(
-                self.row_files() if files is None else files,
-                schema=columns,
-                filesystem=reader,
-                format="parquet",
-                partitioning=partitioning,
-                partition_base_dir=self.path,
-            )
-
-    def rows(self, columns: list[str], run_id: str | None = None) -> pa.Table:
-        """Columns of the whole table, or of one run's rows. A table without rows yet has none."""
-        chosen = None if run_id is None else pc.field("run_id") == run_id
-        with self.reached():
-            return self.dataset().to_table(columns, filter=chosen)
+    def rows(self, columns: Sequence[str]) -> pa.Table:
+        """Columns of the whole table. A table without rows yet has none."""
+        return pa.concat_tables([_fields(columns).empty_table(), *self._parts(self.row_files(), columns)])
 
     def frame_ids(self, files: list[str] | None = None) -> np.ndarray:
         """Ids (int64, sorted) of all frames that have a row, or one in some of `row_files`; none after a run
         has only just begun."""
-        with self.reached():
-            return np.sort(self.dataset(files).to_table(["frame_id"])["frame_id"].to_numpy())
+        parts = self._parts(self.row_files() if files is None else files, ["frame_id"])
+        ids = np.concatenate([np.empty(0, np.int64), *(part["frame_id"].to_numpy() for part in parts)])
+        ids.sort()
+        return ids
 
-    def places_of(self, ids: np.ndarray) -> pa.Table:
-        """Rows of some frames (int64): `frame_id`, and `path`, one of `row_files`."""
-        chosen = pc.field("frame_id").isin(ids)
-        with self.reached():
-            rows = self.dataset().to_table(["frame_id", "__filename"], filter=chosen)
-        return rows.rename_columns(["frame_id", "path"])
+    def places_of(self, ids: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+        """Those of `row_files` that have rows of some frames (ids: int64, sorted), with these frames' ids."""
+        files = self.row_files()
+        for path, part in zip(files, self._parts(files, ["frame_id"]), strict=True):
+            there = part["frame_id"].to_numpy()
+            found = there[among(there, ids)]
+            if len(found):
+                yield path, found
 
     def column(self, path: str, name: str) -> pa.ChunkedArray:
         """One column of one of `row_files`."""
-        with self.reached(), self.files.open(path, "rb") as file:
-            return pq.read_table(file, columns=[name])[name]
+        return self._part(path, [name])[name]
+
+    def _parts(self, files: list[str], columns: Sequence[str]) -> Iterator[pa.Table]:
+        """Columns of some of `row_files`, file after file, a few of them read at once."""
+        with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
+            for first in range(0, len(files), _FILES_AT_ONCE):
+                some = files[first : first + _FILES_AT_ONCE]
+                yield from pool.map(lambda path: self._part(path, columns), some)
+
+    def _part(self, path: str, columns: Sequence[str]) -> pa.Table:
+        """Columns of one of `row_files`; null where the faceq that wrote it did not know them yet."""
+        with self._opened(path) as file:
+            rows = file.metadata.num_rows
+            stored = file.read([name for name in columns if name in file.schema_arrow.names])
+
+        def values(field: pa.Field) -> pa.Array | pa.ChunkedArray:
+            if field.name == "status":
+                return pa.repeat(status_of(path), rows)
+            if field.name not in stored.column_names:
+                return pa.nulls(rows, field.type)
+            return stored[field.name].cast(field.type)
+
+        fields = _fields(columns)
+        return pa.table([values(field) for field in fields], schema=fields)
+
+    @contextlib.contextmanager
+    def _opened(self, path: str) -> Iterator[ParquetFile]:
+        """One of `row_files`; UsageError where it cannot be read."""
+        with self.reached(), self.files.open(path, "rb", block_size=_READ_AHEAD) as file:
+            try:
+                yield ParquetFile(file)
+            except pa.ArrowInvalid as error:
+                raise UsageError(
+                    f"{self.uri}: {path} is damaged ({' '.join(str(error).split())}): delete it and start "
+                    "the job again, which scores its frames anew"
+                ) from None
 
     def keep_rows(self, path: str, keep: np.ndarray) -> None:
         """Leave only some rows in a file: it is replaced as a whole, or deleted where none are left.
@@ -280,8 +299,8 @@ class Table:
             if not keep.any():
                 self.files.rm_file(path)
                 return
-            with self.files.open(path, "rb") as file:
-                rows = pq.read_table(file).filter(pa.array(keep))
+            with self._opened(path) as file:
+                rows = file.read().filter(pa.array(keep))
             whole = pa.BufferOutputStream()  # in memory first: no failure on the way touches the old file
             pq.write_table(rows, whole, compression=COMPRESSION)
             with self.files.open(path, "wb") as file:
@@ -292,15 +311,12 @@ class Table:
         ten-thousandth of their range: out of histograms, since a job's rows may not fit into memory."""
         counts = Counter(dict.fromkeys(STATUSES, 0))
         histograms = {name: np.zeros(QUANTILE_BINS, np.int64) for name in SCORE_RANGES}
-        chosen = pc.field("run_id") == run_id
-        with self.reached():
-            for batch in self.dataset().to_batches(["status", *SCORE_RANGES], filter=chosen):
-                counts.update(
-                    {each["values"]: each["counts"] for each in batch["status"].value_counts().to_pylist()}
-                )
-                for name, most in SCORE_RANGES.items():
-                    values = batch[name].drop_null().to_numpy()
-                    histograms[name] += np.histogram(values, QUANTILE_BINS, (0, most))[0]
+        files = self.files_of(run_id)
+        for path, part in zip(files, self._parts(files, list(SCORE_RANGES)), strict=True):
+            counts[status_of(path)] += len(part)
+            for name, most in SCORE_RANGES.items():
+                values = part[name].drop_null().to_numpy()
+                histograms[name] += np.histogram(values, QUANTILE_BINS, (0, most))[0]
         quantiles = {
             name: [_quantile(histogram, share) * SCORE_RANGES[name] for share in QUANTILES]
             for name, histogram in histograms.items()
@@ -312,6 +328,16 @@ class Table:
 def is_of(path: str, run_id: str) -> bool:
     """Whether that run wrote one of `Table.row_files`."""
     return path.rsplit("/", 1)[1].startswith(f"{run_id}-")
+
+
+def status_of(path: str) -> str:
+    """The status of the rows in one of `Table.row_files`: its folder says it."""
+    return path.rsplit("/", 2)[1].removeprefix("status=")
+
+
+def _fields(columns: Sequence[str]) -> pa.Schema:
+    known = schema(embeddings=True)
+    return pa.schema([known.field(name) for name in columns])
 
 
 def _as_ray_takes(path: str) -> str:

@@ -1,18 +1,13 @@
 """Local disks and S3 behind one interface: fsspec file systems, S3 by botocore's usual settings."""
 
-import atexit
 import io
 import os
 import tempfile
-import time
-import weakref
 from typing import Any
 from urllib.parse import unquote
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem, get_umask
-from pyarrow import PythonFile
-from pyarrow.fs import FSSpecHandler
 
 from faceq.config import S3
 from faceq.errors import UsageError
@@ -135,42 +130,6 @@ def write_output(uri: str, data: bytes, s3: S3) -> None:
             file.write(data)
     except (OSError, *storage_errors()) as error:
         raise UsageError(f"{uri}: cannot be written: {' '.join(str(error).split())}") from None
-
-
-class ArrowFiles(FSSpecHandler):
-    """A file system for Arrow, whose threads let go of the files that they read some time after the rows are
-    there: Python waits for that before it ends, or they would end the process by SIGABRT."""
-
-    def open_input_file(self, path: str) -> PythonFile:
-        if not self.fs.isfile(path):
-            raise FileNotFoundError(path)
-        return PythonFile(_ReadByArrow(self.fs.open(path, "rb")), mode="r")
-
-
-class _ReadByArrow:
-    """A file, which counts as open until whoever holds it last is through with letting it go."""
-
-    def __init__(self, file: Any):
-        self._file = file
-        _READ_BY_ARROW.add(self)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._file, name)
-
-    def __del__(self) -> None:
-        del self._file
-
-
-_READ_BY_ARROW: "weakref.WeakSet[_ReadByArrow]" = weakref.WeakSet()
-_LET_GO_WITHIN_S = 5.0
-"""Longer only a program holds files that ends in the midst of a table."""
-
-
-@atexit.register
-def _wait_for_arrow() -> None:
-    end = time.monotonic() + _LET_GO_WITHIN_S
-    while _READ_BY_ARROW and time.monotonic() < end:
-        time.sleep(0.01)
 
 
 def _is_special(path: str) -> bool:

@@ -1,6 +1,7 @@
 """Compaction: the same table in few sorted files."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from faceq.config import S3
 from faceq.errors import UsageError
 from faceq.runs import Table
 from faceq.table import SCHEMA, record_of
-from jobs import demo
+from jobs import demo, synthetic
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -146,3 +147,26 @@ def test_a_condition_reads_few_row_groups(scored, tmp_path, monkeypatch):
     highest = [file.metadata.row_group(i).column(index).statistics.max for i in range(file.num_row_groups)]
     assert len(highest) > 2 and highest == sorted(highest, reverse=True)
     assert pc.max(file.read(["dbcnn"])["dbcnn"]).as_py() == highest[0]
+
+
+def test_columns_that_no_file_has_yet_are_left_out(tmp_path):
+    """A table that an older version wrote."""
+    synthetic.write(tmp_path / "old", 5_000)
+    for path in Table(str(tmp_path / "old"), S3()).row_files():
+        pq.write_table(pq.read_table(path, partitioning=None).drop_columns("dhash"), path)
+    compact.compact(str(tmp_path / "old"), str(tmp_path / "new"), S3())
+    new = Table(str(tmp_path / "new"), S3())
+    assert all("dhash" not in pq.read_schema(path).names for path in new.row_files())
+    assert new.rows(["dhash"])["dhash"].null_count == 5_000
+
+
+def test_a_damaged_file_is_named(tmp_path):
+    synthetic.write(tmp_path / "table", 5_000)
+    table = Table(str(tmp_path / "table"), S3())
+    path = table.row_files()[0]
+    os.truncate(path, 1_000)
+    with pytest.raises(UsageError, match=f"{path} is damaged .*: delete it and start the job again"):
+        table.frame_ids()
+    with pytest.raises(UsageError, match=path):
+        compact.compact(table.uri, str(tmp_path / "new"), S3())
+    assert not Table(str(tmp_path / "new"), S3()).exists()

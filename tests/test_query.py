@@ -7,10 +7,12 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 
 import boto3
 import pyarrow.parquet as pq
 import pytest
+import s3fs
 from conftest import BUCKET
 from here import score_here
 
@@ -19,7 +21,8 @@ from faceq import cli
 from faceq.config import S3
 from faceq.errors import UsageError
 from faceq.query import Rows
-from faceq.runs import Table
+from faceq.runs import Table, status_of
+from faceq.storage import filesystem
 from faceq.table import SCHEMA, STATUSES
 from jobs import synthetic
 
@@ -192,6 +195,30 @@ def test_a_table_on_s3_needs_no_extension_and_takes_exports(s3, photos, tmp_path
     ]
 
 
+def test_of_files_on_s3_nothing_is_asked_that_their_listing_told(s3, tmp_path, monkeypatch):
+    monkeypatch.setattr(synthetic, "VIDEOS_PER_FILE", 10)
+    synthetic.write(tmp_path / "table", 100_000)
+    uri = f"{s3}/query/many"
+    filesystem(uri, S3()).put(f"{tmp_path}/table/", f"{uri}/", recursive=True)
+    files = Table(uri, S3()).row_files()
+    scored = [path for path in files if status_of(path) == "scored"]
+    asked: Counter[str] = Counter()
+    ask = s3fs.S3FileSystem._call_s3
+
+    async def noted(self, method, *given, **options):
+        asked[method] += 1
+        return await ask(self, method, *given, **options)
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", noted)
+    assert len(faceq.read_table(uri, "status = 'scored'", ["dbcnn"])) > 50_000
+    assert len(files) > 40 and len(scored) == 20
+    assert asked["head_object"] <= 1
+    assert asked["get_object"] < 3 * len(scored)  # DuckDB opens each twice
+    asked.clear()
+    assert len(Table(uri, S3()).frame_ids()) == 100_000
+    assert asked["head_object"] <= 1 and asked["get_object"] <= 2 * len(files) + 1
+
+
 def test_no_colours_and_whole_lines_in_a_pipe(looked_at):
     command = [sys.executable, "-m", "faceq.cli", "query", looked_at, "--columns", "source,error"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -209,5 +236,6 @@ def test_a_table_of_two_versions_has_the_columns_of_both(looked_at, tmp_path):
         part = whole.select([name for name in columns if name != "status"])
         pq.write_table(part, place / "status=scored" / f"{version}.parquet")
         (place / "_faceq" / f"run-{version}.json").write_text(json.dumps({"version": version}))
-    found = faceq.read_table(str(place))
-    assert found["dbcnn"].null_count == len(whole) and len(found) == 2 * len(whole)
+    for found in (faceq.read_table(str(place)), Table(str(place), S3()).rows(SCHEMA.names)):
+        assert found["dbcnn"].null_count == len(whole) and len(found) == 2 * len(whole)
+        assert found["frame_id"].null_count == 0 and found["status"].unique().to_pylist() == ["scored"]

@@ -4,7 +4,9 @@ import json
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from ray.data.datasource.path_util import _resolve_paths_and_filesystem
 from faceq import config
 from faceq.config import S3
 from faceq.errors import UsageError
-from faceq.runs import QUANTILES, Run, Table
+from faceq.runs import QUANTILES, Run, Table, status_of
 from faceq.storage import filesystem
 from faceq.table import record_of, schema_with
 from jobs import synthetic
@@ -21,6 +23,7 @@ from jobs import synthetic
 _READ_WITH_SLOW_FILES = """
 import sys, time
 import s3fs
+import faceq
 from faceq import storage
 from faceq.config import S3
 from faceq.runs import Table
@@ -34,9 +37,32 @@ class Slow:
 
 for kind in (storage.AtomicLocalFileSystem, s3fs.S3FileSystem):
     kind._open = lambda *given, _open=kind._open, **options: Slow(_open(*given, **options))
+print(len(faceq.read_table(sys.argv[1], columns=["dbcnn"])))
 print(len(Table(sys.argv[1], S3()).rows(["dbcnn"])))
 """
 """A program that reads a table, and whose files take their time to be gone."""
+
+
+class _Watched:
+    """A file that tells which threads use it."""
+
+    threads: ClassVar[set[threading.Thread]] = set()
+
+    def __init__(self, file: Any):
+        self._file = file
+
+    def __getattr__(self, name: str) -> Any:
+        self.threads.add(threading.current_thread())
+        return getattr(self._file, name)
+
+    def __enter__(self) -> "_Watched":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+    def __del__(self) -> None:
+        self.threads.add(threading.current_thread())
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +70,14 @@ def table(tmp_path_factory) -> Table:
     folder = Path(tmp_path_factory.mktemp("runs")) / "table"
     synthetic.write(folder, 20_000)
     return Table(str(folder), S3())
+
+
+@pytest.fixture(params=["disk", "s3"])
+def copied(table, request, tmp_path) -> Table:
+    """The table once more, on either storage."""
+    where = str(tmp_path) if request.param == "disk" else f"{request.getfixturevalue('s3')}/runs"
+    filesystem(where, S3()).put(f"{table.uri}/", f"{where}/", recursive=True)
+    return Table(where, S3())
 
 
 def test_counts_and_quantiles_are_those_of_the_rows(table):
@@ -57,15 +91,27 @@ def test_counts_and_quantiles_are_those_of_the_rows(table):
         assert quantiles[name] == pytest.approx(exact, abs=2 * width)
 
 
-@pytest.mark.parametrize("place", ["disk", "s3"])
-def test_a_program_that_has_read_a_table_ends_well(table, place, request):
-    where = table.uri
-    if place == "s3":
-        where = f"{request.getfixturevalue('s3')}/runs"
-        filesystem(where, S3()).put(f"{table.uri}/", f"{where}/", recursive=True)
-    command = [sys.executable, "-c", _READ_WITH_SLOW_FILES, where]
+def test_a_program_that_has_read_a_table_ends_well(copied):
+    command = [sys.executable, "-c", _READ_WITH_SLOW_FILES, copied.uri]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (0, "20000\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, "20000\n20000\n"), done.stderr
+
+
+def test_only_threads_of_python_use_a_tables_files(copied, monkeypatch):
+    """Threads of Arrow's keep what they use beyond the end of the call, and of Python."""
+    files = type(copied.files)
+    opened = files._open
+    monkeypatch.setattr(files, "_open", lambda *given, **options: _Watched(opened(*given, **options)))
+    monkeypatch.setattr(_Watched, "threads", set())
+    ids = copied.frame_ids()
+    assert len(copied.rows(["landmarks", "status"])) == len(ids) == 20_000
+    assert sum(len(found) for _, found in copied.places_of(ids[:500])) == 500
+    assert sum(copied.counts_and_quantiles("synthetic")[0].values()) == 20_000
+    (path,) = (path for path in copied.row_files() if status_of(path) == "no_face")
+    copied.keep_rows(path, np.arange(len(copied.column(path, "frame_id"))) > 0)
+    assert len(copied.frame_ids()) == 19_999
+    kinds = {type(thread).__name__ for thread in _Watched.threads}
+    assert kinds and "_DummyThread" not in kinds  # what Python calls a thread that it did not start
 
 
 @pytest.mark.parametrize(
