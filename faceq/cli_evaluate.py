@@ -182,10 +182,9 @@ def _write_json(path: str, figures: Any, s3: config.S3) -> None:
 
 def evaluate_calibrate(options: argparse.Namespace) -> int:
     """`faceq evaluate calibrate`."""
-    from faceq import calibration, runs  # noqa: PLC0415 - pyarrow's datasets take a while to import
+    from faceq import calibration, runs  # noqa: PLC0415 - pyarrow takes a while to import
 
     table = runs.Table(options.table, config.load(options.config, {}).s3)
-    table.record()  # says so where there is no table
     raw = table.rows(["serfiq_raw"])["serfiq_raw"].drop_null().to_numpy()
     fitted = calibration.fit(raw, options.discard)
     slope, threshold = fitted.calibration.slope, fitted.calibration.threshold

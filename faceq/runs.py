@@ -227,7 +227,8 @@ class Table:
             file.write(text.encode())
 
     def rows(self, columns: Sequence[str]) -> pa.Table:
-        """Columns of the whole table. A table without rows yet has none."""
+        """Columns of the whole table. A table without rows yet has none; UsageError where no table is."""
+        self.record()
         return pa.concat_tables([_fields(columns).empty_table(), *self._parts(self.row_files(), columns)])
 
     def frame_ids(self, files: list[str] | None = None) -> np.ndarray:
