@@ -21,7 +21,7 @@ from faceq import video
 from faceq.config import S3, Video
 from faceq.listing import Shard, kind_of, printable, recorded, words
 from faceq.parquet import ParquetFile
-from faceq.storage import filesystem, is_remote, storage_errors
+from faceq.storage import filesystem, has_failed, is_remote
 from faceq.table import BREAK, SCHEMA, frame_id
 
 IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes", "content", "data")
@@ -258,7 +258,8 @@ def _read_parquet(shard: Shard, s3: S3, done: Container[int]) -> Iterator[Frame]
             image = _image_column(file.schema_arrow)
             names_there = [name for name in file.schema_arrow.names if name != image]
             key = next((name for name in KEY_COLUMNS if name in names_there), None)
-            columns = [image, key] if key else [image]
+            # In the file's order, which is the order they are read in.
+            columns = [name for name in file.schema_arrow.names if name in (image, key)]
             # One row group after another: a batch across two would lose the first where the second is broken.
             groups = range(file.num_row_groups)
             batches = (file.iter_batches(_BATCH_FRAMES, [i], columns) for i in groups)
@@ -357,7 +358,7 @@ def _unique(name: str, seen: Counter[str]) -> str:
 def _break(shard: Shard, error: Exception, where: str, done: Container[int]) -> Frame:
     if frame_id(shard.source, None, BREAK) in done:
         return Frame(shard.source, None, BREAK, None, done=True)
-    if _is_refusal(error):
+    if has_failed(error):
         what = _unread(error)
     elif isinstance(error, video.DamagedError):
         what = str(error)  # some of what comes after the damage may have been read
@@ -367,17 +368,7 @@ def _break(shard: Shard, error: Exception, where: str, done: Container[int]) -> 
 
 
 def _blame(shard: Shard, error: Exception) -> dict[str, bool]:
-    return {"refused": _is_refusal(error), "unseen": isinstance(error, FileNotFoundError) and not shard.seen}
-
-
-def _is_refusal(error: Exception) -> bool:
-    """Whether the storage itself failed; pyarrow raises OSError for broken content, without a number."""
-    if isinstance(error, gzip.BadGzipFile):
-        return False
-    if isinstance(error, storage_errors()):
-        return True
-    named = PermissionError | FileNotFoundError | ConnectionError | TimeoutError
-    return isinstance(error, named) or (isinstance(error, OSError) and error.errno is not None)
+    return {"refused": has_failed(error), "unseen": isinstance(error, FileNotFoundError) and not shard.seen}
 
 
 def _unread(error: Exception) -> str:

@@ -7,6 +7,7 @@ no extension of DuckDB has to be fetched.
 
 import contextlib
 import difflib
+import glob
 import os
 import re
 import tempfile
@@ -79,18 +80,18 @@ class Rows:
     A context manager. What DuckDB refuses is raised as a UsageError, with the nearest right name.
     """
 
-    def __init__(self, uri: str, s3: S3, memory_limit: str = "80%"):
-        """Raises UsageError where no table is. memory_limit: as DuckDB takes it; the rest waits on disk."""
+    def __init__(self, uri: str, s3: S3, **settings: Any):
+        """Raises UsageError where no table is. settings: more of DuckDB's."""
         self.table = Table(uri, s3)
         if not self.table.exists():
             raise UsageError(f"{self.table.uri}: there is no faceq table here")
         self._connection = duckdb.connect(
             config={
-                "memory_limit": memory_limit,
                 "autoinstall_known_extensions": False,
                 "autoload_known_extensions": False,
                 "python_enable_replacements": False,  # a misspelt table must not find a Python variable
                 "temp_directory": os.path.join(tempfile.gettempdir(), f"faceq-{os.getpid()}"),
+                **settings,
             }
         )
         # DuckDB's is on wherever Python looks interactive, as in `python -c`, and goes to standard output.
@@ -178,6 +179,7 @@ class Rows:
         if is_remote(self.table.uri):
             self._connection.register_filesystem(filesystem(self.table.uri, s3))
             files = [f"s3://{path}" for path in files]
+        files = [glob.escape(path) for path in files]  # DuckDB takes each for a pattern
         # A version may have added columns. Elsewhere the first file speaks for all: to ask each file
         # costs a request.
         read = self._connection.read_parquet(
@@ -200,7 +202,19 @@ class Rows:
             try:
                 yield
             except duckdb.Error as error:
+                if type(error) is duckdb.Error:  # not of SQL, but of a file
+                    self._tell_of_files(error)
                 raise UsageError(f"query: {_in_words(error, getattr(self, 'columns', []))}") from None
+
+    def _tell_of_files(self, error: duckdb.Error) -> None:
+        """Raise what DuckDB met in a file, which it does not name; Python's exceptions it tells as a text."""
+        lines = str(error).strip().splitlines()
+        if lines[0].startswith("Traceback"):
+            if lines[-1].startswith(KeyboardInterrupt.__name__):
+                raise KeyboardInterrupt from None
+            changed = "if a job has written there meanwhile, ask again"
+            raise UsageError(f"{self.table.uri}: cannot be used: {lines[-1]}: {changed}") from None
+        self.table.find_damage()
 
 
 def check_export(path: str) -> str:

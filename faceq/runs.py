@@ -21,7 +21,7 @@ from pyarrow.fs import FSSpecHandler, PyFileSystem
 from faceq.config import S3
 from faceq.errors import UsageError
 from faceq.parquet import ParquetFile
-from faceq.storage import absolute, filesystem, path_of, storage_errors
+from faceq.storage import absolute, filesystem, has_failed, path_of, storage_errors
 from faceq.table import STATUSES, among, schema
 
 COMPRESSION = "zstd"
@@ -248,6 +248,15 @@ class Table:
             if len(found):
                 yield path, found
 
+    def count(self) -> int:
+        """Rows of the whole table, by the files' footers."""
+        return sum(len(part) for part in self._parts(self.row_files(), ["status"]))
+
+    def find_damage(self) -> None:
+        """Read everything; UsageError where that fails, with the file."""
+        for _ in self._parts(self.row_files(), schema(embeddings=True).names):
+            pass
+
     def column(self, path: str, name: str) -> pa.ChunkedArray:
         """One column of one of `row_files`."""
         return self._part(path, [name])[name]
@@ -261,19 +270,19 @@ class Table:
 
     def _part(self, path: str, columns: Sequence[str]) -> pa.Table:
         """Columns of one of `row_files`; null where the faceq that wrote it did not know them yet."""
+        fields = _fields(columns)
         with self._opened(path) as file:
             rows = file.metadata.num_rows
             stored = file.read([name for name in columns if name in file.schema_arrow.names])
 
-        def values(field: pa.Field) -> pa.Array | pa.ChunkedArray:
-            if field.name == "status":
-                return pa.repeat(status_of(path), rows)
-            if field.name not in stored.column_names:
-                return pa.nulls(rows, field.type)
-            return stored[field.name].cast(field.type)
+            def values(field: pa.Field) -> pa.Array | pa.ChunkedArray:
+                if field.name == "status":
+                    return pa.repeat(status_of(path), rows)
+                if field.name not in stored.column_names:
+                    return pa.nulls(rows, field.type)
+                return stored[field.name].cast(field.type)
 
-        fields = _fields(columns)
-        return pa.table([values(field) for field in fields], schema=fields)
+            return pa.table([values(field) for field in fields], schema=fields)
 
     @contextlib.contextmanager
     def _opened(self, path: str) -> Iterator[ParquetFile]:
@@ -281,7 +290,9 @@ class Table:
         with self.reached(), self.files.open(path, "rb", block_size=_READ_AHEAD) as file:
             try:
                 yield ParquetFile(file)
-            except pa.ArrowInvalid as error:
+            except (OSError, pa.ArrowInvalid) as error:
+                if has_failed(error):
+                    raise
                 raise UsageError(
                     f"{self.uri}: {path} is damaged ({' '.join(str(error).split())}): delete it and start "
                     "the job again, which scores its frames anew"

@@ -39,6 +39,14 @@ def storage_errors() -> tuple[_Kind, _Kind, _Kind, _Kind]:
     )
 
 
+def has_failed(error: Exception) -> bool:
+    """Whether the storage failed; for broken content pyarrow raises OSError, too, but without a number."""
+    if isinstance(error, storage_errors()):
+        return True
+    named = PermissionError | FileNotFoundError | ConnectionError | TimeoutError
+    return isinstance(error, named) or (isinstance(error, OSError) and error.errno is not None)
+
+
 def is_remote(uri: str) -> bool:
     return "://" in uri and not uri.startswith("file://")
 

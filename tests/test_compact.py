@@ -1,7 +1,6 @@
 """Compaction: the same table in few sorted files."""
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from faceq import cli, compact, pipeline, query
 from faceq.config import S3
 from faceq.errors import UsageError
 from faceq.runs import Table
+from faceq.storage import filesystem
 from faceq.table import SCHEMA, record_of
 from jobs import demo, synthetic
 
@@ -160,13 +160,41 @@ def test_columns_that_no_file_has_yet_are_left_out(tmp_path):
     assert new.rows(["dhash"])["dhash"].null_count == 5_000
 
 
-def test_a_damaged_file_is_named(tmp_path):
+@pytest.mark.parametrize("place", ["disk", "s3"])
+def test_a_table_whose_name_looks_like_a_pattern_is_not_taken_for_others(place, tmp_path, request):
+    for name, rows in (("scores[1]", 3_000), ("scores1", 1_000), ("scores*", 2_000)):
+        synthetic.write(tmp_path / name, rows)
+    folder = str(tmp_path)
+    if place == "s3":
+        folder = f"{request.getfixturevalue('s3')}/patterns"
+        filesystem(folder, S3()).put(f"{tmp_path}/", f"{folder}/", recursive=True)
+    for name, rows in (("scores[1]", 3_000), ("scores*", 2_000)):
+        assert len(query.read_table(f"{folder}/{name}")) == rows
+        assert compact.compact(f"{folder}/{name}", f"{folder}/{name}-new", S3())[0] == rows
+        assert rows_of(f"{folder}/{name}-new") == rows_of(f"{folder}/{name}")
+
+
+def _cut(stored: bytes) -> bytes:
+    return stored[:1_000]
+
+
+def _page(stored: bytes) -> bytes:
+    return b"PAR1" + b"\xff" * 3_000 + stored[3_004:]
+
+
+def _footer(stored: bytes) -> bytes:
+    begin = len(stored) - 8 - int.from_bytes(stored[-8:-4], "little")
+    return stored[:begin] + b"\xff" * 40 + stored[begin + 40 :]
+
+
+@pytest.mark.parametrize("damaged", [_cut, _page, _footer])
+def test_a_damaged_file_is_named(damaged, tmp_path):
     synthetic.write(tmp_path / "table", 5_000)
     table = Table(str(tmp_path / "table"), S3())
-    path = table.row_files()[0]
-    os.truncate(path, 1_000)
+    path = Path(table.row_files()[0])
+    path.write_bytes(damaged(path.read_bytes()))
     with pytest.raises(UsageError, match=f"{path} is damaged .*: delete it and start the job again"):
         table.frame_ids()
-    with pytest.raises(UsageError, match=path):
+    with pytest.raises(UsageError, match=str(path)):
         compact.compact(table.uri, str(tmp_path / "new"), S3())
     assert not Table(str(tmp_path / "new"), S3()).exists()

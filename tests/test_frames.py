@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from faceq import frames
 from faceq.config import S3
 from faceq.frames import BREAK, Frame, in_batches, read_again, read_shards, to_table
 from faceq.listing import list_shards
@@ -144,6 +145,28 @@ def test_a_binary_column_is_the_image_and_key_names_the_frame(tmp_path):
         pa.table({"key": ["x", "y", "x", None], "jpg": [b"1", b"2", b"3", b"4"]}), tmp_path / "s.parquet"
     )
     assert facts(read(tmp_path)) == [("x", 0, b"1"), ("y", 0, b"2"), ("x#2", 0, b"3"), ("3", 0, b"4")]
+
+
+@pytest.mark.parametrize("order", [["key", "image"], ["image", "key"], ["key", "other", "image"]])
+def test_a_shard_is_read_from_front_to_back(order, tmp_path, monkeypatch):
+    """To go back costs a store's reader what it has read ahead."""
+    values = {
+        "image": [os.urandom(5_000) for _ in range(100)],
+        "key": [str(i) for i in range(100)],
+        "other": ["o"] * 100,
+    }
+    pq.write_table(pa.table({name: values[name] for name in order}), tmp_path / "s.parquet", 10)
+    starts = []
+
+    class Noted(io.FileIO):
+        def read(self, size: int | None = -1) -> bytes:
+            starts.append(self.tell())
+            return super().read(size)
+
+    monkeypatch.setattr(frames, "_open", lambda shard, s3: Noted(shard.path))
+    assert [frame.member for frame in read(tmp_path)] == values["key"]
+    footer, *columns = starts
+    assert footer > 0 and columns == sorted(columns) and len(columns) > 10
 
 
 def test_hugging_face_structs_and_row_numbers(tmp_path):

@@ -28,24 +28,26 @@ class Watched(io.BytesIO):
         return content
 
 
-@pytest.fixture
-def file() -> Watched:
-    """One row group of 40 MB."""
+def made(rows_per_group: int) -> Watched:
+    """A file of 40 MB."""
     whole = io.BytesIO()
     pictures = pa.array([os.urandom(BYTES) for _ in range(ROWS)], pa.binary())
     table = pa.table({"image": pictures, "key": pa.array(range(ROWS))})
-    pq.write_table(table, whole, use_dictionary=False, write_batch_size=100)
+    pq.write_table(table, whole, rows_per_group, use_dictionary=False, write_batch_size=100)
     return Watched(whole.getvalue())
 
 
-def test_only_the_thread_that_asks_reads(file):
+@pytest.mark.parametrize("rows_per_group", [ROWS, ROWS // 10])
+def test_only_the_thread_that_asks_reads(rows_per_group):
+    file = made(rows_per_group)
     opened = ParquetFile(file)
     assert opened.read().num_rows == opened.read(["key"]).num_rows == ROWS
     assert sum(len(batch) for batch in opened.iter_batches(100)) == ROWS
     assert file.threads == {threading.get_ident()}
 
 
-def test_no_more_is_read_ahead_than_asked_for(file):
+def test_no_more_is_read_ahead_than_asked_for():
+    file = made(rows_per_group=ROWS)
     batches = ParquetFile(file, buffer_size=1 << 20).iter_batches(32, [0], ["image"])
     first = next(batches)
     assert len(first) == 32
@@ -54,6 +56,7 @@ def test_no_more_is_read_ahead_than_asked_for(file):
     assert max(file.reads) < 2 << 20
 
 
-def test_a_column_is_read_alone(file):
+def test_a_column_is_read_alone():
+    file = made(rows_per_group=ROWS)
     ParquetFile(file).read(["key"])
     assert sum(file.reads) < 1 << 20

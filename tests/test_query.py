@@ -219,6 +219,22 @@ def test_of_files_on_s3_nothing_is_asked_that_their_listing_told(s3, tmp_path, m
     assert asked["head_object"] <= 1 and asked["get_object"] <= 2 * len(files) + 1
 
 
+def test_a_file_that_goes_while_a_table_on_s3_is_read(s3, tmp_path):
+    synthetic.write(tmp_path / "table", 5_000)
+    uri = f"{s3}/query/changing"
+    files = filesystem(uri, S3())
+    files.put(f"{tmp_path}/table/", f"{uri}/", recursive=True)
+    with Rows(uri, S3()) as rows:
+        boto3.client("s3").delete_object(
+            Bucket=BUCKET, Key="query/changing/status=scored/synthetic-000000.parquet"
+        )
+        with pytest.raises(
+            UsageError, match=f"^{uri}: cannot be used: FileNotFoundError.* ask again$"
+        ) as told:
+            rows.arrow(rows.chosen("status = 'scored'"))
+    assert "\n" not in str(told.value)
+
+
 def test_no_colours_and_whole_lines_in_a_pipe(looked_at):
     command = [sys.executable, "-m", "faceq.cli", "query", looked_at, "--columns", "source,error"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

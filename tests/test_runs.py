@@ -68,7 +68,7 @@ class _Watched:
 @pytest.fixture(scope="module")
 def table(tmp_path_factory) -> Table:
     folder = Path(tmp_path_factory.mktemp("runs")) / "table"
-    synthetic.write(folder, 20_000)
+    synthetic.write(folder, 20_000, rows_per_group=1_000)  # one row group is read by one thread
     return Table(str(folder), S3())
 
 
