@@ -1,4 +1,4 @@
-"""Whether a frame costs the same in a long job as in a short one: rate, CPU time, memory, object store.
+"""Whether a frame costs the same in a long job as in a short one: rate, driver memory and object store.
 
     python -m jobs.measure_scale 500 2_000 8_000 [--config job.yaml]
     python -m jobs.measure_scale --stand-ins 10_000 100_000 1_000_000
@@ -7,10 +7,8 @@ Runs the job once for each number of frames, each in a process of its own, over 
 benchmark. With `--stand-ins` the three model stages make up their values instead of computing them, so that
 what is left is the job itself: reading, blocks, batches, writing, books; frames are then bytes of no picture.
 
-Prints for each run: its seconds, frames/s and CPU time of a frame without the start, the most memory
-that the driver held, the most that lay in the object store of all nodes, and what was spilled from it to
-disk. CPU time is that of all processes of a Ray that the job starts itself; what else the machine does
-moves it less than the rate.
+Prints for each run: its seconds, frames/s without the start, the most memory that the driver held, the most
+that lay in the object store of all nodes, and what was spilled from it to disk.
 
 Without the start: by the frames and seconds that a run has more than one of BASE frames. (A run's own summary
 leaves out the time until its first frames are through. Others are half done by then, which makes short runs
@@ -18,7 +16,6 @@ look fast: 500 frames by a tenth.)
 """
 
 import argparse
-import contextlib
 import sys
 import tempfile
 import threading
@@ -48,25 +45,19 @@ def main() -> int:
     parser.add_argument("--config", metavar="job.yaml", help="the job's resources")
     options = parser.parse_args()
     table = rich.table.Table(box=None, pad_edge=False)
-    for title in (
-        *("frames", "seconds", "frames/s", "of the first", "CPU, ms a frame", "of the first"),
-        *("driver, MB", "store, MB", "spilled, MB"),
-    ):
+    for title in ("frames", "seconds", "frames/s", "of the first", "driver, MB", "store, MB", "spilled, MB"):
         table.add_column(title, justify="right")
     base = _run(BASE, options)
     first = None
     for count in options.frames:
         found = _run(count, options)
-        more = {name: found[name] - base[name] for name in ("frames", "seconds", "cpu")}
-        rate, cpu = more["frames"] / more["seconds"], 1000 * more["cpu"] / more["frames"]
-        first = first or (rate, cpu)
+        rate = (found["frames"] - base["frames"]) / (found["seconds"] - base["seconds"])
+        first = first or rate
         table.add_row(
             f"{found['frames']:,}",
             f"{found['seconds']:.1f}",
             f"{rate:,.2f}",
-            f"{rate / first[0]:.3f}",
-            f"{cpu:,.2f}",
-            f"{cpu / first[1]:.3f}",
+            f"{rate / first:.3f}",
             *(f"{found[name] / 1e6:,.0f}" for name in ("driver", "store", "spilled")),
         )
     print(f"The run that stands for the start: {base['frames']} frames in {base['seconds']:.1f} s")
@@ -88,19 +79,17 @@ def _run(count: int, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _measured(settings: config.Config) -> dict[str, Any]:
-    with cluster.ray_for(settings) as chosen, _Use() as use:
+    with cluster.ray_for(settings) as chosen, _Memory() as memory:
         done = pipeline.score(chosen)
-    return {"frames": done.run.rows, "seconds": done.seconds, **use.most}
+    return {"frames": done.run.rows, "seconds": done.seconds, **memory.most}
 
 
-class _Use:
-    """The most bytes that this process held, that lay in the object stores, and that were spilled; CPU
-    seconds of this process and all that it started."""
+class _Memory:
+    """The most bytes that this process held, that lay in the object stores, and that were spilled."""
 
-    def __enter__(self) -> "_Use":
-        self.most = {"driver": 0.0, "store": 0.0, "spilled": 0.0, "cpu": 0.0}
+    def __enter__(self) -> "_Memory":
+        self.most = {"driver": 0.0, "store": 0.0, "spilled": 0.0}
         self._process = psutil.Process()
-        self._cpu: dict[psutil.Process, float] = {}
         self._state = internal_api.get_state_from_address(ray.get_runtime_context().gcs_address)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
@@ -110,25 +99,16 @@ class _Use:
     def __exit__(self, *error: object) -> None:
         self._ended.set()
         self._thread.join()
-        self._look()
 
     def _sample(self) -> None:
         while not self._ended.wait(SAMPLE_S):
-            self._look()
-
-    def _look(self) -> None:
-        for process in (self._process, *self._process.children(recursive=True)):
-            with contextlib.suppress(psutil.Error):  # it has ended; what it had used a second ago counts
-                times = process.cpu_times()
-                self._cpu[process] = times.user + times.system
-        stores = internal_api.get_memory_info_reply(self._state).store_stats
-        now = {
-            "driver": self._process.memory_info().rss,
-            "store": stores.object_store_bytes_used,
-            "spilled": stores.spilled_bytes_total,
-            "cpu": sum(self._cpu.values()),
-        }
-        self.most = {name: max(self.most[name], value) for name, value in now.items()}
+            stores = internal_api.get_memory_info_reply(self._state).store_stats
+            now = {
+                "driver": self._process.memory_info().rss,
+                "store": stores.object_store_bytes_used,
+                "spilled": stores.spilled_bytes_total,
+            }
+            self.most = {name: max(self.most[name], value) for name, value in now.items()}
 
 
 def _with_stand_ins(settings: config.Config) -> dict[str, Any]:

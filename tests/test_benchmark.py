@@ -53,7 +53,7 @@ def test_a_run_with_stand_ins_writes_every_row_and_tells_what_it_held(local_ray,
     settings = config.build({"input": [given], "out": str(tmp_path / "table")})
     found = measure_scale._with_stand_ins(settings)
     assert found["frames"] == 70 and found["seconds"] > 0
-    assert found["driver"] > 50e6 and found["spilled"] == 0 and found["cpu"] > 0
+    assert found["driver"] > 50e6 and found["spilled"] == 0
     rows = Table(settings.out, settings.s3).rows(["status", "dbcnn", "frame_id"])
     assert rows["status"].to_pylist() == ["scored"] * 70
     assert len(set(rows["frame_id"].to_pylist())) == len(set(rows["dbcnn"].to_pylist())) == 70
