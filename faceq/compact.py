@@ -72,11 +72,10 @@ def compact(source: str, target: str, s3: S3) -> tuple[int, int, int]:
     columns = schema_with(_footer(runs))
     with new.reached(), Rows(source, s3, **SORT) as there:
         files = [_write_partition(there, new, status, columns) for status in STATUSES]
-    expected = old.count()
     rows = sum(count for count, _ in files)
     if old.row_files() != before or [run for run in old.runs() if run not in runs]:
         raise JobError(f"{old.uri}: a job wrote into it meanwhile: delete {new.uri} and try again")
-    if rows != expected:
+    if rows != old.count():
         raise JobError(f"{new.uri}: has {rows} rows, which is not what {old.uri} has: delete it")
     for run in runs:
         new.put_record(run)

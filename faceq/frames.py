@@ -21,7 +21,7 @@ from faceq import video
 from faceq.config import S3, Video
 from faceq.listing import Shard, kind_of, printable, recorded, words
 from faceq.parquet import ParquetFile
-from faceq.storage import filesystem, has_failed, is_remote
+from faceq.storage import READ_AHEAD, filesystem, has_failed, is_remote
 from faceq.table import BREAK, SCHEMA, frame_id
 
 IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes", "content", "data")
@@ -36,7 +36,6 @@ MAX_FRAME_BYTES = 256 << 20
 _PICTURES_AT_ONCE = 16
 _BATCH_FRAMES = 32
 _BATCH_BYTES = 8 << 20
-_READ_AHEAD = 8 << 20
 _GZIP = b"\x1f\x8b"
 _MAX_HEADER_BYTES = 1 << 20
 _LONG_HEADERS = (
@@ -254,7 +253,7 @@ def _read_parquet(shard: Shard, s3: S3, done: Container[int]) -> Iterator[Frame]
     names: Counter[str] = Counter()
     row = 0
     try:
-        with _open(shard, s3) as stream, ParquetFile(stream, _READ_AHEAD) as file:
+        with _open(shard, s3) as stream, ParquetFile(stream, READ_AHEAD) as file:
             image = _image_column(file.schema_arrow)
             names_there = [name for name in file.schema_arrow.names if name != image]
             key = next((name for name in KEY_COLUMNS if name in names_there), None)
@@ -346,7 +345,7 @@ def _open(shard: Shard, s3: S3) -> BinaryIO:
     files = filesystem(shard.source, s3)
     if not is_remote(shard.source):
         return files.open(shard.path, "rb")
-    return files.open(shard.path, "rb", block_size=_READ_AHEAD, cache_type="readahead")
+    return files.open(shard.path, "rb", block_size=READ_AHEAD, cache_type="readahead")
 
 
 def _unique(name: str, seen: Counter[str]) -> str:

@@ -208,12 +208,13 @@ class Rows:
 
     def _tell_of_files(self, error: duckdb.Error) -> None:
         """Raise what DuckDB met in a file, which it does not name; Python's exceptions it tells as a text."""
-        lines = str(error).strip().splitlines()
-        if lines[0].startswith("Traceback"):
-            if lines[-1].startswith(KeyboardInterrupt.__name__):
+        said = str(error).strip()
+        if said.startswith("Traceback"):
+            reason = said.splitlines()[-1]
+            if reason.startswith(KeyboardInterrupt.__name__):
                 raise KeyboardInterrupt from None
             changed = "if a job has written there meanwhile, ask again"
-            raise UsageError(f"{self.table.uri}: cannot be used: {lines[-1]}: {changed}") from None
+            raise UsageError(f"{self.table.uri}: cannot be used: {reason}: {changed}") from None
         self.table.find_damage()
 
 

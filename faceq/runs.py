@@ -21,7 +21,7 @@ from pyarrow.fs import FSSpecHandler, PyFileSystem
 from faceq.config import S3
 from faceq.errors import UsageError
 from faceq.parquet import ParquetFile
-from faceq.storage import absolute, filesystem, has_failed, path_of, storage_errors
+from faceq.storage import READ_AHEAD, absolute, filesystem, has_failed, path_of, storage_errors
 from faceq.table import STATUSES, among, schema
 
 COMPRESSION = "zstd"
@@ -31,7 +31,6 @@ QUANTILE_BINS = 10_000
 
 _FILES_AT_ONCE = 10
 """As many connections as s3fs opens: most of the time of a small file on S3 is waiting for answers."""
-_READ_AHEAD = 8 << 20
 
 
 def new_run_id() -> str:
@@ -287,7 +286,7 @@ class Table:
     @contextlib.contextmanager
     def _opened(self, path: str) -> Iterator[ParquetFile]:
         """One of `row_files`; UsageError where it cannot be read."""
-        with self.reached(), self.files.open(path, "rb", block_size=_READ_AHEAD) as file:
+        with self.reached(), self.files.open(path, "rb", block_size=READ_AHEAD) as file:
             try:
                 yield ParquetFile(file)
             except (OSError, pa.ArrowInvalid) as error:

@@ -16,6 +16,9 @@ ATTEMPTS = 6
 """Requests to S3 for one answer. With the backoff of `standard`, 20 seconds at most between two, the last
 comes about 15 seconds after the first: an endpoint with a typing error is told before one loses patience."""
 
+READ_AHEAD = 8 << 20
+"""Bytes of a request to S3 beyond those asked for, where a file is read from front to back."""
+
 
 _Kind = type[Exception]
 
