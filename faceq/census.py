@@ -7,7 +7,7 @@ that is gone, the wrong folder. The census is one small actor that sees the diff
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 import ray
 
@@ -29,6 +29,9 @@ first, by name, may be of one bad folder."""
 MOST_UNREADABLE = 0.95
 """Share of unreadable frames above which the job stops."""
 
+
+MOST_NOTES = 100
+"""Notes on sources that a run records."""
 
 DEATHS_OF_A_KILLER = 2
 """Processes that must have died over a frame before it is blamed: one may have had another reason."""
@@ -61,6 +64,8 @@ class Census:
         self._begun: Counter[int] = Counter()
         self._trying: dict[int, int] = {}
         self._deaths: Counter[int] = Counter()
+        self._passed_over: Counter[str] = Counter()
+        self._notes: list[str] = []
 
     def read(
         self, task: int, new: int, done: int, given: int, refused: Iterable[str], unseen: int = 0
@@ -81,9 +86,17 @@ class Census:
             )
         return self._outage
 
-    def ended(self, task: int) -> None:
-        """That read task has met all its frames."""
+    def ended(self, task: int, passed_over: Mapping[str, int], notes: Sequence[str]) -> None:
+        """That read task has met all its frames; `passed_over` and `notes`: its `sources.Findings`."""
+        if task in self._ended:
+            return  # it ran twice
         self._ended.add(task)
+        self._passed_over.update(passed_over)
+        self._notes += notes[: MOST_NOTES - len(self._notes)]
+
+    def findings(self) -> tuple[dict[str, int], list[str]]:
+        """What read tasks met beside frames: members that hold none, by their ending, and notes."""
+        return dict(self._passed_over), self._notes
 
     def begin(self, batch: int) -> tuple[bool, list[int]]:
         """Called before a batch, by the id of its first frame: whether a process has died over this batch

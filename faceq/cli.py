@@ -100,6 +100,8 @@ def add_score_arguments(parser: argparse.ArgumentParser) -> None:
     add("--fps", type=float, metavar="X", help="of videos, X frames a second (default: every frame)")
     add("--every", type=int, metavar="K", help="of videos, every K-th frame")
     add("--limit", type=positive, metavar="N", help="only the first N frames")
+    what = "also read files without a known ending, by what their bytes say they are"
+    add("--any-name", action="store_true", default=None, help=what)
     add("--retry-unreadable", action="store_true", help="try frames again that have a row as unreadable")
     add("--overwrite", action="store_true", help="remove the table that is there first")
     parser.set_defaults(run=score, on_interrupt=_how_to_go_on)
@@ -118,6 +120,7 @@ def score(options: argparse.Namespace) -> int:
             "embeddings": options.embeddings,
             "video": {key: value for key, value in sampling.items() if value is not None} or None,
             "limit": options.limit,
+            "any_name": options.any_name,
             **model_settings(options),
         },
     )

@@ -71,13 +71,13 @@ def inspect(options: argparse.Namespace) -> int:
 
 def _pictures(inputs: list[str], s3: config.S3) -> "list[Frame]":
     """The pictures that the inputs name, read; UsageError for other kinds of input."""
-    from faceq import frames, listing  # noqa: PLC0415 - the readers take a while to import
+    from faceq import listing, sources  # noqa: PLC0415 - the readers take a while to import
 
     shards = listing.list_shards(inputs, s3)
     for shard in shards:
         if shard.kind != "picture":
             raise UsageError(f"{shard.source}: inspect looks at pictures: `faceq score` takes shards")
-    return list(frames.read_shards(shards, s3))
+    return list(sources.read_shards(shards, s3))
 
 
 def _targets(out: str | None, sources: list[str], s3: config.S3) -> list[str | None]:

@@ -199,11 +199,33 @@ class Video(_Strict):
 
 
 class S3(_Strict):
-    """Where S3 is, if the usual AWS variables and profiles do not say. Credentials never stand here."""
+    """Where S3 is, if the usual AWS variables and profiles do not say. Credentials never stand here.
+
+    anonymous: requests are not signed, as public buckets allow. requester_pays: you pay for the requests, as
+    some public buckets ask.
+    """
 
     endpoint_url: str | None = None
     region: str | None = None
     profile: str | None = None
+    anonymous: bool = False
+    requester_pays: bool = False
+
+
+class Limits(_Strict):
+    """What one frame or source may take: beyond it the frame, or the source's rest, is an unreadable row.
+
+    The defaults are far above what real data need. They count bytes and work, never time: a row must not
+    depend on how busy the machine was.
+
+    frame_bytes: bytes of one encoded image. jpeg_scans: scans of one progressive JPEG; encoders write about
+    ten, and each costs a pass over all pixels. source_memory: bytes that the structure of a source may take
+    in memory at once, such as a video's index or a page of a Parquet file.
+    """
+
+    frame_bytes: int = Field(256 << 20, ge=1)
+    jpeg_scans: int = Field(100, ge=1)
+    source_memory: int = Field(1 << 30, ge=1)
 
 
 class Calibration(_Strict):
@@ -228,8 +250,9 @@ class Config(_Strict):
     384x384. embeddings: keep recognition embeddings, as a column. det_threshold: least confidence of a face,
     0...1. min_face: least shorter side of a face's box, pixels. max_pixels: larger pictures are unreadable
     (Pillow opens none above 178,956,970). video: which frames of a video count. limit: only the first N
-    frames. rows_per_file: frames per task that writes. num_cpus: logical CPUs of a Ray that is started for
-    this job (none: the machine's).
+    frames. any_name: also read files without a known ending, by what their bytes say they are. limits: what
+    one frame or source may take. rows_per_file: frames per task that writes. num_cpus: logical CPUs of a Ray
+    that is started for this job (none: the machine's).
     """
 
     preset: str = "embedded"
@@ -250,6 +273,8 @@ class Config(_Strict):
     max_pixels: int = Field(80_000_000, ge=1, le=178_956_970)
     video: Video = Video()
     limit: int | None = Field(None, ge=1)
+    any_name: bool = False
+    limits: Limits = Limits()
     rows_per_file: int = Field(1000, ge=1)
     num_cpus: int | None = Field(None, ge=2)
     s3: S3 = S3()

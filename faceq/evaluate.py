@@ -18,8 +18,8 @@ from faceq import device, edc, geometry, labels, models, recognise, serfiq
 from faceq.config import PRESETS, S3, Config
 from faceq.decode import UnreadableError, decode
 from faceq.errors import UsageError
-from faceq.frames import read_again
 from faceq.runs import Table
+from faceq.sources import read_again
 from faceq.table import EMBEDDING
 
 _COLUMNS = (

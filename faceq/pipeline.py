@@ -5,6 +5,7 @@ import re
 import sys
 import time
 import warnings
+from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -154,6 +155,8 @@ def _score(config: Config, shards: list[Shard], table: Table, run: Run) -> tuple
         raise JobError(outage)
     if ray.get(census.birth.remote()) == birth:
         run.frames, run.already_done = ray.get(census.totals.remote(config.limit))
+    passed_over, run.notes = ray.get(census.findings.remote())
+    run.passed_over = dict(Counter(run.passed_over) + Counter(passed_over))
     return seconds, ray.get(census.first_through.remote())
 
 
@@ -175,7 +178,7 @@ def run_graph(
         warnings.simplefilter("ignore", RayDeprecationWarning)
         # Encoded frames, or errors. Reading waits for the network more than it computes.
         frames = ray.data.read_datasource(
-            FrameSource(groups, config.s3, config.video, skipped, census),
+            FrameSource(groups, config, skipped, census),
             override_num_blocks=len(groups),
             num_cpus=config.read.num_cpus,
             ray_remote_args={"max_retries": MAX_RETRIES},

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import pyarrow as pa
 
 from faceq.config import S3
-from faceq.frames import Frame, read_again
+from faceq.frames import Frame
+from faceq.sources import read_again
 from faceq.table import BREAK, frame_id
 
 COLUMNS = ("frame_id", "source", "member", "frame_index", "timestamp_s")

@@ -46,8 +46,9 @@ class Run:
     what decides the values in a row. frames: those of the input that had no row yet; None also where the
     process that counted them died. rows: those that it wrote. counts: the rows by status. already_done:
     frames of the input that had a row before. accepted: models that come under terms which had to be
-    accepted, and their licences. predecessors: ids of the runs that had held the table when this one got it;
-    not recorded. Times are UTC, ISO 8601; `finished` is None while the run goes on, or if it was stopped.
+    accepted, and their licences. passed_over: files and members of shards that hold no frames, by their
+    ending. notes: what a person should know of a source though nothing in it is broken. predecessors: ids of
+    the runs that had held the table when this one got it; not recorded. Times are UTC, ISO 8601; `finished` is None while the run goes on, or if it was stopped.
     """
 
     run_id: str
@@ -64,6 +65,8 @@ class Run:
     owner: dict[str, Any] = field(default_factory=dict)
     accepted: dict[str, str] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
+    passed_over: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
     predecessors: frozenset[str] = frozenset()
 
     def footer(self) -> dict[str, Any]:

@@ -11,21 +11,21 @@ import ray
 from ray.data import Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
-from faceq.census import OutageError
-from faceq.config import S3, Video
-from faceq.frames import READ_SCHEMA, in_batches, read_shards, to_table
+from faceq.census import MOST_NOTES, OutageError
+from faceq.config import Config
+from faceq.frames import READ_SCHEMA, in_batches, to_table
 from faceq.listing import Shard
+from faceq.sources import Findings, read_shards
 
 
 class FrameSource(Datasource):
     """Ray's view of the shards: one read task for each group, listed once on the driver."""
 
-    def __init__(self, groups: list[list[Shard]], s3: S3, sampling: Video, done: Any, census: Any):
+    def __init__(self, groups: list[list[Shard]], config: Config, done: Any, census: Any):
         """`done`: reference to the sorted ids (int64) of frames that need no reading."""
         super().__init__()
         self._groups = groups
-        self._s3 = s3
-        self._sampling = sampling
+        self._config = config
         self._done = done
         self._census = census
 
@@ -37,7 +37,7 @@ class FrameSource(Datasource):
     ) -> list[ReadTask]:
         return [
             ReadTask(
-                functools.partial(_read, index, shards, self._s3, self._sampling, self._done, self._census),
+                functools.partial(_read, index, shards, self._config, self._done, self._census),
                 BlockMetadata(
                     num_rows=len(shards) if shards[0].kind == "picture" else None,
                     size_bytes=_bytes_of(shards),
@@ -58,12 +58,12 @@ def _bytes_of(shards: Iterable[Shard]) -> int | None:
     return sum(known) if len(known) == len(sizes) else None
 
 
-def _read(
-    task: int, shards: list[Shard], s3: S3, sampling: Video, done: Any, census: Any
-) -> Iterator[pa.Table]:
+def _read(task: int, shards: list[Shard], config: Config, done: Any, census: Any) -> Iterator[pa.Table]:
     new = skipped = 0
     yield READ_SCHEMA.empty_table()
-    for frames in in_batches(read_shards(shards, s3, _SortedIds(ray.get(done)), sampling)):
+    findings = Findings()
+    ids = _SortedIds(ray.get(done))
+    for frames in in_batches(read_shards(shards, config.s3, ids, config.video, config.limits, findings)):
         old = sum(frame.done for frame in frames)
         new, skipped = new + len(frames) - old, skipped + old
         refused = [frame.error for frame in frames if frame.refused]
@@ -73,7 +73,7 @@ def _read(
         if outage:
             raise OutageError(outage)
         yield to_table(frames)
-    census.ended.remote(task)
+    ray.get(census.ended.remote(task, dict(findings.passed_over), findings.notes[:MOST_NOTES]))
 
 
 class _SortedIds:

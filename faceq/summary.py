@@ -9,6 +9,8 @@ from faceq.pipeline import Summary
 from faceq.runs import QUANTILES
 from faceq.table import STATUSES
 
+NOTES_SHOWN = 5
+
 _UNCOUNTED = "frames in         not known: the process that counted them died, and the job went on"
 
 
@@ -35,6 +37,14 @@ def text(summary: Summary) -> str:
         for name, values in summary.quantiles.items():
             digits = 3 if name == "serfiq" else 1
             lines.append(f"{name:<15}" + "".join(f"{value:>9.{digits}f}" for value in values))
+    if run.passed_over:
+        found = sorted(run.passed_over.items(), key=lambda item: (-item[1], item[0]))
+        listed = ", ".join(f"{count:,} {ending}" for ending, count in found[:8])
+        lines += ["", f"not frames     {sum(run.passed_over.values()):>10,}   skipped: {listed}"]
+    if run.notes:
+        lines += ["", *(f"note           {note}" for note in run.notes[:NOTES_SHOWN])]
+        if len(run.notes) > NOTES_SHOWN:
+            lines.append(f"note           {len(run.notes) - NOTES_SHOWN:,} more are in the run's record")
     lines += [
         "",
         f"speed          {summary.frames_per_second:>10.1f}   frames/s "

@@ -13,10 +13,11 @@ import torch
 from faceq import config, detect, device, geometry, landmarks, mask, recognise, serfiq
 from faceq.dbcnn_vgg import DBCNN, published_tensor
 from faceq.decode import UnreadableError, decode
-from faceq.frames import in_batches, read_shards, to_table
+from faceq.frames import in_batches, to_table
 from faceq.listing import list_shards
 from faceq.quality import to_device
 from faceq.scoring import AT_ONCE, stages_of
+from faceq.sources import read_shards
 from faceq.table import finished, schema
 
 CAFI_PASSES = 100

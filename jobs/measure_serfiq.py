@@ -22,8 +22,9 @@ from faceq import config, recognise, serfiq
 from faceq.batches import in_mini_batches
 from faceq.find_face import FindFace
 from faceq.fiq import HEAD_BATCH
-from faceq.frames import in_batches, read_shards, to_table
+from faceq.frames import in_batches, to_table
 from faceq.listing import list_shards
+from faceq.sources import read_shards
 from faceq.table import pending, pixels
 from jobs.demo import SEVERITIES, STEPS, degraded
 

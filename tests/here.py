@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.dataset as pds
 
-from faceq import __version__, config, frames, listing, scoring
+from faceq import __version__, config, listing, scoring, sources
 from faceq.runs import Run, Table, new_run_id
 from faceq.table import schema_with
 
@@ -17,7 +17,7 @@ def score_here(source: str, out: str, **values: Any) -> str:
     table = Table(out, settings.s3)
     now = datetime.now(UTC).isoformat()
     run = Run(new_run_id(), __version__, [source], settings.record(), settings.model_dump(), now, now)
-    read = frames.read_shards(listing.list_shards(settings.input, settings.s3), settings.s3)
+    read = sources.read_shards(listing.list_shards(settings.input, settings.s3), settings.s3)
     stages = scoring.stages_of(settings)
     rows = pa.concat_tables(scoring._run(read, stages, schema_with(run.footer()), run.run_id))
     run.state, run.frames, run.rows = "ended", len(rows), len(rows)

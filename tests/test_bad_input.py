@@ -21,9 +21,10 @@ from PIL import Image
 from faceq import config, pipeline
 from faceq.errors import UsageError
 from faceq.find_face import FindFace
-from faceq.frames import Frame, in_batches, read_shards, to_table
+from faceq.frames import Frame, in_batches, to_table
 from faceq.listing import list_shards
 from faceq.runs import Table
+from faceq.sources import read_shards
 
 MAX_PIXELS = 1_000_000
 S3 = config.S3()

@@ -45,7 +45,7 @@ def test_nearly_all_unreadable_stops_and_a_few_do_not():
     ):
         census = Counts(shards=1, tasks=1)
         census.read(0, tried, 0, tried, [])
-        census.ended(0)
+        census.ended(0, {}, [])
         found = census.decoded(1, tried, unreadable, "cut off")
         assert ("cut off" in found) if stops else (found is None)
         assert census.outage_at_the_end() == found
@@ -55,9 +55,9 @@ def test_a_bad_folder_that_comes_first_does_not_stop_the_job():
     census = Counts(shards=10_000, tasks=40)
     for task in range(3):
         census.read(task, 250, 0, 250, [])
-        census.ended(task)
+        census.ended(task, {}, [])
         assert census.decoded(task, 250, 250, "HEIC") is None
-    census.ended(3)
+    census.ended(3, {}, [])
     assert "HEIC" in census.decoded(3, 250, 250, "HEIC")
 
 
@@ -69,7 +69,7 @@ def test_bad_frames_that_are_all_that_is_left_of_a_good_input_are_rows(limit):
         census.dropped(77, 10_000)
     else:
         census.read(0, 200, 10_000, 200, [])
-    census.ended(0)
+    census.ended(0, {}, [])
     assert census.decoded(1, 200, 200, "cut off") is None
     assert census.outage_at_the_end() is None
 

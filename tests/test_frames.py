@@ -10,11 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from faceq import frames
 from faceq.config import S3
-from faceq.frames import BREAK, Frame, in_batches, read_again, read_shards, to_table
+from faceq.frames import Frame, in_batches, to_table
 from faceq.listing import list_shards
-from faceq.table import frame_id
+from faceq.sources import parquet, read_again, read_shards
+from faceq.table import BREAK, frame_id
 
 
 def write_tar(path: Path, members: list[tuple[str, bytes]], mode: str = "w") -> Path:
@@ -163,7 +163,7 @@ def test_a_shard_is_read_from_front_to_back(order, tmp_path, monkeypatch):
             starts.append(self.tell())
             return super().read(size)
 
-    monkeypatch.setattr(frames, "_open", lambda shard, s3: Noted(shard.path))
+    monkeypatch.setattr(parquet, "open_shard", lambda shard, s3: Noted(shard.path))
     assert [frame.member for frame in read(tmp_path)] == values["key"]
     footer, *columns = starts
     assert footer > 0 and columns == sorted(columns) and len(columns) > 10

@@ -13,12 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import BUCKET, PHOTOS
 
-from faceq import cli, config, frames, manifest, pipeline
+from faceq import cli, config, manifest, pipeline
 from faceq.config import S3
 from faceq.errors import UsageError
-from faceq.frames import read_shards
 from faceq.listing import MAX_READ_TASKS, Shard, group, list_shards
 from faceq.runs import Table
+from faceq.sources import read_shards
 
 PLACES = ["s3://b/a b.jpg", "/abs/c.png", "below/d.jpg", "../e.tar", "s3://b/without-ending"]
 SIZES = [10, None, 30, None, 50]
@@ -108,13 +108,13 @@ def test_a_manifest_on_s3_is_scored_row_by_row(s3, local_ray, tmp_path):
     assert "empty" in rows[f"{s3}/m/empty.jpg"]["error"]
 
 
-def test_a_picture_of_unknown_size_is_held_to_the_limit(tmp_path, monkeypatch):
-    monkeypatch.setattr(frames, "MAX_FRAME_BYTES", 1000)
+def test_a_picture_of_unknown_size_is_held_to_the_limit(tmp_path):
     (tmp_path / "small.jpg").write_bytes(bytes(1000))
     (tmp_path / "large.jpg").write_bytes(bytes(5000))
     path = write(tmp_path / "m.csv", ["large.jpg", "small.jpg"])
-    large, small = read_shards(list_shards([], S3(), [path]), S3())
-    assert large.image is None and "more than the 1000" in large.error
+    shards, limits = list_shards([], S3(), [path]), config.Limits(frame_bytes=1000)
+    large, small = read_shards(shards, S3(), limits=limits)
+    assert large.image is None and "limits.frame_bytes=1000" in large.error
     assert len(small.image) == 1000
 
 

@@ -32,11 +32,12 @@ from PIL import Image
 
 from faceq import s3_listing
 from faceq.config import S3
-from faceq.frames import BREAK, Frame, read_shards
+from faceq.frames import Frame
 from faceq.listing import list_shards
 from faceq.runs import Run, Table
+from faceq.sources import read_shards
 from faceq.storage import filesystem
-from faceq.table import SCHEMA
+from faceq.table import BREAK, SCHEMA
 
 SEEDS = range(10)
 EVERY_KIND = 114

@@ -19,7 +19,7 @@ from conftest import BUCKET
 from PIL import Image
 
 import faceq
-from faceq import cli, frames, listing, shards
+from faceq import cli, listing, shards, sources
 from faceq.config import S3
 from faceq.query import Rows
 from faceq.shards import Selection, export_shards
@@ -29,7 +29,7 @@ from faceq.table import BREAK
 @pytest.fixture
 def originals(frames_in) -> dict[int, bytes]:
     """The input's frames by id, as the readers give them."""
-    read = frames.read_shards(listing.list_shards([str(frames_in)], S3()), S3())
+    read = sources.read_shards(listing.list_shards([str(frames_in)], S3()), S3())
     return {frame.id: frame.image for frame in read if frame.image is not None}
 
 

@@ -17,10 +17,11 @@ from faceq import cli, config, pipeline, video
 from faceq.config import S3, Video
 from faceq.decode import decode
 from faceq.errors import UsageError
-from faceq.frames import BREAK, Frame, read_again, read_shards, to_table
+from faceq.frames import Frame, to_table
 from faceq.listing import group, list_shards
 from faceq.runs import Table
-from faceq.table import frame_id
+from faceq.sources import read_again, read_shards
+from faceq.table import BREAK, frame_id
 
 BLOCK = 16
 

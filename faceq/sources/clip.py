@@ -1,0 +1,31 @@
+"""Videos as sources: their frames as the readers of other sources give theirs."""
+
+from collections.abc import Iterator
+
+from faceq import video
+from faceq.frames import Frame
+from faceq.listing import Shard
+from faceq.sources.reading import Reading, break_of, open_shard
+from faceq.table import frame_id
+
+
+def read_video(shard: Shard, reading: Reading) -> Iterator[Frame]:
+    """The frames of one shard, in its order."""
+    read = 0
+    try:
+        with open_shard(shard, reading.s3) as stream:
+            for frame in video.sample(video.read(stream), reading.sampling):
+                read = frame.index + 1
+                yield _video_frame(shard, frame, reading)
+    except Exception as error:
+        yield break_of(shard, error, f"after {read} frames", reading)
+
+
+def _video_frame(shard: Shard, frame: video.VideoFrame, reading: Reading) -> Frame:
+    time = float(frame.time)
+    if frame_id(shard.source, None, frame.index) in reading.done:
+        return Frame(shard.source, None, frame.index, None, done=True, timestamp_s=time)
+    if frame.damaged:
+        reason = "this frame of the video is damaged: the decoder patched it over"
+        return Frame(shard.source, None, frame.index, None, error=reason, timestamp_s=time)
+    return Frame(shard.source, None, frame.index, frame.encode(), timestamp_s=time)

@@ -1,0 +1,68 @@
+"""All frames of some shards, whatever their kinds."""
+
+from collections.abc import Container, Iterable, Iterator
+
+from faceq.config import S3, Limits, Video
+from faceq.frames import Frame
+from faceq.listing import Shard, recorded
+from faceq.sources.clip import read_video
+from faceq.sources.parquet import read_parquet
+from faceq.sources.pictures import AT_ONCE, read_pictures
+from faceq.sources.reading import EVERY_FRAME, Findings, Reading
+from faceq.sources.tar import read_tar
+
+_READERS = {"tar": read_tar, "parquet": read_parquet, "video": read_video}
+
+
+def read_shards(
+    shards: Iterable[Shard],
+    s3: S3,
+    done: Container[int] = (),
+    sampling: Video = EVERY_FRAME,
+    limits: Limits | None = None,
+    findings: Findings | None = None,
+) -> Iterator[Frame]:
+    """The frames of some shards, in order.
+
+    Args:
+        shards: what to read.
+        s3: settings of the file system.
+        done: ids of frames that need no reading; they come as frames without bytes, marked `done`.
+        sampling: which frames of a video are frames of the input.
+        limits: what one frame or source may take; the defaults if None.
+        findings: what is met beside frames is noted there.
+    """
+    reading = Reading(s3, done, sampling, limits or Limits(), Findings() if findings is None else findings)
+    pictures: list[Shard] = []
+    for shard in shards:
+        if shard.kind == "picture":
+            pictures.append(shard)
+            if len(pictures) == AT_ONCE:
+                yield from read_pictures(pictures, reading)
+                pictures = []
+        else:
+            yield from _READERS[shard.kind](shard, reading)
+    yield from read_pictures(pictures, reading)
+
+
+def read_again(sources: Iterable[str], wanted: Container[int], s3: S3) -> Iterator[Frame]:
+    """Frames that a table has rows of, read from their sources once more.
+
+    Args:
+        sources: those that hold the frames, as the table names them.
+        wanted: ids of the frames; others in the same sources are passed over.
+        s3: settings of the file system.
+    """
+    # Not listed: for a hundred thousand pictures on S3 that would take hours. What is gone is an error.
+    shards = [recorded(source) for source in sources]
+    return (frame for frame in read_shards(shards, s3, done=_AllBut(wanted)) if not frame.done)
+
+
+class _AllBut:
+    """All ids but these."""
+
+    def __init__(self, ids: Container[int]):
+        self._ids = ids
+
+    def __contains__(self, frame_id: object) -> bool:
+        return frame_id not in self._ids
