@@ -94,8 +94,8 @@ def detector(path: Path, outputs: int, channels: int = 3) -> Path:
     return save(path, nodes, {}, [("input.1", picture)], [(name, picture) for name in names])
 
 
-def dbcnn_state() -> dict[str, torch.Tensor]:
-    """Published DB-CNN's weights, at random, under which scores lie about 50."""
+def dbcnn_state(best: float = 1.0) -> dict[str, torch.Tensor]:
+    """Published DB-CNN's weights, at random, under which scores lie about the middle of 0 to `best`."""
     generator = torch.Generator().manual_seed(7)
     filled = {}
     for key, value in DBCNN().state_dict().items():
@@ -103,9 +103,9 @@ def dbcnn_state() -> dict[str, torch.Tensor]:
         if key.endswith(("running_var", "num_batches_tracked")):
             filled[key] = value if "num" in key else noise.abs() + 0.5
         elif key == "fc.weight":
-            filled[key] = noise / 8
+            filled[key] = best * noise / 8
         elif key == "fc.bias":
-            filled[key] = torch.full_like(value, 0.5)
+            filled[key] = torch.full_like(value, best / 2)
         elif value.ndim > 1:
             filled[key] = noise * math.sqrt(2 / value[0].numel())
         else:
@@ -113,7 +113,8 @@ def dbcnn_state() -> dict[str, torch.Tensor]:
     return filled
 
 
-def dbcnn(path: Path) -> Path:
-    """A checkpoint as DBCNN_KonIQ10k-2de81c0a.pth is laid out."""
-    torch.save({"params": dbcnn_state()}, path)
+def dbcnn(path: Path, best: float = 1.0) -> Path:
+    """A checkpoint as DBCNN_KonIQ10k-2de81c0a.pth is laid out, and with another `best` than 1 the same with
+    answers on that scale."""
+    torch.save({"params": dbcnn_state(best)}, path)
     return path

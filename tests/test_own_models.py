@@ -1,6 +1,7 @@
 """Models of one's own in a preset's models' places, from Python, the command line and YAML; and wrong
 files."""
 
+import contextlib
 import json
 import re
 import shutil
@@ -15,9 +16,10 @@ from onnx import helper
 from safetensors.torch import load_file, save_file
 
 import faceq
-from faceq import cli, config, models, recognise
+from faceq import cli, config, models, quality, recognise
 from faceq.dbcnn import DBCNN_LITE_WEIGHTS
 from faceq.errors import UsageError
+from faceq.onnx_runtime import ModelFileError
 from faceq.runs import Table
 from faceq.serfiq import ClosedForm
 
@@ -169,6 +171,14 @@ def narrow_lite(folder):
     return folder / "narrow.safetensors"
 
 
+def of_a_hundred(folder):
+    return dbcnn(folder / "hundred.pth", best=100)
+
+
+def of_tid2013(folder):
+    return dbcnn(folder / "nine.pth", best=9)
+
+
 def runs_code(folder):
     torch.save({"params": print}, folder / "code.pth")
     return folder / "code.pth"
@@ -204,6 +214,12 @@ WRONG = [
     ("quality", other_network, "is of neither form of DB-CNN: .* this has conv.weight"),
     ("quality", wide_head, r"wrong shapes: fc.bias \(2,\), expected \(1,\)"),
     ("quality", narrow_lite, r"wrong shapes.*head.weight"),
+    (
+        "quality",
+        of_a_hundred,
+        r"answers from [\d.]+ to [\d.]+, .* 0 to 1: set quality_scale to the best score",
+    ),
+    ("quality", of_tid2013, r"answers from [\d.]+ to [\d.]+, .* 0 to 1: set quality_scale to the best score"),
 ]
 
 
@@ -225,6 +241,59 @@ def test_a_job_with_a_wrong_file_stops_before_it_starts(photos, tmp_path, capsys
     assert cli.main(arguments) == 2
     assert "is of neither form of DB-CNN" in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_a_checkpoint_is_read_on_its_own_scale(files, astronaut, tmp_path):
+    """LIVE Challenge's answer from 0 to 100: read on KonIQ-10k's 0 to 1, each face would be 100."""
+    wanted = scored(astronaut, models={"quality": str(files["quality"])})["dbcnn"]
+    for best in (100, 9):
+        own = dbcnn(tmp_path / f"{best}.pth", best)
+        found = scored(astronaut, models={"quality": str(own)}, quality_scale=best)["dbcnn"]
+        assert found == pytest.approx(wanted, abs=1e-3) and 0 < found < 100
+
+
+def test_a_scale_that_is_too_large_is_refused_too(files, photos, tmp_path, capsys):
+    """Each face would have less than a point."""
+    out = tmp_path / "table"
+    (tmp_path / "job.yaml").write_text("quality_scale: 100\n")
+    said = ["--quality", str(files["quality"]), "--config", str(tmp_path / "job.yaml")]
+    assert cli.main(["score", str(photos / "t1.jpg"), "--out", str(out), *said]) == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert re.search(r"quality\.pth: answers from 0\.\d+ to 0\.\d+, .* 0 to 100: set quality_scale", message)
+    assert not out.exists()
+
+
+def test_dbcnn_lite_has_no_other_scale(photos, capsys, tmp_path):
+    (tmp_path / "job.yaml").write_text("quality_scale: 1\n")
+    assert cli.main(["inspect", str(photos / "t1.jpg"), "--config", str(tmp_path / "job.yaml")]) == 2
+    assert "is DB-CNN-Lite, which always answers from 0 to 100" in capsys.readouterr().err
+
+
+def test_the_scale_decides_values_and_is_on_record(files):
+    settings = {"models": {"quality": str(files["quality"])}}
+    assert config.build(settings).record()["quality_scale"] is None
+    assert config.build({**settings, "quality_scale": 1}).record()["quality_scale"] == 1
+
+
+@pytest.mark.parametrize(
+    ("points", "wrong"),
+    [
+        ([3512.0, 8020.0, 5100.0], True),
+        ([np.nan, np.nan, np.nan], True),
+        ([-90.0, 400.0, 300.0], True),
+        ([104.0, 112.0, 109.0], False),  # excellent, and not clipped
+        ([-12.0, -3.0, 0.4], False),  # dreadful
+        ([5100.0, 55.0, 8020.0], False),  # one within it: its scale is right
+        ([230.0], False),  # one face may be unlike all that were rated
+    ],
+)
+def test_a_batch_all_of_it_far_outside_the_scale_stops_the_job(files, points, wrong):
+    network = quality.load(files["quality"])
+    told = pytest.raises(
+        ModelFileError, match=r"mine: answers from .*, but its scale is taken to be 0 to 1: set"
+    )
+    with told if wrong else contextlib.nullcontext():
+        quality.check_scale(np.array(points, np.float32), network, "mine", both_sides=False)
 
 
 def test_a_recogniser_that_also_gives_the_length_is_taken(files, tmp_path, astronaut):
