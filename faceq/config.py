@@ -343,7 +343,9 @@ class Config(_Strict):
     def recogniser(self) -> Recogniser:
         """What is known of the recogniser; its dropout rate is these settings', if they have one."""
         known = models.recogniser(self.chosen.recogniser)
-        return known if self.dropout is None else replace(known, dropout=self.dropout)
+        if self.dropout is None:
+            return known
+        return replace(known, dropout=self.dropout, closed_form_holds=False)
 
     def best_quality(self) -> float | None:
         """The best score on the quality checkpoint's own scale: these settings', else the zoo's; None where

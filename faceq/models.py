@@ -68,12 +68,15 @@ class Recogniser:
     """What a recogniser's ONNX file does not say.
 
     dropout: the rate, None where the file holds it. mean, std: as `faceq.recognise.Backbone` takes them.
+    closed_form_holds: SER-FIQ's closed form was measured on faces beside dropout passes at this rate, and is
+    within `faceq.fiq.GAP` of them.
     """
 
     calibration: Calibration
     dropout: float | None = None
     mean: float | None = None
     std: float | None = None
+    closed_form_holds: bool = False
 
 
 @dataclass(frozen=True)
@@ -184,6 +187,7 @@ MODELS = {
                 ),
                 mean=0.0,  # it normalises inside its graph
                 std=1.0,
+                closed_form_holds=True,  # docs/serfiq.md has the figures
             ),
             sources=(
                 f"{_OPENCV_ZOO}/face_recognition_sface/face_recognition_sface_2021dec_int8bq.onnx",

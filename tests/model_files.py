@@ -56,6 +56,20 @@ def arcface(path: Path, side: int = 112, tail=()) -> Path:
     return save(path, nodes, weights, [("input.1", ["None", 3, side, side])], [("683", ["None", 512])])
 
 
+def heavy_tailed(path: Path) -> Path:
+    """The same with features of which a few outweigh all others: an exponential makes them lognormal."""
+    model = onnx.load(str(arcface(path)))
+    (bent,) = [each for each in model.graph.node if each.op_type == "PRelu"]
+    place = list(model.graph.node).index(bent)
+    model.graph.node.remove(bent)
+    model.graph.node.insert(place, node("Mul", [bent.input[0], "slope"], ["scaled"]))
+    model.graph.node.insert(place + 1, node("Exp", ["scaled"], [bent.output[0]]))
+    (slope,) = [each for each in model.graph.initializer if each.name == "slope"]
+    slope.CopyFrom(numpy_helper.from_array(np.full((8, 1, 1), 3, np.float32), "slope"))
+    onnx.save(model, str(path))
+    return path
+
+
 def landmarks_106(path: Path, numbers: int = 212, side: int = 192) -> Path:
     """As 2d106det.onnx is laid out: normalises inside; gives 106 points, -1...1 in its cut, which here lie on
     an average face and move a little with the picture."""

@@ -11,12 +11,12 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from model_files import arcface, dbcnn, dbcnn_state, detector, landmarks_106, node
+from model_files import arcface, dbcnn, dbcnn_state, detector, heavy_tailed, landmarks_106, node
 from onnx import helper
 from safetensors.torch import load_file, save_file
 
 import faceq
-from faceq import cli, config, models, quality, recognise
+from faceq import cli, config, fiq, geometry, models, quality, recognise
 from faceq.dbcnn import DBCNN_LITE_WEIGHTS
 from faceq.errors import UsageError
 from faceq.onnx_runtime import ModelFileError
@@ -312,3 +312,48 @@ def test_a_recogniser_that_also_gives_the_length_is_taken(files, tmp_path, astro
 def test_a_dropout_rate_lies_between_0_and_1():
     with pytest.raises(UsageError, match="dropout: input should be less than 1"):
         config.build({"dropout": 1.0})
+
+
+# --- the closed form, for recognisers whose features it was not measured on ---------------------------
+
+
+def warnings_of(caplog) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name == "faceq.stages"]
+
+
+def test_heavy_tailed_features_bring_one_warning_with_the_gap_and_change_no_row(
+    photos, astronaut, tmp_path, caplog
+):
+    images = [astronaut, photos / "t1.jpg", astronaut[:, ::-1].copy()]
+    own = {"recogniser": str(heavy_tailed(tmp_path / "heavy.onnx"))}
+    settings = {"models": own, "dropout": 0.5, "fiq_threshold": 0}
+    rows = faceq.score_images(images, **settings).to_pylist()
+    (said,) = warnings_of(caplog)
+    (gap,) = re.findall(r"closed form is about ([+-]\d+)% off .*: serfiq_passes: 100 draws passes", said)
+    drawn = faceq.score_images(images, serfiq_passes=2000, **settings).to_pylist()
+    assert len(warnings_of(caplog)) == 1  # nothing to warn of where passes are drawn
+    distances = [np.log(2 / np.array([row["serfiq_raw"] for row in each]) - 1) for each in (rows, drawn)]
+    assert (distances[0] / distances[1] - 1).mean() == pytest.approx(int(gap) / 100, abs=0.015)
+    assert abs(int(gap)) >= 2
+    backwards = faceq.score_images(images[::-1], **settings).to_pylist()[::-1]
+    assert [row["serfiq_raw"] for row in backwards] == [row["serfiq_raw"] for row in rows]
+
+
+def test_where_the_closed_form_holds_nothing_is_said(files, astronaut, caplog):
+    """SFace was measured; at another rate it is measured again."""
+    for settings in ({}, {"dropout": 0.3}):
+        scored(astronaut, **settings)
+    assert warnings_of(caplog) == []
+    gap = fiq.Distances(models.fetch("sface"), config.build({"dropout": 0.3}).recogniser(), None, "cpu", 8, 1)
+    face = geometry.align(astronaut, np.array(scored(astronaut)["landmarks"], np.float32).reshape(5, 2))
+    assert abs(gap.gap(face[None])) < fiq.GAP / 2
+
+
+def test_the_gap_of_a_recogniser_is_on_record_with_the_run(local_ray, photos, tmp_path, capsys):
+    out = str(tmp_path / "table")
+    said = ["--recogniser", str(heavy_tailed(tmp_path / "heavy.onnx")), "--dropout", "0.5"]
+    assert cli.main(["score", str(photos / "t1.jpg"), "--out", out, *said]) == 0
+    (run,) = Table(out, config.S3()).runs()
+    (note,) = run["notes"]
+    assert re.match(r"serfiq: the closed form is about [+-]\d+% off", note)
+    assert note in capsys.readouterr().out
