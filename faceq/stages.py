@@ -82,8 +82,8 @@ class ScoreFiq:
         gap = self._distances.gap(faces)
         if gap is not None and not abs(gap) <= GAP:
             self.warn(
-                f"serfiq: the closed form is about {gap:+.0%} off the distances of dropout passes for this "
-                "recogniser, a few of whose features outweigh all others: serfiq_passes: 100 draws passes"
+                f"serfiq: for this recogniser the closed form's distances are about {gap:+.0%} off those of "
+                "dropout passes: set serfiq_passes: 100 to draw passes, as published"
             )
 
     def warn(self, note: str) -> None:

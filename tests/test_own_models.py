@@ -329,7 +329,7 @@ def test_heavy_tailed_features_bring_one_warning_with_the_gap_and_change_no_row(
     settings = {"models": own, "dropout": 0.5, "fiq_threshold": 0}
     rows = faceq.score_images(images, **settings).to_pylist()
     (said,) = warnings_of(caplog)
-    (gap,) = re.findall(r"closed form is about ([+-]\d+)% off .*: serfiq_passes: 100 draws passes", said)
+    (gap,) = re.findall(r"distances are about ([+-]\d+)% off .*: set serfiq_passes: 100", said)
     drawn = faceq.score_images(images, serfiq_passes=2000, **settings).to_pylist()
     assert len(warnings_of(caplog)) == 1  # nothing to warn of where passes are drawn
     distances = [np.log(2 / np.array([row["serfiq_raw"] for row in each]) - 1) for each in (rows, drawn)]
@@ -355,5 +355,5 @@ def test_the_gap_of_a_recogniser_is_on_record_with_the_run(local_ray, photos, tm
     assert cli.main(["score", str(photos / "t1.jpg"), "--out", out, *said]) == 0
     (run,) = Table(out, config.S3()).runs()
     (note,) = run["notes"]
-    assert re.match(r"serfiq: the closed form is about [+-]\d+% off", note)
+    assert re.match(r"serfiq: for this recogniser .* are about [+-]\d+% off", note)
     assert note in capsys.readouterr().out
