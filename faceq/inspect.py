@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from faceq import geometry, mask
-from faceq.config import Config, Region
+from faceq.config import FRAME_REGIONS, Config, Region
 from faceq.decode import decode
 from faceq.find_face import crop_side
 from faceq.frames import Frame, to_table
@@ -130,7 +130,7 @@ def _draw_face(
     box = np.array([row[f"face_{side}"] for side in "xywh"])
     landmarks = np.array(row["landmarks"]).reshape(5, 2)
     if look.outline is not None:
-        if region == "frame":
+        if region in FRAME_REGIONS:
             outline = look.outline * (np.array(size) / mask.FRAME_SIDE)
         else:
             # The crop was turned by the detector's eyes; the row's may be half way to the mesh's, a degree
