@@ -6,7 +6,7 @@ import re
 import numpy as np
 from PIL import Image, ImageFile
 
-from faceq import jpeg, pixels, png, tiff
+from faceq import jpeg, pixels, png, tiff, webp
 from faceq.config import Limits
 from faceq.errors import UnreadableError
 from faceq.file_types import SUPPORTED, damaged, unknown
@@ -56,9 +56,9 @@ def decode(data: bytes, max_pixels: int, limits: Limits = _LIMITS) -> np.ndarray
             return _png(data, max_pixels)
         if data.startswith(tiff.MAGIC):
             return _tiff(data, max_pixels, limits)
-        with _opened(data, max_pixels) as picture:
-            picture.load()
-            return pixels.to_rgb(picture)
+        if webp.is_webp(data):
+            return _webp(data, max_pixels)
+        return _plain(data, max_pixels)
     except UnreadableError:
         raise
     except Image.UnidentifiedImageError:
@@ -86,6 +86,22 @@ def _opened(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
     return picture
 
 
+def _plain(data: bytes, max_pixels: int) -> np.ndarray:
+    with _opened(data, max_pixels) as picture:
+        picture.load()
+        return pixels.to_rgb(picture)
+
+
+def _webp(data: bytes, max_pixels: int) -> np.ndarray:
+    try:
+        return _plain(data, max_pixels)
+    except OSError:
+        whole = webp.whole_chunks(data)
+        if whole is None:
+            raise
+    return _plain(whole, max_pixels)
+
+
 def _jpeg(data: bytes, max_pixels: int, limits: Limits) -> np.ndarray:
     layout = jpeg.layout(data, limits.jpeg_scans)
     if layout is not None and (kind := jpeg.unsupported(layout)):
@@ -105,8 +121,8 @@ def _png(data: bytes, max_pixels: int) -> np.ndarray:
             return _png_pixels(data, max_pixels)
         except UnreadableError:
             raise
-        except (Image.UnidentifiedImageError, SyntaxError, ValueError):
-            pass  # maybe a chunk beside the pixels is damaged, or larger than Pillow takes
+        except (OSError, SyntaxError, ValueError):
+            pass  # maybe a chunk beside the pixels is damaged, cut off, or larger than Pillow takes
     needed, profile = png.needed_chunks(data)
     return _png_pixels(needed, max_pixels, profile)
 
@@ -133,7 +149,14 @@ def _tiff(data: bytes, max_pixels: int, limits: Limits) -> np.ndarray:
         raise UnreadableError(tiff.unsupported(directory)) from None
     with picture:
         tiff.mend(picture, directory)
-        picture.load()
+        try:
+            picture.load()
+        except (OSError, ValueError) as error:
+            if _UNSUPPORTED.search(str(error)):
+                raise UnreadableError(tiff.unsupported(directory)) from None
+            if directory.is_rarely_supported:
+                raise UnreadableError(f"damaged, or else {tiff.unsupported(directory)}") from None
+            raise
         return pixels.to_rgb(picture, *tiff.samples(directory))
 
 

@@ -1,4 +1,4 @@
-"""The two ways in which a whole job goes wrong, and how a frame does: that is no error of the job, but a row."""
+"""The two ways in which a whole job goes wrong, and that in which a frame does, which is a row of the job."""
 
 
 class UsageError(ValueError):

@@ -1,4 +1,4 @@
-"""What bytes are that no decoder takes: the kinds of file that people's folders hold under an image's name."""
+"""Kinds of file that folders hold under an image's name, and that no decoder takes."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""PNG, as far as Pillow leaves it to others: chunks that do no harm, and what belongs to the pixels' depth."""
+"""PNG, where Pillow is stricter than other decoders, or takes a colour for one of another depth."""
 
 import struct
 import zlib

@@ -5,6 +5,7 @@ import struct
 from dataclasses import dataclass
 
 from PIL import ImagePalette
+from PIL.ImageFile import ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from faceq.errors import UnreadableError
@@ -18,6 +19,9 @@ _SUB_FILE, _WIDTH, _HEIGHT = 254, 256, 257
 _BITS, _COMPRESSION, _PHOTOMETRIC, _STRIPS = 258, 259, 262, 273
 _SAMPLES, _PLANES, _COLOUR_MAP, _TILES, _EXTRA, _FORMAT, _SUBSAMPLING = 277, 284, 320, 324, 338, 339, 530
 _DNG = 50706
+
+_UNKNOWN_FORM = "BigTIFF, big-endian"
+"""Pillow takes its 8-byte offsets for 4-byte ones."""
 
 _MOST_ENTRIES = 65535
 _BYTES_OF_A_STRIP = 500
@@ -42,15 +46,24 @@ _COMPRESSIONS = {
 
 @dataclass(frozen=True)
 class Directory:
-    """The first image's tags that hold unsigned integers: the first values of each, and how many it has."""
+    """The first image's tags that hold unsigned integers: the first values of each, and how many it has.
+
+    form: TIFF or BigTIFF, as a name.
+    """
 
     values: dict[int, tuple[int, ...]]
     counts: dict[int, int]
+    form: str
 
     @property
     def is_whole(self) -> bool:
         """Whether it says where the pixels are, and how many."""
         return {_WIDTH, _HEIGHT} <= self.values.keys() and bool({_STRIPS, _TILES} & self.values.keys())
+
+    @property
+    def is_rarely_supported(self) -> bool:
+        """Whether libtiff may come without the codec that the pixels need."""
+        return self.first(_COMPRESSION, 1) in (34887, 34925, 50000, 50001)
 
     def first(self, tag: int, default: int) -> int:
         return self.values.get(tag, (default,))[0]
@@ -80,7 +93,8 @@ def directory(data: bytes) -> Directory | None:
             with contextlib.suppress(struct.error):
                 form = f"{order}{min(number, 8)}{_TYPES[kind]}"
                 values[tag] = struct.unpack_from(form, inline if fits else data, place)
-    return Directory(values, counts)
+    form = "TIFF" if not big else "BigTIFF" if order == "<" else _UNKNOWN_FORM
+    return Directory(values, counts, form)
 
 
 def check(found: Directory, source_memory: int) -> None:
@@ -93,13 +107,13 @@ def check(found: Directory, source_memory: int) -> None:
         raise UnreadableError("Camera raw (DNG) images are not supported: develop them to JPEG or PNG")
     if found.first(_SUB_FILE, 0) & 1:
         raise UnreadableError(
-            "this TIFF begins with a preview, as those of camera raw do: export the image itself as JPEG or PNG"
+            "this TIFF begins with a preview, as camera raw does: export the image itself as JPEG or PNG"
         )
-    if found.first(_FORMAT, 1) != 1:
+    if found.first(_FORMAT, 1) != 1 or found.form == _UNKNOWN_FORM:
         raise UnreadableError(unsupported(found))
-    if found.first(_PHOTOMETRIC, 1) == 6 and found.first(_COMPRESSION, 1) == 1:
-        if set(found.values.get(_SUBSAMPLING, (2, 2))) != {1}:
-            raise UnreadableError(unsupported(found))
+    subsampled = set(found.values.get(_SUBSAMPLING, (2, 2))) != {1}
+    if found.first(_PHOTOMETRIC, 1) == 6 and found.first(_COMPRESSION, 1) == 1 and subsampled:
+        raise UnreadableError(unsupported(found))
     parts = max(found.counts.get(_STRIPS, 0), found.counts.get(_TILES, 0))
     needed = max(parts * _BYTES_OF_A_STRIP, max(found.counts.values(), default=0) * _BYTES_OF_A_NUMBER)
     if needed > source_memory:
@@ -118,16 +132,19 @@ def unsupported(found: Directory) -> str:
         f"{found.first(_SAMPLES, 1)} x {bits}-bit{_FORMATS.get(found.first(_FORMAT, 1), ' odd')}, "
         f"compression {_COMPRESSIONS.get(compression, compression)}"
     )
-    return f"this kind of TIFF is not supported ({kind}): convert it to 8-bit RGB, or to PNG"
+    return f"this kind of {found.form} is not supported ({kind}): convert it to 8-bit RGB, or to PNG"
 
 
-def mend(picture: TiffImageFile, found: Directory) -> None:
+def mend(picture: ImageFile, found: Directory) -> None:
     """Puts right what Pillow takes for something else, before the pixels are loaded."""
+    assert isinstance(picture, TiffImageFile)
     if found.first(_PLANES, 1) == 2 and found.first(_BITS, 8) == 16 and found.first(_COMPRESSION, 1) == 1:
         # Pillow reads planes of 16 bits as if they had 8.
         order = "B" if picture.tag_v2.prefix == b"MM" else "L"
         picture.tile = [
-            tile._replace(args=(f"{tile.args[0]};16{order}", *tile.args[1:])) for tile in picture.tile
+            tile._replace(args=(f"{tile.args[0]};16{order}", *tile.args[1:]))
+            for tile in picture.tile
+            if isinstance(tile.args, tuple)
         ]
     if picture.mode == "P":
         colours = picture.tag_v2[_COLOUR_MAP]
