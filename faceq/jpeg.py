@@ -22,8 +22,7 @@ _AFTER_DATA = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 """What ends the data of a scan: inside them 0xFF is followed by 0, or is a restart marker."""
 
 _FILLER = b"\xff\x00" * 8
-"""Bits that no Huffman code has, as many as the decoder reads ahead. In place of missing data they pass for
-at most the last 8x8 block or two."""
+"""Bits that no Huffman code has, as many as the decoder reads ahead."""
 
 _OTHER_DATA = b"".join(b"\x5a\x93\x2c\x67\xb1\x0e\xd4\x78" * 8 + bytes((0xFF, 0xD0 + i)) for i in range(8))
 """Pixels of no picture, between all restart markers."""
@@ -32,7 +31,11 @@ _PROGRESSIVE, _LOSSLESS, _JPEG_LS = 0xC2, 0xC3, 0xF7
 _ARITHMETIC = (0xC9, 0xCA)
 _RARE = (0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF)
 _FRAMES = (0xC0, 0xC1, _PROGRESSIVE, _LOSSLESS, *_ARITHMETIC, *_RARE, _JPEG_LS)
-_SOS, _DRI, _END = 0xDA, 0xDD, 0xD9
+_SOS, _DRI, _END, _FIRST_EXTRA = 0xDA, 0xDD, 0xD9, 0xE0
+_NEEDED = (b"JFIF\0", b"Adobe", b"ICC_PROFILE\0")
+MOST_EXTRAS = 512
+"""Segments beside the pixels that Pillow gets to see; a large profile, the most frequent one, has 255."""
+
 _ALONE = (0x01, *range(0xD0, 0xDA))
 """Markers that no length follows."""
 
@@ -43,7 +46,8 @@ class Layout:
 
     process: the frame's marker, which names its coding. bits: of a sample. components: their ids. restarts:
     whether restart markers divide the data. scans: of each its header (components, spectral selection,
-    approximation). end: where the data of the last scan end.
+    approximation). start, end: where the first scan starts, and where the data of the last one end. extras:
+    segments before the first scan that hold no pixels, such as EXIF's.
     """
 
     process: int
@@ -51,7 +55,9 @@ class Layout:
     components: bytes
     restarts: bool
     scans: list[bytes]
+    start: int
     end: int
+    extras: int
 
 
 def layout(data: bytes, most_scans: int) -> Layout | None:
@@ -60,14 +66,17 @@ def layout(data: bytes, most_scans: int) -> Layout | None:
     Raises:
         UnreadableError: it has more scans than `most_scans`.
     """
-    frame, restarts, scans = None, False, list[bytes]()
-    end = len(data) - data.endswith(b"\xff")  # half a marker
+    frame, restarts, scans, start, extras = None, False, list[bytes](), 0, 0
+    end = len(data)
     for marker, at, length in _segments(data):
         if marker in _FRAMES and length >= 11:
             frame = marker, data[at + 4], data[at + 10 : at + 2 + length : 3]
         elif marker == _DRI:
             restarts = restarts or data[at + 4 : at + 6] != b"\0\0"
+        elif marker >= _FIRST_EXTRA:
+            extras += not scans
         elif marker == _SOS:
+            start = start or at
             scans.append(data[at + 4 : at + 2 + length])
             if len(scans) > most_scans:
                 raise UnreadableError(
@@ -76,7 +85,7 @@ def layout(data: bytes, most_scans: int) -> Layout | None:
                 )
         elif marker == _END:
             end = at
-    return Layout(*frame, restarts, scans, end) if frame and scans else None
+    return Layout(*frame, restarts, scans, start, end, extras) if frame and scans else None
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
@@ -100,10 +109,30 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
                 at = after.start() if after else len(data)
 
 
+def without_extras(data: bytes, found: Layout) -> bytes:
+    """The file without the segments before its pixels that do not matter to them.
+
+    Pillow takes quadratic time for many of them. Kept are the first EXIF data, colour profiles, and what
+    names the colour space.
+    """
+    parts, exif = [data[:2]], False
+    for marker, at, length in _segments(data):
+        if at >= found.start:
+            break
+        content = data[at : at + 2 + length]
+        is_exif = content[4:10] == b"Exif\0\0"
+        if marker < _FIRST_EXTRA or content[4:].startswith(_NEEDED) or (is_exif and not exif):
+            parts.append(content)
+        exif = exif or is_exif
+    return b"".join((*parts, memoryview(data)[found.start :]))
+
+
 def unsupported(found: Layout) -> str | None:
     """The name of a kind of JPEG that cannot be decoded."""
     if found.process == _JPEG_LS:
         return "JPEG-LS"
+    if found.process == _LOSSLESS:
+        return "lossless JPEG (whose colours are RGB to some programs and YCbCr to others)"
     if found.process in _RARE:
         return "hierarchical JPEG"
     if found.bits != 8:
@@ -117,17 +146,21 @@ def load(picture: ImageFile, data: bytes, found: Layout) -> bool:
     """Decodes a JPEG that is open, and says whether all of its pixels were there.
 
     Of a picture without an end marker, and of a progressive one with restart markers, that is exact and takes
-    two passes. Of others it takes no time, and the last 8x8 block or two may lack bits unnoticed.
+    two passes. Of others it takes no time, and the last 8 bytes may be missing unnoticed: they hold the last
+    8x8 block or two, or of a progressive picture the last bits of some more.
 
     Raises:
         OSError: the data are damaged.
     """
     ended = data.startswith(_EOI, found.end)
-    if found.process in _ARITHMETIC or found.process == _LOSSLESS:
-        picture.decodermaxblock = len(data)  # these decoders take all data at once
+    if found.process in _ARITHMETIC:
+        picture.decodermaxblock = len(data)  # this decoder takes all data at once, and may lack the last
         picture.load()
         return ended
-    body = memoryview(data)[: found.end]
+    end = found.end
+    while data[end - 1] == 0xFF:  # half a marker, or what may stand before one
+        end -= 1
+    body = memoryview(data)[:end]
     several = found.process == _PROGRESSIVE or len(found.scans) > 1
     if several and not _all_scans(found):
         return False

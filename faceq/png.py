@@ -52,18 +52,14 @@ def needed_chunks(data: bytes) -> tuple[bytes, bytes | None]:
     parts, profile = [MAGIC], None
     for kind, start, length in _chunks(data):
         whole = data[start - 8 : start + length + 4]
-        if not kind[0] & 0x20:
-            parts.append(whole)
-            continue
-        body = data[start : start + length]
-        if struct.pack(">I", zlib.crc32(body, zlib.crc32(kind))) != whole[-4:]:
-            continue
-        if kind == b"iCCP":
-            profile = _unpacked(body)
-        elif length in _KEPT.get(kind, ()) or (
-            kind == b"iTXt" and body.startswith(_XMP) and length < _MOST_XMP
-        ):
-            parts.append(whole)
+        critical = not kind[0] & 0x20
+        xmp = kind == b"iTXt" and data.startswith(_XMP, start) and length < _MOST_XMP
+        wanted = xmp or kind == b"iCCP" or length in _KEPT.get(kind, ())
+        if critical or (wanted and struct.pack(">I", zlib.crc32(whole[4:-4])) == whole[-4:]):
+            if kind == b"iCCP":
+                profile = _unpacked(whole[8:-4])
+            else:
+                parts.append(whole)
     return b"".join(parts), profile
 
 

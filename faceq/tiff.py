@@ -24,7 +24,7 @@ _UNKNOWN_FORM = "BigTIFF, big-endian"
 """Pillow takes its 8-byte offsets for 4-byte ones."""
 
 _MOST_ENTRIES = 65535
-_BYTES_OF_A_STRIP = 500
+_BYTES_OF_A_STRIP = 320
 """What Pillow takes in memory for each strip or tile of a TIFF; measured."""
 
 _BYTES_OF_A_NUMBER = 48
@@ -115,11 +115,11 @@ def check(found: Directory, source_memory: int) -> None:
     if found.first(_PHOTOMETRIC, 1) == 6 and found.first(_COMPRESSION, 1) == 1 and subsampled:
         raise UnreadableError(unsupported(found))
     parts = max(found.counts.get(_STRIPS, 0), found.counts.get(_TILES, 0))
-    needed = max(parts * _BYTES_OF_A_STRIP, max(found.counts.values(), default=0) * _BYTES_OF_A_NUMBER)
-    if needed > source_memory:
+    numbers = max(found.counts.values(), default=0)
+    if max(parts * _BYTES_OF_A_STRIP, numbers * _BYTES_OF_A_NUMBER) > source_memory:
         raise UnreadableError(
-            f"the structure of this TIFF ({parts} strips or tiles) takes more memory than "
-            f"limits.source_memory={source_memory}: save it again with fewer, or raise the limit"
+            f"a tag with {numbers} values takes more memory than limits.source_memory={source_memory}: "
+            "save the TIFF again with fewer strips or tiles, or raise the limit"
         )
 
 
