@@ -132,8 +132,7 @@ def _png(data: bytes, max_pixels: int) -> np.ndarray:
 
 def _png_pixels(data: bytes, max_pixels: int, profile: bytes | None = None) -> np.ndarray:
     with _opened(data, max_pixels) as picture:
-        picture.load()
-        png.mend(picture, data)
+        png.load(picture, data)
         if profile:
             picture.info["icc_profile"] = profile
         return pixels.to_rgb(picture)

@@ -146,8 +146,8 @@ def load(picture: ImageFile, data: bytes, found: Layout) -> bool:
     """Decodes a JPEG that is open, and says whether all of its pixels were there.
 
     Of a picture without an end marker, and of a progressive one with restart markers, that is exact and takes
-    two passes. Of others it takes no time, and the last 8 bytes may be missing unnoticed: they hold the last
-    8x8 block or two, or of a progressive picture the last bits of some more.
+    two passes. Of others it takes no time, and one passes as whole that ends within its last two 8x8 blocks,
+    or, if it is progressive, within the blocks to which 64 bits add their last detail.
 
     Raises:
         OSError: the data are damaged.

@@ -16,6 +16,9 @@ MAX_PROFILE = 16 << 20
 _KEPT = {b"tRNS": range(1, 257), b"gAMA": range(4, 5), b"sRGB": range(1, 2), b"eXIf": range(1, 1 << 20)}
 """Chunks beside the critical ones that decide about pixels, and the sizes that they may have."""
 
+_OF_PIXELS = ("icc_profile", "gamma", "srgb", "transparency")
+"""Pillow's names of what must stand before the pixels."""
+
 _XMP = b"XML:com.adobe.xmp\0\0"
 _MOST_XMP = 1 << 20
 
@@ -82,8 +85,18 @@ def _unpacked(chunk: bytes) -> bytes | None:
     return None if unpacking.unconsumed_tail else profile
 
 
-def mend(picture: ImageFile, data: bytes) -> None:
-    """Brings the transparent colour, which is written in the file's depth, to that of Pillow's pixels."""
+def load(picture: ImageFile, data: bytes) -> None:
+    """Decodes the pixels, and puts right what Pillow says of them.
+
+    What comes behind the pixels, where Pillow checks no checksum, does not count. The transparent colour,
+    which is written in the file's depth, is brought to that of Pillow's pixels.
+    """
+    before = dict(picture.info)
+    picture.load()
+    for key in _OF_PIXELS:
+        picture.info.pop(key, None)
+        if key in before:
+            picture.info[key] = before[key]
     colour = picture.info.get("transparency")
     depth = data[24]
     if picture.mode == "L" and isinstance(colour, int):
