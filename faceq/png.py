@@ -10,7 +10,7 @@ from faceq.errors import UnreadableError
 
 MAGIC = b"\x89PNG\r\n\x1a\n"
 
-MAX_PROFILE = 16 << 20
+MAX_PROFILE = 8 << 20
 """Bytes of an unpacked colour profile; those of printers have one to four million."""
 
 _KEPT = {b"tRNS": range(1, 257), b"gAMA": range(4, 5), b"sRGB": range(1, 2), b"eXIf": range(1, 1 << 20)}
