@@ -262,7 +262,7 @@ def test_pixels_are_taken_as_square(astronaut):
 def test_many_strips_are_refused_by_the_name_of_the_limit():
     count = 200_000
     data = by_hand({257: (count,), 278: (1,), 273: (8,) * count}, bytes(64))
-    with pytest.raises(UnreadableError, match=r"limits\.source_memory=1000000: save it again"):
+    with pytest.raises(UnreadableError, match=r"limits\.source_memory=1000000: save the TIFF again"):
         decode(data, LIMIT, Limits(source_memory=1_000_000))
 
 
