@@ -175,7 +175,7 @@ def test_the_scans_of_a_thumbnail_or_of_a_second_picture_do_not_count(photo):
 
 
 def test_thousands_of_segments_are_passed_over(photo):
-    """Pillow copies EXIF data anew for each segment of them: 1,500 take it two minutes."""
+    """Pillow copies EXIF data anew for each segment of them: 1,500 take it more than a minute."""
     exif = Image.Exif()
     exif[0x0112] = 6
     data = encoded(photo, exif=exif)
