@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import skimage
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from faceq import config, pipeline
 from faceq.errors import UsageError
@@ -90,6 +90,15 @@ def cut_off() -> dict[str, Case]:
     return cases
 
 
+def tiff_of_page(tags: dict[int, tuple[int, ...]]) -> bytes:
+    """A TIFF with these tags of bytes added."""
+    info = TiffImagePlugin.ImageFileDirectory_v2()
+    for tag, values in tags.items():
+        info[tag] = bytes(values)
+        info.tagtype[tag] = 1
+    return encoded(PHOTO, "TIFF", tiffinfo=info)
+
+
 def foreign() -> dict[str, Case]:
     """What is called .jpg and is none."""
     unsupported = {
@@ -103,7 +112,13 @@ def foreign() -> dict[str, Case]:
         "pdf": (b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n", "PDF"),
         "raw-canon": (b"II*\0\x10\0\0\0CR\x02\0" + bytes(60), "Camera raw"),
         "raw-fuji": (b"FUJIFILMCCD-RAW 0201" + bytes(60), "Camera raw"),
+        "raw-dng": (tiff_of_page({50706: (1, 4, 0, 0)}), "Camera raw"),
         "postscript": (encoded(PHOTO, "EPS"), "PostScript .EPS."),
+        "jpeg-xr": (b"II\xbc\x01" + bytes(40), "JPEG XR"),
+        "gimp": (b"gimp xcf v011\0" + bytes(40), "GIMP"),
+        "openexr": (b"\x76\x2f\x31\x01" + bytes(40), "High dynamic range"),
+        "icon": (encoded(PHOTO, "ICO", sizes=[(32, 32)]), "Icon .ICO."),
+        "dicom": (bytes(128) + b"DICM" + bytes(40), "DICOM"),
     }
     others = {
         "html": (b"<!DOCTYPE html><html><body>404</body></html>", "a web page .*failed download"),
@@ -111,11 +126,22 @@ def foreign() -> dict[str, Case]:
         "json": (b'{"error": "not found"}', "JSON"),
         "git-lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:1f\n", "git lfs pull"),
         "video": (b"\0\0\0\x18ftypisom" + bytes(60), "a video"),
+        "mpeg-ts": ((b"G\x40\0\x10" + bytes(184)) * 4, "a video"),
+        "mpeg-ps": (b"\0\0\x01\xba" + bytes(60), "a video"),
+        "wmv": (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11" + bytes(60), "a video"),
+        "mp3": (b"ID3\x04" + bytes(60), "audio"),
+        "mp3-bare": (b"\xff\xfb\x90\x64" + bytes(60), "audio"),
+        "flac": (b"fLaC" + bytes(60), "audio"),
+        "wave": (b"RIFF\x24\0\0\0WAVEfmt " + bytes(60), "audio"),
+        "m4a": (b"\0\0\0\x20ftypM4A " + bytes(60), "audio"),
+        "ogg": (b"OggS" + bytes(60), "audio or a video"),
+        "apple-double": (b"\0\x05\x16\x07" + bytes(60), "macOS"),
+        "thumbs-db": (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(60), "Windows"),
         "zip": (b"PK\x03\x04" + bytes(60), "unpack it"),
         "zeros": (bytes(5000), "5000 zero bytes"),
     }
     cases = {
-        name: Case(f"{name}.jpg", data, 0, (f"{words} pictures are not supported: convert",))
+        name: Case(f"{name}.jpg", data, 0, (f"{words}.* are not supported: (convert|develop)",))
         for name, (data, words) in unsupported.items()
     }
     cases |= {
@@ -127,6 +153,12 @@ def foreign() -> dict[str, Case]:
     )
     cases["empty"] = Case("empty.jpg", b"", 0, (r"empty \(0 bytes\)",))
     return cases
+
+
+def with_scans(count: int) -> bytes:
+    data = encoded(PHOTO, "JPEG", progressive=True)
+    at = data.rindex(b"\xff\xda")
+    return data[:-2] + data[at : at + 10] * count + b"\xff\xd9"
 
 
 def damaged() -> dict[str, Case]:
@@ -146,6 +178,12 @@ def damaged() -> dict[str, Case]:
         "tiff-lzw": Case(
             "lzw.tif", changed(encoded(PHOTO, "TIFF", compression="tiff_lzw"), 200, bytes(99)), 0, again
         ),
+        "jpeg-part-missing": Case("part.jpg", JPEG[: len(JPEG) // 2] + b"\xff\xd9", 0, again),
+        "jpeg-scans": Case("scans.jpg", with_scans(5000), 0, (r"limits\.jpeg_scans=100: save .*raise",)),
+        "jpeg-12-bit": Case("12.jpg", changed(JPEG, size - 1, b"\x0c"), 0, ("JPEG with 12 bits .*convert",)),
+        "tiff-signed": Case(
+            "signed.tif", encoded(Image.new("I", (9, 9)), "TIFF"), 0, ("grey, 1 x 32-bit signed.*convert",)
+        ),
         "tiff-float": Case(
             "float.tif", encoded(Image.fromarray(np.ones((9, 9), np.float32)), "TIFF"), 0, ("convert",)
         ),
@@ -157,6 +195,14 @@ def damaged() -> dict[str, Case]:
             "large.jpg", encoded(Image.new("L", (1200, 1000)), "JPEG"), 0, ("1200x1000.*raise",)
         ),
     }
+
+
+def png_with_text(body: bytes, checksum: int) -> bytes:
+    kind = b"zTXt" if checksum == 0 else b"tEXt"
+    chunk = struct.pack(">I", len(body)) + kind + body
+    chunk += struct.pack(">I", checksum or zlib.crc32(kind + body))
+    data = encoded(PHOTO, "PNG")
+    return data[:33] + chunk + data[33:]
 
 
 def odd() -> dict[str, Case]:
@@ -188,6 +234,12 @@ def odd() -> dict[str, Case]:
         "exif-noise": ("exif.jpg", encoded(PHOTO, "JPEG", exif=b"Exif\0\0MM\0*" + b"\xff" * 60)),
         "bytes-after-the-end": ("trailing.jpg", JPEG + os.urandom(999)),
         "png-without-its-end": ("noend.png", encoded(PHOTO, "PNG")[:-12]),
+        "jpeg-without-its-end": ("noend.jpg", JPEG[:-2]),
+        "webp-without-its-end": ("noend.webp", encoded(PHOTO, "WEBP", exif=rotated)[:-9]),
+        "gif-without-its-end": ("noend.gif", encoded(PHOTO, "GIF")[:-1]),
+        "png-text-damaged": ("text.png", png_with_text(b"k\0v", 1)),
+        "png-text-long": ("text.png", png_with_text(b"k\0\0" + zlib.compress(bytes(1 << 22)), 0)),
+        "profile-damaged": ("profile.jpg", encoded(PHOTO, "JPEG", icc_profile=b"\x93" * 200)),
     }
     return {name: Case(file, data, 1) for name, (file, data) in pictures.items()}
 
