@@ -145,9 +145,10 @@ def unsupported(found: Layout) -> str | None:
 def load(picture: ImageFile, data: bytes, found: Layout) -> bool:
     """Decodes a JPEG that is open, and says whether all of its pixels were there.
 
-    Of a picture without an end marker, and of a progressive one with restart markers, that is exact and takes
-    two passes. Of others it takes no time, and one passes as whole that ends within its last two 8x8 blocks,
-    or, if it is progressive, within the blocks to which 64 bits add their last detail.
+    A picture without an end marker, and a progressive one with restart markers, is decoded twice; of cuts in
+    the last 20 bytes of its data 1 in 100 is taken for whole. Others are decoded once, and one that ends
+    within its last two 8x8 blocks is taken for whole, or, if it is progressive, within the blocks to which
+    64 bits add their last detail.
 
     Raises:
         OSError: the data are damaged.
