@@ -22,6 +22,7 @@ from faceq.listing import group, list_shards
 from faceq.runs import Table
 from faceq.sources import read_again, read_shards
 from faceq.table import BREAK, frame_id
+from faceq.video import picture
 
 BLOCK = 16
 
@@ -331,7 +332,7 @@ def test_what_is_no_video_is_one_break_with_the_reason(
 
 
 def test_a_video_of_larger_frames_than_pictures_may_be_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(video, "MAX_PIXELS", 2000)
+    monkeypatch.setattr(picture, "MAX_PIXELS", 2000)
     (frame,) = read(write_numbered(tmp_path / "v.mp4"))
     assert frame.error == "64x32 pixels are more than the 2000 that a frame may have"
 

@@ -1,0 +1,151 @@
+"""What is missing of a video when no more frames come: demuxers end quietly where a file is cut."""
+
+import re
+import uuid
+from dataclasses import dataclass
+from fractions import Fraction
+
+import av
+import av.container
+from av.video.stream import VideoStream
+
+from faceq.video.clock import Clock
+from faceq.video.file import WatchedFile
+
+_ASF_PROPERTIES = uuid.UUID("8cabdca1-a947-11cf-8ee4-00c00c205365").bytes_le
+_ASF_HEADER = uuid.UUID("75b22630-668e-11cf-a6d9-00aa0062ce6c").bytes_le
+_FLV_HEADER = re.compile(rb"FLV\x01[\x01\x04\x05]\0\0\0\x09\0\0\0\0", re.DOTALL)
+_TS_PACKETS = (188, 192, 204)
+
+_JOINED = (
+    "another file was joined to this one at byte {}: it is not read: "
+    "join videos with a program for videos, or give them as files of their own"
+)
+
+
+@dataclass
+class Tally:
+    """What was met on the way: coded frames, those refused, those encrypted, when the first of the refused
+    ones is shown (for people), the end of the last coded frame (units of time), and why reading stopped
+    before the end, if it did."""
+
+    coded: int = 0
+    refused: int = 0
+    encrypted: int = 0
+    first_refused: str = ""
+    end: int = 0
+    stopped: str = ""
+
+
+def missing(
+    container: av.container.InputContainer,
+    stream: VideoStream,
+    file: WatchedFile,
+    tally: Tally,
+    clock: Clock,
+) -> str:
+    """What of the video gave no frames, for people; empty if nothing is known to be missing."""
+    found = []
+    end = clock.place(tally.end)
+    if tally.stopped:
+        found.append(f"broken at {end}: {tally.stopped}: what comes after it is not read")
+    else:
+        short = _short_of(container, stream, file, tally, clock)
+        if short:
+            found.append(f"cut off at {end}: {short}: copy the file again")
+    if tally.encrypted:
+        found.append(
+            f"encrypted: {tally.encrypted} of {tally.coded} coded frames cannot be decoded: "
+            "give a copy without copy protection"
+        )
+    if tally.refused:
+        found.append(
+            f"damaged: {tally.refused} of {tally.coded} coded frames cannot be decoded, "
+            f"the first at {tally.first_refused}"
+        )
+    joined = _joined(container, file)
+    if joined is not None:
+        found.append(_JOINED.format(joined))
+    if not tally.coded and not found:
+        found.append("no frames in its video stream")
+    return "; ".join(found)
+
+
+def _short_of(
+    container: av.container.InputContainer,
+    stream: VideoStream,
+    file: WatchedFile,
+    tally: Tally,
+    clock: Clock,
+) -> str:
+    """What the file says of its length, if it ended earlier. MPEG-TS says nothing of it beyond its packets'
+    size, MPEG-PS nothing at all."""
+    name = container.format.name
+    if "mp4" in name:
+        listed = len(stream.index_entries)
+        return f"{tally.coded} of {listed} coded frames are there" if tally.coded < listed else ""
+    if name == "mpegts":
+        packet = _ts_packet(file)
+        return "its last packet is not whole" if packet and file.size() % packet else ""
+    if name == "asf":
+        stated = _asf_size(file)
+        return f"it says it has {stated} bytes" if file.size() < stated else ""
+    if name == "ogg":
+        return "" if _ogg_ends(file) else "its last page is not there"
+    if name == "mpeg":
+        return ""
+    return _too_early(container, stream, tally, clock)
+
+
+def _too_early(
+    container: av.container.InputContainer, stream: VideoStream, tally: Tally, clock: Clock
+) -> str:
+    rate = stream.average_rate or 25
+    if container.format.name == "avi":
+        claimed = Fraction(stream.frames) / rate
+    else:
+        claimed = _tagged_duration(stream)
+        if not claimed and len(container.streams) == 1:
+            claimed = Fraction(container.duration or 0, av.time_base)
+    # The last frames' durations are guesses where a file does not state them.
+    allowance = max(Fraction(1, 10), 3 / Fraction(rate))
+    return f"it says it lasts {float(claimed):.2f} s" if tally.end * clock.unit + allowance < claimed else ""
+
+
+def _tagged_duration(stream: VideoStream) -> Fraction:
+    """Seconds that a Matroska file's tags give the stream; 0 without them."""
+    text = stream.metadata.get("DURATION", "")
+    found = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", text.strip())
+    return int(found[1]) * 3600 + int(found[2]) * 60 + Fraction(found[3]) if found else Fraction(0)
+
+
+def _ts_packet(file: WatchedFile) -> int | None:
+    """Bytes of a transport stream's packets, by the signs with which they begin; None if they do not fit."""
+    head = file.peek(0, 8 * max(_TS_PACKETS))
+    for size in _TS_PACKETS:
+        start = 4 if size == 192 else 0  # noqa: PLR2004
+        if all(head[place : place + 1] in (b"\x47", b"") for place in range(start, len(head), size)):
+            return size
+    return None
+
+
+def _asf_size(file: WatchedFile) -> int:
+    """Bytes that an ASF file says it has; 0 if it does not."""
+    head = file.peek(0, 1 << 16)
+    place = head.find(_ASF_PROPERTIES)
+    return 0 if place < 0 else int.from_bytes(head[place + 40 : place + 48], "little")
+
+
+def _ogg_ends(file: WatchedFile) -> bool:
+    """Whether the last page of an Ogg file is marked as the last one of its stream."""
+    tail = file.peek(max(0, file.size() - (1 << 16)), 1 << 16)
+    place = tail.rfind(b"OggS\0")
+    return place >= 0 and bool(tail[place + 5] & 4)
+
+
+def _joined(container: av.container.InputContainer, file: WatchedFile) -> int | None:
+    """Where another file begins that FFmpeg does not read, if that is known."""
+    if container.format.name == "asf":
+        stated = _asf_size(file)
+        return stated if stated and file.peek(stated, 16) == _ASF_HEADER else None
+    return file.boxes.second
