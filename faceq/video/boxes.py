@@ -14,10 +14,10 @@ import numpy as np
 from faceq.video.errors import DamagedError
 
 SAMPLE_BYTES = 40
-"""Memory that FFmpeg takes for one coded frame of the index."""
+"""Memory that FFmpeg takes for one coded frame of the index: measured 24 to 37."""
 
 FRAGMENT_BYTES = 80
-"""Memory that FFmpeg takes for each track of each fragment."""
+"""Memory that FFmpeg takes for each track of each fragment: measured 72."""
 
 _FOLDERS = {
     *(b"moov", b"trak", b"mdia", b"minf", b"stbl", b"edts", b"moof", b"traf", b"mvex", b"dinf"),
@@ -124,17 +124,16 @@ class Boxes:
     def _header(self, place: int) -> tuple[bytes, int, int]:
         """Kind, start and size of the content of the box there; what is no box goes on for ever."""
         head = self._peek(place, 16)
-        if len(head) < 8:  # noqa: PLR2004
+        if len(head) < 8:
             return b"", place, 1 << 62
         size, kind = struct.unpack(">I4s", head[:8])
-        if size == 1 and len(head) == 16:  # noqa: PLR2004
+        if size == 1 and len(head) == 16:
             return kind, place + 16, max(0, struct.unpack(">Q", head[8:])[0] - 16)
-        return kind, place + 8, size - 8 if size >= 8 else 1 << 62  # noqa: PLR2004
+        return kind, place + 8, size - 8 if size >= 8 else 1 << 62
 
     def _weigh_box(self, kind: bytes, start: int, size: int) -> None:
-        hidden = kind in {b"free", b"hoov"} and self._peek(start, 8)[4:] == b"moov"
-        if hidden:
-            kind, start, size = self._header(start)
+        if kind in {b"free", b"hoov"} and self._peek(start, 8)[4:] in {b"mvhd", b"cmov"}:
+            kind = b"moov"  # renamed by a program that made another one; FFmpeg reads it if there is no other
         if kind in _FOLDERS:
             content = self._peek(start, min(size, self._limit + 1))
             self._check_limit(len(content))
@@ -152,8 +151,8 @@ class Boxes:
     def _check_limit(self, size: int) -> None:
         if size > self._limit:
             raise DamagedError(
-                f"its index would take about {size} bytes in memory, more than "
-                f"limits.source_memory={self._limit}: copy the file again if it is damaged, or raise the limit"
+                f"its index would take about {size} bytes in memory, more than limits.source_memory="
+                f"{self._limit}: copy the file again if it is damaged, or raise the limit"
             )
 
     def _walk(self, kind: bytes, data: bytes, start: int, end: int) -> None:

@@ -57,7 +57,12 @@ class Clock:
 
     def _starts_again(self, stamp: int) -> bool:
         step = stamp - self._latest
-        return step < -_DISORDER * self._interval or (self._leap is not None and step > self._leap)
+        return self.falls_back(step) or (self._leap is not None and step > self._leap)
+
+    def falls_back(self, step: int) -> bool:
+        """Whether a step of so many units, from one time of the file to the next, is a clock that started
+        again."""
+        return step < -_DISORDER * self._interval
 
     def place(self, stamp: int | None) -> str:
         """A coded frame's time by the file's clock as it runs now, for people."""

@@ -9,13 +9,18 @@ import av
 import av.container
 from av.video.stream import VideoStream
 
+from faceq.video import transport
 from faceq.video.clock import Clock
 from faceq.video.file import WatchedFile
+from faceq.video.protection import WAY_OUT
 
 _ASF_PROPERTIES = uuid.UUID("8cabdca1-a947-11cf-8ee4-00c00c205365").bytes_le
 _ASF_HEADER = uuid.UUID("75b22630-668e-11cf-a6d9-00aa0062ce6c").bytes_le
-_FLV_HEADER = re.compile(rb"FLV\x01[\x01\x04\x05]\0\0\0\x09\0\0\0\0", re.DOTALL)
-_TS_PACKETS = (188, 192, 204)
+_OGG_LAST = 4
+"""The bit of an Ogg page that says that it is the last one."""
+
+_DELAY = 32
+"""Coded frames that a decoder may keep for itself before it gives one; in truth 16 at most."""
 
 _JOINED = (
     "another file was joined to this one at byte {}: it is not read: "
@@ -25,16 +30,43 @@ _JOINED = (
 
 @dataclass
 class Tally:
-    """What was met on the way: coded frames, those refused, those encrypted, when the first of the refused
-    ones is shown (for people), the end of the last coded frame (units of time), and why reading stopped
-    before the end, if it did."""
+    """What was met on the way.
+
+    coded: coded frames. refused, encrypted: how many of them the decoder refused, or could not be given.
+    first_refused: when the first of those is shown, for people. barren: coded frames, many in a row, that
+    the decoder took and gave nothing for; first_barren likewise. end: of the last coded frame, in units of
+    time; place: where in the file it is. stopped: why reading stopped before the end, if it did.
+    """
 
     coded: int = 0
     refused: int = 0
     encrypted: int = 0
     first_refused: str = ""
+    barren: int = 0
+    first_barren: str = ""
     end: int = 0
+    place: int = 0
     stopped: str = ""
+    _run: int = 0
+    _run_began: str = ""
+
+    def refuse(self, time: str) -> None:
+        """The decoder refused a coded frame, which is shown at that time."""
+        self.first_refused = self.first_refused or time
+        self.refused += 1
+        self._run = 0
+
+    def give(self) -> None:
+        """The decoder gave a decoded frame or several."""
+        self._run = 0
+
+    def give_nothing(self, time: str) -> None:
+        """The decoder took a coded frame, which is shown at that time, and gave nothing yet."""
+        self._run_began = self._run_began if self._run else time
+        self._run += 1
+        if self._run >= _DELAY:
+            self.first_barren = self.first_barren or self._run_began
+            self.barren += _DELAY if self._run == _DELAY else 1
 
 
 def missing(
@@ -55,15 +87,19 @@ def missing(
             found.append(f"cut off at {end}: {short}: copy the file again")
     if tally.encrypted:
         found.append(
-            f"encrypted: {tally.encrypted} of {tally.coded} coded frames cannot be decoded: "
-            "give a copy without copy protection"
+            f"encrypted: {tally.encrypted} of {tally.coded} coded frames cannot be decoded: {WAY_OUT}"
         )
     if tally.refused:
         found.append(
             f"damaged: {tally.refused} of {tally.coded} coded frames cannot be decoded, "
             f"the first at {tally.first_refused}"
         )
-    joined = _joined(container, file)
+    if tally.barren:
+        found.append(
+            f"damaged: {tally.barren} of {tally.coded} coded frames gave no picture, "
+            f"the first at {tally.first_barren}"
+        )
+    joined = _joined(container, file, tally)
     if joined is not None:
         found.append(_JOINED.format(joined))
     if not tally.coded and not found:
@@ -85,7 +121,7 @@ def _short_of(
         listed = len(stream.index_entries)
         return f"{tally.coded} of {listed} coded frames are there" if tally.coded < listed else ""
     if name == "mpegts":
-        packet = _ts_packet(file)
+        packet = transport.packet_size(file)
         return "its last packet is not whole" if packet and file.size() % packet else ""
     if name == "asf":
         stated = _asf_size(file)
@@ -119,16 +155,6 @@ def _tagged_duration(stream: VideoStream) -> Fraction:
     return int(found[1]) * 3600 + int(found[2]) * 60 + Fraction(found[3]) if found else Fraction(0)
 
 
-def _ts_packet(file: WatchedFile) -> int | None:
-    """Bytes of a transport stream's packets, by the signs with which they begin; None if they do not fit."""
-    head = file.peek(0, 8 * max(_TS_PACKETS))
-    for size in _TS_PACKETS:
-        start = 4 if size == 192 else 0  # noqa: PLR2004
-        if all(head[place : place + 1] in (b"\x47", b"") for place in range(start, len(head), size)):
-            return size
-    return None
-
-
 def _asf_size(file: WatchedFile) -> int:
     """Bytes that an ASF file says it has; 0 if it does not."""
     head = file.peek(0, 1 << 16)
@@ -140,12 +166,14 @@ def _ogg_ends(file: WatchedFile) -> bool:
     """Whether the last page of an Ogg file is marked as the last one of its stream."""
     tail = file.peek(max(0, file.size() - (1 << 16)), 1 << 16)
     place = tail.rfind(b"OggS\0")
-    return place >= 0 and bool(tail[place + 5] & 4)
+    return place >= 0 and bool(tail[place + 5] & _OGG_LAST)
 
 
-def _joined(container: av.container.InputContainer, file: WatchedFile) -> int | None:
+def _joined(container: av.container.InputContainer, file: WatchedFile, tally: Tally) -> int | None:
     """Where another file begins that FFmpeg does not read, if that is known."""
     if container.format.name == "asf":
         stated = _asf_size(file)
         return stated if stated and file.peek(stated, 16) == _ASF_HEADER else None
-    return file.boxes.second
+    if container.format.name == "mpegts":
+        return transport.other_video(file, tally.place)
+    return file.second

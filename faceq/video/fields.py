@@ -78,7 +78,8 @@ class Deinterlacer:
         graph = av.filter.Graph()
         graph.threads = 1
         # Which unit of time is told does not matter: frames keep their own times.
-        nodes = [graph.add_buffer(template=decoded, time_base=Fraction(1, 1000))]
+        width, height, pixels = decoded.width, decoded.height, decoded.format
+        nodes = [graph.add_buffer(None, width, height, pixels, time_base=Fraction(1, 1000))]
         if self._order is not None:
             nodes.append(graph.add("setfield", f"mode={self._order}"))
         nodes.append(graph.add("bwdif", "mode=send_frame:parity=auto:deint=interlaced"))

@@ -4,9 +4,6 @@ import re
 
 SUPPORTED = "supported are MP4, MOV, Matroska, WebM, AVI, MPEG-TS, MPEG-PS, FLV, WMV and Ogg"
 
-_CUT_OFF = "copy it again, or repair it with the program that made it"
-
-
 # `.` stands for any byte.
 _OTHERS = (
     (rb"\xff\xd8\xff", "a picture (JPEG)"),
@@ -31,22 +28,26 @@ _OTHERS = (
     (rb"#EXTM3U|\[playlist\]|\s*<smil|ffconcat", "a playlist: name the videos themselves"),
     (rb"\s*(<!DOCTYPE html|<html|<head|<body)", "a web page (HTML), as a failed download leaves it"),
     (rb"\s*<\?xml|\s*<Error>", "XML, as an object store answers with an error"),
-    (rb"\s*[{\[]", "JSON or other text"),
+    (rb"\s*[{\[]\s*[\"{\[\]}\d-]", "JSON or other text"),
     (rb"version https://git-lfs", "a Git LFS pointer: fetch the real file with `git lfs pull`"),
     (rb"%PDF", "PDF"),
 )
 
 _VIDEOS = (
-    (rb"RIFF....AVI ", "an AVI"),
-    (rb"\x1aE\xdf\xa3", "a Matroska or WebM file"),
-    (rb"FLV\x01", "an FLV file"),
-    (rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "a WMV (ASF) file"),
-    (rb"OggS", "an Ogg file"),
-    (rb"(.{4})?\x47.{187}(.{4})?\x47", "an MPEG transport stream"),
-    (rb"\0\0\x01\xba", "an MPEG program stream"),
+    (
+        rb"....(ftyp|mdat|moov|wide)",
+        "an MP4 or MOV file without its index (moov): it is cut off, or its writer was stopped",
+    ),
+    (rb"RIFF....AVI ", "an AVI file that is damaged or cut off in its header"),
+    (rb"\x1aE\xdf\xa3", "a Matroska or WebM file that is damaged or cut off in its header"),
+    (rb"FLV\x01", "an FLV file that is damaged or cut off in its header"),
+    (rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "a WMV (ASF) file that is damaged or cut off in its header"),
+    (rb"OggS", "an Ogg file without a video, or cut off in its header"),
+    (rb"\x47.{187}\x47|.{4}\x47.{191}\x47", "an MPEG transport stream without a video, or cut off"),
+    (rb"\0\0\x01\xba", "an MPEG program stream without a video, or cut off"),
 )
 
-_UNREAD_VIDEOS = (
+_UNSUPPORTED = (
     (rb"\x06\x0e\x2b\x34\x02\x05\x01\x01", "MXF"),
     (rb"\.RMF", "RealMedia"),
     (rb"YUV4MPEG2", "YUV4MPEG"),
@@ -59,17 +60,17 @@ def not_a_video(head: bytes) -> str:
     """Why a file with this beginning, at least 4 KiB of it, cannot be opened as a video, for people."""
     if not head:
         return "the file is empty (0 bytes)"
-    for pattern, what in _OTHERS:
-        if re.match(pattern, head, re.DOTALL | re.IGNORECASE):
-            return f"not a video but {what}; {SUPPORTED}"
-    if head[4:8] == b"ftyp":
-        return f"an MP4 or MOV file without its index (moov): it is cut off, or its writer was stopped: {_CUT_OFF}"
-    for pattern, what in _VIDEOS:
-        if re.match(pattern, head, re.DOTALL):
-            return f"{what} that is damaged or cut off in its header: {_CUT_OFF}"
-    for pattern, what in _UNREAD_VIDEOS:
-        if re.match(pattern, head, re.DOTALL):
-            return f"{what} is not supported: convert it; {SUPPORTED}"
     if not head.strip(b"\0"):
         return f"not a video but zero bytes, as a copy that did not finish leaves them; {SUPPORTED}"
+    if what := _first(_OTHERS, head):
+        return f"not a video but {what}; {SUPPORTED}"
+    if what := _first(_VIDEOS, head):
+        return f"{what}: copy it again, or repair it with the program that made it"
+    if what := _first(_UNSUPPORTED, head):
+        return f"{what} is not supported: convert it; {SUPPORTED}"
     return f"not a video, or cut off in its header (first bytes: {head[:8].hex(' ')}); {SUPPORTED}"
+
+
+def _first(kinds: tuple[tuple[bytes, str], ...], head: bytes) -> str:
+    """The first of the kinds that fits; empty if none does."""
+    return next((what for pattern, what in kinds if re.match(pattern, head, re.DOTALL | re.IGNORECASE)), "")

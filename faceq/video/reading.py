@@ -1,7 +1,6 @@
 """From a video's file to its frames."""
 
 import contextlib
-import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
@@ -10,16 +9,16 @@ from typing import Any, BinaryIO
 import av
 import av.container
 import numpy as np
-from av.video.stream import VideoStream
 
 from faceq.config import Limits, Video
 from faceq.video.clock import Clock
+from faceq.video.decoding import Decoding
 from faceq.video.endings import Tally, missing
 from faceq.video.errors import DamagedError
 from faceq.video.fields import Deinterlacer
 from faceq.video.file import WatchedFile
 from faceq.video.kinds import not_a_video
-from faceq.video.picture import VideoFrame, valid_aspect
+from faceq.video.picture import VideoFrame
 from faceq.video.streams import choose
 
 FORMATS = "mov,matroska,avi,mpegts,mpeg,flv,asf,ogg"
@@ -88,7 +87,7 @@ def _read(file: WatchedFile, note: Callable[[str], None]) -> Iterator[VideoFrame
             note(others)
         tally = Tally()
         clock = Clock(container, stream)
-        decoded = _decoded(container, stream, file, tally, clock)
+        decoded = Decoding(container, stream, file, tally, clock).frames()
         yield from Deinterlacer(stream.codec_context).frames(_timed(decoded, clock))
         lacking = missing(container, stream, file, tally, clock)
     if lacking:
@@ -120,64 +119,3 @@ def _timed(decoded: Iterable[tuple[av.VideoFrame, Fraction]], clock: Clock) -> I
 def _display_matrix(frame: av.VideoFrame) -> np.ndarray | None:
     found: Any = frame.side_data.get("DISPLAYMATRIX")
     return None if found is None else np.frombuffer(found, np.int32).reshape(3, 3).copy()
-
-
-class _Coded:
-    """What is known of a coded frame once it is decoded: the aspect ratio of its pixels, if it states one.
-    It travels with the frame through the decoder, which may hold several."""
-
-    aspect: Fraction | None = None
-
-
-def _decoded(
-    container: av.container.InputContainer,
-    stream: VideoStream,
-    file: WatchedFile,
-    tally: Tally,
-    clock: Clock,
-) -> Iterator[tuple[av.VideoFrame, Fraction]]:
-    """Decoded frames and the aspect ratios of their pixels."""
-    decoder = stream.codec_context
-    # The container's word goes before the frames' where they differ at the start, as with FFmpeg.
-    stated, at_first = stream.sample_aspect_ratio, decoder.sample_aspect_ratio
-    fixed = None if stated == at_first else stated
-    for packet in itertools.chain(_packets(container, stream, tally), [None]):
-        coded = _Coded()
-        if packet is not None:
-            if file.fault is not None:
-                continue  # a part of a packet
-            packet.opaque = coded
-        try:
-            frames = decoder.decode(packet)
-        except av.FFmpegError:
-            if packet is not None:
-                tally.first_refused = tally.first_refused or clock.place(_stamp(packet))
-                tally.refused += 1
-            continue
-        coded.aspect = decoder.sample_aspect_ratio
-        for frame in frames:
-            own = frame.opaque or coded
-            yield frame, valid_aspect(fixed or own.aspect or stated)
-
-
-def _packets(
-    container: av.container.InputContainer, stream: VideoStream, tally: Tally
-) -> Iterator[av.Packet]:
-    try:
-        for packet in container.demux(stream):
-            stamp = _stamp(packet)
-            if not packet.size and stamp is None:
-                continue  # PyAV's mark for the end
-            tally.coded += 1
-            tally.end = max(tally.end, (stamp or 0) + (packet.duration or 0))
-            if packet.has_sidedata("encryption_info"):
-                tally.encrypted += 1
-            # An AVI says by an empty packet that a frame repeats; a decoder would take it for the end.
-            elif packet.size:
-                yield packet
-    except av.FFmpegError as error:
-        tally.stopped = error.strerror or type(error).__name__
-
-
-def _stamp(packet: av.Packet) -> int | None:
-    return packet.dts if packet.pts is None else packet.pts

@@ -10,6 +10,7 @@ from av.video.stream import VideoStream
 from faceq.video import picture
 from faceq.video.errors import DamagedError
 from faceq.video.file import WatchedFile
+from faceq.video.protection import WAY_OUT, is_encrypted
 
 _COVERS = Disposition.attached_pic | Disposition.timed_thumbnails
 
@@ -42,6 +43,8 @@ def choose(container: av.container.InputContainer, file: WatchedFile) -> Choice:
     defaults = [stream for stream in decodable if stream.disposition & Disposition.default]
     chosen = defaults[0] if len(defaults) == 1 else max(decodable, key=_pixels)
     decoder = chosen.codec_context
+    if is_encrypted(container, chosen, file):
+        raise DamagedError(f"the video is encrypted: {WAY_OUT}")
     if _pixels(chosen) > picture.MAX_PIXELS:
         raise DamagedError(picture.too_large(decoder.width, decoder.height))
     decoder.thread_count = 1
@@ -71,7 +74,7 @@ def _of_several(found: list[VideoStream], chosen: VideoStream, is_default: bool)
 
 def _size(stream: VideoStream) -> str:
     decoder = stream.codec_context
-    return "no decoder" if decoder is None else f"{decoder.width}x{decoder.height}"
+    return f"{decoder.width}x{decoder.height}" if decoder and decoder.width else "size unknown"
 
 
 def _no_video(container: av.container.InputContainer) -> str:
