@@ -19,6 +19,9 @@ SAMPLE_BYTES = 40
 FRAGMENT_BYTES = 80
 """Memory that FFmpeg takes for each track of each fragment: measured 72."""
 
+PIXEL_BYTES = 3
+"""Memory that FFmpeg takes for each pixel of each video stream while it finds out what they are."""
+
 _FOLDERS = {
     *(b"moov", b"trak", b"mdia", b"minf", b"stbl", b"edts", b"moof", b"traf", b"mvex", b"dinf"),
     *(b"udta", b"tref", b"gmhd", b"tapt", b"wave", b"sinf", b"schi", b"strd"),
@@ -34,6 +37,7 @@ class _Track:
     kind: bytes = b""
     codec: bytes = b""
     scale: int = 1
+    pixels: int = 0
     samples: int = 0
     length: int = 0
     even: bool = False
@@ -53,6 +57,8 @@ class _Track:
                 self.kind = self.kind or content[8:12]
             case b"stsd":
                 self.codec = content[12:16]
+                width, height = content[40:42], content[42:44]
+                self.pixels = int.from_bytes(width, "big") * int.from_bytes(height, "big")
             case b"stsz" | b"stz2":
                 self.samples = max(self.samples, int.from_bytes(content[8:12], "big"))
             case b"stts":
@@ -146,7 +152,9 @@ class Boxes:
 
     def _claimed(self) -> int:
         entries = self._samples + sum(track.entries(self._movie_scale) for track in self._tracks)
-        return entries * SAMPLE_BYTES + self._fragments * len(self._tracks) * FRAGMENT_BYTES
+        size = entries * SAMPLE_BYTES + self._fragments * len(self._tracks) * FRAGMENT_BYTES
+        videos = [track.pixels for track in self._tracks if track.kind == b"vide"]
+        return size + (sum(videos) * PIXEL_BYTES if len(videos) > 1 else 0)
 
     def _check_limit(self, size: int) -> None:
         if size > self._limit:

@@ -20,13 +20,15 @@ started again. Decoders that misjudge the order are wrong by one to three frames
 class Clock:
     """Times of frames, in the order in which they are shown, after the first one.
 
-    That one is at 0 whatever the file's own time of it: edited and streamed videos start anywhere. Times
-    never decrease. Where the file's own times fall back by more than four frames, as in recordings that
-    were joined byte by byte, or jump ahead by more than half of what a wrapping clock can count, the time
-    goes on by one frame's length.
+    That one is at 0, or at `begin`, whatever the file's own time of it: edited and streamed videos start
+    anywhere. Times never decrease. Where the file's own times fall back by more than four frames, as in
+    recordings that were joined byte by byte, or jump ahead by more than half of what a wrapping clock can
+    count, the time goes on by one frame's length.
     """
 
-    def __init__(self, container: av.container.InputContainer, stream: VideoStream):
+    def __init__(
+        self, container: av.container.InputContainer, stream: VideoStream, begin: Fraction = Fraction(0)
+    ):
         self.unit = stream.time_base or Fraction(1, 25)
         self.rounding = min(self.unit, _MATROSKA_TICK) / 2
         # An AVI has one time per coded frame, in coded order: where frames are reordered, the decoder's
@@ -35,6 +37,7 @@ class Clock:
         self._interval = max(1, round(1 / (stream.average_rate or 25) / self.unit))
         wrap = _WRAPPING.get(container.format.name)
         self._leap = wrap // 2 if wrap else None
+        self._begin = begin
         self._shift: int | None = None  # from the file's times to ours, units
         self._latest = 0  # of the file's times since its clock last started
         self._shown = 0  # our time of the last frame, units
@@ -45,7 +48,7 @@ class Clock:
         if self._shift is None:
             self._latest = stamp or 0
             self._shift = -self._latest
-            return Fraction(0)
+            return self._begin
         if stamp is None:
             stamp = self._latest + (frame.duration or self._interval)
         if self._starts_again(stamp):
@@ -53,7 +56,12 @@ class Clock:
             self._latest = stamp
         self._latest = max(self._latest, stamp)
         self._shown = max(self._shown, stamp + self._shift)
-        return self._shown * self.unit
+        return self._begin + self._shown * self.unit
+
+    @property
+    def next(self) -> Fraction:
+        """When a frame after the last one would be shown."""
+        return self._begin + (0 if self._shift is None else self._shown + self._interval) * self.unit
 
     def _starts_again(self, stamp: int) -> bool:
         step = stamp - self._latest
@@ -66,4 +74,5 @@ class Clock:
 
     def place(self, stamp: int | None) -> str:
         """A coded frame's time by the file's clock as it runs now, for people."""
-        return f"{float(max(0, (stamp or 0) + (self._shift or 0)) * self.unit):.2f} s"
+        time = self._begin + max(0, (stamp or 0) + (self._shift or 0)) * self.unit
+        return f"{float(time):.2f} s"

@@ -22,11 +22,6 @@ _OGG_LAST = 4
 _DELAY = 32
 """Coded frames that a decoder may keep for itself before it gives one; in truth 16 at most."""
 
-_JOINED = (
-    "another file was joined to this one at byte {}: it is not read: "
-    "join videos with a program for videos, or give them as files of their own"
-)
-
 
 @dataclass
 class Tally:
@@ -99,9 +94,13 @@ def missing(
             f"damaged: {tally.barren} of {tally.coded} coded frames gave no picture, "
             f"the first at {tally.first_barren}"
         )
-    joined = _joined(container, file, tally)
-    if joined is not None:
-        found.append(_JOINED.format(joined))
+    if container.format.name == "mpegts":
+        other = transport.other_video(file, tally.place)
+        if other is not None:
+            found.append(
+                f"a recording with streams of other numbers was joined to this one at byte {other}: "
+                "it is not read: give it as a file of its own"
+            )
     if not tally.coded and not found:
         found.append("no frames in its video stream")
     return "; ".join(found)
@@ -124,8 +123,7 @@ def _short_of(
         packet = transport.packet_size(file)
         return "its last packet is not whole" if packet and file.size() % packet else ""
     if name == "asf":
-        stated = _asf_size(file)
-        return f"it says it has {stated} bytes" if file.size() < stated else ""
+        return _asf_short(file)
     if name == "ogg":
         return "" if _ogg_ends(file) else "its last page is not there"
     if name == "mpeg":
@@ -155,25 +153,18 @@ def _tagged_duration(stream: VideoStream) -> Fraction:
     return int(found[1]) * 3600 + int(found[2]) * 60 + Fraction(found[3]) if found else Fraction(0)
 
 
-def _asf_size(file: WatchedFile) -> int:
-    """Bytes that an ASF file says it has; 0 if it does not."""
+def _asf_short(file: WatchedFile) -> str:
     head = file.peek(0, 1 << 16)
     place = head.find(_ASF_PROPERTIES)
-    return 0 if place < 0 else int.from_bytes(head[place + 40 : place + 48], "little")
+    stated = 0 if place < 0 else int.from_bytes(head[place + 40 : place + 48], "little")
+    if stated and file.peek(stated, 16) == _ASF_HEADER:
+        file.second = stated  # FFmpeg does not go as far
+    return f"it says it has {stated} bytes" if file.size() < stated else ""
 
 
 def _ogg_ends(file: WatchedFile) -> bool:
     """Whether the last page of an Ogg file is marked as the last one of its stream."""
-    tail = file.peek(max(0, file.size() - (1 << 16)), 1 << 16)
+    end = file.size() if file.second is None else file.second
+    tail = file.peek(max(0, end - (1 << 16)), min(end, 1 << 16))
     place = tail.rfind(b"OggS\0")
     return place >= 0 and bool(tail[place + 5] & _OGG_LAST)
-
-
-def _joined(container: av.container.InputContainer, file: WatchedFile, tally: Tally) -> int | None:
-    """Where another file begins that FFmpeg does not read, if that is known."""
-    if container.format.name == "asf":
-        stated = _asf_size(file)
-        return stated if stated and file.peek(stated, 16) == _ASF_HEADER else None
-    if container.format.name == "mpegts":
-        return transport.other_video(file, tally.place)
-    return file.second

@@ -15,9 +15,9 @@ from faceq.video.picture import VideoFrame
 _FIELD_ORDERS = {2: "tff", 3: "bff", 4: "tff", 5: "bff"}
 """FFmpeg's AVFieldOrder: which field is shown first; 0 is unknown, 1 progressive."""
 
-_SILENT = {"huffyuv", "ffvhuff", "utvideo", "magicyuv", "png", "qtrle", "r210", "v410"}
-"""Lossless codecs whose frames cannot say that they are interlaced: the file's header says it for them. Of
-all others the frames' own word counts, which may change on the way."""
+_SILENT = {"huffyuv", "ffvhuff", "utvideo", "magicyuv", "png", "jpeg2000", "qtrle", "r210", "cfhd"}
+"""Codecs whose frames cannot say that they are interlaced: the file's header says it for them. Of all
+others the frames' own word counts, which may change on the way."""
 
 _SINGLE_FIELDS = {"hevc"}
 """Codecs that know interlaced pictures only as fields, one after the other: nothing is woven in them."""
@@ -36,6 +36,7 @@ class Deinterlacer:
         self._whole = decoder.name in _SINGLE_FIELDS
         self._graph: av.filter.Graph | None = None
         self._format: tuple[Any, ...] = ()
+        self._pushed = 0
         self._waiting: deque[VideoFrame] = deque()
 
     def frames(self, frames: Iterable[VideoFrame]) -> Iterator[VideoFrame]:
@@ -49,8 +50,10 @@ class Deinterlacer:
                     yield frame
                     continue
                 self._graph, self._format = self._new_graph(decoded), _format(decoded)
+                self._pushed = 0
             self._waiting.append(frame)
             self._graph.push(decoded)
+            self._pushed += 1
             yield from self._ready()
         yield from self._rest()
 
@@ -64,12 +67,16 @@ class Deinterlacer:
                 decoded = self._graph.vpull()
             except (av.BlockingIOError, av.EOFError):
                 return
+            if not self._waiting:
+                return  # the second of one frame that went in twice
             # One comes out for each that went in, in order.
             yield dataclasses.replace(self._waiting.popleft(), decoded=decoded)
 
     def _rest(self) -> Iterator[VideoFrame]:
         """What the filter still holds; it is spent then."""
         if self._graph is not None:
+            if self._pushed == 1:
+                self._graph.push(self._waiting[0].decoded)  # the filter lets a single frame pass as it is
             self._graph.push(None)
             yield from self._ready()
             self._graph = None

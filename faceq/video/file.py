@@ -6,31 +6,45 @@ from typing import BinaryIO
 
 from faceq.video.boxes import Boxes
 
-_FLV = re.compile(rb"FLV\x01[\x01\x04\x05]\0\0\0\x09\0{4}", re.DOTALL)
-"""An FLV file's first bytes."""
+_BEGINNINGS = {
+    b"FLV\x01": re.compile(rb"FLV\x01[\x01\x04\x05]\0\0\0\x09\0{4}", re.DOTALL),
+    b"\x1a\x45\xdf\xa3": re.compile(rb"\x1a\x45\xdf\xa3.{1,8}?\x42\x86\x81\x01", re.DOTALL),
+    b"RIFF": re.compile(rb"RIFF.{4}AVI LIST.{4}hdrlavih", re.DOTALL),
+    b"OggS": re.compile(rb"(?<=OggS\0)\x02"),  # a page that begins a stream
+}
+"""How files of a kind begin, by their first four bytes: whole headers, which frames do not hold by chance."""
 
-_FLV_BYTES = 13
+_OGG_PAGE = re.compile(rb"OggS\0[\0\1\4\5]")
+"""A page of an Ogg file that does not begin a stream."""
+
+_HEADER = 32
+"""Bytes of the longest of these headers, and more."""
 
 
 class WatchedFile:
     """What the storage raises is kept, and FFmpeg sees the file end there.
 
     Raised through FFmpeg it could get lost: some demuxers take an error for the end of the video. The boxes
-    of an MP4 are looked at before FFmpeg gets them; a claim beyond the limit is a fault too. Where another
-    MP4 or FLV was joined to the file (at `second`, if so), FFmpeg would lose its way: the file ends there.
+    of an MP4 are looked at before FFmpeg gets them; a claim beyond the limit is a fault too.
+
+    Where another file of the same kind was joined to this one, byte by byte, FFmpeg would lose its way: for
+    it the file ends there. `second` is the place, once it is known.
     """
 
-    def __init__(self, file: BinaryIO, memory: int):
-        """memory: bytes that an index may take."""
+    def __init__(self, file: BinaryIO, memory: int, start: int = 0):
+        """memory: bytes that an index may take. start: where in the file the video begins, which is
+        place 0 here."""
         self._file = file
-        self._here = file.tell()  # of the file, which `peek` moves
-        self._place = self._here  # of the reader
+        self._start = start
+        self._here = -1  # place of the file, which `peek` moves
+        self._place = 0  # of the reader
         self._kept = (0, b"")  # what has been read ahead: its offset, its bytes
         self.boxes = Boxes(self.peek, memory)
         self.fault: Exception | None = None
         self.second: int | None = None
-        self._is_flv = False
+        self._kind = b""
         self._tail = b""
+        self._is_inside = False
 
     def read(self, size: int) -> bytes:
         if self.fault is not None:
@@ -51,20 +65,24 @@ class WatchedFile:
 
     def _look_for_second(self, data: bytes) -> None:
         if self._place == 0:
-            self._is_flv = _FLV.match(data) is not None
-        if self._is_flv:
+            self._kind = data[:4]
+        if self.second is None and self._kind in _BEGINNINGS:
             text = self._tail + data
-            for found in _FLV.finditer(text):
-                place = self._place - len(self._tail) + found.start()
-                if place > 0 and self.second is None:
-                    self.second = place
-            self._tail = text[1 - _FLV_BYTES :]
+            before = self._place - len(self._tail)
+            first = 1 - before  # the file's own beginning is none
+            if self._kind == b"OggS" and not self._is_inside:
+                page = _OGG_PAGE.search(text)
+                self._is_inside, first = page is not None, page.end() if page else len(text)
+            found = _BEGINNINGS[self._kind].search(text, max(0, first))
+            if found:
+                self.second = before + found.start() - (5 if self._kind == b"OggS" else 0)
+            self._tail = text[-_HEADER:]
         elif self.boxes.second is not None:
             self.second = self.boxes.second
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         if whence == io.SEEK_END:
-            self._place = self._here = self._file.seek(offset, whence)
+            self._place = self.size() + offset
         else:
             self._place = offset + (self._place if whence == io.SEEK_CUR else 0)
         return self._place
@@ -74,7 +92,7 @@ class WatchedFile:
 
     def size(self) -> int:
         """Bytes of the file."""
-        self._here = self._file.seek(0, io.SEEK_END)
+        self._here = self._file.seek(0, io.SEEK_END) - self._start
         return self._here
 
     def peek(self, offset: int, size: int) -> bytes:
@@ -96,7 +114,7 @@ class WatchedFile:
 
     def _from_file(self, offset: int, size: int) -> bytes:
         if self._here != offset:
-            self._file.seek(offset)
+            self._file.seek(self._start + offset)
         data = self._file.read(size)
         self._here = offset + len(data)
         return data

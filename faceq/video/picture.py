@@ -14,6 +14,8 @@ MOST_STRETCH = 8
 """Pixel aspect ratios further from 1 than 8:1 and 1:8 are taken for damage and ignored. The most extreme
 ones of real formats are below 3:1 (352x576 shown at 16:9)."""
 
+_SQUARE = Fraction(1)
+
 # Luma and chroma each go straight to the display size. Without exact rounding, processors differ.
 _RESAMPLING = (
     Interpolation.BICUBIC
@@ -90,15 +92,17 @@ def too_large(width: int, height: int) -> str:
 
 def valid_aspect(aspect: Fraction | None) -> Fraction:
     """The aspect ratio of pixels, or 1 where none is stated or the stated one makes no sense."""
-    if not aspect or not Fraction(1, MOST_STRETCH) <= aspect <= MOST_STRETCH:
-        return Fraction(1)
-    return aspect
+    if aspect is None:
+        return _SQUARE
+    wide, high = aspect.numerator, aspect.denominator
+    return aspect if 0 < wide <= MOST_STRETCH * high and high <= MOST_STRETCH * wide else _SQUARE
 
 
 def display_size(width: int, height: int, aspect: Fraction) -> tuple[int, int]:
     """Width and height in square pixels: the shorter direction is stretched, so that no detail is lost."""
-    if aspect >= 1:
-        return round(width * aspect), height
+    wide, high = aspect.numerator, aspect.denominator
+    if wide >= high:
+        return (round(width * aspect), height) if wide > high else (width, height)
     return width, round(height / aspect)
 
 

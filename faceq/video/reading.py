@@ -28,7 +28,6 @@ open the files and addresses that they name."""
 _OPENING = {
     "format_whitelist": FORMATS,
     "protocol_whitelist": "none",  # a file that names another one does not get it
-    "use_odml": "0",  # an AVI's index of indices could list the same frames again and again
 }
 
 
@@ -58,7 +57,8 @@ def read(
 ) -> Iterator[VideoFrame]:
     """All frames of a file's video stream that can be decoded, in the order they are shown.
 
-    Coded frames that the decoder refuses are passed over, as players do.
+    Where files were joined byte by byte, the frames of all of them: indices and times go on. Coded frames
+    that the decoder refuses are passed over, as players do.
 
     Args:
         file: seekable, open for reading.
@@ -70,28 +70,58 @@ def read(
             once, if it is no video that can be decoded.
         Exception: what `file` itself raised, after the frames that were read before.
     """
-    watched = WatchedFile(file, memory)
-    try:
-        yield from _read(watched, note)
-    except DamagedError as error:
-        # What the storage did not give looks to FFmpeg like a file that is cut off.
-        raise watched.fault or error from None
-    if watched.fault is not None:
-        raise watched.fault
+    faults = []
+    index, time, start = 0, Fraction(0), 0
+    while True:
+        part = _Part(WatchedFile(file, memory, start), index, time)
+        try:
+            yield from part.frames(note)
+        except DamagedError as error:
+            where = f"in the file that was joined to this one at byte {start}: " if start else ""
+            faults.append(f"{where}{error}")
+        if part.file.second is None:
+            break
+        index, time, start = part.index, part.time, start + part.file.second
+    if faults:
+        raise DamagedError("; ".join(faults))
 
 
-def _read(file: WatchedFile, note: Callable[[str], None]) -> Iterator[VideoFrame]:
-    with _opened(file) as container:
-        stream, others = choose(container, file)
-        if others:
-            note(others)
-        tally = Tally()
-        clock = Clock(container, stream)
-        decoded = Decoding(container, stream, file, tally, clock).frames()
-        yield from Deinterlacer(stream.codec_context).frames(_timed(decoded, clock))
-        lacking = missing(container, stream, file, tally, clock)
-    if lacking:
-        raise DamagedError(lacking)
+class _Part:
+    """A file, or one of those that were joined to one.
+
+    index, time: of its first frame; in the end, of the first one after it.
+    """
+
+    def __init__(self, file: WatchedFile, index: int, time: Fraction):
+        self.file = file
+        self.index = index
+        self.time = time
+
+    def frames(self, note: Callable[[str], None]) -> Iterator[VideoFrame]:
+        """Its frames; raises as `read` does."""
+        try:
+            yield from self._frames(note)
+        except DamagedError as error:
+            # What the storage did not give looks to FFmpeg like a file that is cut off.
+            raise self.file.fault or error from None
+        if self.file.fault is not None:
+            raise self.file.fault
+
+    def _frames(self, note: Callable[[str], None]) -> Iterator[VideoFrame]:
+        with _opened(self.file) as container:
+            stream, others = choose(container, self.file)
+            if others:
+                note(others)
+            tally = Tally()
+            clock = Clock(container, stream, self.time)
+            decoded = Decoding(container, stream, self.file, tally, clock).frames()
+            for frame in Deinterlacer(stream.codec_context).frames(_timed(decoded, clock, self.index)):
+                yield frame
+                self.index = frame.index + 1
+            self.time = clock.next
+            lacking = missing(container, stream, self.file, tally, clock)
+        if lacking:
+            raise DamagedError(lacking)
 
 
 @contextlib.contextmanager
@@ -107,12 +137,14 @@ def _opened(file: WatchedFile) -> Iterator[av.container.InputContainer]:
         yield container
 
 
-def _timed(decoded: Iterable[tuple[av.VideoFrame, Fraction]], clock: Clock) -> Iterator[VideoFrame]:
+def _timed(
+    decoded: Iterable[tuple[av.VideoFrame, Fraction]], clock: Clock, first: int
+) -> Iterator[VideoFrame]:
     matrix = None
-    for index, (frame, aspect) in enumerate(decoded):
+    for index, (frame, aspect) in enumerate(decoded, first):
         # Asked of the first frame alone: a frame whose side data was looked at is in a reference
         # cycle, and its pixels (12 MB at 4K) would stay until the garbage collector comes by.
-        matrix = _display_matrix(frame) if index == 0 else matrix
+        matrix = _display_matrix(frame) if index == first else matrix
         yield VideoFrame(index, clock.time(frame), clock.rounding, frame.is_corrupt, frame, aspect, matrix)
 
 
