@@ -159,7 +159,7 @@ class Boxes:
     def _check_limit(self, size: int) -> None:
         if size > self._limit:
             raise DamagedError(
-                f"its index would take about {size} bytes in memory, more than limits.source_memory="
+                f"opening it would take about {size} bytes of memory, more than limits.source_memory="
                 f"{self._limit}: copy the file again if it is damaged, or raise the limit"
             )
 
