@@ -157,7 +157,7 @@ def _asf_short(file: WatchedFile) -> str:
     head = file.peek(0, 1 << 16)
     place = head.find(_ASF_PROPERTIES)
     stated = 0 if place < 0 else int.from_bytes(head[place + 40 : place + 48], "little")
-    if stated and file.peek(stated, 16) == _ASF_HEADER:
+    if stated and file.peek(stated, len(_ASF_HEADER)) == _ASF_HEADER:
         file.second = stated  # FFmpeg does not go as far
     return f"it says it has {stated} bytes" if file.size() < stated else ""
 

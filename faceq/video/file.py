@@ -38,6 +38,7 @@ class WatchedFile:
         self._start = start
         self._here = -1  # place of the file, which `peek` moves
         self._place = 0  # of the reader
+        self._size: int | None = None
         self._kept = (0, b"")  # what has been read ahead: its offset, its bytes
         self.boxes = Boxes(self.peek, memory)
         self.fault: Exception | None = None
@@ -92,8 +93,10 @@ class WatchedFile:
 
     def size(self) -> int:
         """Bytes of the file."""
-        self._here = self._file.seek(0, io.SEEK_END) - self._start
-        return self._here
+        if self._size is None:
+            self._size = self._file.seek(0, io.SEEK_END) - self._start
+            self._here = self._size
+        return self._size
 
     def peek(self, offset: int, size: int) -> bytes:
         """Bytes from there, fewer where the file ends; the reader stays where it is."""
@@ -114,6 +117,8 @@ class WatchedFile:
 
     def _from_file(self, offset: int, size: int) -> bytes:
         if self._here != offset:
+            if offset >= self.size():
+                return b""  # damaged files name places that no system can go to
             self._file.seek(self._start + offset)
         data = self._file.read(size)
         self._here = offset + len(data)
