@@ -56,7 +56,8 @@ class Clock:
             self._latest = stamp
         self._latest = max(self._latest, stamp)
         self._shown = max(self._shown, stamp + self._shift)
-        return self._begin + self._shown * self.unit
+        time = self._shown * self.unit
+        return self._begin + time if self._begin else time
 
     @property
     def next(self) -> Fraction:
