@@ -11,7 +11,7 @@ from av.video.stream import VideoStream
 
 from faceq.video import transport
 from faceq.video.clock import Clock
-from faceq.video.file import WatchedFile
+from faceq.video.file import HEAD, WatchedFile
 from faceq.video.protection import WAY_OUT
 
 _ASF_PROPERTIES = uuid.UUID("8cabdca1-a947-11cf-8ee4-00c00c205365").bytes_le
@@ -154,7 +154,7 @@ def _tagged_duration(stream: VideoStream) -> Fraction:
 
 
 def _asf_short(file: WatchedFile) -> str:
-    head = file.peek(0, 1 << 16)
+    head = file.peek(0, HEAD)
     place = head.find(_ASF_PROPERTIES)
     stated = 0 if place < 0 else int.from_bytes(head[place + 40 : place + 48], "little")
     if stated and file.peek(stated, len(_ASF_HEADER)) == _ASF_HEADER:

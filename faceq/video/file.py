@@ -20,6 +20,9 @@ _OGG_PAGE = re.compile(rb"OggS\0[\0\1\4\5]")
 _HEADER = 32
 """Bytes of the longest of these headers, and more."""
 
+HEAD = 1 << 16
+"""Bytes from the beginning of a file that are kept, so that a look at them later is no request more."""
+
 
 class WatchedFile:
     """What the storage raises is kept, and FFmpeg sees the file end there.
@@ -40,6 +43,7 @@ class WatchedFile:
         self._place = 0  # of the reader
         self._size: int | None = None
         self._kept = (0, b"")  # what has been read ahead: its offset, its bytes
+        self._head = b""
         self.boxes = Boxes(self.peek, memory)
         self.fault: Exception | None = None
         self.second: int | None = None
@@ -56,6 +60,8 @@ class WatchedFile:
                 self._kept = (self._place, data)
             self.boxes.look(self._place + len(data))
             self._look_for_second(data)
+            if self._place == len(self._head) < HEAD:
+                self._head += data
         except Exception as error:
             self.fault = error
             return b""
@@ -100,6 +106,8 @@ class WatchedFile:
 
     def peek(self, offset: int, size: int) -> bytes:
         """Bytes from there, fewer where the file ends; the reader stays where it is."""
+        if offset + size <= len(self._head):
+            return self._head[offset : offset + size]
         if not self._keeps(offset) or offset + size > self._kept[0] + len(self._kept[1]):
             self._kept = (offset, self._from_file(offset, size))
         return self._at(offset, size)

@@ -7,12 +7,9 @@ import av.container
 from av.video.stream import VideoStream
 
 from faceq.video import transport
-from faceq.video.file import WatchedFile
+from faceq.video.file import HEAD, WatchedFile
 
 WAY_OUT = "give a copy without copy protection"
-
-_HEADER = 1 << 16
-"""Bytes in which a file's header is looked for."""
 
 _ASF_PROTECTED = tuple(
     uuid.UUID(name).bytes_le
@@ -28,9 +25,9 @@ def is_encrypted(container: av.container.InputContainer, stream: VideoStream, fi
     """Whether the file says that its video is encrypted as a whole. MP4 says it of each coded frame."""
     name = container.format.name
     if name == "asf":
-        header = file.peek(0, _HEADER)
+        header = file.peek(0, HEAD)
         return any(mark in header for mark in _ASF_PROTECTED)
     if "matroska" in name:
-        return _MATROSKA_PROTECTED.search(file.peek(0, _HEADER)) is not None
+        return _MATROSKA_PROTECTED.search(file.peek(0, HEAD)) is not None
     # What is scrambled cannot be analysed, so that the frames' size stays unknown.
     return name == "mpegts" and not stream.codec_context.width and transport.is_scrambled(file)

@@ -9,7 +9,7 @@ from av.video.stream import VideoStream
 
 from faceq.video import picture
 from faceq.video.errors import DamagedError
-from faceq.video.file import WatchedFile
+from faceq.video.file import HEAD, WatchedFile
 from faceq.video.protection import WAY_OUT, is_encrypted
 
 _COVERS = Disposition.attached_pic | Disposition.timed_thumbnails
@@ -87,7 +87,7 @@ def _no_video(container: av.container.InputContainer) -> str:
 def _codec_name(container: av.container.InputContainer, stream: VideoStream, file: WatchedFile) -> str:
     """What the file calls the codec, in parentheses, if it can be found."""
     if "matroska" in container.format.name:
-        found = re.search(rb"V_[A-Z0-9/_.]+", file.peek(0, 1 << 16))
+        found = re.search(rb"V_[A-Z0-9/_.]+", file.peek(0, HEAD))
         name = found[0].decode() if found else ""
     else:
         name = file.boxes.codecs.get(stream.id, "")
