@@ -26,7 +26,10 @@ PICTURE_ENDINGS = (
 )
 TAR_ENDINGS = (".tar", ".tar.gz", ".tgz")
 PARQUET_ENDINGS = (".parquet",)
-VIDEO_ENDINGS = (".mp4", ".mov", ".mkv", ".webm", ".avi")
+VIDEO_ENDINGS = (
+    *(".mp4", ".m4v", ".mov", ".3gp", ".3g2", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts"),
+    *(".mpg", ".mpeg", ".vob", ".flv", ".wmv", ".asf", ".ogv"),
+)
 
 PICTURES_PER_TASK = 64
 """Single pictures of one read task, at least."""

@@ -18,6 +18,7 @@ import pytest
 import ray
 import skimage
 from here import score_here
+from videos import write_video
 
 from faceq import decode
 from jobs import demo
@@ -128,8 +129,6 @@ def photos() -> Path:
 @pytest.fixture(scope="session")
 def frames_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with some of the demo's frames in two tars, a Parquet file, pictures, and a video."""
-    from test_video import write_video  # noqa: PLC0415 - that module imports this one
-
     folder = tmp_path_factory.mktemp("frames")
     wanted = ("astronaut-blur", "astronaut-sharp", "group0", "group1", "noface", "small", "broken")
     chosen = [frame for frame in demo.frames(demo.source_faces()) if frame[0].startswith(wanted)]
