@@ -113,26 +113,26 @@ class Member(tarfile.TarInfo):
         """tarfile ends quietly at a header that it cannot read, and at the first end-of-archive mark; this
         notes the one on the archive, and reads on after the other."""
         archive = cast(Archive, tarfile_)
+        stream = cast(BinaryIO, archive.fileobj)
         ended = False
-        while True:
-            try:
-                return super().fromtarfile(archive)
-            except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
-                ended = True
-            except tarfile.EmptyHeaderError:  # type: ignore[attr-defined]
-                if ended:
-                    raise tarfile.EOFHeaderError("end of file") from None  # type: ignore[attr-defined]
-                archive.fault = "no end-of-archive mark: cut off, or its writer was stopped"
-                raise
-            except tarfile.HeaderError as error:
-                archive.fault = "no tar follows the end-of-archive mark" if ended else str(error)
-                raise
+        while (block := stream.read(tarfile.BLOCKSIZE)) and not block.strip(b"\0"):
+            ended = True
+        if not block and ended:
+            raise tarfile.EOFHeaderError("end of file")  # type: ignore[attr-defined]
+        try:
+            member = cls.frombuf(block, archive.encoding or "", archive.errors or "")
+            member.offset = stream.tell() - tarfile.BLOCKSIZE
+            return member._proc_member(archive)
+        except tarfile.EmptyHeaderError:  # type: ignore[attr-defined]
+            archive.fault = "no end-of-archive mark: cut off, or its writer was stopped"
+            raise
+        except tarfile.HeaderError as error:
+            archive.fault = "no tar follows the end-of-archive mark" if ended else str(error)
+            raise
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "Member":
         """512 bytes of a header."""
-        if buf and not buf.strip(b"\0"):
-            raise tarfile.EOFHeaderError("end of file header")  # type: ignore[attr-defined]
         member = super().frombuf(buf, encoding, errors)
         if member.size < 0:
             raise tarfile.InvalidHeaderError("a negative size")  # type: ignore[attr-defined]
