@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from faceq.frames import Frame
 from faceq.listing import Shard, printable
 from faceq.parquet import ParquetFile
 from faceq.sources import parquet_columns
-from faceq.sources.parquet_columns import KEY_COLUMNS, content_of, could_hold_images
+from faceq.sources.parquet_columns import KEY_COLUMNS, Content, content_of, could_hold_images
 from faceq.sources.parquet_pages import FewerRowsError, GuardedFile
 from faceq.sources.reading import (
     Expansion,
@@ -46,11 +47,12 @@ def read_parquet(shard: Shard, reading: Reading) -> Iterator[Frame]:
             image = rows.image_column()
             key = next((name for name in KEY_COLUMNS if name in rows.schema.names and name != image), None)
             for batch in rows.batches([image, *([key] if key else [])]):
-                keys = _keys(batch[key]) if key else [None] * len(batch)
+                keys = _keys(batch[key], reading) if key else [None] * len(batch)
                 for value, name in zip(batch[image], keys, strict=True):
-                    frame = _parquet_frame(shard, value, _name(name, row, names, reading), reading)
-                    expansion.add(_ROW_BYTES + len(frame.image or b""))
-                    yield frame
+                    content = content_of(value)
+                    expansion.add(_ROW_BYTES + len(content.image or b""))
+                    member = unique_name(_member_name(row if name is None else name), names)
+                    yield _parquet_frame(shard, content, member, reading)
                     row += 1
     except Exception as error:
         yield break_of(shard, error, f"at row {row}", reading)
@@ -118,29 +120,29 @@ class _Rows:
                 rows = error.rows  # again from the group's start, without what was given
 
 
-def _keys(column: pa.Array) -> list[Any]:
+def _keys(column: pa.Array, reading: Reading) -> list[Any]:
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     # Text that is not UTF-8 can be had as bytes only; these are not checked.
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         column = column.cast(pa.large_binary())
+    if pa.types.is_large_binary(column.type) or pa.types.is_binary(column.type):
+        longest = pc.max(pc.binary_length(column)).as_py() or 0
+        if longest * _KEYS_IN_MEMORY > reading.limits.source_memory:
+            raise ValueError(
+                f"a key of {longest} bytes is more than a thousandth of "
+                f"limits.source_memory={reading.limits.source_memory}"
+            )
     return column.to_pylist()
 
 
-def _name(key: Any, row: int, names: Counter[str], reading: Reading) -> str:
-    name = key.decode("utf-8", "backslashreplace") if isinstance(key, bytes) else printable(str(key))
-    if len(name) * _KEYS_IN_MEMORY > reading.limits.source_memory:
-        raise ValueError(
-            f"a key of {len(name)} characters is more than a thousandth of "
-            f"limits.source_memory={reading.limits.source_memory}"
-        )
-    return unique_name(str(row) if key is None else name, names)
+def _member_name(key: Any) -> str:
+    return key.decode("utf-8", "backslashreplace") if isinstance(key, bytes) else printable(str(key))
 
 
-def _parquet_frame(shard: Shard, value: pa.Scalar, member: str, reading: Reading) -> Frame:
+def _parquet_frame(shard: Shard, content: Content, member: str, reading: Reading) -> Frame:
     if frame_id(shard.source, member, 0) in reading.done:
         return Frame(shard.source, member, 0, None, done=True)
-    content = content_of(value)
     if content.images > 1:
         error = (
             f"the image column holds a list of {content.images} images in this row: make it one image a row"

@@ -153,5 +153,5 @@ def content_of(value: pa.Scalar) -> Content:
 def _content_of_list(values: pa.Array) -> Content:
     if _is_byte(values.type):
         return Content(values.to_numpy(zero_copy_only=not values.null_count).astype("uint8").tobytes())
-    there = [content for content in map(content_of, values) if content.image is not None or content.path]
-    return there[0] if len(there) == 1 else Content(images=len(there))
+    there = values.drop_null()
+    return content_of(there[0]) if len(there) == 1 else Content(images=len(there))

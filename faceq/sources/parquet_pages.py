@@ -19,8 +19,14 @@ _DELTA_BYTE_ARRAY = 7
 _LEVELS = 16
 """Bytes that Arrow takes for one value in a list, beside those of the value."""
 
-BYTES_OF_FOOTER = 32
-"""Bytes that one of a footer becomes in memory, at most (measured: 24, of row groups with one column)."""
+_COPIES = 8
+"""Times that Arrow may hold a page's bytes, where they are one value. Measured: 7."""
+
+_USUAL_RATIO = 10
+"""Bytes that a packed one may become, however many they are: pages of 1,024 large images have gigabytes."""
+
+BYTES_OF_FOOTER = 64
+"""Bytes that one of a footer may become in memory. Measured: 8, of row groups with one column."""
 
 
 class FewerRowsError(Exception):
@@ -37,8 +43,7 @@ class GuardedFile:
 
     Args:
         stream: the file.
-        source_memory: bytes that a page may take in memory beyond those that it has in the file; also those
-            that the values of a batch may be repeated to.
+        source_memory: bytes that one page may come to, or the repeats of a value in one batch, or a footer.
 
     Raises:
         UnsupportedError: it is something else than a Parquet file.
@@ -166,7 +171,7 @@ class _Chunk:
 
     def _check(self, header: dict[int, Any]) -> None:
         unpacked, packed = header.get(2, 0), header.get(3, 0)
-        if unpacked - packed > self.most:
+        if _COPIES * (unpacked - _USUAL_RATIO * packed) > self.most:
             raise ValueError(
                 f"a page of {packed} bytes that takes {unpacked} in memory is more than "
                 f"limits.source_memory={self.most} allows"
