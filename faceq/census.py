@@ -92,8 +92,8 @@ class Census:
         killers = [place for place, deaths in self._deaths_in[task].items() if deaths >= DEATHS_OF_A_KILLER]
         if self._starts[task] > most:
             self._outage = (
-                f"stopped: the processes that read were ended {most} times over the same shard, not at the same "
-                "frame: if no machine was lost, they lack memory: lower num_cpus, so that fewer run at once"
+                f"stopped: the processes that read were ended {most} times over the same shard, at different "
+                "frames: if no machine was lost, they lack memory: lower num_cpus, so that fewer run at once"
             )
         return last if self._starts[task] > 1 else None, killers, self._outage
 

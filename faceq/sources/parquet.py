@@ -169,7 +169,7 @@ def _file_of(shard: Shard, path: str, member: str, reading: Reading) -> Frame:
     try:
         if not is_remote(shard.source) and os.path.exists(place) and not os.path.isfile(place):
             return Frame(shard.source, member, 0, None, error=f"{told}, which is no file")
-        image = files.cat_file(place, 0, most + 1)
+        image = files.cat_file(place, start=0, end=most + 1)
     except Exception as error:
         gone = isinstance(error, FileNotFoundError)
         reason = f"{told}, and there is no such file" if gone else f"{told}: {unread(error)}"

@@ -173,8 +173,8 @@ class _Chunk:
         unpacked, packed = header.get(2, 0), header.get(3, 0)
         if _COPIES * (unpacked - _USUAL_RATIO * packed) > self.most:
             raise ValueError(
-                f"a page of {packed} bytes that takes {unpacked} in memory is more than "
-                f"limits.source_memory={self.most} allows"
+                f"a page of {packed} bytes unpacks to {unpacked}, of which Arrow may hold {_COPIES} copies: "
+                f"more than limits.source_memory={self.most}"
             )
         page = header.get(5) or header.get(8) or {}
         encoding = page.get(4 if 8 in header else 2)
