@@ -27,7 +27,9 @@ from faceq.sources.reading import (
 from faceq.storage import READ_AHEAD, filesystem, is_remote, path_of
 from faceq.table import frame_id
 
-_BATCH_FRAMES = 8
+_BATCH_BYTES = 512 << 10
+_MOST_ROWS, _LEAST_ROWS = 64, 8
+"""Rows that are unpacked at once: so many bytes of them as a processor's cache holds, but not too few."""
 
 _ROW_BYTES = 512
 """What a row counts for at least, as a member of a tar does: a row of nulls takes nothing in the file."""
@@ -91,13 +93,16 @@ class _Rows:
             raise ValueError(
                 f"values of {widest} bytes each are more than limits.frame_bytes={self._limits.frame_bytes}"
             )
-        rows = max(1, min(_BATCH_FRAMES, self._limits.source_memory // max(1, widest)))
+        most = max(1, self._limits.source_memory // max(1, widest))
         in_lists = [
             leaf.path for leaf in leaves if leaf.max_repetition_level and leaf.physical_type == "BYTE_ARRAY"
         ]
         file = self._open(in_lists) if in_lists else self._file
         # One row group after another: a batch across two would lose the first where the second is broken.
         for group in range(file.num_row_groups):
+            meta = file.metadata.row_group(group)
+            usual = meta.num_rows * _BATCH_BYTES // max(1, meta.total_byte_size)
+            rows = min(most, max(_LEAST_ROWS, min(_MOST_ROWS, usual)))
             yield from self._group(file, group, columns, rows)
 
     def _group(
@@ -110,10 +115,9 @@ class _Rows:
             try:
                 for batch in file.iter_batches(rows, [group], columns):
                     passed += len(batch)
-                    new = batch.slice(max(0, len(batch) - (passed - given)))
-                    if len(new):
+                    if passed > given:
+                        yield batch.slice(max(0, len(batch) - (passed - given)))
                         given = passed
-                        yield new
                     self._guard.batch_is_out()
                 return
             except FewerRowsError as error:
@@ -126,7 +130,8 @@ def _keys(column: pa.Array, reading: Reading) -> list[Any]:
     # Text that is not UTF-8 can be had as bytes only; these are not checked.
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         column = column.cast(pa.large_binary())
-    if pa.types.is_large_binary(column.type) or pa.types.is_binary(column.type):
+    suspect = column.nbytes * _KEYS_IN_MEMORY > reading.limits.source_memory
+    if suspect and (pa.types.is_large_binary(column.type) or pa.types.is_binary(column.type)):
         longest = pc.max(pc.binary_length(column)).as_py() or 0
         if longest * _KEYS_IN_MEMORY > reading.limits.source_memory:
             raise ValueError(
@@ -154,7 +159,8 @@ def _parquet_frame(shard: Shard, content: Content, member: str, reading: Reading
         return Frame(shard.source, member, 0, None, error="the image column is null in this row")
     if len(content.image) > reading.limits.frame_bytes:
         return Frame(shard.source, member, 0, None, error=too_long(len(content.image), reading))
-    return Frame(shard.source, member, 0, bytes(content.image))
+    image = content.image
+    return Frame(shard.source, member, 0, image if isinstance(image, bytes) else image.to_pybytes())
 
 
 def _file_of(shard: Shard, path: str, member: str, reading: Reading) -> Frame:

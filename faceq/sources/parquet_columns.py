@@ -1,7 +1,7 @@
 """Which column of a Parquet file holds the images, by type, name and bytes, and how to get at one."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import pyarrow as pa
 
@@ -21,10 +21,12 @@ _BINARY = (
     *(pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_fixed_size_binary),
 )
 _TEXT = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+_PLAIN = (pa.BinaryScalar, pa.LargeBinaryScalar)
+_PATHS = (pa.StringScalar, pa.LargeStringScalar, pa.DictionaryScalar)
+_LIST_SCALARS = (pa.ListScalar, pa.LargeListScalar, pa.FixedSizeListScalar)
 
 
-@dataclass(frozen=True)
-class Content:
+class Content(NamedTuple):
     """What a row has in its image column.
 
     image: the bytes, as Arrow holds them. path: the file that has them, where the row has none. images: in a
@@ -130,22 +132,18 @@ def by_bytes(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> str:
 
 
 def content_of(value: pa.Scalar) -> Content:
-    """What one value of a column that `could_hold_images` is; its bytes are not copied."""
-    if isinstance(value, pa.ExtensionScalar):
-        value = value.value
-    if isinstance(value, pa.DictionaryScalar) and value.is_valid:
-        value = value.value
-    if value is None or not value.is_valid:
-        return Content()
-    if isinstance(value, pa.StructScalar):
+    """What one value of a column that `could_hold_images` is."""
+    if isinstance(value, _PLAIN):  # first: nearly all are
+        return Content(value.as_buffer())
+    if isinstance(value, pa.StructScalar) and value.is_valid:
         found = content_of(value["bytes"])
-        path = value.get("path")
-        if found.image is None and isinstance(
-            path, pa.StringScalar | pa.LargeStringScalar | pa.DictionaryScalar
-        ):
-            return Content(path=path.as_py())
-        return found
-    if isinstance(value, pa.ListScalar | pa.LargeListScalar | pa.FixedSizeListScalar):
+        path = value.get("path") if found.image is None else None
+        return Content(path=path.as_py()) if isinstance(path, _PATHS) else found
+    if not value.is_valid:
+        return Content()
+    if isinstance(value, pa.ExtensionScalar | pa.DictionaryScalar):
+        return content_of(value.value)
+    if isinstance(value, _LIST_SCALARS):
         return _content_of_list(value.values)
     return Content(value.as_buffer())
 

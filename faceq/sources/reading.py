@@ -82,12 +82,12 @@ class Expansion:
         self._size = stream.seek(0, os.SEEK_END)
         stream.seek(0)
         self._memory = limits.source_memory
-        self._bytes = 0
+        self._left = max(self._memory, DEFLATE_RATIO * self._size)
 
     def add(self, count: int) -> None:
         """Raises ValueError where it is more than any compressor of files would make of so many bytes."""
-        self._bytes += count
-        if self._bytes > max(self._memory, DEFLATE_RATIO * self._size):
+        self._left -= count
+        if self._left < 0:
             raise ValueError(
                 f"its frames take more than {DEFLATE_RATIO} times the {self._size} bytes of the file, "
                 f"and more than limits.source_memory={self._memory}"

@@ -40,7 +40,7 @@ def read_tar(shard: Shard, reading: Reading) -> Iterator[Frame]:
             packed = stream.read(len(_GZIP)) == _GZIP
             stream.seek(0)
             if packed:
-                stream = cast(BinaryIO, stack.enter_context(_Unpacked(fileobj=stream)))
+                stream = cast(BinaryIO, stack.enter_context(gzip.GzipFile(fileobj=stream)))
             archive = stack.enter_context(_archive_in(stream, reading))
             while (member := archive.next_member()) is not None:
                 offset = member.offset
@@ -52,19 +52,6 @@ def read_tar(shard: Shard, reading: Reading) -> Iterator[Frame]:
                 raise tarfile.ReadError(archive.fault)
     except Exception as error:
         yield break_of(shard, error, f"at byte {offset}{' (unpacked)' if packed else ''}", reading)
-
-
-class _Unpacked(gzip.GzipFile):
-    """gzip that gives all that comes before a break: its own `read` would lose what it has gathered."""
-
-    def read(self, size: int | None = -1) -> bytes:
-        """`size` bytes; fewer only at the end."""
-        assert size is not None and size >= 0
-        parts = []
-        while size > 0 and (part := self.read1(size)):
-            parts.append(part)
-            size -= len(part)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def _archive_in(stream: BinaryIO, reading: Reading) -> Archive:
