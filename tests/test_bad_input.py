@@ -5,6 +5,8 @@ import io
 import os
 import re
 import struct
+import subprocess
+import sys
 import tarfile
 import zlib
 from collections.abc import Callable
@@ -441,6 +443,107 @@ def parquets() -> dict[str, Case]:
         "first-pages-damaged": (pages_damaged(groups, 0), 0, ("broken at row 0",)),
     }
     return {f"parquet-{name}": Case("p.parquet", *rest) for name, rest in contents.items()}
+
+
+# --- bombs: few bytes that mean many ---
+
+
+def repeated(value: bytes, rows: int) -> pa.Array:
+    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), pa.array([value]))
+
+
+def pax(records: dict[str, str], member: bytes) -> bytes:
+    """A member with an extended header of these records."""
+    body = b""
+    for name, value in records.items():
+        record = f" {name}={value}\n".encode()
+        length = len(record)
+        while len(record) + len(str(length)) != length:
+            length = len(record) + len(str(length))
+        body += str(length).encode() + record
+    return header("p", len(body), tarfile.XHDTYPE) + body + bytes(-len(body) % 512) + member
+
+
+def more_map(size: int) -> bytes:
+    """An old GNU sparse file whose map goes on for so many blocks."""
+    head = bytearray(sparse("h.jpg", 1000))
+    head[482] = 1
+    head[148:156] = b" " * 8
+    head[148:156] = b"%06o\0 " % sum(head)
+    block = bytearray((b"%011o\0%011o\0" % (1, 1)) * 21 + bytes(8))
+    block[504] = 1
+    return bytes(head) + bytes(block) * size
+
+
+MEMORY = "limits.source_memory="
+SPARSE_MAP_FIRST = {
+    "GNU.sparse.major": "1",
+    "GNU.sparse.minor": "0",
+    "GNU.sparse.realsize": "9",
+    "GNU.sparse.name": "h.jpg",
+}
+VALUE = JPEG + bytes(4 << 20)
+BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
+    "holes.tar": (lambda: b"".join(sparse(f"{i}.jpg", 100 << 20) for i in range(50)) + END, MEMORY),
+    "map.tar.gz": (lambda: gzip.compress(more_map(400_000), 1), f"a header of .*{MEMORY}"),
+    "map-before-data.tar.gz": (
+        lambda: gzip.compress(pax(SPARSE_MAP_FIRST, header("h", 1 << 30)) + b"1" * (300 << 20), 1),
+        f"a header of .*{MEMORY}",
+    ),
+    "header.tar": (lambda: header("h", 1 << 30, b"x") + bytes(1 << 20), f"a header of .*{MEMORY}"),
+    # tarfile's regular expressions would search this for an hour.
+    "digits.tar": (lambda: pax({"comment": "1" * 200_000}, header("h.json", 0)) + END, ""),
+    "repeats.parquet": (lambda: parquet({"image": repeated(VALUE, 1000)}, compression="zstd"), MEMORY),
+    "large-repeats.parquet": (
+        lambda: parquet({"image": repeated(VALUE * 16, 1000)}, compression="zstd"),
+        f"a page of .*{MEMORY}",
+    ),
+    "keys.parquet": (
+        lambda: parquet({"key": repeated(b"k" * (64 << 20), 90), "image": [JPEG] * 90}, compression="zstd"),
+        f"a page of .*{MEMORY}",
+    ),
+    "nulls.parquet": (
+        lambda: parquet({"image": pa.nulls(9_000_000, pa.binary())}, row_group_size=9_000_000),
+        MEMORY,
+    ),
+    "list-of-bytes.parquet": (
+        lambda: parquet({"image": pa.ListArray.from_arrays([0, 50 << 20], np.zeros(50 << 20, np.uint8))}),
+        f"a row's list .*{MEMORY}",
+    ),
+    "list-of-repeats.parquet": (
+        lambda: parquet({"image": pa.ListArray.from_arrays([0, 900], repeated(VALUE, 900))}),
+        "a list of 900 images",
+    ),
+}
+
+
+PEAK = """
+import resource, sys
+from faceq.config import S3, Limits
+from faceq.listing import list_shards
+from faceq.sources import read_shards
+shards = list_shards(sys.argv[1:], S3())
+list(read_shards(list_shards([sys.argv[1] + "/../warm.tar"], S3()), S3()))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+last = None
+for last in read_shards(shards, S3(), limits=Limits(source_memory=256 << 20)):
+    pass
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+print(last.error if last else "")
+"""
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_small_file_takes_no_more_memory_than_is_allowed(tmp_path, name):
+    content, error = BOMBS[name]
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / name).write_bytes(content())
+    (tmp_path / "warm.tar").write_bytes(TAR)
+    command = [sys.executable, "-c", PEAK, str(tmp_path / "in")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=100)
+    kibibytes, said = done.stdout.splitlines()
+    assert int(kibibytes) < 512 << 10  # twice what is allowed
+    assert re.search(error, said) if error else not said
 
 
 CORPUS = {

@@ -12,7 +12,7 @@ from faceq.frames import Frame
 from faceq.listing import Shard, printable
 from faceq.parquet import ParquetFile
 from faceq.sources import parquet_columns
-from faceq.sources.parquet_columns import KEY_COLUMNS, Content, content_of, could_hold_images
+from faceq.sources.parquet_columns import KEY_COLUMNS, Content, content_of, could_hold_images, is_plain
 from faceq.sources.parquet_pages import FewerRowsError, GuardedFile
 from faceq.sources.reading import (
     Expansion,
@@ -50,9 +50,12 @@ def read_parquet(shard: Shard, reading: Reading) -> Iterator[Frame]:
             key = next((name for name in KEY_COLUMNS if name in rows.schema.names and name != image), None)
             for batch in rows.batches([image, *([key] if key else [])]):
                 keys = _keys(batch[key], reading) if key else [None] * len(batch)
+                plain = is_plain(batch[image].type)
+                expansion.add(_ROW_BYTES * len(batch) + (batch[image].nbytes if plain else 0))
                 for value, name in zip(batch[image], keys, strict=True):
                     content = content_of(value)
-                    expansion.add(_ROW_BYTES + len(content.image or b""))
+                    if not plain:
+                        expansion.add(len(content.image or b""))
                     member = unique_name(_member_name(row if name is None else name), names)
                     yield _parquet_frame(shard, content, member, reading)
                     row += 1

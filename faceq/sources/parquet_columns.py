@@ -53,6 +53,11 @@ def could_hold_images(kind: pa.DataType) -> bool:
     return any(is_kind(kind) for is_kind in _BINARY)
 
 
+def is_plain(kind: pa.DataType) -> bool:
+    """Whether an array of this type has each of its values in memory, also repeated ones."""
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
 def _is_byte(kind: pa.DataType) -> bool:
     return bool(pa.types.is_uint8(kind) or pa.types.is_int8(kind))
 
