@@ -20,12 +20,12 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 import faceq
 from faceq import claim, progress, recover
 from faceq.census import DEATHS_OF_A_KILLER, Census
-from faceq.cluster import pool_options, ray_for
+from faceq.cluster import MAX_RETRIES, pool_options, ray_for
 from faceq.config import Config
 from faceq.errors import JobError, UsageError
 from faceq.listing import Shard, group, list_shards, outside
 from faceq.runs import COMPRESSION, Run, Table, new_run_id
-from faceq.source import FrameSource
+from faceq.source import FrameSource, most_starts
 from faceq.stages import ScoreFiq, ScoreQuality, check_own_models
 from faceq.table import finished, schema, schema_with
 from faceq.tasks import FindFaceActor, RunFiles, drop_done, find_face
@@ -33,10 +33,6 @@ from faceq.tasks import FindFaceActor, RunFiles, drop_done, find_face
 BLOCK_BYTES = 8 << 20
 """Most bytes of a block between two stages: some 30 faces' crops, or 200 small JPEGs. Ray's default of
 128 MiB would make blocks of thousands of frames, and the first one wait for all of them."""
-
-MAX_RETRIES = 8
-"""Times that a task which reads, decodes or writes is run again after its process died. Ray's default is
-for ever: a picture that crashes a decoder would loop."""
 
 
 @dataclass(frozen=True)
@@ -181,7 +177,7 @@ def run_graph(
             FrameSource(groups, config, skipped, census),
             override_num_blocks=len(groups),
             num_cpus=config.read.num_cpus,
-            ray_remote_args={"max_retries": MAX_RETRIES},
+            ray_remote_args={"max_retries": max(map(most_starts, groups))},
         )
         if config.limit is not None:
             frames = frames.limit(config.limit).map_batches(

@@ -5,6 +5,8 @@ import io
 import os
 import re
 import struct
+import subprocess
+import sys
 import tarfile
 import zlib
 from collections.abc import Callable
@@ -305,6 +307,21 @@ def sparse(name: str, size: int) -> bytes:
     return bytes(head)
 
 
+NO_TARS = {
+    "xz": (b"\xfd7zXZ\0", "an xz file", "unpack it, or repack its files as .tar or .tar.gz"),
+    "zst": (b"\x28\xb5\x2f\xfd", "a Zstandard file", "unpack it"),
+    "bz2": (b"BZh91AY", "a bzip2 file", "unpack it"),
+    "lz4": (b"\x04\x22\x4d\x18", "an LZ4 file", "unpack it"),
+    "zip": (b"PK\x03\x04", "a ZIP archive", "unpack it"),
+    "7z": (b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive", "unpack it"),
+    "rar": (b"Rar!\x1a\x07\0", "a RAR archive", "unpack it"),
+    "parquet": (b"PAR1", "a Parquet file", "name it .parquet"),
+    "html": (b"<!DOCTYPE html><html>", "a web page .HTML.", "download"),
+    "lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:1f\n", "a Git LFS pointer", "fetch"),
+}
+"""What people call .tar: first bytes, and the words for it."""
+
+
 THREE = tuple(info_of(f"{i}.jpg", JPEG) for i in range(3))
 MEMBER = 512 + -(-len(JPEG) // 512) * 512
 TAR = tar(*THREE)
@@ -339,8 +356,13 @@ def tars() -> dict[str, Case]:
         "tar-same-name": Case("t.tar", tar(*twice), 3),
         "tar-without-members": Case("t.tar", tar(), 0),
         "tar-of-no-bytes": Case("t.tar", b"", 0, (r"as a tar \(empty file\)",)),
-        "tar-that-is-a-picture": Case("t.tar", JPEG, 0, (r"at byte 0: it does not open as a tar",)),
-        "tar-that-is-xz": Case("t.tar", b"\xfd7zXZ\0" + bytes(600), 0, ("it does not open as a tar",)),
+        "tar-that-is-a-picture": Case("t.tar", JPEG, 0, ("an image, not a tar: give it",)),
+        **{
+            f"tar-that-is-{name}": Case(
+                "t.tar", start + os.urandom(600), 0, (f"^this is {what}, not a tar: {advice}",)
+            )
+            for name, (start, what, advice) in NO_TARS.items()
+        },
         "tar-sparse": Case("t.tar", sparse("hole.jpg", 5000) + TAR, 3, ("5000 zero bytes",)),
         "tar-sparse-terabyte": Case(
             "t.tar", sparse("h.jpg", 1 << 32) + TAR, 3, (r"4294967296 bytes are more than",)
@@ -381,9 +403,7 @@ def tars() -> dict[str, Case]:
         ),
         "gz-of-no-bytes": Case("t.tgz", b"", 0, (r"as a tar \(empty file\)",)),
         "gz-of-empty": Case("t.tgz", gzip.compress(b""), 0, (r"as a tar \(empty file\)",)),
-        "gz-of-a-picture": Case(
-            "t.tar.gz", gzip.compress(JPEG), 0, (r"\(unpacked\): it does not open as a tar",)
-        ),
+        "gz-of-a-picture": Case("t.tar.gz", gzip.compress(JPEG), 0, ("an image, not a tar: give it",)),
         "gz-checksum": Case(
             "t.tar.gz", changed(packed, len(packed) - 8, b"\0\0\0\0"), 3, ("CRC check failed",)
         ),
@@ -430,20 +450,24 @@ def parquets() -> dict[str, Case]:
         "no-image": (
             parquet({"text": ["a"], "n": [1]}),
             0,
-            ("no binary column among text, n: call the one .*`image`",),
+            (r"no binary column with images among text \(string\), n \(int64\): call the one .*`image`",),
         ),
         "two-images": (
             parquet({"a": [JPEG], "b": [JPEG]}),
             0,
-            (r"several binary columns \(a, b\).*call the one",),
+            (r"several columns with images \(a, b\).*call the one",),
         ),
         "list-of-images": (
-            parquet({"image": pa.array([[JPEG, JPEG]])}),
-            0,
-            ("no binary column among image",),
+            parquet({"image": pa.array([[JPEG, JPEG], [JPEG], [], None])}),
+            1,
+            ("a list of 2 images in this row: make it one", null, null),
         ),
-        "nested-struct": (parquet({"image": nested}), 0, ("no binary column among image",)),
-        "struct": (parquet({"image": structs}), 1, (null, null)),
+        "nested-struct": (parquet({"image": nested}), 0, ("no binary column with images among image",)),
+        "struct": (
+            parquet({"image": structs}),
+            1,
+            (null, "no bytes in this row, only the path q, and there is"),
+        ),
         "null": (parquet({"image": [JPEG, None, JPEG]}), 2, (null,)),
         "empty-values": (parquet({"image": [b"", JPEG]}), 1, (r"empty \(0 bytes\)",)),
         "dictionary": (parquet({"image": pa.array([JPEG, JPEG, JPEG]).dictionary_encode()}), 3, ()),
@@ -459,10 +483,10 @@ def parquets() -> dict[str, Case]:
         "of-no-bytes": (b"", 0, ("broken at row 0: .*0 bytes",)),
         "cut-off": (whole[: len(whole) // 2], 0, ("broken at row 0: .*not a parquet file",)),
         "wrong-magic": (whole[:-4] + b"PAR9", 0, ("broken at row 0: .*not a parquet file",)),
-        "encrypted": (whole[:-4] + b"PARE", 0, ("broken at row 0",)),
+        "encrypted": (whole[:-4] + b"PARE", 0, ("^this is an encrypted Parquet file: decrypt",)),
         "footer-damaged": (changed(whole, len(whole) - 60, b"\xff" * 40), 0, ("broken at row 0",)),
         "footer-length": (changed(whole, len(whole) - 8, b"\xff\xff\xff\x7f"), 0, ("broken at row 0",)),
-        "that-is-a-picture": (JPEG, 0, ("broken at row 0: .*not a parquet file",)),
+        "that-is-a-picture": (JPEG, 0, ("^this is an image, not a Parquet file: give it",)),
         "pages-damaged": (
             pages_damaged(groups, 2),
             20,
@@ -471,6 +495,107 @@ def parquets() -> dict[str, Case]:
         "first-pages-damaged": (pages_damaged(groups, 0), 0, ("broken at row 0",)),
     }
     return {f"parquet-{name}": Case("p.parquet", *rest) for name, rest in contents.items()}
+
+
+# --- bombs: few bytes that mean many ---
+
+
+def repeated(value: bytes, rows: int) -> pa.Array:
+    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), pa.array([value]))
+
+
+def pax(records: dict[str, str], member: bytes) -> bytes:
+    """A member with an extended header of these records."""
+    body = b""
+    for name, value in records.items():
+        record = f" {name}={value}\n".encode()
+        length = len(record)
+        while len(record) + len(str(length)) != length:
+            length = len(record) + len(str(length))
+        body += str(length).encode() + record
+    return header("p", len(body), tarfile.XHDTYPE) + body + bytes(-len(body) % 512) + member
+
+
+def more_map(size: int) -> bytes:
+    """An old GNU sparse file whose map goes on for so many blocks."""
+    head = bytearray(sparse("h.jpg", 1000))
+    head[482] = 1
+    head[148:156] = b" " * 8
+    head[148:156] = b"%06o\0 " % sum(head)
+    block = bytearray((b"%011o\0%011o\0" % (1, 1)) * 21 + bytes(8))
+    block[504] = 1
+    return bytes(head) + bytes(block) * size
+
+
+MEMORY = "limits.source_memory="
+SPARSE_MAP_FIRST = {
+    "GNU.sparse.major": "1",
+    "GNU.sparse.minor": "0",
+    "GNU.sparse.realsize": "9",
+    "GNU.sparse.name": "h.jpg",
+}
+VALUE = JPEG + bytes(4 << 20)
+BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
+    "holes.tar": (lambda: b"".join(sparse(f"{i}.jpg", 100 << 20) for i in range(50)) + END, MEMORY),
+    "map.tar.gz": (lambda: gzip.compress(more_map(400_000), 1), f"a header of .*{MEMORY}"),
+    "map-before-data.tar.gz": (
+        lambda: gzip.compress(pax(SPARSE_MAP_FIRST, header("h", 1 << 30)) + b"1" * (300 << 20), 1),
+        f"a header of .*{MEMORY}",
+    ),
+    "header.tar": (lambda: header("h", 1 << 30, b"x") + bytes(1 << 20), f"a header of .*{MEMORY}"),
+    # tarfile's regular expressions would search this for an hour.
+    "digits.tar": (lambda: pax({"comment": "1" * 200_000}, header("h.json", 0)) + END, ""),
+    "repeats.parquet": (lambda: parquet({"image": repeated(VALUE, 1000)}, compression="zstd"), MEMORY),
+    "large-repeats.parquet": (
+        lambda: parquet({"image": repeated(VALUE * 16, 1000)}, compression="zstd"),
+        f"a page of .*{MEMORY}",
+    ),
+    "keys.parquet": (
+        lambda: parquet({"key": repeated(b"k" * (64 << 20), 90), "image": [JPEG] * 90}, compression="zstd"),
+        f"a page of .*{MEMORY}",
+    ),
+    "nulls.parquet": (
+        lambda: parquet({"image": pa.nulls(9_000_000, pa.binary())}, row_group_size=9_000_000),
+        MEMORY,
+    ),
+    "list-of-bytes.parquet": (
+        lambda: parquet({"image": pa.ListArray.from_arrays([0, 50 << 20], np.zeros(50 << 20, np.uint8))}),
+        f"a row's list .*{MEMORY}",
+    ),
+    "list-of-repeats.parquet": (
+        lambda: parquet({"image": pa.ListArray.from_arrays([0, 900], repeated(VALUE, 900))}),
+        "a list of 900 images",
+    ),
+}
+
+
+PEAK = """
+import resource, sys
+from faceq.config import S3, Limits
+from faceq.listing import list_shards
+from faceq.sources import read_shards
+shards = list_shards(sys.argv[1:], S3())
+list(read_shards(list_shards([sys.argv[1] + "/../warm.tar"], S3()), S3()))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+last = None
+for last in read_shards(shards, S3(), limits=Limits(source_memory=256 << 20)):
+    pass
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+print(last.error if last else "")
+"""
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_small_file_takes_no_more_memory_than_is_allowed(tmp_path, name):
+    content, error = BOMBS[name]
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / name).write_bytes(content())
+    (tmp_path / "warm.tar").write_bytes(TAR)
+    command = [sys.executable, "-c", PEAK, str(tmp_path / "in")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=100)
+    kibibytes, said = done.stdout.splitlines()
+    assert int(kibibytes) < 512 << 10  # twice what is allowed
+    assert re.search(error, said) if error else not said
 
 
 CORPUS = {

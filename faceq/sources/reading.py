@@ -1,6 +1,9 @@
 """What the readers of all kinds of sources share: what they are told, what they find, and how they fail."""
 
 import gzip
+import hashlib
+import os
+import re
 import struct
 from collections import Counter
 from collections.abc import Container
@@ -18,6 +21,13 @@ from faceq.table import BREAK, frame_id
 
 EVERY_FRAME = Video()
 
+DEFLATE_RATIO = 1032
+"""Bytes, at most, that gzip and ZIP can make of one."""
+
+_ENDING = re.compile(r"\.(?!\d+$)[a-z0-9]{1,8}")
+_NO_ENDING = "without a known ending"
+_LONG_NAME = 1024
+
 
 @dataclass
 class Findings:
@@ -30,6 +40,12 @@ class Findings:
     passed_over: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
 
+    def pass_over(self, name: str) -> None:
+        """Count a file or member that holds no frames."""
+        ending = os.path.splitext(name)[1].lower()
+        # Numbered parts and the like would be as many endings as files.
+        self.passed_over[ending if _ENDING.fullmatch(ending) else _NO_ENDING] += 1
+
 
 @dataclass
 class Reading:
@@ -37,7 +53,8 @@ class Reading:
 
     done: ids of frames that need no reading; they come as frames without bytes, marked `done`. sampling:
     which frames of a video are frames of the input. limits: what one frame or source may take. findings: what
-    the readers meet beside frames is noted there.
+    the readers meet beside frames is noted there. any_name: what has no known ending is read, too, where its
+    bytes are an image.
     """
 
     s3: S3
@@ -45,6 +62,36 @@ class Reading:
     sampling: Video = EVERY_FRAME
     limits: Limits = field(default_factory=Limits)
     findings: Findings = field(default_factory=Findings)
+    any_name: bool = False
+
+
+class UnsupportedError(Exception):
+    """A source that is whole, and not what it should be; the message says what it is and what to do."""
+
+
+class Expansion:
+    """Counts what a source's frames take beyond its own bytes: a repeated value in a Parquet file and a hole
+    in a tar take none there.
+
+    Args:
+        stream: the source; it is at its start afterwards.
+        limits: `source_memory` is granted to every source, however small.
+    """
+
+    def __init__(self, stream: BinaryIO, limits: Limits):
+        self._size = stream.seek(0, os.SEEK_END)
+        stream.seek(0)
+        self._memory = limits.source_memory
+        self._left = max(self._memory, DEFLATE_RATIO * self._size)
+
+    def add(self, count: int) -> None:
+        """Raises ValueError where it is more than any compressor of files would make of so many bytes."""
+        self._left -= count
+        if self._left < 0:
+            raise ValueError(
+                f"its frames take more than {DEFLATE_RATIO} times the {self._size} bytes of the file, "
+                f"and more than limits.source_memory={self._memory}"
+            )
 
 
 def open_shard(shard: Shard, s3: S3) -> BinaryIO:
@@ -57,8 +104,10 @@ def open_shard(shard: Shard, s3: S3) -> BinaryIO:
 
 def unique_name(name: str, seen: Counter[str]) -> str:
     """The name, or for a repeated one the name with #2, #3, …"""
-    seen[name] += 1
-    return name if seen[name] == 1 else unique_name(f"{name}#{seen[name]}", seen)
+    # Kept until the source ends: in little room, however long they are.
+    key = name if len(name) <= _LONG_NAME else hashlib.blake2b(name.encode()).hexdigest()
+    seen[key] += 1
+    return name if seen[key] == 1 else unique_name(f"{name}#{seen[key]}", seen)
 
 
 def break_of(shard: Shard, error: Exception, where: str, reading: Reading) -> Frame:
@@ -67,8 +116,8 @@ def break_of(shard: Shard, error: Exception, where: str, reading: Reading) -> Fr
         return Frame(shard.source, None, BREAK, None, done=True)
     if has_failed(error):
         what = unread(error)
-    elif isinstance(error, video.DamagedError):
-        what = str(error)  # some of what comes after the damage may have been read
+    elif isinstance(error, video.DamagedError | UnsupportedError):
+        what = str(error)  # some of what comes after damage may have been read
     else:
         what = f"broken {where}: {_reason(error)}: what comes after it is not read"
     return Frame(shard.source, None, BREAK, None, error=what, **blame(shard, error))
