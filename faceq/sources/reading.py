@@ -1,6 +1,8 @@
 """What the readers of all kinds of sources share: what they are told, what they find, and how they fail."""
 
 import gzip
+import io
+import os
 import struct
 from collections import Counter
 from collections.abc import Container
@@ -11,8 +13,10 @@ import pyarrow as pa
 
 from faceq import video
 from faceq.config import S3, Limits, Video
+from faceq.faults import fault_of
 from faceq.frames import Frame
-from faceq.listing import Shard, words
+from faceq.listing import Kind, Shard, words
+from faceq.sources.sniff import ENOUGH, kind_of_bytes
 from faceq.storage import READ_AHEAD, filesystem, has_failed, is_remote
 from faceq.table import BREAK, frame_id
 
@@ -47,12 +51,50 @@ class Reading:
     findings: Findings = field(default_factory=Findings)
 
 
+class OtherKindError(Exception):
+    """A shard's bytes say that it is of another kind than its name says."""
+
+    def __init__(self, kind: Kind):
+        super().__init__(kind)
+        self.kind = kind
+
+
 def open_shard(shard: Shard, s3: S3) -> BinaryIO:
-    """The shard, opened to be read from front to back."""
+    """The shard, opened to be read from front to back.
+
+    Raises:
+        OtherKindError: its bytes are those of another kind of source; `break_of` lets it through to who
+            chose the reader.
+    """
     files = filesystem(shard.source, s3)
     if not is_remote(shard.source):
-        return files.open(shard.path, "rb")
-    return files.open(shard.path, "rb", block_size=READ_AHEAD, cache_type="readahead")
+        stream = files.open(shard.path, "rb")
+    else:
+        stream = files.open(shard.path, "rb", block_size=READ_AHEAD, cache_type="readahead")
+    try:
+        kind = _kind_of_stream(stream, shard)
+        if kind not in (None, shard.kind):
+            raise OtherKindError(kind)
+        stream.seek(0)
+    except BaseException:
+        stream.close()
+        raise
+    return stream
+
+
+_FOOTER = 64 << 10
+"""What Arrow reads first of a Parquet file: its last bytes."""
+
+
+def _kind_of_stream(stream: BinaryIO, shard: Shard) -> Kind | None:
+    """What it is by its bytes. Those that its reader asks for first are read, lest a store is asked twice."""
+    if shard.kind == "parquet" and is_remote(shard.source):
+        end = stream.seek(0, io.SEEK_END)
+        stream.seek(max(0, end - _FOOTER))
+        if stream.read(_FOOTER).endswith(b"PAR1"):
+            return "parquet"
+        stream.seek(0)
+    return kind_of_bytes(stream.read(ENOUGH))
 
 
 def unique_name(name: str, seen: Counter[str]) -> str:
@@ -63,10 +105,12 @@ def unique_name(name: str, seen: Counter[str]) -> str:
 
 def break_of(shard: Shard, error: Exception, where: str, reading: Reading) -> Frame:
     """The frame that stands for a source, or the rest of one, that cannot be read."""
+    if isinstance(error, OtherKindError):
+        raise error
     if frame_id(shard.source, None, BREAK) in reading.done:
         return Frame(shard.source, None, BREAK, None, done=True)
     if has_failed(error):
-        what = unread(error)
+        what = unread(error, shard)
     elif isinstance(error, video.DamagedError):
         what = str(error)  # some of what comes after the damage may have been read
     else:
@@ -76,16 +120,21 @@ def break_of(shard: Shard, error: Exception, where: str, reading: Reading) -> Fr
 
 def blame(shard: Shard, error: Exception) -> dict[str, bool]:
     """`refused` and `unseen` of a frame that could not be read."""
-    return {"refused": has_failed(error), "unseen": isinstance(error, FileNotFoundError) and not shard.seen}
+    fault = fault_of(error)
+    missing = fault is not None and fault.kind == "missing"
+    return {"refused": fault is not None, "unseen": missing and not shard.seen}
 
 
-def unread(error: Exception) -> str:
+def unread(error: Exception, shard: Shard) -> str:
     """Why the storage gave nothing, for people."""
-    if isinstance(error, FileNotFoundError):
-        return "gone: it was there when the input was listed, or is a link to nothing"
-    if isinstance(error, PermissionError):
-        return f"access denied: {_reason(error)}: check permissions and credentials"
-    return f"could not be read: {_reason(error)}"
+    fault = fault_of(error)
+    if fault is None:
+        return f"could not be read: {_reason(error)}"
+    if fault.kind != "missing":
+        return fault.text
+    if not is_remote(shard.source) and os.path.islink(shard.path):
+        return "gone: it is a link to nothing"
+    return "gone: it was there when the input was listed" if shard.seen else f"not there: {fault.text}"
 
 
 _PUZZLING = (LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, struct.error)
