@@ -12,8 +12,6 @@ import stat
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
-from fsspec.utils import glob_translate
-
 from faceq import s3_listing
 from faceq.storage import storage_errors
 
@@ -58,7 +56,11 @@ def glob(place: Place, pattern: str) -> Files:
 
 def _matching(place: Place, folder: str, parts: list[str]) -> Files:
     if parts[0] == "**":
-        return _through_all_levels(place.below(folder), folder, "/".join(parts))
+        start = len(folder.rstrip("/")) + 1
+        tests = [None if part == "**" else _wanted(part) for part in parts]
+        return {
+            path: size for path, size in place.below(folder).items() if _fits(path[start:].split("/"), tests)
+        }
     found, folders = place.matching(folder, parts[0], last=not parts[1:])
     if parts[1:]:
         found = {}
@@ -67,16 +69,17 @@ def _matching(place: Place, folder: str, parts: list[str]) -> Files:
     return found
 
 
-def _through_all_levels(files: Files, folder: str, pattern: str) -> Files:
-    """Those of a folder's files that match, or lie in a folder that does."""
-    matches = re.compile(glob_translate(pattern)).match
-    start = len(folder.rstrip("/")) + 1
+Test = Callable[[str], bool]
 
-    def wanted(path: str) -> bool:
-        ends = [place.start() for place in re.finditer("/", path[start:])]
-        return any(matches(path[start : start + end]) for end in (*ends, len(path)))
 
-    return {path: size for path, size in files.items() if wanted(path)}
+def _fits(path: list[str], tests: list[Test | None]) -> bool:
+    """Whether the parts of a path, or those of a folder that it lies in, fit; None fits any number of parts."""
+    if not tests:
+        return True
+    test, *rest = tests
+    if test is None:
+        return not rest or any(_fits(path[skipped:], rest) for skipped in range(len(path)))
+    return bool(path) and test(path[0]) and _fits(path[1:], rest)
 
 
 def _is_hidden(name: str) -> bool:
@@ -84,7 +87,7 @@ def _is_hidden(name: str) -> bool:
     return name.startswith(".") and name not in (".", "..")
 
 
-def _wanted(pattern: str) -> Callable[[str], bool]:
+def _wanted(pattern: str) -> Test:
     matches = re.compile(fnmatch.translate(pattern)).match
     return lambda name: bool(matches(name)) and (pattern.startswith(".") or not _is_hidden(name))
 
@@ -116,7 +119,7 @@ class Disk:
             raise UnlistedError(folder, error) from error
         return found, []
 
-    def _scan(self, folder: str, wanted: Callable[[str], bool]) -> tuple[Files, list[str]]:
+    def _scan(self, folder: str, wanted: Test) -> tuple[Files, list[str]]:
         found: Files = {}
         folders = []
         try:

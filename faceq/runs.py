@@ -15,6 +15,7 @@ from urllib.parse import urlparse
 import fsspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 
@@ -263,6 +264,14 @@ class Table:
     def column(self, path: str, name: str) -> pa.ChunkedArray:
         """One column of one of `row_files`."""
         return self._part(path, [name])[name]
+
+    def videos_in(self, files: list[str]) -> set[str]:
+        """Sources of rows in some of `row_files` that are videos, and no shards that hold some."""
+        videos: set[str] = set()
+        for rows in self._parts(files, ["source", "member", "timestamp_s"]):
+            is_video = pc.and_(pc.is_valid(rows["timestamp_s"]), pc.is_null(rows["member"]))
+            videos.update(rows["source"].filter(is_video).unique().to_pylist())
+        return videos
 
     def _parts(self, files: list[str], columns: Sequence[str]) -> Iterator[pa.Table]:
         """Columns of some of `row_files`, file after file, a few of them read at once."""

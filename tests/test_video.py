@@ -11,7 +11,6 @@ import cv2
 import numpy as np
 import pytest
 from conftest import BUCKET
-from PIL import Image
 
 from faceq import cli, config, pipeline, video
 from faceq.config import S3, Video
@@ -283,12 +282,6 @@ def test_a_frame_that_the_decoder_patched_over_is_unreadable(tmp_path):
     assert frames[12].timestamp_s == pytest.approx(0.48)
 
 
-def picture() -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", (64, 64)).save(file, "JPEG")
-    return file.getvalue()
-
-
 def without_decoder(path: Path) -> bytes:
     data = write_numbered(path).read_bytes()
     start = data.index(b"avc1", data.index(b"stsd"))
@@ -310,7 +303,6 @@ def only_sound(path: Path) -> bytes:
         (lambda path: b"", "empty (0 bytes)"),
         (lambda path: b"<html>403 Forbidden</html>" * 50, "no video in MP4, MOV, Matroska, WebM or AVI"),
         (lambda path: np.random.default_rng(1).bytes(9000), "no video in MP4"),
-        (lambda path: picture(), "no video in MP4"),
         # FFmpeg would open what a playlist names.
         (lambda path: b"#EXTM3U\n#EXTINF:9,\nfile:///etc/hosts\n#EXT-X-ENDLIST\n", "no video in MP4"),
         (lambda path: write_numbered(path).read_bytes()[:-200], "without its index (moov)"),

@@ -134,7 +134,7 @@ def unread(error: Exception, shard: Shard) -> str:
         return fault.text
     if not is_remote(shard.source) and os.path.islink(shard.path):
         return "gone: it is a link to nothing"
-    return "gone: it was there when the input was listed" if shard.seen else f"not there: {fault.text}"
+    return "gone: it was there when the input was listed" if shard.seen else f"not found: {fault.text}"
 
 
 _PUZZLING = (LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, struct.error)

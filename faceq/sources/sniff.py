@@ -14,7 +14,8 @@ _PICTURES = re.compile(
     rb"|BM............[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0"
     rb"|P[1-6][ \t\r\n#]"
     # Not decoded: each has a row that says so.
-    rb"|....ftyp(?:hei[cmsx]|hev[cmsx]|mif1|msf1|avi[fs])|\0\0\0\x0c(?:jP  |JXL )|\xff\x4f\xff\x51|\xff\x0a",
+    rb"|....ftyp(?:hei[cmsx]|hev[cmsx]|mif1|msf1|avi[fs]|crx )"
+    rb"|\0\0\0\x0c(?:jP  |JXL )|\xff\x4f\xff\x51|\xff\x0a",
     re.DOTALL,
 )
 _VIDEOS = re.compile(
