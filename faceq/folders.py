@@ -73,7 +73,7 @@ Test = Callable[[str], bool]
 
 
 def _fits(path: list[str], tests: list[Test | None]) -> bool:
-    """Whether the parts of a path, or those of a folder that it lies in, fit; None fits any number of parts."""
+    """Whether the parts of a path, or of a folder that it lies in, fit; None fits any number of parts."""
     if not tests:
         return True
     test, *rest = tests

@@ -71,6 +71,9 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 128
     store: SmallS3
 
+    def handle_error(self, *_: object) -> None:
+        pass  # clients go away as they like
+
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
