@@ -7,6 +7,8 @@ keeps S3's answer as the cause: its code tells them apart.
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import fsspec
+
 from faceq.storage import answer_of, has_failed
 
 Kind = Literal["empty", "missing", "forbidden", "archived", "outage"]
@@ -80,6 +82,20 @@ def code_of(error: BaseException) -> str:
     """S3's code of an error, such as `NoSuchKey`, or the HTTP status of an answer without a body; "" where
     the error is no answer of S3."""
     return _part(error, "Code")
+
+
+def in_words(error: Exception, files: fsspec.AbstractFileSystem, path: str) -> Exception:
+    """The error of a request to S3, or one that says more of the same object.
+
+    Whether an object is there is asked by HEAD, and the answer is a bare status: 400 for an expired token.
+    """
+    if not code_of(error).isdigit():
+        return error
+    try:
+        files.cat_file(path, 0, 1)
+    except Exception as said:
+        return said if code_of(said) else error
+    return error
 
 
 def reason_of(error: BaseException) -> str:

@@ -16,7 +16,7 @@ import fsspec
 from faceq import manifest
 from faceq.config import S3
 from faceq.errors import UsageError
-from faceq.faults import fault_of
+from faceq.faults import fault_of, in_words
 from faceq.folders import MAGIC, Bucket, Disk, Files, Place, UnlistedError, glob
 from faceq.storage import absolute, filesystem, is_remote, path_of, storage_errors
 
@@ -147,7 +147,7 @@ def _list_input(uri: str, s3: S3, any_name: bool) -> tuple[list[Shard], list[str
     except (OSError, ValueError, *storage_errors()) as error:
         if isinstance(error, UsageError):
             raise
-        raise UsageError(f"{uri}: cannot be listed: {_why(error)}") from None
+        raise UsageError(f"{uri}: cannot be listed: {_why(in_words(error, files, path))}") from None
     shards, others = [], []
     for name, size in found.items():
         kind = kind_of(name)

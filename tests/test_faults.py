@@ -119,7 +119,7 @@ def test_an_outage_is_a_refusal_of_every_kind_of_source(shards, code, methods):
     for name, (frame,) in frames_of(shards, refuse).items():
         assert frame.refused and frame.image is None, name
         assert frame.frame_index == (0 if name.endswith(".jpg") else BREAK)
-        assert frame.error.startswith("could not be read: ")
+        assert frame.error.startswith("could not be read: ") and f"({code})" in frame.error
 
 
 def test_what_has_no_bytes_is_empty_and_no_refusal(shards):

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from faceq import video
 from faceq.config import S3, Limits, Video
-from faceq.faults import fault_of
+from faceq.faults import fault_of, in_words
 from faceq.frames import Frame
 from faceq.listing import Kind, Shard, words
 from faceq.sources.sniff import ENOUGH, kind_of_bytes
@@ -70,7 +70,11 @@ def open_shard(shard: Shard, s3: S3) -> BinaryIO:
     if not is_remote(shard.source):
         stream = files.open(shard.path, "rb")
     else:
-        stream = files.open(shard.path, "rb", block_size=READ_AHEAD, cache_type="readahead")
+        try:
+            stream = files.open(shard.path, "rb", block_size=READ_AHEAD, cache_type="readahead")
+        except OSError as error:
+            said = in_words(error, files, shard.path)
+            raise said from said.__cause__  # which holds S3's answer
     try:
         kind = _kind_of_stream(stream, shard)
         if kind not in (None, shard.kind):
