@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from faceq.config import S3
 from faceq.errors import UsageError
+from faceq.faults import fault_of, in_words
 from faceq.parquet import ParquetFile
 from faceq.storage import absolute, filesystem, is_remote, path_of, storage_errors
 
@@ -36,7 +37,8 @@ def entries(uri: str, s3: S3) -> Iterator[tuple[str, int | None]]:
     Args:
         uri: a local or `s3://` file that ends in one of ENDINGS; CSV has a line of column names first.
             Its column `uri` (or `path`, or `source`) holds local paths and `s3://` URIs; relative ones
-            are meant from the manifest's folder. A column `size` is taken if it is there.
+            are meant from the manifest's folder. A column `size` is taken if it is there; a size may be a
+            float or text, as pandas writes it, or missing.
         s3: settings of the file system.
 
     Yields:
@@ -48,18 +50,19 @@ def entries(uri: str, s3: S3) -> Iterator[tuple[str, int | None]]:
     if not uri.lower().endswith(ENDINGS):
         raise UsageError(f"{uri}: not a kind of manifest that is known by its ending ({', '.join(ENDINGS)})")
     folder = absolute(uri).rpartition("/")[0]
+    files = filesystem(uri, s3)
     try:
-        with filesystem(uri, s3).open(path_of(uri), "rb") as file:
+        with files.open(path_of(uri), "rb") as file:
             for number, place, size in _rows(file, uri):
                 yield _entry(place, size, folder, f"{uri}: row {number}")
     except UsageError:
         raise
-    except FileNotFoundError:
-        raise UsageError(f"{uri}: there is no such manifest") from None
-    except PermissionError as error:
-        raise UsageError(f"{uri}: may not be read: {error}: check permissions, credentials") from None
     except (OSError, ValueError, csv.Error, pa.ArrowException, *storage_errors()) as error:
-        raise UsageError(f"{uri}: cannot be read as a manifest: {' '.join(str(error).split())}") from None
+        fault = fault_of(in_words(error, files, path_of(uri)))
+        if fault and fault.kind == "missing":
+            raise UsageError(f"{uri}: there is no such manifest") from None
+        why = fault.text if fault else " ".join(str(error).split())
+        raise UsageError(f"{uri}: cannot be read as a manifest: {why}") from None
 
 
 Row = tuple[int, Any, Any]

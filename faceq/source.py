@@ -39,7 +39,7 @@ class FrameSource(Datasource):
             ReadTask(
                 functools.partial(_read, index, shards, self._config, self._done, self._census),
                 BlockMetadata(
-                    num_rows=len(shards) if shards[0].kind == "picture" else None,
+                    num_rows=len(shards) if all(s.kind == "picture" and s.known for s in shards) else None,
                     size_bytes=_bytes_of(shards),
                     input_files=None,  # nobody asks for them, and there may be millions
                     exec_stats=None,

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import BUCKET, PHOTOS
 from small_s3 import BUCKET as SMALL
-from small_s3 import small_s3
+from small_s3 import Refusal, small_s3
 
 from faceq import cli, config, manifest, pipeline
 from faceq.config import S3
@@ -166,6 +166,20 @@ def test_a_manifest_that_is_not_there_is_wrong_usage(tmp_path, capsys):
     missing = str(tmp_path / "none.csv")
     assert cli.main(["score", "--manifest", missing, "--out", str(tmp_path / "t")]) == 2
     assert f"{missing}: there is no such manifest" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("refused", [("GET",), ("GET", "HEAD")])
+def test_a_manifest_that_the_storage_refuses_stops_the_job(monkeypatch, refused):
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+
+    def refuse(asked):
+        return Refusal(400, "ExpiredToken") if asked.method in refused else None
+
+    with (
+        small_s3({"m.csv": b"uri\n/a.jpg\n"}, refuse) as store,
+        pytest.raises(UsageError, match="ExpiredToken"),
+    ):
+        list_shards([], store.settings, [f"s3://{SMALL}/m.csv"])
 
 
 def test_a_manifest_on_s3_is_scored_row_by_row(s3, local_ray, tmp_path):
