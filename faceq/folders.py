@@ -12,6 +12,9 @@ import stat
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
 from faceq import s3_listing
 from faceq.storage import storage_errors
 
@@ -21,11 +24,11 @@ Files = dict[str, int | None]
 """Bytes of each file by its path, as the file system calls it; None for a link that leads nowhere."""
 
 
-class UnlistedError(Exception):
+class UnlistedError(OSError):
     """A folder could not be listed; `error` says why."""
 
     def __init__(self, folder: str, error: Exception):
-        super().__init__(folder)
+        super().__init__(f"{folder}: {error}")
         self.folder, self.error = folder, error
 
 
@@ -52,6 +55,12 @@ def glob(place: Place, pattern: str) -> Files:
     parts = [part if part == "**" else re.sub(r"\*+", "*", part) for part in pattern.split("/")]
     first = next(number for number, part in enumerate(parts) if MAGIC.search(part))
     return _matching(place, "/".join(parts[:first]) or "/", parts[first:])
+
+
+def inside(files: fsspec.AbstractFileSystem, folder: str, pattern: str) -> list[str]:
+    """Files in a folder that match a pattern of their path from there, sorted; raises as `glob`."""
+    place: Place = Disk() if isinstance(files, LocalFileSystem) else Bucket(files)
+    return sorted(_matching(place, folder, pattern.split("/")))
 
 
 def _matching(place: Place, folder: str, parts: list[str]) -> Files:

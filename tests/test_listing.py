@@ -15,6 +15,7 @@ from faceq import cli, s3_listing
 from faceq.config import S3
 from faceq.errors import UsageError
 from faceq.listing import Shard, group, kind_of, list_shards, printable, recorded
+from faceq.runs import Table
 from faceq.sources import read_shards
 
 
@@ -316,3 +317,30 @@ def test_with_any_name_all_files_are_shards_and_those_in_folders_are_not_known_t
         ("b", "picture", True),
         ("c.txt", "picture", False),
     ]
+
+
+@pytest.mark.parametrize("closed", ["status=scored", "_faceq"])
+def test_a_part_of_a_table_that_may_not_be_listed_is_an_error_and_no_smaller_table(anywhere, closed):
+    for name in ("_faceq/run-1.json", "status=scored/1-a.parquet", "status=no_face/1-a.parquet"):
+        (anywhere / name).parent.mkdir(exist_ok=True)
+        (anywhere / name).write_bytes(b"{}")
+    table = Table(str(anywhere), S3())
+    assert len(table.row_files()) == 2 and table.exists()
+    (anywhere / closed).chmod(0)
+    with as_nobody(), pytest.raises(UsageError, match=f"{closed}: .*Permission denied"):
+        table.row_files() if closed != "_faceq" else table.exists()
+    (anywhere / closed).chmod(0o755)
+
+
+def test_a_part_of_a_table_on_s3_that_cannot_be_listed_is_an_error(monkeypatch):
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+
+    def refuse(asked):
+        return Refusal(403, "AccessDenied") if asked.query.get("prefix") == "t/status=scored/" else None
+
+    objects = {f"t/status={status}/1-a.parquet": b"x" for status in ("scored", "no_face")}
+    with (
+        small_s3(objects, refuse) as store,
+        pytest.raises(UsageError, match="said by the server"),
+    ):
+        Table(f"s3://{BUCKET}/t", store.settings).row_files()
