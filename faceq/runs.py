@@ -1,7 +1,6 @@
 """What a table knows of the runs that made it: `TABLE/_faceq/run-<run_id>.json`, and what they found."""
 
 import contextlib
-import glob
 import json
 import uuid
 from collections import Counter
@@ -15,9 +14,11 @@ from urllib.parse import urlparse
 import fsspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 
+from faceq import folders
 from faceq.config import S3
 from faceq.errors import UsageError
 from faceq.parquet import ParquetFile
@@ -169,7 +170,7 @@ class Table:
         return runs[0]
 
     def _run_files(self) -> list[str]:
-        return sorted(self.files.glob(f"{glob.escape(self.path)}/_faceq/run-*.json"))
+        return folders.inside(self.files, self.path, "_faceq/run-*.json")
 
     def runs(self) -> list[dict[str, Any]]:
         """Records of all runs, the oldest first."""
@@ -214,7 +215,7 @@ class Table:
         """The Parquet files that hold rows, as the file system calls them."""
         with self.reached():
             self.files.invalidate_cache()
-            return sorted(self.files.glob(f"{glob.escape(self.path)}/status=*/[!.]*.parquet"))
+            return folders.inside(self.files, self.path, "status=*/*.parquet")
 
     def save(self, run: Run) -> None:
         """Write the run's record; readers see the old one or the new one, never a part.
@@ -263,6 +264,14 @@ class Table:
     def column(self, path: str, name: str) -> pa.ChunkedArray:
         """One column of one of `row_files`."""
         return self._part(path, [name])[name]
+
+    def videos_in(self, files: list[str]) -> set[str]:
+        """Sources in some of `row_files` that are videos, and no shards that hold some."""
+        videos: set[str] = set()
+        for rows in self._parts(files, ["source", "member", "timestamp_s"]):
+            is_video = pc.and_(pc.is_valid(rows["timestamp_s"]), pc.is_null(rows["member"]))
+            videos.update(rows["source"].filter(is_video).unique().to_pylist())
+        return videos
 
     def _parts(self, files: list[str], columns: Sequence[str]) -> Iterator[pa.Table]:
         """Columns of some of `row_files`, file after file, a few of them read at once."""

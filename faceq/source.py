@@ -51,7 +51,7 @@ class FrameSource(Datasource):
             ReadTask(
                 functools.partial(_read, index, shards, self._config, self._done, self._census),
                 BlockMetadata(
-                    num_rows=len(shards) if shards[0].kind == "picture" else None,
+                    num_rows=len(shards) if all(s.kind == "picture" and s.known for s in shards) else None,
                     size_bytes=_bytes_of(shards),
                     input_files=None,  # nobody asks for them, and there may be millions
                     exec_stats=None,
@@ -98,8 +98,7 @@ class _Reader:
     """Reads the shards of a task, also after processes have died over them.
 
     A task that Ray runs again must give the same frames in the same order: those that came before its process
-    died are not taken twice. So pictures, which are fetched several at a time, and one at a time after a
-    death, always come in the order of the shards.
+    died are not taken twice.
 
     findings: what was met beside frames. place: of the frame that was given last.
     """
@@ -137,10 +136,7 @@ class _Reader:
 
     def _together(self, first: int, shards: list[Shard]) -> Iterator[tuple[int, Frame]]:
         indices = {shard.source: first + index for index, shard in enumerate(shards)}
-        frames = self._read(shards)
-        if len(shards) > 1:
-            frames = iter(sorted(frames, key=lambda frame: indices[frame.source]))
-        return ((indices[frame.source], frame) for frame in frames)
+        return ((indices[frame.source], frame) for frame in self._read(shards))
 
     def _one_by_one(self, first: int, shards: list[Shard]) -> Iterator[tuple[int, Frame]]:
         for index, shard in enumerate(shards, first):
@@ -165,7 +161,9 @@ class _Reader:
 
     def _read(self, shards: list[Shard]) -> Iterator[Frame]:
         config = self._config
-        return read_shards(shards, config.s3, self._done, config.video, config.limits, self.findings)
+        return read_shards(
+            *(shards, config.s3, self._done, config.video, config.limits, self.findings, config.any_name)
+        )
 
     def _killer(self, shard: Shard) -> Frame:
         index = 0 if shard.kind == "picture" else BREAK

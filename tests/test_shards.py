@@ -164,7 +164,7 @@ def test_frames_that_are_gone_are_told_and_the_others_come(looked_at, frames_in,
     photo.unlink()
     try:
         assert cli.main(["query", looked_at, "n_faces > 0", "--export-shards", str(tmp_path / "a")]) == 1
-        assert f"1 frames could not be read, the first: {photo}: gone" in capsys.readouterr().err
+        assert f"1 frames could not be read, the first: {photo}: not found" in capsys.readouterr().err
     finally:
         photo.write_bytes(content)
     assert cli.main(["query", looked_at, "n_faces > 0", "--export-shards", str(tmp_path / "a")]) == 0

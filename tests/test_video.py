@@ -10,7 +10,6 @@ import cv2
 import numpy as np
 import pytest
 from conftest import BUCKET
-from PIL import Image
 from videos import noise, number_in, numbered, numbers, packets, pixels_of, read, write_numbered, write_video
 
 from faceq import cli, config, pipeline, video
@@ -213,12 +212,6 @@ def test_a_frame_that_the_decoder_patched_over_is_unreadable(tmp_path):
     assert frames[12].timestamp_s == pytest.approx(0.48)
 
 
-def a_picture() -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", (64, 64)).save(file, "JPEG")
-    return file.getvalue()
-
-
 def without_decoder(path: Path) -> bytes:
     data = write_numbered(path).read_bytes()
     start = data.index(b"avc1", data.index(b"stsd"))
@@ -241,7 +234,6 @@ def only_sound(path: Path) -> bytes:
         (lambda path: b"<html>403 Forbidden</html>" * 50, "not a video but a web page (HTML)"),
         (lambda path: np.random.default_rng(1).bytes(9000), "not a video, or cut off in its header"),
         (lambda path: bytes(9000), "not a video but zero bytes"),
-        (lambda path: a_picture(), "not a video but a picture (JPEG)"),
         # FFmpeg would open what a playlist names.
         (
             lambda path: b"#EXTM3U\n#EXTINF:9,\nfile:///etc/hosts\n#EXT-X-ENDLIST\n",

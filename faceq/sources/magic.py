@@ -1,13 +1,9 @@
-"""What bytes are, by the first of them, whatever the name says."""
+"""What a file is that should be a tar or a Parquet file and is not, by its first bytes.
+
+Images, videos, and each of the two in the other's place are read as what they are (`faceq.sources.sniff`).
+"""
 
 import re
-
-_IMAGE = re.compile(
-    rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|BM....\0\0\0\0|RIFF....WEBP|P[1-6]\s"
-    rb"|II[*+]\0|MM\0[*+]|....ftyp(heic|heix|hevc|mif1|msf1|avif|avis)"
-    rb"|\xff\x0a|\0\0\0\x0c(JXL |jP  )|\xff\x4f\xff\x51|8BPS",
-    re.DOTALL,
-)
 
 _UNPACK = "unpack it, or repack its files as .tar or .tar.gz"
 _FOREIGN = tuple(
@@ -26,7 +22,6 @@ _FOREIGN = tuple(
         (rb"Rar!\x1a\x07", "a RAR archive", _UNPACK),
         (rb"07070[127]|\xc7\x71|\x71\xc7", "a cpio archive", _UNPACK),
         (rb"PARE", "an encrypted Parquet file", "decrypt it first"),
-        (rb"PAR1", "a Parquet file", "name it .parquet"),
         (rb"ORC", "an ORC file", "convert it to Parquet"),
         (rb"ARROW1\0\0", "an Arrow IPC (Feather) file", "convert it to Parquet"),
         (rb"FEA1", "a Feather file", "convert it to Parquet"),
@@ -34,31 +29,19 @@ _FOREIGN = tuple(
         (rb"Obj\x01", "an Avro file", "convert it to Parquet"),
         (rb"SQLite format 3\0", "an SQLite database", "convert it to Parquet"),
         (rb"\x89HDF\r\n", "an HDF5 file", "convert it to Parquet"),
-        (rb".{257}ustar", "a tar archive", "name it .tar"),
         (rb"version https://git-lfs", "a Git LFS pointer", "fetch the real file with `git lfs pull`"),
         (rb"\s*(<!DOCTYPE html|<html|<head|<body)", "a web page (HTML)", "download the file again"),
         (rb"\s*<\?xml|\s*<Error>", "XML, such as an object store's error", "download the file again"),
-        (rb"....ftyp|\x1aE\xdf\xa3|RIFF....AVI ", "a video", "give it the ending of its format"),
         (rb"\s*[{\[]", "JSON", "convert it to Parquet"),
     )
 )
 _TEXT = re.compile(rb"[\t\r\n\x20-\x7e\x80-\xff]{16,}\Z")
 _ZEROS = re.compile(rb"\0{64,}\Z")
 
-START = 512
-"""First bytes of a file by which it is told what it is."""
-
-
-def is_image(start: bytes) -> bool:
-    """Whether bytes that start so are an encoded image, also of a format that is not decoded."""
-    return bool(_IMAGE.match(start))
-
 
 def foreign(start: bytes, wanted: str) -> str | None:
-    """What a file is that should be `wanted` ("a tar") and begins with `start`, up to START bytes, with what
-    to do about it; None if it cannot be told."""
-    if is_image(start):
-        return f"an image, not {wanted}: give it the ending of its format"
+    """What a file is that should be `wanted` ("a tar") and begins with `start`, `sniff.ENOUGH` bytes or all,
+    with what to do about it; None if it cannot be told."""
     for pattern, what, advice in _FOREIGN:
         if pattern.match(start) and not what.startswith(wanted):
             return f"{what}, not {wanted}: {advice}"

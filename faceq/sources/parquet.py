@@ -145,7 +145,7 @@ def _keys(column: pa.Array, reading: Reading) -> list[Any]:
 
 
 def _member_name(key: Any) -> str:
-    return key.decode("utf-8", "backslashreplace") if isinstance(key, bytes) else printable(str(key))
+    return printable(key if isinstance(key, bytes) else str(key))
 
 
 def _parquet_frame(shard: Shard, content: Content, member: str, reading: Reading) -> Frame:
@@ -181,7 +181,7 @@ def _file_of(shard: Shard, path: str, member: str, reading: Reading) -> Frame:
         image = files.cat_file(place, start=0, end=most + 1)
     except Exception as error:
         gone = isinstance(error, FileNotFoundError)
-        reason = f"{told}, and there is no such file" if gone else f"{told}: {unread(error)}"
+        reason = f"{told}, and there is no such file" if gone else f"{told}: {unread(error, shard)}"
         return Frame(shard.source, member, 0, None, error=reason, **blame(shard, error))
     if len(image) > most:
         return Frame(shard.source, member, 0, None, error=too_long(len(image), reading))

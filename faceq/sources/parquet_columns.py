@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from faceq.sources.magic import START, is_image
+from faceq.sources.sniff import ENOUGH, kind_of_bytes
 
 IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes", "content", "data")
 """Names by which the image column of a Parquet shard is known, where several columns could be it."""
@@ -117,11 +117,11 @@ def by_bytes(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> str:
     for batch in batches:
         for name in candidates:
             found = (content_of(value).image for value in batch[name])
-            starts[name] += [bytes(memoryview(image)[:START]) for image in found if image is not None]
+            starts[name] += [bytes(memoryview(image)[:ENOUGH]) for image in found if image is not None]
         rows += len(batch)
         if rows >= PROBED:
             break
-    images = [name for name in candidates if 2 * sum(map(is_image, starts[name])) > len(starts[name])]
+    images = [name for name in candidates if _are_mostly_images(starts[name])]
     known = [name for name in IMAGE_COLUMNS if name in (images or candidates)]
     if len(images) == 1 or known:
         return known[0] if known else images[0]
@@ -158,3 +158,7 @@ def _content_of_list(values: pa.Array) -> Content:
         return Content(values.to_numpy(zero_copy_only=not values.null_count).astype("uint8").tobytes())
     there = values.drop_null()
     return content_of(there[0]) if len(there) == 1 else Content(images=len(there))
+
+
+def _are_mostly_images(starts: list[bytes]) -> bool:
+    return 2 * sum(kind_of_bytes(start) == "picture" for start in starts) > len(starts)

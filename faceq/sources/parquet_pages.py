@@ -9,8 +9,9 @@ from typing import Any, BinaryIO
 
 import pyarrow.parquet as pq
 
-from faceq.sources.magic import START, foreign
+from faceq.sources.magic import foreign
 from faceq.sources.reading import UnsupportedError
+from faceq.sources.sniff import ENOUGH
 
 _MAGIC = b"PAR1"
 _TAIL = 64 << 10
@@ -69,7 +70,7 @@ class GuardedFile:
             raise UnsupportedError("this is an encrypted Parquet file: decrypt it first")
         if end[4:] != _MAGIC:
             self._stream.seek(0)
-            what = foreign(self._stream.read(START), "a Parquet file")
+            what = foreign(self._stream.read(ENOUGH), "a Parquet file")
             if what:
                 raise UnsupportedError(f"this is {what}")
             return 0  # cut off: Arrow says so

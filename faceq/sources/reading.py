@@ -2,8 +2,8 @@
 
 import gzip
 import hashlib
+import io
 import os
-import re
 import struct
 from collections import Counter
 from collections.abc import Container
@@ -14,8 +14,10 @@ import pyarrow as pa
 
 from faceq import video
 from faceq.config import S3, Limits, Video
+from faceq.faults import fault_of, in_words
 from faceq.frames import Frame
-from faceq.listing import Shard, words
+from faceq.listing import Kind, Shard, ending_of, words
+from faceq.sources.sniff import ENOUGH, kind_of_bytes
 from faceq.storage import READ_AHEAD, filesystem, has_failed, is_remote
 from faceq.table import BREAK, frame_id
 
@@ -24,8 +26,6 @@ EVERY_FRAME = Video()
 DEFLATE_RATIO = 1032
 """Bytes, at most, that gzip and ZIP can make of one."""
 
-_ENDING = re.compile(r"\.(?!\d+$)[a-z0-9]{1,8}")
-_NO_ENDING = "without a known ending"
 _LONG_NAME = 1024
 
 
@@ -42,9 +42,7 @@ class Findings:
 
     def pass_over(self, name: str) -> None:
         """Count a file or member that holds no frames."""
-        ending = os.path.splitext(name)[1].lower()
-        # Numbered parts and the like would be as many endings as files.
-        self.passed_over[ending if _ENDING.fullmatch(ending) else _NO_ENDING] += 1
+        self.passed_over[ending_of(name)] += 1
 
 
 @dataclass
@@ -94,12 +92,54 @@ class Expansion:
             )
 
 
+class OtherKindError(Exception):
+    """A shard's bytes say that it is of another kind than its name says."""
+
+    def __init__(self, kind: Kind):
+        super().__init__(kind)
+        self.kind = kind
+
+
 def open_shard(shard: Shard, s3: S3) -> BinaryIO:
-    """The shard, opened to be read from front to back."""
+    """The shard, opened to be read from front to back.
+
+    Raises:
+        OtherKindError: its bytes are those of another kind of source; `break_of` lets it through to who
+            chose the reader.
+    """
     files = filesystem(shard.source, s3)
     if not is_remote(shard.source):
-        return files.open(shard.path, "rb")
-    return files.open(shard.path, "rb", block_size=READ_AHEAD, cache_type="readahead")
+        stream = files.open(shard.path, "rb")
+    else:
+        try:
+            stream = files.open(shard.path, "rb", block_size=READ_AHEAD, cache_type="readahead")
+        except OSError as error:
+            said = in_words(error, files, shard.path)
+            raise said from said.__cause__  # which holds S3's answer
+    try:
+        kind = _kind_of_stream(stream, shard)
+        if kind not in (None, shard.kind):
+            raise OtherKindError(kind)
+        stream.seek(0)
+    except BaseException:
+        stream.close()
+        raise
+    return stream
+
+
+_FOOTER = 64 << 10
+"""What Arrow reads first of a Parquet file: its last bytes."""
+
+
+def _kind_of_stream(stream: BinaryIO, shard: Shard) -> Kind | None:
+    """What it is by its bytes. Those that its reader asks for first are read, lest a store is asked twice."""
+    if shard.kind == "parquet" and is_remote(shard.source):
+        end = stream.seek(0, io.SEEK_END)
+        stream.seek(max(0, end - _FOOTER))
+        if stream.read(_FOOTER).endswith(b"PAR1"):
+            return "parquet"
+        stream.seek(0)
+    return kind_of_bytes(stream.read(ENOUGH))
 
 
 def unique_name(name: str, seen: Counter[str]) -> str:
@@ -112,10 +152,12 @@ def unique_name(name: str, seen: Counter[str]) -> str:
 
 def break_of(shard: Shard, error: Exception, where: str, reading: Reading) -> Frame:
     """The frame that stands for a source, or the rest of one, that cannot be read."""
+    if isinstance(error, OtherKindError):
+        raise error
     if frame_id(shard.source, None, BREAK) in reading.done:
         return Frame(shard.source, None, BREAK, None, done=True)
     if has_failed(error):
-        what = unread(error)
+        what = unread(error, shard)
     elif isinstance(error, video.DamagedError | UnsupportedError):
         what = str(error)  # some of what comes after damage may have been read
     else:
@@ -125,16 +167,21 @@ def break_of(shard: Shard, error: Exception, where: str, reading: Reading) -> Fr
 
 def blame(shard: Shard, error: Exception) -> dict[str, bool]:
     """`refused` and `unseen` of a frame that could not be read."""
-    return {"refused": has_failed(error), "unseen": isinstance(error, FileNotFoundError) and not shard.seen}
+    fault = fault_of(error)
+    missing = fault is not None and fault.kind == "missing"
+    return {"refused": fault is not None, "unseen": missing and not shard.seen}
 
 
-def unread(error: Exception) -> str:
+def unread(error: Exception, shard: Shard) -> str:
     """Why the storage gave nothing, for people."""
-    if isinstance(error, FileNotFoundError):
-        return "gone: it was there when the input was listed, or is a link to nothing"
-    if isinstance(error, PermissionError):
-        return f"access denied: {_reason(error)}: check permissions and credentials"
-    return f"could not be read: {_reason(error)}"
+    fault = fault_of(error)
+    if fault is None:
+        return f"could not be read: {_reason(error)}"
+    if fault.kind != "missing":
+        return fault.text
+    if not is_remote(shard.source) and os.path.islink(shard.path):
+        return "gone: it is a link to nothing"
+    return "gone: it was there when the input was listed" if shard.seen else f"not found: {fault.text}"
 
 
 _PUZZLING = (LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, struct.error)

@@ -11,7 +11,7 @@ from typing import BinaryIO, cast
 
 from faceq.frames import Frame
 from faceq.listing import Shard, kind_of, printable
-from faceq.sources.magic import START, foreign, is_image
+from faceq.sources.magic import foreign
 from faceq.sources.reading import (
     Expansion,
     Reading,
@@ -21,6 +21,7 @@ from faceq.sources.reading import (
     too_long,
     unique_name,
 )
+from faceq.sources.sniff import ENOUGH, kind_of_bytes
 from faceq.sources.tar_archive import Archive, Member
 from faceq.table import frame_id
 
@@ -60,7 +61,7 @@ def _archive_in(stream: BinaryIO, reading: Reading) -> Archive:
     except tarfile.ReadError as error:
         with contextlib.suppress(EOFError, zlib.error):  # of gzip; they are what `error` tells
             stream.seek(0)
-            what = foreign(stream.read(START), "a tar")
+            what = foreign(stream.read(ENOUGH), "a tar")
             if what:
                 raise UnsupportedError(f"this is {what}") from None
         raise tarfile.ReadError(f"it does not open as a tar ({error})") from None
@@ -95,7 +96,7 @@ def _tar_frame(
 def _is_picture(archive: Archive, member: Member, reading: Reading) -> bool:
     kind = kind_of(member.name)
     if kind is None and reading.any_name and not member.no_file:
-        return is_image(member.start(archive, START))
+        return kind_of_bytes(member.start(archive, ENOUGH)) == "picture"
     return kind == "picture"
 
 
