@@ -13,7 +13,7 @@ from faceq.listing import Shard, printable
 from faceq.parquet import ParquetFile
 from faceq.sources import parquet_columns
 from faceq.sources.parquet_columns import KEY_COLUMNS, Content, content_of, could_hold_images, is_plain
-from faceq.sources.parquet_pages import FewerRowsError, GuardedFile
+from faceq.sources.parquet_pages import LEVELS, FewerRowsError, GuardedFile
 from faceq.sources.reading import (
     Expansion,
     Reading,
@@ -101,20 +101,21 @@ class _Rows:
             leaf.path for leaf in leaves if leaf.max_repetition_level and leaf.physical_type == "BYTE_ARRAY"
         ]
         file = self._open(in_lists) if in_lists else self._file
+        value_bytes = LEVELS + widest if any(leaf.max_repetition_level for leaf in leaves) else 0
         # One row group after another: a batch across two would lose the first where the second is broken.
         for group in range(file.num_row_groups):
             meta = file.metadata.row_group(group)
             usual = meta.num_rows * _BATCH_BYTES // max(1, meta.total_byte_size)
             rows = min(most, max(_LEAST_ROWS, min(_MOST_ROWS, usual)))
-            yield from self._group(file, group, columns, rows)
+            yield from self._group(file, group, columns, rows, value_bytes)
 
     def _group(
-        self, file: ParquetFile, group: int, columns: list[str], rows: int
+        self, file: ParquetFile, group: int, columns: list[str], rows: int, value_bytes: int
     ) -> Iterator[pa.RecordBatch]:
         given = 0
         while True:
             passed = 0
-            self._guard.watch(file, group, columns, rows)
+            self._guard.watch(rows, value_bytes)
             try:
                 for batch in file.iter_batches(rows, [group], columns):
                     passed += len(batch)

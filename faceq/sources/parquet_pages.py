@@ -7,8 +7,6 @@ import os
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-import pyarrow.parquet as pq
-
 from faceq.sources.magic import foreign
 from faceq.sources.reading import UnsupportedError
 from faceq.sources.sniff import ENOUGH
@@ -17,7 +15,7 @@ _MAGIC = b"PAR1"
 _TAIL = 64 << 10
 _DICTIONARY_PAGE = 2
 _DELTA_BYTE_ARRAY = 7
-_LEVELS = 16
+LEVELS = 16
 """Bytes that Arrow takes for one value in a list, beside those of the value."""
 
 _COPIES = 8
@@ -57,6 +55,7 @@ class GuardedFile:
         self._stream = stream
         self._most = source_memory
         self._chunks: list[_Chunk] = []
+        self._new_chunk: tuple[int, int, int] | None = None
         self._at = 0
         self._size = stream.seek(0, os.SEEK_END)
         self._tail_at = max(0, self._size - _TAIL)
@@ -81,15 +80,12 @@ class GuardedFile:
             )
         return size
 
-    def watch(self, file: pq.ParquetFile, group: int, columns: list[str], rows: int) -> None:
-        """From now on these columns of a row group are read, in batches of `rows`."""
-        meta = file.metadata.row_group(group)
-        self._chunks = [
-            _Chunk.of(meta.column(index), file.schema.column(index), rows, self._most)
-            for index in range(meta.num_columns)
-            if meta.column(index).path_in_schema.split(".")[0] in columns
-            or meta.column(index).path_in_schema in columns
-        ]
+    def watch(self, rows: int, value_bytes: int) -> None:
+        """From now on columns of a row group are read, in batches of `rows`; `value_bytes`: that one value of
+        a list takes at most, 0 if no column is a list."""
+        # Where a column begins Arrow's metadata tell, but they end the process where they are damaged.
+        self._chunks = []
+        self._new_chunk = (rows, self._most, value_bytes)
 
     def batch_is_out(self) -> None:
         """What was read of lists is no longer in memory."""
@@ -108,7 +104,11 @@ class GuardedFile:
                 self._stream.seek(at)
             data = self._stream.read(size)
         self._at = at + len(data)
-        for chunk in self._chunks:
+        if self._new_chunk and data:
+            chunk = next((each for each in self._chunks if at <= each.missing < self._at), None)
+            if chunk is None:
+                chunk = _Chunk(at, *self._new_chunk)
+                self._chunks.append(chunk)
             chunk.look_at(at, data)
         return data
 
@@ -129,43 +129,35 @@ class GuardedFile:
 class _Chunk:
     """A column of a row group, read from front to back.
 
-    at: where its next page's header begins, of which `begun` has been read. end: where it ends. value_bytes:
-    of one value in a list; 0 if the column is none. values: of lists, since the last batch.
+    at: where its next page's header begins, of which `begun` has been read. value_bytes: of one value in a
+    list; 0 if there is none. values: of lists, since the last batch.
     """
 
     at: int
-    end: int
     rows: int
     most: int
     value_bytes: int
     begun: bytes = b""
     values: int = 0
 
-    @staticmethod
-    def of(meta: Any, column: Any, rows: int, most: int) -> "_Chunk":
-        start = meta.data_page_offset
-        if meta.has_dictionary_page and 0 < (meta.dictionary_page_offset or 0) < start:
-            start = meta.dictionary_page_offset
-        width = max(0, column.length or 0)
-        value_bytes = _LEVELS + width if column.max_repetition_level else 0
-        return _Chunk(start, start + meta.total_compressed_size, rows, most, value_bytes)
+    @property
+    def missing(self) -> int:
+        """The first byte that has not been read of what is to be looked at."""
+        return self.at + len(self.begun)
 
     def look_at(self, at: int, data: bytes) -> None:
-        """`data` was read at `at`: check the pages whose headers end in it."""
-        missing = self.at + len(self.begun)
-        if not at <= missing < at + len(data):
-            return
-        known = memoryview(self.begun + data[missing - at :] if self.begun else data)
+        """`data`, with what is missing, was read at `at`: check the pages whose headers end in it."""
+        known = memoryview(self.begun + data[self.missing - at :] if self.begun else data)
         first = self.at if self.begun else at
-        while self.at < min(self.end, first + len(known)):
+        while self.at < first + len(known):
             try:
                 header, size = _struct(known, self.at - first)
             except IndexError:
                 self.begun = bytes(known[self.at - first :])
                 return
             except ValueError:
-                self.at = self.end  # no page: Arrow says so
-                return
+                self.at = first + len(known)  # no page: Arrow says so, if it wanted one
+                break
             self._check(header)
             self.at = first + size + max(0, header.get(3, 0))
         self.begun = b""
@@ -180,7 +172,7 @@ class _Chunk:
         page = header.get(5) or header.get(8) or {}
         encoding = page.get(4 if 8 in header else 2)
         repeats = header.get(1) == _DICTIONARY_PAGE or encoding == _DELTA_BYTE_ARRAY
-        if repeats and not self.value_bytes and self.rows > 1 and self.rows * unpacked > self.most:
+        if repeats and self.rows > 1 and self.rows * unpacked > self.most:
             raise FewerRowsError(max(1, self.most // unpacked))
         self.values += page.get(1, 0)
         if self.values * self.value_bytes > self.most:
