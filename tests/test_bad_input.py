@@ -310,7 +310,6 @@ NO_TARS = {
     "zip": (b"PK\x03\x04", "a ZIP archive", "unpack it"),
     "7z": (b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive", "unpack it"),
     "rar": (b"Rar!\x1a\x07\0", "a RAR archive", "unpack it"),
-    "parquet": (b"PAR1", "a Parquet file", "name it .parquet"),
     "html": (b"<!DOCTYPE html><html>", "a web page .HTML.", "download"),
     "lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:1f\n", "a Git LFS pointer", "fetch"),
 }

@@ -5,6 +5,11 @@ Images, videos, and each of the two in the other's place are read as what they a
 
 import re
 
+from faceq.sources.sniff import kind_of_bytes
+
+_KINDS = {"picture": "an image", "video": "a video", "parquet": "a Parquet file", "tar": "a tar archive"}
+"""What is met here inside a gzip file only."""
+
 _UNPACK = "unpack it, or repack its files as .tar or .tar.gz"
 _FOREIGN = tuple(
     (re.compile(pattern, re.DOTALL | re.IGNORECASE), what, advice)
@@ -42,6 +47,9 @@ _ZEROS = re.compile(rb"\0{64,}\Z")
 def foreign(start: bytes, wanted: str) -> str | None:
     """What a file is that should be `wanted` ("a tar") and begins with `start`, `sniff.ENOUGH` bytes or all,
     with what to do about it; None if it cannot be told."""
+    kind = kind_of_bytes(start)
+    if kind in _KINDS and not _KINDS[kind].startswith(wanted):
+        return f"{_KINDS[kind]}, not {wanted}: give it the ending of its format, unpacked"
     for pattern, what, advice in _FOREIGN:
         if pattern.match(start) and not what.startswith(wanted):
             return f"{what}, not {wanted}: {advice}"

@@ -1,4 +1,7 @@
-"""What a file is that FFmpeg finds no video in, by its first bytes."""
+"""What a file is that FFmpeg finds no video in, by its first bytes.
+
+Images, tars and Parquet files with a video's name are read as what they are (`faceq.sources.sniff`).
+"""
 
 import re
 
@@ -6,25 +9,16 @@ SUPPORTED = "supported are MP4, MOV, Matroska, WebM, AVI, MPEG-TS, MPEG-PS, FLV,
 
 # `.` stands for any byte.
 _OTHERS = (
-    (rb"\xff\xd8\xff", "a picture (JPEG)"),
-    (rb"\x89PNG", "a picture (PNG)"),
-    (rb"GIF8", "a picture (GIF)"),
-    (rb"BM.{4}\0\0\0\0", "a picture (BMP)"),
-    (rb"II\*\0|MM\0\*", "a picture (TIFF)"),
-    (rb"RIFF....WEBP", "a picture (WebP)"),
-    (rb"....ftyp(heic|heix|mif1|avif)|\0\0\0\x0cjP  |\xff\x0a", "a picture"),
     (rb"8BPS", "a picture (Photoshop)"),
     (rb"ID3|\xff[\xfb\xf3\xf2\xfa]", "a sound file (MP3)"),
     (rb"\xff[\xf1\xf9]", "a sound file (AAC)"),
     (rb"fLaC", "a sound file (FLAC)"),
     (rb"RIFF....WAVE|RF64", "a sound file (WAV)"),
     (rb"#!AMR", "a sound file (AMR)"),
-    (rb".{257}ustar", "a tar archive: give it an ending of its own (.tar)"),
     (
         rb"PK\x03\x04|\x1f\x8b|BZh|\xfd7zXZ|7z\xbc\xaf|\x28\xb5\x2f\xfd|Rar!",
         "a compressed file: unpack it",
     ),
-    (rb"PAR1", "a Parquet file: give it an ending of its own (.parquet)"),
     (rb"#EXTM3U|\[playlist\]|\s*<smil|ffconcat", "a playlist: name the videos themselves"),
     (rb"\s*(<!DOCTYPE html|<html|<head|<body)", "a web page (HTML), as a failed download leaves it"),
     (rb"\s*<\?xml|\s*<Error>", "XML, as an object store answers with an error"),
