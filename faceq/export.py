@@ -28,8 +28,8 @@ _PLAIN = {
 """DuckDB's types that Parquet has, too, and every reader of it."""
 
 _NEAREST = {"hugeint": "BIGINT", "uhugeint": "UBIGINT", "null": "INTEGER"}
-"""What others become; the rest become text. A sum of whole numbers is a HUGEINT; one beyond 64 bits is an error,
-not a rounded number."""
+"""What others become; the rest become text. A sum of whole numbers is a HUGEINT; one beyond 64 bits is an
+error, not a rounded number."""
 
 
 def check_export(path: str) -> str:
@@ -100,25 +100,22 @@ def _finite(value: str, kind: Any, depth: int = 0) -> str:
     if kind.id in ("float", "double"):
         return f"CASE WHEN isfinite({value}) THEN {value} END"
     if kind.id in ("list", "array"):
-        each = f"x{depth}"
-        inner = _finite(each, _child(kind), depth + 1)
-        plain = f"CAST({value} AS {_child(kind)}[])" if kind.id == "array" else value
-        return value if inner == each else f"list_transform({plain}, lambda {each}: {inner})"
-    if _is_struct(kind):
-        parts = {name: (f"{value}.{quoted(name)}", part) for name, part in kind.children}
-        inner = {name: _finite(*part, depth) for name, part in parts.items()}
-        if all(inner[name] == part for name, (part, _) in parts.items()):
-            return value
-        packed = ", ".join(f"{quoted(name)} := {part}" for name, part in inner.items())
-        return f"CASE WHEN {value} IS NOT NULL THEN struct_pack({packed}) END"
+        return _finite_list(f"CAST({value} AS {_child(kind)}[])", _child(kind), depth)
     if kind.id == "map":
-        (_, of_keys), (_, of_values) = kind.children
-        each = f"x{depth}"
-        inner = _finite(each, of_values, depth + 1)
-        if inner == each:
-            return value
-        return f"map(map_keys({value}), list_transform(map_values({value}), lambda {each}: {inner}))"
-    return f"CAST({value} AS VARCHAR)" if kind.id in ("union", "struct") else value
+        values = _finite_list(f"map_values({value})", dict(kind.children)["value"], depth)
+        return f"map(map_keys({value}), {values})"
+    if _is_struct(kind):
+        parts = (
+            f"{quoted(name)} := {_finite(f'{value}.{quoted(name)}', part, depth)}"
+            for name, part in kind.children
+        )
+        return f"CASE WHEN {value} IS NOT NULL THEN struct_pack({', '.join(parts)}) END"
+    return f"CAST({value} AS VARCHAR)" if kind.id in ("struct", "tuple", "union") else value
+
+
+def _finite_list(values: str, kind: Any, depth: int) -> str:
+    each = f"x{depth}"
+    return f"list_transform({values}, lambda {each}: {_finite(each, kind, depth + 1)})"
 
 
 def _child(kind: Any) -> Any:

@@ -20,7 +20,7 @@ import pyarrow as pa
 from faceq.config import S3
 from faceq.errors import UsageError
 from faceq.runs import Table
-from faceq.storage import filesystem, is_remote, path_of, storage_errors
+from faceq.storage import filesystem, is_remote
 from faceq.table import STATUSES, schema
 
 VIEW = "frames"
@@ -165,6 +165,7 @@ class Rows:
         columns of one name the second gets `_1`."""
         with self._told():
             named = rows.query("chosen", "FROM chosen")
+            assert named is not None  # it is a SELECT
             columns = zip(map(quoted, named.columns), named.types, strict=True)
             return named.project(", ".join(f"{to_sql(name, kind)} AS {name}" for name, kind in columns))
 
@@ -173,6 +174,7 @@ class Rows:
         target = path.replace("'", "''")
         with self._told():
             copied = rows.query("chosen", f"COPY (FROM chosen) TO '{target}' {options}")
+            assert copied is not None  # COPY tells a number
             return int(copied.fetchall()[0][0])
 
     def _make_view(self, s3: S3) -> None:

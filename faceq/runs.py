@@ -302,7 +302,7 @@ class Table:
                 if "lists to be of size" in str(error):
                     raise UsageError(
                         f"{self.uri}: an older faceq wrote {path}, whose landmarks pyarrow {pa.__version__} "
-                        "cannot read: install pyarrow 26, or write the table again with `faceq compact`"
+                        "cannot read: install pyarrow 26 or newer, or rewrite the table with `faceq compact`"
                     ) from None
                 raise UsageError(
                     f"{self.uri}: {path} is damaged ({' '.join(str(error).split())}): delete it and start "
