@@ -135,15 +135,15 @@ def _show(rows: Any, options: argparse.Namespace) -> None:
     print(f"{len(shown):,} of {total:,} rows")
 
 
-def _first(batches: Iterable[pa.RecordBatch]) -> tuple[pa.Table, int]:
-    """The first rows of a stream of batches, and how many rows it has."""
-    first: list[pa.RecordBatch] = []
+def _first(batches: Iterable[pa.Table]) -> tuple[pa.Table, int]:
+    """The first rows of a stream of tables, and how many rows it has."""
+    first: list[pa.Table] = []
     total = 0
     for batch in batches:
         if total < ROWS_SHOWN or not first:
             first.append(batch[: ROWS_SHOWN - total])
         total += len(batch)
-    return pa.Table.from_batches(first) if first else pa.table({}), total
+    return pa.concat_tables(first) if first else pa.table({}), total
 
 
 def _print_rows(rows: pa.Table) -> None:

@@ -118,12 +118,12 @@ def _write_partition(old: Rows, new: Table, status: str, columns: pa.Schema) -> 
     return count, files
 
 
-def _write_file(file: Any, columns: pa.Schema, batches: Iterator[pa.RecordBatch]) -> int:
+def _write_file(file: Any, columns: pa.Schema, batches: Iterator[pa.Table]) -> int:
     order = pq.SortingColumn.from_ordering(columns, SORTED_BY, null_placement="at_end")
     rows = 0
     with pq.ParquetWriter(file, columns, compression=COMPRESSION, sorting_columns=order) as writer:
         for batch in batches:
-            writer.write_table(pa.Table.from_batches([batch]).select(columns.names).cast(columns))
+            writer.write_table(batch.select(columns.names).cast(columns))
             rows += len(batch)
             if rows >= ROWS_PER_FILE:
                 break

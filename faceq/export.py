@@ -1,13 +1,14 @@
 """Rows of a query as a file that other programs read: Parquet, CSV or JSON lines.
 
-Parquet is written by Arrow, in types that every reader knows: a column of DuckDB's own kinds becomes a plain
-one first. (What DuckDB's COPY writes of lists of a fixed size with nulls, pyarrow cannot read.)
+Parquet is written by Arrow, in types that every reader knows; a column of a type that only DuckDB has
+becomes a plain one first. Fewer programs read what DuckDB's COPY writes: arrays with nulls are errors in
+pyarrow (26), and lists with nulls crash polars (1.12).
 """
 
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -59,21 +60,40 @@ def export(rows: Rows, chosen: Any, path: str, s3: S3) -> int:
     try:
         with _written_whole(path, s3) as temporary:
             if ending == ".parquet":
-                return _write_parquet(rows, rows.project(chosen, _plain_column), temporary)
+                return _write_parquet(rows, _each_column(rows, chosen, _plain_column), temporary)
             if ending == ".jsonl":
-                return rows.copy(rows.project(chosen, _finite), temporary, "(FORMAT json)")
+                return _write_lines(rows, _each_column(rows, chosen, _finite), temporary)
             return rows.copy(chosen, temporary, "(FORMAT csv, HEADER)")
     except (OSError, *storage_errors()) as error:
         raise UsageError(f"{path}: cannot be written: {' '.join(str(error).split())}") from None
+
+
+def _each_column(rows: Rows, chosen: Any, to_sql: Callable[[str, Any], str]) -> Any:
+    """The rows, each column as the SQL that `to_sql` makes of its quoted name and its DuckDB type."""
+    named = rows.over(chosen, "FROM chosen")  # here the second of two columns of one name gets `_1`
+    columns = zip(map(quoted, named.columns), named.types, strict=True)
+    wanted = ", ".join(f"{to_sql(name, kind)} AS {name}" for name, kind in columns)
+    return rows.over(named, f"SELECT {wanted} FROM chosen")
 
 
 def _write_parquet(rows: Rows, chosen: Any, path: str) -> int:
     columns = rows.arrow(chosen.limit(0)).schema
     count = 0
     with pq.ParquetWriter(path, columns, compression=COMPRESSION) as writer:
-        for batch in rows.batches(chosen, ROWS_PER_GROUP):
-            writer.write_batch(batch)
-            count += len(batch)
+        for group in rows.batches(chosen, ROWS_PER_GROUP):
+            writer.write_table(group)
+            count += len(group)
+    return count
+
+
+def _write_lines(rows: Rows, chosen: Any, path: str) -> int:
+    """JSON lines, by hand: DuckDB 2.0.0 hangs at times where COPY to JSON meets an error."""
+    lines = rows.over(chosen, "SELECT to_json(chosen)::VARCHAR AS line FROM chosen")
+    count = 0
+    with open(path, "w", encoding="utf-8", newline="\n") as file:
+        for group in rows.batches(lines, ROWS_PER_GROUP):
+            file.writelines(f"{line}\n" for line in group["line"].to_pylist())
+            count += len(group)
     return count
 
 

@@ -11,7 +11,7 @@ import glob
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import duckdb
@@ -138,13 +138,25 @@ class Rows:
         with self._told():
             return rows.to_arrow_table()
 
-    def batches(self, rows: duckdb.DuckDBPyRelation, size: int) -> Iterator[pa.RecordBatch]:
-        """The rows as a stream of batches of some `size`."""
+    def batches(self, rows: duckdb.DuckDBPyRelation, size: int) -> Iterator[pa.Table]:
+        """The rows as a stream of tables of `size` rows; the last one may have fewer."""
+        waiting: list[pa.Table] = []
+        for part in self._stream(rows, size):
+            waiting.append(part)
+            while sum(map(len, waiting)) >= size:
+                together = pa.concat_tables(waiting)
+                yield together[:size]
+                waiting = [together[size:]] if len(together) > size else []
+        if waiting:
+            yield pa.concat_tables(waiting)
+
+    def _stream(self, rows: duckdb.DuckDBPyRelation, size: int) -> Iterator[pa.Table]:
+        """The rows as DuckDB gives them: a part is often no longer than a file, and never than `size`."""
         with self._told():
             reader = rows.to_arrow_reader(size)
             while True:
                 try:
-                    yield reader.read_next_batch()
+                    yield pa.Table.from_batches([reader.read_next_batch()])
                 except StopIteration:
                     return
                 except (OSError, pa.ArrowException) as error:  # DuckDB's, with its kind as a word
@@ -158,16 +170,12 @@ class Rows:
         with self._told():
             return int(rows.aggregate("count(*)").fetchall()[0][0])
 
-    def project(
-        self, rows: duckdb.DuckDBPyRelation, to_sql: Callable[[str, Any], str]
-    ) -> duckdb.DuckDBPyRelation:
-        """The rows, each column as SQL that `to_sql` makes of its quoted name and its DuckDB type; of two
-        columns of one name the second gets `_1`."""
+    def over(self, rows: duckdb.DuckDBPyRelation, statement: str) -> duckdb.DuckDBPyRelation:
+        """What a SELECT over some rows, which it calls `chosen`, gives."""
         with self._told():
-            named = rows.query("chosen", "FROM chosen")
-            assert named is not None  # it is a SELECT
-            columns = zip(map(quoted, named.columns), named.types, strict=True)
-            return named.project(", ".join(f"{to_sql(name, kind)} AS {name}" for name, kind in columns))
+            found = rows.query("chosen", statement)
+            assert found is not None
+            return found
 
     def copy(self, rows: duckdb.DuckDBPyRelation, path: str, options: str) -> int:
         """Write the rows to a local file by DuckDB's COPY; returns their number."""

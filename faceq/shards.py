@@ -152,10 +152,10 @@ def _ordered(rows: Rows, selection: Selection) -> Any:
     return chosen.order(FRAME_ORDER)
 
 
-def _by_sources(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
+def _by_sources(batches: Iterator[pa.Table]) -> Iterator[pa.Table]:
     """Ordered rows again, in tables of some thousand rows that hold whole sources."""
     waiting: list[pa.Table] = []
-    for part in (pa.Table.from_batches([batch]) for batch in batches if len(batch)):
+    for part in batches:
         if waiting and waiting[-1]["source"][-1] != part["source"][0]:
             yield pa.concat_tables(waiting)
             waiting = []

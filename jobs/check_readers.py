@@ -98,7 +98,8 @@ def _outcome(python: str, reader: str, path: str, expected: dict[int, dict[str, 
     environment["HF_HUB_OFFLINE"] = "1"
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
-        return f"fails: {done.stderr.strip().splitlines()[-1][:100]}"
+        said = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+        return f"fails: {said[-1][:100]}"
     found = by_id([json.loads(line) for line in done.stdout.splitlines()])
     if found.keys() != expected.keys():
         return f"{len(found)} of {len(expected)} frames"
