@@ -63,17 +63,18 @@ def export(rows: Rows, chosen: Any, path: str, s3: S3) -> int:
                 return _write_parquet(rows, _each_column(rows, chosen, _plain_column), temporary)
             if ending == ".jsonl":
                 return _write_lines(rows, _each_column(rows, chosen, _finite), temporary)
-            return rows.copy(chosen, temporary, "(FORMAT csv, HEADER)")
+            whole = _each_column(rows, chosen, lambda column, kind: column)
+            return rows.copy(whole, temporary, "(FORMAT csv, HEADER)")
     except (OSError, *storage_errors()) as error:
         raise UsageError(f"{path}: cannot be written: {' '.join(str(error).split())}") from None
 
 
 def _each_column(rows: Rows, chosen: Any, to_sql: Callable[[str, Any], str]) -> Any:
     """The rows, each column as the SQL that `to_sql` makes of its quoted name and its DuckDB type."""
-    named = rows.over(chosen, "FROM chosen")  # here the second of two columns of one name gets `_1`
+    named = rows.over(chosen, "FROM {rows}")  # here the second of two columns of one name gets `_1`
     columns = zip(map(quoted, named.columns), named.types, strict=True)
     wanted = ", ".join(f"{to_sql(name, kind)} AS {name}" for name, kind in columns)
-    return rows.over(named, f"SELECT {wanted} FROM chosen")
+    return rows.over(named, f"SELECT {wanted} FROM {{rows}}")
 
 
 def _write_parquet(rows: Rows, chosen: Any, path: str) -> int:
@@ -88,7 +89,7 @@ def _write_parquet(rows: Rows, chosen: Any, path: str) -> int:
 
 def _write_lines(rows: Rows, chosen: Any, path: str) -> int:
     """JSON lines, by hand: DuckDB 2.0.0 hangs at times where COPY to JSON meets an error."""
-    lines = rows.over(chosen, "SELECT to_json(chosen)::VARCHAR AS line FROM chosen")
+    lines = rows.over(chosen, "SELECT to_json({rows})::VARCHAR AS line FROM {rows}")
     count = 0
     with open(path, "w", encoding="utf-8", newline="\n") as file:
         for group in rows.batches(lines, ROWS_PER_GROUP):

@@ -8,6 +8,7 @@ no extension of DuckDB has to be fetched.
 import contextlib
 import difflib
 import glob
+import itertools
 import os
 import re
 import tempfile
@@ -91,6 +92,7 @@ class Rows:
                 **settings,
             }
         )
+        self._numbers = itertools.count()
         # DuckDB's is on wherever Python looks interactive, as in `python -c`, and goes to standard output.
         self._connection.execute("SET enable_progress_bar = false")
         with self._told():
@@ -171,18 +173,18 @@ class Rows:
             return int(rows.aggregate("count(*)").fetchall()[0][0])
 
     def over(self, rows: duckdb.DuckDBPyRelation, statement: str) -> duckdb.DuckDBPyRelation:
-        """What a SELECT over some rows, which it calls `chosen`, gives."""
+        """What a statement over some rows gives; it has `{rows}` where their name belongs."""
+        name = f"rows_{next(self._numbers)}"  # DuckDB keeps a view of the name, on which the outcome rests
         with self._told():
-            found = rows.query("chosen", statement)
+            found = rows.query(name, statement.replace("{rows}", name))
             assert found is not None
             return found
 
     def copy(self, rows: duckdb.DuckDBPyRelation, path: str, options: str) -> int:
         """Write the rows to a local file by DuckDB's COPY; returns their number."""
         target = path.replace("'", "''")
+        copied = self.over(rows, f"COPY (FROM {{rows}}) TO '{target}' {options}")
         with self._told():
-            copied = rows.query("chosen", f"COPY (FROM chosen) TO '{target}' {options}")
-            assert copied is not None  # COPY tells a number
             return int(copied.fetchall()[0][0])
 
     def _make_view(self, s3: S3) -> None:
