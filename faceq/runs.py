@@ -26,6 +26,9 @@ from faceq.storage import READ_AHEAD, absolute, filesystem, has_failed, path_of,
 from faceq.table import STATUSES, among, schema
 
 COMPRESSION = "zstd"
+ROWS_PER_GROUP = 100_000
+"""Rows of a Parquet file that a reader skips or reads as a whole, where a file has as many."""
+
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 SCORE_RANGES = {"serfiq": 1.0, "dbcnn": 100.0}
 QUANTILE_BINS = 10_000
@@ -305,6 +308,11 @@ class Table:
             except (OSError, pa.ArrowInvalid) as error:
                 if has_failed(error):
                     raise
+                if "lists to be of size" in str(error):
+                    raise UsageError(
+                        f"{self.uri}: an older faceq wrote {path}, whose landmarks pyarrow {pa.__version__} "
+                        "cannot read: install pyarrow 26 or newer, or rewrite the table with `faceq compact`"
+                    ) from None
                 raise UsageError(
                     f"{self.uri}: {path} is damaged ({' '.join(str(error).split())}): delete it and start "
                     "the job again, which scores its frames anew"
@@ -324,7 +332,7 @@ class Table:
                 self.files.rm_file(path)
                 return
             with self._opened(path) as file:
-                rows = file.read().filter(pa.array(keep))
+                rows = _as_now(file.read().filter(pa.array(keep)))
             whole = pa.BufferOutputStream()  # in memory first: no failure on the way touches the old file
             pq.write_table(rows, whole, compression=COMPRESSION)
             with self.files.open(path, "wb") as file:
@@ -362,6 +370,13 @@ def status_of(path: str) -> str:
 def _fields(columns: Sequence[str]) -> pa.Schema:
     known = schema(embeddings=True)
     return pa.schema([known.field(name) for name in columns])
+
+
+def _as_now(rows: pa.Table) -> pa.Table:
+    """Rows of a file in the types that columns have now: an older faceq may have written it."""
+    known = schema(embeddings=True)
+    fields = [known.field(field.name) if field.name in known.names else field for field in rows.schema]
+    return rows.cast(pa.schema(fields, rows.schema.metadata))
 
 
 def _as_ray_takes(path: str) -> str:

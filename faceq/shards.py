@@ -1,7 +1,9 @@
 """Chosen frames of a table as WebDataset tars: the pictures' bytes as they were, the row beside each.
 
 A sample is `<id>.<ending>` and `<id>.json`: the frame's id in 16 hex digits, the ending of what the picture
-is, and the frame's row. Frames of videos, which have no bytes of their own, are lossless PNGs.
+is, and the frame's row. Frames of videos, which have no bytes of their own, are lossless PNGs. `README.md` is
+the export's dataset card: it names every column's type, which Hugging Face's datasets would else guess
+from the first five samples, where the column may be null.
 
 What is exported is known by what lies there. A tar appears whole or not at all, after a list of the ids in
 it (`_faceq/<tar>.ids`); a frame on the list of a tar that is there is done. So an export that was
@@ -11,9 +13,10 @@ interrupted goes on where it stopped, and of a table that has grown adds what is
 import contextlib
 import io
 import json
+import math
 import re
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +24,7 @@ import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import yaml
 from PIL import Image
 
 from faceq.config import S3
@@ -42,6 +46,26 @@ _ENDINGS = {
     **{"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "BMP": "bmp"},
     **{"GIF": "gif", "TIFF": "tif", "PPM": "ppm"},
 }
+_OTHER = "bin"
+"""The ending of bytes that are no picture."""
+
+_DTYPES = {"float": "float32", "double": "float64"}
+"""What Hugging Face's datasets call some types of Arrow's; the others have the same names there."""
+
+_CARD = """
+# Frames of a faceq result table
+
+Each sample of the tars is a picture, byte for byte as it was in its source, and its row of the table
+(`.json`).
+
+```python
+from datasets import load_dataset
+
+frames = load_dataset("path/to/this/folder", split="train")
+```
+
+Written by `faceq query --export-shards`, and written anew when the same command adds frames.
+"""
 
 
 @dataclass
@@ -88,7 +112,7 @@ def export_shards(
     Raises:
         UsageError: the folder holds other files or another export, or cannot be written to.
     """
-    place = _Place(folder, s3)
+    place = _Place(folder, s3, rows.arrow(rows.chosen(limit=0)).schema)
     claim = {"table": rows.table.uri, **vars(selection)}
     if selection.limit is not None:
         claim["rows"] = rows.count(rows.chosen())  # of a table that has grown, others are the first
@@ -128,10 +152,10 @@ def _ordered(rows: Rows, selection: Selection) -> Any:
     return chosen.order(FRAME_ORDER)
 
 
-def _by_sources(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
+def _by_sources(batches: Iterator[pa.Table]) -> Iterator[pa.Table]:
     """Ordered rows again, in tables of some thousand rows that hold whole sources."""
     waiting: list[pa.Table] = []
-    for part in (pa.Table.from_batches([batch]) for batch in batches if len(batch)):
+    for part in batches:
         if waiting and waiting[-1]["source"][-1] != part["source"][0]:
             yield pa.concat_tables(waiting)
             waiting = []
@@ -146,12 +170,14 @@ def _by_sources(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
 
 
 class _Place:
-    """The folder of an export, local or on S3."""
+    """The folder of an export, local or on S3. columns: of its rows."""
 
-    def __init__(self, folder: str, s3: S3):
+    def __init__(self, folder: str, s3: S3, columns: pa.Schema):
         self.uri = absolute(folder)
         self.path = path_of(folder)
+        self.columns = columns
         self.files: fsspec.AbstractFileSystem = filesystem(folder, s3)
+        self._record: dict[str, Any] = {}
 
     def claim(self, selection: dict[str, Any]) -> None:
         """Note which export this is, or see that it is the same; UsageError if it is not."""
@@ -166,16 +192,34 @@ class _Place:
                         f"{self.uri}: holds another export ({key} {there.get(key)!r} there, {value!r} now): "
                         "name another folder"
                     )
+            self._record = {**there, "endings": there.get("endings", sorted({*_ENDINGS.values(), _OTHER}))}
+            self._write_card()
             return
         if self.files.exists(self.path) and self.files.ls(self.path):
             raise UsageError(f"{self.uri}: holds files that are not an export of faceq: name an empty folder")
-        with self.files.open(record, "wb") as file:
-            file.write(json.dumps(selection, indent=2).encode())
+        self._record = {**selection, "endings": []}
+        self._write_record()
+
+    def note_endings(self, endings: set[str]) -> None:
+        """Which endings the pictures have of a tar that is about to appear."""
+        if not endings <= {*self._record["endings"]}:
+            self._record["endings"] = sorted({*self._record["endings"], *endings})
+            self._write_record()
+            self._write_card()
+
+    def _write_record(self) -> None:
+        with self.files.open(f"{self.path}/_faceq/export.json", "wb") as file:
+            file.write(json.dumps(self._record, indent=2).encode())
+
+    def _write_card(self) -> None:
+        card = dataset_card(self._record["endings"], self.columns).encode()
+        with self.files.open(f"{self.path}/README.md", "wb") as file:
+            file.write(card)
 
     def _remove_unfinished(self) -> None:
         """What a killed export was writing (on local disks only: an object appears whole)."""
         for path in self.files.ls(self.path, detail=False):
-            if path.rsplit("/", 1)[-1].startswith(".frames-"):
+            if path.rsplit("/", 1)[-1].startswith((".frames-", ".README.md.")):
                 self.files.rm_file(path)
 
     def tars(self) -> list[str]:
@@ -220,6 +264,7 @@ class _Writer:
     _tar: tarfile.TarFile | None = None
     _file: Any = None
     _ids: list[int] = field(default_factory=list)
+    _endings: set[str] = field(default_factory=set)
 
     def add(self, frame: Frame, row: dict[str, Any]) -> None:
         """One sample: the picture and its row."""
@@ -228,9 +273,10 @@ class _Writer:
             self._number = self.place.next_number() if self._number < 0 else self._number + 1
             self._file = self.place.files.open(f"{self.place.path}/{self._name}", "wb")
             self._tar = tarfile.TarFile.open(fileobj=self._file, mode="w|", format=tarfile.USTAR_FORMAT)
-        key = f"{frame.id % 2**64:016x}"
-        _add(self._tar, f"{key}.{_ending(frame.image)}", frame.image)
-        _add(self._tar, f"{key}.json", json.dumps(row, ensure_ascii=False).encode())
+        key, ending = f"{frame.id % 2**64:016x}", _ending(frame.image)
+        _add(self._tar, f"{key}.{ending}", frame.image)
+        _add(self._tar, f"{key}.json", json.dumps(_finite(row), ensure_ascii=False).encode())
+        self._endings.add(ending)
         self._ids.append(frame.id)
         if len(self._ids) >= SHARD_FRAMES or self._tar.offset >= SHARD_BYTES:
             self.finish()
@@ -244,6 +290,7 @@ class _Writer:
         if self._tar is None:
             return
         self._tar.close()
+        self.place.note_endings(self._endings)
         self.place.write_list(self._name, self._ids)
         self._file.close()
         self._tar, self._ids = None, []
@@ -269,6 +316,46 @@ def _ending(image: bytes) -> str:
     """What loaders know the picture by: its content decides, not the name that it had."""
     try:
         with Image.open(io.BytesIO(image), formats=FORMATS) as picture:
-            return _ENDINGS.get(picture.format or "", "bin")
+            return _ENDINGS.get(picture.format or "", _OTHER)
     except Exception:  # Pillow raises almost any type on corrupt bytes
-        return "bin"
+        return _OTHER
+
+
+def _finite(value: Any) -> Any:
+    """A value of a row as JSON has it: null for NaN and infinity."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: _finite(part) for name, part in value.items()}
+    return [_finite(part) for part in value] if isinstance(value, list) else value
+
+
+def dataset_card(endings: Iterable[str], columns: pa.Schema) -> str:
+    """README.md of an export, as Hugging Face's datasets read it: the tars, and the type of every column.
+
+    Args:
+        endings: those of the pictures, each a column that is null where a sample has another one.
+        columns: of the rows.
+    """
+    pictures = [{"name": each, "dtype": "binary" if each == _OTHER else "image"} for each in endings]
+    row = {"name": "json", "struct": [_feature(column) for column in columns]}
+    strings = [{"name": name, "dtype": "string"} for name in ("__key__", "__url__")]
+    about = {
+        "configs": [{"config_name": "default", "data_files": "*.tar"}],
+        "dataset_info": {"features": [*pictures, row, *strings]},
+    }
+    return f"---\n{yaml.safe_dump(about, sort_keys=False)}---\n{_CARD}"
+
+
+def _feature(column: pa.Field) -> dict[str, Any]:
+    """A column in the words of Hugging Face's datasets."""
+    kind = column.type
+    if pa.types.is_list(kind):
+        inner = _feature(kind.value_field)
+        return {
+            "name": column.name,
+            "list": inner.get("dtype") or inner.get("struct") or {"list": inner["list"]},
+        }
+    if pa.types.is_struct(kind):
+        return {"name": column.name, "struct": [_feature(part) for part in kind]}
+    return {"name": column.name, "dtype": _DTYPES.get(str(kind), str(kind))}

@@ -62,6 +62,12 @@ def aws() -> dict[str, str]:
     return variables
 
 
+@pytest.fixture(scope="session", autouse=True)
+def hugging_face(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """datasets asks no hub, and keeps what it makes among the tests' files."""
+    os.environ.update({"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path_factory.mktemp("hugging_face"))})
+
+
 @pytest.fixture(scope="session")
 def s3(aws: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real S3 server (JuiceFS's gateway over a folder and SQLite) with one bucket; its `s3://` URI."""
