@@ -31,7 +31,7 @@ from faceq.config import S3
 from faceq.decode import FORMATS
 from faceq.errors import UsageError
 from faceq.frames import Frame
-from faceq.query import FRAME_ORDER, Rows
+from faceq.query import FRAME_ORDER, Rows, quoted
 from faceq.reread import frames_of
 from faceq.storage import absolute, filesystem, path_of, storage_errors
 from faceq.table import BREAK, among
@@ -41,6 +41,9 @@ SHARD_BYTES = 512 << 20
 """A tar is closed when it has either."""
 
 _ROWS_AT_ONCE = 10_000
+_EXAMPLES = 5
+"""Rows that may come before the others."""
+
 _TAR = re.compile(r"frames-(\d{6})\.tar$")
 _ENDINGS = {
     **{"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "BMP": "bmp"},
@@ -99,8 +102,8 @@ def export_shards(
 ) -> Exported:
     """Write the chosen frames into `frames-000000.tar`, … in a folder or under an `s3://` prefix.
 
-    Sources are read as streams, each once; in memory are some thousand rows, or those of one large source,
-    and one frame.
+    Sources are read as streams, each once but for the few frames that come first; in memory are some thousand
+    rows, or those of one large source, and one frame.
 
     Args:
         rows: the table.
@@ -120,11 +123,10 @@ def export_shards(
         place.claim(claim)
         done = place.ids()
     found = Exported()
+    ordered = _ordered(rows, selection)
     with place.reached(), contextlib.closing(_Writer(place)) as writer:
-        for chunk in _by_sources(rows.batches(_ordered(rows, selection), _ROWS_AT_ONCE)):
-            new = chunk.filter(pa.array(~among(chunk["frame_id"].to_numpy(), done)))
-            found.already += len(chunk) - len(new)
-            progress(len(chunk) - len(new))
+
+        def write(new: pa.Table) -> None:
             for row, frame in frames_of(new, s3):
                 if frame.image is None:
                     found.lose(frame)
@@ -132,8 +134,38 @@ def export_shards(
                     writer.add(frame, new.slice(row, 1).to_pylist()[0])
                     found.written += 1
                 progress(1)
+
+        # An export that goes on has its first tar.
+        first = _examples(rows, ordered, 0 if len(done) else _EXAMPLES)
+        write(first)
+        examples = np.sort(first["frame_id"].to_numpy())
+        for chunk in _by_sources(rows.batches(ordered, _ROWS_AT_ONCE)):
+            ids = chunk["frame_id"].to_numpy()
+            already = int(np.count_nonzero(among(ids, done)))
+            found.already += already
+            progress(already)
+            write(chunk.filter(pa.array(~(among(ids, done) | among(ids, examples)))))
         writer.finish()
     return found
+
+
+def _examples(rows: Rows, chosen: Any, most: int) -> pa.Table:
+    """The rows that come first: `most` at most, that together have a value in each column where any row has one.
+
+    Loaders that infer types from the first samples, as Hugging Face's datasets does from five, then find them
+    all.
+    """
+    columns = rows.arrow(rows.over(chosen, "SELECT * FROM {rows} LIMIT 0"))
+    counts = ", ".join(f"count({quoted(name)})" for name in columns.column_names)
+    (there,) = rows.arrow(rows.over(chosen, f"SELECT {counts} FROM {{rows}}")).to_pylist()
+    wanted = {name for name, count in zip(columns.column_names, there.values(), strict=True) if count}
+    found: list[pa.Table] = []
+    while wanted and len(found) < most:
+        values = " + ".join(f"({quoted(name)} IS NOT NULL)::INTEGER" for name in sorted(wanted))
+        best = f"SELECT * FROM {{rows}} ORDER BY {values} DESC, {FRAME_ORDER} LIMIT 1"
+        found.append(rows.arrow(rows.over(chosen, best)))
+        wanted -= {name for name in wanted if found[-1][name][0].is_valid}
+    return pa.concat_tables(found) if found else columns
 
 
 def count(rows: Rows, selection: Selection) -> int:

@@ -208,6 +208,28 @@ def test_datasets_find_every_value_whatever_comes_first(orders, order, streaming
     assert loaded.features["json"]["dbcnn"].dtype == "float32"
 
 
+def test_datasets_infer_types_of_mixed_rows_from_the_first_samples(frames_in, tmp_path):
+    """Without the card: five frames without a face come before those that have scores."""
+    frames = list(demo.frames(demo.source_faces()))
+    for number, kind in enumerate(("noface", "small", "astronaut-sharp")):
+        found = itertools.cycle([image for name, image in frames if name.startswith(kind)])
+        members = ((f"{i}.jpg", image) for i, image in enumerate(itertools.islice(found, 6)))
+        demo.write_shards(tmp_path / "in" / str(number), members)
+    table = score_here(str(tmp_path / "in"), str(tmp_path / "table"))
+    assert export(table, tmp_path / "good").written == 18
+    _, rows = samples(tmp_path / "good")
+    tars, cache = str(tmp_path / "good" / "*.tar"), str(tmp_path / "cache")
+    loaded = datasets.load_dataset("webdataset", data_files=tars, split="train", cache_dir=cache)
+    found = {row["json"]["frame_id"]: row["json"] for row in loaded.remove_columns("jpg")}
+    assert {row["status"] for row in rows.values()} == {"no_face", "face_too_small", "scored"}
+    assert set(found) == set(rows)
+    for key, row in rows.items():
+        assert found[key]["serfiq"] == (row["serfiq"] and pytest.approx(row["serfiq"]))
+        assert found[key]["status"] == row["status"] and found[key]["landmarks"] == (
+            row["landmarks"] and pytest.approx(row["landmarks"])
+        )
+
+
 def test_the_dataset_card_names_every_kind_of_column(tmp_path):
     struct = pa.struct([("face_x", pa.float32()), ("embedding", pa.list_(pa.float32()))])
     columns = pa.schema(
