@@ -150,7 +150,7 @@ def export_shards(
 
 
 def _examples(rows: Rows, chosen: Any, most: int) -> pa.Table:
-    """The rows that come first: `most` at most, that together have a value in each column where any row has one.
+    """The rows that come first: `most` at most, with a value in each column in which any row has one.
 
     Loaders that infer types from the first samples, as Hugging Face's datasets does from five, then find them
     all.
