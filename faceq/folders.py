@@ -58,9 +58,23 @@ def glob(place: Place, pattern: str) -> Files:
 
 
 def inside(files: fsspec.AbstractFileSystem, folder: str, pattern: str) -> list[str]:
-    """Files in a folder that match a pattern of their path from there, sorted; raises as `glob`."""
-    place: Place = Disk() if isinstance(files, LocalFileSystem) else Bucket(files)
-    return sorted(_matching(place, folder, pattern.split("/")))
+    """Files in a folder that match a pattern of their path from there, sorted; raises as `glob`.
+
+    On S3 the file system lists the last folders by itself: it then knows the files, and to open one takes no
+    request to find out.
+    """
+    if isinstance(files, LocalFileSystem):
+        return sorted(_matching(Disk(), folder, pattern.split("/")))
+    *parts, name = pattern.split("/")
+    folders, bucket = [folder], Bucket(files)
+    for part in parts:
+        folders = [each for outer in folders for each in bucket.matching(outer, part, last=False)[1]]
+    found = []
+    for each in folders:
+        with _told(each), contextlib.suppress(FileNotFoundError):
+            found += files.ls(each, detail=False)
+    wanted = _wanted(name)
+    return sorted(path for path in found if wanted(path.rsplit("/", 1)[1]))
 
 
 def _matching(place: Place, folder: str, parts: list[str]) -> Files:
