@@ -94,8 +94,13 @@ class Census:
         self._passed_over.update(passed_over)
         self._notes += notes[: MOST_NOTES - len(self._notes)]
 
+    def note(self, note: str) -> None:
+        """What a stage has found out about all its scores; the same from many actors counts once."""
+        if note not in self._notes and len(self._notes) < MOST_NOTES:
+            self._notes.append(note)
+
     def findings(self) -> tuple[dict[str, int], list[str]]:
-        """What read tasks met beside frames: members that hold none, by their ending, and notes."""
+        """What read tasks met beside frames: members that hold none, by their ending; and all notes."""
         return dict(self._passed_over), self._notes
 
     def begin(self, batch: int) -> tuple[bool, list[int]]:

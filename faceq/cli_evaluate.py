@@ -13,7 +13,7 @@ from faceq.cli_models import add_accept
 from faceq.errors import UsageError
 from faceq.storage import check_output, write_output
 
-IQA_MODELS = ("dbcnn-lite", "dbcnn-koniq")
+IQA_MODELS = ("dbcnn-lite", "dbcnn-koniq", "dbcnn-koniq-254e8241")
 
 
 def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:

@@ -79,9 +79,8 @@ def list_models(options: argparse.Namespace) -> int:
     for title in ("model", "role", "size", "licence", "state"):
         table.add_column(title, justify="right" if title == "size" else "left")
     for model in models.MODELS.values():
-        table.add_row(
-            model.name, model.role, f"{model.size / 1e6:.1f} MB", model.licence, models.state(model)
-        )
+        size = f"{model.size / 1e6:.1f} MB" if model.size else "unknown"
+        table.add_row(model.name, model.role, size, model.licence, models.state(model))
     rich.console.Console().print(table)
     print(f"\nkept in {models.cache_dir()} (FACEQ_CACHE); fetched when needed, or by `faceq models pull`")
     return 0

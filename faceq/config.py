@@ -11,11 +11,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from faceq import models
 from faceq.errors import UsageError
-from faceq.models import Recogniser, tell
+from faceq.models import Model, Recogniser, tell
 
-Region = Literal["mask", "black_out", "crop", "frame"]
+Region = Literal["mask", "black_out", "crop", "frame", "frame_jpeg"]
 """What is judged: of a face's crop what is inside the mask; the crop, black outside the mask; all of it; or
-the whole frame, black outside the mask."""
+the whole frame, black outside the mask, as it is or written as a JPEG and read back."""
+
+FRAME_REGIONS: tuple[Region, ...] = ("frame", "frame_jpeg")
 
 Outline = Literal["oval", "hull"]
 """The mask's edge: the face oval of the landmark model, where it has one; the convex hull of the
@@ -68,7 +70,7 @@ PRESETS = {
             "fiq_threshold": 0.5,
             "serfiq_passes": 100,
             "calibration": {"slope": 130.0, "threshold": 0.88},
-            "quality_region": "frame",
+            "quality_region": "frame_jpeg",
         },
     ),
 }
@@ -242,12 +244,14 @@ class Config(_Strict):
     preset: the set of models; models: others in its models' places. accept_licence: terms that models come
     under are accepted. model_mirrors: folders, `s3://` or `https://` prefixes that hold model files, tried
     before their own sources. dropout: the recogniser's rate, if not what its file or the zoo says.
-    fiq_threshold: least `serfiq`, 0...1, of a face that is scored further; 0 scores every face.
+    quality_scale: the best score on a published DB-CNN's own scale, mostly 1 or 100; none: what the zoo says,
+    for a file 1. fiq_threshold: least `serfiq`, 0...1, of a face that is scored further; 0 scores every face.
     serfiq_passes: draw SER-FIQ by that many dropout passes, as published (there 100); none: the closed form,
     which has no noise and costs a fraction. calibration: of `serfiq`, if not the zoo's. quality_region: what
     DB-CNN judges of a face's crop: what is inside the `mask`; for comparison the whole `crop`, the crop with
     all outside the mask blacked out (`black_out`), or the whole `frame`, blacked out likewise and brought to
-    384x384. embeddings: keep recognition embeddings, as a column. det_threshold: least confidence of a face,
+    384x384, as it is or after a pass through JPEG (`frame_jpeg`).
+    embeddings: keep recognition embeddings, as a column. det_threshold: least confidence of a face,
     0...1. min_face: least shorter side of a face's box, pixels. max_pixels: larger pictures are unreadable
     (Pillow opens none above 178,956,970). video: which frames of a video count. limit: only the first N
     frames. any_name: also read files without a known ending, by what their bytes say they are. limits: what
@@ -263,6 +267,7 @@ class Config(_Strict):
     input: tuple[str, ...] = ()
     manifest: tuple[str, ...] = ()
     out: str | None = None
+    quality_scale: float | None = Field(None, gt=0, allow_inf_nan=False)
     fiq_threshold: float = Field(0.5, ge=0, le=1)
     serfiq_passes: int | None = Field(None, ge=2, le=100_000)
     calibration: Calibration | None = None
@@ -338,7 +343,14 @@ class Config(_Strict):
     def recogniser(self) -> Recogniser:
         """What is known of the recogniser; its dropout rate is these settings', if they have one."""
         known = models.recogniser(self.chosen.recogniser)
-        return known if self.dropout is None else replace(known, dropout=self.dropout)
+        if self.dropout is None:
+            return known
+        return replace(known, dropout=self.dropout, closed_form_holds=False)
+
+    def best_quality(self) -> float | None:
+        """The best score on the quality checkpoint's own scale: these settings', else the zoo's; None where
+        neither says."""
+        return self.quality_scale or models.find(self.chosen.quality).quality_scale
 
     def calibrated(self) -> Calibration:
         """The calibration that holds: these settings', else what is known for the recogniser."""
@@ -354,6 +366,7 @@ class Config(_Strict):
             "fiq_threshold": self.fiq_threshold,
             "serfiq_passes": self.serfiq_passes,
             "dropout": self.dropout,
+            "quality_scale": self.quality_scale,
             "quality_region": self.quality_region,
             "embeddings": self.embeddings,
             "det_threshold": self.det_threshold,
@@ -361,9 +374,15 @@ class Config(_Strict):
             "max_pixels": self.max_pixels,
             "video_fps": self.video.fps,
             "video_every": self.video.every,
-            "models": {m.name: {"sha256": m.sha256, "licence": m.licence} for m in used},
+            "models": {m.name: {"sha256": self._digest(m), "licence": m.licence} for m in used},
             "calibration": self.calibrated().model_dump(),
         }
+
+    def _digest(self, model: Model) -> str:
+        """A model's whole SHA-256; where the zoo knows its first digits only, that of the verified copy."""
+        if len(model.sha256) == models.HEX_DIGITS:
+            return model.sha256
+        return models.digest(self.fetch(model.name))
 
 
 def load(path: str | None, overrides: Mapping[str, Any]) -> Config:

@@ -39,11 +39,8 @@ SCNN_LAYERS = ((48, 1), (48, 2), (64, 1), (64, 2), (64, 1), (64, 2), (128, 1), (
 DISTORTION_CHANNELS = 128
 DISTORTIONS = 39
 
-# The KonIQ-10k checkpoint's own scale is about 0..1 and unbounded, higher is better: pyiqa says so
-# (default_model_configs.py: score_range "~0, ~1") and has its loader bring opinion scores to 0..1 for
-# training (base_iqa_dataset.py: mos_normalize). faceq's column is 0..100. Checkpoints for other data
-# have other scales: LIVE Challenge 0..100, TID2013 0..9, say the authors.
-KONIQ_SCALE = 100.0
+POINTS = 100.0
+"""Of faceq's scale, that the best score of a checkpoint's own scale is worth."""
 
 
 def _vgg16() -> nn.Sequential:
@@ -105,13 +102,20 @@ class SCNN(nn.Module):
 
 
 class DBCNN(nn.Module):
-    """VGG-16's and S-CNN's last maps, multiplied, averaged over positions, and a linear head."""
+    """VGG-16's and S-CNN's last maps, multiplied, averaged over positions, and a linear head.
+
+    Args:
+        best: the best score on the checkpoint's own scale, which begins at 0 and is not bounded: 1 for
+            pyiqa's present KonIQ-10k checkpoint, 100 for that of 2022 and for LIVE Challenge's, 9 for
+            TID2013's.
+    """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, best: float = 1.0) -> None:
         super().__init__()
+        self.best = best
         self.features1 = _vgg16()
         self.features2 = _scnn_features()
         self.fc = nn.Linear(SEMANTIC_CHANNELS * DISTORTION_CHANNELS, 1)
@@ -126,8 +130,8 @@ class DBCNN(nn.Module):
                 published; a mask of ones gives the same.
 
         Returns:
-            (N,) float32, 0 (bad) to 100 (excellent) with the KonIQ-10k checkpoint, not clipped. An
-            empty mask leaves nothing to average: its score is one constant that says nothing.
+            (N,) float32, 0 (bad) to 100 (excellent), not clipped. An empty mask leaves nothing to average:
+            its score is one constant that says nothing.
         """
         return self.rate(self.maps(images), mask)
 
@@ -135,7 +139,7 @@ class DBCNN(nn.Module):
         """Scores from maps, inside the mask; `mask` and what is returned as in `forward`."""
         # The networks may run in half precision, but not 65,536 products, small and summed over positions.
         with torch.autocast(maps[0].device.type, enabled=False):
-            return KONIQ_SCALE * self.head(self.pool(*maps, mask))
+            return POINTS / self.best * self.head(self.pool(*maps, mask))
 
     def maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(N, 3, H, W) RGB 0..1 to both maps at VGG's size, (N, 512, h, w) and (N, 128, h, w), none negative.
@@ -164,7 +168,7 @@ class DBCNN(nn.Module):
         return F.normalize((product.flatten(1) + 1e-8).sqrt(), dim=1)
 
     def head(self, pooled: Tensor) -> Tensor:
-        """(N, 512 * 128) to the checkpoint's own scale: (N,), about 0..1 for KonIQ-10k."""
+        """(N, 512 * 128) to the checkpoint's own scale: (N,), about 0 to `best`."""
         score: Tensor = self.fc(pooled).squeeze(1)
         return score
 
@@ -184,18 +188,19 @@ def published_tensor(picture: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 255
 
 
-def load_dbcnn(path: str | Path, device: str = "cpu") -> DBCNN:
+def load_dbcnn(path: str | Path, device: str = "cpu", best: float = 1.0) -> DBCNN:
     """DB-CNN from a public checkpoint, in eval mode on `device`.
 
     Args:
         path: pyiqa's `DBCNN_KonIQ10k-2de81c0a.pth` (a state dict under `params`), a state dict as the
             authors' code saves it (`module.` before each name), or safetensors with the same names.
+        best: the best score on its scale, as `DBCNN` takes it.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file is no checkpoint, or its keys or shapes are not this network's.
     """
-    model = DBCNN()
+    model = DBCNN(best)
     _fill(model, Path(path))
     return model.eval().to(device)
 

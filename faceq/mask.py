@@ -28,6 +28,9 @@ for."""
 MESH_SIZE = 192
 """Side of the crop that FaceMesh takes, pixels."""
 
+_JPEG_SIDE = 65_500
+"""Pixels; libjpeg writes no longer side."""
+
 
 class FaceMesh:
     """MediaPipe's FaceMesh (Kartynnik et al., 2019): 468 points on a face.
@@ -82,7 +85,7 @@ def shown(region: Region, crops: np.ndarray, masks: np.ndarray) -> tuple[np.ndar
     """What the quality network gets to see, and where it counts.
 
     Args:
-        region: what is judged; the crops of `frame` are whole frames out of `blacked_out`.
+        region: what is judged; the crops of FRAME_REGIONS are whole frames out of `blacked_out`.
         crops: (N, S, S, 3) uint8 RGB.
         masks: (N, S, S) float32, 0..1: the face.
 
@@ -96,16 +99,28 @@ def shown(region: Region, crops: np.ndarray, masks: np.ndarray) -> tuple[np.ndar
     return crops, np.ones_like(masks)
 
 
-def blacked_out(picture: np.ndarray, outline: np.ndarray) -> np.ndarray:
+def blacked_out(picture: np.ndarray, outline: np.ndarray, as_jpeg: bool = False) -> np.ndarray:
     """The whole frame with all but the face black, as CAFI shows it to the quality network.
 
     Args:
         picture: (H, W, 3) uint8 RGB.
         outline: (N, 2), the face's, in its pixels.
+        as_jpeg: the blacked-out frame is written as a JPEG by OpenCV, as `cv2.imwrite` does it unless told
+            otherwise, and read back: CAFI keeps it in such a file. Frames too long for JPEG stay as they are.
 
     Returns:
         (FRAME_SIDE, FRAME_SIDE, 3) uint8 RGB; frames of another shape are stretched.
     """
     inside = np.zeros(picture.shape[:2], np.uint8)
     cv2.fillPoly(inside, [np.round(outline).astype(np.int32)], 1)
-    return cv2.resize(picture * inside[..., None], (FRAME_SIDE, FRAME_SIDE), interpolation=cv2.INTER_AREA)
+    black = picture * inside[..., None]
+    if as_jpeg and max(black.shape) <= _JPEG_SIDE:
+        black = _through_jpeg(black)
+    return cv2.resize(black, (FRAME_SIDE, FRAME_SIDE), interpolation=cv2.INTER_AREA)
+
+
+def _through_jpeg(picture: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8 RGB, written by OpenCV with its defaults (quality 95, 4:2:0), and read again."""
+    # It takes and gives BGR.
+    _, file = cv2.imencode(".jpg", np.ascontiguousarray(picture[..., ::-1]))
+    return np.asarray(cv2.imdecode(file, cv2.IMREAD_COLOR), np.uint8)[..., ::-1]

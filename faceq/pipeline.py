@@ -197,8 +197,8 @@ def run_graph(
             .map_batches(**_finding_faces(config, census))
             # SER-FIQ: one forward pass of the recogniser. Drops the pixels of faces below the threshold.
             .map_batches(
-                ScoreFiq,
-                fn_constructor_args=(config,),
+                FiqStage,
+                fn_constructor_args=(config, census),
                 **pool_options(config.serfiq),
             )
             # DB-CNN inside the mask: most of the arithmetic of the job. No pixels after it.
@@ -241,6 +241,18 @@ def _finding_faces(config: Config, census: Any) -> dict[str, Any]:
         # Each frame of a batch may end two processes before it is given up.
         "max_retries": MAX_RETRIES + DEATHS_OF_A_KILLER * config.find_face.batch_size,
     }
+
+
+class FiqStage(ScoreFiq):
+    """ScoreFiq whose warnings go on record, too."""
+
+    def __init__(self, config: Config, census: Any):
+        super().__init__(config)
+        self._census = census
+
+    def warn(self, note: str) -> None:
+        super().warn(note)
+        self._census.note.remote(note)
 
 
 class LastStage(ScoreQuality):

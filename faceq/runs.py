@@ -47,9 +47,9 @@ class Run:
     process that counted them died. rows: those that it wrote. counts: the rows by status. already_done:
     frames of the input that had a row before. accepted: models that come under terms which had to be
     accepted, and their licences. passed_over: files and members of shards that hold no frames, by their
-    ending. notes: what a person should know of a source though nothing in it is broken. predecessors: ids of
-    the runs that had held the table when this one got it; not recorded. Times are UTC, ISO
-    8601; `finished` is None while the run goes on, or if it was stopped.
+    ending. notes: what a person should know of a source, or of the scores, though nothing is broken.
+    predecessors: ids of the runs that had held the table when this one got it; not recorded. Times are UTC,
+    ISO 8601; `finished` is None while the run goes on, or if it was stopped.
     """
 
     run_id: str

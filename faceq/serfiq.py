@@ -52,8 +52,10 @@ class ClosedForm:
     D = 2 tau / (1 + tau) - 3 tau^2 / (n (1 + tau)^3), and the distance the mean sqrt(D) (1 - 1 / (4 n)): a
     root is concave, and the fewer the directions the more the squared distance varies.
 
-    n is taken from the layer alone, for features all alike: over faces it varies by a few per cent, which
-    moves the distance by less than 0.02%.
+    n is taken from the layer alone, for features all alike. That holds where no few units carry much of t:
+    with SFace n varies over faces by a few per cent, which moves the distance by less than 0.02%. A face of
+    whose t one unit carries a third may be 6% off; then the cloud is no longer like a normal one, and neither
+    its own n nor fourth moments mend it at every rate. `faceq.fiq.Distances.gap` measures it.
 
     Source: second moments of the last layer under Bernoulli dropout, delta method; Terhörst et al., eq. 1.
     """

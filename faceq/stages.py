@@ -8,6 +8,7 @@ another batch size, and a row must not depend on the frames that came with it.
 """
 
 import functools
+import logging
 
 import numpy as np
 import pyarrow as pa
@@ -15,14 +16,18 @@ import torch
 
 from faceq import detect, geometry, landmarks, mask, quality, serfiq
 from faceq.batches import Halving, Model, in_mini_batches
-from faceq.config import Config
+from faceq.config import Config, Pool
 from faceq.dbcnn import DBCNNLite
 from faceq.device import check_cuda
 from faceq.find_face import crop_side
-from faceq.fiq import Distances
+from faceq.fiq import GAP, Distances
 from faceq.quality import OnnxQuality, TorchQuality
 from faceq.recognise import Backbone
 from faceq.table import pending, pixels, with_values
+
+_PROBE_SIDE = 128
+"""Pixels of the pictures on which a checkpoint of one's own is tried before the job: it shows its scale on
+small ones, too."""
 
 _ALIGNED_SHAPE = (geometry.ALIGNED_SIZE, geometry.ALIGNED_SIZE, 3)
 
@@ -44,6 +49,7 @@ class ScoreFiq:
         self._calibration = config.calibrated()
         self._embeddings = config.embeddings
         self._threshold = np.float32(config.fiq_threshold)
+        self._unmeasured = config.serfiq_passes is None and not known.closed_form_holds
         # The first batch costs more than others (CUDA loads its kernels): an actor is ready after it.
         self._distances(np.full((1, *_ALIGNED_SHAPE), 128, np.uint8))
 
@@ -53,6 +59,9 @@ class ScoreFiq:
         none = np.empty(0, np.float32), np.empty((0, 1), np.float32)
         distance, embedding = self._distances(faces) if len(faces) else none
         serfiq.check_distances(distance)
+        if self._unmeasured and len(faces):
+            self._unmeasured = False
+            self._measure_gap(faces)
         raw = serfiq.score(distance.astype(np.float64))
         score = serfiq.calibrated(raw, self._calibration.slope, self._calibration.threshold)
         norm = np.linalg.norm(embedding, axis=1)
@@ -68,6 +77,19 @@ class ScoreFiq:
             batch = with_values(batch, name, below, [None] * len(below))
         return batch.drop_columns(["aligned"])
 
+    def _measure_gap(self, faces: np.ndarray) -> None:
+        """Warn where the closed form does not hold for this recogniser; no row depends on it."""
+        gap = self._distances.gap(faces)
+        if gap is not None and not abs(gap) <= GAP:
+            self.warn(
+                f"serfiq: for this recogniser the closed form's distances are about {gap:+.0%} off those of "
+                "dropout passes: set serfiq_passes: 100 to draw passes, as published"
+            )
+
+    def warn(self, note: str) -> None:
+        """Tell the user what holds for all scores of this stage."""
+        logging.getLogger(__name__).warning("faceq: %s", note)
+
 
 class ScoreQuality:
     """DB-CNN of the face, pooled inside the mask (or what `quality_region` says).
@@ -79,15 +101,22 @@ class ScoreQuality:
         pool = config.dbcnn
         torch.set_num_threads(pool.threads)
         self._side = crop_side(config)
-        self._scores_of = self._on_cuda(config) if pool.runs_on == "cuda" else self._on_cpu(config)
+        device = pool.runs_on
+        if device == "cuda":
+            check_cuda()
+        path = config.fetch(config.chosen.quality)
+        self._network = quality.load(path, device, config.best_quality())
+        self._scores_of = self._on_cuda(pool) if device == "cuda" else self._on_cpu(pool)
         self._region = config.quality_region
-        grey = np.full((1, self._side, self._side, 3), 128, np.uint8)
-        self._rate(grey, np.ones(grey.shape[:3], np.float32))  # an actor is ready after it, as ScoreFiq's
+        self._name = config.chosen.quality
+        probes = quality.probes(self._side)  # an actor is ready after them, as ScoreFiq's
+        self._check(self._rate(probes, np.ones(probes.shape[:3], np.float32)))
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         rows = pending(batch)
-        quality = self._quality(batch, rows) if len(rows) else np.empty(0, np.float32)
-        batch = with_values(batch, "dbcnn", rows, np.clip(quality, 0, 100))
+        points = self._quality(batch, rows) if len(rows) else np.empty(0, np.float32)
+        self._check(points, both_sides=False)
+        batch = with_values(batch, "dbcnn", rows, np.clip(points, 0, 100))
         batch = with_values(batch, "status", rows, ["scored"] * len(rows))
         return batch.drop_columns(["crop", "outline", "crop_map"])
 
@@ -97,12 +126,14 @@ class ScoreQuality:
         return self._rate(*mask.shown(self._region, crops, masks))
 
     def _rate(self, crops: np.ndarray, masks: np.ndarray) -> np.ndarray:
-        (quality,) = self._scores_of(crops, masks)
-        return quality
+        (points,) = self._scores_of(crops, masks)
+        return points
 
-    def _on_cpu(self, config: Config) -> Model:
-        pool = config.dbcnn
-        network = quality.load(config.fetch(config.chosen.quality))
+    def _check(self, points: np.ndarray, both_sides: bool = True) -> None:
+        quality.check_scale(points, self._network, self._name, both_sides)
+
+    def _on_cpu(self, pool: Pool) -> Model:
+        network = self._network
         scores_of: Model = (
             OnnxQuality(network, pool.mini_batch, pool.threads, self._side)
             if isinstance(network, DBCNNLite)
@@ -110,12 +141,10 @@ class ScoreQuality:
         )
         return functools.partial(in_mini_batches, scores_of, pool.mini_batch)
 
-    def _on_cuda(self, config: Config) -> Model:
-        check_cuda()
+    def _on_cuda(self, pool: Pool) -> Model:
         # What half precision does not cover is single precision, not TensorFloat-32.
         torch.backends.cudnn.allow_tf32 = False
-        network = quality.load(config.fetch(config.chosen.quality), "cuda")
-        return Halving(TorchQuality(network, "cuda", half=True), config.dbcnn.mini_batch, "dbcnn")
+        return Halving(TorchQuality(self._network, "cuda", half=True), pool.mini_batch, "dbcnn")
 
 
 def check_own_models(config: Config) -> None:
@@ -132,8 +161,12 @@ def check_own_models(config: Config) -> None:
     if own.recogniser:
         known = config.recogniser()
         Backbone(config.fetch(chosen.recogniser), known.dropout, known.mean, known.std)
-    if own.quality:
-        quality.load(config.fetch(chosen.quality))
+    if own.quality or config.quality_scale:
+        network = quality.load(config.fetch(chosen.quality), best=config.best_quality())
+        probes = quality.probes(_PROBE_SIDE)
+        scores_of = TorchQuality(network, "cpu", half=False)
+        (points,) = scores_of(probes, np.ones(probes.shape[:3], np.float32))
+        quality.check_scale(points, network, chosen.quality)
 
 
 def masks_of(batch: pa.Table, rows: np.ndarray, side: int = geometry.CROP_SIZE) -> np.ndarray:

@@ -18,7 +18,7 @@ from faceq.table import pending, with_values
 def put_in() -> None:
     """Have jobs that this process starts from now on run these stages."""
     pipeline.find_face = find_face
-    pipeline.ScoreFiq = ScoreFiq  # type: ignore[misc, assignment]
+    pipeline.FiqStage = FiqStage  # type: ignore[misc, assignment]
     pipeline.LastStage = LastStage  # type: ignore[misc, assignment]
 
 
@@ -37,8 +37,8 @@ def find_face(batch: pa.Table, census: Any, config: Config) -> pa.Table:
     return batch
 
 
-class ScoreFiq:
-    def __init__(self, config: Config) -> None:
+class FiqStage:
+    def __init__(self, config: Config, census: Any) -> None:
         pass
 
     def __call__(self, batch: pa.Table) -> pa.Table:

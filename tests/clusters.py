@@ -53,10 +53,10 @@ def trace_stages(monkeypatch: Any, folder: Path, pause: float = 0.0) -> None:
             note("find_face")
             return super().__call__(batch)
 
-    class TracedFiq(pipeline.ScoreFiq):
-        def __init__(self, config):
+    class TracedFiq(pipeline.FiqStage):
+        def __init__(self, config, census):
             note("serfiq")
-            super().__init__(config)
+            super().__init__(config, census)
 
         def __call__(self, batch):
             time.sleep(pause * len(batch))
@@ -73,7 +73,7 @@ def trace_stages(monkeypatch: Any, folder: Path, pause: float = 0.0) -> None:
 
     monkeypatch.setattr(pipeline, "find_face", traced_find_face)
     monkeypatch.setattr(pipeline, "FindFaceActor", TracedFindFaceActor)
-    monkeypatch.setattr(pipeline, "ScoreFiq", TracedFiq)
+    monkeypatch.setattr(pipeline, "FiqStage", TracedFiq)
     monkeypatch.setattr(pipeline, "LastStage", TracedQuality)
 
 

@@ -56,6 +56,20 @@ def arcface(path: Path, side: int = 112, tail=()) -> Path:
     return save(path, nodes, weights, [("input.1", ["None", 3, side, side])], [("683", ["None", 512])])
 
 
+def heavy_tailed(path: Path) -> Path:
+    """The same with features of which a few outweigh all others: an exponential makes them lognormal."""
+    model = onnx.load(str(arcface(path)))
+    (bent,) = [each for each in model.graph.node if each.op_type == "PRelu"]
+    place = list(model.graph.node).index(bent)
+    model.graph.node.remove(bent)
+    model.graph.node.insert(place, node("Mul", [bent.input[0], "slope"], ["scaled"]))
+    model.graph.node.insert(place + 1, node("Exp", ["scaled"], [bent.output[0]]))
+    (slope,) = [each for each in model.graph.initializer if each.name == "slope"]
+    slope.CopyFrom(numpy_helper.from_array(np.full((8, 1, 1), 3, np.float32), "slope"))
+    onnx.save(model, str(path))
+    return path
+
+
 def landmarks_106(path: Path, numbers: int = 212, side: int = 192) -> Path:
     """As 2d106det.onnx is laid out: normalises inside; gives 106 points, -1...1 in its cut, which here lie on
     an average face and move a little with the picture."""
@@ -94,8 +108,8 @@ def detector(path: Path, outputs: int, channels: int = 3) -> Path:
     return save(path, nodes, {}, [("input.1", picture)], [(name, picture) for name in names])
 
 
-def dbcnn_state() -> dict[str, torch.Tensor]:
-    """Published DB-CNN's weights, at random, under which scores lie about 50."""
+def dbcnn_state(best: float = 1.0) -> dict[str, torch.Tensor]:
+    """Published DB-CNN's weights, at random, under which scores lie about the middle of 0 to `best`."""
     generator = torch.Generator().manual_seed(7)
     filled = {}
     for key, value in DBCNN().state_dict().items():
@@ -103,9 +117,9 @@ def dbcnn_state() -> dict[str, torch.Tensor]:
         if key.endswith(("running_var", "num_batches_tracked")):
             filled[key] = value if "num" in key else noise.abs() + 0.5
         elif key == "fc.weight":
-            filled[key] = noise / 8
+            filled[key] = best * noise / 8
         elif key == "fc.bias":
-            filled[key] = torch.full_like(value, 0.5)
+            filled[key] = torch.full_like(value, best / 2)
         elif value.ndim > 1:
             filled[key] = noise * math.sqrt(2 / value[0].numel())
         else:
@@ -113,7 +127,8 @@ def dbcnn_state() -> dict[str, torch.Tensor]:
     return filled
 
 
-def dbcnn(path: Path) -> Path:
-    """A checkpoint as DBCNN_KonIQ10k-2de81c0a.pth is laid out."""
-    torch.save({"params": dbcnn_state()}, path)
+def dbcnn(path: Path, best: float = 1.0) -> Path:
+    """A checkpoint as DBCNN_KonIQ10k-2de81c0a.pth is laid out, and with another `best` than 1 the same with
+    answers on that scale."""
+    torch.save({"params": dbcnn_state(best)}, path)
     return path

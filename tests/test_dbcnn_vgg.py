@@ -73,7 +73,7 @@ def resized(maps: Tensor, size: tuple[int, int]) -> Tensor:
         old = out.shape[axis]
         at = np.linspace(0, old - 1, length)
         out = np.apply_along_axis(lambda row, at=at, old=old: np.interp(at, np.arange(old), row), axis, out)
-    return torch.from_numpy(out)
+    return torch.from_numpy(out).to(maps.dtype)
 
 
 def published_score(state: State, images: Tensor, columns: slice = slice(None)) -> Tensor:

@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from model_files import arcface, dbcnn
+from model_files import arcface, dbcnn, heavy_tailed
 
 import faceq
 from faceq import cluster, config, device, find_face, frames, geometry, models, onnx_runtime, quality
@@ -49,6 +49,15 @@ def test_distances_on_the_device_are_those_of_the_cpu(aligned, tmp_path, where, 
     found, bound = Distances(path, known, passes, where, 8, 1).on_device(aligned)
     assert np.abs(score(found) - score(wanted)).max() < CUDA_TOLERANCE
     assert np.allclose(bound, embedding, rtol=1e-3, atol=1e-3 * np.abs(embedding).max())
+
+
+@pytest.mark.parametrize("where", DEVICES)
+def test_the_closed_forms_gap_is_measured_on_the_device(aligned, tmp_path, where):
+    known = models.Recogniser(models.PUBLISHED, dropout=0.5)
+    path = heavy_tailed(tmp_path / "r.onnx")
+    wanted = Distances(path, known, None, "cpu", 4, 1).gap(aligned)
+    assert Distances(path, known, None, where, 8, 1).gap(aligned) == pytest.approx(wanted, abs=1e-3)
+    assert Distances(path, known, 20, where, 8, 1).gap(aligned) is None
 
 
 @pytest.mark.parametrize("where", DEVICES)

@@ -3,6 +3,7 @@
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from faceq import geometry, mask, models
 from faceq.detect import YuNet
@@ -50,3 +51,26 @@ def test_what_is_shown_of_a_face_is_its_inside_its_inside_on_black_or_all_of_it(
 
     whole, everywhere = mask.shown("crop", pictures, inside)
     assert np.array_equal(whole, pictures) and everywhere.min() == 1
+
+
+@pytest.mark.parametrize("shape", [(384, 384), (301, 455)])
+def test_a_frame_as_a_jpeg_is_what_a_file_of_opencvs_holds(astronaut, tmp_path, shape):
+    """Written by cv2.imwrite without a word about quality, read by Pillow; red is red."""
+    picture = astronaut[: shape[0], : shape[1]]
+    outline = np.array([[120, 30], [320, 30], [300, 290], [140, 290]])
+    inside = np.zeros(shape, np.uint8)
+    cv2.fillPoly(inside, [outline.astype(np.int32)], 1)
+    cv2.imwrite(str(tmp_path / "black.jpg"), cv2.cvtColor(picture * inside[..., None], cv2.COLOR_RGB2BGR))
+    file = np.asarray(Image.open(tmp_path / "black.jpg").convert("RGB"))
+    wanted = cv2.resize(file, (384, 384), interpolation=cv2.INTER_AREA)
+    found = mask.blacked_out(picture, outline, as_jpeg=True)
+    assert np.abs(found.astype(int) - wanted).max() <= 1  # two builds of libjpeg
+    plain = mask.blacked_out(picture, outline)
+    assert np.abs(found.astype(int) - plain).max() > 20
+    assert np.array_equal(found, mask.blacked_out(picture, outline, as_jpeg=True))
+
+
+def test_a_frame_longer_than_a_jpeg_may_be_stays_as_it_is():
+    strip = np.full((20, 70_000, 3), 90, np.uint8)
+    outline = np.array([[0, 0], [40_000, 0], [40_000, 19], [0, 19]])
+    assert np.array_equal(mask.blacked_out(strip, outline, as_jpeg=True), mask.blacked_out(strip, outline))

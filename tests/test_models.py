@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from faceq import cli, downloads, models
+from faceq import cli, config, downloads, models
 
 CONTENT = bytes(range(256)) * 400
 
@@ -147,15 +147,58 @@ def test_an_unknown_model_is_wrong_usage(capsys):
 
 def test_hashes_in_file_names_are_those_of_the_zoo():
     named = [entry for entry in models.MODELS.values() if re.search(r"-[0-9a-f]{8}\.pth$", entry.file)]
-    assert {entry.name for entry in named} == {"dbcnn-koniq", "efficientnet-lite0"}
+    assert {entry.name for entry in named} == {"dbcnn-koniq", "dbcnn-koniq-254e8241", "efficientnet-lite0"}
     for entry in named:
         assert entry.file.endswith(f"-{entry.sha256[:8]}.pth")
         assert all(source.endswith(entry.file) for source in entry.sources)
 
 
+def test_a_model_of_which_only_the_first_digits_are_known_is_verified_by_them(
+    model_dir, good, tmp_path, monkeypatch, capsys
+):
+    whole = hashlib.sha256(CONTENT).hexdigest()
+    known = dataclasses.replace(model("file:///not/there", good), sha256=whole[:8], size=None)
+    add(monkeypatch, known)
+    model_dir.mkdir(exist_ok=True)
+    (model_dir / ".probe.bin.part").write_bytes(b"what broke off, of a length that nobody knows")
+    assert models.fetch("probe").read_bytes() == CONTENT
+    assert cli.main(["models", "verify", "probe"]) == 0
+    assert cli.main(["models", "list"]) == 0
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("probe ")]
+    assert "unknown" in row and row.rstrip().endswith("ok")
+    # What was used goes on record in full.
+    record = config.build({"models": {"quality": "probe"}}).record()
+    assert record["models"]["probe"]["sha256"] == whole
+
+    (model_dir / "probe.bin").write_bytes(b"something else")
+    assert cli.main(["models", "verify", "probe"]) == 1
+    add(monkeypatch, dataclasses.replace(known, sha256="00000000"))
+    with pytest.raises(models.ModelError, match=rf"sha256 is {whole}, expected 00000000"):
+        models.fetch("probe")
+
+
+def test_of_a_file_of_unknown_size_no_more_is_taken_than_any_model_has(model_dir, good, server, monkeypatch):
+    monkeypatch.setattr(downloads, "UNKNOWN_SIZE", len(CONTENT) - 1)
+    for source in (good, server[0]):
+        add(monkeypatch, dataclasses.replace(model(source), size=None))
+        with pytest.raises(models.ModelError, match=r"more than 102,399 bytes: no model does"):
+            models.fetch("probe")
+    monkeypatch.setattr(downloads, "UNKNOWN_SIZE", len(CONTENT))
+    assert models.fetch("probe").read_bytes() == CONTENT
+
+
+def test_both_published_checkpoints_have_their_own_scale_and_the_same_terms():
+    now, then = models.get("dbcnn-koniq"), models.get("dbcnn-koniq-254e8241")
+    assert (now.quality_scale, then.quality_scale) == (1, 100)
+    assert now.terms == then.terms and now.licence == then.licence
+    chosen = {"preset": "cafi", "models": {"quality": then.name}}
+    assert config.build(chosen).best_quality() == 100
+    assert config.build({**chosen, "quality_scale": 1}).best_quality() == 1
+
+
 def test_the_published_dbcnn_is_listed_with_its_terms(model_dir, capsys):
     assert cli.main(["models", "list"]) == 0
-    (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("dbcnn-koniq")]
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("dbcnn-koniq ")]
     assert "61.3 MB" in row and "CC-BY-NC-SA-4.0" in row and row.rstrip().endswith("absent")
     assert cli.main(["models", "verify", "dbcnn-koniq"]) == 0
 

@@ -1,6 +1,7 @@
 """Models of one's own in a preset's models' places, from Python, the command line and YAML; and wrong
 files."""
 
+import contextlib
 import json
 import re
 import shutil
@@ -10,14 +11,15 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from model_files import arcface, dbcnn, dbcnn_state, detector, landmarks_106, node
+from model_files import arcface, dbcnn, dbcnn_state, detector, heavy_tailed, landmarks_106, node
 from onnx import helper
 from safetensors.torch import load_file, save_file
 
 import faceq
-from faceq import cli, config, models, recognise
+from faceq import cli, config, fiq, geometry, models, quality, recognise
 from faceq.dbcnn import DBCNN_LITE_WEIGHTS
 from faceq.errors import UsageError
+from faceq.onnx_runtime import ModelFileError
 from faceq.runs import Table
 from faceq.serfiq import ClosedForm
 
@@ -169,6 +171,14 @@ def narrow_lite(folder):
     return folder / "narrow.safetensors"
 
 
+def of_a_hundred(folder):
+    return dbcnn(folder / "hundred.pth", best=100)
+
+
+def of_tid2013(folder):
+    return dbcnn(folder / "nine.pth", best=9)
+
+
 def runs_code(folder):
     torch.save({"params": print}, folder / "code.pth")
     return folder / "code.pth"
@@ -204,6 +214,12 @@ WRONG = [
     ("quality", other_network, "is of neither form of DB-CNN: .* this has conv.weight"),
     ("quality", wide_head, r"wrong shapes: fc.bias \(2,\), expected \(1,\)"),
     ("quality", narrow_lite, r"wrong shapes.*head.weight"),
+    (
+        "quality",
+        of_a_hundred,
+        r"answers from [\d.]+ to [\d.]+, .* 0 to 1: set quality_scale to the best score",
+    ),
+    ("quality", of_tid2013, r"answers from [\d.]+ to [\d.]+, .* 0 to 1: set quality_scale to the best score"),
 ]
 
 
@@ -227,6 +243,59 @@ def test_a_job_with_a_wrong_file_stops_before_it_starts(photos, tmp_path, capsys
     assert not out.exists()
 
 
+def test_a_checkpoint_is_read_on_its_own_scale(files, astronaut, tmp_path):
+    """LIVE Challenge's answer from 0 to 100: read on KonIQ-10k's 0 to 1, each face would be 100."""
+    wanted = scored(astronaut, models={"quality": str(files["quality"])})["dbcnn"]
+    for best in (100, 9):
+        own = dbcnn(tmp_path / f"{best}.pth", best)
+        found = scored(astronaut, models={"quality": str(own)}, quality_scale=best)["dbcnn"]
+        assert found == pytest.approx(wanted, abs=1e-3) and 0 < found < 100
+
+
+def test_a_scale_that_is_too_large_is_refused_too(files, photos, tmp_path, capsys):
+    """Each face would have less than a point."""
+    out = tmp_path / "table"
+    (tmp_path / "job.yaml").write_text("quality_scale: 100\n")
+    said = ["--quality", str(files["quality"]), "--config", str(tmp_path / "job.yaml")]
+    assert cli.main(["score", str(photos / "t1.jpg"), "--out", str(out), *said]) == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert re.search(r"quality\.pth: answers from 0\.\d+ to 0\.\d+, .* 0 to 100: set quality_scale", message)
+    assert not out.exists()
+
+
+def test_dbcnn_lite_has_no_other_scale(photos, capsys, tmp_path):
+    (tmp_path / "job.yaml").write_text("quality_scale: 1\n")
+    assert cli.main(["inspect", str(photos / "t1.jpg"), "--config", str(tmp_path / "job.yaml")]) == 2
+    assert "is DB-CNN-Lite, which always answers from 0 to 100" in capsys.readouterr().err
+
+
+def test_the_scale_decides_values_and_is_on_record(files):
+    settings = {"models": {"quality": str(files["quality"])}}
+    assert config.build(settings).record()["quality_scale"] is None
+    assert config.build({**settings, "quality_scale": 1}).record()["quality_scale"] == 1
+
+
+@pytest.mark.parametrize(
+    ("points", "wrong"),
+    [
+        ([3512.0, 8020.0, 5100.0], True),
+        ([np.nan, np.nan, np.nan], True),
+        ([-90.0, 400.0, 300.0], True),
+        ([104.0, 112.0, 109.0], False),  # excellent, and not clipped
+        ([-12.0, -3.0, 0.4], False),  # dreadful
+        ([5100.0, 55.0, 8020.0], False),  # one within it: its scale is right
+        ([230.0], False),  # one face may be unlike all that were rated
+    ],
+)
+def test_a_batch_all_of_it_far_outside_the_scale_stops_the_job(files, points, wrong):
+    network = quality.load(files["quality"])
+    told = pytest.raises(
+        ModelFileError, match=r"mine: answers from .*, but its scale is taken to be 0 to 1: set"
+    )
+    with told if wrong else contextlib.nullcontext():
+        quality.check_scale(np.array(points, np.float32), network, "mine", both_sides=False)
+
+
 def test_a_recogniser_that_also_gives_the_length_is_taken(files, tmp_path, astronaut):
     """The embedding is its first output."""
     model = onnx.load(str(files["recogniser"]))
@@ -243,3 +312,48 @@ def test_a_recogniser_that_also_gives_the_length_is_taken(files, tmp_path, astro
 def test_a_dropout_rate_lies_between_0_and_1():
     with pytest.raises(UsageError, match="dropout: input should be less than 1"):
         config.build({"dropout": 1.0})
+
+
+# --- the closed form, for recognisers whose features it was not measured on ---------------------------
+
+
+def warnings_of(caplog) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name == "faceq.stages"]
+
+
+def test_heavy_tailed_features_bring_one_warning_with_the_gap_and_change_no_row(
+    photos, astronaut, tmp_path, caplog
+):
+    images = [astronaut, photos / "t1.jpg", astronaut[:, ::-1].copy()]
+    own = {"recogniser": str(heavy_tailed(tmp_path / "heavy.onnx"))}
+    settings = {"models": own, "dropout": 0.5, "fiq_threshold": 0}
+    rows = faceq.score_images(images, **settings).to_pylist()
+    (said,) = warnings_of(caplog)
+    (gap,) = re.findall(r"distances are about ([+-]\d+)% off .*: set serfiq_passes: 100", said)
+    drawn = faceq.score_images(images, serfiq_passes=2000, **settings).to_pylist()
+    assert len(warnings_of(caplog)) == 1  # nothing to warn of where passes are drawn
+    distances = [np.log(2 / np.array([row["serfiq_raw"] for row in each]) - 1) for each in (rows, drawn)]
+    assert (distances[0] / distances[1] - 1).mean() == pytest.approx(int(gap) / 100, abs=0.015)
+    assert abs(int(gap)) >= 2
+    backwards = faceq.score_images(images[::-1], **settings).to_pylist()[::-1]
+    assert [row["serfiq_raw"] for row in backwards] == [row["serfiq_raw"] for row in rows]
+
+
+def test_where_the_closed_form_holds_nothing_is_said(files, astronaut, caplog):
+    """SFace was measured; at another rate it is measured again."""
+    for settings in ({}, {"dropout": 0.3}):
+        scored(astronaut, **settings)
+    assert warnings_of(caplog) == []
+    gap = fiq.Distances(models.fetch("sface"), config.build({"dropout": 0.3}).recogniser(), None, "cpu", 8, 1)
+    face = geometry.align(astronaut, np.array(scored(astronaut)["landmarks"], np.float32).reshape(5, 2))
+    assert abs(gap.gap(face[None])) < fiq.GAP / 2
+
+
+def test_the_gap_of_a_recogniser_is_on_record_with_the_run(local_ray, photos, tmp_path, capsys):
+    out = str(tmp_path / "table")
+    said = ["--recogniser", str(heavy_tailed(tmp_path / "heavy.onnx")), "--dropout", "0.5"]
+    assert cli.main(["score", str(photos / "t1.jpg"), "--out", out, *said]) == 0
+    (run,) = Table(out, config.S3()).runs()
+    (note,) = run["notes"]
+    assert re.match(r"serfiq: for this recogniser .* are about [+-]\d+% off", note)
+    assert note in capsys.readouterr().out

@@ -225,10 +225,10 @@ def test_a_handful_of_bad_frames_are_rows(tmp_path):
 
 def test_an_error_in_a_worker_is_told_in_its_own_words(shards, tmp_path, monkeypatch):
     class Broken:
-        def __init__(self, config):
+        def __init__(self, config, census):
             raise ModelError("models: dbcnn-lite could not be fetched")
 
-    monkeypatch.setattr(pipeline, "ScoreFiq", Broken)
+    monkeypatch.setattr(pipeline, "FiqStage", Broken)
     with pytest.raises(JobError, match=r"a stage of the job failed: .*dbcnn-lite could not be fetched"):
         pipeline.score(settings(shards / "mask_blue.jpg", tmp_path / "table"))
 

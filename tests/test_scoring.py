@@ -152,7 +152,8 @@ def test_each_region_judges_other_pixels_and_another_name_is_refused(faces):
     }
     for one, other in itertools.combinations(by_region.values(), 2):
         assert np.abs(one - other).min() > 0.1
-    with pytest.raises(UsageError, match=r"quality_region: .*'mask', 'black_out', 'crop' or 'frame'"):
+    known = "'mask', 'black_out', 'crop', 'frame' or 'frame_jpeg'"
+    with pytest.raises(UsageError, match=rf"quality_region: .*{known}"):
         faceq.score_images(images, quality_region="face")
 
 
