@@ -26,13 +26,16 @@ import rich.table
 import skimage
 from scipy.stats import spearmanr
 
-from faceq import config, decode, detect, distortions, models, pipeline, summary
+from faceq import config, decode, detect, distortions, finder, models, pipeline, summary
 from faceq.errors import UsageError
 from faceq.runs import Table
 
 FRAME_SIZE = 384
 FACE_SHARE = 0.4
 """Longer side of the face's box over the side of the frame."""
+
+DETECTION_SIDE = 640
+"""Longer side, pixels, at which the photos are looked at for faces."""
 
 JPEG_QUALITY = 95
 SEVERITIES = range(6)
@@ -102,7 +105,8 @@ def source_faces() -> dict[str, np.ndarray]:
     detector = detect.YuNet(models.fetch("yunet", report=print), threshold=0.6)
     found = {}
     for name, picture in pictures.items():
-        faces = detector(picture)
+        shown = min(1.0, DETECTION_SIDE / max(picture.shape[:2]))
+        faces = sorted(finder.looked_at(detector, picture, shown, 0), key=lambda face: -face.area)
         for number, face in enumerate(faces if name == "group" else faces[:1]):
             found[f"{name}{number}" if name == "group" else name] = _frame_around(picture, face.box)
     return found
