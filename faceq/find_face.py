@@ -14,7 +14,7 @@ from faceq.decode import UnreadableError, decode
 from faceq.detect import Face
 from faceq.device import check_cuda
 from faceq.dhash import dhash
-from faceq.finder import Finder, Found
+from faceq.finder import Finder, Found, face_confidence, is_face
 from faceq.landmarks import Dense
 from faceq.table import pending, with_values
 
@@ -22,14 +22,6 @@ BOX_ENLARGEMENT = 1.5
 MESH_ENLARGEMENT = 1.68
 """Side of the crop that quality is judged on, over that of the detector's box, and of the square around the
 mesh's points: the same size of crop, at the median of CelebA's faces."""
-
-LEAST_CONFIDENCE = 0.5
-SURE_SCORE = 0.85
-"""Least `face_confidence` of what is a face, and the detector's confidence from which on it is one all the same.
-
-Of 1,170 CelebA faces 3 lie below the first, with `serfiq` of .41 at most; of what the detector finds in photos
-without a face nearly all does. So do blurred faces and profiles: of 191 faces of the demo's ladders 22, of which 15
-lie above the second. All eight finds of 40 pixels and more in LIVE Challenge that it alone lets through are faces."""
 
 
 class FindFace:
@@ -120,18 +112,6 @@ _FACE_COLUMNS = (
     *("det_score", "landmarks", "yaw", "pitch", "roll", "mask_coverage", "dhash"),
     *("face_confidence", "align_error", "aligned", "crop", "outline", "crop_map"),
 )
-
-
-def face_confidence(found: Found) -> float | None:
-    """How sure the dense landmark model is that this is a face, 0...1: its logit through a sigmoid, at a
-    quarter of its scale, so that upright faces do not all read 1. None where the model has no such output."""
-    return None if found.logit is None else float(1 / (1 + np.exp(-found.logit / 4)))
-
-
-def is_face(found: Found) -> bool:
-    """Whether what the detector found is a face: one of both models is sure enough."""
-    confidence = face_confidence(found)
-    return confidence is None or confidence >= LEAST_CONFIDENCE or found.face.score >= SURE_SCORE
 
 
 def quality_matrix(found: Found) -> np.ndarray:

@@ -4,6 +4,7 @@ Only what that file holds is translated: seven kinds of operator, weights in hal
 only fused activation. Another file raises ValueError.
 """
 
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ def read(path: Path) -> onnx.ModelProto:
         raise ValueError("is not a TFLite file")
     try:
         return _Translation(tflite.Model.GetRootAsModel(data, 0)).model()
-    except (AttributeError, IndexError, KeyError, TypeError) as error:
+    except (AttributeError, IndexError, KeyError, TypeError, struct.error) as error:
         raise ValueError(f"holds a network that is not known ({type(error).__name__}: {error})") from None
 
 
