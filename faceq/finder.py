@@ -1,7 +1,6 @@
 """Which face of a frame is scored, whichever way up it is and however small: what a detector is shown, which
 of the faces it finds is chosen, and where its dense landmarks lie."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import cv2
@@ -29,11 +28,12 @@ below the logit; turned by 90 degrees they have 3.8 at most (99th percentile), b
 
 LEAST_CONFIDENCE = 0.5
 SURE_FACE = 0.85
-"""Least `face_confidence` of what is a face, and the detector's confidence from which on it is one all the same.
+"""Least `face_confidence` of a face, and the detector's confidence from which on a find is one all the same.
 
 Of 1,170 CelebA faces 3 lie below the first, with `serfiq` of .41 at most; of what the detector finds in photos
-without a face nearly all does. So do blurred faces and profiles: of 191 faces of the demo's ladders 22, of which 15
-lie above the second. All eight finds of 40 pixels and more in LIVE Challenge that it alone lets through are faces."""
+without a face nearly all does. So do blurred faces and profiles: of 191 faces of the demo's ladders 22, of
+which 15 lie above the second. All eight finds of 40 pixels and more in LIVE Challenge that only the second
+lets through are faces."""
 
 CANDIDATES = 3
 """Faces of one look that are tried, the first of which that is one is taken: a detector may find a face in
@@ -52,6 +52,9 @@ SETTLED = 25.0
 and beyond 45 it misses many faces."""
 
 MOST_SETTLING_LOOKS = 3
+
+AROUND = 4.0
+"""Side of what is looked at around a face, over its own."""
 
 
 @dataclass(frozen=True)
@@ -83,12 +86,12 @@ class Finder:
 
     The detector sees the frame with its longer side at `first_side`. If a face of `min_face` pixels would be
     smaller there than what it finds, it sees the frame a second time, so large that it finds that face, in
-    tiles. Where it finds nothing, it sees the frame once more at `coarse_side`. Where it still finds nothing,
-    or what it finds is not surely an upright face, it sees the frame turned, by quarters first. A face that
-    is tilted in the look that found it is looked for again along the line of its eyes.
+    tiles: that look costs most in large frames, and is the only one of its kind. Where it finds nothing, it
+    sees the frame once more at `coarse_side`.
 
-    A frame is seen 15 times at most (1 as it is, 7 turned, 3 times 3 to settle a tilt, less what the steps
-    exclude); each time, that is `first_side` squared and (least_face / min_face)**2 of its own pixels.
+    Where it still finds nothing, or what it finds is not surely an upright face, it sees the frame turned, by
+    quarters first, and what lies around the face that it found. A face that is tilted in the look that found
+    it is looked for again along the line of its eyes. These looks are at `first_side`, 32 at most.
 
     Args:
         detector, landmarker: the models.
@@ -102,32 +105,50 @@ class Finder:
 
     def __call__(self, picture: np.ndarray) -> Found | None:
         """The face of an RGB uint8 frame (H, W, 3), None if there is none."""
-        best = self._settled(picture, self._found(picture, 0) or self._found_coarsely(picture))
+        first = View.of(picture, self._first_scale(picture))
+        best = self._settled(first, self._found(first) or self._found_coarsely(picture))
         for turns in TURNS:
             if best is not None and _is_sure(best):
                 break
             if best is None and turns is not TURNS[0]:
                 break
+            found = best
             for turn in turns:
-                other = self._found(picture, turn)
+                other = self._found_turned(first, turn, found)
                 if other is not None and _is_better(other, best):
                     best = other
-            best = self._settled(picture, best)
+            best = self._settled(first, best)
         return best
 
-    def _found(self, picture: np.ndarray, turn: int) -> Found | None:
-        faces: list[Face] = []
-        for scale in self._scales(picture):
-            for face in looked_at(self._detector, picture, scale, turn):
-                if all(overlap(face, other) < SAME_FACE for other in faces):
-                    faces.append(face)
-        return self._of(picture, faces, turn)
+    def _found(self, first: "View") -> Found | None:
+        """The face of a frame as it is."""
+        faces = looked_at(self._detector, first, 0)
+        close = min(1.0, self._detector.least_face / self._min_face)
+        if close > CLOSER * self._first_scale(first.picture):
+            _add(faces, looked_at(self._detector, View.of(first.picture, close), 0))
+        return self._of(first.picture, faces, 0)
 
     def _found_coarsely(self, picture: np.ndarray) -> Found | None:
         side, longer = self._detector.coarse_side, max(picture.shape[:2])
         if side >= min(longer, self._detector.first_side):
             return None
-        return self._of(picture, looked_at(self._detector, picture, side / longer, 0), 0)
+        return self._of(picture, looked_at(self._detector, View.of(picture, side / longer), 0), 0)
+
+    def _found_turned(self, first: "View", turn: int, before: Found | None) -> Found | None:
+        """The face of a frame that is turned, by the first look at it and one at what lies around the face
+        that was found before, if that shows it larger."""
+        faces = looked_at(self._detector, first, turn)
+        if before is not None:
+            around = View.around(first.picture, before.face, self._detector.first_side)
+            if around.scale > CLOSER * first.scale:
+                _add(faces, looked_at(self._detector, around, turn))
+        found = self._of(first.picture, faces, turn)
+        if found is None or before is None:
+            return found
+        return replace(found, faces=max(found.faces, before.faces))
+
+    def _first_scale(self, picture: np.ndarray) -> float:
+        return min(1.0, self._detector.first_side / max(picture.shape[:2]))
 
     def _of(self, picture: np.ndarray, faces: list[Face], turn: int) -> Found | None:
         first, left = None, list(faces)
@@ -143,19 +164,12 @@ class Finder:
             first = first or found
         return first
 
-    def _scales(self, picture: np.ndarray) -> Iterator[float]:
-        first = min(1.0, self._detector.first_side / max(picture.shape[:2]))
-        close = min(1.0, self._detector.least_face / self._min_face)
-        yield first
-        if close > CLOSER * first:
-            yield close
-
-    def _settled(self, picture: np.ndarray, found: Found | None) -> Found | None:
+    def _settled(self, first: "View", found: Found | None) -> Found | None:
         """The face, found again with the frame turned so that its eyes lie level, if they do not."""
         for _ in range(MOST_SETTLING_LOOKS):
             if found is None or found.logit is None or abs(found.tilt) < SETTLED:
                 break
-            again = self._found(picture, round(found.turn - found.tilt) % 360)
+            again = self._found_turned(first, round(found.turn - found.tilt) % 360, found)
             if again is None or _sureness(again) < _sureness(found) - LEAD_LOGIT:
                 break
             found = again
@@ -200,25 +214,60 @@ def _is_better(other: Found, best: Found | None) -> bool:
     return _sureness(other) > _sureness(best) + lead
 
 
-def looked_at(detector: Detector, picture: np.ndarray, scale: float, turn: int) -> list[Face]:
-    """Faces in a frame that is shown smaller and turned, in frame pixels.
+@dataclass(frozen=True)
+class View:
+    """A frame, or a part of it, as the detector is shown it before it is turned.
 
-    Args:
-        detector: the model.
-        picture: (H, W, 3) uint8 RGB.
-        scale: 0...1, of both sides.
-        turn: degrees by which it is turned, clockwise as seen.
+    picture: the frame, (H, W, 3) uint8 RGB. shown: what is shown. scale: of `shown`, at most 1. stretch:
+    (2,), what brings x, y of `shown` to the frame's pixels, from `origin` (2,) on.
     """
-    height, width = picture.shape[:2]
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA) if scale < 1 else picture
-    stretch = np.array([width / size[0], height / size[1]])
-    shown, matrix = turned(small, turn)
-    faces = [face for face in _in_tiles(detector, shown) if face.box[2:].min() > 0]
-    if turn == 0 and (stretch == 1).all():
-        return faces
-    placed = (_placed(face, matrix, stretch, width, height) for face in faces)
+
+    picture: np.ndarray
+    shown: np.ndarray
+    scale: float
+    stretch: np.ndarray
+    origin: np.ndarray
+
+    @classmethod
+    def of(cls, picture: np.ndarray, scale: float) -> "View":
+        """All of a frame."""
+        return cls._of_part(picture, picture, scale, np.zeros(2))
+
+    @classmethod
+    def around(cls, picture: np.ndarray, face: Face, side: int) -> "View":
+        """What lies around a face, AROUND times its size, with its longer side at `side` pixels at most."""
+        half = AROUND * face.side / 2
+        low = np.clip(face.centre - half, 0, None).astype(int)
+        high = np.ceil(face.centre + half).astype(int)
+        part = picture[low[1] : high[1], low[0] : high[0]]
+        if not part.size:
+            return cls.of(picture, min(1.0, side / max(picture.shape[:2])))
+        return cls._of_part(picture, part, min(1.0, side / max(part.shape[:2])), low.astype(np.float64))
+
+    @classmethod
+    def _of_part(cls, picture: np.ndarray, part: np.ndarray, scale: float, origin: np.ndarray) -> "View":
+        height, width = part.shape[:2]
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        small = cv2.resize(part, size, interpolation=cv2.INTER_AREA) if scale < 1 else part
+        return cls(picture, small, scale, np.array([width / size[0], height / size[1]]), origin)
+
+    def to_frame(self, points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+        """Points (N, 2) of what is shown, turned by `matrix` (2, 3), in frame pixels."""
+        return geometry.to_frame(points, matrix) * self.stretch + self.origin
+
+
+def looked_at(detector: Detector, view: View, turn: int) -> list[Face]:
+    """Faces in what is shown of a frame, turned clockwise by some degrees, in frame pixels."""
+    shown, matrix = turned(view.shown, turn)
+    placed = (_placed(face, view, matrix) for face in _in_tiles(detector, shown))
     return [face for face in placed if face is not None]
+
+
+def _add(faces: list[Face], others: list[Face]) -> None:
+    """Add those faces of another look that are not among the first ones."""
+    for face in others:
+        if all(overlap(face, known) < SAME_FACE for known in faces):
+            faces.append(face)
 
 
 def turned(picture: np.ndarray, turn: int) -> tuple[np.ndarray, np.ndarray]:
@@ -247,17 +296,16 @@ def turned(picture: np.ndarray, turn: int) -> tuple[np.ndarray, np.ndarray]:
     return cv2.warpAffine(picture, matrix, size), matrix
 
 
-def _placed(face: Face, matrix: np.ndarray, stretch: np.ndarray, width: int, height: int) -> Face | None:
-    """A face of a picture that was scaled and turned, in the frame's pixels; None if it lies outside. Its box
-    is the one around the turned box."""
-    half = face.size / 2
-    corners = face.centre + np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * half
-    back = geometry.to_frame(corners, matrix) * stretch
+def _placed(face: Face, view: View, matrix: np.ndarray) -> Face | None:
+    """A face of a turned view, in the frame's pixels; None if it lies outside. Its box is the one around the
+    turned box."""
+    height, width = view.picture.shape[:2]
+    corners = face.centre + np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * face.size / 2
+    back = view.to_frame(corners, matrix)
     low, high = back.min(axis=0), back.max(axis=0)
-    landmarks = geometry.to_frame(face.landmarks, matrix) * stretch
-    box = np.concatenate([low, high - low])
-    placed = face_of(box, landmarks, face.score, width, height)
-    return None if placed is None else replace(placed, size=face.size * stretch.mean())
+    landmarks = view.to_frame(face.landmarks, matrix)
+    placed = face_of(np.concatenate([low, high - low]), landmarks, face.score, width, height)
+    return None if placed is None else replace(placed, size=face.size * view.stretch.mean())
 
 
 def _in_tiles(detector: Detector, picture: np.ndarray) -> list[Face]:

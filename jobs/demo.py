@@ -106,7 +106,9 @@ def source_faces() -> dict[str, np.ndarray]:
     found = {}
     for name, picture in pictures.items():
         shown = min(1.0, DETECTION_SIDE / max(picture.shape[:2]))
-        faces = sorted(finder.looked_at(detector, picture, shown, 0), key=lambda face: -face.area)
+        faces = sorted(
+            finder.looked_at(detector, finder.View.of(picture, shown), 0), key=lambda face: -face.area
+        )
         for number, face in enumerate(faces if name == "group" else faces[:1]):
             found[f"{name}{number}" if name == "group" else name] = _frame_around(picture, face.box)
     return found

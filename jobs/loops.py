@@ -72,7 +72,7 @@ def cafi(settings: config.Config) -> dict[str, Any]:
     started = time.perf_counter()
     for image in images:
         picture = decode_or_none(image, settings.max_pixels)
-        faces = finder.looked_at(detector, picture, 1.0, 0) if picture is not None else []
+        faces = finder.looked_at(detector, finder.View.of(picture, 1.0), 0) if picture is not None else []
         if picture is None or not faces:
             continue
         face = max(faces, key=lambda each: each.area)
