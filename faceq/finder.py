@@ -29,7 +29,7 @@ below the logit; turned by 90 degrees they have 3.8 at most (99th percentile), b
 
 LEAST_CONFIDENCE = 0.5
 SURE_FACE = 0.85
-"""Least `face_confidence` of what is a face, and the detector's confidence from which on it is one all the same.
+"""Least `face_confidence` of what is a face, and the detector's confidence from which on it is one anyway.
 
 Of 1,180 CelebA photos 3 finds lie below the first; of what the detector finds in photos without a face nearly
 all does. So do blurred faces and profiles: of 191 faces of the demo's ladders 22, of which 15 lie above the
