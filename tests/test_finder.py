@@ -129,7 +129,7 @@ def test_a_face_of_the_least_size_is_found_in_a_picture_of_any_size(find, uprigh
 
 
 def test_a_face_that_tiles_share_is_found_once(find, detector, upright):
-    """At the detector's scale for `min_face` a 4K picture is two tiles wide; the face crosses their border."""
+    """At the detector's scale for `min_face` a 4K picture is two tiles wide; faces cross their border."""
     face = brought_to(upright["astronaut"], find(upright["astronaut"]).face, 60)
     for left in range(1500, 2400, 75):
         detector.shown.clear()
