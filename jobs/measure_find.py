@@ -138,7 +138,7 @@ def _shifts(score: Scorer, known: list[tuple[np.ndarray, Row]]) -> None:
 def _cost(score: Scorer, known: list[tuple[np.ndarray, Row]]) -> None:
     print("find_face, milliseconds of CPU a frame (median of photos)")
     for name, size in {"384x384": (384, 384), "1024x1024": (1024, 1024), "4K": (3840, 2160)}.items():
-        photos = [cv2.resize(photo, size, interpolation=cv2.INTER_AREA) for photo, _ in known[:12]]
+        photos = [_fitted(photo, size) for photo, _ in known[:12]]
         print(f"  {name}: {np.median([score.cpu(photo) for photo in photos]):.1f}", flush=True)
 
 
@@ -169,6 +169,12 @@ def _pasted(photo: np.ndarray, size: tuple[int, int], at: np.ndarray) -> np.ndar
     x, y = at
     canvas[y : y + photo.shape[0], x : x + photo.shape[1]] = photo[: size[1] - y, : size[0] - x]
     return canvas
+
+
+def _fitted(photo: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    scale = min(size[0] / photo.shape[1], size[1] / photo.shape[0])
+    inner = (int(photo.shape[1] * scale), int(photo.shape[0] * scale))
+    return _pasted(cv2.resize(photo, inner, interpolation=cv2.INTER_AREA), size, np.array([0, 0]))
 
 
 def _cut(photo: np.ndarray, row: Row, share: float, side: str) -> np.ndarray:
