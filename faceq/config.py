@@ -14,8 +14,8 @@ from faceq.errors import UsageError
 from faceq.models import Model, Recogniser, tell
 
 FACE_FINDING = 2
-"""How faces are found and aligned, on record with a table. 2: as `faceq.finder` does it. 1, in records that do
-not name it: the largest face as it stands, aligned by the detector's landmarks and the mesh's."""
+"""Which way of finding and aligning faces a table's rows were made with: 2: that of `faceq.finder`; 1, which
+records do not name: the largest face as it stands, aligned half by the detector's landmarks."""
 
 Region = Literal["mask", "black_out", "crop", "frame", "frame_jpeg"]
 """What is judged: of a face's crop what is inside the mask; the crop, black outside the mask; all of it; or

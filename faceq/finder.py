@@ -28,12 +28,11 @@ below the logit; turned by 90 degrees they have 3.8 at most (99th percentile), b
 
 LEAST_CONFIDENCE = 0.5
 SURE_FACE = 0.85
-"""Least `face_confidence` of a face, and the detector's confidence from which on a find is one all the same.
+"""Least `face_confidence` of what is a face, and the detector's confidence from which on it is one anyway.
 
-Of 1,170 CelebA faces 3 lie below the first, with `serfiq` of .41 at most; of what the detector finds in photos
-without a face nearly all does. So do blurred faces and profiles: of 191 faces of the demo's ladders 22, of
-which 15 lie above the second. All eight finds of 40 pixels and more in LIVE Challenge that only the second
-lets through are faces."""
+Of 1,180 CelebA photos 3 finds lie below the first; of what the detector finds in photos without a face nearly
+all does. So do blurred faces and profiles: of 191 faces of the demo's ladders 22, of which 15 lie above the
+second. All eight finds of 40 pixels and more in LIVE Challenge that it alone lets through are faces."""
 
 CANDIDATES = 3
 """Faces of one look that are tried, the first of which that is one is taken: a detector may find a face in

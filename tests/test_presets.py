@@ -27,7 +27,7 @@ from test_dbcnn_vgg import published_score
 
 import faceq
 from faceq import config, decode, detect, geometry, models, pipeline
-from faceq.finder import looked_at
+from faceq.finder import View, looked_at
 from faceq.runs import Table
 from faceq.table import SCHEMA
 
@@ -62,7 +62,7 @@ def pictures(shared) -> list[Path]:
 def largest(detector: detect.Detector, picture: np.ndarray) -> detect.Face:
     """The largest face that it sees in a picture with a longer side of 640 pixels at most."""
     scale = min(1.0, 640 / max(picture.shape[:2]))
-    return max(looked_at(detector, picture, scale, 0), key=lambda face: face.area)
+    return max(looked_at(detector, View.of(picture, scale), 0), key=lambda face: face.area)
 
 
 def filled(path: Path) -> np.ndarray:
@@ -115,7 +115,7 @@ def test_a_border_around_a_large_picture_takes_little_memory(scrfd):
     picture = np.full((4000, 4000, 3), 128, np.uint8)
     tracemalloc.start()
     try:
-        assert [face for scale in (0.16, 0.5) for face in looked_at(ours, picture, scale, 0)] == []
+        assert [face for scale in (0.16, 0.5) for face in looked_at(ours, View.of(picture, scale), 0)] == []
         _, most = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -160,7 +160,7 @@ def test_a_table_of_an_older_faceq_is_refused_because_it_found_faces_in_another_
     old = {key: value for key, value in mine.items() if key != "face_finding"}
     table.put_record({**old, "run_id": "1", "state": "ended"})
     with pytest.raises(
-        UsageError, match="of an older faceq, .*another way .face_finding 1 there, 2 now"
+        UsageError, match=r"of an older faceq, .*another way .face_finding 1 there, 2 now"
     ) as no:
         table.check(mine)
     assert "--overwrite" in str(no.value) and "\n" not in str(no.value)

@@ -131,8 +131,8 @@ def test_a_calibration_of_ones_own_moves_serfiq_and_nothing_else(faces):
 
 @pytest.mark.parametrize("degrees", [0, 20])
 def test_of_a_face_that_the_frame_cuts_off_no_black_comes_into_what_quality_is_judged_on(faces, degrees):
-    """No pixel of these frames is black: what is black in a crop lies outside its frame. The recogniser, which
-    was trained on such, still gets black there."""
+    """No pixel of these frames is black: what is black in a crop lies outside its frame. The recogniser,
+    which was trained on such, still gets black there."""
     find_face = FindFace(Config())
     turn = cv2.getRotationMatrix2D((demo.FRAME_SIZE / 2, demo.FRAME_SIZE / 2), degrees, 1)
     for face in faces.values():

@@ -40,7 +40,7 @@ def test_another_file_is_refused_by_its_name(tmp_path, made, said):
 
 
 def test_an_operator_that_is_not_translated_is_named(tmp_path):
-    """The number of one kind of operator changed in the file: what were activations are now something else."""
+    """The number of one kind of operator is changed in the file: PReLU becomes something else."""
     import tflite  # noqa: PLC0415 - only here
 
     data = bytearray(models.fetch("facemesh").read_bytes())
