@@ -6,7 +6,7 @@ that is gone, the wrong folder. The census is one small actor that sees the diff
 
 import time
 import uuid
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 import ray
@@ -37,6 +37,12 @@ DEATHS_OF_A_KILLER = 2
 """Processes that must have died over a frame before it is blamed: one may have had another reason."""
 
 
+Place = tuple[int, int]
+"""A frame by its place in a read task: the index of its shard there, and its own in that shard."""
+
+BEFORE_ALL = (-1, -1)
+
+
 class OutageError(Exception):
     """The job stops: nearly nothing can be read. The message says why, in one line."""
 
@@ -64,16 +70,59 @@ class Census:
         self._begun: Counter[int] = Counter()
         self._trying: dict[int, int] = {}
         self._deaths: Counter[int] = Counter()
+        self._starts: Counter[int] = Counter()
+        self._about_to_read: dict[int, Place] = {}
+        self._deaths_in: dict[int, Counter[Place]] = defaultdict(Counter)
+        self._last_read: dict[int, Place] = {}
         self._passed_over: Counter[str] = Counter()
         self._notes: list[str] = []
 
+    def begin_reading(self, task: int, most: int) -> tuple[Place | None, list[Place], str | None]:
+        """Called when a read task starts: if a process has died in it, the last frame that was read before,
+        beyond which frames should be announced by `about_to_read`; the frames that are to blame; and the
+        reason to stop, if it starts more often than `most` times.
+
+        A frame that was read is not to blame, or what came after it would come twice.
+        """
+        self._starts[task] += 1
+        last = self._last_read.get(task, BEFORE_ALL)
+        place = self._about_to_read.pop(task, None)
+        if place is not None and place > last:
+            self._deaths_in[task][place] += 1
+        killers = [place for place, deaths in self._deaths_in[task].items() if deaths >= DEATHS_OF_A_KILLER]
+        if self._starts[task] > most:
+            self._outage = (
+                f"stopped: the processes that read were ended {most} times over the same shard, at different "
+                "frames: if no machine was lost, they lack memory: lower num_cpus, so that fewer run at once"
+            )
+        return last if self._starts[task] > 1 else None, killers, self._outage
+
+    def about_to_read(self, task: int, place: Place | None) -> None:
+        """`place`: the frame that read task asks for next; None: it is not reading."""
+        if place is None:
+            self._about_to_read.pop(task, None)
+        else:
+            self._about_to_read[task] = place
+
     def read(
-        self, task: int, new: int, done: int, given: int, refused: Iterable[str], unseen: int = 0
+        self,
+        task: int,
+        new: int,
+        done: int,
+        given: int,
+        refused: Iterable[str],
+        unseen: int = 0,
+        place: Place | None = None,
     ) -> str | None:
         """`new` and `done`: frames that read task has met so far; `given`: of its last batch, the new ones
         that the storage gave; `refused`: the errors of those that it did not, `unseen` of them because what a
-        manifest names is not there."""
+        manifest names is not there; `place`: of the batch's last frame."""
         self._seen[task] = (new, done)
+        self._about_to_read.pop(task, None)
+        if place is not None:
+            if place <= self._last_read.get(task, BEFORE_ALL):
+                return self._outage  # it runs again
+            self._last_read[task] = place
         errors = list(refused)
         self._given += given
         self._refused += len(errors)
@@ -91,6 +140,7 @@ class Census:
         if task in self._ended:
             return  # it ran twice
         self._ended.add(task)
+        self._about_to_read.pop(task, None)
         self._passed_over.update(passed_over)
         self._notes += notes[: MOST_NOTES - len(self._notes)]
 

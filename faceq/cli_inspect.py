@@ -47,7 +47,7 @@ def add_inspect_arguments(parser: argparse.ArgumentParser) -> None:
 def inspect(options: argparse.Namespace) -> int:
     """`faceq inspect`."""
     settings = config.load(options.config, model_settings(options))
-    frames = _pictures(options.images, settings.s3)
+    frames = _pictures(options.images, settings)
     targets = _targets(options.out, [frame.source for frame in frames], settings.s3)
     from faceq.inspect import Inspector, lines_of  # noqa: PLC0415 - torch takes seconds to import
 
@@ -69,15 +69,26 @@ def inspect(options: argparse.Namespace) -> int:
     return 0
 
 
-def _pictures(inputs: list[str], s3: config.S3) -> "list[Frame]":
+def _pictures(inputs: list[str], settings: config.Config) -> "list[Frame]":
     """The pictures that the inputs name, read; UsageError for other kinds of input."""
     from faceq import listing, sources  # noqa: PLC0415 - the readers take a while to import
 
-    shards = listing.list_shards(inputs, s3)
+    shards = listing.list_shards(inputs, settings.s3, any_name=settings.any_name)
     for shard in shards:
         if shard.kind != "picture":
-            raise UsageError(f"{shard.source}: inspect looks at pictures: `faceq score` takes shards")
-    return list(sources.read_shards(shards, s3))
+            raise _not_a_picture(shard.source)
+    frames = []
+    for frame in sources.read_shards(shards, settings.s3, limits=settings.limits):
+        if frame.member is not None or frame.timestamp_s is not None:  # its name said so, its bytes do not
+            raise _not_a_picture(frame.source)
+        frames.append(frame)
+    if not frames:
+        raise UsageError(f"{', '.join(inputs)}: no pictures here")
+    return frames
+
+
+def _not_a_picture(source: str) -> UsageError:
+    return UsageError(f"{source}: inspect looks at pictures: `faceq score` takes shards and videos")
 
 
 def _targets(out: str | None, sources: list[str], s3: config.S3) -> list[str | None]:

@@ -68,7 +68,8 @@ def positive(text: str) -> int:
 
 def query(options: argparse.Namespace) -> int:
     """`faceq query`: print rows or their number, or export them."""
-    from faceq.query import Rows, check_export  # noqa: PLC0415 - DuckDB takes a while to import
+    from faceq.export import check_export, export  # noqa: PLC0415 - DuckDB takes a while to import
+    from faceq.query import Rows  # noqa: PLC0415 - as above
 
     if options.sql and (options.where or options.columns or options.order_by or options.limit):
         raise UsageError("query: --sql is a whole statement: put condition, columns, order and limit into it")
@@ -83,7 +84,7 @@ def query(options: argparse.Namespace) -> int:
         if options.count:
             print(rows.count(_chosen(rows, options)))
         elif options.export:
-            count = rows.export(_chosen(rows, options), options.export, s3)
+            count = export(rows, _chosen(rows, options), options.export, s3)
             print(f"{count:,} rows in {options.export}")
         elif options.export_shards:
             return _export_shards(rows, options, s3)
@@ -134,15 +135,15 @@ def _show(rows: Any, options: argparse.Namespace) -> None:
     print(f"{len(shown):,} of {total:,} rows")
 
 
-def _first(batches: Iterable[pa.RecordBatch]) -> tuple[pa.Table, int]:
-    """The first rows of a stream of batches, and how many rows it has."""
-    first: list[pa.RecordBatch] = []
+def _first(batches: Iterable[pa.Table]) -> tuple[pa.Table, int]:
+    """The first rows of a stream of tables, and how many rows it has."""
+    first: list[pa.Table] = []
     total = 0
     for batch in batches:
         if total < ROWS_SHOWN or not first:
             first.append(batch[: ROWS_SHOWN - total])
         total += len(batch)
-    return pa.Table.from_batches(first) if first else pa.table({}), total
+    return pa.concat_tables(first) if first else pa.table({}), total
 
 
 def _print_rows(rows: pa.Table) -> None:

@@ -9,8 +9,14 @@ import ray
 from ray.data import ActorPoolStrategy
 
 from faceq import device
+from faceq.census import DEATHS_OF_A_KILLER
 from faceq.config import Config, Stage
 from faceq.errors import UsageError
+from faceq.listing import PICTURES_PER_TASK
+
+MAX_RETRIES = 8
+"""Times that a task which reads, decodes or writes is run again after its process died. Ray's default is
+for ever: a picture that crashes a decoder would loop."""
 
 TASKS_IN_FLIGHT = 4
 """Batches that are sent to one actor at most, the one that it works on counted: the next ones are fetched
@@ -59,7 +65,10 @@ def start_ray(config: Config) -> None:
     # Two at least: a share each for two pools, and the rest for tasks that feed them.
     cpus = config.num_cpus or max(2, device.usable_cpus())
     # `local`: without it Ray would join a cluster that somebody else has running on this machine.
-    ray.init(address="local", num_cpus=cpus, include_dashboard=False)
+    # Processes that Ray ends for their memory are not counted in `max_retries`, and come again for ever.
+    batch = max(config.find_face.batch_size, PICTURES_PER_TASK)
+    bounds = {"task_oom_retries": MAX_RETRIES + DEATHS_OF_A_KILLER * batch}
+    ray.init(address="local", num_cpus=cpus, include_dashboard=False, _system_config=bounds)
 
 
 def _check_room(config: Config) -> None:

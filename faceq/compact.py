@@ -15,14 +15,11 @@ import pyarrow.parquet as pq
 from faceq.config import S3
 from faceq.errors import JobError, UsageError
 from faceq.query import Rows
-from faceq.runs import COMPRESSION, Table, footer_of
+from faceq.runs import COMPRESSION, ROWS_PER_GROUP, Table, footer_of
 from faceq.table import STATUSES, schema_with
 
 ROWS_PER_FILE = 1_000_000
 """Some 150 MB without embeddings, 700 MB with them."""
-
-ROWS_PER_GROUP = 100_000
-"""What a reader skips or reads as a whole."""
 
 SORT = {"memory_limit": "1GB", "threads": 2}
 """DuckDB's settings for a sort: what is more waits on disk. Four threads ran out of that over rows that hold
@@ -121,12 +118,12 @@ def _write_partition(old: Rows, new: Table, status: str, columns: pa.Schema) -> 
     return count, files
 
 
-def _write_file(file: Any, columns: pa.Schema, batches: Iterator[pa.RecordBatch]) -> int:
+def _write_file(file: Any, columns: pa.Schema, batches: Iterator[pa.Table]) -> int:
     order = pq.SortingColumn.from_ordering(columns, SORTED_BY, null_placement="at_end")
     rows = 0
     with pq.ParquetWriter(file, columns, compression=COMPRESSION, sorting_columns=order) as writer:
         for batch in batches:
-            writer.write_table(pa.Table.from_batches([batch]).select(columns.names).cast(columns))
+            writer.write_table(batch.select(columns.names).cast(columns))
             rows += len(batch)
             if rows >= ROWS_PER_FILE:
                 break

@@ -1,4 +1,4 @@
-"""The two ways in which a whole job goes wrong. (A bad frame is not an error: it is a row.)"""
+"""The two ways in which a whole job goes wrong, and that in which a frame does, which is a row of the job."""
 
 
 class UsageError(ValueError):
@@ -7,3 +7,7 @@ class UsageError(ValueError):
 
 class JobError(RuntimeError):
     """The job was well asked for and could not be done: exit status 1."""
+
+
+class UnreadableError(ValueError):
+    """A frame that gives no pixels; the message says why."""

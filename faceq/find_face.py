@@ -46,6 +46,7 @@ class FindFace:
         self._region = config.quality_region
         self._min_face = config.min_face
         self._max_pixels = config.max_pixels
+        self._limits = config.limits
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         rows = pending(batch)
@@ -57,7 +58,7 @@ class FindFace:
 
     def _measure(self, image: bytes) -> dict[str, object]:
         try:
-            picture = decode(image, self._max_pixels)
+            picture = decode(image, self._max_pixels, self._limits)
         except UnreadableError as error:
             return {"status": "unreadable", "error": str(error)}
         height, width = picture.shape[:2]

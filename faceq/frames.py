@@ -8,7 +8,9 @@ import pyarrow as pa
 
 from faceq.table import SCHEMA, frame_id
 
-_BATCH_FRAMES = 32
+BATCH_FRAMES = 32
+"""Frames of a batch, at most."""
+
 _BATCH_BYTES = 8 << 20
 
 
@@ -43,7 +45,7 @@ READ_SCHEMA = pa.schema(
 """What a frame looks like when it enters the stages: who it is, its encoded bytes or its error."""
 
 
-def in_batches(frames: Iterable[Frame], most: int = _BATCH_FRAMES) -> Iterator[list[Frame]]:
+def in_batches(frames: Iterable[Frame], most: int = BATCH_FRAMES) -> Iterator[list[Frame]]:
     """The frames in lists of so many, or of 8 MiB of encoded bytes."""
     waiting: list[Frame] = []
     size = 0

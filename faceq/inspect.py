@@ -87,7 +87,7 @@ class Inspector:
         panel = _panel(look, self._config)
         if look.image is None or look.row["status"] == "unreadable":
             return panel
-        picture = decode(look.image, self._config.max_pixels)
+        picture = decode(look.image, self._config.max_pixels, self._config.limits)
         return np.hstack([_drawn(picture, look), panel])
 
 

@@ -6,27 +6,33 @@ A shard is a picture, a WebDataset tar (plain or gzipped), a Parquet file with a
 import math
 import os
 import re
-import stat
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
 
-import botocore.exceptions
 import fsspec
 
-from faceq import manifest, s3_listing
+from faceq import manifest
 from faceq.config import S3
 from faceq.errors import UsageError
-from faceq.storage import absolute, filesystem, is_remote, path_of
+from faceq.faults import fault_of, in_words
+from faceq.folders import MAGIC, Bucket, Disk, Files, Place, UnlistedError, glob
+from faceq.storage import absolute, filesystem, is_remote, path_of, storage_errors
 
 PICTURE_ENDINGS = (
-    *(".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"),
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".pjpeg", ".pjp", ".png", ".apng", ".webp", ".gif"),
+    *(".bmp", ".dib", ".tif", ".tiff", ".mpo", ".pbm", ".pgm", ".ppm", ".pnm"),
     # Not decoded, but a person who has such frames must find a row for each that says so.
-    *(".heic", ".heif", ".avif", ".jp2"),
+    *(".heic", ".heif", ".hif", ".avif", ".jp2", ".jxl"),
 )
+"""What decides by its name; once a file is opened, its bytes do (see `faceq.sources.sniff`)."""
 TAR_ENDINGS = (".tar", ".tar.gz", ".tgz")
 PARQUET_ENDINGS = (".parquet",)
-VIDEO_ENDINGS = (".mp4", ".mov", ".mkv", ".webm", ".avi")
+VIDEO_ENDINGS = (
+    *(".mp4", ".m4v", ".mov", ".3gp", ".3g2", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts"),
+    *(".mpg", ".mpeg", ".vob", ".flv", ".wmv", ".asf", ".ogv"),
+)
 
 PICTURES_PER_TASK = 64
 """Single pictures of one read task, at least."""
@@ -35,22 +41,32 @@ MAX_READ_TASKS = 4000
 """Read tasks of a job, at most: Ray plans them all before the first one runs, and the driver keeps them.
 Larger inputs have larger tasks, which stream: frames go on in batches, not when their task is through."""
 
+_LONGEST_ENDING = 12
+
 Kind = Literal["picture", "tar", "parquet", "video"]
 
 
 @dataclass(frozen=True, slots=True)
 class Shard:
     """A source of frames: its name in the table, how its file system calls it, its kind and bytes (None
-    where nobody has asked), and whether it was seen to be there, or only named."""
+    where nobody has asked), whether it was seen to be there, or only named, and whether it is `known` to hold
+    frames: if not, it is passed over unless its bytes say so."""
 
     source: str
     path: str
     kind: Kind
     size: int | None
     seen: bool = True
+    known: bool = True
 
 
-def list_shards(inputs: Iterable[str], s3: S3, manifests: Iterable[str] = ()) -> list[Shard]:
+def list_shards(
+    inputs: Iterable[str],
+    s3: S3,
+    manifests: Iterable[str] = (),
+    any_name: bool = False,
+    passed_over: set[str] | None = None,
+) -> list[Shard]:
     """All shards that the inputs name, each once, sorted by name.
 
     Args:
@@ -59,19 +75,26 @@ def list_shards(inputs: Iterable[str], s3: S3, manifests: Iterable[str] = ()) ->
         s3: settings of the file system.
         manifests: lists of files (see `faceq.manifest`). These are not looked for, and none is passed
             over: what has no known ending is taken for a picture.
+        any_name: files without a known ending are shards, too, not `known` if they lie in a folder.
+        passed_over: takes the names of files that are passed over for their endings.
 
     Raises:
-        UsageError: an input that is not there, holds no frames, or may not be listed.
+        UsageError: an input that is not there, holds no frames, or cannot be listed whole.
     """
     shards: dict[str, Shard] = {}
     for uri in inputs:
-        found = _list_input(uri, s3)
+        found, others = _list_input(uri, s3, any_name)
         if not found:
             raise UsageError(
-                f"{uri}: no frames here: looked for pictures ({', '.join(PICTURE_ENDINGS[:4])}, …), "
+                f"{uri}: no frames here{_counted(others)}: looked for pictures "
+                f"({', '.join(PICTURE_ENDINGS[:4])}, …), "
                 f"{', '.join((*TAR_ENDINGS, *PARQUET_ENDINGS, *VIDEO_ENDINGS))}"
+                f"{'' if any_name else '; --any-name reads files by their bytes'}"
             )
-        shards.update((shard.source, shard) for shard in found)
+        # A file that somebody has named is known, whichever input comes first.
+        shards.update((s.source, s) for s in found if s.known or s.source not in shards)
+        if passed_over is not None:
+            passed_over.update(others)
     for uri in manifests:
         for place, size in manifest.entries(uri, s3):
             shard = _named_shard(place, size)
@@ -79,6 +102,26 @@ def list_shards(inputs: Iterable[str], s3: S3, manifests: Iterable[str] = ()) ->
     if not shards:
         raise UsageError("no input given: name at least one file, folder, glob or manifest")
     return [shards[source] for source in sorted(shards)]
+
+
+def _counted(others: list[str]) -> str:
+    return f": passed over {endings_text(Counter(map(ending_of, others)))}" if others else ""
+
+
+def ending_of(name: str) -> str:
+    """The ending by which a file that holds no frames is counted: of letters and digits, in lower case."""
+    ending = os.path.splitext(name)[1].lower()
+    if ending in ("", "."):
+        return "(no ending)"
+    plain = len(ending) <= _LONGEST_ENDING and ending[1:].isalnum() and not ending[1:].isdigit()
+    return ending if plain else "(other)"
+
+
+def endings_text(counts: Mapping[str, int], most: int = 8) -> str:
+    """Counts by ending, the most frequent first: `3 .txt, 1 .json`."""
+    found = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    listed = ", ".join(f"{count:,} {ending}" for ending, count in found[:most])
+    return listed + (", …" if len(found) > most else "")
 
 
 def outside(shards: list[Shard], place: str) -> list[Shard]:
@@ -92,99 +135,96 @@ def outside(shards: list[Shard], place: str) -> list[Shard]:
     return [s for s in shards if is_remote(s.source) or os.path.dirname(s.path) not in inside]
 
 
-def _list_input(uri: str, s3: S3) -> list[Shard]:
+def _list_input(uri: str, s3: S3, any_name: bool) -> tuple[list[Shard], list[str]]:
+    """The shards of an input, and the names of files that are passed over."""
+    path = path_of(uri)
     files = filesystem(uri, s3)
     try:
         files.invalidate_cache()
-        found = _expand(files, path_of(uri), uri)
-        files.invalidate_cache()  # s3fs would keep what a glob said of each object
-        return found
+        found, is_folder = _expand(files, path, uri)
+        files.invalidate_cache()  # s3fs would keep what it said of each object
     except FileNotFoundError:
         raise UsageError(f"{uri}: there is no such file, folder or bucket") from None
-    except PermissionError as error:
-        raise UsageError(f"{uri}: may not be read or listed: {words(error)}: check credentials") from None
-    except (OSError, botocore.exceptions.BotoCoreError) as error:
-        raise UsageError(f"{uri}: cannot be listed: {words(error)}") from None
+    except UnlistedError as error:
+        raise UsageError(_unlisted(uri, path, error)) from None
+    except (OSError, ValueError, *storage_errors()) as error:
+        if isinstance(error, UsageError):
+            raise
+        raise UsageError(f"{uri}: cannot be listed: {_why(in_words(error, files, path))}") from None
+    shards, others = [], []
+    for name, size in found.items():
+        kind = kind_of(name)
+        if kind is None and not any_name:
+            others.append(absolute(f"s3://{name}" if is_remote(uri) else name))
+        else:
+            known = kind is not None or not is_folder
+            shards.append(_shard(f"s3://{name}" if is_remote(uri) else name, kind, size, known=known))
+    if others and not is_folder:
+        endings = ", ".join((*TAR_ENDINGS, *PARQUET_ENDINGS, *VIDEO_ENDINGS, *PICTURE_ENDINGS[:4]))
+        raise UsageError(
+            f"{uri}: not a kind of input that is known by its ending ({endings}, …): --any-name reads it by "
+            "its bytes"
+        )
+    return shards, others
 
 
-def _expand(files: fsspec.AbstractFileSystem, path: str, uri: str) -> list[Shard]:
+def _expand(files: fsspec.AbstractFileSystem, path: str, uri: str) -> tuple[Files, bool]:
+    """The files that an input names, and whether it is one of many: a folder or a glob."""
+    remote = is_remote(uri)
+    place: Place = Bucket(files) if remote else Disk()
     # A file that is really called `a[1].jpg` goes before the glob that its name would be.
     if files.exists(path):
         info = files.info(path)
-        if info["type"] != "directory":
-            if _special(info):
-                raise UsageError(f"{uri}: is a pipe, a socket or a device: name files and folders")
-            shard = _shard(uri, path, info["size"])
-            if shard is None:
-                endings = ", ".join((*TAR_ENDINGS, *PARQUET_ENDINGS, *VIDEO_ENDINGS, *PICTURE_ENDINGS[:4]))
-                raise UsageError(f"{uri}: not a kind of input that is known by its ending ({endings}, …)")
-            return [shard]
-        found = _all_below(files, path, uri)
-    else:
-        if not any(sign in path for sign in "*?["):
-            # Where a bucket may not be listed, `exists` is false too: `ls` tells the two apart.
-            files.ls(path)
-            raise FileNotFoundError(path)
-        found = {}
-        for match, info in files.glob(path, detail=True).items():
-            inside = info["type"] == "directory"
-            found.update(_all_below(files, match, uri) if inside else _sizes({match: info}))
-        if not found:
-            raise UsageError(f"{uri}: nothing matches")
-    shards = (_shard(uri, name, size) for name, size in found.items() if _visible(name, path))
-    return [shard for shard in shards if shard is not None]
+        if info["type"] == "directory":
+            return place.below(path), True
+        if not remote and not os.path.isfile(path):
+            raise UsageError(f"{uri}: is a pipe, a socket or a device: name files and folders")
+        return {path: info["size"]}, False
+    if not MAGIC.search(path):
+        # Where a bucket may not be listed, `exists` is false too: `ls` tells the two apart.
+        files.ls(path)
+        raise FileNotFoundError(path)
+    if remote and MAGIC.search(path.split("/", 1)[0]):
+        raise UsageError(f"{uri}: a pattern cannot stand for buckets: name the bucket")
+    found = glob(place, path)
+    if not found:
+        raise UsageError(f"{uri}: nothing matches")
+    return found, True
 
 
-def _all_below(files: fsspec.AbstractFileSystem, folder: str, uri: str) -> dict[str, int]:
-    """Bytes of each file in a folder, through all levels, by its path."""
-    return s3_listing.find(files, folder) if is_remote(uri) else _sizes(files.find(folder, detail=True))
+def _unlisted(uri: str, path: str, error: UnlistedError) -> str:
+    if error.folder.removeprefix("s3://") == path:
+        return f"{uri}: cannot be listed: {_why(error.error)}"
+    return (
+        f"{uri}: cannot be listed whole: {printable(error.folder)}: {_why(error.error)}; or name only "
+        "folders that can be listed"
+    )
 
 
-def _sizes(found: dict[str, dict[str, Any]]) -> dict[str, int]:
-    return {name: info["size"] for name, info in found.items() if not _special(info)}
+def _why(error: Exception) -> str:
+    fault = fault_of(error)
+    return fault.text if fault else words(error)
 
 
-def _special(info: dict[str, Any]) -> bool:
-    """Whether this is no file: to open a pipe is to wait for who writes into it, maybe for ever. Links to
-    files are files; a link to nothing is a frame that is gone."""
-    if info["type"] != "other":
-        return False
-    try:
-        return not stat.S_ISREG(os.stat(info["name"]).st_mode)
-    except OSError:
-        return False
+def _shard(place: str, kind: Kind | None, size: int | None, seen: bool = True, known: bool = True) -> Shard:
+    source = absolute(place)
+    return Shard(source_of(source), path_of(source), kind or "picture", size, seen, known)
 
 
-def _visible(name: str, root: str) -> bool:
-    below = name[len(os.path.commonpath([name, root])) :]
-    return not any(part.startswith(".") for part in below.split("/"))
-
-
-def _shard(uri: str, path: str, size: int) -> Shard | None:
-    kind = kind_of(path)
-    if kind is None:
-        return None
-    source = absolute(f"s3://{path}" if is_remote(uri) else path)
-    return Shard(printable(source), path, kind, int(size or 0))
-
-
-def _named_shard(uri: str, size: int | None) -> Shard:
+def _named_shard(place: str, size: int | None) -> Shard:
     """A shard that somebody has named and nobody looked at."""
-    source = absolute(uri)
-    path = path_of(source)
-    return Shard(printable(source), path, kind_of(path) or "picture", size, seen=False)
+    return _shard(place, kind_of(place), size, seen=False)
+
+
+def source_of(place: str) -> str:
+    """The name of a source in the table, from its absolute path or URI. Names of objects are text already."""
+    return place if is_remote(place) else printable(place)
 
 
 def recorded(source: str) -> Shard:
-    """A shard that a table names, as `printable` does; one that is really called so goes before."""
-    shard = _named_shard(source, None)
-    if is_remote(source) or not _ESCAPED.search(source) or os.path.exists(shard.path):
-        return shard
-    path = _ESCAPED.sub(lambda byte: os.fsdecode(bytes.fromhex(byte[1])), shard.path)
-    return replace(shard, path=path)
-
-
-_ESCAPED = re.compile(r"\\x([89a-f][0-9a-f])")
+    """A shard that a table names, as `source_of` does."""
+    path = path_of(source) if is_remote(source) else _as_named(source)
+    return Shard(source, path, kind_of(source) or "picture", None, seen=False)
 
 
 def kind_of(name: str) -> Kind | None:
@@ -199,9 +239,35 @@ def kind_of(name: str) -> Kind | None:
     return "parquet" if lower.endswith(PARQUET_ENDINGS) else None
 
 
-def printable(name: str) -> str:
-    """A name that can be written as UTF-8: bytes of it that are not become backslash escapes."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+_LIKE_AN_ESCAPE = re.compile(r"\\(?=x[0-9a-f]{2})")
+_ESCAPE = re.compile(r"\\x(5c(?=x[0-9a-f]{2})|[89a-f][0-9a-f])")
+
+
+def printable(name: str | bytes) -> str:
+    """A name as text that can be written as UTF-8; no two names give the same text.
+
+    Bytes that are not UTF-8 become `\\xNN`, lower-case hex. A backslash before text that looks like such an
+    escape becomes `\\x5c`; others stay.
+    """
+    if isinstance(name, bytes):
+        name = name.decode("utf-8", "surrogateescape")
+    text = _LIKE_AN_ESCAPE.sub(r"\\x5c", name)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return b"".join(map(_bytes_of, text)).decode("utf-8", "backslashreplace")
+    return text
+
+
+def _bytes_of(letter: str) -> bytes:
+    """One character, or the byte that it stands for where a name was not UTF-8."""
+    is_byte = "\udc80" <= letter <= "\udcff"
+    return letter.encode("utf-8", "surrogateescape" if is_byte else "surrogatepass")
+
+
+def _as_named(text: str) -> str:
+    """The name of which `printable` has made a text, as the operating system takes it."""
+    return _ESCAPE.sub(lambda found: os.fsdecode(bytes.fromhex(found[1])), text)
 
 
 def group(shards: list[Shard]) -> list[list[Shard]]:

@@ -17,14 +17,29 @@ class ParquetFile(pq.ParquetFile):
     Args:
         file: opened for reading, with `seek`; whoever opened it closes it.
         buffer_size: bytes that a column is read by; 0: each column of a row group at once.
+        longest_list: items of a list in the footer, such as row groups, that are believed; none: Arrow's own
+            limit, a million.
+        shared: binary columns of which a repeated value stays one in memory, by their paths.
 
     Raises:
         pa.ArrowInvalid: it is no Parquet file.
     """
 
-    def __init__(self, file: BinaryIO, buffer_size: int = 0):
+    def __init__(
+        self,
+        file: BinaryIO,
+        buffer_size: int = 0,
+        longest_list: int | None = None,
+        shared: Sequence[str] | None = None,
+    ):
         # Buffering ahead reads whole row groups, in threads.
-        super().__init__(file, buffer_size=buffer_size, pre_buffer=False)
+        super().__init__(
+            file,
+            buffer_size=buffer_size,
+            pre_buffer=False,
+            thrift_container_size_limit=longest_list,
+            read_dictionary=shared,
+        )
 
     def read(self, columns: Sequence[str] | None = None) -> pa.Table:
         """Some columns, or all, of all rows."""

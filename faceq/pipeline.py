@@ -20,12 +20,12 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 import faceq
 from faceq import claim, progress, recover
 from faceq.census import DEATHS_OF_A_KILLER, Census
-from faceq.cluster import pool_options, ray_for
+from faceq.cluster import MAX_RETRIES, pool_options, ray_for
 from faceq.config import Config
 from faceq.errors import JobError, UsageError
-from faceq.listing import Shard, group, list_shards, outside
+from faceq.listing import Shard, ending_of, endings_text, group, list_shards, outside
 from faceq.runs import COMPRESSION, Run, Table, new_run_id
-from faceq.source import FrameSource
+from faceq.source import FrameSource, most_starts
 from faceq.stages import ScoreFiq, ScoreQuality, check_own_models
 from faceq.table import finished, schema, schema_with
 from faceq.tasks import FindFaceActor, RunFiles, drop_done, find_face
@@ -34,9 +34,8 @@ BLOCK_BYTES = 8 << 20
 """Most bytes of a block between two stages: some 30 faces' crops, or 200 small JPEGs. Ray's default of
 128 MiB would make blocks of thousands of frames, and the first one wait for all of them."""
 
-MAX_RETRIES = 8
-"""Times that a task which reads, decodes or writes is run again after its process died. Ray's default is
-for ever: a picture that crashes a decoder would loop."""
+
+INPUTS_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,9 @@ def score(config: Config, overwrite: bool = False, retry_unreadable: bool = Fals
     # Other machines need not ask again.
     config = config.model_copy(update={"accept_licence": bool(accepted)})
     table.check(None if overwrite else record)
-    shards = outside(list_shards(config.input, config.s3, config.manifest), table.uri)
+    others: set[str] = set()
+    shards = list_shards(config.input, config.s3, config.manifest, config.any_name, others)
+    shards = outside(shards, table.uri)
     if not shards:
         raise UsageError(f"{table.uri}: the input holds nothing but the table itself")
     started = _now()
@@ -110,6 +111,9 @@ def score(config: Config, overwrite: bool = False, retry_unreadable: bool = Fals
             started=started,
             owner=claim.owner(),
             accepted=accepted,
+            passed_over=dict(
+                Counter(map(ending_of, (o for o in others if not o.startswith(f"{table.uri}/"))))
+            ),
         )
         held.enter_context(claim.held(table, run))
         if overwrite:
@@ -125,15 +129,29 @@ def score(config: Config, overwrite: bool = False, retry_unreadable: bool = Fals
         if run.frames is not None and run.rows != run.frames:
             raise JobError(f"{run.frames} frames were read but {run.rows} rows written to {table.uri}")
         claim.check_still_held(table, run)
-        run.finished = _now()
+        if run.rows or run.already_done or run.frames is None:
+            run.finished = _now()  # else its record goes: it shall not tie the table to its settings
+    if not run.finished:
+        raise UsageError(_no_frames(run))
     return Summary(run, table.uri, seconds, *first, quantiles)
+
+
+def _is_below(name: str, folder: str) -> bool:
+    return name.startswith(f"{folder}/")
+
+
+def _no_frames(run: Run) -> str:
+    """What an input holds that has no frame."""
+    some = ", ".join(run.input[:INPUTS_SHOWN]) + (", …" if len(run.input) > INPUTS_SHOWN else "")
+    counted = f": passed over {endings_text(run.passed_over)}" if run.passed_over else ""
+    return f"{some}: no frames here{counted}"
 
 
 def _score(config: Config, shards: list[Shard], table: Table, run: Run) -> tuple[float, tuple[float, int]]:
     """Run the graph over what has no row yet, and note what it met; seconds that it took, and what
     `Census.first_through` says."""
-    groups = group(shards)
     done, known = recover.prepare(table, {shard.source for shard in shards})
+    groups = group(recover.with_known_videos(table, shards))
     # On the driver's own node: what the job cannot do without should not hang on another one.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     options = {"num_cpus": 0, "scheduling_strategy": here, "max_restarts": -1, "max_task_retries": -1}
@@ -181,7 +199,7 @@ def run_graph(
             FrameSource(groups, config, skipped, census),
             override_num_blocks=len(groups),
             num_cpus=config.read.num_cpus,
-            ray_remote_args={"max_retries": MAX_RETRIES},
+            ray_remote_args={"max_retries": max(map(most_starts, groups))},
         )
         if config.limit is not None:
             frames = frames.limit(config.limit).map_batches(

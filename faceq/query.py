@@ -8,6 +8,7 @@ no extension of DuckDB has to be fetched.
 import contextlib
 import difflib
 import glob
+import itertools
 import os
 import re
 import tempfile
@@ -20,7 +21,7 @@ import pyarrow as pa
 from faceq.config import S3
 from faceq.errors import UsageError
 from faceq.runs import Table
-from faceq.storage import filesystem, is_remote, path_of, storage_errors
+from faceq.storage import filesystem, is_remote
 from faceq.table import STATUSES, schema
 
 VIEW = "frames"
@@ -34,14 +35,11 @@ _STATUS = r"regexp_extract(filename, '/status=([^/]*)/[^/]*$', 1)"
 """SQL: the status of a row, which the folder of its file names. DuckDB opens no file that a condition on it
 rules out."""
 
+_OF_FILE = "Invalid Error: "
+"""How the message of a `duckdb.Error` without a kind begins where Arrow passes it on."""
+
 SINGLE_PICTURE = "(member IS NULL AND timestamp_s IS NULL)"
 """SQL: a row whose source is one picture."""
-
-EXPORTS = {
-    ".parquet": "(FORMAT parquet, COMPRESSION zstd)",
-    ".csv": "(FORMAT csv, HEADER)",
-    ".jsonl": "(FORMAT json)",
-}
 
 
 def read_table(
@@ -94,6 +92,7 @@ class Rows:
                 **settings,
             }
         )
+        self._numbers = itertools.count()
         # DuckDB's is on wherever Python looks interactive, as in `python -c`, and goes to standard output.
         self._connection.execute("SET enable_progress_bar = false")
         with self._told():
@@ -122,7 +121,7 @@ class Rows:
                 rows = rows.order(order_by)
             if limit is not None:
                 rows = rows.limit(limit)
-            return rows.project(", ".join(_quoted(columns))) if columns else rows
+            return rows.project(", ".join(quoted(name.strip()) for name in columns)) if columns else rows
 
     def sql(self, statement: str) -> duckdb.DuckDBPyRelation:
         """What a whole statement over the view `frames` gives.
@@ -141,32 +140,52 @@ class Rows:
         with self._told():
             return rows.to_arrow_table()
 
-    def batches(self, rows: duckdb.DuckDBPyRelation, size: int) -> Iterator[pa.RecordBatch]:
-        """The rows as a stream of batches of some `size`."""
+    def batches(self, rows: duckdb.DuckDBPyRelation, size: int) -> Iterator[pa.Table]:
+        """The rows as a stream of tables of `size` rows; the last one may have fewer."""
+        waiting: list[pa.Table] = []
+        for part in self._stream(rows, size):
+            waiting.append(part)
+            while sum(map(len, waiting)) >= size:
+                together = pa.concat_tables(waiting)
+                yield together[:size]
+                waiting = [together[size:]] if len(together) > size else []
+        if waiting:
+            yield pa.concat_tables(waiting)
+
+    def _stream(self, rows: duckdb.DuckDBPyRelation, size: int) -> Iterator[pa.Table]:
+        """The rows as DuckDB gives them: a part is often no longer than a file, and never than `size`."""
         with self._told():
-            yield from rows.to_arrow_reader(size)
+            reader = rows.to_arrow_reader(size)
+            while True:
+                try:
+                    yield pa.Table.from_batches([reader.read_next_batch()])
+                except StopIteration:
+                    return
+                except (OSError, pa.ArrowException) as error:  # DuckDB's, with its kind as a word
+                    said = str(error)
+                    of_file = said.startswith(_OF_FILE)
+                    kind = duckdb.Error if of_file else duckdb.ProgrammingError
+                    raise kind(said.removeprefix(_OF_FILE)) from None
 
     def count(self, rows: duckdb.DuckDBPyRelation) -> int:
         """How many rows there are."""
         with self._told():
             return int(rows.aggregate("count(*)").fetchall()[0][0])
 
-    def export(self, rows: duckdb.DuckDBPyRelation, path: str, s3: S3) -> int:
-        """Write rows to a .parquet, .csv or .jsonl file, local or on S3; returns their number.
+    def over(self, rows: duckdb.DuckDBPyRelation, statement: str) -> duckdb.DuckDBPyRelation:
+        """What a statement over some rows gives; it has `{rows}` where their name belongs."""
+        name = f"rows_{next(self._numbers)}"  # DuckDB keeps a view of the name, on which the outcome rests
+        with self._told():
+            found = rows.query(name, statement.replace("{rows}", name))
+            assert found is not None
+            return found
 
-        The file appears whole or not at all.
-
-        Raises:
-            UsageError: another ending, or a place that cannot be written to.
-        """
-        ending = check_export(path)
-        try:
-            with _written_whole(path, s3) as temporary, self._told():
-                target = temporary.replace("'", "''")
-                copied = rows.query("chosen", f"COPY (FROM chosen) TO '{target}' {EXPORTS[ending]}")
-                return int(copied.fetchall()[0][0]) if copied is not None else 0
-        except (OSError, *storage_errors()) as error:
-            raise UsageError(f"{path}: cannot be written: {' '.join(str(error).split())}") from None
+    def copy(self, rows: duckdb.DuckDBPyRelation, path: str, options: str) -> int:
+        """Write the rows to a local file by DuckDB's COPY; returns their number."""
+        target = path.replace("'", "''")
+        copied = self.over(rows, f"COPY (FROM {{rows}}) TO '{target}' {options}")
+        with self._told():
+            return int(copied.fetchall()[0][0])
 
     def _make_view(self, s3: S3) -> None:
         known = schema(embeddings=True)
@@ -189,12 +208,8 @@ class Rows:
             union_by_name=len(versions) > 1,
         ).project(f"* EXCLUDE (filename), {_STATUS} AS status")
         there = [name for name in known.names if name in read.columns]
-        columns = [
-            *_quoted(there),
-            *_quoted(name for name in read.columns if name not in there),
-        ]
-        fixed = "* REPLACE (landmarks::FLOAT[10] AS landmarks)"
-        read.project(", ".join(columns)).project(fixed).create_view(VIEW)
+        columns = [*there, *(name for name in read.columns if name not in there)]
+        read.project(", ".join(map(quoted, columns))).create_view(VIEW)
 
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:
@@ -218,36 +233,6 @@ class Rows:
         self.table.find_damage()
 
 
-def check_export(path: str) -> str:
-    """The ending of an export's path; UsageError if it is none of EXPORTS."""
-    ending = os.path.splitext(path)[1].lower()
-    if ending not in EXPORTS:
-        raise UsageError(f"{path}: an export is a file that ends in {', '.join(EXPORTS)}")
-    return ending
-
-
-@contextlib.contextmanager
-def _written_whole(path: str, s3: S3) -> Iterator[str]:
-    """A local path to write to; the file takes its name, or is uploaded, at the end of the block."""
-    if is_remote(path):
-        with tempfile.TemporaryDirectory() as folder:
-            temporary = os.path.join(folder, os.path.basename(path))
-            yield temporary
-            filesystem(path, s3).put_file(temporary, path_of(path))
-        return
-    folder, name = os.path.split(path_of(path))
-    if not os.path.isdir(folder):
-        raise UsageError(f"{path}: cannot be written: there is no folder {folder}")
-    temporary = os.path.join(folder, f".{name}.part")
-    try:
-        yield temporary
-        os.replace(temporary, path_of(path))
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
-
-
 def display(value: Any) -> str:
     """A cell as people read it: floats with three digits, nothing for null."""
     if value is None:
@@ -255,8 +240,9 @@ def display(value: Any) -> str:
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
-def _quoted(columns: Any) -> list[str]:
-    return ['"' + name.strip().replace('"', '""') + '"' for name in columns]
+def quoted(name: str) -> str:
+    """SQL: a column's name."""
+    return '"' + name.replace('"', '""') + '"'
 
 
 _NO_COLUMN = re.compile(r'Referenced column "([^"]+)" (?:was )?not found')

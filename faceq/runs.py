@@ -1,7 +1,6 @@
 """What a table knows of the runs that made it: `TABLE/_faceq/run-<run_id>.json`, and what they found."""
 
 import contextlib
-import glob
 import json
 import uuid
 from collections import Counter
@@ -15,9 +14,11 @@ from urllib.parse import urlparse
 import fsspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 
+from faceq import folders
 from faceq.config import S3
 from faceq.errors import UsageError
 from faceq.parquet import ParquetFile
@@ -25,6 +26,9 @@ from faceq.storage import READ_AHEAD, absolute, filesystem, has_failed, path_of,
 from faceq.table import STATUSES, among, schema
 
 COMPRESSION = "zstd"
+ROWS_PER_GROUP = 100_000
+"""Rows of a Parquet file that a reader skips or reads as a whole, where a file has as many."""
+
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 SCORE_RANGES = {"serfiq": 1.0, "dbcnn": 100.0}
 QUANTILE_BINS = 10_000
@@ -181,7 +185,7 @@ class Table:
         return runs[0]
 
     def _run_files(self) -> list[str]:
-        return sorted(self.files.glob(f"{glob.escape(self.path)}/_faceq/run-*.json"))
+        return folders.inside(self.files, self.path, "_faceq/run-*.json")
 
     def runs(self) -> list[dict[str, Any]]:
         """Records of all runs, the oldest first."""
@@ -226,7 +230,7 @@ class Table:
         """The Parquet files that hold rows, as the file system calls them."""
         with self.reached():
             self.files.invalidate_cache()
-            return sorted(self.files.glob(f"{glob.escape(self.path)}/status=*/[!.]*.parquet"))
+            return folders.inside(self.files, self.path, "status=*/*.parquet")
 
     def save(self, run: Run) -> None:
         """Write the run's record; readers see the old one or the new one, never a part.
@@ -276,6 +280,14 @@ class Table:
         """One column of one of `row_files`."""
         return self._part(path, [name])[name]
 
+    def videos_in(self, files: list[str]) -> set[str]:
+        """Sources in some of `row_files` that are videos, and no shards that hold some."""
+        videos: set[str] = set()
+        for rows in self._parts(files, ["source", "member", "timestamp_s"]):
+            is_video = pc.and_(pc.is_valid(rows["timestamp_s"]), pc.is_null(rows["member"]))
+            videos.update(rows["source"].filter(is_video).unique().to_pylist())
+        return videos
+
     def _parts(self, files: list[str], columns: Sequence[str]) -> Iterator[pa.Table]:
         """Columns of some of `row_files`, file after file, a few of them read at once."""
         with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
@@ -308,6 +320,11 @@ class Table:
             except (OSError, pa.ArrowInvalid) as error:
                 if has_failed(error):
                     raise
+                if "lists to be of size" in str(error):
+                    raise UsageError(
+                        f"{self.uri}: an older faceq wrote {path}, whose landmarks pyarrow {pa.__version__} "
+                        "cannot read: install pyarrow 26 or newer, or rewrite the table with `faceq compact`"
+                    ) from None
                 raise UsageError(
                     f"{self.uri}: {path} is damaged ({' '.join(str(error).split())}): delete it and start "
                     "the job again, which scores its frames anew"
@@ -327,7 +344,7 @@ class Table:
                 self.files.rm_file(path)
                 return
             with self._opened(path) as file:
-                rows = file.read().filter(pa.array(keep))
+                rows = _as_now(file.read().filter(pa.array(keep)))
             whole = pa.BufferOutputStream()  # in memory first: no failure on the way touches the old file
             pq.write_table(rows, whole, compression=COMPRESSION)
             with self.files.open(path, "wb") as file:
@@ -365,6 +382,13 @@ def status_of(path: str) -> str:
 def _fields(columns: Sequence[str]) -> pa.Schema:
     known = schema(embeddings=True)
     return pa.schema([known.field(name) for name in columns])
+
+
+def _as_now(rows: pa.Table) -> pa.Table:
+    """Rows of a file in the types that columns have now: an older faceq may have written it."""
+    known = schema(embeddings=True)
+    fields = [known.field(field.name) if field.name in known.names else field for field in rows.schema]
+    return rows.cast(pa.schema(fields, rows.schema.metadata))
 
 
 def _as_ray_takes(path: str) -> str:

@@ -16,6 +16,8 @@ from xml.etree import ElementTree
 
 from fsspec.asyn import sync
 
+from faceq.faults import code_of
+
 KEYS_AT_ONCE = 1000
 """Keys of an answer; S3 gives no more."""
 
@@ -27,6 +29,9 @@ _TOP = 0x7F
 
 _names_only = contextvars.ContextVar("_names_only", default=False)
 """Whether the answers that this task gets are read by `_read_contents`."""
+
+_NOT_THIS_WAY = {"NotImplemented", "501", "InvalidArgument", "InvalidRequest", "400"}
+"""Answers of stores that do not list from any name on. What else is wrong the plain listing tells, too."""
 
 Objects = dict[str, int]
 """Bytes by `bucket/key`."""
@@ -59,7 +64,45 @@ def find(files: Any, path: str) -> Objects:
     try:
         return sync(files.loop, _find, files, path)
     except _NoOrderError:
-        return {name: info["size"] for name, info in files.find(path, detail=True).items()}
+        bucket, key, _ = files.split_path(path)
+        objects, _ = sync(files.loop, _pages, files, bucket, f"{key}/" if key else "", "")
+        return objects
+
+
+def level(files: Any, folder: str, beginning: str = "") -> tuple[Objects, list[str]]:
+    """What lies right below a prefix, under names with some beginning.
+
+    Args:
+        files: s3fs's file system.
+        folder: `bucket` or `bucket/prefix`, without a slash at its end.
+        beginning: of the names.
+
+    Returns:
+        The objects, and the prefixes, as `folder` has them.
+
+    Raises:
+        OSError: as `find`.
+    """
+    bucket, key, _ = files.split_path(folder)
+    prefix = f"{key}/" if key else ""
+    objects, prefixes = sync(files.loop, _pages, files, bucket, prefix + beginning, "/")
+    return {name: size for name, size in objects.items() if name != f"{bucket}/{prefix}"}, prefixes
+
+
+async def _pages(files: Any, bucket: str, prefix: str, delimiter: str) -> tuple[Objects, list[str]]:
+    """A listing in the store's own order, one page after another: objects, and prefixes up to a delimiter."""
+    objects: Objects = {}
+    prefixes: list[str] = []
+    where: dict[str, str] = {"Delimiter": delimiter} if delimiter else {}
+    while True:
+        page = await files._call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, **where)
+        objects.update((f"{bucket}/{found['Key']}", found["Size"]) for found in page.get("Contents", ()))
+        prefixes += [f"{bucket}/{found['Prefix'][:-1]}" for found in page.get("CommonPrefixes", ())]
+        if not page.get("IsTruncated"):
+            return objects, prefixes
+        if not page.get("NextContinuationToken"):
+            raise OSError(errno.EIO, "the storage says that its list goes on, but not where")
+        where["ContinuationToken"] = page["NextContinuationToken"]
 
 
 async def _find(files: Any, path: str) -> Objects:
@@ -106,10 +149,9 @@ async def _answer(
             Prefix=prefix,
             MaxKeys=KEYS_AT_ONCE,
             **{name: value for name, value in where.items() if value},
-            **files.req_kw,
         )
     except OSError as error:
-        if error.errno in (errno.ENOSYS, errno.EINVAL):
+        if code_of(error) in _NOT_THIS_WAY:
             raise _NoOrderError from None
         raise
     sizes = {found["Key"]: found["Size"] for found in answer.get("Contents", ())}

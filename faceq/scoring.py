@@ -12,9 +12,10 @@ from PIL import Image
 from faceq import device
 from faceq.config import S3, Config, build
 from faceq.errors import UsageError
+from faceq.faults import fault_of
 from faceq.find_face import FindFace
 from faceq.frames import Frame, in_batches, to_table
-from faceq.listing import printable
+from faceq.listing import source_of, words
 from faceq.runs import new_run_id
 from faceq.stages import ScoreFiq, ScoreQuality
 from faceq.storage import absolute, filesystem, path_of, storage_errors
@@ -98,11 +99,14 @@ def _frame(position: int, image: Any, s3: S3) -> Frame:
 
 def _read(path: str, s3: S3) -> Frame:
     place = absolute(path)
-    source = printable(place)
+    source = source_of(place)
     try:
         return Frame(source, None, 0, filesystem(place, s3).cat_file(path_of(place)))
     except FileNotFoundError:
         return Frame(source, None, 0, None, error="could not be read: there is no such file")
-    except (OSError, *storage_errors()) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        return Frame(source, None, 0, None, error=f"could not be read: {reason}")
+    except (OSError, ValueError, *storage_errors()) as error:
+        if isinstance(error, UsageError):
+            raise
+        fault = fault_of(error)
+        reason = fault.text if fault else f"could not be read: {words(error)}"
+        return Frame(source, None, 0, None, error=reason)

@@ -1,7 +1,9 @@
 """Chosen frames of a table as WebDataset tars: the pictures' bytes as they were, the row beside each.
 
 A sample is `<id>.<ending>` and `<id>.json`: the frame's id in 16 hex digits, the ending of what the picture
-is, and the frame's row. Frames of videos, which have no bytes of their own, are lossless PNGs.
+is, and the frame's row. Frames of videos, which have no bytes of their own, are lossless PNGs. `README.md` is
+the export's dataset card: it names every column's type, which Hugging Face's datasets would else guess
+from the first five samples, where the column may be null.
 
 What is exported is known by what lies there. A tar appears whole or not at all, after a list of the ids in
 it (`_faceq/<tar>.ids`); a frame on the list of a tar that is there is done. So an export that was
@@ -11,9 +13,10 @@ interrupted goes on where it stopped, and of a table that has grown adds what is
 import contextlib
 import io
 import json
+import math
 import re
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,13 +24,14 @@ import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import yaml
 from PIL import Image
 
 from faceq.config import S3
 from faceq.decode import FORMATS
 from faceq.errors import UsageError
 from faceq.frames import Frame
-from faceq.query import FRAME_ORDER, Rows
+from faceq.query import FRAME_ORDER, Rows, quoted
 from faceq.reread import frames_of
 from faceq.storage import absolute, filesystem, path_of, storage_errors
 from faceq.table import BREAK, among
@@ -37,11 +41,34 @@ SHARD_BYTES = 512 << 20
 """A tar is closed when it has either."""
 
 _ROWS_AT_ONCE = 10_000
+_EXAMPLES = 5
+"""Rows that may come before the others."""
+
 _TAR = re.compile(r"frames-(\d{6})\.tar$")
 _ENDINGS = {
     **{"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "BMP": "bmp"},
     **{"GIF": "gif", "TIFF": "tif", "PPM": "ppm"},
 }
+_OTHER = "bin"
+"""The ending of bytes that are no picture."""
+
+_DTYPES = {"float": "float32", "double": "float64"}
+"""What Hugging Face's datasets call some types of Arrow's; the others have the same names there."""
+
+_CARD = """
+# Frames of a faceq result table
+
+Each sample of the tars is a picture, byte for byte as it was in its source, and its row of the table
+(`.json`).
+
+```python
+from datasets import load_dataset
+
+frames = load_dataset("path/to/this/folder", split="train")
+```
+
+Written by `faceq query --export-shards`, and written anew when the same command adds frames.
+"""
 
 
 @dataclass
@@ -75,8 +102,8 @@ def export_shards(
 ) -> Exported:
     """Write the chosen frames into `frames-000000.tar`, … in a folder or under an `s3://` prefix.
 
-    Sources are read as streams, each once; in memory are some thousand rows, or those of one large source,
-    and one frame.
+    Sources are read as streams, each once but for the few frames that come first; in memory are some thousand
+    rows, or those of one large source, and one frame.
 
     Args:
         rows: the table.
@@ -88,7 +115,7 @@ def export_shards(
     Raises:
         UsageError: the folder holds other files or another export, or cannot be written to.
     """
-    place = _Place(folder, s3)
+    place = _Place(folder, s3, rows.arrow(rows.chosen(limit=0)).schema)
     claim = {"table": rows.table.uri, **vars(selection)}
     if selection.limit is not None:
         claim["rows"] = rows.count(rows.chosen())  # of a table that has grown, others are the first
@@ -96,11 +123,10 @@ def export_shards(
         place.claim(claim)
         done = place.ids()
     found = Exported()
+    ordered = _ordered(rows, selection)
     with place.reached(), contextlib.closing(_Writer(place)) as writer:
-        for chunk in _by_sources(rows.batches(_ordered(rows, selection), _ROWS_AT_ONCE)):
-            new = chunk.filter(pa.array(~among(chunk["frame_id"].to_numpy(), done)))
-            found.already += len(chunk) - len(new)
-            progress(len(chunk) - len(new))
+
+        def write(new: pa.Table) -> None:
             for row, frame in frames_of(new, s3):
                 if frame.image is None:
                     found.lose(frame)
@@ -108,8 +134,38 @@ def export_shards(
                     writer.add(frame, new.slice(row, 1).to_pylist()[0])
                     found.written += 1
                 progress(1)
+
+        # An export that goes on has its first tar.
+        first = _examples(rows, ordered, 0 if len(done) else _EXAMPLES)
+        write(first)
+        examples = np.sort(first["frame_id"].to_numpy())
+        for chunk in _by_sources(rows.batches(ordered, _ROWS_AT_ONCE)):
+            ids = chunk["frame_id"].to_numpy()
+            already = int(np.count_nonzero(among(ids, done)))
+            found.already += already
+            progress(already)
+            write(chunk.filter(pa.array(~(among(ids, done) | among(ids, examples)))))
         writer.finish()
     return found
+
+
+def _examples(rows: Rows, chosen: Any, most: int) -> pa.Table:
+    """The rows that come first: `most` at most, with a value in each column in which any row has one.
+
+    Loaders that infer types from the first samples, as Hugging Face's datasets does from five, then find them
+    all.
+    """
+    columns = rows.arrow(rows.over(chosen, "SELECT * FROM {rows} LIMIT 0"))
+    counts = ", ".join(f"count({quoted(name)})" for name in columns.column_names)
+    (there,) = rows.arrow(rows.over(chosen, f"SELECT {counts} FROM {{rows}}")).to_pylist()
+    wanted = {name for name, count in zip(columns.column_names, there.values(), strict=True) if count}
+    found: list[pa.Table] = []
+    while wanted and len(found) < most:
+        values = " + ".join(f"({quoted(name)} IS NOT NULL)::INTEGER" for name in sorted(wanted))
+        best = f"SELECT * FROM {{rows}} ORDER BY {values} DESC, {FRAME_ORDER} LIMIT 1"
+        found.append(rows.arrow(rows.over(chosen, best)))
+        wanted -= {name for name in wanted if found[-1][name][0].is_valid}
+    return pa.concat_tables(found) if found else columns
 
 
 def count(rows: Rows, selection: Selection) -> int:
@@ -128,10 +184,10 @@ def _ordered(rows: Rows, selection: Selection) -> Any:
     return chosen.order(FRAME_ORDER)
 
 
-def _by_sources(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
+def _by_sources(batches: Iterator[pa.Table]) -> Iterator[pa.Table]:
     """Ordered rows again, in tables of some thousand rows that hold whole sources."""
     waiting: list[pa.Table] = []
-    for part in (pa.Table.from_batches([batch]) for batch in batches if len(batch)):
+    for part in batches:
         if waiting and waiting[-1]["source"][-1] != part["source"][0]:
             yield pa.concat_tables(waiting)
             waiting = []
@@ -146,12 +202,14 @@ def _by_sources(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
 
 
 class _Place:
-    """The folder of an export, local or on S3."""
+    """The folder of an export, local or on S3. columns: of its rows."""
 
-    def __init__(self, folder: str, s3: S3):
+    def __init__(self, folder: str, s3: S3, columns: pa.Schema):
         self.uri = absolute(folder)
         self.path = path_of(folder)
+        self.columns = columns
         self.files: fsspec.AbstractFileSystem = filesystem(folder, s3)
+        self._record: dict[str, Any] = {}
 
     def claim(self, selection: dict[str, Any]) -> None:
         """Note which export this is, or see that it is the same; UsageError if it is not."""
@@ -166,16 +224,34 @@ class _Place:
                         f"{self.uri}: holds another export ({key} {there.get(key)!r} there, {value!r} now): "
                         "name another folder"
                     )
+            self._record = {**there, "endings": there.get("endings", sorted({*_ENDINGS.values(), _OTHER}))}
+            self._write_card()
             return
         if self.files.exists(self.path) and self.files.ls(self.path):
             raise UsageError(f"{self.uri}: holds files that are not an export of faceq: name an empty folder")
-        with self.files.open(record, "wb") as file:
-            file.write(json.dumps(selection, indent=2).encode())
+        self._record = {**selection, "endings": []}
+        self._write_record()
+
+    def note_endings(self, endings: set[str]) -> None:
+        """Which endings the pictures have of a tar that is about to appear."""
+        if not endings <= {*self._record["endings"]}:
+            self._record["endings"] = sorted({*self._record["endings"], *endings})
+            self._write_record()
+            self._write_card()
+
+    def _write_record(self) -> None:
+        with self.files.open(f"{self.path}/_faceq/export.json", "wb") as file:
+            file.write(json.dumps(self._record, indent=2).encode())
+
+    def _write_card(self) -> None:
+        card = dataset_card(self._record["endings"], self.columns).encode()
+        with self.files.open(f"{self.path}/README.md", "wb") as file:
+            file.write(card)
 
     def _remove_unfinished(self) -> None:
         """What a killed export was writing (on local disks only: an object appears whole)."""
         for path in self.files.ls(self.path, detail=False):
-            if path.rsplit("/", 1)[-1].startswith(".frames-"):
+            if path.rsplit("/", 1)[-1].startswith((".frames-", ".README.md.")):
                 self.files.rm_file(path)
 
     def tars(self) -> list[str]:
@@ -220,6 +296,7 @@ class _Writer:
     _tar: tarfile.TarFile | None = None
     _file: Any = None
     _ids: list[int] = field(default_factory=list)
+    _endings: set[str] = field(default_factory=set)
 
     def add(self, frame: Frame, row: dict[str, Any]) -> None:
         """One sample: the picture and its row."""
@@ -228,9 +305,10 @@ class _Writer:
             self._number = self.place.next_number() if self._number < 0 else self._number + 1
             self._file = self.place.files.open(f"{self.place.path}/{self._name}", "wb")
             self._tar = tarfile.TarFile.open(fileobj=self._file, mode="w|", format=tarfile.USTAR_FORMAT)
-        key = f"{frame.id % 2**64:016x}"
-        _add(self._tar, f"{key}.{_ending(frame.image)}", frame.image)
-        _add(self._tar, f"{key}.json", json.dumps(row, ensure_ascii=False).encode())
+        key, ending = f"{frame.id % 2**64:016x}", _ending(frame.image)
+        _add(self._tar, f"{key}.{ending}", frame.image)
+        _add(self._tar, f"{key}.json", json.dumps(_finite(row), ensure_ascii=False).encode())
+        self._endings.add(ending)
         self._ids.append(frame.id)
         if len(self._ids) >= SHARD_FRAMES or self._tar.offset >= SHARD_BYTES:
             self.finish()
@@ -244,6 +322,7 @@ class _Writer:
         if self._tar is None:
             return
         self._tar.close()
+        self.place.note_endings(self._endings)
         self.place.write_list(self._name, self._ids)
         self._file.close()
         self._tar, self._ids = None, []
@@ -269,6 +348,46 @@ def _ending(image: bytes) -> str:
     """What loaders know the picture by: its content decides, not the name that it had."""
     try:
         with Image.open(io.BytesIO(image), formats=FORMATS) as picture:
-            return _ENDINGS.get(picture.format or "", "bin")
+            return _ENDINGS.get(picture.format or "", _OTHER)
     except Exception:  # Pillow raises almost any type on corrupt bytes
-        return "bin"
+        return _OTHER
+
+
+def _finite(value: Any) -> Any:
+    """A value of a row as JSON has it: null for NaN and infinity."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: _finite(part) for name, part in value.items()}
+    return [_finite(part) for part in value] if isinstance(value, list) else value
+
+
+def dataset_card(endings: Iterable[str], columns: pa.Schema) -> str:
+    """README.md of an export, as Hugging Face's datasets read it: the tars, and the type of every column.
+
+    Args:
+        endings: those of the pictures, each a column that is null where a sample has another one.
+        columns: of the rows.
+    """
+    pictures = [{"name": each, "dtype": "binary" if each == _OTHER else "image"} for each in endings]
+    row = {"name": "json", "struct": [_feature(column) for column in columns]}
+    strings = [{"name": name, "dtype": "string"} for name in ("__key__", "__url__")]
+    about = {
+        "configs": [{"config_name": "default", "data_files": "*.tar"}],
+        "dataset_info": {"features": [*pictures, row, *strings]},
+    }
+    return f"---\n{yaml.safe_dump(about, sort_keys=False)}---\n{_CARD}"
+
+
+def _feature(column: pa.Field) -> dict[str, Any]:
+    """A column in the words of Hugging Face's datasets."""
+    kind = column.type
+    if pa.types.is_list(kind):
+        inner = _feature(kind.value_field)
+        return {
+            "name": column.name,
+            "list": inner.get("dtype") or inner.get("struct") or {"list": inner["list"]},
+        }
+    if pa.types.is_struct(kind):
+        return {"name": column.name, "struct": [_feature(part) for part in kind]}
+    return {"name": column.name, "dtype": _DTYPES.get(str(kind), str(kind))}

@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from typing import Any, cast
 
 import numpy as np
@@ -11,11 +11,23 @@ import ray
 from ray.data import Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
-from faceq.census import MOST_NOTES, OutageError
+from faceq.census import BEFORE_ALL, DEATHS_OF_A_KILLER, MOST_NOTES, OutageError, Place
+from faceq.cluster import MAX_RETRIES
 from faceq.config import Config
-from faceq.frames import READ_SCHEMA, in_batches, to_table
+from faceq.frames import BATCH_FRAMES, READ_SCHEMA, Frame, in_batches, to_table
 from faceq.listing import Shard
 from faceq.sources import Findings, read_shards
+from faceq.sources.pictures import AT_ONCE
+from faceq.table import BREAK, frame_id
+
+KILLER = (
+    "reading it ended the worker process, twice: its bytes crash a reader or need more memory than there is: "
+    "repair the file, or leave it out"
+)
+
+_ANNOUNCED = BATCH_FRAMES + AT_ONCE
+"""Frames after the last that was read, at most, one of which was being read when a process died: the rest of
+a batch, and pictures that are fetched by one call."""
 
 
 class FrameSource(Datasource):
@@ -39,7 +51,7 @@ class FrameSource(Datasource):
             ReadTask(
                 functools.partial(_read, index, shards, self._config, self._done, self._census),
                 BlockMetadata(
-                    num_rows=len(shards) if shards[0].kind == "picture" else None,
+                    num_rows=len(shards) if all(s.kind == "picture" and s.known for s in shards) else None,
                     size_bytes=_bytes_of(shards),
                     input_files=None,  # nobody asks for them, and there may be millions
                     exec_stats=None,
@@ -58,22 +70,118 @@ def _bytes_of(shards: Iterable[Shard]) -> int | None:
     return sum(known) if len(known) == len(sizes) else None
 
 
+def most_starts(shards: list[Shard]) -> int:
+    """How often a read task of these shards may start: each may end some processes before it is given up."""
+    return MAX_RETRIES + DEATHS_OF_A_KILLER * len(shards)
+
+
 def _read(task: int, shards: list[Shard], config: Config, done: Any, census: Any) -> Iterator[pa.Table]:
     new = skipped = 0
     yield READ_SCHEMA.empty_table()
-    findings = Findings()
-    ids = _SortedIds(ray.get(done))
-    for frames in in_batches(read_shards(shards, config.s3, ids, config.video, config.limits, findings)):
+    reader = _Reader(task, config, _SortedIds(ray.get(done)), census)
+    for frames in in_batches(reader.frames(shards)):
         old = sum(frame.done for frame in frames)
         new, skipped = new + len(frames) - old, skipped + old
         refused = [frame.error for frame in frames if frame.refused]
         given, unseen = len(frames) - old - len(refused), sum(frame.unseen for frame in frames)
         # Totals, not increments: a read task that runs again counts its frames once.
-        outage = ray.get(census.read.remote(task, new, skipped, given, refused, unseen))
+        totals = (task, new, skipped, given, refused, unseen, reader.place)
+        outage = ray.get(census.read.remote(*totals))
         if outage:
             raise OutageError(outage)
         yield to_table(frames)
+    findings = reader.findings
     ray.get(census.ended.remote(task, dict(findings.passed_over), findings.notes[:MOST_NOTES]))
+
+
+class _Reader:
+    """Reads the shards of a task, also after processes have died over them.
+
+    A task that Ray runs again must give the same frames in the same order: those that came before its process
+    died are not taken twice.
+
+    findings: what was met beside frames. place: of the frame that was given last.
+    """
+
+    def __init__(self, task: int, config: Config, done: Container[int], census: Any):
+        self.findings = Findings()
+        self.place: Place = BEFORE_ALL
+        self._task = task
+        self._config = config
+        self._done = done
+        self._census = census
+        self._last: Place | None = None
+        self._killers: list[Place] = []
+        self._beyond = 0
+
+    def frames(self, shards: list[Shard]) -> Iterator[Frame]:
+        """The frames of all shards. Where a process has died, the next frames are announced before they are
+        read, and one over which several have died is a row that says so."""
+        begun = self._census.begin_reading.remote(self._task, most_starts(shards))
+        self._last, self._killers, outage = ray.get(begun)
+        if outage:
+            raise OutageError(outage)
+        for first, some in _fetched_at_once(shards):
+            frames = self._together if self._is_safe(first, len(some)) else self._one_by_one
+            for index, frame in frames(first, some):
+                self.place = (index, self.place[1] + 1 if self.place[0] == index else 0)
+                self._beyond += self._last is not None and self.place > self._last
+                yield frame
+
+    def _is_safe(self, first: int, count: int) -> bool:
+        """Whether these shards need no look at each frame."""
+        if any(first <= index < first + count for index, _ in self._killers):
+            return False
+        return self._last is None or first + count <= self._last[0] or self._beyond >= _ANNOUNCED
+
+    def _together(self, first: int, shards: list[Shard]) -> Iterator[tuple[int, Frame]]:
+        indices = {shard.source: first + index for index, shard in enumerate(shards)}
+        return ((indices[frame.source], frame) for frame in self._read(shards))
+
+    def _one_by_one(self, first: int, shards: list[Shard]) -> Iterator[tuple[int, Frame]]:
+        for index, shard in enumerate(shards, first):
+            frames = self._read([shard])
+            for number in itertools.count():
+                if (index, number) in self._killers:
+                    yield index, self._killer(shard)
+                    break
+                frame = self._announced((index, number), frames)
+                if frame is None:
+                    break
+                yield index, frame
+
+    def _announced(self, place: Place, frames: Iterator[Frame]) -> Frame | None:
+        if self._last is None or place <= self._last or self._beyond >= _ANNOUNCED:
+            return next(frames, None)
+        ray.get(self._census.about_to_read.remote(self._task, place))
+        frame = next(frames, None)
+        # Whatever ends this process while others work on the frame, it is not the reading.
+        ray.get(self._census.about_to_read.remote(self._task, None))
+        return frame
+
+    def _read(self, shards: list[Shard]) -> Iterator[Frame]:
+        config = self._config
+        return read_shards(
+            *(shards, config.s3, self._done, config.video, config.limits, self.findings, config.any_name)
+        )
+
+    def _killer(self, shard: Shard) -> Frame:
+        index = 0 if shard.kind == "picture" else BREAK
+        if frame_id(shard.source, None, index) in self._done:
+            return Frame(shard.source, None, index, None, done=True)
+        rest = "" if shard.kind == "picture" else ": what comes after it is not read"
+        return Frame(shard.source, None, index, None, error=f"{KILLER}{rest}")
+
+
+def _fetched_at_once(shards: list[Shard]) -> Iterator[tuple[int, list[Shard]]]:
+    """The shards with the index of the first: pictures as many as one call fetches, others one by one."""
+    first = 0
+    for picture, same in itertools.groupby(shards, lambda shard: shard.kind == "picture"):
+        group = list(same)
+        most = AT_ONCE if picture else 1
+        for i in range(0, len(group), most):
+            yield first + i, group[i : i + most]
+        first += len(group)
 
 
 class _SortedIds:

@@ -42,9 +42,23 @@ def storage_errors() -> tuple[_Kind, _Kind, _Kind, _Kind]:
     )
 
 
-def has_failed(error: Exception) -> bool:
+def answer_of(error: BaseException) -> dict[str, Any]:
+    """S3's own answer to the request that an error comes from, as botocore gives it; empty without one.
+
+    s3fs turns an answer into an OSError and keeps the original as its cause.
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        answer = getattr(seen, "response", None)
+        if isinstance(answer, dict) and "Error" in answer:
+            return answer
+        seen = seen.__cause__
+    return {}
+
+
+def has_failed(error: BaseException) -> bool:
     """Whether the storage failed; for broken content pyarrow raises OSError, too, but without a number."""
-    if isinstance(error, storage_errors()):
+    if answer_of(error) or isinstance(error, storage_errors()):
         return True
     named = PermissionError | FileNotFoundError | ConnectionError | TimeoutError
     return isinstance(error, named) or (isinstance(error, OSError) and error.errno is not None)
@@ -58,8 +72,9 @@ def filesystem(uri: str, s3: S3) -> fsspec.AbstractFileSystem:
     """The file system of a local path or an `s3://` URI.
 
     S3's endpoint, region and credentials come from the AWS variables and profiles, `s3` going before
-    them. Retries and their backoff are botocore's (AWS_MAX_ATTEMPTS, AWS_RETRY_MODE), and s3fs tries
-    five times around those where a connection breaks or a body ends too early.
+    them; with `s3.anonymous` no request is signed, with `s3.requester_pays` each says who pays. Retries and
+    their backoff are botocore's (AWS_MAX_ATTEMPTS, AWS_RETRY_MODE), and s3fs tries five times around those
+    where a connection breaks or a body ends too early.
 
     Raises:
         UsageError: another kind of URI.
@@ -73,8 +88,11 @@ def filesystem(uri: str, s3: S3) -> fsspec.AbstractFileSystem:
     region = s3.region or os.environ.get("AWS_REGION")
     if region:
         options["client_kwargs"] = {"region_name": region}
+    options |= {"anon": s3.anonymous, "requester_pays": s3.requester_pays}
     options["config_kwargs"] = {"retries": _retries(s3)}
-    return fsspec.filesystem("s3", **{key: value for key, value in options.items() if value})
+    from faceq.s3_files import S3Files  # noqa: PLC0415 - see `storage_errors`
+
+    return S3Files(**{key: value for key, value in options.items() if value})
 
 
 def _retries(s3: S3) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from faceq.listing import endings_text
 from faceq.pipeline import Summary
 from faceq.runs import QUANTILES
 from faceq.table import STATUSES
@@ -38,8 +39,7 @@ def text(summary: Summary) -> str:
             digits = 3 if name == "serfiq" else 1
             lines.append(f"{name:<15}" + "".join(f"{value:>9.{digits}f}" for value in values))
     if run.passed_over:
-        found = sorted(run.passed_over.items(), key=lambda item: (-item[1], item[0]))
-        listed = ", ".join(f"{count:,} {ending}" for ending, count in found[:8])
+        listed = endings_text(run.passed_over)
         lines += ["", f"not frames     {sum(run.passed_over.values()):>10,}   skipped: {listed}"]
     if run.notes:
         lines += ["", *(f"note           {note}" for note in run.notes[:NOTES_SHOWN])]

@@ -35,7 +35,7 @@ SCHEMA = pa.schema(
         ("face_w", pa.float32()),
         ("face_h", pa.float32()),
         ("det_score", pa.float32()),
-        ("landmarks", pa.list_(pa.float32(), 10)),
+        ("landmarks", pa.list_(pa.float32())),  # of a fixed size, many readers could not read nulls
         ("yaw", pa.float32()),
         ("pitch", pa.float32()),
         ("roll", pa.float32()),

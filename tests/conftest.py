@@ -18,6 +18,7 @@ import pytest
 import ray
 import skimage
 from here import score_here
+from videos import write_video
 
 from faceq import decode
 from jobs import demo
@@ -59,6 +60,12 @@ def aws() -> dict[str, str]:
     os.environ.pop("AWS_PROFILE", None)
     os.environ.pop("RAY_ADDRESS", None)
     return variables
+
+
+@pytest.fixture(scope="session", autouse=True)
+def hugging_face(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """datasets asks no hub, and keeps what it makes among the tests' files."""
+    os.environ.update({"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path_factory.mktemp("hugging_face"))})
 
 
 @pytest.fixture(scope="session")
@@ -128,8 +135,6 @@ def photos() -> Path:
 @pytest.fixture(scope="session")
 def frames_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with some of the demo's frames in two tars, a Parquet file, pictures, and a video."""
-    from test_video import write_video  # noqa: PLC0415 - that module imports this one
-
     folder = tmp_path_factory.mktemp("frames")
     wanted = ("astronaut-blur", "astronaut-sharp", "group0", "group1", "noface", "small", "broken")
     chosen = [frame for frame in demo.frames(demo.source_faces()) if frame[0].startswith(wanted)]

@@ -5,6 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.dataset as pds
+import pyarrow.parquet as pq
 
 from faceq import __version__, config, listing, scoring, sources
 from faceq.runs import Run, Table, new_run_id
@@ -22,13 +23,27 @@ def score_here(source: str, out: str, **values: Any) -> str:
     rows = pa.concat_tables(scoring._run(read, stages, schema_with(run.footer()), run.run_id))
     run.state, run.frames, run.rows = "ended", len(rows), len(rows)
     table.save(run)
+    write_rows(rows, table, run.run_id)
+    return out
+
+
+def write_rows(rows: pa.Table, table: Table, run_id: str) -> None:
+    """Rows into the files of a run, one for each status."""
     pds.write_dataset(
         rows,
         table.path,
         filesystem=table.arrow_files,
         format="parquet",
         partitioning=pds.partitioning(pa.schema([("status", pa.string())]), flavor="hive"),
-        basename_template=f"{run.run_id}-{{i}}.parquet",
+        basename_template=f"{run_id}-{{i}}.parquet",
         existing_data_behavior="overwrite_or_ignore",  # the run's record is there
     )
-    return out
+
+
+def write_as_before(path: str) -> None:
+    """Write a file of rows again as faceq did when landmarks were a list of a fixed size."""
+    rows = pq.read_table(path, partitioning=None)
+    index = rows.schema.get_field_index("landmarks")
+    field = pa.field("landmarks", pa.list_(pa.float32(), 10))
+    old = rows.set_column(index, field, pa.array(rows["landmarks"].to_pylist(), field.type))
+    pq.write_table(old, path, compression="zstd")

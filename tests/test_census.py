@@ -97,3 +97,50 @@ def test_the_first_rows_that_are_through_mark_the_end_of_the_start():
     census.through(8)
     assert rows == 32 and seconds > 0
     assert census.first_through() == (seconds, rows) and census.progress()[3] == 40
+
+
+def test_a_frame_over_which_two_processes_died_is_to_blame():
+    census = Counts(shards=3, tasks=1)
+    assert census.begin_reading(0, 20) == (None, [], None)
+    census.read(0, 32, 0, 32, [], 0, (1, 4))
+    for deaths in range(3):
+        last, killers, _ = census.begin_reading(0, 20)
+        assert last == (1, 4) and killers == ([(1, 7)] if deaths == 2 else [])
+        census.about_to_read(0, (1, 7))
+
+
+def test_a_process_that_dies_while_others_work_is_not_blamed_on_the_frame():
+    census = Counts(shards=3, tasks=1)
+    for _ in range(5):
+        assert census.begin_reading(0, 20)[1] == []
+        census.about_to_read(0, (0, 3))
+        census.about_to_read(0, None)
+
+
+def test_a_frame_that_was_read_is_not_to_blame():
+    """What came after it has gone on already, and would come again after the break."""
+    census = Counts(shards=3, tasks=1)
+    census.begin_reading(0, 20)
+    census.about_to_read(0, (0, 7))
+    census.begin_reading(0, 20)
+    census.read(0, 32, 0, 32, [], 0, (0, 31))
+    census.about_to_read(0, (0, 7))
+    assert census.begin_reading(0, 20)[1] == []
+
+
+def test_a_task_whose_processes_die_anywhere_stops_the_job():
+    census = Counts(shards=1, tasks=1)
+    for place in range(5):
+        assert census.begin_reading(0, 5)[2] is None
+        census.about_to_read(0, (0, place))
+    assert "ended 5 times" in census.begin_reading(0, 5)[2]
+
+
+def test_what_a_task_reads_again_is_counted_once():
+    census = Counts(shards=10_000, tasks=1)
+    for _ in range(3):
+        census.read(0, 8, 0, 0, ["access denied"] * 8, 0, (0, 7))
+    assert census.outage_at_the_end() is None
+    for _ in range(2):
+        census.ended(0, {".mp4": 2}, ["a note"])
+    assert census.findings() == ({".mp4": 2}, ["a note"])

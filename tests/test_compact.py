@@ -1,6 +1,8 @@
 """Compaction: the same table in few sorted files."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from conftest import PHOTOS
+from here import write_as_before
 from test_pipeline import settings
 
 from faceq import cli, compact, pipeline, query
@@ -144,6 +147,8 @@ def test_a_condition_reads_few_row_groups(scored, tmp_path, monkeypatch):
     (best,) = [p for p in Table(str(tmp_path / "table"), S3()).row_files() if "status=scored" in p]
     file = pq.ParquetFile(best)
     index = file.schema_arrow.get_field_index("dbcnn")
+    rows = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+    assert set(rows[:-1]) == {5}
     highest = [file.metadata.row_group(i).column(index).statistics.max for i in range(file.num_row_groups)]
     assert len(highest) > 2 and highest == sorted(highest, reverse=True)
     assert pc.max(file.read(["dbcnn"])["dbcnn"]).as_py() == highest[0]
@@ -158,6 +163,34 @@ def test_columns_that_no_file_has_yet_are_left_out(tmp_path):
     new = Table(str(tmp_path / "new"), S3())
     assert all("dhash" not in pq.read_schema(path).names for path in new.row_files())
     assert new.rows(["dhash"])["dhash"].null_count == 5_000
+
+
+def test_landmarks_of_a_fixed_size_become_plain_lists(tmp_path):
+    """A table that an older version wrote."""
+    synthetic.write(tmp_path / "old", 5_000)
+    expected = rows_of(str(tmp_path / "old"))
+    for path in Table(str(tmp_path / "old"), S3()).row_files():
+        write_as_before(path)
+    assert rows_of(str(tmp_path / "old")) == expected
+    compact.compact(str(tmp_path / "old"), str(tmp_path / "new"), S3())
+    assert rows_of(str(tmp_path / "new")) == expected
+    for path in Table(str(tmp_path / "new"), S3()).row_files():
+        assert pq.read_schema(path).field("landmarks").type == SCHEMA.field("landmarks").type
+
+
+def test_the_job_goes_on_in_a_table_of_an_older_version(scored, tmp_path):
+    """Some of its frames have no row yet."""
+    place = shutil.copytree(scored.out, tmp_path / "table")
+    files = Table(str(place), S3()).row_files()
+    for path in files:
+        write_as_before(path)
+    gone = [path for path in files if "status=scored" in path][-1]
+    count = len(pq.read_table(gone, partitioning=None))
+    os.unlink(gone)
+    done = pipeline.score(scored.model_copy(update={"out": str(place)}))
+    assert done.run.frames == count > 0
+    for ours, theirs in zip(rows_of(str(place)), rows_of(scored.out), strict=True):
+        assert {**ours, "run_id": ""} == {**theirs, "run_id": ""}
 
 
 @pytest.mark.parametrize("place", ["disk", "s3"])

@@ -2,7 +2,10 @@
 
 import gzip
 import io
+import itertools
 import os
+import shutil
+import subprocess
 import tarfile
 from pathlib import Path
 
@@ -13,8 +16,14 @@ import pytest
 from faceq.config import S3
 from faceq.frames import Frame, in_batches, to_table
 from faceq.listing import list_shards
-from faceq.sources import parquet, read_again, read_shards
+from faceq.sources import Findings, parquet, read_again, read_shards
+from faceq.sources.reading import Reading
+from faceq.sources.tar import read_tar
+from faceq.storage import filesystem
 from faceq.table import BREAK, frame_id
+
+JPEG = b"\xff\xd8\xff\xe0 and so on"
+"""Bytes that begin as an image."""
 
 
 def write_tar(path: Path, members: list[tuple[str, bytes]], mode: str = "w") -> Path:
@@ -85,6 +94,27 @@ def test_repeated_names_stay_apart(tmp_path):
     assert len({frame.id for frame in frames}) == 3
 
 
+def test_names_that_look_like_a_repeated_one_stay_apart_in_any_order(tmp_path):
+    for number, keys in enumerate(itertools.permutations(["a", "a", "a#2", "a#2#2"])):
+        pq.write_table(pa.table({"key": keys, "image": [b"1", b"2", b"3", b"4"]}), tmp_path / "s.parquet")
+        frames = read(tmp_path / "s.parquet")
+        assert len({frame.id for frame in frames}) == len({frame.member for frame in frames}) == 4, number
+
+
+def test_members_that_are_not_utf8_and_the_text_of_their_escapes_stay_apart(tmp_path):
+    names = [b"\xff.jpg", b"\\xff.jpg", b"\\x5cxff.jpg", b"a\nb.jpg", b"a b.jpg", "ä.jpg".encode()]
+    for layout in (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
+        with tarfile.open(tmp_path / "s.tar", "w", format=layout) as tar:
+            for name in names:
+                info = tarfile.TarInfo(os.fsdecode(name))
+                info.size = len(name)
+                tar.addfile(info, io.BytesIO(name))
+        frames = read(tmp_path / "s.tar")
+        assert [frame.image for frame in frames] == names
+        assert len({frame.id for frame in frames}) == len(names)
+        assert frames[0].member == "\\xff.jpg" and frames[1].member == "\\x5cxff.jpg"
+
+
 @pytest.mark.parametrize("cut", [100, 512 + 700, 512 + 1024 + 100, 2 * (512 + 1024)])
 def test_a_tar_cut_anywhere_gives_what_is_whole_and_one_break(tmp_path, cut):
     whole = write_tar(tmp_path / "whole.tar", [("a.jpg", b"a" * 1000), ("b.jpg", b"b" * 1000)])
@@ -137,6 +167,104 @@ def test_done_frames_are_marked_and_not_read(tmp_path):
     assert to_table(frames)["member"].to_pylist() == ["b.jpg"]
 
 
+@pytest.fixture(scope="module")
+def folder_for_tar(tmp_path_factory) -> Path:
+    """Files as GNU tar meets them: below folders, with a long name, with holes."""
+    root = tmp_path_factory.mktemp("gnu")
+    (root / "t" / "d.jpg").mkdir(parents=True)
+    (root / "t" / "a.jpg").write_bytes(os.urandom(900))
+    (root / "t" / "d.jpg" / f"{'l' * 120}.png").write_bytes(os.urandom(900))
+    with open(root / "t" / "holes.bmp", "wb") as file:
+        for at in range(0, 3_000_000, 100_000):
+            file.seek(at)
+            file.write(os.urandom(5000))
+        file.truncate(3_050_000)
+    return root
+
+
+def made_by(program: str, folder: Path, out: Path, *options: str) -> Path:
+    if not shutil.which(program):
+        pytest.skip(f"{program} is not installed")
+    command = [program, *(["tar"] if program == "busybox" else []), *options, "-cf", str(out), "t"]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    return out
+
+
+@pytest.mark.parametrize(
+    ("program", "options"),
+    [
+        *(("tar", (f"--format={layout}",)) for layout in ("oldgnu", "gnu", "posix")),
+        *(("tar", (f"--format={layout}", "-S")) for layout in ("oldgnu", "gnu")),
+        *(
+            ("tar", ("--format=posix", "-S", f"--sparse-version={version}"))
+            for version in ("0.0", "0.1", "1.0")
+        ),
+        *(("tar", (f"--format={layout}", "--listed-incremental")) for layout in ("oldgnu", "gnu", "posix")),
+        *(("bsdtar", (f"--format={layout}",)) for layout in ("gnutar", "pax")),
+        ("busybox", ()),
+    ],
+)
+def test_names_and_bytes_are_those_that_tar_extracts(folder_for_tar, tmp_path, program, options):
+    if "--listed-incremental" in options:
+        options = (*options[:-1], f"--listed-incremental={tmp_path / 'snapshot'}")
+    path = made_by(program, folder_for_tar, tmp_path / "s.tar", *options)
+    files = {
+        str(file.relative_to(folder_for_tar)): file for file in folder_for_tar.rglob("*") if file.is_file()
+    }
+    frames = read(path)
+    assert {frame.member: frame.image for frame in frames} == {
+        name: file.read_bytes() for name, file in files.items()
+    }
+    assert len(frames) == len(files)
+
+
+@pytest.mark.parametrize("layout", ["v7", "ustar"])
+def test_old_layouts(tmp_path, layout):
+    (tmp_path / "t").mkdir()
+    (tmp_path / "t" / "a.jpg").write_bytes(b"1" * 900)
+    path = made_by("tar", tmp_path, tmp_path / "s.tar", f"--format={layout}")
+    assert facts(read(path)) == [("t/a.jpg", 0, b"1" * 900)]
+
+
+def test_a_file_that_goes_on_in_the_next_volume_is_a_row_in_each(folder_for_tar, tmp_path):
+    volumes = [tmp_path / f"{number}.tar" for number in range(3)]
+    options = ["-M", "-L", "1000", *(f"--file={volume}" for volume in volumes)]
+    subprocess.run(["tar", "-c", *options, "t/holes.bmp", "t/a.jpg"], cwd=folder_for_tar, check=True)
+    first, second, (third, last) = map(read, volumes)
+    assert [frame.frame_index for frame in first] == [BREAK]
+    assert "a file from the volume before" in second[0].error and second[0].member == "t/holes.bmp"
+    assert "a file from the volume before" in third.error and last.member == "t/a.jpg"
+
+
+def findings_of(path: Path, **options) -> tuple[list[Frame], Findings]:
+    findings = Findings()
+    reading = Reading(S3(), findings=findings, **options)
+    (shard,) = list_shards([str(path)], S3())
+    return list(read_tar(shard, reading)), findings
+
+
+def test_members_that_are_no_frames_are_counted_by_their_ending(tmp_path):
+    members = [(f"{i}.{ending}", b"1") for i in range(3) for ending in ("mp4", "JSON", "001", "x" * 30)]
+    path = write_tar(tmp_path / "s.tar", [*members, ("._0.mp4", b"1"), ("none", b"1"), ("a.jpg", b"1")])
+    with tarfile.open(path, "a") as tar:
+        folder = tarfile.TarInfo("folder.mp4")
+        folder.type = tarfile.DIRTYPE
+        tar.addfile(folder)
+    frames, findings = findings_of(path)
+    assert len(frames) == 1
+    assert findings.passed_over == {".mp4": 3, ".json": 3, "(other)": 6, "(no ending)": 1}
+
+
+def test_members_of_any_name_are_frames_if_their_bytes_are_an_image(tmp_path):
+    long = JPEG + os.urandom(5000)
+    members = [("a", long), ("b.dat", JPEG), ("c.json", b"{}"), ("d.mp4", JPEG), ("e", b"")]
+    path = write_tar(tmp_path / "s.tar", members)
+    frames, findings = findings_of(path, any_name=True)
+    assert facts(frames) == [("a", 0, long), ("b.dat", 0, JPEG)]
+    assert findings.passed_over == {".json": 1, ".mp4": 1, "(no ending)": 1}
+    assert findings_of(path)[0] == []
+
+
 # --- Parquet ---
 
 
@@ -175,7 +303,7 @@ def test_hugging_face_structs_and_row_numbers(tmp_path):
     pq.write_table(pa.table({"image": pa.array(images, kind), "label": [0, 1, 2]}), tmp_path / "s.parquet")
     frames = read(tmp_path)
     assert [(frame.member, frame.image) for frame in frames] == [("0", b"1"), ("1", None), ("2", None)]
-    assert "null" in frames[1].error and "null" in frames[2].error
+    assert "only the path q.jpg" in frames[1].error and "null" in frames[2].error
 
 
 def test_of_several_binary_columns_the_one_called_image_is_taken(tmp_path):
@@ -186,7 +314,7 @@ def test_of_several_binary_columns_the_one_called_image_is_taken(tmp_path):
 @pytest.mark.parametrize(
     ("columns", "reason"),
     [
-        ({"text": ["a"]}, "no binary column among text"),
+        ({"text": ["a"]}, "no binary column with images among text"),
         ({"u": [b"1"], "v": [b"2"]}, "several binary columns"),
     ],
 )
@@ -199,8 +327,8 @@ def test_parquet_without_an_image_column_is_one_break(tmp_path, columns, reason)
 
 def test_binary_keys_are_text_and_the_image_is_no_key(tmp_path):
     pq.write_table(pa.table({"id": [b"a", b"b"], "image": [b"1", b"2"]}), tmp_path / "k.parquet")
-    pq.write_table(pa.table({"path": [b"3"]}), tmp_path / "p.parquet")
-    assert facts(read(tmp_path)) == [("a", 0, b"1"), ("b", 0, b"2"), ("0", 0, b"3")]
+    pq.write_table(pa.table({"path": [JPEG]}), tmp_path / "p.parquet")
+    assert facts(read(tmp_path)) == [("a", 0, b"1"), ("b", 0, b"2"), ("0", 0, JPEG)]
 
 
 @pytest.mark.parametrize("kind", [pa.dictionary(pa.int32(), pa.binary()), pa.binary(2), pa.large_binary()])
@@ -209,6 +337,79 @@ def test_other_binary_types_are_images_too(tmp_path, kind):
     values = values.dictionary_encode() if pa.types.is_dictionary(kind) else values.cast(kind)
     pq.write_table(pa.table({"image": values}), tmp_path / "s.parquet")
     assert [frame.image for frame in read(tmp_path)] == [b"11", b"22", b"11"]
+
+
+def test_the_first_bytes_tell_which_column_holds_images(tmp_path):
+    table = {"sha256": [os.urandom(32)] * 3, "photo": [None, JPEG, JPEG], "embedding": [bytes(64)] * 3}
+    pq.write_table(pa.table(table), tmp_path / "s.parquet")
+    assert [frame.image for frame in read(tmp_path)] == [None, JPEG, JPEG]
+
+
+@pytest.mark.parametrize("name", ["sha256", "embedding", "thumbnail", "hash"])
+def test_one_binary_column_of_something_else_is_not_taken_for_the_image(tmp_path, name):
+    pq.write_table(pa.table({name: [os.urandom(32)] * 3, "label": [1, 2, 3]}), tmp_path / "s.parquet")
+    (frame,) = read(tmp_path)
+    assert frame.frame_index == BREAK
+    assert f"one binary column ({name}), whose first values are no images" in frame.error
+
+
+@pytest.mark.parametrize("other", [{}, {"thumbnail": [JPEG]}])
+def test_paths_as_text_are_not_images_and_no_other_column_takes_their_place(tmp_path, other):
+    pq.write_table(pa.table({"image": ["photos/1.jpg"], **other}), tmp_path / "s.parquet")
+    (frame,) = read(tmp_path)
+    assert frame.frame_index == BREAK
+    assert "`image` is text" in frame.error and "--manifest" in frame.error
+
+
+BYTES = [list(JPEG), list(JPEG + b"2")]
+LISTS = [
+    pa.array(BYTES, pa.list_(pa.uint8())),
+    pa.array(BYTES, pa.large_list(pa.uint8())),
+    pa.array([BYTES[0], BYTES[0]], pa.list_(pa.uint8(), len(JPEG))),
+    pa.array([[JPEG], [JPEG + b"2"]]),
+    pa.array([[{"bytes": JPEG, "path": None}], [None, {"bytes": JPEG + b"2", "path": None}]]),
+    pa.StructArray.from_arrays([pa.array([JPEG, JPEG + b"2"]).dictionary_encode()], ["bytes"]),
+    pa.array([JPEG, JPEG + b"2"], pa.binary_view()),
+    pa.ExtensionArray.from_storage(pa.opaque(pa.binary(), "image", "us"), pa.array([JPEG, JPEG + b"2"])),
+]
+
+
+@pytest.mark.parametrize("images", LISTS, ids=lambda images: str(images.type)[:30])
+@pytest.mark.parametrize("name", ["image", "photo", "image.bytes"])
+def test_bytes_in_other_clothes_are_images_too(tmp_path, images, name):
+    pq.write_table(pa.table({name: images, "label": [1, 2]}), tmp_path / "s.parquet")
+    first, second = read(tmp_path)
+    assert first.image == JPEG
+    assert second.image == (JPEG if pa.types.is_fixed_size_list(images.type) else JPEG + b"2")
+
+
+def test_a_row_without_bytes_gives_the_file_that_its_path_names(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "near.jpg").write_bytes(b"near")
+    (tmp_path / "in" / "below.jpg").write_bytes(b"below")
+    os.mkfifo(tmp_path / "pipe")
+    paths = ["below.jpg", "../near.jpg", str(tmp_path / "near.jpg"), "gone.jpg", "s3://bucket/key", "../pipe"]
+    images = pa.array([{"bytes": None, "path": path} for path in paths])
+    images = images.cast(pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
+    pq.write_table(pa.table({"image": images}), tmp_path / "in" / "s.parquet")
+    frames = read(tmp_path / "in" / "s.parquet")
+    assert [frame.image for frame in frames] == [b"below", b"near", b"near", None, None, None]
+    gone, elsewhere, pipe = (frame.error for frame in frames[3:])
+    assert "only the path gone.jpg, and there is no such file" in gone
+    assert "s3://bucket/key, which is not in the shard's own storage" in elsewhere
+    assert "no file" in pipe
+
+
+def test_a_row_without_bytes_in_a_shard_on_s3(s3, tmp_path):
+    images = pa.array([{"bytes": None, "path": path} for path in ("a.jpg", f"{s3}/hf/a.jpg", "/etc/hosts")])
+    images = images.cast(pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
+    pq.write_table(pa.table({"image": images}), tmp_path / "s.parquet")
+    files = filesystem(s3, S3())
+    files.pipe_file(f"{s3}/hf/a.jpg", b"from S3")
+    files.put_file(tmp_path / "s.parquet", f"{s3}/hf/s.parquet")
+    frames = list(read_shards(list_shards([f"{s3}/hf/s.parquet"], S3()), S3()))
+    assert [frame.image for frame in frames] == [b"from S3", b"from S3", None]
+    assert "/etc/hosts, which is not in the shard's own storage" in frames[2].error
 
 
 def test_corrupt_parquet_is_a_break_not_a_refusal(tmp_path):
@@ -238,7 +439,7 @@ def test_batches_are_bounded_by_frames_and_by_bytes():
 
 
 def test_what_is_not_called_in_utf8_is_read_again(tmp_path):
-    names = (b"a\xff.jpg", b"b\\xff.jpg", "ü.jpg".encode())
+    names = (b"a\xff.jpg", b"a\\xff.jpg", b"b\\xff.jpg", "ü.jpg".encode())
     for name in names:
         (tmp_path / os.fsdecode(name)).write_bytes(name)
     write_tar(tmp_path / os.fsdecode(b"\xe4.tar"), [("m.jpg", b"m")])

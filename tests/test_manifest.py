@@ -4,14 +4,18 @@ import io
 import json
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import boto3
+import pandas
 import pyarrow as pa
 import pyarrow.csv as pc
 import pyarrow.parquet as pq
 import pytest
 from conftest import BUCKET, PHOTOS
+from small_s3 import BUCKET as SMALL
+from small_s3 import Refusal, small_s3
 
 from faceq import cli, config, manifest, pipeline
 from faceq.config import S3
@@ -62,6 +66,14 @@ def test_sizes_need_not_be_there_and_a_table_of_faceq_is_a_manifest(tmp_path, en
         ("m.csv", b"file,size\na.jpg,1\n", "no column uri or path or source among file, size"),
         ("m.csv", b"uri,size\na.jpg,1\n,2\n", "row 2: names no file"),
         ("m.csv", b"uri,size\na.jpg,1kB\n", "row 1: size '1kB' is no number"),
+        ("m.csv", b"uri,size\na.jpg,1\n\nb.jpg,-1\n", "row 2: size '-1' is no number"),
+        ("m.csv", b"uri,size\na.jpg,inf\n", "row 1: size 'inf' is no number"),
+        ("m.csv", b"uri,size\na.jpg,10.5\n", "row 1: size '10.5' is no number"),
+        ("m.jsonl", b'{"uri": "a.jpg", "size": true}\n', "row 1: size True is no number"),
+        ("m.jsonl", b'{"uri": "a.jpg"}\n\n{"uri": null}\n', "row 3: names no file (got None)"),
+        ("m.jsonl", b'{"uri": "half \\ud83d.jpg"}\n', "row 1: 'half \\ud83d.jpg' cannot be the name"),
+        ("m.csv", b"uri\na\0b.jpg\n", "cannot be the name of a file"),
+        ("m.csv", b"uri,uri\na.jpg,b.jpg\n", "two columns of one name"),
         ("m.csv", b"uri\nhttp://a/b.jpg\n", "row 1: http://a/b.jpg: only local paths and s3://"),
         ("m.csv", b"", "no column uri"),
         ("m.csv", b"uri\n\xff\xfe.jpg\n", "cannot be read as a manifest"),
@@ -78,10 +90,96 @@ def test_a_manifest_that_is_none_is_one_line_of_wrong_usage(tmp_path, name, cont
     assert said in str(error.value) and "\n" not in str(error.value)
 
 
+def test_sizes_are_read_as_pandas_writes_them(tmp_path):
+    """A column of whole numbers that lacks some is one of floats, and NaN where one is missing."""
+    table = pandas.DataFrame({"uri": ["/a.jpg", "/b.jpg", "/c.jpg"], "size": [10, None, 2.0**40]})
+    table.to_csv(tmp_path / "m.csv")
+    table.to_csv(
+        tmp_path / "named.csv", index=False, na_rep="NaN", lineterminator="\r\n", encoding="utf-8-sig"
+    )
+    table.to_parquet(tmp_path / "m.parquet")
+    table.astype({"uri": "category"}).iloc[::-1].to_parquet(tmp_path / "category.parquet")
+    table.astype("string").to_parquet(tmp_path / "text.parquet")
+    table.to_json(tmp_path / "m.jsonl", orient="records", lines=True)
+    made = pa.table({"uri": pa.array(table["uri"], pa.large_string()), "size": table["size"]})
+    pq.write_table(made, tmp_path / "LARGE.PARQUET")
+    (tmp_path / "nan.jsonl").write_text(
+        '{"uri": "/a.jpg", "size": 10.0}\n\n{"uri": "/b.jpg", "size": NaN}\n'
+        '{"uri": "/c.jpg", "size": "1099511627776.0"}\n  \n\n'
+    )
+    for path in sorted(tmp_path.iterdir()):
+        sizes = {shard.source: shard.size for shard in list_shards([], S3(), [str(path)])}
+        assert sizes == {"/a.jpg": 10, "/b.jpg": None, "/c.jpg": 1 << 40}, path
+    assert len(list(tmp_path.iterdir())) == 8
+
+
+def test_rows_without_a_place_are_named_by_their_number(tmp_path):
+    table = pandas.DataFrame({"uri": ["/a.jpg", None], "size": [1.0, 2.0]})
+    table.to_parquet(tmp_path / "m.parquet")
+    table.to_csv(tmp_path / "m.csv", index=False)
+    table[["uri"]].to_csv(tmp_path / "single.csv", index=False)
+    table.to_json(tmp_path / "m.jsonl", orient="records", lines=True)
+    for path in tmp_path.iterdir():
+        with pytest.raises(UsageError, match="row 2: names no file"):
+            list_shards([], S3(), [str(path)])
+
+
+@pytest.mark.parametrize(
+    ("place", "key"),
+    [
+        ("a.jpg", "lists/a.jpg"),
+        ("./x/../a.jpg", "lists/a.jpg"),
+        ("../a.jpg", "a.jpg"),
+        ("../../../a.jpg", "a.jpg"),
+        ("x//a.jpg", "lists/x//a.jpg"),
+        ("s3://b/x/../a.jpg", "x/../a.jpg"),
+    ],
+)
+def test_relative_places_are_meant_from_the_manifests_folder_and_uris_as_they_are(place, key):
+    with small_s3({"lists/m.csv": f"uri\n{place}\n".encode()}) as store:
+        (shard,) = list_shards([], store.settings, [f"s3://{SMALL}/lists/m.csv"])
+    assert shard.source == (f"s3://b/{key}" if place.startswith("s3://b") else f"s3://{SMALL}/{key}")
+
+
+def test_of_an_entry_that_is_not_there_nobody_says_that_it_was(tmp_path):
+    path = write(tmp_path / "m.csv", ["none.jpg", "none.tar", "none.parquet", "none.mp4"])
+    for frame in read_shards(list_shards([], S3(), [path]), S3()):
+        assert frame.error == "not found: there is no such file or object"
+        assert frame.refused and frame.unseen
+
+
+def test_an_entry_without_an_ending_is_what_its_bytes_say(tmp_path):
+    with tarfile.open(tmp_path / "shard", "w") as tar:
+        tar.add(PHOTOS / "mask_blue.jpg", "a.jpg")
+    (tmp_path / "photo").write_bytes((PHOTOS / "mask_blue.jpg").read_bytes())
+    (tmp_path / "text").write_bytes(b"text")
+    path = write(tmp_path / "m.csv", ["shard", "photo", "text"])
+    frames = list(read_shards(list_shards([], S3(), [path]), S3()))
+    assert [(Path(frame.source).name, frame.member) for frame in frames] == [
+        ("photo", None),
+        ("shard", "a.jpg"),
+        ("text", None),  # each entry has its row
+    ]
+
+
 def test_a_manifest_that_is_not_there_is_wrong_usage(tmp_path, capsys):
     missing = str(tmp_path / "none.csv")
     assert cli.main(["score", "--manifest", missing, "--out", str(tmp_path / "t")]) == 2
     assert f"{missing}: there is no such manifest" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("refused", [("GET",), ("GET", "HEAD")])
+def test_a_manifest_that_the_storage_refuses_stops_the_job(monkeypatch, refused):
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+
+    def refuse(asked):
+        return Refusal(400, "ExpiredToken") if asked.method in refused else None
+
+    with (
+        small_s3({"m.csv": b"uri\n/a.jpg\n"}, refuse) as store,
+        pytest.raises(UsageError, match="ExpiredToken"),
+    ):
+        list_shards([], store.settings, [f"s3://{SMALL}/m.csv"])
 
 
 def test_a_manifest_on_s3_is_scored_row_by_row(s3, local_ray, tmp_path):
@@ -104,7 +202,7 @@ def test_a_manifest_on_s3_is_scored_row_by_row(s3, local_ray, tmp_path):
         "gone.jpg": "unreadable",
         "mask_white.jpg": "no_face",
     }
-    assert "gone" in rows[f"{s3}/m/gone.jpg"]["error"]
+    assert "not found" in rows[f"{s3}/m/gone.jpg"]["error"]
     assert "empty" in rows[f"{s3}/m/empty.jpg"]["error"]
 
 

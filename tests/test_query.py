@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 import s3fs
 from conftest import BUCKET
-from here import score_here
+from here import score_here, write_as_before
 
 import faceq
-from faceq import cli
+from faceq import cli, compact
 from faceq.config import S3
 from faceq.errors import UsageError
 from faceq.query import Rows
@@ -255,3 +255,21 @@ def test_a_table_of_two_versions_has_the_columns_of_both(looked_at, tmp_path):
     for found in (faceq.read_table(str(place)), Table(str(place), S3()).rows(SCHEMA.names)):
         assert found["dbcnn"].null_count == len(whole) and len(found) == 2 * len(whole)
         assert found["frame_id"].null_count == 0 and found["status"].unique().to_pylist() == ["scored"]
+
+
+@pytest.mark.parametrize("old", ["scored", "status=[nu]"])
+def test_files_whose_landmarks_have_a_fixed_size_are_read_beside_others(looked_at, rows, old, tmp_path):
+    """As faceq wrote them before: a job that goes on in such a table writes plain lists."""
+    place = str(shutil.copytree(looked_at, tmp_path / "table"))
+    for path in Table(place, S3()).row_files():
+        if re.search(old, path):
+            write_as_before(path)
+    compact.compact(place, f"{place}-compacted", S3())
+    for part in (place, f"{place}-compacted"):
+        found = faceq.read_table(part)
+        assert [(f.name, f.type) for f in found.schema] == [(f.name, f.type) for f in SCHEMA]
+        assert sorted(found.to_pylist(), key=str) == sorted(rows, key=str)
+        known = faceq.read_table(part, "landmarks[1] > 0")
+        assert len(known) == sum(row["landmarks"] is not None for row in rows) > 0
+        whole = Table(part, S3()).rows(SCHEMA.names)
+        assert sorted(whole.to_pylist(), key=str) == sorted(rows, key=str)

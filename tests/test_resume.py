@@ -1,12 +1,15 @@
 """Jobs that are killed, wholly or in part: readers never meet half a file, no row is lost or doubled."""
 
 import contextlib
+import io
 import os
 import random
 import signal
 import subprocess
 import sys
+import tarfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -185,3 +188,60 @@ def test_a_picture_that_kills_the_decoder_is_a_row(tmp_path, astronaut):
     assert {name for name, row in rows.items() if row["status"] == "unreadable"} == killers
     assert all("ended the worker process" in rows[name]["error"] for name in killers)
     assert all(rows[name]["status"] == "scored" for name in set(names) - killers)
+
+
+KILLS_READERS = """
+import builtins, os, tarfile
+
+opened, parsed = builtins.open, tarfile.TarInfo.frombuf.__func__
+
+def open(file, *arguments, **options):
+    if isinstance(file, str) and os.path.basename(file).startswith("killer"):
+        os.kill(os.getpid(), 9)
+    return opened(file, *arguments, **options)
+
+def frombuf(cls, header, *arguments):
+    if header.startswith(b"killer"):
+        os.kill(os.getpid(), 9)
+    return parsed(cls, header, *arguments)
+
+builtins.open = open
+tarfile.TarInfo.frombuf = classmethod(frombuf)
+"""
+"""A stand-in for a crash of a reader, and for the end of a process that takes too much memory."""
+
+
+def test_what_kills_who_reads_it_is_a_row(tmp_path, astronaut):
+    """Nothing before it is lost or doubled, wherever it stands: at the start, in the middle of a batch, after
+    some; and what comes after it in other shards is read."""
+    (tmp_path / "sitecustomize.py").write_text(KILLS_READERS)
+    shards = tmp_path / "in"
+    shards.mkdir()
+    # So large that some blocks of a tar have gone on before it ends its process.
+    good = demo._jpeg(astronaut[60:188, 160:288]) + bytes(500_000)
+    expected: Counter[tuple[str, str | None, int]] = Counter()
+    for name, count, place in (("a", 90, 70), ("b", 20, 0), ("c", 40, None), ("d", 32, 32)):
+        path = shards / f"{name}.tar"
+        with tarfile.open(path, "w") as tar:
+            for index in range(count + (place == count)):
+                killer = index == place
+                info = tarfile.TarInfo(f"{'killer' if killer else ''}{index:02}.jpg")
+                info.size = len(good)
+                tar.addfile(info, io.BytesIO(good))
+                if place is None or index < place:
+                    expected[str(path), info.name, 0] += 1
+        if place is not None:
+            expected[str(path), None, -1] += 1
+    for index in range(40):
+        path = shards / f"{'killer' if index in (0, 17, 18, 39) else ''}{index:02}.jpg"
+        path.write_bytes(good)
+        expected[str(path), None, 0] += 1
+    job = Job(shards, tmp_path, {"PYTHONPATH": f"{tmp_path}{os.pathsep}{os.getcwd()}"})
+    job.end()
+    rows = job.rows()
+    assert Counter((row["source"], row["member"], row["frame_index"]) for row in rows) == expected
+    killed = [row for row in rows if row["status"] == "unreadable"]
+    assert len(killed) == 3 + 4
+    for row in killed:
+        assert "reading it ended the worker process" in row["error"]
+        assert ("what comes after it is not read" in row["error"]) == (row["frame_index"] == -1)

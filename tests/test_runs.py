@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from here import write_as_before
 from ray.data.datasource.path_util import _resolve_paths_and_filesystem
 
 from faceq import config
@@ -112,6 +115,19 @@ def test_only_threads_of_python_use_a_tables_files(copied, monkeypatch):
     assert len(copied.frame_ids()) == 19_999
     kinds = {type(thread).__name__ for thread in _Watched.threads}
     assert kinds and "_DummyThread" not in kinds  # what Python calls a thread that it did not start
+
+
+def test_a_file_of_an_older_version_is_written_again_in_the_types_of_now(table, tmp_path):
+    filesystem(str(tmp_path), S3()).put(f"{table.uri}/", f"{tmp_path}/", recursive=True)
+    old = Table(str(tmp_path), S3())
+    for path in old.row_files():
+        write_as_before(path)
+        before = pq.read_table(path, partitioning=None)
+        old.keep_rows(path, np.arange(len(before)) > 0)
+        after = pq.ParquetFile(path)
+        assert after.schema_arrow.field("landmarks").type == pa.list_(pa.float32())
+        assert after.read().to_pylist() == before[1:].to_pylist()
+        assert after.schema_arrow.metadata == before.schema.metadata
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def test_wrong_credentials_are_wrong_usage(s3, uploaded, tmp_path, aws):
     command = [sys.executable, "-m", "jobs.score", uploaded, "--out", str(tmp_path / "t")]
     done = subprocess.run(command, env=stranger, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert f"{uploaded}: may not be read or listed" in done.stderr
+    assert f"{uploaded}: cannot be listed: " in done.stderr and "(InvalidAccessKeyId)" in done.stderr
     assert done.stderr.count("\n") == 1
     assert aws["AWS_SECRET_ACCESS_KEY"] not in done.stderr
 

@@ -1,8 +1,11 @@
 """Chosen frames as WebDataset tars: bytes as they were, rows beside them, none twice, whatever happens."""
 
 import io
+import itertools
 import json
+import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,18 +15,24 @@ from collections import Counter
 from pathlib import Path
 
 import boto3
+import datasets
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import yaml
 from conftest import BUCKET
+from here import score_here
 from PIL import Image
 
 import faceq
 from faceq import cli, listing, shards, sources
 from faceq.config import S3
 from faceq.query import Rows
+from faceq.runs import Table
 from faceq.shards import Selection, export_shards
 from faceq.table import BREAK
+from jobs import demo
 
 
 @pytest.fixture
@@ -48,6 +57,22 @@ def samples(folder: Path) -> tuple[dict[int, bytes], dict[int, dict]]:
                 content = tar.extractfile(info).read()
                 target[signed] = json.loads(content) if ending == "json" else content
     return pictures, rows
+
+
+def endings_there(folder: Path) -> set[str]:
+    """Those of the pictures in all tars."""
+    found = set()
+    for path in folder.glob("*.tar"):
+        with tarfile.open(path) as tar:
+            found |= {name.split(".")[1] for name in tar.getnames()}
+    return found - {"json"}
+
+
+def endings_told(folder: Path) -> set[str]:
+    """Those of which the dataset card says that they are columns."""
+    card = yaml.safe_load((folder / "README.md").read_text(encoding="utf-8").split("---")[1])
+    names = {column["name"] for column in card["dataset_info"]["features"]}
+    return names - {"json", "__key__", "__url__"}
 
 
 def export(table: str, folder: Path, selection: Selection = Selection()):  # noqa: B008 - it is frozen
@@ -101,11 +126,14 @@ def test_an_interrupted_export_goes_on_without_doubles(looked_at, originals, tmp
                 done = export_shards(rows, Selection("n_faces > 0"), str(tmp_path), S3(), progress)
         except StopError:
             written.append(len(samples(tmp_path)[0]))
+            if written[-1]:
+                assert endings_told(tmp_path) >= endings_there(tmp_path)
     assert written == sorted(written) and 0 < written[-1] < len(wanted)
     assert done.already == written[-1]
     pictures, rows = samples(tmp_path)
     assert pictures == {key: originals[key] for key in wanted} and rows.keys() == pictures.keys()
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+    assert endings_told(tmp_path) == endings_there(tmp_path)
 
 
 def test_a_killed_export_goes_on_without_doubles(looked_at, originals, tmp_path):
@@ -129,6 +157,106 @@ def test_a_killed_export_goes_on_without_doubles(looked_at, originals, tmp_path)
     assert done.already == before > 0
     assert samples(tmp_path)[0] == originals
     assert not list(tmp_path.glob(".frames-*"))
+
+
+ORDERS = {
+    "a": ("noface", "small", "astronaut-sharp", "broken", "clip"),
+    "b": ("clip", "astronaut-sharp", "noface", "broken"),
+    "c": ("broken", "clip", "noface", "group"),
+}
+"""Folders of a table, and what is in their sources one after another."""
+
+
+@pytest.fixture(scope="module")
+def orders(frames_in, tmp_path_factory) -> str:
+    """A table of sources of which each holds frames of one kind, six of most, in several orders."""
+    folder = tmp_path_factory.mktemp("orders") / "in"
+    frames = list(demo.frames(demo.source_faces()))
+    for name, kinds in ORDERS.items():
+        (folder / name).mkdir(parents=True)
+        for number, kind in enumerate(kinds):
+            if kind == "clip":
+                shutil.copy(frames_in / "clip.mp4", folder / name / f"{number}.mp4")
+                continue
+            found = [image for found, image in frames if found.startswith(kind)]
+            images = itertools.islice(itertools.cycle(found), 6)
+            demo.write_shards(folder / name / str(number), ((f"{i}.jpg", e) for i, e in enumerate(images)))
+    return score_here(str(folder), str(folder.parent / "table"))
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("streaming", [False, True])
+def test_datasets_find_every_value_whatever_comes_first(orders, order, streaming, tmp_path, monkeypatch):
+    """Types come from the dataset card: the first five samples of the first tar do not tell them."""
+    monkeypatch.setattr(shards, "SHARD_FRAMES", 8)
+    assert export(orders, tmp_path / "good", Selection(f"source like '%/in/{order}/%'")).written >= 20
+    pictures, rows = samples(tmp_path / "good")
+    assert len(list((tmp_path / "good").glob("*.tar"))) > 2
+    cache = str(tmp_path / "cache")
+    loaded = datasets.load_dataset(
+        str(tmp_path / "good"), split="train", streaming=streaming, cache_dir=cache
+    )
+    assert list(loaded.features) == ["bin", "jpg", "png", "json", "__key__", "__url__"]
+    for ending in ("jpg", "png"):
+        loaded = loaded.cast_column(ending, datasets.Image(decode=False))
+    found = list(loaded)
+    assert {row["json"]["frame_id"]: row["json"] for row in found} == rows and len(found) == len(rows)
+    for row in found:
+        image = row["jpg"] or row["png"] or {"bytes": row["bin"]}
+        assert image["bytes"] == pictures[row["json"]["frame_id"]]
+    assert loaded.features["json"]["dhash"].dtype == "int64"
+    assert loaded.features["json"]["dbcnn"].dtype == "float32"
+
+
+def test_datasets_infer_types_of_mixed_rows_from_the_first_samples(frames_in, tmp_path):
+    """Without the card: five frames without a face come before those that have scores."""
+    frames = list(demo.frames(demo.source_faces()))
+    for number, kind in enumerate(("noface", "small", "astronaut-sharp")):
+        found = itertools.cycle([image for name, image in frames if name.startswith(kind)])
+        members = ((f"{i}.jpg", image) for i, image in enumerate(itertools.islice(found, 6)))
+        demo.write_shards(tmp_path / "in" / str(number), members)
+    table = score_here(str(tmp_path / "in"), str(tmp_path / "table"))
+    assert export(table, tmp_path / "good").written == 18
+    _, rows = samples(tmp_path / "good")
+    tars, cache = str(tmp_path / "good" / "*.tar"), str(tmp_path / "cache")
+    loaded = datasets.load_dataset("webdataset", data_files=tars, split="train", cache_dir=cache)
+    found = {row["json"]["frame_id"]: row["json"] for row in loaded.remove_columns("jpg")}
+    assert {row["status"] for row in rows.values()} == {"no_face", "face_too_small", "scored"}
+    assert set(found) == set(rows)
+    for key, row in rows.items():
+        assert found[key]["serfiq"] == (row["serfiq"] and pytest.approx(row["serfiq"]))
+        assert found[key]["status"] == row["status"] and found[key]["landmarks"] == (
+            row["landmarks"] and pytest.approx(row["landmarks"])
+        )
+
+
+def test_the_dataset_card_names_every_kind_of_column(tmp_path):
+    struct = pa.struct([("face_x", pa.float32()), ("embedding", pa.list_(pa.float32()))])
+    columns = pa.schema(
+        [
+            *(("frame_id", pa.int64()), ("timestamp_s", pa.float64()), ("error", pa.string())),
+            *(("landmarks", pa.list_(pa.float32())), ("faces", pa.list_(struct)), ("box", struct)),
+            ("deep", pa.list_(pa.list_(pa.int32()))),
+        ]
+    )
+    (tmp_path / "README.md").write_text(shards.dataset_card(["bin", "jpg"], columns))
+    info = datasets.info.DatasetInfosDict.from_directory(str(tmp_path))["default"]
+    assert info.features["json"] == dict(datasets.Features.from_arrow_schema(columns))
+    assert info.features["jpg"] == datasets.Image() and info.features["bin"] == datasets.Value("binary")
+
+
+def test_rows_hold_no_nan(looked_at, tmp_path):
+    """What another program may have put into a table."""
+    place = shutil.copytree(looked_at, tmp_path / "table")
+    (path,) = [path for path in Table(str(place), S3()).row_files() if "status=scored" in path]
+    rows = pq.read_table(path, partitioning=None)
+    spoilt = pa.array([[math.nan, 1.0]] * len(rows), pa.list_(pa.float32()))
+    rows = rows.set_column(rows.schema.get_field_index("landmarks"), "landmarks", spoilt)
+    nan = pa.array([math.inf] * len(rows), pa.float32())
+    pq.write_table(rows.set_column(rows.schema.get_field_index("yaw"), "yaw", nan), path)
+    export(str(place), tmp_path / "good", Selection("status = 'scored'"))
+    found = samples(tmp_path / "good")[1].values()
+    assert found and all((row["yaw"], row["landmarks"]) == (None, [None, 1.0]) for row in found)
 
 
 def test_the_same_command_again_writes_nothing(looked_at, tmp_path):
@@ -164,7 +292,7 @@ def test_frames_that_are_gone_are_told_and_the_others_come(looked_at, frames_in,
     photo.unlink()
     try:
         assert cli.main(["query", looked_at, "n_faces > 0", "--export-shards", str(tmp_path / "a")]) == 1
-        assert f"1 frames could not be read, the first: {photo}: gone" in capsys.readouterr().err
+        assert f"1 frames could not be read, the first: {photo}: not found" in capsys.readouterr().err
     finally:
         photo.write_bytes(content)
     assert cli.main(["query", looked_at, "n_faces > 0", "--export-shards", str(tmp_path / "a")]) == 0
@@ -204,7 +332,8 @@ def test_whole_sources_come_together():
     sources = np.repeat([f"s{i}" for i in range(9)], [1, 5, 1, 1, 12, 2, 1, 1, 4])
     table = pa.table({"source": sources, "n": range(len(sources))})
     for size in (1, 2, 3, 7, 100):
-        chunks = list(shards._by_sources(iter(table.to_batches(size))))
+        parts = (table[start : start + size] for start in range(0, len(table), size))
+        chunks = list(shards._by_sources(parts))
         assert pa.concat_tables(chunks)["n"].to_pylist() == list(range(len(sources)))
         counted = Counter(source for chunk in chunks for source in set(chunk["source"].to_pylist()))
         assert set(counted.values()) == {1}

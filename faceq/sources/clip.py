@@ -12,9 +12,14 @@ from faceq.table import frame_id
 def read_video(shard: Shard, reading: Reading) -> Iterator[Frame]:
     """The frames of one shard, in its order."""
     read = 0
+
+    def note(text: str) -> None:
+        reading.findings.notes.append(f"{shard.source}: {text}")
+
     try:
         with open_shard(shard, reading.s3) as stream:
-            for frame in video.sample(video.read(stream), reading.sampling):
+            frames = video.read(stream, reading.limits.source_memory, note)
+            for frame in video.sample(frames, reading.sampling):
                 read = frame.index + 1
                 yield _video_frame(shard, frame, reading)
     except Exception as error:
@@ -25,7 +30,6 @@ def _video_frame(shard: Shard, frame: video.VideoFrame, reading: Reading) -> Fra
     time = float(frame.time)
     if frame_id(shard.source, None, frame.index) in reading.done:
         return Frame(shard.source, None, frame.index, None, done=True, timestamp_s=time)
-    if frame.damaged:
-        reason = "this frame of the video is damaged: the decoder patched it over"
-        return Frame(shard.source, None, frame.index, None, error=reason, timestamp_s=time)
+    if frame.fault:
+        return Frame(shard.source, None, frame.index, None, error=frame.fault, timestamp_s=time)
     return Frame(shard.source, None, frame.index, frame.encode(), timestamp_s=time)

@@ -1,26 +1,41 @@
 """Parquet shards with a column of encoded pictures, as streams of frames."""
 
-import itertools
+import os
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from faceq.frames import Frame
 from faceq.listing import Shard, printable
 from faceq.parquet import ParquetFile
-from faceq.sources.reading import Reading, break_of, open_shard, too_long, unique_name
-from faceq.storage import READ_AHEAD
+from faceq.sources import parquet_columns
+from faceq.sources.parquet_columns import KEY_COLUMNS, Content, content_of, could_hold_images, is_plain
+from faceq.sources.parquet_pages import LEVELS, FewerRowsError, GuardedFile
+from faceq.sources.reading import (
+    Expansion,
+    Reading,
+    blame,
+    break_of,
+    open_shard,
+    too_long,
+    unique_name,
+    unread,
+)
+from faceq.storage import READ_AHEAD, filesystem, is_remote, path_of
 from faceq.table import frame_id
 
-IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes", "content", "data")
-"""Names by which the image column of a Parquet shard is known, where several columns are binary."""
+_BATCH_BYTES = 512 << 10
+_MOST_ROWS, _LEAST_ROWS = 64, 8
+"""Rows that are unpacked at once: so many bytes of them as a processor's cache holds, but not too few."""
 
-KEY_COLUMNS = ("key", "id", "path")
-"""The first of these that a Parquet shard has names its frames; else the row number does."""
+_ROW_BYTES = 512
+"""What a row counts for at least, as a member of a tar does: a row of nulls takes nothing in the file."""
 
-_BATCH_FRAMES = 32
+_KEYS_IN_MEMORY = 1024
+"""Keys that fit into `limits.source_memory`, as headers of tars do."""
 
 
 def read_parquet(shard: Shard, reading: Reading) -> Iterator[Frame]:
@@ -28,68 +43,147 @@ def read_parquet(shard: Shard, reading: Reading) -> Iterator[Frame]:
     names: Counter[str] = Counter()
     row = 0
     try:
-        with open_shard(shard, reading.s3) as stream, ParquetFile(stream, READ_AHEAD) as file:
-            image = _image_column(file.schema_arrow)
-            names_there = [name for name in file.schema_arrow.names if name != image]
-            key = next((name for name in KEY_COLUMNS if name in names_there), None)
-            # In the file's order, which is the order they are read in.
-            columns = [name for name in file.schema_arrow.names if name in (image, key)]
-            # One row group after another: a batch across two would lose the first where the second is broken.
-            groups = range(file.num_row_groups)
-            batches = (file.iter_batches(_BATCH_FRAMES, [i], columns) for i in groups)
-            for batch in itertools.chain.from_iterable(batches):
-                keys = _keys(batch[key]) if key else [None] * len(batch)
+        with open_shard(shard, reading.s3) as stream:
+            expansion = Expansion(stream, reading.limits)
+            rows = _Rows(stream, reading)
+            image = rows.image_column()
+            key = next((name for name in KEY_COLUMNS if name in rows.schema.names and name != image), None)
+            for batch in rows.batches([image, *([key] if key else [])]):
+                keys = _keys(batch[key], reading) if key else [None] * len(batch)
+                plain = is_plain(batch[image].type)
+                expansion.add(_ROW_BYTES * len(batch) + (batch[image].nbytes if plain else 0))
                 for value, name in zip(batch[image], keys, strict=True):
+                    content = content_of(value)
+                    if not plain:
+                        expansion.add(len(content.image or b""))
                     member = unique_name(_member_name(row if name is None else name), names)
-                    yield _parquet_frame(shard, value, member, reading)
+                    yield _parquet_frame(shard, content, member, reading)
                     row += 1
     except Exception as error:
         yield break_of(shard, error, f"at row {row}", reading)
 
 
-def _keys(column: pa.Array) -> list[Any]:
+class _Rows:
+    """The rows of a file, a few at a time: never more than the limits allow."""
+
+    def __init__(self, stream: BinaryIO, reading: Reading):
+        self._limits = reading.limits
+        self._guard = GuardedFile(stream, reading.limits.source_memory)
+        self._file = self._open()
+        self.schema = self._file.schema_arrow
+
+    def _open(self, shared: list[str] | None = None) -> ParquetFile:
+        # No list of the footer has more items than the footer has bytes.
+        longest = max(1, self._guard.footer_size)
+        return ParquetFile(cast(BinaryIO, self._guard), READ_AHEAD, longest, shared)
+
+    def image_column(self) -> str:
+        """Raises pa.ArrowInvalid where it cannot be told."""
+        name = parquet_columns.named(self.schema)
+        if name is not None:
+            return name
+        candidates = [field.name for field in self.schema if could_hold_images(field.type)]
+        return parquet_columns.by_bytes(self.schema, self.batches(candidates))
+
+    def batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        """Some columns of all rows."""
+        # In the file's order, which is the order they are read in.
+        columns = [name for name in self.schema.names if name in columns]
+        leaves = [self._file.schema.column(i) for i in range(len(self._file.schema))]
+        leaves = [leaf for leaf in leaves if leaf.path.split(".")[0] in columns or leaf.path in columns]
+        widest = max((leaf.length or 0 for leaf in leaves), default=0)
+        if widest > self._limits.frame_bytes:
+            raise ValueError(
+                f"values of {widest} bytes each are more than limits.frame_bytes={self._limits.frame_bytes}"
+            )
+        most = max(1, self._limits.source_memory // max(1, widest))
+        in_lists = [
+            leaf.path for leaf in leaves if leaf.max_repetition_level and leaf.physical_type == "BYTE_ARRAY"
+        ]
+        file = self._open(in_lists) if in_lists else self._file
+        value_bytes = LEVELS + widest if any(leaf.max_repetition_level for leaf in leaves) else 0
+        # One row group after another: a batch across two would lose the first where the second is broken.
+        for group in range(file.num_row_groups):
+            meta = file.metadata.row_group(group)
+            usual = meta.num_rows * _BATCH_BYTES // max(1, meta.total_byte_size)
+            rows = min(most, max(_LEAST_ROWS, min(_MOST_ROWS, usual)))
+            yield from self._group(file, group, columns, rows, value_bytes)
+
+    def _group(
+        self, file: ParquetFile, group: int, columns: list[str], rows: int, value_bytes: int
+    ) -> Iterator[pa.RecordBatch]:
+        given = 0
+        while True:
+            passed = 0
+            self._guard.watch(rows, value_bytes)
+            try:
+                for batch in file.iter_batches(rows, [group], columns):
+                    passed += len(batch)
+                    if passed > given:
+                        yield batch.slice(max(0, len(batch) - (passed - given)))
+                        given = passed
+                    self._guard.batch_is_out()
+                return
+            except FewerRowsError as error:
+                rows = error.rows  # again from the group's start, without what was given
+
+
+def _keys(column: pa.Array, reading: Reading) -> list[Any]:
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     # Text that is not UTF-8 can be had as bytes only; these are not checked.
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         column = column.cast(pa.large_binary())
+    suspect = column.nbytes * _KEYS_IN_MEMORY > reading.limits.source_memory
+    if suspect and (pa.types.is_large_binary(column.type) or pa.types.is_binary(column.type)):
+        longest = pc.max(pc.binary_length(column)).as_py() or 0
+        if longest * _KEYS_IN_MEMORY > reading.limits.source_memory:
+            raise ValueError(
+                f"a key of {longest} bytes is more than a thousandth of "
+                f"limits.source_memory={reading.limits.source_memory}"
+            )
     return column.to_pylist()
 
 
 def _member_name(key: Any) -> str:
-    return key.decode("utf-8", "backslashreplace") if isinstance(key, bytes) else printable(str(key))
+    return printable(key if isinstance(key, bytes) else str(key))
 
 
-def _image_column(schema: pa.Schema) -> str:
-    images = [field.name for field in schema if _holds_images(field.type)]
-    named = [name for name in IMAGE_COLUMNS if name in images]
-    if len(images) == 1 or named:
-        return named[0] if named else images[0]
-    which = f"several binary columns ({', '.join(images)})" if images else "no binary column"
-    raise pa.ArrowInvalid(
-        f"{which} among {', '.join(schema.names) or 'none'}: call the one with the encoded pictures `image`"
-    )
-
-
-def _holds_images(kind: pa.DataType) -> bool:
-    if pa.types.is_struct(kind):
-        # Hugging Face's image feature: a struct of `bytes` and `path`.
-        index = kind.get_field_index("bytes")
-        return index >= 0 and _holds_images(kind.field(index).type)
-    if pa.types.is_dictionary(kind):
-        return _holds_images(kind.value_type)
-    binary = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
-    return any(is_kind(kind) for is_kind in (*binary, pa.types.is_fixed_size_binary))
-
-
-def _parquet_frame(shard: Shard, value: pa.Scalar, member: str, reading: Reading) -> Frame:
+def _parquet_frame(shard: Shard, content: Content, member: str, reading: Reading) -> Frame:
     if frame_id(shard.source, member, 0) in reading.done:
         return Frame(shard.source, member, 0, None, done=True)
-    content = value.as_py()
-    if isinstance(content, dict):
-        content = content["bytes"]
-    if content is None:
+    if content.images > 1:
+        error = (
+            f"the image column holds a list of {content.images} images in this row: make it one image a row"
+        )
+        return Frame(shard.source, member, 0, None, error=error)
+    if content.path:
+        return _file_of(shard, content.path, member, reading)
+    if content.image is None:
         return Frame(shard.source, member, 0, None, error="the image column is null in this row")
-    if len(content) > reading.limits.frame_bytes:
-        return Frame(shard.source, member, 0, None, error=too_long(len(content), reading))
-    return Frame(shard.source, member, 0, content)
+    if len(content.image) > reading.limits.frame_bytes:
+        return Frame(shard.source, member, 0, None, error=too_long(len(content.image), reading))
+    image = content.image
+    return Frame(shard.source, member, 0, image if isinstance(image, bytes) else image.to_pybytes())
+
+
+def _file_of(shard: Shard, path: str, member: str, reading: Reading) -> Frame:
+    """A row without bytes that names a file: in the shard's folder, or anywhere in the same kind of store."""
+    told = f"the image column has no bytes in this row, only the path {printable(path)}"
+    place = path if is_remote(path) or os.path.isabs(path) else f"{os.path.dirname(shard.path)}/{path}"
+    if is_remote(place) != is_remote(shard.source) and place == path:
+        return Frame(shard.source, member, 0, None, error=f"{told}, which is not in the shard's own storage")
+    files = filesystem(shard.source, reading.s3)
+    place = path_of(place) if place == path else os.path.normpath(place)
+    most = reading.limits.frame_bytes
+    try:
+        if not is_remote(shard.source) and os.path.exists(place) and not os.path.isfile(place):
+            return Frame(shard.source, member, 0, None, error=f"{told}, which is no file")
+        image = files.cat_file(place, start=0, end=most + 1)
+    except Exception as error:
+        gone = isinstance(error, FileNotFoundError)
+        reason = f"{told}, and there is no such file" if gone else f"{told}: {unread(error, shard)}"
+        return Frame(shard.source, member, 0, None, error=reason, **blame(shard, error))
+    if len(image) > most:
+        return Frame(shard.source, member, 0, None, error=too_long(len(image), reading))
+    return Frame(shard.source, member, 0, image)

@@ -1,52 +1,101 @@
 """Single pictures as sources, fetched several at a time."""
 
-import errno
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
 
+from faceq.faults import fault_of
 from faceq.frames import Frame
 from faceq.listing import Shard
 from faceq.sources.reading import Reading, blame, too_long, unread
-from faceq.storage import filesystem, is_remote
+from faceq.sources.sniff import ENOUGH, kind_of_bytes
+from faceq.storage import READ_AHEAD, filesystem, is_remote
 from faceq.table import frame_id
 
 AT_ONCE = 16
 """Pictures that are fetched by one call."""
 
+Read = Callable[[Shard, Reading], Iterator[Frame]]
 
-def read_pictures(shards: list[Shard], reading: Reading) -> Iterator[Frame]:
-    """One frame for each picture: those that need no reading first."""
-    wanted = []
-    for shard in shards:
-        if frame_id(shard.source, None, 0) in reading.done:
-            yield Frame(shard.source, None, 0, None, done=True)
-        elif shard.size is not None and shard.size > reading.limits.frame_bytes:
-            yield Frame(shard.source, None, 0, None, error=too_long(shard.size, reading))
-        else:
-            wanted.append(shard)
+
+def read_pictures(shards: list[Shard], reading: Reading, read_other: Read) -> Iterator[Frame]:
+    """One frame for each picture, in their order.
+
+    Args:
+        shards: pictures by their names, or for want of a known one.
+        reading: how.
+        read_other: reads a shard that its bytes say to be of another kind.
+    """
     # Pictures of several inputs may stand in one task, some local and some on S3.
-    for _, same in itertools.groupby(wanted, key=lambda shard: is_remote(shard.source)):
-        yield from _fetch(list(same), reading)
+    for _, same in itertools.groupby(shards, key=lambda shard: is_remote(shard.source)):
+        together = list(same)
+        is_done = [frame_id(shard.source, None, 0) in reading.done for shard in together]
+        wanted = [shard for shard, done in zip(together, is_done, strict=True) if not done]
+        contents = iter(_fetch(wanted, reading))
+        for shard, done in zip(together, is_done, strict=True):
+            if done:
+                yield Frame(shard.source, None, 0, None, done=True)
+                continue
+            content = next(contents)
+            kind = None if isinstance(content, Exception) else kind_of_bytes(content[:ENOUGH])
+            if kind in (None, "picture"):
+                yield from _frame(shard, content, kind is not None, reading)
+            else:
+                yield from read_other(replace(shard, kind=kind), reading)
 
 
-def _fetch(shards: list[Shard], reading: Reading) -> Iterator[Frame]:
+def _fetch(shards: list[Shard], reading: Reading) -> list[Any]:
+    """The bytes of each picture, or the first ones of what is too long; an exception where there are none."""
+    # An end, which no picture that is wanted reaches: without one s3fs asks for the size first, two requests
+    # a picture. What may be long and no picture is not taken into memory before its first bytes are seen.
+    most = reading.limits.frame_bytes + 1
+    ends = [
+        most if shard.known and shard.size is not None and shard.size < most else min(most, READ_AHEAD)
+        for shard in shards
+    ]
+    contents = _ranges(shards, ends, reading)
+    longer = [
+        number
+        for number, (shard, end) in enumerate(zip(shards, ends, strict=True))
+        if end < most and (shard.size or 0) < most and _goes_on(shard, contents[number], end)
+    ]
+    rest = _ranges([shards[number] for number in longer], [most] * len(longer), reading)
+    for number, content in zip(longer, rest, strict=True):
+        contents[number] = content
+    return contents
+
+
+def _goes_on(shard: Shard, content: bytes | Exception, end: int) -> bool:
+    """Whether a file of which the first bytes were read is a picture, and may be longer."""
+    if isinstance(content, Exception) or len(content) < end:
+        return False
+    kind = kind_of_bytes(content[:ENOUGH])
+    return kind == "picture" or (kind is None and shard.known)
+
+
+def _ranges(shards: list[Shard], ends: list[int], reading: Reading) -> list[Any]:
+    """The first bytes of each, up to an end. One call, so that a store answers for all of them at once."""
+    if not shards:
+        return []
     files = filesystem(shards[0].source, reading.s3)
-    # One call, so that an object store answers for all of them at once. With an end, which no picture that
-    # is wanted reaches: without one s3fs asks for the size first, two requests a picture.
-    contents = files.cat_ranges(
-        [shard.path for shard in shards], 0, reading.limits.frame_bytes + 1, on_error="return"
-    )
-    for shard, content in zip(shards, contents, strict=True):
-        if _is_empty(content):
-            yield Frame(shard.source, None, 0, b"")
-        elif isinstance(content, Exception):
-            yield Frame(shard.source, None, 0, None, error=unread(content), **blame(shard, content))
-        elif len(content) > reading.limits.frame_bytes:
-            yield Frame(shard.source, None, 0, None, error=too_long(len(content), reading))
-        else:
-            yield Frame(shard.source, None, 0, bytes(content))
+    paths = [shard.path for shard in shards]
+    return list(files.cat_ranges(paths, [0] * len(paths), ends, on_error="return"))
 
 
-def _is_empty(content: bytes | Exception) -> bool:
-    """S3 has no range in an object without bytes: it answers InvalidRange (416), here an OSError."""
-    return isinstance(content, OSError) and content.errno == errno.EINVAL
+def _frame(shard: Shard, content: bytes | Exception, is_picture: bool, reading: Reading) -> Iterator[Frame]:
+    """The frame of a picture; none where nothing says that the file is one."""
+    if isinstance(content, Exception):
+        fault = fault_of(content)
+        if fault is None or fault.kind != "empty":
+            yield Frame(shard.source, None, 0, None, error=unread(content, shard), **blame(shard, content))
+            return
+        content = b""
+    if not (shard.known or is_picture):
+        reading.findings.pass_over(shard.source)
+        return
+    size = max(shard.size or 0, len(content))
+    if size > reading.limits.frame_bytes:
+        yield Frame(shard.source, None, 0, None, error=too_long(size, reading))
+    else:
+        yield Frame(shard.source, None, 0, bytes(content))

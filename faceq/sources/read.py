@@ -1,15 +1,17 @@
 """All frames of some shards, whatever their kinds."""
 
 from collections.abc import Container, Iterable, Iterator
+from dataclasses import replace
 
 from faceq.config import S3, Limits, Video
 from faceq.frames import Frame
-from faceq.listing import Shard, recorded
+from faceq.listing import Shard, kind_of, recorded
 from faceq.sources.clip import read_video
 from faceq.sources.parquet import read_parquet
 from faceq.sources.pictures import AT_ONCE, read_pictures
-from faceq.sources.reading import EVERY_FRAME, Findings, Reading
+from faceq.sources.reading import EVERY_FRAME, Findings, OtherKindError, Reading
 from faceq.sources.tar import read_tar
+from faceq.table import frame_id
 
 _READERS = {"tar": read_tar, "parquet": read_parquet, "video": read_video}
 
@@ -21,8 +23,9 @@ def read_shards(
     sampling: Video = EVERY_FRAME,
     limits: Limits | None = None,
     findings: Findings | None = None,
+    any_name: bool = False,
 ) -> Iterator[Frame]:
-    """The frames of some shards, in order.
+    """The frames of some shards, in order. Once a file is opened its bytes decide what it is, not its name.
 
     Args:
         shards: what to read.
@@ -31,18 +34,35 @@ def read_shards(
         sampling: which frames of a video are frames of the input.
         limits: what one frame or source may take; the defaults if None.
         findings: what is met beside frames is noted there.
+        any_name: members of tars without a known ending are read, too, where their bytes are an image.
     """
-    reading = Reading(s3, done, sampling, limits or Limits(), Findings() if findings is None else findings)
+    findings = Findings() if findings is None else findings
+    reading = Reading(s3, done, sampling, limits or Limits(), findings, any_name)
     pictures: list[Shard] = []
     for shard in shards:
         if shard.kind == "picture":
             pictures.append(shard)
             if len(pictures) == AT_ONCE:
-                yield from read_pictures(pictures, reading)
+                yield from read_pictures(pictures, reading, _read)
                 pictures = []
         else:
-            yield from _READERS[shard.kind](shard, reading)
-    yield from read_pictures(pictures, reading)
+            yield from _read(shard, reading)
+    yield from read_pictures(pictures, reading, _read)
+
+
+def _read(shard: Shard, reading: Reading) -> Iterator[Frame]:
+    """The frames of a tar, a Parquet file or a video, or of what has the name of one."""
+    named = kind_of(shard.path)
+    try:
+        yield from _READERS[shard.kind](shard, reading)
+    except OtherKindError as other:
+        shard = replace(shard, kind=other.kind)
+        if other.kind == "picture":
+            yield from read_pictures([shard], reading, _read)
+        else:
+            yield from _READERS[other.kind](shard, reading)
+    if named not in (None, shard.kind):
+        reading.findings.notes.append(f"{shard.source}: a {shard.kind} by its bytes, and read as one")
 
 
 def read_again(sources: Iterable[str], wanted: Container[int], s3: S3) -> Iterator[Frame]:
@@ -54,8 +74,15 @@ def read_again(sources: Iterable[str], wanted: Container[int], s3: S3) -> Iterat
         s3: settings of the file system.
     """
     # Not listed: for a hundred thousand pictures on S3 that would take hours. What is gone is an error.
-    shards = [recorded(source) for source in sources]
+    shards = [_holding_more(recorded(source), wanted) for source in sources]
     return (frame for frame in read_shards(shards, s3, done=_AllBut(wanted)) if not frame.done)
+
+
+def _holding_more(shard: Shard, wanted: Container[int]) -> Shard:
+    """A picture of which other frames are wanted than its only one holds more, whatever its name says: a
+    video, or what the bytes say when it is opened as one."""
+    is_more = shard.kind == "picture" and frame_id(shard.source, None, 0) not in wanted
+    return replace(shard, kind="video") if is_more else shard
 
 
 class _AllBut:

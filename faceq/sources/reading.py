@@ -1,6 +1,9 @@
 """What the readers of all kinds of sources share: what they are told, what they find, and how they fail."""
 
 import gzip
+import hashlib
+import io
+import os
 import struct
 from collections import Counter
 from collections.abc import Container
@@ -11,12 +14,19 @@ import pyarrow as pa
 
 from faceq import video
 from faceq.config import S3, Limits, Video
+from faceq.faults import fault_of, in_words
 from faceq.frames import Frame
-from faceq.listing import Shard, words
+from faceq.listing import Kind, Shard, ending_of, words
+from faceq.sources.sniff import ENOUGH, kind_of_bytes
 from faceq.storage import READ_AHEAD, filesystem, has_failed, is_remote
 from faceq.table import BREAK, frame_id
 
 EVERY_FRAME = Video()
+
+DEFLATE_RATIO = 1032
+"""Bytes, at most, that gzip and ZIP can make of one."""
+
+_LONG_NAME = 1024
 
 
 @dataclass
@@ -30,6 +40,10 @@ class Findings:
     passed_over: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
 
+    def pass_over(self, name: str) -> None:
+        """Count a file or member that holds no frames."""
+        self.passed_over[ending_of(name)] += 1
+
 
 @dataclass
 class Reading:
@@ -37,7 +51,8 @@ class Reading:
 
     done: ids of frames that need no reading; they come as frames without bytes, marked `done`. sampling:
     which frames of a video are frames of the input. limits: what one frame or source may take. findings: what
-    the readers meet beside frames is noted there.
+    the readers meet beside frames is noted there. any_name: what has no known ending is read, too, where its
+    bytes are an image.
     """
 
     s3: S3
@@ -45,30 +60,106 @@ class Reading:
     sampling: Video = EVERY_FRAME
     limits: Limits = field(default_factory=Limits)
     findings: Findings = field(default_factory=Findings)
+    any_name: bool = False
+
+
+class UnsupportedError(Exception):
+    """A source that is whole, and not what it should be; the message says what it is and what to do."""
+
+
+class Expansion:
+    """Counts what a source's frames take beyond its own bytes: a repeated value in a Parquet file and a hole
+    in a tar take none there.
+
+    Args:
+        stream: the source; it is at its start afterwards.
+        limits: `source_memory` is granted to every source, however small.
+    """
+
+    def __init__(self, stream: BinaryIO, limits: Limits):
+        self._size = stream.seek(0, os.SEEK_END)
+        stream.seek(0)
+        self._memory = limits.source_memory
+        self._left = max(self._memory, DEFLATE_RATIO * self._size)
+
+    def add(self, count: int) -> None:
+        """Raises ValueError where it is more than any compressor of files would make of so many bytes."""
+        self._left -= count
+        if self._left < 0:
+            raise ValueError(
+                f"its frames take more than {DEFLATE_RATIO} times the {self._size} bytes of the file, "
+                f"and more than limits.source_memory={self._memory}"
+            )
+
+
+class OtherKindError(Exception):
+    """A shard's bytes say that it is of another kind than its name says."""
+
+    def __init__(self, kind: Kind):
+        super().__init__(kind)
+        self.kind = kind
 
 
 def open_shard(shard: Shard, s3: S3) -> BinaryIO:
-    """The shard, opened to be read from front to back."""
+    """The shard, opened to be read from front to back.
+
+    Raises:
+        OtherKindError: its bytes are those of another kind of source; `break_of` lets it through to who
+            chose the reader.
+    """
     files = filesystem(shard.source, s3)
     if not is_remote(shard.source):
-        return files.open(shard.path, "rb")
-    return files.open(shard.path, "rb", block_size=READ_AHEAD, cache_type="readahead")
+        stream = files.open(shard.path, "rb")
+    else:
+        try:
+            stream = files.open(shard.path, "rb", block_size=READ_AHEAD, cache_type="readahead")
+        except OSError as error:
+            said = in_words(error, files, shard.path)
+            raise said from said.__cause__  # which holds S3's answer
+    try:
+        kind = _kind_of_stream(stream, shard)
+        if kind not in (None, shard.kind):
+            raise OtherKindError(kind)
+        stream.seek(0)
+    except BaseException:
+        stream.close()
+        raise
+    return stream
+
+
+_FOOTER = 64 << 10
+"""What Arrow reads first of a Parquet file: its last bytes."""
+
+
+def _kind_of_stream(stream: BinaryIO, shard: Shard) -> Kind | None:
+    """What it is by its bytes. Those that its reader asks for first are read, lest a store is asked twice."""
+    if shard.kind == "parquet" and is_remote(shard.source):
+        end = stream.seek(0, io.SEEK_END)
+        stream.seek(max(0, end - _FOOTER))
+        if stream.read(_FOOTER).endswith(b"PAR1"):
+            return "parquet"
+        stream.seek(0)
+    return kind_of_bytes(stream.read(ENOUGH))
 
 
 def unique_name(name: str, seen: Counter[str]) -> str:
     """The name, or for a repeated one the name with #2, #3, …"""
-    seen[name] += 1
-    return name if seen[name] == 1 else unique_name(f"{name}#{seen[name]}", seen)
+    # Kept until the source ends: in little room, however long they are.
+    key = name if len(name) <= _LONG_NAME else hashlib.blake2b(name.encode()).hexdigest()
+    seen[key] += 1
+    return name if seen[key] == 1 else unique_name(f"{name}#{seen[key]}", seen)
 
 
 def break_of(shard: Shard, error: Exception, where: str, reading: Reading) -> Frame:
     """The frame that stands for a source, or the rest of one, that cannot be read."""
+    if isinstance(error, OtherKindError):
+        raise error
     if frame_id(shard.source, None, BREAK) in reading.done:
         return Frame(shard.source, None, BREAK, None, done=True)
     if has_failed(error):
-        what = unread(error)
-    elif isinstance(error, video.DamagedError):
-        what = str(error)  # some of what comes after the damage may have been read
+        what = unread(error, shard)
+    elif isinstance(error, video.DamagedError | UnsupportedError):
+        what = str(error)  # some of what comes after damage may have been read
     else:
         what = f"broken {where}: {_reason(error)}: what comes after it is not read"
     return Frame(shard.source, None, BREAK, None, error=what, **blame(shard, error))
@@ -76,16 +167,21 @@ def break_of(shard: Shard, error: Exception, where: str, reading: Reading) -> Fr
 
 def blame(shard: Shard, error: Exception) -> dict[str, bool]:
     """`refused` and `unseen` of a frame that could not be read."""
-    return {"refused": has_failed(error), "unseen": isinstance(error, FileNotFoundError) and not shard.seen}
+    fault = fault_of(error)
+    missing = fault is not None and fault.kind == "missing"
+    return {"refused": fault is not None, "unseen": missing and not shard.seen}
 
 
-def unread(error: Exception) -> str:
+def unread(error: Exception, shard: Shard) -> str:
     """Why the storage gave nothing, for people."""
-    if isinstance(error, FileNotFoundError):
-        return "gone: it was there when the input was listed, or is a link to nothing"
-    if isinstance(error, PermissionError):
-        return f"access denied: {_reason(error)}: check permissions and credentials"
-    return f"could not be read: {_reason(error)}"
+    fault = fault_of(error)
+    if fault is None:
+        return f"could not be read: {_reason(error)}"
+    if fault.kind != "missing":
+        return fault.text
+    if not is_remote(shard.source) and os.path.islink(shard.path):
+        return "gone: it is a link to nothing"
+    return "gone: it was there when the input was listed" if shard.seen else f"not found: {fault.text}"
 
 
 _PUZZLING = (LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, struct.error)

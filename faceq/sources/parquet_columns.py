@@ -1,0 +1,164 @@
+"""Which column of a Parquet file holds the images, by type, name and bytes, and how to get at one."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from faceq.sources.sniff import ENOUGH, kind_of_bytes
+
+IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes", "content", "data")
+"""Names by which the image column of a Parquet shard is known, where several columns could be it."""
+
+KEY_COLUMNS = ("key", "id", "path")
+"""The first of these that a Parquet shard has names its frames; else the row number does."""
+
+PROBED = 64
+"""First rows whose bytes tell which column holds images, where names do not."""
+
+_LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+_BINARY = (
+    *(pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_fixed_size_binary),
+)
+_TEXT = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+_PLAIN = (pa.BinaryScalar, pa.LargeBinaryScalar)
+_PATHS = (pa.StringScalar, pa.LargeStringScalar, pa.DictionaryScalar)
+_LIST_SCALARS = (pa.ListScalar, pa.LargeListScalar, pa.FixedSizeListScalar)
+
+
+class Content(NamedTuple):
+    """What a row has in its image column.
+
+    image: the bytes, as Arrow holds them. path: the file that has them, where the row has none. images: in a
+    list.
+    """
+
+    image: pa.Buffer | bytes | None = None
+    path: str | None = None
+    images: int = 1
+
+
+def could_hold_images(kind: pa.DataType) -> bool:
+    """Whether values of this type may be encoded images: bytes, also as a list of them, alone or in lists,
+    and Hugging Face's struct of `bytes` and `path`."""
+    if isinstance(kind, pa.BaseExtensionType):
+        return could_hold_images(kind.storage_type)
+    if pa.types.is_dictionary(kind):
+        return could_hold_images(kind.value_type)
+    if pa.types.is_struct(kind):
+        index = kind.get_field_index("bytes")
+        return index >= 0 and could_hold_images(kind.field(index).type)
+    if any(is_kind(kind) for is_kind in _LISTS):
+        return _is_byte(kind.value_type) or could_hold_images(kind.value_type)
+    return any(is_kind(kind) for is_kind in _BINARY)
+
+
+def is_plain(kind: pa.DataType) -> bool:
+    """Whether an array of this type has each of its values in memory, also repeated ones."""
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _is_byte(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_uint8(kind) or pa.types.is_int8(kind))
+
+
+def named(schema: pa.Schema) -> str | None:
+    """The image column, if types and names are enough to tell; None if bytes must.
+
+    Raises:
+        pa.ArrowInvalid: no column can be it.
+    """
+    candidates = [field.name for field in schema if could_hold_images(field.type)]
+    known = [name for name in IMAGE_COLUMNS if name in candidates]
+    if len(known) == 1:
+        return known[0]
+    # What is called `image` and holds text is what the owner means; other bytes there are something else.
+    others = [name for name in IMAGE_COLUMNS[:2] if name in schema.names and name not in candidates]
+    if not candidates or (others and not known):
+        raise pa.ArrowInvalid(_no_column(schema, others))
+    return None
+
+
+def _no_column(schema: pa.Schema, named: list[str]) -> str:
+    columns = ", ".join(f"{field.name} ({_short(field.type)})" for field in schema) or "none"
+    listed = columns if len(columns) < 120 else f"{columns[:117]}…"
+    said = f"no binary column with images among {listed}"
+    text = [
+        name
+        for name in schema.names
+        if name in (*named, *IMAGE_COLUMNS, *KEY_COLUMNS)
+        and any(is_kind(schema.field(name).type) for is_kind in _TEXT)
+    ]
+    if text:
+        return (
+            f"{said}: `{text[0]}` is text: if it holds paths, name the files in a manifest (--manifest); "
+            "else store the encoded images themselves, in a binary column `image`"
+        )
+    return f"{said}: call the one with the encoded images `image`"
+
+
+def _short(kind: pa.DataType) -> str:
+    text = str(kind)
+    return text if len(text) <= 30 else f"{text[:27]}…"
+
+
+def by_bytes(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> str:
+    """The image column by what its first values are.
+
+    Args:
+        batches: of all columns that could be it, as long as more are wanted.
+
+    Raises:
+        pa.ArrowInvalid: no column holds images, or several do and none of them has a known name.
+    """
+    candidates = [field.name for field in schema if could_hold_images(field.type)]
+    starts: dict[str, list[bytes]] = {name: [] for name in candidates}
+    rows = 0
+    for batch in batches:
+        for name in candidates:
+            found = (content_of(value).image for value in batch[name])
+            starts[name] += [bytes(memoryview(image)[:ENOUGH]) for image in found if image is not None]
+        rows += len(batch)
+        if rows >= PROBED:
+            break
+    images = [name for name in candidates if _are_mostly_images(starts[name])]
+    known = [name for name in IMAGE_COLUMNS if name in (images or candidates)]
+    if len(images) == 1 or known:
+        return known[0] if known else images[0]
+    if images:
+        which = f"several columns with images ({', '.join(images)})"
+    elif len(candidates) == 1:
+        which = f"one binary column ({candidates[0]}), whose first values are no images,"
+    else:
+        which = f"several binary columns ({', '.join(candidates)}), whose first values are no images,"
+    raise pa.ArrowInvalid(
+        f"{which} among {', '.join(schema.names)}: call the one with the encoded images `image`"
+    )
+
+
+def content_of(value: pa.Scalar) -> Content:
+    """What one value of a column that `could_hold_images` is."""
+    if isinstance(value, _PLAIN):  # first: nearly all are
+        return Content(value.as_buffer())
+    if isinstance(value, pa.StructScalar) and value.is_valid:
+        found = content_of(value["bytes"])
+        path = value.get("path") if found.image is None else None
+        return Content(path=path.as_py()) if isinstance(path, _PATHS) else found
+    if not value.is_valid:
+        return Content()
+    if isinstance(value, pa.ExtensionScalar | pa.DictionaryScalar):
+        return content_of(value.value)
+    if isinstance(value, _LIST_SCALARS):
+        return _content_of_list(value.values)
+    return Content(value.as_buffer())
+
+
+def _content_of_list(values: pa.Array) -> Content:
+    if _is_byte(values.type):
+        return Content(values.to_numpy(zero_copy_only=not values.null_count).astype("uint8").tobytes())
+    there = values.drop_null()
+    return content_of(there[0]) if len(there) == 1 else Content(images=len(there))
+
+
+def _are_mostly_images(starts: list[bytes]) -> bool:
+    return 2 * sum(kind_of_bytes(start) == "picture" for start in starts) > len(starts)

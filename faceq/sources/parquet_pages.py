@@ -1,0 +1,238 @@
+"""A Parquet file whose pages are looked at before they are unpacked: a few bytes of one can mean gigabytes.
+
+A page's header tells what it takes in memory; the footer, which need not be true, tells it of none.
+"""
+
+import os
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+from faceq.sources.magic import foreign
+from faceq.sources.reading import UnsupportedError
+from faceq.sources.sniff import ENOUGH
+
+_MAGIC = b"PAR1"
+_TAIL = 64 << 10
+_DICTIONARY_PAGE = 2
+_DELTA_BYTE_ARRAY = 7
+LEVELS = 16
+"""Bytes that Arrow takes for one value in a list, beside those of the value."""
+
+_COPIES = 8
+"""Times that Arrow may hold a page's bytes, where they are one value. Measured: 7."""
+
+_USUAL_RATIO = 10
+"""Bytes that a packed one may become, however many they are: pages of 1,024 large images have gigabytes."""
+
+BYTES_OF_FOOTER = 64
+"""Bytes that one of a footer may become in memory. Measured: 8, of row groups with one column."""
+
+
+class FewerRowsError(Exception):
+    """A batch of so many rows might be larger than is allowed; one of `rows` is not."""
+
+    def __init__(self, rows: int):
+        super().__init__(rows)
+        self.rows = rows
+
+
+class GuardedFile:
+    """What Arrow reads a Parquet file from. Reading raises ValueError before more is unpacked than
+    `source_memory` allows.
+
+    Args:
+        stream: the file.
+        source_memory: bytes that one page may come to, or the repeats of a value in one batch, or a footer.
+
+    Raises:
+        UnsupportedError: it is something else than a Parquet file.
+        ValueError: its footer is too large.
+    """
+
+    closed = False
+
+    def __init__(self, stream: BinaryIO, source_memory: int):
+        self._stream = stream
+        self._most = source_memory
+        self._chunks: list[_Chunk] = []
+        self._new_chunk: tuple[int, int, int] | None = None
+        self._at = 0
+        self._size = stream.seek(0, os.SEEK_END)
+        self._tail_at = max(0, self._size - _TAIL)
+        stream.seek(self._tail_at)
+        self._tail = stream.read(self._size - self._tail_at)
+        self.footer_size = self._check_footer()
+
+    def _check_footer(self) -> int:
+        end = self._tail[-8:]
+        if end[4:] == b"PARE":
+            raise UnsupportedError("this is an encrypted Parquet file: decrypt it first")
+        if end[4:] != _MAGIC:
+            self._stream.seek(0)
+            what = foreign(self._stream.read(ENOUGH), "a Parquet file")
+            if what:
+                raise UnsupportedError(f"this is {what}")
+            return 0  # cut off: Arrow says so
+        size = int.from_bytes(end[:4], "little")
+        if min(size, self._size) * BYTES_OF_FOOTER > self._most:
+            raise ValueError(
+                f"a footer of {size} bytes is more than limits.source_memory={self._most} allows"
+            )
+        return size
+
+    def watch(self, rows: int, value_bytes: int) -> None:
+        """From now on columns of a row group are read, in batches of `rows`; `value_bytes`: that one value of
+        a list takes at most, 0 if no column is a list."""
+        # Where a column begins Arrow's metadata tell, but they end the process where they are damaged.
+        self._chunks = []
+        self._new_chunk = (rows, self._most, value_bytes)
+
+    def batch_is_out(self) -> None:
+        """What was read of lists is no longer in memory."""
+        for chunk in self._chunks:
+            chunk.values = 0
+
+    def read(self, size: int = -1) -> bytes:
+        """As a file's."""
+        at = self._at
+        if size < 0:
+            size = self._size - at
+        if at >= self._tail_at:
+            data = self._tail[at - self._tail_at : at - self._tail_at + size]
+        else:
+            if self._stream.tell() != at:
+                self._stream.seek(at)
+            data = self._stream.read(size)
+        self._at = at + len(data)
+        if self._new_chunk and data:
+            chunk = next((each for each in self._chunks if at <= each.missing < self._at), None)
+            if chunk is None:
+                chunk = _Chunk(at, *self._new_chunk)
+                self._chunks.append(chunk)
+            chunk.look_at(at, data)
+        return data
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """As a file's."""
+        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        return self._at
+
+    def tell(self) -> int:
+        """As a file's."""
+        return self._at
+
+    def close(self) -> None:
+        """Nothing: whoever opened the stream closes it."""
+
+
+@dataclass
+class _Chunk:
+    """A column of a row group, read from front to back.
+
+    at: where its next page's header begins, of which `begun` has been read. value_bytes: of one value in a
+    list; 0 if there is none. values: of lists, since the last batch.
+    """
+
+    at: int
+    rows: int
+    most: int
+    value_bytes: int
+    begun: bytes = b""
+    values: int = 0
+
+    @property
+    def missing(self) -> int:
+        """The first byte that has not been read of what is to be looked at."""
+        return self.at + len(self.begun)
+
+    def look_at(self, at: int, data: bytes) -> None:
+        """`data`, with what is missing, was read at `at`: check the pages whose headers end in it."""
+        known = memoryview(self.begun + data[self.missing - at :] if self.begun else data)
+        first = self.at if self.begun else at
+        while self.at < first + len(known):
+            try:
+                header, size = _struct(known, self.at - first)
+            except IndexError:
+                self.begun = bytes(known[self.at - first :])
+                return
+            except ValueError:
+                self.at = first + len(known)  # no page: Arrow says so, if it wanted one
+                break
+            self._check(header)
+            self.at = first + size + max(0, header.get(3, 0))
+        self.begun = b""
+
+    def _check(self, header: dict[int, Any]) -> None:
+        unpacked, packed = header.get(2, 0), header.get(3, 0)
+        if _COPIES * (unpacked - _USUAL_RATIO * packed) > self.most:
+            raise ValueError(
+                f"a page of {packed} bytes unpacks to {unpacked}, of which Arrow may hold {_COPIES} copies: "
+                f"more than limits.source_memory={self.most}"
+            )
+        page = header.get(5) or header.get(8) or {}
+        encoding = page.get(4 if 8 in header else 2)
+        repeats = header.get(1) == _DICTIONARY_PAGE or encoding == _DELTA_BYTE_ARRAY
+        if repeats and self.rows > 1 and self.rows * unpacked > self.most:
+            raise FewerRowsError(max(1, self.most // unpacked))
+        self.values += page.get(1, 0)
+        if self.values * self.value_bytes > self.most:
+            raise ValueError(
+                f"a row's list with {self.values} values or more takes more memory than "
+                f"limits.source_memory={self.most} allows"
+            )
+
+
+def _struct(data: memoryview, at: int, depth: int = 0) -> tuple[dict[int, Any], int]:
+    """A struct in Thrift's compact protocol, by field ids, and where it ends.
+
+    Raises IndexError where the data end before, ValueError where there is none.
+    """
+    fields: dict[int, Any] = {}
+    field = 0
+    if depth > 8:
+        raise ValueError("too deep")
+    while True:
+        head = data[at]
+        at += 1
+        if not head:
+            return fields, at
+        if head >> 4:
+            field += head >> 4
+        else:
+            field, at = _number(data, at)
+        fields[field], at = _value(data, at, head & 15, depth)
+
+
+def _value(data: memoryview, at: int, kind: int, depth: int) -> tuple[Any, int]:
+    if kind in (1, 2):
+        return kind == 1, at
+    if kind == 3:
+        return data[at], at + 1
+    if kind in (4, 5, 6):
+        return _number(data, at)
+    if kind == 7:
+        return None, at + 8
+    if kind == 8:
+        size, at = _varint(data, at)
+        return None, at + size
+    if kind == 12:
+        return _struct(data, at, depth + 1)
+    raise ValueError("no field of a page's header")
+
+
+def _number(data: memoryview, at: int) -> tuple[int, int]:
+    number, at = _varint(data, at)
+    return (number >> 1) ^ -(number & 1), at
+
+
+def _varint(data: memoryview, at: int) -> tuple[int, int]:
+    number = shift = 0
+    while True:
+        byte = data[at]
+        at += 1
+        number |= (byte & 127) << shift
+        shift += 7
+        if byte < 128:
+            return number, at
+        if shift > 63:
+            raise ValueError("a number too long")

@@ -1,0 +1,261 @@
+"""Tar archives read from front to back: tarfile, with bounds and with the dialects that it misreads."""
+
+import tarfile
+from typing import BinaryIO, cast
+
+from faceq.sources.reading import Reading
+
+_GNU = b"ustar  \0"
+_DIRECTORIES = (tarfile.DIRTYPE, b"D")
+_CONTINUED = b"M"
+_NO_FILES = (b"V", b"N")
+_LONG_HEADERS = (
+    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+)
+_LINKS = (tarfile.LNKTYPE, tarfile.SYMTYPE)
+_DEVICES = (tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE)
+_USED = (b"path", b"linkpath", b"size")
+_SPARSE = b"GNU.sparse."
+
+HEADERS_IN_MEMORY = 1024
+"""Headers of a tar, such as long names, that fit into `limits.source_memory`: one takes up to 40 times its
+bytes while it is taken apart, and its name is a column of a batch's rows."""
+
+
+class Archive(tarfile.TarFile):
+    """A tar of which nothing is kept but what is being read.
+
+    Names are those that GNU tar extracts. Archives that were joined by `cat` are read to their end, which
+    also brings gzip to its checksum.
+
+    fault: why there are no further members, if the archive did not end as it should.
+
+    Args:
+        stream: gives the archive; only read, and sought forward.
+        reading: its limits hold for headers.
+
+    Raises:
+        tarfile.ReadError: the first bytes are no member.
+    """
+
+    def __init__(self, stream: BinaryIO, reading: Reading):
+        self.fault: str | None = None
+        self.source_memory = reading.limits.source_memory
+        super().__init__(fileobj=stream, tarinfo=Member, encoding="utf-8")
+
+    def next_member(self) -> "Member | None":
+        """The next file, link or device; directories and labels are passed over."""
+        while True:
+            info = cast("Member | None", self.next())
+            # tarfile remembers all that it has seen: a leak on large shards.
+            self.members.clear()  # type: ignore[attr-defined]
+            if info is None or info.type not in (*_DIRECTORIES, *_NO_FILES):
+                return info
+
+    def check_header(self, size: int) -> None:
+        """tarfile reads a header whole, and a gzipped one of any size takes no room in a shard."""
+        if size * HEADERS_IN_MEMORY > self.source_memory:
+            raise tarfile.HeaderError(
+                f"a header of {size} bytes, which is more than a thousandth of "
+                f"limits.source_memory={self.source_memory}"
+            )
+
+
+class Member(tarfile.TarInfo):
+    """One member. `size` is that of the file, `stored` that of what the archive holds of it.
+
+    stretches: of a sparse file, (offset, bytes) of each one that is stored; between them are zeros.
+    """
+
+    stored = 0
+    stretches: list[tuple[int, int]] | None = None
+    _start = b""
+
+    @property
+    def no_file(self) -> str | None:
+        """What this is, if it is not a file with its content."""
+        if self.type in _LINKS:
+            return "a link"
+        if self.type in _DEVICES:
+            return "a device or pipe"
+        return "the rest of a file from the volume before (tar -M)" if self.type == _CONTINUED else None
+
+    def start(self, archive: Archive, most: int) -> bytes:
+        """The file's first bytes, up to `most`; none of a sparse file. To be called before `read`."""
+        if self.stretches is None:
+            self._start = _exactly(archive, min(most, self.size))
+        return self._start
+
+    def read(self, archive: Archive) -> bytes:
+        """The file's bytes: only once, and before the next member is asked for.
+
+        Raises:
+            tarfile.ReadError: the archive ends before.
+        """
+        if self.stretches is not None:
+            return self._spread(archive)
+        return self._start + _exactly(archive, self.size - len(self._start))
+
+    def _spread(self, archive: Archive) -> bytes:
+        whole = bytearray(self.size)
+        end, left = 0, self.stored
+        for offset, count in self.stretches or ():
+            left -= count
+            if count < 0 or offset < end or offset + count > self.size or left < 0:
+                raise tarfile.ReadError("a sparse map that contradicts its file's size")
+            end = offset + count
+            whole[offset:end] = _exactly(archive, count)
+        return bytes(whole)
+
+    @classmethod
+    def fromtarfile(cls, tarfile_: tarfile.TarFile) -> "Member":
+        """tarfile ends quietly at a header that it cannot read, and at the first end-of-archive mark; this
+        notes the one on the archive, and reads on after the other."""
+        archive = cast(Archive, tarfile_)
+        stream = cast(BinaryIO, archive.fileobj)
+        ended = False
+        while (block := stream.read(tarfile.BLOCKSIZE)) and not block.strip(b"\0"):
+            ended = True
+        if not block and ended:
+            raise tarfile.EOFHeaderError("end of file")  # type: ignore[attr-defined]
+        try:
+            member = cls.frombuf(block, archive.encoding or "", archive.errors or "")
+            member.offset = stream.tell() - tarfile.BLOCKSIZE
+            return member._proc_member(archive)
+        except tarfile.EmptyHeaderError:  # type: ignore[attr-defined]
+            archive.fault = "no end-of-archive mark: cut off, or its writer was stopped"
+            raise
+        except tarfile.HeaderError as error:
+            archive.fault = "no tar follows the end-of-archive mark" if ended else str(error)
+            raise
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "Member":
+        """512 bytes of a header."""
+        member = super().frombuf(buf, encoding, errors)
+        if member.size < 0:
+            raise tarfile.InvalidHeaderError("a negative size")  # type: ignore[attr-defined]
+        if buf[257:265] == _GNU or not buf.startswith(b"ustar", 257):
+            # In GNU tar's own layout other fields stand where ustar has the front part of long names.
+            name = bytes(buf[:100]).split(b"\0", 1)[0].decode(encoding, errors)
+            member.name = name.rstrip("/") if member.isdir() else name
+        member.stored = member.size
+        return member
+
+    def _proc_member(self, archive: Archive) -> "Member":
+        if self.type in _LONG_HEADERS:
+            archive.check_header(self.size)
+        return super()._proc_member(archive)  # type: ignore[misc]
+
+    def _proc_sparse(self, archive: Archive) -> "Member":
+        """GNU tar's old layout: the first of the map in the header, the others in blocks after it."""
+        stream = cast(BinaryIO, archive.fileobj)
+        found, more, self.size = self._sparse_structs  # type: ignore[attr-defined]
+        size = 0
+        while more:
+            size += tarfile.BLOCKSIZE
+            archive.check_header(size)
+            block = stream.read(tarfile.BLOCKSIZE)
+            if len(block) < tarfile.BLOCKSIZE:
+                raise tarfile.TruncatedHeaderError("truncated header")  # type: ignore[attr-defined]
+            found += [
+                (tarfile.nti(block[i : i + 12]), tarfile.nti(block[i + 12 : i + 24]))  # type: ignore[attr-defined]
+                for i in range(0, 21 * 24, 24)
+                if block[i]
+            ]
+            more = block[504]
+        self.stretches = [(offset, count) for offset, count in found if count]
+        self.offset_data = stream.tell()
+        archive.offset = self.offset_data + self._block(self.stored)  # type: ignore[attr-defined]
+        return self
+
+    def _proc_pax(self, archive: Archive) -> "Member":
+        """An extended header, of which only what decides a member's name and data is used; a global one has
+        nothing of that. tarfile's own reading takes time by the square of its bytes (CVE-2024-6232)."""
+        stream = cast(BinaryIO, archive.fileobj)
+        header = stream.read(self._block(self.size))[: self.size]  # type: ignore[attr-defined]
+        try:
+            member = self.fromtarfile(archive)
+        except tarfile.HeaderError as error:
+            raise tarfile.SubsequentHeaderError(str(error)) from None  # type: ignore[attr-defined]
+        if self.type != tarfile.XGLTYPE:
+            member.offset = self.offset
+            member._apply(_pax_records(header), archive)
+        return member
+
+    def _apply(self, records: list[tuple[str, str]], archive: Archive) -> None:
+        """What an extended header says of this member."""
+        values = {name: value for name, value in records if value}
+        self.name = values.get("GNU.sparse.name", values.get("path", self.name))
+        self.linkname = values.get("linkpath", self.linkname)
+        if "size" in values:
+            self.stored = _number(values["size"])
+            if self.stretches is None:
+                self.size = self.stored
+            if self.isreg() or self.type not in tarfile.SUPPORTED_TYPES:
+                archive.offset = self.offset_data + self._block(self.stored)  # type: ignore[attr-defined]
+        real = values.get("GNU.sparse.realsize", values.get("GNU.sparse.size"))
+        if real is not None:
+            self.size = _number(real)
+            self.stretches = self._map_of(records, values, archive)
+
+    def _map_of(
+        self, records: list[tuple[str, str]], values: dict[str, str], archive: Archive
+    ) -> list[tuple[int, int]]:
+        """The sparse map in one of GNU tar's three layouts for extended headers: 0.0, 0.1, 1.0."""
+        if values.get("GNU.sparse.major") == "1":
+            numbers = self._map_before_data(archive)
+        elif "GNU.sparse.map" in values:
+            numbers = [_number(number) for number in values["GNU.sparse.map"].split(",")]
+        else:
+            stretches = ("GNU.sparse.offset", "GNU.sparse.numbytes")
+            numbers = [_number(value) for name, value in records if name in stretches]
+        return [(offset, count) for offset, count in zip(numbers[::2], numbers[1::2], strict=True) if count]
+
+    def _map_before_data(self, archive: Archive) -> list[int]:
+        """One number a line, how many pairs there are in the first, up to the end of a block."""
+        stream = cast(BinaryIO, archive.fileobj)
+        blocks: list[bytes] = []
+        lines, wanted = 0, 1
+        while lines < wanted:
+            archive.check_header(tarfile.BLOCKSIZE * (len(blocks) + 1))
+            block = stream.read(tarfile.BLOCKSIZE)
+            if len(block) < tarfile.BLOCKSIZE:
+                raise tarfile.TruncatedHeaderError("truncated header")  # type: ignore[attr-defined]
+            blocks.append(block)
+            if not lines and b"\n" in block:
+                wanted += 2 * _number(b"".join(blocks).split(b"\n", 1)[0])
+            lines += block.count(b"\n")
+        self.stored -= tarfile.BLOCKSIZE * len(blocks)
+        return [_number(line) for line in b"".join(blocks).split(b"\n")[1:wanted]]
+
+
+def _exactly(archive: Archive, size: int) -> bytes:
+    content = cast(BinaryIO, archive.fileobj).read(size)
+    if len(content) < size:
+        raise tarfile.ReadError("unexpected end of data")
+    return content
+
+
+def _number(text: str | bytes) -> int:
+    """A number of a header, which cannot be negative."""
+    if not text.isdigit() or len(text) > 20:
+        raise tarfile.InvalidHeaderError("bad number in an extended header")  # type: ignore[attr-defined]
+    return int(text)
+
+
+def _pax_records(header: bytes) -> list[tuple[str, str]]:
+    """Names and values of those records ("LENGTH NAME=VALUE\\n") that decide a member's name and data."""
+    found = []
+    at = 0
+    while at < len(header) and header[at]:
+        space = header.find(b" ", at, at + 20)
+        length = _number(header[at:space])
+        name, equals, value = header[space + 1 : at + length - 1].partition(b"=")
+        if not length or not equals or at + length > len(header):
+            raise tarfile.InvalidHeaderError("invalid header")  # type: ignore[attr-defined]
+        if name in _USED or name.startswith(_SPARSE):
+            found.append((name.decode("ascii", "replace"), value.decode("utf-8", "surrogateescape")))
+        at += length
+    return found

@@ -1,0 +1,161 @@
+"""A small S3 server over a dict, which can be told to refuse, and keeps what it was asked.
+
+For answers that a real server gives seldom or never (expired tokens, archived objects), and for keys that
+some servers do not take (`a/../b`).
+"""
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
+from xml.sax.saxutils import escape
+
+from faceq.config import S3
+
+BUCKET = "small"
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """An answer other than 200. more: further elements of S3's error."""
+
+    status: int
+    code: str
+    message: str = "said by the server"
+    more: str = ""
+
+
+@dataclass
+class Asked:
+    """A request. key: None for a list."""
+
+    method: str
+    key: str | None
+    query: dict[str, str]
+    headers: dict[str, str]
+
+
+@dataclass
+class SmallS3:
+    objects: dict[str, bytes]
+    refuse: Callable[[Asked], Refusal | None] = lambda asked: None
+    asked: list[Asked] = field(default_factory=list)
+    settings: S3 = field(default_factory=S3)
+
+    def reads(self) -> list[Asked]:
+        return [each for each in self.asked if each.key is not None]
+
+
+@contextlib.contextmanager
+def small_s3(
+    objects: dict[str, bytes],
+    refuse: Callable[[Asked], Refusal | None] = lambda asked: None,
+    **settings: bool,
+) -> Iterator[SmallS3]:
+    """A server with these objects in BUCKET; `settings`: more of `S3`'s than its endpoint."""
+    server = _Server(("127.0.0.1", 0), _Handler)
+    server.store = SmallS3(objects, refuse)
+    server.store.settings = S3(endpoint_url=f"http://127.0.0.1:{server.server_port}", **settings)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield server.store
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+    store: SmallS3
+
+    def handle_error(self, *_: object) -> None:
+        pass  # clients go away as they like
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: _Server
+
+    def do_GET(self) -> None:
+        # As it came: urlsplit and unquote change no `..`, unlike servers that tidy up paths.
+        parts = urlsplit(self.path)
+        bucket, _, key = unquote(parts.path[1:]).partition("/")
+        query = dict(parse_qsl(parts.query, keep_blank_values=True))
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        asked = Asked(self.command, key or None, query, headers)
+        store = self.server.store
+        store.asked.append(asked)
+        refusal = store.refuse(asked)
+        if refusal is None and bucket != BUCKET:
+            refusal = Refusal(404, "NoSuchBucket")
+        if refusal is not None:
+            self._refuse(refusal)
+        elif key:
+            self._object(store.objects.get(key), headers.get("range"))
+        else:
+            self._answer(200, _listed(store.objects, query).encode())
+
+    do_HEAD = do_GET  # noqa: N815
+
+    def _object(self, content: bytes | None, wanted: str | None) -> None:
+        if content is None:
+            return self._refuse(Refusal(404, "NoSuchKey"))
+        if not wanted:
+            return self._answer(200, content)
+        first, _, last = wanted.removeprefix("bytes=").partition("-")
+        if int(first) >= len(content):
+            return self._refuse(Refusal(416, "InvalidRange"))
+        part = content[int(first) : int(last) + 1 if last else None]
+        return self._answer(206, part)
+
+    def _refuse(self, refusal: Refusal) -> None:
+        self._answer(
+            refusal.status,
+            f"<Error><Code>{refusal.code}</Code><Message>{refusal.message}</Message>"
+            f"{refusal.more}</Error>".encode(),
+        )
+
+    def _answer(self, status: int, body: bytes) -> None:
+        self.send_response_only(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("ETag", '"1"')
+        self.send_header("Last-Modified", "Mon, 06 Jan 2025 10:00:00 GMT")
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def _listed(objects: dict[str, bytes], query: dict[str, str]) -> str:
+    """ListObjectsV2's answer."""
+    prefix, delimiter = query.get("prefix", ""), query.get("delimiter", "")
+    after = query.get("continuation-token") or query.get("start-after") or ""
+    names: dict[str, int | None] = {}
+    for key in sorted(objects):
+        if key.startswith(prefix) and key > after:
+            head, found, _ = key[len(prefix) :].partition(delimiter) if delimiter else (key, "", "")
+            names[prefix + head + found if found else key] = None if found else len(objects[key])
+    page = list(names.items())[: int(query.get("max-keys", 1000))]
+    more = len(page) < len(names)
+    listed = "".join(
+        f"<CommonPrefixes><Prefix>{_coded(name, query)}</Prefix></CommonPrefixes>"
+        if size is None
+        else f"<Contents><Key>{_coded(name, query)}</Key><Size>{size}</Size></Contents>"
+        for name, size in page
+    )
+    token = f"<NextContinuationToken>{escape(page[-1][0])}</NextContinuationToken>" if more else ""
+    return (
+        '<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
+        f"<IsTruncated>{str(more).lower()}</IsTruncated><KeyCount>{len(page)}</KeyCount>"
+        f"<EncodingType>{query.get('encoding-type', '')}</EncodingType>{token}{listed}</ListBucketResult>"
+    )
+
+
+def _coded(name: str, query: dict[str, str]) -> str:
+    return quote(name) if query.get("encoding-type") == "url" else escape(name)

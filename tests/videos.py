@@ -1,0 +1,90 @@
+"""Videos made for tests, and their frames as the readers give them."""
+
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+
+from faceq.config import S3, Video
+from faceq.decode import decode
+from faceq.frames import Frame
+from faceq.listing import list_shards
+from faceq.sources import read_shards
+
+BLOCK = 16
+
+
+def numbered(index: int) -> np.ndarray:
+    """A frame that tells its number: eight blocks of 16x16, black and white, for its bits."""
+    bits = (index >> np.arange(8).reshape(2, 4) & 1).astype(np.uint8) * 255
+    return bits.repeat(BLOCK, 0).repeat(BLOCK, 1)[..., None].repeat(3, 2)
+
+
+def number_in(pixels: np.ndarray) -> int:
+    centres = pixels[BLOCK // 2 :: BLOCK, BLOCK // 2 :: BLOCK, 0] > 127
+    return int((centres.ravel() << np.arange(8)).sum())
+
+
+def write_video(
+    path: Path,
+    frames: Sequence[np.ndarray],
+    codec: str = "libx264",
+    rate: int = 25,
+    times: Sequence[int] | None = None,
+    rotation: tuple = (0,),
+    muxer: dict[str, str] | None = None,
+    form: str | None = None,
+    pixels: str | None = None,
+    context: dict[str, Any] | None = None,
+    **options: str,
+) -> Path:
+    """A video of RGB frames; `times`, in milliseconds, where they are not even; `options` of the encoder,
+    `context` its attributes; `form`, where the ending does not say the container; `pixels`, their format."""
+    with av.open(str(path), "w", form, options=muxer or {}) as container:
+        stream = container.add_stream(codec, rate, options=options)
+        for name, value in (context or {}).items():
+            setattr(stream.codec_context, name, value)
+        stream.height, stream.width = frames[0].shape[:2]
+        stream.codec_context.thread_count = 1
+        stream.pix_fmt = pixels or ("yuvj420p" if codec == "mjpeg" else "yuv420p")
+        if times is not None:
+            stream.codec_context.time_base = Fraction(1, 1000)
+        if rotation != (0,):
+            stream.set_display_rotation(*rotation)
+        for index, image in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(image)
+            frame.pts = index if times is None else times[index]
+            frame.time_base = Fraction(1, rate if times is None else 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def write_numbered(path: Path, count: int = 50, **options) -> Path:
+    return write_video(path, [numbered(index) for index in range(count)], **options)
+
+
+def packets(path: Path) -> list[av.Packet]:
+    with av.open(str(path)) as container:
+        return [packet for packet in container.demux(video=0) if packet.size]
+
+
+def read(*inputs: Path, done=(), **sampling) -> list[Frame]:
+    shards = list_shards([str(path) for path in inputs], S3())
+    return list(read_shards(shards, S3(), done, Video(**sampling)))
+
+
+def pixels_of(frame: Frame) -> np.ndarray:
+    assert frame.image is not None, frame.error
+    return decode(frame.image, 10_000_000)
+
+
+def numbers(frames: list[Frame]) -> list[int]:
+    return [number_in(pixels_of(frame)) for frame in frames]
+
+
+def noise(count: int) -> list[np.ndarray]:
+    return [np.random.default_rng(seed).integers(0, 255, (48, 64, 3), np.uint8) for seed in range(count)]
