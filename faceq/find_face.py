@@ -25,7 +25,7 @@ mesh's points: the same size of crop, at the median of CelebA's faces."""
 
 
 class FindFace:
-    """Decode a frame, find its largest face, measure its landmarks, pose and outline, cut it out.
+    """Decode a frame, find the face that is scored, measure its landmarks, pose and outline, cut it out.
 
     In: image (encoded bytes). Out: status, error, width … roll, mask_coverage, dhash, and for the frames that
     go on `aligned` (112x112 RGB, for the recogniser), `crop` (RGB, `crop_side` wide and high: the face
