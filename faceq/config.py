@@ -13,6 +13,10 @@ from faceq import models
 from faceq.errors import UsageError
 from faceq.models import Model, Recogniser, tell
 
+FACE_FINDING = 2
+"""Which way of finding and aligning faces a table's rows were made with: 2: that of `faceq.finder`; 1, which
+records do not name: the largest face as it stands, aligned half by the detector's landmarks."""
+
 Region = Literal["mask", "black_out", "crop", "frame", "frame_jpeg"]
 """What is judged: of a face's crop what is inside the mask; the crop, black outside the mask; all of it; or
 the whole frame, black outside the mask, as it is or written as a JPEG and read back."""
@@ -31,8 +35,7 @@ Pose = Literal["five", "pnp"]
 class Preset:
     """Which model does what, each a name in the zoo or a file, and what else is part of the set.
 
-    refine: the face is aligned by landmarks half way between the detector's and the mesh's. settings: of
-    `Config`, where they are not its defaults.
+    settings: of `Config`, where they are not its defaults.
     """
 
     detector: str
@@ -41,7 +44,6 @@ class Preset:
     quality: str
     outline: Outline = "oval"
     pose: Pose = "five"
-    refine: bool = False
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def models(self) -> tuple[str, ...]:
@@ -58,9 +60,7 @@ _INSIGHTFACE = Preset(
 )
 
 PRESETS = {
-    "embedded": Preset(
-        detector="yunet", recogniser="sface", landmarks="facemesh", quality="dbcnn-lite", refine=True
-    ),
+    "embedded": Preset(detector="yunet", recogniser="sface", landmarks="facemesh", quality="dbcnn-lite"),
     "insightface": _INSIGHTFACE,
     "cafi": replace(
         _INSIGHTFACE,
@@ -371,6 +371,7 @@ class Config(_Strict):
             "embeddings": self.embeddings,
             "det_threshold": self.det_threshold,
             "min_face": self.min_face,
+            "face_finding": FACE_FINDING,
             "max_pixels": self.max_pixels,
             "video_fps": self.video.fps,
             "video_every": self.video.every,

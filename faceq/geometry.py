@@ -24,8 +24,8 @@ ALIGNED_LANDMARKS = np.array(
 CROP_SIZE = 256
 """Side of the upright face crop that the mask and the quality stage see, pixels."""
 
-CROP_ENLARGEMENT = 1.5
-"""Side of the crop over the longer side of the face box; FaceMesh was trained with this margin."""
+MOST_PIXELS_ACROSS = 8192
+"""Side of the largest square that a face is sampled at before it is averaged down: 200 MB."""
 
 HEAD_MODEL = np.array(
     [
@@ -72,7 +72,8 @@ def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 
 def align(image: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
-    """The face turned and scaled to the recogniser's template, as insightface's `norm_crop` does.
+    """The face turned and scaled to the recogniser's template, as insightface's `norm_crop` does, but
+    averaged down where it is larger (see `warp`).
 
     Args:
         image: (H, W, 3) uint8.
@@ -82,44 +83,72 @@ def align(image: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
         (112, 112, 3) uint8, same colour order; what lies outside the frame is black.
     """
     matrix = similarity(landmarks.astype(np.float64), ALIGNED_LANDMARKS)
-    return cv2.warpAffine(image, matrix, (ALIGNED_SIZE, ALIGNED_SIZE))
+    return warp(image, matrix, ALIGNED_SIZE)
 
 
-def crop_matrix(box: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
-    """Map from frame to the upright square crop around a face.
+def align_error(landmarks: np.ndarray) -> float:
+    """How badly five landmarks (5, 2) fit the recogniser's template: root mean square distance after the fit
+    of `align`, in pixels of the aligned face. Faces turned to the side fit worse, too."""
+    matrix = similarity(landmarks.astype(np.float64), ALIGNED_LANDMARKS)
+    away = from_frame(landmarks.astype(np.float64), matrix) - ALIGNED_LANDMARKS
+    return float(np.sqrt((away**2).sum(axis=1).mean()))
 
-    The box (x, y, w, h) is squared by its longer side, enlarged by CROP_ENLARGEMENT and turned so
-    that the eyes lie level.
+
+def crop_matrix(centre: np.ndarray, side: float, angle: float, size: int = CROP_SIZE) -> np.ndarray:
+    """Map from frame to the upright crop of a square region.
+
+    Args:
+        centre: (2,) of the square, frame pixels.
+        side: of the square, frame pixels.
+        angle: of the line through the eyes, radians, clockwise as seen; it lies level in the crop.
+        size: of the crop, pixels.
 
     Returns:
-        (2, 3) float64: frame pixels to crop pixels, the crop being CROP_SIZE wide and high.
+        (2, 3) float64: frame pixels to crop pixels.
     """
-    x, y, width, height = (float(v) for v in box)
-    eyes = landmarks[1].astype(np.float64) - landmarks[0].astype(np.float64)
-    angle = np.arctan2(eyes[1], eyes[0])
-    scale = CROP_SIZE / (CROP_ENLARGEMENT * max(width, height, 1.0))
+    scale = size / max(side, 1.0)
     cos, sin = scale * np.cos(angle), scale * np.sin(angle)
     linear = np.array([[cos, sin], [-sin, cos]])
-    centre = np.array([x + width / 2, y + height / 2])
-    return np.column_stack([linear, CROP_SIZE / 2 - linear @ centre])
+    return np.column_stack([linear, size / 2 - linear @ centre])
+
+
+def eye_angle(landmarks: np.ndarray) -> float:
+    """Angle of the line through the eyes of five landmarks (5, 2), radians, clockwise as seen, 0 upright."""
+    across = landmarks[1].astype(np.float64) - landmarks[0].astype(np.float64)
+    return float(np.arctan2(across[1], across[0]))
+
+
+def upright_extent(points: np.ndarray, angle: float) -> tuple[np.ndarray, float]:
+    """Centre (2,) and side of the square around points (N, 2), turned so that `angle` lies level."""
+    cos, sin = np.cos(angle), np.sin(angle)
+    turn = np.array([[cos, sin], [-sin, cos]])
+    level = points @ turn.T
+    low, high = level.min(axis=0), level.max(axis=0)
+    return turn.T @ ((low + high) / 2), float((high - low).max())
 
 
 def crop(image: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """The upright face crop, (256, 256, 3) uint8, same colour order; outside the frame is black.
+    """The upright face crop, (256, 256, 3) uint8, same colour order; beyond the frame it is mirrored, so that
+    no edge of black comes into what quality is judged on."""
+    return warp(image, matrix, CROP_SIZE, cv2.BORDER_REFLECT_101)
 
-    A face larger than the crop is sampled at a whole multiple of the size and averaged down, because
-    a plain warp would skip pixels and turn detail into aliasing.
+
+def warp(image: np.ndarray, matrix: np.ndarray, size: int, border: int = cv2.BORDER_CONSTANT) -> np.ndarray:
+    """A square of `size` pixels that `matrix` (2, 3) maps an image (H, W, 3) uint8 to.
+
+    What comes out smaller is sampled at a whole multiple of the size and averaged down: a plain warp would
+    skip pixels and turn detail into aliasing. `border`: OpenCV's way to fill what lies beyond the image.
     """
-    shrink = 1 / np.hypot(matrix[0, 0], matrix[0, 1])
-    factor = max(1, int(np.ceil(shrink)))
-    side = factor * CROP_SIZE
+    shrink = 1 / max(np.hypot(matrix[0, 0], matrix[0, 1]), 1e-6)
+    factor = int(np.clip(np.ceil(shrink), 1, MOST_PIXELS_ACROSS // size))
+    side = factor * size
     # Pixel centres lie at whole numbers: scaling by k maps centre c to k*c + (k-1)/2.
     scaled = matrix * factor
     scaled[:, 2] += (factor - 1) / 2
-    large = cv2.warpAffine(image, scaled, (side, side))
+    large = cv2.warpAffine(image, scaled, (side, side), borderMode=border)
     if factor == 1:
         return large
-    return cv2.resize(large, (CROP_SIZE, CROP_SIZE), interpolation=cv2.INTER_AREA)
+    return cv2.resize(large, (size, size), interpolation=cv2.INTER_AREA)
 
 
 def to_frame(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:

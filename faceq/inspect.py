@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from faceq import geometry, mask
-from faceq.config import FRAME_REGIONS, Config, Region
+from faceq.config import Config, Region
 from faceq.decode import decode
 from faceq.find_face import crop_side
 from faceq.frames import Frame, to_table
@@ -39,12 +39,13 @@ _OUTSIDE = 0.25
 class Inspected:
     """A picture's row, as in the table; its encoded bytes, if it could be read; the crop that quality is
     judged on, (S, S, 3) uint8 RGB as FindFace makes it, and the face's outline there, (N, 2) pixels, if it
-    has a face of enough size."""
+    has a face of enough size; and the map (2, 3) from the picture to the crop, unless that is the frame."""
 
     row: dict[str, Any]
     image: bytes | None
     crop: np.ndarray | None
     outline: np.ndarray | None
+    crop_map: np.ndarray | None
 
 
 class Inspector:
@@ -63,15 +64,17 @@ class Inspector:
             batch = stage(batch)
         rows = finished(batch, schema(self._config.embeddings), new_run_id()).to_pylist()
         side = crop_side(self._config)
-        cut = found.select(["crop", "outline"])
+        cut = found.select(["crop", "outline", "crop_map"])
         looks = []
         for number, (frame, row) in enumerate(zip(given, rows, strict=True)):
-            crop = outline = None
+            crop = outline = crop_map = None
             if cut["crop"][number].is_valid:
                 here = np.array([number])
                 crop = pixels(cut, "crop", here, (side, side, 3))[0]
                 outline = np.frombuffer(cut["outline"][number].as_py(), np.float32).reshape(-1, 2)
-            looks.append(Inspected(row, frame.image, crop, outline))
+            if cut["crop_map"][number].is_valid:
+                crop_map = np.frombuffer(cut["crop_map"][number].as_py(), np.float64).reshape(2, 3)
+            looks.append(Inspected(row, frame.image, crop, outline, crop_map))
         return looks
 
     def annotated(self, look: Inspected) -> np.ndarray:
@@ -85,7 +88,7 @@ class Inspector:
         if look.image is None or look.row["status"] == "unreadable":
             return panel
         picture = decode(look.image, self._config.max_pixels, self._config.limits)
-        return np.hstack([_drawn(picture, look, self._config.quality_region), panel])
+        return np.hstack([_drawn(picture, look), panel])
 
 
 def lines_of(look: Inspected, threshold: float) -> list[tuple[str, str]]:
@@ -98,7 +101,11 @@ def lines_of(look: Inspected, threshold: float) -> list[tuple[str, str]]:
         said.append(("picture", f"{row['width']} x {row['height']}, faces: {row['n_faces']}"))
     if row["face_w"] is not None:
         x, y, width, height = (round(row[f"face_{side}"]) for side in "xywh")
-        said.append(("face", f"{width} x {height} at {x}, {y}, confidence {row['det_score']:.2f}"))
+        why = ", the largest whole one of the surest" if row["n_faces"] > 1 else ""
+        said.append(("face", f"{width} x {height} at {x}, {y}, confidence {row['det_score']:.2f}{why}"))
+        if row["face_confidence"] is not None:
+            away = f"{row['align_error']:.1f} pixels from the template"
+            said.append(("landmarks", f"confidence {row['face_confidence']:.2f}, {away}"))
         said.append(
             ("pose", f"yaw {row['yaw']:.0f}, pitch {row['pitch']:.0f}, roll {row['roll']:.0f} degrees")
         )
@@ -110,7 +117,7 @@ def lines_of(look: Inspected, threshold: float) -> list[tuple[str, str]]:
     return said
 
 
-def _drawn(picture: np.ndarray, look: Inspected, region: Region) -> np.ndarray:
+def _drawn(picture: np.ndarray, look: Inspected) -> np.ndarray:
     """The picture with what was found in it, (SIDE, W, 3) uint8 RGB, W up to WIDEST."""
     height, width = picture.shape[:2]
     scale = min(SIDE / height, WIDEST / width)
@@ -118,24 +125,20 @@ def _drawn(picture: np.ndarray, look: Inspected, region: Region) -> np.ndarray:
     how = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
     drawn = np.ascontiguousarray(cv2.resize(picture, size, interpolation=how))
     if look.row["face_w"] is not None:
-        _draw_face(drawn, scale, (width, height), look, region)
+        _draw_face(drawn, scale, (width, height), look)
     return cv2.copyMakeBorder(drawn, 0, SIDE - size[1], 0, 0, cv2.BORDER_CONSTANT, value=_PAPER)
 
 
-def _draw_face(
-    drawn: np.ndarray, scale: float, size: tuple[int, int], look: Inspected, region: Region
-) -> None:
+def _draw_face(drawn: np.ndarray, scale: float, size: tuple[int, int], look: Inspected) -> None:
     """Box, landmarks and outline on a picture of some size (width, height) that is drawn at `scale`."""
     row = look.row
     box = np.array([row[f"face_{side}"] for side in "xywh"])
     landmarks = np.array(row["landmarks"]).reshape(5, 2)
     if look.outline is not None:
-        if region in FRAME_REGIONS:
+        if look.crop_map is None:
             outline = look.outline * (np.array(size) / mask.FRAME_SIDE)
         else:
-            # The crop was turned by the detector's eyes; the row's may be half way to the mesh's, a degree
-            # apart.
-            outline = geometry.to_frame(look.outline, geometry.crop_matrix(box, landmarks))
+            outline = geometry.to_frame(look.outline, look.crop_map)
         cv2.polylines(
             drawn, [np.round(outline * scale).astype(np.int32)], True, OUTLINE_COLOUR, 2, cv2.LINE_AA
         )

@@ -111,12 +111,24 @@ class Table:
             if run.get("state") == "claiming":
                 continue  # it has written nothing
             mine = record or {}
+            self._check_face_finding(run, mine)
             differences = "; ".join(_differences({key: run.get(key) for key in mine}, mine))
             if differences:
                 raise UsageError(
                     f"{self.uri}: already holds a table made with other settings ({differences}): "
                     "name another folder for --out, use the same settings, or replace it by --overwrite"
                 )
+
+    def _check_face_finding(self, run: dict[str, Any], mine: dict[str, Any]) -> None:
+        """A table of another faceq has a message of its own: no settings make its rows comparable."""
+        there, now = run.get("face_finding", 1), mine.get("face_finding")
+        if now is not None and there != now:
+            other = "an older" if there < now else "a newer"
+            raise UsageError(
+                f"{self.uri}: already holds a table of {other} faceq, which found and aligned faces in "
+                f"another way (face_finding {there} there, {now} now), so that scores do not compare: name "
+                "another folder for --out, or replace the table by --overwrite"
+            )
 
     def remove_others(self, mine: Run) -> int:
         """Delete all rows and the records of other runs; returns how many files that were.

@@ -73,7 +73,7 @@ class ScoreFiq:
         # The stored value decides, so that a later query draws the line at the same faces.
         below = rows[score.astype(np.float32) < self._threshold]
         batch = with_values(batch, "status", below, ["below_fiq"] * len(below))
-        for name in ("crop", "outline", "mask_coverage"):
+        for name in ("crop", "outline", "crop_map", "mask_coverage"):
             batch = with_values(batch, name, below, [None] * len(below))
         return batch.drop_columns(["aligned"])
 
@@ -118,7 +118,7 @@ class ScoreQuality:
         self._check(points, both_sides=False)
         batch = with_values(batch, "dbcnn", rows, np.clip(points, 0, 100))
         batch = with_values(batch, "status", rows, ["scored"] * len(rows))
-        return batch.drop_columns(["crop", "outline"])
+        return batch.drop_columns(["crop", "outline", "crop_map"])
 
     def _quality(self, batch: pa.Table, rows: np.ndarray) -> np.ndarray:
         crops = pixels(batch, "crop", rows, (self._side, self._side, 3))

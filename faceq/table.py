@@ -39,6 +39,8 @@ SCHEMA = pa.schema(
         ("yaw", pa.float32()),
         ("pitch", pa.float32()),
         ("roll", pa.float32()),
+        ("face_confidence", pa.float32()),
+        ("align_error", pa.float32()),
         ("serfiq_raw", pa.float32()),
         ("serfiq", pa.float32()),
         ("embedding_norm", pa.float32()),

@@ -26,13 +26,16 @@ import rich.table
 import skimage
 from scipy.stats import spearmanr
 
-from faceq import config, decode, detect, distortions, models, pipeline, summary
+from faceq import config, decode, detect, distortions, finder, models, pipeline, summary
 from faceq.errors import UsageError
 from faceq.runs import Table
 
 FRAME_SIZE = 384
 FACE_SHARE = 0.4
 """Longer side of the face's box over the side of the frame."""
+
+DETECTION_SIDE = 640
+"""Longer side, pixels, at which the photos are looked at for faces."""
 
 JPEG_QUALITY = 95
 SEVERITIES = range(6)
@@ -43,7 +46,7 @@ SEVERITIES = range(6)
 STEPS: dict[str, tuple[float, ...]] = {
     "blur": (2.0, 3.5, 5.0, 6.5, 8.0),  # sigma, pixels
     "noise": (25.0, 40.0, 55.0, 70.0, 90.0),  # sigma, grey levels of 255
-    "jpeg": (8, 5, 4, 3, 2),  # libjpeg's quality
+    "jpeg": (30, 14, 8, 5, 3),  # libjpeg's quality
     "low_light": (1.0, 2.0, 3.0, 4.0, 5.0),  # halvings of the light
     "low_resolution": (1.5, 2.5, 4.0, 6.0, 9.0),  # shrink of either side
 }
@@ -102,7 +105,10 @@ def source_faces() -> dict[str, np.ndarray]:
     detector = detect.YuNet(models.fetch("yunet", report=print), threshold=0.6)
     found = {}
     for name, picture in pictures.items():
-        faces = detector(picture)
+        shown = min(1.0, DETECTION_SIDE / max(picture.shape[:2]))
+        faces = sorted(
+            finder.looked_at(detector, finder.View.of(picture, shown), 0), key=lambda face: -face.area
+        )
         for number, face in enumerate(faces if name == "group" else faces[:1]):
             found[f"{name}{number}" if name == "group" else name] = _frame_around(picture, face.box)
     return found
@@ -138,9 +144,7 @@ def degraded(face: np.ndarray, kind: str, severity: int, seed: int) -> np.ndarra
             return distortions.low_light(face, step, seed)
         case "low_resolution":
             return distortions.low_resolution(face, step)
-    # Saved twice, the second time off the first one's grid, as pictures are that were shared again.
-    once = distortions.jpeg(face, int(step))
-    return np.roll(distortions.jpeg(np.roll(once, (-3, -3), (0, 1)), int(step)), (3, 3), (0, 1))
+    return distortions.jpeg(face, int(step))
 
 
 def write_shards(folder: Path, members: Iterator[tuple[str, bytes]], each: int = FRAMES_PER_SHARD) -> int:

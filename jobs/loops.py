@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from faceq import config, detect, device, geometry, landmarks, mask, recognise, serfiq
+from faceq import config, detect, device, finder, geometry, landmarks, mask, recognise, serfiq
 from faceq.dbcnn_vgg import DBCNN, published_tensor
 from faceq.decode import UnreadableError, decode
 from faceq.frames import in_batches, to_table
@@ -72,13 +72,11 @@ def cafi(settings: config.Config) -> dict[str, Any]:
     started = time.perf_counter()
     for image in images:
         picture = decode_or_none(image, settings.max_pixels)
-        faces = detector(picture) if picture is not None else []
+        faces = finder.looked_at(detector, finder.View.of(picture, 1.0), 0) if picture is not None else []
         if picture is None or not faces:
             continue
-        face = faces[0]
-        matrix = geometry.crop_matrix(face.box, face.landmarks)
-        dense = marks(picture, face, geometry.crop(picture, matrix), matrix)
-        outline = dense.in_frame(dense.outline(chosen.outline))
+        face = max(faces, key=lambda each: each.area)
+        outline = marks(picture, face).outline(chosen.outline)
         aligned = geometry.align(picture, face.landmarks)
         with torch.inference_mode():
             # The released code puts 100 copies of the face through the whole network.

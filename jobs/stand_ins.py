@@ -31,6 +31,7 @@ def find_face(batch: pa.Table, census: Any, config: Config) -> pa.Table:
         *((name, _made_up(batch, name)) for name in ("face_x", "face_y", "face_w", "face_h", "det_score")),
         ("landmarks", [[0.0] * 10] * size),
         *((name, _made_up(batch, name)) for name in ("yaw", "pitch", "roll", "mask_coverage")),
+        *((name, _made_up(batch, name)) for name in ("face_confidence", "align_error")),
         ("dhash", batch["frame_id"].to_pylist()),
     ):
         batch = with_values(batch, name, np.arange(size), values)

@@ -116,6 +116,8 @@ def _frames(
         **_where(known, serfiq_raw=0.6 + 0.3 * serfiq, serfiq=serfiq),
         **_where(known, embedding_norm=generator.normal(11, 1.5, count)),
         **_where(known, dhash=generator.integers(-(2**63), 2**63 - 1, count)),
+        **_where(known, face_confidence=generator.beta(60, 1, count)),
+        **_where(known, align_error=generator.lognormal(1, 0.4, count)),
         **_where(scored, mask_coverage=side**2 * 0.7 / (WIDTH * HEIGHT), dbcnn=quality),
         "run_id": np.full(count, run_id),
     }

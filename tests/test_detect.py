@@ -1,5 +1,7 @@
 """YuNet on real photos."""
 
+import itertools
+
 import cv2
 import numpy as np
 import onnx
@@ -8,8 +10,7 @@ from onnx.reference import ReferenceEvaluator
 
 from faceq import models
 from faceq.decode import decode
-from faceq.detect import YuNet
-from faceq.distortions import white_noise
+from faceq.detect import YuNet, overlap
 from faceq.yunet import NMS_THRESHOLD, YuNetSession, _floats
 
 
@@ -18,11 +19,10 @@ def detector() -> YuNet:
     return YuNet(models.fetch("yunet"), threshold=0.6)
 
 
-def test_six_people_are_six_faces_largest_first(detector, photos):
+def test_six_people_are_six_faces(detector, photos):
     faces = detector(decode((photos / "t1.jpg").read_bytes(), 10**7))
-    areas = [face.box[2] * face.box[3] for face in faces]
     assert len(faces) == 6
-    assert areas == sorted(areas, reverse=True)
+    assert max(overlap(one, other) for one, other in itertools.combinations(faces, 2)) < 0.1
 
 
 def test_landmarks_lie_where_the_docstring_says(detector, astronaut):
@@ -37,22 +37,14 @@ def test_a_medical_mask_alone_is_no_face(detector, photos):
     assert detector(decode((photos / "mask_blue.jpg").read_bytes(), 10**7)) == []
 
 
-def test_boxes_are_in_pixels_of_the_picture_given(detector, astronaut):
-    (small,) = detector(astronaut)
-    (large,) = detector(cv2.resize(astronaut, None, fx=4, fy=4, interpolation=cv2.INTER_CUBIC))
-    assert np.allclose(large.box / 4, small.box, atol=6)
-
-
 def test_a_box_is_clipped_to_the_picture(detector, astronaut):
     (face,) = detector(astronaut)
     x, y = face.box[:2].round().astype(int)
     cut = np.ascontiguousarray(astronaut[y + 15 :, x + 10 :])
     (clipped,) = detector(cut)
     assert clipped.box[:2].min() >= 0
-
-
-def test_a_face_under_heavy_noise_is_found_at_a_smaller_size(detector, astronaut):
-    assert len(detector(white_noise(astronaut, 50, seed=1))) == 1
+    assert np.abs(clipped.centre - face.centre + np.array([x + 10, y + 15])).max() < 15
+    assert face.inside == pytest.approx(1) and clipped.inside <= 1
 
 
 @pytest.mark.parametrize("size", [(512, 512), (333, 500), (90, 61)])

@@ -4,6 +4,10 @@ import numpy as np
 import pytest
 
 from faceq import geometry
+from faceq.detect import face_of
+from faceq.find_face import quality_matrix
+from faceq.finder import Found
+from faceq.landmarks import Dense
 
 
 def rotation(yaw: float, pitch: float, roll: float) -> np.ndarray:
@@ -43,7 +47,9 @@ def test_crop_is_upright_and_has_the_margin():
     landmarks = np.array(
         [[100, 100], [100 + 40 * np.cos(0.5236), 100 + 20], [120, 130], [110, 150], [140, 160]]
     )
-    matrix = geometry.crop_matrix(np.array([70, 60, 100, 80]), landmarks)
+    face = face_of(np.array([70, 60, 100, 80]), landmarks, 0.9, 400, 300)
+    nothing_dense = Dense(np.zeros((0, 2), np.float32), None, ())
+    matrix = quality_matrix(Found(face, nothing_dense, 1, 0))
     eyes = landmarks[:2] @ matrix[:, :2].T + matrix[:, 2]
     assert abs(eyes[0, 1] - eyes[1, 1]) < 0.05
     assert np.linalg.norm(eyes[1] - eyes[0]) == pytest.approx(40 * 256 / 150, rel=0.01)
@@ -54,9 +60,11 @@ def test_a_large_face_is_averaged_down_without_aliasing():
     # Stripes one pixel wide: a warp that skips pixels keeps black and white, an average gives grey.
     stripes = np.zeros((2000, 2000, 3), np.uint8)
     stripes[:, ::2] = 255
-    matrix = geometry.crop_matrix(np.array([400, 400, 1200, 1200]), np.array([[800, 900], [1200, 900]]))
+    matrix = geometry.crop_matrix(np.array([1000, 1000]), 1800, 0.0)
     inner = geometry.crop(stripes, matrix)[64:192, 64:192]
     assert np.abs(inner.astype(int) - 127).max() < 40
+    landmarks = (geometry.ALIGNED_LANDMARKS - 56) * 1200 / 112 + 1000
+    assert np.abs(geometry.align(stripes, landmarks)[8:-8, 8:-8].astype(int) - 127).max() < 40
 
 
 def test_coverage_counts_only_what_lies_in_the_frame():

@@ -15,7 +15,7 @@ import faceq
 from faceq import cluster, config, device, find_face, frames, geometry, models, onnx_runtime, quality
 from faceq.batches import Halving
 from faceq.config import Pool
-from faceq.detect import YuNet
+from faceq.detect import Face, YuNet
 from faceq.errors import UsageError
 from faceq.fiq import CUDA_TOLERANCE, Distances
 from faceq.quality import HALF_TOLERANCE, TorchQuality
@@ -32,9 +32,13 @@ DEVICES = ["cpu", pytest.param("cuda", marks=on_gpu)]
 @pytest.fixture(scope="module")
 def aligned() -> np.ndarray:
     """The demo's eight faces, (8, 112, 112, 3) uint8 RGB."""
+
+    def largest(faces: list[Face]) -> Face:
+        return max(faces, key=lambda face: face.area)
+
     detector = YuNet(models.fetch("yunet"), 0.6)
     faces = list(demo.source_faces().values())
-    return np.stack([geometry.align(face, detector(face)[0].landmarks) for face in faces])
+    return np.stack([geometry.align(face, largest(detector(face)).landmarks) for face in faces])
 
 
 @pytest.mark.parametrize("where", DEVICES)

@@ -7,6 +7,7 @@ from PIL import Image
 
 from faceq import geometry, mask, models
 from faceq.detect import YuNet
+from faceq.landmarks import MESH_ENLARGEMENT
 from faceq.mask import FaceMesh
 
 
@@ -19,28 +20,30 @@ def mesh() -> FaceMesh:
 def cut(astronaut) -> tuple[np.ndarray, np.ndarray]:
     """The upright crop, and the five landmarks in its pixels."""
     (face,) = YuNet(models.fetch("yunet"), 0.6)(astronaut)
-    matrix = geometry.crop_matrix(face.box, face.landmarks)
-    return geometry.crop(astronaut, matrix), face.landmarks @ matrix[:, :2].T + matrix[:, 2]
+    side, angle = MESH_ENLARGEMENT * face.side, geometry.eye_angle(face.landmarks)
+    matrix = geometry.crop_matrix(face.centre, side, angle, mask.MESH_SIZE)
+    crop = geometry.warp(astronaut, matrix, mask.MESH_SIZE)
+    return crop, geometry.from_frame(face.landmarks, matrix)
 
 
 def test_the_outline_holds_eyes_nose_and_mouth_and_not_the_corners(mesh, cut):
     crop, landmarks = cut
-    outline = mask.oval(mesh(crop))
+    outline = mask.oval(mesh(crop)[0])
     assert outline.shape == (36, 2)
     assert all(cv2.pointPolygonTest(outline, point, False) > 0 for point in landmarks.tolist())
     assert cv2.pointPolygonTest(outline, (5, 5), False) < 0
-    assert 0.2 < geometry.polygon_mask(outline, 256).mean() < 0.6
+    assert 0.2 < geometry.polygon_mask(outline, mask.MESH_SIZE).mean() < 0.6
 
 
 def test_dense_landmarks_agree_with_the_detector(mesh, cut):
     crop, landmarks = cut
     between = np.linalg.norm(landmarks[1] - landmarks[0])
-    assert np.linalg.norm(mask.five(mesh(crop)) - landmarks, axis=1).max() < 0.15 * between
+    assert np.linalg.norm(mask.five(mesh(crop)[0]) - landmarks, axis=1).max() < 0.15 * between
 
 
 def test_what_is_shown_of_a_face_is_its_inside_its_inside_on_black_or_all_of_it(mesh, cut):
     crop, _ = cut
-    inside = geometry.polygon_mask(mask.oval(mesh(crop)), 256)[None]
+    inside = geometry.polygon_mask(mask.oval(mesh(crop)[0]), mask.MESH_SIZE)[None]
     pictures = crop[None]
     assert mask.shown("mask", pictures, inside) == (pictures, inside)
 

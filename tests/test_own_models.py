@@ -208,7 +208,7 @@ WRONG = [
     ("recogniser", two_inputs, "expected one input of pictures .*found input.1, other"),
     ("landmarks", sixty_eight, r"106 landmarks in the plane are \(N, 212\) numbers"),
     ("landmarks", lambda folder: landmarks_106(folder / "l.onnx", side=128), r"models take \(N, 3, 192"),
-    ("landmarks", no_tflite, "is not FaceMesh with 468 landmarks"),
+    ("landmarks", no_tflite, "is not a TFLite file: FaceMesh is a TFLite file with 468 landmarks"),
     ("quality", html, "is not a checkpoint of plain tensors"),
     ("quality", runs_code, "is not a checkpoint of plain tensors"),
     ("quality", other_network, "is of neither form of DB-CNN: .* this has conv.weight"),

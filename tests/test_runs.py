@@ -167,3 +167,22 @@ def test_of_two_sets_of_models_the_refusal_names_what_differs(tmp_path):
     with pytest.raises(UsageError, match=r"\(models\.sface\.sha256 \"0+") as refused:
         table.check(mine)
     assert "licence" not in str(refused.value) and "yunet" not in str(refused.value)
+
+
+def test_a_table_of_an_older_faceq_is_refused_because_it_found_faces_in_another_way(tmp_path):
+    """Its record does not name how, and its settings are the same."""
+    table = Table(str(tmp_path), S3())
+    mine = config.build({"input": "in", "out": "out"}).record()
+    old = {key: value for key, value in mine.items() if key != "face_finding"}
+    table.put_record({**old, "run_id": "1", "state": "ended"})
+    with pytest.raises(
+        UsageError, match=r"of an older faceq, .*another way .face_finding 1 there, 2 now"
+    ) as no:
+        table.check(mine)
+    assert "--overwrite" in str(no.value) and "\n" not in str(no.value)
+    table.check(None)
+    table.put_record({**mine, "run_id": "1", "state": "ended"})
+    table.check(mine)
+    table.put_record({**mine, "face_finding": 3, "run_id": "1", "state": "ended"})
+    with pytest.raises(UsageError, match="of a newer faceq"):
+        table.check(mine)

@@ -14,7 +14,7 @@ from conftest import BUCKET
 from PIL import Image
 
 import faceq
-from faceq import models
+from faceq import geometry, models
 from faceq.batches import in_mini_batches
 from faceq.config import PRESETS, Config
 from faceq.dbcnn import DBCNN_LITE_WEIGHTS, load_dbcnn_lite
@@ -64,7 +64,8 @@ def test_each_status_and_what_is_null_with_it(faces, photos):
         ("width", "height", "n_faces"),
         ("face_x", "det_score", "landmarks", "yaw", "pitch", "roll"),
     )
-    fiq, quality = ("serfiq_raw", "serfiq", "embedding_norm", "dhash"), ("mask_coverage", "dbcnn")
+    fiq = ("serfiq_raw", "serfiq", "embedding_norm", "dhash", "face_confidence", "align_error")
+    quality = ("mask_coverage", "dbcnn")
     groups = (readable, face, fiq, quality)
     # What each status has, of the four groups of columns, in the order above.
     for row, known in zip(
@@ -129,8 +130,9 @@ def test_a_calibration_of_ones_own_moves_serfiq_and_nothing_else(faces):
 
 
 @pytest.mark.parametrize("degrees", [0, 20])
-def test_of_a_face_that_the_frame_cuts_off_no_black_beyond_the_edge_is_judged(faces, degrees):
-    """No pixel of these frames is black: what is black in a crop lies outside its frame."""
+def test_of_a_face_that_the_frame_cuts_off_no_black_comes_into_what_quality_is_judged_on(faces, degrees):
+    """No pixel of these frames is black: what is black in a crop lies outside its frame. The recogniser,
+    which was trained on such, still gets black there."""
     find_face = FindFace(Config())
     turn = cv2.getRotationMatrix2D((demo.FRAME_SIZE / 2, demo.FRAME_SIZE / 2), degrees, 1)
     for face in faces.values():
@@ -140,8 +142,14 @@ def test_of_a_face_that_the_frame_cuts_off_no_black_beyond_the_edge_is_judged(fa
         found = find_face(to_table([Frame("cut", None, 0, png(cut))]))
         (crop,) = pixels(found, "crop", np.array([0]), (256, 256, 3))
         (inside,) = masks_of(found, np.array([0]))
-        assert (crop == 0).all(axis=2).any() and inside.mean() > 0.1
-        assert crop[inside > 0].max(axis=1).min() > 0
+        (aligned,) = pixels(found, "aligned", np.array([0]), (112, 112, 3))
+        assert crop.max(axis=2).min() > 0 and inside.mean() > 0.1
+        assert (aligned == 0).all(axis=2).any()
+        # What is mirrored is no part of the face.
+        matrix = np.frombuffer(found["crop_map"][0].as_py()).reshape(2, 3)
+        ys, xs = np.nonzero(inside)
+        there = geometry.to_frame(np.column_stack([xs, ys]), matrix)
+        assert there.min() > -2 and (there < np.array(cut.shape[1::-1]) + 2).all()
 
 
 def test_each_region_judges_other_pixels_and_another_name_is_refused(faces):
@@ -188,7 +196,9 @@ def test_scores_fall_along_the_demo_ladders(faces):
     rows = faceq.score_images(pictures, fiq_threshold=0).to_pylist()
     scores = {demo._member(*member): row for member, row in zip(members, rows, strict=True)}
     for kind in kinds:
-        assert demo.correlation(scores, list(faces), kind, "serfiq_raw") <= -0.9
+        # JPEG down to quality 14 leaves what a recogniser sees of a well aligned face as it was.
+        most = -0.8 if kind == "jpeg" else -0.9
+        assert demo.correlation(scores, list(faces), kind, "serfiq_raw") <= most
         assert demo.correlation(scores, list(faces), kind, "dbcnn") <= -0.9
 
 

@@ -21,7 +21,7 @@ B2SUM_VIDEO = "cf14a6aaf83ac1d7"
 def test_columns_are_those_of_the_contract():
     names = (
         "frame_id source member frame_index timestamp_s status error width height n_faces "
-        "face_x face_y face_w face_h det_score landmarks yaw pitch roll "
+        "face_x face_y face_w face_h det_score landmarks yaw pitch roll face_confidence align_error "
         "serfiq_raw serfiq embedding_norm dhash mask_coverage dbcnn run_id"
     )
     assert SCHEMA.names == names.split()
