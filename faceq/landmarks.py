@@ -82,7 +82,7 @@ class Mesh:
         passes: list[tuple[np.ndarray, float]] = []
         for number in range(MOST_PASSES):
             matrix = geometry.crop_matrix(centre, side, angle, mask.MESH_SIZE)
-            points, logit = self._mesh(geometry.warp(picture, matrix, mask.MESH_SIZE))
+            points, logit = self._mesh(_cut(picture, matrix))
             tilt = abs(geometry.eye_angle(mask.five(points)))
             placed = geometry.to_frame(points[:, :2], matrix)
             last = placed, logit
@@ -98,6 +98,11 @@ class Mesh:
         points = geometry.to_frame(mean, matrix_back).astype(np.float32)
         logit = float(np.mean([logit for _, logit in kept]))
         return Dense(points, mask.FACE_OVAL, MESH_POSE, mask.five(points), logit)
+
+
+def _cut(picture: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """What the mesh is shown, (192, 192, 3). By a plain warp: the picture is at most twice as large there."""
+    return cv2.warpAffine(picture, matrix, (mask.MESH_SIZE, mask.MESH_SIZE))
 
 
 def _reduced(picture: np.ndarray, centre: np.ndarray, side: float) -> tuple[np.ndarray, np.ndarray]:

@@ -159,7 +159,7 @@ def test_each_region_judges_other_pixels_and_another_name_is_refused(faces):
         for region in ("mask", "black_out", "crop")
     }
     for one, other in itertools.combinations(by_region.values(), 2):
-        assert np.abs(one - other).min() > 0.1
+        assert np.median(np.abs(one - other)) > 0.5  # of one face two regions may happen to score alike
     known = "'mask', 'black_out', 'crop', 'frame' or 'frame_jpeg'"
     with pytest.raises(UsageError, match=rf"quality_region: .*{known}"):
         faceq.score_images(images, quality_region="face")
