@@ -166,7 +166,11 @@ def test_in_a_browser(page, looked_at, tmp_path, capsys):
         assert f"of all frames kept: {count} of " in kept and count > 0
 
         least = float(filter_.split()[2])
-        for side, right in (("below", lambda v: v < least), ("above", lambda v: v >= least - 0.005)):
+        # Labels have two digits.
+        for side, right in (
+            ("below", lambda v: v <= least + 0.005),
+            ("above", lambda v: v >= least - 0.005),
+        ):
             under = f"document.querySelectorAll('#serfiq-{side} small')"
             texts = tab.value(f"[...{under}].map(e => e.textContent)")
             assert texts and all(right(float(label.split(" ")[0])) for label in texts)

@@ -104,8 +104,10 @@ def undisturbed(shards, local_ray, tmp_path_factory) -> list[dict]:
 def test_killed_as_a_whole_and_started_again(shards, undisturbed, tmp_path):
     job = Job(shards, tmp_path)
     job.until(lambda: len(job.files()) >= 3)
+    below = psutil.Process(job.process.pid).children(recursive=True)
     os.killpg(job.process.pid, signal.SIGKILL)
     job.process.wait()
+    psutil.wait_procs(below, timeout=60)  # Ray's workers have groups of their own, and may still write
     table = Table(job.settings.out, job.settings.s3)
     before = {
         row["frame_id"]
