@@ -111,9 +111,9 @@ class Finder:
                 break
             if best is None and turns is not TURNS[0]:
                 break
-            found = best
+            found, views = best, self._views(first, best)
             for turn in turns:
-                other = self._found_turned(first, turn, found)
+                other = self._found_turned(views, turn, found)
                 if other is not None and _is_better(other, best):
                     best = other
             best = self._settled(first, best)
@@ -123,7 +123,7 @@ class Finder:
         """The face of a frame as it is."""
         faces = looked_at(self._detector, first, 0)
         close = min(1.0, self._detector.least_face / self._min_face)
-        if close > CLOSER * self._first_scale(first.picture):
+        if close > CLOSER * first.scale:
             _add(faces, looked_at(self._detector, View.of(first.picture, close), 0))
         return self._of(first.picture, faces, 0)
 
@@ -133,14 +133,20 @@ class Finder:
             return None
         return self._of(picture, looked_at(self._detector, View.of(picture, side / longer), 0), 0)
 
-    def _found_turned(self, first: "View", turn: int, before: Found | None) -> Found | None:
-        """The face of a frame that is turned, by the first look at it and one at what lies around the face
-        that was found before, if that shows it larger."""
+    def _views(self, first: "View", before: Found | None) -> list["View"]:
+        """What is shown of a turned frame: what the first look shows, and what lies around the face that was
+        found before, if that shows it larger."""
+        if before is None:
+            return [first]
+        around = View.around(first.picture, before.face, self._detector.first_side)
+        return [first, around] if around.scale > CLOSER * first.scale else [first]
+
+    def _found_turned(self, views: list["View"], turn: int, before: Found | None) -> Found | None:
+        """The face of a frame that is turned, which shows in one of its views."""
+        first, *others = views
         faces = looked_at(self._detector, first, turn)
-        if before is not None:
-            around = View.around(first.picture, before.face, self._detector.first_side)
-            if around.scale > CLOSER * first.scale:
-                _add(faces, looked_at(self._detector, around, turn))
+        for view in others:
+            _add(faces, looked_at(self._detector, view, turn))
         found = self._of(first.picture, faces, turn)
         if found is None or before is None:
             return found
@@ -168,7 +174,8 @@ class Finder:
         for _ in range(MOST_SETTLING_LOOKS):
             if found is None or found.logit is None or abs(found.tilt) < SETTLED:
                 break
-            again = self._found_turned(first, round(found.turn - found.tilt) % 360, found)
+            turn = round(found.turn - found.tilt) % 360
+            again = self._found_turned(self._views(first, found), turn, found)
             if again is None or _sureness(again) < _sureness(found) - LEAD_LOGIT:
                 break
             found = again

@@ -71,11 +71,6 @@ class FaceMesh:
         return points.reshape(-1, 3), float(logit[0, 0])
 
 
-def oval(points: np.ndarray) -> np.ndarray:
-    """Outline of the face, (36, 2), out of the dense landmarks (468, 3); x, y in their unit."""
-    return points[FACE_OVAL, :2]
-
-
 def five(points: np.ndarray) -> np.ndarray:
     """The five landmarks of `faceq.geometry`, (5, 2), out of the dense ones (468, 3)."""
     return np.stack([points[list(pair), :2].mean(axis=0) for pair in _FIVE])

@@ -130,14 +130,10 @@ def score(config: Config, overwrite: bool = False, retry_unreadable: bool = Fals
             raise JobError(f"{run.frames} frames were read but {run.rows} rows written to {table.uri}")
         claim.check_still_held(table, run)
         if run.rows or run.already_done or run.frames is None:
-            run.finished = _now()  # else its record goes: it shall not tie the table to its settings
+            run.finished = _now()  # else its record is removed, so that other settings can be used here
     if not run.finished:
         raise UsageError(_no_frames(run))
     return Summary(run, table.uri, seconds, *first, quantiles)
-
-
-def _is_below(name: str, folder: str) -> bool:
-    return name.startswith(f"{folder}/")
 
 
 def _no_frames(run: Run) -> str:

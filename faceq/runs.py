@@ -126,8 +126,8 @@ class Table:
             other = "an older" if there < now else "a newer"
             raise UsageError(
                 f"{self.uri}: already holds a table of {other} faceq, which found and aligned faces in "
-                f"another way (face_finding {there} there, {now} now), so that scores do not compare: name "
-                "another folder for --out, or replace the table by --overwrite"
+                f"another way (face_finding {there} there, {now} now), so that scores cannot be compared: "
+                "name another folder for --out, or replace the table by --overwrite"
             )
 
     def remove_others(self, mine: Run) -> int:

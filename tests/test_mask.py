@@ -28,7 +28,7 @@ def cut(astronaut) -> tuple[np.ndarray, np.ndarray]:
 
 def test_the_outline_holds_eyes_nose_and_mouth_and_not_the_corners(mesh, cut):
     crop, landmarks = cut
-    outline = mask.oval(mesh(crop)[0])
+    outline = mesh(crop)[0][mask.FACE_OVAL, :2]
     assert outline.shape == (36, 2)
     assert all(cv2.pointPolygonTest(outline, point, False) > 0 for point in landmarks.tolist())
     assert cv2.pointPolygonTest(outline, (5, 5), False) < 0
@@ -43,7 +43,7 @@ def test_dense_landmarks_agree_with_the_detector(mesh, cut):
 
 def test_what_is_shown_of_a_face_is_its_inside_its_inside_on_black_or_all_of_it(mesh, cut):
     crop, _ = cut
-    inside = geometry.polygon_mask(mask.oval(mesh(crop)[0]), mask.MESH_SIZE)[None]
+    inside = geometry.polygon_mask(mesh(crop)[0][mask.FACE_OVAL, :2], mask.MESH_SIZE)[None]
     pictures = crop[None]
     assert mask.shown("mask", pictures, inside) == (pictures, inside)
 
