@@ -120,8 +120,9 @@ class Table:
 
     def _ties(self, run: dict[str, Any]) -> bool:
         """Whether there may be rows that were made with this run's settings."""
-        if run.get("state") == "ended" and not run.get("finished"):
-            return bool(self.files_of(run["run_id"]))  # it was stopped: before its first rows?
+        stopped = run.get("state") == "ended" and run.get("finished", "") is None
+        if stopped and not self.files_of(run["run_id"]):
+            return False
         return run.get("state") != "claiming"
 
     def _check_face_finding(self, run: dict[str, Any], mine: dict[str, Any]) -> None:
