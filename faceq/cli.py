@@ -2,11 +2,11 @@
 
 import argparse
 import math
-import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 
-from faceq import __version__, config, models, plan
+from faceq import __version__, config, models, plan, signals, streams
 from faceq.cli_evaluate import add_evaluate_arguments
 from faceq.cli_inspect import add_inspect_arguments
 from faceq.cli_models import add_model_arguments, add_models_arguments, model_settings
@@ -16,24 +16,37 @@ from faceq.errors import JobError, UsageError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
-    options = _parser().parse_args(arguments)
+    """Run one command; returns the exit status: 0 done, 1 failed, 2 wrong usage; 130, 143 or 129 where
+    Ctrl-C, SIGTERM or SIGHUP has ended it."""
+    with streams.guarded() as output, signals.raised() as ending:
+        try:
+            options = _parser().parse_args(arguments)
+            output.only_prints = options.only_prints(options)
+            return _run(options, ending)
+        except streams.ReaderGone:
+            return 0  # `| head` has seen enough
+        except signals.Interrupted:
+            return ending.status
+
+
+def _run(options: argparse.Namespace, ending: signals.Ending) -> int:
     run: Callable[[argparse.Namespace], int] = options.run
     try:
-        return run(options)
-    except UsageError as error:
-        _say(str(error))
-        return 2
-    except (JobError, models.ModelError) as error:
-        _say(str(error))
-        return 1
-    except KeyboardInterrupt:
-        _say(f"interrupted{options.on_interrupt(options)}")
-        return 130
-    except BrokenPipeError:
-        # `| head` has seen enough. Python would complain again when it flushes at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        status = run(options)
+        sys.stdout.flush()
+        return status
+    except BaseException as error:
+        if ending.received is not None:  # whatever its consequences looked like
+            name = "Ctrl-C" if ending.received == signal.SIGINT else ending.received.name
+            _say(f"stopped by {name}{options.on_interrupt(options)}")
+            return ending.status
+        if isinstance(error, UsageError):
+            _say(str(error))
+            return 2
+        if isinstance(error, JobError | models.ModelError):
+            _say(str(error))
+            return 1
+        raise
 
 
 _EXAMPLES = """a first look:
@@ -56,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     as_written = argparse.RawDescriptionHelpFormatter
     what = "Score face images at scale: can the face be recognised, does it look good?"
     parser = argparse.ArgumentParser("faceq", description=what, epilog=_EXAMPLES, formatter_class=as_written)
-    parser.set_defaults(on_interrupt=lambda options: "")
+    parser.set_defaults(on_interrupt=lambda options: "", only_prints=lambda options: False)
     parser.add_argument("--version", action="version", version=f"faceq {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     add_score_arguments(commands.add_parser("score", help="score frames and write the result table"))
@@ -132,8 +145,8 @@ def score(options: argparse.Namespace) -> int:
 
 
 def _how_to_go_on(options: argparse.Namespace) -> str:
-    again = "the same command without --overwrite" if options.overwrite else "the same command"
-    return f"; {again} goes on where it stopped"
+    without = " without --overwrite" if options.overwrite else ""
+    return f": run the same command{without} again to continue where it stopped"
 
 
 _COMPACT = """Writes the table of a finished job again, as few large files, sorted by score inside each
@@ -184,7 +197,7 @@ def _add_plan_arguments(parser: argparse.ArgumentParser) -> None:
     add("--gpu", required=True, metavar="TYPE", help=what)
     add("--price-per-hour", type=_price, metavar="X", help="of one machine, in any currency")
     add("--preset", choices=plan.COSTS, default="embedded", help="set of models (embedded)")
-    parser.set_defaults(run=run_plan)
+    parser.set_defaults(run=run_plan, only_prints=lambda options: True)
 
 
 def _price(text: str) -> float:

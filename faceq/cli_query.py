@@ -52,7 +52,7 @@ def add_query_arguments(parser: argparse.ArgumentParser) -> None:
     what = "write the frames themselves, with their rows, as WebDataset tars into a folder"
     output.add_argument("--export-shards", metavar="DIR", help=what)
     add("--config", metavar="job.yaml", help="the job's settings: where its S3 is")
-    parser.set_defaults(run=query, on_interrupt=_how_to_go_on)
+    parser.set_defaults(run=query, on_interrupt=_how_to_go_on, only_prints=_only_prints)
 
 
 def positive(text: str) -> int:
@@ -94,7 +94,11 @@ def query(options: argparse.Namespace) -> int:
 
 
 def _how_to_go_on(options: argparse.Namespace) -> str:
-    return "; the same command goes on where it stopped" if options.export_shards else ""
+    return ": run the same command again to continue where it stopped" if options.export_shards else ""
+
+
+def _only_prints(options: argparse.Namespace) -> bool:
+    return not (options.export or options.export_shards)
 
 
 def _export_shards(rows: Any, options: argparse.Namespace, s3: config.S3) -> int:

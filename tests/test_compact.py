@@ -131,6 +131,19 @@ def test_an_unfinished_job_is_refused_until_it_was_run_again(scored, tmp_path, c
     assert cli.main(["compact", str(table), "--out", str(tmp_path / "new")]) == 0
 
 
+def test_a_killed_job_whose_clock_was_ahead_is_made_good_by_the_one_that_went_on(scored, tmp_path):
+    table = tmp_path / "table"
+    chosen = scored.model_copy(update={"out": str(table)})
+    pipeline.score(chosen)
+    (path,) = (table / "_faceq").iterdir()
+    record = json.loads(path.read_text())
+    killed = {**record, "run_id": "20991123T170000Z-aaaaaaaa", "finished": None}
+    path.with_name(f"run-{killed['run_id']}.json").write_text(json.dumps(killed))
+    path.unlink()
+    pipeline.score(chosen)
+    assert cli.main(["compact", str(table), "--out", str(tmp_path / "new")]) == 0
+
+
 def test_what_is_no_place_for_a_table_is_refused(scored, tmp_path, capsys):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").touch()

@@ -82,6 +82,18 @@ def test_of_doubles_the_latest_run_stays(table, place, request):
     ]
 
 
+def test_the_latest_run_is_the_one_that_held_the_table_last_whatever_its_clock_said(table):
+    """The first run's machine was ahead, so that its id and the names of its files sort last."""
+    for run_id, sequence in ((NEW, 1), (OLD, 2)):
+        run = save_run(table, run_id, finished=True)
+        run.sequence = sequence
+        table.save(run)
+        write(table, run_id, "scored", [1, sequence + 10])
+    write(table, "0-compacted", "scored", [1, 20])
+    assert recover.prepare(table, set())[0].tolist() == [1, 11, 12, 20]
+    assert (1, "scored", OLD) in rows_of(table)
+
+
 def test_a_frame_that_is_twice_in_one_file_keeps_its_last_row(table):
     save_run(table, OLD, finished=True)
     write(table, OLD, "scored", [1, 2, 1, 3])
