@@ -10,14 +10,14 @@ the storage itself gave, so that clocks of machines need not agree.
 import contextlib
 import os
 import socket
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from faceq.errors import JobError, UsageError
+from faceq import streams
+from faceq.errors import FaceqError, JobError, UsageError
 from faceq.runs import Run, Table
 
 BEAT_S = 10
@@ -40,7 +40,7 @@ def held(table: Table, run: Run) -> Iterator[None]:
         run.state = "running"
         table.save(run)
     except BaseException:
-        with contextlib.suppress(UsageError):
+        with contextlib.suppress(FaceqError):
             table.forget(run)
         raise
     stop = threading.Event()
@@ -51,7 +51,7 @@ def held(table: Table, run: Run) -> Iterator[None]:
             yield
         except BaseException:
             # What went wrong is the news, not that the storage, for the same reason, takes no record of it.
-            with contextlib.suppress(UsageError):
+            with contextlib.suppress(FaceqError):
                 _end(table, run, stop, beating)
             raise
         _end(table, run, stop, beating)
@@ -128,7 +128,7 @@ def _beat(table: Table, run: Run, stop: threading.Event) -> None:
         try:
             table.save(run)
         except Exception as error:  # storage that fails now, in whatever way, may answer the next time
-            print(f"faceq: no sign of life could be written: {error}", file=sys.stderr)
+            streams.say(f"faceq: no sign of life could be written: {error}")
 
 
 def owner() -> dict[str, Any]:

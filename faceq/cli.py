@@ -2,38 +2,43 @@
 
 import argparse
 import math
-import os
 import sys
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
-from faceq import __version__, config, models, plan
+from faceq import __version__, config, plan, streams
 from faceq.cli_evaluate import add_evaluate_arguments
 from faceq.cli_inspect import add_inspect_arguments
 from faceq.cli_models import add_model_arguments, add_models_arguments, model_settings
 from faceq.cli_query import add_query_arguments, positive
 from faceq.cli_report import add_report_arguments
-from faceq.errors import JobError, UsageError
+from faceq.errors import FaceqError
+from faceq.visible import visible
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
-    options = _parser().parse_args(arguments)
-    run: Callable[[argparse.Namespace], int] = options.run
+    streams.prepare()
     try:
-        return run(options)
-    except UsageError as error:
+        options = _options(arguments)
+        run: Callable[[argparse.Namespace], int] = options.run
+        status = run(options)
+        sys.stdout.flush()
+        return status
+    except FaceqError as error:
         _say(str(error))
-        return 2
-    except (JobError, models.ModelError) as error:
-        _say(str(error))
-        return 1
+        return error.exit_status
     except KeyboardInterrupt:
         _say(f"interrupted{options.on_interrupt(options)}")
         return 130
     except BrokenPipeError:
         # `| head` has seen enough. Python would complain again when it flushes at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        streams.drop(sys.stdout)
         return 0
+    except OSError as error:
+        where = "standard output cannot be written: " if streams.output_fails() else ""
+        _say(f"{where}{error.strerror if where and error.strerror else error}")
+        return 1
 
 
 _EXAMPLES = """a first look:
@@ -48,14 +53,29 @@ _EXAMPLES = """a first look:
 
 def _say(reason: str) -> None:
     """Why it ends, as the last line of a log that both streams go to."""
-    sys.stdout.flush()
-    print(f"faceq: {reason}", file=sys.stderr)
+    streams.output_fails()
+    streams.say(f"faceq: {reason}")
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that shows what it was given as text: a shell may have made it of names of files."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(visible(message))
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    try:
+        return _parser().parse_args(arguments)
+    except SystemExit:
+        sys.stdout.flush()  # of --help, say
+        raise
 
 
 def _parser() -> argparse.ArgumentParser:
     as_written = argparse.RawDescriptionHelpFormatter
     what = "Score face images at scale: can the face be recognised, does it look good?"
-    parser = argparse.ArgumentParser("faceq", description=what, epilog=_EXAMPLES, formatter_class=as_written)
+    parser = _Parser("faceq", description=what, epilog=_EXAMPLES, formatter_class=as_written)
     parser.set_defaults(on_interrupt=lambda options: "")
     parser.add_argument("--version", action="version", version=f"faceq {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
@@ -161,7 +181,7 @@ def run_compact(options: argparse.Namespace) -> int:
     from faceq import compact  # noqa: PLC0415 - DuckDB takes a while to import
 
     rows, before, after = compact.compact(options.table, options.out, config.load(options.config, {}).s3)
-    print(f"{rows:,} rows in {after:,} files, before {before:,}: {options.out}")
+    print(f"{rows:,} rows in {after:,} files, before {before:,}: {visible(options.out)}")
     return 0
 
 

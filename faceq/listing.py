@@ -15,8 +15,8 @@ import fsspec
 
 from faceq import manifest
 from faceq.config import S3
-from faceq.errors import UsageError
-from faceq.faults import fault_of, in_words
+from faceq.errors import FaceqError, StorageError, UsageError
+from faceq.faults import failure, fault_of, in_words
 from faceq.folders import MAGIC, Bucket, Disk, Files, Place, UnlistedError, glob
 from faceq.storage import absolute, filesystem, is_remote, path_of, storage_errors
 
@@ -79,7 +79,8 @@ def list_shards(
         passed_over: takes the names of files that are passed over for their endings.
 
     Raises:
-        UsageError: an input that is not there, holds no frames, or cannot be listed whole.
+        UsageError: an input that is not there, or holds no frames.
+        StorageError: one that cannot be listed whole.
     """
     shards: dict[str, Shard] = {}
     for uri in inputs:
@@ -146,11 +147,14 @@ def _list_input(uri: str, s3: S3, any_name: bool) -> tuple[list[Shard], list[str
     except FileNotFoundError:
         raise UsageError(f"{uri}: there is no such file, folder or bucket") from None
     except UnlistedError as error:
-        raise UsageError(_unlisted(uri, path, error)) from None
-    except (OSError, ValueError, *storage_errors()) as error:
-        if isinstance(error, UsageError):
-            raise
-        raise UsageError(f"{uri}: cannot be listed: {_why(in_words(error, files, path))}") from None
+        raise StorageError(_unlisted(uri, path, error)) from None
+    except FaceqError:
+        raise
+    except ValueError as error:  # a NUL in a name
+        raise UsageError(f"{uri}: cannot be listed: {words(error)}") from None
+    except (OSError, *storage_errors()) as error:
+        said = in_words(error, files, path)
+        raise type(failure(uri, said))(f"{uri}: cannot be listed: {_why(said)}") from None
     shards, others = [], []
     for name, size in found.items():
         kind = kind_of(name)

@@ -2,7 +2,6 @@
 
 import contextlib
 import re
-import sys
 import time
 import warnings
 from collections import Counter
@@ -18,7 +17,7 @@ from ray.util.annotations import RayDeprecationWarning
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import faceq
-from faceq import claim, progress, recover
+from faceq import claim, progress, recover, streams
 from faceq.census import DEATHS_OF_A_KILLER, Census
 from faceq.cluster import MAX_RETRIES, pool_options, ray_for
 from faceq.config import Config
@@ -80,7 +79,9 @@ def score(config: Config, overwrite: bool = False, retry_unreadable: bool = Fals
     Raises:
         UsageError: an input or output or model that cannot be used as given, terms that are not accepted, or
             another job at work on the table.
-        JobError: the job was stopped, because nearly nothing could be read or a part of it failed.
+        StorageError: a disk or a store that the job needs is full or down, or denies access.
+        JobError: the job was stopped, because nearly nothing could be read or a part of it failed; a
+            StorageError is one, too.
     """
     if config.out is None:
         raise UsageError("no output given: name the table's folder or s3:// prefix with --out")
@@ -118,10 +119,10 @@ def score(config: Config, overwrite: bool = False, retry_unreadable: bool = Fals
         held.enter_context(claim.held(table, run))
         if overwrite:
             removed = table.remove_others(run)
-            print(f"faceq: --overwrite: removed the {removed:,} files of {table.uri}", file=sys.stderr)
+            streams.say(f"faceq: --overwrite: removed the {removed:,} files of {table.uri}")
         if retry_unreadable:
             again = recover.forget_unreadable(table, {shard.source for shard in shards})
-            print(f"faceq: --retry-unreadable: {again:,} frames are tried again", file=sys.stderr)
+            streams.say(f"faceq: --retry-unreadable: {again:,} frames are tried again")
         seconds, first = _score(config, shards, table, run)
         run.counts, quantiles = table.counts_and_quantiles(run.run_id)
         run.rows = sum(run.counts.values())

@@ -18,12 +18,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 
-from faceq import folders
+from faceq import folders, records
 from faceq.config import S3
-from faceq.errors import UsageError
+from faceq.errors import FaceqError, StorageError, UsageError
+from faceq.faults import failure
 from faceq.parquet import ParquetFile
-from faceq.storage import READ_AHEAD, absolute, filesystem, has_failed, path_of, storage_errors
-from faceq.table import STATUSES, among, schema
+from faceq.storage import READ_AHEAD, absolute, filesystem, has_failed, is_temporary, path_of, storage_errors
+from faceq.table import STATUSES, among, record_of, schema
 
 COMPRESSION = "zstd"
 ROWS_PER_GROUP = 100_000
@@ -99,7 +100,8 @@ class Table:
 
         Raises:
             UsageError: rows made with other settings are there (with what differs), or other files, or
-                the place cannot be read, or has a name that Ray would change.
+                it has a name that Ray would change.
+            StorageError: the place cannot be read, or a record in it is damaged.
         """
         written_to = _as_ray_takes(self.path)
         if written_to != self.path:
@@ -150,7 +152,11 @@ class Table:
         return [path for path in self.row_files() if is_of(path, run_id)]
 
     def _runs_or_nothing(self) -> list[dict[str, Any]]:
-        """Records of the runs; none where nothing is; UsageError where something else than a table is."""
+        """Records of the runs; none where nothing is, or only what is left of a run that wrote nothing.
+
+        Where rows have lost their records, as when a worker outlived a job that had written nothing, the
+        settings in their footers stand for these. UsageError where something else than a table is.
+        """
         with self.reached():
             self.files.invalidate_cache()
             if not self.files.exists(self.path):
@@ -158,23 +164,44 @@ class Table:
             if not self.files.isdir(self.path):
                 raise UsageError(f"{self.uri}: is a file: name a folder for the table")
             runs = self.runs()
-            there = [path for path in self.files.ls(self.path, detail=False) if not path.endswith("/_faceq")]
-            if not runs and there:
-                raise UsageError(f"{self.uri}: holds files that are not a faceq table: name an empty folder")
-        return runs
+            if runs:
+                return runs
+            there = (path.rsplit("/", 1)[1] for path in self.files.ls(self.path, detail=False))
+            foreign = next((name for name in there if not _is_of_a_table(name)), None)
+            rows = {path.rsplit("/", 1)[1].rsplit("-", 3)[0]: path for path in self.row_files()}
+            settings = [self._footer(path) for path in rows.values()]
+            if foreign is not None or not all(settings):
+                raise UsageError(
+                    f"{self.uri}: holds files that are not a faceq table"
+                    f"{f' ({foreign})' if foreign else ''}: name an empty folder"
+                )
+            return settings
+
+    def _footer(self, path: str) -> dict[str, Any]:
+        """The settings that one of `row_files` was made with; empty where faceq did not write it."""
+        with self._opened(path) as file:
+            return record_of(file.schema_arrow)
 
     def exists(self) -> bool:
-        """Whether a run has begun to write here; UsageError if the place cannot be read."""
+        """Whether a run has begun to write here; StorageError if the place cannot be read."""
         with self.reached():
             return bool(self._run_files())
 
     def empty(self) -> bool:
-        """Whether nothing at all is here; UsageError if the place cannot be read."""
+        """Whether nothing is here but empty folders of a table, and what was not finished; StorageError if
+        the place cannot be read."""
         with self.reached():
             self.files.invalidate_cache()
             if not self.files.exists(self.path):
                 return True
-            return bool(self.files.isdir(self.path)) and not self.files.ls(self.path)
+            if not self.files.isdir(self.path):
+                return False
+            folders_there = self.files.ls(self.path, detail=False)
+            return all(_is_of_a_table(path.rsplit("/", 1)[1]) for path in folders_there) and all(
+                is_temporary(path.rsplit("/", 1)[1])
+                for folder in folders_there
+                for path in self.files.ls(folder, detail=False)
+            )
 
     def record(self) -> dict[str, Any]:
         """What decides the values in the rows: the record that all runs of this table share."""
@@ -188,13 +215,23 @@ class Table:
         return folders.inside(self.files, self.path, "_faceq/run-*.json")
 
     def runs(self) -> list[dict[str, Any]]:
-        """Records of all runs, the oldest first."""
+        """Records of all runs, by their ids.
+
+        Raises:
+            StorageError: the place cannot be read, or a record is damaged (see `records.parse`).
+        """
         found = []
         with self.reached():
             self.files.invalidate_cache()
             for path in self._run_files():
-                with contextlib.suppress(FileNotFoundError):  # a job that was refused took its record back
-                    found.append(json.loads(self.files.cat_file(path)))
+                name = path.rsplit("/", 1)[1]
+                try:
+                    content = self.files.cat_file(path)
+                except FileNotFoundError:
+                    continue  # a job that was refused took its record back
+                except IsADirectoryError:
+                    raise records.damaged(self.uri, name, "it is a folder") from None
+                found.append(records.parse(content, name, self.uri))
         return found
 
     def written(self, run_id: str) -> datetime | None:
@@ -210,32 +247,41 @@ class Table:
             self.files.rm_file(self._run_file(run.run_id))
 
     def _run_file(self, run_id: str) -> str:
-        return f"{self.path}/_faceq/run-{run_id}.json"
+        return f"{self.path}/_faceq/{records.name_of(run_id)}"
 
     @contextlib.contextmanager
     def reached(self) -> Iterator[None]:
-        """Turns what storage raises into a UsageError that names the place."""
+        """Turns what storage raises into an error that names the place: see `faults.failure`."""
         try:
             yield
-        except UsageError:
+        except FaceqError:
             raise
         except PermissionError as error:
-            raise UsageError(f"{self.uri}: access denied: {error}: check permissions, credentials") from None
-        except json.JSONDecodeError as error:
-            raise UsageError(f"{self.uri}: _faceq holds a run that is no JSON: {error}") from None
+            raise failure(f"{self.uri}: access denied", error) from None
         except (OSError, pa.ArrowException, *storage_errors()) as error:
-            raise UsageError(f"{self.uri}: cannot be used: {' '.join(str(error).split())}") from None
+            raise failure(f"{self.uri}: cannot be used", error) from None
 
     def row_files(self) -> list[str]:
-        """The Parquet files that hold rows, as the file system calls them."""
+        """The Parquet files that hold rows, as the file system calls them.
+
+        Raises:
+            StorageError: the place cannot be read, or holds rows of a status that there is not.
+        """
         with self.reached():
             self.files.invalidate_cache()
-            return folders.inside(self.files, self.path, "status=*/*.parquet")
+            found = folders.inside(self.files, self.path, "status=*/*.parquet")
+        unknown = next((path for path in found if status_of(path) not in STATUSES), None)
+        if unknown is not None:
+            raise StorageError(
+                f"{self.uri}: status={status_of(unknown)} is no folder of a faceq table (there are "
+                f"{', '.join(f'status={status}' for status in STATUSES)}): move it to another place"
+            )
+        return found
 
     def save(self, run: Run) -> None:
         """Write the run's record; readers see the old one or the new one, never a part.
 
-        Raises UsageError where nothing can be written.
+        Raises StorageError where nothing can be written.
         """
         self.put_record(run.as_json())
 
@@ -272,7 +318,7 @@ class Table:
         return sum(len(part) for part in self._parts(self.row_files(), ["status"]))
 
     def find_damage(self) -> None:
-        """Read everything; UsageError where that fails, with the file."""
+        """Read everything; StorageError where that fails, with the file."""
         for _ in self._parts(self.row_files(), schema(embeddings=True).names):
             pass
 
@@ -313,7 +359,7 @@ class Table:
 
     @contextlib.contextmanager
     def _opened(self, path: str) -> Iterator[ParquetFile]:
-        """One of `row_files`; UsageError where it cannot be read."""
+        """One of `row_files`; StorageError where it cannot be read."""
         with self.reached(), self.files.open(path, "rb", block_size=READ_AHEAD) as file:
             try:
                 yield ParquetFile(file)
@@ -321,11 +367,11 @@ class Table:
                 if has_failed(error):
                     raise
                 if "lists to be of size" in str(error):
-                    raise UsageError(
+                    raise StorageError(
                         f"{self.uri}: an older faceq wrote {path}, whose landmarks pyarrow {pa.__version__} "
                         "cannot read: install pyarrow 26 or newer, or rewrite the table with `faceq compact`"
                     ) from None
-                raise UsageError(
+                raise StorageError(
                     f"{self.uri}: {path} is damaged ({' '.join(str(error).split())}): delete it and start "
                     "the job again, which scores its frames anew"
                 ) from None
@@ -367,6 +413,12 @@ class Table:
             if histogram.any()
         }
         return dict(counts), quantiles
+
+
+def _is_of_a_table(name: str) -> bool:
+    """Whether something that lies right in a table's folder belongs to it."""
+    status = name.removeprefix("status=")
+    return name == "_faceq" or is_temporary(name) or (status != name and status in STATUSES)
 
 
 def is_of(path: str, run_id: str) -> bool:
