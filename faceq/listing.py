@@ -15,7 +15,7 @@ import fsspec
 
 from faceq import manifest
 from faceq.config import S3
-from faceq.errors import FaceqError, StorageError, UsageError
+from faceq.errors import FaceqError, UsageError
 from faceq.faults import failure, fault_of, in_words
 from faceq.folders import MAGIC, Bucket, Disk, Files, Place, UnlistedError, glob
 from faceq.storage import absolute, filesystem, is_remote, path_of, storage_errors
@@ -147,7 +147,7 @@ def _list_input(uri: str, s3: S3, any_name: bool) -> tuple[list[Shard], list[str
     except FileNotFoundError:
         raise UsageError(f"{uri}: there is no such file, folder or bucket") from None
     except UnlistedError as error:
-        raise StorageError(_unlisted(uri, path, error)) from None
+        raise type(failure(uri, error))(_unlisted(uri, path, error)) from None
     except FaceqError:
         raise
     except ValueError as error:  # a NUL in a name
