@@ -31,8 +31,8 @@ SORTED_BY = [("dbcnn", "descending"), ("serfiq", "descending"), ("frame_id", "as
 _ORDER = ", ".join(f"{name} {direction.removesuffix('ending')} NULLS LAST" for name, direction in SORTED_BY)
 
 _NAME = "0-compacted-{:06d}.parquet"
-"""File names. Those of a job begin with its run id, a time: of two rows of one frame the later run's wins
-(`faceq.recover`), so these sort before any."""
+"""File names. Those of a job begin with its run id: of two rows of one frame the later run's stays, and one
+in a file of no run goes (`faceq.recover`)."""
 
 
 def compact(source: str, target: str, s3: S3) -> tuple[int, int, int]:

@@ -32,7 +32,9 @@ class S3Files(s3fs.S3FileSystem):
         try:
             return await super().set_session(*rest, **options)
         except ValueError as error:
-            raise UsageError(f"s3.endpoint_url (or AWS_ENDPOINT_URL): {error}: name it as https://host") from None
+            raise UsageError(
+                f"s3.endpoint_url (or AWS_ENDPOINT_URL): {error}: name it as https://host"
+            ) from None
 
     async def _call_s3(self, method: str, *rest: Any, **options: Any) -> Any:
         """As s3fs's. A web server that says 200 to everything would take rows, and give an empty list."""
