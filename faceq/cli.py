@@ -67,7 +67,7 @@ _EXAMPLES = """a first look:
 
 def _say(reason: str) -> None:
     """Why it ends, as the last line of a log that both streams go to."""
-    with contextlib.suppress(FaceqError):  # that it cannot be written either
+    with contextlib.suppress(FaceqError, streams.ReaderGone):  # that it cannot be written either
         sys.stdout.flush()
     streams.say(reason)
 

@@ -106,7 +106,7 @@ class Table:
         if written_to != self.path:
             raise UsageError(
                 f"{self.uri!r}: rows would go to {written_to!r}: name a folder for --out without line "
-                "breaks, tabs, // at its beginning and ? or ; at its end"
+                "breaks, tabs, and ? or ; at its end"
             )
         for run in self._runs_or_nothing():
             if not self._ties(run):

@@ -126,8 +126,9 @@ def absolute(uri: str) -> str:
     if is_remote(uri):
         return uri.rstrip("/")
     if uri.startswith("file://"):
-        uri = unquote(uri.removeprefix("file://"), errors="surrogateescape")
-    return os.path.abspath(uri)
+        uri = unquote(uri.removeprefix("file://").removeprefix("localhost"), errors="surrogateescape")
+    path = os.path.abspath(uri)
+    return path[1:] if path.startswith("//") else path  # POSIX lets two slashes be; here they are one
 
 
 def path_of(uri: str) -> str:
