@@ -4,7 +4,7 @@ import contextlib
 import json
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
@@ -192,18 +192,21 @@ class Table:
         with self.reached():
             return bool(self._run_files())
 
-    def empty(self) -> bool:
-        """Whether nothing is here but empty folders of a table, and what was not finished; StorageError if
-        the place cannot be read."""
+    def is_dir(self) -> bool:
+        """Whether a folder is here, or objects below an S3 prefix; StorageError if the place fails."""
         with self.reached():
             self.files.invalidate_cache()
-            if not self.files.exists(self.path):
-                return True
-            if not self.files.isdir(self.path):
-                return False
+            return bool(self.files.isdir(self.path))
+
+    def empty(self, but_for: Collection[str] = ()) -> bool:
+        """Whether nothing is here but empty folders of a table, files that were not finished, and some that
+        are named; StorageError if the place cannot be read."""
+        with self.reached():
+            if not self.is_dir():
+                return not self.files.exists(self.path)
             folders_there = self.files.ls(self.path, detail=False)
             return all(_is_of_a_table(path.rsplit("/", 1)[1]) for path in folders_there) and all(
-                is_temporary(path.rsplit("/", 1)[1])
+                path in but_for or is_temporary(path.rsplit("/", 1)[1])
                 for folder in folders_there
                 for path in self.files.ls(folder, detail=False)
             )
