@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from faceq import heartbeats
-from faceq.errors import JobError, UsageError
+from faceq.errors import FaceqError, JobError, UsageError
 from faceq.heartbeats import Seen
 from faceq.runs import Run, Table
 from faceq.streams import say
@@ -132,7 +132,7 @@ def held(table: Table, run: Run, overwrite: bool = False) -> Iterator[Lock]:
     try:
         lock = _lock(table, run, overwrite)
     except BaseException:
-        with contextlib.suppress(UsageError):
+        with contextlib.suppress(FaceqError):
             _forget(table, run)
         raise
     try:
@@ -140,7 +140,7 @@ def held(table: Table, run: Run, overwrite: bool = False) -> Iterator[Lock]:
         lock.end()
     except BaseException as error:
         # What went wrong is the news, not that the storage, for the same reason, takes no record of it.
-        with contextlib.suppress(UsageError):
+        with contextlib.suppress(FaceqError):
             lock.end()
         if isinstance(error, UsageError) and lock.begun:
             raise JobError(str(error)) from error

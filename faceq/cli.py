@@ -1,18 +1,21 @@
 """The command line: what all commands share, and `faceq score` and `faceq models`."""
 
 import argparse
+import contextlib
 import math
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
-from faceq import __version__, config, models, plan, signals, streams
+from faceq import __version__, config, plan, signals, streams
 from faceq.cli_evaluate import add_evaluate_arguments
 from faceq.cli_inspect import add_inspect_arguments
 from faceq.cli_models import add_model_arguments, add_models_arguments, model_settings
 from faceq.cli_query import add_query_arguments, positive
 from faceq.cli_report import add_report_arguments
-from faceq.errors import JobError, UsageError
+from faceq.errors import FaceqError
+from faceq.visible import visible
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -20,11 +23,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Ctrl-C, SIGTERM or SIGHUP has ended it."""
     with streams.guarded() as output, signals.raised() as ending:
         try:
-            options = _parser().parse_args(arguments)
+            options = _options(arguments)
             output.only_prints = options.only_prints(options)
             return _run(options, ending)
         except streams.ReaderGone:
             return 0  # `| head` has seen enough
+        except FaceqError as error:  # of the output of --help
+            _say(str(error))
+            return error.exit_status
         except signals.Interrupted:
             return ending.status
 
@@ -40,10 +46,10 @@ def _run(options: argparse.Namespace, ending: signals.Ending) -> int:
             name = "Ctrl-C" if ending.received == signal.SIGINT else ending.received.name
             _say(f"stopped by {name}{options.on_interrupt(options)}")
             return ending.status
-        if isinstance(error, UsageError):
+        if isinstance(error, FaceqError):
             _say(str(error))
-            return 2
-        if isinstance(error, JobError | models.ModelError):
+            return error.exit_status
+        if isinstance(error, OSError):  # of a part of the world that nobody has thought of
             _say(str(error))
             return 1
         raise
@@ -61,14 +67,30 @@ _EXAMPLES = """a first look:
 
 def _say(reason: str) -> None:
     """Why it ends, as the last line of a log that both streams go to."""
-    sys.stdout.flush()
-    print(f"faceq: {reason}", file=sys.stderr)
+    with contextlib.suppress(FaceqError, streams.ReaderGone):  # that it cannot be written either
+        sys.stdout.flush()
+    streams.say(reason)
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that escapes what it was given: a shell may have made arguments of names of files."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(visible(message))
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    try:
+        return _parser().parse_args(arguments)
+    except SystemExit:
+        sys.stdout.flush()  # of --help, say
+        raise
 
 
 def _parser() -> argparse.ArgumentParser:
     as_written = argparse.RawDescriptionHelpFormatter
     what = "Score face images at scale: can the face be recognised, does it look good?"
-    parser = argparse.ArgumentParser("faceq", description=what, epilog=_EXAMPLES, formatter_class=as_written)
+    parser = _Parser("faceq", description=what, epilog=_EXAMPLES, formatter_class=as_written)
     parser.set_defaults(on_interrupt=lambda options: "", only_prints=lambda options: False)
     parser.add_argument("--version", action="version", version=f"faceq {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
@@ -174,7 +196,7 @@ def run_compact(options: argparse.Namespace) -> int:
     from faceq import compact  # noqa: PLC0415 - DuckDB takes a while to import
 
     rows, before, after = compact.compact(options.table, options.out, config.load(options.config, {}).s3)
-    print(f"{rows:,} rows in {after:,} files, before {before:,}: {options.out}")
+    print(f"{rows:,} rows in {after:,} files, before {before:,}: {visible(options.out)}")
     return 0
 
 

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from faceq.config import S3
 from faceq.errors import UsageError
+from faceq.faults import failure
 from faceq.query import Rows, quoted
 from faceq.runs import COMPRESSION, ROWS_PER_GROUP
 from faceq.storage import filesystem, is_remote, path_of, storage_errors
@@ -54,7 +55,8 @@ def export(rows: Rows, chosen: Any, path: str, s3: S3) -> int:
         s3: settings of the file system.
 
     Raises:
-        UsageError: another ending, a place that cannot be written to, or what DuckDB refuses.
+        UsageError: another ending, a place that is not there, or what DuckDB refuses.
+        StorageError: the disk is full, or the store does not take the file.
     """
     ending = check_export(path)
     try:
@@ -66,7 +68,7 @@ def export(rows: Rows, chosen: Any, path: str, s3: S3) -> int:
             whole = _each_column(rows, chosen, lambda column, kind: column)
             return rows.copy(whole, temporary, "(FORMAT csv, HEADER)")
     except (OSError, *storage_errors()) as error:
-        raise UsageError(f"{path}: cannot be written: {' '.join(str(error).split())}") from None
+        raise failure(f"{path}: cannot be written", error) from None
 
 
 def _each_column(rows: Rows, chosen: Any, to_sql: Callable[[str, Any], str]) -> Any:

@@ -25,7 +25,7 @@ class Seen:
 
 
 def beat(table: Table, run_id: str) -> None:
-    """Write the heartbeat of a run; UsageError where nothing can be written."""
+    """Write the heartbeat of a run; StorageError where nothing can be written."""
     with table.reached():
         table.files.touch(_path(table, run_id), truncate=True)
 

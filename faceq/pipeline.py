@@ -80,7 +80,9 @@ def score(config: Config, overwrite: bool = False, retry_unreadable: bool = Fals
     Raises:
         UsageError: an input or output or model that cannot be used as given, terms that are not accepted, or
             another job at work on the table.
-        JobError: the job was stopped, because nearly nothing could be read or a part of it failed.
+        StorageError: a disk or a store that the job needs is full or down, or denies access.
+        JobError: the job was stopped, because nearly nothing could be read or a part of it failed; a
+            StorageError is one, too.
     """
     if config.out is None:
         raise UsageError("no output given: name the table's folder or s3:// prefix with --out")
@@ -96,7 +98,8 @@ def score(config: Config, overwrite: bool = False, retry_unreadable: bool = Fals
     config = config.model_copy(update={"accept_licence": bool(accepted)})
     table.check(None if overwrite else record)
     others: set[str] = set()
-    shards = list_shards(config.input, config.s3, config.manifest, config.any_name, others)
+    notes: list[str] = []
+    shards = list_shards(config.input, config.s3, config.manifest, config.any_name, others, notes)
     shards = outside(shards, table.uri)
     if not shards:
         raise UsageError(f"{table.uri}: the input holds nothing but the table itself")
@@ -110,6 +113,7 @@ def score(config: Config, overwrite: bool = False, retry_unreadable: bool = Fals
         owner=claim.owner(),
         accepted=accepted,
         passed_over=dict(Counter(map(ending_of, (o for o in others if not o.startswith(f"{table.uri}/"))))),
+        notes=[note for note in notes if not note.startswith(f"{table.uri}: ")],
     )
     with claim.held(table, run, overwrite) as lock:
         # The lock is released when this Ray is left: no worker of this job writes any more.
@@ -175,7 +179,8 @@ def _score(
         raise JobError(outage)
     if ray.get(census.birth.remote()) == birth:
         run.frames, run.already_done = ray.get(census.totals.remote(config.limit))
-    passed_over, run.notes = ray.get(census.findings.remote())
+    passed_over, met = ray.get(census.findings.remote())
+    run.notes += met
     run.passed_over = dict(Counter(run.passed_over) + Counter(passed_over))
     return seconds, ray.get(census.first_through.remote())
 

@@ -19,7 +19,7 @@ import duckdb
 import pyarrow as pa
 
 from faceq.config import S3
-from faceq.errors import UsageError
+from faceq.errors import StorageError, UsageError
 from faceq.runs import Table
 from faceq.storage import filesystem, is_remote
 from faceq.table import STATUSES, schema
@@ -37,6 +37,9 @@ rules out."""
 
 _OF_FILE = "Invalid Error: "
 """How the message of a `duckdb.Error` without a kind begins where Arrow passes it on."""
+
+_OF_THE_WORLD = (duckdb.IOException, duckdb.OutOfMemoryException, duckdb.HTTPException)
+"""What DuckDB raises where the statement is right: a full disk, a file that is gone, too little memory."""
 
 SINGLE_PICTURE = "(member IS NULL AND timestamp_s IS NULL)"
 """SQL: a row whose source is one picture."""
@@ -219,6 +222,8 @@ class Rows:
             except duckdb.Error as error:
                 if type(error) is duckdb.Error:  # not of SQL, but of a file
                     self._tell_of_files(error)
+                if isinstance(error, _OF_THE_WORLD):
+                    raise StorageError(f"query: {_in_words(error, [])}") from None
                 raise UsageError(f"query: {_in_words(error, getattr(self, 'columns', []))}") from None
 
     def _tell_of_files(self, error: duckdb.Error) -> None:
@@ -229,7 +234,7 @@ class Rows:
             if reason.startswith(KeyboardInterrupt.__name__):
                 raise KeyboardInterrupt from None
             changed = "if a job has written there meanwhile, ask again"
-            raise UsageError(f"{self.table.uri}: cannot be used: {reason}: {changed}") from None
+            raise StorageError(f"{self.table.uri}: cannot be used: {reason}: {changed}") from None
         self.table.find_damage()
 
 

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import io
 import os
+import re
 import tempfile
 from typing import Any
 from urllib.parse import unquote
@@ -12,7 +13,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem, get_umask
 
 from faceq.config import S3
-from faceq.errors import UsageError
+from faceq.errors import StorageError, UsageError
 
 ATTEMPTS = 6
 """Requests to S3 for one answer. With the backoff of `standard`, 20 seconds at most between two, the last
@@ -125,8 +126,9 @@ def absolute(uri: str) -> str:
     if is_remote(uri):
         return uri.rstrip("/")
     if uri.startswith("file://"):
-        uri = unquote(uri.removeprefix("file://"), errors="surrogateescape")
-    return os.path.abspath(uri)
+        uri = unquote(uri.removeprefix("file://").removeprefix("localhost"), errors="surrogateescape")
+    path = os.path.abspath(uri)
+    return path[1:] if path.startswith("//") else path  # POSIX lets two slashes be; here they are one
 
 
 def path_of(uri: str) -> str:
@@ -138,7 +140,8 @@ def check_output(uri: str, s3: S3) -> None:
     """That a file can be written there, as far as can be seen before the work that it shall hold.
 
     Raises:
-        UsageError: a folder, a file in a folder that is not there or not writable, another kind of URI.
+        UsageError: a folder, a file in a folder that is not there, another kind of URI.
+        StorageError: a file in a folder that may not be written into.
     """
     filesystem(uri, s3)  # says so of another kind
     path = path_of(uri)
@@ -151,20 +154,34 @@ def check_output(uri: str, s3: S3) -> None:
     # A pipe or a device is written to as it is, a file replaced.
     target = path if _is_special(path) else folder
     if local and not os.access(target, os.W_OK):
-        raise UsageError(f"{uri}: cannot be written: you may not write into {target}")
+        raise StorageError(
+            f"{uri}: cannot be written: you may not write into {target}: change its permissions, or name "
+            "another folder"
+        )
 
 
 def write_output(uri: str, data: bytes, s3: S3) -> None:
-    """Write a file that a command was asked for; UsageError where that fails."""
+    """Write a file that a command was asked for; raises as `faults.failure` where that fails."""
+    from faceq.faults import failure  # noqa: PLC0415 - it imports this module
+
     try:
         with filesystem(uri, s3).open(path_of(uri), "wb") as file:
             file.write(data)
     except (OSError, *storage_errors()) as error:
-        raise UsageError(f"{uri}: cannot be written: {' '.join(str(error).split())}") from None
+        raise failure(f"{uri}: cannot be written", error) from None
 
 
 def _is_special(path: str) -> bool:
     return os.path.exists(path) and not os.path.isfile(path)
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file is one that AtomicLocalFileSystem did not finish, by its name."""
+    return bool(_TEMPORARY.fullmatch(name))
+
+
+_TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}", re.DOTALL)
+"""A dot, the file's name, and what `tempfile` puts behind it."""
 
 
 class AtomicLocalFileSystem(LocalFileSystem):

@@ -11,6 +11,9 @@ import sys
 from collections.abc import Iterator
 from typing import TextIO
 
+from faceq.errors import StorageError
+from faceq.visible import ON_A_PLAIN_TERMINAL, visible
+
 
 class ReaderGone(BaseException):
     """Nobody reads the standard output of a command that only prints."""
@@ -31,7 +34,7 @@ class _Stream(io.TextIOWrapper):
         super().__init__(
             stream.buffer,
             encoding=stream.encoding,
-            errors=stream.errors,
+            errors=ON_A_PLAIN_TERMINAL,
             line_buffering=bool(stream.line_buffering),
             write_through=getattr(stream, "write_through", False),
         )
@@ -57,7 +60,7 @@ class _Stream(io.TextIOWrapper):
         if self._output is not None and self._output.only_prints:
             if error.errno == errno.EPIPE:
                 raise ReaderGone from error
-            raise error
+            raise StorageError(f"standard output cannot be written: {error.strerror}") from error
 
 
 @contextlib.contextmanager
@@ -77,16 +80,16 @@ def guarded() -> Iterator[Output]:
     finally:
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, _Stream):
-                with contextlib.suppress(ReaderGone, OSError):
+                with contextlib.suppress(ReaderGone, StorageError, OSError):
                     stream.flush()
                 stream.detach()
         sys.stdout, sys.stderr = before
 
 
 def say(line: str) -> None:
-    """Tell the user something, on standard error; that nobody reads it stops no job."""
+    """Tell the user something, on one line of standard error; that nobody reads it stops no job."""
     with contextlib.suppress(OSError, ValueError):
-        print(f"faceq: {line}", file=sys.stderr, flush=True)
+        print(f"faceq: {visible(line)}", file=sys.stderr, flush=True)
 
 
 def _open_if_closed(descriptor: int) -> None:
