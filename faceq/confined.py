@@ -1,7 +1,7 @@
 """A DuckDB connection that can read the files it was given, and can neither read nor write any others.
 
-Conditions and statements come from whoever sends a query, and SQL can do more than select: `read_text` reads a
-file, `COPY` writes one, `ATTACH` opens a database. DuckDB itself refuses access to other files. Its list of
+Conditions and statements come from whoever sends a query, and SQL can do more than select: `read_text` reads
+a file, `COPY` writes one, `ATTACH` opens a database. DuckDB itself refuses access to other files. Its list of
 allowed folders also allows writing, so `check_reads_only` refuses every statement that writes.
 """
 
@@ -17,8 +17,8 @@ import fsspec
 from faceq.errors import UsageError
 
 _READING = {"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"}
-"""DuckDB's names for the parts of a statement that read. A part that writes, such as COPY in a WITH clause, has
-another name."""
+"""DuckDB's names for the parts of a statement that read. A part that writes, such as COPY in a WITH clause,
+has another name."""
 
 
 def connect(

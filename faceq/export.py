@@ -53,8 +53,8 @@ def check_export(path: str) -> str:
 def export(rows: Rows, chosen: Any, path: str, s3: S3) -> int:
     """Write rows to a .parquet, .csv or .jsonl file, local or on S3; returns their number.
 
-    The file appears whole or not at all; of several exports to one place at once the last one stays. In memory
-    are some ten thousand rows. Of two columns of one name the second gets `_1`.
+    The file appears whole or not at all; of several exports to one place at once the last one stays. Some ten
+    thousand rows are in memory. Of two columns of one name the second gets `_1`.
 
     Args:
         rows: the table.
@@ -139,8 +139,8 @@ def _csv_cell(text: str) -> str:
 
 
 def _write_lines(rows: Rows, chosen: Any, line: str, file: Any) -> int:
-    """A line (SQL over `{rows}`) for each row, written by hand: DuckDB 2.0.0 hangs at times where COPY to JSON
-    meets an error."""
+    """A line (SQL over `{rows}`) for each row, written by hand: DuckDB 2.0.0 hangs at times where COPY to
+    JSON meets an error."""
     lines = rows.over(chosen, f"SELECT {line} || chr(10) AS line FROM {{rows}}")
     count = 0
     for group in rows.batches(lines, _LINES_AT_ONCE):

@@ -179,6 +179,12 @@ class Rows:
             assert found is not None
             return found
 
+    def among(self, rows: duckdb.DuckDBPyRelation, column: str, known: pa.Table) -> duckdb.DuckDBPyRelation:
+        """Those rows whose value in a column is one of those in the same column of a table in memory."""
+        name = f"known_{next(self._numbers)}"
+        self._connection.register(name, known)
+        return self.over(rows, f"FROM {{rows}} SEMI JOIN {name} USING ({quoted(column)})")
+
     def _make_view(self, files: list[str], versions: set[str]) -> None:
         known = schema(embeddings=True)
         if not files:
