@@ -213,12 +213,13 @@ class Table:
             )
 
     def record(self) -> dict[str, Any]:
-        """What decides the values in the rows: the record that all runs of this table share."""
+        """What decides the values in the rows: the record that all runs of this table share. One is read."""
         with self.reached():
-            runs = self.runs()
-        if not runs:
+            self.files.invalidate_cache()
+            found = next(filter(None, map(self._record_at, self._run_files())), None)
+        if found is None:
             raise UsageError(f"{self.uri}: there is no faceq table here")
-        return runs[0]
+        return found
 
     def _run_files(self) -> list[str]:
         return folders.inside(self.files, self.path, "_faceq/run-*.json")
@@ -229,26 +230,36 @@ class Table:
         Raises:
             StorageError: the place cannot be read, or a record is damaged (see `records.parse`).
         """
-        found = []
         with self.reached():
             self.files.invalidate_cache()
-            for path in self._run_files():
-                with contextlib.suppress(FileNotFoundError):  # a job that was refused took its record back
-                    found.append(self._record_in(path))
-        return in_order(found)
+            return in_order(self._records(self._run_files()))
 
-    def _record_in(self, path: str) -> dict[str, Any]:
-        name = path.rsplit("/", 1)[1]
+    def runs_of(self, files: list[str]) -> list[dict[str, Any]]:
+        """Records of the runs that wrote some of `row_files`; of all runs, where the name of a file does not
+        begin with a run's id, as after a compaction."""
+        with self.reached():
+            there = {_name(path)[len("run-") : -len(".json")]: path for path in self._run_files()}
+            wrote = {_writer(_name(path), there) for path in files}
+            return self._records([path for run_id, path in there.items() if None in wrote or run_id in wrote])
+
+    def _records(self, paths: list[str]) -> list[dict[str, Any]]:
+        with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
+            return [record for record in pool.map(self._record_at, paths) if record is not None]
+
+    def _record_at(self, path: str) -> dict[str, Any] | None:
+        """A run's record; None if it is gone: a job that was refused takes its record back."""
         try:
-            return records.parse(self.files.cat_file(path), name, self.uri)
+            content = self.files.cat_file(path)
+        except FileNotFoundError:
+            return None
         except IsADirectoryError:
-            raise records.damaged(self.uri, name, "it is a folder") from None
+            raise records.damaged(self.uri, _name(path), "it is a folder") from None
+        return records.parse(content, _name(path), self.uri)
 
     def run(self, run_id: str) -> dict[str, Any] | None:
         """The record of one run; None where there is none."""
-        with self.reached(), contextlib.suppress(FileNotFoundError):
-            return self._record_in(self._run_file(run_id))
-        return None
+        with self.reached():
+            return self._record_at(self._run_file(run_id))
 
     def forget(self, run: Run) -> None:
         """Delete the record of a run that has written nothing, if it is there."""
@@ -448,6 +459,16 @@ def is_of(path: str, run_id: str) -> bool:
 def status_of(path: str) -> str:
     """The status of the rows in one of `Table.row_files`: its folder says it."""
     return path.rsplit("/", 2)[1].removeprefix("status=")
+
+
+def _name(path: str) -> str:
+    return path.rsplit("/", 1)[1]
+
+
+def _writer(name: str, run_ids: Collection[str]) -> str | None:
+    """Which of some runs wrote a file of rows, by its name; None if none of them did."""
+    ends = (end for end, char in enumerate(name) if char == "-")
+    return next((name[:end] for end in ends if name[:end] in run_ids), None)
 
 
 def _fields(columns: Sequence[str]) -> pa.Schema:

@@ -146,7 +146,8 @@ def _listed(objects: dict[str, bytes], query: dict[str, str]) -> str:
     listed = "".join(
         f"<CommonPrefixes><Prefix>{_coded(name, query)}</Prefix></CommonPrefixes>"
         if size is None
-        else f"<Contents><Key>{_coded(name, query)}</Key><Size>{size}</Size></Contents>"
+        else f"<Contents><Key>{_coded(name, query)}</Key><Size>{size}</Size>"
+        "<LastModified>2025-01-06T10:00:00.000Z</LastModified></Contents>"
         for name, size in page
     )
     token = f"<NextContinuationToken>{escape(page[-1][0])}</NextContinuationToken>" if more else ""
