@@ -198,6 +198,66 @@ def test_forgetting_touches_the_named_sources_only(table):
     assert len(table.row_files()) == 1
 
 
+def below_fiq(table: Table, run_id: str, scores: dict[int, float]) -> str:
+    path = write(table, run_id, "below_fiq", list(scores))
+    rows = pq.read_table(path, partitioning=None)
+    index = rows.schema.get_field_index("serfiq")
+    values = pa.array(list(scores.values()), pa.float32())
+    pq.write_table(rows.set_column(index, rows.schema.field(index), values), path)
+    return path
+
+
+def with_threshold(table: Table, run_id: str, threshold: float | None) -> None:
+    (record,) = (run for run in table.runs() if run["run_id"] == run_id)
+    chosen = {} if threshold is None else {"fiq_threshold": threshold}
+    table.put_record({**record, "config": chosen})
+
+
+def test_rows_that_pass_a_lower_threshold_are_scored_again(table):
+    save_run(table, OLD, finished=True)
+    below_fiq(table, OLD, {1: 0.2, 2: 0.5, 3: 0.6, 4: 0.3})
+    with_threshold(table, OLD, 0.7)
+    every = {f"/in/{i}.jpg" for i in range(9)}
+
+    def passing(threshold: float, sources: set[str] = every) -> list[int]:
+        return sorted(recover.passing(table, sources, threshold)["frame_id"].to_pylist())
+
+    assert passing(0.5) == [2, 3] and passing(0) == [1, 2, 3, 4]
+    # As a stage compares: 0.3 as a float32 is more than 0.3.
+    assert passing(0.3) == [2, 3, 4] and passing(0.7) == passing(0.9) == []
+    assert passing(0.5, {"/in/3.jpg"}) == [3]
+    with_threshold(table, OLD, None)  # the record does not say
+    assert passing(0.5) == [2, 3]
+
+
+def test_old_rows_stay_until_there_are_new_ones(table):
+    """Whatever moment a job is killed at, a frame has a row, and after the next run's beginning only one."""
+    save_run(table, OLD, finished=True)
+    below_fiq(table, OLD, {1: 0.5, 2: 0.6, 3: 0.1})
+    with_threshold(table, OLD, 0.7)
+    mine = save_run(table, NEW, finished=False)
+    write(table, NEW, "scored", [1])
+    write(table, NEW, "unreadable", [2])
+    recover.drop_replaced(table, mine, np.array([1, 2]))
+    expected = [(1, "scored", NEW), (2, "unreadable", NEW), (3, "below_fiq", OLD)]
+    assert rows_of(table) == expected
+    recover.drop_replaced(table, mine, np.array([1, 2]))
+    assert rows_of(table) == expected
+
+
+def test_after_a_kill_the_new_row_stays_but_for_one_that_may_be_the_storages_fault(table):
+    save_run(table, OLD, finished=True)
+    below_fiq(table, OLD, {1: 0.5, 2: 0.6, 3: 0.1})
+    with_threshold(table, OLD, 0.7)
+    save_run(table, NEW, finished=False)
+    write(table, NEW, "scored", [1])
+    write(table, NEW, "unreadable", [2])
+    held = recover.prepare(table, {f"/in/{i}.jpg" for i in range(4)})
+    assert held.ids.tolist() == [1, 2, 3]
+    assert rows_of(table) == [(1, "scored", NEW), (2, "below_fiq", OLD), (3, "below_fiq", OLD)]
+    assert recover.passing(table, {"/in/1.jpg", "/in/2.jpg"}, 0.5)["frame_id"].to_pylist() == [2]
+
+
 @pytest.mark.usefixtures("local_ray")
 class TestJob:
     @pytest.fixture
