@@ -17,7 +17,7 @@ from faceq.finished_shards import Shards
 from faceq.frames import Finished
 from faceq.listing import Shard
 from faceq.runs import Table, Tallies, is_of, status_of
-from faceq.sources.reading import read_as, version_of
+from faceq.sources.reading import read_as, tag_of, version_of
 from faceq.storage import filesystem, is_remote, storage_errors
 from faceq.table import among, frame_id
 
@@ -78,10 +78,9 @@ def _version(shard: Shard, s3: S3) -> str | None:
             return version_of(os.stat(shard.path))
         return None
     if shard.tag is not None:
-        return shard.tag
+        return shard.tag.strip('"')
     with contextlib.suppress(OSError, *storage_errors()):
-        tag = filesystem(shard.source, s3).info(shard.path).get("ETag")
-        return None if tag is None else str(tag)
+        return tag_of(filesystem(shard.source, s3).info(shard.path))
     return None
 
 

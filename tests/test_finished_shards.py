@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from small_s3 import BUCKET, Refusal, small_s3
 
-from faceq import compact, config, finished_shards, resume, runs
+from faceq import cli, compact, config, finished_shards, pipeline, resume, runs
 from faceq.config import S3, Config, Limits
 from faceq.frames import Finished
 from faceq.listing import Shard, list_shards
@@ -238,3 +238,19 @@ def test_programs_that_read_a_folder_meet_no_rows_in_the_record(scored, tmp_path
 
     shutil.copytree(scored.table.path, tmp_path / "copy")
     assert len(fastparquet.ParquetFile(str(tmp_path / "copy")).to_pandas()) == scored.count
+
+
+def test_a_job_with_nothing_to_do_starts_nothing_and_prints_the_tables_totals(scored, monkeypatch, capsys):
+    def not_needed(*arguments):
+        raise AssertionError("nothing is to be started")
+
+    monkeypatch.setattr(pipeline, "ray_for", not_needed)
+    monkeypatch.setattr(pipeline, "check_own_models", not_needed)
+    before = sorted(path.name for path in Path(scored.table.path, "_faceq").iterdir())
+    for more in ([], ["--fiq-threshold", "0.2"], ["--limit", "3"]):
+        assert cli.main(["score", *scored.inputs, "--out", scored.table.uri, *more]) == 0
+        said = capsys.readouterr().out
+        assert "nothing to do: every frame of the input has its row" in said
+        assert f"rows           {scored.count:>10}   in the table" in said
+        assert f"unreadable     {scored.count:>10}   100.0%" in said and "speed" not in said
+    assert sorted(path.name for path in Path(scored.table.path, "_faceq").iterdir()) == before

@@ -111,6 +111,12 @@ def read_as(limits: Limits, any_name: bool) -> str:
     return json.dumps({"faceq": __version__, "any_name": any_name, "limits": limits.model_dump()})
 
 
+def tag_of(details: dict[str, Any]) -> str | None:
+    """The ETag of an object by what s3fs knows of it. Some stores put it into quotes in one answer only."""
+    tag = details.get("ETag")
+    return tag.strip('"') if tag else None
+
+
 def version_of(file: os.stat_result) -> str:
     """Which version of a local file this is."""
     return f"{file.st_size} bytes at {file.st_mtime_ns} ns"
@@ -146,7 +152,7 @@ def open_shard(shard: Shard, reading: Reading) -> BinaryIO:
 
 def _version_of_stream(stream: Any, shard: Shard) -> str | None:
     if is_remote(shard.source):
-        return stream.details.get("ETag")  # s3fs has asked before it opened the object
+        return tag_of(stream.details)  # s3fs has asked before it opened the object
     return version_of(os.fstat(stream.fileno()))
 
 
