@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import ray
 
+from faceq.frames import Finished
+
 REFUSALS_IN_A_ROW = 100
 """So many reads refused by the storage, with none that worked between them, stop the job (or as many
 as there are shards, if those are fewer). A file that nobody has seen and that is not there is no refusal: a
@@ -51,8 +53,11 @@ class OutageError(Exception):
 class Census:
     """Counts over all tasks of a job. `read` and `decoded` return the reason to stop, or None."""
 
-    def __init__(self, shards: int, tasks: int):
+    def __init__(self, shards: int, tasks: int, already_done: int = 0):
+        """`shards`, `tasks`: to be read; `already_done`: frames of the input that have a row and are not read
+        again."""
         self._tasks = tasks
+        self._already_done = already_done
         self._birth = uuid.uuid4().hex
         self._limit = min(REFUSALS_IN_A_ROW, shards)
         self._ended: set[int] = set()
@@ -61,6 +66,7 @@ class Census:
         self._refused_in_a_row = self._refused = self._given = 0
         self._tried = 0
         self._unreadable = 0
+        self._scored: dict[str, Counter[str]] = defaultdict(Counter)
         self._through = 0
         self._started = time.monotonic()
         self._first_through: tuple[float, int] | None = None
@@ -76,6 +82,7 @@ class Census:
         self._last_read: dict[int, Place] = {}
         self._passed_over: Counter[str] = Counter()
         self._notes: list[str] = []
+        self._finished: list[Finished] = []
 
     def begin_reading(self, task: int, most: int) -> tuple[Place | None, list[Place], str | None]:
         """Called when a read task starts: if a process has died in it, the last frame that was read before,
@@ -144,6 +151,14 @@ class Census:
         self._passed_over.update(passed_over)
         self._notes += notes[: MOST_NOTES - len(self._notes)]
 
+    def finished(self, shards: Sequence[Finished]) -> None:
+        """`shards`: that a read task has read to their ends."""
+        self._finished += shards
+
+    def finished_since(self, count: int) -> list[Finished]:
+        """The finished shards beyond the first `count`; all of them where this process has begun anew."""
+        return self._finished[count if count <= len(self._finished) else 0 :]
+
     def note(self, note: str) -> None:
         """What a stage has found out about all its scores; the same from many actors counts once."""
         if note not in self._notes and len(self._notes) < MOST_NOTES:
@@ -180,12 +195,31 @@ class Census:
             self._outage = self._outage or self._mostly_unreadable()
         return self._outage
 
-    def _mostly_unreadable(self) -> str | None:
-        if self._tried < LEAST_DECODED or self._unreadable <= MOST_UNREADABLE * self._tried:
-            return None
+    def scored(self, faces: int, without: int, error: str) -> str | None:
+        """`faces`: that a model was given; `without`: those that it gave no score for, because of `error`."""
+        counted = self._scored[error]
+        counted["faces"] += faces
+        counted["without"] += without
+        self._outage = self._outage or self._mostly_without_scores()
+        return self._outage
+
+    def _mostly_without_scores(self) -> str | None:
+        for error, counted in self._scored.items():
+            if self._nearly_all(counted["without"], counted["faces"]):
+                without, faces = counted["without"], counted["faces"]
+                return f"stopped: {without} of the first {faces} faces have no score: {error}"
+        return None
+
+    def _nearly_all(self, bad: int, tried: int) -> bool:
+        if tried < LEAST_DECODED or bad <= MOST_UNREADABLE * tried:
+            return False
         # Frames with a row were good enough: what is left may be all the bad ones of a good input.
         done = sum(done for _, done in self._seen.values()) + sum(self._dropped.values())
-        if self._unreadable <= MOST_UNREADABLE * (self._tried + done):
+        done += self._already_done
+        return bad > MOST_UNREADABLE * (tried + done)
+
+    def _mostly_unreadable(self) -> str | None:
+        if not self._nearly_all(self._unreadable, self._tried):
             return None
         return (
             f"stopped: {self._unreadable} of the first {self._tried} frames are unreadable, the last with: "
@@ -211,7 +245,7 @@ class Census:
                 f"stopped: the storage refused all {self._refused} frames that were left, the last with: "
                 f"{self._last_refusal}: if they will never be there, leave them out"
             )
-        return self._mostly_unreadable()
+        return self._mostly_unreadable() or self._mostly_without_scores()
 
     def through(self, rows: int) -> None:
         """`rows`: that have been through all stages."""
@@ -239,6 +273,6 @@ class Census:
         new = sum(new for new, _ in self._seen.values())
         done = sum(done for _, done in self._seen.values())
         if limit is None:
-            return new, done
+            return new, done + self._already_done
         dropped = sum(self._dropped.values())
         return min(new, limit) - dropped, dropped

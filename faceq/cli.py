@@ -130,7 +130,8 @@ def add_score_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", metavar="TABLE", help="folder or s3:// prefix of the result table")
     add("--config", metavar="job.yaml", help="settings in YAML; what the command line says goes before it")
     add_model_arguments(parser)
-    add("--fiq-threshold", type=float, metavar="X", help="least SER-FIQ, 0…1 (0.5); 0 scores every face")
+    what = "least SER-FIQ, 0…1 (0.5); 0 scores every face; lower than before: scores faces that now pass"
+    add("--fiq-threshold", type=float, metavar="X", help=what)
     add("--embeddings", action="store_true", default=None, help="keep recognition embeddings, as a column")
     add("--fps", type=float, metavar="X", help="of videos, X frames a second (default: every frame)")
     add("--every", type=int, metavar="K", help="of videos, every K-th frame")

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from faceq import finished_shards, resume
 from faceq.config import S3
 from faceq.errors import JobError, UsageError
 from faceq.query import Rows
@@ -75,6 +76,7 @@ def compact(source: str, target: str, s3: S3) -> tuple[int, int, int]:
         raise JobError(f"{old.uri}: a job wrote into it meanwhile: delete {new.uri} and try again")
     if rows != old.count():
         raise JobError(f"{new.uri}: has {rows} rows, which is not what {old.uri} has: delete it")
+    finished_shards.copy(old, new)
     for run in runs:
         new.put_record(run)
     return rows, len(before), sum(count for _, count in files)
@@ -94,18 +96,11 @@ def _make_room(new: Table) -> None:
 
 def _check_finished(table: Table, runs: list[dict[str, Any]]) -> None:
     """That no run was stopped, or that a later one went on over the same input to its end."""
-    for position, run in enumerate(runs):
-        if not run["finished"] and not any(_makes_good(later, run) for later in runs[position + 1 :]):
-            raise UsageError(
-                f"{table.uri}: the job {run['run_id']} has not finished: wait for its end or start it again, "
-                "and it goes on where it stopped"
-            )
-
-
-def _makes_good(later: dict[str, Any], stopped: dict[str, Any]) -> bool:
-    limit, needed = later["config"]["limit"], stopped["config"]["limit"]
-    whole = limit is None or (needed is not None and limit >= needed)
-    return bool(later["finished"]) and whole and set(stopped["input"]) <= set(later["input"])
+    for run in resume.unfinished(runs):
+        raise UsageError(
+            f"{table.uri}: the job {run['run_id']} has not finished: wait for its end or start it again, "
+            "and it goes on where it stopped"
+        )
 
 
 def _footer(runs: list[dict[str, Any]]) -> dict[str, Any]:

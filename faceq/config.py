@@ -255,8 +255,8 @@ class Config(_Strict):
     0...1. min_face: least shorter side of a face's box, pixels. max_pixels: larger pictures are unreadable
     (Pillow opens none above 178,956,970). video: which frames of a video count. limit: only the first N
     frames. any_name: also read files without a known ending, by what their bytes say they are. limits: what
-    one frame or source may take. rows_per_file: frames per task that writes. num_cpus: logical CPUs of a Ray
-    that is started for this job (none: the machine's).
+    one frame or source may take. rows_per_file: frames that are written together (none: some seconds' work,
+    50 to 1000). num_cpus: logical CPUs of a Ray that is started for this job (none: the machine's).
     """
 
     preset: str = "embedded"
@@ -280,7 +280,7 @@ class Config(_Strict):
     limit: int | None = Field(None, ge=1)
     any_name: bool = False
     limits: Limits = Limits()
-    rows_per_file: int = Field(1000, ge=1)
+    rows_per_file: int | None = Field(None, ge=1)
     num_cpus: int | None = Field(None, ge=2)
     s3: S3 = S3()
     read: Light = Light()
@@ -359,11 +359,10 @@ class Config(_Strict):
 
     def record(self) -> dict[str, Any]:
         """What decides which rows there are, and their values, as JSON: kept with every table and compared
-        before a rerun."""
+        before a rerun. What is added here gets a place in `comparable.WHEN_UNNAMED`, too."""
         used = [models.find(name) for name in self.chosen.models()]
         return {
             "preset": self.preset,
-            "fiq_threshold": self.fiq_threshold,
             "serfiq_passes": self.serfiq_passes,
             "dropout": self.dropout,
             "quality_scale": self.quality_scale,

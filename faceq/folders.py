@@ -183,15 +183,24 @@ def _add(found: Files, path: str, is_link: bool) -> None:
 
 
 class Bucket:
-    """Prefixes on S3, as folders. Names of objects stay as they are: `a//b`, `./a` and `a/../b` differ."""
+    """Prefixes on S3, as folders. Names of objects stay as they are: `a//b`, `./a` and `a/../b` differ.
 
-    def __init__(self, files: Any):
-        """`files`: s3fs's file system."""
+    tags: ETags of the objects that were listed and are `tagged`.
+    """
+
+    def __init__(self, files: Any, tagged: Test = lambda path: False):
+        """`files`: s3fs's file system; `tagged`: of which objects, by their names, the ETag is kept."""
         self._files = files
+        self._tagged = tagged
+        self.tags: dict[str, str] = {}
+
+    def _note(self, path: str, tag: str) -> None:
+        if tag and self._tagged(path):
+            self.tags[path] = tag
 
     def below(self, folder: str) -> Files:
         with _told(folder):
-            found = s3_listing.find(self._files, folder)
+            found = s3_listing.find(self._files, folder, self._note)
         start = len(folder) + 1
 
         def counts(path: str) -> bool:
@@ -205,7 +214,7 @@ class Bucket:
         if beginning == pattern and not last:
             return {}, [f"{folder}/{pattern}"]  # what is not there has nothing below it
         with _told(folder):
-            found, folders = s3_listing.level(self._files, folder, beginning)
+            found, folders = s3_listing.level(self._files, folder, beginning, self._note)
         start, wanted = len(folder) + 1, _wanted(pattern)
         inside: Files = {path: size for path, size in found.items() if wanted(path[start:])}
         return inside, [each for each in folders if wanted(each[start:])]

@@ -51,7 +51,8 @@ Kind = Literal["picture", "tar", "parquet", "video"]
 class Shard:
     """A source of frames: its name in the table, how its file system calls it, its kind and bytes (None
     where nobody has asked), whether it was seen to be there, or only named, and whether it is `known` to hold
-    frames: if not, it is passed over unless its bytes say so."""
+    frames: if not, it is passed over unless its bytes say so. tag: its ETag, of other kinds than pictures on
+    S3, where the listing told it."""
 
     source: str
     path: str
@@ -59,6 +60,7 @@ class Shard:
     size: int | None
     seen: bool = True
     known: bool = True
+    tag: str | None = None
 
 
 def list_shards(
@@ -156,9 +158,10 @@ def _list_input(uri: str, s3: S3, any_name: bool) -> tuple[list[Shard], list[str
     """The shards of an input, and the names of files that are passed over."""
     path = path_of(uri)
     files = filesystem(uri, s3)
+    place: Place = Bucket(files, _may_be_large) if is_remote(uri) else Disk()
     try:
         files.invalidate_cache()
-        found, is_folder = _expand(files, path, uri)
+        found, is_folder = _expand(files, place, path, uri)
         files.invalidate_cache()  # s3fs would keep what it said of each object
     except FileNotFoundError:
         raise UsageError(f"{uri}: there is no such file, folder or bucket") from None
@@ -171,6 +174,7 @@ def _list_input(uri: str, s3: S3, any_name: bool) -> tuple[list[Shard], list[str
     except (OSError, *storage_errors()) as error:
         said = in_words(error, files, path)
         raise type(failure(uri, said))(f"{uri}: cannot be listed: {_why(said)}") from None
+    tags = place.tags if isinstance(place, Bucket) else {}
     shards, others = [], []
     for name, size in found.items():
         kind = kind_of(name)
@@ -178,7 +182,8 @@ def _list_input(uri: str, s3: S3, any_name: bool) -> tuple[list[Shard], list[str
             others.append(absolute(f"s3://{name}" if is_remote(uri) else name))
         else:
             known = kind is not None or not is_folder
-            shards.append(_shard(f"s3://{name}" if is_remote(uri) else name, kind, size, known=known))
+            full = f"s3://{name}" if is_remote(uri) else name
+            shards.append(_shard(full, kind, size, known=known, tag=tags.get(name)))
     if others and not is_folder:
         endings = ", ".join((*TAR_ENDINGS, *PARQUET_ENDINGS, *VIDEO_ENDINGS, *PICTURE_ENDINGS[:4]))
         raise UsageError(
@@ -188,10 +193,13 @@ def _list_input(uri: str, s3: S3, any_name: bool) -> tuple[list[Shard], list[str
     return shards, others
 
 
-def _expand(files: fsspec.AbstractFileSystem, path: str, uri: str) -> tuple[Files, bool]:
+def _may_be_large(path: str) -> bool:
+    return kind_of(path) not in (None, "picture")
+
+
+def _expand(files: fsspec.AbstractFileSystem, place: Place, path: str, uri: str) -> tuple[Files, bool]:
     """The files that an input names, and whether it is one of many: a folder or a glob."""
     remote = is_remote(uri)
-    place: Place = Bucket(files) if remote else Disk()
     # A file that is really called `a[1].jpg` goes before the glob that its name would be.
     if files.exists(path):
         info = files.info(path)
@@ -226,9 +234,16 @@ def _why(error: Exception) -> str:
     return fault.text if fault else words(error)
 
 
-def _shard(place: str, kind: Kind | None, size: int | None, seen: bool = True, known: bool = True) -> Shard:
+def _shard(
+    place: str,
+    kind: Kind | None,
+    size: int | None,
+    seen: bool = True,
+    known: bool = True,
+    tag: str | None = None,
+) -> Shard:
     source = absolute(place)
-    return Shard(source_of(source), path_of(source), kind or "picture", size, seen, known)
+    return Shard(source_of(source), path_of(source), kind or "picture", size, seen, known, tag)
 
 
 def _named_shard(place: str, size: int | None) -> Shard:

@@ -11,21 +11,22 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 from ray.data import DataContext
 from ray.util.annotations import RayDeprecationWarning
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import faceq
-from faceq import claim, progress, recover
-from faceq.census import DEATHS_OF_A_KILLER, Census
+from faceq import checkpoint, claim, finished_shards, progress, recover, resume
+from faceq.census import DEATHS_OF_A_KILLER, Census, OutageError
 from faceq.cluster import MAX_RETRIES, pool_options, ray_for
 from faceq.config import Config
 from faceq.errors import JobError, UsageError
 from faceq.listing import Shard, ending_of, endings_text, group, list_shards, outside
 from faceq.runs import COMPRESSION, Run, Table, new_run_id
 from faceq.source import FrameSource, most_starts
-from faceq.stages import ScoreFiq, ScoreQuality, check_own_models
+from faceq.stages import NO_FEATURES, NO_QUALITY, ScoreFiq, ScoreQuality, check_own_models
 from faceq.streams import say
 from faceq.table import schema, schema_with
 from faceq.tasks import FindFaceActor, RunFiles, drop_done, find_face, result_rows
@@ -43,7 +44,9 @@ class Summary:
     """What a run did.
 
     seconds: from the start of the graph to its end. first_rows, first_seconds: rows of the first batch that
-    was through all stages, and when it was: mostly the start of workers and the loading of models.
+    was through all stages, and when it was: mostly the start of workers and the loading of models. quantiles:
+    of the scores in its rows. totals: where it had nothing to do, the rows of the whole table by status;
+    quantiles are of these rows then.
     """
 
     run: Run
@@ -52,6 +55,7 @@ class Summary:
     first_seconds: float
     first_rows: int
     quantiles: dict[str, list[float]]
+    totals: dict[str, int] | None = None
 
     @property
     def frames_per_second(self) -> float:
@@ -63,7 +67,7 @@ class Summary:
         rows = self.run.rows or 0
         if rows > self.first_rows > 0:
             return (rows - self.first_rows) / (self.seconds - self.first_seconds)
-        return rows / self.seconds
+        return rows / self.seconds if rows else 0.0
 
 
 def score(config: Config, overwrite: bool = False, retry_unreadable: bool = False) -> Summary:
@@ -89,9 +93,6 @@ def score(config: Config, overwrite: bool = False, retry_unreadable: bool = Fals
     if retry_unreadable and config.limit is not None:
         raise UsageError("--retry-unreadable tries all unreadable frames of the input: leave --limit out")
     accepted = config.accept_terms()
-    for name in config.chosen.models():
-        config.fetch(name)
-    check_own_models(config)
     record = config.record()
     table = Table(config.out, config.s3)
     # Other machines need not ask again.
@@ -103,6 +104,13 @@ def score(config: Config, overwrite: bool = False, retry_unreadable: bool = Fals
     shards = outside(shards, table.uri)
     if not shards:
         raise UsageError(f"{table.uri}: the input holds nothing but the table itself")
+    if not (overwrite or retry_unreadable):
+        frames = resume.nothing_to_do(table, shards, config)
+        if frames is not None:
+            return _nothing_to_do(config, table, frames)
+    for name in config.chosen.models():
+        config.fetch(name)
+    check_own_models(config)
     run = Run(
         run_id=new_run_id(),
         version=faceq.__version__,
@@ -117,7 +125,8 @@ def score(config: Config, overwrite: bool = False, retry_unreadable: bool = Fals
     )
     with claim.held(table, run, overwrite) as lock:
         # The lock is released when this Ray is left: no worker of this job writes any more.
-        with ray_for(config) as on_this_ray:
+        with ray_for(config) as settled:
+            on_this_ray = checkpoint.paced(settled)
             run.config = on_this_ray.model_dump()  # which stages run on its GPUs goes on record, too
             lock.begin()
             # Nothing is deleted before here: models, input, Ray and the lock are there.
@@ -130,15 +139,29 @@ def score(config: Config, overwrite: bool = False, retry_unreadable: bool = Fals
             seconds, first = _score(on_this_ray, shards, table, run, lock)
         run.counts, quantiles = table.counts_and_quantiles(run.run_id)
         run.rows = sum(run.counts.values())
+        totals = None
+        if run.already_done and not run.rows:
+            totals, quantiles = table.counts_and_quantiles()
         # None: the process that counted has died, and another one goes on from nought.
         if run.frames is not None and run.rows != run.frames:
             raise JobError(f"{run.frames} frames were read but {run.rows} rows written to {table.uri}")
         lock.check()
-        if run.rows or run.already_done or run.frames is None:
-            run.finished = _now()  # else its record is removed, so that other settings can be used here
-    if not run.finished:
+        earlier = [other for other in table.runs() if other["run_id"] != run.run_id]
+        if run.rows or run.frames is None or (run.already_done and resume.unfinished(earlier)):
+            run.finished = _now()
+        # Else its record is removed: it says nothing, and would tie a table without rows to these settings.
+    if not (run.finished or run.already_done):
         raise UsageError(_no_frames(run))
-    return Summary(run, table.uri, seconds, *first, quantiles)
+    return Summary(run, table.uri, seconds, *first, quantiles, totals)
+
+
+def _nothing_to_do(config: Config, table: Table, frames: int) -> Summary:
+    """The summary of a job all of whose frames have a row; nothing is run or recorded."""
+    totals, quantiles = table.counts_and_quantiles()
+    frames = min(frames, config.limit or frames)
+    inputs = [*config.input, *config.manifest]
+    run = Run(new_run_id(), faceq.__version__, inputs, {}, {}, _now(), frames=0, rows=0, already_done=frames)
+    return Summary(run, table.uri, 0.0, 0.0, 0, quantiles, totals)
 
 
 def _no_frames(run: Run) -> str:
@@ -153,19 +176,38 @@ def _score(
 ) -> tuple[float, tuple[float, int]]:
     """Run the graph over what has no row yet, and note what it met; seconds that it took, and what
     `Census.first_through` says."""
-    done, known = recover.prepare(table, {shard.source for shard in shards})
-    groups = group(recover.with_known_videos(table, shards))
+    rest = resume.rest_of(table, shards, config)
+    if len(rest.again):
+        say(
+            f"--fiq-threshold {config.fiq_threshold:g}: {len(rest.again):,} frames below an earlier, "
+            "higher threshold are scored further"
+        )
+    if not rest.shards:
+        run.frames, run.already_done = 0, rest.already_done
+        return 0.0, (0.0, 0)
+    groups = group(rest.shards)
     # On the driver's own node: what the job cannot do without should not hang on another one.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     options = {"num_cpus": 0, "scheduling_strategy": here, "max_restarts": -1, "max_task_retries": -1}
-    census = Census.options(**options).remote(len(shards), len(groups))  # type: ignore[attr-defined]
+    census = Census.options(**options).remote(  # type: ignore[attr-defined]
+        len(rest.shards), len(groups), rest.already_done
+    )
     birth = ray.get(census.birth.remote())
+    keeper = finished_shards.Keeper(
+        table, run.run_id, lambda count: ray.get(census.finished_since.remote(count)), rest.known
+    )
     started = time.monotonic()
     lock.may_write = True
     try:
-        with lock.telling(census.stop.remote):
-            run_graph(config, groups, done, table, run, census)
-    except Exception as error:
+        with lock.telling(census.stop.remote), keeper.running():
+            run_graph(config, groups, rest.done, table, run, census)
+    except BaseException as error:
+        # What went wrong is the news. What is not put right now, the next run finds.
+        with contextlib.suppress(Exception):
+            lock.check()
+            recover.drop_replaced(table, run, rest.again)
+        if not isinstance(error, Exception):
+            raise
         outage = lock.lost
         with contextlib.suppress(ray.exceptions.RayError):  # the census may be what died
             outage = outage or ray.get(census.outage.remote())
@@ -173,7 +215,9 @@ def _score(
     lock.may_write = False
     seconds = time.monotonic() - started
     lock.check()
-    recover.drop_stragglers(table, run, known)
+    recover.drop_stragglers(table, run, rest.files)
+    recover.drop_replaced(table, run, rest.again)
+    keeper.replace(rest.shard_files)
     outage = ray.get(census.outage_at_the_end.remote())
     if outage:
         raise JobError(outage)
@@ -269,11 +313,16 @@ def _finding_faces(config: Config, census: Any) -> dict[str, Any]:
 
 
 class FiqStage(ScoreFiq):
-    """ScoreFiq whose warnings go on record, too."""
+    """ScoreFiq whose warnings go on record, and which stops the job when nearly no face has features."""
 
     def __init__(self, config: Config, census: Any):
         super().__init__(config)
         self._census = census
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        faces, batch = batch["status"].null_count, super().__call__(batch)
+        _count_scored(self._census, batch, faces, NO_FEATURES)
+        return batch
 
     def warn(self, note: str) -> None:
         super().warn(note)
@@ -281,16 +330,30 @@ class FiqStage(ScoreFiq):
 
 
 class LastStage(ScoreQuality):
-    """ScoreQuality that tells the census how many rows are through."""
+    """ScoreQuality that tells the census how many rows are through, and stops the job likewise."""
 
     def __init__(self, config: Config, census: Any):
         super().__init__(config)
         self._census = census
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        batch = super().__call__(batch)
+        faces, batch = batch["status"].null_count, super().__call__(batch)
+        _count_scored(self._census, batch, faces, NO_QUALITY)
         self._census.through.remote(len(batch))
         return batch
+
+
+def _count_scored(census: Any, batch: pa.Table, faces: int, error: str) -> None:
+    """Tell the census how many of a batch's faces a model had no score for; OutageError if that is nearly all
+    of the job's."""
+    if not faces:
+        return
+    without = pc.sum(pc.equal(batch["error"], error)).as_py() or 0
+    told = census.scored.remote(faces, without, error)
+    if without:  # good batches need not wait for the answer
+        outage = ray.get(told)
+        if outage:
+            raise OutageError(outage)
 
 
 def _reason(error: BaseException) -> str:

@@ -97,6 +97,9 @@ COSTS = {
 }
 """By preset. `embedded` finds faces on CPUs, the others on the card, which `find_face.num_gpus` asks for."""
 
+CPU_GFLOP_S = 86
+"""That one core reached with DB-CNN-Lite, as measured."""
+
 MEMORY_EFFICIENCY = 0.7
 """Share of `bandwidth` that layer after layer reaches."""
 
@@ -159,6 +162,14 @@ def capacity(there: Machine, cost: Cost) -> dict[str, float]:
         "network": NETWORK_EFFICIENCY * there.network * 1e9 / 8 / cost.read_bytes,
         "object store": min(OBJECT_STORE_BYTES_S * there.cpus, MEMORY_BYTES_S) / cost.object_bytes,
     }
+
+
+def cpu_seconds(preset: str, passes: int | None) -> float:
+    """CPU seconds of a frame that is scored to its end, where all models run on CPUs; `passes`: the dropout
+    passes of SER-FIQ."""
+    cost, counted = COSTS[preset], 100 if preset == "cafi" else 0
+    drawn = DRAWS_GFLOP * ((passes or 0) - counted) / 100
+    return cost.cpu_ms / 1000 + (cost.gflop + drawn) / CPU_GFLOP_S
 
 
 def gpu_rate(there: Machine, cost: Cost) -> float:

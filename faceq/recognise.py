@@ -112,7 +112,7 @@ class Backbone:
             ) from None
         try:
             distance, found = serfiq.ClosedForm(self.head)(torch.from_numpy(features))
-            serfiq.check_distances(distance)
+            serfiq.check_distances(distance, found)
         except serfiq.DropoutError as error:
             raise ModelFileError(f"{path}: {error}") from None
         wanted = np.concatenate(alone).reshape(len(faces), -1)

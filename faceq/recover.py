@@ -7,34 +7,89 @@ files, can be interrupted, and can be done again.
 """
 
 import glob
-from collections.abc import Collection
-from dataclasses import replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from faceq.listing import Shard
-from faceq.runs import Run, Table, is_of, status_of
-from faceq.table import among
+from faceq.runs import Run, Table, Tallies, is_of, status_of
+from faceq.table import SCHEMA, among
+
+_FRAMES = pa.schema([SCHEMA.field("frame_id"), SCHEMA.field("source")])
 
 
-def prepare(table: Table, sources: Collection[str]) -> tuple[np.ndarray, set[str]]:
-    """Put right what is there; ids (int64, sorted) of the frames that are done, and the files that say so.
+@dataclass(frozen=True)
+class Held:
+    """What a table holds.
 
-    A frame of `sources`, those of the new run, which a run without an end called unreadable is not done: it
-    may have been the storage.
+    ids: (N,) int64, sorted, of the frames that have a row. files: with these rows. tallies: of some sources.
+    """
+
+    ids: np.ndarray
+    files: set[str]
+    tallies: Tallies
+
+
+def prepare(table: Table, sources: Collection[str], counted: Collection[str] = ()) -> Held:
+    """Put right what is there, and say what is there then, with tallies of those `counted`.
+
+    A frame of `sources`, those of the new run, which a run without an end called unreadable has no row any
+    more: it may have been the storage.
     """
     unended = [run["run_id"] for run in table.runs() if not run["finished"]]
     for run_id in unended:
         _forget([path for path in table.files_of(run_id) if status_of(path) == "unreadable"], table, sources)
     _remove_unfinished_files(table)
     files = table.row_files()
-    ids = table.frame_ids(files)
-    doubled = ids[1:][ids[1:] == ids[:-1]]
+    ids, tallies = table.frames_of(files, counted)
+    doubled = doubles(ids)
     if len(doubled):
         _drop_doubles(table, doubled)
         files = table.row_files()
-        ids = table.frame_ids(files)
-    return ids, set(files)
+        ids, tallies = table.frames_of(files, counted)
+    return Held(ids, set(files), tallies)
+
+
+def doubles(ids: np.ndarray) -> np.ndarray:
+    """Those of some sorted ids that are there more than once."""
+    return ids[1:][ids[1:] == ids[:-1]]
+
+
+def passing(table: Table, sources: Collection[str], threshold: float) -> pa.Table:
+    """frame_id and source of the rows `below_fiq` of some sources that a lower threshold lets through.
+
+    A run with that threshold scores these frames again. Until it has, their rows stay; then, or when the next
+    run finds a frame with two rows, the new row takes the old one's place.
+    """
+    highest = max((_threshold_of(run) for run in table.runs()), default=0.0)
+    if highest <= threshold:
+        return _FRAMES.empty_table()  # most tables: nothing need be read
+    wanted = pa.array(sorted(sources), pa.string())
+    found = [
+        rows.filter(pc.is_in(rows["source"], value_set=wanted))
+        for rows in table.below(table.row_files(), threshold)
+    ]
+    return pa.concat_tables([_FRAMES.empty_table(), *found])
+
+
+def _threshold_of(run: Mapping[str, Any]) -> float:
+    """The least `serfiq` that a run scored further; 1 where its record does not say."""
+    return float(run.get("config", {}).get("fiq_threshold", 1.0))
+
+
+def drop_replaced(table: Table, run: Run, again: np.ndarray) -> None:
+    """Delete the old rows of frames (ids: int64) that have a row of this run now."""
+    if not len(again):
+        return
+    there = table.frame_ids(table.files_of(run.run_id))
+    new = np.sort(again[among(again, there)])
+    for path in table.row_files():
+        if status_of(path) == "below_fiq" and not is_of(path, run.run_id):
+            table.keep_rows(path, ~among(table.column(path, "frame_id").to_numpy(), new))
 
 
 def forget_unreadable(table: Table, sources: Collection[str]) -> int:

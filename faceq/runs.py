@@ -18,10 +18,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 
-from faceq import folders, records
+from faceq import comparable, folders, records
 from faceq.config import S3
 from faceq.errors import FaceqError, StorageError, UsageError
 from faceq.faults import failure
+from faceq.frames import wrapped
 from faceq.parquet import ParquetFile
 from faceq.storage import READ_AHEAD, absolute, filesystem, has_failed, is_temporary, path_of, storage_errors
 from faceq.table import STATUSES, among, record_of, schema
@@ -109,16 +110,8 @@ class Table:
                 "breaks, tabs, and ? or ; at its end"
             )
         for run in self._runs_or_nothing():
-            if not self._ties(run):
-                continue
-            mine = record or {}
-            self._check_face_finding(run, mine)
-            differences = "; ".join(_differences({key: run.get(key) for key in mine}, mine))
-            if differences:
-                raise UsageError(
-                    f"{self.uri}: already holds a table made with other settings ({differences}): "
-                    "name another folder for --out, use the same settings, or replace it by --overwrite"
-                )
+            if self._ties(run) and record is not None:
+                comparable.check(self.uri, run, record)
 
     def _ties(self, run: dict[str, Any]) -> bool:
         """Whether there may be rows that were made with this run's settings."""
@@ -126,17 +119,6 @@ class Table:
         if stopped and not self.files_of(run["run_id"]):
             return False
         return run.get("state") != "claiming"
-
-    def _check_face_finding(self, run: dict[str, Any], mine: dict[str, Any]) -> None:
-        """A table of another faceq has a message of its own: no settings make its rows comparable."""
-        there, now = run.get("face_finding", 1), mine.get("face_finding")
-        if now is not None and there != now:
-            other = "an older" if there < now else "a newer"
-            raise UsageError(
-                f"{self.uri}: already holds a table of {other} faceq, which found and aligned faces in "
-                f"another way (face_finding {there} there, {now} now), so that scores cannot be compared: "
-                "name another folder for --out, or replace the table by --overwrite"
-            )
 
     def remove_others(self, mine: Run) -> int:
         """Delete all rows and the records of other runs; returns how many files that were.
@@ -147,7 +129,9 @@ class Table:
         # A job that claims will see this one and take its record back itself.
         others = [run["run_id"] for run in self.runs() if run.get("state") != "claiming"]
         # Records last: rows without them would be taken for this run's settings by the next one.
-        files = rows + [self._run_file(run_id) for run_id in others if run_id != mine.run_id]
+        files = (
+            rows + self.shard_files() + [self._run_file(run_id) for run_id in others if run_id != mine.run_id]
+        )
         with self.reached():
             for path in files:
                 self.files.rm_file(path)
@@ -223,6 +207,11 @@ class Table:
 
     def _run_files(self) -> list[str]:
         return folders.inside(self.files, self.path, "_faceq/run-*.json")
+
+    def shard_files(self) -> list[str]:
+        """The files of `faceq.finished_shards`."""
+        with self.reached():
+            return folders.inside(self.files, self.path, "_faceq/shards-*.arrow")
 
     def runs(self) -> list[dict[str, Any]]:
         """Records of all runs, as `in_order`.
@@ -324,6 +313,28 @@ class Table:
         ids.sort()
         return ids
 
+    def frames_of(self, files: list[str], sources: Collection[str]) -> tuple[np.ndarray, "Tallies"]:
+        """Ids (int64, sorted) of the frames that have a row in some of `row_files`, and of those of some
+        sources how many there are and the sum of their ids."""
+        ids, tallies = [np.empty(0, np.int64)], dict.fromkeys(sources, (0, 0))
+        for part in self._parts(files, ["frame_id", "source"] if sources else ["frame_id"]):
+            ids.append(part["frame_id"].to_numpy())
+            for source, count, total in _by_source(part) if sources else ():
+                if source in tallies:
+                    before, sum_before = tallies[source]
+                    tallies[source] = before + count, wrapped(sum_before + total)
+        found = np.concatenate(ids)
+        found.sort()
+        return found, tallies
+
+    def below(self, files: list[str], threshold: float) -> Iterator[pa.Table]:
+        """frame_id and source of the `below_fiq` rows in some of `row_files` that pass a threshold."""
+        some = [path for path in files if status_of(path) == "below_fiq"]
+        for part in self._parts(some, ["frame_id", "source", "serfiq"]):
+            # As stored, and as `ScoreFiq` compares: both in single precision.
+            passes = pc.greater_equal(part["serfiq"], pa.scalar(np.float32(threshold)))
+            yield part.filter(passes).select(["frame_id", "source"])
+
     def places_of(self, ids: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
         """Those of `row_files` that have rows of some frames (ids: int64, sorted), with these frames' ids."""
         files = self.row_files()
@@ -416,12 +427,14 @@ class Table:
             with self.files.open(path, "wb") as file:
                 file.write(whole.getvalue().to_pybytes())
 
-    def counts_and_quantiles(self, run_id: str) -> tuple[dict[str, int], dict[str, list[float]]]:
-        """Rows by status, and the QUANTILES of both scores over the faces that have them, to a
-        ten-thousandth of their range: out of histograms, since a job's rows may not fit into memory."""
+    def counts_and_quantiles(
+        self, run_id: str | None = None
+    ) -> tuple[dict[str, int], dict[str, list[float]]]:
+        """Rows of a run, or of all runs, by status, and the QUANTILES of both scores over the faces that have
+        them, to a ten-thousandth of their range: out of histograms, since rows may not fit into memory."""
         counts = Counter(dict.fromkeys(STATUSES, 0))
         histograms = {name: np.zeros(QUANTILE_BINS, np.int64) for name in SCORE_RANGES}
-        files = self.files_of(run_id)
+        files = self.row_files() if run_id is None else self.files_of(run_id)
         for path, part in zip(files, self._parts(files, list(SCORE_RANGES)), strict=True):
             counts[status_of(path)] += len(part)
             for name, most in SCORE_RANGES.items():
@@ -449,6 +462,20 @@ def in_order(found: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     older than all others.
     """
     return sorted(found, key=lambda record: (record.get("sequence", 0), record["run_id"]))
+
+
+Tallies = dict[str, tuple[int, int]]
+"""Frames of a source, and the sum of their ids as int64 holds it."""
+
+
+def _by_source(rows: pa.Table) -> Iterator[tuple[str, int, int]]:
+    """Sources of some rows, each with its number of rows and the sum of their ids."""
+    sources = rows["source"].combine_chunks().dictionary_encode()
+    place, ids = sources.indices.to_numpy(), rows["frame_id"].to_numpy()
+    sums = np.zeros(len(sources.dictionary), np.int64)
+    np.add.at(sums, place, ids)  # wraps, as `wrapped` does
+    counts = np.bincount(place, minlength=len(sums))
+    yield from zip(sources.dictionary.to_pylist(), counts.tolist(), sums.tolist(), strict=True)
 
 
 def is_of(path: str, run_id: str) -> bool:
@@ -502,19 +529,3 @@ def footer_of(record: dict[str, Any]) -> dict[str, Any]:
     found = {each.name for each in fields(Run)} - {"version", "run_id", "config"}
     config = {key: value for key, value in record["config"].items() if key not in ("input", "manifest")}
     return {key: value for key, value in record.items() if key not in found} | {"config": config}
-
-
-def _differences(old: dict[str, Any], new: dict[str, Any], where: str = "") -> list[str]:
-    found = []
-    for key in sorted({*old, *new}):
-        there, now = old.get(key), new.get(key)
-        if isinstance(there, dict) and isinstance(now, dict):
-            found += _differences(there, now, f"{where}{key}.")
-        elif there != now:
-            found.append(f"{where}{key} {_short(there)} there, {_short(now)} now")
-    return found
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:57]}…"

@@ -10,6 +10,7 @@ import asyncio
 import contextvars
 import errno
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 from xml.etree import ElementTree
@@ -36,6 +37,9 @@ _NOT_THIS_WAY = {"NotImplemented", "501", "InvalidArgument", "InvalidRequest", "
 Objects = dict[str, int]
 """Bytes by `bucket/key`."""
 
+Note = Callable[[str, str], None]
+"""Takes the ETag of an object that was listed, by its `bucket/key`."""
+
 
 class _NoOrderError(Exception):
     """The storage lists in another order than S3 does, or not from any name on."""
@@ -51,31 +55,35 @@ class _Part:
     token: str | None = None
 
 
-def find(files: Any, path: str) -> Objects:
+def find(files: Any, path: str, note: Note = lambda path, tag: None) -> Objects:
     """Objects below a prefix, through all levels.
 
     Args:
         files: s3fs's file system.
         path: `bucket` or `bucket/prefix`, without a slash at its end.
+        note: told the objects' ETags.
 
     Raises:
         OSError: what s3fs makes of S3's refusals (PermissionError, FileNotFoundError).
     """
     try:
-        return sync(files.loop, _find, files, path)
+        return sync(files.loop, _find, files, path, note)
     except _NoOrderError:
         bucket, key, _ = files.split_path(path)
-        objects, _ = sync(files.loop, _pages, files, bucket, f"{key}/" if key else "", "")
+        objects, _ = sync(files.loop, _pages, files, bucket, f"{key}/" if key else "", "", note)
         return objects
 
 
-def level(files: Any, folder: str, beginning: str = "") -> tuple[Objects, list[str]]:
+def level(
+    files: Any, folder: str, beginning: str = "", note: Note = lambda path, tag: None
+) -> tuple[Objects, list[str]]:
     """What lies right below a prefix, under names with some beginning.
 
     Args:
         files: s3fs's file system.
         folder: `bucket` or `bucket/prefix`, without a slash at its end.
         beginning: of the names.
+        note: told the objects' ETags.
 
     Returns:
         The objects, and the prefixes, as `folder` has them.
@@ -85,18 +93,22 @@ def level(files: Any, folder: str, beginning: str = "") -> tuple[Objects, list[s
     """
     bucket, key, _ = files.split_path(folder)
     prefix = f"{key}/" if key else ""
-    objects, prefixes = sync(files.loop, _pages, files, bucket, prefix + beginning, "/")
+    objects, prefixes = sync(files.loop, _pages, files, bucket, prefix + beginning, "/", note)
     return {name: size for name, size in objects.items() if name != f"{bucket}/{prefix}"}, prefixes
 
 
-async def _pages(files: Any, bucket: str, prefix: str, delimiter: str) -> tuple[Objects, list[str]]:
+async def _pages(
+    files: Any, bucket: str, prefix: str, delimiter: str, note: Note
+) -> tuple[Objects, list[str]]:
     """A listing in the store's own order, one page after another: objects, and prefixes up to a delimiter."""
     objects: Objects = {}
     prefixes: list[str] = []
     where: dict[str, str] = {"Delimiter": delimiter} if delimiter else {}
     while True:
         page = await files._call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, **where)
-        objects.update((f"{bucket}/{found['Key']}", found["Size"]) for found in page.get("Contents", ()))
+        for found in page.get("Contents", ()):
+            objects[f"{bucket}/{found['Key']}"] = found["Size"]
+            note(f"{bucket}/{found['Key']}", found.get("ETag") or "")
         prefixes += [f"{bucket}/{found['Prefix'][:-1]}" for found in page.get("CommonPrefixes", ())]
         if not page.get("IsTruncated"):
             return objects, prefixes
@@ -105,7 +117,7 @@ async def _pages(files: Any, bucket: str, prefix: str, delimiter: str) -> tuple[
         where["ContinuationToken"] = page["NextContinuationToken"]
 
 
-async def _find(files: Any, path: str) -> Objects:
+async def _find(files: Any, path: str, note: Note) -> Objects:
     bucket, key, _ = files.split_path(path)
     prefix = f"{key}/" if key else ""
     await files.set_session()
@@ -116,7 +128,7 @@ async def _find(files: Any, path: str) -> Objects:
     found: Objects = {}
     beyond: set[str] = set()
     # After the prefix, since an object that is called so stands for a folder.
-    running = {asyncio.create_task(_answer(files, bucket, prefix, _Part(prefix)))}
+    running = {asyncio.create_task(_answer(files, bucket, prefix, _Part(prefix), note))}
     try:
         while running:
             done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
@@ -126,7 +138,7 @@ async def _find(files: Any, path: str) -> Objects:
             found.update(objects)
             beyond |= others
             for each in _cut(rest, prefix, REQUESTS_AT_ONCE - len(running)) if rest else ():
-                running.add(asyncio.create_task(_answer(files, bucket, prefix, each)))
+                running.add(asyncio.create_task(_answer(files, bucket, prefix, each, note)))
     finally:
         for task in running:
             task.cancel()
@@ -138,7 +150,7 @@ async def _find(files: Any, path: str) -> Objects:
 
 
 async def _answer(
-    files: Any, bucket: str, prefix: str, part: _Part
+    files: Any, bucket: str, prefix: str, part: _Part, note: Note
 ) -> tuple[Objects, set[str], _Part | None]:
     """A part's first objects; names of others that came along, beyond its end; what is left of the part."""
     where = {"ContinuationToken": part.token} if part.token else {"StartAfter": part.after}
@@ -155,6 +167,8 @@ async def _answer(
             raise _NoOrderError from None
         raise
     sizes = {found["Key"]: found["Size"] for found in answer.get("Contents", ())}
+    for found in answer.get("Contents", ()):
+        note(f"{bucket}/{found['Key']}", found.get("ETag") or "")
     keys = [part.after, *sizes]
     if any(one >= other for one, other in itertools.pairwise(keys)):
         raise _NoOrderError
@@ -180,7 +194,7 @@ def _cut(part: _Part, prefix: str, most: int) -> list[_Part]:
 
 
 def _read_contents(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: Any) -> None:
-    """Take keys and sizes out of an answer before botocore reads the rest of it, if it is one of ours.
+    """Take keys, sizes and ETags out of an answer before botocore reads the rest of it, if it is one of ours.
 
     botocore takes 0.1 s of CPU for a thousand keys, most of it for their times, this a tenth. Old versions of
     it do not ask, and read all themselves.
@@ -197,7 +211,8 @@ def _read_contents(response_dict: dict[str, Any], customized_response_dict: dict
     customized_response_dict["Contents"] = found = []
     for listed in root.findall(f"{space}Contents"):
         size = listed.findtext(f"{space}Size")
-        found.append({"Key": listed.findtext(f"{space}Key"), "Size": int(size or 0)})
+        tag = listed.findtext(f"{space}ETag")
+        found.append({"Key": listed.findtext(f"{space}Key"), "Size": int(size or 0), "ETag": tag})
         root.remove(listed)
     response_dict["body"] = ElementTree.tostring(root)
 

@@ -175,13 +175,20 @@ def check(head: Head) -> None:
         raise DropoutError("the last layer's weights are all zero: dropout changes nothing")
 
 
-def check_distances(distance: np.ndarray) -> None:
+def has_size(distance: np.ndarray, embedding: np.ndarray) -> np.ndarray:
+    """(N,) bool: which faces have a cloud with a size. A distance (N,) of 0 would be a perfect score; where
+    distance or embedding (N, E) are not finite, or the embedding is zero, there is none."""
+    length = np.linalg.norm(embedding, axis=1)
+    return np.isfinite(distance) & (distance > 0) & np.isfinite(length) & (length > 0)
+
+
+def check_distances(distance: np.ndarray, embedding: np.ndarray) -> None:
     """That the cloud of each face has a size.
 
     Raises:
-        DropoutError: a distance (N,) of 0, which would be a perfect score, or none at all.
+        DropoutError: `has_size` says that one has none.
     """
-    if not (distance > 0).all():
+    if not has_size(distance, embedding).all():
         raise DropoutError(
             "all dropout passes of a face are equal: the recogniser's features are zero or not finite, and "
             "no dropout can change them"

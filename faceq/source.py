@@ -89,9 +89,18 @@ def _read(task: int, shards: list[Shard], config: Config, done: Any, census: Any
         outage = ray.get(census.read.remote(*totals))
         if outage:
             raise OutageError(outage)
+        _tell_finished(reader.findings, census)
         yield to_table(frames)
     findings = reader.findings
+    _tell_finished(findings, census)
     ray.get(census.ended.remote(task, dict(findings.passed_over), findings.notes[:MOST_NOTES]))
+
+
+def _tell_finished(findings: Findings, census: Any) -> None:
+    """Tell of shards when they end, and not only with the task, which may have many."""
+    if findings.finished:
+        census.finished.remote(findings.finished[:])
+        findings.finished.clear()
 
 
 class _Reader:

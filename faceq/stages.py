@@ -21,6 +21,7 @@ from faceq.dbcnn import DBCNNLite
 from faceq.device import check_cuda
 from faceq.find_face import crop_side
 from faceq.fiq import GAP, Distances
+from faceq.frames import READ_SCHEMA
 from faceq.quality import OnnxQuality, TorchQuality
 from faceq.recognise import Backbone
 from faceq.table import pending, pixels, with_values
@@ -32,11 +33,19 @@ small ones, too."""
 _ALIGNED_SHAPE = (geometry.ALIGNED_SIZE, geometry.ALIGNED_SIZE, 3)
 
 
+NO_FEATURES = (
+    "the recogniser gives no usable features for this face (they are zero or not finite): check its file, or "
+    "leave the frame out"
+)
+NO_QUALITY = "the quality network gives no finite score for this face: check its file, or leave the frame out"
+
+
 class ScoreFiq:
     """SER-FIQ of the aligned face: in closed form, or by dropout passes.
 
     In: aligned. Out: serfiq_raw, serfiq, embedding_norm, and embedding if it is kept; the faces below
-    the threshold get their `status` and lose what the quality stage would need.
+    the threshold get their `status` and lose what the quality stage would need. A face for which the
+    recogniser gives no usable features becomes an unreadable row.
     """
 
     def __init__(self, config: Config):
@@ -58,7 +67,9 @@ class ScoreFiq:
         faces = pixels(batch, "aligned", rows, _ALIGNED_SHAPE)
         none = np.empty(0, np.float32), np.empty((0, 1), np.float32)
         distance, embedding = self._distances(faces) if len(faces) else none
-        serfiq.check_distances(distance)
+        good = serfiq.has_size(distance, embedding)
+        batch = without_values(batch, rows[~good], NO_FEATURES)
+        rows, faces, distance, embedding = rows[good], faces[good], distance[good], embedding[good]
         if self._unmeasured and len(faces):
             self._unmeasured = False
             self._measure_gap(faces)
@@ -94,7 +105,8 @@ class ScoreFiq:
 class ScoreQuality:
     """DB-CNN of the face, pooled inside the mask (or what `quality_region` says).
 
-    In: crop, outline. Out: dbcnn, and `status` scored.
+    In: crop, outline. Out: dbcnn, and `status` scored. A face for which the network gives no finite score
+    becomes an unreadable row.
     """
 
     def __init__(self, config: Config):
@@ -116,6 +128,9 @@ class ScoreQuality:
         rows = pending(batch)
         points = self._quality(batch, rows) if len(rows) else np.empty(0, np.float32)
         self._check(points, both_sides=False)
+        good = np.isfinite(points)
+        batch = without_values(batch, rows[~good], NO_QUALITY)
+        rows, points = rows[good], points[good]
         batch = with_values(batch, "dbcnn", rows, np.clip(points, 0, 100))
         batch = with_values(batch, "status", rows, ["scored"] * len(rows))
         return batch.drop_columns(["crop", "outline", "crop_map"])
@@ -145,6 +160,18 @@ class ScoreQuality:
         # What half precision does not cover is single precision, not TensorFloat-32.
         torch.backends.cudnn.allow_tf32 = False
         return Halving(TorchQuality(self._network, "cuda", half=True), pool.mini_batch, "dbcnn")
+
+
+def without_values(batch: pa.Table, rows: np.ndarray, error: str) -> pa.Table:
+    """The batch with the frames at `rows` (int64) unreadable: of a frame that has no scores nothing is kept
+    but which one it is, and why."""
+    if not len(rows):
+        return batch
+    for name in batch.column_names:
+        if name not in READ_SCHEMA.names:
+            batch = with_values(batch, name, rows, [None] * len(rows))
+    batch = with_values(batch, "status", rows, ["unreadable"] * len(rows))
+    return with_values(batch, "error", rows, [error] * len(rows))
 
 
 def check_own_models(config: Config) -> None:

@@ -70,6 +70,27 @@ def heavy_tailed(path: Path) -> Path:
     return path
 
 
+def blind_to_the_dark(path: Path, operation: str) -> Path:
+    """An arcface whose features are zero (`Mul`) or not finite (`Div`) for dark faces only."""
+    model = onnx.load(str(arcface(path)))
+    (last,) = [each for each in model.graph.node if each.op_type == "Gemm"]
+    place = list(model.graph.node).index(last)
+    last.input[0] = "seen"
+    added = [
+        node("ReduceMean", ["input.1"], ["brightness"], axes=[1, 2, 3], keepdims=0),
+        node("Greater", ["brightness", "dark"], ["is_bright"]),
+        node("Cast", ["is_bright"], ["bright"], to=TensorProto.FLOAT),
+        node("Unsqueeze", ["bright", "axis"], ["factor"]),
+        node(operation, ["flat", "factor"], ["seen"]),
+    ]
+    for index, each in enumerate(added):
+        model.graph.node.insert(place + index, each)
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(-0.7), "dark"))
+    model.graph.initializer.append(numpy_helper.from_array(np.array([1]), "axis"))
+    onnx.save(model, str(path))
+    return path
+
+
 def landmarks_106(path: Path, numbers: int = 212, side: int = 192) -> Path:
     """As 2d106det.onnx is laid out: normalises inside; gives 106 points, -1...1 in its cut, which here lie on
     an average face and move a little with the picture."""

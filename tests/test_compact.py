@@ -92,7 +92,7 @@ def test_it_can_be_queried_and_the_job_goes_on_in_it(scored, compacted, tmp_path
     done = pipeline.score(again)
     assert (done.run.frames, done.run.already_done) == (0, len(rows_of(scored.out)))
     with pytest.raises(UsageError, match="made with other settings"):
-        pipeline.score(again.model_copy(update={"fiq_threshold": 0.1}))
+        pipeline.score(again.model_copy(update={"min_face": 30}))
 
 
 def test_large_partitions_become_several_files_in_one_order(scored, tmp_path, monkeypatch):

@@ -291,7 +291,7 @@ def test_a_shard_is_read_from_front_to_back(order, tmp_path, monkeypatch):
             starts.append(self.tell())
             return super().read(size)
 
-    monkeypatch.setattr(parquet, "open_shard", lambda shard, s3: Noted(shard.path))
+    monkeypatch.setattr(parquet, "open_shard", lambda shard, reading: Noted(shard.path))
     assert [frame.member for frame in read(tmp_path)] == values["key"]
     footer, *columns = starts
     assert footer > 0 and columns == sorted(columns) and len(columns) > 10

@@ -11,17 +11,27 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from model_files import arcface, dbcnn, dbcnn_state, detector, heavy_tailed, landmarks_106, node
+from model_files import (
+    arcface,
+    blind_to_the_dark,
+    dbcnn,
+    dbcnn_state,
+    detector,
+    heavy_tailed,
+    landmarks_106,
+    node,
+)
 from onnx import helper
 from safetensors.torch import load_file, save_file
 
 import faceq
-from faceq import cli, config, fiq, geometry, models, quality, recognise
+from faceq import cli, config, fiq, geometry, models, quality, recognise, stages
 from faceq.dbcnn import DBCNN_LITE_WEIGHTS
 from faceq.errors import UsageError
 from faceq.onnx_runtime import ModelFileError
 from faceq.runs import Table
 from faceq.serfiq import ClosedForm
+from jobs import demo
 
 ALONE = "dbcnn: { mini_batch: 1 }\n"
 """No mini-batches for a single picture: VGG-16 takes a second for each place in them."""
@@ -357,3 +367,68 @@ def test_the_gap_of_a_recogniser_is_on_record_with_the_run(local_ray, photos, tm
     (note,) = run["notes"]
     assert re.match(r"serfiq: for this recogniser .* are about [+-]\d+% off", note)
     assert note in capsys.readouterr().out
+
+
+# --- a face that a recogniser makes nothing of ----------------------------------------------------------
+
+
+MEASURED = (
+    "width",
+    "n_faces",
+    "face_x",
+    "landmarks",
+    "yaw",
+    "serfiq_raw",
+    "serfiq",
+    "embedding_norm",
+    "dhash",
+)
+
+
+@pytest.mark.parametrize("operation", ["Mul", "Div"])
+@pytest.mark.parametrize("passes", [None, 10])
+def test_a_face_without_usable_features_is_an_unreadable_row(astronaut, tmp_path, operation, passes):
+    dark = (astronaut * 0.12).astype(np.uint8)
+    own = {"recogniser": str(blind_to_the_dark(tmp_path / "r.onnx", operation))}
+    settings = {"models": own, "dropout": 0.4, "fiq_threshold": 0, "serfiq_passes": passes}
+    rows = faceq.score_images([astronaut, dark, astronaut[:, ::-1].copy()], **settings).to_pylist()
+    assert [row["status"] for row in rows] == ["scored", "unreadable", "scored"]
+    assert rows[1]["error"].startswith("the recogniser gives no usable features for this face")
+    assert all(rows[1][name] is None for name in (*MEASURED, "mask_coverage", "dbcnn"))
+    (alone,) = faceq.score_images([astronaut], **settings).drop_columns("run_id").to_pylist()
+    assert {**rows[0], "run_id": None} == {**alone, "run_id": None}
+
+
+def test_a_job_with_one_such_face_ends_well_and_with_nearly_all_of_them_stops(
+    astronaut, tmp_path, local_ray, capsys
+):
+    dark, bright = (demo._jpeg((astronaut * share).astype(np.uint8)) for share in (0.12, 1.0))
+    recogniser = blind_to_the_dark(tmp_path / "r.onnx", "Mul")
+    said = ["--recogniser", str(recogniser), "--dropout", "0.4", "--fiq-threshold", "0"]
+
+    def score(name: str, images: list[bytes]) -> int:
+        demo.write_shards(tmp_path / name, ((f"{i:03}.jpg", data) for i, data in enumerate(images)))
+        return cli.main(["score", str(tmp_path / name), "--out", str(tmp_path / f"{name}-table"), *said])
+
+    assert score("one", [bright, dark, bright]) == 0
+    found = Table(str(tmp_path / "one-table"), config.S3()).rows(["status"])["status"].to_pylist()
+    assert sorted(found) == ["scored", "scored", "unreadable"]
+    assert score("all", [dark] * 120) == 1
+    assert "faces have no score: the recogniser gives no usable features" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_face_without_a_finite_quality_is_an_unreadable_row(astronaut, monkeypatch, value):
+    """A stand-in for half precision that overflows on a card."""
+    rate = stages.ScoreQuality._rate
+
+    def overflows(stage, crops, masks):
+        points = rate(stage, crops, masks)
+        if len(points) == 2:
+            points[1] = value
+        return points
+
+    monkeypatch.setattr(stages.ScoreQuality, "_rate", overflows)
+    rows = faceq.score_images([astronaut, astronaut[:, ::-1].copy()], fiq_threshold=0).to_pylist()
+    assert [row["status"] for row in rows] == ["scored", "unreadable"]
+    assert "no finite score" in rows[1]["error"] and rows[1]["serfiq"] is None and rows[1]["dbcnn"] is None

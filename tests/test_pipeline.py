@@ -190,8 +190,8 @@ def test_a_limit_takes_the_first_frames_however_often(shards, tmp_path):
 
 def test_a_table_of_other_settings_is_refused_with_the_difference(scored, shards):
     chosen, _ = scored
-    with pytest.raises(UsageError, match=r"fiq_threshold 0\.5 there, 0\.7 now"):
-        pipeline.score(settings(shards, chosen.out, fiq_threshold=0.7))
+    with pytest.raises(UsageError, match=r"min_face 40 there, 30 now"):
+        pipeline.score(settings(shards, chosen.out, min_face=30))
 
 
 def test_a_folder_with_other_files_is_refused(shards):

@@ -57,8 +57,8 @@ def test_unreadable_frames_of_a_run_without_an_end_are_not_done(table):
         write(table, run, "unreadable", [base + 1, base + 2])
         write(table, run, "scored", [base + 3])
     # Of the frames that the new run has in its input, that is.
-    assert recover.prepare(table, {"/in/2.jpg", "/in/12.jpg"})[0].tolist() == [1, 2, 3, 11, 13]
-    assert recover.prepare(table, {f"/in/{i}.jpg" for i in range(20)})[0].tolist() == [1, 2, 3, 13]
+    assert recover.prepare(table, {"/in/2.jpg", "/in/12.jpg"}).ids.tolist() == [1, 2, 3, 11, 13]
+    assert recover.prepare(table, {f"/in/{i}.jpg" for i in range(20)}).ids.tolist() == [1, 2, 3, 13]
 
 
 @pytest.mark.parametrize("place", ["disk", "s3"])
@@ -71,7 +71,7 @@ def test_of_doubles_the_latest_run_stays(table, place, request):
     write(table, OLD, "no_face", [4])
     write(table, NEW, "scored", [2, 3, 5])
     write(table, NEW, "below_fiq", [4])
-    ids, _ = recover.prepare(table, {"/in/1.jpg"})
+    ids = recover.prepare(table, {"/in/1.jpg"}).ids
     assert ids.tolist() == [1, 2, 3, 4, 5]
     assert rows_of(table) == [
         (1, "scored", OLD),
@@ -98,7 +98,7 @@ def test_a_frame_that_is_twice_in_one_file_keeps_its_last_row(table):
     save_run(table, OLD, finished=True)
     write(table, OLD, "scored", [1, 2, 1, 3])
     write(table, OLD, "no_face", [4])
-    assert recover.prepare(table, set())[0].tolist() == [1, 2, 3, 4]
+    assert recover.prepare(table, set()).ids.tolist() == [1, 2, 3, 4]
     (path,) = (path for path in table.row_files() if "scored" in path)
     assert pq.read_table(path)["frame_id"].to_pylist() == [2, 1, 3]
 
@@ -109,7 +109,7 @@ def test_one_double_loads_no_more_than_the_ids_as_numbers(tmp_path):
     first = int(table.frame_ids()[0])
     write(table, NEW, "scored", [first])
     tracemalloc.start()
-    ids, _ = recover.prepare(table, set())
+    ids = recover.prepare(table, set()).ids
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(ids) == 300_000 and ids[0] == first
@@ -120,7 +120,7 @@ def test_what_a_dead_run_wrote_late_goes(table):
     save_run(table, OLD, finished=False)
     mine = save_run(table, NEW, finished=False)
     write(table, OLD, "scored", [1])
-    _, known = recover.prepare(table, set())
+    known = recover.prepare(table, set()).files
     write(table, OLD, "scored", [2], name="late-000001-0")
     write(table, NEW, "scored", [2])
     recover.drop_stragglers(table, mine, known)
@@ -132,7 +132,7 @@ def test_what_a_removed_run_wrote_late_goes(table):
     write(table, OLD, "scored", [1])
     mine = save_run(table, NEW, finished=False)
     table.remove_others(mine)
-    _, known = recover.prepare(table, set())
+    known = recover.prepare(table, set()).files
     write(table, OLD, "scored", [2], name="late-000001-0")
     write(table, NEW, "scored", [1, 2])
     recover.drop_stragglers(table, mine, known)
@@ -143,17 +143,17 @@ def test_a_file_that_appears_while_the_ids_are_read_counts_as_late(table, monkey
     save_run(table, OLD, finished=False)
     write(table, OLD, "scored", [1])
     mine = save_run(table, NEW, finished=False)
-    read = Table.frame_ids
+    read = Table.frames_of
 
-    def slow(self, files):
+    def slow(self, files, sources):
         write(table, OLD, "scored", [2], name="late-000001-0")
-        return read(self, files)
+        return read(self, files, sources)
 
-    monkeypatch.setattr(Table, "frame_ids", slow)
-    ids, known = recover.prepare(table, set())
-    assert ids.tolist() == [1]
+    monkeypatch.setattr(Table, "frames_of", slow)
+    held = recover.prepare(table, set())
+    assert held.ids.tolist() == [1]
     write(table, NEW, "scored", [2])
-    recover.drop_stragglers(table, mine, known)
+    recover.drop_stragglers(table, mine, held.files)
     assert rows_of(table) == [(1, "scored", OLD), (2, "scored", NEW)]
 
 
@@ -210,6 +210,66 @@ def test_forgetting_touches_the_named_sources_only(table):
     assert len(table.row_files()) == 1
 
 
+def below_fiq(table: Table, run_id: str, scores: dict[int, float]) -> str:
+    path = write(table, run_id, "below_fiq", list(scores))
+    rows = pq.read_table(path, partitioning=None)
+    index = rows.schema.get_field_index("serfiq")
+    values = pa.array(list(scores.values()), pa.float32())
+    pq.write_table(rows.set_column(index, rows.schema.field(index), values), path)
+    return path
+
+
+def with_threshold(table: Table, run_id: str, threshold: float | None) -> None:
+    (record,) = (run for run in table.runs() if run["run_id"] == run_id)
+    chosen = {} if threshold is None else {"fiq_threshold": threshold}
+    table.put_record({**record, "config": chosen})
+
+
+def test_rows_that_pass_a_lower_threshold_are_scored_again(table):
+    save_run(table, OLD, finished=True)
+    below_fiq(table, OLD, {1: 0.2, 2: 0.5, 3: 0.6, 4: 0.3})
+    with_threshold(table, OLD, 0.7)
+    every = {f"/in/{i}.jpg" for i in range(9)}
+
+    def passing(threshold: float, sources: set[str] = every) -> list[int]:
+        return sorted(recover.passing(table, sources, threshold)["frame_id"].to_pylist())
+
+    assert passing(0.5) == [2, 3] and passing(0) == [1, 2, 3, 4]
+    # As a stage compares: 0.3 as a float32 is more than 0.3.
+    assert passing(0.3) == [2, 3, 4] and passing(0.7) == passing(0.9) == []
+    assert passing(0.5, {"/in/3.jpg"}) == [3]
+    with_threshold(table, OLD, None)  # the record does not say
+    assert passing(0.5) == [2, 3]
+
+
+def test_old_rows_stay_until_there_are_new_ones(table):
+    """Whatever moment a job is killed at, a frame has a row, and after the next run's beginning only one."""
+    save_run(table, OLD, finished=True)
+    below_fiq(table, OLD, {1: 0.5, 2: 0.6, 3: 0.1})
+    with_threshold(table, OLD, 0.7)
+    mine = save_run(table, NEW, finished=False)
+    write(table, NEW, "scored", [1])
+    write(table, NEW, "unreadable", [2])
+    recover.drop_replaced(table, mine, np.array([1, 2]))
+    expected = [(1, "scored", NEW), (2, "unreadable", NEW), (3, "below_fiq", OLD)]
+    assert rows_of(table) == expected
+    recover.drop_replaced(table, mine, np.array([1, 2]))
+    assert rows_of(table) == expected
+
+
+def test_after_a_kill_the_new_row_stays_but_for_one_that_may_be_the_storages_fault(table):
+    save_run(table, OLD, finished=True)
+    below_fiq(table, OLD, {1: 0.5, 2: 0.6, 3: 0.1})
+    with_threshold(table, OLD, 0.7)
+    save_run(table, NEW, finished=False)
+    write(table, NEW, "scored", [1])
+    write(table, NEW, "unreadable", [2])
+    held = recover.prepare(table, {f"/in/{i}.jpg" for i in range(4)})
+    assert held.ids.tolist() == [1, 2, 3]
+    assert rows_of(table) == [(1, "scored", NEW), (2, "below_fiq", OLD), (3, "below_fiq", OLD)]
+    assert recover.passing(table, {"/in/1.jpg", "/in/2.jpg"}, 0.5)["frame_id"].to_pylist() == [2]
+
+
 @pytest.mark.usefixtures("local_ray")
 class TestJob:
     @pytest.fixture
@@ -241,9 +301,11 @@ class TestJob:
 
     def test_overwrite_replaces_a_table_of_other_settings(self, folder, capsys):
         assert self.run(folder) == 0
-        assert self.run(folder, "--fiq-threshold", "0.99") == 2
+        (folder / "job.yaml").write_text("min_face: 30\n")
+        other = ["--config", str(folder / "job.yaml"), "--fiq-threshold", "0.99"]
+        assert self.run(folder, *other) == 2
         assert "--overwrite" in capsys.readouterr().err
-        assert self.run(folder, "--fiq-threshold", "0.99", "--overwrite") == 0
+        assert self.run(folder, *other, "--overwrite") == 0
         assert "--overwrite: removed" in capsys.readouterr().err
         assert self.statuses(folder) == {"a.jpg": "below_fiq", "b.jpg": "unreadable", "c.jpg": "unreadable"}
         assert len(Table(str(folder / "table"), S3()).runs()) == 1

@@ -120,9 +120,10 @@ def test_dropout_that_changes_nothing_is_an_error(head, said):
 def test_a_face_that_dropout_cannot_change_is_an_error_not_a_perfect_score():
     head = Head(np.eye(4, dtype=np.float32), np.ones(4, np.float32), 0.4)
     for features in (torch.zeros(1, 4), torch.full((1, 4), torch.nan)):
-        for distance in (ClosedForm(head)(features)[0], MonteCarlo(head, 10)(features, [0])[0]):
+        for found in (ClosedForm(head)(features), MonteCarlo(head, 10)(features, [0])):
+            assert not serfiq.has_size(*found).any()
             with pytest.raises(DropoutError, match="all dropout passes of a face are equal"):
-                serfiq.check_distances(distance)
+                serfiq.check_distances(*found)
 
 
 def test_score_and_calibration_have_the_published_shape():

@@ -17,7 +17,7 @@ def read_video(shard: Shard, reading: Reading) -> Iterator[Frame]:
         reading.findings.notes.append(f"{shard.source}: {text}")
 
     try:
-        with open_shard(shard, reading.s3) as stream:
+        with open_shard(shard, reading) as stream:
             frames = video.read(stream, reading.limits.source_memory, note)
             for frame in video.sample(frames, reading.sampling):
                 read = frame.index + 1

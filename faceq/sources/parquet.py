@@ -43,7 +43,7 @@ def read_parquet(shard: Shard, reading: Reading) -> Iterator[Frame]:
     names: Counter[str] = Counter()
     row = 0
     try:
-        with open_shard(shard, reading.s3) as stream:
+        with open_shard(shard, reading) as stream:
             expansion = Expansion(stream, reading.limits)
             rows = _Rows(stream, reading)
             if METADATA_KEY in (rows.schema.metadata or {}):

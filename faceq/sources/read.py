@@ -4,12 +4,12 @@ from collections.abc import Container, Iterable, Iterator
 from dataclasses import replace
 
 from faceq.config import S3, Limits, Video
-from faceq.frames import Frame
+from faceq.frames import Finished, Frame, wrapped
 from faceq.listing import Shard, kind_of, recorded
 from faceq.sources.clip import read_video
 from faceq.sources.parquet import read_parquet
 from faceq.sources.pictures import AT_ONCE, read_pictures
-from faceq.sources.reading import EVERY_FRAME, Findings, OtherKindError, Reading
+from faceq.sources.reading import EVERY_FRAME, Findings, OtherKindError, Reading, read_as
 from faceq.sources.tar import read_tar
 from faceq.table import frame_id
 
@@ -51,7 +51,20 @@ def read_shards(
 
 
 def _read(shard: Shard, reading: Reading) -> Iterator[Frame]:
-    """The frames of a tar, a Parquet file or a video, or of what has the name of one."""
+    """The frames of a tar, a Parquet file or a video, or of what has the name of one; at its end it counts as
+    finished, unless the storage failed on the way."""
+    frames = ids = 0
+    failed, reading.failed, reading.version = False, False, None
+    for frame in _frames(shard, reading):
+        frames, ids, failed = frames + 1, ids + frame.id, failed or frame.refused
+        yield frame
+    if frames and reading.version and not (failed or reading.failed):
+        how = read_as(reading.limits, reading.any_name)
+        finished = Finished(shard.source, reading.version, how, frames, wrapped(ids))
+        reading.findings.finished.append(finished)
+
+
+def _frames(shard: Shard, reading: Reading) -> Iterator[Frame]:
     named = kind_of(shard.path)
     try:
         yield from _READERS[shard.kind](shard, reading)

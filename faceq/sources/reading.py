@@ -3,19 +3,20 @@
 import gzip
 import hashlib
 import io
+import json
 import os
 import struct
 from collections import Counter
 from collections.abc import Container
 from dataclasses import dataclass, field
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from faceq import video
+from faceq import __version__, video
 from faceq.config import S3, Limits, Video
 from faceq.faults import fault_of, in_words
-from faceq.frames import Frame
+from faceq.frames import Finished, Frame
 from faceq.listing import Kind, Shard, ending_of, words
 from faceq.sources.sniff import ENOUGH, kind_of_bytes
 from faceq.storage import READ_AHEAD, filesystem, has_failed, is_remote
@@ -34,11 +35,13 @@ class Findings:
     """What readers met beside frames.
 
     passed_over: files or members that hold no frames, by their ending. notes: what a person should know of a
-    source though nothing in it is broken, one line each, beginning with the source's name.
+    source though nothing in it is broken, one line each, beginning with the source's name. finished: the
+    sources with several frames that were read to their ends.
     """
 
     passed_over: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
+    finished: list[Finished] = field(default_factory=list)
 
     def pass_over(self, name: str) -> None:
         """Count a file or member that holds no frames."""
@@ -52,7 +55,8 @@ class Reading:
     done: ids of frames that need no reading; they come as frames without bytes, marked `done`. sampling:
     which frames of a video are frames of the input. limits: what one frame or source may take. findings: what
     the readers meet beside frames is noted there. any_name: what has no known ending is read, too, where its
-    bytes are an image.
+    bytes are an image. version: of the source that was opened last (see `Finished`), None where that is not
+    known. failed: the last source broke off for a reason that may be gone the next time.
     """
 
     s3: S3
@@ -61,6 +65,8 @@ class Reading:
     limits: Limits = field(default_factory=Limits)
     findings: Findings = field(default_factory=Findings)
     any_name: bool = False
+    version: str | None = None
+    failed: bool = False
 
 
 class UnsupportedError(Exception):
@@ -100,14 +106,30 @@ class OtherKindError(Exception):
         self.kind = kind
 
 
-def open_shard(shard: Shard, s3: S3) -> BinaryIO:
-    """The shard, opened to be read from front to back.
+def read_as(limits: Limits, any_name: bool) -> str:
+    """What decides, beside the job's record, which frames a shard gives: a newer faceq may read more, too."""
+    return json.dumps({"faceq": __version__, "any_name": any_name, "limits": limits.model_dump()})
+
+
+def tag_of(details: dict[str, Any]) -> str | None:
+    """The ETag of an object by what s3fs knows of it. Some stores put it into quotes in one answer only."""
+    tag = details.get("ETag")
+    return tag.strip('"') if tag else None
+
+
+def version_of(file: os.stat_result) -> str:
+    """Which version of a local file this is."""
+    return f"{file.st_size} bytes at {file.st_mtime_ns} ns"
+
+
+def open_shard(shard: Shard, reading: Reading) -> BinaryIO:
+    """The shard, opened to be read from front to back; `reading.version` is its version then.
 
     Raises:
         OtherKindError: its bytes are those of another kind of source; `break_of` lets it through to who
             chose the reader.
     """
-    files = filesystem(shard.source, s3)
+    files = filesystem(shard.source, reading.s3)
     if not is_remote(shard.source):
         stream = files.open(shard.path, "rb")
     else:
@@ -120,11 +142,18 @@ def open_shard(shard: Shard, s3: S3) -> BinaryIO:
         kind = _kind_of_stream(stream, shard)
         if kind not in (None, shard.kind):
             raise OtherKindError(kind)
+        reading.version = _version_of_stream(stream, shard)
         stream.seek(0)
     except BaseException:
         stream.close()
         raise
     return stream
+
+
+def _version_of_stream(stream: Any, shard: Shard) -> str | None:
+    if is_remote(shard.source):
+        return tag_of(stream.details)  # s3fs has asked before it opened the object
+    return version_of(os.fstat(stream.fileno()))
 
 
 _FOOTER = 64 << 10
@@ -154,6 +183,7 @@ def break_of(shard: Shard, error: Exception, where: str, reading: Reading) -> Fr
     """The frame that stands for a source, or the rest of one, that cannot be read."""
     if isinstance(error, OtherKindError):
         raise error
+    reading.failed = has_failed(error) or isinstance(error, MemoryError)
     if frame_id(shard.source, None, BREAK) in reading.done:
         return Frame(shard.source, None, BREAK, None, done=True)
     if has_failed(error):

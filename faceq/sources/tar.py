@@ -35,7 +35,7 @@ def read_tar(shard: Shard, reading: Reading) -> Iterator[Frame]:
     packed = False
     try:
         with contextlib.ExitStack() as stack:
-            stream = stack.enter_context(open_shard(shard, reading.s3))
+            stream = stack.enter_context(open_shard(shard, reading))
             expansion = Expansion(stream, reading.limits)
             # Its content decides, not its ending: people rename, and download tools unpack or do not.
             packed = stream.read(len(_GZIP)) == _GZIP
