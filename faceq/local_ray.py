@@ -85,7 +85,7 @@ def start(num_cpus: int, system_config: dict[str, Any]) -> None:
 def connect(**options: Any) -> None:
     """`ray.init`, without what Ray prints; workers' output stays in their logs."""
     with _silent_native_code():
-        ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+        ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **options)
 
 
 def check_room(num_cpus: int) -> None:
@@ -98,9 +98,8 @@ def check_room(num_cpus: int) -> None:
     needed = FILES_AT_LEAST + FILES_PER_CPU * num_cpus
     if most != resource.RLIM_INFINITY and most < needed:
         raise JobError(
-            f"a process may open {most:,} files here, and Ray needs {needed:,} for {num_cpus} CPUs: raise the "
-            "hard limit (`ulimit -Hn`, /etc/security/limits.conf, docker run --ulimit nofile=65536), or lower "
-            "num_cpus"
+            f"a process may open {most:,} files here, and Ray needs {needed:,} for {num_cpus} CPUs: raise "
+            "the hard limit (/etc/security/limits.conf, docker run --ulimit nofile=65536), or lower num_cpus"
         )
 
 

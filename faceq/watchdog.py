@@ -19,8 +19,8 @@ slowest batch that moves nothing meanwhile, 32 frames in 100 dropout passes on a
 minutes."""
 
 DEATHS = 3
-"""Workers that must have died in that time, the last one in its second half: one loss of a machine, after
-which the rest works on a long batch, is none of these."""
+"""Looks in that time that must have found workers that died: the loss of a machine is one, however many worked
+there."""
 
 SHORT_S = 1800
 """Seconds that a job waits for machines that can run its stages: an autoscaler needs minutes to bring one."""
@@ -47,9 +47,9 @@ class Watchdog:
         self._find_deaths, self._shortage, self._broken = deaths, shortage, broken
         self._clock = clock
         self._moved: Hashable = None
-        self._still_since = self._said = self._last_death_at = clock()
+        self._still_since = self._said = clock()
         self._known = set(deaths())
-        self._deaths_since = 0
+        self._deaths_at: list[float] = []
         self._last = ""
 
     def look(self, moved: Hashable) -> tuple[list[str], str | None]:
@@ -63,7 +63,7 @@ class Watchdog:
         """
         now = self._clock()
         if moved != self._moved:
-            self._moved, self._still_since, self._said, self._deaths_since = moved, now, now, 0
+            self._moved, self._still_since, self._said, self._deaths_at = moved, now, now, []
         said = self._count_deaths(now)
         still = now - self._still_since
         if still < SAY_S:
@@ -85,8 +85,7 @@ class Watchdog:
         if not new:
             return []
         self._known |= new.keys()
-        self._deaths_since += len(new)
-        self._last_death_at = now
+        self._deaths_at.append(now)
         self._last = max(new.values(), key=lambda death: death.time).text
         what = "a worker process died" if len(new) == 1 else f"{len(new)} worker processes died, the last one"
         return [f"{what}, {self._last}; its work is done again"]
@@ -98,10 +97,10 @@ class Watchdog:
         broken = self._broken()
         if broken:
             return f"{where}, and workers cannot start: {broken}"
-        if self._deaths_since >= DEATHS and now - self._last_death_at <= still / 2:
+        if sum(now - at < STILL_S for at in self._deaths_at) >= DEATHS:
             return (
-                f"{where}, while {self._deaths_since} worker processes died, the last one {self._last}: if "
-                "memory ran out, raise num_cpus of the stages, so that fewer processes run at once"
+                f"{where}, while worker processes died, the last one {self._last}: if memory ran out, raise "
+                "num_cpus of the stages, so that fewer processes run at once"
             )
         return None
 
