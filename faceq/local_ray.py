@@ -25,13 +25,14 @@ from ray._private import worker as ray_worker
 from faceq import cgroup, device
 from faceq.errors import JobError
 
-MEMORY_PER_CPU = 1 << 30
-"""Bytes for what one CPU is shared by at the default settings: two tasks that find faces, or two actors."""
+MEMORY_PER_CPU = 2_000_000_000
+"""Bytes for each CPU: two tasks that find faces take 0.7 GB, an actor of either pool 0.6 to 0.75 GB; Ray's
+own processes and the job's take 1.2 GB together, and the object store its share of the whole."""
 
 STORE_SHARE = 0.3
 """Of the memory that the object store gets, as Ray's own default has it."""
 
-TEMP_BYTES = 100 << 20
+TEMP_BYTES = 100_000_000
 """Room that Ray must find in its temporary folder. A job's logs there are some megabytes; blocks that do not
 fit in the object store come on top. Where they find no room, workers do not start, and nobody is told."""
 

@@ -123,8 +123,8 @@ _WHERE_PROFILES_ARE = (
 
 @functools.lru_cache
 def _profile(name: str | None, *where: str | None) -> Mapping[str, Any]:
-    """The settings of a profile, read once for each place that it may come from: a session of botocore takes 20
-    ms to make, and a job asks for a file system at every file.
+    """The settings of a profile, read once for each place that it may come from: a session of botocore takes
+    20 ms to make, and a job asks for a file system at every file.
 
     Args:
         where: the variables that say where profiles are.

@@ -19,8 +19,8 @@ slowest batch that moves nothing meanwhile, 32 frames in 100 dropout passes on a
 minutes."""
 
 DEATHS = 3
-"""Looks in that time that must have found workers that died: the loss of a machine is one, however many worked
-there."""
+"""Looks in that time that must have found workers that died: the loss of a machine is one, however many
+worked there."""
 
 SHORT_S = 1800
 """Seconds that a job waits for machines that can run its stages: an autoscaler needs minutes to bring one."""

@@ -19,8 +19,8 @@ CARDS = {"num_gpus": 0.5, "device": "cpu"}
         (
             {"serfiq": CARDS},
             [Machine(2), Machine(8)],
-            "each process of serfiq asks for 0.5 CPUs and 0.5 GPUs, and no machine has that: the largest of 2 "
-            "has 8 CPUs and 0 GPUs",
+            "each process of serfiq asks for 0.5 CPUs and 0.5 GPUs, and no machine has that: the largest of "
+            "2 has 8 CPUs and 0 GPUs",
         ),
         # In all there are enough, but no actor may be on two machines.
         ({"dbcnn": {"num_cpus": 3}}, [Machine(2), Machine(2)], "each process of dbcnn asks for 3 CPUs"),
