@@ -5,7 +5,7 @@ nothing moves for any other reason, a slow storage or the download of a model, i
 """
 
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ray.data._internal.execution.execution_callback import ExecutionCallback
@@ -46,24 +46,26 @@ class Watchdog:
     ):
         self._find_deaths, self._shortage, self._broken = deaths, shortage, broken
         self._clock = clock
-        self._moved: Hashable = None
+        self._counts: tuple[int, ...] = ()
         self._still_since = self._said = clock()
         self._known = set(deaths())
         self._deaths_at: list[float] = []
         self._last = ""
 
-    def look(self, moved: Hashable) -> tuple[list[str], str | None]:
+    def look(self, counts: tuple[int, ...]) -> tuple[list[str], str | None]:
         """Called every few seconds.
 
         Args:
-            moved: differs from the value before if anything in the job has moved.
+            counts: of what the job has done; something has moved if one of them grows. They fall where the
+                process that counts has died.
 
         Returns:
             What to tell the user, and the reason to stop, or None.
         """
         now = self._clock()
-        if moved != self._moved:
-            self._moved, self._still_since, self._said, self._deaths_at = moved, now, now, []
+        if any(new > old for new, old in zip(counts, self._counts, strict=False)):
+            self._still_since, self._said, self._deaths_at = now, now, []
+        self._counts = counts
         said = self._count_deaths(now)
         still = now - self._still_since
         if still < SAY_S:

@@ -131,9 +131,9 @@ def test_a_control_group_with_little_memory(shards, tmp_path, limit):
         timeout=1500,
     )
     peak = int((group / "memory.max_usage_in_bytes").read_text())
+    seconds = time.monotonic() - started
     print(
-        f"group of {limit / 1e9:.1f} GB: exit status {done.returncode} after {time.monotonic() - started:.0f} s, "
-        f"{peak / 1e9:.1f} GB at most"
+        f"group of {limit / 1e9:.1f} GB: exit status {done.returncode}, {seconds:.0f} s, {peak / 1e9:.1f} GB"
     )
     while (group / "tasks").read_text():
         time.sleep(0.5)  # Ray's last processes

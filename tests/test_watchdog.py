@@ -30,7 +30,7 @@ class World:
             if dying_every and self.now - died >= dying_every:
                 died = self.now
                 self.die()
-            told, reason = self.dog.look(moved)
+            told, reason = self.dog.look((moved, 0))
             said += told
             if reason:
                 return said, reason
@@ -73,7 +73,7 @@ def test_a_few_deaths_are_no_reason():
 def test_those_that_died_before_the_job_do_not_count():
     dead = {b"0": Death(0.0, "process 0 on 10.0.0.1: killed")}
     dog = Watchdog(lambda: dict(dead), lambda: None, lambda: None)
-    assert dog.look(0) == ([], None)
+    assert dog.look((0, 0)) == ([], None)
 
 
 def test_what_no_machine_has_is_waited_for_and_said_each_minute():
