@@ -35,6 +35,9 @@ MOST_UNREADABLE = 0.95
 MOST_NOTES = 100
 """Notes on sources that a run records."""
 
+MOST_SAID = 1000
+"""Lines of workers that a run shows."""
+
 DEATHS_OF_A_KILLER = 2
 """Processes that must have died over a frame before it is blamed: one may have had another reason."""
 
@@ -43,6 +46,9 @@ Place = tuple[int, int]
 """A frame by its place in a read task: the index of its shard there, and its own in that shard."""
 
 BEFORE_ALL = (-1, -1)
+
+
+_LACK = "if no machine was lost, they lack memory: lower num_cpus, so that fewer run at once"
 
 
 class OutageError(Exception):
@@ -83,6 +89,7 @@ class Census:
         self._passed_over: Counter[str] = Counter()
         self._notes: list[str] = []
         self._finished: list[Finished] = []
+        self._said: dict[str, None] = {}
 
     def begin_reading(self, task: int, most: int) -> tuple[Place | None, list[Place], str | None]:
         """Called when a read task starts: if a process has died in it, the last frame that was read before,
@@ -100,7 +107,7 @@ class Census:
         if self._starts[task] > most:
             self._outage = (
                 f"stopped: the processes that read were ended {most} times over the same shard, at different "
-                "frames: if no machine was lost, they lack memory: lower num_cpus, so that fewer run at once"
+                f"frames: {_LACK}"
             )
         return last if self._starts[task] > 1 else None, killers, self._outage
 
@@ -164,18 +171,33 @@ class Census:
         if note not in self._notes and len(self._notes) < MOST_NOTES:
             self._notes.append(note)
 
+    def say(self, line: str) -> None:
+        """What a worker has to tell the user now; the same from many of them is told once."""
+        if len(self._said) < MOST_SAID:
+            self._said[line] = None
+
+    def news(self, heard: int) -> tuple[tuple[int, int, int, int], list[str]]:
+        """`progress`, and what workers had to tell after the first `heard` lines."""
+        return self.progress(), list(self._said)[heard:]
+
     def findings(self) -> tuple[dict[str, int], list[str]]:
         """What read tasks met beside frames: members that hold none, by their ending; and all notes."""
         return dict(self._passed_over), self._notes
 
-    def begin(self, batch: int) -> tuple[bool, list[int]]:
+    def begin(self, batch: int, most: int) -> tuple[bool, list[int], str | None]:
         """Called before a batch, by the id of its first frame: whether a process has died over this batch
-        before, so that each frame should be announced by `trying`, and the frames that are to blame."""
+        before, so that each frame should be announced by `trying`; the frames that are to blame; and the
+        reason to stop, if the batch begins more often than `most` times."""
         self._begun[batch] += 1
+        if self._begun[batch] > most:
+            self._outage = (
+                f"stopped: the processes that find faces were ended {most} times over the same frames: "
+                f"{_LACK}"
+            )
         if batch in self._trying:
             self._deaths[self._trying.pop(batch)] += 1
         killers = [frame for frame, deaths in self._deaths.items() if deaths >= DEATHS_OF_A_KILLER]
-        return self._begun[batch] > 1, killers
+        return self._begun[batch] > 1, killers, self._outage
 
     def trying(self, batch: int, frame: int | None) -> None:
         """`frame`: that is about to be decoded; None: the batch is through."""

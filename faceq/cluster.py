@@ -8,10 +8,10 @@ from typing import Any
 import ray
 from ray.data import ActorPoolStrategy
 
-from faceq import device, signals
+from faceq import device, local_ray, resources, signals
 from faceq.census import DEATHS_OF_A_KILLER
 from faceq.config import Config, Stage
-from faceq.errors import UsageError
+from faceq.errors import JobError, UsageError
 from faceq.listing import PICTURES_PER_TASK
 
 MAX_RETRIES = 8
@@ -28,30 +28,35 @@ def ray_for(config: Config) -> Iterator[Config]:
     """Inside the block there is a Ray: the caller's, or one that is joined or started, and left at the end.
     The settings that it gives are those for that Ray: see `settled`.
 
-    Left before a failure is told, so that the reason is the last that is said: the output of workers
-    arrives late, and would come after it.
+    Left before a failure is told, so that the reason is the last that is said.
     """
     if ray.is_initialized():
         yield config
         return
-    try:
-        with signals.kept_from_ray():
-            start_ray(config)
-        # Of a cluster's cards the driver knows neither what runs on them, nor which are still to come.
-        if not os.environ.get("RAY_ADDRESS"):
-            config = settled(config)
-            _check_room(config)
-        yield config
-    finally:
-        ray.shutdown()
+    with local_ray.quiet():
+        try:
+            with signals.kept_from_ray():
+                start_ray(config)
+            # Of a cluster's cards the driver knows neither what runs on them, nor which are still to come.
+            if not os.environ.get("RAY_ADDRESS"):
+                config = settled(config)
+                _check_room(config)
+            yield config
+        finally:
+            ray.shutdown()
 
 
 def start_ray(config: Config) -> None:
-    """Join the Ray that RAY_ADDRESS names (a submitted job finds it set), or start one on this machine."""
+    """Join the Ray that RAY_ADDRESS names (a submitted job finds it set), or start one on this machine.
+
+    Raises:
+        UsageError: no cluster answers there.
+        JobError: Ray has no room on this machine, or does not start.
+    """
     address = os.environ.get("RAY_ADDRESS")
     if address:
         try:
-            ray.init()
+            local_ray.connect()
         except ray.exceptions.AuthenticationError:
             raise UsageError(
                 f"RAY_ADDRESS={address}: RAY_AUTH_MODE=token is set, and there is no token here: bring the "
@@ -63,33 +68,26 @@ def start_ray(config: Config) -> None:
                 "RAY_AUTH_MODE=token)"
             ) from None
         return
-    # Two at least: a share each for two pools, and the rest for tasks that feed them.
-    cpus = config.num_cpus or max(2, device.usable_cpus())
-    # `local`: without it Ray would join a cluster that somebody else has running on this machine.
     # Processes that Ray ends for their memory are not counted in `max_retries`, and come again for ever.
     batch = max(config.find_face.batch_size, PICTURES_PER_TASK)
     bounds = {"task_oom_retries": MAX_RETRIES + DEATHS_OF_A_KILLER * batch}
-    ray.init(address="local", num_cpus=cpus, include_dashboard=False, _system_config=bounds)
+    try:
+        local_ray.start(config.num_cpus or local_ray.cpus(), bounds)
+    except JobError:
+        raise
+    except Exception as error:  # Ray raises this very class where a process of its own does not start
+        raise JobError(f"Ray did not start on this machine: {' '.join(str(error).split())}") from error
 
 
 def _check_room(config: Config) -> None:
     """That this machine can run every pool at its least size beside one task that feeds it: a job that
-    asks for more would wait for ever. (A cluster may still grow, so there it is not checked.)"""
+    asks for more would wait. (A cluster may still grow, so there it waits for a while: see `watchdog`.)"""
     there = ray.cluster_resources()
-    pools: tuple[Stage, ...] = (config.serfiq, config.dbcnn)
-    feeding = max(config.read.num_cpus, config.find_face.num_cpus)
-    if config.find_face.num_gpus:
-        pools, feeding = (*pools, config.find_face), config.read.num_cpus
-    for resource, needed in (
-        ("CPU", feeding + sum(pool.min_size * pool.num_cpus for pool in pools)),
-        ("GPU", sum(pool.min_size * pool.num_gpus for pool in pools)),
-    ):
-        if needed > there.get(resource, 0):
-            raise UsageError(
-                f"config: the stages ask for at least {needed:g} {resource}s, this machine has "
-                f"{there.get(resource, 0):g}: lower num_{resource.lower()}s or min_size, or name a cluster "
-                "in RAY_ADDRESS"
-            )
+    lacking = resources.shortage(config, [resources.Machine(there.get("CPU", 0), there.get("GPU", 0))])
+    if lacking:
+        raise UsageError(
+            f"config: {lacking}: lower num_cpus, num_gpus or min_size, or name a cluster in RAY_ADDRESS"
+        )
 
 
 def settled(config: Config) -> Config:
@@ -119,6 +117,9 @@ def pool_options(pool: Stage) -> dict[str, Any]:
         "num_gpus": pool.num_gpus,
         "batch_size": pool.batch_size,
         "batch_format": "pyarrow",
+        # Actors are replaced without end, as machines come and go; a batch over which they die is not.
+        "max_restarts": -1,
+        "max_task_retries": MAX_RETRIES,
     }
 
 

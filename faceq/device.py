@@ -12,7 +12,7 @@ import re
 
 import onnxruntime
 
-from faceq import streams
+from faceq import cgroup, streams
 from faceq.errors import UsageError
 
 
@@ -34,10 +34,11 @@ load."""
 
 
 def usable_cpus() -> int:
-    """CPUs that this process may use; where the system does not say (macOS), all that the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """CPUs that this process may use, by its affinity and its container's quota, at least one; where the
+    system does not say (macOS), all that the machine has."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = cgroup.cpu_quota()
+    return cpus if quota is None else max(1, min(cpus, int(quota)))
 
 
 def missing() -> str | None:

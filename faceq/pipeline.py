@@ -18,18 +18,19 @@ from ray.util.annotations import RayDeprecationWarning
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import faceq
-from faceq import checkpoint, claim, finished_shards, progress, recover, resume
-from faceq.census import DEATHS_OF_A_KILLER, Census, OutageError
+from faceq import checkpoint, claim, finished_shards, progress, recover, resume, source, watchdog, workers
+from faceq.census import Census, OutageError
 from faceq.cluster import MAX_RETRIES, pool_options, ray_for
 from faceq.config import Config
 from faceq.errors import JobError, UsageError
 from faceq.listing import Shard, ending_of, endings_text, group, list_shards, outside
 from faceq.runs import COMPRESSION, Run, Table, new_run_id
-from faceq.source import FrameSource, most_starts
+from faceq.source import FrameSource
 from faceq.stages import NO_FEATURES, NO_QUALITY, ScoreFiq, ScoreQuality, check_own_models
 from faceq.streams import say
 from faceq.table import schema, schema_with
-from faceq.tasks import FindFaceActor, RunFiles, drop_done, find_face, result_rows
+from faceq.tasks import FindFaceActor, RunFiles, drop_done, find_face, most_starts, result_rows
+from faceq.telling import telling
 
 BLOCK_BYTES = 8 << 20
 """Most bytes of a block between two stages: some 30 faces' crops, or 200 small JPEGs. Ray's default of
@@ -194,7 +195,10 @@ def _score(
     )
     birth = ray.get(census.birth.remote())
     keeper = finished_shards.Keeper(
-        table, run.run_id, lambda count: ray.get(census.finished_since.remote(count)), rest.known
+        table,
+        run.run_id,
+        lambda count: ray.get(census.finished_since.remote(count), timeout=progress.EVERY_S),
+        rest.known,
     )
     started = time.monotonic()
     lock.may_write = True
@@ -208,10 +212,7 @@ def _score(
             recover.drop_replaced(table, run, rest.again)
         if not isinstance(error, Exception):
             raise
-        outage = lock.lost
-        with contextlib.suppress(ray.exceptions.RayError):  # the census may be what died
-            outage = outage or ray.get(census.outage.remote())
-        raise JobError(outage or _reason(error)) from error
+        raise JobError(lock.lost or _stopped(error, census) or _reason(error)) from error
     lock.may_write = False
     seconds = time.monotonic() - started
     lock.check()
@@ -236,13 +237,15 @@ def run_graph(
     each of `groups`."""
     context = DataContext.get_current().copy()
     context.target_max_block_size = BLOCK_BYTES
-    context.enable_progress_bars = progress.on_terminal()
+    context.enable_progress_bars = False  # see `progress.watched`
+    context.custom_execution_callback_classes = [watchdog.stopping(run.run_id)]
     # Rows of --limit must be the same ones every time: the first.
     context.execution_options.preserve_order = config.limit is not None
     done_ref = ray.put(done)
     # The first N frames are the same ones on every run only if those with a row are read and counted too.
     skipped = done_ref if config.limit is None else ray.put(done[:0])
-    with DataContext.current(context), progress.logged(census, len(groups)), warnings.catch_warnings():
+    shown = progress.watched(run.run_id, config, census, len(groups))
+    with DataContext.current(context), shown, warnings.catch_warnings():
         # Ray means to drop `max_retries` from these calls and names nothing in its place.
         warnings.simplefilter("ignore", RayDeprecationWarning)
         # Encoded frames, or errors. Reading waits for the network more than it computes.
@@ -250,7 +253,7 @@ def run_graph(
             FrameSource(groups, config, skipped, census),
             override_num_blocks=len(groups),
             num_cpus=config.read.num_cpus,
-            ray_remote_args={"max_retries": max(map(most_starts, groups))},
+            ray_remote_args={"max_retries": max(map(source.most_starts, groups))},
         )
         if config.limit is not None:
             frames = frames.limit(config.limit).map_batches(
@@ -259,6 +262,7 @@ def run_graph(
                 batch_size=None,
                 batch_format="pyarrow",
                 num_cpus=config.read.num_cpus,
+                max_retries=MAX_RETRIES,
             )
         (
             frames
@@ -307,8 +311,7 @@ def _finding_faces(config: Config, census: Any) -> dict[str, Any]:
         "batch_size": config.find_face.batch_size,
         "batch_format": "pyarrow",
         "num_cpus": config.find_face.num_cpus,
-        # Each frame of a batch may end two processes before it is given up.
-        "max_retries": MAX_RETRIES + DEATHS_OF_A_KILLER * config.find_face.batch_size,
+        "max_retries": most_starts(config),
     }
 
 
@@ -316,11 +319,14 @@ class FiqStage(ScoreFiq):
     """ScoreFiq whose warnings go on record, and which stops the job when nearly no face has features."""
 
     def __init__(self, config: Config, census: Any):
-        super().__init__(config)
         self._census = census
+        with telling(census):
+            super().__init__(config)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        faces, batch = batch["status"].null_count, super().__call__(batch)
+        faces = batch["status"].null_count
+        with telling(self._census):
+            batch = super().__call__(batch)
         _count_scored(self._census, batch, faces, NO_FEATURES)
         return batch
 
@@ -333,11 +339,14 @@ class LastStage(ScoreQuality):
     """ScoreQuality that tells the census how many rows are through, and stops the job likewise."""
 
     def __init__(self, config: Config, census: Any):
-        super().__init__(config)
         self._census = census
+        with telling(census):
+            super().__init__(config)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        faces, batch = batch["status"].null_count, super().__call__(batch)
+        faces = batch["status"].null_count
+        with telling(self._census):
+            batch = super().__call__(batch)
         _count_scored(self._census, batch, faces, NO_QUALITY)
         self._census.through.remote(len(batch))
         return batch
@@ -356,9 +365,30 @@ def _count_scored(census: Any, batch: pa.Table, faces: int, error: str) -> None:
             raise OutageError(outage)
 
 
+def _stopped(error: Exception, census: Any) -> str | None:
+    """Why the job was told to stop, if it was: by this process or by the census, which may be what died."""
+    if isinstance(error, OutageError):
+        return str(error)
+    with contextlib.suppress(ray.exceptions.RayError):
+        return ray.get(census.outage.remote(), timeout=progress.EVERY_S)
+    return None
+
+
+_OF_A_DEATH = (
+    ray.exceptions.WorkerCrashedError,
+    ray.exceptions.OutOfMemoryError,
+    ray.exceptions.ActorDiedError,
+    ray.exceptions.ActorUnavailableError,
+)
+
+
 def _reason(error: BaseException) -> str:
     """Why the graph failed. Ray's account is a stack trace as text; the last line of it that is an
     error, and neither advice nor Ray's own wrapping, is the error as it was raised in a worker."""
+    if isinstance(error, _OF_A_DEATH):
+        last = workers.last()
+        died = f", the last one {last.text}" if last else ""
+        return f"a stage of the job failed: its worker processes died again and again{died}"
     text = str(error)
     raised = re.findall(r"^((?:\w+\.)*\w*(?:Error|Exception): .+)$", text, re.MULTILINE)
     inner = [line for line in raised if "UserCodeException" not in line]

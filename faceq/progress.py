@@ -1,6 +1,8 @@
-"""How far a job is, for people: Ray Data's own bars on a terminal, one line now and then in a log."""
+"""How far a job is, for people: one line that changes on a terminal, a line now and then in a log. Beside it,
+what workers have to tell, and why the job is stopped if it is."""
 
 import contextlib
+import shutil
 import sys
 import threading
 import time
@@ -8,50 +10,129 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ray
+from ray._common.utils import get_default_ray_temp_dir
+
+from faceq import local_ray, resources, watchdog, workers
+from faceq.config import Config
 
 EVERY_S = 10
+"""Seconds between two lines in a log, and between two looks for dead workers."""
 
-
-def on_terminal() -> bool:
-    """Whether somebody watches: Ray Data draws its bars on a terminal only."""
-    return sys.stdout.isatty()
+_ON_TERMINAL_S = 1
 
 
 @contextlib.contextmanager
-def logged(census: Any, tasks: int) -> Iterator[None]:
-    """While the block runs, print a line with the census's figures every EVERY_S seconds; `tasks`: read
-    tasks of the job.
+def watched(job: str, config: Config, census: Any, tasks: int) -> Iterator[None]:
+    """While the block runs, show how far the job is, and stop it where it cannot go on.
 
-    On a terminal it prints nothing. In a log Ray Data would print two lines for each step of the
-    graph each time, and no total, as long as the number of frames is not known.
+    Ray Data's own bars show neither unreadable frames nor a total, and in a log they are two lines for each
+    step of the graph each time.
+
+    Args:
+        job: what `watchdog.stopping` knows it by.
+        tasks: read tasks of the job.
     """
-    if on_terminal():
-        yield
-        return
-    ended = threading.Event()
-    watcher = threading.Thread(target=_watch, args=(census, tasks, ended), daemon=True)
-    watcher.start()
+    watch = _Watch(job, config, census, tasks)
+    thread = threading.Thread(target=watch.run, name="faceq-progress", daemon=True)
+    thread.start()
     try:
         yield
     finally:
-        ended.set()
-        watcher.join()
+        watch.ended.set()
+        thread.join()
+        watch.leave()
 
 
-def _watch(census: Any, tasks: int, ended: threading.Event) -> None:
-    before, since = 0, time.monotonic()
-    while not ended.wait(EVERY_S):
-        try:
-            done, read, unreadable, through = ray.get(census.progress.remote())
-            there = ray.cluster_resources()
-        except ray.exceptions.RayError:
-            return  # the job is coming down; its own error says why
-        now = time.monotonic()
-        print(
-            line(done, tasks, read, unreadable, through, max(0, through - before) / (now - since), there),
-            flush=True,
-        )
-        before, since = through, now
+class _Watch:
+    def __init__(self, job: str, config: Config, census: Any, tasks: int):
+        self.ended = threading.Event()
+        self._job, self._config, self._census, self._tasks = job, config, census, tasks
+        self._line = _Line()
+        self._heard = 0
+
+    def run(self) -> None:
+        dog = watchdog.Watchdog(workers.deaths, self._shortage, _broken)
+        before, since = 0, time.monotonic()
+        rate = 0.0
+        while not self.ended.wait(_ON_TERMINAL_S if self._line.on_terminal else EVERY_S):
+            try:
+                counts = self._counts()
+                there = ray.cluster_resources()
+                now = time.monotonic()
+                if now - since >= EVERY_S:
+                    through = counts[3]
+                    rate, before, since = max(0, through - before) / (now - since), through, now
+                    said, reason = dog.look(counts)
+                    for text in said:
+                        self._line.say(text)
+                    if reason:
+                        watchdog.stop(self._job, reason)
+            except ray.exceptions.GetTimeoutError:
+                continue
+            except (ray.exceptions.RayError, ray.exceptions.RaySystemError):
+                return  # the job is coming down; its own error says why
+            self._line.show(line(counts[0], self._tasks, *counts[1:], rate, there))
+
+    def leave(self) -> None:
+        """Say what workers have told last; take the line off the terminal."""
+        with contextlib.suppress(ray.exceptions.RayError):
+            self._counts()
+        self._line.clear()
+
+    def _counts(self) -> tuple[int, int, int, int]:
+        counts, said = ray.get(self._census.news.remote(self._heard), timeout=EVERY_S)
+        self._heard += len(said)
+        for text in said:
+            self._line.say(text)
+        return tuple(counts)
+
+    def _shortage(self) -> str | None:
+        there = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        machines = [resources.Machine(has.get("CPU", 0), has.get("GPU", 0)) for has in there]
+        return resources.shortage(self._config, machines)
+
+
+def _broken() -> str | None:
+    """What keeps workers from starting on this machine: a full temporary folder."""
+    folder = get_default_ray_temp_dir()
+    free = local_ray.free_bytes(folder)
+    return local_ray.no_room(folder, free) if free < local_ray.LEAST_BYTES else None
+
+
+class _Line:
+    """The line that says how far the job is, in its place on a terminal, or one after the other in a log."""
+
+    def __init__(self) -> None:
+        self.on_terminal = sys.stdout.isatty()
+        self._shown = ""
+
+    def show(self, text: str) -> None:
+        if self.on_terminal:
+            width = shutil.get_terminal_size().columns
+            self._shown = text[: width - 1]
+            self._write(f"\r{self._shown}\x1b[K")
+        else:
+            self._write(f"{text}\n")
+
+    def say(self, text: str) -> None:
+        """A line on standard error, above the one that says how far the job is."""
+        if self.on_terminal and self._shown:
+            self._write("\r\x1b[K")
+        with contextlib.suppress(OSError):
+            print(text if text.startswith("faceq: ") else f"faceq: {text}", file=sys.stderr, flush=True)
+        if self.on_terminal and self._shown:
+            self._write(self._shown)
+
+    def clear(self) -> None:
+        if self.on_terminal and self._shown:
+            self._write("\r\x1b[K")
+            self._shown = ""
+
+    def _write(self, text: str) -> None:
+        # Nobody reads any more: the job goes on.
+        with contextlib.suppress(OSError):
+            sys.stdout.write(text)
+            sys.stdout.flush()
 
 
 def line(
@@ -63,8 +144,8 @@ def line(
     rate: float,
     there: Mapping[str, float],
 ) -> str:
-    """What the log says: read tasks that have ended, and of how many; frames; frames/s since the last such
-    line, so that growth shows; what the cluster has."""
+    """What the line says: read tasks that have ended, and of how many; frames; frames/s of the last seconds,
+    so that growth shows; what the cluster has."""
     machines = f"{there.get('CPU', 0):g} CPUs" + (f", {there['GPU']:g} GPUs" if there.get("GPU") else "")
     return (
         f"faceq: {done:,} of {tasks:,} read tasks, {read:,} frames read, {unreadable:,} unreadable, "

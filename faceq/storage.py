@@ -2,10 +2,12 @@
 
 import contextlib
 import errno
+import functools
 import io
 import os
 import re
 import tempfile
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote
 
@@ -104,18 +106,39 @@ def _retries(s3: S3) -> dict[str, Any]:
     Mode `standard`: unlike `legacy` it takes every broken connection for one to try again, and draws all
     retries of a process from one quota, so that a store that is down is not asked for hours.
     """
-    import botocore.session  # noqa: PLC0415 - see `storage_errors`
-
-    try:
-        profile = botocore.session.Session(profile=s3.profile).get_scoped_config()
-    except botocore.exceptions.BotoCoreError:
-        profile = {}  # whoever uses the file system is told of it
+    profile = _profile(s3.profile, *map(os.environ.get, _WHERE_PROFILES_ARE))
     retries: dict[str, Any] = {}
     if not (os.environ.get("AWS_RETRY_MODE") or profile.get("retry_mode")):
         retries["mode"] = "standard"
     if not (os.environ.get("AWS_MAX_ATTEMPTS") or profile.get("max_attempts")):
         retries["total_max_attempts"] = ATTEMPTS
     return retries
+
+
+_WHERE_PROFILES_ARE = (
+    "AWS_PROFILE",
+    "AWS_DEFAULT_PROFILE",
+    "AWS_CONFIG_FILE",
+    "AWS_SHARED_CREDENTIALS_FILE",
+    "HOME",
+)
+
+
+@functools.lru_cache
+def _profile(name: str | None, *where: str | None) -> Mapping[str, Any]:
+    """The settings of a profile, read once for each place that it may come from: a session of botocore takes
+    20 ms to make, and a job asks for a file system at every file.
+
+    Args:
+        where: the variables that say where profiles are.
+    """
+    import botocore.session  # noqa: PLC0415 - see `storage_errors`
+
+    try:
+        found: Mapping[str, Any] = botocore.session.Session(profile=name).get_scoped_config()
+    except botocore.exceptions.BotoCoreError:
+        return {}  # whoever uses the file system is told of it
+    return found
 
 
 def absolute(uri: str) -> str:

@@ -11,10 +11,12 @@ import pyarrow as pa
 import ray
 from ray.data.datasource import FilenameProvider
 
-from faceq.census import OutageError
+from faceq.census import DEATHS_OF_A_KILLER, OutageError
+from faceq.cluster import MAX_RETRIES
 from faceq.config import Config
 from faceq.find_face import FindFace
 from faceq.table import among, finished, with_values
+from faceq.telling import telling
 
 KILLER = (
     "decoding it ended the worker process, twice: its bytes crash a decoder or need more memory than there "
@@ -31,6 +33,12 @@ def drop_done(batch: pa.Table, done: Any, census: Any) -> pa.Table:
     return batch.filter(pa.array(keep))
 
 
+def most_starts(config: Config) -> int:
+    """How often a batch may begin to be looked at: each of its frames may end some processes before it is
+    given up."""
+    return MAX_RETRIES + DEATHS_OF_A_KILLER * config.find_face.batch_size
+
+
 def find_face(batch: pa.Table, census: Any, config: Config) -> pa.Table:
     """FindFace, loaded once per worker process; stops the job when nearly all is unreadable.
 
@@ -38,10 +46,15 @@ def find_face(batch: pa.Table, census: Any, config: Config) -> pa.Table:
     have died becomes an unreadable row.
     """
     before = batch["status"].null_count
-    stage = _loaded(config)
     first = batch["frame_id"][0].as_py() if len(batch) else 0
+    died, killers, outage = (
+        ray.get(census.begin.remote(first, most_starts(config))) if before else (False, [], None)
+    )
+    if outage:
+        raise OutageError(outage)
+    with telling(census):
+        stage = _loaded(config)
     if before:
-        died, killers = ray.get(census.begin.remote(first))
         batch = _one_by_one(stage, batch, first, killers, census) if died else stage(batch)
     else:
         batch = stage(batch)
@@ -59,7 +72,8 @@ class FindFaceActor:
 
     def __init__(self, census: Any, config: Config):
         self._census, self._config = census, config
-        _loaded(config)
+        with telling(census):
+            _loaded(config)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         return find_face(batch, self._census, self._config)

@@ -136,6 +136,24 @@ def test_a_task_whose_processes_die_anywhere_stops_the_job():
     assert "ended 5 times" in census.begin_reading(0, 5)[2]
 
 
+def test_a_batch_whose_processes_die_without_end_stops_the_job():
+    """On a Ray that is there already nobody else counts those that end for lack of memory."""
+    census = Counts(shards=1, tasks=1)
+    for begun in range(5):
+        died, _, outage = census.begin(7, 5)
+        assert died == (begun > 0) and outage is None
+    assert "ended 5 times over the same frames" in census.begin(7, 5)[2]
+
+
+def test_what_workers_say_is_told_once_and_in_order():
+    census = Counts(shards=1, tasks=1)
+    for line in ("one", "two", "one"):
+        census.say(line)
+    assert census.news(0)[1] == ["one", "two"]
+    census.say("three")
+    assert census.news(2)[1] == ["three"]
+
+
 def test_what_a_task_reads_again_is_counted_once():
     census = Counts(shards=10_000, tasks=1)
     for _ in range(3):

@@ -85,7 +85,7 @@ def test_stages_that_have_no_room_are_refused_before_they_wait(monkeypatch):
     """Finding faces on a card counts with the pools, which share that card on a machine of one's own."""
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0, "GPU": 1.0})
     cluster._check_room(config.build({"find_face": {"num_gpus": 0.2}}).on_gpus(1))
-    with pytest.raises(UsageError, match=r"at least 1.5 GPUs, this machine has 1: lower num_gpus"):
+    with pytest.raises(UsageError, match=r"at least 1.5 GPUs, the machine has 1: lower num_cpus, num_gpus"):
         cluster._check_room(config.build({"find_face": {"num_gpus": 1}, "dbcnn": {"num_gpus": 0.5}}))
 
 

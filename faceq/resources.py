@@ -1,0 +1,62 @@
+"""Whether the machines of a Ray can run the stages of a job at all."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from faceq.config import Config, Stage
+
+
+@dataclass(frozen=True)
+class Request:
+    """What one task or actor of a stage asks for; `count` of them must run at once for the job to go on."""
+
+    stage: str
+    count: int
+    cpus: float
+    gpus: float = 0.0
+
+
+@dataclass(frozen=True)
+class Machine:
+    """CPUs and GPUs of a node, as Ray counts them."""
+
+    cpus: float
+    gpus: float = 0.0
+
+
+def requests(config: Config) -> list[Request]:
+    """The least that has to run at once: each pool at its smallest, beside one task that feeds it."""
+    pools: list[tuple[str, Stage]] = [("serfiq", config.serfiq), ("dbcnn", config.dbcnn)]
+    feeding = max(config.read.num_cpus, config.find_face.num_cpus)
+    if config.find_face.num_gpus:
+        pools, feeding = [*pools, ("find_face", config.find_face)], config.read.num_cpus
+    asked = [Request(name, pool.min_size, pool.num_cpus, pool.num_gpus) for name, pool in pools]
+    return [*asked, Request("read" if config.find_face.num_gpus else "find_face", 1, feeding)]
+
+
+def shortage(config: Config, machines: Sequence[Machine]) -> str | None:
+    """What the stages ask for and the machines do not have, in one sentence; None if the job can run."""
+    asked = requests(config)
+    what = f"{len(machines)} machines have" if len(machines) != 1 else "the machine has"
+    for request in asked:
+        if not any(m.cpus >= request.cpus and m.gpus >= request.gpus for m in machines):
+            return (
+                f"each process of {request.stage} asks for {_amount(request.cpus, request.gpus)}, and no "
+                f"machine has that: the largest of {len(machines)} has {_largest(machines)}"
+            )
+    for name, needed, there in (
+        ("CPUs", sum(r.count * r.cpus for r in asked), sum(m.cpus for m in machines)),
+        ("GPUs", sum(r.count * r.gpus for r in asked), sum(m.gpus for m in machines)),
+    ):
+        if needed > there + 1e-9:
+            return f"the stages ask for at least {needed:g} {name}, {what} {there:g}"
+    return None
+
+
+def _amount(cpus: float, gpus: float) -> str:
+    return f"{cpus:g} CPUs" + (f" and {gpus:g} GPUs" if gpus else "")
+
+
+def _largest(machines: Sequence[Machine]) -> str:
+    largest = max(machines, key=lambda m: (m.gpus, m.cpus), default=Machine(0))
+    return f"{largest.cpus:g} CPUs and {largest.gpus:g} GPUs"

@@ -1,0 +1,120 @@
+"""What control groups allow a process: real trees of their files, of both versions."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from faceq import cgroup
+
+NONE = "9223372036854771712"
+"""What version 1 says where there is no limit on memory."""
+
+
+def tree(folder: Path, cgroup_file: str, mountinfo: str, files: dict[str, str]) -> Path:
+    """A /proc/self, and below `folder` the files of groups; `{}` in `mountinfo` is that folder."""
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(f"{text}\n")
+    (folder / "cgroup").write_text(cgroup_file)
+    (folder / "mountinfo").write_text(mountinfo.replace("{}", str(folder)))
+    return folder
+
+
+V2 = "35 24 0:30 / {}/fs rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n"
+V1 = (
+    "30 25 0:26 /docker/ab {}/cpu rw,relatime - cgroup cgroup rw,cpu,cpuacct\n"
+    "31 25 0:27 /docker/ab {}/memory rw,relatime - cgroup cgroup rw,memory\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("own", "mounts", "files", "cpus", "memory"),
+    [
+        # A container of version 2 that sees its own group as the root.
+        ("0::/\n", V2, {"fs/cpu.max": "200000 100000", "fs/memory.max": "4294967296"}, 2, 4 << 30),
+        # The smallest limit up the tree; the group itself has a larger one.
+        (
+            "0::/slurm/job/step\n",
+            V2,
+            {
+                "fs/slurm/job/step/cpu.max": "800000 100000",
+                "fs/slurm/job/cpu.max": "150000 100000",
+                "fs/slurm/job/memory.max": "1073741824",
+                "fs/slurm/memory.max": "max",
+                "fs/slurm/cpu.max": "max 100000",
+            },
+            1.5,
+            1 << 30,
+        ),
+        # A container of version 1: the path counts from the host, the mount from the container.
+        (
+            "5:cpu,cpuacct:/docker/ab\n6:memory:/docker/ab\n",
+            V1,
+            {
+                "cpu/cpu.cfs_quota_us": "300000",
+                "cpu/cpu.cfs_period_us": "100000",
+                "memory/memory.limit_in_bytes": "2147483648",
+            },
+            3,
+            2 << 30,
+        ),
+        # A batch system's group inside it.
+        (
+            "5:cpu,cpuacct:/docker/ab/job\n6:memory:/docker/ab/job\n",
+            V1,
+            {
+                "cpu/cpu.cfs_quota_us": "-1",
+                "cpu/cpu.cfs_period_us": "100000",
+                "cpu/job/cpu.cfs_quota_us": "50000",
+                "cpu/job/cpu.cfs_period_us": "100000",
+                "memory/memory.limit_in_bytes": "2147483648",
+                "memory/job/memory.limit_in_bytes": NONE,
+            },
+            0.5,
+            2 << 30,
+        ),
+        ("0::/\n", V2, {}, None, None),
+        # The process was started outside the group that the container shows.
+        ("0::/../other\n", V2, {"fs/cpu.max": "400000 100000"}, 4, None),
+        ("", "", {}, None, None),
+    ],
+)
+def test_the_smallest_limit_up_the_tree_holds(tmp_path, own, mounts, files, cpus, memory):
+    proc = tree(tmp_path, own, mounts, files)
+    assert cgroup.cpu_quota(proc) == cpus
+    assert cgroup.memory_limit(proc) == memory
+
+
+def _made(controller: str) -> Path | None:
+    """A group of version 1 that this test may make; None where it may not."""
+    parent = Path("/sys/fs/cgroup") / controller
+    group = parent / f"faceq-test-{os.getpid()}"
+    if not (parent / "tasks").exists():
+        return None
+    try:
+        group.mkdir()
+    except OSError:
+        return None
+    return group
+
+
+def test_a_process_in_a_real_group_sees_its_limits():
+    cpu, memory = _made("cpu"), _made("memory")
+    if not (cpu and memory):
+        pytest.skip("no control groups of version 1 that may be made here")
+    try:
+        (cpu / "cpu.cfs_quota_us").write_text("100000")
+        (cpu / "cpu.cfs_period_us").write_text("100000")
+        (memory / "memory.limit_in_bytes").write_text(str(3 << 30))
+        code = "from faceq import cgroup, device; print(device.usable_cpus(), cgroup.memory_limit())"
+        joined = f'echo $$ > {cpu}/tasks && echo $$ > {memory}/tasks && exec "$0" -c "$1"'
+        said = subprocess.run(
+            ["bash", "-c", joined, sys.executable, code], capture_output=True, text=True, check=True
+        ).stdout.split()
+    finally:
+        cpu.rmdir()
+        memory.rmdir()
+    assert said == ["1", str(3 << 30)]
