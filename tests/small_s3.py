@@ -95,22 +95,26 @@ class _Handler(BaseHTTPRequestHandler):
         if refusal is not None:
             self._refuse(refusal)
         elif key:
-            self._object(store.objects.get(key), headers.get("range"))
+            self._object(store.objects.get(key), headers.get("range"), headers.get("if-match"))
         else:
             self._answer(200, _listed(store.objects, query).encode())
 
     do_HEAD = do_GET  # noqa: N815
 
-    def _object(self, content: bytes | None, wanted: str | None) -> None:
+    def _object(self, content: bytes | None, wanted: str | None, known: str | None) -> None:
         if content is None:
             return self._refuse(Refusal(404, "NoSuchKey"))
+        # Of the object that it is now: it is replaced, never changed.
+        tag = f'"{id(content):x}"'
+        if known not in (None, tag):
+            return self._refuse(Refusal(412, "PreconditionFailed"))
         if not wanted:
-            return self._answer(200, content)
+            return self._answer(200, content, tag)
         first, _, last = wanted.removeprefix("bytes=").partition("-")
         if int(first) >= len(content):
             return self._refuse(Refusal(416, "InvalidRange"))
         part = content[int(first) : int(last) + 1 if last else None]
-        return self._answer(206, part)
+        return self._answer(206, part, tag)
 
     def _refuse(self, refusal: Refusal) -> None:
         self._answer(
@@ -119,10 +123,10 @@ class _Handler(BaseHTTPRequestHandler):
             f"{refusal.more}</Error>".encode(),
         )
 
-    def _answer(self, status: int, body: bytes) -> None:
+    def _answer(self, status: int, body: bytes, tag: str = '"1"') -> None:
         self.send_response_only(status)
         self.send_header("Content-Length", str(len(body)))
-        self.send_header("ETag", '"1"')
+        self.send_header("ETag", tag)
         self.send_header("Last-Modified", "Mon, 06 Jan 2025 10:00:00 GMT")
         self.end_headers()
         if self.command != "HEAD":
