@@ -152,7 +152,8 @@ def _list_input(uri: str, s3: S3, any_name: bool) -> tuple[list[Shard], list[str
             raise
         raise UsageError(f"{uri}: cannot be listed: {_why(in_words(error, files, path))}") from None
     shards, others = [], []
-    for name, size in found.items():
+    while found:  # emptied on the way: there may be ten million names
+        name, size = found.popitem()
         kind = kind_of(name)
         if kind is None and not any_name:
             others.append(absolute(f"s3://{name}" if is_remote(uri) else name))
@@ -208,7 +209,8 @@ def _why(error: Exception) -> str:
 
 def _shard(place: str, kind: Kind | None, size: int | None, seen: bool = True, known: bool = True) -> Shard:
     source = absolute(place)
-    return Shard(source_of(source), path_of(source), kind or "picture", size, seen, known)
+    # Of local files both are one string, unless the name is not UTF-8: that halves the memory of a long list.
+    return Shard(source_of(source), source.removeprefix("s3://"), kind or "picture", size, seen, known)
 
 
 def _named_shard(place: str, size: int | None) -> Shard:
