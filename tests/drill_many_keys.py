@@ -1,7 +1,7 @@
 """Ten million keys on S3, listed and grouped: python -m pytest tests/drill_many_keys.py -s
 
-About five minutes of one CPU, and as much of another for the server. Ray is not started: what a job holds in the
-driver beside this are its read tasks, whose shards are these. (`drills.py` runs a million through a job.)
+About five minutes of one CPU, and as much of another for the server. Ray is not started: what a job holds in
+the driver beside this are its read tasks, whose shards are these. (`drills.py` runs a million through a job.)
 """
 
 import subprocess
@@ -32,7 +32,9 @@ def test_ten_million_keys_take_450_bytes_each(aws):
     started = time.monotonic()
     with many_keys(KEYS) as s3:
         command = [sys.executable, "-c", _LISTS, f"s3://{BUCKET}/faces", s3.endpoint_url]
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1])
+        done = subprocess.run(
+            command, check=True, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1]
+        )
     tasks, keys, kilobytes, cpu = map(float, done.stdout.split())
     print(
         f"\n{keys:,.0f} keys: {time.monotonic() - started:.0f} s, {cpu:.0f} s of CPU, "

@@ -27,7 +27,7 @@ def key(number: int) -> str:
 
 @contextlib.contextmanager
 def many_keys(count: int) -> Iterator[S3]:
-    """A server with so many objects in BUCKET under PREFIX, of 1000 bytes each as it says; settings for it."""
+    """A server with so many objects in BUCKET under PREFIX, each of 1000 bytes as it says; its settings."""
     command = [sys.executable, __file__, str(count)]
     environment = {"PYTHONPATH": str(Path(__file__).parents[1])}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as server:

@@ -18,8 +18,8 @@ from videos import write_video
 from faceq.config import S3
 from faceq.frames import Frame
 from faceq.listing import Shard, list_shards
-from faceq.sources import reading, read_shards
 from faceq.sources import parquet as parquet_source
+from faceq.sources import read_shards, reading
 from faceq.sources.tar_archive import MOST_PADDING
 
 COUNT = 60
@@ -130,7 +130,10 @@ def test_a_source_of_which_only_some_frames_are_wanted_may_change_later(sources,
 
 @pytest.mark.parametrize(
     ("change", "said"),
-    [("removed", "gone: it was there when the input was listed"), ("replaced", "was replaced while it was read")],
+    [
+        ("removed", "gone: it was there when the input was listed"),
+        ("replaced", "was replaced while it was read"),
+    ],
 )
 @pytest.mark.parametrize("name", KINDS)
 def test_an_object_that_is_removed_or_replaced_while_it_is_read_is_a_break(

@@ -1,4 +1,4 @@
-"""Tars of 50 GB of which little is wanted: time and memory follow the pictures, not what lies between them."""
+"""Tars of 50 GB of which little is wanted: time and memory follow the pictures, not the rest."""
 
 import os
 import tarfile

@@ -11,7 +11,17 @@ from faceq.runs import Table
 from faceq.storage import filesystem, path_of
 
 NAMES = (
-    *("a b", "50% %41 %2F", "ä日😀", "x=1&y=2;z", "status=scored", "#1?versionId=2", "[a]*{b}?", "'q\"", "+plus+"),
+    *(
+        "a b",
+        "50% %41 %2F",
+        "ä日😀",
+        "x=1&y=2;z",
+        "status=scored",
+        "#1?versionId=2",
+        "[a]*{b}?",
+        "'q\"",
+        "+plus+",
+    ),
 )
 
 

@@ -23,8 +23,8 @@ HEADERS_IN_MEMORY = 1024
 bytes while it is taken apart, and its name is a column of a batch's rows."""
 
 MOST_PADDING = 4 << 20
-"""Zero bytes that may follow an archive. tar fills up to 10 KiB, with a large blocking factor (-b) to a few MiB.
-More of them are a copy that is not finished, which would otherwise look like a shorter archive."""
+"""Zero bytes that may follow an archive. tar fills up to 10 KiB, with a large blocking factor (-b) to a few
+MiB. More of them are a copy that is not finished, which would otherwise look like a shorter archive."""
 
 
 class Archive(tarfile.TarFile):
