@@ -176,7 +176,8 @@ def _list_input(uri: str, s3: S3, any_name: bool) -> tuple[list[Shard], list[str
         raise type(failure(uri, said))(f"{uri}: cannot be listed: {_why(said)}") from None
     tags = place.tags if isinstance(place, Bucket) else {}
     shards, others = [], []
-    for name, size in found.items():
+    while found:  # emptied on the way: there may be ten million names
+        name, size = found.popitem()
         kind = kind_of(name)
         if kind is None and not any_name:
             others.append(absolute(f"s3://{name}" if is_remote(uri) else name))
@@ -243,7 +244,9 @@ def _shard(
     tag: str | None = None,
 ) -> Shard:
     source = absolute(place)
-    return Shard(source_of(source), path_of(source), kind or "picture", size, seen, known, tag)
+    # Of local files both are one string, unless the name is not UTF-8: that halves the memory of a long list.
+    path = source.removeprefix("s3://")
+    return Shard(source_of(source), path, kind or "picture", size, seen, known, tag)
 
 
 def _named_shard(place: str, size: int | None) -> Shard:

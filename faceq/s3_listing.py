@@ -34,8 +34,8 @@ _names_only = contextvars.ContextVar("_names_only", default=False)
 _NOT_THIS_WAY = {"NotImplemented", "501", "InvalidArgument", "InvalidRequest", "400"}
 """Answers of stores that do not list from any name on. What else is wrong the plain listing tells, too."""
 
-Objects = dict[str, int]
-"""Bytes by `bucket/key`."""
+Objects = dict[str, int | None]
+"""Bytes by `bucket/key`; never None here, but for who adds to it."""
 
 Note = Callable[[str, str], None]
 """Takes the ETag of an object that was listed, by its `bucket/key`."""

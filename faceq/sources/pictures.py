@@ -8,6 +8,7 @@ from typing import Any
 from faceq.faults import fault_of
 from faceq.frames import Frame
 from faceq.listing import Shard
+from faceq.sources.local import first_bytes
 from faceq.sources.reading import Reading, blame, too_long, unread
 from faceq.sources.sniff import ENOUGH, kind_of_bytes
 from faceq.storage import READ_AHEAD, filesystem, is_remote
@@ -78,9 +79,18 @@ def _ranges(shards: list[Shard], ends: list[int], reading: Reading) -> list[Any]
     """The first bytes of each, up to an end. One call, so that a store answers for all of them at once."""
     if not shards:
         return []
-    files = filesystem(shards[0].source, reading.s3)
     paths = [shard.path for shard in shards]
+    if not is_remote(shards[0].source):
+        return [_first_bytes(path, end) for path, end in zip(paths, ends, strict=True)]
+    files = filesystem(shards[0].source, reading.s3)
     return list(files.cat_ranges(paths, [0] * len(paths), ends, on_error="return"))
+
+
+def _first_bytes(path: str, end: int) -> bytes | Exception:
+    try:
+        return first_bytes(path, end)
+    except Exception as error:
+        return error
 
 
 def _frame(shard: Shard, content: bytes | Exception, is_picture: bool, reading: Reading) -> Iterator[Frame]:

@@ -18,6 +18,7 @@ from faceq.config import S3, Limits, Video
 from faceq.faults import fault_of, in_words
 from faceq.frames import Finished, Frame
 from faceq.listing import Kind, Shard, ending_of, words
+from faceq.sources.local import ChangedError, LocalFile, SpecialFileError
 from faceq.sources.sniff import ENOUGH, kind_of_bytes
 from faceq.storage import READ_AHEAD, filesystem, has_failed, is_remote
 from faceq.table import BREAK, frame_id
@@ -129,10 +130,10 @@ def open_shard(shard: Shard, reading: Reading) -> BinaryIO:
         OtherKindError: its bytes are those of another kind of source; `break_of` lets it through to who
             chose the reader.
     """
-    files = filesystem(shard.source, reading.s3)
     if not is_remote(shard.source):
-        stream = files.open(shard.path, "rb")
+        stream: BinaryIO = LocalFile(shard.path)
     else:
+        files = filesystem(shard.source, reading.s3)
         try:
             stream = files.open(shard.path, "rb", block_size=READ_AHEAD, cache_type="readahead")
         except OSError as error:
@@ -173,10 +174,13 @@ def _kind_of_stream(stream: BinaryIO, shard: Shard) -> Kind | None:
 
 def unique_name(name: str, seen: Counter[str]) -> str:
     """The name, or for a repeated one the name with #2, #3, …"""
-    # Kept until the source ends: in little room, however long they are.
-    key = name if len(name) <= _LONG_NAME else hashlib.blake2b(name.encode()).hexdigest()
-    seen[key] += 1
-    return name if seen[key] == 1 else unique_name(f"{name}#{seen[key]}", seen)
+    while True:
+        # Kept until the source ends: in little room, however long they are.
+        key = name if len(name) <= _LONG_NAME else hashlib.blake2b(name.encode()).hexdigest()
+        seen[key] += 1
+        if seen[key] == 1:
+            return name
+        name = f"{name}#{seen[key]}"
 
 
 def break_of(shard: Shard, error: Exception, where: str, reading: Reading) -> Frame:
@@ -188,7 +192,7 @@ def break_of(shard: Shard, error: Exception, where: str, reading: Reading) -> Fr
         return Frame(shard.source, None, BREAK, None, done=True)
     if has_failed(error):
         what = unread(error, shard)
-    elif isinstance(error, video.DamagedError | UnsupportedError):
+    elif isinstance(error, video.DamagedError | UnsupportedError | SpecialFileError | ChangedError):
         what = str(error)  # some of what comes after damage may have been read
     else:
         what = f"broken {where}: {_reason(error)}: what comes after it is not read"
@@ -205,6 +209,8 @@ def blame(shard: Shard, error: Exception) -> dict[str, bool]:
 def unread(error: Exception, shard: Shard) -> str:
     """Why the storage gave nothing, for people."""
     fault = fault_of(error)
+    if isinstance(error, SpecialFileError | ChangedError):
+        return str(error)
     if fault is None:
         return f"could not be read: {_reason(error)}"
     if fault.kind != "missing":

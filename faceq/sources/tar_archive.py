@@ -22,6 +22,10 @@ HEADERS_IN_MEMORY = 1024
 """Headers of a tar, such as long names, that fit into `limits.source_memory`: one takes up to 40 times its
 bytes while it is taken apart, and its name is a column of a batch's rows."""
 
+MOST_PADDING = 4 << 20
+"""Zero bytes that may follow an archive. tar fills up to 10 KiB, with a large blocking factor (-b) to a few
+MiB. More of them are a copy that is not finished, which would otherwise look like a shorter archive."""
+
 
 class Archive(tarfile.TarFile):
     """A tar of which nothing is kept but what is being read.
@@ -114,9 +118,15 @@ class Member(tarfile.TarInfo):
         notes the one on the archive, and reads on after the other."""
         archive = cast(Archive, tarfile_)
         stream = cast(BinaryIO, archive.fileobj)
-        ended = False
+        start, ended = stream.tell(), False
         while (block := stream.read(tarfile.BLOCKSIZE)) and not block.strip(b"\0"):
             ended = True
+            if stream.tell() - start > MOST_PADDING:
+                archive.fault = (
+                    f"more than {MOST_PADDING >> 20} MiB of zero bytes where a member should be, as an "
+                    "unfinished copy leaves them: copy the file again"
+                )
+                raise tarfile.InvalidHeaderError(archive.fault)  # type: ignore[attr-defined]
         if not block and ended:
             raise tarfile.EOFHeaderError("end of file")  # type: ignore[attr-defined]
         try:

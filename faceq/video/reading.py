@@ -101,11 +101,12 @@ class _Part:
         """Its frames; raises as `read` does."""
         try:
             yield from self._frames(note)
-        except DamagedError as error:
+        except DamagedError:
             # What the storage did not give looks to FFmpeg like a file that is cut off.
-            raise self.file.fault or error from None
+            if self.file.fault is None:
+                raise
         if self.file.fault is not None:
-            raise self.file.fault
+            raise self.file.fault from self.file.fault.__cause__  # which holds S3's answer
 
     def _frames(self, note: Callable[[str], None]) -> Iterator[VideoFrame]:
         with _opened(self.file) as container:
