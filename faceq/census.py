@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import ray
 
+from faceq.errors import MaskedError
+
 REFUSALS_IN_A_ROW = 100
 """So many reads refused by the storage, with none that worked between them, stop the job (or as many
 as there are shards, if those are fewer). A file that nobody has seen and that is not there is no refusal: a
@@ -43,7 +45,7 @@ Place = tuple[int, int]
 BEFORE_ALL = (-1, -1)
 
 
-class OutageError(Exception):
+class OutageError(MaskedError):
     """The job stops: nearly nothing can be read. The message says why, in one line."""
 
 

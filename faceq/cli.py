@@ -4,7 +4,9 @@ import argparse
 import math
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from faceq import __version__, config, models, plan
 from faceq.cli_evaluate import add_evaluate_arguments
@@ -13,6 +15,7 @@ from faceq.cli_models import add_model_arguments, add_models_arguments, model_se
 from faceq.cli_query import add_query_arguments, positive
 from faceq.cli_report import add_report_arguments
 from faceq.errors import JobError, UsageError
+from faceq.masking import mask
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,6 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # `| head` has seen enough. Python would complain again when it flushes at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Exception:  # a fault of faceq's own: Python would print it with the secrets in it
+        sys.stderr.write(mask(traceback.format_exc()))
+        return 1
 
 
 _EXAMPLES = """a first look:
@@ -49,13 +55,20 @@ _EXAMPLES = """a first look:
 def _say(reason: str) -> None:
     """Why it ends, as the last line of a log that both streams go to."""
     sys.stdout.flush()
-    print(f"faceq: {reason}", file=sys.stderr)
+    print(f"faceq: {mask(reason)}", file=sys.stderr)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Names a wrong argument without the secrets in it."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(mask(message))
 
 
 def _parser() -> argparse.ArgumentParser:
     as_written = argparse.RawDescriptionHelpFormatter
     what = "Score face images at scale: can the face be recognised, does it look good?"
-    parser = argparse.ArgumentParser("faceq", description=what, epilog=_EXAMPLES, formatter_class=as_written)
+    parser = _Parser("faceq", description=what, epilog=_EXAMPLES, formatter_class=as_written)
     parser.set_defaults(on_interrupt=lambda options: "")
     parser.add_argument("--version", action="version", version=f"faceq {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")

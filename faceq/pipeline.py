@@ -24,6 +24,7 @@ from faceq.cluster import MAX_RETRIES, pool_options, ray_for
 from faceq.config import Config
 from faceq.errors import JobError, UsageError
 from faceq.listing import Shard, ending_of, endings_text, group, list_shards, outside
+from faceq.masking import mask
 from faceq.runs import COMPRESSION, Run, Table, new_run_id
 from faceq.source import FrameSource, most_starts
 from faceq.stages import ScoreFiq, ScoreQuality, check_own_models
@@ -169,7 +170,8 @@ def _score(config: Config, shards: list[Shard], table: Table, run: Run) -> tuple
         raise JobError(outage)
     if ray.get(census.birth.remote()) == birth:
         run.frames, run.already_done = ray.get(census.totals.remote(config.limit))
-    passed_over, run.notes = ray.get(census.findings.remote())
+    passed_over, notes = ray.get(census.findings.remote())
+    run.notes = [mask(note) for note in notes]
     run.passed_over = dict(Counter(run.passed_over) + Counter(passed_over))
     return seconds, ray.get(census.first_through.remote())
 
