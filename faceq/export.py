@@ -160,8 +160,11 @@ def _written_whole(path: str, s3: S3) -> Iterator[str]:
     folder, name = os.path.split(path_of(path))
     if not os.path.isdir(folder):
         raise UsageError(f"{path}: cannot be written: there is no folder {folder}")
-    # Its name cannot be foreseen: nobody plants a link there, and of exports at once each has its own.
-    with tempfile.TemporaryDirectory(dir=folder, prefix=f".{name}-") as private:
-        temporary = os.path.join(private, name)
+    temporary = os.path.join(folder, f".{name}.part")
+    try:
         yield temporary
         os.replace(temporary, path_of(path))
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise

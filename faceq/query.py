@@ -9,6 +9,7 @@ import contextlib
 import difflib
 import glob
 import itertools
+import os
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -82,14 +83,12 @@ class Rows:
         self.table = Table(uri, s3)
         if not self.table.exists():
             raise UsageError(f"{self.table.uri}: there is no faceq table here")
-        # Rows may be spilled: into a folder that only this user may enter, whose name nobody can foresee.
-        self._spill = tempfile.TemporaryDirectory(prefix="faceq-")
         self._connection = duckdb.connect(
             config={
                 "autoinstall_known_extensions": False,
                 "autoload_known_extensions": False,
                 "python_enable_replacements": False,  # a misspelt table must not find a Python variable
-                "temp_directory": self._spill.name,
+                "temp_directory": os.path.join(tempfile.gettempdir(), f"faceq-{os.getpid()}"),
                 **settings,
             }
         )
@@ -105,7 +104,6 @@ class Rows:
 
     def __exit__(self, *_: object) -> None:
         self._connection.close()
-        self._spill.cleanup()
 
     def chosen(
         self,

@@ -87,7 +87,8 @@ def test_weights_in_another_file_are_refused_since_no_digest_covers_them(tmp_pat
 
 def test_a_job_with_weights_in_another_file_is_refused_before_it_starts(tmp_path, capsys):
     path = arcface(tmp_path / "arcface.onnx")
-    onnx.save_model(onnx.load(str(path)), path, save_as_external_data=True, location="w.bin", size_threshold=1)
+    outside = {"save_as_external_data": True, "location": "w.bin", "size_threshold": 1}
+    onnx.save_model(onnx.load(str(path)), path, **outside)
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.jpg").write_bytes(b"of no matter")
     arguments = ["score", str(tmp_path / "in"), "--out", str(tmp_path / "t"), "--recogniser", str(path)]
