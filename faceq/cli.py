@@ -5,6 +5,7 @@ import contextlib
 import math
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
@@ -15,6 +16,7 @@ from faceq.cli_models import add_model_arguments, add_models_arguments, model_se
 from faceq.cli_query import add_query_arguments, positive
 from faceq.cli_report import add_report_arguments
 from faceq.errors import FaceqError
+from faceq.masking import mask
 from faceq.visible import visible
 
 
@@ -52,6 +54,11 @@ def _run(options: argparse.Namespace, ending: signals.Ending) -> int:
         if isinstance(error, OSError):  # of a part of the world that nobody has thought of
             _say(str(error))
             return 1
+        if isinstance(
+            error, Exception
+        ):  # faceq's own fault: Python would print the secrets in it
+            sys.stderr.write(mask(traceback.format_exc()))
+            return 1
         raise
 
 
@@ -73,10 +80,10 @@ def _say(reason: str) -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser that escapes what it was given: a shell may have made arguments of names of files."""
+    """A parser that escapes and masks what it was given: names of files, or a password in a URL."""
 
     def error(self, message: str) -> NoReturn:
-        super().error(visible(message))
+        super().error(visible(mask(message)))
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:

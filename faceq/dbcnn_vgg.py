@@ -8,6 +8,7 @@ those of the authors' PyTorch release (zwx8981/DBCNN-PyTorch: SCNN.py, DBCNN.py)
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -240,6 +241,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"dbcnn: {path} not found: give a DB-CNN checkpoint")
+    _check_size(path)
     try:
         content: Any = (
             load_file(path)
@@ -255,3 +257,17 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"dbcnn: {path} holds no state dict, neither at its top nor under 'params'")
     return {str(key).removeprefix("module."): tensor for key, tensor in state.items()}
+
+
+def _check_size(path: Path) -> None:
+    """ValueError for a checkpoint that is compressed: PyTorch compresses none, but unpacks what it is given,
+    and 3 MB may become 3 GB."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+    except zipfile.BadZipFile:
+        return  # older releases wrote no archive; whether it is one of theirs, PyTorch finds out
+    if size > path.stat().st_size:
+        raise ValueError(
+            f"dbcnn: {path} would unpack to {size:,} bytes: checkpoints are not compressed: fetch it again"
+        )

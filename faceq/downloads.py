@@ -13,6 +13,8 @@ import zipfile
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
+from faceq.errors import MaskedError
+
 CONNECT_TIMEOUT_S = 3
 READ_TIMEOUT_S = 10
 PIP_TIMEOUT_S = 300
@@ -24,7 +26,7 @@ UNKNOWN_SIZE = 1 << 30
 _CHUNK = 1 << 20
 
 
-class DownloadError(RuntimeError):
+class DownloadError(MaskedError, RuntimeError):
     """A source did not give the file; the message says why."""
 
 

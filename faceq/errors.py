@@ -10,8 +10,17 @@ Every error that a command ends with is a FaceqError, and each kind has an exit 
 
 from typing import ClassVar
 
+from faceq.masking import mask
 
-class FaceqError(Exception):
+
+class MaskedError(Exception):
+    """An error whose message holds no secrets, wherever it is printed: a terminal, a log, another process."""
+
+    def __init__(self, *values: object):
+        super().__init__(*(mask(value) if isinstance(value, str) else value for value in values))
+
+
+class FaceqError(MaskedError):
     """Base of all errors that faceq raises on purpose; the message is one line for people."""
 
     exit_status: ClassVar[int] = 1
@@ -31,5 +40,5 @@ class StorageError(JobError):
     """A disk or a store fails: it is full or down, denies access, or a file is damaged: exit status 1."""
 
 
-class UnreadableError(ValueError):
+class UnreadableError(MaskedError, ValueError):
     """A frame that gives no pixels; the message says why."""

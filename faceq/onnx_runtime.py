@@ -2,15 +2,20 @@
 
 import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
 from onnx import helper, numpy_helper
+from onnx.external_data_helper import uses_external_data
 
 from faceq import device as devices
 from faceq.errors import UsageError
+
+_FILES_SHOWN = 3
 
 
 class ModelFileError(UsageError):
@@ -18,14 +23,41 @@ class ModelFileError(UsageError):
 
 
 def read(path: Path) -> onnx.ModelProto:
-    """The model in a file; ModelFileError where it holds none."""
+    """The model in a file.
+
+    Raises ModelFileError where it holds none, or weights are in other files: these could be exchanged while
+    the SHA-256 on record stays the same.
+    """
     try:
-        model = onnx.load(str(path))
+        model = onnx.load(str(path), load_external_data=False)
     except Exception as error:  # of protobuf or the disk: they share no base
         raise ModelFileError(f"{path}: is not an ONNX file: {' '.join(str(error).split())}") from None
     if not model.graph.node or not model.graph.output:
         raise ModelFileError(f"{path}: is not an ONNX file: it holds no graph")
+    elsewhere = sorted({_location(tensor) for tensor in _tensors(model) if uses_external_data(tensor)})
+    if elsewhere:
+        raise ModelFileError(
+            f"{path}: keeps weights in other files ({', '.join(map(repr, elsewhere[:_FILES_SHOWN]))}"
+            f"{', …' if len(elsewhere) > _FILES_SHOWN else ''}), which its SHA-256 does not cover: "
+            "write it as one file: onnx.save(onnx.load('model.onnx'), 'one.onnx')"
+        )
     return model
+
+
+def _tensors(message: Any) -> Iterator[onnx.TensorProto]:
+    """All tensors of a model, wherever they stand: in graphs within graphs, attributes and functions."""
+    for field, value in message.ListFields():
+        if field.message_type is None:
+            continue
+        for each in [value] if hasattr(value, "ListFields") else value:
+            if isinstance(each, onnx.TensorProto):
+                yield each
+            else:
+                yield from _tensors(each)
+
+
+def _location(tensor: onnx.TensorProto) -> str:
+    return next((entry.value for entry in tensor.external_data if entry.key == "location"), "?")
 
 
 def session(path: Path, model: onnx.ModelProto, device: str, threads: int) -> onnxruntime.InferenceSession:

@@ -24,6 +24,7 @@ from faceq.cluster import MAX_RETRIES, pool_options, ray_for
 from faceq.config import Config
 from faceq.errors import JobError, UsageError
 from faceq.listing import Shard, ending_of, endings_text, group, list_shards, outside
+from faceq.masking import mask
 from faceq.runs import COMPRESSION, Run, Table, new_run_id
 from faceq.source import FrameSource
 from faceq.stages import NO_FEATURES, NO_QUALITY, ScoreFiq, ScoreQuality, check_own_models
@@ -225,7 +226,7 @@ def _score(
     if ray.get(census.birth.remote()) == birth:
         run.frames, run.already_done = ray.get(census.totals.remote(config.limit))
     passed_over, met = ray.get(census.findings.remote())
-    run.notes += met
+    run.notes = [mask(note) for note in (*run.notes, *met)]
     run.passed_over = dict(Counter(run.passed_over) + Counter(passed_over))
     return seconds, ray.get(census.first_through.remote())
 

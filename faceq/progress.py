@@ -12,7 +12,7 @@ from typing import Any
 import ray
 from ray._common.utils import get_default_ray_temp_dir
 
-from faceq import local_ray, resources, watchdog, workers
+from faceq import local_ray, resources, streams, watchdog, workers
 from faceq.config import Config
 
 EVERY_S = 10
@@ -118,8 +118,7 @@ class _Line:
         """A line on standard error, above the one that says how far the job is."""
         if self.on_terminal and self._shown:
             self._write("\r\x1b[K")
-        with contextlib.suppress(OSError):
-            print(text if text.startswith("faceq: ") else f"faceq: {text}", file=sys.stderr, flush=True)
+        streams.say(text.removeprefix("faceq: "))
         if self.on_terminal and self._shown:
             self._write(self._shown)
 

@@ -23,6 +23,7 @@ from faceq.config import S3
 from faceq.errors import FaceqError, StorageError, UsageError
 from faceq.faults import failure
 from faceq.frames import wrapped
+from faceq.masking import masked
 from faceq.parquet import ParquetFile
 from faceq.storage import READ_AHEAD, absolute, filesystem, has_failed, is_temporary, path_of, storage_errors
 from faceq.table import STATUSES, among, record_of, schema
@@ -34,6 +35,9 @@ ROWS_PER_GROUP = 100_000
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 SCORE_RANGES = {"serfiq": 1.0, "dbcnn": 100.0}
 QUANTILE_BINS = 10_000
+
+_IN_NO_FOOTER = {"input", "manifest", "out", "s3", "model_mirrors", "accept_licence"}
+"""Settings that no value in a row depends on."""
 
 _FILES_AT_ONCE = 10
 """As many connections as s3fs opens: most of the time of a small file on S3 is waiting for answers."""
@@ -295,8 +299,8 @@ class Table:
         self.put_record(run.as_json())
 
     def put_record(self, record: dict[str, Any]) -> None:
-        """Write a run's record as `runs` gives it; otherwise as `save`."""
-        text = json.dumps(record, indent=2, sort_keys=True)
+        """Write a run's record as `runs` gives it, with secrets masked; otherwise as `save`."""
+        text = json.dumps(masked(record), indent=2, sort_keys=True)
         with self.reached(), self.files.open(self._run_file(record["run_id"]), "wb") as file:
             file.write(text.encode())
 
@@ -524,8 +528,8 @@ def _quantile(histogram: np.ndarray, share: float) -> float:
 
 
 def footer_of(record: dict[str, Any]) -> dict[str, Any]:
-    """What the Parquet files of a run say, from its record. Which input was named stays there: it may be a
-    hundred thousand paths, and each file would hold them."""
+    """What the Parquet files of a run say, from its record: what decides their values. Places and access are
+    in the record only: the input may be a hundred thousand paths, and files are copied and shared."""
     found = {each.name for each in fields(Run)} - {"version", "run_id", "config"}
-    config = {key: value for key, value in record["config"].items() if key not in ("input", "manifest")}
+    config = {key: value for key, value in record["config"].items() if key not in _IN_NO_FOOTER}
     return {key: value for key, value in record.items() if key not in found} | {"config": config}

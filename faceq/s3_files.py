@@ -7,6 +7,7 @@ import s3fs
 from fsspec.asyn import sync_wrapper
 
 from faceq.errors import UsageError
+from faceq.masking import clean
 
 _SIGNS = {
     "get_object": ("ETag", "LastModified"),
@@ -37,8 +38,13 @@ class S3Files(s3fs.S3FileSystem):
             ) from None
 
     async def _call_s3(self, method: str, *rest: Any, **options: Any) -> Any:
-        """As s3fs's. A web server that says 200 to everything would take rows, and give an empty list."""
-        answer = await super()._call_s3(method, *rest, **options)
+        """As s3fs's. A web server that says 200 to everything would take rows, and give an empty list; errors
+        name the endpoint, which may hold a password, and Ray logs those of workers."""
+        try:
+            answer = await super()._call_s3(method, *rest, **options)
+        except Exception as error:
+            clean(error)
+            raise
         if isinstance(answer, dict) and not _is_of_s3(method, answer):
             raise OSError(
                 errno.EPROTO,

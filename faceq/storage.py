@@ -16,6 +16,7 @@ from fsspec.implementations.local import LocalFileSystem, get_umask
 
 from faceq.config import S3
 from faceq.errors import StorageError, UsageError
+from faceq.masking import holds_secret
 
 ATTEMPTS = 6
 """Requests to S3 for one answer. With the backoff of `standard`, 20 seconds at most between two, the last
@@ -73,6 +74,19 @@ def is_remote(uri: str) -> bool:
     return "://" in uri and not uri.startswith("file://")
 
 
+def check_uri(uri: str) -> None:
+    """That a remote place is of a kind that can be read, and is named without what opens it: a table records
+    the names of its sources. Raises UsageError."""
+    if not uri.startswith("s3://"):
+        hint = ": give the s3:// URI of a signed URL's object, and credentials" if holds_secret(uri) else ""
+        raise UsageError(f"{uri}: only local paths and s3:// are supported{hint}")
+    if holds_secret(uri):
+        raise UsageError(
+            f"{uri}: holds a key or a signature: name s3://BUCKET/KEY alone; credentials come from the AWS "
+            "variables or a profile"
+        )
+
+
 def filesystem(uri: str, s3: S3) -> fsspec.AbstractFileSystem:
     """The file system of a local path or an `s3://` URI.
 
@@ -82,12 +96,11 @@ def filesystem(uri: str, s3: S3) -> fsspec.AbstractFileSystem:
     where a connection breaks or a body ends too early.
 
     Raises:
-        UsageError: another kind of URI.
+        UsageError: another kind of URI, or one that holds keys.
     """
     if not is_remote(uri):
         return AtomicLocalFileSystem()
-    if not uri.startswith("s3://"):
-        raise UsageError(f"{uri}: only local paths and s3:// are supported")
+    check_uri(uri)
     options: dict[str, Any] = {"endpoint_url": s3.endpoint_url, "profile": s3.profile}
     # botocore itself reads AWS_DEFAULT_REGION only; the other SDKs, and people, say AWS_REGION.
     region = s3.region or os.environ.get("AWS_REGION")

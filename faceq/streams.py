@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import TextIO
 
 from faceq.errors import StorageError
+from faceq.masking import mask
 from faceq.visible import ON_A_PLAIN_TERMINAL, visible
 
 
@@ -89,7 +90,7 @@ def guarded() -> Iterator[Output]:
 def say(line: str) -> None:
     """Tell the user something, on one line of standard error; that nobody reads it stops no job."""
     with contextlib.suppress(OSError, ValueError):
-        print(f"faceq: {visible(line)}", file=sys.stderr, flush=True)
+        print(f"faceq: {visible(mask(line))}", file=sys.stderr, flush=True)
 
 
 def _open_if_closed(descriptor: int) -> None:

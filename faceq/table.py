@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from faceq.masking import mask, masked
+
 STATUSES = ("unreadable", "no_face", "face_too_small", "below_fiq", "scored")
 """Why a frame's row is as it is. The first that applies wins."""
 
@@ -81,8 +83,9 @@ def schema(embeddings: bool) -> pa.Schema:
 
 
 def schema_with(record: Mapping[str, Any]) -> pa.Schema:
-    """The table's schema with a run's record (JSON) as metadata, which reaches each file's footer."""
-    metadata = {METADATA_KEY: json.dumps(record, sort_keys=True).encode()}
+    """The table's schema with a run's record (JSON, secrets masked) as metadata, which reaches each file's
+    footer."""
+    metadata = {METADATA_KEY: json.dumps(masked(record), sort_keys=True).encode()}
     return schema(record.get("embeddings", False)).with_metadata(metadata)
 
 
@@ -92,8 +95,11 @@ def record_of(schema: pa.Schema) -> dict[str, Any]:
 
 
 def finished(batch: pa.Table, columns: pa.Schema, run_id: str) -> pa.Table:
-    """A batch that has been through all stages, as rows of the result table: its columns, in order."""
+    """A batch that has been through all stages, as rows of the result table: its columns, in order, and no
+    secrets in its errors."""
     column = pa.array([run_id] * len(batch), pa.string())
+    failed = np.flatnonzero(batch["error"].is_valid().to_numpy())
+    batch = with_values(batch, "error", failed, [mask(batch["error"][int(row)].as_py()) for row in failed])
     return batch.append_column("run_id", column).select(columns.names).cast(columns)
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from faceq import models
-from faceq.dbcnn_vgg import DBCNN, SCNN, load_dbcnn, load_scnn
+from faceq.dbcnn_vgg import DBCNN, SCNN, load_dbcnn, load_scnn, read_state
 
 State = dict[str, Tensor]
 
@@ -308,3 +309,16 @@ def test_the_authors_scnn_names_distortions(shared: Path) -> None:
     assert logits.shape == (2, 39)
     assert logits.std() > 1  # a trained network has opinions
     assert (logits - scnn_logits(doubled(state), normalised(images))).abs().max() <= 1e-5
+
+
+def test_a_compressed_checkpoint_is_not_unpacked(tmp_path):
+    """50 MB of zeros in 50 KB: PyTorch would read them."""
+    whole, packed = tmp_path / "whole.pth", tmp_path / "packed.pth"
+    torch.save({"params": {"weight": torch.zeros(50_000_000, dtype=torch.uint8)}}, whole)
+    with zipfile.ZipFile(whole) as parts, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as smaller:
+        for name in parts.namelist():
+            smaller.writestr(name, parts.read(name))
+    assert read_state(whole)["weight"].shape == (50_000_000,)
+    assert packed.stat().st_size < 100_000
+    with pytest.raises(ValueError, match=r"packed\.pth would unpack to 50,\d{3},\d{3} bytes"):
+        read_state(packed)

@@ -6,6 +6,7 @@ import hashlib
 import http.server
 import io
 import json
+import os
 import stat
 import threading
 import zipfile
@@ -107,10 +108,65 @@ def test_a_server_without_ranges_sends_all_of_it_again(model_dir, probe, server)
 
 def test_a_wrong_beginning_is_thrown_away(model_dir, probe, server):
     probe(f"{server.address}/probe.bin")
-    model_dir.mkdir()
-    (model_dir / ".probe.bin.part").write_bytes(b"of another file" * 100)
+    part = model_dir / ".probe.bin.part" / "probe.bin"
+    part.parent.mkdir(parents=True, mode=0o700)
+    part.write_bytes(b"of another file" * 100)
     assert models.fetch("probe").read_bytes() == CONTENT
     assert [wanted for _, wanted in server.asked] == ["bytes=1500-", None]
+
+
+def _file(place, victim):
+    place.write_bytes(b"of an older faceq, or of somebody else")
+
+
+def _link(place, victim):
+    place.symlink_to(victim)
+
+
+def _link_to_folder(place, victim):
+    place.symlink_to(victim.parent)
+
+
+def _open_folder(place, victim):
+    place.mkdir()
+    place.chmod(0o777)
+    (place / "probe.bin").symlink_to(victim)
+
+
+@pytest.mark.parametrize("plant", [_file, _link, _link_to_folder, _open_folder])
+def test_what_somebody_has_planted_in_the_cache_is_neither_followed_nor_used(
+    model_dir, probe, server, tmp_path, plant
+):
+    probe(f"{server.address}/probe.bin")
+    model_dir.mkdir()
+    (tmp_path / "home").mkdir()
+    victim = tmp_path / "home" / "probe.bin"
+    victim.write_bytes(b"precious")
+    plant(model_dir / ".probe.bin.part", victim)
+    assert models.fetch("probe").read_bytes() == CONTENT
+    assert victim.read_bytes() == b"precious" and os.listdir(victim.parent) == ["probe.bin"]
+    assert [wanted for _, wanted in server.asked] == [None]
+
+
+def test_half_a_model_is_kept_where_only_this_user_may_look(model_dir, probe, server):
+    probe(f"{server.address}/probe.bin")
+    server.breaks = 1
+    with pytest.raises(models.ModelError):
+        models.fetch("probe")
+    (folder,) = model_dir.glob(".*.part")
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert (folder / "probe.bin").stat().st_size == HALF
+
+
+def test_a_licence_is_not_written_through_a_planted_link(model_dir, probe, server, tmp_path):
+    probe(f"{server.address}/probe.bin", terms="For tests only.")
+    model_dir.mkdir()
+    (tmp_path / "victim").write_text("precious")
+    for name in ("json", str(os.getpid())):
+        (model_dir / f"accepted.{name}").symlink_to(tmp_path / "victim")
+    models.accept_terms("probe", True)
+    assert (tmp_path / "victim").read_text() == "precious"
+    assert json.loads((model_dir / "accepted.json").read_text()).keys() == {"Probe-1.0"}
 
 
 def test_more_bytes_than_the_model_has_are_not_taken(model_dir, probe, server):

@@ -1,0 +1,17 @@
+"""Half files are where nobody else can plant a link or look."""
+
+import os
+
+import pytest
+
+from faceq.private_files import private_folder
+
+
+def test_a_private_folder_stays_after_an_error_only(tmp_path):
+    place = tmp_path / ".a.part"
+    with pytest.raises(ValueError, match="broke off"), private_folder(place) as folder:
+        (folder / "half").write_bytes(b"half")
+        raise ValueError("broke off")
+    with private_folder(place) as folder:
+        assert folder == place and (folder / "half").read_bytes() == b"half"
+    assert os.listdir(tmp_path) == []
