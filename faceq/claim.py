@@ -97,7 +97,7 @@ class Lock:
     def _look(self) -> None:
         if self.lost is not None:
             return
-        seen = heartbeats.look(self._table)
+        seen = heartbeats.look(self._table, self._run.run_id)
         for run_id in sorted(seen.keys() - self._known - {self._run.run_id}):
             other = self._table.run(run_id) or {}
             if other.get("state") in ("running", "ended"):
@@ -107,8 +107,7 @@ class Lock:
                     "what is there"
                 )
                 return
-        mine = seen.get(self._run.run_id, Seen())
-        if mine.record is None or mine.heartbeat is None:
+        if not seen[self._run.run_id].whole:
             self.lost = (
                 f"{self._table.uri}: this job's record or heartbeat in _faceq was deleted: is the table "
                 "being removed? If not, run the command again to continue with what is there"
@@ -151,15 +150,18 @@ def _lock(table: Table, run: Run, overwrite: bool) -> Lock:
     # The heartbeat first: a record without one is an old version's, or one that has ended.
     heartbeats.beat(table, run.run_id)
     table.save(replace(run, state="claiming"))
-    dead = _settle(table, run)
+    seen = _settle(table, run)
     others = [other for other in table.runs() if other["run_id"] != run.run_id]
     table.check(None if overwrite else run.record)
     run.sequence = 1 + max((other.get("sequence", 0) for other in others), default=0)
     run.state = "running"
     table.save(run)
-    for run_id in dead:
-        heartbeats.stop(table, run_id)
-    return Lock(table, run, {o["run_id"] for o in others if o.get("state") in ("running", "ended")})
+    known = {other["run_id"] for other in others if other.get("state") in ("running", "ended")}
+    for run_id, at in seen.items():
+        # Of a dead job; not of one that is about to write its record and to see this one's.
+        if at.heartbeat and run_id != run.run_id and (run_id in known or not _fresh(run, at, seen)):
+            heartbeats.stop(table, run_id)
+    return Lock(table, run, known)
 
 
 def _forget(table: Table, run: Run) -> None:
@@ -168,15 +170,12 @@ def _forget(table: Table, run: Run) -> None:
     table.forget(run)
 
 
-def _settle(table: Table, mine: Run) -> list[str]:
-    """Return when no other job lives here, nor is about to; of two at once the first by id stays.
-
-    Returns:
-        The dead runs that have left a heartbeat.
-    """
+def _settle(table: Table, mine: Run) -> dict[str, Seen]:
+    """Return when no other job lives here, nor is about to; of two at once the first by id stays. What was
+    seen then."""
     while True:
         waiting = False
-        seen = heartbeats.look(table)
+        seen = heartbeats.look(table, mine.run_id)
         for other in _alive(table, mine, seen):
             if other["state"] == "running" or other["run_id"] < mine.run_id:
                 raise UsageError(
@@ -186,22 +185,20 @@ def _settle(table: Table, mine: Run) -> list[str]:
                 )
             waiting = True  # it sees this run's claim, or has seen none and says so in a moment
         if not waiting:
-            return [run_id for run_id, at in seen.items() if at.heartbeat and run_id != mine.run_id]
+            return seen
         time.sleep(_LOOK_AGAIN_S)
         heartbeats.beat(table, mine.run_id)
 
 
 def _alive(table: Table, mine: Run, seen: dict[str, Seen]) -> list[dict[str, Any]]:
     """Records of other runs that claim the table or write into it, and may be alive."""
-    here = seen.get(mine.run_id, Seen())
-    if here.record is None or here.heartbeat is None:
+    if not seen[mine.run_id].whole:
         raise UsageError(f"{table.uri}: this job's record in _faceq was deleted: is the table being removed?")
     found = []
     for run_id, other in sorted(seen.items()):
         if run_id == mine.run_id or other.record is None:
             continue
-        last = other.record if other.heartbeat is None else other.heartbeat
-        fresh = here.heartbeat - last < DEAD_AFTER_S
+        fresh = _fresh(mine, other, seen)
         if other.heartbeat is None and not fresh:
             continue  # it has ended
         record = table.run(run_id) or {}
@@ -210,6 +207,13 @@ def _alive(table: Table, mine: Run, seen: dict[str, Seen]) -> list[dict[str, Any
             if fresh if alive is None else alive:
                 found.append(record)
     return found
+
+
+def _fresh(mine: Run, other: Seen, seen: dict[str, Seen]) -> bool:
+    """Whether another run's heartbeat, or in its place its record, is young beside this run's heartbeat."""
+    last = other.record if other.heartbeat is None else other.heartbeat
+    now = seen[mine.run_id].heartbeat
+    return last is not None and now is not None and now - last < DEAD_AFTER_S
 
 
 def owner() -> dict[str, Any]:

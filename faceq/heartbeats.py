@@ -23,6 +23,11 @@ class Seen:
     record: float | None = None
     heartbeat: float | None = None
 
+    @property
+    def whole(self) -> bool:
+        """Whether both are there."""
+        return self.record is not None and self.heartbeat is not None
+
 
 def beat(table: Table, run_id: str) -> None:
     """Write the heartbeat of a run; StorageError where nothing can be written."""
@@ -36,9 +41,9 @@ def stop(table: Table, run_id: str) -> None:
         table.files.rm_file(_path(table, run_id))
 
 
-def look(table: Table) -> dict[str, Seen]:
-    """The runs that have a record or a heartbeat, by id. One request, however many there are (on S3, one for
-    each thousand)."""
+def look(table: Table, mine: str) -> dict[str, Seen]:
+    """The runs that have a record or a heartbeat, by id, and run `mine`. One request, however many there are
+    (on S3, one for each thousand)."""
     records: dict[str, float] = {}
     beats: dict[str, float] = {}
     with table.reached():
@@ -47,7 +52,17 @@ def look(table: Table) -> dict[str, Seen]:
                 beats[name.removeprefix(_HEARTBEAT)] = written
             elif name.startswith(_RECORD) and name.endswith(".json"):
                 records[name.removeprefix(_RECORD).removesuffix(".json")] = written
-    return {run_id: Seen(records.get(run_id), beats.get(run_id)) for run_id in {*records, *beats}}
+    seen = {run_id: Seen(records.get(run_id), beats.get(run_id)) for run_id in {*records, *beats}}
+    if mine not in records or mine not in beats:
+        # A listing may be a moment older than what this job has just written.
+        seen[mine] = Seen(_written(table, f"run-{mine}.json"), _written(table, f"{_HEARTBEAT}{mine}"))
+    return seen
+
+
+def _written(table: Table, name: str) -> float | None:
+    with table.reached(), contextlib.suppress(FileNotFoundError):
+        return float(table.files.modified(f"{table.path}/_faceq/{name}").timestamp())
+    return None
 
 
 def _path(table: Table, run_id: str) -> str:

