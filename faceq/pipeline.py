@@ -109,7 +109,7 @@ def score(config: Config, overwrite: bool = False, retry_unreadable: bool = Fals
     started = _now()
     with contextlib.ExitStack() as held:
         # As they are on that Ray: which stages run on its GPUs goes on record, too.
-        config = checkpoint.paced(held.enter_context(ray_for(config)))
+        config = checkpoint.paced(held.enter_context(ray_for(config)), shards)
         run = Run(
             run_id=new_run_id(),
             version=faceq.__version__,
