@@ -10,6 +10,7 @@ from faceq import config
 from faceq.cli_models import add_model_arguments, model_settings
 from faceq.errors import UsageError
 from faceq.storage import check_output, filesystem, is_remote, path_of, write_output
+from faceq.visible import visible
 
 if TYPE_CHECKING:
     from faceq.frames import Frame
@@ -41,7 +42,7 @@ def add_inspect_arguments(parser: argparse.ArgumentParser) -> None:
     add("--json", action="store_true", help="print the rows of the table as JSON")
     add("--config", metavar="job.yaml", help="settings in YAML; what the command line says goes before it")
     add_model_arguments(parser)
-    parser.set_defaults(run=inspect)
+    parser.set_defaults(run=inspect, only_prints=lambda options: options.out is None)
 
 
 def inspect(options: argparse.Namespace) -> int:
@@ -58,14 +59,14 @@ def inspect(options: argparse.Namespace) -> int:
             _save(inspector.annotated(look), target, settings.s3)
     if options.json:
         rows = [look.row for look in looks]
-        print(json.dumps(rows if len(rows) > 1 else rows[0], indent=1, ensure_ascii=False))
+        print(json.dumps(rows if len(rows) > 1 else rows[0], indent=1))
         return 0
     for look, target in zip(looks, targets, strict=True):
-        print(look.row["source"])
+        print(visible(look.row["source"]))
         for name, value in lines_of(look, settings.fiq_threshold):
-            print(f"  {name:<8} {value}")
+            print(f"  {name:<8} {visible(value)}")
         if target is not None:
-            print(f"  {'look':<8} {target}")
+            print(f"  {'look':<8} {visible(target)}")
     return 0
 
 

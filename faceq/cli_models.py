@@ -8,6 +8,7 @@ import rich.table
 
 from faceq import config, models
 from faceq.errors import UsageError
+from faceq.visible import visible
 
 ROLES = ("detector", "recogniser", "landmarks", "quality")
 
@@ -70,7 +71,8 @@ def add_models_arguments(parser: argparse.ArgumentParser) -> None:
             command.add_argument("--to", metavar="URI", help="copy them there, too: a folder or s3:// prefix")
             command.add_argument("--config", metavar="job.yaml", help="settings: mirrors, where S3 is")
             add_accept(command)
-        command.set_defaults(run=action)
+        # `verify` is asked for its exit status, too.
+        command.set_defaults(run=action, only_prints=lambda options: options.run is list_models)
 
 
 def list_models(options: argparse.Namespace) -> int:
@@ -80,9 +82,10 @@ def list_models(options: argparse.Namespace) -> int:
         table.add_column(title, justify="right" if title == "size" else "left")
     for model in models.MODELS.values():
         size = f"{model.size / 1e6:.1f} MB" if model.size else "unknown"
-        table.add_row(model.name, model.role, size, model.licence, models.state(model))
+        table.add_row(model.name, model.role, size, model.licence, visible(models.state(model)))
     rich.console.Console().print(table)
-    print(f"\nkept in {models.cache_dir()} (FACEQ_CACHE); fetched when needed, or by `faceq models pull`")
+    where = visible(str(models.cache_dir()))
+    print(f"\nkept in {where} (FACEQ_CACHE); fetched when needed, or by `faceq models pull`")
     return 0
 
 
@@ -92,9 +95,9 @@ def pull_models(options: argparse.Namespace) -> int:
     settings = config.load(options.config, said)
     for name in _named_models(options, settings):
         path = settings.fetch(name)
-        print(f"{name}: ok: {path}")
+        print(f"{name}: ok: {visible(str(path))}")
         if options.to:
-            print(f"{name}: copied to {models.copy(name, path, options.to, settings.s3)}")
+            print(f"{name}: copied to {visible(models.copy(name, path, options.to, settings.s3))}")
     return 0
 
 
@@ -103,8 +106,8 @@ def verify_models(options: argparse.Namespace) -> int:
     settings = config.load(None, {"preset": options.preset})
     states = {name: models.state(models.get(name)) for name in _named_models(options, settings)}
     for name, state in states.items():
-        print(f"{name}: {state}")
-    return 1 if any(state.startswith("corrupt") for state in states.values()) else 0
+        print(f"{name}: {visible(state)}")
+    return 1 if any(state.startswith(("corrupt", "unreadable")) for state in states.values()) else 0
 
 
 def _named_models(options: argparse.Namespace, settings: config.Config) -> list[str]:

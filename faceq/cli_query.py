@@ -11,8 +11,9 @@ import rich.markup
 import rich.progress
 import rich.table
 
-from faceq import config
+from faceq import config, streams
 from faceq.errors import UsageError
+from faceq.visible import visible
 
 ROWS_SHOWN = 20
 
@@ -52,7 +53,7 @@ def add_query_arguments(parser: argparse.ArgumentParser) -> None:
     what = "write the frames themselves, with their rows, as WebDataset tars into a folder"
     output.add_argument("--export-shards", metavar="DIR", help=what)
     add("--config", metavar="job.yaml", help="the job's settings: where its S3 is")
-    parser.set_defaults(run=query, on_interrupt=_how_to_go_on)
+    parser.set_defaults(run=query, on_interrupt=_how_to_go_on, only_prints=_only_prints)
 
 
 def positive(text: str) -> int:
@@ -85,7 +86,7 @@ def query(options: argparse.Namespace) -> int:
             print(rows.count(_chosen(rows, options)))
         elif options.export:
             count = export(rows, _chosen(rows, options), options.export, s3)
-            print(f"{count:,} rows in {options.export}")
+            print(f"{count:,} rows in {visible(options.export)}")
         elif options.export_shards:
             return _export_shards(rows, options, s3)
         else:
@@ -94,7 +95,11 @@ def query(options: argparse.Namespace) -> int:
 
 
 def _how_to_go_on(options: argparse.Namespace) -> str:
-    return "; the same command goes on where it stopped" if options.export_shards else ""
+    return ": run the same command again to continue where it stopped" if options.export_shards else ""
+
+
+def _only_prints(options: argparse.Namespace) -> bool:
+    return not (options.export or options.export_shards)
 
 
 def _export_shards(rows: Any, options: argparse.Namespace, s3: config.S3) -> int:
@@ -107,10 +112,10 @@ def _export_shards(rows: Any, options: argparse.Namespace, s3: config.S3) -> int
         done = shards.export_shards(
             rows, selection, options.export_shards, s3, lambda more: bar.advance(task, more)
         )
-    print(f"{done.written:,} frames in {options.export_shards}", end="")
+    print(f"{done.written:,} frames in {visible(options.export_shards)}", end="")
     print(f", {done.already:,} were there before" if done.already else "")
     if done.lost:
-        print(f"faceq: {done.lost:,} frames could not be read, the first: {done.reason}", file=sys.stderr)
+        streams.say(f"{done.lost:,} frames could not be read, the first: {done.reason}")
     return 1 if done.lost else 0
 
 
@@ -155,8 +160,9 @@ def _print_rows(rows: pa.Table) -> None:
         left = pa.types.is_string(field.type)
         justify: Literal["left", "right"] = "left" if left else "right"
         # A pipe has no width: there a row is a line.
-        shown.add_column(field.name, justify=justify, overflow="fold", no_wrap=not terminal)
+        title = rich.markup.escape(visible(field.name))
+        shown.add_column(title, justify=justify, overflow="fold", no_wrap=not terminal)
     for row in zip(*(column.to_pylist() for column in rows.columns), strict=True):
-        shown.add_row(*(rich.markup.escape(display(value)) for value in row))
+        shown.add_row(*(rich.markup.escape(visible(display(value))) for value in row))
     width = None if terminal else max(80, rich.console.Console(width=1 << 20).measure(shown).maximum)
     rich.console.Console(width=width).print(shown)

@@ -5,6 +5,7 @@ import argparse
 import rich.console
 
 from faceq import config
+from faceq.visible import visible
 
 _REPORT = """Makes one HTML page out of a result table, which opens without a network: counts by status,
 histograms, sources that are bad, errors, sample faces read back from their sources, and two sliders that
@@ -40,5 +41,5 @@ def report(options: argparse.Namespace) -> int:
     with rich.console.Console(stderr=True).status("reading the table"):
         page = reports.build(options.table, s3, with_faces=not options.no_faces).encode()
     write_output(options.out, page, s3)
-    print(f"{options.out}: {len(page) / 1e6:.1f} MB, opens in any browser")
+    print(f"{visible(options.out)}: {len(page) / 1e6:.1f} MB, opens in any browser")
     return 0

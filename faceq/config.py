@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from faceq import models
-from faceq.errors import UsageError
+from faceq.errors import StorageError, UsageError
 from faceq.models import Model, Recogniser, tell
 
 FACE_FINDING = 2
@@ -397,7 +397,11 @@ def load(path: str | None, overrides: Mapping[str, Any]) -> Config:
             loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise UsageError(f"config: {path}: there is no such file") from None
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        except PermissionError:
+            raise StorageError(f"config: {path}: cannot be read: change its permissions") from None
+        except RecursionError:
+            raise UsageError(f"config: {path}: is nested too deeply") from None
+        except (OSError, ValueError, yaml.YAMLError) as error:
             raise UsageError(f"config: {path}: {' '.join(str(error).split())}") from None
         if loaded is not None and not isinstance(loaded, dict):
             raise UsageError(f"config: {path}: expected `key: value` lines, got {type(loaded).__name__}")

@@ -9,10 +9,10 @@ second and a good part of their memory for it.
 import importlib.metadata
 import os
 import re
-import sys
 
 import onnxruntime
 
+from faceq import streams
 from faceq.errors import UsageError
 
 
@@ -63,7 +63,7 @@ def say_if_unused() -> None:
 
 
 def say_unused(reason: str) -> None:
-    print(f"faceq: this machine has a GPU, but models run on the CPU: {reason}", file=sys.stderr)
+    streams.say(f"this machine has a GPU, but models run on the CPU: {reason}")
 
 
 def _wrong_runtime(installed: set[str]) -> str:

@@ -2,14 +2,11 @@
 
 import contextlib
 import itertools
-import posixpath
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from rich.console import Console
 from rich.progress import track
@@ -18,6 +15,7 @@ from faceq import device, edc, geometry, labels, models, recognise, serfiq
 from faceq.config import PRESETS, S3, Config
 from faceq.decode import UnreadableError, decode
 from faceq.errors import UsageError
+from faceq.query import Rows
 from faceq.runs import Table
 from faceq.sources import read_again
 from faceq.table import EMBEDDING
@@ -26,6 +24,9 @@ _COLUMNS = (
     *("frame_id", "source", "member", "frame_index", "landmarks", "face_w", "face_h"),
     *("serfiq_raw", "embedding_norm", "det_score", "yaw", "pitch", "roll"),
 )
+_IMAGE = "coalesce(member, regexp_extract(source, '[^/]*$'))"
+"""SQL: what a list of identities calls a frame."""
+
 _BATCH = 16
 
 
@@ -109,13 +110,7 @@ def known_faces(table: Table, identities: str, s3: S3) -> Known:
         UsageError: as `evaluate_edc` does.
     """
     people_of = read_identities(identities, s3)
-    kept = [EMBEDDING.name] if table.record().get("embeddings") else []
-    rows = table.rows([*_COLUMNS, *kept])
-    order = [(name, "ascending") for name in ("source", "member", "frame_index")]
-    rows = rows.filter(pc.is_valid(rows["serfiq_raw"])).sort_by(order)
-    images = [_image(row) for row in rows.select(["source", "member"]).to_pylist()]
-    rows = rows.append_column("image", pa.array(images, pa.string()))
-    rows = rows.filter(pa.array([image in people_of for image in images], pa.bool_()))
+    rows = _rows_of(table, people_of, s3)
     images = rows["image"].to_pylist()
     _check_sources(images, rows["source"].to_pylist(), table)
     names, people = np.unique([people_of[image] for image in images], return_inverse=True)
@@ -127,9 +122,17 @@ def known_faces(table: Table, identities: str, s3: S3) -> Known:
     return Known(rows, people.astype(np.int64), names.tolist(), len(people_of) - len(set(images)))
 
 
-def _image(row: dict[str, Any]) -> str:
-    """What a list of identities calls a frame. All frames of a video have the video's name."""
-    return posixpath.basename(row["source"]) if row["member"] is None else row["member"]
+def _rows_of(table: Table, people_of: Mapping[str, str], s3: S3) -> pa.Table:
+    """The rows with scores of some images, with `image`, what a list of identities calls them: all frames of
+    a video have the video's name. The table is streamed: only these rows are in memory."""
+    names = pa.table({"image": pa.array(list(people_of), pa.string())})
+    with Rows(table.uri, s3) as rows:
+        kept = [name for name in (EMBEDDING.name,) if name in rows.columns]
+        faces = rows.chosen("serfiq_raw IS NOT NULL", [*_COLUMNS, *kept])
+        named = rows.over(faces, f"SELECT *, {_IMAGE} AS image FROM {{rows}}")
+        found = rows.arrow(rows.among(named, "image", names))
+    order = [(name, "ascending") for name in ("source", "member", "frame_index")]
+    return found.sort_by(order)
 
 
 def _check_sources(images: list[str], sources: list[str], table: Table) -> None:

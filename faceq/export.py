@@ -7,19 +7,28 @@ pyarrow (26), and lists with nulls crash polars (1.12).
 
 import contextlib
 import os
-import tempfile
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import fsspec
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from faceq.config import S3
 from faceq.errors import UsageError
+from faceq.faults import failure
 from faceq.query import Rows, quoted
 from faceq.runs import COMPRESSION, ROWS_PER_GROUP
-from faceq.storage import filesystem, is_remote, path_of, storage_errors
+from faceq.storage import check_output, filesystem, path_of, storage_errors
 
 EXPORTS = (".parquet", ".csv", ".jsonl")
+
+_LINES_AT_ONCE = 10_000
+
+_QUOTES = re.compile('^$|^#|[",\n\r]')
+"""Texts that a CSV file has in quotes; the pattern means the same to DuckDB."""
 
 _PLAIN = {
     *("boolean", "tinyint", "smallint", "integer", "bigint", "float", "double", "decimal", "blob", "date"),
@@ -44,8 +53,8 @@ def check_export(path: str) -> str:
 def export(rows: Rows, chosen: Any, path: str, s3: S3) -> int:
     """Write rows to a .parquet, .csv or .jsonl file, local or on S3; returns their number.
 
-    The file appears whole or not at all. In memory are some ten thousand rows. Of two columns of one name
-    the second gets `_1`.
+    The file appears whole or not at all; of several exports to one place at once the last one stays. Some ten
+    thousand rows are in memory. Of two columns of one name the second gets `_1`.
 
     Args:
         rows: the table.
@@ -54,19 +63,39 @@ def export(rows: Rows, chosen: Any, path: str, s3: S3) -> int:
         s3: settings of the file system.
 
     Raises:
-        UsageError: another ending, a place that cannot be written to, or what DuckDB refuses.
+        UsageError: another ending, a place that is not there, or what DuckDB refuses.
+        StorageError: the disk is full, or the store does not take the file.
     """
     ending = check_export(path)
+    check_output(path, s3)
+    write = {".parquet": _write_parquet, ".csv": _write_csv, ".jsonl": _write_json_lines}[ending]
     try:
-        with _written_whole(path, s3) as temporary:
-            if ending == ".parquet":
-                return _write_parquet(rows, _each_column(rows, chosen, _plain_column), temporary)
-            if ending == ".jsonl":
-                return _write_lines(rows, _each_column(rows, chosen, _finite), temporary)
-            whole = _each_column(rows, chosen, lambda column, kind: column)
-            return rows.copy(whole, temporary, "(FORMAT csv, HEADER)")
+        with written_whole(filesystem(path, s3), path_of(path)) as file:
+            return write(rows, chosen, file)
     except (OSError, *storage_errors()) as error:
-        raise UsageError(f"{path}: cannot be written: {' '.join(str(error).split())}") from None
+        raise failure(f"{path}: cannot be written", error) from None
+
+
+@contextlib.contextmanager
+def written_whole(files: fsspec.AbstractFileSystem, path: str) -> Iterator[Any]:
+    """A file to write to; it appears at the end of the block, and not at all if the block fails."""
+    file = files.open(path, "wb")
+    try:
+        yield file
+        file.close()
+    except BaseException:
+        discard(file)
+        raise
+
+
+def discard(file: Any) -> None:
+    """Close a file of a file system so that it does not appear; one that was closed stays as it is."""
+    if file.closed:
+        return
+    with contextlib.suppress(AttributeError, OSError, *storage_errors()):  # a pipe has nothing to discard
+        file.discard()
+    if not file.closed:
+        file.closed = True  # otherwise s3fs uploads what it has when the object is collected
 
 
 def _each_column(rows: Rows, chosen: Any, to_sql: Callable[[str, Any], str]) -> Any:
@@ -77,25 +106,55 @@ def _each_column(rows: Rows, chosen: Any, to_sql: Callable[[str, Any], str]) -> 
     return rows.over(named, f"SELECT {wanted} FROM {{rows}}")
 
 
-def _write_parquet(rows: Rows, chosen: Any, path: str) -> int:
+def _write_parquet(rows: Rows, chosen: Any, file: Any) -> int:
+    chosen = _each_column(rows, chosen, _plain_column)
     columns = rows.arrow(chosen.limit(0)).schema
     count = 0
-    with pq.ParquetWriter(path, columns, compression=COMPRESSION) as writer:
+    with pq.ParquetWriter(file, columns, compression=COMPRESSION) as writer:
         for group in rows.batches(chosen, ROWS_PER_GROUP):
             writer.write_table(group)
             count += len(group)
     return count
 
 
-def _write_lines(rows: Rows, chosen: Any, path: str) -> int:
-    """JSON lines, by hand: DuckDB 2.0.0 hangs at times where COPY to JSON meets an error."""
-    lines = rows.over(chosen, "SELECT to_json({rows})::VARCHAR AS line FROM {rows}")
+def _write_json_lines(rows: Rows, chosen: Any, file: Any) -> int:
+    finite = _each_column(rows, chosen, _finite)
+    return _write_lines(rows, finite, "to_json({rows})::VARCHAR", file)
+
+
+def _write_csv(rows: Rows, chosen: Any, file: Any) -> int:
+    """As DuckDB's COPY writes it, which may write no file here: a null is nothing, an empty text is `""`."""
+    texts = _each_column(rows, chosen, lambda name, _: f"CAST({name} AS VARCHAR)")
+    titles = (f'"{n.replace(chr(34), 2 * chr(34))}"' if _QUOTES.search(n) else n for n in texts.columns)
+    file.write(",".join(titles).encode() + b"\n")
+    cells = _each_column(rows, texts, lambda name, _: _csv_cell(name))
+    return _write_lines(rows, cells, f"concat_ws(',', {', '.join(map(quoted, texts.columns))})", file)
+
+
+def _csv_cell(text: str) -> str:
+    """SQL: a text (SQL) as a cell of a CSV file."""
+    in_quotes = f"""'"' || replace({text}, '"', '""') || '"'"""
+    needed = f"regexp_matches({text}, '{_QUOTES.pattern}')"
+    return f"CASE WHEN {text} IS NULL THEN '' WHEN {needed} THEN {in_quotes} ELSE {text} END"
+
+
+def _write_lines(rows: Rows, chosen: Any, line: str, file: Any) -> int:
+    """A line (SQL over `{rows}`) for each row, written by hand: DuckDB 2.0.0 hangs at times where COPY to
+    JSON meets an error."""
+    lines = rows.over(chosen, f"SELECT {line} || chr(10) AS line FROM {{rows}}")
     count = 0
-    with open(path, "w", encoding="utf-8", newline="\n") as file:
-        for group in rows.batches(lines, ROWS_PER_GROUP):
-            file.writelines(f"{line}\n" for line in group["line"].to_pylist())
-            count += len(group)
+    for group in rows.batches(lines, _LINES_AT_ONCE):
+        for part in group["line"].chunks:
+            file.write(_text_of(part))
+        count += len(group)
     return count
+
+
+def _text_of(strings: pa.StringArray) -> memoryview:
+    """All strings of an array one after the other, as they lie in memory: UTF-8."""
+    _, _, text = strings.buffers()
+    ends = np.frombuffer(strings.buffers()[1], np.int32)[strings.offset :][: len(strings) + 1]
+    return memoryview(text)[ends[0] : ends[-1]] if len(strings) else memoryview(b"")
 
 
 def _plain_column(column: str, kind: Any) -> str:
@@ -146,25 +205,3 @@ def _child(kind: Any) -> Any:
 def _is_struct(kind: Any) -> bool:
     """Whether it is a struct whose parts have names: `row(1, 2)` has none."""
     return kind.id == "struct" and all(name for name, _ in kind.children)
-
-
-@contextlib.contextmanager
-def _written_whole(path: str, s3: S3) -> Iterator[str]:
-    """A local path to write to; the file takes its name, or is uploaded, at the end of the block."""
-    if is_remote(path):
-        with tempfile.TemporaryDirectory() as folder:
-            temporary = os.path.join(folder, os.path.basename(path))
-            yield temporary
-            filesystem(path, s3).put_file(temporary, path_of(path))
-        return
-    folder, name = os.path.split(path_of(path))
-    if not os.path.isdir(folder):
-        raise UsageError(f"{path}: cannot be written: there is no folder {folder}")
-    temporary = os.path.join(folder, f".{name}.part")
-    try:
-        yield temporary
-        os.replace(temporary, path_of(path))
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise

@@ -4,11 +4,13 @@ s3fs turns some ninety codes of S3 into a few kinds of OSError (EINVAL alone sta
 keeps S3's answer as the cause: its code tells them apart.
 """
 
+import errno
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import fsspec
 
+from faceq.errors import FaceqError, StorageError, UsageError
 from faceq.storage import answer_of, has_failed
 
 Kind = Literal["empty", "missing", "forbidden", "archived", "outage"]
@@ -39,6 +41,10 @@ _ADVICE = (
     (_CHANGED, "the object was replaced while it was read: start the job again"),
     (_BUSY, "the storage is busy or down: try again later"),
 )
+_NAMED_WRONG = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
+"""Nothing can be read or written by such a name: another one has to be given."""
+
+_ROOM = {errno.ENOSPC, errno.EDQUOT}
 _NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError")
 
 
@@ -48,6 +54,38 @@ class Fault:
 
     kind: Kind
     text: str
+
+
+def failure(what: str, error: BaseException) -> FaceqError:
+    """The error to raise where the storage of what a command was given has failed.
+
+    Args:
+        what: the place, and what could not be done there: `s3://b/t: cannot be written`.
+        error: as the storage raised it.
+
+    Returns:
+        A UsageError where nothing can be there by that name, else a StorageError.
+    """
+    inner = getattr(error, "error", None)  # of `folders.UnlistedError`, which names the folder itself
+    cause = inner if isinstance(inner, Exception) else error
+    number = cause.errno if isinstance(cause, OSError) else None
+    kind = UsageError if number in _NAMED_WRONG or isinstance(cause, FileNotFoundError) else StorageError
+    text = f"{what}: {_in_place(error)}"
+    if number in _ROOM:
+        text += ": make room, and run the same command again"
+    else:
+        advice = _advice(code_of(cause), cause)
+        text += f": {advice}" if advice else ""
+    return kind(text)
+
+
+def _in_place(error: BaseException) -> str:
+    """The storage's own words, and the file where it is a local one."""
+    if inner := getattr(error, "error", None):
+        return f"{getattr(error, 'folder', '')}: {_in_place(inner)}"
+    said = reason_of(error)
+    name = error.filename if isinstance(error, OSError) else None
+    return f"{name}: {said}" if isinstance(name, str) and name not in said else said
 
 
 def fault_of(error: BaseException) -> Fault | None:

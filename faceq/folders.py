@@ -58,19 +58,24 @@ def glob(place: Place, pattern: str) -> Files:
 
 
 def inside(files: fsspec.AbstractFileSystem, folder: str, pattern: str) -> list[str]:
-    """Files in a folder that match a pattern of their path from there, sorted; raises as `glob`.
+    """Files in a folder that match a pattern of their path from there, sorted; raises as `glob`. Folders that
+    match come too: who opens one is told.
 
     On S3 the file system lists the last folders by itself: it then knows the files, and to open one takes no
     request to find out.
     """
-    if isinstance(files, LocalFileSystem):
-        return sorted(_matching(Disk(), folder, pattern.split("/")))
+    local = isinstance(files, LocalFileSystem)
     *parts, name = pattern.split("/")
-    folders, bucket = [folder], Bucket(files)
+    place: Place = Disk() if local else Bucket(files)
+    folders = [folder]
     for part in parts:
-        folders = [each for outer in folders for each in bucket.matching(outer, part, last=False)[1]]
-    found = []
+        folders = [each for outer in folders for each in place.matching(outer, part, last=False)[1]]
+    found: list[str] = []
     for each in folders:
+        if local:
+            named, below = place.matching(each, name, last=True)
+            found += [*named, *below]
+            continue
         with _told(each), contextlib.suppress(FileNotFoundError):
             found += files.ls(each, detail=False)
     wanted = _wanted(name)

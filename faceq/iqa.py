@@ -26,7 +26,8 @@ from faceq.dbcnn import VIEW_SIDE, DBCNNLite, picture_tensor
 from faceq.dbcnn_vgg import TooSmallError, published_tensor
 from faceq.decode import UnreadableError, decode
 from faceq.errors import JobError, UsageError
-from faceq.storage import filesystem, path_of
+from faceq.faults import failure
+from faceq.storage import filesystem, path_of, storage_errors
 
 MIN_PICTURES = 10
 """Fewer would leave the logistic's four parameters next to nothing to be wrong about."""
@@ -246,9 +247,12 @@ def evaluate(
     s3 = s3 or S3()
     ratings = read_ratings(mos_csv, s3)
     files, folder = filesystem(image_dir, s3), path_of(image_dir)
-    if not files.isdir(folder):
-        raise UsageError(f"iqa: {image_dir}: there is no such folder")
-    present = set(files.find(folder))
+    try:
+        if not files.isdir(folder):
+            raise UsageError(f"iqa: {image_dir}: there is no such folder")
+        present = set(files.find(folder))
+    except (OSError, *storage_errors()) as error:
+        raise failure(f"iqa: {image_dir}: cannot be listed", error) from None
     paths = {name: f"{folder}/{name}" for name in ratings}
     absent = [name for name, path in paths.items() if path not in present]
     if absent:
@@ -258,8 +262,10 @@ def evaluate(
     for name in _reported(paths, report):
         try:
             score = float(rate(decode(files.cat_file(paths[name]), MAX_PIXELS)))
-        except (UnreadableError, TooSmallError, OSError) as error:
+        except (UnreadableError, TooSmallError) as error:
             raise UsageError(f"iqa: {image_dir}/{name}: {error}") from None
+        except (OSError, *storage_errors()) as error:
+            raise failure(f"iqa: {image_dir}/{name}: cannot be read", error) from None
         if not math.isfinite(score):
             raise JobError(f"iqa: {image_dir}/{name} got the score {score}")
         scores.append(score)

@@ -5,6 +5,7 @@ import io
 
 from faceq.config import S3
 from faceq.errors import UsageError
+from faceq.faults import failure
 from faceq.storage import filesystem, path_of, storage_errors
 
 
@@ -17,6 +18,7 @@ def read(path: str, column: str, s3: S3) -> list[tuple[str, str, str]]:
 
     Raises:
         UsageError: no such file, no such columns, not CSV, a line without a picture or a label.
+        StorageError: it cannot be read.
     """
     try:
         # Spreadsheets put a mark before the first column's name.
@@ -24,8 +26,10 @@ def read(path: str, column: str, s3: S3) -> list[tuple[str, str, str]]:
         lines = csv.DictReader(io.StringIO(text, newline=""))
         there = lines.fieldnames or []
         rows = [(f"{path}, line {lines.line_num}", line) for line in lines]
-    except (OSError, UnicodeDecodeError, csv.Error, *storage_errors()) as error:
+    except (UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{path}: cannot be read as CSV: {' '.join(str(error).split())}") from None
+    except (OSError, *storage_errors()) as error:
+        raise failure(f"{path}: cannot be read", error) from None
     missing = [name for name in ("image", column) if name not in there]
     if missing:
         raise UsageError(f"{path}: no column {' and '.join(missing)}; found {', '.join(there) or 'none'}")

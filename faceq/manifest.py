@@ -15,8 +15,8 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 
 from faceq.config import S3
-from faceq.errors import UsageError
-from faceq.faults import fault_of, in_words
+from faceq.errors import FaceqError, UsageError
+from faceq.faults import failure, fault_of, in_words
 from faceq.parquet import ParquetFile
 from faceq.storage import absolute, filesystem, is_remote, path_of, storage_errors
 
@@ -45,7 +45,8 @@ def entries(uri: str, s3: S3) -> Iterator[tuple[str, int | None]]:
         An absolute path or URI, and its bytes, None where the manifest does not say.
 
     Raises:
-        UsageError: a manifest that is not there or cannot be read, or a row of it that names no place.
+        UsageError: a manifest that is not there or is none, or a row of it that names no place.
+        StorageError: it cannot be read.
     """
     if not uri.lower().endswith(ENDINGS):
         raise UsageError(f"{uri}: not a kind of manifest that is known by its ending ({', '.join(ENDINGS)})")
@@ -55,14 +56,16 @@ def entries(uri: str, s3: S3) -> Iterator[tuple[str, int | None]]:
         with files.open(path_of(uri), "rb") as file:
             for number, place, size in _rows(file, uri):
                 yield _entry(place, size, folder, f"{uri}: row {number}")
-    except UsageError:
+    except FaceqError:
         raise
     except (OSError, ValueError, csv.Error, pa.ArrowException, *storage_errors()) as error:
-        fault = fault_of(in_words(error, files, path_of(uri)))
+        said = in_words(error, files, path_of(uri))
+        fault = fault_of(said)
         if fault and fault.kind == "missing":
             raise UsageError(f"{uri}: there is no such manifest") from None
-        why = fault.text if fault else " ".join(str(error).split())
-        raise UsageError(f"{uri}: cannot be read as a manifest: {why}") from None
+        if fault:
+            raise failure(f"{uri}: cannot be read", said) from None
+        raise UsageError(f"{uri}: cannot be read as a manifest: {' '.join(str(error).split())}") from None
 
 
 Row = tuple[int, Any, Any]

@@ -15,27 +15,31 @@ record.
 """
 
 import contextlib
+import errno
 import functools
 import hashlib
 import json
 import os
-import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import filelock
 
-from faceq import downloads
-from faceq.errors import UsageError
+from faceq import downloads, streams
+from faceq.errors import FaceqError, JobError, StorageError, UsageError
 
 HEX_DIGITS = 64
 """Of a whole SHA-256."""
 
 
-class ModelError(RuntimeError):
+_OF_THE_CACHE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""No other source would help: here, nothing can be written."""
+
+
+class ModelError(JobError):
     """A model cannot be had; the message names every source that was tried and what it answered."""
 
 
@@ -298,7 +302,12 @@ def cache_dir() -> Path:
     chosen = os.environ.get("FACEQ_CACHE")
     if chosen:
         return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "faceq"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "faceq"
+    except RuntimeError:  # no HOME, and a user whom the system does not know
+        raise UsageError(
+            "models: this user has no home folder: set FACEQ_CACHE to a folder in which models can be kept"
+        ) from None
 
 
 def get(name: str) -> Model:
@@ -323,7 +332,10 @@ def find(name: str) -> Model:
         )
     if not path.is_file():
         raise UsageError(f"models: {name}: is a folder: name the model's file")
-    found = digest(path)
+    try:
+        found = digest(path)
+    except OSError as error:
+        raise StorageError(f"models: {name}: cannot be read: {error.strerror}") from None
     # By its content, not its place: the same file is the same model on another machine.
     size = path.stat().st_size
     return Model(f"{path.name}@{found[:8]}", "own", str(path), found, size, "not stated", ())
@@ -377,9 +389,12 @@ def sha256(path: Path) -> str:
 def state(model: Model) -> str:
     """`ok`, `absent`, or what is wrong with the local copy and what to do about it."""
     path = local_path(model)
-    if not path.exists():
-        return "absent"
-    found = sha256(path)
+    try:
+        if not path.exists():
+            return "absent"
+        found = sha256(path)
+    except OSError as error:
+        return f"unreadable: {path}: {error.strerror}: change its permissions, or set FACEQ_CACHE"
     if found.startswith(model.sha256):
         return "ok"
     remedy = "install faceq again" if _is_shipped(model) else f"`faceq models pull {model.name}` replaces it"
@@ -391,7 +406,7 @@ def state(model: Model) -> str:
 
 def tell(line: str) -> None:
     """To the user, on standard error: standard output is for what a command was asked for."""
-    print(line, file=sys.stderr)
+    streams.say(line)
 
 
 def accept_terms(name: str, accept: bool, report: Callable[[str], None] = tell) -> None:
@@ -427,9 +442,10 @@ def _acceptances() -> Path:
 def _accepted() -> dict[str, str]:
     """Licences that were accepted on this machine, and when (UTC)."""
     try:
-        return json.loads(_acceptances().read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        accepted = json.loads(_acceptances().read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
         return {}
+    return accepted if isinstance(accepted, dict) else {}
 
 
 def _remember(licence: str) -> None:
@@ -459,12 +475,11 @@ def fetch(name: str, report: Callable[[str], None] = lambda line: None, access: 
     model = find(name)
     accept_terms(name, access.accept, report)
     path = local_path(model)
-    if _is_own(model) or (path.exists() and sha256(path).startswith(model.sha256)):
+    if _is_own(model) or state(model) == "ok":
         return path
     if _is_shipped(model):
         raise ModelError(f"models: {model.name}: {state(model)}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(f"{path}.lock"):
+    with _kept_in(path.parent), _locked(path):
         before = state(model)
         if before == "ok":
             return path
@@ -472,6 +487,26 @@ def fetch(name: str, report: Callable[[str], None] = lambda line: None, access: 
             report(f"models: {model.name}: {before.split(': `')[0]}: fetching it again")
         _fetch_from_sources(model, path, report, access)
     return path
+
+
+@contextlib.contextmanager
+def _kept_in(folder: Path) -> Iterator[None]:
+    """Turns what a cache that cannot be used raises into a StorageError that says so."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"models: the folder {folder}, where models are kept, cannot be used: {error.strerror or error}: "
+            "make room or change its permissions, or set FACEQ_CACHE to another folder"
+        ) from None
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """One process at a time fetches a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(f"{path}.lock"):
+        yield
 
 
 def _fetch_from_sources(model: Model, path: Path, report: Callable[[str], None], access: Access) -> None:
@@ -485,6 +520,8 @@ def _fetch_from_sources(model: Model, path: Path, report: Callable[[str], None],
                 _take(source, model, path, access)
                 came_from = source
         except Exception as error:  # each kind of source fails in its own ways; the next one is tried
+            if isinstance(error, OSError) and error.errno in _OF_THE_CACHE:
+                raise
             failures.append(f"{source}: {' '.join(str(error).split()) or type(error).__name__}")
             continue
         report(f"models: {model.name} ({model.licence}) from {came_from}")
@@ -562,13 +599,14 @@ def _unpack(archive: Path, member: str, model: Model, target: Path) -> None:
 def copy(name: str, path: Path, folder: str, s3: object) -> str:
     """Put a verified copy into a folder or under an `s3://` prefix, which then serves as a mirror; its URI.
 
-    Raises UsageError where nothing can be written there.
+    Raises as `faults.failure` where nothing can be written there.
     """
-    from faceq.storage import storage_errors  # noqa: PLC0415 - it imports the config, which imports this
+    from faceq.faults import failure  # noqa: PLC0415 - it imports the config, which imports this
+    from faceq.storage import storage_errors  # noqa: PLC0415 - as above
 
     try:
         return downloads.upload(path, folder, s3)
-    except UsageError:
+    except FaceqError:
         raise
     except (OSError, *storage_errors()) as error:
-        raise UsageError(f"models: {name}: cannot be copied to {folder}: {error}") from None
+        raise failure(f"models: {name}: cannot be copied to {folder}", error) from None

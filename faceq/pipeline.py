@@ -2,7 +2,6 @@
 
 import contextlib
 import re
-import sys
 import time
 import warnings
 from collections import Counter
@@ -28,8 +27,9 @@ from faceq.listing import Shard, ending_of, endings_text, group, list_shards, ou
 from faceq.runs import COMPRESSION, Run, Table, new_run_id
 from faceq.source import FrameSource, most_starts
 from faceq.stages import NO_FEATURES, NO_QUALITY, ScoreFiq, ScoreQuality, check_own_models
-from faceq.table import finished, schema, schema_with
-from faceq.tasks import FindFaceActor, RunFiles, drop_done, find_face
+from faceq.streams import say
+from faceq.table import schema, schema_with
+from faceq.tasks import FindFaceActor, RunFiles, drop_done, find_face, result_rows
 
 BLOCK_BYTES = 8 << 20
 """Most bytes of a block between two stages: some 30 faces' crops, or 200 small JPEGs. Ray's default of
@@ -84,7 +84,9 @@ def score(config: Config, overwrite: bool = False, retry_unreadable: bool = Fals
     Raises:
         UsageError: an input or output or model that cannot be used as given, terms that are not accepted, or
             another job at work on the table.
-        JobError: the job was stopped, because nearly nothing could be read or a part of it failed.
+        StorageError: a disk or a store that the job needs is full or down, or denies access.
+        JobError: the job was stopped, because nearly nothing could be read or a part of it failed; a
+            StorageError is one, too.
     """
     if config.out is None:
         raise UsageError("no output given: name the table's folder or s3:// prefix with --out")
@@ -96,8 +98,9 @@ def score(config: Config, overwrite: bool = False, retry_unreadable: bool = Fals
     # Other machines need not ask again.
     config = config.model_copy(update={"accept_licence": bool(accepted)})
     table.check(None if overwrite else record)
-    passed_over: set[str] = set()
-    shards = list_shards(config.input, config.s3, config.manifest, config.any_name, passed_over)
+    others: set[str] = set()
+    notes: list[str] = []
+    shards = list_shards(config.input, config.s3, config.manifest, config.any_name, others, notes)
     shards = outside(shards, table.uri)
     if not shards:
         raise UsageError(f"{table.uri}: the input holds nothing but the table itself")
@@ -105,32 +108,35 @@ def score(config: Config, overwrite: bool = False, retry_unreadable: bool = Fals
         frames = resume.nothing_to_do(table, shards, config)
         if frames is not None:
             return _nothing_to_do(config, table, frames)
+    for name in config.chosen.models():
+        config.fetch(name)
     check_own_models(config)
-    started = _now()
-    with contextlib.ExitStack() as held:
-        # As they are on that Ray: which stages run on its GPUs goes on record, too.
-        config = checkpoint.paced(held.enter_context(ray_for(config)), shards)
-        run = Run(
-            run_id=new_run_id(),
-            version=faceq.__version__,
-            input=[*config.input, *config.manifest],
-            record=record,
-            config=config.model_dump(),
-            started=started,
-            owner=claim.owner(),
-            accepted=accepted,
-            passed_over=dict(
-                Counter(map(ending_of, (o for o in passed_over if not o.startswith(f"{table.uri}/"))))
-            ),
-        )
-        held.enter_context(claim.held(table, run))
-        if overwrite:
-            removed = table.remove_others(run)
-            print(f"faceq: --overwrite: removed the {removed:,} files of {table.uri}", file=sys.stderr)
-        if retry_unreadable:
-            again = recover.forget_unreadable(table, {shard.source for shard in shards})
-            print(f"faceq: --retry-unreadable: {again:,} frames are tried again", file=sys.stderr)
-        seconds, first = _score(config, shards, table, run)
+    run = Run(
+        run_id=new_run_id(),
+        version=faceq.__version__,
+        input=[*config.input, *config.manifest],
+        record=record,
+        config=config.model_dump(),
+        started=_now(),
+        owner=claim.owner(),
+        accepted=accepted,
+        passed_over=dict(Counter(map(ending_of, (o for o in others if not o.startswith(f"{table.uri}/"))))),
+        notes=[note for note in notes if not note.startswith(f"{table.uri}: ")],
+    )
+    with claim.held(table, run, overwrite) as lock:
+        # The lock is released when this Ray is left: no worker of this job writes any more.
+        with ray_for(config) as settled:
+            on_this_ray = checkpoint.paced(settled, shards)
+            run.config = on_this_ray.model_dump()  # which stages run on its GPUs goes on record, too
+            lock.begin()
+            # Nothing is deleted before here: models, input, Ray and the lock are there.
+            if overwrite:
+                removed = table.remove_others(run)
+                say(f"--overwrite: removed the {removed:,} files of {table.uri}")
+            if retry_unreadable:
+                again = recover.forget_unreadable(table, {shard.source for shard in shards})
+                say(f"--retry-unreadable: {again:,} frames are tried again")
+            seconds, first = _score(on_this_ray, shards, table, run, lock)
         run.counts, quantiles = table.counts_and_quantiles(run.run_id)
         run.rows = sum(run.counts.values())
         totals = None
@@ -139,9 +145,9 @@ def score(config: Config, overwrite: bool = False, retry_unreadable: bool = Fals
         # None: the process that counted has died, and another one goes on from nought.
         if run.frames is not None and run.rows != run.frames:
             raise JobError(f"{run.frames} frames were read but {run.rows} rows written to {table.uri}")
-        claim.check_still_held(table, run)
-        others = [other for other in table.runs() if other["run_id"] != run.run_id]
-        if run.rows or run.frames is None or (run.already_done and resume.unfinished(others)):
+        lock.check()
+        earlier = [other for other in table.runs() if other["run_id"] != run.run_id]
+        if run.rows or run.frames is None or (run.already_done and resume.unfinished(earlier)):
             run.finished = _now()
         # Else its record is removed: it says nothing, and would tie a table without rows to these settings.
     if not (run.finished or run.already_done):
@@ -165,15 +171,16 @@ def _no_frames(run: Run) -> str:
     return f"{some}: no frames here{counted}"
 
 
-def _score(config: Config, shards: list[Shard], table: Table, run: Run) -> tuple[float, tuple[float, int]]:
+def _score(
+    config: Config, shards: list[Shard], table: Table, run: Run, lock: claim.Lock
+) -> tuple[float, tuple[float, int]]:
     """Run the graph over what has no row yet, and note what it met; seconds that it took, and what
     `Census.first_through` says."""
     rest = resume.rest_of(table, shards, config)
     if len(rest.again):
-        print(
-            f"faceq: --fiq-threshold {config.fiq_threshold:g}: {len(rest.again):,} frames below an earlier, "
-            "higher threshold are scored further",
-            file=sys.stderr,
+        say(
+            f"--fiq-threshold {config.fiq_threshold:g}: {len(rest.again):,} frames below an earlier, "
+            "higher threshold are scored further"
         )
     if not rest.shards:
         run.frames, run.already_done = 0, rest.already_done
@@ -190,22 +197,24 @@ def _score(config: Config, shards: list[Shard], table: Table, run: Run) -> tuple
         table, run.run_id, lambda count: ray.get(census.finished_since.remote(count)), rest.known
     )
     started = time.monotonic()
+    lock.may_write = True
     try:
-        with keeper.running():
+        with lock.telling(census.stop.remote), keeper.running():
             run_graph(config, groups, rest.done, table, run, census)
     except BaseException as error:
         # What went wrong is the news. What is not put right now, the next run finds.
         with contextlib.suppress(Exception):
-            claim.check_still_held(table, run)
+            lock.check()
             recover.drop_replaced(table, run, rest.again)
         if not isinstance(error, Exception):
             raise
-        outage = None
+        outage = lock.lost
         with contextlib.suppress(ray.exceptions.RayError):  # the census may be what died
-            outage = ray.get(census.outage.remote())
+            outage = outage or ray.get(census.outage.remote())
         raise JobError(outage or _reason(error)) from error
+    lock.may_write = False
     seconds = time.monotonic() - started
-    claim.check_still_held(table, run)
+    lock.check()
     recover.drop_stragglers(table, run, rest.files)
     recover.drop_replaced(table, run, rest.again)
     keeper.replace(rest.shard_files)
@@ -214,7 +223,8 @@ def _score(config: Config, shards: list[Shard], table: Table, run: Run) -> tuple
         raise JobError(outage)
     if ray.get(census.birth.remote()) == birth:
         run.frames, run.already_done = ray.get(census.totals.remote(config.limit))
-    passed_over, run.notes = ray.get(census.findings.remote())
+    passed_over, met = ray.get(census.findings.remote())
+    run.notes += met
     run.passed_over = dict(Counter(run.passed_over) + Counter(passed_over))
     return seconds, ray.get(census.first_through.remote())
 
@@ -266,8 +276,8 @@ def run_graph(
             # `repartition`, whose tasks ask for a whole CPU each: where the stages leave none, nothing would
             # be written before they are through.
             .map_batches(
-                finished,
-                fn_args=(schema(config.embeddings), run.run_id),
+                result_rows,
+                fn_args=(schema(config.embeddings), run.run_id, census),
                 batch_size=config.rows_per_file,
                 batch_format="pyarrow",
                 num_cpus=config.read.num_cpus,

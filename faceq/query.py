@@ -2,14 +2,14 @@
 
 DuckDB skips partitions by `status`, columns that are not named, and row groups whose statistics rule a
 condition out. It reads local files itself; objects on S3 come through faceq's own file system, so that
-no extension of DuckDB has to be fetched.
+no extension of DuckDB has to be fetched. Whatever a query says, it can read only the files in the table's
+partitions, and can write nothing (see `faceq.confined`).
 """
 
 import contextlib
 import difflib
 import glob
 import itertools
-import os
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -19,9 +19,10 @@ import duckdb
 import pyarrow as pa
 
 from faceq.config import S3
-from faceq.errors import UsageError
+from faceq.confined import check_reads_only, connect
+from faceq.errors import StorageError, UsageError
 from faceq.runs import Table
-from faceq.storage import filesystem, is_remote
+from faceq.storage import is_remote
 from faceq.table import STATUSES, schema
 
 VIEW = "frames"
@@ -37,6 +38,9 @@ rules out."""
 
 _OF_FILE = "Invalid Error: "
 """How the message of a `duckdb.Error` without a kind begins where Arrow passes it on."""
+
+_OF_THE_WORLD = (duckdb.IOException, duckdb.OutOfMemoryException, duckdb.HTTPException)
+"""What DuckDB raises where the statement is right: a full disk, a file that is gone, too little memory."""
 
 SINGLE_PICTURE = "(member IS NULL AND timestamp_s IS NULL)"
 """SQL: a row whose source is one picture."""
@@ -81,29 +85,26 @@ class Rows:
     def __init__(self, uri: str, s3: S3, **settings: Any):
         """Raises UsageError where no table is. settings: more of DuckDB's."""
         self.table = Table(uri, s3)
+        # From here on nothing may empty the file system's cache: it tells DuckDB which files are there.
+        files = self.table.row_files()
         if not self.table.exists():
             raise UsageError(f"{self.table.uri}: there is no faceq table here")
-        self._connection = duckdb.connect(
-            config={
-                "autoinstall_known_extensions": False,
-                "autoload_known_extensions": False,
-                "python_enable_replacements": False,  # a misspelt table must not find a Python variable
-                "temp_directory": os.path.join(tempfile.gettempdir(), f"faceq-{os.getpid()}"),
-                **settings,
-            }
-        )
         self._numbers = itertools.count()
-        # DuckDB's is on wherever Python looks interactive, as in `python -c`, and goes to standard output.
-        self._connection.execute("SET enable_progress_bar = false")
-        with self._told():
-            self._make_view(s3)
+        with contextlib.ExitStack() as stack, self._told():
+            versions = {run["version"] for run in self.table.runs_of(files)}
+            store = self.table.files if is_remote(self.table.uri) else None
+            files = files if store is None else [f"s3://{path}" for path in files]
+            spill = stack.enter_context(tempfile.TemporaryDirectory(prefix="faceq-query-"))
+            self._connection = stack.enter_context(connect(files, spill, store, **settings))
+            self._make_view(files, versions)
             self.columns: list[str] = self._connection.view(VIEW).columns
+            self._opened = stack.pop_all()
 
     def __enter__(self) -> "Rows":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._connection.close()
+        self._opened.close()
 
     def chosen(
         self,
@@ -127,12 +128,10 @@ class Rows:
         """What a whole statement over the view `frames` gives.
 
         Raises:
-            UsageError: also for anything but one SELECT or EXPLAIN.
+            UsageError: also for anything but one SELECT that writes nothing.
         """
         with self._told():
-            kinds = [part.type for part in self._connection.extract_statements(statement)]
-            if kinds not in ([duckdb.StatementType.SELECT], [duckdb.StatementType.EXPLAIN]):
-                raise UsageError("query: --sql takes one SELECT over the view `frames`")
+            check_reads_only(self._connection, statement)
             return self._connection.sql(statement)
 
     def arrow(self, rows: duckdb.DuckDBPyRelation) -> pa.Table:
@@ -180,29 +179,21 @@ class Rows:
             assert found is not None
             return found
 
-    def copy(self, rows: duckdb.DuckDBPyRelation, path: str, options: str) -> int:
-        """Write the rows to a local file by DuckDB's COPY; returns their number."""
-        target = path.replace("'", "''")
-        copied = self.over(rows, f"COPY (FROM {{rows}}) TO '{target}' {options}")
-        with self._told():
-            return int(copied.fetchall()[0][0])
+    def among(self, rows: duckdb.DuckDBPyRelation, column: str, known: pa.Table) -> duckdb.DuckDBPyRelation:
+        """Those rows whose value in a column is one of those in the same column of a table in memory."""
+        name = f"known_{next(self._numbers)}"
+        self._connection.register(name, known)
+        return self.over(rows, f"FROM {{rows}} SEMI JOIN {name} USING ({quoted(column)})")
 
-    def _make_view(self, s3: S3) -> None:
+    def _make_view(self, files: list[str], versions: set[str]) -> None:
         known = schema(embeddings=True)
-        versions = {run["version"] for run in self.table.runs()}
-        # Last: DuckDB asks several times whether each file is there, and the file system knows from this.
-        files = self.table.row_files()
         if not files:
             self._connection.register(VIEW, known.empty_table())
             return
-        if is_remote(self.table.uri):
-            self._connection.register_filesystem(filesystem(self.table.uri, s3))
-            files = [f"s3://{path}" for path in files]
-        files = [glob.escape(path) for path in files]  # DuckDB takes each for a pattern
         # A version may have added columns. Elsewhere the first file speaks for all: to ask each file
         # costs a request.
         read = self._connection.read_parquet(
-            files,
+            [glob.escape(path) for path in files],  # DuckDB takes each for a pattern
             hive_partitioning=False,  # it makes columns out of `key=value` folders above the table, too
             filename=True,
             union_by_name=len(versions) > 1,
@@ -219,6 +210,8 @@ class Rows:
             except duckdb.Error as error:
                 if type(error) is duckdb.Error:  # not of SQL, but of a file
                     self._tell_of_files(error)
+                if isinstance(error, _OF_THE_WORLD):
+                    raise StorageError(f"query: {_in_words(error, [])}") from None
                 raise UsageError(f"query: {_in_words(error, getattr(self, 'columns', []))}") from None
 
     def _tell_of_files(self, error: duckdb.Error) -> None:
@@ -229,7 +222,7 @@ class Rows:
             if reason.startswith(KeyboardInterrupt.__name__):
                 raise KeyboardInterrupt from None
             changed = "if a job has written there meanwhile, ask again"
-            raise UsageError(f"{self.table.uri}: cannot be used: {reason}: {changed}") from None
+            raise StorageError(f"{self.table.uri}: cannot be used: {reason}: {changed}") from None
         self.table.find_damage()
 
 
@@ -247,10 +240,15 @@ def quoted(name: str) -> str:
 
 _NO_COLUMN = re.compile(r'Referenced column "([^"]+)" (?:was )?not found')
 
+_CLOSED = re.compile(r'Cannot access (?:file|directory) "(.*)" - file system operations are disabled')
+
 
 def _in_words(error: duckdb.Error, columns: Sequence[str]) -> str:
     """DuckDB's reason on one line; of a column that is not there, the nearest one that is."""
     reason = " ".join(str(error).split("\n\nLINE")[0].split())
+    closed = _CLOSED.search(reason) if isinstance(error, duckdb.PermissionException) else None
+    if closed is not None:
+        return f"can read only the table's own files, not {closed[1]}"
     unknown = _NO_COLUMN.search(reason)
     if unknown is None or not columns:
         return reason

@@ -18,6 +18,7 @@ from faceq.config import S3
 from faceq.query import SINGLE_PICTURE, Rows
 from faceq.report_charts import Cut
 from faceq.table import BREAK, STATUSES
+from faceq.visible import visible
 
 SCALES = {"serfiq": 1.0, "dbcnn": 100.0}
 STEPS = 100
@@ -84,9 +85,16 @@ def build(uri: str, s3: S3, with_faces: bool = True) -> str:
             "start": START,
             "data": _data(rows.table.uri, counts, faces),
         }
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_shown_as_text
+    )
     template = resources.files("faceq").joinpath("report.html").read_text(encoding="utf-8")
     return environment.from_string(template).render(page)
+
+
+def _shown_as_text(value: Any) -> Any:
+    """What the page shows of a value: of a name each character that could turn the line around or hide."""
+    return visible(value) if type(value) is str else value
 
 
 def count(rows: Rows) -> Counts:
@@ -235,7 +243,7 @@ def _data(table: str, counts: Counts, faces: report_faces.Faces | None) -> dict[
     cells = [[int(s), int(d), int(counts.grid[s, d])] for s, d in filled]
     pool = faces.by_score if faces is not None else {}
     return {
-        "table": table,
+        "table": visible(table),
         "rows": counts.rows,
         "scored": counts.statuses["scored"],
         "steps": STEPS,

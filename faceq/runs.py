@@ -4,7 +4,7 @@ import contextlib
 import json
 import uuid
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
@@ -18,13 +18,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 
-from faceq import comparable, folders
+from faceq import comparable, folders, records
 from faceq.config import S3
-from faceq.errors import UsageError
+from faceq.errors import FaceqError, StorageError, UsageError
+from faceq.faults import failure
 from faceq.frames import wrapped
 from faceq.parquet import ParquetFile
-from faceq.storage import READ_AHEAD, absolute, filesystem, has_failed, path_of, storage_errors
-from faceq.table import STATUSES, among, schema
+from faceq.storage import READ_AHEAD, absolute, filesystem, has_failed, is_temporary, path_of, storage_errors
+from faceq.table import STATUSES, among, record_of, schema
 
 COMPRESSION = "zstd"
 ROWS_PER_GROUP = 100_000
@@ -53,8 +54,8 @@ class Run:
     frames of the input that had a row before. accepted: models that come under terms which had to be
     accepted, and their licences. passed_over: files and members of shards that hold no frames, by their
     ending. notes: what a person should know of a source, or of the scores, though nothing is broken.
-    predecessors: ids of the runs that had held the table when this one got it; not recorded. Times are UTC,
-    ISO 8601; `finished` is None while the run goes on, or if it was stopped.
+    sequence: 1 for the first run of the table, one more for each that came after (see `in_order`). Times are
+    UTC, ISO 8601; `finished` is None while the run goes on, or if it was stopped.
     """
 
     run_id: str
@@ -73,7 +74,7 @@ class Run:
     counts: dict[str, int] = field(default_factory=dict)
     passed_over: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    predecessors: frozenset[str] = frozenset()
+    sequence: int = 0
 
     def footer(self) -> dict[str, Any]:
         """What each Parquet file of the run holds in its metadata."""
@@ -82,7 +83,6 @@ class Run:
     def as_json(self) -> dict[str, Any]:
         """The run's record: its fields, what decides the values not under a name of its own."""
         found = asdict(self)
-        del found["predecessors"]
         return {**found.pop("record"), **found}
 
 
@@ -100,19 +100,25 @@ class Table:
 
         Raises:
             UsageError: rows made with other settings are there (with what differs), or other files, or
-                the place cannot be read, or has a name that Ray would change.
+                it has a name that Ray would change.
+            StorageError: the place cannot be read, or a record in it is damaged.
         """
         written_to = _as_ray_takes(self.path)
         if written_to != self.path:
             raise UsageError(
                 f"{self.uri!r}: rows would go to {written_to!r}: name a folder for --out without line "
-                "breaks, tabs, // at its beginning and ? or ; at its end"
+                "breaks, tabs, and ? or ; at its end"
             )
         for run in self._runs_or_nothing():
-            if run.get("state") == "claiming":
-                continue  # it has written nothing
-            if record is not None:
+            if self._ties(run) and record is not None:
                 comparable.check(self.uri, run, record)
+
+    def _ties(self, run: dict[str, Any]) -> bool:
+        """Whether there may be rows that were made with this run's settings."""
+        stopped = run.get("state") == "ended" and run.get("finished", "") is None
+        if stopped and not self.files_of(run["run_id"]):
+            return False
+        return run.get("state") != "claiming"
 
     def remove_others(self, mine: Run) -> int:
         """Delete all rows and the records of other runs; returns how many files that were.
@@ -136,7 +142,11 @@ class Table:
         return [path for path in self.row_files() if is_of(path, run_id)]
 
     def _runs_or_nothing(self) -> list[dict[str, Any]]:
-        """Records of the runs; none where nothing is; UsageError where something else than a table is."""
+        """Records of the runs; none where nothing is, or only what is left of a run that wrote nothing.
+
+        Where rows have lost their records, as when a worker outlived a job that had written nothing, the
+        settings in their footers stand for these. UsageError where something else than a table is.
+        """
         with self.reached():
             self.files.invalidate_cache()
             if not self.files.exists(self.path):
@@ -144,31 +154,56 @@ class Table:
             if not self.files.isdir(self.path):
                 raise UsageError(f"{self.uri}: is a file: name a folder for the table")
             runs = self.runs()
-            there = [path for path in self.files.ls(self.path, detail=False) if not path.endswith("/_faceq")]
-            if not runs and there:
-                raise UsageError(f"{self.uri}: holds files that are not a faceq table: name an empty folder")
-        return runs
+            if runs:
+                return runs
+            there = (path.rsplit("/", 1)[1] for path in self.files.ls(self.path, detail=False))
+            foreign = next((name for name in there if not _is_of_a_table(name)), None)
+            rows = {path.rsplit("/", 1)[1].rsplit("-", 3)[0]: path for path in self.row_files()}
+            settings = [self._footer(path) for path in rows.values()]
+            if foreign is not None or not all(settings):
+                raise UsageError(
+                    f"{self.uri}: holds files that are not a faceq table"
+                    f"{f' ({foreign})' if foreign else ''}: name an empty folder"
+                )
+            return settings
+
+    def _footer(self, path: str) -> dict[str, Any]:
+        """The settings that one of `row_files` was made with; empty where faceq did not write it."""
+        with self._opened(path) as file:
+            return record_of(file.schema_arrow)
 
     def exists(self) -> bool:
-        """Whether a run has begun to write here; UsageError if the place cannot be read."""
+        """Whether a run has begun to write here; StorageError if the place cannot be read."""
         with self.reached():
             return bool(self._run_files())
 
-    def empty(self) -> bool:
-        """Whether nothing at all is here; UsageError if the place cannot be read."""
+    def is_dir(self) -> bool:
+        """Whether a folder is here, or objects below an S3 prefix; StorageError if the place fails."""
         with self.reached():
             self.files.invalidate_cache()
-            if not self.files.exists(self.path):
-                return True
-            return bool(self.files.isdir(self.path)) and not self.files.ls(self.path)
+            return bool(self.files.isdir(self.path))
+
+    def empty(self, but_for: Collection[str] = ()) -> bool:
+        """Whether nothing is here but empty folders of a table, files that were not finished, and some that
+        are named; StorageError if the place cannot be read."""
+        with self.reached():
+            if not self.is_dir():
+                return not self.files.exists(self.path)
+            folders_there = self.files.ls(self.path, detail=False)
+            return all(_is_of_a_table(path.rsplit("/", 1)[1]) for path in folders_there) and all(
+                path in but_for or is_temporary(path.rsplit("/", 1)[1])
+                for folder in folders_there
+                for path in self.files.ls(folder, detail=False)
+            )
 
     def record(self) -> dict[str, Any]:
-        """What decides the values in the rows: the record that all runs of this table share."""
+        """What decides the values in the rows: the record that all runs of this table share. One is read."""
         with self.reached():
-            runs = self.runs()
-        if not runs:
+            self.files.invalidate_cache()
+            found = next(filter(None, map(self._record_at, self._run_files())), None)
+        if found is None:
             raise UsageError(f"{self.uri}: there is no faceq table here")
-        return runs[0]
+        return found
 
     def _run_files(self) -> list[str]:
         return folders.inside(self.files, self.path, "_faceq/run-*.json")
@@ -179,54 +214,83 @@ class Table:
             return folders.inside(self.files, self.path, "_faceq/shards-*.arrow")
 
     def runs(self) -> list[dict[str, Any]]:
-        """Records of all runs, the oldest first."""
-        found = []
+        """Records of all runs, as `in_order`.
+
+        Raises:
+            StorageError: the place cannot be read, or a record is damaged (see `records.parse`).
+        """
         with self.reached():
             self.files.invalidate_cache()
-            for path in self._run_files():
-                with contextlib.suppress(FileNotFoundError):  # a job that was refused took its record back
-                    found.append(json.loads(self.files.cat_file(path)))
-        return found
+            return in_order(self._records(self._run_files()))
 
-    def written(self, run_id: str) -> datetime | None:
-        """When a run's record was last written, by the storage's clock; None if it is gone."""
-        with self.reached(), contextlib.suppress(FileNotFoundError):
-            self.files.invalidate_cache()
-            return self.files.modified(self._run_file(run_id))
-        return None
+    def runs_of(self, files: list[str]) -> list[dict[str, Any]]:
+        """Records of the runs that wrote some of `row_files`; of all runs, where the name of a file does not
+        begin with a run's id, as after a compaction."""
+        with self.reached():
+            there = {_name(path)[len("run-") : -len(".json")]: path for path in self._run_files()}
+            wrote = {_writer(_name(path), there) for path in files}
+            return self._records([path for run_id, path in there.items() if None in wrote or run_id in wrote])
+
+    def _records(self, paths: list[str]) -> list[dict[str, Any]]:
+        with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
+            return [record for record in pool.map(self._record_at, paths) if record is not None]
+
+    def _record_at(self, path: str) -> dict[str, Any] | None:
+        """A run's record; None if it is gone: a job that was refused takes its record back."""
+        try:
+            content = self.files.cat_file(path)
+        except FileNotFoundError:
+            return None
+        except IsADirectoryError:
+            raise records.damaged(self.uri, _name(path), "it is a folder") from None
+        return records.parse(content, _name(path), self.uri)
+
+    def run(self, run_id: str) -> dict[str, Any] | None:
+        """The record of one run; None where there is none."""
+        with self.reached():
+            return self._record_at(self._run_file(run_id))
 
     def forget(self, run: Run) -> None:
-        """Take the record of a run back that has written nothing."""
-        with self.reached():
+        """Delete the record of a run that has written nothing, if it is there."""
+        with self.reached(), contextlib.suppress(FileNotFoundError):
             self.files.rm_file(self._run_file(run.run_id))
 
     def _run_file(self, run_id: str) -> str:
-        return f"{self.path}/_faceq/run-{run_id}.json"
+        return f"{self.path}/_faceq/{records.name_of(run_id)}"
 
     @contextlib.contextmanager
     def reached(self) -> Iterator[None]:
-        """Turns what storage raises into a UsageError that names the place."""
+        """Turns what storage raises into an error that names the place: see `faults.failure`."""
         try:
             yield
-        except UsageError:
+        except FaceqError:
             raise
         except PermissionError as error:
-            raise UsageError(f"{self.uri}: access denied: {error}: check permissions, credentials") from None
-        except json.JSONDecodeError as error:
-            raise UsageError(f"{self.uri}: _faceq holds a run that is no JSON: {error}") from None
+            raise failure(f"{self.uri}: access denied", error) from None
         except (OSError, pa.ArrowException, *storage_errors()) as error:
-            raise UsageError(f"{self.uri}: cannot be used: {' '.join(str(error).split())}") from None
+            raise failure(f"{self.uri}: cannot be used", error) from None
 
     def row_files(self) -> list[str]:
-        """The Parquet files that hold rows, as the file system calls them."""
+        """The Parquet files that hold rows, as the file system calls them.
+
+        Raises:
+            StorageError: the place cannot be read, or holds rows of a status that there is not.
+        """
         with self.reached():
             self.files.invalidate_cache()
-            return folders.inside(self.files, self.path, "status=*/*.parquet")
+            found = folders.inside(self.files, self.path, "status=*/*.parquet")
+        unknown = next((path for path in found if status_of(path) not in STATUSES), None)
+        if unknown is not None:
+            raise StorageError(
+                f"{self.uri}: status={status_of(unknown)} is no folder of a faceq table (there are "
+                f"{', '.join(f'status={status}' for status in STATUSES)}): move it to another place"
+            )
+        return found
 
     def save(self, run: Run) -> None:
         """Write the run's record; readers see the old one or the new one, never a part.
 
-        Raises UsageError where nothing can be written.
+        Raises StorageError where nothing can be written.
         """
         self.put_record(run.as_json())
 
@@ -285,7 +349,7 @@ class Table:
         return sum(len(part) for part in self._parts(self.row_files(), ["status"]))
 
     def find_damage(self) -> None:
-        """Read everything; UsageError where that fails, with the file."""
+        """Read everything; StorageError where that fails, with the file."""
         for _ in self._parts(self.row_files(), schema(embeddings=True).names):
             pass
 
@@ -326,7 +390,7 @@ class Table:
 
     @contextlib.contextmanager
     def _opened(self, path: str) -> Iterator[ParquetFile]:
-        """One of `row_files`; UsageError where it cannot be read."""
+        """One of `row_files`; StorageError where it cannot be read."""
         with self.reached(), self.files.open(path, "rb", block_size=READ_AHEAD) as file:
             try:
                 yield ParquetFile(file)
@@ -334,11 +398,11 @@ class Table:
                 if has_failed(error):
                     raise
                 if "lists to be of size" in str(error):
-                    raise UsageError(
+                    raise StorageError(
                         f"{self.uri}: an older faceq wrote {path}, whose landmarks pyarrow {pa.__version__} "
                         "cannot read: install pyarrow 26 or newer, or rewrite the table with `faceq compact`"
                     ) from None
-                raise UsageError(
+                raise StorageError(
                     f"{self.uri}: {path} is damaged ({' '.join(str(error).split())}): delete it and start "
                     "the job again, which scores its frames anew"
                 ) from None
@@ -384,6 +448,22 @@ class Table:
         return dict(counts), quantiles
 
 
+def _is_of_a_table(name: str) -> bool:
+    """Whether something that lies right in a table's folder belongs to it."""
+    status = name.removeprefix("status=")
+    return name == "_faceq" or is_temporary(name) or (status != name and status in STATUSES)
+
+
+def in_order(found: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Records of runs in the order in which the runs held the table, the oldest first.
+
+    By the number that a run gets while it holds the lock, not by its id, which begins with the time of the
+    clock of some machine. Only runs of version 0.1.0, which have no number, are ordered by their ids, and are
+    older than all others.
+    """
+    return sorted(found, key=lambda record: (record.get("sequence", 0), record["run_id"]))
+
+
 Tallies = dict[str, tuple[int, int]]
 """Frames of a source, and the sum of their ids as int64 holds it."""
 
@@ -406,6 +486,16 @@ def is_of(path: str, run_id: str) -> bool:
 def status_of(path: str) -> str:
     """The status of the rows in one of `Table.row_files`: its folder says it."""
     return path.rsplit("/", 2)[1].removeprefix("status=")
+
+
+def _name(path: str) -> str:
+    return path.rsplit("/", 1)[1]
+
+
+def _writer(name: str, run_ids: Collection[str]) -> str | None:
+    """Which of some runs wrote a file of rows, by its name; None if none of them did."""
+    ends = (end for end, char in enumerate(name) if char == "-")
+    return next((name[:end] for end in ends if name[:end] in run_ids), None)
 
 
 def _fields(columns: Sequence[str]) -> pa.Schema:

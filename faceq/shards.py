@@ -29,11 +29,12 @@ from PIL import Image
 
 from faceq.config import S3
 from faceq.decode import FORMATS
-from faceq.errors import UsageError
+from faceq.errors import StorageError, UsageError
+from faceq.faults import failure
 from faceq.frames import Frame
 from faceq.query import FRAME_ORDER, Rows, quoted
 from faceq.reread import frames_of
-from faceq.storage import absolute, filesystem, path_of, storage_errors
+from faceq.storage import absolute, filesystem, is_temporary, path_of, storage_errors
 from faceq.table import BREAK, among
 
 SHARD_FRAMES = 1000
@@ -217,7 +218,7 @@ class _Place:
         self.files.invalidate_cache()
         if self.files.exists(record):
             self._remove_unfinished()
-            there = json.loads(self.files.cat_file(record))
+            there = self._recorded(self.files.cat_file(record))
             for key, value in selection.items():
                 if there.get(key) != value:
                     raise UsageError(
@@ -227,10 +228,30 @@ class _Place:
             self._record = {**there, "endings": there.get("endings", sorted({*_ENDINGS.values(), _OTHER}))}
             self._write_card()
             return
-        if self.files.exists(self.path) and self.files.ls(self.path):
+        if self.files.exists(self.path) and not self._is_empty():
             raise UsageError(f"{self.uri}: holds files that are not an export of faceq: name an empty folder")
         self._record = {**selection, "endings": []}
         self._write_record()
+
+    def _recorded(self, content: bytes) -> dict[str, Any]:
+        """An export's record, parsed."""
+        try:
+            there = json.loads(content)
+        except (ValueError, RecursionError):
+            there = None
+        if not isinstance(there, dict) or not isinstance(there.get("endings", []), list):
+            raise StorageError(
+                f"{self.uri}: _faceq/export.json is damaged: restore it from a backup, or name another folder"
+            )
+        return there
+
+    def _is_empty(self) -> bool:
+        """Whether nothing is there but what an export that was killed before its record began to write."""
+        there = self.files.ls(self.path, detail=False)
+        inside = [path for folder in there for path in self.files.ls(folder, detail=False)]
+        return all(path.endswith("/_faceq") for path in there) and all(
+            is_temporary(path.rsplit("/", 1)[1]) for path in inside
+        )
 
     def note_endings(self, endings: set[str]) -> None:
         """Which endings the pictures have of a tar that is about to appear."""
@@ -280,11 +301,11 @@ class _Place:
 
     @contextlib.contextmanager
     def reached(self) -> Iterator[None]:
-        """Turns what storage raises into a UsageError that names the place."""
+        """Turns what storage raises into an error that names the place: see `faults.failure`."""
         try:
             yield
-        except (OSError, json.JSONDecodeError, *storage_errors()) as error:
-            raise UsageError(f"{self.uri}: cannot be used: {' '.join(str(error).split())}") from None
+        except (OSError, *storage_errors()) as error:
+            raise failure(f"{self.uri}: cannot be used", error) from None
 
 
 @dataclass

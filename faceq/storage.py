@@ -1,7 +1,10 @@
 """Local disks and S3 behind one interface: fsspec file systems, S3 by botocore's usual settings."""
 
+import contextlib
+import errno
 import io
 import os
+import re
 import tempfile
 from typing import Any
 from urllib.parse import unquote
@@ -10,7 +13,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem, get_umask
 
 from faceq.config import S3
-from faceq.errors import UsageError
+from faceq.errors import StorageError, UsageError
 
 ATTEMPTS = 6
 """Requests to S3 for one answer. With the backoff of `standard`, 20 seconds at most between two, the last
@@ -123,8 +126,9 @@ def absolute(uri: str) -> str:
     if is_remote(uri):
         return uri.rstrip("/")
     if uri.startswith("file://"):
-        uri = unquote(uri.removeprefix("file://"), errors="surrogateescape")
-    return os.path.abspath(uri)
+        uri = unquote(uri.removeprefix("file://").removeprefix("localhost"), errors="surrogateescape")
+    path = os.path.abspath(uri)
+    return path[1:] if path.startswith("//") else path  # POSIX lets two slashes be; here they are one
 
 
 def path_of(uri: str) -> str:
@@ -136,7 +140,8 @@ def check_output(uri: str, s3: S3) -> None:
     """That a file can be written there, as far as can be seen before the work that it shall hold.
 
     Raises:
-        UsageError: a folder, a file in a folder that is not there or not writable, another kind of URI.
+        UsageError: a folder, a file in a folder that is not there, another kind of URI.
+        StorageError: a file in a folder that may not be written into.
     """
     filesystem(uri, s3)  # says so of another kind
     path = path_of(uri)
@@ -149,27 +154,42 @@ def check_output(uri: str, s3: S3) -> None:
     # A pipe or a device is written to as it is, a file replaced.
     target = path if _is_special(path) else folder
     if local and not os.access(target, os.W_OK):
-        raise UsageError(f"{uri}: cannot be written: you may not write into {target}")
+        raise StorageError(
+            f"{uri}: cannot be written: you may not write into {target}: change its permissions, or name "
+            "another folder"
+        )
 
 
 def write_output(uri: str, data: bytes, s3: S3) -> None:
-    """Write a file that a command was asked for; UsageError where that fails."""
+    """Write a file that a command was asked for; raises as `faults.failure` where that fails."""
+    from faceq.faults import failure  # noqa: PLC0415 - it imports this module
+
     try:
         with filesystem(uri, s3).open(path_of(uri), "wb") as file:
             file.write(data)
     except (OSError, *storage_errors()) as error:
-        raise UsageError(f"{uri}: cannot be written: {' '.join(str(error).split())}") from None
+        raise failure(f"{uri}: cannot be written", error) from None
 
 
 def _is_special(path: str) -> bool:
     return os.path.exists(path) and not os.path.isfile(path)
 
 
+def is_temporary(name: str) -> bool:
+    """Whether a file is one that AtomicLocalFileSystem did not finish, by its name."""
+    return bool(_TEMPORARY.fullmatch(name))
+
+
+_TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}", re.DOTALL)
+"""A dot, the file's name, and what `tempfile` puts behind it."""
+
+
 class AtomicLocalFileSystem(LocalFileSystem):
     """Local disk on which a written file appears whole or not at all, as an object on S3 does.
 
     A file is written beside its place under a name that dataset readers pass over (it starts with a
-    dot), and is renamed when it is closed without an error.
+    dot), and is renamed when it is closed without an error. It is on the disk by then, and its name when
+    `close` returns: what was reported as written survives a power loss.
     """
 
     protocol = "faceq-local"
@@ -223,12 +243,46 @@ class _AppearsWhenClosed(io.BufferedWriter):
         if self.closed:
             return
         try:
+            if not self._failed:
+                self._sync()
             super().close()
         except BaseException:
             self._failed = True
+            with contextlib.suppress(OSError):
+                super().close()
             raise
         finally:
             if self._failed:
                 os.unlink(self._temporary)
             else:
                 os.replace(self._temporary, self._target)
+                _sync_names(os.path.dirname(self._target))
+
+    def _sync(self) -> None:
+        """Bring the content to the disk, while the file is open."""
+        self.flush()
+        try:
+            os.fsync(self.fileno())
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):  # there is no such thing here
+                raise
+
+
+_synced: set[tuple[str, int]] = set()
+"""Folders, by path and inode, whose own names this process has brought to the disk."""
+
+
+def _sync_names(folder: str) -> None:
+    """Bring the names of a folder's files to the disk, and, once in a process, those of the folders that it
+    lies in: whoever made them."""
+    outer = os.path.dirname(folder)
+    with contextlib.suppress(OSError):  # a file system on which folders cannot be opened or synced
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+            key = folder, os.fstat(handle).st_ino
+        finally:
+            os.close(handle)
+        if outer != folder and key not in _synced:
+            _sync_names(outer)
+            _synced.add(key)

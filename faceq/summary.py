@@ -9,6 +9,7 @@ from faceq.listing import endings_text
 from faceq.pipeline import Summary
 from faceq.runs import QUANTILES, Run
 from faceq.table import STATUSES
+from faceq.visible import visible
 
 NOTES_SHOWN = 5
 
@@ -32,9 +33,9 @@ def text(summary: Summary) -> str:
             lines.append(f"{name:<15}" + "".join(f"{value:>9.{digits}f}" for value in values))
     if run.passed_over:
         listed = endings_text(run.passed_over)
-        lines += ["", f"not frames     {sum(run.passed_over.values()):>10,}   skipped: {listed}"]
+        lines += ["", f"not frames     {sum(run.passed_over.values()):>10,}   skipped: {visible(listed)}"]
     if run.notes:
-        lines += ["", *(f"note           {note}" for note in run.notes[:NOTES_SHOWN])]
+        lines += ["", *(f"note           {visible(note)}" for note in run.notes[:NOTES_SHOWN])]
         if len(run.notes) > NOTES_SHOWN:
             lines.append(f"note           {len(run.notes) - NOTES_SHOWN:,} more are in the run's record")
     lines.append("")
@@ -44,8 +45,9 @@ def text(summary: Summary) -> str:
             f"({summary.seconds:.1f} s, {summary.first_seconds:.1f} s of it until the first were through)"
         )
     lines += [
-        f"table          {summary.table}",
-        f'look at it     {_command()} query {shlex.quote(summary.table)} "serfiq >= 0.6 and dbcnn >= 55"',
+        f"table          {visible(summary.table)}",
+        f"look at it     {_command()} query {visible(shlex.quote(summary.table))} "
+        '"serfiq >= 0.6 and dbcnn >= 55"',
     ]
     return "\n".join(lines)
 

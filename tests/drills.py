@@ -1,8 +1,8 @@
 """Kill drills at full length; too long for every run. python -m pytest tests/drills.py -s
 
-2,000 frames; the driver is killed at five random moments and started again each time; worker processes are
-killed while a job runs; one of three nodes is lost; a reader opens the table in a loop all the while. And a
-million single pictures: how soon the first is through, and what the driver holds.
+2,000 frames; the driver is killed at five random moments and started again each time; it gets a SIGTERM at
+twenty; worker processes are killed while a job runs; one of three nodes is lost; a reader opens the table in
+a loop all the while. And a million single pictures: how soon the first is through, and what the driver holds.
 """
 
 import os
@@ -32,6 +32,7 @@ from jobs import demo
 pytestmark = pytest.mark.timeout(3600)
 FRAMES = 2000
 KILLS = 5
+TERMS = 20
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +108,39 @@ def test_killed_at_random_moments(shards, undisturbed, tmp_path, whole):
         (os.killpg if whole else os.kill)(job.process.pid, signal.SIGKILL)
         job.process.wait()
         print(f"kill {kill + 1}: {len(job.files())} files")
+    last = Job(shards, tmp_path)
+    assert last.process.wait() == 0, last.said()
+    reader.end()
+    assert last.rows() == undisturbed
+
+
+def test_terminated_at_random_moments(shards, undisturbed, tmp_path):
+    """Every other one while Python and Ray start, the rest while rows are written."""
+    chance = random.Random(11)
+    reader = None
+    for term in range(TERMS):
+        job = Job(shards, tmp_path)
+        if reader is None:
+            reader = Reader(Table(job.settings.out, job.settings.s3))
+            reader.start()
+        before = len(job.files())
+        if term % 2:
+            while len(job.files()) <= before and job.process.poll() is None:
+                time.sleep(0.1)
+            time.sleep(chance.uniform(0, 8))
+        else:
+            time.sleep(chance.uniform(0, 25))
+        if job.process.poll() is not None:
+            assert job.process.returncode == 0, job.said()
+            break  # every frame has its row
+        job.process.terminate()
+        asked = time.monotonic()
+        status = job.process.wait(120)
+        # Before Python has come to faceq's first line the signal itself ends the process: 143 in a shell.
+        assert (status if status >= 0 else 128 - status) == 143, job.said()
+        states = [run["state"] for run in reader.table.runs()] if Path(job.settings.out).exists() else []
+        assert set(states) <= {"ended"}
+        print(f"term {term + 1}: {len(job.files())} files, ended in {time.monotonic() - asked:.1f} s")
     last = Job(shards, tmp_path)
     assert last.process.wait() == 0, last.said()
     reader.end()

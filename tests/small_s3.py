@@ -155,7 +155,7 @@ def _listed(objects: dict[str, bytes], query: dict[str, str]) -> str:
         f"<CommonPrefixes><Prefix>{_coded(name, query)}</Prefix></CommonPrefixes>"
         if size is None
         else f"<Contents><Key>{_coded(name, query)}</Key><ETag>{_tag(objects[name])}</ETag>"
-        f"<Size>{size}</Size></Contents>"
+        f"<Size>{size}</Size><LastModified>2025-01-06T10:00:00.000Z</LastModified></Contents>"
         for name, size in page
     )
     token = f"<NextContinuationToken>{escape(page[-1][0])}</NextContinuationToken>" if more else ""

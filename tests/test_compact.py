@@ -15,7 +15,7 @@ from test_pipeline import settings
 
 from faceq import cli, compact, pipeline, query
 from faceq.config import S3
-from faceq.errors import UsageError
+from faceq.errors import StorageError, UsageError
 from faceq.runs import Table
 from faceq.storage import filesystem
 from faceq.table import SCHEMA, record_of
@@ -131,6 +131,19 @@ def test_an_unfinished_job_is_refused_until_it_was_run_again(scored, tmp_path, c
     assert cli.main(["compact", str(table), "--out", str(tmp_path / "new")]) == 0
 
 
+def test_a_killed_job_whose_clock_was_ahead_is_made_good_by_the_one_that_went_on(scored, tmp_path):
+    table = tmp_path / "table"
+    chosen = scored.model_copy(update={"out": str(table)})
+    pipeline.score(chosen)
+    (path,) = (table / "_faceq").iterdir()
+    record = json.loads(path.read_text())
+    killed = {**record, "run_id": "20991123T170000Z-aaaaaaaa", "finished": None}
+    path.with_name(f"run-{killed['run_id']}.json").write_text(json.dumps(killed))
+    path.unlink()
+    pipeline.score(chosen)
+    assert cli.main(["compact", str(table), "--out", str(tmp_path / "new")]) == 0
+
+
 def test_what_is_no_place_for_a_table_is_refused(scored, tmp_path, capsys):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").touch()
@@ -226,8 +239,8 @@ def test_a_damaged_file_is_named(damaged, tmp_path):
     table = Table(str(tmp_path / "table"), S3())
     path = Path(table.row_files()[0])
     path.write_bytes(damaged(path.read_bytes()))
-    with pytest.raises(UsageError, match=f"{path} is damaged .*: delete it and start the job again"):
+    with pytest.raises(StorageError, match=f"{path} is damaged .*: delete it and start the job again"):
         table.frame_ids()
-    with pytest.raises(UsageError, match=str(path)):
+    with pytest.raises(StorageError, match=str(path)):
         compact.compact(table.uri, str(tmp_path / "new"), S3())
     assert not Table(str(tmp_path / "new"), S3()).exists()

@@ -12,7 +12,7 @@ import pytest
 
 from faceq import claim, cli, config, pipeline, recover, runs
 from faceq.config import S3
-from faceq.errors import UsageError
+from faceq.errors import StorageError
 from faceq.runs import Run, Table
 from faceq.table import SCHEMA
 from jobs import demo, synthetic
@@ -80,6 +80,18 @@ def test_of_doubles_the_latest_run_stays(table, place, request):
         (4, "below_fiq", NEW),
         (5, "scored", NEW),
     ]
+
+
+def test_the_latest_run_is_the_one_that_held_the_table_last_whatever_its_clock_said(table):
+    """The first run's machine was ahead, so that its id and the names of its files sort last."""
+    for run_id, sequence in ((NEW, 1), (OLD, 2)):
+        run = save_run(table, run_id, finished=True)
+        run.sequence = sequence
+        table.save(run)
+        write(table, run_id, "scored", [1, sequence + 10])
+    write(table, "0-compacted", "scored", [1, 20])
+    assert recover.prepare(table, set())[0].tolist() == [1, 11, 12, 20]
+    assert (1, "scored", OLD) in rows_of(table)
 
 
 def test_a_frame_that_is_twice_in_one_file_keeps_its_last_row(table):
@@ -164,7 +176,7 @@ def test_a_failing_rewrite_leaves_the_old_file(table, monkeypatch):
 
     with monkeypatch.context() as patched:
         patched.setattr(runs.pq, "write_table", full)
-        with pytest.raises(UsageError, match="No space left"):
+        with pytest.raises(StorageError, match="No space left"):
             recover.forget_unreadable(table, {"/in/2.jpg"})
     assert pq.read_table(path).num_rows == 3
 
