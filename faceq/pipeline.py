@@ -194,7 +194,10 @@ def _score(
     )
     birth = ray.get(census.birth.remote())
     keeper = finished_shards.Keeper(
-        table, run.run_id, lambda count: ray.get(census.finished_since.remote(count)), rest.known
+        table,
+        run.run_id,
+        lambda count: ray.get(census.finished_since.remote(count), timeout=progress.EVERY_S),
+        rest.known,
     )
     started = time.monotonic()
     lock.may_write = True
@@ -202,10 +205,11 @@ def _score(
         with lock.telling(census.stop.remote), keeper.running():
             run_graph(config, groups, rest.done, table, run, census)
     except BaseException as error:
-        # What went wrong is the news. What is not put right now, the next run finds.
-        with contextlib.suppress(Exception):
-            lock.check()
-            recover.drop_replaced(table, run, rest.again)
+        if len(rest.again):
+            # What went wrong is the news. What is not put right now, the next run finds.
+            with contextlib.suppress(Exception):
+                lock.check()
+                recover.drop_replaced(table, run, rest.again)
         if not isinstance(error, Exception):
             raise
         outage = lock.lost
