@@ -128,7 +128,7 @@ def score(config: Config, overwrite: bool = False, retry_unreadable: bool = Fals
     with claim.held(table, run, overwrite) as lock:
         # The lock is released when this Ray is left: no worker of this job writes any more.
         with ray_for(config) as settled:
-            on_this_ray = checkpoint.paced(settled)
+            on_this_ray = checkpoint.paced(settled, shards)
             run.config = on_this_ray.model_dump()  # which stages run on its GPUs goes on record, too
             lock.begin()
             # Nothing is deleted before here: models, input, Ray and the lock are there.
@@ -207,10 +207,11 @@ def _score(
         with lock.telling(census.stop.remote), keeper.running():
             run_graph(config, groups, rest.done, table, run, census)
     except BaseException as error:
-        # What went wrong is the news. What is not put right now, the next run finds.
-        with contextlib.suppress(Exception):
-            lock.check()
-            recover.drop_replaced(table, run, rest.again)
+        if len(rest.again):
+            # What went wrong is the news. What is not put right now, the next run finds.
+            with contextlib.suppress(Exception):
+                lock.check()
+                recover.drop_replaced(table, run, rest.again)
         if not isinstance(error, Exception):
             raise
         raise JobError(lock.lost or _stopped(error, census) or _reason(error)) from error

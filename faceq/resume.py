@@ -165,6 +165,6 @@ def unfinished(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _makes_good(later: dict[str, Any], stopped: dict[str, Any]) -> bool:
-    limit, needed = later["config"]["limit"], stopped["config"]["limit"]
+    limit, needed = later["config"].get("limit"), stopped["config"].get("limit")
     whole = limit is None or (needed is not None and limit >= needed)
     return bool(later["finished"]) and whole and set(stopped["input"]) <= set(later["input"])

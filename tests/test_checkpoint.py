@@ -4,12 +4,16 @@ import pytest
 
 from faceq import checkpoint, config
 from faceq.config import Config
+from faceq.listing import Shard
 
 pytestmark = pytest.mark.usefixtures("local_ray")  # two CPUs
 
 
-def paced(**values) -> Config:
-    return checkpoint.paced(config.build(values))
+LARGE = [Shard(f"/in/{number}.tar", f"/in/{number}.tar", "tar", 1 << 30) for number in range(100)]
+
+
+def paced(shards: list[Shard] = LARGE, **values) -> Config:
+    return checkpoint.paced(config.build(values), shards)
 
 
 def test_on_a_small_machine_a_file_is_some_seconds_work():
@@ -17,6 +21,13 @@ def test_on_a_small_machine_a_file_is_some_seconds_work():
     assert checkpoint.LEAST_ROWS < usual.rows_per_file < 300
     assert usual.serfiq.batch_size == usual.find_face.batch_size == 32
     assert paced(serfiq_passes=1000).rows_per_file < usual.rows_per_file
+
+
+def test_a_small_job_does_not_wait_for_large_files():
+    tar = Shard("/in/a.tar", "/in/a.tar", "tar", 30 << 20)
+    pictures = [Shard(f"/in/{i}.jpg", f"/in/{i}.jpg", "picture", 60_000) for i in range(1_200)]
+    assert checkpoint.LEAST_ROWS <= paced([tar]).rows_per_file < 60  # of some 500 frames
+    assert paced(pictures).rows_per_file == 120
 
 
 @pytest.mark.parametrize("preset", ["insightface", "cafi"])
