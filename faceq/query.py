@@ -90,6 +90,7 @@ class Rows:
         if not self.table.exists():
             raise UsageError(f"{self.table.uri}: there is no faceq table here")
         self._numbers = itertools.count()
+        self.columns: list[str] = []
         with contextlib.ExitStack() as stack, self._told():
             versions = {run["version"] for run in self.table.runs_of(files)}
             store = self.table.files if is_remote(self.table.uri) else None
@@ -97,7 +98,6 @@ class Rows:
             spill = stack.enter_context(tempfile.TemporaryDirectory(prefix="faceq-query-"))
             self._connection = stack.enter_context(connect(files, spill, store, **settings))
             self._make_view(files, versions)
-            self.columns: list[str] = self._connection.view(VIEW).columns
             self._opened = stack.pop_all()
 
     def __enter__(self) -> "Rows":
@@ -189,6 +189,7 @@ class Rows:
         known = schema(embeddings=True)
         if not files:
             self._connection.register(VIEW, known.empty_table())
+            self.columns = known.names
             return
         # A version may have added columns. Elsewhere the first file speaks for all: to ask each file
         # costs a request.
@@ -197,10 +198,13 @@ class Rows:
             hive_partitioning=False,  # it makes columns out of `key=value` folders above the table, too
             filename=True,
             union_by_name=len(versions) > 1,
-        ).project(f"* EXCLUDE (filename), {_STATUS} AS status")
-        there = [name for name in known.names if name in read.columns]
-        columns = [*there, *(name for name in read.columns if name not in there)]
-        read.project(", ".join(map(quoted, columns))).create_view(VIEW)
+        )
+        # One projection: DuckDB looks for all files again each time that a relation is made of another.
+        stored = [name for name in read.columns if name != "filename"]
+        there = [name for name in known.names if name in stored or name == "status"]
+        self.columns = [*there, *(name for name in stored if name not in there)]
+        wanted = (f"{_STATUS} AS status" if name == "status" else quoted(name) for name in self.columns)
+        read.project(", ".join(wanted)).create_view(VIEW)
 
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:
@@ -212,7 +216,7 @@ class Rows:
                     self._tell_of_files(error)
                 if isinstance(error, _OF_THE_WORLD):
                     raise StorageError(f"query: {_in_words(error, [])}") from None
-                raise UsageError(f"query: {_in_words(error, getattr(self, 'columns', []))}") from None
+                raise UsageError(f"query: {_in_words(error, self.columns)}") from None
 
     def _tell_of_files(self, error: duckdb.Error) -> None:
         """Raise what DuckDB met in a file, which it does not name; Python's exceptions it tells as a text."""

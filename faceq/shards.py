@@ -16,24 +16,29 @@ import json
 import math
 import re
 import tarfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import yaml
 from PIL import Image
 
+from faceq import __version__, claim
 from faceq.config import S3
+from faceq.dataset_card import OTHER, dataset_card
 from faceq.decode import FORMATS
 from faceq.errors import StorageError, UsageError
+from faceq.export import discard
 from faceq.faults import failure
 from faceq.frames import Frame
 from faceq.query import FRAME_ORDER, Rows, quoted
 from faceq.reread import frames_of
+from faceq.runs import Run, Table, new_run_id
 from faceq.storage import absolute, filesystem, is_temporary, path_of, storage_errors
 from faceq.table import BREAK, among
 
@@ -42,6 +47,7 @@ SHARD_BYTES = 512 << 20
 """A tar is closed when it has either."""
 
 _ROWS_AT_ONCE = 10_000
+_LISTS_AT_ONCE = 10
 _EXAMPLES = 5
 """Rows that may come before the others."""
 
@@ -50,26 +56,6 @@ _ENDINGS = {
     **{"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "BMP": "bmp"},
     **{"GIF": "gif", "TIFF": "tif", "PPM": "ppm"},
 }
-_OTHER = "bin"
-"""The ending of bytes that are no picture."""
-
-_DTYPES = {"float": "float32", "double": "float64"}
-"""What Hugging Face's datasets call some types of Arrow's; the others have the same names there."""
-
-_CARD = """
-# Frames of a faceq result table
-
-Each sample of the tars is a picture, byte for byte as it was in its source, and its row of the table
-(`.json`).
-
-```python
-from datasets import load_dataset
-
-frames = load_dataset("path/to/this/folder", split="train")
-```
-
-Written by `faceq query --export-shards`, and written anew when the same command adds frames.
-"""
 
 
 @dataclass
@@ -114,21 +100,31 @@ def export_shards(
         progress: told how many more frames are dealt with.
 
     Raises:
-        UsageError: the folder holds other files or another export, or cannot be written to.
+        UsageError: the folder holds other files or another export, or another process exports into it.
+        StorageError: the folder cannot be written to.
     """
     place = _Place(folder, s3, rows.arrow(rows.chosen(limit=0)).schema)
-    claim = {"table": rows.table.uri, **vars(selection)}
+    wanted = {"table": rows.table.uri, **vars(selection)}
     if selection.limit is not None:
-        claim["rows"] = rows.count(rows.chosen())  # of a table that has grown, others are the first
+        wanted["rows"] = rows.count(rows.chosen())  # of a table that has grown, others are the first
     with place.reached():
-        place.claim(claim)
+        place.check(wanted)
+    with place.held():
+        return _export(rows, selection, place, wanted, progress)
+
+
+def _export(
+    rows: Rows, selection: Selection, place: "_Place", wanted: dict[str, Any], progress: Callable[[int], None]
+) -> Exported:
+    with place.reached():
+        place.claim(wanted)
         done = place.ids()
     found = Exported()
     ordered = _ordered(rows, selection)
     with place.reached(), contextlib.closing(_Writer(place)) as writer:
 
         def write(new: pa.Table) -> None:
-            for row, frame in frames_of(new, s3):
+            for row, frame in frames_of(new, place.s3):
                 if frame.image is None:
                     found.lose(frame)
                 else:
@@ -177,6 +173,7 @@ def count(rows: Rows, selection: Selection) -> int:
 def _ordered(rows: Rows, selection: Selection) -> Any:
     """The chosen rows; those of one source come together. With a limit the same rows each time."""
     real = f"frame_index <> {BREAK}"
+    rows.chosen(selection.where)  # refuses what is no condition by itself, such as `true) or (true`
     where = f"({selection.where}\n) and {real}" if selection.where else real
     chosen = rows.chosen(where)
     if selection.limit is not None:
@@ -208,30 +205,53 @@ class _Place:
     def __init__(self, folder: str, s3: S3, columns: pa.Schema):
         self.uri = absolute(folder)
         self.path = path_of(folder)
+        self.s3 = s3
         self.columns = columns
         self.files: fsspec.AbstractFileSystem = filesystem(folder, s3)
         self._record: dict[str, Any] = {}
 
-    def claim(self, selection: dict[str, Any]) -> None:
-        """Note which export this is, or see that it is the same; UsageError if it is not."""
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """The folder is this process's until the end of the block: the lock of a table, in `_faceq`.
+
+        Raises UsageError where another process holds it.
+        """
+        place = Table(f"{self.uri}/_faceq", self.s3)
+        now = datetime.now(UTC).isoformat()
+        run = Run(new_run_id(), __version__, [], {}, {}, now, owner=claim.owner())
+        with claim.held(place, run):
+            place.remove_others(run)  # records of exports that were killed
+            yield
+
+    def check(self, selection: dict[str, Any]) -> dict[str, Any] | None:
+        """The record of the export that is there, None where nothing is; UsageError if it is another one."""
         record = f"{self.path}/_faceq/export.json"
         self.files.invalidate_cache()
-        if self.files.exists(record):
+        if not self.files.exists(record):
+            if self.files.exists(self.path) and not self._is_empty():
+                raise UsageError(
+                    f"{self.uri}: holds files that are not an export of faceq: name an empty folder"
+                )
+            return None
+        there = self._recorded(self.files.cat_file(record))
+        for key, value in selection.items():
+            if there.get(key) != value:
+                raise UsageError(
+                    f"{self.uri}: holds another export ({key} {there.get(key)!r} there, {value!r} now): "
+                    "name another folder"
+                )
+        return there
+
+    def claim(self, selection: dict[str, Any]) -> None:
+        """Record which export this is; raises as `check`."""
+        there = self.check(selection)
+        if there is None:
+            self._record = {**selection, "endings": []}
+            self._write_record()
+        else:
             self._remove_unfinished()
-            there = self._recorded(self.files.cat_file(record))
-            for key, value in selection.items():
-                if there.get(key) != value:
-                    raise UsageError(
-                        f"{self.uri}: holds another export ({key} {there.get(key)!r} there, {value!r} now): "
-                        "name another folder"
-                    )
-            self._record = {**there, "endings": there.get("endings", sorted({*_ENDINGS.values(), _OTHER}))}
+            self._record = {**there, "endings": there.get("endings", sorted({*_ENDINGS.values(), OTHER}))}
             self._write_card()
-            return
-        if self.files.exists(self.path) and not self._is_empty():
-            raise UsageError(f"{self.uri}: holds files that are not an export of faceq: name an empty folder")
-        self._record = {**selection, "endings": []}
-        self._write_record()
 
     def _recorded(self, content: bytes) -> dict[str, Any]:
         """An export's record, parsed."""
@@ -250,7 +270,7 @@ class _Place:
         there = self.files.ls(self.path, detail=False)
         inside = [path for folder in there for path in self.files.ls(folder, detail=False)]
         return all(path.endswith("/_faceq") for path in there) and all(
-            is_temporary(path.rsplit("/", 1)[1]) for path in inside
+            path.endswith("/_faceq/_faceq") or is_temporary(path.rsplit("/", 1)[1]) for path in inside
         )
 
     def note_endings(self, endings: set[str]) -> None:
@@ -283,8 +303,10 @@ class _Place:
 
     def ids(self) -> np.ndarray:
         """(N,) int64, sorted: ids of the frames in all tars."""
-        lists = [self.files.cat_file(self._list_of(name)).split() for name in self.tars()]
-        return np.sort(np.array([int(text) for ids in lists for text in ids], np.int64))
+        with ThreadPoolExecutor(_LISTS_AT_ONCE) as pool:
+            lists = pool.map(self.files.cat_file, map(self._list_of, self.tars()))
+            parts = [np.array(content.split(), "S").astype(np.int64) for content in lists]
+        return np.sort(np.concatenate([np.empty(0, np.int64), *parts]))
 
     def next_number(self) -> int:
         """A number that no tar has yet."""
@@ -353,9 +375,7 @@ class _Writer:
         if self._tar is not None:
             with contextlib.suppress(OSError, *storage_errors()):
                 self._tar.close()  # or it writes its end when it is collected
-            self._file.discard()
-            if not self._file.closed:
-                self._file.closed = True  # or s3fs uploads what it has when the file is collected
+            discard(self._file)
             self._tar = None
 
 
@@ -369,9 +389,9 @@ def _ending(image: bytes) -> str:
     """What loaders know the picture by: its content decides, not the name that it had."""
     try:
         with Image.open(io.BytesIO(image), formats=FORMATS) as picture:
-            return _ENDINGS.get(picture.format or "", _OTHER)
+            return _ENDINGS.get(picture.format or "", OTHER)
     except Exception:  # Pillow raises almost any type on corrupt bytes
-        return _OTHER
+        return OTHER
 
 
 def _finite(value: Any) -> Any:
@@ -381,34 +401,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _finite(part) for name, part in value.items()}
     return [_finite(part) for part in value] if isinstance(value, list) else value
-
-
-def dataset_card(endings: Iterable[str], columns: pa.Schema) -> str:
-    """README.md of an export, as Hugging Face's datasets read it: the tars, and the type of every column.
-
-    Args:
-        endings: those of the pictures, each a column that is null where a sample has another one.
-        columns: of the rows.
-    """
-    pictures = [{"name": each, "dtype": "binary" if each == _OTHER else "image"} for each in endings]
-    row = {"name": "json", "struct": [_feature(column) for column in columns]}
-    strings = [{"name": name, "dtype": "string"} for name in ("__key__", "__url__")]
-    about = {
-        "configs": [{"config_name": "default", "data_files": "*.tar"}],
-        "dataset_info": {"features": [*pictures, row, *strings]},
-    }
-    return f"---\n{yaml.safe_dump(about, sort_keys=False)}---\n{_CARD}"
-
-
-def _feature(column: pa.Field) -> dict[str, Any]:
-    """A column in the words of Hugging Face's datasets."""
-    kind = column.type
-    if pa.types.is_list(kind):
-        inner = _feature(kind.value_field)
-        return {
-            "name": column.name,
-            "list": inner.get("dtype") or inner.get("struct") or {"list": inner["list"]},
-        }
-    if pa.types.is_struct(kind):
-        return {"name": column.name, "struct": [_feature(part) for part in kind]}
-    return {"name": column.name, "dtype": _DTYPES.get(str(kind), str(kind))}
