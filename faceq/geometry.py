@@ -179,6 +179,8 @@ def clipped(polygon: np.ndarray, corners: np.ndarray) -> np.ndarray:
     for start, end in zip(corners, np.roll(corners, -1, axis=0), strict=True):
         along, away = end - start, polygon - start
         depth = along[0] * away[:, 1] - along[1] * away[:, 0]  # inside of this edge's line: 0 or more
+        if (depth >= 0).all():
+            continue
         kept = []
         for index in range(len(polygon)):
             here, before = polygon[index], polygon[index - 1]
@@ -192,8 +194,12 @@ def clipped(polygon: np.ndarray, corners: np.ndarray) -> np.ndarray:
 
 def coverage(polygon: np.ndarray, width: int, height: int) -> float:
     """Share of a width x height frame inside a polygon (N, 2) in frame coordinates, 0...1."""
-    canvas = np.zeros((height, width), np.uint8)
-    cv2.fillPoly(canvas, [np.round(polygon).astype(np.int32)], 1)
+    corners = np.round(polygon).astype(np.int32)
+    low = np.clip(corners.min(axis=0), 0, (width, height))
+    high = np.clip(corners.max(axis=0) + 1, low, (width, height))
+    canvas = np.zeros((high - low)[::-1], np.uint8)  # no larger than the polygon: frames may be
+    if canvas.size:
+        cv2.fillPoly(canvas, [corners - low], 1)
     return float(np.count_nonzero(canvas)) / (width * height)
 
 

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 
-from faceq import geometry, mask
+from faceq import cut_face, geometry, mask
 from faceq.config import Outline
 from faceq.detect import Face
 from faceq.mask import FaceMesh
@@ -68,41 +68,69 @@ class Landmarker(Protocol):
 
 class Mesh:
     """FaceMesh, which looks at upright crops: the first one by the detector's box and eyes, each other one by
-    the points of the pass before, until PASSES of them show the face level."""
+    the points of the pass before, until PASSES of them show the face level.
+
+    Once a pass puts points beyond the frame, the frame cuts the face: the next pass only shows where the face
+    lies, PASSES more are averaged, and the points beyond the frame are those of an average head that fits the
+    others.
+    """
 
     def __init__(self, path: Path, threads: int = 1):
         self._mesh = FaceMesh(path, threads)
 
     def __call__(self, picture: np.ndarray, face: Face) -> Dense:
         side = MESH_ENLARGEMENT * face.side
+        corners = geometry.frame_corners(picture.shape[1], picture.shape[0])
         picture, matrix_back = _reduced(picture, face.centre, side)
+        low, _, high, _ = geometry.from_frame(corners, matrix_back)
         angle = geometry.eye_angle(face.landmarks)
         centre = geometry.from_frame(face.centre[None], matrix_back)[0]
         side *= matrix_back[0, 0]
-        passes: list[tuple[np.ndarray, float]] = []
+        passes: list[Pass] = []
+        first, cut = 1, False
         for number in range(MOST_PASSES):
             matrix = geometry.crop_matrix(centre, side, angle, mask.MESH_SIZE)
-            points, logit = self._mesh(_cut(picture, matrix))
+            points, logit = self._mesh(_shown(picture, matrix, cut))
             tilt = abs(geometry.eye_angle(mask.five(points)))
             placed = geometry.to_frame(points[:, :2], matrix)
-            last = placed, logit
-            if number and tilt < LEVEL:
+            last = placed, points[:, 2] / np.hypot(*matrix[0, :2]), logit
+            if number >= first and tilt < LEVEL:
                 passes.append(last)
             if len(passes) == PASSES:
                 break
+            if not cut and not cut_face.inside(placed, low, high).all():
+                first, cut = number + 2, True
+                passes.clear()
             angle = geometry.eye_angle(mask.five(placed))
-            centre, side = geometry.upright_extent(placed, angle)
+            extent = _whole(last, low, high) if cut else placed
+            centre, side = geometry.upright_extent(extent, angle)
             side *= MESH_ENLARGEMENT
         kept = passes or [last]
-        mean = np.mean([placed for placed, _ in kept], axis=0)
-        points = geometry.to_frame(mean, matrix_back).astype(np.float32)
-        logit = float(np.mean([logit for _, logit in kept]))
-        return Dense(points, mask.FACE_OVAL, MESH_POSE, mask.five(points), logit)
+        mean = tuple(np.mean(each, axis=0) for each in zip(*kept, strict=True))
+        whole = _whole(mean, low, high) if cut else mean[0]
+        points = geometry.to_frame(whole, matrix_back).astype(np.float32)
+        return Dense(points, mask.FACE_OVAL, MESH_POSE, mask.five(points), float(mean[2]))
 
 
-def _cut(picture: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """What the mesh is shown, (192, 192, 3). By a plain warp: the picture is at most twice as large there."""
-    return cv2.warpAffine(picture, matrix, (mask.MESH_SIZE, mask.MESH_SIZE))
+Pass = tuple[np.ndarray, np.ndarray, float]
+"""Of FaceMesh: the points (468, 2), their depths (468,) in the same unit, the logit."""
+
+
+def _whole(seen: Pass, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """The points (468, 2) of a face in a frame between two corners, those beyond it by an average head."""
+    points, depths, _ = seen
+    return cut_face.completed(points, depths, cut_face.inside(points, low, high))
+
+
+def _shown(picture: np.ndarray, matrix: np.ndarray, cut: bool) -> np.ndarray:
+    """What the mesh is shown, (192, 192, 3). By a plain warp: the picture is at most twice as large there.
+
+    Beyond the frame it is black; of a face that the frame cuts, the pixels of the frame's edge go on, and
+    fewer landmarks move (the root mean square over faces cut by 20% is 1.2 to 1.5% of the face's size
+    instead of 1.8 to 2.3%).
+    """
+    border = cv2.BORDER_REPLICATE if cut else cv2.BORDER_CONSTANT
+    return cv2.warpAffine(picture, matrix, (mask.MESH_SIZE, mask.MESH_SIZE), borderMode=border)
 
 
 def _reduced(picture: np.ndarray, centre: np.ndarray, side: float) -> tuple[np.ndarray, np.ndarray]:

@@ -18,7 +18,7 @@ FACE_OVAL = np.array([
 """The 36 landmarks on the outline of the face, clockwise from the top of the forehead. Source:
 MediaPipe's face mesh topology."""
 
-_FIVE = ((33, 133), (362, 263), (4, 4), (61, 61), (291, 291))
+_FIVE = np.array([[33, 362, 4, 61, 291], [133, 263, 4, 61, 291]])
 """The dense landmarks between which eye centres, nose tip and mouth corners lie."""
 
 FRAME_SIDE = 384
@@ -73,7 +73,8 @@ class FaceMesh:
 
 def five(points: np.ndarray) -> np.ndarray:
     """The five landmarks of `faceq.geometry`, (5, 2), out of the dense ones (468, 3)."""
-    return np.stack([points[list(pair), :2].mean(axis=0) for pair in _FIVE])
+    one, other = points[_FIVE, :2]
+    return np.asarray((one + other) / 2)
 
 
 def shown(region: Region, crops: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -108,14 +108,16 @@ def pending(batch: pa.Table) -> np.ndarray:
     return np.flatnonzero(batch["status"].is_null().to_numpy())
 
 
+_KINDS = {field.name: field.type for field in schema(embeddings=True)}
+
+
 def with_values(batch: pa.Table, name: str, rows: np.ndarray, values: Any) -> pa.Table:
     """The batch with `values` at positions `rows` of column `name`, other rows as they were.
 
     A column that is not there yet starts all null. The type is the table's, or binary for pixels
     that travel between two stages.
     """
-    known = schema(embeddings=True)
-    kind = known.field(name).type if name in known.names else pa.binary()
+    kind = _KINDS.get(name, pa.binary())
     index = batch.schema.get_field_index(name)
     if index >= 0 and not len(rows):
         return batch  # most batches lose no face: their pixels need no copy

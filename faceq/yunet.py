@@ -61,6 +61,8 @@ class YuNetSession:
         classes, objects = (np.clip(found[f"{kind}_{stride}"][:, 0], 0, 1) for kind in ("cls", "obj"))
         score = np.sqrt(classes * objects)
         sure = np.flatnonzero(score >= self._threshold)
+        if not len(sure):
+            return np.empty((0, 15), np.float32)
         cells = np.stack([sure % (padded.shape[1] // stride), sure // (padded.shape[1] // stride)], axis=1)
         box, points = found[f"bbox_{stride}"][sure], found[f"kps_{stride}"][sure]
         size = np.exp(box[:, 2:]) * stride
