@@ -37,16 +37,41 @@ class Lock:
     record stays, since a row file must not be left without one.
     """
 
-    def __init__(self, table: Table, run: Run, known: set[str]):
-        """`known`: ids of the runs that had held the table when this one got it."""
+    def __init__(self, table: Table, run: Run):
         self.lost: str | None = None
         self.may_write = False
         self.begun = False
-        self._table, self._run, self._known = table, run, known
+        self._table, self._run = table, run
+        # Ids of the runs that had held the table when this one got it; None before.
+        self._known: set[str] | None = None
         self._tell: Callable[[str], object] | None = None
         self._stop = threading.Event()
         self._beating = threading.Thread(target=self._beat, daemon=True)
-        self._beating.start()
+
+    def acquire(self, overwrite: bool) -> None:
+        """Get the lock, or raise as `held` does."""
+        table, run = self._table, self._run
+        # The heartbeat first: a record without one is an old version's, or one that has ended.
+        heartbeats.beat(table, run.run_id)
+        self._beating.start()  # there may be thousands of records to read
+        table.save(replace(run, state="claiming"))
+        seen = _settle(table, run)
+        others = [other for other in table.runs() if other["run_id"] != run.run_id]
+        table.check(None if overwrite else run.record)
+        run.sequence = 1 + max((other.get("sequence", 0) for other in others), default=0)
+        run.state = "running"
+        table.save(run)
+        known = {other["run_id"] for other in others if other.get("state") in ("running", "ended")}
+        for run_id, at in seen.items():
+            # Of a dead job; not of one that is about to write its record and to see this one's.
+            if at.heartbeat and run_id != run.run_id and (run_id in known or not _fresh(run, at, seen)):
+                heartbeats.stop(table, run_id)
+        self._known = known
+
+    def give_up(self) -> None:
+        """Take back what `acquire` has written."""
+        self._end_beating()
+        _forget(self._table, self._run)
 
     def begin(self) -> None:
         """Record the run as it is: the job is sure to run. Whatever fails from here on is a failed job."""
@@ -72,8 +97,7 @@ class Lock:
 
     def end(self) -> None:
         """Free the table at once: the next job need not wait for the heartbeat to grow old."""
-        self._stop.set()
-        self._beating.join()
+        self._end_beating()
         self._run.state = "ended"
         if self._run.finished or self.may_write or self._table.files_of(self._run.run_id):
             # A record that another job has deleted would come back into a table that is not this run's.
@@ -82,6 +106,11 @@ class Lock:
             heartbeats.stop(self._table, self._run.run_id)
         else:
             _forget(self._table, self._run)  # it wrote nothing
+
+    def _end_beating(self) -> None:
+        self._stop.set()
+        if self._beating.ident is not None:
+            self._beating.join()
 
     def _beat(self) -> None:
         while not self._stop.wait(BEAT_S):
@@ -95,7 +124,7 @@ class Lock:
                 say(f"the heartbeat could not be written: {error}")
 
     def _look(self) -> None:
-        if self.lost is not None:
+        if self.lost is not None or self._known is None:
             return
         seen = heartbeats.look(self._table, self._run.run_id)
         for run_id in sorted(seen.keys() - self._known - {self._run.run_id}):
@@ -128,11 +157,12 @@ def held(table: Table, run: Run, overwrite: bool = False) -> Iterator[Lock]:
             since it was checked.
         JobError: what a UsageError said after `Lock.begin`: the table could be used when the job began.
     """
+    lock = Lock(table, run)
     try:
-        lock = _lock(table, run, overwrite)
+        lock.acquire(overwrite)
     except BaseException:
         with contextlib.suppress(FaceqError):
-            _forget(table, run)
+            lock.give_up()
         raise
     try:
         yield lock
@@ -144,24 +174,6 @@ def held(table: Table, run: Run, overwrite: bool = False) -> Iterator[Lock]:
         if isinstance(error, UsageError) and lock.begun:
             raise JobError(str(error)) from error
         raise
-
-
-def _lock(table: Table, run: Run, overwrite: bool) -> Lock:
-    # The heartbeat first: a record without one is an old version's, or one that has ended.
-    heartbeats.beat(table, run.run_id)
-    table.save(replace(run, state="claiming"))
-    seen = _settle(table, run)
-    others = [other for other in table.runs() if other["run_id"] != run.run_id]
-    table.check(None if overwrite else run.record)
-    run.sequence = 1 + max((other.get("sequence", 0) for other in others), default=0)
-    run.state = "running"
-    table.save(run)
-    known = {other["run_id"] for other in others if other.get("state") in ("running", "ended")}
-    for run_id, at in seen.items():
-        # Of a dead job; not of one that is about to write its record and to see this one's.
-        if at.heartbeat and run_id != run.run_id and (run_id in known or not _fresh(run, at, seen)):
-            heartbeats.stop(table, run_id)
-    return Lock(table, run, known)
 
 
 def _forget(table: Table, run: Run) -> None:
