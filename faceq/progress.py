@@ -71,8 +71,7 @@ class _Watch:
                     if reason:
                         watchdog.stop(self._job, reason)
             except ray.exceptions.RayError:
-                continue  # the census is busy or starts again; or the job comes down, and its own error says
-                why
+                continue  # the census is busy or starts again; or the job ends, and its own error says why
             self._line.show(line(counts[0], self._tasks, *counts[1:], rate, there))
 
     def leave(self) -> None:
