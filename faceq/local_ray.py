@@ -39,8 +39,9 @@ fit in the object store come on top. Where they find no room, workers do not sta
 LEAST_BYTES = 1 << 20
 """Less room than that there, in the middle of a job: nothing starts any more."""
 
-FILES_AT_LEAST, FILES_PER_CPU = 512, 64
-"""Open files of one process: Ray's server processes have a handful for each worker process."""
+FILES_AT_LEAST, FILES_PER_CPU = 512, 24
+"""Open files of one process: of Ray's server processes, each has some five for every worker, of which there
+are four a CPU at most."""
 
 
 def cpus() -> int:

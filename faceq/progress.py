@@ -20,6 +20,9 @@ EVERY_S = 10
 
 _ON_TERMINAL_S = 1
 
+_LAST_WORDS_S = 2
+"""Seconds that the end of a job waits for what workers have told last."""
+
 
 @contextlib.contextmanager
 def watched(job: str, config: Config, census: Any, tasks: int) -> Iterator[None]:
@@ -67,20 +70,18 @@ class _Watch:
                         self._line.say(text)
                     if reason:
                         watchdog.stop(self._job, reason)
-            except ray.exceptions.GetTimeoutError:
-                continue
-            except (ray.exceptions.RayError, ray.exceptions.RaySystemError):
-                return  # the job is coming down; its own error says why
+            except ray.exceptions.RayError:
+                continue  # the census is busy or starts again; or the job ends, and its own error says why
             self._line.show(line(counts[0], self._tasks, *counts[1:], rate, there))
 
     def leave(self) -> None:
         """Say what workers have told last; take the line off the terminal."""
         with contextlib.suppress(ray.exceptions.RayError):
-            self._counts()
+            self._counts(_LAST_WORDS_S)
         self._line.clear()
 
-    def _counts(self) -> tuple[int, int, int, int]:
-        counts, said = ray.get(self._census.news.remote(self._heard), timeout=EVERY_S)
+    def _counts(self, timeout: float = EVERY_S) -> tuple[int, int, int, int]:
+        counts, said = ray.get(self._census.news.remote(self._heard), timeout=timeout)
         self._heard += len(said)
         for text in said:
             self._line.say(text)
