@@ -61,8 +61,8 @@ class Census:
     """Counts over all tasks of a job. `read` and `decoded` return the reason to stop, or None."""
 
     def __init__(self, shards: int, tasks: int, already_done: int = 0):
-        """`shards`, `tasks`: to be read; `already_done`: frames of the input that have a row and are not read
-        again."""
+        """`shards`: of the input; `tasks`: that read; `already_done`: frames of shards that no task reads,
+        since they have their rows."""
         self._tasks = tasks
         self._already_done = already_done
         self._birth = uuid.uuid4().hex

@@ -192,7 +192,7 @@ def _score(
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     options = {"num_cpus": 0, "scheduling_strategy": here, "max_restarts": -1, "max_task_retries": -1}
     census = Census.options(**options).remote(  # type: ignore[attr-defined]
-        len(rest.shards), len(groups), rest.already_done
+        len(shards), len(groups), rest.already_done
     )
     birth = ray.get(census.birth.remote())
     keeper = finished_shards.Keeper(

@@ -90,7 +90,7 @@ def test_the_latest_run_is_the_one_that_held_the_table_last_whatever_its_clock_s
         table.save(run)
         write(table, run_id, "scored", [1, sequence + 10])
     write(table, "0-compacted", "scored", [1, 20])
-    assert recover.prepare(table, set())[0].tolist() == [1, 11, 12, 20]
+    assert recover.prepare(table, set()).ids.tolist() == [1, 11, 12, 20]
     assert (1, "scored", OLD) in rows_of(table)
 
 
