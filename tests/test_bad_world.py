@@ -13,7 +13,7 @@ from bad_endpoints import ENDPOINTS, MISNAMED
 from conftest import PHOTOS
 from test_listing import as_nobody
 
-from faceq import cli
+from faceq import cli, pipeline  # noqa: F401 - it is imported before another user runs it
 from faceq.records import name_of
 
 ROOT = Path(__file__).parent.parent
