@@ -157,10 +157,11 @@ class Table:
                 return []
             if not self.files.isdir(self.path):
                 raise UsageError(f"{self.uri}: is a file: name a folder for the table")
+            there = [path.rsplit("/", 1)[1] for path in self.files.ls(self.path, detail=False)]
             runs = self.runs()
             if runs:
+                self._check_statuses(there)
                 return runs
-            there = (path.rsplit("/", 1)[1] for path in self.files.ls(self.path, detail=False))
             foreign = next((name for name in there if not _is_of_a_table(name)), None)
             rows = {path.rsplit("/", 1)[1].rsplit("-", 3)[0]: path for path in self.row_files()}
             settings = [self._footer(path) for path in rows.values()]
@@ -283,13 +284,17 @@ class Table:
         with self.reached():
             self.files.invalidate_cache()
             found = folders.inside(self.files, self.path, "status=*/*.parquet")
-        unknown = next((path for path in found if status_of(path) not in STATUSES), None)
-        if unknown is not None:
-            raise StorageError(
-                f"{self.uri}: status={status_of(unknown)} is no folder of a faceq table (there are "
-                f"{', '.join(f'status={status}' for status in STATUSES)}): move it to another place"
-            )
+        self._check_statuses(path.rsplit("/", 2)[1] for path in found)
         return found
+
+    def _check_statuses(self, folders_here: Iterable[str]) -> None:
+        """StorageError where one of the table's folders is of a status that there is not."""
+        for name in folders_here:
+            if name.startswith("status=") and not _is_of_a_table(name):
+                raise StorageError(
+                    f"{self.uri}: {name} is no folder of a faceq table (there are "
+                    f"{', '.join(f'status={status}' for status in STATUSES)}): move it to another place"
+                )
 
     def save(self, run: Run) -> None:
         """Write the run's record; readers see the old one or the new one, never a part.
