@@ -79,15 +79,16 @@ def _mask(text: str, secrets: list[str]) -> str:
 
 def clean(error: BaseException) -> None:
     """Mask the messages of an error that another library raised, and of those that led to it."""
-    seen: BaseException | None = error
-    while seen is not None:
-        seen.args = tuple(mask(each) if isinstance(each, str) else each for each in seen.args)
+    one: BaseException | None = error
+    done: list[BaseException] = []
+    while one is not None and not any(one is each for each in done):
+        done.append(one)
+        one.args = tuple(mask(each) if isinstance(each, str) else each for each in one.args)
         # botocore makes the message anew from these when an error goes to another process.
-        named = getattr(seen, "kwargs", None)
+        named = getattr(one, "kwargs", None)
         if isinstance(named, dict):
-            for key, value in named.items():
-                named[key] = mask(value) if isinstance(value, str) else value
-        seen = seen.__cause__ or seen.__context__
+            named.update((key, mask(value)) for key, value in list(named.items()) if isinstance(value, str))
+        one = one.__cause__ or one.__context__
 
 
 def holds_secret(uri: str) -> bool:
