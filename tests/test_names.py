@@ -45,7 +45,8 @@ def test_names_with_one_id_both_have_a_row(monkeypatch):
 def test_many_names_take_little_memory():
     code = (
         "import resource\nfrom faceq.sources.names import Names\n"
-        "names, peak = Names('x'), lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\nbefore = peak()\n"
+        "names = Names('x')\npeak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "before = peak()\n"
         "for i in range(100_000): names.unique(f'id-{i:012d}')\nprint(peak() - before)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -11,9 +11,9 @@ _SLOTS = 1 << 10
 class Names:
     """Names that were given to frames of a source. Repeated ones get #2, #3, …
 
-    A name is remembered by its frame id, eight bytes, and by how often it came, four bytes, in a hash table: ten
-    million names take some 200 MB (as strings in a dict, two gigabytes). Two different names with one frame id
-    count as a repeated name, so that the second one gets an id, and a row, of its own.
+    A name is remembered by its frame id, eight bytes, and by how often it came, four bytes, in a hash table:
+    ten million names take some 200 MB (as strings in a dict, two gigabytes). Two different names with one
+    frame id count as a repeated name, so that the second one gets an id, and a row, of its own.
     """
 
     def __init__(self, source: str):
