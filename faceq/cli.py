@@ -54,9 +54,7 @@ def _run(options: argparse.Namespace, ending: signals.Ending) -> int:
         if isinstance(error, OSError):  # of a part of the world that nobody has thought of
             _say(str(error))
             return 1
-        if isinstance(
-            error, Exception
-        ):  # faceq's own fault: Python would print the secrets in it
+        if isinstance(error, Exception):  # faceq's own fault: Python would print the secrets in it
             sys.stderr.write(mask(traceback.format_exc()))
             return 1
         raise

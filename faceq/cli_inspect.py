@@ -2,14 +2,16 @@
 
 import argparse
 import io
+import itertools
 import json
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 from faceq import config
 from faceq.cli_models import add_model_arguments, model_settings
 from faceq.errors import UsageError
-from faceq.storage import check_output, filesystem, is_remote, path_of, write_output
+from faceq.storage import absolute, check_output, filesystem, is_remote, path_of, write_output
 from faceq.visible import visible
 
 if TYPE_CHECKING:
@@ -26,6 +28,9 @@ _EXAMPLES = """examples:
 
 _PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 """Endings of annotated pictures, and Pillow's names of the formats."""
+
+_LONGEST_STEM = 200
+"""Bytes of a file's name without its ending; file systems allow 255 with it."""
 
 
 def add_inspect_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,6 +65,9 @@ def inspect(options: argparse.Namespace) -> int:
     if options.json:
         rows = [look.row for look in looks]
         print(json.dumps(rows if len(rows) > 1 else rows[0], indent=1))
+        for look, target in zip(looks, targets, strict=True):
+            if target is not None:
+                print(visible(f"{look.row['source']}: {target}"), file=sys.stderr)
         return 0
     for look, target in zip(looks, targets, strict=True):
         print(visible(look.row["source"]))
@@ -101,18 +109,44 @@ def _targets(out: str | None, sources: list[str], s3: config.S3) -> list[str | N
         if len(sources) > 1:
             raise UsageError(f"{out}: is one file for {len(sources)} pictures: name a folder")
         check_output(out, s3)
-        return [out]
+        return [_no_picture(out, sources)]
     filesystem(out, s3)  # says so of a place that is neither local nor on S3
     if ending and not os.path.isdir(path_of(out)):
         raise UsageError(f"{out}: an annotated picture ends in {', '.join(_PICTURES)}; a folder, in /")
     if not is_remote(out) and os.path.isfile(path_of(out)):
         raise UsageError(f"{out}: is a file: name a folder, or a picture that ends in {', '.join(_PICTURES)}")
-    names = [os.path.splitext(os.path.basename(source))[0] for source in sources]
-    # Of two pictures with one name the second would replace the first.
-    unique = [
-        f"{name}-{names[:i].count(name) + 1}" if name in names[:i] else name for i, name in enumerate(names)
-    ]
-    return [f"{out.rstrip('/')}/{name}.png" for name in unique]
+    return [_no_picture(f"{out.rstrip('/')}/{name}.png", sources) for name in _names(sources)]
+
+
+def _no_picture(target: str, sources: list[str]) -> str:
+    """The target; UsageError if it is one of the pictures: writing the look would destroy it."""
+    if _place(target) in map(_place, sources):
+        raise UsageError(f"{target}: is one of the pictures itself: name another file or folder for --out")
+    return target
+
+
+def _place(uri: str) -> str:
+    return absolute(uri) if is_remote(uri) else os.path.realpath(path_of(uri))
+
+
+def _names(sources: list[str]) -> list[str]:
+    """A name of its own for each look, the same for the same pictures in the same order.
+
+    The first picture of a name keeps it; the others get -2, -3, …, never the name of another picture. Names
+    that differ in case only count as one, as some file systems have it.
+    """
+    stems = [os.path.splitext(os.path.basename(source))[0] for source in sources]
+    # Room for the number and the ending, and for what is added while the file is being written.
+    stems = [stem.encode("utf-8", "replace")[:_LONGEST_STEM].decode("utf-8", "ignore") for stem in stems]
+    own = {stem.casefold() for stem in stems}
+    used: set[str] = set()
+    names = []
+    for stem in stems:
+        numbered = (f"{stem}-{number}" for number in itertools.count(2))
+        free = (name for name in numbered if name.casefold() not in own | used)
+        names.append(next(free) if stem.casefold() in used else stem)
+        used.add(names[-1].casefold())
+    return names
 
 
 def _save(picture: Any, target: str, s3: config.S3) -> None:

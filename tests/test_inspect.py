@@ -13,7 +13,7 @@ from conftest import BUCKET, PHOTOS
 from PIL import Image
 
 import faceq
-from faceq import cli, config, frames, inspect
+from faceq import cli, cli_inspect, config, frames, inspect
 
 LICENCE = Path(__file__).resolve().parents[1] / "LICENSE"
 PORTRAIT = PHOTOS / "Tom_Hanks_54745.png"
@@ -125,3 +125,40 @@ def test_a_mistake_is_one_line_told_before_a_model_is_loaded(arguments, said):
     message = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
     assert done.returncode == 2 and len(message) == 1 and said in message[0]
     assert "| torch\n" not in done.stderr
+
+
+def named(*paths: str) -> list[str]:
+    targets = cli_inspect._targets("looks/", [f"/in/{path}" for path in paths], config.S3())
+    return [target.removeprefix("looks/").removesuffix(".png") for target in targets]
+
+
+def test_pictures_whose_names_collide_have_looks_of_their_own():
+    assert named("a/x.jpg", "b/x.jpg", "x.png") == ["x", "x-2", "x-3"]
+    assert named("x.jpg", "x.png", "x-2.jpg", "x-2.png") == ["x", "x-3", "x-2", "x-2-2"]
+    assert named("x-2.jpg", "x.jpg", "x.png", "x-3.jpg") == ["x-2", "x", "x-4", "x-3"]
+    assert named("a/X.jpg", "b/x.jpg") == ["X", "x-2"]  # one file where case does not count
+    long = named(*(f"{i}/{'ü' * 125}{i}.jpg" for i in range(12)))
+    assert len(set(long)) == 12 and max(len(name.encode()) for name in long) < 210
+
+
+def test_colliding_pictures_are_all_written_and_named(tmp_path, capsys):
+    for place, side in (("a", 40), ("b", 60), ("c", 80)):
+        (tmp_path / place).mkdir()
+        Image.new("RGB", (side, 40), (side, 10, 10)).save(tmp_path / place / "x.png")
+    Image.new("RGB", (100, 40)).save(tmp_path / "c" / "x-2.png")
+    pictures = [str(tmp_path / place) for place in ("a", "b", "c")]
+    assert cli.main(["inspect", *pictures, "--out", str(tmp_path / "looks"), "--json"]) == 0
+    said = capsys.readouterr().err.splitlines()
+    assert len({Image.open(path).width for path in (tmp_path / "looks").iterdir()}) == len(said) == 4
+    written = [line.split(": ")[1] for line in said if "/looks/" in line]
+    assert sorted(written) == sorted(map(str, (tmp_path / "looks").iterdir()))
+
+
+@pytest.mark.parametrize("out", ["", "a.png", "link.png"])
+def test_a_look_never_replaces_the_picture_itself(tmp_path, out, capsys):
+    Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
+    (tmp_path / "link.png").symlink_to(tmp_path / "a.png")
+    before = (tmp_path / "a.png").read_bytes()
+    assert cli.main(["inspect", str(tmp_path / "a.png"), "--out", str(tmp_path / out)]) == 2
+    assert "is one of the pictures itself" in capsys.readouterr().err
+    assert (tmp_path / "a.png").read_bytes() == before

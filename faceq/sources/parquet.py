@@ -1,7 +1,6 @@
 """Parquet shards with a column of encoded pictures, as streams of frames."""
 
 import os
-from collections import Counter
 from collections.abc import Iterator
 from typing import Any, BinaryIO, cast
 
@@ -12,6 +11,7 @@ from faceq.frames import Frame
 from faceq.listing import Shard, printable
 from faceq.parquet import ParquetFile
 from faceq.sources import parquet_columns
+from faceq.sources.names import Names
 from faceq.sources.parquet_columns import KEY_COLUMNS, Content, content_of, could_hold_images, is_plain
 from faceq.sources.parquet_pages import LEVELS, FewerRowsError, GuardedFile
 from faceq.sources.reading import (
@@ -21,7 +21,6 @@ from faceq.sources.reading import (
     break_of,
     open_shard,
     too_long,
-    unique_name,
     unread,
 )
 from faceq.storage import READ_AHEAD, filesystem, is_remote, path_of
@@ -40,7 +39,7 @@ _KEYS_IN_MEMORY = 1024
 
 def read_parquet(shard: Shard, reading: Reading) -> Iterator[Frame]:
     """The frames of one shard, in its order."""
-    names: Counter[str] = Counter()
+    names = Names(shard.source)
     row = 0
     try:
         with open_shard(shard, reading) as stream:
@@ -62,7 +61,9 @@ def read_parquet(shard: Shard, reading: Reading) -> Iterator[Frame]:
                     content = content_of(value)
                     if not plain:
                         expansion.add(len(content.image or b""))
-                    member = unique_name(_member_name(row if name is None else name), names)
+                    member = _member_name(row if name is None else name)
+                    if key:  # numbers of rows do not repeat
+                        member = names.unique(member)
                     yield _parquet_frame(shard, content, member, reading)
                     row += 1
     except Exception as error:

@@ -1,7 +1,6 @@
 """What the readers of all kinds of sources share: what they are told, what they find, and how they fail."""
 
 import gzip
-import hashlib
 import io
 import json
 import os
@@ -27,8 +26,6 @@ EVERY_FRAME = Video()
 
 DEFLATE_RATIO = 1032
 """Bytes, at most, that gzip and ZIP can make of one."""
-
-_LONG_NAME = 1024
 
 
 @dataclass
@@ -170,17 +167,6 @@ def _kind_of_stream(stream: BinaryIO, shard: Shard) -> Kind | None:
             return "parquet"
         stream.seek(0)
     return kind_of_bytes(stream.read(ENOUGH))
-
-
-def unique_name(name: str, seen: Counter[str]) -> str:
-    """The name, or for a repeated one the name with #2, #3, …"""
-    while True:
-        # Kept until the source ends: in little room, however long they are.
-        key = name if len(name) <= _LONG_NAME else hashlib.blake2b(name.encode()).hexdigest()
-        seen[key] += 1
-        if seen[key] == 1:
-            return name
-        name = f"{name}#{seen[key]}"
 
 
 def break_of(shard: Shard, error: Exception, where: str, reading: Reading) -> Frame:

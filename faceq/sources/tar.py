@@ -5,13 +5,13 @@ import gzip
 import posixpath
 import tarfile
 import zlib
-from collections import Counter
 from collections.abc import Iterator
 from typing import BinaryIO, cast
 
 from faceq.frames import Frame
 from faceq.listing import Shard, kind_of, printable
 from faceq.sources.magic import foreign
+from faceq.sources.names import Names
 from faceq.sources.reading import (
     Expansion,
     Reading,
@@ -19,7 +19,6 @@ from faceq.sources.reading import (
     break_of,
     open_shard,
     too_long,
-    unique_name,
 )
 from faceq.sources.sniff import ENOUGH, kind_of_bytes
 from faceq.sources.tar_archive import Archive, Member
@@ -30,7 +29,7 @@ _GZIP = b"\x1f\x8b"
 
 def read_tar(shard: Shard, reading: Reading) -> Iterator[Frame]:
     """The frames of one shard, in its order."""
-    names: Counter[str] = Counter()
+    names = Names(shard.source)
     offset = 0
     packed = False
     try:
@@ -71,7 +70,7 @@ def _tar_frame(
     shard: Shard,
     archive: Archive,
     member: Member,
-    names: Counter[str],
+    names: Names,
     expansion: Expansion,
     reading: Reading,
 ) -> Frame | None:
@@ -81,7 +80,7 @@ def _tar_frame(
     if not _is_picture(archive, member, reading):
         reading.findings.pass_over(member.name)
         return None
-    name = unique_name(printable(member.name), names)
+    name = names.unique(printable(member.name))
     if frame_id(shard.source, name, 0) in reading.done:
         return Frame(shard.source, name, 0, None, done=True)
     if member.no_file:

@@ -1,0 +1,58 @@
+"""Names of the frames of one source, each given once, for sources with millions of frames."""
+
+from array import array
+
+from faceq.table import frame_id
+
+_SLOTS = 1 << 10
+"""Of a new table; a power of two."""
+
+
+class Names:
+    """Names that were given to frames of a source. Repeated ones get #2, #3, …
+
+    A name is remembered by its frame id, eight bytes, and by how often it came, four bytes, in a hash table:
+    ten million names take some 200 MB (as strings in a dict, two gigabytes). Two different names with one
+    frame id count as a repeated name, so that the second one gets an id, and a row, of its own.
+    """
+
+    def __init__(self, source: str):
+        self._source = source
+        self._used = 0
+        self._allocate(_SLOTS)
+
+    def unique(self, name: str) -> str:
+        """The name, or for a repeated one the name with #2, #3, …"""
+        count = self._count(name)
+        return name if count == 1 else self.unique(f"{name}#{count}")
+
+    def _count(self, name: str) -> int:
+        """How often the name has come, with this time."""
+        key = frame_id(self._source, name, 0) or 1  # 0 is a free slot
+        slot = self._slot(key)
+        if not self._keys[slot]:
+            if 3 * self._used >= 2 * len(self._keys):
+                self._grow()
+                slot = self._slot(key)
+            self._keys[slot] = key
+            self._used += 1
+        self._counts[slot] += 1
+        return self._counts[slot]
+
+    def _slot(self, key: int) -> int:
+        keys, last = self._keys, len(self._keys) - 1
+        slot = key & last
+        while keys[slot] and keys[slot] != key:
+            slot = (slot + 1) & last
+        return slot
+
+    def _allocate(self, slots: int) -> None:
+        self._keys, self._counts = array("q", bytes(8 * slots)), array("I", bytes(4 * slots))
+
+    def _grow(self) -> None:
+        keys, counts = self._keys, self._counts
+        self._allocate(2 * len(keys))
+        for key, count in zip(keys, counts, strict=True):
+            if key:
+                slot = self._slot(key)
+                self._keys[slot], self._counts[slot] = key, count
