@@ -15,7 +15,7 @@ from faceq.census import Census
 pytestmark = pytest.mark.timeout(3600)
 TASKS = 10_000
 ACTORS = 1_000
-CALLERS, BATCHES = 3, 10_000
+CALLERS, BATCHES = 3, 4_000
 
 
 @ray.remote(num_cpus=0.5)
@@ -41,9 +41,10 @@ def test_calls_of_a_thousand_actors_are_answered_and_leave_nothing(local_ray):
     workers = psutil.Process().children(recursive=True)
     (actor,) = [worker for worker in workers if worker.cmdline()[:1] and "ray::Census" in worker.cmdline()[0]]
     calls = 4 * CALLERS * BATCHES
+    ray.get([call.remote(census, caller) for caller in range(CALLERS)])  # every task has its entries then
     started, cpu = time.monotonic(), sum(actor.cpu_times()[:2])
     memory = actor.memory_info().rss
-    running = [call.remote(census, caller) for caller in range(CALLERS)]
+    running = [call.remote(census, caller) for caller in range(CALLERS, 2 * CALLERS)]
     waits = []
     while running:
         asked = time.monotonic()
@@ -56,6 +57,6 @@ def test_calls_of_a_thousand_actors_are_answered_and_leave_nothing(local_ray):
     print(f"\n{calls:,} calls: {calls / seconds:,.0f} a second, {cpu / calls * 1e6:.0f} us of CPU each")
     print(f"readers wait {sorted(waits)[len(waits) // 2]:.3f} s, {max(waits):.3f} s at most")
     print(f"{grown / 1e6:.1f} MB more")
-    assert ray.get(census.progress.remote())[3] == 32 * CALLERS * BATCHES
+    assert ray.get(census.progress.remote())[3] == 2 * 32 * CALLERS * BATCHES
     assert calls / cpu > 2000
-    assert grown < 32e6
+    assert grown < 32e6  # what Ray itself keeps of calls comes to an end at some 20 MB
