@@ -17,6 +17,7 @@ from faceq.errors import StorageError, UsageError
 from faceq.listing import Shard, group, kind_of, list_shards, printable, recorded
 from faceq.runs import Table
 from faceq.sources import read_shards
+from faceq.storage import storage_errors
 
 
 def test_folders_are_searched_and_other_files_passed_over(tmp_path):
@@ -98,6 +99,7 @@ def as_nobody() -> Iterator[None]:
     if os.geteuid() != 0:
         yield
         return
+    storage_errors()  # imported now: another user may not read this Python's files
     os.seteuid(NOBODY)
     try:
         yield
