@@ -196,6 +196,10 @@ class Census:
         """Another one after the actor's process has died: then its counts are only of the time since."""
         return self._birth
 
+    def stop(self, reason: str) -> None:
+        """From now on every task of the job is told to stop, for this reason."""
+        self._outage = reason
+
     def outage(self) -> str | None:
         """The reason to stop, if there was one."""
         return self._outage

@@ -1,134 +1,215 @@
-"""One job at a time on a table: a job's record in the table is its claim, and its sign of life.
+"""One job at a time on a table: a job's record in the table is its lock, kept alive by a heartbeat.
 
 A job writes its record, then looks at the others. Storage gives no lock that works everywhere, but what
 was written is seen by whoever looks later; so of two jobs that start at once at least one sees the other,
-and the rules in `_settle` let one go on. While it runs, a job writes its record again and again; a record
-that has not been written for DEAD_AFTER_S is a dead job's. Ages are differences between two times that
-the storage itself gave, so that clocks of machines need not agree.
+and the rules in `_settle` let one go on. While it runs, a job writes its heartbeat every BEAT_S seconds and
+looks whether the table is still its own; a job whose heartbeat is DEAD_AFTER_S old counts as dead. Ages are
+differences between two times that the storage itself gave, so that clocks of machines need not agree.
 """
 
 import contextlib
+import hashlib
 import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from faceq import streams
+from faceq import heartbeats
 from faceq.errors import FaceqError, JobError, UsageError
+from faceq.heartbeats import Seen
 from faceq.runs import Run, Table
+from faceq.streams import say
 
 BEAT_S = 10
 DEAD_AFTER_S = 60
 _LOOK_AGAIN_S = 0.5
 
 
-@contextlib.contextmanager
-def held(table: Table, run: Run) -> Iterator[None]:
-    """The table is this run's, until the end of the block.
+class Lock:
+    """A table that a run holds.
 
-    Raises:
-        UsageError: another job is writing into the table; says which, and when it was last seen.
-        JobError: what a UsageError said inside the block: the table could be used when it began.
+    lost: why the table is no longer this run's; None while it is, as far as known. begun: see `begin`.
+    may_write: whether workers of the run may be writing rows, or may have been when the run failed: then its
+    record stays, since a row file must not be left without one.
     """
-    table.save(replace(run, state="claiming"))
-    try:
-        _settle(table, run)
-        run.predecessors = frozenset(other["run_id"] for other in _holders(table, run))
-        run.state = "running"
-        table.save(run)
-    except BaseException:
-        with contextlib.suppress(FaceqError):
-            table.forget(run)
-        raise
-    stop = threading.Event()
-    beating = threading.Thread(target=_beat, args=(table, run, stop), daemon=True)
-    beating.start()
-    try:
+
+    def __init__(self, table: Table, run: Run, known: set[str]):
+        """`known`: ids of the runs that had held the table when this one got it."""
+        self.lost: str | None = None
+        self.may_write = False
+        self.begun = False
+        self._table, self._run, self._known = table, run, known
+        self._tell: Callable[[str], object] | None = None
+        self._stop = threading.Event()
+        self._beating = threading.Thread(target=self._beat, daemon=True)
+        self._beating.start()
+
+    def begin(self) -> None:
+        """Record the run as it is: the job is sure to run. Whatever fails from here on is a failed job."""
+        self._table.save(self._run)
+        self.begun = True
+
+    def check(self) -> None:
+        """JobError if the table is no longer this run's: another job has begun to write here, also one that
+        is through with it, or the record was deleted."""
+        self._look()
+        if self.lost is not None:
+            raise JobError(self.lost)
+
+    @contextlib.contextmanager
+    def telling(self, tell: Callable[[str], object]) -> Iterator[None]:
+        """In the block `tell` is called with the reason once the table is lost: from the heartbeat's thread,
+        at every beat."""
+        self._tell = tell
         try:
             yield
-        except BaseException:
-            # What went wrong is the news, not that the storage, for the same reason, takes no record of it.
-            with contextlib.suppress(FaceqError):
-                _end(table, run, stop, beating)
-            raise
-        _end(table, run, stop, beating)
-    except UsageError as error:
-        raise JobError(str(error)) from error
+        finally:
+            self._tell = None
+
+    def end(self) -> None:
+        """Free the table at once: the next job need not wait for the heartbeat to grow old."""
+        self._stop.set()
+        self._beating.join()
+        self._run.state = "ended"
+        if self._run.finished or self.may_write or self._table.files_of(self._run.run_id):
+            # A record that another job has deleted would come back into a table that is not this run's.
+            if self.lost is None or self._table.run(self._run.run_id) is not None:
+                self._table.save(self._run)
+            heartbeats.stop(self._table, self._run.run_id)
+        else:
+            _forget(self._table, self._run)  # it wrote nothing
+
+    def _beat(self) -> None:
+        while not self._stop.wait(BEAT_S):
+            try:
+                self._look()
+                if self.lost is None:
+                    heartbeats.beat(self._table, self._run.run_id)
+                elif (tell := self._tell) is not None:
+                    tell(self.lost)  # each time: who was told may have died since
+            except Exception as error:  # storage that fails now, in whatever way, may answer the next time
+                say(f"the heartbeat could not be written: {error}")
+
+    def _look(self) -> None:
+        if self.lost is not None:
+            return
+        seen = heartbeats.look(self._table)
+        for run_id in sorted(seen.keys() - self._known - {self._run.run_id}):
+            other = self._table.run(run_id) or {}
+            if other.get("state") in ("running", "ended"):
+                self.lost = (
+                    f"{self._table.uri}: {run_id} took this job for dead and has written here since, because "
+                    f"this job had no heartbeat for {DEAD_AFTER_S} s: run the command again to continue with "
+                    "what is there"
+                )
+                return
+        mine = seen.get(self._run.run_id, Seen())
+        if mine.record is None or mine.heartbeat is None:
+            self.lost = (
+                f"{self._table.uri}: this job's record or heartbeat in _faceq was deleted: is the table "
+                "being removed? If not, run the command again to continue with what is there"
+            )
 
 
-def _end(table: Table, run: Run, stop: threading.Event, beating: threading.Thread) -> None:
-    """Free the table at once: the next job need not wait for the sign of life to grow old."""
-    stop.set()
-    beating.join()
-    run.state = "ended"
-    if run.finished or table.files_of(run.run_id):
-        table.save(run)
-    else:
-        table.forget(run)  # it wrote nothing, and should not tie the table to its settings
+@contextlib.contextmanager
+def held(table: Table, run: Run, overwrite: bool = False) -> Iterator[Lock]:
+    """The table is this run's, until the end of the block.
+
+    Args:
+        table: where the run writes.
+        run: its record; gets its `sequence` and `state` here.
+        overwrite: the run replaces the table, so that it may have been made with other settings.
+
+    Raises:
+        UsageError: another job is writing into the table (says which), or has made it with other settings
+            since it was checked.
+        JobError: what a UsageError said after `Lock.begin`: the table could be used when the job began.
+    """
+    try:
+        lock = _lock(table, run, overwrite)
+    except BaseException:
+        with contextlib.suppress(FaceqError):
+            _forget(table, run)
+        raise
+    try:
+        yield lock
+        lock.end()
+    except BaseException as error:
+        # What went wrong is the news, not that the storage, for the same reason, takes no record of it.
+        with contextlib.suppress(FaceqError):
+            lock.end()
+        if isinstance(error, UsageError) and lock.begun:
+            raise JobError(str(error)) from error
+        raise
 
 
-def check_still_held(table: Table, run: Run) -> None:
-    """JobError if another job has begun to write here, also one that is through with it: this one was taken
-    for dead, and may not go on."""
-    others = [other for other in _holders(table, run) if other["run_id"] not in run.predecessors]
-    if others:
-        raise JobError(
-            f"{table.uri}: {others[0]['run_id']} took this job for dead and has written here since: this job "
-            f"gave no sign of life for {DEAD_AFTER_S} s: start it again, and it goes on with what is there"
-        )
+def _lock(table: Table, run: Run, overwrite: bool) -> Lock:
+    # The heartbeat first: a record without one is an old version's, or one that has ended.
+    heartbeats.beat(table, run.run_id)
+    table.save(replace(run, state="claiming"))
+    dead = _settle(table, run)
+    others = [other for other in table.runs() if other["run_id"] != run.run_id]
+    table.check(None if overwrite else run.record)
+    run.sequence = 1 + max((other.get("sequence", 0) for other in others), default=0)
+    run.state = "running"
+    table.save(run)
+    for run_id in dead:
+        heartbeats.stop(table, run_id)
+    return Lock(table, run, {o["run_id"] for o in others if o.get("state") in ("running", "ended")})
 
 
-def _holders(table: Table, mine: Run) -> list[dict[str, Any]]:
-    """Records of other runs that hold the table or have held it."""
-    held_it = [other for other in table.runs() if other.get("state") in ("running", "ended")]
-    return [other for other in held_it if other["run_id"] != mine.run_id]
+def _forget(table: Table, run: Run) -> None:
+    """Take a run back that has written nothing, so that it does not tie the table to its settings."""
+    heartbeats.stop(table, run.run_id)
+    table.forget(run)
 
 
-def _settle(table: Table, mine: Run) -> None:
-    """Return when no other job lives here, nor is about to; of two at once the first by id stays."""
+def _settle(table: Table, mine: Run) -> list[str]:
+    """Return when no other job lives here, nor is about to; of two at once the first by id stays.
+
+    Returns:
+        The dead runs that have left a heartbeat.
+    """
     while True:
         waiting = False
-        for other in _alive(table, mine):
+        seen = heartbeats.look(table)
+        for other in _alive(table, mine, seen):
             if other["state"] == "running" or other["run_id"] < mine.run_id:
                 raise UsageError(
                     f"{table.uri}: another job is writing here: {other['run_id']} on "
                     f"{other['owner']['host']}, process {other['owner']['pid']}: wait for its end; if it "
-                    f"is dead, its claim ends {DEAD_AFTER_S} s after its last sign of life"
+                    f"is dead, its lock ends {DEAD_AFTER_S} s after its last heartbeat"
                 )
             waiting = True  # it sees this run's claim, or has seen none and says so in a moment
         if not waiting:
-            return
+            return [run_id for run_id, at in seen.items() if at.heartbeat and run_id != mine.run_id]
         time.sleep(_LOOK_AGAIN_S)
-        table.save(replace(mine, state="claiming"))
+        heartbeats.beat(table, mine.run_id)
 
 
-def _alive(table: Table, mine: Run) -> list[dict[str, Any]]:
+def _alive(table: Table, mine: Run, seen: dict[str, Seen]) -> list[dict[str, Any]]:
     """Records of other runs that claim the table or write into it, and may be alive."""
-    now = table.written(mine.run_id)
-    if now is None:
+    here = seen.get(mine.run_id, Seen())
+    if here.record is None or here.heartbeat is None:
         raise UsageError(f"{table.uri}: this job's record in _faceq was deleted: is the table being removed?")
     found = []
-    for other in table.runs():
-        if other["run_id"] == mine.run_id or other.get("state") not in ("claiming", "running"):
+    for run_id, other in sorted(seen.items()):
+        if run_id == mine.run_id or other.record is None:
             continue
-        alive = _lives_here(other["owner"])
-        if alive is None:
-            written = table.written(other["run_id"])
-            alive = written is not None and (now - written).total_seconds() < DEAD_AFTER_S
-        if alive:
-            found.append(other)
+        last = other.record if other.heartbeat is None else other.heartbeat
+        fresh = here.heartbeat - last < DEAD_AFTER_S
+        if other.heartbeat is None and not fresh:
+            continue  # it has ended
+        record = table.run(run_id) or {}
+        if record.get("state") in ("claiming", "running"):
+            alive = _lives_here(record["owner"])
+            if fresh if alive is None else alive:
+                found.append(record)
     return found
-
-
-def _beat(table: Table, run: Run, stop: threading.Event) -> None:
-    while not stop.wait(BEAT_S):
-        try:
-            table.save(run)
-        except Exception as error:  # storage that fails now, in whatever way, may answer the next time
-            streams.say(f"faceq: no sign of life could be written: {error}")
 
 
 def owner() -> dict[str, Any]:
@@ -138,12 +219,32 @@ def owner() -> dict[str, Any]:
 
 
 def _machine() -> str:
-    """This boot of this machine, and the container in it: where the same pid is the same process."""
+    """A digest of this boot of this machine and the container in it: where the same pid is the same process.
+
+    Of more than the boot id, which machines share that were restored from one snapshot. Empty where it cannot
+    be told: age alone decides.
+    """
     try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            return f"{file.read().strip()} {os.readlink('/proc/self/ns/pid')}"
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
+        container = os.readlink("/proc/self/ns/pid")
     except OSError:
-        return ""  # not Linux: age alone decides
+        return ""  # not Linux
+    parts = [boot, container, socket.gethostname(), _first_line("/etc/machine-id"), *_hardware_addresses()]
+    return hashlib.blake2b("\n".join(parts).encode(), digest_size=16).hexdigest()
+
+
+def _hardware_addresses() -> list[str]:
+    """MAC addresses of the network cards, not of interfaces that come and go with containers."""
+    cards = Path("/sys/class/net").glob("*/device")
+    return sorted(_first_line(str(card.parent / "address")) for card in cards)
+
+
+def _first_line(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.readline().strip()
+    except OSError:
+        return ""
 
 
 def _began(pid: int) -> str | None:

@@ -1,12 +1,14 @@
 """The command line: what all commands share, and `faceq score` and `faceq models`."""
 
 import argparse
+import contextlib
 import math
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from faceq import __version__, config, plan, streams
+from faceq import __version__, config, plan, signals, streams
 from faceq.cli_evaluate import add_evaluate_arguments
 from faceq.cli_inspect import add_inspect_arguments
 from faceq.cli_models import add_model_arguments, add_models_arguments, model_settings
@@ -17,28 +19,40 @@ from faceq.visible import visible
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
-    streams.prepare()
+    """Run one command; returns the exit status: 0 done, 1 failed, 2 wrong usage; 130, 143 or 129 where
+    Ctrl-C, SIGTERM or SIGHUP has ended it."""
+    with streams.guarded() as output, signals.raised() as ending:
+        try:
+            options = _options(arguments)
+            output.only_prints = options.only_prints(options)
+            return _run(options, ending)
+        except streams.ReaderGone:
+            return 0  # `| head` has seen enough
+        except FaceqError as error:  # of the output of --help
+            _say(str(error))
+            return error.exit_status
+        except signals.Interrupted:
+            return ending.status
+
+
+def _run(options: argparse.Namespace, ending: signals.Ending) -> int:
+    run: Callable[[argparse.Namespace], int] = options.run
     try:
-        options = _options(arguments)
-        run: Callable[[argparse.Namespace], int] = options.run
         status = run(options)
         sys.stdout.flush()
         return status
-    except FaceqError as error:
-        _say(str(error))
-        return error.exit_status
-    except KeyboardInterrupt:
-        _say(f"interrupted{options.on_interrupt(options)}")
-        return 130
-    except BrokenPipeError:
-        # `| head` has seen enough. Python would complain again when it flushes at its end.
-        streams.drop(sys.stdout)
-        return 0
-    except OSError as error:
-        where = "standard output cannot be written: " if streams.output_fails() else ""
-        _say(f"{where}{error.strerror if where and error.strerror else error}")
-        return 1
+    except BaseException as error:
+        if ending.received is not None:  # whatever its consequences looked like
+            name = "Ctrl-C" if ending.received == signal.SIGINT else ending.received.name
+            _say(f"stopped by {name}{options.on_interrupt(options)}")
+            return ending.status
+        if isinstance(error, FaceqError):
+            _say(str(error))
+            return error.exit_status
+        if isinstance(error, OSError):  # of a part of the world that nobody has thought of
+            _say(str(error))
+            return 1
+        raise
 
 
 _EXAMPLES = """a first look:
@@ -53,12 +67,13 @@ _EXAMPLES = """a first look:
 
 def _say(reason: str) -> None:
     """Why it ends, as the last line of a log that both streams go to."""
-    streams.output_fails()
-    streams.say(f"faceq: {reason}")
+    with contextlib.suppress(FaceqError, streams.ReaderGone):  # that it cannot be written either
+        sys.stdout.flush()
+    streams.say(reason)
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser that shows what it was given as text: a shell may have made it of names of files."""
+    """A parser that escapes what it was given: a shell may have made arguments of names of files."""
 
     def error(self, message: str) -> NoReturn:
         super().error(visible(message))
@@ -76,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     as_written = argparse.RawDescriptionHelpFormatter
     what = "Score face images at scale: can the face be recognised, does it look good?"
     parser = _Parser("faceq", description=what, epilog=_EXAMPLES, formatter_class=as_written)
-    parser.set_defaults(on_interrupt=lambda options: "")
+    parser.set_defaults(on_interrupt=lambda options: "", only_prints=lambda options: False)
     parser.add_argument("--version", action="version", version=f"faceq {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     add_score_arguments(commands.add_parser("score", help="score frames and write the result table"))
@@ -152,8 +167,8 @@ def score(options: argparse.Namespace) -> int:
 
 
 def _how_to_go_on(options: argparse.Namespace) -> str:
-    again = "the same command without --overwrite" if options.overwrite else "the same command"
-    return f"; {again} goes on where it stopped"
+    without = " without --overwrite" if options.overwrite else ""
+    return f": run the same command{without} again to continue where it stopped"
 
 
 _COMPACT = """Writes the table of a finished job again, as few large files, sorted by score inside each
@@ -204,7 +219,7 @@ def _add_plan_arguments(parser: argparse.ArgumentParser) -> None:
     add("--gpu", required=True, metavar="TYPE", help=what)
     add("--price-per-hour", type=_price, metavar="X", help="of one machine, in any currency")
     add("--preset", choices=plan.COSTS, default="embedded", help="set of models (embedded)")
-    parser.set_defaults(run=run_plan)
+    parser.set_defaults(run=run_plan, only_prints=lambda options: True)
 
 
 def _price(text: str) -> float:

@@ -29,7 +29,7 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     edc.add_argument("identities", metavar="identities.csv", help=_IDENTITIES)
     add_accept(edc)
     _add_outputs(edc, "draw the curves")
-    edc.set_defaults(run=evaluate_edc)
+    edc.set_defaults(run=evaluate_edc, only_prints=_only_prints)
     iqa = actions.add_parser(
         "iqa",
         help="agreement of the quality score with people's ratings of whole pictures",
@@ -41,7 +41,7 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     iqa.add_argument("--model", choices=IQA_MODELS, default=IQA_MODELS[0], help=f"default: {IQA_MODELS[0]}")
     add_accept(iqa)
     _add_outputs(iqa, "draw scores and ratings")
-    iqa.set_defaults(run=evaluate_iqa)
+    iqa.set_defaults(run=evaluate_iqa, only_prints=_only_prints)
     calibrate = actions.add_parser(
         "calibrate",
         help="fit the scale of serfiq to a table, so that 0.5 discards the share that you ask for",
@@ -53,13 +53,17 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
         "--discard", type=float, default=0.05, metavar="SHARE", help="share of faces below 0.5 (0.05)"
     )
     _add_config(calibrate)
-    calibrate.set_defaults(run=evaluate_calibrate)
+    calibrate.set_defaults(run=evaluate_calibrate, only_prints=lambda options: True)
 
 
 def _add_outputs(parser: argparse.ArgumentParser, plot: str) -> None:
     parser.add_argument("--json", metavar="F", help="write the figures as JSON")
     parser.add_argument("--plot", metavar="F.png", help=plot)
     _add_config(parser)
+
+
+def _only_prints(options: argparse.Namespace) -> bool:
+    return not (options.json or options.plot)
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:

@@ -47,7 +47,7 @@ def add_inspect_arguments(parser: argparse.ArgumentParser) -> None:
     add("--json", action="store_true", help="print the rows of the table as JSON")
     add("--config", metavar="job.yaml", help="settings in YAML; what the command line says goes before it")
     add_model_arguments(parser)
-    parser.set_defaults(run=inspect)
+    parser.set_defaults(run=inspect, only_prints=lambda options: options.out is None)
 
 
 def inspect(options: argparse.Namespace) -> int:

@@ -71,7 +71,8 @@ def add_models_arguments(parser: argparse.ArgumentParser) -> None:
             command.add_argument("--to", metavar="URI", help="copy them there, too: a folder or s3:// prefix")
             command.add_argument("--config", metavar="job.yaml", help="settings: mirrors, where S3 is")
             add_accept(command)
-        command.set_defaults(run=action)
+        # `verify` is asked for its exit status, too.
+        command.set_defaults(run=action, only_prints=lambda options: options.run is list_models)
 
 
 def list_models(options: argparse.Namespace) -> int:

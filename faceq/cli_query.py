@@ -53,7 +53,7 @@ def add_query_arguments(parser: argparse.ArgumentParser) -> None:
     what = "write the frames themselves, with their rows, as WebDataset tars into a folder"
     output.add_argument("--export-shards", metavar="DIR", help=what)
     add("--config", metavar="job.yaml", help="the job's settings: where its S3 is")
-    parser.set_defaults(run=query, on_interrupt=_how_to_go_on)
+    parser.set_defaults(run=query, on_interrupt=_how_to_go_on, only_prints=_only_prints)
 
 
 def positive(text: str) -> int:
@@ -95,7 +95,11 @@ def query(options: argparse.Namespace) -> int:
 
 
 def _how_to_go_on(options: argparse.Namespace) -> str:
-    return "; the same command goes on where it stopped" if options.export_shards else ""
+    return ": run the same command again to continue where it stopped" if options.export_shards else ""
+
+
+def _only_prints(options: argparse.Namespace) -> bool:
+    return not (options.export or options.export_shards)
 
 
 def _export_shards(rows: Any, options: argparse.Namespace, s3: config.S3) -> int:
@@ -111,7 +115,7 @@ def _export_shards(rows: Any, options: argparse.Namespace, s3: config.S3) -> int
     print(f"{done.written:,} frames in {visible(options.export_shards)}", end="")
     print(f", {done.already:,} were there before" if done.already else "")
     if done.lost:
-        streams.say(f"faceq: {done.lost:,} frames could not be read, the first: {done.reason}")
+        streams.say(f"{done.lost:,} frames could not be read, the first: {done.reason}")
     return 1 if done.lost else 0
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import ray
 from ray.data import ActorPoolStrategy
 
-from faceq import device
+from faceq import device, signals
 from faceq.census import DEATHS_OF_A_KILLER
 from faceq.config import Config, Stage
 from faceq.errors import UsageError
@@ -34,8 +34,9 @@ def ray_for(config: Config) -> Iterator[Config]:
     if ray.is_initialized():
         yield config
         return
-    start_ray(config)
     try:
+        with signals.kept_from_ray():
+            start_ray(config)
         # Of a cluster's cards the driver knows neither what runs on them, nor which are still to come.
         if not os.environ.get("RAY_ADDRESS"):
             config = settled(config)

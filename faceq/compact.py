@@ -6,6 +6,7 @@ the footer tells the range of each row group, a condition on it skips most of th
 """
 
 import itertools
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -31,8 +32,11 @@ SORTED_BY = [("dbcnn", "descending"), ("serfiq", "descending"), ("frame_id", "as
 _ORDER = ", ".join(f"{name} {direction.removesuffix('ending')} NULLS LAST" for name, direction in SORTED_BY)
 
 _NAME = "0-compacted-{:06d}.parquet"
-"""File names. Those of a job begin with its run id, a time: of two rows of one frame the later run's wins
-(`faceq.recover`), so these sort before any."""
+"""File names. Those of a job begin with its run id: of two rows of one frame the later run's stays, and one
+in a file of no run goes (`faceq.recover`)."""
+
+
+_OWN = re.compile(r"0-compacted-\d{6}\.parquet")
 
 
 def compact(source: str, target: str, s3: S3) -> tuple[int, int, int]:
@@ -43,7 +47,7 @@ def compact(source: str, target: str, s3: S3) -> tuple[int, int, int]:
 
     Args:
         source: folder or `s3://` prefix of the table; it stays as it is.
-        target: where the new one goes; nothing may be there yet.
+        target: where the new one goes; nothing may be there yet but what a compaction that was stopped left.
         s3: settings of the file system.
 
     Returns:
@@ -51,6 +55,7 @@ def compact(source: str, target: str, s3: S3) -> tuple[int, int, int]:
 
     Raises:
         UsageError: there is no table, its job has not finished, or the target is not empty.
+        StorageError: a record of the table is damaged, or a disk or a store is full or fails.
         JobError: the table changed meanwhile.
     """
     old, new = Table(source, s3), Table(target, s3)
@@ -59,12 +64,8 @@ def compact(source: str, target: str, s3: S3) -> tuple[int, int, int]:
         raise UsageError(f"{old.uri}: there is no faceq table here")
     if f"{new.uri}/".startswith(f"{old.uri}/") or f"{old.uri}/".startswith(f"{new.uri}/"):
         raise UsageError(f"{new.uri}: is the table itself or lies in it: name another folder for --out")
-    if not new.empty():
-        raise UsageError(
-            f"{new.uri}: is not empty: name another folder for --out, or delete what is there, if a "
-            "compaction that was stopped left it"
-        )
     _check_finished(old, runs)
+    _make_room(new)
     before = old.row_files()
     columns = schema_with(_footer(runs))
     with new.reached(), Rows(source, s3, **SORT) as there:
@@ -77,6 +78,18 @@ def compact(source: str, target: str, s3: S3) -> tuple[int, int, int]:
     for run in runs:
         new.put_record(run)
     return rows, len(before), sum(count for _, count in files)
+
+
+def _make_room(new: Table) -> None:
+    """Delete what a compaction that was stopped left; UsageError where anything else lies there."""
+    left = (
+        [path for path in new.row_files() if _OWN.fullmatch(path.rsplit("/", 1)[1])] if new.is_dir() else []
+    )
+    if new.exists() or not new.empty(but_for=left):
+        raise UsageError(f"{new.uri}: is not empty: name another folder for --out")
+    with new.reached():
+        for path in left:
+            new.files.rm_file(path)
 
 
 def _check_finished(table: Table, runs: list[dict[str, Any]]) -> None:

@@ -63,7 +63,7 @@ def say_if_unused() -> None:
 
 
 def say_unused(reason: str) -> None:
-    streams.say(f"faceq: this machine has a GPU, but models run on the CPU: {reason}")
+    streams.say(f"this machine has a GPU, but models run on the CPU: {reason}")
 
 
 def _wrong_runtime(installed: set[str]) -> str:

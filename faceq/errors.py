@@ -28,7 +28,7 @@ class JobError(FaceqError, RuntimeError):
 
 
 class StorageError(JobError):
-    """A disk or a store fails: it is full or down, denies access, or a file on it is damaged: exit status 1."""
+    """A disk or a store fails: it is full or down, denies access, or a file is damaged: exit status 1."""
 
 
 class UnreadableError(ValueError):

@@ -15,9 +15,10 @@ import fsspec
 
 from faceq import manifest
 from faceq.config import S3
-from faceq.errors import FaceqError, StorageError, UsageError
+from faceq.errors import FaceqError, UsageError
 from faceq.faults import failure, fault_of, in_words
 from faceq.folders import MAGIC, Bucket, Disk, Files, Place, UnlistedError, glob
+from faceq.overlaps import listed_twice, outside_of, tables_among
 from faceq.storage import absolute, filesystem, is_remote, path_of, storage_errors
 
 PICTURE_ENDINGS = (
@@ -66,6 +67,7 @@ def list_shards(
     manifests: Iterable[str] = (),
     any_name: bool = False,
     passed_over: set[str] | None = None,
+    notes: list[str] | None = None,
 ) -> list[Shard]:
     """All shards that the inputs name, each once, sorted by name.
 
@@ -77,14 +79,24 @@ def list_shards(
             over: what has no known ending is taken for a picture.
         any_name: files without a known ending are shards, too, not `known` if they lie in a folder.
         passed_over: takes the names of files that are passed over for their endings.
+        notes: takes what a person should know of the inputs though nothing is broken: a result table in a
+            folder, which is passed over, and folders that links make two of.
 
     Raises:
         UsageError: an input that is not there, or holds no frames.
         StorageError: one that cannot be listed whole.
     """
     shards: dict[str, Shard] = {}
+    said: list[str] = []
     for uri in inputs:
         found, others = _list_input(uri, s3, any_name)
+        tables = tables_among([*others, *(shard.source for shard in found)])
+        left = outside_of((shard.source for shard in found), tables)
+        found = [shard for shard in found if shard.source in left]
+        others = sorted(outside_of(others, tables))
+        said += [f"{table}: is a faceq result table: no part of it is read as frames" for table in tables]
+        if not found and tables:
+            raise UsageError(f"{uri}: no frames here but those of a faceq result table: {tables[0]}")
         if not found:
             raise UsageError(
                 f"{uri}: no frames here{_counted(others)}: looked for pictures "
@@ -102,6 +114,10 @@ def list_shards(
             shards[shard.source] = shard
     if not shards:
         raise UsageError("no input given: name at least one file, folder, glob or manifest")
+    if notes is not None:
+        local = [shard for shard in shards.values() if not is_remote(shard.source)]
+        folders = {os.path.dirname(shard.path): os.path.dirname(shard.source) for shard in local}
+        notes += [*dict.fromkeys(said), *listed_twice(folders)]
     return [shards[source] for source in sorted(shards)]
 
 
@@ -147,7 +163,7 @@ def _list_input(uri: str, s3: S3, any_name: bool) -> tuple[list[Shard], list[str
     except FileNotFoundError:
         raise UsageError(f"{uri}: there is no such file, folder or bucket") from None
     except UnlistedError as error:
-        raise StorageError(_unlisted(uri, path, error)) from None
+        raise type(failure(uri, error))(_unlisted(uri, path, error)) from None
     except FaceqError:
         raise
     except ValueError as error:  # a NUL in a name

@@ -17,7 +17,7 @@ from ray.util.annotations import RayDeprecationWarning
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import faceq
-from faceq import claim, progress, recover, streams
+from faceq import claim, progress, recover
 from faceq.census import DEATHS_OF_A_KILLER, Census
 from faceq.cluster import MAX_RETRIES, pool_options, ray_for
 from faceq.config import Config
@@ -26,8 +26,9 @@ from faceq.listing import Shard, ending_of, endings_text, group, list_shards, ou
 from faceq.runs import COMPRESSION, Run, Table, new_run_id
 from faceq.source import FrameSource, most_starts
 from faceq.stages import ScoreFiq, ScoreQuality, check_own_models
-from faceq.table import finished, schema, schema_with
-from faceq.tasks import FindFaceActor, RunFiles, drop_done, find_face
+from faceq.streams import say
+from faceq.table import schema, schema_with
+from faceq.tasks import FindFaceActor, RunFiles, drop_done, find_face, result_rows
 
 BLOCK_BYTES = 8 << 20
 """Most bytes of a block between two stages: some 30 faces' crops, or 200 small JPEGs. Ray's default of
@@ -88,6 +89,8 @@ def score(config: Config, overwrite: bool = False, retry_unreadable: bool = Fals
     if retry_unreadable and config.limit is not None:
         raise UsageError("--retry-unreadable tries all unreadable frames of the input: leave --limit out")
     accepted = config.accept_terms()
+    for name in config.chosen.models():
+        config.fetch(name)
     check_own_models(config)
     record = config.record()
     table = Table(config.out, config.s3)
@@ -95,41 +98,42 @@ def score(config: Config, overwrite: bool = False, retry_unreadable: bool = Fals
     config = config.model_copy(update={"accept_licence": bool(accepted)})
     table.check(None if overwrite else record)
     others: set[str] = set()
-    shards = list_shards(config.input, config.s3, config.manifest, config.any_name, others)
+    notes: list[str] = []
+    shards = list_shards(config.input, config.s3, config.manifest, config.any_name, others, notes)
     shards = outside(shards, table.uri)
     if not shards:
         raise UsageError(f"{table.uri}: the input holds nothing but the table itself")
-    started = _now()
-    with contextlib.ExitStack() as held:
-        # As they are on that Ray: which stages run on its GPUs goes on record, too.
-        config = held.enter_context(ray_for(config))
-        run = Run(
-            run_id=new_run_id(),
-            version=faceq.__version__,
-            input=[*config.input, *config.manifest],
-            record=record,
-            config=config.model_dump(),
-            started=started,
-            owner=claim.owner(),
-            accepted=accepted,
-            passed_over=dict(
-                Counter(map(ending_of, (o for o in others if not o.startswith(f"{table.uri}/"))))
-            ),
-        )
-        held.enter_context(claim.held(table, run))
-        if overwrite:
-            removed = table.remove_others(run)
-            streams.say(f"faceq: --overwrite: removed the {removed:,} files of {table.uri}")
-        if retry_unreadable:
-            again = recover.forget_unreadable(table, {shard.source for shard in shards})
-            streams.say(f"faceq: --retry-unreadable: {again:,} frames are tried again")
-        seconds, first = _score(config, shards, table, run)
+    run = Run(
+        run_id=new_run_id(),
+        version=faceq.__version__,
+        input=[*config.input, *config.manifest],
+        record=record,
+        config=config.model_dump(),
+        started=_now(),
+        owner=claim.owner(),
+        accepted=accepted,
+        passed_over=dict(Counter(map(ending_of, (o for o in others if not o.startswith(f"{table.uri}/"))))),
+        notes=[note for note in notes if not note.startswith(f"{table.uri}: ")],
+    )
+    with claim.held(table, run, overwrite) as lock:
+        # The lock is released when this Ray is left: no worker of this job writes any more.
+        with ray_for(config) as on_this_ray:
+            run.config = on_this_ray.model_dump()  # which stages run on its GPUs goes on record, too
+            lock.begin()
+            # Nothing is deleted before here: models, input, Ray and the lock are there.
+            if overwrite:
+                removed = table.remove_others(run)
+                say(f"--overwrite: removed the {removed:,} files of {table.uri}")
+            if retry_unreadable:
+                again = recover.forget_unreadable(table, {shard.source for shard in shards})
+                say(f"--retry-unreadable: {again:,} frames are tried again")
+            seconds, first = _score(on_this_ray, shards, table, run, lock)
         run.counts, quantiles = table.counts_and_quantiles(run.run_id)
         run.rows = sum(run.counts.values())
         # None: the process that counted has died, and another one goes on from nought.
         if run.frames is not None and run.rows != run.frames:
             raise JobError(f"{run.frames} frames were read but {run.rows} rows written to {table.uri}")
-        claim.check_still_held(table, run)
+        lock.check()
         if run.rows or run.already_done or run.frames is None:
             run.finished = _now()  # else its record is removed, so that other settings can be used here
     if not run.finished:
@@ -144,7 +148,9 @@ def _no_frames(run: Run) -> str:
     return f"{some}: no frames here{counted}"
 
 
-def _score(config: Config, shards: list[Shard], table: Table, run: Run) -> tuple[float, tuple[float, int]]:
+def _score(
+    config: Config, shards: list[Shard], table: Table, run: Run, lock: claim.Lock
+) -> tuple[float, tuple[float, int]]:
     """Run the graph over what has no row yet, and note what it met; seconds that it took, and what
     `Census.first_through` says."""
     done, known = recover.prepare(table, {shard.source for shard in shards})
@@ -155,22 +161,26 @@ def _score(config: Config, shards: list[Shard], table: Table, run: Run) -> tuple
     census = Census.options(**options).remote(len(shards), len(groups))  # type: ignore[attr-defined]
     birth = ray.get(census.birth.remote())
     started = time.monotonic()
+    lock.may_write = True
     try:
-        run_graph(config, groups, done, table, run, census)
+        with lock.telling(census.stop.remote):
+            run_graph(config, groups, done, table, run, census)
     except Exception as error:
-        outage = None
+        outage = lock.lost
         with contextlib.suppress(ray.exceptions.RayError):  # the census may be what died
-            outage = ray.get(census.outage.remote())
+            outage = outage or ray.get(census.outage.remote())
         raise JobError(outage or _reason(error)) from error
+    lock.may_write = False
     seconds = time.monotonic() - started
-    claim.check_still_held(table, run)
+    lock.check()
     recover.drop_stragglers(table, run, known)
     outage = ray.get(census.outage_at_the_end.remote())
     if outage:
         raise JobError(outage)
     if ray.get(census.birth.remote()) == birth:
         run.frames, run.already_done = ray.get(census.totals.remote(config.limit))
-    passed_over, run.notes = ray.get(census.findings.remote())
+    passed_over, met = ray.get(census.findings.remote())
+    run.notes += met
     run.passed_over = dict(Counter(run.passed_over) + Counter(passed_over))
     return seconds, ray.get(census.first_through.remote())
 
@@ -222,8 +232,8 @@ def run_graph(
             # `repartition`, whose tasks ask for a whole CPU each: where the stages leave none, nothing would
             # be written before they are through.
             .map_batches(
-                finished,
-                fn_args=(schema(config.embeddings), run.run_id),
+                result_rows,
+                fn_args=(schema(config.embeddings), run.run_id, census),
                 batch_size=config.rows_per_file,
                 batch_format="pyarrow",
                 num_cpus=config.read.num_cpus,

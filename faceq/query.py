@@ -214,6 +214,8 @@ class Rows:
             except duckdb.Error as error:
                 if type(error) is duckdb.Error:  # not of SQL, but of a file
                     self._tell_of_files(error)
+                if isinstance(error, duckdb.InvalidInputException) and self.table.uri in str(error):
+                    self.table.find_damage()
                 if isinstance(error, _OF_THE_WORLD):
                     raise StorageError(f"query: {_in_words(error, [])}") from None
                 raise UsageError(f"query: {_in_words(error, self.columns)}") from None

@@ -16,6 +16,7 @@ _OPTIONAL: dict[str, tuple[type, ...]] = {
     "finished": (str, type(None)),
     "frames": (int, type(None)),
     "rows": (int, type(None)),
+    "sequence": (int,),
     "owner": (dict,),
     "models": (dict,),
     "counts": (dict,),

@@ -84,11 +84,18 @@ def _remove_unfinished_files(table: Table) -> None:
 
 
 def _drop_doubles(table: Table, doubled: np.ndarray) -> None:
-    """Of frames with several rows (ids: int64, sorted) the row of the latest run stays; the run's id begins
-    with its time. Files without such a frame are only looked through."""
+    """Of frames with several rows (ids: int64, sorted) the row of the latest run stays, by `runs.in_order`.
+    Files without such a frame are only looked through."""
     found = list(table.places_of(doubled))
     owner: dict[int, str] = {}
-    for path, there in sorted(found, key=lambda place: place[0].rsplit("/", 1)[1]):
+    latest_last = [run["run_id"] for run in table.runs()]
+
+    def age(place: tuple[str, np.ndarray]) -> tuple[int, str]:
+        path = place[0]
+        of = [position for position, run_id in enumerate(latest_last) if is_of(path, run_id)]
+        return max(of, default=-1), path.rsplit("/", 1)[1]  # a compacted file is of no run: older than all
+
+    for path, there in sorted(found, key=age):
         owner.update(dict.fromkeys(there.tolist(), path))
     for path, _ in found:
         ids = table.column(path, "frame_id").to_numpy()

@@ -4,7 +4,7 @@ import contextlib
 import json
 import uuid
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
@@ -53,8 +53,8 @@ class Run:
     frames of the input that had a row before. accepted: models that come under terms which had to be
     accepted, and their licences. passed_over: files and members of shards that hold no frames, by their
     ending. notes: what a person should know of a source, or of the scores, though nothing is broken.
-    predecessors: ids of the runs that had held the table when this one got it; not recorded. Times are UTC,
-    ISO 8601; `finished` is None while the run goes on, or if it was stopped.
+    sequence: 1 for the first run of the table, one more for each that came after (see `in_order`). Times are
+    UTC, ISO 8601; `finished` is None while the run goes on, or if it was stopped.
     """
 
     run_id: str
@@ -73,7 +73,7 @@ class Run:
     counts: dict[str, int] = field(default_factory=dict)
     passed_over: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    predecessors: frozenset[str] = frozenset()
+    sequence: int = 0
 
     def footer(self) -> dict[str, Any]:
         """What each Parquet file of the run holds in its metadata."""
@@ -82,7 +82,6 @@ class Run:
     def as_json(self) -> dict[str, Any]:
         """The run's record: its fields, what decides the values not under a name of its own."""
         found = asdict(self)
-        del found["predecessors"]
         return {**found.pop("record"), **found}
 
 
@@ -107,11 +106,11 @@ class Table:
         if written_to != self.path:
             raise UsageError(
                 f"{self.uri!r}: rows would go to {written_to!r}: name a folder for --out without line "
-                "breaks, tabs, // at its beginning and ? or ; at its end"
+                "breaks, tabs, and ? or ; at its end"
             )
         for run in self._runs_or_nothing():
-            if run.get("state") == "claiming":
-                continue  # it has written nothing
+            if not self._ties(run):
+                continue
             mine = record or {}
             self._check_face_finding(run, mine)
             differences = "; ".join(_differences({key: run.get(key) for key in mine}, mine))
@@ -120,6 +119,12 @@ class Table:
                     f"{self.uri}: already holds a table made with other settings ({differences}): "
                     "name another folder for --out, use the same settings, or replace it by --overwrite"
                 )
+
+    def _ties(self, run: dict[str, Any]) -> bool:
+        """Whether there may be rows that were made with this run's settings."""
+        if run.get("state") == "ended" and not run.get("finished"):
+            return bool(self.files_of(run["run_id"]))  # it was stopped: before its first rows?
+        return run.get("state") != "claiming"
 
     def _check_face_finding(self, run: dict[str, Any], mine: dict[str, Any]) -> None:
         """A table of another faceq has a message of its own: no settings make its rows comparable."""
@@ -163,10 +168,11 @@ class Table:
                 return []
             if not self.files.isdir(self.path):
                 raise UsageError(f"{self.uri}: is a file: name a folder for the table")
+            there = [path.rsplit("/", 1)[1] for path in self.files.ls(self.path, detail=False)]
             runs = self.runs()
             if runs:
+                self._check_statuses(there)
                 return runs
-            there = (path.rsplit("/", 1)[1] for path in self.files.ls(self.path, detail=False))
             foreign = next((name for name in there if not _is_of_a_table(name)), None)
             rows = {path.rsplit("/", 1)[1].rsplit("-", 3)[0]: path for path in self.row_files()}
             settings = [self._footer(path) for path in rows.values()]
@@ -187,18 +193,21 @@ class Table:
         with self.reached():
             return bool(self._run_files())
 
-    def empty(self) -> bool:
-        """Whether nothing is here but empty folders of a table, and what was not finished; StorageError if
-        the place cannot be read."""
+    def is_dir(self) -> bool:
+        """Whether a folder is here, or objects below an S3 prefix; StorageError if the place fails."""
         with self.reached():
             self.files.invalidate_cache()
-            if not self.files.exists(self.path):
-                return True
-            if not self.files.isdir(self.path):
-                return False
+            return bool(self.files.isdir(self.path))
+
+    def empty(self, but_for: Collection[str] = ()) -> bool:
+        """Whether nothing is here but empty folders of a table, files that were not finished, and some that
+        are named; StorageError if the place cannot be read."""
+        with self.reached():
+            if not self.is_dir():
+                return not self.files.exists(self.path)
             folders_there = self.files.ls(self.path, detail=False)
             return all(_is_of_a_table(path.rsplit("/", 1)[1]) for path in folders_there) and all(
-                is_temporary(path.rsplit("/", 1)[1])
+                path in but_for or is_temporary(path.rsplit("/", 1)[1])
                 for folder in folders_there
                 for path in self.files.ls(folder, detail=False)
             )
@@ -216,14 +225,14 @@ class Table:
         return folders.inside(self.files, self.path, "_faceq/run-*.json")
 
     def runs(self) -> list[dict[str, Any]]:
-        """Records of all runs, by their ids.
+        """Records of all runs, as `in_order`.
 
         Raises:
             StorageError: the place cannot be read, or a record is damaged (see `records.parse`).
         """
         with self.reached():
             self.files.invalidate_cache()
-            return self._records(self._run_files())
+            return in_order(self._records(self._run_files()))
 
     def runs_of(self, files: list[str]) -> list[dict[str, Any]]:
         """Records of the runs that wrote some of `row_files`; of all runs, where the name of a file does not
@@ -239,24 +248,26 @@ class Table:
 
     def _record_at(self, path: str) -> dict[str, Any] | None:
         """A run's record; None if it is gone: a job that was refused takes its record back."""
-        try:
-            content = self.files.cat_file(path)
-        except FileNotFoundError:
-            return None
-        except IsADirectoryError:
-            raise records.damaged(self.uri, _name(path), "it is a folder") from None
-        return records.parse(content, _name(path), self.uri)
+        with contextlib.suppress(FileNotFoundError):
+            return self._record_in(path)
+        return None
 
-    def written(self, run_id: str) -> datetime | None:
-        """When a run's record was last written, by the storage's clock; None if it is gone."""
+    def _record_in(self, path: str) -> dict[str, Any]:
+        name = path.rsplit("/", 1)[1]
+        try:
+            return records.parse(self.files.cat_file(path), name, self.uri)
+        except IsADirectoryError:
+            raise records.damaged(self.uri, name, "it is a folder") from None
+
+    def run(self, run_id: str) -> dict[str, Any] | None:
+        """The record of one run; None where there is none."""
         with self.reached(), contextlib.suppress(FileNotFoundError):
-            self.files.invalidate_cache()
-            return self.files.modified(self._run_file(run_id))
+            return self._record_in(self._run_file(run_id))
         return None
 
     def forget(self, run: Run) -> None:
-        """Take the record of a run back that has written nothing."""
-        with self.reached():
+        """Delete the record of a run that has written nothing, if it is there."""
+        with self.reached(), contextlib.suppress(FileNotFoundError):
             self.files.rm_file(self._run_file(run.run_id))
 
     def _run_file(self, run_id: str) -> str:
@@ -283,13 +294,17 @@ class Table:
         with self.reached():
             self.files.invalidate_cache()
             found = folders.inside(self.files, self.path, "status=*/*.parquet")
-        unknown = next((path for path in found if status_of(path) not in STATUSES), None)
-        if unknown is not None:
-            raise StorageError(
-                f"{self.uri}: status={status_of(unknown)} is no folder of a faceq table (there are "
-                f"{', '.join(f'status={status}' for status in STATUSES)}): move it to another place"
-            )
+        self._check_statuses(path.rsplit("/", 2)[1] for path in found)
         return found
+
+    def _check_statuses(self, folders_here: Iterable[str]) -> None:
+        """StorageError where one of the table's folders is of a status that there is not."""
+        for name in folders_here:
+            if name.startswith("status=") and not _is_of_a_table(name):
+                raise StorageError(
+                    f"{self.uri}: {name} is no folder of a faceq table (there are "
+                    f"{', '.join(f'status={status}' for status in STATUSES)}): move it to another place"
+                )
 
     def save(self, run: Run) -> None:
         """Write the run's record; readers see the old one or the new one, never a part.
@@ -432,6 +447,16 @@ def _is_of_a_table(name: str) -> bool:
     """Whether something that lies right in a table's folder belongs to it."""
     status = name.removeprefix("status=")
     return name == "_faceq" or is_temporary(name) or (status != name and status in STATUSES)
+
+
+def in_order(found: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Records of runs in the order in which the runs held the table, the oldest first.
+
+    By the number that a run gets while it holds the lock, not by its id, which begins with the time of the
+    clock of some machine. Only runs of version 0.1.0, which have no number, are ordered by their ids, and are
+    older than all others.
+    """
+    return sorted(found, key=lambda record: (record.get("sequence", 0), record["run_id"]))
 
 
 def is_of(path: str, run_id: str) -> bool:

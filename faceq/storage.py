@@ -1,5 +1,7 @@
 """Local disks and S3 behind one interface: fsspec file systems, S3 by botocore's usual settings."""
 
+import contextlib
+import errno
 import io
 import os
 import re
@@ -124,8 +126,9 @@ def absolute(uri: str) -> str:
     if is_remote(uri):
         return uri.rstrip("/")
     if uri.startswith("file://"):
-        uri = unquote(uri.removeprefix("file://"), errors="surrogateescape")
-    return os.path.abspath(uri)
+        uri = unquote(uri.removeprefix("file://").removeprefix("localhost"), errors="surrogateescape")
+    path = os.path.abspath(uri)
+    return path[1:] if path.startswith("//") else path  # POSIX lets two slashes be; here they are one
 
 
 def path_of(uri: str) -> str:
@@ -185,7 +188,8 @@ class AtomicLocalFileSystem(LocalFileSystem):
     """Local disk on which a written file appears whole or not at all, as an object on S3 does.
 
     A file is written beside its place under a name that dataset readers pass over (it starts with a
-    dot), and is renamed when it is closed without an error.
+    dot), and is renamed when it is closed without an error. It is on the disk by then, and its name when
+    `close` returns: what was reported as written survives a power loss.
     """
 
     protocol = "faceq-local"
@@ -239,12 +243,46 @@ class _AppearsWhenClosed(io.BufferedWriter):
         if self.closed:
             return
         try:
+            if not self._failed:
+                self._sync()
             super().close()
         except BaseException:
             self._failed = True
+            with contextlib.suppress(OSError):
+                super().close()
             raise
         finally:
             if self._failed:
                 os.unlink(self._temporary)
             else:
                 os.replace(self._temporary, self._target)
+                _sync_names(os.path.dirname(self._target))
+
+    def _sync(self) -> None:
+        """Bring the content to the disk, while the file is open."""
+        self.flush()
+        try:
+            os.fsync(self.fileno())
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):  # there is no such thing here
+                raise
+
+
+_synced: set[tuple[str, int]] = set()
+"""Folders, by path and inode, whose own names this process has brought to the disk."""
+
+
+def _sync_names(folder: str) -> None:
+    """Bring the names of a folder's files to the disk, and, once in a process, those of the folders that it
+    lies in: whoever made them."""
+    outer = os.path.dirname(folder)
+    with contextlib.suppress(OSError):  # a file system on which folders cannot be opened or synced
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+            key = folder, os.fstat(handle).st_ino
+        finally:
+            os.close(handle)
+        if outer != folder and key not in _synced:
+            _sync_names(outer)
+            _synced.add(key)

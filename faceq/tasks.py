@@ -14,7 +14,7 @@ from ray.data.datasource import FilenameProvider
 from faceq.census import OutageError
 from faceq.config import Config
 from faceq.find_face import FindFace
-from faceq.table import among, with_values
+from faceq.table import among, finished, with_values
 
 KILLER = (
     "decoding it ended the worker process, twice: its bytes crash a decoder or need more memory than there "
@@ -76,6 +76,14 @@ def _one_by_one(stage: FindFace, batch: pa.Table, key: int, killers: list[int], 
         done.append(stage(one))
     ray.get(census.trying.remote(key, None))
     return pa.concat_tables(done)
+
+
+def result_rows(batch: pa.Table, columns: pa.Schema, run_id: str, census: Any) -> pa.Table:
+    """`table.finished`, which the writing of the rows follows; stops where the job has to stop."""
+    outage = ray.get(census.outage.remote())
+    if outage:
+        raise OutageError(outage)
+    return finished(batch, columns, run_id)
 
 
 @functools.cache

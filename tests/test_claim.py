@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from faceq import claim
+from faceq import claim, heartbeats
 from faceq.config import S3
 from faceq.errors import JobError, UsageError
 from faceq.runs import Run, Table
@@ -42,7 +42,19 @@ def running(table: Table, **owner) -> Run:
     run = new_run(**owner)
     run.state = "running"
     table.save(run)
+    heartbeats.beat(table, run.run_id)
     return run
+
+
+def finish(run: Run) -> None:
+    run.finished = "2026-11-23T17:00:00+00:00"
+
+
+def names_in(table: Table) -> set[str]:
+    """What lies in _faceq."""
+    table.files.invalidate_cache()
+    found = table.files.ls(f"{table.path}/_faceq", detail=False) if table.files.exists(table.path) else []
+    return {path.rsplit("/", 1)[1] for path in found}
 
 
 def test_the_second_job_is_refused_and_leaves_nothing(table):
@@ -85,8 +97,12 @@ def test_another_process_that_got_the_same_pid_is_not_the_job(table):
         pass
 
 
-def test_a_job_on_another_machine_is_dead_when_its_sign_of_life_is_old(table, monkeypatch):
-    running(table, machine="another")
+@pytest.mark.parametrize("version", ["this", "0.1.0"])
+def test_a_job_on_another_machine_is_dead_when_its_heartbeat_is_old(table, version, monkeypatch):
+    """Version 0.1.0 wrote no heartbeats but its record again and again."""
+    run = running(table, machine="another")
+    if version == "0.1.0":
+        heartbeats.stop(table, run.run_id)
     with pytest.raises(UsageError, match="another job is writing here"), claim.held(table, new_run()):
         pass
     monkeypatch.setattr(claim, "DEAD_AFTER_S", 2)
@@ -98,10 +114,33 @@ def test_a_job_on_another_machine_is_dead_when_its_sign_of_life_is_old(table, mo
 def test_a_living_job_shows_it(table, monkeypatch):
     monkeypatch.setattr(claim, "BEAT_S", 0.2)
     monkeypatch.setattr(claim, "DEAD_AFTER_S", 3)
-    with claim.held(table, new_run(machine="another")):
+    mine = new_run(machine="another")
+    with claim.held(table, mine):
+        began = heartbeats.look(table)[mine.run_id]
         time.sleep(4.5)
         with pytest.raises(UsageError, match="another job"), claim.held(table, new_run()):
             pass
+        now = heartbeats.look(table)[mine.run_id]
+        assert now.heartbeat > began.heartbeat + 2
+        assert now.record == began.record  # its input list may be megabytes
+        path = f"{table.path}/_faceq/heartbeat-{mine.run_id}"
+        assert table.files.size(path) < 100
+
+
+def test_no_heartbeat_is_left_by_a_job_that_ended_or_by_one_that_was_killed_before(table):
+    running(table, pid=1, began="never")
+    heartbeats.beat(table, "20261123T170000Z-00000000")  # killed before it wrote its record
+    done, failed = new_run(), new_run()
+    with claim.held(table, done):
+        finish(done)
+    with pytest.raises(ZeroDivisionError), claim.held(table, failed) as lock:
+        lock.may_write = True
+        _ = 1 / 0
+    with claim.held(table, new_run()):
+        pass
+    names = names_in(table)
+    assert {f"run-{run.run_id}.json" for run in (done, failed)} < names and len(names) == 3
+    assert not [name for name in names if name.startswith("heartbeat")]
 
 
 def test_of_jobs_that_start_at_once_never_two_hold_the_table(table):
@@ -149,13 +188,77 @@ def test_a_job_that_was_taken_for_dead_does_not_finish(table, state):
     before.state, killed.state = "ended", "running"
     for run in (before, killed):
         table.save(run)
-    with claim.held(table, mine):
-        claim.check_still_held(table, mine)
+    with claim.held(table, mine) as lock:
+        lock.check()
         other = new_run(machine="another")
         other.state = state
         table.save(other)
         with pytest.raises(JobError, match=f"{other.run_id} took this job for dead"):
-            claim.check_still_held(table, mine)
+            lock.check()
+
+
+@pytest.mark.parametrize("how", ["taken over", "record deleted", "heartbeat deleted"])
+def test_a_job_that_has_lost_the_table_is_told_within_two_heartbeats(table, monkeypatch, how):
+    monkeypatch.setattr(claim, "BEAT_S", 0.5)
+    told: list[str] = []
+    mine, other = new_run(), new_run(machine="another")
+    with claim.held(table, mine) as lock, lock.telling(told.append):
+        lock.may_write = True  # its record is not to be forgotten
+        time.sleep(1.2)
+        assert not told
+        if how == "taken over":
+            other.state = "running"
+            table.save(other)
+        elif how == "record deleted":
+            table.forget(mine)
+        else:
+            heartbeats.stop(table, mine.run_id)
+        time.sleep(2 * claim.BEAT_S + 0.4)
+        assert told and (other.run_id in told[0] if how == "taken over" else "was deleted" in told[0])
+        with pytest.raises(JobError):
+            lock.check()
+    names = names_in(table)
+    assert not [name for name in names if name.startswith("heartbeat")]
+    # A record that is gone does not come back: the table may be another one by now.
+    assert (f"run-{mine.run_id}.json" in names) == (how != "record deleted")
+
+
+def test_of_two_jobs_with_different_settings_only_one_writes(table):
+    """Both looked at the table while it was empty."""
+    one, two = new_run(), new_run()
+    one.record, two.record = {"fiq_threshold": 0.5}, {"fiq_threshold": 0.1}
+    for run in (one, two):
+        table.check(run.record)
+    with claim.held(table, one):
+        finish(one)
+    refused = pytest.raises(UsageError, match=r"fiq_threshold 0\.5 there, 0\.1 now")
+    with refused, claim.held(table, two):
+        pytest.fail("the second job got the table")
+    assert names_in(table) == {f"run-{one.run_id}.json"}
+    with claim.held(table, two, overwrite=True):
+        pass
+
+
+def test_runs_are_in_the_order_of_their_locks_whatever_their_clocks_said(table):
+    ids = [f"{year}1123T170000Z-00000000" for year in (2031, 2026, 2030)]
+    old = new_run("20271123T170000Z-00000000")  # of version 0.1.0, which numbered no runs
+    old.state = "ended"
+    table.save(old)
+    for run_id in ids:
+        run = new_run(run_id)
+        with claim.held(table, run):
+            finish(run)
+    assert [run["run_id"] for run in table.runs()] == [old.run_id, *ids]
+
+
+def test_a_machine_with_the_same_boot_id_but_another_name_is_another_machine(table, monkeypatch):
+    """Restored from one snapshot. No process of that number is here, but the job may live there."""
+    monkeypatch.setattr(claim.socket, "gethostname", lambda: "twin")
+    there = claim.owner()
+    monkeypatch.undo()
+    running(table, **{**there, "pid": 1 << 22, "began": "1"})
+    with pytest.raises(UsageError, match=r"another job is writing here: .* on twin"):
+        claim.held(table, new_run()).__enter__()
 
 
 def test_a_job_that_was_wrongly_taken_for_dead_does_not_stop_the_one_that_took_over(table):
@@ -166,18 +269,19 @@ def test_a_job_that_was_wrongly_taken_for_dead_does_not_stop_the_one_that_took_o
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(claim, "DEAD_AFTER_S", 0)
         held = claim.held(table, mine)
-        held.__enter__()
+        lock = held.__enter__()
     table.save(silent)
-    claim.check_still_held(table, mine)
+    heartbeats.beat(table, silent.run_id)
+    lock.check()
     held.__exit__(None, None, None)
 
 
 def test_a_job_that_only_claims_has_not_taken_the_table(table):
     mine = new_run()
-    with claim.held(table, mine):
+    with claim.held(table, mine) as lock:
         waiting = new_run(machine="another")
         table.save(waiting)
-        claim.check_still_held(table, mine)
+        lock.check()
 
 
 def test_what_went_wrong_is_told_though_the_storage_fails_too(tmp_path, monkeypatch):
@@ -193,18 +297,27 @@ def test_what_went_wrong_is_told_though_the_storage_fails_too(tmp_path, monkeypa
 
 
 def test_a_table_that_fails_when_the_job_has_begun_is_a_failed_job(table):
-    with pytest.raises(JobError, match="no space left"), claim.held(table, new_run()):
+    with pytest.raises(JobError, match="no space left"), claim.held(table, new_run()) as lock:
+        lock.begin()
         raise UsageError(f"{table.uri}: cannot be used: no space left")
+
+
+def test_what_is_wrong_with_the_command_is_no_failed_job(table):
+    """What Ray lacks for it, say, is known only once the lock is held."""
+    with pytest.raises(UsageError, match="this machine has 2"), claim.held(table, new_run()):
+        raise UsageError("the stages ask for 400 CPUs, this machine has 2")
+    assert not names_in(table)
 
 
 def test_an_end_that_cannot_be_recorded_is_a_failed_job(table, monkeypatch):
     mine = new_run()
-    with pytest.raises(JobError, match="access denied"), claim.held(table, mine):
+    with pytest.raises(JobError, match="access denied"), claim.held(table, mine) as lock:
+        lock.begin()
 
         def refused(run):
             raise UsageError("access denied")
 
-        mine.finished = "2026-11-23T17:00:00+00:00"
+        finish(mine)
         monkeypatch.setattr(table, "save", refused)
 
 
@@ -214,7 +327,7 @@ def test_the_record_tells_who_and_how_it_ended(tmp_path):
     with claim.held(table, run):
         (there,) = table.runs()
         assert there["state"] == "running" and there["owner"]["pid"] == os.getpid()
-        run.finished = "2026-11-23T17:00:00+00:00"
+        finish(run)
     (there,) = table.runs()
     assert there["state"] == "ended"
     assert json.dumps(there)

@@ -15,7 +15,7 @@ from test_pipeline import settings
 
 from faceq import cli, compact, pipeline, query
 from faceq.config import S3
-from faceq.errors import UsageError
+from faceq.errors import StorageError, UsageError
 from faceq.runs import Table
 from faceq.storage import filesystem
 from faceq.table import SCHEMA, record_of
@@ -226,8 +226,8 @@ def test_a_damaged_file_is_named(damaged, tmp_path):
     table = Table(str(tmp_path / "table"), S3())
     path = Path(table.row_files()[0])
     path.write_bytes(damaged(path.read_bytes()))
-    with pytest.raises(UsageError, match=f"{path} is damaged .*: delete it and start the job again"):
+    with pytest.raises(StorageError, match=f"{path} is damaged .*: delete it and start the job again"):
         table.frame_ids()
-    with pytest.raises(UsageError, match=str(path)):
+    with pytest.raises(StorageError, match=str(path)):
         compact.compact(table.uri, str(tmp_path / "new"), S3())
     assert not Table(str(tmp_path / "new"), S3()).exists()

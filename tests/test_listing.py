@@ -13,7 +13,7 @@ from small_s3 import BUCKET, Refusal, small_s3
 
 from faceq import cli, s3_listing
 from faceq.config import S3
-from faceq.errors import UsageError
+from faceq.errors import StorageError, UsageError
 from faceq.listing import Shard, group, kind_of, list_shards, printable, recorded
 from faceq.runs import Table
 from faceq.sources import read_shards
@@ -115,7 +115,7 @@ def test_a_folder_in_the_input_that_may_not_be_listed_stops_the_job(anywhere, mo
     closed = anywhere / "private" / "deep"
     closed.chmod(mode)
     try:
-        with as_nobody(), pytest.raises(UsageError) as error:
+        with as_nobody(), pytest.raises(StorageError) as error:
             list_shards([f"{anywhere}{pattern}"], S3())
     finally:
         closed.chmod(0o755)
@@ -124,7 +124,7 @@ def test_a_folder_in_the_input_that_may_not_be_listed_stops_the_job(anywhere, mo
 
 def test_an_input_that_may_not_be_listed_itself_says_so(anywhere):
     (anywhere / "in").mkdir(mode=0o300)
-    with as_nobody(), pytest.raises(UsageError, match="/in: cannot be listed: access denied: Permission"):
+    with as_nobody(), pytest.raises(StorageError, match="/in: cannot be listed: access denied: Permission"):
         list_shards([str(anywhere / "in")], S3())
 
 
@@ -217,7 +217,7 @@ def test_a_page_of_a_prefix_that_fails_stops_the_job(monkeypatch, place, refusal
     objects = {f"in/{i // 10}/{i:03}.jpg": b"x" for i in range(100)}
     with (
         small_s3(objects, refuse) as store,
-        pytest.raises(UsageError, match=r"cannot be listed.*by the server \("),
+        pytest.raises(StorageError, match=r"cannot be listed.*by the server \("),
     ):
         list_shards([f"s3://{BUCKET}/{place}"], store.settings)
 
@@ -327,7 +327,7 @@ def test_a_part_of_a_table_that_may_not_be_listed_is_an_error_and_no_smaller_tab
     table = Table(str(anywhere), S3())
     assert len(table.row_files()) == 2 and table.exists()
     (anywhere / closed).chmod(0)
-    with as_nobody(), pytest.raises(UsageError, match=f"{closed}: .*Permission denied"):
+    with as_nobody(), pytest.raises(StorageError, match=f"{closed}: .*Permission denied"):
         table.row_files() if closed != "_faceq" else table.exists()
     (anywhere / closed).chmod(0o755)
 
@@ -341,6 +341,6 @@ def test_a_part_of_a_table_on_s3_that_cannot_be_listed_is_an_error(monkeypatch):
     objects = {f"t/status={status}/1-a.parquet": b"x" for status in ("scored", "no_face")}
     with (
         small_s3(objects, refuse) as store,
-        pytest.raises(UsageError, match="said by the server"),
+        pytest.raises(StorageError, match="said by the server"),
     ):
         Table(f"s3://{BUCKET}/t", store.settings).row_files()

@@ -19,7 +19,7 @@ from small_s3 import Refusal, small_s3
 
 from faceq import cli, config, manifest, pipeline
 from faceq.config import S3
-from faceq.errors import UsageError
+from faceq.errors import StorageError, UsageError
 from faceq.listing import MAX_READ_TASKS, Shard, group, list_shards
 from faceq.runs import Table
 from faceq.sources import read_shards
@@ -177,7 +177,7 @@ def test_a_manifest_that_the_storage_refuses_stops_the_job(monkeypatch, refused)
 
     with (
         small_s3({"m.csv": b"uri\n/a.jpg\n"}, refuse) as store,
-        pytest.raises(UsageError, match="ExpiredToken"),
+        pytest.raises(StorageError, match="ExpiredToken"),
     ):
         list_shards([], store.settings, [f"s3://{SMALL}/m.csv"])
 

@@ -19,7 +19,7 @@ from here import score_here, write_as_before
 import faceq
 from faceq import cli, compact
 from faceq.config import S3
-from faceq.errors import UsageError
+from faceq.errors import StorageError, UsageError
 from faceq.query import Rows
 from faceq.runs import Table, status_of
 from faceq.storage import filesystem
@@ -230,7 +230,7 @@ def test_a_file_that_goes_while_a_table_on_s3_is_read(s3, tmp_path):
             Bucket=BUCKET, Key="query/changing/status=scored/synthetic-000000.parquet"
         )
         with pytest.raises(
-            UsageError, match=f"^{uri}: cannot be used: FileNotFoundError.* ask again$"
+            StorageError, match=f"^{uri}: cannot be used: FileNotFoundError.* ask again$"
         ) as told:
             rows.arrow(rows.chosen("status = 'scored'"))
     assert "\n" not in str(told.value)
@@ -252,7 +252,8 @@ def test_a_table_of_two_versions_has_the_columns_of_both(looked_at, tmp_path):
     for version, columns in (("0.0.9", ["frame_id", "source", "landmarks"]), ("0.1.0", SCHEMA.names)):
         part = whole.select([name for name in columns if name != "status"])
         pq.write_table(part, place / "status=scored" / f"{version}.parquet")
-        (place / "_faceq" / f"run-{version}.json").write_text(json.dumps({"version": version}))
+        record = {"run_id": version, "version": version, "input": [], "config": {}}
+        (place / "_faceq" / f"run-{version}.json").write_text(json.dumps(record))
     for found in (faceq.read_table(str(place)), Table(str(place), S3()).rows(SCHEMA.names)):
         assert found["dbcnn"].null_count == len(whole) and len(found) == 2 * len(whole)
         assert found["frame_id"].null_count == 0 and found["status"].unique().to_pylist() == ["scored"]

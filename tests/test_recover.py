@@ -12,7 +12,7 @@ import pytest
 
 from faceq import claim, cli, config, pipeline, recover, runs
 from faceq.config import S3
-from faceq.errors import UsageError
+from faceq.errors import StorageError
 from faceq.runs import Run, Table
 from faceq.table import SCHEMA
 from jobs import demo, synthetic
@@ -164,7 +164,7 @@ def test_a_failing_rewrite_leaves_the_old_file(table, monkeypatch):
 
     with monkeypatch.context() as patched:
         patched.setattr(runs.pq, "write_table", full)
-        with pytest.raises(UsageError, match="No space left"):
+        with pytest.raises(StorageError, match="No space left"):
             recover.forget_unreadable(table, {"/in/2.jpg"})
     assert pq.read_table(path).num_rows == 3
 

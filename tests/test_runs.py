@@ -46,6 +46,10 @@ print(len(Table(sys.argv[1], S3()).rows(["dbcnn"])))
 """A program that reads a table, and whose files take their time to be gone."""
 
 
+RUN = {"run_id": "1", "version": "0", "input": [], "config": {}, "state": "ended"}
+"""What each record has beside the settings."""
+
+
 class _Watched:
     """A file that tells which threads use it."""
 
@@ -163,7 +167,7 @@ def test_of_two_sets_of_models_the_refusal_names_what_differs(tmp_path):
     table = Table(str(tmp_path), S3())
     mine = config.build({"input": "in", "out": "out"}).record()
     other = {**mine["models"], "sface": {**mine["models"]["sface"], "sha256": "0" * 64}}
-    table.put_record({**mine, "models": other, "run_id": "1", "state": "ended"})
+    table.put_record({**mine, "models": other, **RUN})
     with pytest.raises(UsageError, match=r"\(models\.sface\.sha256 \"0+") as refused:
         table.check(mine)
     assert "licence" not in str(refused.value) and "yunet" not in str(refused.value)
@@ -174,15 +178,15 @@ def test_a_table_of_an_older_faceq_is_refused_because_it_found_faces_in_another_
     table = Table(str(tmp_path), S3())
     mine = config.build({"input": "in", "out": "out"}).record()
     old = {key: value for key, value in mine.items() if key != "face_finding"}
-    table.put_record({**old, "run_id": "1", "state": "ended"})
+    table.put_record({**old, **RUN})
     with pytest.raises(
         UsageError, match=r"of an older faceq, .*another way .face_finding 1 there, 2 now"
     ) as no:
         table.check(mine)
     assert "--overwrite" in str(no.value) and "\n" not in str(no.value)
     table.check(None)
-    table.put_record({**mine, "run_id": "1", "state": "ended"})
+    table.put_record({**mine, **RUN})
     table.check(mine)
-    table.put_record({**mine, "face_finding": 3, "run_id": "1", "state": "ended"})
+    table.put_record({**mine, "face_finding": 3, **RUN})
     with pytest.raises(UsageError, match="of a newer faceq"):
         table.check(mine)

@@ -61,11 +61,11 @@ def test_a_bucket_that_is_not_there_is_wrong_usage(s3, tmp_path, capsys):
     assert "s3://no-such-bucket/in" in capsys.readouterr().err
 
 
-def test_wrong_credentials_are_wrong_usage(s3, uploaded, tmp_path, aws):
+def test_wrong_credentials_are_a_failure_of_the_world(s3, uploaded, tmp_path, aws):
     stranger = {**os.environ, "AWS_ACCESS_KEY_ID": "somebody-else"}
     command = [sys.executable, "-m", "jobs.score", uploaded, "--out", str(tmp_path / "t")]
     done = subprocess.run(command, env=stranger, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
+    assert done.returncode == 1
     assert f"{uploaded}: cannot be listed: " in done.stderr and "(InvalidAccessKeyId)" in done.stderr
     assert done.stderr.count("\n") == 1
     assert aws["AWS_SECRET_ACCESS_KEY"] not in done.stderr

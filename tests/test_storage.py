@@ -48,6 +48,49 @@ def test_a_file_that_is_dropped_unclosed_never_appears(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+def test_what_is_written_is_on_the_disk_when_close_returns(tmp_path, monkeypatch):
+    """The content before the name appears; then the name, and those of new folders."""
+    calls: list[tuple[str, int]] = []
+    fsync, replace = os.fsync, os.replace
+
+    def synced(handle: int) -> None:
+        fsync(handle)
+        calls.append(("fsync", os.fstat(handle).st_ino))
+
+    def replaced(old: str, new: str) -> None:
+        replace(old, new)
+        calls.append(("replace", os.stat(new).st_ino))
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", replaced)
+    path = tmp_path / "new" / "status=scored" / "rows.parquet"
+    for content in (b"rows", b"other rows"):
+        calls.clear()
+        with AtomicLocalFileSystem().open(str(path), "wb") as file:
+            file.write(content)
+            assert not calls
+        here = path.stat().st_ino
+        assert calls[:3] == [("fsync", here), ("replace", here), ("fsync", path.parent.stat().st_ino)]
+        outer = [("fsync", folder.stat().st_ino) for folder in (tmp_path / "new", tmp_path)]
+        if content == b"rows":
+            assert calls[3:5] == outer
+        else:
+            assert not calls[3:]
+
+
+def test_content_that_the_disk_does_not_take_is_a_failed_write(tmp_path, monkeypatch):
+    def full(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with (
+        pytest.raises(OSError, match="No space"),
+        AtomicLocalFileSystem().open(f"{tmp_path}/a", "wb") as file,
+    ):
+        file.write(b"rows")
+    assert os.listdir(tmp_path) == []
+
+
 def test_permissions_are_those_of_any_new_file(tmp_path):
     (tmp_path / "plain").write_bytes(b"")
     with AtomicLocalFileSystem().open(str(tmp_path / "made"), "wb") as file:

@@ -24,7 +24,7 @@ from faceq.sources.reading import (
     unread,
 )
 from faceq.storage import READ_AHEAD, filesystem, is_remote, path_of
-from faceq.table import frame_id
+from faceq.table import METADATA_KEY, frame_id
 
 _BATCH_BYTES = 512 << 10
 _MOST_ROWS, _LEAST_ROWS = 64, 8
@@ -45,6 +45,12 @@ def read_parquet(shard: Shard, reading: Reading) -> Iterator[Frame]:
         with open_shard(shard, reading.s3) as stream:
             expansion = Expansion(stream, reading.limits)
             rows = _Rows(stream, reading)
+            if METADATA_KEY in (rows.schema.metadata or {}):
+                reading.findings.notes.append(
+                    f"{shard.source}: holds rows of a faceq table: not read as frames"
+                )
+                reading.findings.pass_over(shard.source)
+                return
             image = rows.image_column()
             key = next((name for name in KEY_COLUMNS if name in rows.schema.names and name != image), None)
             for batch in rows.batches([image, *([key] if key else [])]):

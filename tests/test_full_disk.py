@@ -1,0 +1,103 @@
+"""A disk that is full: one line, and once there is room the same command goes on."""
+
+import contextlib
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import PHOTOS
+
+import faceq
+from faceq import cli
+from faceq.config import S3
+from faceq.runs import Table
+
+MOUNTS = os.geteuid() == 0 and Path("/proc/mounts").exists()
+needs_mounts = pytest.mark.skipif(not MOUNTS, reason="mounts a small disk: root only")
+
+
+@contextlib.contextmanager
+def small_disk(place: Path, kilobytes: int = 128) -> Iterator[Path]:
+    """A disk of its own at a place, full but for what a filler file leaves."""
+    place.mkdir()
+    made = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "none", str(place)]
+    if subprocess.run(made, capture_output=True, check=False).returncode:
+        pytest.skip("this container may not mount disks")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def fill(disk: Path, leave: int) -> Path:
+    """Fill a disk up to some bytes; the file that does."""
+    filler = disk / "filler"
+    free = os.statvfs(disk)
+    filler.write_bytes(bytes(max(0, free.f_bavail * free.f_frsize - leave)))
+    return filler
+
+
+@needs_mounts
+@pytest.mark.parametrize("leave", [0, 4096, 3 * 4096])
+def test_a_job_goes_on_where_a_full_disk_stopped_it(local_ray, tmp_path, capsys, leave):
+    """With no room at all, for the heartbeat, and for the record but no rows."""
+    with small_disk(tmp_path / "disk") as disk:
+        filler = fill(disk, leave)
+        command = ["score", str(PHOTOS), "--out", str(disk / "table"), "--fiq-threshold", "0"]
+        assert cli.main(command) == 1
+        said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("faceq: ")]
+        assert "No space left" in said[-1]
+        filler.unlink()
+        assert cli.main(command) == 0
+        assert len(faceq.read_table(str(disk / "table"))) == 6
+
+
+@needs_mounts
+@pytest.mark.parametrize("ending", [".csv", ".jsonl", ".parquet"])
+def test_an_export_to_a_full_disk_is_a_failure_of_the_world(looked_at, tmp_path, capsys, ending):
+    with small_disk(tmp_path / "disk") as disk:
+        fill(disk, 4096)
+        assert cli.main(["query", looked_at, "--export", str(disk / f"x{ending}")]) == 1
+        said = capsys.readouterr().err
+        assert said.startswith("faceq: ") and "No space left" in said and said.count("\n") == 1
+        assert [path.name for path in disk.iterdir()] == ["filler"]
+
+
+@needs_mounts
+@pytest.mark.parametrize(("leave", "whole"), [(8192, 0), (40 << 10, 1)])
+def test_a_compaction_goes_on_where_a_full_disk_stopped_it(looked_at, tmp_path, capsys, leave, whole):
+    """Before its first file was whole, or after."""
+    with small_disk(tmp_path / "disk", kilobytes=512) as disk:
+        filler = fill(disk, leave)
+        command = ["compact", looked_at, "--out", str(disk / "table")]
+        assert cli.main(command) == 1
+        assert "No space left" in capsys.readouterr().err
+        assert [path.suffix for path in disk.glob("table/*/*")] == [".parquet"] * whole
+        filler.unlink()
+        assert cli.main(command) == 0
+        assert len(faceq.read_table(str(disk / "table"))) == len(faceq.read_table(looked_at))
+
+
+@needs_mounts
+def test_shards_are_exported_on_once_there_is_room(looked_at, tmp_path, capsys):
+    with small_disk(tmp_path / "disk", kilobytes=8192) as disk:
+        filler = fill(disk, 4096)
+        command = ["query", looked_at, "--export-shards", str(disk / "shards")]
+        assert cli.main(command) == 1
+        assert "No space left" in capsys.readouterr().err
+        filler.unlink()
+        assert cli.main(command) == 0
+
+
+def test_rows_without_a_record_count_by_the_settings_in_their_files(looked_at, tmp_path):
+    """As a worker leaves them that outlived a job which had written nothing."""
+    table = Table(str(tmp_path / "table"), S3())
+    table.files.put(f"{looked_at}/", f"{table.path}/", recursive=True)
+    record = table.record()
+    for path in table._run_files():
+        table.files.rm_file(path)
+    table.check({"fiq_threshold": record["fiq_threshold"], "models": record["models"]})
+    with pytest.raises(faceq.errors.UsageError, match=r"fiq_threshold 0\.5 there, 0\.1 now"):
+        table.check({"fiq_threshold": 0.1})
