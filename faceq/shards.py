@@ -209,6 +209,7 @@ class _Place:
         self.columns = columns
         self.files: fsspec.AbstractFileSystem = filesystem(folder, s3)
         self._record: dict[str, Any] = {}
+        self._lock: claim.Lock
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
@@ -219,9 +220,13 @@ class _Place:
         place = Table(f"{self.uri}/_faceq", self.s3)
         now = datetime.now(UTC).isoformat()
         run = Run(new_run_id(), __version__, [], {}, {}, now, owner=claim.owner())
-        with claim.held(place, run):
+        with claim.held(place, run) as self._lock:
             place.remove_others(run)  # records of exports that were killed
             yield
+
+    def check_lock(self) -> None:
+        """JobError if another export took this one for dead and writes here now."""
+        self._lock.check()
 
     def check(self, selection: dict[str, Any]) -> dict[str, Any] | None:
         """The record of the export that is there, None where nothing is; UsageError if it is another one."""
@@ -365,6 +370,7 @@ class _Writer:
         if self._tar is None:
             return
         self._tar.close()
+        self.place.check_lock()
         self.place.note_endings(self._endings)
         self.place.write_list(self._name, self._ids)
         self._file.close()
