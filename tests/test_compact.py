@@ -75,7 +75,7 @@ def test_files_and_records_are_those_of_a_table(scored, compacted):
         assert footer["models"] == runs[0]["models"]
         assert {**runs[1]["config"], **footer["config"]} == runs[1]["config"]
         assert footer["config"]["fiq_threshold"] == 0.5 and "input" not in footer["config"]
-    for record in Path(scored.out, "_faceq").iterdir():
+    for record in Path(scored.out, "_faceq").glob("run-*.json"):
         assert json.loads(record.read_text()) == json.loads(
             Path(compacted, "_faceq", record.name).read_text()
         )
@@ -119,7 +119,7 @@ def test_an_unfinished_job_is_refused_until_it_was_run_again(scored, tmp_path, c
     table = tmp_path / "table"
     chosen = scored.model_copy(update={"out": str(table)})
     pipeline.score(chosen)
-    (path,) = (table / "_faceq").iterdir()
+    (path,) = (table / "_faceq").glob("run-*.json")
     record = json.loads(path.read_text())
     path.write_text(json.dumps({**record, "finished": None}))  # as a kill leaves it
     assert cli.main(["compact", str(table), "--out", str(tmp_path / "new")]) == 2
@@ -135,7 +135,7 @@ def test_a_killed_job_whose_clock_was_ahead_is_made_good_by_the_one_that_went_on
     table = tmp_path / "table"
     chosen = scored.model_copy(update={"out": str(table)})
     pipeline.score(chosen)
-    (path,) = (table / "_faceq").iterdir()
+    (path,) = (table / "_faceq").glob("run-*.json")
     record = json.loads(path.read_text())
     killed = {**record, "run_id": "20991123T170000Z-aaaaaaaa", "finished": None}
     path.with_name(f"run-{killed['run_id']}.json").write_text(json.dumps(killed))
