@@ -387,14 +387,15 @@ _OF_A_DEATH = (
 def _reason(error: BaseException) -> str:
     """Why the graph failed. Ray's account is a stack trace as text; the last line of it that is an
     error, and neither advice nor Ray's own wrapping, is the error as it was raised in a worker."""
-    if isinstance(error, _OF_A_DEATH):
-        last = workers.last()
-        died = f", the last one {last.text}" if last else ""
-        return f"a stage of the job failed: its worker processes died again and again{died}"
-    text = str(error)
-    raised = re.findall(r"^((?:\w+\.)*\w*(?:Error|Exception): .+)$", text, re.MULTILINE)
+    raised = re.findall(r"^((?:\w+\.)*\w*(?:Error|Exception): .+)$", str(error), re.MULTILINE)
     inner = [line for line in raised if "UserCodeException" not in line]
-    return f"a stage of the job failed: {inner[-1] if inner else text or type(error).__name__}"
+    if isinstance(error, _OF_A_DEATH):  # of an actor whose constructor raised, too
+        inner = [line for line in inner if not line.startswith("ray.exceptions.")]
+        if not inner:
+            last = workers.last()
+            died = f", the last one {last.text}" if last else ""
+            return f"a stage of the job failed: its worker processes died again and again{died}"
+    return f"a stage of the job failed: {inner[-1] if inner else str(error) or type(error).__name__}"
 
 
 def _now() -> str:

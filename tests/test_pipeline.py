@@ -235,5 +235,5 @@ def test_an_error_in_a_worker_is_told_in_its_own_words(shards, tmp_path, monkeyp
 
 def test_an_input_that_is_only_the_table_is_wrong_usage(scored):
     chosen, _ = scored
-    with pytest.raises(UsageError, match="nothing but the table"):
+    with pytest.raises(UsageError, match="no frames here but those of a faceq result table"):
         pipeline.score(settings(chosen.out, chosen.out))
