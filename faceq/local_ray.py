@@ -11,6 +11,7 @@ import os
 import resource
 import secrets
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,9 @@ from faceq.errors import JobError
 MEMORY_PER_CPU = 2_000_000_000
 """Bytes for each CPU: two tasks that find faces take 0.7 GB, an actor of either pool 0.6 to 0.75 GB; Ray's
 own processes and the job's take 1.2 GB together, and the object store its share of the whole."""
+
+JOB_MEMORY = 3_000_000_000
+"""Bytes that a job takes on two CPUs, about: in a control group it held 2.7 GB at most."""
 
 STORE_SHARE = 0.3
 """Of the memory that the object store gets, as Ray's own default has it."""
@@ -67,6 +71,12 @@ def start(num_cpus: int, system_config: dict[str, Any]) -> None:
         JobError: it has no room here, or does not start.
     """
     check_room(num_cpus)
+    if memory() < JOB_MEMORY:
+        print(
+            f"faceq: there are {memory() / 1e9:.1f} GB of memory for this job, and it takes about "
+            f"{JOB_MEMORY / 1e9:.0f} GB: if its processes are killed, give the machine or the container more",
+            file=sys.stderr,
+        )
     _keep_token_private()
     given: dict[str, Any] = {}
     # Ray sees the limit of a container, but not of a group below that one.

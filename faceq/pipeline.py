@@ -387,15 +387,17 @@ _OF_A_DEATH = (
 def _reason(error: BaseException) -> str:
     """Why the graph failed. Ray's account is a stack trace as text; the last line of it that is an
     error, and neither advice nor Ray's own wrapping, is the error as it was raised in a worker."""
-    raised = re.findall(r"^((?:\w+\.)*\w*(?:Error|Exception): .+)$", str(error), re.MULTILINE)
-    inner = [line for line in raised if "UserCodeException" not in line]
-    if isinstance(error, _OF_A_DEATH):  # of an actor whose constructor raised, too
-        inner = [line for line in inner if not line.startswith("ray.exceptions.")]
-        if not inner:
-            last = workers.last()
-            died = f", the last one {last.text}" if last else ""
-            return f"a stage of the job failed: its worker processes died again and again{died}"
-    return f"a stage of the job failed: {inner[-1] if inner else str(error) or type(error).__name__}"
+    text = str(error)
+    raised = re.findall(r"^((?:\w+\.)*\w*(?:Error|Exception): .+)$", text, re.MULTILINE)
+    inner = [
+        line for line in raised if not line.startswith("ray.exceptions.") and "UserCodeException" not in line
+    ]
+    if not inner and isinstance(error, _OF_A_DEATH):
+        last = workers.last()
+        died = f", the last one {last.text}" if last else ""
+        return f"a stage of the job failed: its worker processes died again and again{died}"
+    told = (inner or raised or [text or type(error).__name__])[-1]
+    return f"a stage of the job failed: {told}"
 
 
 def _now() -> str:
