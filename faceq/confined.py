@@ -8,6 +8,7 @@ allowed folders also allows writing, so `check_reads_only` refuses every stateme
 import glob
 import json
 import os
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +20,8 @@ from faceq.errors import UsageError
 _READING = {"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"}
 """DuckDB's names for the parts of a statement that read. A part that writes, such as COPY in a WITH clause,
 has another name."""
+
+_EXPLAIN = re.compile(r"^\s*explain(\s+analyze)?(\s*\([\w\s,]*\))?\s", re.IGNORECASE)
 
 
 def connect(
@@ -61,8 +64,12 @@ def connect(
 
 
 def check_reads_only(connection: duckdb.DuckDBPyConnection, statement: str) -> None:
-    """Raises UsageError unless the statement is one SELECT that writes nothing."""
+    """Raises UsageError unless the statement is one SELECT that writes nothing, or EXPLAIN before one."""
     kinds = [part.type for part in connection.extract_statements(statement)]
+    if kinds == [duckdb.StatementType.EXPLAIN]:
+        # EXPLAIN ANALYZE executes what follows, which is checked as if it stood alone.
+        statement = _EXPLAIN.sub("", statement, count=1)
+        kinds = [part.type for part in connection.extract_statements(statement)]
     try:
         reads = kinds == [duckdb.StatementType.SELECT] and _parts(connection, statement) <= _READING
     except RecursionError:

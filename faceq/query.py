@@ -128,7 +128,7 @@ class Rows:
         """What a whole statement over the view `frames` gives.
 
         Raises:
-            UsageError: also for anything but one SELECT that writes nothing.
+            UsageError: also for anything but one SELECT, or EXPLAIN before one, that writes nothing.
         """
         with self._told():
             check_reads_only(self._connection, statement)

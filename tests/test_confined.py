@@ -71,7 +71,11 @@ WRITE = [
     "explain analyze copy (select 1) to '{place}/new'",
     "explain analyze copy (select 1) to '{scored}/new.parquet'",
     "explain copy (select 1) to '{scored}/new.parquet'",
-    "explain select 1",
+    "explain (analyze) copy (select 1) to '{scored}/new.parquet'",
+    "explain analyze with x as (copy (select 1) to '{scored}/new.parquet') select * from x",
+    "explain /* select */ analyze copy (select 1) to '{scored}/new.parquet'",
+    "explain analyze create table x (i int)",
+    "explain analyze select 1; copy (select 1) to '{scored}/new.parquet'",
     "with x as (copy (select 1) to '{place}/new') select * from x",
     "with x as (copy (select 1) to '{scored}/new.parquet') select * from x",
     "with y as (with x as (copy (select 1) to '{scored}/new.parquet') select * from x) select * from y",
@@ -177,7 +181,14 @@ def test_the_message_says_what_can_be_read(place, capsys):
     assert f"query: can read only the table's own files, not {place}/secret.txt" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("statement", ["from frames", "describe frames", "summarize frames", "values (1)"])
+@pytest.mark.parametrize(
+    "statement",
+    [
+        *("from frames", "describe frames", "summarize frames", "values (1)", "explain from frames"),
+        "Explain Analyze select max(dbcnn) from frames where status = 'scored'",
+        "explain (analyze, format json) select 1",
+    ],
+)
 def test_what_only_reads_goes_on_working(place, statement):
     with Rows(str(place / "table"), S3()) as rows:
         assert len(rows.arrow(rows.sql(statement))) > 0

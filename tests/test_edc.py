@@ -115,6 +115,20 @@ def test_pairs_are_all_pairs_up_to_the_cap(world):
     assert len(impostor.first) == 320 * 319 // 2 - 40 * 28
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 10, 57])
+def test_pairs_are_numbered_as_numpy_numbers_them(count):
+    first, second = np.triu_indices(count, k=1)
+    found = edc._pairs_at(np.arange(len(first)), count)
+    assert np.array_equal(found, (first, second))
+
+
+def test_one_person_with_a_hundred_thousand_faces_takes_no_list_of_all_pairs():
+    people = np.zeros(100_000, np.int64)
+    pairs = edc.genuine_pairs(people, np.ones((len(people), 1), np.float32))
+    assert len(pairs.first) == edc.GENUINE_PER_PERSON and (pairs.first < pairs.second).all()
+    assert pairs.second.max() < len(people)
+
+
 def test_drawn_impostors_are_distinct_and_of_two_people(world):
     people, _, embeddings = world
     drawn = edc.impostor_pairs(people, embeddings, most=20_000)

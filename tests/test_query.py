@@ -43,8 +43,7 @@ def long(tmp_path_factory) -> str:
 def scan(uri: str, statement: str) -> dict:
     """What DuckDB says it read of the table's files for a statement."""
     with Rows(uri, S3()) as opened:
-        explained = opened._connection.sql(f"explain (analyze, format json) {statement}")
-        plan = json.loads(explained.fetchall()[0][1])
+        plan = json.loads(opened.sql(f"explain (analyze, format json) {statement}").fetchall()[0][1])
     below = [plan]
     for step in below:
         below.extend(step.get("children", step.get("operator", [])))
