@@ -46,7 +46,7 @@ print(len(Table(sys.argv[1], S3()).rows(["dbcnn"])))
 """A program that reads a table, and whose files take their time to be gone."""
 
 
-RUN = {"run_id": "1", "version": "0", "input": [], "config": {}, "state": "ended"}
+RUN = {"run_id": "1", "version": "0", "input": [], "config": {}, "finished": "now"}
 """What each record has beside the settings."""
 
 
