@@ -11,7 +11,6 @@ import os
 import resource
 import secrets
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +22,7 @@ from ray._common.utils import get_default_ray_temp_dir
 from ray._private import ray_constants
 from ray._private import worker as ray_worker
 
-from faceq import cgroup, device
+from faceq import cgroup, device, streams
 from faceq.errors import JobError
 
 MEMORY_PER_CPU = 2_000_000_000
@@ -72,10 +71,9 @@ def start(num_cpus: int, system_config: dict[str, Any]) -> None:
     """
     check_room(num_cpus)
     if memory() < JOB_MEMORY:
-        print(
-            f"faceq: there are {memory() / 1e9:.1f} GB of memory for this job, and it takes about "
-            f"{JOB_MEMORY / 1e9:.0f} GB: if its processes are killed, give the machine or the container more",
-            file=sys.stderr,
+        streams.say(
+            f"there are {memory() / 1e9:.1f} GB of memory for this job, and it takes about "
+            f"{JOB_MEMORY / 1e9:.0f} GB: if its processes are killed, give the machine or the container more"
         )
     _keep_token_private()
     given: dict[str, Any] = {}
