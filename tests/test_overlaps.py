@@ -2,16 +2,18 @@
 
 import shutil
 from pathlib import Path
+from urllib.parse import quote
 
 import pyarrow.parquet as pq
 import pytest
+import small_s3 as small_s3_module
 from conftest import PHOTOS
 from small_s3 import BUCKET, small_s3
 
 import faceq
 from faceq import config, pipeline, summary
 from faceq.config import S3
-from faceq.errors import UsageError
+from faceq.errors import StorageError, UsageError
 from faceq.listing import list_shards
 from faceq.runs import Table
 from faceq.sources import Findings, read_shards
@@ -76,6 +78,15 @@ def test_result_tables_on_s3_are_passed_over():
         (found,) = list_shards([f"s3://{BUCKET}/in"], store.settings, notes=notes)
     assert found.source == f"s3://{BUCKET}/in/a.jpg"
     assert notes == [f"s3://{BUCKET}/in/t: is a faceq result table: no part of it is read as frames"]
+
+
+def test_keys_of_which_not_all_can_be_told_apart_stop_the_job(monkeypatch):
+    """Some stores take names that are not UTF-8; in a listing each wrong byte becomes the same sign."""
+    monkeypatch.setattr(small_s3_module, "_coded", lambda name, query: quote(name.encode("latin-1")))
+    with small_s3({"in/a\xfe.jpg": b"x", "in/a\xff.jpg": b"y"}) as store:
+        for place in ("in", "in/*"):
+            with pytest.raises(StorageError, match=r"several objects are listed as 'in/a\ufffd\.jpg'"):
+                list_shards([f"s3://{BUCKET}/{place}"], store.settings)
 
 
 def test_a_query_of_other_programs_that_wrote_the_rows_is_a_shard_like_any(looked_at, tmp_path):
