@@ -106,8 +106,8 @@ async def _pages(
     where: dict[str, str] = {"Delimiter": delimiter} if delimiter else {}
     while True:
         page = await files._call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, **where)
+        objects.update((f"{bucket}/{key}", size) for key, size in _sizes(page).items())
         for found in page.get("Contents", ()):
-            objects[f"{bucket}/{found['Key']}"] = found["Size"]
             note(f"{bucket}/{found['Key']}", found.get("ETag") or "")
         prefixes += [f"{bucket}/{found['Prefix'][:-1]}" for found in page.get("CommonPrefixes", ())]
         if not page.get("IsTruncated"):
@@ -166,7 +166,7 @@ async def _answer(
         if code_of(error) in _NOT_THIS_WAY:
             raise _NoOrderError from None
         raise
-    sizes = {found["Key"]: found["Size"] for found in answer.get("Contents", ())}
+    sizes = _sizes(answer)
     for found in answer.get("Contents", ()):
         note(f"{bucket}/{found['Key']}", found.get("ETag") or "")
     keys = [part.after, *sizes]
@@ -179,6 +179,24 @@ async def _answer(
     if not answer.get("NextContinuationToken"):
         raise _NoOrderError
     return objects, others, replace(part, after=keys[-1], token=answer["NextContinuationToken"])
+
+
+def _sizes(answer: dict[str, Any]) -> dict[str, int]:
+    """Bytes by key of what an answer lists.
+
+    Raises:
+        OSError: two keys look alike. Those that are not UTF-8, which some stores take, cannot be told apart,
+            nor read: without an error one of them would have no row.
+    """
+    listed = answer.get("Contents", ())
+    sizes = {found["Key"]: found["Size"] for found in listed}
+    if len(sizes) < len(listed):
+        keys = [found["Key"] for found in listed]
+        alike = next(key for key in sizes if keys.count(key) > 1)
+        raise OSError(
+            errno.EILSEQ, f"several objects are listed as {alike!r}: their names are not UTF-8: rename them"
+        )
+    return sizes
 
 
 def _cut(part: _Part, prefix: str, most: int) -> list[_Part]:

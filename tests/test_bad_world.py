@@ -1,5 +1,6 @@
 """Damaged tables, wrong endpoints, full devices, plain terminals, users without a home: one line each."""
 
+import codecs
 import json
 import os
 import shutil
@@ -129,6 +130,7 @@ def test_a_record_that_may_not_be_read_is_named_by_every_command(looked_at, caps
     try:
         for path in (place, *place.rglob("*")):
             path.chmod(0o777 if path.is_dir() else 0o644)
+        codecs.lookup("utf-8-sig")  # as IMPORTED
         (record,) = (place / "table" / "_faceq").glob("run-*.json")
         record.chmod(0)
         commands = on_a_table(str(place / "table"), place)
