@@ -63,42 +63,47 @@ DAMAGE: dict[str, tuple[bytes, str]] = {
     "list": (b"[]", "it is no JSON object"),
     "null": (b"null", "it is no JSON object"),
     "text": (b'"run"', "it is no JSON object"),
-    "half a file": (json.dumps(valid("x")).encode()[:40], "it is no JSON"),
+    "half a file": (json.dumps(valid("0x")).encode()[:40], "it is no JSON"),
     "zeros": (bytes(512), "it is no JSON"),
     "not UTF-8": (b'{"run_id": "\xff"}', "it is no JSON"),
     "nested": (b"[" * 100_000, "it is no JSON"),
     "a number of a million digits": (b"1" * 1_000_000, "it is no JSON"),
     "copy": (json.dumps(valid("y")).encode(), "it is the record of another run, 'y'"),
     "way out": (json.dumps(valid("../../x")).encode(), "it is the record of another run"),
-    "no config": (json.dumps({**valid("x"), "config": None}).encode(), "its config is null"),
-    "input of numbers": (json.dumps({**valid("x"), "input": [1]}).encode(), "its input is"),
-    "finished is a number": (json.dumps({**valid("x"), "finished": 5}).encode(), "its finished is 5"),
-    "models are a list": (json.dumps({**valid("x"), "models": []}).encode(), "its models is []"),
-    "no owner": (json.dumps({**valid("x"), "state": "running"}).encode(), "its owner is null"),
+    "no config": (json.dumps({**valid("0x"), "config": None}).encode(), "its config is null"),
+    "input of numbers": (json.dumps({**valid("0x"), "input": [1]}).encode(), "its input is"),
+    "finished is a number": (json.dumps({**valid("0x"), "finished": 5}).encode(), "its finished is 5"),
+    "models are a list": (json.dumps({**valid("0x"), "models": []}).encode(), "its models is []"),
+    "no owner": (json.dumps({**valid("0x"), "state": "running"}).encode(), "its owner is null"),
     "escapes": (b'{"run_id": "\\u001b[31m\\u202e\\ud800\\n"}', "its version is null"),
 }
 
 
 @pytest.fixture
 def table(looked_at, tmp_path) -> Path:
-    return Path(shutil.copytree(looked_at, tmp_path / "table"))
+    """A table in which the run `0x` has written some rows: queries read only records of such runs, and other
+    commands one at least, the first."""
+    copy = Path(shutil.copytree(looked_at, tmp_path / "table"))
+    rows = min(copy.glob("status=*/*.parquet"))
+    rows.rename(rows.with_name(f"0x-{rows.name}"))
+    return copy
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_record_is_named_by_every_command(table, tmp_path, capsys, damage):
     content, said = DAMAGE[damage]
-    (table / "_faceq" / name_of("x")).write_bytes(content)
+    (table / "_faceq" / name_of("0x")).write_bytes(content)
     for name, arguments in on_a_table(str(table), tmp_path).items():
         status, line = status_and_line(arguments, capsys)
         assert status == 1, name
-        assert f"{table}: the record _faceq/run-x.json is damaged ({said}" in line, name
+        assert f"{table}: the record _faceq/run-0x.json is damaged ({said}" in line, name
     assert not (tmp_path / "shards").exists() and not (tmp_path / "compacted").exists()
 
 
 PLACES: dict[str, tuple[Callable[[Path], object], str]] = {
     "folder called like a record": (
-        lambda table: (table / "_faceq" / name_of("x")).mkdir(),
-        "run-x.json is damaged (it is a folder)",
+        lambda table: (table / "_faceq" / name_of("0x")).mkdir(),
+        "run-0x.json is damaged (it is a folder)",
     ),
     "folder that is no status": (
         lambda table: shutil.copytree(table / "status=scored", table / "status=foo"),
