@@ -66,7 +66,7 @@ def test_an_export_to_a_full_disk_is_a_failure_of_the_world(looked_at, tmp_path,
 
 
 @needs_mounts
-@pytest.mark.parametrize(("leave", "whole"), [(8192, 0), (40 << 10, 1)])
+@pytest.mark.parametrize(("leave", "whole"), [(8192, False), (40 << 10, True)])
 def test_a_compaction_goes_on_where_a_full_disk_stopped_it(looked_at, tmp_path, capsys, leave, whole):
     """Before its first file was whole, or after."""
     with small_disk(tmp_path / "disk", kilobytes=512) as disk:
@@ -74,7 +74,7 @@ def test_a_compaction_goes_on_where_a_full_disk_stopped_it(looked_at, tmp_path, 
         command = ["compact", looked_at, "--out", str(disk / "table")]
         assert cli.main(command) == 1
         assert "No space left" in capsys.readouterr().err
-        assert [path.suffix for path in disk.glob("table/*/*")] == [".parquet"] * whole
+        assert any(disk.glob("table/*/*.parquet")) == whole
         filler.unlink()
         assert cli.main(command) == 0
         assert len(faceq.read_table(str(disk / "table"))) == len(faceq.read_table(looked_at))
