@@ -41,8 +41,8 @@ def shortage(config: Config, machines: Sequence[Machine]) -> str | None:
     for request in asked:
         if not any(m.cpus >= request.cpus and m.gpus >= request.gpus for m in machines):
             return (
-                f"each process of {request.stage} asks for {_amount(request.cpus, request.gpus)}, and no "
-                f"machine has that: the largest of {len(machines)} has {_largest(machines)}"
+                f"each process of {request.stage} asks for {_amount(request.cpus, request.gpus)}, and "
+                f"{_largest(machines)}"
             )
     for name, needed, there in (
         ("CPUs", sum(r.count * r.cpus for r in asked), sum(m.cpus for m in machines)),
@@ -58,5 +58,8 @@ def _amount(cpus: float, gpus: float) -> str:
 
 
 def _largest(machines: Sequence[Machine]) -> str:
-    largest = max(machines, key=lambda m: (m.gpus, m.cpus), default=Machine(0))
-    return f"{largest.cpus:g} CPUs and {largest.gpus:g} GPUs"
+    if not machines:
+        return "there is no machine"
+    largest = max(machines, key=lambda m: (m.gpus, m.cpus))
+    has = f"has {largest.cpus:g} CPUs and {largest.gpus:g} GPUs"
+    return f"this machine {has}" if len(machines) == 1 else f"the largest of {len(machines)} machines {has}"

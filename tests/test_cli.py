@@ -90,8 +90,8 @@ def test_odd_names_are_shown_as_they_are(local_ray, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("resources", "said"),
     [
-        ("dbcnn: {num_gpus: 0.5}", "at least 0.5 GPUs, this machine has 0"),
-        ("serfiq: {num_cpus: 400}", "CPUs, this machine has"),
+        ("dbcnn: {num_gpus: 0.5}", "dbcnn asks for 0.5 CPUs and 0.5 GPUs, and this machine has"),
+        ("serfiq: {num_cpus: 400}", "400 CPUs, and this machine has"),
     ],
 )
 def test_more_than_the_machine_has_is_wrong_usage_not_a_wait(tmp_path, resources, said):

@@ -147,7 +147,7 @@ def test_wrong_usage_is_said(table, folder, tmp_path, capsys):
     identities = str(folder / "identities.csv")
     for arguments, said in (
         (["edc", str(tmp_path), identities], "there is no faceq table here"),
-        (["edc", table.uri, str(tmp_path / "none.csv")], "cannot be read as CSV"),
+        (["edc", table.uri, str(tmp_path / "none.csv")], "cannot be read: "),
         (["edc", table.uri, identities, "--plot", "edc.gif"], "the plot is a PNG file"),
         (["edc", table.uri, identities, "--json", str(tmp_path / "no" / "f")], "there is no folder"),
         (["edc", table.uri, identities, "--json", str(tmp_path)], "it is a folder"),

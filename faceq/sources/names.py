@@ -23,8 +23,9 @@ class Names:
 
     def unique(self, name: str) -> str:
         """The name, or for a repeated one the name with #2, #3, …"""
-        count = self._count(name)
-        return name if count == 1 else self.unique(f"{name}#{count}")
+        while (count := self._count(name)) > 1:
+            name = f"{name}#{count}"
+        return name
 
     def _count(self, name: str) -> int:
         """How often the name has come, with this time."""
