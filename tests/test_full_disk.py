@@ -98,6 +98,6 @@ def test_rows_without_a_record_count_by_the_settings_in_their_files(looked_at, t
     record = table.record()
     for path in table._run_files():
         table.files.rm_file(path)
-    table.check({"fiq_threshold": record["fiq_threshold"], "models": record["models"]})
-    with pytest.raises(faceq.errors.UsageError, match=r"fiq_threshold 0\.5 there, 0\.1 now"):
-        table.check({"fiq_threshold": 0.1})
+    table.check({"min_face": record["min_face"], "models": record["models"]})
+    with pytest.raises(faceq.errors.UsageError, match=r"min_face 40 there, 20 now"):
+        table.check({"min_face": 20})
