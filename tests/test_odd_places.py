@@ -38,7 +38,7 @@ def test_a_table_is_read_continued_and_compacted_under_any_name(request, tmp_pat
             files.pipe_file(target, path.read_bytes())
     rows = len(Table(looked_at, S3()).rows(["source"]))
     table = Table(out, S3())
-    ids, _ = recover.prepare(table, set())
+    ids = recover.prepare(table, set()).ids
     assert len(table.runs()) == 1 and len(ids) == len(table.rows(["source"])) == rows
     assert len(read_table(out, "status = 'scored'")) == len(read_table(looked_at, "status = 'scored'")) > 0
     assert compact.compact(out, f"{root}/{name}/compacted", S3())[0] == rows
