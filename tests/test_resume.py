@@ -193,21 +193,21 @@ def test_a_picture_that_kills_the_decoder_is_a_row(tmp_path, astronaut):
 
 
 KILLS_READERS = """
-import builtins, os, tarfile
+import os, tarfile
 
-opened, parsed = builtins.open, tarfile.TarInfo.frombuf.__func__
+opened, parsed = os.open, tarfile.TarInfo.frombuf.__func__
 
-def open(file, *arguments, **options):
-    if isinstance(file, str) and os.path.basename(file).startswith("killer"):
+def open(path, *arguments, **options):
+    if isinstance(path, str) and os.path.basename(path).startswith("killer"):
         os.kill(os.getpid(), 9)
-    return opened(file, *arguments, **options)
+    return opened(path, *arguments, **options)
 
 def frombuf(cls, header, *arguments):
     if header.startswith(b"killer"):
         os.kill(os.getpid(), 9)
     return parsed(cls, header, *arguments)
 
-builtins.open = open
+os.open = open
 tarfile.TarInfo.frombuf = classmethod(frombuf)
 """
 """A stand-in for a crash of a reader, and for the end of a process that takes too much memory."""
