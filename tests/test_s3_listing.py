@@ -140,7 +140,7 @@ def test_only_answers_to_these_requests_lack_what_nobody_asked_for(s3, listed):
     assert {"Key", "Size", "LastModified", "ETag"} <= whole.keys()
 
 
-def test_a_listing_reads_names_and_sizes_alone(monkeypatch, s3, listed):
+def test_a_listing_reads_names_sizes_and_etags_alone(monkeypatch, s3, listed):
     kept = []
 
     class Seen(Counting):
@@ -150,4 +150,4 @@ def test_a_listing_reads_names_and_sizes_alone(monkeypatch, s3, listed):
             return answer
 
     s3_listing.find(Seen(s3), listed)
-    assert len(kept) == 423 and all(each.keys() == {"Key", "Size"} for each in kept)
+    assert len(kept) == 423 and all(each.keys() == {"Key", "Size", "ETag"} for each in kept)
