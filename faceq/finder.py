@@ -44,7 +44,7 @@ LEAD_SCORE = 0.05
 """What a face found in a turned frame must have, and by how much it must be surer than the frame as it is."""
 
 TURNS = ((90, 180, 270), (45, 135, 225, 315))
-"""Degrees, clockwise. The second group is tried only where the first one found something unsure."""
+"""Degrees, clockwise. The second group is tried where the first one found nothing, or something unsure."""
 
 SETTLED = 25.0
 """Degrees by which a face may be tilted in the look that found it: a detector's landmarks lean to upright,
@@ -108,8 +108,6 @@ class Finder:
         best = self._settled(first, self._found(first) or self._found_coarsely(picture))
         for turns in TURNS:
             if best is not None and _is_sure(best):
-                break
-            if best is None and turns is not TURNS[0]:
                 break
             found, views = best, self._views(first, best)
             for turn in turns:
