@@ -181,7 +181,7 @@ async def _answer(
     return objects, others, replace(part, after=keys[-1], token=answer["NextContinuationToken"])
 
 
-def _sizes(answer: dict[str, Any]) -> dict[str, int]:
+def _sizes(answer: dict[str, Any]) -> Objects:
     """Bytes by key of what an answer lists.
 
     Raises:
