@@ -5,6 +5,7 @@ import re
 import time
 import warnings
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -326,11 +327,7 @@ class FiqStage(ScoreFiq):
             super().__init__(config)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        faces = batch["status"].null_count
-        with telling(self._census):
-            batch = super().__call__(batch)
-        _count_scored(self._census, batch, faces, NO_FEATURES)
-        return batch
+        return _scored(super().__call__, batch, self._census, NO_FEATURES)
 
     def warn(self, note: str) -> None:
         super().warn(note)
@@ -346,25 +343,26 @@ class LastStage(ScoreQuality):
             super().__init__(config)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        faces = batch["status"].null_count
-        with telling(self._census):
-            batch = super().__call__(batch)
-        _count_scored(self._census, batch, faces, NO_QUALITY)
+        batch = _scored(super().__call__, batch, self._census, NO_QUALITY)
         self._census.through.remote(len(batch))
         return batch
 
 
-def _count_scored(census: Any, batch: pa.Table, faces: int, error: str) -> None:
-    """Tell the census how many of a batch's faces a model had no score for; OutageError if that is nearly all
-    of the job's."""
+def _scored(stage: Callable[[pa.Table], pa.Table], batch: pa.Table, census: Any, error: str) -> pa.Table:
+    """What a stage makes of a batch. The census is told what the stage prints, and how many faces have the
+    `error` now, since a model had no score for them; OutageError if these are nearly all of the job's."""
+    faces = batch["status"].null_count
+    with telling(census):
+        batch = stage(batch)
     if not faces:
-        return
+        return batch
     without = pc.sum(pc.equal(batch["error"], error)).as_py() or 0
     told = census.scored.remote(faces, without, error)
     if without:  # good batches need not wait for the answer
         outage = ray.get(told)
         if outage:
             raise OutageError(outage)
+    return batch
 
 
 def _stopped(error: Exception, census: Any) -> str | None:

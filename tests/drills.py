@@ -90,6 +90,13 @@ def undisturbed(shards, tmp_path_factory) -> list[dict]:
     return rows
 
 
+def _until_it_writes(job: Job) -> None:
+    """Wait until a job that has just started has written a file, or has ended."""
+    before = len(job.files())
+    while len(job.files()) <= before and job.process.poll() is None:
+        time.sleep(0.1)
+
+
 @pytest.mark.parametrize("whole", [False, True], ids=["driver alone", "all of it"])
 def test_killed_at_random_moments(shards, undisturbed, tmp_path, whole):
     chance = random.Random(7 + whole)
@@ -100,9 +107,7 @@ def test_killed_at_random_moments(shards, undisturbed, tmp_path, whole):
             reader = Reader(Table(job.settings.out, job.settings.s3))
             reader.start()
         # A moment after this attempt has begun to write: before, there is little to lose.
-        before = len(job.files())
-        while len(job.files()) <= before and job.process.poll() is None:
-            time.sleep(0.1)
+        _until_it_writes(job)
         time.sleep(chance.uniform(0, 20))
         assert job.process.poll() is None, "it ended before the kill"
         (os.killpg if whole else os.kill)(job.process.pid, signal.SIGKILL)
@@ -123,10 +128,8 @@ def test_terminated_at_random_moments(shards, undisturbed, tmp_path):
         if reader is None:
             reader = Reader(Table(job.settings.out, job.settings.s3))
             reader.start()
-        before = len(job.files())
         if term % 2:
-            while len(job.files()) <= before and job.process.poll() is None:
-                time.sleep(0.1)
+            _until_it_writes(job)
             time.sleep(chance.uniform(0, 8))
         else:
             time.sleep(chance.uniform(0, 25))
