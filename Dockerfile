@@ -16,4 +16,4 @@ RUN pip install --no-cache-dir --constraint constraints.txt --editable .
 RUN pip uninstall --yes onnxruntime onnxruntime-gpu
 RUN pip install --no-cache-dir --constraint constraints.txt "onnxruntime-gpu[cuda,cudnn]"
 # CHANGE for another preset: models pull --preset insightface --accept-licence
-RUN python -m faceq.cli models pull
+RUN python -m faceq models pull

@@ -16,7 +16,7 @@ test-alone: $(READY)  ## a cluster that grows and shrinks; minutes long, and it 
 	$(BIN)/python -m pytest -m alone
 
 bench: $(READY)  ## frames/s beside a loop without Ray and beside CAFI as published, as one table
-	$(BIN)/python -m jobs.benchmark
+	$(BIN)/python -m jobs.benchmarks.throughput
 
 lint: $(READY)  ## style and types
 	$(BIN)/ruff check .

@@ -9,13 +9,13 @@ from typing import Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from faceq import models
 from faceq.errors import StorageError, UsageError
-from faceq.models import Model, Recogniser, tell
+from faceq.models import zoo
+from faceq.models.zoo import Model, Recogniser, tell
 
 FACE_FINDING = 2
-"""Which way of finding and aligning faces a table's rows were made with: 2: that of `faceq.finder`; 1, which
-records do not name: the largest face as it stands, aligned half by the detector's landmarks."""
+"""Which way of finding and aligning faces a table's rows were made with: 2: that of `faceq.faces.finder`; 1,
+which records do not name: the largest face as it stands, aligned half by the detector's landmarks."""
 
 Region = Literal["mask", "black_out", "crop", "frame", "frame_jpeg"]
 """What is judged: of a face's crop what is inside the mask; the crop, black outside the mask; all of it; or
@@ -240,7 +240,7 @@ class Calibration(_Strict):
 class Config(_Strict):
     """Settings of a scoring job.
 
-    input: files, folders, globs; manifest: files that list frames' places (see `faceq.manifest`).
+    input: files, folders, globs; manifest: files that list frames' places (see `faceq.sources.manifest`).
     preset: the set of models; models: others in its models' places. accept_licence: terms that models come
     under are accepted. model_mirrors: folders, `s3://` or `https://` prefixes that hold model files, tried
     before their own sources. dropout: the recogniser's rate, if not what its file or the zoo says.
@@ -314,8 +314,8 @@ class Config(_Strict):
 
     def fetch(self, name: str, report: Callable[[str], None] = tell) -> Path:
         """A verified local copy of a model, as these settings have it come."""
-        access = models.Access(self.accept_licence, self.model_mirrors, self.s3)
-        return models.fetch(name, report, access)
+        access = zoo.Access(self.accept_licence, self.model_mirrors, self.s3)
+        return zoo.fetch(name, report, access)
 
     def on_gpus(self, cards: float) -> "Config":
         """These settings where so many GPUs are at hand that models can run on: pools whose device is `auto`
@@ -335,14 +335,14 @@ class Config(_Strict):
 
         Raises LicenceError where they are not.
         """
-        used = [models.find(name) for name in self.chosen.models()]
+        used = [zoo.find(name) for name in self.chosen.models()]
         for name in self.chosen.models():
-            models.accept_terms(name, self.accept_licence, report)
+            zoo.accept_terms(name, self.accept_licence, report)
         return {model.name: model.licence for model in used if model.terms}
 
     def recogniser(self) -> Recogniser:
         """What is known of the recogniser; its dropout rate is these settings', if they have one."""
-        known = models.recogniser(self.chosen.recogniser)
+        known = zoo.recogniser(self.chosen.recogniser)
         if self.dropout is None:
             return known
         return replace(known, dropout=self.dropout, closed_form_holds=False)
@@ -350,7 +350,7 @@ class Config(_Strict):
     def best_quality(self) -> float | None:
         """The best score on the quality checkpoint's own scale: these settings', else the zoo's; None where
         neither says."""
-        return self.quality_scale or models.find(self.chosen.quality).quality_scale
+        return self.quality_scale or zoo.find(self.chosen.quality).quality_scale
 
     def calibrated(self) -> Calibration:
         """The calibration that holds: these settings', else what is known for the recogniser."""
@@ -360,7 +360,7 @@ class Config(_Strict):
     def record(self) -> dict[str, Any]:
         """What decides which rows there are, and their values, as JSON: kept with every table and compared
         before a rerun. What is added here gets a place in `comparable.WHEN_UNNAMED`, too."""
-        used = [models.find(name) for name in self.chosen.models()]
+        used = [zoo.find(name) for name in self.chosen.models()]
         return {
             "preset": self.preset,
             "serfiq_passes": self.serfiq_passes,
@@ -380,9 +380,9 @@ class Config(_Strict):
 
     def _digest(self, model: Model) -> str:
         """A model's whole SHA-256; where the zoo knows its first digits only, that of the verified copy."""
-        if len(model.sha256) == models.HEX_DIGITS:
+        if len(model.sha256) == zoo.HEX_DIGITS:
             return model.sha256
-        return models.digest(self.fetch(model.name))
+        return zoo.digest(self.fetch(model.name))
 
 
 def load(path: str | None, overrides: Mapping[str, Any]) -> Config:

@@ -10,7 +10,7 @@ Every error that a command ends with is a FaceqError, and each kind has an exit 
 
 from typing import ClassVar
 
-from faceq.masking import mask
+from faceq.messages.masking import mask
 
 
 class MaskedError(Exception):

@@ -5,7 +5,7 @@ ray job submit --working-dir . -- python -m jobs.score --config jobs/score.yaml
 
 import sys
 
-from faceq.cli import main
+from faceq.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["score", *sys.argv[1:]]))

@@ -8,7 +8,7 @@ import numpy as np
 import ray
 from PIL import Image
 
-from faceq import pipeline
+from faceq.job import pipeline
 from jobs import demo
 
 

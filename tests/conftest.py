@@ -20,7 +20,7 @@ import skimage
 from here import score_here
 from videos import write_video
 
-from faceq import decode
+from faceq.sources.decode import image as decode
 from jobs import demo
 
 PHOTOS = Path(insightface.__file__).parent / "data" / "images"

@@ -83,7 +83,7 @@ def _in_a_namespace(tmp_path: Path, mounts: str, shards: Path, **environment: st
     """A job that sees file systems of its own; exit status, what it said, seconds."""
     if os.geteuid():
         pytest.skip("only root may mount")
-    command = f"{sys.executable} -m faceq.cli score {shards} --out {tmp_path}/table"
+    command = f"{sys.executable} -m faceq score {shards} --out {tmp_path}/table"
     started = time.monotonic()
     done = subprocess.run(
         ["unshare", "-m", "bash", "-c", f"{mounts} && exec {command}"],
@@ -121,7 +121,7 @@ def test_a_control_group_with_little_memory(shards, tmp_path, limit):
     except OSError:
         pytest.skip("no control groups of version 1 that may be made here")
     (group / "memory.limit_in_bytes").write_text(str(limit))
-    command = f"{sys.executable} -m faceq.cli score {shards} --out {tmp_path}/table"
+    command = f"{sys.executable} -m faceq score {shards} --out {tmp_path}/table"
     started = time.monotonic()
     done = subprocess.run(
         ["bash", "-c", f"echo $$ > {group}/tasks && exec {command}"],

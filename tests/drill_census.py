@@ -10,7 +10,7 @@ import psutil
 import pytest
 import ray
 
-from faceq.census import Census
+from faceq.job.census import Census
 
 pytestmark = pytest.mark.timeout(3600)
 TASKS = 10_000

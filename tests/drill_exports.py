@@ -23,8 +23,8 @@ from PIL import Image
 
 from faceq import __version__
 from faceq.config import S3, build
-from faceq.runs import Run, Table
-from faceq.table import SCHEMA, frame_id
+from faceq.table.schema import SCHEMA, frame_id
+from faceq.table.store import Run, Table
 
 FRAMES = 30
 CALLS = ("mkdir", "rename", "unlink", "chmod", "fsync", "rmdir")
@@ -50,7 +50,7 @@ def table(tmp_path_factory) -> str:
 
 
 def command(table: str, *arguments: str) -> list[str]:
-    return [sys.executable, "-m", "faceq.cli", "query", table, *arguments]
+    return [sys.executable, "-m", "faceq", "query", table, *arguments]
 
 
 def frames_in(folder: Path) -> Counter:

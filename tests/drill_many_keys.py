@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from many_keys import BUCKET, many_keys
 
-from faceq.listing import MAX_READ_TASKS
+from faceq.sources.listing import MAX_READ_TASKS
 
 pytestmark = pytest.mark.timeout(3600)
 KEYS = 10_000_000
@@ -20,7 +20,7 @@ KEYS = 10_000_000
 _LISTS = """
 import resource, sys, time
 from faceq.config import S3
-from faceq.listing import group, list_shards
+from faceq.sources.listing import group, list_shards
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 groups = group(list_shards(sys.argv[1:2], S3(endpoint_url=sys.argv[2])))
 grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before

@@ -14,8 +14,8 @@ import pytest
 from here import score_here
 
 from faceq.config import S3
-from faceq.runs import Table
-from faceq.table import SCHEMA
+from faceq.table.schema import SCHEMA
+from faceq.table.store import Table
 from jobs import demo
 
 pytestmark = pytest.mark.timeout(3600)
@@ -24,9 +24,9 @@ FRAMES = 500
 
 _LOGS_EACH_SECOND = """
 import sys
-import faceq.progress
+import faceq.job.progress
 from faceq import cli
-faceq.progress.EVERY_S = 1
+faceq.job.progress.EVERY_S = 1
 sys.exit(cli.main(sys.argv[1:]))
 """
 

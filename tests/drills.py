@@ -25,8 +25,9 @@ from PIL import Image
 from ray.cluster_utils import Cluster
 from test_resume import VALUES, Job, _title
 
-from faceq import config, pipeline
-from faceq.runs import Table
+from faceq import config
+from faceq.job import pipeline
+from faceq.table.store import Table
 from jobs import demo
 
 pytestmark = pytest.mark.timeout(3600)

@@ -7,9 +7,11 @@ import pyarrow as pa
 import pyarrow.dataset as pds
 import pyarrow.parquet as pq
 
-from faceq import __version__, config, listing, scoring, sources
-from faceq.runs import Run, Table, new_run_id
-from faceq.table import schema_with
+from faceq import __version__, config, sources
+from faceq.sources import listing
+from faceq.stages import scorer
+from faceq.table.schema import schema_with
+from faceq.table.store import Run, Table, new_run_id
 
 
 def score_here(source: str, out: str, **values: Any) -> str:
@@ -19,8 +21,8 @@ def score_here(source: str, out: str, **values: Any) -> str:
     now = datetime.now(UTC).isoformat()
     run = Run(new_run_id(), __version__, [source], settings.record(), settings.model_dump(), now, now)
     read = sources.read_shards(listing.list_shards(settings.input, settings.s3), settings.s3)
-    stages = scoring.stages_of(settings)
-    rows = pa.concat_tables(scoring._run(read, stages, schema_with(run.footer()), run.run_id))
+    stages = scorer.stages_of(settings)
+    rows = pa.concat_tables(scorer._run(read, stages, schema_with(run.footer()), run.run_id))
     run.state, run.frames, run.rows = "ended", len(rows), len(rows)
     table.save(run)
     write_rows(rows, table, run.run_id)

@@ -9,7 +9,7 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from faceq.dbcnn_vgg import DBCNN
+from faceq.iqa.dbcnn_vgg import DBCNN
 
 node = helper.make_node
 

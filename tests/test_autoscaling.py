@@ -13,7 +13,8 @@ from clusters import trace_stages, workers_of, write_input
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID, FakeMultiNodeProvider
 from ray.cluster_utils import AutoscalingCluster
 
-from faceq import config, pipeline
+from faceq import config
+from faceq.job import pipeline
 
 pytestmark = [pytest.mark.alone, pytest.mark.timeout(1500)]
 

@@ -20,13 +20,14 @@ import pytest
 import skimage
 from PIL import Image, TiffImagePlugin
 
-from faceq import config, pipeline
+from faceq import config
 from faceq.errors import UsageError
-from faceq.find_face import FindFace
-from faceq.frames import Frame, in_batches, to_table
-from faceq.listing import list_shards
-from faceq.runs import Table
+from faceq.job import pipeline
 from faceq.sources import read_shards
+from faceq.sources.frame import Frame, in_batches, to_table
+from faceq.sources.listing import list_shards
+from faceq.stages.find_face import FindFace
+from faceq.table.store import Table
 
 MAX_PIXELS = 1_000_000
 S3 = config.S3()
@@ -566,7 +567,7 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
 PEAK = """
 import resource, sys
 from faceq.config import S3, Limits
-from faceq.listing import list_shards
+from faceq.sources.listing import list_shards
 from faceq.sources import read_shards
 shards = list_shards(sys.argv[1:], S3())
 list(read_shards(list_shards([sys.argv[1] + "/../warm.tar"], S3()), S3()))

@@ -14,18 +14,23 @@ from bad_endpoints import ENDPOINTS, MISNAMED
 from conftest import PHOTOS
 from test_listing import as_nobody
 
-from faceq import calibration, cli, compact, evaluate, export, pipeline, report, shards
-from faceq.records import name_of
+from faceq.cli import main
+from faceq.evaluation import calibration
+from faceq.evaluation import identities as evaluate
+from faceq.job import pipeline
+from faceq.query import compact, export, shard_export
+from faceq.report import page
+from faceq.table.records import name_of
 
 ROOT = Path(__file__).parent.parent
-IMPORTED = (calibration, compact, evaluate, export, pipeline, report, shards)
+IMPORTED = (calibration, compact, evaluate, export, pipeline, page, shard_export)
 """What commands import: before another user does, who may not read the files of this Python."""
 
 
 def status_and_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
     """The exit status of a command, and the only line that it says on standard error."""
     capsys.readouterr()
-    status = cli.main(arguments)
+    status = main.main(arguments)
     said = capsys.readouterr().err.strip()
     assert said.startswith("faceq: ") and "\n" not in said, (arguments, said)
     return status, said
@@ -196,7 +201,7 @@ def ran(arguments: list[str], to: str | None = None, **variables: str | None) ->
     environment = {name: value for name, value in environment.items() if value is not None}
     with open(to or os.devnull, "wb") as device:
         done = subprocess.run(
-            [sys.executable, "-m", "faceq.cli", *arguments],
+            [sys.executable, "-m", "faceq", *arguments],
             env=environment,
             stdout=device if to else subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -252,7 +257,16 @@ def as_user(uid: int, arguments: list[str], **variables: str | None) -> tuple[in
     """A command of a user whom the system does not know; its exit status and what it says."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HOME": None, "XDG_CACHE_HOME": None, **variables}
     done = subprocess.run(
-        ["setpriv", "--reuid", str(uid), "--clear-groups", sys.executable, "-m", "faceq.cli", *arguments],
+        [
+            "setpriv",
+            "--reuid",
+            str(uid),
+            "--clear-groups",
+            sys.executable,
+            "-m",
+            "faceq",
+            *arguments,
+        ],
         env={name: value for name, value in environment.items() if value is not None},
         capture_output=True,
         text=True,

@@ -6,17 +6,19 @@ import numpy as np
 import pytest
 import ray
 
-from faceq import config, mask, pipeline
-from faceq.decode import decode
-from faceq.find_face import FindFace
-from faceq.runs import Table
-from faceq.table import pending
-from jobs import benchmark, gpu_load, loops, measure_scale
+from faceq import config
+from faceq.faces import region
+from faceq.job import pipeline
+from faceq.sources.decode.image import decode
+from faceq.stages.find_face import FindFace
+from faceq.table.schema import pending
+from faceq.table.store import Table
+from jobs.benchmarks import gpu_load, loops, measure_scale, throughput
 
 
 @pytest.fixture(scope="module")
 def frames(tmp_path_factory) -> config.Config:
-    folder = benchmark.write_frames(tmp_path_factory.mktemp("benchmark") / "in", 40)
+    folder = throughput.write_frames(tmp_path_factory.mktemp("benchmark") / "in", 40)
     return config.build({"input": folder, "fiq_threshold": 0, "limit": 36})
 
 
@@ -40,7 +42,7 @@ def test_the_bare_loop_scores_every_frame_and_names_each_stages_cost(frames):
 def test_cafi_blacks_out_all_but_the_face_at_its_own_size():
     picture = np.full((200, 300, 3), 90, np.uint8)
     outline = np.array([(100, 50), (200, 50), (200, 150), (100, 150)])
-    black = mask.blacked_out(picture, outline)
+    black = region.blacked_out(picture, outline)
     assert black.shape == (384, 384, 3)
     share = np.count_nonzero(black[..., 0]) / black[..., 0].size
     assert share == pytest.approx(101 * 101 / (200 * 300), rel=0.05)

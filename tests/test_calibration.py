@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from faceq import calibration, serfiq
 from faceq.errors import UsageError
+from faceq.evaluation import calibration
+from faceq.fiq import serfiq
 
 
 @pytest.mark.parametrize("discard", [0.01, 0.05, 0.3])

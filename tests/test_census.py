@@ -2,7 +2,7 @@
 
 import pytest
 
-from faceq.census import LEAST_DECODED, REFUSALS_IN_A_ROW, Census
+from faceq.job.census import LEAST_DECODED, REFUSALS_IN_A_ROW, Census
 
 Counts = Census.__ray_metadata__.modified_class
 

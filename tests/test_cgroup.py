@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from faceq import cgroup
+from faceq.runtime import cgroup
 
 NONE = "9223372036854771712"
 """What version 1 says where there is no limit on memory."""
@@ -109,7 +109,7 @@ def test_a_process_in_a_real_group_sees_its_limits():
         (cpu / "cpu.cfs_quota_us").write_text("100000")
         (cpu / "cpu.cfs_period_us").write_text("100000")
         (memory / "memory.limit_in_bytes").write_text(str(3 << 30))
-        code = "from faceq import cgroup, device; print(device.usable_cpus(), cgroup.memory_limit())"
+        code = "from faceq.runtime import cgroup, device; print(device.usable_cpus(), cgroup.memory_limit())"
         joined = f'echo $$ > {cpu}/tasks && echo $$ > {memory}/tasks && exec "$0" -c "$1"'
         said = subprocess.run(
             ["bash", "-c", joined, sys.executable, code], capture_output=True, text=True, check=True

@@ -16,10 +16,10 @@ from small_s3 import BUCKET, small_s3
 from videos import write_video
 
 from faceq.config import S3
-from faceq.frames import Frame
-from faceq.listing import Shard, list_shards
 from faceq.sources import parquet as parquet_source
 from faceq.sources import read_shards, reading
+from faceq.sources.frame import Frame
+from faceq.sources.listing import Shard, list_shards
 from faceq.sources.tar_archive import MOST_PADDING
 
 COUNT = 60

@@ -2,9 +2,10 @@
 
 import pytest
 
-from faceq import checkpoint, config
+from faceq import config
 from faceq.config import Config
-from faceq.listing import Shard
+from faceq.job import checkpoint
+from faceq.sources.listing import Shard
 
 pytestmark = pytest.mark.usefixtures("local_ray")  # two CPUs
 

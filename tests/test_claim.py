@@ -10,10 +10,11 @@ import time
 
 import pytest
 
-from faceq import claim, heartbeats
 from faceq.config import S3
 from faceq.errors import JobError, UsageError
-from faceq.runs import Run, Table
+from faceq.table import heartbeats
+from faceq.table import lock as claim
+from faceq.table.store import Run, Table
 
 counter = itertools.count()
 

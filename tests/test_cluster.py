@@ -8,10 +8,11 @@ import pytest
 import ray
 import torch
 
-from faceq import cluster, config
+from faceq import config
 from faceq.config import Pool
 from faceq.errors import UsageError
-from faceq.stages import ScoreFiq
+from faceq.job import cluster
+from faceq.stages.scores import ScoreFiq
 
 
 @pytest.mark.parametrize(
@@ -91,7 +92,7 @@ def test_stages_that_have_no_room_are_refused_before_they_wait(monkeypatch):
 
 def test_a_cluster_whose_token_is_missing_here_is_wrong_usage_in_one_line(tmp_path, photos):
     there = {"RAY_ADDRESS": "127.0.0.1:1", "RAY_AUTH_MODE": "token", "HOME": str(tmp_path)}
-    command = [sys.executable, "-m", "faceq.cli", "score", str(photos / "t1.jpg")]
+    command = [sys.executable, "-m", "faceq", "score", str(photos / "t1.jpg")]
     done = subprocess.run(
         [*command, "--out", str(tmp_path / "t")],
         capture_output=True,
@@ -106,10 +107,10 @@ def test_a_cluster_whose_token_is_missing_here_is_wrong_usage_in_one_line(tmp_pa
 def test_processes_that_read_find_faces_and_write_do_without_torch(photos):
     """Most of a cluster's processes: each would spend a second and 120 MB on it."""
     code = (
-        "import sys, faceq.census, faceq.source, faceq.storage, faceq.table, faceq.tasks\n"
-        "from faceq import config, find_face, frames\n"
+        "import sys, faceq.job.census, faceq.job.datasource, faceq.job.tasks\n"
+        "from faceq import config; from faceq.stages import find_face; from faceq.sources import frame\n"
         f"image = open({str(photos / 't1.jpg')!r}, 'rb').read()\n"
-        "batch = frames.to_table([frames.Frame('t1.jpg', None, 0, image)])\n"
+        "batch = frame.to_table([frame.Frame('t1.jpg', None, 0, image)])\n"
         "print(find_face.FindFace(config.build({}))(batch)['n_faces'][0], 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -7,8 +7,8 @@ import profiles
 import pytest
 from PIL import Image, ImageCms, PngImagePlugin
 
-from faceq import colour
-from faceq.decode import decode
+from faceq.sources.decode import colour
+from faceq.sources.decode.image import decode
 
 LIMIT = 10_000_000
 SPACES = {

@@ -13,13 +13,17 @@ from conftest import PHOTOS
 from here import write_as_before
 from test_pipeline import settings
 
-from faceq import cli, compact, pipeline, query
+from faceq.cli import main
 from faceq.config import S3
 from faceq.errors import StorageError, UsageError
-from faceq.runs import Table
-from faceq.storage import filesystem
-from faceq.table import SCHEMA, record_of
-from jobs import demo, synthetic
+from faceq.job import pipeline
+from faceq.query import compact
+from faceq.query import rows as query
+from faceq.storage.filesystem import filesystem
+from faceq.table.schema import SCHEMA, record_of
+from faceq.table.store import Table
+from jobs import demo
+from jobs.training import synthetic
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -45,7 +49,7 @@ def rows_of(uri: str) -> list[dict]:
 @pytest.fixture(scope="module")
 def compacted(scored, tmp_path_factory) -> str:
     out = str(tmp_path_factory.mktemp("compacted") / "table")
-    assert cli.main(["compact", scored.out, "--out", out]) == 0
+    assert main.main(["compact", scored.out, "--out", out]) == 0
     return out
 
 
@@ -122,13 +126,13 @@ def test_an_unfinished_job_is_refused_until_it_was_run_again(scored, tmp_path, c
     (path,) = (table / "_faceq").glob("run-*.json")
     record = json.loads(path.read_text())
     path.write_text(json.dumps({**record, "finished": None}))  # as a kill leaves it
-    assert cli.main(["compact", str(table), "--out", str(tmp_path / "new")]) == 2
+    assert main.main(["compact", str(table), "--out", str(tmp_path / "new")]) == 2
     assert f"{record['run_id']} has not finished" in capsys.readouterr().err
     pipeline.score(chosen.model_copy(update={"input": (str(PHOTOS),)}))  # another input: not what was stopped
-    assert cli.main(["compact", str(table), "--out", str(tmp_path / "new")]) == 2
+    assert main.main(["compact", str(table), "--out", str(tmp_path / "new")]) == 2
     assert not (tmp_path / "new").exists()
     pipeline.score(chosen)
-    assert cli.main(["compact", str(table), "--out", str(tmp_path / "new")]) == 0
+    assert main.main(["compact", str(table), "--out", str(tmp_path / "new")]) == 0
 
 
 def test_a_killed_job_whose_clock_was_ahead_is_made_good_by_the_one_that_went_on(scored, tmp_path):
@@ -141,16 +145,16 @@ def test_a_killed_job_whose_clock_was_ahead_is_made_good_by_the_one_that_went_on
     path.with_name(f"run-{killed['run_id']}.json").write_text(json.dumps(killed))
     path.unlink()
     pipeline.score(chosen)
-    assert cli.main(["compact", str(table), "--out", str(tmp_path / "new")]) == 0
+    assert main.main(["compact", str(table), "--out", str(tmp_path / "new")]) == 0
 
 
 def test_what_is_no_place_for_a_table_is_refused(scored, tmp_path, capsys):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").touch()
     for out, said in ((tmp_path / "full", "is not empty"), (f"{scored.out}/new", "lies in it")):
-        assert cli.main(["compact", scored.out, "--out", str(out)]) == 2
+        assert main.main(["compact", scored.out, "--out", str(out)]) == 2
         assert said in capsys.readouterr().err
-    assert cli.main(["compact", str(tmp_path), "--out", str(tmp_path / "new")]) == 2
+    assert main.main(["compact", str(tmp_path), "--out", str(tmp_path / "new")]) == 2
     assert "no faceq table" in capsys.readouterr().err
 
 

@@ -6,11 +6,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from faceq import comparable, config
+from faceq import config
 from faceq.config import FACE_FINDING, PRESETS, S3
 from faceq.errors import UsageError
-from faceq.runs import Table
-from faceq.table import STATUSES, record_of
+from faceq.table import comparable
+from faceq.table.schema import STATUSES, record_of
+from faceq.table.store import Table
 
 TABLES = Path(__file__).parent / "tables"
 """What version 0.1.0 wrote: a table of three pictures with `--fiq-threshold 0.75`; records by preset."""

@@ -11,11 +11,11 @@ import pytest
 from small_s3 import BUCKET, small_s3
 
 import faceq
-from faceq import cli
+from faceq.cli import main
 from faceq.config import S3
 from faceq.errors import UsageError
-from faceq.query import Rows
-from jobs import synthetic
+from faceq.query.rows import Rows
+from jobs.training import synthetic
 
 SECRET = "s3cr3t"
 planted = pa.table({"text": [SECRET]})  # what a table name in a query must not find
@@ -140,7 +140,7 @@ def fill(statement: str, place: Path) -> str:
 @pytest.mark.parametrize("statement", [*READ, *WRITE, *CHANGE])
 def test_no_statement_gets_at_other_files_or_settings(place, statement, capsys):
     before = below(place)
-    assert cli.main(["query", str(place / "table"), "--sql", fill(statement, place)]) == 2
+    assert main.main(["query", str(place / "table"), "--sql", fill(statement, place)]) == 2
     said = capsys.readouterr()
     assert said.err.count("\n") == 1 and SECRET not in said.err + said.out
     assert below(place) == before
@@ -169,7 +169,7 @@ def test_no_condition_order_or_column_gets_at_other_files(place, arguments, outp
     to = [str(place / "x.csv")] if output == ["--export"] else [str(place / "x")]
     to = to if output and output != ["--count"] else []
     filled = [fill(each, place) for each in arguments]
-    assert cli.main(["query", str(place / "table"), *filled, *output, *to]) == 2
+    assert main.main(["query", str(place / "table"), *filled, *output, *to]) == 2
     said = capsys.readouterr()
     assert SECRET not in said.err + said.out
     assert {path: each for path, each in below(place).items() if "/x/_faceq/" not in path} == before
@@ -177,7 +177,7 @@ def test_no_condition_order_or_column_gets_at_other_files(place, arguments, outp
 
 def test_the_message_says_what_can_be_read(place, capsys):
     statement = f"select * from read_text('{place}/secret.txt')"
-    assert cli.main(["query", str(place / "table"), "--sql", statement]) == 2
+    assert main.main(["query", str(place / "table"), "--sql", statement]) == 2
     assert f"query: can read only the table's own files, not {place}/secret.txt" in capsys.readouterr().err
 
 

@@ -4,10 +4,11 @@ import cv2
 import numpy as np
 import pytest
 
-from faceq import config, cut_face
-from faceq.cut_face import MEAN_FACE
-from faceq.find_face import FindFace, quality_matrix
-from faceq.finder import Found
+from faceq import config
+from faceq.faces import cut_face
+from faceq.faces.cut_face import MEAN_FACE
+from faceq.faces.finder import Found
+from faceq.stages.find_face import FindFace, quality_matrix
 from jobs import demo
 
 SIDES = ("left", "right", "above", "below")

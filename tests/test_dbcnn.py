@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from skimage.data import astronaut
 from torch import Tensor, nn
 
-from faceq.dbcnn import DBCNN_LITE_WEIGHTS, DBCNNLite, load_dbcnn_lite
-from faceq.distortions import LADDERS
+from faceq.evaluation.distortions import LADDERS
+from faceq.iqa.dbcnn_lite import DBCNN_LITE_WEIGHTS, DBCNNLite, load_dbcnn_lite
 
 FACE = (slice(10, 210), slice(120, 320))  # rows and columns of the astronaut's head
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from faceq.dbcnn import DBCNN_LITE_WEIGHTS, DBCNNLite, load_dbcnn_lite
-from faceq.dbcnn_onnx import OnnxMaps
+from faceq.iqa.dbcnn_lite import DBCNN_LITE_WEIGHTS, DBCNNLite, load_dbcnn_lite
+from faceq.iqa.dbcnn_lite_onnx import OnnxMaps
 
 
 @pytest.fixture(scope="module")

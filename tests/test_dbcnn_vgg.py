@@ -13,8 +13,8 @@ from skimage.data import astronaut
 from torch import Tensor
 from torch.nn import functional as F
 
-from faceq import models
-from faceq.dbcnn_vgg import DBCNN, SCNN, load_dbcnn, load_scnn, read_state
+from faceq.iqa.dbcnn_vgg import DBCNN, SCNN, load_dbcnn, load_scnn, read_state
+from faceq.models import zoo
 
 State = dict[str, Tensor]
 
@@ -246,7 +246,7 @@ def test_a_checkpoint_in_the_public_layout_loads_and_scores(
 
 def test_a_checkpoint_is_as_large_as_the_public_one(checkpoint: Path) -> None:
     # Same tensors, same container; the names of entries in it differ by some bytes each.
-    assert abs(checkpoint.stat().st_size - models.get("dbcnn-koniq").size) < 10_000
+    assert abs(checkpoint.stat().st_size - zoo.get("dbcnn-koniq").size) < 10_000
 
 
 def test_keys_and_shapes_that_do_not_fit_are_refused_by_name(tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from faceq import pixels
-from faceq.decode import UnreadableError, decode
+from faceq.sources.decode import pixels
+from faceq.sources.decode.image import UnreadableError, decode
 
 LIMIT = 10_000_000
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from skimage.data import astronaut
 
-from faceq.distortions import LADDERS, Image, jpeg, low_light, white_noise
+from faceq.evaluation.distortions import LADDERS, Image, jpeg, low_light, white_noise
 
 
 @pytest.fixture(scope="module")

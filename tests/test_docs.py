@@ -19,7 +19,12 @@ from PIL import Image
 from pydantic import BaseModel
 
 import faceq
-from faceq import cli, config, decode, progress, query, scoring
+from faceq import config
+from faceq.cli import main
+from faceq.job import progress
+from faceq.query import rows as query
+from faceq.sources.decode import image
+from faceq.stages import scorer
 from jobs import demo
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -108,7 +113,7 @@ def test_the_readmes_lines_of_python(place, astronaut):
 def test_the_readme_names_the_picture_formats_that_are_read():
     text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
     (named,) = re.findall(r"pictures \((JPEG.*?)\)", text)
-    assert tuple(named.upper().split(", ")) == decode.FORMATS
+    assert tuple(named.upper().split(", ")) == image.FORMATS
 
 
 def test_the_share_that_a_filter_discards_of_each_source(place):
@@ -178,7 +183,7 @@ def test_the_pytorch_example_gives_each_frame_once_whatever_the_workers(odd_name
     assert sorted(re.findall(r"'([^']+)'", printed)) == members
 
 
-@pytest.mark.parametrize("module", [query, scoring])
+@pytest.mark.parametrize("module", [query, scorer])
 def test_examples_in_docstrings(place, monkeypatch, module):
     monkeypatch.chdir(place)
     found = doctest.testmod(module)
@@ -239,7 +244,7 @@ def test_find_face_has_the_keys_and_defaults_of_the_pools_but_for_mini_batches()
 
 def test_the_configurations_page_has_each_flag_of_the_command_line():
     parser = argparse.ArgumentParser()
-    cli.add_score_arguments(parser)
+    main.add_score_arguments(parser)
     no_settings = {"help", "config", "overwrite", "retry_unreadable"}
     wanted = [action for action in parser._actions if action.dest not in no_settings]
     flags = [flag for section in SECTIONS for _, flag in keys_of(section).values() if flag]

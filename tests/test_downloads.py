@@ -18,8 +18,11 @@ from conftest import PHOTOS
 from model_files import arcface
 
 import faceq
-from faceq import cli, config, downloads, models
-from faceq.runs import Table
+from faceq import config
+from faceq.cli import main
+from faceq.models import download
+from faceq.models import zoo as models
+from faceq.table.store import Table
 
 CONTENT = bytes(range(256)) * 4000
 HALF = len(CONTENT) // 2
@@ -195,7 +198,7 @@ def test_what_is_pulled_to_a_bucket_is_a_mirror_for_machines_without_internet(
     model_dir, probe, server, s3, tmp_path, monkeypatch, capsys
 ):
     probe(f"{server.address}/probe.bin")
-    assert cli.main(["models", "pull", "probe", "--to", f"{s3}/models"]) == 0
+    assert main.main(["models", "pull", "probe", "--to", f"{s3}/models"]) == 0
     assert f"copied to {s3}/models/probe.bin" in capsys.readouterr().out
 
     monkeypatch.setenv("FACEQ_CACHE", str(tmp_path / "elsewhere"))
@@ -205,7 +208,7 @@ def test_what_is_pulled_to_a_bucket_is_a_mirror_for_machines_without_internet(
     said: list[str] = []
     assert settings.fetch("probe", said.append).read_bytes() == CONTENT
     assert said == [f"models: probe (Probe-1.0) from {s3}/models/probe.bin"]
-    assert cli.main(["models", "pull", "probe", "--config", str(tmp_path / "job.yaml")]) == 0
+    assert main.main(["models", "pull", "probe", "--config", str(tmp_path / "job.yaml")]) == 0
 
 
 def test_mirrors_are_tried_in_order_and_may_be_wrong(model_dir, probe, server, tmp_path):
@@ -220,7 +223,7 @@ def test_mirrors_are_tried_in_order_and_may_be_wrong(model_dir, probe, server, t
 def test_a_whole_preset_is_pulled_and_serves(model_dir, tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("FACEQ_CACHE")
     folder = tmp_path / "mirror"
-    assert cli.main(["models", "pull", "--preset", "embedded", "--to", str(folder)]) == 0
+    assert main.main(["models", "pull", "--preset", "embedded", "--to", str(folder)]) == 0
     zoo = [models.get(name) for name in config.PRESETS["embedded"].models()]
     assert {path.name for path in folder.iterdir()} == {model.file for model in zoo}
     assert all(models.sha256(folder / model.file) == model.sha256 for model in zoo)
@@ -228,7 +231,7 @@ def test_a_whole_preset_is_pulled_and_serves(model_dir, tmp_path, monkeypatch, c
 
 def test_a_place_that_cannot_be_written_is_wrong_usage(model_dir, probe, server, capsys):
     probe(f"{server.address}/probe.bin")
-    assert cli.main(["models", "pull", "probe", "--to", "/dev/null/models"]) == 2
+    assert main.main(["models", "pull", "probe", "--to", "/dev/null/models"]) == 2
     assert "cannot be copied to /dev/null/models" in capsys.readouterr().err
 
 
@@ -326,8 +329,8 @@ def test_a_hostile_archive_writes_nothing(tmp_path, content, said):
     (tmp_path / "in").mkdir()
     archive = tmp_path / "in" / "pack.zip"
     archive.write_bytes(content)
-    with pytest.raises(downloads.DownloadError, match=said):
-        downloads.unpack(archive, "probe.bin", tmp_path / "in" / "out.bin", len(CONTENT))
+    with pytest.raises(download.DownloadError, match=said):
+        download.unpack(archive, "probe.bin", tmp_path / "in" / "out.bin", len(CONTENT))
     assert {path.name for path in (tmp_path / "in").iterdir()} <= {"pack.zip", "out.bin"}
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
     written = tmp_path / "in" / "out.bin"
@@ -361,17 +364,17 @@ def test_terms_are_shown_and_nothing_is_fetched_until_they_are_accepted(
     restricted, model_dir, tmp_path, capsys
 ):
     command = ["inspect", str(PHOTOS / "t1.jpg"), "--recogniser", restricted, "--json"]
-    assert cli.main(command) == 2
+    assert main.main(command) == 2
     message = capsys.readouterr().err
     assert "Probe-NC" in message and "For tests only." in message and "--accept-licence" in message
     assert not (model_dir / "restricted.onnx").exists()
 
-    assert cli.main([*command, "--accept-licence"]) == 0
+    assert main.main([*command, "--accept-licence"]) == 0
     said = capsys.readouterr()
     assert "restricted: terms accepted (Probe-NC): For tests only." in said.err
     assert json.loads(said.out)["status"] == "scored"  # what was asked for, and nothing else
     # Accepted once, they are not asked for again.
-    assert cli.main(command) == 0
+    assert main.main(command) == 0
     assert "terms" not in capsys.readouterr().err
 
 
@@ -382,10 +385,10 @@ def test_a_job_records_what_was_accepted_by_its_configuration(local_ray, tmp_pat
     monkeypatch.setattr(models, "_acceptances", lambda: tmp_path / "accepted.json")
     out = str(tmp_path / "table")
     command = ["score", str(PHOTOS / "t1.jpg"), "--out", out]
-    assert cli.main(command) == 2
+    assert main.main(command) == 2
     assert not Path(out).exists()
     (tmp_path / "job.yaml").write_text("accept_licence: true\n")
-    assert cli.main([*command, "--config", str(tmp_path / "job.yaml")]) == 0
+    assert main.main([*command, "--config", str(tmp_path / "job.yaml")]) == 0
     (run,) = Table(out, config.S3()).runs()
     assert run["accepted"] == {"yunet": "Probe-NC"}
     assert run["config"]["accept_licence"] is True
@@ -394,14 +397,14 @@ def test_a_job_records_what_was_accepted_by_its_configuration(local_ray, tmp_pat
 
 def test_models_without_such_terms_ask_for_nothing(model_dir, probe, server, capsys):
     probe(f"{server.address}/probe.bin")
-    assert cli.main(["models", "pull", "probe"]) == 0
+    assert main.main(["models", "pull", "probe"]) == 0
     assert "probe (Probe-1.0) from" in capsys.readouterr().err
     assert not (model_dir / "accepted.json").exists()
 
 
 def test_presets_of_restricted_models_are_refused_before_anything_is_done(model_dir, tmp_path, capsys):
     for preset in ("insightface", "cafi"):
-        assert cli.main(["score", str(PHOTOS), "--out", str(tmp_path / "t"), "--preset", preset]) == 2
+        assert main.main(["score", str(PHOTOS), "--out", str(tmp_path / "t"), "--preset", preset]) == 2
         assert "InsightFace's pretrained models are available for non-commercial" in capsys.readouterr().err
     with pytest.raises(models.LicenceError, match="non-commercial research"):
         faceq.score_images([b""], preset="insightface")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from faceq import edc
+from faceq.evaluation import edc
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:

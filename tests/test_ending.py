@@ -11,9 +11,12 @@ from pathlib import Path
 import pytest
 from test_resume import Job
 
-from faceq import claim, cli, config, pipeline
+from faceq import config
+from faceq.cli import main
 from faceq.errors import JobError
-from faceq.runs import Run, Table
+from faceq.job import pipeline
+from faceq.table import lock
+from faceq.table.store import Run, Table
 from jobs import demo
 
 FRAMES = 240
@@ -39,7 +42,7 @@ def scored(local_ray, tmp_path_factory, astronaut) -> tuple[str, str]:
     face = demo._jpeg(demo._frame_around(astronaut, [200, 60, 80, 110]))
     for name, data in (("a.jpg", face), ("b.jpg", face), ("bad.jpg", face[:1000])):
         (folder / "in" / name).write_bytes(data)
-    assert cli.main(["score", str(folder / "in"), "--out", str(folder / "table")]) == 0
+    assert main.main(["score", str(folder / "in"), "--out", str(folder / "table")]) == 0
     return str(folder / "in"), str(folder / "table")
 
 
@@ -71,7 +74,7 @@ def test_a_signal_keeps_what_is_written_and_frees_the_table(shards, tmp_path, se
     assert record["state"] == "ended" and record["finished"] is None
     assert not list(Path(table.path, "_faceq").glob("heartbeat*"))
     assert 0 < table.count() < FRAMES
-    with claim.held(table, Run("20261123T170000Z-00000000", "0", [], {}, {}, "", owner=claim.owner())):
+    with lock.held(table, Run("20261123T170000Z-00000000", "0", [], {}, {}, "", owner=lock.owner())):
         pass  # nobody has to wait
 
 
@@ -79,11 +82,11 @@ def test_a_command_that_ignores_sighup_goes_on_ignoring_it(tmp_path):
     """As `nohup` starts it; and the handlers of a program that calls a command are its own again."""
     code = (
         "import os, signal, sys\n"
-        "from faceq import cli\n"
+        "from faceq.cli import main\n"
         "signal.signal(signal.SIGTERM, handler := lambda *_: None)\n"
-        "plan = cli.plan.text\n"
-        "cli.plan.text = lambda *given: (os.kill(os.getpid(), signal.SIGHUP), plan(*given))[1]\n"
-        "status = cli.main(['plan', '--frames', '1000', '--gpu', 'g5'])\n"
+        "plan = main.capacity.text\n"
+        "main.capacity.text = lambda *given: (os.kill(os.getpid(), signal.SIGHUP), plan(*given))[1]\n"
+        "status = main.main(['plan', '--frames', '1000', '--gpu', 'g5'])\n"
         "assert signal.getsignal(signal.SIGTERM) is handler\n"
         "sys.exit(status)\n"
     )
@@ -96,7 +99,7 @@ def test_a_command_that_ignores_sighup_goes_on_ignoring_it(tmp_path):
 def test_a_job_goes_on_without_its_reader(scored, tmp_path, streams):
     source, table = scored
     there = shutil.copytree(table, tmp_path / "table")
-    job = f"{sys.executable} -m faceq.cli score {source} --out {there} --overwrite"
+    job = f"{sys.executable} -m faceq score {source} --out {there} --overwrite"
     written, _, read = streams.partition(" | ")
     command = f"({job} {written}; echo $? >{tmp_path}/status)" + (f" 2>&1 | {read}" if read else "")
     subprocess.run(["bash", "-c", command], check=False, capture_output=True)
@@ -108,7 +111,7 @@ def test_a_job_goes_on_without_its_reader(scored, tmp_path, streams):
 
 @pytest.mark.parametrize("command", ["plan --frames 9 --gpu g5", "--help", "models list"])
 def test_a_command_that_only_prints_ends_well_without_its_reader(command):
-    line = f"{sys.executable} -m faceq.cli {command} | true"
+    line = f"{sys.executable} -m faceq {command} | true"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", line], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -118,13 +121,13 @@ def test_nothing_is_deleted_for_a_job_whose_models_cannot_be_fetched(scored, mod
     for name in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     asked = ["score", source, "--out", table, "--preset", "insightface", "--accept-licence"]
-    assert cli.main([*asked, "--overwrite"]) == 1
+    assert main.main([*asked, "--overwrite"]) == 1
     assert rows_in(table) == 3 and len(Table(table, config.S3()).runs()) == 1
 
 
 def test_a_job_that_has_lost_the_table_stops(local_ray, shards, tmp_path, monkeypatch):
     """Not at its end, but while it runs; also in a program that calls it in a thread."""
-    monkeypatch.setattr(claim, "BEAT_S", 1)
+    monkeypatch.setattr(lock, "BEAT_S", 1)
     chosen = config.build({"input": [str(shards)], "out": str(tmp_path / "table"), "rows_per_file": 16})
     table = Table(chosen.out, chosen.s3)
     failed: list[BaseException] = []
@@ -139,7 +142,7 @@ def test_a_job_that_has_lost_the_table_stops(local_ray, shards, tmp_path, monkey
     thread.start()
     while len(table.row_files()) < 2 and thread.is_alive():
         time.sleep(0.1)
-    other = Run("20261123T170000Z-00000000", "0", [], {}, {}, "", state="running", owner=claim.owner())
+    other = Run("20261123T170000Z-00000000", "0", [], {}, {}, "", state="running", owner=lock.owner())
     table.save(other)
     thread.join()
     assert isinstance(failed[0], JobError) and f"{other.run_id} took this job for dead" in str(failed[0])

@@ -7,9 +7,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from faceq import cli, config, edc, evaluate, pipeline, storage
+from faceq import config
+from faceq.cli import main
 from faceq.errors import UsageError
-from faceq.runs import Table
+from faceq.evaluation import edc
+from faceq.evaluation import identities as evaluate
+from faceq.job import pipeline
+from faceq.storage import filesystem
+from faceq.table.store import Table
 from jobs import demo
 
 pytestmark = pytest.mark.usefixtures("local_ray")
@@ -91,7 +96,7 @@ def test_kept_embeddings_give_the_same_figures(folder, kept, found):
 def test_the_command_writes_figures_and_a_plot(folder, table, capsys):
     figures, plot = folder / "edc.json", folder / "edc.png"
     arguments = ["evaluate", "edc", table.uri, str(folder / "identities.csv")]
-    assert cli.main([*arguments, "--json", str(figures), "--plot", str(plot)]) == 0
+    assert main.main([*arguments, "--json", str(figures), "--plot", str(plot)]) == 0
     printed = capsys.readouterr().out
     assert "serfiq_raw" in printed and "genuine pairs" in printed and "of 8 people" in printed
     lines = json.loads(figures.read_text())
@@ -105,15 +110,15 @@ def test_the_command_writes_figures_and_a_plot(folder, table, capsys):
 def test_the_figures_and_the_plot_may_go_to_s3(folder, kept, s3, monkeypatch):
     monkeypatch.chdir(folder)
     outputs = ["--json", f"{s3}/edc/edc.json", "--plot", f"{s3}/edc/edc.png"]
-    assert cli.main(["evaluate", "edc", kept.uri, "identities.csv", *outputs]) == 0
-    files = storage.filesystem(s3, S3)
+    assert main.main(["evaluate", "edc", kept.uri, "identities.csv", *outputs]) == 0
+    files = filesystem.filesystem(s3, S3)
     assert len(json.loads(files.cat_file("frames/edc/edc.json"))) == 5 * len(edc.FMRS)
     assert files.cat_file("frames/edc/edc.png").startswith(b"\x89PNG")
     assert not (folder / "s3:").exists()
 
 
 def test_the_command_fits_a_calibration(folder, table, capsys):
-    assert cli.main(["evaluate", "calibrate", table.uri, "--discard", "0.2"]) == 0
+    assert main.main(["evaluate", "calibrate", table.uri, "--discard", "0.2"]) == 0
     printed = capsys.readouterr().out
     assert "(20" in printed and "lie below" in printed
     yaml = printed.splitlines()[-1]
@@ -138,7 +143,7 @@ def test_the_command_fits_a_calibration(folder, table, capsys):
 def test_a_wrong_list_is_one_line_and_status_2(table, tmp_path, text, said, capsys):
     path = tmp_path / "list.csv"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    assert cli.main(["evaluate", "edc", table.uri, str(path)]) == 2
+    assert main.main(["evaluate", "edc", table.uri, str(path)]) == 2
     message = capsys.readouterr().err
     assert said in message and str(path) in message and message.count("\n") == 1
 
@@ -153,7 +158,7 @@ def test_wrong_usage_is_said(table, folder, tmp_path, capsys):
         (["edc", table.uri, identities, "--json", str(tmp_path)], "it is a folder"),
         (["calibrate", str(tmp_path)], "there is no faceq table here"),
     ):
-        assert cli.main(["evaluate", *arguments]) == 2
+        assert main.main(["evaluate", *arguments]) == 2
         assert said in capsys.readouterr().err
 
 

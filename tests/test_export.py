@@ -16,14 +16,14 @@ import pyarrow.parquet as pq
 import pytest
 from here import write_rows
 
-from faceq import cli
+from faceq.cli import main
 from faceq.config import S3
-from faceq.export import export
-from faceq.query import Rows
-from faceq.runs import Table
-from faceq.table import EMBEDDING, SCHEMA
-from jobs import readers
-from jobs.check_readers import by_id
+from faceq.query.export import export
+from faceq.query.rows import Rows
+from faceq.table.schema import EMBEDDING, SCHEMA
+from faceq.table.store import Table
+from jobs.benchmarks import readers
+from jobs.benchmarks.check_readers import by_id
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def expected(table) -> dict[int, dict]:
 @pytest.fixture(scope="module")
 def exported(table, tmp_path_factory) -> str:
     path = str(tmp_path_factory.mktemp("exported") / "all.parquet")
-    assert cli.main(["query", table, "--export", path]) == 0
+    assert main.main(["query", table, "--export", path]) == 0
     return path
 
 
@@ -71,14 +71,14 @@ def test_columns_of_an_export_have_the_types_of_the_contract(exported):
 
 def test_lines_of_json_hold_every_value(table, expected, tmp_path):
     path = tmp_path / "all.jsonl"
-    assert cli.main(["query", table, "--export", str(path)]) == 0
+    assert main.main(["query", table, "--export", str(path)]) == 0
     lines = path.read_text(encoding="utf-8").splitlines()
     assert by_id(json.loads(line) for line in lines) == expected
 
 
 def test_csv_holds_every_value_and_lists_as_json(table, expected, tmp_path):
     path = tmp_path / "all.csv"
-    assert cli.main(["query", table, "--export", str(path)]) == 0
+    assert main.main(["query", table, "--export", str(path)]) == 0
     with open(path, encoding="utf-8", newline="") as file:
         lines = list(csv.DictReader(file))
     assert len(lines) == len(expected)
@@ -125,7 +125,7 @@ def typed(table) -> str:
 
 def test_whatever_a_statement_gives_is_read_by_others(table, typed, tmp_path):
     path = str(tmp_path / "typed.parquet")
-    assert cli.main(["query", table, "--sql", typed, "--export", path]) == 0
+    assert main.main(["query", table, "--sql", typed, "--export", path]) == 0
     (found,) = pq.read_table(path).to_pylist()
     assert repr(list(found.values())) == repr(list(TYPES.values()))
     for read in (pl.read_parquet, pd.read_parquet, duckdb.read_parquet):
@@ -139,7 +139,7 @@ def test_json_has_no_nan_and_no_infinity(table, tmp_path):
         ", map {'h': ['nan'::FLOAT]} i, null::STRUCT(x FLOAT) j, null::FLOAT[] k, [[{'m': 'inf'::FLOAT}]] n, "
         "['nan'::FLOAT, 2]::FLOAT[2] l, 9223372036854775807 o, 123456789012345678901234567890::HUGEINT p"
     )
-    assert cli.main(["query", table, "--sql", statement, "--export", str(path)]) == 0
+    assert main.main(["query", table, "--sql", statement, "--export", str(path)]) == 0
 
     def refuse(constant: str) -> None:
         raise AssertionError(constant)
@@ -156,7 +156,7 @@ def test_json_has_no_nan_and_no_infinity(table, tmp_path):
 def test_columns_of_one_name_are_told_apart(table, ending, tmp_path):
     path = str(tmp_path / f"x.{ending}")
     statement = 'select 1 as a, 2 as a, 3 as " b"'
-    assert cli.main(["query", table, "--sql", statement, "--export", path]) == 0
+    assert main.main(["query", table, "--sql", statement, "--export", path]) == 0
     read = {
         "parquet": pd.read_parquet,
         "csv": pd.read_csv,
@@ -167,7 +167,7 @@ def test_columns_of_one_name_are_told_apart(table, ending, tmp_path):
 
 def test_a_number_beyond_64_bits_is_refused_not_rounded(table, tmp_path, capsys):
     statement = "select sum(9223372036854775807) from frames"
-    assert cli.main(["query", table, "--sql", statement, "--export", str(tmp_path / "x.parquet")]) == 2
+    assert main.main(["query", table, "--sql", statement, "--export", str(tmp_path / "x.parquet")]) == 2
     message = capsys.readouterr().err
     assert "out of range" in message and message.count("\n") == 1
     assert not list(tmp_path.iterdir())
@@ -176,7 +176,7 @@ def test_a_number_beyond_64_bits_is_refused_not_rounded(table, tmp_path, capsys)
 @pytest.mark.parametrize("ending", ["parquet", "csv", "jsonl"])
 def test_an_export_without_rows_is_a_file_with_the_columns(table, ending, tmp_path, capsys):
     path = tmp_path / f"none.{ending}"
-    assert cli.main(["query", table, "dbcnn > 100", "--export", str(path)]) == 0
+    assert main.main(["query", table, "dbcnn > 100", "--export", str(path)]) == 0
     assert capsys.readouterr().out == f"0 rows in {path}\n"
     if ending == "parquet":
         assert pq.read_table(path).column_names == [*SCHEMA.names, "embedding"]
@@ -189,7 +189,7 @@ def test_a_condition_that_fails_late_leaves_the_file_as_it_was(table, ending, tm
     path = tmp_path / f"x.{ending}"
     path.write_text("before")
     late = "select (case when i = 299999 then 'x' else '1' end)::INT from range(300000) t(i)"
-    assert cli.main(["query", table, "--sql", late, "--export", str(path)]) == 2
+    assert main.main(["query", table, "--sql", late, "--export", str(path)]) == 2
     said = capsys.readouterr().err
     assert said.startswith("faceq: query: Conversion Error: Could not convert string 'x'"), said
     assert path.read_text() == "before" and os.listdir(tmp_path) == [path.name]
@@ -209,6 +209,6 @@ def test_rows_are_written_in_their_order_and_in_groups(table, tmp_path):
 def test_a_place_that_cannot_be_written_is_named(table, ending, tmp_path, capsys):
     place = tmp_path / f"x.{ending}"
     place.mkdir()
-    assert cli.main(["query", table, "--export", str(place)]) == 2
+    assert main.main(["query", table, "--export", str(place)]) == 2
     assert capsys.readouterr().err.startswith(f"faceq: {place}: cannot be written: ")
     assert os.listdir(tmp_path) == [place.name]

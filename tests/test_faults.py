@@ -14,12 +14,12 @@ from s3fs.errors import ERROR_CODE_TO_EXCEPTION, translate_boto_error
 from small_s3 import BUCKET, Asked, Refusal, small_s3
 from test_video import write_numbered
 
-from faceq import cli
-from faceq.faults import fault_of
-from faceq.frames import Frame
-from faceq.listing import list_shards
+from faceq.cli import main
 from faceq.sources import read_shards
-from faceq.table import BREAK
+from faceq.sources.frame import Frame
+from faceq.sources.listing import list_shards
+from faceq.storage.faults import fault_of
+from faceq.table.schema import BREAK
 
 IN = f"s3://{BUCKET}/in"
 
@@ -135,7 +135,7 @@ def test_a_store_whose_tokens_have_run_out_stops_the_job(local_ray, tmp_path, ca
     with small_s3(objects, lambda asked: Refusal(400, "InvalidToken") if is_read(asked) else None) as store:
         job = tmp_path / "job.yaml"
         job.write_text(f"s3: {{endpoint_url: '{store.settings.endpoint_url}'}}\n")
-        assert cli.main(["score", IN, "--config", str(job), "--out", str(tmp_path / "table")]) == 1
+        assert main.main(["score", IN, "--config", str(job), "--out", str(tmp_path / "table")]) == 1
     said = capsys.readouterr().err.splitlines()[-1]
     assert "the storage refused 40 reads in a row" in said and "InvalidToken" in said
 

@@ -6,13 +6,14 @@ import pytest
 import skimage
 
 import faceq
-from faceq import config, detect, geometry, landmarks
-from faceq.detect import Face, face_of, overlap
-from faceq.distortions import white_noise
-from faceq.find_face import FindFace
-from faceq.finder import Finder, Found, chosen, face_confidence, is_face, turned
-from faceq.frames import Frame, to_table
-from faceq.landmarks import Dense
+from faceq import config
+from faceq.evaluation.distortions import white_noise
+from faceq.faces import detect, geometry, landmarks
+from faceq.faces.detect import Face, face_of, overlap
+from faceq.faces.finder import Finder, Found, chosen, face_confidence, is_face, turned
+from faceq.faces.landmarks import Dense
+from faceq.sources.frame import Frame, to_table
+from faceq.stages.find_face import FindFace
 from jobs import demo
 
 MIN_FACE = 40

@@ -10,13 +10,18 @@ import pyarrow.parquet as pq
 import pytest
 from small_s3 import BUCKET, Refusal, small_s3
 
-from faceq import cli, compact, config, finished_shards, pipeline, resume, runs
+from faceq import config
+from faceq.cli import main
 from faceq.config import S3, Config, Limits
-from faceq.frames import Finished
-from faceq.listing import Shard, list_shards
-from faceq.runs import Run, Table
+from faceq.job import pipeline, resume
+from faceq.query import compact
 from faceq.sources import Findings, read_shards
-from faceq.table import SCHEMA
+from faceq.sources.frame import Finished
+from faceq.sources.listing import Shard, list_shards
+from faceq.table import finished_shards
+from faceq.table import store as runs
+from faceq.table.schema import SCHEMA
+from faceq.table.store import Run, Table
 
 PICTURE = b"\xff\xd8\xff\xe0 not more than the beginning of a picture"
 RUN = "20261123T170000Z-aaaaaaaa"
@@ -248,7 +253,7 @@ def test_a_job_with_nothing_to_do_starts_nothing_and_prints_the_tables_totals(sc
     monkeypatch.setattr(pipeline, "check_own_models", not_needed)
     before = sorted(path.name for path in Path(scored.table.path, "_faceq").iterdir())
     for more in ([], ["--fiq-threshold", "0.2"], ["--limit", "3"]):
-        assert cli.main(["score", *scored.inputs, "--out", scored.table.uri, *more]) == 0
+        assert main.main(["score", *scored.inputs, "--out", scored.table.uri, *more]) == 0
         said = capsys.readouterr().out
         assert "nothing to do: every frame of the input has its row" in said
         assert f"rows           {scored.count:>10}   in the table" in said

@@ -14,13 +14,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from faceq.config import S3
-from faceq.frames import Frame, in_batches, to_table
-from faceq.listing import list_shards
 from faceq.sources import Findings, parquet, read_again, read_shards
+from faceq.sources.frame import Frame, in_batches, to_table
+from faceq.sources.listing import list_shards
 from faceq.sources.reading import Reading
 from faceq.sources.tar import read_tar
-from faceq.storage import filesystem
-from faceq.table import BREAK, frame_id
+from faceq.storage.filesystem import filesystem
+from faceq.table.schema import BREAK, frame_id
 
 JPEG = b"\xff\xd8\xff\xe0 and so on"
 """Bytes that begin as an image."""

@@ -10,9 +10,9 @@ import pytest
 from conftest import PHOTOS
 
 import faceq
-from faceq import cli
+from faceq.cli import main
 from faceq.config import S3
-from faceq.runs import Table
+from faceq.table.store import Table
 
 MOUNTS = os.geteuid() == 0 and Path("/proc/mounts").exists()
 needs_mounts = pytest.mark.skipif(not MOUNTS, reason="mounts a small disk: root only")
@@ -46,11 +46,11 @@ def test_a_job_goes_on_where_a_full_disk_stopped_it(local_ray, tmp_path, capsys,
     with small_disk(tmp_path / "disk") as disk:
         filler = fill(disk, leave)
         command = ["score", str(PHOTOS), "--out", str(disk / "table"), "--fiq-threshold", "0"]
-        assert cli.main(command) == 1
+        assert main.main(command) == 1
         said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("faceq: ")]
         assert "No space left" in said[-1]
         filler.unlink()
-        assert cli.main(command) == 0
+        assert main.main(command) == 0
         assert len(faceq.read_table(str(disk / "table"))) == 6
 
 
@@ -59,7 +59,7 @@ def test_a_job_goes_on_where_a_full_disk_stopped_it(local_ray, tmp_path, capsys,
 def test_an_export_to_a_full_disk_is_a_failure_of_the_world(looked_at, tmp_path, capsys, ending):
     with small_disk(tmp_path / "disk") as disk:
         fill(disk, 4096)
-        assert cli.main(["query", looked_at, "--export", str(disk / f"x{ending}")]) == 1
+        assert main.main(["query", looked_at, "--export", str(disk / f"x{ending}")]) == 1
         said = capsys.readouterr().err
         assert said.startswith("faceq: ") and "No space left" in said and said.count("\n") == 1
         assert [path.name for path in disk.iterdir()] == ["filler"]
@@ -72,11 +72,11 @@ def test_a_compaction_goes_on_where_a_full_disk_stopped_it(looked_at, tmp_path, 
     with small_disk(tmp_path / "disk", kilobytes=512) as disk:
         filler = fill(disk, leave)
         command = ["compact", looked_at, "--out", str(disk / "table")]
-        assert cli.main(command) == 1
+        assert main.main(command) == 1
         assert "No space left" in capsys.readouterr().err
         assert any(disk.glob("table/*/*.parquet")) == whole
         filler.unlink()
-        assert cli.main(command) == 0
+        assert main.main(command) == 0
         assert len(faceq.read_table(str(disk / "table"))) == len(faceq.read_table(looked_at))
 
 
@@ -85,10 +85,10 @@ def test_shards_are_exported_on_once_there_is_room(looked_at, tmp_path, capsys):
     with small_disk(tmp_path / "disk", kilobytes=8192) as disk:
         filler = fill(disk, 4096)
         command = ["query", looked_at, "--export-shards", str(disk / "shards")]
-        assert cli.main(command) == 1
+        assert main.main(command) == 1
         assert "No space left" in capsys.readouterr().err
         filler.unlink()
-        assert cli.main(command) == 0
+        assert main.main(command) == 0
 
 
 def test_rows_without_a_record_count_by_the_settings_in_their_files(looked_at, tmp_path):

@@ -28,10 +28,10 @@ import pytest
 from PIL import Image
 
 from faceq.config import S3
-from faceq.decode import UnreadableError, decode
-from faceq.listing import Kind, Shard
 from faceq.sources import read_shards
-from faceq.table import BREAK
+from faceq.sources.decode.image import UnreadableError, decode
+from faceq.sources.listing import Kind, Shard
+from faceq.table.schema import BREAK
 
 INPUTS = {"jpeg": 2000, "png": 1500, "webp": 1500, "tar": 2000, "tar.gz": 1000, "parquet": 2000}
 MAX_PIXELS = 1_000_000

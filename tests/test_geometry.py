@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from faceq import geometry
-from faceq.detect import face_of
-from faceq.find_face import quality_matrix
-from faceq.finder import Found
-from faceq.landmarks import Dense
+from faceq.faces import geometry
+from faceq.faces.detect import face_of
+from faceq.faces.finder import Found
+from faceq.faces.landmarks import Dense
+from faceq.stages.find_face import quality_matrix
 
 
 def rotation(yaw: float, pitch: float, roll: float) -> np.ndarray:

@@ -12,14 +12,21 @@ import torch
 from model_files import arcface, dbcnn, heavy_tailed
 
 import faceq
-from faceq import cluster, config, device, find_face, frames, geometry, models, onnx_runtime, quality
-from faceq.batches import Halving
+from faceq import config
 from faceq.config import Pool
-from faceq.detect import Face, YuNet
 from faceq.errors import UsageError
-from faceq.fiq import CUDA_TOLERANCE, Distances
-from faceq.quality import HALF_TOLERANCE, TorchQuality
-from faceq.serfiq import score
+from faceq.faces import geometry
+from faceq.faces.detect import Face, YuNet
+from faceq.fiq.distances import CUDA_TOLERANCE, Distances
+from faceq.fiq.serfiq import score
+from faceq.iqa import scorer
+from faceq.iqa.scorer import HALF_TOLERANCE, TorchQuality
+from faceq.job import cluster
+from faceq.models import zoo
+from faceq.runtime import device, onnx_runtime
+from faceq.runtime.minibatch import Halving
+from faceq.sources import frame as frames
+from faceq.stages import find_face
 from jobs import demo
 
 GPU = device.missing() is None
@@ -36,7 +43,7 @@ def aligned() -> np.ndarray:
     def largest(faces: list[Face]) -> Face:
         return max(faces, key=lambda face: face.area)
 
-    detector = YuNet(models.fetch("yunet"), 0.6)
+    detector = YuNet(zoo.fetch("yunet"), 0.6)
     faces = list(demo.source_faces().values())
     return np.stack([geometry.align(face, largest(detector(face)).landmarks) for face in faces])
 
@@ -46,9 +53,9 @@ def aligned() -> np.ndarray:
 @pytest.mark.parametrize("recogniser", ["sface", "arcface"])
 def test_distances_on_the_device_are_those_of_the_cpu(aligned, tmp_path, where, passes, recogniser):
     """Features are bound to the session's output and stay where they are until they are distances."""
-    path, known = models.fetch("sface"), models.recogniser("sface")
+    path, known = zoo.fetch("sface"), zoo.recogniser("sface")
     if recogniser == "arcface":
-        path, known = arcface(tmp_path / "r.onnx"), models.Recogniser(models.PUBLISHED, dropout=0.5)
+        path, known = arcface(tmp_path / "r.onnx"), zoo.Recogniser(zoo.PUBLISHED, dropout=0.5)
     wanted, embedding = Distances(path, known, passes, "cpu", 4, 1)(aligned)
     found, bound = Distances(path, known, passes, where, 8, 1).on_device(aligned)
     assert np.abs(score(found) - score(wanted)).max() < CUDA_TOLERANCE
@@ -57,7 +64,7 @@ def test_distances_on_the_device_are_those_of_the_cpu(aligned, tmp_path, where, 
 
 @pytest.mark.parametrize("where", DEVICES)
 def test_the_closed_forms_gap_is_measured_on_the_device(aligned, tmp_path, where):
-    known = models.Recogniser(models.PUBLISHED, dropout=0.5)
+    known = zoo.Recogniser(zoo.PUBLISHED, dropout=0.5)
     path = heavy_tailed(tmp_path / "r.onnx")
     wanted = Distances(path, known, None, "cpu", 4, 1).gap(aligned)
     assert Distances(path, known, None, where, 8, 1).gap(aligned) == pytest.approx(wanted, abs=1e-3)
@@ -69,8 +76,8 @@ def test_published_dbcnn_in_half_precision_stays_within_the_tolerance(tmp_path, 
     path = dbcnn(tmp_path / "dbcnn.pth")
     crops = np.stack([face[::2, ::2] for face in list(demo.source_faces().values())[:4]])
     masks = np.ones(crops.shape[:3], np.float32)
-    (single,) = TorchQuality(quality.load(path), "cpu", half=False)(crops, masks)
-    (half,) = TorchQuality(quality.load(path, where), where, half=True)(crops, masks)
+    (single,) = TorchQuality(scorer.load(path), "cpu", half=False)(crops, masks)
+    (half,) = TorchQuality(scorer.load(path, where), where, half=True)(crops, masks)
     assert 0 < np.abs(single - half).max() < HALF_TOLERANCE
 
 
@@ -123,7 +130,7 @@ def test_auto_takes_the_gpu_that_is_there():
 def test_memory_that_runs_out_halves_the_mini_batch_on_the_card(tmp_path, capsys):
     torch.cuda.empty_cache()
     total = torch.cuda.get_device_properties(0).total_memory
-    network = TorchQuality(quality.load(dbcnn(tmp_path / "dbcnn.pth"), "cuda"), "cuda", half=True)
+    network = TorchQuality(scorer.load(dbcnn(tmp_path / "dbcnn.pth"), "cuda"), "cuda", half=True)
     crops = np.zeros((64, 256, 256, 3), np.uint8)
     torch.cuda.set_per_process_memory_fraction(0.6e9 / total)
     try:
@@ -195,7 +202,7 @@ def test_memory_that_runs_out_while_a_model_loads_is_not_blamed_on_its_file(erro
         raise error
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", made)
-    path = models.fetch("sface")
+    path = zoo.fetch("sface")
     with pytest.raises(device.DeviceError, match=r"does not hold the models: .*num_gpus"):
         onnx_runtime.session(path, onnx_runtime.read(path), "cpu", 1)
 
@@ -220,7 +227,7 @@ def test_a_card_that_fails_is_an_error_not_the_cpu_and_not_the_file(monkeypatch,
     monkeypatch.setattr(onnxruntime.InferenceSession, "_create_inference_session", on_the_card)
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: print("Failed to load libcudnn.so.9"))
     monkeypatch.setattr(device, "check_cuda", lambda: None)
-    path = models.fetch("sface")
+    path = zoo.fetch("sface")
     with pytest.raises(device.DeviceError, match=said):
         onnx_runtime.session(path, onnx_runtime.read(path), "cuda", 1)
     assert capsys.readouterr().out == ""
@@ -292,7 +299,7 @@ def test_cpus_are_those_of_the_process_or_of_the_machine_where_no_system_tells(m
 def test_bytes_reach_the_device_whole():
     pixels = np.arange(48, dtype=np.uint8).reshape(1, 4, 4, 3)
     where = "cuda" if GPU else "cpu"
-    assert np.array_equal(quality.to_device(pixels, where).cpu().numpy(), pixels)
+    assert np.array_equal(scorer.to_device(pixels, where).cpu().numpy(), pixels)
 
 
 @on_gpu
@@ -313,4 +320,4 @@ def test_a_provider_that_did_not_load_is_an_error(monkeypatch):
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", on_the_cpu)
     with pytest.raises(device.DeviceError, match="its CUDA provider did not load"):
-        Distances(models.fetch("sface"), models.recogniser("sface"), None, "cuda", 8, 1)
+        Distances(zoo.fetch("sface"), zoo.recogniser("sface"), None, "cuda", 8, 1)

@@ -13,24 +13,27 @@ from conftest import BUCKET, PHOTOS
 from PIL import Image
 
 import faceq
-from faceq import cli, cli_inspect, config, frames, inspect
+from faceq import config
+from faceq.cli import inspect, main
+from faceq.report import picture
+from faceq.sources import frame
 
 LICENCE = Path(__file__).resolve().parents[1] / "LICENSE"
 PORTRAIT = PHOTOS / "Tom_Hanks_54745.png"
 
 
 @pytest.fixture(scope="module")
-def inspector() -> inspect.Inspector:
-    return inspect.Inspector(config.Config())
+def inspector() -> picture.Inspector:
+    return picture.Inspector(config.Config())
 
 
 @pytest.fixture(scope="module")
-def look(inspector) -> inspect.Inspected:
-    return inspector([frames.Frame(str(PORTRAIT), None, 0, PORTRAIT.read_bytes())])[0]
+def look(inspector) -> picture.Inspected:
+    return inspector([frame.Frame(str(PORTRAIT), None, 0, PORTRAIT.read_bytes())])[0]
 
 
 def test_the_values_are_those_of_a_job(capsys):
-    assert cli.main(["inspect", str(PORTRAIT), "--json"]) == 0
+    assert main.main(["inspect", str(PORTRAIT), "--json"]) == 0
     row = json.loads(capsys.readouterr().out)
     (scored,) = faceq.score_images([PORTRAIT], fiq_threshold=0).to_pylist()
     assert {**row, "run_id": ""} == {**scored, "run_id": ""}
@@ -38,14 +41,14 @@ def test_the_values_are_those_of_a_job(capsys):
 
 def test_the_picture_shows_box_outline_and_landmarks_at_their_places(inspector, look):
     drawn = inspector.annotated(look)
-    assert drawn.shape[0] == inspect.SIDE
-    row, scale = look.row, inspect.SIDE / look.row["height"]
+    assert drawn.shape[0] == picture.SIDE
+    row, scale = look.row, picture.SIDE / look.row["height"]
     x, y = round(row["face_x"] * scale), round(row["face_y"] * scale)
     middle = round((row["face_x"] + row["face_w"] / 2) * scale)
-    assert tuple(drawn[y, middle]) == inspect.BOX_COLOUR and x < middle
+    assert tuple(drawn[y, middle]) == picture.BOX_COLOUR and x < middle
     eye = np.round(np.array(row["landmarks"][:2]) * scale).astype(int)
-    assert tuple(drawn[eye[1], eye[0]]) == inspect.LANDMARK_COLOUR
-    ys, xs = np.nonzero((drawn == inspect.OUTLINE_COLOUR).all(axis=2)[:, : round(row["width"] * scale)])
+    assert tuple(drawn[eye[1], eye[0]]) == picture.LANDMARK_COLOUR
+    ys, xs = np.nonzero((drawn == picture.OUTLINE_COLOUR).all(axis=2)[:, : round(row["width"] * scale)])
     face = np.array([xs.min(), ys.min(), xs.max(), ys.max()]) / scale
     box = np.array(
         [row["face_x"], row["face_y"], row["face_x"] + row["face_w"], row["face_y"] + row["face_h"]]
@@ -54,17 +57,17 @@ def test_the_picture_shows_box_outline_and_landmarks_at_their_places(inspector, 
 
 
 def test_what_dbcnn_left_out_is_dark_and_the_rest_is_untouched(look):
-    seen = inspect.seen(look.crop, look.outline, "mask")
-    inside = inspect.geometry.polygon_mask(look.outline, 256).astype(bool)
+    seen = picture.seen(look.crop, look.outline, "mask")
+    inside = picture.geometry.polygon_mask(look.outline, 256).astype(bool)
     assert 0.1 < inside.mean() < 0.9
     assert (seen[inside] == look.crop[inside]).all()
     assert seen[~inside].mean() < 0.3 * look.crop[~inside].mean() + 1
 
 
 def test_of_another_region_what_it_leaves_out_is_shown(look):
-    inside = inspect.geometry.polygon_mask(look.outline, 256).astype(bool)
-    assert np.array_equal(inspect.seen(look.crop, look.outline, "crop"), look.crop)
-    black = inspect.seen(look.crop, look.outline, "black_out")
+    inside = picture.geometry.polygon_mask(look.outline, 256).astype(bool)
+    assert np.array_equal(picture.seen(look.crop, look.outline, "crop"), look.crop)
+    black = picture.seen(look.crop, look.outline, "black_out")
     assert black[~inside].max() == 0 and (black[inside] == look.crop[inside]).all()
 
 
@@ -74,23 +77,23 @@ def test_of_another_region_what_it_leaves_out_is_shown(look):
 def test_pictures_without_a_score_are_looked_at_too(tmp_path, content, status, capsys):
     path = tmp_path / "a.jpg"
     path.write_bytes(content if isinstance(content, bytes) else content.read_bytes())
-    assert cli.main(["inspect", str(path), "--out", str(tmp_path / "look.png")]) == 0
+    assert main.main(["inspect", str(path), "--out", str(tmp_path / "look.png")]) == 0
     assert status in capsys.readouterr().out
-    assert Image.open(tmp_path / "look.png").height == inspect.SIDE
+    assert Image.open(tmp_path / "look.png").height == picture.SIDE
 
 
 def test_a_very_flat_picture_is_drawn_no_wider_than_the_widest(tmp_path):
     Image.new("RGB", (100, 1), (200, 10, 10)).save(tmp_path / "strip.png")
-    assert cli.main(["inspect", str(tmp_path / "strip.png"), "--out", str(tmp_path / "look.png")]) == 0
+    assert main.main(["inspect", str(tmp_path / "strip.png"), "--out", str(tmp_path / "look.png")]) == 0
     look = np.asarray(Image.open(tmp_path / "look.png"))
-    assert look.shape[:2] == (inspect.SIDE, inspect.WIDEST + inspect.SIDE // 2)
-    assert tuple(look[10, inspect.WIDEST // 2]) == (200, 10, 10)
+    assert look.shape[:2] == (picture.SIDE, picture.WIDEST + picture.SIDE // 2)
+    assert tuple(look[10, picture.WIDEST // 2]) == (200, 10, 10)
 
 
 def test_several_pictures_go_into_a_folder(s3, tmp_path, capsys):
     boto3.client("s3").upload_file(str(PORTRAIT), BUCKET, "inspect/Tom_Hanks_54745.png")
     images = [str(PORTRAIT), f"{s3}/inspect/Tom_Hanks_54745.png"]
-    assert cli.main(["inspect", *images, "--out", str(tmp_path / "looks")]) == 0
+    assert main.main(["inspect", *images, "--out", str(tmp_path / "looks")]) == 0
     one, other = (Image.open(path) for path in sorted((tmp_path / "looks").iterdir()))
     assert np.array_equal(np.asarray(one), np.asarray(other))
     assert capsys.readouterr().out.count("serfiq") == 2
@@ -99,9 +102,9 @@ def test_several_pictures_go_into_a_folder(s3, tmp_path, capsys):
 @pytest.mark.parametrize(("place", "made"), [("looks/", "looks/Tom_Hanks_54745.png"), ("a.jpg", "a.jpg")])
 def test_a_look_goes_to_s3_and_nowhere_else(s3, tmp_path, monkeypatch, place, made):
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["inspect", str(PORTRAIT), "--out", f"{s3}/inspected/{place}"]) == 0
+    assert main.main(["inspect", str(PORTRAIT), "--out", f"{s3}/inspected/{place}"]) == 0
     stored = boto3.client("s3").get_object(Bucket=BUCKET, Key=f"inspected/{made}")["Body"].read()
-    assert Image.open(io.BytesIO(stored)).height == inspect.SIDE
+    assert Image.open(io.BytesIO(stored)).height == picture.SIDE
     assert list(tmp_path.iterdir()) == []
 
 
@@ -120,7 +123,7 @@ def test_a_look_goes_to_s3_and_nowhere_else(s3, tmp_path, monkeypatch, place, ma
     ],
 )
 def test_a_mistake_is_one_line_told_before_a_model_is_loaded(arguments, said):
-    command = [sys.executable, "-X", "importtime", "-m", "faceq.cli", "inspect", *arguments]
+    command = [sys.executable, "-X", "importtime", "-m", "faceq", "inspect", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     message = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
     assert done.returncode == 2 and len(message) == 1 and said in message[0]
@@ -128,7 +131,7 @@ def test_a_mistake_is_one_line_told_before_a_model_is_loaded(arguments, said):
 
 
 def named(*paths: str) -> list[str]:
-    targets = cli_inspect._targets("looks/", [f"/in/{path}" for path in paths], config.S3())
+    targets = inspect._targets("looks/", [f"/in/{path}" for path in paths], config.S3())
     return [target.removeprefix("looks/").removesuffix(".png") for target in targets]
 
 
@@ -147,7 +150,7 @@ def test_colliding_pictures_are_all_written_and_named(tmp_path, capsys):
         Image.new("RGB", (side, 40), (side, 10, 10)).save(tmp_path / place / "x.png")
     Image.new("RGB", (100, 40)).save(tmp_path / "c" / "x-2.png")
     pictures = [str(tmp_path / place) for place in ("a", "b", "c")]
-    assert cli.main(["inspect", *pictures, "--out", str(tmp_path / "looks"), "--json"]) == 0
+    assert main.main(["inspect", *pictures, "--out", str(tmp_path / "looks"), "--json"]) == 0
     said = capsys.readouterr().err.splitlines()
     assert len({Image.open(path).width for path in (tmp_path / "looks").iterdir()}) == len(said) == 4
     written = [line.split(": ")[1] for line in said if "/looks/" in line]
@@ -159,6 +162,6 @@ def test_a_look_never_replaces_the_picture_itself(tmp_path, out, capsys):
     Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
     (tmp_path / "link.png").symlink_to(tmp_path / "a.png")
     before = (tmp_path / "a.png").read_bytes()
-    assert cli.main(["inspect", str(tmp_path / "a.png"), "--out", str(tmp_path / out)]) == 2
+    assert main.main(["inspect", str(tmp_path / "a.png"), "--out", str(tmp_path / out)]) == 2
     assert "is one of the pictures itself" in capsys.readouterr().err
     assert (tmp_path / "a.png").read_bytes() == before

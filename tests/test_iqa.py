@@ -14,10 +14,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from faceq import cli, iqa, plots
-from faceq.dbcnn import picture_tensor
-from faceq.dbcnn_vgg import DBCNN, published_tensor
+from faceq.cli import main
 from faceq.errors import JobError, UsageError
+from faceq.evaluation import iqa, plots
+from faceq.iqa.dbcnn_lite import picture_tensor
+from faceq.iqa.dbcnn_vgg import DBCNN, published_tensor
 
 TIED = (
     np.array([1.0, 2.0, 2.0, 3.0, 5.0, 5.0, 5.0, 8.0]),
@@ -179,7 +180,7 @@ def test_pictures_are_rated_whole_and_compared(rated, monkeypatch) -> None:
 def test_the_command_prints_figures_and_tells_its_progress_apart(rated, monkeypatch, capsys) -> None:
     monkeypatch.setattr(iqa, "REPORT_EVERY_S", 0)
     monkeypatch.setattr(iqa, "rater", lambda model, settings: brightness)  # DB-CNN takes minutes here
-    assert cli.main(["evaluate", "iqa", *rated]) == 0
+    assert main.main(["evaluate", "iqa", *rated]) == 0
     printed = capsys.readouterr()
     assert "SRCC" in printed.out and "of 12 pictures" not in printed.out
     assert "of 12 pictures" in printed.err

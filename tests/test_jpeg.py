@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from faceq.config import Limits
-from faceq.decode import UnreadableError, decode
+from faceq.sources.decode.image import UnreadableError, decode
 
 LIMIT = 10_000_000
 EOI = b"\xff\xd9"

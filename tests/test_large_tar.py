@@ -10,8 +10,8 @@ from conftest import PHOTOS
 from small_s3 import BUCKET, small_s3
 
 from faceq.config import S3
-from faceq.listing import list_shards
 from faceq.sources import read_shards
+from faceq.sources.listing import list_shards
 
 HOLES = (5 << 30, 9 << 30, 36 << 30)
 """Bytes of members that are no pictures; sizes from 8 GiB on do not fit into a header's octal digits."""

@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 from small_s3 import BUCKET, Refusal, small_s3
 
-from faceq import cli, s3_listing
+from faceq.cli import main
 from faceq.config import S3
 from faceq.errors import StorageError, UsageError
-from faceq.listing import Shard, group, kind_of, list_shards, printable, recorded
-from faceq.runs import Table
 from faceq.sources import read_shards
-from faceq.storage import storage_errors
+from faceq.sources.listing import Shard, group, kind_of, list_shards, printable, recorded
+from faceq.storage import s3_listing
+from faceq.storage.filesystem import storage_errors
+from faceq.table.store import Table
 
 
 def test_folders_are_searched_and_other_files_passed_over(tmp_path):
@@ -147,7 +148,7 @@ def test_a_folder_that_fails_in_another_way_stops_the_job(tmp_path, monkeypatch,
     os.chdir(tmp_path)
     try:
         for place in (".", "**/*.jpg"):
-            assert cli.main(["score", place, "--out", str(tmp_path / "table")]) == 2
+            assert main.main(["score", place, "--out", str(tmp_path / "table")]) == 2
             said = capsys.readouterr().err
             assert "cannot be listed whole: " in said and "File name too long" in said
         assert not (tmp_path / "table").exists()

@@ -13,9 +13,9 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from faceq import cgroup, device, local_ray
 from faceq.errors import JobError
-from faceq.telling import telling
+from faceq.job.telling import telling
+from faceq.runtime import cgroup, device, local_ray
 
 
 def test_memory_decides_with_the_cpus_how_many_ray_is_given(monkeypatch):
@@ -46,7 +46,15 @@ def test_too_few_open_files_are_told_before_ray_starts(photos, tmp_path):
         resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
 
     done = subprocess.run(
-        [sys.executable, "-m", "faceq.cli", "score", str(photos / "t1.jpg"), "--out", str(tmp_path / "t")],
+        [
+            sys.executable,
+            "-m",
+            "faceq",
+            "score",
+            str(photos / "t1.jpg"),
+            "--out",
+            str(tmp_path / "t"),
+        ],
         capture_output=True,
         text=True,
         check=False,

@@ -17,12 +17,14 @@ from conftest import BUCKET, PHOTOS
 from small_s3 import BUCKET as SMALL
 from small_s3 import Refusal, small_s3
 
-from faceq import cli, config, manifest, pipeline
+from faceq import config
+from faceq.cli import main
 from faceq.config import S3
 from faceq.errors import StorageError, UsageError
-from faceq.listing import MAX_READ_TASKS, Shard, group, list_shards
-from faceq.runs import Table
-from faceq.sources import read_shards
+from faceq.job import pipeline
+from faceq.sources import manifest, read_shards
+from faceq.sources.listing import MAX_READ_TASKS, Shard, group, list_shards
+from faceq.table.store import Table
 
 PLACES = ["s3://b/a b.jpg", "/abs/c.png", "below/d.jpg", "../e.tar", "s3://b/without-ending"]
 SIZES = [10, None, 30, None, 50]
@@ -164,7 +166,7 @@ def test_an_entry_without_an_ending_is_what_its_bytes_say(tmp_path):
 
 def test_a_manifest_that_is_not_there_is_wrong_usage(tmp_path, capsys):
     missing = str(tmp_path / "none.csv")
-    assert cli.main(["score", "--manifest", missing, "--out", str(tmp_path / "t")]) == 2
+    assert main.main(["score", "--manifest", missing, "--out", str(tmp_path / "t")]) == 2
     assert f"{missing}: there is no such manifest" in capsys.readouterr().err
 
 
@@ -193,7 +195,7 @@ def test_a_manifest_on_s3_is_scored_row_by_row(s3, local_ray, tmp_path):
     local = write(tmp_path / "more.jsonl", [str(PHOTOS / "mask_white.jpg")])
     out = str(tmp_path / "table")
     command = ["score", "--manifest", f"{s3}/m/list.csv", "--manifest", local, "--out", out]
-    assert cli.main(command) == 0
+    assert main.main(command) == 0
     rows = {row["source"]: row for row in Table(out, S3()).rows(["source", "status", "error"]).to_pylist()}
     assert {source.rsplit("/", 1)[1]: row["status"] for source, row in rows.items()} == {
         "one": "no_face",
@@ -234,7 +236,7 @@ def test_a_million_pictures_are_listed_and_grouped_in_little_memory(tmp_path):
     counted = (
         "import resource, sys\n"
         "from faceq.config import S3\n"
-        "from faceq.listing import group, list_shards\n"
+        "from faceq.sources.listing import group, list_shards\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "groups = group(list_shards([], S3(), sys.argv[1:]))\n"
         "grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before\n"

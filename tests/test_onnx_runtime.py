@@ -7,14 +7,15 @@ import onnx
 import pytest
 from model_files import arcface
 
-from faceq import cli, models
-from faceq.onnx_runtime import ModelFileError, read, session, spell_out_prelu
-from faceq.recognise import _keep_inputs
+from faceq.cli import main
+from faceq.fiq.recogniser import _keep_inputs
+from faceq.models import zoo
+from faceq.runtime.onnx_runtime import ModelFileError, read, session, spell_out_prelu
 
 
 @pytest.fixture(params=["sface", "arcface"])
 def recogniser(request, tmp_path):
-    return models.fetch("sface") if request.param == "sface" else arcface(tmp_path / "arcface.onnx")
+    return zoo.fetch("sface") if request.param == "sface" else arcface(tmp_path / "arcface.onnx")
 
 
 def test_prelu_spelled_out_gives_the_same_embedding(recogniser):
@@ -92,5 +93,5 @@ def test_a_job_with_weights_in_another_file_is_refused_before_it_starts(tmp_path
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.jpg").write_bytes(b"of no matter")
     arguments = ["score", str(tmp_path / "in"), "--out", str(tmp_path / "t"), "--recogniser", str(path)]
-    assert cli.main(arguments) == 2
+    assert main.main(arguments) == 2
     assert "'w.bin'" in capsys.readouterr().err and not (tmp_path / "t").exists()

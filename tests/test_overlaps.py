@@ -11,13 +11,14 @@ from conftest import PHOTOS
 from small_s3 import BUCKET, small_s3
 
 import faceq
-from faceq import config, pipeline, summary
+from faceq import config
 from faceq.config import S3
 from faceq.errors import StorageError, UsageError
-from faceq.listing import list_shards
-from faceq.runs import Table
+from faceq.job import pipeline, summary
 from faceq.sources import Findings, read_shards
-from faceq.storage import absolute, path_of
+from faceq.sources.listing import list_shards
+from faceq.storage.filesystem import absolute, path_of
+from faceq.table.store import Table
 
 
 @pytest.mark.parametrize(

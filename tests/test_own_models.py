@@ -25,12 +25,19 @@ from onnx import helper
 from safetensors.torch import load_file, save_file
 
 import faceq
-from faceq import cli, config, fiq, geometry, models, quality, recognise, stages
-from faceq.dbcnn import DBCNN_LITE_WEIGHTS
+from faceq import config
+from faceq.cli import main
 from faceq.errors import UsageError
-from faceq.onnx_runtime import ModelFileError
-from faceq.runs import Table
-from faceq.serfiq import ClosedForm
+from faceq.faces import geometry
+from faceq.fiq import distances as fiq
+from faceq.fiq import recogniser as recognise
+from faceq.fiq.serfiq import ClosedForm
+from faceq.iqa import scorer
+from faceq.iqa.dbcnn_lite import DBCNN_LITE_WEIGHTS
+from faceq.models import zoo
+from faceq.runtime.onnx_runtime import ModelFileError
+from faceq.stages import scores
+from faceq.table.store import Table
 from jobs import demo
 
 ALONE = "dbcnn: { mini_batch: 1 }\n"
@@ -41,7 +48,7 @@ ALONE = "dbcnn: { mini_batch: 1 }\n"
 def files(tmp_path_factory) -> dict[str, Path]:
     """A file for each role, none of them the preset's own."""
     folder = tmp_path_factory.mktemp("own")
-    yunet = onnx.load(str(models.fetch("yunet")))
+    yunet = onnx.load(str(zoo.fetch("yunet")))
     yunet.doc_string = "another file, the same network"
     onnx.save(yunet, str(folder / "detector.onnx"))
     return {
@@ -87,7 +94,7 @@ def test_all_of_them_from_yaml_and_from_the_command_line(files, photos, tmp_path
     from_yaml = ["--config", str(tmp_path / "job.yaml")]
     from_flags = ["--config", str(tmp_path / "alone.yaml"), *flags, "--dropout", "0.3"]
     for said in (from_yaml, from_flags):
-        assert cli.main(["inspect", picture, "--json", *said]) == 0
+        assert main.main(["inspect", picture, "--json", *said]) == 0
         rows.append(json.loads(capsys.readouterr().out))
         assert rows[-1]["status"] == "scored"
     one, other = ({name: row[name] for name in row if name != "run_id"} for row in rows)
@@ -97,9 +104,9 @@ def test_all_of_them_from_yaml_and_from_the_command_line(files, photos, tmp_path
 def test_a_job_takes_them_and_records_what_they_were(files, local_ray, photos, tmp_path):
     out = str(tmp_path / "table")
     said = ["--recogniser", str(files["recogniser"]), "--dropout", "0.25"]
-    assert cli.main(["score", str(photos / "t1.jpg"), "--out", out, *said]) == 0
+    assert main.main(["score", str(photos / "t1.jpg"), "--out", out, *said]) == 0
     (run,) = Table(out, config.S3()).runs()
-    digest = models.sha256(files["recogniser"])
+    digest = zoo.sha256(files["recogniser"])
     assert run["models"][f"recogniser.onnx@{digest[:8]}"] == {"sha256": digest, "licence": "not stated"}
     assert run["dropout"] == 0.25
 
@@ -138,7 +145,7 @@ def html(folder):
 
 
 def cut_off(folder):
-    whole = models.fetch("yunet").read_bytes()
+    whole = zoo.fetch("yunet").read_bytes()
     (folder / "cut.onnx").write_bytes(whole[: len(whole) // 2])
     return folder / "cut.onnx"
 
@@ -238,7 +245,7 @@ def test_a_wrong_file_is_named_with_what_it_lacks(role, make, said, tmp_path, ph
     path = make(tmp_path)
     dropout = ["--dropout", "0.4"] if make in (other_size, not_linear, two_inputs) else []
     arguments = ["inspect", str(photos / "t1.jpg"), f"--{role}", str(path), *dropout]
-    assert cli.main(arguments) == 2
+    assert main.main(arguments) == 2
     said_in_all = capsys.readouterr().err
     assert "Traceback" not in said_in_all
     message = said_in_all.splitlines()[-1]  # a Ray that other tests use may have spoken before
@@ -248,7 +255,7 @@ def test_a_wrong_file_is_named_with_what_it_lacks(role, make, said, tmp_path, ph
 def test_a_job_with_a_wrong_file_stops_before_it_starts(photos, tmp_path, capsys):
     out = tmp_path / "table"
     arguments = ["score", str(photos), "--out", str(out), "--quality", str(other_network(tmp_path))]
-    assert cli.main(arguments) == 2
+    assert main.main(arguments) == 2
     assert "is of neither form of DB-CNN" in capsys.readouterr().err
     assert not out.exists()
 
@@ -267,7 +274,7 @@ def test_a_scale_that_is_too_large_is_refused_too(files, photos, tmp_path, capsy
     out = tmp_path / "table"
     (tmp_path / "job.yaml").write_text("quality_scale: 100\n")
     said = ["--quality", str(files["quality"]), "--config", str(tmp_path / "job.yaml")]
-    assert cli.main(["score", str(photos / "t1.jpg"), "--out", str(out), *said]) == 2
+    assert main.main(["score", str(photos / "t1.jpg"), "--out", str(out), *said]) == 2
     message = capsys.readouterr().err.splitlines()[-1]
     assert re.search(r"quality\.pth: answers from 0\.\d+ to 0\.\d+, .* 0 to 100: set quality_scale", message)
     assert not out.exists()
@@ -275,7 +282,7 @@ def test_a_scale_that_is_too_large_is_refused_too(files, photos, tmp_path, capsy
 
 def test_dbcnn_lite_has_no_other_scale(photos, capsys, tmp_path):
     (tmp_path / "job.yaml").write_text("quality_scale: 1\n")
-    assert cli.main(["inspect", str(photos / "t1.jpg"), "--config", str(tmp_path / "job.yaml")]) == 2
+    assert main.main(["inspect", str(photos / "t1.jpg"), "--config", str(tmp_path / "job.yaml")]) == 2
     assert "is DB-CNN-Lite, which always answers from 0 to 100" in capsys.readouterr().err
 
 
@@ -298,12 +305,12 @@ def test_the_scale_decides_values_and_is_on_record(files):
     ],
 )
 def test_a_batch_all_of_it_far_outside_the_scale_stops_the_job(files, points, wrong):
-    network = quality.load(files["quality"])
+    network = scorer.load(files["quality"])
     told = pytest.raises(
         ModelFileError, match=r"mine: answers from .*, but its scale is taken to be 0 to 1: set"
     )
     with told if wrong else contextlib.nullcontext():
-        quality.check_scale(np.array(points, np.float32), network, "mine", both_sides=False)
+        scorer.check_scale(np.array(points, np.float32), network, "mine", both_sides=False)
 
 
 def test_a_recogniser_that_also_gives_the_length_is_taken(files, tmp_path, astronaut):
@@ -328,7 +335,7 @@ def test_a_dropout_rate_lies_between_0_and_1():
 
 
 def warnings_of(caplog) -> list[str]:
-    return [record.getMessage() for record in caplog.records if record.name == "faceq.stages"]
+    return [record.getMessage() for record in caplog.records if record.name == "faceq.stages.scores"]
 
 
 def test_heavy_tailed_features_bring_one_warning_with_the_gap_and_change_no_row(
@@ -354,7 +361,7 @@ def test_where_the_closed_form_holds_nothing_is_said(files, astronaut, caplog):
     for settings in ({}, {"dropout": 0.3}):
         scored(astronaut, **settings)
     assert warnings_of(caplog) == []
-    gap = fiq.Distances(models.fetch("sface"), config.build({"dropout": 0.3}).recogniser(), None, "cpu", 8, 1)
+    gap = fiq.Distances(zoo.fetch("sface"), config.build({"dropout": 0.3}).recogniser(), None, "cpu", 8, 1)
     face = geometry.align(astronaut, np.array(scored(astronaut)["landmarks"], np.float32).reshape(5, 2))
     assert abs(gap.gap(face[None])) < fiq.GAP / 2
 
@@ -362,7 +369,7 @@ def test_where_the_closed_form_holds_nothing_is_said(files, astronaut, caplog):
 def test_the_gap_of_a_recogniser_is_on_record_with_the_run(local_ray, photos, tmp_path, capsys):
     out = str(tmp_path / "table")
     said = ["--recogniser", str(heavy_tailed(tmp_path / "heavy.onnx")), "--dropout", "0.5"]
-    assert cli.main(["score", str(photos / "t1.jpg"), "--out", out, *said]) == 0
+    assert main.main(["score", str(photos / "t1.jpg"), "--out", out, *said]) == 0
     (run,) = Table(out, config.S3()).runs()
     (note,) = run["notes"]
     assert re.match(r"serfiq: for this recogniser .* are about [+-]\d+% off", note)
@@ -408,7 +415,7 @@ def test_a_job_with_one_such_face_ends_well_and_with_nearly_all_of_them_stops(
 
     def score(name: str, images: list[bytes]) -> int:
         demo.write_shards(tmp_path / name, ((f"{i:03}.jpg", data) for i, data in enumerate(images)))
-        return cli.main(["score", str(tmp_path / name), "--out", str(tmp_path / f"{name}-table"), *said])
+        return main.main(["score", str(tmp_path / name), "--out", str(tmp_path / f"{name}-table"), *said])
 
     assert score("one", [bright, dark, bright]) == 0
     found = Table(str(tmp_path / "one-table"), config.S3()).rows(["status"])["status"].to_pylist()
@@ -420,7 +427,7 @@ def test_a_job_with_one_such_face_ends_well_and_with_nearly_all_of_them_stops(
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_face_without_a_finite_quality_is_an_unreadable_row(astronaut, monkeypatch, value):
     """A stand-in for half precision that overflows on a card."""
-    rate = stages.ScoreQuality._rate
+    rate = scores.ScoreQuality._rate
 
     def overflows(stage, crops, masks):
         points = rate(stage, crops, masks)
@@ -428,7 +435,7 @@ def test_a_face_without_a_finite_quality_is_an_unreadable_row(astronaut, monkeyp
             points[1] = value
         return points
 
-    monkeypatch.setattr(stages.ScoreQuality, "_rate", overflows)
+    monkeypatch.setattr(scores.ScoreQuality, "_rate", overflows)
     rows = faceq.score_images([astronaut, astronaut[:, ::-1].copy()], fiq_threshold=0).to_pylist()
     assert [row["status"] for row in rows] == ["scored", "unreadable"]
     assert "no finite score" in rows[1]["error"] and rows[1]["serfiq"] is None and rows[1]["dbcnn"] is None

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from faceq.parquet import ParquetFile
+from faceq.storage.parquet import ParquetFile
 
 ROWS, BYTES = 4_000, 10_000
 

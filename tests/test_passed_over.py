@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from conftest import PHOTOS
 
-from faceq import cli
+from faceq.cli import main
 from faceq.config import S3
-from faceq.runs import Table
+from faceq.table.store import Table
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 PHOTO = (PHOTOS / "mask_blue.jpg").read_bytes()
@@ -29,7 +29,7 @@ def score(tmp_path, capsys):
     """`faceq score` into one table: its status, and what it said."""
 
     def run(*arguments: str) -> tuple[int, str]:
-        status = cli.main(["score", *arguments, "--out", str(tmp_path / "table")])
+        status = main.main(["score", *arguments, "--out", str(tmp_path / "table")])
         said = capsys.readouterr()
         return status, said.err.splitlines()[-1] if status else said.out
 
@@ -67,7 +67,7 @@ def test_files_that_are_passed_over_are_counted_in_summary_and_record(tmp_path, 
     for name in ("a.txt", "b.TXT", "c", ".hidden", "photo.jpg"):
         (tmp_path / "in" / name).write_bytes(PHOTO)
     # The table lies in the input: it is no part of it.
-    assert cli.main(["score", str(tmp_path / "in"), "--out", str(tmp_path / "in" / "table")]) == 0
+    assert main.main(["score", str(tmp_path / "in"), "--out", str(tmp_path / "in" / "table")]) == 0
     status, said = score(str(tmp_path / "in"))
     assert status == 0
     assert "skipped: 2 .txt, 1 (no ending)" in said

@@ -11,11 +11,12 @@ import pytest
 from conftest import PHOTOS
 
 import faceq
-from faceq import config, pipeline, summary
+from faceq import config
 from faceq.errors import JobError, UsageError
-from faceq.models import ModelError
-from faceq.runs import Table
-from faceq.table import SCHEMA, frame_id, record_of
+from faceq.job import pipeline, summary
+from faceq.models.zoo import ModelError
+from faceq.table.schema import SCHEMA, frame_id, record_of
+from faceq.table.store import Table
 from jobs import demo
 
 pytestmark = pytest.mark.usefixtures("local_ray")

@@ -12,7 +12,7 @@ import profiles
 import pytest
 from PIL import Image
 
-from faceq.decode import UnreadableError, decode
+from faceq.sources.decode.image import UnreadableError, decode
 
 LIMIT = 10_000_000
 MAGIC = b"\x89PNG\r\n\x1a\n"
@@ -188,7 +188,7 @@ def test_pixels_are_taken_as_square(photo):
 LARGE = (6000, 5000)
 PEAK = """
 import resource, sys
-from faceq.decode import decode
+from faceq.sources.decode.image import decode
 data = sys.stdin.buffer.read()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 pixels = decode(data, 100_000_000)

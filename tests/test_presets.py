@@ -26,10 +26,14 @@ from PIL import Image
 from test_dbcnn_vgg import published_score
 
 import faceq
-from faceq import config, decode, detect, geometry, models, pipeline
-from faceq.finder import View, looked_at
-from faceq.runs import Table
-from faceq.table import SCHEMA
+from faceq import config
+from faceq.faces import detect, geometry
+from faceq.faces.finder import View, looked_at
+from faceq.job import pipeline
+from faceq.models import zoo as models
+from faceq.sources.decode import image
+from faceq.table.schema import SCHEMA
+from faceq.table.store import Table
 
 pytestmark = pytest.mark.shared
 RATE = 0.5
@@ -67,7 +71,7 @@ def largest(detector: detect.Detector, picture: np.ndarray) -> detect.Face:
 
 def filled(path: Path) -> np.ndarray:
     """The face of a picture cut out as 384x384, so that it covers more than 40% of that."""
-    picture = decode.decode(path.read_bytes(), 10**8)
+    picture = image.decode(path.read_bytes(), 10**8)
     face = largest(detect.YuNet(models.fetch("yunet"), 0.6), picture)
     x, y, width, height = face.box
     half = 0.5 * max(width, height) * 1.1
@@ -97,7 +101,7 @@ def test_faces_that_fill_the_frame_are_found_by_scrfd(scrfd, pictures):
 def test_scrfd_finds_what_yunet_finds(scrfd, pictures):
     ours, yunet = detect.load(scrfd, 0.5), detect.YuNet(models.fetch("yunet"), 0.6)
     for path in pictures:
-        picture = decode.decode(path.read_bytes(), 10**8)
+        picture = image.decode(path.read_bytes(), 10**8)
         one, other = largest(ours, picture), largest(yunet, picture)
         between = np.linalg.norm(other.landmarks[1] - other.landmarks[0])
         if path.name != "group_many_faces.jpg":  # of six alike, either may call another the largest
@@ -125,7 +129,7 @@ def test_a_border_around_a_large_picture_takes_little_memory(scrfd):
 def test_faces_in_large_pictures_lie_where_a_border_at_full_size_shows_them(scrfd, shared):
     ours, plain = detect.load(scrfd, 0.5), SCRFD(str(scrfd))
     for path in sorted((shared / "portraits_1024").glob("*.jpg"))[:12]:
-        picture = decode.decode(path.read_bytes(), 10**8)
+        picture = image.decode(path.read_bytes(), 10**8)
         bordered = cv2.copyMakeBorder(picture[..., ::-1], *[512] * 4, cv2.BORDER_CONSTANT)
         _, (expected, *_) = plain.detect(bordered, det_thresh=0.5)
         assert np.abs(largest(ours, picture).landmarks - (expected - 512)).max() < 8, path.name
@@ -141,7 +145,7 @@ def test_scrfd_for_any_size_runs_in_the_one_session_that_never_falls_back_to_the
         return made(*arguments, **more)
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", counted)
-    picture = decode.decode(pictures[0].read_bytes(), 10**8)
+    picture = image.decode(pictures[0].read_bytes(), 10**8)
     found = largest(detect.load(any_size(scrfd, tmp_path / "det_10g.onnx"), 0.5), picture)
     assert fallbacks == [0]
     expected = largest(detect.load(scrfd, 0.5), picture)

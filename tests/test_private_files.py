@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from faceq.private_files import private_folder
+from faceq.storage.private_files import private_folder
 
 
 def test_a_private_folder_stays_after_an_error_only(tmp_path):

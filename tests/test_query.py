@@ -17,14 +17,15 @@ from conftest import BUCKET
 from here import score_here, write_as_before
 
 import faceq
-from faceq import cli, compact
+from faceq.cli import main
 from faceq.config import S3
 from faceq.errors import StorageError, UsageError
-from faceq.query import Rows
-from faceq.runs import Table, status_of
-from faceq.storage import filesystem
-from faceq.table import SCHEMA, STATUSES
-from jobs import synthetic
+from faceq.query import compact
+from faceq.query.rows import Rows
+from faceq.storage.filesystem import filesystem
+from faceq.table.schema import SCHEMA, STATUSES
+from faceq.table.store import Table, status_of
+from jobs.training import synthetic
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +96,7 @@ def test_row_groups_that_cannot_fulfil_the_condition_are_skipped(long):
 
 
 def test_order_limit_and_columns(looked_at, rows, capsys):
-    assert cli.main(
+    assert main.main(
         ["query", looked_at, "dbcnn is not null", "--columns", "member,dbcnn", "--order-by", "dbcnn desc",
          "--limit", "3"]
     ) == 0  # fmt: skip
@@ -107,14 +108,14 @@ def test_order_limit_and_columns(looked_at, rows, capsys):
 
 
 def test_count_prints_a_number_for_scripts(looked_at, rows, capsys):
-    assert cli.main(["query", looked_at, "status = 'unreadable'", "--count"]) == 0
+    assert main.main(["query", looked_at, "status = 'unreadable'", "--count"]) == 0
     unreadable = [r for r in rows if r["status"] == "unreadable"]
     assert capsys.readouterr().out == f"{len(unreadable)}\n"
 
 
 def test_sql_statements_see_the_view_frames(looked_at, rows, capsys):
     statement = "select status, count(*) as n from frames group by status order by status"
-    assert cli.main(["query", looked_at, "--sql", statement]) == 0
+    assert main.main(["query", looked_at, "--sql", statement]) == 0
     head, *lines, total = capsys.readouterr().out.splitlines()
     found = {line.split()[0]: int(line.split()[1]) for line in lines}
     assert found == {s: sum(r["status"] == s for r in rows) for s in STATUSES}
@@ -122,7 +123,7 @@ def test_sql_statements_see_the_view_frames(looked_at, rows, capsys):
 
 
 def test_a_long_result_shows_its_beginning_and_its_length(long, capsys):
-    assert cli.main(["query", long, "--sql", "select source from frames"]) == 0
+    assert main.main(["query", long, "--sql", "select source from frames"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 22 and lines[-1] == "20 of 200,000 rows"
 
@@ -131,22 +132,22 @@ def test_exports_of_conditions_and_of_statements(looked_at, rows, tmp_path):
     scored = [r for r in rows if r["status"] == "scored"]
     for ending in ("parquet", "csv", "jsonl"):
         target = str(tmp_path / f"x.{ending}")
-        assert cli.main(["query", looked_at, "status = 'scored'", "--export", target]) == 0
+        assert main.main(["query", looked_at, "status = 'scored'", "--export", target]) == 0
     assert pq.read_table(tmp_path / "x.parquet").num_rows == len(scored)
     lines = (tmp_path / "x.jsonl").read_text(encoding="utf-8").splitlines()
     assert {json.loads(line)["frame_id"] for line in lines} == {r["frame_id"] for r in scored}
     with open(tmp_path / "x.csv", encoding="utf-8", newline="") as file:
         assert {int(line["frame_id"]) for line in csv.DictReader(file)} == {r["frame_id"] for r in scored}
     counted = str(tmp_path / "n.csv")
-    assert cli.main(["query", looked_at, "--sql", "select count(*) n from frames", "--export", counted]) == 0
+    assert main.main(["query", looked_at, "--sql", "select count(*) n from frames", "--export", counted]) == 0
     assert (tmp_path / "n.csv").read_text(encoding="utf-8") == f"n\n{len(rows)}\n"
     assert len(list(tmp_path.iterdir())) == 4
 
 
 def test_an_export_that_fails_leaves_nothing(looked_at, tmp_path, capsys):
     target = tmp_path / "x.parquet"
-    assert cli.main(["query", looked_at, "error::int = 1", "--export", str(target)]) == 2
-    assert cli.main(["query", looked_at, "--export", str(tmp_path / "none" / "x.csv")]) == 2
+    assert main.main(["query", looked_at, "error::int = 1", "--export", str(target)]) == 2
+    assert main.main(["query", looked_at, "--export", str(tmp_path / "none" / "x.csv")]) == 2
     assert "x.csv" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
@@ -169,7 +170,7 @@ def test_an_export_that_fails_leaves_nothing(looked_at, tmp_path, capsys):
     ],
 )
 def test_a_mistake_is_one_line_with_the_way_out(looked_at, arguments, said, capsys):
-    assert cli.main(["query", looked_at, *arguments]) == 2
+    assert main.main(["query", looked_at, *arguments]) == 2
     message = capsys.readouterr().err
     assert said in message and message.count("\n") == 1
 
@@ -186,8 +187,8 @@ def test_a_table_on_s3_needs_no_extension_and_takes_exports(s3, photos, tmp_path
         boto3.client("s3").upload_file(str(photos / name), BUCKET, f"query/in/{name}")
     uri = score_here(f"{s3}/query/in", f"{s3}/query/table")
     assert faceq.read_table(uri, "status = 'scored'", ["n_faces"]).to_pylist() == [{"n_faces": 6}]
-    assert cli.main(["query", uri, "--count"]) == 0
-    assert cli.main(["query", uri, "--export", f"{s3}/query/out.csv", "--columns", "status"]) == 0
+    assert main.main(["query", uri, "--count"]) == 0
+    assert main.main(["query", uri, "--export", f"{s3}/query/out.csv", "--columns", "status"]) == 0
     assert capsys.readouterr().out.startswith("2\n")
     boto3.client("s3").download_file(BUCKET, "query/out.csv", str(tmp_path / "out.csv"))
     assert sorted((tmp_path / "out.csv").read_text(encoding="utf-8").split()) == [
@@ -236,7 +237,7 @@ def test_a_file_that_goes_while_a_table_on_s3_is_read(s3, tmp_path):
 
 
 def test_no_colours_and_whole_lines_in_a_pipe(looked_at):
-    command = [sys.executable, "-m", "faceq.cli", "query", looked_at, "--columns", "source,error"]
+    command = [sys.executable, "-m", "faceq", "query", looked_at, "--columns", "source,error"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "\x1b" not in done.stdout
     assert all(re.match(r"/|source|20 of", line) for line in done.stdout.splitlines())

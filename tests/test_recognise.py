@@ -7,25 +7,27 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from faceq import geometry, models, recognise
-from faceq.detect import YuNet
 from faceq.errors import UsageError
-from faceq.onnx_runtime import ModelFileError
-from faceq.recognise import Backbone
-from faceq.serfiq import ClosedForm
+from faceq.faces import geometry
+from faceq.faces.detect import YuNet
+from faceq.fiq import recogniser
+from faceq.fiq.recogniser import Backbone
+from faceq.fiq.serfiq import ClosedForm
+from faceq.models import zoo
+from faceq.runtime.onnx_runtime import ModelFileError
 
 FEATURES, OUTPUTS = 4 * 7 * 7, 16
 
 
 @pytest.fixture(scope="module")
 def face(astronaut) -> np.ndarray:
-    (found,) = YuNet(models.fetch("yunet"), 0.6)(astronaut)
+    (found,) = YuNet(zoo.fetch("yunet"), 0.6)(astronaut)
     return geometry.align(astronaut, found.landmarks)
 
 
 @pytest.fixture(scope="module")
 def backbone() -> Backbone:
-    return recognise.from_zoo("sface")
+    return recogniser.from_zoo("sface")
 
 
 def embeddings(backbone: Backbone, faces: np.ndarray) -> np.ndarray:
@@ -44,7 +46,7 @@ def whole(path, batch: np.ndarray) -> np.ndarray:
 
 
 def test_backbone_and_head_give_the_embedding_of_the_whole_file(backbone, face):
-    wanted = whole(models.fetch("sface"), face.transpose(2, 0, 1)[None].astype(np.float32))
+    wanted = whole(zoo.fetch("sface"), face.transpose(2, 0, 1)[None].astype(np.float32))
     assert np.allclose(embeddings(backbone, face[None]), wanted, atol=1e-3)
 
 

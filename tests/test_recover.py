@@ -10,19 +10,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from faceq import claim, cli, config, pipeline, recover, runs
+from faceq import config
+from faceq.cli import main
 from faceq.config import S3
 from faceq.errors import StorageError
-from faceq.runs import Run, Table
-from faceq.table import SCHEMA
-from jobs import demo, synthetic
+from faceq.job import pipeline
+from faceq.table import lock, repair, store
+from faceq.table.schema import SCHEMA
+from faceq.table.store import Run, Table
+from jobs import demo
+from jobs.training import synthetic
 
 OLD, NEW = "20261123T170000Z-aaaaaaaa", "20261123T180000Z-bbbbbbbb"
 
 
 def save_run(table: Table, run_id: str, finished: bool) -> Run:
     end = {"finished": "2026-11-23", "state": "ended"} if finished else {"state": "running"}
-    run = Run(run_id, "0", [], {}, {}, "", owner=claim.owner(), **end)
+    run = Run(run_id, "0", [], {}, {}, "", owner=lock.owner(), **end)
     table.save(run)
     return run
 
@@ -57,8 +61,8 @@ def test_unreadable_frames_of_a_run_without_an_end_are_not_done(table):
         write(table, run, "unreadable", [base + 1, base + 2])
         write(table, run, "scored", [base + 3])
     # Of the frames that the new run has in its input, that is.
-    assert recover.prepare(table, {"/in/2.jpg", "/in/12.jpg"}).ids.tolist() == [1, 2, 3, 11, 13]
-    assert recover.prepare(table, {f"/in/{i}.jpg" for i in range(20)}).ids.tolist() == [1, 2, 3, 13]
+    assert repair.prepare(table, {"/in/2.jpg", "/in/12.jpg"}).ids.tolist() == [1, 2, 3, 11, 13]
+    assert repair.prepare(table, {f"/in/{i}.jpg" for i in range(20)}).ids.tolist() == [1, 2, 3, 13]
 
 
 @pytest.mark.parametrize("place", ["disk", "s3"])
@@ -71,7 +75,7 @@ def test_of_doubles_the_latest_run_stays(table, place, request):
     write(table, OLD, "no_face", [4])
     write(table, NEW, "scored", [2, 3, 5])
     write(table, NEW, "below_fiq", [4])
-    ids = recover.prepare(table, {"/in/1.jpg"}).ids
+    ids = repair.prepare(table, {"/in/1.jpg"}).ids
     assert ids.tolist() == [1, 2, 3, 4, 5]
     assert rows_of(table) == [
         (1, "scored", OLD),
@@ -90,7 +94,7 @@ def test_the_latest_run_is_the_one_that_held_the_table_last_whatever_its_clock_s
         table.save(run)
         write(table, run_id, "scored", [1, sequence + 10])
     write(table, "0-compacted", "scored", [1, 20])
-    assert recover.prepare(table, set()).ids.tolist() == [1, 11, 12, 20]
+    assert repair.prepare(table, set()).ids.tolist() == [1, 11, 12, 20]
     assert (1, "scored", OLD) in rows_of(table)
 
 
@@ -98,7 +102,7 @@ def test_a_frame_that_is_twice_in_one_file_keeps_its_last_row(table):
     save_run(table, OLD, finished=True)
     write(table, OLD, "scored", [1, 2, 1, 3])
     write(table, OLD, "no_face", [4])
-    assert recover.prepare(table, set()).ids.tolist() == [1, 2, 3, 4]
+    assert repair.prepare(table, set()).ids.tolist() == [1, 2, 3, 4]
     (path,) = (path for path in table.row_files() if "scored" in path)
     assert pq.read_table(path)["frame_id"].to_pylist() == [2, 1, 3]
 
@@ -109,7 +113,7 @@ def test_one_double_loads_no_more_than_the_ids_as_numbers(tmp_path):
     first = int(table.frame_ids()[0])
     write(table, NEW, "scored", [first])
     tracemalloc.start()
-    ids = recover.prepare(table, set()).ids
+    ids = repair.prepare(table, set()).ids
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(ids) == 300_000 and ids[0] == first
@@ -120,10 +124,10 @@ def test_what_a_dead_run_wrote_late_goes(table):
     save_run(table, OLD, finished=False)
     mine = save_run(table, NEW, finished=False)
     write(table, OLD, "scored", [1])
-    known = recover.prepare(table, set()).files
+    known = repair.prepare(table, set()).files
     write(table, OLD, "scored", [2], name="late-000001-0")
     write(table, NEW, "scored", [2])
-    recover.drop_stragglers(table, mine, known)
+    repair.drop_stragglers(table, mine, known)
     assert rows_of(table) == [(1, "scored", OLD), (2, "scored", NEW)]
 
 
@@ -132,10 +136,10 @@ def test_what_a_removed_run_wrote_late_goes(table):
     write(table, OLD, "scored", [1])
     mine = save_run(table, NEW, finished=False)
     table.remove_others(mine)
-    known = recover.prepare(table, set()).files
+    known = repair.prepare(table, set()).files
     write(table, OLD, "scored", [2], name="late-000001-0")
     write(table, NEW, "scored", [1, 2])
-    recover.drop_stragglers(table, mine, known)
+    repair.drop_stragglers(table, mine, known)
     assert rows_of(table) == [(1, "scored", NEW), (2, "scored", NEW)]
 
 
@@ -150,10 +154,10 @@ def test_a_file_that_appears_while_the_ids_are_read_counts_as_late(table, monkey
         return read(self, files, sources)
 
     monkeypatch.setattr(Table, "frames_of", slow)
-    held = recover.prepare(table, set())
+    held = repair.prepare(table, set())
     assert held.ids.tolist() == [1]
     write(table, NEW, "scored", [2])
-    recover.drop_stragglers(table, mine, held.files)
+    repair.drop_stragglers(table, mine, held.files)
     assert rows_of(table) == [(1, "scored", OLD), (2, "scored", NEW)]
 
 
@@ -163,7 +167,7 @@ def test_what_a_killed_writer_left_on_disk_goes(table):
     folder, name = path.rsplit("/", 1)
     left = Path(folder) / f".{name}.x1y2"
     left.write_bytes(b"PAR1")
-    recover.prepare(table, set())
+    repair.prepare(table, set())
     assert not left.exists() and Path(path).exists()
 
 
@@ -175,9 +179,9 @@ def test_a_failing_rewrite_leaves_the_old_file(table, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(runs.pq, "write_table", full)
+        patched.setattr(store.pq, "write_table", full)
         with pytest.raises(StorageError, match="No space left"):
-            recover.forget_unreadable(table, {"/in/2.jpg"})
+            repair.forget_unreadable(table, {"/in/2.jpg"})
     assert pq.read_table(path).num_rows == 3
 
 
@@ -204,7 +208,7 @@ def test_forgetting_touches_the_named_sources_only(table):
     path = write(table, OLD, "unreadable", [1, 2, 3])
     write(table, OLD, "unreadable", [4], name="v-000000-0")
     metadata = pq.read_schema(path).metadata
-    assert recover.forget_unreadable(table, {"/in/2.jpg", "/in/4.jpg"}) == 2
+    assert repair.forget_unreadable(table, {"/in/2.jpg", "/in/4.jpg"}) == 2
     assert rows_of(table) == [(1, "unreadable", OLD), (3, "unreadable", OLD)]
     assert pq.read_schema(path).metadata == metadata
     assert len(table.row_files()) == 1
@@ -232,7 +236,7 @@ def test_rows_that_pass_a_lower_threshold_are_scored_again(table):
     every = {f"/in/{i}.jpg" for i in range(9)}
 
     def passing(threshold: float, sources: set[str] = every) -> list[int]:
-        return sorted(recover.passing(table, sources, threshold)["frame_id"].to_pylist())
+        return sorted(repair.passing(table, sources, threshold)["frame_id"].to_pylist())
 
     assert passing(0.5) == [2, 3] and passing(0) == [1, 2, 3, 4]
     # As a stage compares: 0.3 as a float32 is more than 0.3.
@@ -250,10 +254,10 @@ def test_old_rows_stay_until_there_are_new_ones(table):
     mine = save_run(table, NEW, finished=False)
     write(table, NEW, "scored", [1])
     write(table, NEW, "unreadable", [2])
-    recover.drop_replaced(table, mine, np.array([1, 2]))
+    repair.drop_replaced(table, mine, np.array([1, 2]))
     expected = [(1, "scored", NEW), (2, "unreadable", NEW), (3, "below_fiq", OLD)]
     assert rows_of(table) == expected
-    recover.drop_replaced(table, mine, np.array([1, 2]))
+    repair.drop_replaced(table, mine, np.array([1, 2]))
     assert rows_of(table) == expected
 
 
@@ -264,10 +268,10 @@ def test_after_a_kill_the_new_row_stays_but_for_one_that_may_be_the_storages_fau
     save_run(table, NEW, finished=False)
     write(table, NEW, "scored", [1])
     write(table, NEW, "unreadable", [2])
-    held = recover.prepare(table, {f"/in/{i}.jpg" for i in range(4)})
+    held = repair.prepare(table, {f"/in/{i}.jpg" for i in range(4)})
     assert held.ids.tolist() == [1, 2, 3]
     assert rows_of(table) == [(1, "scored", NEW), (2, "below_fiq", OLD), (3, "below_fiq", OLD)]
-    assert recover.passing(table, {"/in/1.jpg", "/in/2.jpg"}, 0.5)["frame_id"].to_pylist() == [2]
+    assert repair.passing(table, {"/in/1.jpg", "/in/2.jpg"}, 0.5)["frame_id"].to_pylist() == [2]
 
 
 @pytest.mark.usefixtures("local_ray")
@@ -281,7 +285,7 @@ class TestJob:
         return tmp_path
 
     def run(self, folder, *more: str) -> int:
-        return cli.main(["score", str(folder / "in"), "--out", str(folder / "table"), *more])
+        return main.main(["score", str(folder / "in"), "--out", str(folder / "table"), *more])
 
     def statuses(self, folder) -> dict[str, str]:
         rows = Table(str(folder / "table"), S3()).rows(["source", "status"]).to_pylist()
@@ -316,7 +320,7 @@ class TestJob:
 
     def test_a_job_that_could_not_start_leaves_nothing(self, folder, capsys):
         (folder / "job.yaml").write_text("serfiq: {num_gpus: 1}\n")
-        command = [sys.executable, "-m", "faceq.cli", "score", str(folder / "in")]
+        command = [sys.executable, "-m", "faceq", "score", str(folder / "in")]
         more = ["--out", str(folder / "table"), "--config", str(folder / "job.yaml")]
         done = subprocess.run([*command, *more], capture_output=True, text=True, check=False)
         assert done.returncode == 2 and "GPUs" in done.stderr
@@ -346,15 +350,15 @@ class TestJob:
         (folder / "photos").mkdir()
         (folder / "photos" / "x.jpg").write_bytes(b"x")
         arguments = ["score", str(folder / "in"), "--out", str(folder / "photos"), "--overwrite"]
-        assert cli.main(arguments) == 2
+        assert main.main(arguments) == 2
         assert "not a faceq table" in capsys.readouterr().err
         assert (folder / "photos" / "x.jpg").exists()
 
     def test_a_job_at_work_keeps_others_out(self, folder, capsys):
         chosen = config.build({"input": [str(folder / "in")], "out": str(folder / "table")})
         table = Table(chosen.out, chosen.s3)
-        run = Run(NEW, "0", [], chosen.record(), {}, "", owner=claim.owner())
-        with claim.held(table, run):
+        run = Run(NEW, "0", [], chosen.record(), {}, "", owner=lock.owner())
+        with lock.held(table, run):
             for more in ([], ["--overwrite"], ["--retry-unreadable"]):
                 assert self.run(folder, *more) == 2
                 assert f"another job is writing here: {NEW}" in capsys.readouterr().err

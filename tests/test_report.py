@@ -13,11 +13,12 @@ from browser import CHROMIUM, chromium
 from PIL import Image
 
 import faceq
-from faceq import cli, report
+from faceq.cli import main
 from faceq.config import S3
-from faceq.query import Rows
-from faceq.table import STATUSES
-from jobs import synthetic
+from faceq.query.rows import Rows
+from faceq.report import page as report
+from faceq.table.schema import STATUSES
+from jobs.training import synthetic
 
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
 
@@ -25,7 +26,7 @@ needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: 
 @pytest.fixture(scope="module")
 def page(looked_at, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("report") / "report.html"
-    assert cli.main(["report", looked_at, "--out", str(path)]) == 0
+    assert main.main(["report", looked_at, "--out", str(path)]) == 0
     return path
 
 
@@ -96,7 +97,7 @@ def test_faces_are_cut_from_the_frames_they_belong_to(looked_at):
 
 def test_a_page_without_faces_has_no_picture_and_says_so(looked_at, tmp_path):
     path = tmp_path / "r.html"
-    assert cli.main(["report", looked_at, "--out", str(path), "--no-faces"]) == 0
+    assert main.main(["report", looked_at, "--out", str(path), "--no-faces"]) == 0
     text = path.read_text(encoding="utf-8")
     assert "data:image" not in text and "No pictures." in text
 
@@ -120,12 +121,12 @@ def test_sources_that_are_gone_leave_a_page_that_says_so(made_up):
     [(["--out", "/no/such/folder/r.html"], "there is no folder"), (["--out", "/tmp"], "name a file")],
 )
 def test_a_place_that_cannot_be_written_is_told_at_once(looked_at, arguments, said, capsys):
-    assert cli.main(["report", looked_at, *arguments]) == 2
+    assert main.main(["report", looked_at, *arguments]) == 2
     assert said in capsys.readouterr().err
 
 
 def test_a_table_that_is_not_there(tmp_path, capsys):
-    assert cli.main(["report", str(tmp_path), "--out", str(tmp_path / "r.html")]) == 2
+    assert main.main(["report", str(tmp_path), "--out", str(tmp_path / "r.html")]) == 2
     assert "no faceq table here" in capsys.readouterr().err
 
 
@@ -161,7 +162,7 @@ def test_in_a_browser(page, looked_at, tmp_path, capsys):
         filter_ = text(tab, "sql")
         assert re.fullmatch(r"serfiq >= 0\.3\d and dbcnn >= 20", filter_)
         kept = text(tab, "kept-of")
-        assert cli.main(["query", looked_at, filter_, "--count"]) == 0
+        assert main.main(["query", looked_at, filter_, "--count"]) == 0
         count = int(capsys.readouterr().out)
         assert f"of all frames kept: {count} of " in kept and count > 0
 

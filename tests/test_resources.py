@@ -2,8 +2,9 @@
 
 import pytest
 
-from faceq import config, resources
-from faceq.resources import Machine
+from faceq import config
+from faceq.job import resources
+from faceq.job.resources import Machine
 
 CARDS = {"num_gpus": 0.5, "device": "cpu"}
 

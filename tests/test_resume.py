@@ -17,9 +17,10 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from faceq import config, pipeline
-from faceq.runs import Table
-from faceq.table import SCHEMA
+from faceq import config
+from faceq.job import pipeline
+from faceq.table.schema import SCHEMA
+from faceq.table.store import Table
 from jobs import demo
 
 FRAMES = 240

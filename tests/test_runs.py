@@ -18,10 +18,10 @@ from ray.data.datasource.path_util import _resolve_paths_and_filesystem
 from faceq import config
 from faceq.config import S3
 from faceq.errors import UsageError
-from faceq.runs import QUANTILES, Run, Table, status_of
-from faceq.storage import filesystem
-from faceq.table import record_of, schema_with
-from jobs import synthetic
+from faceq.storage.filesystem import filesystem
+from faceq.table.schema import record_of, schema_with
+from faceq.table.store import QUANTILES, Run, Table, status_of
+from jobs.training import synthetic
 
 _READ_WITH_SLOW_FILES = """
 import sys, time
@@ -29,7 +29,7 @@ import s3fs
 import faceq
 from faceq import storage
 from faceq.config import S3
-from faceq.runs import Table
+from faceq.table.store import Table
 
 class Slow:
     def __init__(self, file): self._file = file

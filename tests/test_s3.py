@@ -9,9 +9,11 @@ import pyarrow.dataset as pds
 import pytest
 from conftest import BUCKET
 
-from faceq import cli, config, pipeline
-from faceq.runs import Table
-from faceq.table import SCHEMA
+from faceq import config
+from faceq.cli import main
+from faceq.job import pipeline
+from faceq.table.schema import SCHEMA
+from faceq.table.store import Table
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +59,7 @@ def test_a_second_run_finds_everything_done(local_ray, uploaded, s3):
 
 
 def test_a_bucket_that_is_not_there_is_wrong_usage(s3, tmp_path, capsys):
-    assert cli.main(["score", "s3://no-such-bucket/in", "--out", str(tmp_path / "t")]) == 2
+    assert main.main(["score", "s3://no-such-bucket/in", "--out", str(tmp_path / "t")]) == 2
     assert "s3://no-such-bucket/in" in capsys.readouterr().err
 
 

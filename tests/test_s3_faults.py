@@ -30,14 +30,14 @@ import skimage
 from conftest import BUCKET
 from PIL import Image
 
-from faceq import s3_listing
 from faceq.config import S3
-from faceq.frames import Frame
-from faceq.listing import list_shards
-from faceq.runs import Run, Table
 from faceq.sources import read_shards
-from faceq.storage import filesystem
-from faceq.table import BREAK, SCHEMA
+from faceq.sources.frame import Frame
+from faceq.sources.listing import list_shards
+from faceq.storage import s3_listing
+from faceq.storage.filesystem import filesystem
+from faceq.table.schema import BREAK, SCHEMA
+from faceq.table.store import Run, Table
 
 SEEDS = range(10)
 EVERY_KIND = 114

@@ -8,9 +8,9 @@ import boto3
 import pytest
 from conftest import BUCKET
 
-from faceq import s3_listing
 from faceq.config import S3
-from faceq.storage import filesystem
+from faceq.storage import s3_listing
+from faceq.storage.filesystem import filesystem
 
 LETTERS = f"{string.ascii_letters}{string.digits} !/=%+~-_.äß日😀"
 

@@ -14,16 +14,17 @@ from conftest import BUCKET
 from PIL import Image
 
 import faceq
-from faceq import geometry, models
-from faceq.batches import in_mini_batches
 from faceq.config import PRESETS, Config
-from faceq.dbcnn import DBCNN_LITE_WEIGHTS, load_dbcnn_lite
 from faceq.errors import UsageError
-from faceq.find_face import FindFace
-from faceq.frames import Frame, to_table
-from faceq.quality import HALF_TOLERANCE, OnnxQuality, TorchQuality
-from faceq.stages import masks_of
-from faceq.table import SCHEMA, frame_id, pending, pixels, schema
+from faceq.faces import geometry
+from faceq.iqa.dbcnn_lite import DBCNN_LITE_WEIGHTS, load_dbcnn_lite
+from faceq.iqa.scorer import HALF_TOLERANCE, OnnxQuality, TorchQuality
+from faceq.models import zoo as models
+from faceq.runtime.minibatch import in_mini_batches
+from faceq.sources.frame import Frame, to_table
+from faceq.stages.find_face import FindFace
+from faceq.stages.scores import masks_of
+from faceq.table.schema import SCHEMA, frame_id, pending, pixels, schema
 from jobs import demo
 
 VALUES = [name for name in SCHEMA.names if name not in {"frame_id", "source", "run_id"}]

@@ -5,23 +5,25 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from faceq import geometry, models, recognise, serfiq
-from faceq.decode import decode
-from faceq.detect import YuNet
-from faceq.distortions import LADDERS
-from faceq.recognise import Backbone
-from faceq.serfiq import ClosedForm, DropoutError, Head, MonteCarlo
+from faceq.evaluation.distortions import LADDERS
+from faceq.faces import geometry
+from faceq.faces.detect import YuNet
+from faceq.fiq import recogniser, serfiq
+from faceq.fiq.recogniser import Backbone
+from faceq.fiq.serfiq import ClosedForm, DropoutError, Head, MonteCarlo
+from faceq.models import zoo
+from faceq.sources.decode.image import decode
 
 
 @pytest.fixture(scope="module")
 def backbone() -> Backbone:
-    return recognise.from_zoo("sface")
+    return recogniser.from_zoo("sface")
 
 
 @pytest.fixture(scope="module")
 def faces(astronaut, photos) -> np.ndarray:
     """Aligned faces, (66, 112, 112, 3): seven people and copies spoiled in many ways."""
-    detector = YuNet(models.fetch("yunet"), 0.6)
+    detector = YuNet(zoo.fetch("yunet"), 0.6)
     sharp = [geometry.align(astronaut, detector(astronaut)[0].landmarks)]
     group = decode((photos / "t1.jpg").read_bytes(), 10**7)
     sharp += [geometry.align(group, face.landmarks) for face in detector(group)]

@@ -26,12 +26,15 @@ from here import score_here
 from PIL import Image
 
 import faceq
-from faceq import cli, listing, shards, sources
+from faceq import sources
+from faceq.cli import main
 from faceq.config import S3
-from faceq.query import Rows
-from faceq.runs import Table
-from faceq.shards import Selection, export_shards
-from faceq.table import BREAK
+from faceq.query import shard_export
+from faceq.query.rows import Rows
+from faceq.query.shard_export import Selection, export_shards
+from faceq.sources import listing
+from faceq.table.schema import BREAK
+from faceq.table.store import Table
 from jobs import demo
 
 
@@ -83,7 +86,7 @@ def export(table: str, folder: Path, selection: Selection = Selection()):  # noq
 def test_chosen_frames_come_byte_for_byte_with_their_rows(looked_at, originals, tmp_path, capsys):
     """Out of tars, a Parquet file, single pictures and a video."""
     good = faceq.read_table(looked_at, "serfiq >= 0.5")
-    assert cli.main(["query", looked_at, "serfiq >= 0.5", "--export-shards", str(tmp_path)]) == 0
+    assert main.main(["query", looked_at, "serfiq >= 0.5", "--export-shards", str(tmp_path)]) == 0
     assert capsys.readouterr().out == f"{len(good)} frames in {tmp_path}\n"
     pictures, rows = samples(tmp_path)
     assert {row["source"].rsplit(".")[-1] for row in rows.values()} >= {"tar", "parquet", "jpg", "mp4"}
@@ -106,7 +109,7 @@ def test_the_ending_is_that_of_the_content(looked_at, frames_in, tmp_path):
 
 def test_an_interrupted_export_goes_on_without_doubles(looked_at, originals, tmp_path, monkeypatch):
     """Stopped again and again, after a different number of frames each time."""
-    monkeypatch.setattr(shards, "SHARD_FRAMES", 4)
+    monkeypatch.setattr(shard_export, "SHARD_FRAMES", 4)
     wanted = faceq.read_table(looked_at, "n_faces > 0", ["frame_id"])["frame_id"].to_pylist()
 
     class StopError(Exception):
@@ -139,7 +142,8 @@ def test_an_interrupted_export_goes_on_without_doubles(looked_at, originals, tmp
 def test_a_killed_export_goes_on_without_doubles(looked_at, originals, tmp_path):
     """Killed in the middle of a tar: what it was writing is no file of the export."""
     script = (
-        "import time; from faceq import shards; from faceq.config import S3; from faceq.query import Rows\n"
+        "import time; from faceq.config import S3\n"
+        "from faceq.query import shard_export as shards; from faceq.query.rows import Rows\n"
         "shards.SHARD_FRAMES = 4\n"
         f"with Rows({looked_at!r}, S3()) as rows:\n"
         f"    shards.export_shards(rows, shards.Selection(), {str(tmp_path)!r}, S3(),"
@@ -188,7 +192,7 @@ def orders(frames_in, tmp_path_factory) -> str:
 @pytest.mark.parametrize("streaming", [False, True])
 def test_datasets_find_every_value_whatever_comes_first(orders, order, streaming, tmp_path, monkeypatch):
     """Types come from the dataset card: the first five samples of the first tar do not tell them."""
-    monkeypatch.setattr(shards, "SHARD_FRAMES", 8)
+    monkeypatch.setattr(shard_export, "SHARD_FRAMES", 8)
     assert export(orders, tmp_path / "good", Selection(f"source like '%/in/{order}/%'")).written >= 20
     pictures, rows = samples(tmp_path / "good")
     assert len(list((tmp_path / "good").glob("*.tar"))) > 2
@@ -239,7 +243,7 @@ def test_the_dataset_card_names_every_kind_of_column(tmp_path):
             ("deep", pa.list_(pa.list_(pa.int32()))),
         ]
     )
-    (tmp_path / "README.md").write_text(shards.dataset_card(["bin", "jpg"], columns))
+    (tmp_path / "README.md").write_text(shard_export.dataset_card(["bin", "jpg"], columns))
     info = datasets.info.DatasetInfosDict.from_directory(str(tmp_path))["default"]
     assert info.features["json"] == dict(datasets.Features.from_arrow_schema(columns))
     assert info.features["jpg"] == datasets.Image() and info.features["bin"] == datasets.Value("binary")
@@ -291,11 +295,11 @@ def test_frames_that_are_gone_are_told_and_the_others_come(looked_at, frames_in,
     content = photo.read_bytes()
     photo.unlink()
     try:
-        assert cli.main(["query", looked_at, "n_faces > 0", "--export-shards", str(tmp_path / "a")]) == 1
+        assert main.main(["query", looked_at, "n_faces > 0", "--export-shards", str(tmp_path / "a")]) == 1
         assert f"1 frames could not be read, the first: {photo}: not found" in capsys.readouterr().err
     finally:
         photo.write_bytes(content)
-    assert cli.main(["query", looked_at, "n_faces > 0", "--export-shards", str(tmp_path / "a")]) == 0
+    assert main.main(["query", looked_at, "n_faces > 0", "--export-shards", str(tmp_path / "a")]) == 0
     assert capsys.readouterr().out.startswith("1 frames in ")
 
 
@@ -309,12 +313,12 @@ def test_frames_that_are_gone_are_told_and_the_others_come(looked_at, frames_in,
 )
 def test_another_export_into_the_same_folder_is_refused(looked_at, tmp_path, arguments, said, capsys):
     export(looked_at, tmp_path, Selection(limit=None))
-    assert cli.main(["query", looked_at, *arguments, "--export-shards", str(tmp_path)]) == 2
+    assert main.main(["query", looked_at, *arguments, "--export-shards", str(tmp_path)]) == 2
     assert said in capsys.readouterr().err
 
 
 def test_a_folder_with_other_files_is_refused(looked_at, photos, capsys):
-    assert cli.main(["query", looked_at, "--export-shards", str(photos)]) == 2
+    assert main.main(["query", looked_at, "--export-shards", str(photos)]) == 2
     assert "not an export of faceq" in capsys.readouterr().err
 
 
@@ -333,7 +337,7 @@ def test_whole_sources_come_together():
     table = pa.table({"source": sources, "n": range(len(sources))})
     for size in (1, 2, 3, 7, 100):
         parts = (table[start : start + size] for start in range(0, len(table), size))
-        chunks = list(shards._by_sources(parts))
+        chunks = list(shard_export._by_sources(parts))
         assert pa.concat_tables(chunks)["n"].to_pylist() == list(range(len(sources)))
         counted = Counter(source for chunk in chunks for source in set(chunk["source"].to_pylist()))
         assert set(counted.values()) == {1}

@@ -16,14 +16,14 @@ from small_s3 import BUCKET, small_s3
 from test_video import write_numbered
 
 from faceq.config import S3, Limits
-from faceq.frames import Frame
-from faceq.listing import Shard, list_shards
-from faceq.recover import with_known_videos
-from faceq.reread import frames_of
-from faceq.runs import Run, Table
 from faceq.sources import Findings, read_again, read_shards
+from faceq.sources.frame import Frame
+from faceq.sources.listing import Shard, list_shards
+from faceq.sources.reread import frames_of
 from faceq.sources.sniff import ENOUGH, kind_of_bytes
-from faceq.table import SCHEMA
+from faceq.table.repair import with_known_videos
+from faceq.table.schema import SCHEMA
+from faceq.table.store import Run, Table
 
 
 def picture(form: str, mode: str = "RGB") -> bytes:

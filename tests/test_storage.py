@@ -8,7 +8,7 @@ import pytest
 
 from faceq.config import S3
 from faceq.errors import UsageError
-from faceq.storage import (
+from faceq.storage.filesystem import (
     ATTEMPTS,
     AtomicLocalFileSystem,
     absolute,

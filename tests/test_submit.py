@@ -11,9 +11,10 @@ from conftest import _free_port
 from ray.cluster_utils import Cluster
 from ray.job_submission import JobStatus, JobSubmissionClient
 
-from faceq import config, pipeline
-from faceq.runs import Table
-from faceq.table import SCHEMA
+from faceq import config
+from faceq.job import pipeline
+from faceq.table.schema import SCHEMA
+from faceq.table.store import Table
 from jobs import demo
 
 ROOT = Path(__file__).parent.parent

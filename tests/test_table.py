@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pyarrow as pa
 
-from faceq.table import SCHEMA, among, frame_id, pending, record_of, schema, schema_with, with_values
+from faceq.table.schema import SCHEMA, among, frame_id, pending, record_of, schema, schema_with, with_values
 
 
 def test_frame_id_is_the_documented_hash():

@@ -3,10 +3,10 @@
 import pytest
 from here import score_here
 
-from faceq import cli
+from faceq.cli import main
 from faceq.config import S3
-from faceq.runs import Table
-from faceq.table import SCHEMA
+from faceq.table.schema import SCHEMA
+from faceq.table.store import Table
 from jobs import demo
 
 pytestmark = pytest.mark.usefixtures("local_ray")
@@ -34,7 +34,7 @@ def test_a_lower_threshold_scores_what_now_passes_and_a_higher_one_nothing(folde
 
     def score(threshold: str) -> str:
         arguments = ["score", str(folder / "in"), "--out", table.uri, "--fiq-threshold", threshold]
-        assert cli.main(arguments) == 0
+        assert main.main(arguments) == 0
         out, err = capsys.readouterr()
         return out + err
 

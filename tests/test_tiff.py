@@ -11,7 +11,7 @@ import tifffile
 from PIL import Image
 
 from faceq.config import Limits
-from faceq.decode import UnreadableError, decode
+from faceq.sources.decode.image import UnreadableError, decode
 
 LIMIT = 10_000_000
 UNSUPPORTED = r"^this kind of (Big)?TIFF(, big-endian)? is not supported \(.*\): convert it to 8-bit RGB"

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from faceq.dbcnn import LITE0_BLOCKS, DBCNNLite, SemanticNet, load_dbcnn_lite
-from jobs import train_data, train_dbcnn, train_distortions
-from jobs.train_data import Ladders, NamingBatches, Rated, RatedBatches
-from jobs.train_dbcnn import LiveLite, fold, gather_statistics, ranking_loss, train_stage, unfold
-from jobs.train_distortions import NAMED, RANKED, spoiled
+from faceq.iqa.dbcnn_lite import LITE0_BLOCKS, DBCNNLite, SemanticNet, load_dbcnn_lite
+from jobs.training import train_data, train_dbcnn, train_distortions
+from jobs.training.train_data import Ladders, NamingBatches, Rated, RatedBatches
+from jobs.training.train_dbcnn import LiveLite, fold, gather_statistics, ranking_loss, train_stage, unfold
+from jobs.training.train_distortions import NAMED, RANKED, spoiled
 
 
 @pytest.fixture(scope="module")

@@ -12,15 +12,17 @@ import pytest
 from conftest import BUCKET
 from videos import noise, number_in, numbered, numbers, packets, pixels_of, read, write_numbered, write_video
 
-from faceq import cli, config, pipeline, video
+from faceq import config
+from faceq.cli import main
 from faceq.config import S3, Video
 from faceq.errors import UsageError
-from faceq.frames import to_table
-from faceq.listing import group, list_shards
-from faceq.runs import Table
-from faceq.sources import read_again, read_shards
-from faceq.table import BREAK, frame_id
-from faceq.video import picture
+from faceq.job import pipeline
+from faceq.sources import read_again, read_shards, video
+from faceq.sources.frame import to_table
+from faceq.sources.listing import group, list_shards
+from faceq.sources.video import picture
+from faceq.table.schema import BREAK, frame_id
+from faceq.table.store import Table
 
 # --- frames, indices, times ---
 
@@ -150,7 +152,7 @@ def test_every_kth_frame_keeps_its_index(tmp_path):
     ],
 )
 def test_settings_that_make_no_sense_are_wrong_usage(tmp_path, capsys, chosen, message):
-    assert cli.main(["score", str(tmp_path), "--out", str(tmp_path / "t"), *chosen]) == 2
+    assert main.main(["score", str(tmp_path), "--out", str(tmp_path / "t"), *chosen]) == 2
     assert message in capsys.readouterr().err
 
 

@@ -13,9 +13,9 @@ import pytest
 from videos import numbered, numbers, read, write_numbered
 
 from faceq.config import S3, Limits
-from faceq.listing import list_shards
 from faceq.sources import read_shards
-from faceq.table import BREAK
+from faceq.sources.listing import list_shards
+from faceq.table.schema import BREAK
 
 SAMPLES = 80_000_000
 TABLES = ("moov", "trak", "mdia", "minf", "stbl")
@@ -158,7 +158,7 @@ def test_an_index_beyond_the_limit_is_a_break_that_names_it(tmp_path, make: Call
 def test_the_memory_is_never_taken(tmp_path, make):
     (tmp_path / "v.mp4").write_bytes(make(tmp_path / "made.mp4"))
     code = (
-        "import resource, sys\nfrom faceq import video\n"
+        "import resource, sys\nfrom faceq.sources import video\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "try:\n    list(video.read(open(sys.argv[1], 'rb')))\n"
         "except video.DamagedError as error:\n    assert 'source_memory' in str(error)\n"

@@ -13,8 +13,8 @@ from av.stream import Disposition
 from videos import noise, numbered, numbers, packets, pixels_of, read, write_numbered, write_video
 
 from faceq.config import S3
-from faceq.listing import list_shards
-from faceq.table import BREAK
+from faceq.sources.listing import list_shards
+from faceq.table.schema import BREAK
 
 FORMATS = [
     ("v.m4v", {"form": "mp4", "bf": "3"}),

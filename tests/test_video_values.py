@@ -11,12 +11,11 @@ import pytest
 from av.stream import Disposition
 from videos import noise, number_in, numbered, numbers, packets, pixels_of, read, write_numbered, write_video
 
-from faceq import video
 from faceq.config import S3
-from faceq.listing import list_shards
-from faceq.sources import Findings, read_shards
-from faceq.video import picture
-from faceq.video.clock import Clock
+from faceq.sources import Findings, read_shards, video
+from faceq.sources.listing import list_shards
+from faceq.sources.video import picture
+from faceq.sources.video.clock import Clock
 
 
 def decoded(path: Path) -> list[video.VideoFrame]:

@@ -11,9 +11,10 @@ from bad_endpoints import PAGE
 from conftest import PHOTOS
 from here import score_here
 
-from faceq import cli, pipeline, summary
-from faceq.runs import Run
-from faceq.visible import ON_A_PLAIN_TERMINAL, visible
+from faceq.cli import main
+from faceq.job import pipeline, summary
+from faceq.messages.visible import ON_A_PLAIN_TERMINAL, visible
+from faceq.table.store import Run
 
 EVIL = "a\x1b]0;owned\x07\x1b[31m\u202egpj\u2066\n\rfaceq: done\t\u200b\x9b2J"
 HARMLESS = "é 人脸 🙂 ö-a_b #%&"
@@ -99,7 +100,7 @@ def test_no_command_prints_planted_text_as_it_is(planted, tmp_path, capsys):
     ]
     for arguments in commands:
         try:
-            status = cli.main(arguments)
+            status = main.main(arguments)
         except SystemExit as ended:
             status = ended.code
         printed = "".join(capsys.readouterr())
@@ -121,5 +122,5 @@ def test_a_summary_shows_planted_notes_on_one_line(tmp_path):
 
 def test_an_answer_of_a_web_server_is_printed_escaped(tmp_path, capsys):
     (tmp_path / "i.csv").write_bytes(PAGE + EVIL.encode())
-    assert cli.main(["evaluate", "edc", str(tmp_path), str(tmp_path / "i.csv")]) == 2
+    assert main.main(["evaluate", "edc", str(tmp_path), str(tmp_path / "i.csv")]) == 2
     assert not _MOVES.search(capsys.readouterr().err)

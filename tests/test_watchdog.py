@@ -2,10 +2,11 @@
 
 import pytest
 
-from faceq import config, pipeline, progress, watchdog
+from faceq import config
 from faceq.errors import JobError
-from faceq.watchdog import DEATHS, SAY_S, SHORT_S, STILL_S, Watchdog
-from faceq.workers import Death
+from faceq.job import pipeline, progress, watchdog
+from faceq.job.watchdog import DEATHS, SAY_S, SHORT_S, STILL_S, Watchdog
+from faceq.job.workers import Death
 
 
 class World:

@@ -9,10 +9,10 @@ import av
 import numpy as np
 
 from faceq.config import S3, Video
-from faceq.decode import decode
-from faceq.frames import Frame
-from faceq.listing import list_shards
 from faceq.sources import read_shards
+from faceq.sources.decode.image import decode
+from faceq.sources.frame import Frame
+from faceq.sources.listing import list_shards
 
 BLOCK = 16
 

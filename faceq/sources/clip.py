@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 
-from faceq import video
-from faceq.frames import Frame
-from faceq.listing import Shard
+from faceq.sources import video
+from faceq.sources.frame import Frame
+from faceq.sources.listing import Shard
 from faceq.sources.reading import Reading, break_of, open_shard
-from faceq.table import frame_id
+from faceq.table.schema import frame_id
 
 
 def read_video(shard: Shard, reading: Reading) -> Iterator[Frame]:

@@ -2,7 +2,7 @@
 
 from array import array
 
-from faceq.table import frame_id
+from faceq.table.schema import frame_id
 
 _SLOTS = 1 << 10
 """Of a new table; a power of two."""

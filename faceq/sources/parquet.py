@@ -7,10 +7,9 @@ from typing import Any, BinaryIO, cast
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from faceq.frames import Frame
-from faceq.listing import Shard, printable
-from faceq.parquet import ParquetFile
 from faceq.sources import parquet_columns
+from faceq.sources.frame import Frame
+from faceq.sources.listing import Shard, printable
 from faceq.sources.names import Names
 from faceq.sources.parquet_columns import KEY_COLUMNS, Content, content_of, could_hold_images, is_plain
 from faceq.sources.parquet_pages import LEVELS, FewerRowsError, GuardedFile
@@ -23,8 +22,9 @@ from faceq.sources.reading import (
     too_long,
     unread,
 )
-from faceq.storage import READ_AHEAD, filesystem, is_remote, path_of
-from faceq.table import METADATA_KEY, frame_id
+from faceq.storage.filesystem import READ_AHEAD, filesystem, is_remote, path_of
+from faceq.storage.parquet import ParquetFile
+from faceq.table.schema import METADATA_KEY, frame_id
 
 _BATCH_BYTES = 512 << 10
 _MOST_ROWS, _LEAST_ROWS = 64, 8

@@ -5,14 +5,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from faceq.faults import fault_of
-from faceq.frames import Frame
-from faceq.listing import Shard
+from faceq.sources.frame import Frame
+from faceq.sources.listing import Shard
 from faceq.sources.local import first_bytes
 from faceq.sources.reading import Reading, blame, too_long, unread
 from faceq.sources.sniff import ENOUGH, kind_of_bytes
-from faceq.storage import READ_AHEAD, filesystem, is_remote
-from faceq.table import frame_id
+from faceq.storage.faults import fault_of
+from faceq.storage.filesystem import READ_AHEAD, filesystem, is_remote
+from faceq.table.schema import frame_id
 
 AT_ONCE = 16
 """Pictures that are fetched by one call."""

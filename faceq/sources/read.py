@@ -4,14 +4,14 @@ from collections.abc import Container, Iterable, Iterator
 from dataclasses import replace
 
 from faceq.config import S3, Limits, Video
-from faceq.frames import Finished, Frame, wrapped
-from faceq.listing import Shard, kind_of, recorded
 from faceq.sources.clip import read_video
+from faceq.sources.frame import Finished, Frame, wrapped
+from faceq.sources.listing import Shard, kind_of, recorded
 from faceq.sources.parquet import read_parquet
 from faceq.sources.pictures import AT_ONCE, read_pictures
 from faceq.sources.reading import EVERY_FRAME, Findings, OtherKindError, Reading, read_as
 from faceq.sources.tar import read_tar
-from faceq.table import frame_id
+from faceq.table.schema import frame_id
 
 _READERS = {"tar": read_tar, "parquet": read_parquet, "video": read_video}
 

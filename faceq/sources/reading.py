@@ -12,15 +12,16 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from faceq import __version__, video
+from faceq import __version__
 from faceq.config import S3, Limits, Video
-from faceq.faults import fault_of, in_words
-from faceq.frames import Finished, Frame
-from faceq.listing import Kind, Shard, ending_of, words
+from faceq.sources import video
+from faceq.sources.frame import Finished, Frame
+from faceq.sources.listing import Kind, Shard, ending_of, words
 from faceq.sources.local import ChangedError, LocalFile, SpecialFileError
 from faceq.sources.sniff import ENOUGH, kind_of_bytes
-from faceq.storage import READ_AHEAD, filesystem, has_failed, is_remote
-from faceq.table import BREAK, frame_id
+from faceq.storage.faults import fault_of, in_words
+from faceq.storage.filesystem import READ_AHEAD, filesystem, has_failed, is_remote
+from faceq.table.schema import BREAK, frame_id
 
 EVERY_FRAME = Video()
 

@@ -3,7 +3,7 @@
 import re
 import zlib
 
-from faceq.listing import Kind
+from faceq.sources.listing import Kind
 
 ENOUGH = 512
 """First bytes of a file that tell what it is: a tar's header is so long."""

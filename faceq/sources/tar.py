@@ -8,8 +8,8 @@ import zlib
 from collections.abc import Iterator
 from typing import BinaryIO, cast
 
-from faceq.frames import Frame
-from faceq.listing import Shard, kind_of, printable
+from faceq.sources.frame import Frame
+from faceq.sources.listing import Shard, kind_of, printable
 from faceq.sources.magic import foreign
 from faceq.sources.names import Names
 from faceq.sources.reading import (
@@ -22,7 +22,7 @@ from faceq.sources.reading import (
 )
 from faceq.sources.sniff import ENOUGH, kind_of_bytes
 from faceq.sources.tar_archive import Archive, Member
-from faceq.table import frame_id
+from faceq.table.schema import frame_id
 
 _GZIP = b"\x1f\x8b"
 

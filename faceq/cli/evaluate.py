@@ -1,0 +1,205 @@
+"""`faceq evaluate`: judge the quality scores, and fit their scale."""
+
+import argparse
+import json
+import math
+from typing import Any
+
+import rich.console
+import rich.table
+
+from faceq import config
+from faceq.cli.models import add_accept
+from faceq.errors import UsageError
+from faceq.models import zoo
+from faceq.storage.filesystem import check_output, write_output
+
+IQA_MODELS = ("dbcnn-lite", "dbcnn-koniq", "dbcnn-koniq-254e8241")
+
+
+def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
+    """The actions of `faceq evaluate`."""
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+    edc = actions.add_parser(
+        "edc",
+        help="error-versus-discard: do recognition errors fall where faces are discarded by a score?",
+        description=_EDC,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    edc.add_argument("table", metavar="TABLE", help="result table")
+    edc.add_argument("identities", metavar="identities.csv", help=_IDENTITIES)
+    add_accept(edc)
+    _add_outputs(edc, "draw the curves")
+    edc.set_defaults(run=evaluate_edc, only_prints=_only_prints)
+    iqa = actions.add_parser(
+        "iqa",
+        help="agreement of the quality score with people's ratings of whole pictures",
+        description=_IQA,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    iqa.add_argument("images", metavar="IMAGE_DIR", help="folder of the pictures")
+    iqa.add_argument("ratings", metavar="mos.csv", help=_RATINGS)
+    iqa.add_argument("--model", choices=IQA_MODELS, default=IQA_MODELS[0], help=f"default: {IQA_MODELS[0]}")
+    add_accept(iqa)
+    _add_outputs(iqa, "draw scores and ratings")
+    iqa.set_defaults(run=evaluate_iqa, only_prints=_only_prints)
+    calibrate = actions.add_parser(
+        "calibrate",
+        help="fit the scale of serfiq to a table, so that 0.5 discards the share that you ask for",
+        description=_CALIBRATE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    calibrate.add_argument("table", metavar="TABLE", help="result table of faces such as yours")
+    calibrate.add_argument(
+        "--discard", type=float, default=0.05, metavar="SHARE", help="share of faces below 0.5 (0.05)"
+    )
+    _add_config(calibrate)
+    calibrate.set_defaults(run=evaluate_calibrate, only_prints=lambda options: True)
+
+
+def _add_outputs(parser: argparse.ArgumentParser, plot: str) -> None:
+    parser.add_argument("--json", metavar="F", help="write the figures as JSON")
+    parser.add_argument("--plot", metavar="F.png", help=plot)
+    _add_config(parser)
+
+
+def _only_prints(options: argparse.Namespace) -> bool:
+    return not (options.json or options.plot)
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", metavar="job.yaml", help="the job's settings: its S3, its mirrors")
+
+
+_IDENTITIES = (
+    "columns image and identity; image: the file name of the picture or video, without folders; of a frame "
+    "in a tar or Parquet shard what the table has as `member`"
+)
+_RATINGS = "columns image and mos (higher is better); image: the picture's path below IMAGE_DIR"
+
+_EDC = """Error-versus-discard characteristic of the table's scores, by recognition errors on people that you
+know. The decision threshold is set on all pairs, at false match rates of 1e-2, 1e-3 and 1e-4; then
+the genuine pairs with the lowest score (the lower one of the two faces') are discarded, step by step.
+pAUC is the area under the false non-match rate up to 20% and 30% discarded, relative to discarding
+nothing: 1.0 is useless, less is better. Intervals: 95%, bootstrap over people.
+
+  faceq score photos/ --out scores/
+  faceq evaluate edc scores/ identities.csv --json edc.json --plot edc.png
+"""
+
+_IQA = """Scores whole pictures, faces or not (by DB-CNN-Lite: the mean of ten views), and
+compares with people's ratings: rank correlations SRCC and KRCC; PLCC and RMSE after the usual
+four-parameter logistic has brought scores to the ratings' scale.
+
+  faceq evaluate iqa photos/ mos.csv --json iqa.json --plot iqa.png
+"""
+
+_CALIBRATE = """Fits serfiq = 1 / (1 + exp(-slope * (serfiq_raw - threshold))) to the faces of a table, so
+that 0.5 is the threshold that discards the share of them that you ask for. Prints the settings for job.yaml.
+
+  faceq evaluate calibrate scores/ --discard 0.1
+"""
+
+
+def evaluate_edc(options: argparse.Namespace) -> int:
+    """`faceq evaluate edc`."""
+    from faceq.evaluation import edc, identities  # noqa: PLC0415 - torch takes seconds to import
+    from faceq.table import store  # noqa: PLC0415 - torch takes seconds to import
+
+    settings = config.load(options.config, {"accept_licence": options.accept_licence})
+    _check_outputs(options, settings.s3)
+    found = identities.evaluate_edc(store.Table(options.table, settings.s3), options.identities, settings)
+    shown = rich.table.Table(box=None, pad_edge=False)
+    areas = [f"pAUC {upto:.0%}" for upto in edc.AREAS]
+    for title in ("FMR", "quality", "FNMR", *areas, f"{edc.CONFIDENCE:.0%} interval"):
+        shown.add_column(title, justify="left" if title == "quality" else "right")
+    for result in found.results:
+        shown.add_row(
+            f"{result.fmr:g}",
+            result.quality,
+            f"{result.fnmr:.2%}",
+            *(f"{area:.3f}" for area in result.pauc),
+            f"{result.low:.3f} to {result.high:.3f}",
+            end_section=result is [r for r in found.results if r.fmr == result.fmr][-1],
+        )
+    rich.console.Console().print(shown)
+    known = found.known
+    print(f"\n{len(known.people):,} faces of {len(known.names):,} people", end="")
+    print(f"; {known.without_face:,} images of the list have no scored face" if known.without_face else "")
+    print(f"{found.genuine:,} genuine pairs, {found.impostors:,} impostor pairs", end="")
+    print(f"; FMR {min(edc.FMRS):g} stands on {int(min(edc.FMRS) * found.impostors):,} of them")
+    print("pAUC: relative to no discard; 1.0 is useless, less is better")
+    if options.json:
+        _write_json(options.json, [_as_json(result) for result in found.results], settings.s3)
+    if options.plot:
+        from faceq.evaluation import plots  # noqa: PLC0415 - as above
+
+        write_output(options.plot, plots.edc_plot(found.results), settings.s3)
+    return 0
+
+
+def _as_json(result: Any) -> dict[str, Any]:
+    figures = {
+        "fnmr": result.fnmr,
+        "pauc20": result.pauc[0],
+        "pauc30": result.pauc[1],
+        "low": result.low,
+        "high": result.high,
+    }
+    known = {name: None if math.isnan(value) else value for name, value in figures.items()}
+    return {"fmr": result.fmr, "quality": result.quality, **known}
+
+
+def evaluate_iqa(options: argparse.Namespace) -> int:
+    """`faceq evaluate iqa`."""
+    from faceq.evaluation import iqa  # noqa: PLC0415 - torch takes seconds to import
+
+    settings = config.load(options.config, {"accept_licence": options.accept_licence})
+    _check_outputs(options, settings.s3)
+    rate = iqa.rater(options.model, settings)
+    found = iqa.evaluate(options.images, options.ratings, rate, zoo.tell, settings.s3)
+    figures = found.figures()
+    print(f"{figures['n']:,} pictures, {options.model}")
+    for name in ("srcc", "plcc", "krcc", "rmse"):
+        print(f"{name.upper()}  {figures[name]:.4f}")
+    if isinstance(found.curve, iqa.Line):
+        print(found.curve.reason)
+    if options.json:
+        _write_json(options.json, figures, settings.s3)
+    if options.plot:
+        from faceq.evaluation import plots  # noqa: PLC0415 - as above
+
+        write_output(options.plot, plots.iqa_plot(found, title=options.model), settings.s3)
+    return 0
+
+
+def _check_outputs(options: argparse.Namespace, s3: config.S3) -> None:
+    """That the files can be written, before minutes of work."""
+    if options.plot and not options.plot.lower().endswith(".png"):
+        raise UsageError(f"{options.plot}: the plot is a PNG file: give it the ending .png")
+    for path in (options.json, options.plot):
+        if path:
+            check_output(path, s3)
+
+
+def _write_json(path: str, figures: Any, s3: config.S3) -> None:
+    write_output(path, json.dumps(figures, indent=1).encode(), s3)
+
+
+def evaluate_calibrate(options: argparse.Namespace) -> int:
+    """`faceq evaluate calibrate`."""
+    from faceq.evaluation import calibration  # noqa: PLC0415 - pyarrow takes a while to import
+    from faceq.table import store  # noqa: PLC0415 - pyarrow takes a while to import
+
+    table = store.Table(options.table, config.load(options.config, {}).s3)
+    raw = table.rows(["serfiq_raw"])["serfiq_raw"].drop_null().to_numpy()
+    fitted = calibration.fit(raw, options.discard)
+    slope, threshold = fitted.calibration.slope, fitted.calibration.threshold
+    print(
+        f"{fitted.faces:,} faces: serfiq_raw is {threshold:.4f} at serfiq 0.5, and {fitted.below:,} of them "
+        f"({fitted.below / fitted.faces:.1%}) lie below; the median face, {fitted.median:.4f}, "
+        f"gets {calibration.MEDIAN_SCORE:g}."
+    )
+    print("To score with it, put this into job.yaml (tables that are there: filter on serfiq_raw instead):\n")
+    print(f"calibration: {{ slope: {slope:g}, threshold: {threshold:g} }}")
+    return 0

@@ -1,0 +1,161 @@
+"""`faceq inspect`: single pictures, scored at once."""
+
+import argparse
+import io
+import itertools
+import json
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+from faceq import config
+from faceq.cli.models import add_model_arguments, model_settings
+from faceq.errors import UsageError
+from faceq.messages.visible import visible
+from faceq.storage.filesystem import absolute, check_output, filesystem, is_remote, path_of, write_output
+
+if TYPE_CHECKING:
+    from faceq.sources.frame import Frame
+
+_INSPECT = """Scores one or a few pictures at once and prints the values; every face is scored to its end.
+With --out it writes a picture with box, landmarks and outline, and beside it what DB-CNN saw."""
+
+_EXAMPLES = """examples:
+  faceq inspect face.jpg
+  faceq inspect face.jpg --out annotated.png
+  faceq inspect a.jpg b.jpg s3://bucket/c.png --out looks/ --json
+"""
+
+_PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+"""Endings of annotated pictures, and Pillow's names of the formats."""
+
+_LONGEST_STEM = 200
+"""Bytes of a file's name without its ending; file systems allow 255 with it."""
+
+
+def add_inspect_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `faceq inspect`."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description, parser.epilog = _INSPECT, _EXAMPLES
+    add = parser.add_argument
+    add("images", nargs="+", metavar="IMAGE", help="pictures, folders, globs; local or s3://")
+    add(
+        "--out",
+        metavar="FILE",
+        help="annotated picture (.png, .jpg, .webp), or a folder of them; local or s3://",
+    )
+    add("--json", action="store_true", help="print the rows of the table as JSON")
+    add("--config", metavar="job.yaml", help="settings in YAML; what the command line says goes before it")
+    add_model_arguments(parser)
+    parser.set_defaults(run=inspect, only_prints=lambda options: options.out is None)
+
+
+def inspect(options: argparse.Namespace) -> int:
+    """`faceq inspect`."""
+    settings = config.load(options.config, model_settings(options))
+    frames = _pictures(options.images, settings)
+    targets = _targets(options.out, [frame.source for frame in frames], settings.s3)
+    from faceq.report.picture import Inspector, lines_of  # noqa: PLC0415 - torch takes seconds to import
+
+    inspector = Inspector(settings)
+    looks = inspector(frames)
+    for look, target in zip(looks, targets, strict=True):
+        if target is not None:
+            _save(inspector.annotated(look), target, settings.s3)
+    if options.json:
+        rows = [look.row for look in looks]
+        print(json.dumps(rows if len(rows) > 1 else rows[0], indent=1))
+        for look, target in zip(looks, targets, strict=True):
+            if target is not None:
+                print(visible(f"{look.row['source']}: {target}"), file=sys.stderr)
+        return 0
+    for look, target in zip(looks, targets, strict=True):
+        print(visible(look.row["source"]))
+        for name, value in lines_of(look, settings.fiq_threshold):
+            print(f"  {name:<8} {visible(value)}")
+        if target is not None:
+            print(f"  {'look':<8} {visible(target)}")
+    return 0
+
+
+def _pictures(inputs: list[str], settings: config.Config) -> "list[Frame]":
+    """The pictures that the inputs name, read; UsageError for other kinds of input."""
+    from faceq import sources  # noqa: PLC0415 - the readers take a while to import
+    from faceq.sources import listing  # noqa: PLC0415 - the readers take a while to import
+
+    shards = listing.list_shards(inputs, settings.s3, any_name=settings.any_name)
+    for shard in shards:
+        if shard.kind != "picture":
+            raise _not_a_picture(shard.source)
+    frames = []
+    for frame in sources.read_shards(shards, settings.s3, limits=settings.limits):
+        if frame.member is not None or frame.timestamp_s is not None:  # its name said so, its bytes do not
+            raise _not_a_picture(frame.source)
+        frames.append(frame)
+    if not frames:
+        raise UsageError(f"{', '.join(inputs)}: no pictures here")
+    return frames
+
+
+def _not_a_picture(source: str) -> UsageError:
+    return UsageError(f"{source}: inspect looks at pictures: `faceq score` takes shards and videos")
+
+
+def _targets(out: str | None, sources: list[str], s3: config.S3) -> list[str | None]:
+    """Where each annotated picture goes."""
+    if out is None:
+        return [None] * len(sources)
+    ending = os.path.splitext(out)[1].lower()
+    if ending in _PICTURES:
+        if len(sources) > 1:
+            raise UsageError(f"{out}: is one file for {len(sources)} pictures: name a folder")
+        check_output(out, s3)
+        return [_no_picture(out, sources)]
+    filesystem(out, s3)  # says so of a place that is neither local nor on S3
+    if ending and not os.path.isdir(path_of(out)):
+        raise UsageError(f"{out}: an annotated picture ends in {', '.join(_PICTURES)}; a folder, in /")
+    if not is_remote(out) and os.path.isfile(path_of(out)):
+        raise UsageError(f"{out}: is a file: name a folder, or a picture that ends in {', '.join(_PICTURES)}")
+    return [_no_picture(f"{out.rstrip('/')}/{name}.png", sources) for name in _names(sources)]
+
+
+def _no_picture(target: str, sources: list[str]) -> str:
+    """The target; UsageError if it is one of the pictures: writing the look would destroy it."""
+    if _place(target) in map(_place, sources):
+        raise UsageError(f"{target}: is one of the pictures itself: name another file or folder for --out")
+    return target
+
+
+def _place(uri: str) -> str:
+    return absolute(uri) if is_remote(uri) else os.path.realpath(path_of(uri))
+
+
+def _names(sources: list[str]) -> list[str]:
+    """A name of its own for each look, the same for the same pictures in the same order.
+
+    The first picture of a name keeps it; the others get -2, -3, …, never the name of another picture. Names
+    that differ in case only count as one, as some file systems have it.
+    """
+    stems = [os.path.splitext(os.path.basename(source))[0] for source in sources]
+    # Room for the number and the ending, and for what is added while the file is being written.
+    stems = [stem.encode("utf-8", "replace")[:_LONGEST_STEM].decode("utf-8", "ignore") for stem in stems]
+    own = {stem.casefold() for stem in stems}
+    used: set[str] = set()
+    names = []
+    for stem in stems:
+        numbered = (f"{stem}-{number}" for number in itertools.count(2))
+        free = (name for name in numbered if name.casefold() not in own | used)
+        names.append(next(free) if stem.casefold() in used else stem)
+        used.add(names[-1].casefold())
+    return names
+
+
+def _save(picture: Any, target: str, s3: config.S3) -> None:
+    from PIL import Image  # noqa: PLC0415 - as above
+
+    file = io.BytesIO()
+    try:
+        Image.fromarray(picture).save(file, format=_PICTURES[os.path.splitext(target)[1].lower()])
+    except (OSError, ValueError) as error:  # larger than the format can hold
+        raise UsageError(f"{target}: cannot be written: {error}; .png holds any size") from None
+    write_output(target, file.getvalue(), s3)

@@ -1,0 +1,118 @@
+"""`faceq models`, and the arguments by which commands that score are told which models to take."""
+
+import argparse
+from typing import Any
+
+import rich.console
+import rich.table
+
+from faceq import config
+from faceq.errors import UsageError
+from faceq.messages.visible import visible
+from faceq.models import zoo
+
+ROLES = ("detector", "recogniser", "landmarks", "quality")
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which models: a preset, others in its models' places, and their terms."""
+    add = parser.add_argument
+    add("--preset", help=f"set of models ({', '.join(config.PRESETS)}); default: embedded")
+    for role in ROLES:
+        what = f"another {role} model: a name of `faceq models list`, or a file"
+        add(f"--{role}", metavar="MODEL", help=what)
+    add(
+        "--dropout",
+        type=float,
+        metavar="X",
+        help="SER-FIQ's dropout rate, if not what the recogniser's file says",
+    )
+    add_accept(parser)
+
+
+def add_accept(parser: argparse.ArgumentParser) -> None:
+    what = "accept the terms that the models come under; they are shown at the first use"
+    parser.add_argument("--accept-licence", "--accept-license", action="store_true", default=None, help=what)
+
+
+def model_settings(options: argparse.Namespace) -> dict[str, Any]:
+    """Settings for `config.load` from those arguments; None where nothing was said."""
+    swapped = {role: getattr(options, role) for role in ROLES if getattr(options, role) is not None}
+    return {
+        "preset": options.preset,
+        "models": swapped or None,
+        "dropout": options.dropout,
+        "accept_licence": options.accept_licence,
+    }
+
+
+_PULL_EXAMPLES = """examples:
+  faceq models pull
+  faceq models pull --preset insightface --accept-licence
+  faceq models pull --preset insightface --to s3://bucket/models   (for machines without internet:
+                                                    model_mirrors: s3://bucket/models in job.yaml)
+"""
+
+
+def add_models_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `faceq models`."""
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+    for name, action, text in (
+        ("list", list_models, "every model with its size, licence and state"),
+        ("pull", pull_models, "fetch models, replace broken copies"),
+        ("verify", verify_models, "check the SHA-256 of local copies; exit status 1 if one is wrong"),
+    ):
+        command = actions.add_parser(name, help=text, description=text)
+        if name != "list":
+            command.add_argument("names", nargs="*", metavar="MODEL", help="default: those of the preset")
+            command.add_argument("--preset", help="default: embedded")
+        if name == "pull":
+            command.formatter_class = argparse.RawDescriptionHelpFormatter
+            command.epilog = _PULL_EXAMPLES
+            command.add_argument("--to", metavar="URI", help="copy them there, too: a folder or s3:// prefix")
+            command.add_argument("--config", metavar="job.yaml", help="settings: mirrors, where S3 is")
+            add_accept(command)
+        # `verify` is asked for its exit status, too.
+        command.set_defaults(run=action, only_prints=lambda options: options.run is list_models)
+
+
+def list_models(options: argparse.Namespace) -> int:
+    """`faceq models list`."""
+    table = rich.table.Table(box=None, pad_edge=False)
+    for title in ("model", "role", "size", "licence", "state"):
+        table.add_column(title, justify="right" if title == "size" else "left")
+    for model in zoo.MODELS.values():
+        size = f"{model.size / 1e6:.1f} MB" if model.size else "unknown"
+        table.add_row(model.name, model.role, size, model.licence, visible(zoo.state(model)))
+    rich.console.Console().print(table)
+    where = visible(str(zoo.cache_dir()))
+    print(f"\nkept in {where} (FACEQ_CACHE); fetched when needed, or by `faceq models pull`")
+    return 0
+
+
+def pull_models(options: argparse.Namespace) -> int:
+    """`faceq models pull`."""
+    said = {"preset": options.preset, "accept_licence": options.accept_licence}
+    settings = config.load(options.config, said)
+    for name in _named_models(options, settings):
+        path = settings.fetch(name)
+        print(f"{name}: ok: {visible(str(path))}")
+        if options.to:
+            print(f"{name}: copied to {visible(zoo.copy(name, path, options.to, settings.s3))}")
+    return 0
+
+
+def verify_models(options: argparse.Namespace) -> int:
+    """`faceq models verify`."""
+    settings = config.load(None, {"preset": options.preset})
+    states = {name: zoo.state(zoo.get(name)) for name in _named_models(options, settings)}
+    for name, state in states.items():
+        print(f"{name}: {visible(state)}")
+    return 1 if any(state.startswith(("corrupt", "unreadable")) for state in states.values()) else 0
+
+
+def _named_models(options: argparse.Namespace, settings: config.Config) -> list[str]:
+    for name in options.names:
+        if name not in zoo.MODELS:
+            raise UsageError(f"no model is called {name!r}; known are {', '.join(zoo.MODELS)}")
+    return options.names or list(settings.chosen.models())

@@ -1,0 +1,45 @@
+"""`faceq report`: a table as one HTML page."""
+
+import argparse
+
+import rich.console
+
+from faceq import config
+from faceq.messages.visible import visible
+
+_REPORT = """Makes one HTML page out of a result table, which opens without a network: counts by status,
+histograms, sources that are bad, errors, sample faces read back from their sources, and two sliders that
+show what a threshold keeps."""
+
+_EXAMPLES = """examples:
+  faceq report scores/ --out report.html
+  faceq report s3://bucket/scores --out report.html --no-faces
+"""
+
+
+def add_report_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `faceq report`."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description, parser.epilog = _REPORT, _EXAMPLES
+    add = parser.add_argument
+    add("table", metavar="TABLE", help="folder or s3:// prefix of a result table")
+    add(
+        "--out", metavar="FILE", default="report.html", help="the page (default: report.html); local or s3://"
+    )
+    add("--no-faces", action="store_true", help="leave pictures of faces out")
+    add("--config", metavar="job.yaml", help="the job's settings: where its S3 is")
+    parser.set_defaults(run=report)
+
+
+def report(options: argparse.Namespace) -> int:
+    """`faceq report`."""
+    s3 = config.load(options.config, {}).s3
+    from faceq.report import page as reports  # noqa: PLC0415 - DuckDB and matplotlib take a while to import
+    from faceq.storage.filesystem import check_output, write_output  # noqa: PLC0415 - as above
+
+    check_output(options.out, s3)
+    with rich.console.Console(stderr=True).status("reading the table"):
+        page = reports.build(options.table, s3, with_faces=not options.no_faces).encode()
+    write_output(options.out, page, s3)
+    print(f"{visible(options.out)}: {len(page) / 1e6:.1f} MB, opens in any browser")
+    return 0

@@ -1,0 +1,110 @@
+"""Standard output and error of a command, whose reader may go away before the command ends.
+
+`faceq score … | head -1` scores every frame nevertheless; `faceq query … | head -1` has done enough.
+"""
+
+import contextlib
+import errno
+import io
+import os
+import sys
+from collections.abc import Iterator
+from typing import TextIO
+
+from faceq.errors import StorageError
+from faceq.messages.masking import mask
+from faceq.messages.visible import ON_A_PLAIN_TERMINAL, visible
+
+
+class ReaderGone(BaseException):
+    """Nobody reads the standard output of a command that only prints."""
+
+
+class Output:
+    """only_prints: whether the command's product is its standard output; if not, it needs no reader."""
+
+    def __init__(self) -> None:
+        self.only_prints = True
+
+
+class _Stream(io.TextIOWrapper):
+    """A standard stream. When it cannot be written, what follows goes nowhere; `_lost` says what else."""
+
+    def __init__(self, stream: TextIO, output: Output | None):
+        """`output`: None for standard error, which is nobody's product."""
+        super().__init__(
+            stream.buffer,
+            encoding=stream.encoding,
+            errors=ON_A_PLAIN_TERMINAL,
+            line_buffering=bool(stream.line_buffering),
+            write_through=getattr(stream, "write_through", False),
+        )
+        self._output = output
+
+    def write(self, text: str) -> int:
+        try:
+            return super().write(text)
+        except OSError as error:
+            self._lost(error)
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except OSError as error:
+            self._lost(error)
+
+    def _lost(self, error: OSError) -> None:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, self.fileno())  # what is still in the buffer goes there, too
+        os.close(null)
+        if self._output is not None and self._output.only_prints:
+            if error.errno == errno.EPIPE:
+                raise ReaderGone from error
+            raise StorageError(f"standard output cannot be written: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def guarded() -> Iterator[Output]:
+    """In the block sys.stdout and sys.stderr outlive their readers, whichever thread prints.
+
+    Descriptors that the process was started without (`>&-`) are opened to nowhere; else the first file that
+    is opened would get their number, and whatever is printed would go into it.
+    """
+    for descriptor in (0, 1, 2):
+        _open_if_closed(descriptor)
+    before = sys.stdout, sys.stderr
+    output = Output()
+    sys.stdout, sys.stderr = _guard(sys.stdout, output), _guard(sys.stderr, None)
+    try:
+        yield output
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, _Stream):
+                with contextlib.suppress(ReaderGone, StorageError, OSError):
+                    stream.flush()
+                stream.detach()
+        sys.stdout, sys.stderr = before
+
+
+def say(line: str) -> None:
+    """Tell the user something, on one line of standard error; that nobody reads it stops no job."""
+    with contextlib.suppress(OSError, ValueError):
+        print(f"faceq: {visible(mask(line))}", file=sys.stderr, flush=True)
+
+
+def _open_if_closed(descriptor: int) -> None:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        os.open(os.devnull, os.O_RDWR)  # takes the lowest free number: this one
+
+
+def _guard(stream: TextIO | None, output: Output | None) -> TextIO:
+    if stream is None:  # its descriptor was closed
+        return open(os.devnull, "w", encoding="utf-8")
+    try:
+        stream.fileno()
+    except (OSError, AttributeError):  # a buffer of the program that called
+        return stream
+    return _Stream(stream, output)

@@ -1,0 +1,122 @@
+"""Dense landmarks of an upright face crop, and the face region that they outline."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from faceq.config import Region
+from faceq.runtime import tflite_onnx
+from faceq.runtime.onnx_runtime import ModelFileError, session, spell_out_prelu
+
+# fmt: off
+FACE_OVAL = np.array([
+    10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377,
+    152, 148, 176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109,
+])
+# fmt: on
+"""The 36 landmarks on the outline of the face, clockwise from the top of the forehead. Source:
+MediaPipe's face mesh topology."""
+
+_FIVE = np.array([[33, 362, 4, 61, 291], [133, 263, 4, 61, 291]])
+"""The dense landmarks between which eye centres, nose tip and mouth corners lie."""
+
+FRAME_SIDE = 384
+"""Side, pixels, to which a whole frame is brought for the quality network: that of the frames CAFI was made
+for."""
+
+MESH_SIZE = 192
+"""Side of the crop that FaceMesh takes, pixels."""
+
+_JPEG_SIDE = 65_500
+"""Pixels; libjpeg writes no longer side."""
+
+
+class FaceMesh:
+    """MediaPipe's FaceMesh (Kartynnik et al., 2019): 468 points on a face.
+
+    Args:
+        path: its TFLite file.
+        threads: of ONNX Runtime.
+
+    Raises:
+        ModelFileError: the file is not FaceMesh.
+    """
+
+    def __init__(self, path: Path, threads: int = 1):
+        try:
+            model = tflite_onnx.read(path)
+        except ValueError as error:
+            raise ModelFileError(f"{path}: {error}: FaceMesh is a TFLite file with 468 landmarks") from None
+        spell_out_prelu(model)
+        self._session = session(path, model, "cpu", threads)
+        self._input = self._session.get_inputs()[0].name
+        sizes = [output.shape[1:] for output in self._session.get_outputs()]
+        if self._session.get_inputs()[0].shape[1:] != [3, MESH_SIZE, MESH_SIZE] or sizes != [[1404], [1]]:
+            raise ModelFileError(
+                f"{path}: is not FaceMesh: that takes (192, 192, 3) and gives 468 landmarks and a confidence"
+            )
+
+    def __call__(self, crop: np.ndarray) -> tuple[np.ndarray, float]:
+        """Dense landmarks, and whether this is a face.
+
+        Args:
+            crop: (192, 192, 3) uint8 RGB, a face upright and centred, its landmarks' square enlarged by half.
+
+        Returns:
+            (468, 3) float32: x, y in crop pixels, z in the same unit, away from the camera; the logit of
+            "this is a face": of upright CelebA faces 5.8 at the 1st percentile, half lie between 24 and 31.
+        """
+        points, logit = self._session.run(None, {self._input: cv2.dnn.blobFromImage(crop, 1 / 255)})
+        return points.reshape(-1, 3), float(logit[0, 0])
+
+
+def five(points: np.ndarray) -> np.ndarray:
+    """The five landmarks of `faceq.faces.geometry`, (5, 2), out of the dense ones (468, 3)."""
+    one, other = points[_FIVE, :2]
+    return np.asarray((one + other) / 2)
+
+
+def shown(region: Region, crops: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What the quality network gets to see, and where it counts.
+
+    Args:
+        region: what is judged; the crops of FRAME_REGIONS are whole frames out of `blacked_out`.
+        crops: (N, S, S, 3) uint8 RGB.
+        masks: (N, S, S) float32, 0..1: the face.
+
+    Returns:
+        Crops and masks of the same shapes and types.
+    """
+    if region == "mask":
+        return crops, masks
+    if region == "black_out":
+        crops = np.rint(crops * masks[..., None]).astype(np.uint8)
+    return crops, np.ones_like(masks)
+
+
+def blacked_out(picture: np.ndarray, outline: np.ndarray, as_jpeg: bool = False) -> np.ndarray:
+    """The whole frame with all but the face black, as CAFI shows it to the quality network.
+
+    Args:
+        picture: (H, W, 3) uint8 RGB.
+        outline: (N, 2), the face's, in its pixels.
+        as_jpeg: the blacked-out frame is written as a JPEG by OpenCV, as `cv2.imwrite` does it unless told
+            otherwise, and read back: CAFI keeps it in such a file. Frames too long for JPEG stay as they are.
+
+    Returns:
+        (FRAME_SIDE, FRAME_SIDE, 3) uint8 RGB; frames of another shape are stretched.
+    """
+    inside = np.zeros(picture.shape[:2], np.uint8)
+    cv2.fillPoly(inside, [np.round(outline).astype(np.int32)], 1)
+    black = picture * inside[..., None]
+    if as_jpeg and max(black.shape) <= _JPEG_SIDE:
+        black = _through_jpeg(black)
+    return cv2.resize(black, (FRAME_SIDE, FRAME_SIDE), interpolation=cv2.INTER_AREA)
+
+
+def _through_jpeg(picture: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8 RGB, written by OpenCV with its defaults (quality 95, 4:2:0), and read again."""
+    # It takes and gives BGR.
+    _, file = cv2.imencode(".jpg", np.ascontiguousarray(picture[..., ::-1]))
+    return np.asarray(cv2.imdecode(file, cv2.IMREAD_COLOR), np.uint8)[..., ::-1]

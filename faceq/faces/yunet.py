@@ -1,0 +1,121 @@
+"""YuNet in ONNX Runtime: what `cv2.FaceDetectorYN` finds, in half the time on a CPU.
+
+Source: Wu, Peng, Yu, "YuNet: A Tiny Millisecond-level Face Detector", Machine Intelligence Research 2023;
+the outputs are read as OpenCV reads them.
+"""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from faceq.runtime.onnx_runtime import read, session
+
+STRIDES = (8, 16, 32)
+NMS_THRESHOLD = 0.3
+CANDIDATES = 5000
+"""Most boxes, the surest ones, among which overlapping ones are looked for."""
+
+
+class YuNetSession:
+    """The network and the reading of its outputs.
+
+    Args:
+        path: the ONNX file, its weights as floats or quantised.
+        threshold: the least confidence, 0...1, of what counts as a face.
+        threads: of ONNX Runtime.
+
+    It runs on the CPU, always. Pictures come in many shapes, for each of which cuDNN would plan every
+    convolution anew; on a canvas of one shape faces move, because the network sees where a picture ends (by 6
+    pixels at most in 221 photos).
+    """
+
+    def __init__(self, path: Path, threshold: float, threads: int = 1):
+        model = read(path)
+        _dequantise(model)
+        _free_sizes(model)
+        self._session = session(path, model, "cpu", threads)
+        self._input = model.graph.input[0].name
+        self._threshold = threshold
+
+    def __call__(self, picture: np.ndarray) -> np.ndarray:
+        """Faces in a BGR uint8 picture (H, W, 3).
+
+        Returns:
+            (N, 15) float32 in the picture's pixels: box x, y, width, height, which may reach out of the
+            picture; right eye, left eye, nose tip, right and left mouth corner, the person's right, as x, y
+            each; confidence, 0...1.
+        """
+        height, width = picture.shape[:2]
+        padded = np.zeros((-height % 32 + height, -width % 32 + width, 3), np.uint8)
+        padded[:height, :width] = picture
+        names = [f"{kind}_{stride}" for kind in ("cls", "obj", "bbox", "kps") for stride in STRIDES]
+        outputs = self._session.run(names, {self._input: cv2.dnn.blobFromImage(padded)})
+        found = dict(zip(names, (output[0] for output in outputs), strict=True))
+        return self._separate(np.concatenate([self._rows(found, stride, padded) for stride in STRIDES]))
+
+    def _rows(self, found: dict[str, np.ndarray], stride: int, padded: np.ndarray) -> np.ndarray:
+        """The boxes of one stride that are sure enough: each cell of the grid proposes one."""
+        classes, objects = (np.clip(found[f"{kind}_{stride}"][:, 0], 0, 1) for kind in ("cls", "obj"))
+        score = np.sqrt(classes * objects)
+        sure = np.flatnonzero(score >= self._threshold)
+        if not len(sure):
+            return np.empty((0, 15), np.float32)
+        cells = np.stack([sure % (padded.shape[1] // stride), sure // (padded.shape[1] // stride)], axis=1)
+        box, points = found[f"bbox_{stride}"][sure], found[f"kps_{stride}"][sure]
+        size = np.exp(box[:, 2:]) * stride
+        corner = (cells + box[:, :2]) * stride - size / 2
+        places = (points + np.tile(cells, 5)) * stride
+        return np.concatenate([corner, size, places, score[sure, None]], axis=1).astype(np.float32)
+
+    def _separate(self, rows: np.ndarray) -> np.ndarray:
+        """Of boxes that overlap, the surest."""
+        if len(rows) < 2:
+            return rows
+        boxes = rows[:, :4].astype(np.int32).tolist()  # OpenCV compares them in whole pixels
+        kept = cv2.dnn.NMSBoxes(boxes, rows[:, 14].tolist(), self._threshold, NMS_THRESHOLD, 1.0, CANDIDATES)
+        return rows[np.asarray(kept, np.int64).reshape(-1)]
+
+
+def _dequantise(model: onnx.ModelProto) -> None:
+    """Weights that are stored as integers become floats: once here, and not again for each picture."""
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    kept = []
+    for node in model.graph.node:
+        if node.op_type == "DequantizeLinear" and node.input[0] in stored:
+            floats = _floats(node, *(stored[name] for name in node.input))
+            model.graph.initializer.append(numpy_helper.from_array(floats, node.output[0]))
+        else:
+            kept.append(node)
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
+
+
+def _floats(
+    node: onnx.NodeProto, values: np.ndarray, scale: np.ndarray, zero: np.ndarray | None = None
+) -> np.ndarray:
+    """ONNX's DequantizeLinear, for one scale in all, one along an axis, or one for each block of an axis."""
+    attributes = {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}
+    axis, block = attributes.get("axis", 1), attributes.get("block_size", 0)
+
+    def spread(factors: np.ndarray) -> np.ndarray:
+        if factors.size == 1:
+            return factors.reshape(())
+        if factors.ndim == values.ndim:
+            return np.repeat(factors, block, axis)[tuple(slice(length) for length in values.shape)]
+        return factors.reshape([-1 if at == axis else 1 for at in range(values.ndim)])
+
+    offset = spread(zero.astype(np.float32)) if zero is not None else np.float32(0)
+    return ((values.astype(np.float32) - offset) * spread(scale)).astype(np.float32)
+
+
+def _free_sizes(model: onnx.ModelProto) -> None:
+    """Let the network take pictures of any height and width; the file names 640."""
+    shape = model.graph.input[0].type.tensor_type.shape
+    for axis, name in ((2, "height"), (3, "width")):
+        shape.dim[axis].dim_param = name
+    for output in model.graph.output:
+        output.type.tensor_type.ClearField("shape")
+    del model.graph.value_info[:]

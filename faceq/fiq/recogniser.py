@@ -1,0 +1,298 @@
+"""A recognition network, cut open before its last layer.
+
+The network's ONNX file is split in two: the backbone, which ONNX Runtime runs, and the last linear
+layer with its batch norm folded in, which SER-FIQ needs as numbers. Dropout stands between the two.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from onnx import helper, numpy_helper
+
+from faceq.faces.geometry import ALIGNED_SIZE
+from faceq.fiq import serfiq
+from faceq.fiq.serfiq import Head
+from faceq.models import zoo
+from faceq.runtime.device import check_card
+from faceq.runtime.io_binding import Bound
+from faceq.runtime.onnx_runtime import ModelFileError, read, session, spell_out_prelu
+
+SAME_DIRECTION = 0.999
+"""Least cosine between the embedding of the two halves and that of the whole file."""
+
+_SHAPING = ("Flatten", "Reshape", "Squeeze", "Unsqueeze", "Identity", "Dropout")
+"""Nodes that leave an embedding's values as they are."""
+
+
+class Backbone:
+    """All of a recogniser up to the input of its last layer.
+
+    Args:
+        path: an ONNX file whose last layer is linear: Gemm or MatMul, then at most a bias, batch norm or
+            other multiples and sums, and scaling to length one.
+        dropout: the rate of SER-FIQ's dropout, None for that of the Dropout node in the file.
+        mean, std: the network takes (RGB - mean) / std, RGB being 0...255. None: what insightface's
+            ArcFaceONNX finds in the file, which is 127.5 and 127.5, or nothing where the graph begins with
+            it.
+        device: `cpu` or `cuda`.
+        threads: intra-op threads on the CPU.
+
+    Attributes:
+        head: the last layer and the dropout rate.
+
+    Raises:
+        ModelFileError: a file that is not such a network, or whose dropout changes nothing.
+        DeviceError: CUDA was asked for and is not there.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        dropout: float | None = None,
+        mean: float | None = None,
+        std: float | None = None,
+        device: str = "cpu",
+        threads: int = 1,
+    ):
+        model = read(path)
+        _keep_inputs(model, path)
+        del model.graph.output[1:]  # some files give the embedding's length, too
+        features, self.head = _open_tail(_Graph(model, path), dropout)
+        whole = session(path, model, device, threads)
+        if mean is None or std is None:
+            mean, std = _arcface_scale(path, whole)
+        self._mean, self._std = np.float32(mean), np.float32(std)
+        del model.graph.output[:]
+        model.graph.output.append(helper.make_tensor_value_info(features, onnx.TensorProto.FLOAT, None))
+        if device == "cpu":
+            spell_out_prelu(model)
+        self._session = session(path, model, device, threads)
+        self._input = self._session.get_inputs()[0].name
+        self._device = device
+        shape = self._check(path, whole)
+        self._bound = Bound(self._session, device, shape)
+
+    def __call__(self, faces: np.ndarray) -> np.ndarray:
+        """Features of aligned faces.
+
+        Args:
+            faces: (N, 112, 112, 3) uint8 RGB.
+
+        Returns:
+            (N, D) float32, the input of the last layer, flattened; dropout, if on, comes after it.
+        """
+        (features,) = self._session.run(None, {self._input: self._batch(faces)})
+        return features.reshape(len(faces), -1)
+
+    def on_device(self, faces: torch.Tensor) -> torch.Tensor:
+        """The same from and to tensors on the device: (N, 112, 112, 3) uint8 RGB to (N, D) float32."""
+        batch = (faces.permute(0, 3, 1, 2).float() - float(self._mean)) / float(self._std)
+        return self._bound(batch).flatten(1)
+
+    def _batch(self, faces: np.ndarray) -> np.ndarray:
+        batch = np.ascontiguousarray(faces.transpose(0, 3, 1, 2), dtype=np.float32)
+        return (batch - self._mean) / self._std
+
+    def _check(self, path: Path, whole: onnxruntime.InferenceSession) -> tuple[int, ...]:
+        """That the two halves are the network, for two made-up faces, and that dropout changes them; the
+        shape of one face's features."""
+        shape = (2, ALIGNED_SIZE, ALIGNED_SIZE, 3)
+        faces = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+        try:
+            alone = [whole.run(None, {self._input: self._batch(face[None])})[0] for face in faces]
+            (shaped,) = self._session.run(None, {self._input: self._batch(faces)})
+            features = shaped.reshape(len(faces), -1)
+        except Exception as error:  # ONNX Runtime's errors share no public base
+            check_card(error)
+            reason = " ".join(str(error).split())
+            raise ModelFileError(
+                f"{path}: does not run on two faces of (3, {ALIGNED_SIZE}, {ALIGNED_SIZE}): {reason}"
+            ) from None
+        try:
+            distance, found = serfiq.ClosedForm(self.head)(torch.from_numpy(features))
+            serfiq.check_distances(distance, found)
+        except serfiq.DropoutError as error:
+            raise ModelFileError(f"{path}: {error}") from None
+        wanted = np.concatenate(alone).reshape(len(faces), -1)
+        if found.shape != wanted.shape or not (_cosine(found, wanted) > SAME_DIRECTION).all():
+            raise ModelFileError(
+                f"{path}: its last layer was not understood: its halves give another embedding"
+            )
+        return shaped.shape[1:]
+
+
+def from_zoo(name: str, device: str = "cpu", threads: int = 1) -> Backbone:
+    """The zoo's recogniser of that name, fetched if need be."""
+    path, known = zoo.fetch(name, zoo.tell), zoo.recogniser(name)
+    return Backbone(path, known.dropout, known.mean, known.std, device, threads)
+
+
+def _arcface_scale(path: Path, whole: onnxruntime.InferenceSession) -> tuple[float, float]:
+    """Mean and deviation that insightface takes for a recogniser's file."""
+    from insightface.model_zoo.arcface_onnx import ArcFaceONNX  # noqa: PLC0415 - a second, for these alone
+
+    found = ArcFaceONNX(str(path), whole)
+    return found.input_mean, found.input_std
+
+
+def _cosine(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+    return (one * other).sum(axis=1) / np.maximum(lengths, np.finfo(np.float32).tiny)
+
+
+def _keep_inputs(model: onnx.ModelProto, path: Path) -> None:
+    """Make the picture the graph's only input, its weights constants, and its batch size free."""
+    graph = model.graph
+    weights = {tensor.name for tensor in graph.initializer}
+    used = {name for node in graph.node for name in node.input}
+    # Old exporters list each weight as an input too, also such that quantisation has since replaced.
+    inputs = [value for value in graph.input if value.name in used - weights]
+    if len(inputs) != 1 or len(inputs[0].type.tensor_type.shape.dim) != 4:
+        names = ", ".join(value.name for value in inputs) or "none"
+        raise ModelFileError(f"{path}: expected one input of pictures (N, 3, H, W), found {names}")
+    for value in (*inputs, *graph.output):
+        if value.type.tensor_type.shape.dim:
+            value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    del graph.input[:]
+    graph.input.extend(inputs)
+    # Shapes that the file states for tensors in between still hold its old batch size of one.
+    del graph.value_info[:]
+
+
+class _Graph:
+    """A graph with what is asked of it: who made a tensor, and what a constant is worth."""
+
+    def __init__(self, model: onnx.ModelProto, path: Path):
+        self.path = path
+        self.output: str = model.graph.output[0].name
+        self._model = model
+        self._made_by = {output: node for node in model.graph.node for output in node.output}
+        self._weights = {tensor.name: tensor for tensor in model.graph.initializer}
+        self._free = {value.name for value in model.graph.input}
+        for node in model.graph.node:  # ONNX wants them in an order in which each follows its inputs
+            if not self._free.isdisjoint(node.input):
+                self._free.update(node.output)
+
+    def maker(self, tensor: str) -> onnx.NodeProto | None:
+        return self._made_by.get(tensor)
+
+    def is_constant(self, tensor: str) -> bool:
+        return tensor not in self._free
+
+    def constant(self, tensor: str) -> np.ndarray:
+        """Value of a weight, or of what a few nodes make from weights alone."""
+        if tensor in self._weights:
+            return numpy_helper.to_array(self._weights[tensor])
+        node = self._made_by[tensor]
+        inputs = [numpy_helper.from_array(self.constant(i), i) for i in node.input if i]
+        wanted = [helper.make_empty_tensor_value_info(tensor)]
+        graph = helper.make_graph([node], "constant", [], wanted, inputs)
+        imports, version = self._model.opset_import, self._model.ir_version
+        small = helper.make_model(graph, opset_imports=imports, ir_version=version)
+        session = onnxruntime.InferenceSession(small.SerializeToString(), providers=["CPUExecutionProvider"])
+        return session.run([tensor], {})[0]
+
+
+def _open_tail(graph: _Graph, dropout: float | None) -> tuple[str, Head]:
+    """Name of the tensor that enters the last layer, and that layer as numbers."""
+    behind = []  # between the layer and the graph's output, the last one first
+    node = graph.maker(graph.output)
+    while node is not None and node.op_type not in ("Gemm", "MatMul"):
+        behind.append(node)
+        node = graph.maker(_data_input(graph, node))
+    if node is None or not graph.is_constant(node.input[1]):
+        raise ModelFileError(
+            f"{graph.path}: the graph does not end in a linear layer (Gemm or MatMul with weights)"
+        )
+    weight, bias = _linear(graph, node)
+    for after in reversed(behind):
+        weight, bias = _folded(graph, after, weight, bias)
+    rate = _dropout_rate(graph, node.input[0]) if dropout is None else dropout
+    if rate is None:
+        raise ModelFileError(
+            f"{graph.path}: the graph has no Dropout node before its last layer: SER-FIQ needs the rate that "
+            "it was trained with: give it as `dropout` (--dropout)"
+        )
+    return node.input[0], Head(weight.astype(np.float32), bias.astype(np.float32), rate)
+
+
+def _data_input(graph: _Graph, node: onnx.NodeProto) -> str:
+    """Input of a node behind the last layer through which the embedding comes.
+
+    Raises ModelFileError for a node that is neither linear nor a scaling to length one.
+    """
+    if node.op_type in (*_SHAPING, "BatchNormalization", "LpNormalization"):
+        return node.input[0]
+    if node.op_type in ("Add", "Sub", "Mul", "Div"):
+        free = [name for name in node.input if not graph.is_constant(name)]
+        if len(free) == 1 and (node.op_type in ("Add", "Mul") or free[0] == node.input[0]):
+            return free[0]
+        if _is_scaling_to_length_one(graph, node):
+            return node.input[0]
+    raise ModelFileError(
+        f"{graph.path}: the last layer is not linear: behind it stands {node.op_type} ({node.output[0]})"
+    )
+
+
+def _is_scaling_to_length_one(graph: _Graph, node: onnx.NodeProto) -> bool:
+    """Whether a Div divides an embedding by its own length, as exporters write it out."""
+    divisor = graph.maker(node.input[1]) if node.op_type == "Div" else None
+    while divisor is not None and divisor.op_type in ("Clip", "Max", "Expand", "Add"):
+        divisor = graph.maker(divisor.input[0])
+    return divisor is not None and divisor.op_type == "ReduceL2" and divisor.input[0] == node.input[0]
+
+
+def _linear(graph: _Graph, node: onnx.NodeProto) -> tuple[np.ndarray, np.ndarray]:
+    """Weight (E, D) and bias (E,) of a Gemm or MatMul."""
+    weight = graph.constant(node.input[1])
+    if node.op_type == "MatMul" or not _attribute(node, "transB", 0):
+        weight = weight.T
+    weight = weight * _attribute(node, "alpha", 1.0)
+    if len(node.input) < 3:
+        return weight, np.zeros(len(weight))
+    bias = graph.constant(node.input[2]) * _attribute(node, "beta", 1.0)
+    return weight, np.broadcast_to(bias.reshape(-1), len(weight))
+
+
+def _folded(
+    graph: _Graph, node: onnx.NodeProto, weight: np.ndarray, bias: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The layer with a node behind it folded in. Scaling to length one stays out: directions matter."""
+    if node.op_type == "BatchNormalization":
+        gain, shift, mean, variance = (graph.constant(name) for name in node.input[1:5])
+        gain = gain / np.sqrt(variance + _attribute(node, "epsilon", 1e-5))
+        return weight * gain[:, None], gain * (bias - mean) + shift
+    constants = [graph.constant(name).reshape(-1) for name in node.input if graph.is_constant(name)]
+    match node.op_type, constants:
+        case "Add", [value]:
+            return weight, bias + value
+        case "Sub", [value]:
+            return weight, bias - value
+        case "Mul", [value]:
+            return weight * value[:, None], bias * value
+        case "Div", [value]:
+            return weight / value[:, None], bias / value
+    return weight, bias
+
+
+def _dropout_rate(graph: _Graph, tensor: str) -> float | None:
+    """Rate of the Dropout node before a tensor, with only changes of shape in between."""
+    node = graph.maker(tensor)
+    while node is not None and node.op_type in (*_SHAPING, "Transpose"):
+        if node.op_type == "Dropout":
+            if len(node.input) > 1 and node.input[1]:
+                return float(graph.constant(node.input[1]))
+            # An attribute before opset 12; 0.5 is ONNX's own default.
+            return float(_attribute(node, "ratio", 0.5))
+        node = graph.maker(node.input[0])
+    return None
+
+
+def _attribute(node: onnx.NodeProto, name: str, default: float) -> float:
+    for attribute in node.attribute:
+        if attribute.name == name:
+            return helper.get_attribute_value(attribute)
+    return default

@@ -1,0 +1,349 @@
+"""DB-CNN-Lite: how good a picture, or the part of it under a mask, looks to people.
+
+DB-CNN multiplies what two networks see: one knows what is in the picture, the other how it is
+degraded. Here the first is EfficientNet-Lite0 in VGG-16's place and the second a thinner S-CNN,
+and the product is averaged inside a mask, so that the background has no say. Beside the product stand
+the mean and the spread of the maps that are multiplied.
+
+Source: Zhang, Ma, Yan, Deng, Wang, "Blind Image Quality Assessment Using a Deep Bilinear
+Convolutional Neural Network", IEEE TCSVT 30(1), 2020; Tan, Le, "EfficientNet", ICML 2019.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+DBCNN_LITE_WEIGHTS = Path(__file__).parents[1] / "models" / "weights" / "dbcnn-lite.safetensors"
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+# Centre and spread of the ratings in LIVE In the Wild: the head predicts in these units.
+RATING_CENTRE = 58.0
+RATING_SPREAD = 20.0
+
+PICTURE_SIDE = 500  # pixels of the shorter side; what the rated pictures have
+VIEW_SIDE = 384  # pixels of a side of the squares out of them that the network learned ratings from
+
+# Per block of EfficientNet-Lite0: kernel, stride, expansion, channels out.
+LITE0_BLOCKS = (
+    (3, 1, 1, 16),
+    *[(3, 2, 6, 24), (3, 1, 6, 24)],
+    *[(5, 2, 6, 40), (5, 1, 6, 40)],
+    *[(3, 2, 6, 80), (3, 1, 6, 80), (3, 1, 6, 80)],
+    *[(5, 1, 6, 112), (5, 1, 6, 112), (5, 1, 6, 112)],
+    *[(5, 2, 6, 192), (5, 1, 6, 192), (5, 1, 6, 192), (5, 1, 6, 192)],
+    (3, 1, 6, 320),
+)
+# The last block of each scale that is looked at: 1/8, 1/16 and 1/32 of the picture.
+LEVEL_BLOCKS = (4, 10, 15)
+LEVEL_CHANNELS = tuple(LITE0_BLOCKS[block][3] for block in LEVEL_BLOCKS)
+
+# S-CNN's nine layers as (channels, stride); published widths are 48, 64 and 128.
+SCNN_LAYERS = ((16, 1), (16, 2), (24, 1), (24, 2), (32, 1), (32, 2), (64, 1), (64, 1), (64, 2))
+SCNN_CHANNELS = SCNN_LAYERS[-1][0]
+
+SEMANTIC_CHANNELS = 64  # of the semantic side of the product
+
+# Standardised products and moments are bent towards this many deviations: a picture unlike all that were
+# rated must not run away along one of some thousand directions.
+BOUND = 3.0
+
+# Products beside moments, once both are standardised: the products are four times as many.
+PRODUCT_SCALE = 0.3
+
+
+class SameConv2d(nn.Conv2d):
+    """A convolution padded as TensorFlow pads it: output ceil(size / stride), odd pixel at the end.
+
+    EfficientNet-Lite0 was trained that way; PyTorch's symmetric padding would shift every strided
+    layer by half a step.
+    """
+
+    def pads(self, height: int, width: int) -> tuple[int, int, int, int]:
+        """Left, right, top, bottom for an input of that size, as `F.pad` wants them."""
+        pads: list[int] = []
+        for axis, size in ((1, width), (0, height)):
+            kernel, stride = self.kernel_size[axis], self.stride[axis]
+            total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+            pads += [total // 2, total - total // 2]
+        left, right, top, bottom = pads
+        return left, right, top, bottom
+
+    def forward(self, input: Tensor) -> Tensor:
+        pads = self.pads(input.shape[2], input.shape[3])
+        return super().forward(F.pad(input, pads) if any(pads) else input)
+
+
+class InvertedResidual(nn.Module):
+    """Expand, filter each channel, project; added to the input where shapes allow."""
+
+    def __init__(self, channels: int, kernel: int, stride: int, expansion: int, out: int) -> None:
+        super().__init__()
+        wide = channels * expansion
+        self.stride = stride
+        self.residual = stride == 1 and channels == out
+        self.expand: nn.Module = nn.Identity()
+        if expansion != 1:
+            self.expand = nn.Sequential(nn.Conv2d(channels, wide, 1), nn.ReLU6())
+        self.depthwise = nn.Sequential(SameConv2d(wide, wide, kernel, stride, groups=wide), nn.ReLU6())
+        self.project = nn.Conv2d(wide, out, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        out: Tensor = self.project(self.depthwise(self.expand(features)))
+        return out + features if self.residual else out
+
+
+class SemanticNet(nn.Module):
+    """EfficientNet-Lite0 without its classifier, each batch norm folded into the convolution before it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(SameConv2d(3, 32, 3, 2), nn.ReLU6())
+        blocks: list[nn.Module] = []
+        channels = 32
+        for kernel, stride, expansion, out in LITE0_BLOCKS:
+            blocks.append(InvertedResidual(channels, kernel, stride, expansion, out))
+            channels = out
+        self.blocks = nn.ModuleList(blocks)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """(N, 3, H, W) normalised RGB to the maps at 1/8, 1/16 and 1/32: 40, 112, 320 channels."""
+        features = self.stem(images)
+        levels = []
+        for index, block in enumerate(self.blocks):
+            features = block(features)
+            if index in LEVEL_BLOCKS:
+                levels.append(features)
+        return levels
+
+
+class DistortionNet(nn.Sequential):
+    """S-CNN, thinner, each batch norm folded into the convolution before it.
+
+    (N, 3, H, W) normalised RGB to (N, 64, H/16, W/16), never negative.
+    """
+
+    def __init__(self) -> None:
+        layers: list[nn.Module] = []
+        channels = 3
+        for out, stride in SCNN_LAYERS:
+            layers.append(nn.Sequential(nn.Conv2d(channels, out, 3, stride, padding=1), nn.ReLU()))
+            channels = out
+        super().__init__(*layers)
+
+
+@dataclass(frozen=True)
+class Maps:
+    """What both networks see of N pictures, before any mask, float32.
+
+    levels: the semantic network's maps as SemanticNet gives them. distortion: (N, 64, H/16, W/16).
+    """
+
+    levels: list[Tensor]
+    distortion: Tensor
+
+
+def position_weights(mask: Tensor, size: tuple[int, int]) -> Tensor:
+    """The mask brought to a feature map's size by area, as weights that sum to 1.
+
+    Args:
+        mask: (N, 1, H, W) float, 0..1.
+        size: height and width of the feature map.
+
+    Returns:
+        (N, 1, h, w) float; all zeros for a picture whose mask is empty.
+    """
+    weights = F.adaptive_avg_pool2d(mask, size)
+    return weights / weights.sum(dim=(2, 3), keepdim=True).clamp_min(1e-6)
+
+
+def masked_moments(features: Tensor, mask: Tensor) -> Tensor:
+    """Weighted mean and standard deviation of every channel over the positions.
+
+    Args:
+        features: (N, C, h, w) float.
+        mask: (N, 1, H, W) float, 0..1.
+
+    Returns:
+        (N, 2C): the means, then the deviations.
+    """
+    weights = position_weights(mask, (features.shape[2], features.shape[3]))
+    mean = (features * weights).sum(dim=(2, 3))
+    squares = (features - mean[:, :, None, None]).square()
+    variance = (squares * weights).sum(dim=(2, 3))
+    return torch.cat([mean, (variance + 1e-6).sqrt() - 1e-3], dim=1)
+
+
+def masked_bilinear(semantic: Tensor, distortion: Tensor, weights: Tensor) -> Tensor:
+    """Weighted mean over positions of the outer product of two feature maps.
+
+    Each map gets a constant channel of ones first, so that the product also carries either map's
+    own mean.
+
+    Args:
+        semantic: (N, A, h, w) float.
+        distortion: (N, B, h, w) float.
+        weights: (N, 1, h, w) from `position_weights`.
+
+    Returns:
+        (N, (A + 1) * (B + 1)).
+
+    Source: Lin, RoyChowdhury, Maji, "Bilinear CNN Models", ICCV 2015.
+    """
+    left = F.pad(semantic, (0, 0, 0, 0, 0, 1), value=1.0) * weights
+    right = F.pad(distortion, (0, 0, 0, 0, 0, 1), value=1.0)
+    product = left.flatten(2) @ right.flatten(2).transpose(1, 2)
+    return product.flatten(1)
+
+
+def evened(products: Tensor) -> Tensor:
+    """Signed square root, then scaled to length one: (N, D) to (N, D).
+
+    The root keeps a few strong channels from speaking for all. Zeros stay zeros.
+    """
+    floor = 1e-4  # keeps the root's slope finite at zero
+    rooted = products.sign() * ((products.abs() + floor).sqrt() - floor**0.5)
+    return F.normalize(rooted, dim=1)
+
+
+def bounded(standardised: Tensor) -> Tensor:
+    """Values bent towards +-BOUND, almost themselves near zero; any shape."""
+    return BOUND * torch.tanh(standardised / BOUND)
+
+
+def register_imagenet(model: nn.Module) -> None:
+    """Give a model the buffers `mean` and `std`, (3, 1, 1): what ImageNet's networks take RGB 0..1 by."""
+    for name, values in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
+        model.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
+
+
+class DBCNNLite(nn.Module):
+    """Both networks, masked pooling and a linear head."""
+
+    mean: Tensor
+    std: Tensor
+    pooled_mean: Tensor
+    pooled_std: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.semantic = SemanticNet()
+        self.distortion = DistortionNet()
+        self.project = nn.Conv2d(sum(LEVEL_CHANNELS), SEMANTIC_CHANNELS, 1)
+        moments = 2 * (sum(LEVEL_CHANNELS) + SCNN_CHANNELS)
+        self.dropout = nn.Dropout(0.3)
+        self.products = (SEMANTIC_CHANNELS + 1) * (SCNN_CHANNELS + 1)
+        self.head = nn.Linear(self.products + moments, 1)
+        # What products and moments are on the rated pictures before anything is fine-tuned.
+        self.register_buffer("pooled_mean", torch.zeros(self.products + moments))
+        self.register_buffer("pooled_std", torch.ones(self.products + moments))
+        register_imagenet(self)
+
+    def forward(self, images: Tensor, mask: Tensor) -> Tensor:
+        """Score pictures.
+
+        Args:
+            images: (N, 3, H, W) float32 RGB, 0..1, H and W at least 64.
+            mask: (N, 1, H, W) float32, 0..1: how much each position counts. All ones: the whole
+                picture.
+
+        Returns:
+            (N,) float32 on the scale of people's ratings, 0 (bad) to 100 (excellent), not clipped.
+            An empty mask leaves nothing to average: its score is the same constant for every
+            picture and says nothing about quality.
+        """
+        return self.rate(self.maps(images), mask)
+
+    def maps(self, images: Tensor) -> Maps:
+        """What both networks see; `images` as in `forward`."""
+        normalised = (images - self.mean) / self.std
+        levels = [level.float() for level in self.semantic(normalised)]
+        return Maps(levels, self.distortion(normalised).float())
+
+    def rate(self, maps: Maps, mask: Tensor) -> Tensor:
+        """Scores from maps, inside the mask; `mask` and what is returned as in `forward`."""
+        mask_is_there = mask.amax(dim=(2, 3)) > 0
+        standardised = self.standardised(self.pool(maps, mask)) * mask_is_there
+        score = self.head(self.dropout(standardised)).squeeze(1)
+        return RATING_CENTRE + RATING_SPREAD * score
+
+    def standardised(self, pooled: Tensor) -> Tensor:
+        """(N, D) from `pool`, as the head takes it: each about 0 +- 1 on rated pictures, products less."""
+        return self.weighed(bounded((pooled - self.pooled_mean) / self.pooled_std))
+
+    def weighed(self, values: Tensor) -> Tensor:
+        """(N, D), products beside moments, all about 0 +- 1: the products scaled down."""
+        return torch.cat([PRODUCT_SCALE * values[:, : self.products], values[:, self.products :]], dim=1)
+
+    def pool(self, maps: Maps, mask: Tensor) -> Tensor:
+        """(N, D) float32 inside the mask: products at 1/16, then every map's own moments."""
+        moments = [masked_moments(features, mask) for features in (*maps.levels, maps.distortion)]
+        return torch.cat([self._products(maps, mask), *moments], dim=1)
+
+    def _products(self, maps: Maps, mask: Tensor) -> Tensor:
+        size = (maps.distortion.shape[2], maps.distortion.shape[3])
+        fine, middle, coarse = maps.levels
+        aligned = [
+            F.adaptive_avg_pool2d(fine, size),
+            middle,
+            F.interpolate(coarse, size, mode="bilinear", align_corners=False),
+        ]
+        semantic = self.project(torch.cat(aligned, dim=1))
+        return evened(masked_bilinear(semantic, maps.distortion, position_weights(mask, size)))
+
+
+def picture_tensor(picture: NDArray[np.uint8], side: int = PICTURE_SIDE) -> Tensor:
+    """A whole picture as `DBCNNLite` should see it to agree with people's ratings, its shape kept.
+
+    Args:
+        picture: (H, W, 3) uint8 RGB.
+        side: pixels that its shorter side gets.
+
+    Returns:
+        (1, 3, h, w) float32, 0..1.
+    """
+    height, width = picture.shape[:2]
+    scale = side / min(height, width)
+    size = (round(width * scale), round(height * scale))
+    # By area when shrinking, which does not alias.
+    scaled = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    return torch.from_numpy(scaled).permute(2, 0, 1)[None].float() / 255
+
+
+def load_dbcnn_lite(path: str | Path, device: str = "cpu") -> DBCNNLite:
+    """The model in eval mode with float32 weights, on `device`.
+
+    Args:
+        path: a safetensors file as the training job writes it; may hold float16.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is no safetensors file, or its keys or shapes are not this network's.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"dbcnn: {path} not found: give a DB-CNN-Lite safetensors file")
+    try:
+        weights = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"dbcnn: {path} is not a safetensors file: {error}") from error
+    model = DBCNNLite()
+    expected = model.state_dict()
+    missing, extra = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected)
+    if missing or extra:
+        raise ValueError(f"dbcnn: {path} does not fit: missing keys {missing}, extra keys {extra}")
+    misshapen = [key for key in expected if weights[key].shape != expected[key].shape]
+    if misshapen:
+        raise ValueError(f"dbcnn: {path} does not fit: wrong shapes for {misshapen}")
+    model.load_state_dict(weights)  # copies into float32 parameters, whatever the file holds
+    return model.eval().to(device)

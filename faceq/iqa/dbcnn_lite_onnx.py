@@ -1,0 +1,129 @@
+"""DB-CNN-Lite's two networks in ONNX Runtime, which convolves faster than torch on CPUs.
+
+The graph is written from the modules of a loaded model, for one shape of mini-batch; pooling and the head
+stay with `DBCNNLite.rate`. On one core of a 2.45 GHz EPYC (AVX2) that makes 20 ms of 33 a face.
+"""
+
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+
+from faceq.iqa.dbcnn_lite import LEVEL_BLOCKS, DBCNNLite, InvertedResidual, Maps, SameConv2d
+
+_OPSET = 17
+_LEVELS = tuple(f"level{block}" for block in LEVEL_BLOCKS)
+_DISTORTION = "distortion"
+
+
+class OnnxMaps:
+    """Computes what `DBCNNLite.maps` does, for mini-batches of one shape.
+
+    Args:
+        model: a loaded model on the CPU.
+        batch, side: pictures in a mini-batch, and their height and width, pixels, a multiple of 32.
+        threads: of ONNX Runtime.
+    """
+
+    def __init__(self, model: DBCNNLite, batch: int, side: int, threads: int):
+        if side % 32:
+            raise ValueError(f"dbcnn: pictures of {side} pixels: give a multiple of 32")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        graph = _graph(model, batch, side).SerializeToString()
+        self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+    def __call__(self, images: NDArray[np.uint8]) -> Maps:
+        """(batch, side, side, 3) uint8 RGB to maps on the CPU."""
+        found = self._session.run([*_LEVELS, _DISTORTION], {"images": images})
+        *levels, distortion = map(torch.from_numpy, found)
+        return Maps(levels, distortion)
+
+
+def _graph(model: DBCNNLite, batch: int, side: int) -> onnx.ModelProto:
+    writer = _Writer()
+    # (N, H, W, 3) uint8 to what both networks take.
+    values = writer.node("Cast", ["images"], to=TensorProto.FLOAT)
+    values = writer.node("Transpose", [values], perm=[0, 3, 1, 2])
+    values = writer.node("Sub", [values, writer.constant(255 * model.mean[None].numpy())])
+    normalised = writer.node("Div", [values, writer.constant(255 * model.std[None].numpy())])
+
+    features = writer.layers(model.semantic.stem, normalised, side)
+    size = side // 2
+    for index, block in enumerate(model.semantic.blocks):
+        features, size = writer.block(block, features, size)
+        if index in LEVEL_BLOCKS:
+            writer.node("Identity", [features], output=f"level{index}")
+    features = normalised
+    for layer in model.distortion:
+        features = writer.layers(layer, features, side)
+    writer.node("Identity", [features], output=_DISTORTION)
+
+    taken = helper.make_tensor_value_info("images", TensorProto.UINT8, [batch, side, side, 3])
+    given = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in (*_LEVELS, _DISTORTION)]
+    graph = helper.make_graph(writer.nodes, "dbcnn-lite", [taken], given, writer.constants)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=8)
+
+
+class _Writer:
+    """Collects nodes; each method appends what a module does and returns the name of its output."""
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[onnx.TensorProto] = []
+
+    def constant(self, values: NDArray[Any]) -> str:
+        name = f"constant{len(self.constants)}"
+        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(values, np.float32), name))
+        return name
+
+    def node(self, kind: str, inputs: list[str], output: str | None = None, **attributes: Any) -> str:
+        name = output or f"value{len(self.nodes)}"
+        self.nodes.append(helper.make_node(kind, inputs, [name], **attributes))
+        return name
+
+    def layers(self, layers: nn.Module, features: str, size: int) -> str:
+        """A sequence of convolutions and activations, on square maps; only its first one may stride."""
+        for layer in layers if isinstance(layers, nn.Sequential) else [layers]:
+            if isinstance(layer, nn.Conv2d):
+                features = self._convolution(layer, features, size)
+            elif isinstance(layer, nn.ReLU6):
+                bounds = [self.constant(np.array(bound)) for bound in (0, 6)]
+                features = self.node("Clip", [features, *bounds])
+            elif isinstance(layer, nn.ReLU):
+                features = self.node("Relu", [features])
+            else:
+                raise TypeError(f"dbcnn: no ONNX node for {type(layer).__name__}")
+        return features
+
+    def _convolution(self, layer: nn.Conv2d, features: str, size: int) -> str:
+        assert layer.bias is not None
+        if isinstance(layer, SameConv2d):
+            left, right, top, bottom = layer.pads(size, size)
+        else:
+            left = right = top = bottom = int(layer.padding[0])
+        weights = [self.constant(values.detach().numpy()) for values in (layer.weight, layer.bias)]
+        return self.node(
+            "Conv",
+            [features, *weights],
+            pads=[top, left, bottom, right],
+            strides=list(layer.stride),
+            group=layer.groups,
+        )
+
+    def block(self, block: nn.Module, features: str, size: int) -> tuple[str, int]:
+        """An inverted residual block; also the size of its maps."""
+        assert isinstance(block, InvertedResidual)
+        inside = features
+        if isinstance(block.expand, nn.Sequential):
+            inside = self.layers(block.expand, inside, size)
+        inside = self.layers(block.depthwise, inside, size)
+        size //= block.stride
+        out = self.layers(block.project, inside, size)
+        return (self.node("Add", [out, features]) if block.residual else out), size

@@ -1,0 +1,218 @@
+"""A Ray of the job's own on this machine: what it is given, who reaches it, what it prints.
+
+It takes what this process may use, not what the machine has; it listens on the loopback interface only; and
+of its own messages, which are for its developers, it prints none. They are all in its logs,
+`ray/session_latest/logs` in RAY_TMPDIR or /tmp.
+"""
+
+import contextlib
+import logging
+import os
+import resource
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import ray
+from ray._common.utils import get_default_ray_temp_dir
+from ray._private import ray_constants
+from ray._private import worker as ray_worker
+
+from faceq.cli import streams
+from faceq.errors import JobError
+from faceq.runtime import cgroup, device
+
+MEMORY_PER_CPU = 2_000_000_000
+"""Bytes for each CPU: two tasks that find faces take 0.7 GB, an actor of either pool 0.6 to 0.75 GB; Ray's
+own processes and the job's take 1.2 GB together, and the object store its share of the whole."""
+
+JOB_MEMORY = 3_000_000_000
+"""Bytes that a job takes on two CPUs, about: in a control group it held 2.7 GB at most."""
+
+STORE_SHARE = 0.3
+"""Of the memory that the object store gets, as Ray's own default has it."""
+
+TEMP_BYTES = 100_000_000
+"""Room that Ray must find in its temporary folder. A job's logs there are some megabytes; blocks that do not
+fit in the object store come on top. Where they find no room, workers do not start, and nobody is told."""
+
+LEAST_BYTES = 1 << 20
+"""Less room than that there, in the middle of a job: nothing starts any more."""
+
+FILES_AT_LEAST, FILES_PER_CPU = 512, 24
+"""Open files of one process: of Ray's server processes, each has some five for every worker, of which there
+are four a CPU at most."""
+
+
+def cpus() -> int:
+    """CPUs that Ray is given where the configuration does not say: what this process may use, and no more
+    than its memory has room for.
+
+    Two at least: a share each for two pools, and the rest for tasks that feed them.
+    """
+    return max(2, min(device.usable_cpus(), memory() // MEMORY_PER_CPU))
+
+
+def memory() -> int:
+    """Bytes of memory that this process may use: its container's, or the machine's."""
+    total: int = psutil.virtual_memory().total
+    limit = cgroup.memory_limit()
+    return total if limit is None else min(total, limit)
+
+
+def start(num_cpus: int, system_config: dict[str, Any]) -> None:
+    """Start a Ray on this machine and connect to it.
+
+    Raises:
+        JobError: it has no room here, or does not start.
+    """
+    check_room(num_cpus)
+    if memory() < JOB_MEMORY:
+        streams.say(
+            f"there are {memory() / 1e9:.1f} GB of memory for this job, and it takes about "
+            f"{JOB_MEMORY / 1e9:.0f} GB: if its processes are killed, give the machine or the container more"
+        )
+    _keep_token_private()
+    given: dict[str, Any] = {}
+    # Ray sees the limit of a container, but not of a group below that one.
+    if memory() < psutil.virtual_memory().total:
+        store = int(STORE_SHARE * memory())
+        given = {"object_store_memory": store, "_memory": memory() - store}
+    with _on_loopback():
+        # `local`: without it Ray would join a cluster that somebody else has running on this machine.
+        connect(
+            address="local",
+            num_cpus=num_cpus,
+            include_dashboard=False,
+            _system_config=system_config,
+            **given,
+        )
+
+
+def connect(**options: Any) -> None:
+    """`ray.init`, without what Ray prints; workers' output stays in their logs."""
+    with _silent_native_code():
+        ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **options)
+
+
+def check_room(num_cpus: int) -> None:
+    """That Ray's temporary folder has room, and this process may open enough files; JobError if not."""
+    folder = get_default_ray_temp_dir()
+    free = free_bytes(folder)
+    if free < TEMP_BYTES:
+        raise JobError(no_room(folder, free))
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)  # Ray raises the soft limit itself
+    needed = FILES_AT_LEAST + FILES_PER_CPU * num_cpus
+    if most != resource.RLIM_INFINITY and most < needed:
+        raise JobError(
+            f"a process may open {most:,} files here, and Ray needs {needed:,} for {num_cpus} CPUs: raise "
+            "the hard limit (/etc/security/limits.conf, docker run --ulimit nofile=65536), or lower num_cpus"
+        )
+
+
+def no_room(folder: str, free: int) -> str:
+    """What to say of a temporary folder that is full."""
+    return (
+        f"{folder}: {free / 1e6:,.1f} MB are free, and Ray needs {TEMP_BYTES / 1e6:,.0f} MB there for its "
+        "logs: delete something, or name another folder in RAY_TMPDIR"
+    )
+
+
+def free_bytes(folder: str) -> int:
+    """Free bytes where a folder is, or will be made."""
+    there = Path(folder)
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    return shutil.disk_usage(there).free
+
+
+def _keep_token_private() -> None:
+    """See to it that nobody else can read the token that lets one into this user's Rays.
+
+    Ray writes it into the home directory as any other file. Where it cannot be kept there, this job gets one
+    of its own.
+    """
+    if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
+        return
+    if "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ:
+        return
+    try:
+        path = Path.home() / ".ray" / "auth_token"
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if path.exists():
+            path.chmod(0o600)
+            return
+        handle, written = tempfile.mkstemp(dir=path.parent)  # private to its owner
+        with open(handle, "w") as file:
+            file.write(secrets.token_hex(32))
+        try:
+            os.link(written, path)
+        except FileExistsError:
+            pass  # another job was faster
+        finally:
+            os.unlink(written)
+    except (OSError, RuntimeError):  # no home, or one that is not ours to write to
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
+@contextlib.contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Have the Ray that is started in the block listen on 127.0.0.1 only.
+
+    Ray replaces a loopback address that it is given by the machine's own, except where it is built for one
+    machine only, as on macOS; then all its servers, workers and agents bind to the loopback interface.
+    """
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextlib.contextmanager
+def _silent_native_code() -> Iterator[None]:
+    """Keep what Ray's native code logs in this process off standard error; the processes that Ray starts
+    write their logs as ever.
+
+    The level is read once, when Ray connects, and the native code says on standard error that it was set.
+    """
+    if "RAY_BACKEND_LOG_LEVEL" in os.environ:
+        yield
+        return
+    try:
+        kept = os.dup(2)
+    except OSError:  # there is no standard error
+        yield
+        return
+    os.putenv("RAY_BACKEND_LOG_LEVEL", "fatal")  # not os.environ: Ray's processes get a copy of that
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.unsetenv("RAY_BACKEND_LOG_LEVEL")
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """While the block runs, Ray and Ray Data print nothing into this process's streams; what matters of it,
+    the job says itself."""
+    consoles = [handler for handler in logging.getLogger("ray.data").handlers if handler.name == "console"]
+    levels = [handler.level for handler in consoles]
+    for handler in consoles:
+        handler.setLevel(logging.CRITICAL)
+    printing = ray_worker.print_to_stdstream
+    ray_worker.print_to_stdstream = lambda *arguments, **options: None
+    try:
+        yield
+    finally:
+        ray_worker.print_to_stdstream = printing
+        for handler, level in zip(consoles, levels, strict=True):
+            handler.setLevel(level)

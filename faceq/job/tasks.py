@@ -1,0 +1,115 @@
+"""What Ray Data's tasks run between the reading of frames and the writing of rows: finding faces, above all.
+
+A worker process imports the module of what it is sent. Neither this one nor what it imports needs torch.
+"""
+
+import functools
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+from ray.data.datasource import FilenameProvider
+
+from faceq.config import Config
+from faceq.job.census import DEATHS_OF_A_KILLER, OutageError
+from faceq.job.cluster import MAX_RETRIES
+from faceq.job.telling import telling
+from faceq.stages.find_face import FindFace
+from faceq.table.schema import among, finished, with_values
+
+KILLER = (
+    "decoding it ended the worker process, twice: its bytes crash a decoder or need more memory than there "
+    "is: convert the picture or leave it out"
+)
+
+
+def drop_done(batch: pa.Table, done: Any, census: Any) -> pa.Table:
+    """The frames that have no row yet; `done`: reference to the sorted ids (int64) of those that have one."""
+    ids = batch["frame_id"].to_numpy()
+    keep = ~among(ids, ray.get(done))
+    if len(ids):
+        ray.get(census.dropped.remote(int(ids[0]), int(np.count_nonzero(~keep))))
+    return batch.filter(pa.array(keep))
+
+
+def most_starts(config: Config) -> int:
+    """How often a batch may begin to be looked at: each of its frames may end some processes before it is
+    given up."""
+    return MAX_RETRIES + DEATHS_OF_A_KILLER * config.find_face.batch_size
+
+
+def find_face(batch: pa.Table, census: Any, config: Config) -> pa.Table:
+    """FindFace, loaded once per worker process; stops the job when nearly all is unreadable.
+
+    Where a process has died over this batch, the frames are taken one by one, and one over which two
+    have died becomes an unreadable row.
+    """
+    before = batch["status"].null_count
+    first = batch["frame_id"][0].as_py() if len(batch) else 0
+    died, killers, outage = (
+        ray.get(census.begin.remote(first, most_starts(config))) if before else (False, [], None)
+    )
+    if outage:
+        raise OutageError(outage)
+    with telling(census):
+        stage = _loaded(config)
+    if before:
+        batch = _one_by_one(stage, batch, first, killers, census) if died else stage(batch)
+    else:
+        batch = stage(batch)
+    errors = [row for row in batch.select(["status", "error"]).to_pylist() if row["status"] == "unreadable"]
+    example = errors[-1]["error"] if errors else None
+    unreadable = len(errors) - (len(batch) - before)
+    outage = ray.get(census.decoded.remote(first, before, unreadable, example))
+    if outage:
+        raise OutageError(outage)
+    return batch
+
+
+class FindFaceActor:
+    """`find_face`, in a process that keeps what it has loaded, and is ready when it has."""
+
+    def __init__(self, census: Any, config: Config):
+        self._census, self._config = census, config
+        with telling(census):
+            _loaded(config)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        return find_face(batch, self._census, self._config)
+
+
+def _one_by_one(stage: FindFace, batch: pa.Table, key: int, killers: list[int], census: Any) -> pa.Table:
+    done = []
+    for row, frame in enumerate(batch["frame_id"].to_pylist()):
+        one = batch.slice(row, 1)
+        if frame in killers:
+            one = with_values(one, "status", np.array([0]), ["unreadable"])
+            one = with_values(one, "error", np.array([0]), [KILLER])
+        ray.get(census.trying.remote(key, frame))
+        done.append(stage(one))
+    ray.get(census.trying.remote(key, None))
+    return pa.concat_tables(done)
+
+
+def result_rows(batch: pa.Table, columns: pa.Schema, run_id: str, census: Any) -> pa.Table:
+    """`table.finished`, which the writing of the rows follows; stops where the job has to stop."""
+    outage = ray.get(census.outage.remote())
+    if outage:
+        raise OutageError(outage)
+    return finished(batch, columns, run_id)
+
+
+@functools.cache
+def _loaded(config: Config) -> FindFace:
+    return FindFace(config)
+
+
+class RunFiles(FilenameProvider):
+    """File names that tell the run; Ray's part of the name makes a retried task write the same one."""
+
+    def __init__(self, run_id: str):
+        self._run_id = run_id
+
+    def get_filename_for_task(self, write_uuid: str, task_index: int) -> str:
+        return f"{self._run_id}-{write_uuid}-{task_index:06d}-{{i}}.parquet"

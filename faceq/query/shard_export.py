@@ -1,0 +1,410 @@
+"""Chosen frames of a table as WebDataset tars: the pictures' bytes as they were, the row beside each.
+
+A sample is `<id>.<ending>` and `<id>.json`: the frame's id in 16 hex digits, the ending of what the picture
+is, and the frame's row. Frames of videos, which have no bytes of their own, are lossless PNGs. `README.md` is
+the export's dataset card: it names every column's type, which Hugging Face's datasets would else guess
+from the first five samples, where the column may be null.
+
+What is exported is known by what lies there. A tar appears whole or not at all, after a list of the ids in
+it (`_faceq/<tar>.ids`); a frame on the list of a tar that is there is done. So an export that was
+interrupted goes on where it stopped, and of a table that has grown adds what is new.
+"""
+
+import contextlib
+import io
+import json
+import math
+import re
+import tarfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from PIL import Image
+
+from faceq import __version__
+from faceq.config import S3
+from faceq.errors import StorageError, UsageError
+from faceq.query.dataset_card import OTHER, dataset_card
+from faceq.query.export import discard
+from faceq.query.rows import FRAME_ORDER, Rows, quoted
+from faceq.sources.decode.image import FORMATS
+from faceq.sources.frame import Frame
+from faceq.sources.reread import frames_of
+from faceq.storage.faults import failure
+from faceq.storage.filesystem import absolute, filesystem, is_temporary, path_of, storage_errors
+from faceq.table import lock
+from faceq.table.schema import BREAK, among
+from faceq.table.store import Run, Table, new_run_id
+
+SHARD_FRAMES = 1000
+SHARD_BYTES = 512 << 20
+"""A tar is closed when it has either."""
+
+_ROWS_AT_ONCE = 10_000
+_LISTS_AT_ONCE = 10
+_EXAMPLES = 5
+"""Rows that may come before the others."""
+
+_TAR = re.compile(r"frames-(\d{6})\.tar$")
+_ENDINGS = {
+    **{"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "BMP": "bmp"},
+    **{"GIF": "gif", "TIFF": "tif", "PPM": "ppm"},
+}
+
+
+@dataclass
+class Exported:
+    """What an export did: frames written, frames that were there before, and those that could not be read
+    any more, with the first reason."""
+
+    written: int = 0
+    already: int = 0
+    lost: int = 0
+    reason: str = ""
+
+    def lose(self, frame: Frame) -> None:
+        """One frame that cannot be had."""
+        self.lost += 1
+        where = frame.source if frame.member is None else f"{frame.source}: {frame.member}"
+        self.reason = self.reason or f"{where}: {frame.error}"
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which rows of a table: an SQL condition, an SQL order that says which come first, and how many."""
+
+    where: str | None = None
+    order_by: str | None = None
+    limit: int | None = None
+
+
+def export_shards(
+    rows: Rows, selection: Selection, folder: str, s3: S3, progress: Callable[[int], None] = lambda done: None
+) -> Exported:
+    """Write the chosen frames into `frames-000000.tar`, … in a folder or under an `s3://` prefix.
+
+    Sources are read as streams, each once but for the few frames that come first; in memory are some thousand
+    rows, or those of one large source, and one frame.
+
+    Args:
+        rows: the table.
+        selection: which of its frames; places where a source breaks off are none.
+        folder: new, empty, or with the same export in it, which is completed.
+        s3: settings of the file system, for the sources too.
+        progress: told how many more frames are dealt with.
+
+    Raises:
+        UsageError: the folder holds other files or another export, or another process exports into it.
+        StorageError: the folder cannot be written to.
+    """
+    place = _Place(folder, s3, rows.arrow(rows.chosen(limit=0)).schema)
+    wanted = {"table": rows.table.uri, **vars(selection)}
+    if selection.limit is not None:
+        wanted["rows"] = rows.count(rows.chosen())  # of a table that has grown, others are the first
+    with place.reached():
+        place.check(wanted)
+    with place.held():
+        return _export(rows, selection, place, wanted, progress)
+
+
+def _export(
+    rows: Rows, selection: Selection, place: "_Place", wanted: dict[str, Any], progress: Callable[[int], None]
+) -> Exported:
+    with place.reached():
+        place.claim(wanted)
+        done = place.ids()
+    found = Exported()
+    ordered = _ordered(rows, selection)
+    with place.reached(), contextlib.closing(_Writer(place)) as writer:
+
+        def write(new: pa.Table) -> None:
+            for row, frame in frames_of(new, place.s3):
+                if frame.image is None:
+                    found.lose(frame)
+                else:
+                    writer.add(frame, new.slice(row, 1).to_pylist()[0])
+                    found.written += 1
+                progress(1)
+
+        # An export that goes on has its first tar.
+        first = _examples(rows, ordered, 0 if len(done) else _EXAMPLES)
+        write(first)
+        examples = np.sort(first["frame_id"].to_numpy())
+        for chunk in _by_sources(rows.batches(ordered, _ROWS_AT_ONCE)):
+            ids = chunk["frame_id"].to_numpy()
+            already = int(np.count_nonzero(among(ids, done)))
+            found.already += already
+            progress(already)
+            write(chunk.filter(pa.array(~(among(ids, done) | among(ids, examples)))))
+        writer.finish()
+    return found
+
+
+def _examples(rows: Rows, chosen: Any, most: int) -> pa.Table:
+    """The rows that come first: `most` at most, with a value in each column in which any row has one.
+
+    Loaders that infer types from the first samples, as Hugging Face's datasets does from five, then find them
+    all.
+    """
+    columns = rows.arrow(rows.over(chosen, "SELECT * FROM {rows} LIMIT 0"))
+    counts = ", ".join(f"count({quoted(name)})" for name in columns.column_names)
+    (there,) = rows.arrow(rows.over(chosen, f"SELECT {counts} FROM {{rows}}")).to_pylist()
+    wanted = {name for name, count in zip(columns.column_names, there.values(), strict=True) if count}
+    found: list[pa.Table] = []
+    while wanted and len(found) < most:
+        values = " + ".join(f"({quoted(name)} IS NOT NULL)::INTEGER" for name in sorted(wanted))
+        best = f"SELECT * FROM {{rows}} ORDER BY {values} DESC, {FRAME_ORDER} LIMIT 1"
+        found.append(rows.arrow(rows.over(chosen, best)))
+        wanted -= {name for name in wanted if found[-1][name][0].is_valid}
+    return pa.concat_tables(found) if found else columns
+
+
+def count(rows: Rows, selection: Selection) -> int:
+    """How many frames a selection has."""
+    return rows.count(_ordered(rows, selection))
+
+
+def _ordered(rows: Rows, selection: Selection) -> Any:
+    """The chosen rows; those of one source come together. With a limit the same rows each time."""
+    real = f"frame_index <> {BREAK}"
+    rows.chosen(selection.where)  # refuses what is no condition by itself, such as `true) or (true`
+    where = f"({selection.where}\n) and {real}" if selection.where else real
+    chosen = rows.chosen(where)
+    if selection.limit is not None:
+        first = f"{selection.order_by}, {FRAME_ORDER}" if selection.order_by else FRAME_ORDER
+        chosen = rows.chosen(where, order_by=first, limit=selection.limit)
+    return chosen.order(FRAME_ORDER)
+
+
+def _by_sources(batches: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """Ordered rows again, in tables of some thousand rows that hold whole sources."""
+    waiting: list[pa.Table] = []
+    for part in batches:
+        if waiting and waiting[-1]["source"][-1] != part["source"][0]:
+            yield pa.concat_tables(waiting)
+            waiting = []
+        # The last source of a part may go on in the next one.
+        start = pc.index(part["source"], part["source"][-1]).as_py()
+        if start:
+            yield pa.concat_tables([*waiting, part[:start]])
+            waiting = []
+        waiting.append(part[start:])
+    if waiting:
+        yield pa.concat_tables(waiting)
+
+
+class _Place:
+    """The folder of an export, local or on S3. columns: of its rows."""
+
+    def __init__(self, folder: str, s3: S3, columns: pa.Schema):
+        self.uri = absolute(folder)
+        self.path = path_of(folder)
+        self.s3 = s3
+        self.columns = columns
+        self.files: fsspec.AbstractFileSystem = filesystem(folder, s3)
+        self._record: dict[str, Any] = {}
+        self._lock: lock.Lock
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """The folder is this process's until the end of the block: the lock of a table, in `_faceq`.
+
+        Raises UsageError where another process holds it.
+        """
+        place = Table(f"{self.uri}/_faceq", self.s3)
+        now = datetime.now(UTC).isoformat()
+        run = Run(new_run_id(), __version__, [], {}, {}, now, owner=lock.owner())
+        with lock.held(place, run) as self._lock:
+            place.remove_others(run)  # records of exports that were killed
+            yield
+
+    def check_lock(self) -> None:
+        """JobError if another export took this one for dead and writes here now."""
+        self._lock.check()
+
+    def check(self, selection: dict[str, Any]) -> dict[str, Any] | None:
+        """The record of the export that is there, None where nothing is; UsageError if it is another one."""
+        record = f"{self.path}/_faceq/export.json"
+        self.files.invalidate_cache()
+        if not self.files.exists(record):
+            if self.files.exists(self.path) and not self._is_empty():
+                raise UsageError(
+                    f"{self.uri}: holds files that are not an export of faceq: name an empty folder"
+                )
+            return None
+        there = self._recorded(self.files.cat_file(record))
+        for key, value in selection.items():
+            if there.get(key) != value:
+                raise UsageError(
+                    f"{self.uri}: holds another export ({key} {there.get(key)!r} there, {value!r} now): "
+                    "name another folder"
+                )
+        return there
+
+    def claim(self, selection: dict[str, Any]) -> None:
+        """Record which export this is; raises as `check`."""
+        there = self.check(selection)
+        if there is None:
+            self._record = {**selection, "endings": []}
+            self._write_record()
+        else:
+            self._remove_unfinished()
+            self._record = {**there, "endings": there.get("endings", sorted({*_ENDINGS.values(), OTHER}))}
+            self._write_card()
+
+    def _recorded(self, content: bytes) -> dict[str, Any]:
+        """An export's record, parsed."""
+        try:
+            there = json.loads(content)
+        except (ValueError, RecursionError):
+            there = None
+        if not isinstance(there, dict) or not isinstance(there.get("endings", []), list):
+            raise StorageError(
+                f"{self.uri}: _faceq/export.json is damaged: restore it from a backup, or name another folder"
+            )
+        return there
+
+    def _is_empty(self) -> bool:
+        """Whether nothing is there but what an export that was killed before its record began to write."""
+        there = self.files.ls(self.path, detail=False)
+        inside = [path for folder in there for path in self.files.ls(folder, detail=False)]
+        return all(path.endswith("/_faceq") for path in there) and all(
+            path.endswith("/_faceq/_faceq") or is_temporary(path.rsplit("/", 1)[1]) for path in inside
+        )
+
+    def note_endings(self, endings: set[str]) -> None:
+        """Which endings the pictures have of a tar that is about to appear."""
+        if not endings <= {*self._record["endings"]}:
+            self._record["endings"] = sorted({*self._record["endings"], *endings})
+            self._write_record()
+            self._write_card()
+
+    def _write_record(self) -> None:
+        with self.files.open(f"{self.path}/_faceq/export.json", "wb") as file:
+            file.write(json.dumps(self._record, indent=2).encode())
+
+    def _write_card(self) -> None:
+        card = dataset_card(self._record["endings"], self.columns).encode()
+        with self.files.open(f"{self.path}/README.md", "wb") as file:
+            file.write(card)
+
+    def _remove_unfinished(self) -> None:
+        """What a killed export was writing (on local disks only: an object appears whole)."""
+        for path in self.files.ls(self.path, detail=False):
+            if path.rsplit("/", 1)[-1].startswith((".frames-", ".README.md.")):
+                self.files.rm_file(path)
+
+    def tars(self) -> list[str]:
+        """Names of the tars that are there."""
+        self.files.invalidate_cache()
+        names = (path.rsplit("/", 1)[-1] for path in self.files.ls(self.path, detail=False))
+        return sorted(name for name in names if _TAR.match(name))
+
+    def ids(self) -> np.ndarray:
+        """(N,) int64, sorted: ids of the frames in all tars."""
+        with ThreadPoolExecutor(_LISTS_AT_ONCE) as pool:
+            lists = pool.map(self.files.cat_file, map(self._list_of, self.tars()))
+            parts = [np.array(content.split(), "S").astype(np.int64) for content in lists]
+        return np.sort(np.concatenate([np.empty(0, np.int64), *parts]))
+
+    def next_number(self) -> int:
+        """A number that no tar has yet."""
+        found = [_TAR.match(name) for name in self.tars()]
+        return max((int(name[1]) for name in found if name), default=-1) + 1
+
+    def write_list(self, name: str, ids: list[int]) -> None:
+        """Which frames are in a tar that is about to appear."""
+        with self.files.open(self._list_of(name), "wb") as file:
+            file.write("".join(f"{number}\n" for number in ids).encode())
+
+    def _list_of(self, name: str) -> str:
+        return f"{self.path}/_faceq/{name}.ids"
+
+    @contextlib.contextmanager
+    def reached(self) -> Iterator[None]:
+        """Turns what storage raises into an error that names the place: see `faults.failure`."""
+        try:
+            yield
+        except (OSError, *storage_errors()) as error:
+            raise failure(f"{self.uri}: cannot be used", error) from None
+
+
+@dataclass
+class _Writer:
+    """Samples into one tar after another."""
+
+    place: _Place
+    _number: int = -1
+    _tar: tarfile.TarFile | None = None
+    _file: Any = None
+    _ids: list[int] = field(default_factory=list)
+    _endings: set[str] = field(default_factory=set)
+
+    def add(self, frame: Frame, row: dict[str, Any]) -> None:
+        """One sample: the picture and its row."""
+        assert frame.image is not None
+        if self._tar is None:
+            self._number = self.place.next_number() if self._number < 0 else self._number + 1
+            self._file = self.place.files.open(f"{self.place.path}/{self._name}", "wb")
+            self._tar = tarfile.TarFile.open(fileobj=self._file, mode="w|", format=tarfile.USTAR_FORMAT)
+        key, ending = f"{frame.id % 2**64:016x}", _ending(frame.image)
+        _add(self._tar, f"{key}.{ending}", frame.image)
+        _add(self._tar, f"{key}.json", json.dumps(_finite(row), ensure_ascii=False).encode())
+        self._endings.add(ending)
+        self._ids.append(frame.id)
+        if len(self._ids) >= SHARD_FRAMES or self._tar.offset >= SHARD_BYTES:
+            self.finish()
+
+    @property
+    def _name(self) -> str:
+        return f"frames-{self._number:06d}.tar"
+
+    def finish(self) -> None:
+        """Let the tar that is being written appear."""
+        if self._tar is None:
+            return
+        self._tar.close()
+        self.place.check_lock()
+        self.place.note_endings(self._endings)
+        self.place.write_list(self._name, self._ids)
+        self._file.close()
+        self._tar, self._ids = None, []
+
+    def close(self) -> None:
+        """Drop a tar that was not finished."""
+        if self._tar is not None:
+            with contextlib.suppress(OSError, *storage_errors()):
+                self._tar.close()  # or it writes its end when it is collected
+            discard(self._file)
+            self._tar = None
+
+
+def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    info = tarfile.TarInfo(name)  # no time and no owner: the same frames make the same bytes
+    info.size = len(content)
+    tar.addfile(info, io.BytesIO(content))
+
+
+def _ending(image: bytes) -> str:
+    """What loaders know the picture by: its content decides, not the name that it had."""
+    try:
+        with Image.open(io.BytesIO(image), formats=FORMATS) as picture:
+            return _ENDINGS.get(picture.format or "", OTHER)
+    except Exception:  # Pillow raises almost any type on corrupt bytes
+        return OTHER
+
+
+def _finite(value: Any) -> Any:
+    """A value of a row as JSON has it: null for NaN and infinity."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: _finite(part) for name, part in value.items()}
+    return [_finite(part) for part in value] if isinstance(value, list) else value

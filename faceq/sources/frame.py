@@ -1,0 +1,99 @@
+"""Frames as they travel: encoded pictures with the names of their rows, and tables of them."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from faceq.table.schema import SCHEMA, frame_id
+
+BATCH_FRAMES = 32
+"""Frames of a batch, at most."""
+
+_BATCH_BYTES = 8 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One frame, or (frame_index -1) the break where a source stops being readable.
+
+    image: encoded bytes; None if the frame could not be read (then `error` says why) or is already
+    `done`. timestamp_s: seconds from the first frame of its video. refused: the storage gave nothing, as
+    opposed to giving something broken; unseen: because nothing is there, where nobody has looked before.
+    """
+
+    source: str
+    member: str | None
+    frame_index: int
+    image: bytes | None
+    error: str | None = None
+    refused: bool = False
+    unseen: bool = False
+    done: bool = False
+    timestamp_s: float | None = None
+
+    @property
+    def id(self) -> int:
+        return frame_id(self.source, self.member, self.frame_index)
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A tar, a Parquet file or a video that was read to its end, or to where it breaks off.
+
+    version: what tells it from other files of its name: its bytes and when they were written, or its ETag.
+    read_as: the settings, and the faceq, that decide which frames it gives. frames: how many that are, with
+    the break; ids: the sum of their ids, as `wrapped` gives it.
+    """
+
+    source: str
+    version: str
+    read_as: str
+    frames: int
+    ids: int
+
+
+def wrapped(number: int) -> int:
+    """A number as int64 holds it, which drops all higher bits."""
+    return (number + 2**63) % 2**64 - 2**63
+
+
+_READ_COLUMNS = ("frame_id", "source", "member", "frame_index", "timestamp_s", "status", "error")
+READ_SCHEMA = pa.schema(
+    [pa.field(name, SCHEMA.field(name).type) for name in _READ_COLUMNS] + [pa.field("image", pa.binary())]
+)
+"""What a frame looks like when it enters the stages: who it is, its encoded bytes or its error."""
+
+
+def in_batches(frames: Iterable[Frame], most: int = BATCH_FRAMES) -> Iterator[list[Frame]]:
+    """The frames in lists of so many, or of 8 MiB of encoded bytes."""
+    waiting: list[Frame] = []
+    size = 0
+    for frame in frames:
+        waiting.append(frame)
+        size += len(frame.image or b"")
+        if len(waiting) >= most or size >= _BATCH_BYTES:
+            yield waiting
+            waiting, size = [], 0
+    if waiting:
+        yield waiting
+
+
+def to_table(frames: Iterable[Frame]) -> pa.Table:
+    """Frames as a table with READ_SCHEMA; those that are `done` are left out."""
+    rows: list[dict[str, Any]] = [
+        {
+            "frame_id": frame.id,
+            "source": frame.source,
+            "member": frame.member,
+            "frame_index": frame.frame_index,
+            "timestamp_s": frame.timestamp_s,
+            "status": "unreadable" if frame.image is None else None,
+            "error": frame.error,
+            "image": frame.image,
+        }
+        for frame in frames
+        if not frame.done
+    ]
+    return pa.Table.from_pylist(rows, schema=READ_SCHEMA)

@@ -1,0 +1,178 @@
+"""A manifest: a list of frames' places in a Parquet, CSV or JSONL file, in place of a folder to search.
+
+Reading a list of a million pictures takes seconds, listing as many in a bucket half a minute and more. A
+manifest that knows their sizes may say so; nobody asks the storage for them.
+"""
+
+import csv
+import io
+import itertools
+import json
+from collections.abc import Iterable, Iterator
+from decimal import Decimal
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+
+from faceq.config import S3
+from faceq.errors import FaceqError, UsageError
+from faceq.storage.faults import failure, fault_of, in_words
+from faceq.storage.filesystem import absolute, check_uri, filesystem, is_remote, path_of, storage_errors
+from faceq.storage.parquet import ParquetFile
+
+URI_COLUMNS = ("uri", "path", "source")
+"""The first of these that a manifest has holds the places."""
+
+SIZE_COLUMN = "size"
+"""Bytes of each file, if the manifest has them."""
+
+ENDINGS = (".parquet", ".csv", ".jsonl")
+
+_BATCH_ROWS = 65_536
+
+
+def entries(uri: str, s3: S3) -> Iterator[tuple[str, int | None]]:
+    """The places that a manifest lists, in its order, and their sizes.
+
+    Args:
+        uri: a local or `s3://` file that ends in one of ENDINGS; CSV has a line of column names first.
+            Its column `uri` (or `path`, or `source`) holds local paths and `s3://` URIs; relative ones
+            are meant from the manifest's folder. A column `size` is taken if it is there; a size may be a
+            float or text, as pandas writes it, or missing.
+        s3: settings of the file system.
+
+    Yields:
+        An absolute path or URI, and its bytes, None where the manifest does not say.
+
+    Raises:
+        UsageError: a manifest that is not there or is none, or a row of it that names no place.
+        StorageError: it cannot be read.
+    """
+    if not uri.lower().endswith(ENDINGS):
+        raise UsageError(f"{uri}: not a kind of manifest that is known by its ending ({', '.join(ENDINGS)})")
+    folder = absolute(uri).rpartition("/")[0]
+    files = filesystem(uri, s3)
+    try:
+        with files.open(path_of(uri), "rb") as file:
+            for number, place, size in _rows(file, uri):
+                yield _entry(place, size, folder, f"{uri}: row {number}")
+    except FaceqError:
+        raise
+    except (OSError, ValueError, csv.Error, pa.ArrowException, *storage_errors()) as error:
+        said = in_words(error, files, path_of(uri))
+        fault = fault_of(said)
+        if fault and fault.kind == "missing":
+            raise UsageError(f"{uri}: there is no such manifest") from None
+        if fault:
+            raise failure(f"{uri}: cannot be read", said) from None
+        raise UsageError(f"{uri}: cannot be read as a manifest: {' '.join(str(error).split())}") from None
+
+
+Row = tuple[int, Any, Any]
+"""A row's number (of a JSONL file the line's), its place and its size, as they stand there."""
+
+
+def _rows(file: BinaryIO, uri: str) -> Iterator[Row]:
+    ending = uri.lower().rpartition(".")[2]
+    if ending == "parquet":
+        yield from _parquet_rows(ParquetFile(file), uri)
+        return
+    text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+    yield from (_csv_rows if ending == "csv" else _jsonl_rows)(text, uri)
+
+
+def _parquet_rows(file: ParquetFile, uri: str) -> Iterator[Row]:
+    names = file.schema_arrow.names
+    column = _uri_column(names, uri)
+    sized = SIZE_COLUMN in names
+    first = 1
+    for batch in file.iter_batches(_BATCH_ROWS, columns=[column, SIZE_COLUMN] if sized else [column]):
+        sizes = batch[SIZE_COLUMN].to_pylist() if sized else itertools.repeat(None)
+        yield from zip(itertools.count(first), batch[column].to_pylist(), sizes, strict=False)
+        first += len(batch)
+
+
+def _csv_rows(lines: Iterable[str], uri: str) -> Iterator[Row]:
+    table = csv.DictReader(lines)
+    column = _uri_column(table.fieldnames or (), uri)
+    yield from ((number, row[column], row.get(SIZE_COLUMN)) for number, row in enumerate(table, start=1))
+
+
+def _jsonl_rows(lines: Iterable[str], uri: str) -> Iterator[Row]:
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if not isinstance(row, dict):
+            raise UsageError(f'{uri}: line {number} is no JSON object: expected {{"uri": "…"}}')
+        yield number, row[_uri_column(row, uri)], row.get(SIZE_COLUMN)
+
+
+def _uri_column(names: Iterable[str], uri: str) -> str:
+    there = list(names)
+    column = next((name for name in URI_COLUMNS if name in there), None)
+    if column is None:
+        raise UsageError(f"{uri}: no column {' or '.join(URI_COLUMNS)} among {', '.join(there) or 'none'}")
+    if max(there.count(name) for name in (column, SIZE_COLUMN)) > 1:
+        raise UsageError(f"{uri}: has two columns of one name among {', '.join(there)}")
+    return column
+
+
+def _entry(place: Any, size: Any, folder: str, where: str) -> tuple[str, int | None]:
+    if not isinstance(place, str) or not place.strip():
+        raise UsageError(f"{where}: names no file (got {place!r})")
+    if "\0" in place or not _is_text(place):
+        raise UsageError(f"{where}: {place!r} cannot be the name of a file")
+    if is_remote(place):
+        try:
+            check_uri(place)
+        except UsageError as error:
+            raise UsageError(f"{where}: {error}") from None
+    elif not place.startswith(("/", "file://")):
+        place = _joined(folder, place)
+    return place, _size(size, where)
+
+
+def _is_text(place: str) -> bool:
+    """Whether each letter can be written; JSON can spell half a letter."""
+    try:
+        place.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+_NO_SIZE = ("", "nan", "none", "null", "<na>")
+"""How programs write a size that they do not know; pandas makes floats of a column that lacks some."""
+
+
+def _size(size: Any, where: str) -> int | None:
+    if type(size) is int and size >= 0:
+        return size
+    if size is None or str(size).strip().lower() in _NO_SIZE:
+        return None
+    try:
+        number = Decimal(str(size).strip())
+        if isinstance(size, bool) or number < 0 or number != int(number):
+            raise ValueError(size)
+    except (ArithmeticError, ValueError):
+        raise UsageError(
+            f"{where}: size {size!r} is no number of bytes: give a whole number, or none"
+        ) from None
+    return int(number)
+
+
+def _joined(folder: str, place: str) -> str:
+    """A relative place from the manifest's folder. On S3 `..` would be a name: it is worked out here, and an
+    empty part of a name stays."""
+    parts = folder.split("/")
+    root = 3 if is_remote(folder) else 1  # s3://bucket, or the root folder
+    for part in place.split("/"):
+        if part == "..":
+            del parts[max(root, len(parts) - 1) :]
+        elif part != ".":
+            parts.append(part)
+    return "/".join(parts)

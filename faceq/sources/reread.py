@@ -1,0 +1,50 @@
+"""The frames of a table's rows, read from their sources once more."""
+
+from collections.abc import Iterator
+
+import pyarrow as pa
+
+from faceq.config import S3
+from faceq.sources import read_again
+from faceq.sources.frame import Frame
+from faceq.table.schema import BREAK, frame_id
+
+COLUMNS = ("frame_id", "source", "member", "frame_index", "timestamp_s")
+"""What of a row says where its frame is."""
+
+
+def frames_of(rows: pa.Table, s3: S3) -> Iterator[tuple[int, Frame]]:
+    """Each row's frame, in the order in which the sources give them.
+
+    A source is read no further than the last frame that is wanted of it; single pictures are read
+    several at a time.
+
+    Args:
+        rows: with COLUMNS; no breaks. Rows of one source need not stand together.
+        s3: settings of the file system.
+
+    Yields:
+        The row's number, and its frame; one that cannot be had any more has no image, but an error.
+    """
+    row_of = {row["frame_id"]: (number, row) for number, row in enumerate(rows.select(COLUMNS).to_pylist())}
+    together: dict[str, set[int]] = {}
+    alone: dict[str, set[int]] = {}
+    for key, (_, row) in row_of.items():
+        picture = row["member"] is None and row["timestamp_s"] is None
+        (together if picture else alone).setdefault(row["source"], set()).add(key)
+    readings = [{source: ids} for source, ids in alone.items()]
+    for reading in [together, *readings] if together else readings:
+        missing = set().union(*reading.values())
+        breaks = {frame_id(source, None, BREAK) for source in reading}
+        reason = "it is not there any more"
+        for frame in read_again(reading, missing | breaks, s3):
+            if frame.id in missing:
+                missing.discard(frame.id)
+                yield row_of[frame.id][0], frame
+            elif frame.error is not None:
+                reason = frame.error
+            if not missing:
+                break
+        for key in missing:
+            number, row = row_of[key]
+            yield number, Frame(row["source"], row["member"], row["frame_index"], None, error=reason)

@@ -1,0 +1,117 @@
+"""From coded frames to decoded ones, with what is known of each, and what is missing counted."""
+
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any
+
+import av
+import av.container
+from av.video.stream import VideoStream
+
+from faceq.sources.video.clock import Clock
+from faceq.sources.video.endings import Tally
+from faceq.sources.video.file import WatchedFile
+from faceq.sources.video.picture import valid_aspect
+
+
+class _Coded:
+    """What is known of a coded frame once it is decoded: the aspect ratio of its pixels, if it states one.
+    It travels with the frame through the decoder, which may hold several."""
+
+    aspect: Fraction | None = None
+
+
+class Decoding:
+    """The decoding of one stream, from the first coded frame to the last."""
+
+    def __init__(
+        self,
+        container: av.container.InputContainer,
+        stream: VideoStream,
+        file: WatchedFile,
+        tally: Tally,
+        clock: Clock,
+    ):
+        self._container = container
+        self._stream = stream
+        self._decoder = stream.codec_context
+        self._file = file
+        self._tally = tally
+        self._clock = clock
+        self._stated = stream.sample_aspect_ratio
+        # The container's word goes before the frames' where they differ at the start, as with FFmpeg.
+        self._is_fixed = self._stated != self._decoder.sample_aspect_ratio
+        self._last: int | None = None
+
+    def frames(self) -> Iterator[tuple[av.VideoFrame, Fraction]]:
+        """Decoded frames and the aspect ratios of their pixels, in the order shown."""
+        for packet in self._packets():
+            if self._file.fault is not None:
+                continue  # a part of a packet
+            if self._begins_recording(packet):
+                yield from self._rest()
+                self._decoder.flush_buffers()
+            yield from self._decode(packet)
+        yield from self._rest()
+
+    def _decode(self, packet: av.Packet) -> Iterator[tuple[av.VideoFrame, Fraction]]:
+        packet.opaque = coded = _Coded()
+        try:
+            frames = self._decoder.decode(packet)
+        except av.FFmpegError:
+            self._tally.refuse(self._clock.place(_stamp(packet)))
+            return
+        coded.aspect = self._decoder.sample_aspect_ratio
+        if frames:
+            self._tally.give()
+        else:
+            self._tally.give_nothing(self._clock.place(_stamp(packet)))
+        for frame in frames:
+            yield frame, self._aspect(frame)
+
+    def _rest(self) -> Iterator[tuple[av.VideoFrame, Fraction]]:
+        """What the decoder still holds, for frames whose order is not yet certain."""
+        try:
+            frames = self._decoder.decode(None)
+        except av.FFmpegError:
+            return
+        for frame in frames:
+            yield frame, self._aspect(frame)
+
+    def _aspect(self, frame: av.VideoFrame) -> Fraction:
+        coded: Any = frame.opaque
+        own = None if self._is_fixed or coded is None else coded.aspect
+        return valid_aspect(own or self._stated)
+
+    def _begins_recording(self, packet: av.Packet) -> bool:
+        """Whether the file's clock falls back at a frame that needs no others: what the decoder still holds
+        of the recording before would get lost."""
+        last, stamp = self._last, _stamp(packet)
+        self._last = stamp if packet.dts is None else packet.dts
+        if last is None or stamp is None or not packet.is_keyframe:
+            return False
+        return self._clock.falls_back(stamp - last)
+
+    def _packets(self) -> Iterator[av.Packet]:
+        tally = self._tally
+        try:
+            for packet in self._container.demux(self._stream):
+                stamp = _stamp(packet)
+                if not packet.size and stamp is None:
+                    return  # PyAV's mark for the end
+                tally.coded += 1
+                tally.end = max(tally.end, (stamp or 0) + (packet.duration or 0))
+                tally.place = max(tally.place, packet.pos or 0)
+                if packet.has_sidedata("encryption_info"):
+                    tally.encrypted += 1
+                # An AVI says by an empty packet that a frame repeats; a decoder would take it for the end.
+                elif packet.size:
+                    yield packet
+        except av.FFmpegError as error:
+            tally.stopped = error.strerror or type(error).__name__
+        except IndexError:
+            return  # at the end PyAV stumbles over streams that came into being on the way
+
+
+def _stamp(packet: av.Packet) -> int | None:
+    return packet.dts if packet.pts is None else packet.pts

@@ -1,0 +1,154 @@
+"""From a video's file to its frames."""
+
+import contextlib
+import math
+from collections.abc import Callable, Iterable, Iterator
+from fractions import Fraction
+from typing import Any, BinaryIO
+
+import av
+import av.container
+import numpy as np
+
+from faceq.config import Limits, Video
+from faceq.sources.video.clock import Clock
+from faceq.sources.video.decoding import Decoding
+from faceq.sources.video.endings import Tally, missing
+from faceq.sources.video.errors import DamagedError
+from faceq.sources.video.fields import Deinterlacer
+from faceq.sources.video.file import WatchedFile
+from faceq.sources.video.kinds import not_a_video
+from faceq.sources.video.picture import VideoFrame
+from faceq.sources.video.streams import choose
+
+FORMATS = "mov,matroska,avi,mpegts,mpeg,flv,asf,ogg"
+"""FFmpeg's demuxers that are let near a file, whatever its ending. Among the others are playlists, which
+open the files and addresses that they name."""
+
+_OPENING = {
+    "format_whitelist": FORMATS,
+    "protocol_whitelist": "none",  # a file that names another one does not get it
+}
+
+
+def sample(frames: Iterable[VideoFrame], settings: Video) -> Iterator[VideoFrame]:
+    """Those of a video's frames that the settings ask for; which ones, the video alone decides.
+
+    With `every` k: frames 0, k, 2k, … With `fps`: for each tick 0, 1/fps, 2/fps, … seconds the first frame
+    at or after it, but no frame twice. A time that the file has rounded down from a tick is at the tick.
+    """
+    if settings.fps is None:
+        step = settings.every or 1
+        yield from (frame for frame in frames if frame.index % step == 0)
+        return
+    fps = Fraction(str(settings.fps))  # as it was written: 0.3 is 3/10
+    tick = 0
+    for frame in frames:
+        reached = (frame.time + frame.rounding) * fps
+        if reached >= tick:
+            yield frame
+            tick = math.floor(reached) + 1
+
+
+def read(
+    file: BinaryIO,
+    memory: int = Limits().source_memory,
+    note: Callable[[str], None] = lambda text: None,
+) -> Iterator[VideoFrame]:
+    """All frames of a file's video stream that can be decoded, in the order they are shown.
+
+    Where files were joined byte by byte, the frames of all of them: indices and times go on. Coded frames
+    that the decoder refuses are passed over, as players do.
+
+    Args:
+        file: seekable, open for reading.
+        memory: bytes that the video's index may take.
+        note: told what a person should know of the video, though nothing in it is broken.
+
+    Raises:
+        DamagedError: after the last frame, if some are missing (refused, or the file is cut off); at
+            once, if it is no video that can be decoded.
+        Exception: what `file` itself raised, after the frames that were read before.
+    """
+    faults = []
+    index, time, start = 0, Fraction(0), 0
+    while True:
+        part = _Part(WatchedFile(file, memory, start), index, time)
+        try:
+            yield from part.frames(note)
+        except DamagedError as error:
+            where = f"in the file that was joined to this one at byte {start}: " if start else ""
+            faults.append(f"{where}{error}")
+        if part.file.second is None:
+            break
+        index, time, start = part.index, part.time, start + part.file.second
+    if faults:
+        raise DamagedError("; ".join(faults))
+
+
+class _Part:
+    """A file, or one of those that were joined to one.
+
+    index, time: of its first frame; in the end, of the first one after it.
+    """
+
+    def __init__(self, file: WatchedFile, index: int, time: Fraction):
+        self.file = file
+        self.index = index
+        self.time = time
+
+    def frames(self, note: Callable[[str], None]) -> Iterator[VideoFrame]:
+        """Its frames; raises as `read` does."""
+        try:
+            yield from self._frames(note)
+        except DamagedError:
+            # What the storage did not give looks to FFmpeg like a file that is cut off.
+            if self.file.fault is None:
+                raise
+        if self.file.fault is not None:
+            raise self.file.fault from self.file.fault.__cause__  # which holds S3's answer
+
+    def _frames(self, note: Callable[[str], None]) -> Iterator[VideoFrame]:
+        with _opened(self.file) as container:
+            stream, others = choose(container, self.file)
+            if others:
+                note(others)
+            tally = Tally()
+            clock = Clock(container, stream, self.time)
+            decoded = Decoding(container, stream, self.file, tally, clock).frames()
+            for frame in Deinterlacer(stream.codec_context).frames(_timed(decoded, clock, self.index)):
+                yield frame
+                self.index = frame.index + 1
+            self.time = clock.next
+            lacking = missing(container, stream, self.file, tally, clock)
+        if lacking:
+            raise DamagedError(lacking)
+
+
+@contextlib.contextmanager
+def _opened(file: WatchedFile) -> Iterator[av.container.InputContainer]:
+    try:
+        container = av.open(file, "r", container_options=_OPENING, metadata_errors="replace")
+    except (av.FFmpegError, UnicodeError):
+        raise DamagedError(not_a_video(file.peek(0, 4096))) from None
+    with container:
+        # A cut-off MP4 may still open, with stray bytes for a stream of data.
+        if all(stream.type == "data" for stream in container.streams):
+            raise DamagedError(not_a_video(file.peek(0, 4096)))
+        yield container
+
+
+def _timed(
+    decoded: Iterable[tuple[av.VideoFrame, Fraction]], clock: Clock, first: int
+) -> Iterator[VideoFrame]:
+    matrix = None
+    for index, (frame, aspect) in enumerate(decoded, first):
+        # Asked of the first frame alone: a frame whose side data was looked at is in a reference
+        # cycle, and its pixels (12 MB at 4K) would stay until the garbage collector comes by.
+        matrix = _display_matrix(frame) if index == first else matrix
+        yield VideoFrame(index, clock.time(frame), clock.rounding, frame.is_corrupt, frame, aspect, matrix)
+
+
+def _display_matrix(frame: av.VideoFrame) -> np.ndarray | None:
+    found: Any = frame.side_data.get("DISPLAYMATRIX")
+    return None if found is None else np.frombuffer(found, np.int32).reshape(3, 3).copy()

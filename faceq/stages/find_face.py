@@ -1,0 +1,138 @@
+"""The first stage of the job (the others: `faceq.stages.scores`): where the face is, and its pixels cut out.
+
+It runs on every CPU of a cluster, in processes that come and go: it does without torch, whose import costs
+more than all of its models.
+"""
+
+import cv2
+import numpy as np
+import pyarrow as pa
+
+from faceq.config import FRAME_REGIONS, Config
+from faceq.faces import detect, geometry, landmarks, region
+from faceq.faces.detect import Face
+from faceq.faces.dhash import dhash
+from faceq.faces.finder import Finder, Found, face_confidence, is_face
+from faceq.faces.landmarks import Dense
+from faceq.runtime.device import check_cuda
+from faceq.sources.decode.image import UnreadableError, decode
+from faceq.table.schema import pending, with_values
+
+BOX_ENLARGEMENT = 1.5
+MESH_ENLARGEMENT = 1.68
+"""Side of the crop that quality is judged on, over that of the detector's box, and of the square around the
+mesh's points: the same size of crop, at the median of CelebA's faces."""
+
+
+class FindFace:
+    """Decode a frame, find the face that is scored, measure its landmarks, pose and outline, cut it out.
+
+    In: image (encoded bytes). Out: status, error, width … roll, mask_coverage, dhash, and for the frames that
+    go on `aligned` (112x112 RGB, for the recogniser), `crop` (RGB, `crop_side` wide and high: the face
+    upright; of FRAME_REGIONS the whole frame, blacked out) and `outline` (of the face, as far as it
+    lies in the frame: (N, 2) float32 in crop pixels), for the quality stage. One stage for all of it, so that
+    a frame's pixels never leave the process: only crops do.
+    """
+
+    def __init__(self, config: Config):
+        chosen, device, threads = config.chosen, config.find_face.runs_on, config.find_face.threads
+        if device == "cuda":
+            check_cuda()
+        detector = detect.load(config.fetch(chosen.detector), config.det_threshold, device, threads)
+        landmarker = landmarks.load(config.fetch(chosen.landmarks), device, threads)
+        self._find = Finder(detector, landmarker, config.min_face)
+        cv2.setNumThreads(threads)
+        self._chosen = chosen
+        self._region = config.quality_region
+        self._min_face = config.min_face
+        self._max_pixels = config.max_pixels
+        self._limits = config.limits
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        rows = pending(batch)
+        images = batch["image"]
+        found = [self._measure(images[int(row)].as_py()) for row in rows]
+        for name in _FACE_COLUMNS:
+            batch = with_values(batch, name, rows, [values.get(name) for values in found])
+        return batch.drop_columns(["image"])
+
+    def _measure(self, image: bytes) -> dict[str, object]:
+        try:
+            picture = decode(image, self._max_pixels, self._limits)
+        except UnreadableError as error:
+            return {"status": "unreadable", "error": str(error)}
+        height, width = picture.shape[:2]
+        found = self._find(picture)
+        values: dict[str, object] = {"width": width, "height": height, "n_faces": found.faces if found else 0}
+        if found is None or not is_face(found):
+            return values | {"status": "no_face"}
+        face, dense = found.face, found.dense
+        if face.box[2:].min() < self._min_face:
+            return values | _face_columns(face) | {"status": "face_too_small"}
+        outline = dense.outline(self._chosen.outline)
+        if self._region in FRAME_REGIONS:
+            crop = region.blacked_out(picture, outline, as_jpeg=self._region == "frame_jpeg")
+            edge = outline * (np.array(crop.shape[1::-1]) / (width, height))
+            matrix = None
+        else:
+            matrix = quality_matrix(found)
+            crop = geometry.crop(picture, matrix)
+            # Beyond the frame's edge the crop mirrors the frame, which is not the face.
+            corners = geometry.from_frame(geometry.frame_corners(width, height), matrix)
+            edge = geometry.clipped(geometry.from_frame(outline, matrix), corners)
+        aligned = geometry.align(picture, face.landmarks)
+        return {
+            **values,
+            **_face_columns(face),
+            **self._pose(dense, width, height),
+            "face_confidence": face_confidence(found),
+            "align_error": geometry.align_error(face.landmarks),
+            "mask_coverage": geometry.coverage(outline, width, height),
+            "dhash": dhash(aligned),
+            "aligned": aligned.tobytes(),
+            "crop": crop.tobytes(),
+            "outline": edge.astype(np.float32).tobytes(),
+            "crop_map": None if matrix is None else matrix.tobytes(),
+        }
+
+    def _pose(self, dense: Dense, width: int, height: int) -> dict[str, object]:
+        if self._chosen.pose == "five":
+            return {}
+        pose = geometry.head_pose_pnp(dense.points[list(dense.pose)], width, height)
+        # Without a fit the five landmarks' pose stays: whatever has a face has a pose.
+        return dict(zip(("yaw", "pitch", "roll"), pose, strict=True)) if pose else {}
+
+
+def crop_side(config: Config) -> int:
+    """Pixels that the crops which FindFace makes are wide and high."""
+    return region.FRAME_SIDE if config.quality_region in FRAME_REGIONS else geometry.CROP_SIZE
+
+
+_FACE_COLUMNS = (
+    *("status", "error", "width", "height", "n_faces", "face_x", "face_y", "face_w", "face_h"),
+    *("det_score", "landmarks", "yaw", "pitch", "roll", "mask_coverage", "dhash"),
+    *("face_confidence", "align_error", "aligned", "crop", "outline", "crop_map"),
+)
+
+
+def quality_matrix(found: Found) -> np.ndarray:
+    """Map (2, 3) from the frame to the upright crop that quality is judged on.
+
+    By the mesh where it gives landmarks, so that the crop does not depend on what surrounds the face; else by
+    the detector's box.
+    """
+    face = found.face
+    angle = geometry.eye_angle(face.landmarks)
+    if found.dense.five is None:
+        return geometry.crop_matrix(face.centre, BOX_ENLARGEMENT * face.side, angle)
+    centre, side = geometry.upright_extent(found.dense.points, angle)
+    return geometry.crop_matrix(centre, MESH_ENLARGEMENT * side, angle)
+
+
+def _face_columns(face: Face) -> dict[str, object]:
+    x, y, width, height = face.box
+    yaw, pitch, roll = geometry.head_pose(face.landmarks)
+    return {
+        **{"face_x": x, "face_y": y, "face_w": width, "face_h": height, "det_score": face.score},
+        **{"landmarks": face.landmarks.ravel(), "yaw": yaw, "pitch": pitch, "roll": roll},
+    }

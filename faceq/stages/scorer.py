@@ -1,0 +1,112 @@
+"""Scoring in one process, without Ray: the same stages as the job, over a few pictures."""
+
+import io
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from faceq.config import S3, Config, build
+from faceq.errors import UsageError
+from faceq.runtime import device
+from faceq.sources.frame import Frame, in_batches, to_table
+from faceq.sources.listing import source_of, words
+from faceq.stages.find_face import FindFace
+from faceq.stages.scores import ScoreFiq, ScoreQuality
+from faceq.storage.faults import fault_of
+from faceq.storage.filesystem import absolute, filesystem, path_of, storage_errors
+from faceq.table.schema import finished, schema
+from faceq.table.store import new_run_id
+
+AT_ONCE = 256
+"""Frames that are taken through the stages together, at most: they fill a card's mini-batches."""
+
+
+def score_images(
+    images: Iterable[str | os.PathLike[str] | bytes | np.ndarray], preset: str = "embedded", **config: Any
+) -> pa.Table:
+    """Score pictures in this process.
+
+    Each call loads the models: pass all pictures in one.
+
+    Args:
+        images: local paths or `s3://` URIs, encoded bytes (JPEG, PNG, …), or RGB uint8 arrays (H, W, 3),
+            in any mixture.
+        preset: the set of models.
+        config: other settings of `faceq.config.Config`, e.g. `fiq_threshold=0` to score every face.
+
+    Returns:
+        One row per picture, in the order given, with the result table's columns. `source` is the
+        absolute path, the URI, or `image:<position>`. A picture that cannot be read has the status
+        `unreadable`.
+
+    Raises:
+        UsageError: an unknown preset or setting, or something that is none of the kinds above.
+
+    Example:
+        >>> import faceq, skimage
+        >>> table = faceq.score_images([skimage.data.astronaut()])
+        >>> table["status"][0].as_py()
+        'scored'
+    """
+    settings = build({**config, "preset": preset})
+    frames = (_frame(position, image, settings.s3) for position, image in enumerate(images))
+    stages = stages_of(settings)
+    columns = schema(settings.embeddings)
+    return pa.concat_tables([columns.empty_table(), *_run(frames, stages, columns, new_run_id())])
+
+
+def stages_of(config: Config) -> list[Callable[[pa.Table], pa.Table]]:
+    """The stages of the job, loaded into this process, in their order; on its GPU where it has one."""
+    if device.missing() is None:
+        config = config.on_gpus(cards=1)
+    else:
+        device.say_if_unused()
+    return [FindFace(config), ScoreFiq(config), ScoreQuality(config)]
+
+
+def _run(frames: Iterable[Frame], stages: list[Any], columns: pa.Schema, run_id: str) -> Iterator[pa.Table]:
+    for batch in in_batches(frames, AT_ONCE):
+        table = to_table(batch)
+        for stage in stages:
+            table = stage(table)
+        yield finished(table, columns, run_id)
+
+
+def _frame(position: int, image: Any, s3: S3) -> Frame:
+    if isinstance(image, str | os.PathLike):
+        return _read(os.fspath(image), s3)
+    name = f"image:{position}"
+    if isinstance(image, bytes | bytearray | memoryview):
+        return Frame(name, None, 0, bytes(image))
+    if (
+        isinstance(image, np.ndarray)
+        and image.dtype == np.uint8
+        and image.ndim == 3
+        and image.shape[2] == 3
+        and image.size
+    ):
+        # As a lossless picture it takes the way that every other frame takes.
+        encoded = io.BytesIO()
+        Image.fromarray(image).save(encoded, "PNG", compress_level=1)
+        return Frame(name, None, 0, encoded.getvalue())
+    kind = f"array {image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+    raise UsageError(f"{name}: expected a path, encoded bytes or an RGB uint8 array (H, W, 3), got {kind}")
+
+
+def _read(path: str, s3: S3) -> Frame:
+    place = absolute(path)
+    source = source_of(place)
+    try:
+        return Frame(source, None, 0, filesystem(place, s3).cat_file(path_of(place)))
+    except FileNotFoundError:
+        return Frame(source, None, 0, None, error="could not be read: there is no such file")
+    except (OSError, ValueError, *storage_errors()) as error:
+        if isinstance(error, UsageError):
+            raise
+        fault = fault_of(error)
+        reason = fault.text if fault else f"could not be read: {words(error)}"
+        return Frame(source, None, 0, None, error=reason)

@@ -1,0 +1,86 @@
+"""Heartbeats of jobs: `TABLE/_faceq/heartbeat-<run_id>`, an empty object that its job writes again and again.
+
+Times are those at which the storage itself says that it wrote an object, in seconds. Only their differences
+mean something: clocks of machines need not agree with it, or with each other.
+"""
+
+import contextlib
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from fsspec.implementations.local import LocalFileSystem
+
+from faceq.table.store import Table
+
+_HEARTBEAT, _RECORD = "heartbeat-", "run-"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """When a run's record and its heartbeat were last written; None for what is not there."""
+
+    record: float | None = None
+    heartbeat: float | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether both are there."""
+        return self.record is not None and self.heartbeat is not None
+
+
+def beat(table: Table, run_id: str) -> None:
+    """Write the heartbeat of a run; StorageError where nothing can be written."""
+    with table.reached():
+        table.files.touch(_path(table, run_id), truncate=True)
+
+
+def stop(table: Table, run_id: str) -> None:
+    """Delete the heartbeat of a run, if there is one."""
+    with table.reached(), contextlib.suppress(FileNotFoundError):
+        table.files.rm_file(_path(table, run_id))
+
+
+def look(table: Table, mine: str) -> dict[str, Seen]:
+    """The runs that have a record or a heartbeat, by id, and run `mine`. One request, however many there are
+    (on S3, one for each thousand)."""
+    records: dict[str, float] = {}
+    beats: dict[str, float] = {}
+    with table.reached():
+        for name, written in _times(table.files, f"{table.path}/_faceq").items():
+            if name.startswith(_HEARTBEAT):
+                beats[name.removeprefix(_HEARTBEAT)] = written
+            elif name.startswith(_RECORD) and name.endswith(".json"):
+                records[name.removeprefix(_RECORD).removesuffix(".json")] = written
+    seen = {run_id: Seen(records.get(run_id), beats.get(run_id)) for run_id in {*records, *beats}}
+    if mine not in records or mine not in beats:
+        # A listing may be a moment older than what this job has just written.
+        seen[mine] = Seen(_written(table, f"run-{mine}.json"), _written(table, f"{_HEARTBEAT}{mine}"))
+    return seen
+
+
+def _written(table: Table, name: str) -> float | None:
+    with table.reached(), contextlib.suppress(FileNotFoundError):
+        return float(table.files.modified(f"{table.path}/_faceq/{name}").timestamp())
+    return None
+
+
+def _path(table: Table, run_id: str) -> str:
+    return f"{table.path}/_faceq/{_HEARTBEAT}{run_id}"
+
+
+def _times(files: Any, folder: str) -> dict[str, float]:
+    """When each file in a folder was last written, by name; none where there is no such folder."""
+    found = {}
+    if isinstance(files, LocalFileSystem):
+        with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
+                    found[entry.name] = entry.stat().st_mtime
+        return found
+    files.invalidate_cache()
+    with contextlib.suppress(FileNotFoundError):
+        for each in files.ls(folder, detail=True):
+            if "LastModified" in each:
+                found[each["name"].rsplit("/", 1)[1]] = each["LastModified"].timestamp()
+    return found

@@ -1,0 +1,136 @@
+"""The result table: its columns, its row ids, and the record that every file of it carries.
+
+Columns, types and null rules are a contract with the programs that read the table; a column may be
+added, but is not renamed or removed lightly.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from faceq.messages.masking import mask, masked
+
+STATUSES = ("unreadable", "no_face", "face_too_small", "below_fiq", "scored")
+"""Why a frame's row is as it is. The first that applies wins."""
+
+BREAK = -1
+"""`frame_index` of the row that stands for a source, or the rest of one, that cannot be read."""
+
+SCHEMA = pa.schema(
+    [
+        pa.field("frame_id", pa.int64(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        ("member", pa.string()),
+        pa.field("frame_index", pa.int32(), nullable=False),
+        ("timestamp_s", pa.float64()),
+        pa.field("status", pa.string(), nullable=False),
+        ("error", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("n_faces", pa.int32()),
+        ("face_x", pa.float32()),
+        ("face_y", pa.float32()),
+        ("face_w", pa.float32()),
+        ("face_h", pa.float32()),
+        ("det_score", pa.float32()),
+        ("landmarks", pa.list_(pa.float32())),  # of a fixed size, many readers could not read nulls
+        ("yaw", pa.float32()),
+        ("pitch", pa.float32()),
+        ("roll", pa.float32()),
+        ("face_confidence", pa.float32()),
+        ("align_error", pa.float32()),
+        ("serfiq_raw", pa.float32()),
+        ("serfiq", pa.float32()),
+        ("embedding_norm", pa.float32()),
+        ("dhash", pa.int64()),
+        ("mask_coverage", pa.float32()),
+        ("dbcnn", pa.float32()),
+        pa.field("run_id", pa.string(), nullable=False),
+    ]
+)
+
+EMBEDDING = pa.field("embedding", pa.list_(pa.float32()))
+"""Recognition embedding of length one, in tables that were asked to keep it."""
+
+METADATA_KEY = b"faceq"
+
+
+def frame_id(source: str, member: str | None, frame_index: int) -> int:
+    """Identity of a frame: the same wherever and whenever it is read, a signed 64-bit integer.
+
+    BLAKE2b with an 8-byte digest, big-endian, over source, NUL, member (empty if there is none), NUL
+    and the frame index in decimal.
+    """
+    name = f"{source}\0{member or ''}\0{frame_index}".encode("utf-8", "surrogateescape")
+    digest = hashlib.blake2b(name, digest_size=8).digest()
+    return int.from_bytes(digest, "big", signed=True)
+
+
+def among(ids: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """(N,) bool: which ids (N,) are among those known (M,), sorted."""
+    if not len(known):
+        return np.zeros(len(ids), bool)
+    return known[np.searchsorted(known, ids).clip(max=len(known) - 1)] == ids
+
+
+def schema(embeddings: bool) -> pa.Schema:
+    """The table's columns, with EMBEDDING at the end if it is kept."""
+    return SCHEMA.append(EMBEDDING) if embeddings else SCHEMA
+
+
+def schema_with(record: Mapping[str, Any]) -> pa.Schema:
+    """The table's schema with a run's record (JSON, secrets masked) as metadata, which reaches each file's
+    footer."""
+    metadata = {METADATA_KEY: json.dumps(masked(record), sort_keys=True).encode()}
+    return schema(record.get("embeddings", False)).with_metadata(metadata)
+
+
+def record_of(schema: pa.Schema) -> dict[str, Any]:
+    """The record that `schema_with` put there; empty where there is none."""
+    return json.loads((schema.metadata or {}).get(METADATA_KEY, b"{}"))
+
+
+def finished(batch: pa.Table, columns: pa.Schema, run_id: str) -> pa.Table:
+    """A batch that has been through all stages, as rows of the result table: its columns, in order, and no
+    secrets in its errors."""
+    column = pa.array([run_id] * len(batch), pa.string())
+    failed = np.flatnonzero(batch["error"].is_valid().to_numpy())
+    batch = with_values(batch, "error", failed, [mask(batch["error"][int(row)].as_py()) for row in failed])
+    return batch.append_column("run_id", column).select(columns.names).cast(columns)
+
+
+def pending(batch: pa.Table) -> np.ndarray:
+    """Positions (int64) of the rows that no stage has decided yet: their `status` is null."""
+    return np.flatnonzero(batch["status"].is_null().to_numpy())
+
+
+_KINDS = {field.name: field.type for field in schema(embeddings=True)}
+
+
+def with_values(batch: pa.Table, name: str, rows: np.ndarray, values: Any) -> pa.Table:
+    """The batch with `values` at positions `rows` of column `name`, other rows as they were.
+
+    A column that is not there yet starts all null. The type is the table's, or binary for pixels
+    that travel between two stages.
+    """
+    kind = _KINDS.get(name, pa.binary())
+    index = batch.schema.get_field_index(name)
+    if index >= 0 and not len(rows):
+        return batch  # most batches lose no face: their pixels need no copy
+    column = [None] * len(batch) if index < 0 else batch[name].to_pylist()
+    for row, value in zip(rows, values, strict=True):
+        column[row] = value
+    field = pa.field(name, kind)
+    array = pa.array(column, kind)
+    return batch.append_column(field, array) if index < 0 else batch.set_column(index, field, array)
+
+
+def pixels(batch: pa.Table, name: str, rows: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Pixel column `name` at `rows` as one uint8 array (len(rows), *shape)."""
+    column = batch[name]
+    parts = [np.frombuffer(column[int(row)].as_buffer(), np.uint8) for row in rows]
+    return np.stack(parts).reshape(-1, *shape) if parts else np.empty((0, *shape), np.uint8)

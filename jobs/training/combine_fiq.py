@@ -1,0 +1,139 @@
+"""Is there a better score than SER-FIQ among what one look at a face gives, all taken together?
+
+    python -m jobs.training.combine_fiq TABLE identities.csv [--job job.yaml]
+
+Half of the people (by a hash of the name) choose a weighted sum, the other half judge it: standardised
+scores are added to SER-FIQ one after the other, each with the weight that lowers the area under the
+error-versus-discard curve most, as long as one does. `mirror` is the cosine between the embeddings of
+the face and of its mirror image, which costs a second pass. The verdict is a bootstrap over the judging
+people: a sum is better where the interval of the difference leaves out zero.
+"""
+
+import argparse
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import rich.console
+import rich.table
+
+from faceq import config
+from faceq.evaluation import edc, identities
+from faceq.table.store import Table
+
+FMR = 1e-3
+WEIGHTS = (0.1, 0.2, 0.3, 0.5, 0.8)
+LEAST_GAIN = 0.002
+"""Of the area on the choosing half, for one more score: less is noise."""
+
+
+@dataclass(frozen=True)
+class Half:
+    """Some of the people: positions of their faces, who they are (0...M-1), and their pairs."""
+
+    faces: np.ndarray
+    people: np.ndarray
+    genuine: edc.Pairs
+    impostor: edc.Pairs
+
+    def area(self, quality: np.ndarray) -> float:
+        threshold = edc.threshold_at(self.impostor.similarity, FMR)
+        mine = quality[self.faces]
+        worst = np.minimum(mine[self.genuine.first], mine[self.genuine.second])
+        return edc.curve(worst, self.genuine.similarity, threshold).relative_area(edc.AREAS[-1])
+
+
+def main() -> None:
+    """Choose on one half, judge on the other, print both."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("table", help="result table, scored with fiq_threshold 0")
+    parser.add_argument("identities", help="CSV file with the columns image, identity")
+    parser.add_argument("--job", help="the job's settings in YAML: where its S3 is")
+    options = parser.parse_args()
+    settings = config.load(options.job, {})
+    table = Table(options.table, settings.s3)
+    known = identities.known_faces(table, options.identities, settings.s3)
+    faces = list(identities.aligned_faces(known.rows, table, settings.s3))
+    embeddings = identities.embeddings_of(faces, table, settings)
+    mirrored = identities.embeddings_of((face[:, ::-1] for face in faces), table, settings)
+    scores = candidates(known.rows, (embeddings * mirrored).sum(axis=1))
+    judges = np.array([hashlib.blake2b(name.encode()).digest()[0] % 2 == 1 for name in known.names])
+    choosing, judging = (half(known.people, embeddings, judges == side) for side in (False, True))
+    standard = {
+        name: (score - score[choosing.faces].mean()) / score[choosing.faces].std()
+        for name, score in scores.items()
+    }
+    print(f"{len(choosing.faces)} faces of {int((~judges).sum())} people choose, ", end="")
+    print(f"{len(judging.faces)} of {int(judges.sum())} judge; pAUC {edc.AREAS[-1]:.0%} at FMR {FMR:g}")
+    sums = {
+        "serfiq": standard["serfiq"],
+        "one pass": chosen_sum(choosing, {k: v for k, v in standard.items() if k != "mirror"}, "one pass"),
+        "with mirror": chosen_sum(choosing, standard, "with mirror"),
+    }
+    rich.console.Console().print(
+        verdict(judging, {**sums, **{k: v for k, v in standard.items() if k != "serfiq"}})
+    )
+
+
+def candidates(rows: pa.Table, mirror: np.ndarray) -> dict[str, np.ndarray]:
+    """Scores by name, (N,) float64, higher is better, on scales on which a sum makes sense."""
+    column = {name: rows[name].to_numpy().astype(np.float64) for name in rows.column_names if name in _USED}
+    size = np.minimum(column["face_w"], column["face_h"])
+    return {
+        "serfiq": -np.log(2 / column["serfiq_raw"] - 1),  # the mean distance, its sign turned
+        "norm": np.log(column["embedding_norm"]),
+        "detection": column["det_score"],
+        "size": np.log(np.minimum(size, 200)),  # beyond, alignment shrinks every face
+        **{name: -np.abs(column[name]) for name in ("yaw", "pitch", "roll")},
+        "mirror": mirror.astype(np.float64),
+    }
+
+
+_USED = ("serfiq_raw", "embedding_norm", "det_score", "face_w", "face_h", "yaw", "pitch", "roll")
+
+
+def half(people: np.ndarray, embeddings: np.ndarray, mine: np.ndarray) -> Half:
+    """The people for whom `mine` (M,) is true."""
+    faces = np.flatnonzero(mine[people])
+    numbers = np.unique(people[faces], return_inverse=True)[1].astype(np.int64)
+    pairs = edc.genuine_pairs, edc.impostor_pairs
+    genuine, impostor = (make(numbers, embeddings[faces]) for make in pairs)
+    return Half(faces, numbers, genuine, impostor)
+
+
+def chosen_sum(choosing: Half, standard: dict[str, np.ndarray], title: str) -> np.ndarray:
+    """SER-FIQ plus what lowers the area on the choosing half; prints the recipe."""
+    quality, recipe = standard["serfiq"], "serfiq"
+    best = choosing.area(quality)
+    rest = [name for name in standard if name != "serfiq"]
+    while rest:
+        tried = [(choosing.area(quality + w * standard[name]), name, w) for name in rest for w in WEIGHTS]
+        area, name, weight = min(tried)
+        if area > best - LEAST_GAIN:
+            break
+        best, quality, recipe = area, quality + weight * standard[name], f"{recipe} + {weight:g} {name}"
+        rest.remove(name)
+    print(f"{title}: {recipe}: {best:.3f} on the half that chose")
+    return quality
+
+
+def verdict(judging: Half, qualities: dict[str, np.ndarray]) -> rich.table.Table:
+    """Area of each on the judging half, and its difference from SER-FIQ's with an interval."""
+    mine = {name: quality[judging.faces] for name, quality in qualities.items()}
+    results = edc.evaluate(judging.genuine, judging.impostor, judging.people, mine, fmrs=[FMR])
+    base = results[0]
+    table = rich.table.Table(title="On the half that judges", box=None, pad_edge=False)
+    for title in ("quality", "pAUC", "minus serfiq", "95% interval"):
+        table.add_column(title, justify="left" if title == "quality" else "right")
+    for result in results:
+        low, high = np.nanquantile(result.resampled - base.resampled, [0.025, 0.975])
+        difference = result.pauc[-1] - base.pauc[-1]
+        table.add_row(
+            result.quality, f"{result.pauc[-1]:.3f}", f"{difference:+.3f}", f"{low:+.3f} to {high:+.3f}"
+        )
+    return table
+
+
+if __name__ == "__main__":
+    main()
