@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from faceq.errors import StorageError, UsageError
 from faceq.models import zoo
 from faceq.models.zoo import Model, Recogniser, tell
+from faceq.storage.settings import S3Settings
 
 FACE_FINDING = 2
 """Which way of finding and aligning faces a table's rows were made with: 2: that of `faceq.faces.finder`; 1,
@@ -200,20 +201,6 @@ class Video(_Strict):
         return self
 
 
-class S3(_Strict):
-    """Where S3 is, if the usual AWS variables and profiles do not say. Credentials never stand here.
-
-    anonymous: requests are not signed, as public buckets allow. requester_pays: you pay for the requests, as
-    some public buckets ask.
-    """
-
-    endpoint_url: str | None = None
-    region: str | None = None
-    profile: str | None = None
-    anonymous: bool = False
-    requester_pays: bool = False
-
-
 class Limits(_Strict):
     """What one frame or source may take: beyond it the frame, or the source's rest, is an unreadable row.
 
@@ -282,7 +269,7 @@ class Config(_Strict):
     limits: Limits = Limits()
     rows_per_file: int | None = Field(None, ge=1)
     num_cpus: int | None = Field(None, ge=2)
-    s3: S3 = S3()
+    s3: S3Settings = S3Settings()
     read: Light = Light()
     find_face: FindFaces = FindFaces()
     serfiq: Pool = Pool()

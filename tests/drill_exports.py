@@ -22,7 +22,8 @@ from here import write_rows
 from PIL import Image
 
 from faceq import __version__
-from faceq.config import S3, build
+from faceq.config import build
+from faceq.storage.settings import S3Settings
 from faceq.table.schema import SCHEMA, frame_id
 from faceq.table.store import Run, Table
 
@@ -43,7 +44,7 @@ def table(tmp_path_factory) -> str:
         known = {"source": str(path), "frame_index": 0, "status": "no_face", "run_id": "r", "n_faces": 0}
         rows.append({**dict.fromkeys(SCHEMA.names), **known, "frame_id": frame_id(str(path), None, 0)})
     config = build({"input": ["x"], "out": str(root / "table")})
-    place = Table(str(root / "table"), S3())
+    place = Table(str(root / "table"), S3Settings())
     place.save(Run("r", __version__, ["x"], config.record(), config.model_dump(), "", "", state="ended"))
     write_rows(pa.Table.from_pylist(rows, SCHEMA), place, "r")
     return place.uri
@@ -72,7 +73,7 @@ def frames_in(folder: Path) -> Counter:
 @pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
 @pytest.mark.parametrize("call", CALLS)
 def test_an_export_killed_at_any_call_goes_on(table, tmp_path, call):
-    whole = Counter(Table(table, S3()).frame_ids().tolist())
+    whole = Counter(Table(table, S3Settings()).frame_ids().tolist())
     for point in range(1, 100):
         out = tmp_path / str(point)
         to_folder = command(table, "--export-shards", str(out))
@@ -114,7 +115,7 @@ def test_three_exports_to_one_file_at_once(table, tmp_path, ending):
 
 
 def test_three_exports_into_one_folder_at_once(table, tmp_path):
-    whole = Counter(Table(table, S3()).frame_ids().tolist())
+    whole = Counter(Table(table, S3Settings()).frame_ids().tolist())
     for attempt in range(3):
         out = tmp_path / str(attempt)
         given = command(table, "--export-shards", str(out))

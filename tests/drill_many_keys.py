@@ -19,7 +19,7 @@ KEYS = 10_000_000
 
 _LISTS = """
 import resource, sys, time
-from faceq.config import S3
+from faceq.storage.settings import S3Settings
 from faceq.sources.listing import group, list_shards
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 groups = group(list_shards(sys.argv[1:2], S3(endpoint_url=sys.argv[2])))

@@ -13,7 +13,7 @@ import psutil
 import pytest
 from here import score_here
 
-from faceq.config import S3
+from faceq.storage.settings import S3Settings
 from faceq.table.schema import SCHEMA
 from faceq.table.store import Table
 from jobs import demo
@@ -81,14 +81,14 @@ def test_what_a_kill_loses(shards, tmp_path):
             continue
         through, rate = job.through(), job.through() / (time.monotonic() - started)
         job.kill()
-        kept = Table(str(out), S3()).count()
+        kept = Table(str(out), S3Settings()).count()
         print(f"killed with {through} rows through, at {rate:.1f}/s: {kept} kept")
         assert through - kept <= 250
 
 
 def test_a_job_that_lowers_the_threshold_is_killed_at_random_moments(shards, tmp_path):
     chance = random.Random(6)
-    table = Table(str(tmp_path / "table"), S3())
+    table = Table(str(tmp_path / "table"), S3Settings())
     Job(shards, tmp_path / "table", 0.99).end()
     assert table.count() == FRAMES
     kills = 0
@@ -107,5 +107,5 @@ def test_a_job_that_lowers_the_threshold_is_killed_at_random_moments(shards, tmp
     Job(shards, tmp_path / "table", 0.3).end()
     assert kills
     rows = table.rows(VALUES).sort_by("frame_id").to_pylist()
-    fresh = Table(score_here(str(shards), str(tmp_path / "fresh"), fiq_threshold=0.3), S3())
+    fresh = Table(score_here(str(shards), str(tmp_path / "fresh"), fiq_threshold=0.3), S3Settings())
     assert rows == fresh.rows(VALUES).sort_by("frame_id").to_pylist()

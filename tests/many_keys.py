@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
-from faceq.config import S3
+from faceq.storage.settings import S3Settings
 
 BUCKET = "many"
 PREFIX = "faces/"
@@ -26,14 +26,14 @@ def key(number: int) -> str:
 
 
 @contextlib.contextmanager
-def many_keys(count: int) -> Iterator[S3]:
+def many_keys(count: int) -> Iterator[S3Settings]:
     """A server with so many objects in BUCKET under PREFIX, each of 1000 bytes as it says; its settings."""
     command = [sys.executable, __file__, str(count)]
     environment = {"PYTHONPATH": str(Path(__file__).parents[1])}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as server:
         assert server.stdout is not None
         try:
-            yield S3(endpoint_url=f"http://127.0.0.1:{int(server.stdout.readline())}")
+            yield S3Settings(endpoint_url=f"http://127.0.0.1:{int(server.stdout.readline())}")
         finally:
             server.kill()
 

@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 from xml.sax.saxutils import escape
 
-from faceq.config import S3
+from faceq.storage.settings import S3Settings
 
 BUCKET = "small"
 
@@ -42,7 +42,7 @@ class SmallS3:
     objects: dict[str, bytes]
     refuse: Callable[[Asked], Refusal | None] = lambda asked: None
     asked: list[Asked] = field(default_factory=list)
-    settings: S3 = field(default_factory=S3)
+    settings: S3Settings = field(default_factory=S3Settings)
 
     def reads(self) -> list[Asked]:
         return [each for each in self.asked if each.key is not None]
@@ -57,7 +57,7 @@ def small_s3(
     """A server with these objects in BUCKET; `settings`: more of `S3`'s than its endpoint."""
     server = _Server(("127.0.0.1", 0), _Handler)
     server.store = SmallS3(objects, refuse)
-    server.store.settings = S3(endpoint_url=f"http://127.0.0.1:{server.server_port}", **settings)
+    server.store.settings = S3Settings(endpoint_url=f"http://127.0.0.1:{server.server_port}", **settings)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield server.store

@@ -27,10 +27,11 @@ from faceq.sources import read_shards
 from faceq.sources.frame import Frame, in_batches, to_table
 from faceq.sources.listing import list_shards
 from faceq.stages.find_face import FindFace
+from faceq.storage.settings import S3Settings
 from faceq.table.store import Table
 
 MAX_PIXELS = 1_000_000
-S3 = config.S3()
+S3Settings = S3Settings()
 
 
 @dataclass(frozen=True)
@@ -566,14 +567,15 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
 
 PEAK = """
 import resource, sys
-from faceq.config import S3, Limits
+from faceq.config import Limits
+from faceq.storage.settings import S3Settings
 from faceq.sources.listing import list_shards
 from faceq.sources import read_shards
-shards = list_shards(sys.argv[1:], S3())
-list(read_shards(list_shards([sys.argv[1] + "/../warm.tar"], S3()), S3()))
+shards = list_shards(sys.argv[1:], S3Settings())
+list(read_shards(list_shards([sys.argv[1] + "/../warm.tar"], S3Settings()), S3Settings()))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 last = None
-for last in read_shards(shards, S3(), limits=Limits(source_memory=256 << 20)):
+for last in read_shards(shards, S3Settings(), limits=Limits(source_memory=256 << 20)):
     pass
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 print(last.error if last else "")
@@ -630,7 +632,7 @@ def find_face() -> FindFace:
 
 
 def read(path: Path) -> list[Frame]:
-    return list(read_shards(list_shards([str(path)], S3), S3))
+    return list(read_shards(list_shards([str(path)], S3Settings), S3Settings))
 
 
 def rows_of(frames: list[Frame], find_face: FindFace) -> list[dict]:

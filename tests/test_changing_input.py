@@ -15,12 +15,12 @@ from PIL import Image
 from small_s3 import BUCKET, small_s3
 from videos import write_video
 
-from faceq.config import S3
 from faceq.sources import parquet as parquet_source
 from faceq.sources import read_shards, reading
 from faceq.sources.frame import Frame
 from faceq.sources.listing import Shard, list_shards
 from faceq.sources.tar_archive import MOST_PADDING
+from faceq.storage.settings import S3Settings
 
 COUNT = 60
 KINDS = ("shard.tar", "shard.tar.gz", "shard.parquet", "clip.mkv")
@@ -71,8 +71,8 @@ def facts(frames: list[Frame]) -> list[tuple]:
     return [(frame.id, frame.image, frame.error) for frame in frames]
 
 
-def read(path: str, s3: S3 | None = None) -> Iterator[Frame]:
-    return read_shards(list_shards([path], s3 or S3()), s3 or S3())
+def read(path: str, s3: S3Settings | None = None) -> Iterator[Frame]:
+    return read_shards(list_shards([path], s3 or S3Settings()), s3 or S3Settings())
 
 
 def grows(path: Path, other: bytes) -> None:
@@ -163,7 +163,7 @@ def test_a_pipe_socket_or_device_in_a_files_place_is_a_row_and_not_waited_for(tm
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(tmp_path / "socket"))
         for path in (str(tmp_path / "pipe"), str(tmp_path / "socket"), "/dev/zero"):
-            (frame,) = read_shards([Shard(path, path, kind, 1000)], S3())
+            (frame,) = read_shards([Shard(path, path, kind, 1000)], S3Settings())
             assert "a pipe, a socket or a device" in frame.error and not frame.refused
 
 

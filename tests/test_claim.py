@@ -10,8 +10,8 @@ import time
 
 import pytest
 
-from faceq.config import S3
 from faceq.errors import JobError, UsageError
+from faceq.storage.settings import S3Settings
 from faceq.table import heartbeats
 from faceq.table import lock as claim
 from faceq.table.store import Run, Table
@@ -34,8 +34,8 @@ def new_run(run_id: str | None = None, **owner) -> Run:
 @pytest.fixture(params=["disk", "s3"])
 def table(request, tmp_path) -> Table:
     if request.param == "disk":
-        return Table(str(tmp_path / "table"), S3())
-    return Table(f"{request.getfixturevalue('s3')}/claim{next(counter)}", S3())
+        return Table(str(tmp_path / "table"), S3Settings())
+    return Table(f"{request.getfixturevalue('s3')}/claim{next(counter)}", S3Settings())
 
 
 def running(table: Table, **owner) -> Run:
@@ -287,7 +287,7 @@ def test_a_job_that_only_claims_has_not_taken_the_table(table):
 
 
 def test_what_went_wrong_is_told_though_the_storage_fails_too(tmp_path, monkeypatch):
-    table = Table(str(tmp_path / "table"), S3())
+    table = Table(str(tmp_path / "table"), S3Settings())
     with pytest.raises(JobError, match="credentials have expired"), claim.held(table, new_run()):
 
         def refused(run):
@@ -324,7 +324,7 @@ def test_an_end_that_cannot_be_recorded_is_a_failed_job(table, monkeypatch):
 
 
 def test_the_record_tells_who_and_how_it_ended(tmp_path):
-    table = Table(str(tmp_path / "table"), S3())
+    table = Table(str(tmp_path / "table"), S3Settings())
     run = new_run()
     with claim.held(table, run):
         (there,) = table.runs()

@@ -14,12 +14,12 @@ from here import write_as_before
 from test_pipeline import settings
 
 from faceq.cli import main
-from faceq.config import S3
 from faceq.errors import StorageError, UsageError
 from faceq.job import pipeline
 from faceq.query import compact
 from faceq.query import rows as query
 from faceq.storage.filesystem import filesystem
+from faceq.storage.settings import S3Settings
 from faceq.table.schema import SCHEMA, record_of
 from faceq.table.store import Table
 from jobs import demo
@@ -43,7 +43,7 @@ def scored(astronaut, tmp_path_factory):
 
 
 def rows_of(uri: str) -> list[dict]:
-    return Table(uri, S3()).rows(SCHEMA.names).sort_by("frame_id").to_pylist()
+    return Table(uri, S3Settings()).rows(SCHEMA.names).sort_by("frame_id").to_pylist()
 
 
 @pytest.fixture(scope="module")
@@ -55,9 +55,9 @@ def compacted(scored, tmp_path_factory) -> str:
 
 def test_the_same_rows_are_in_one_sorted_file_a_status(scored, compacted):
     assert rows_of(compacted) == rows_of(scored.out)
-    files = Table(compacted, S3()).row_files()
+    files = Table(compacted, S3Settings()).row_files()
     statuses = {row["status"] for row in rows_of(scored.out)}
-    assert len(files) == len(statuses) == 5 < len(Table(scored.out, S3()).row_files())
+    assert len(files) == len(statuses) == 5 < len(Table(scored.out, S3Settings()).row_files())
     (best,) = [path for path in files if "status=scored" in path]
     quality = pq.read_table(best, partitioning=None)["dbcnn"].to_numpy()
     assert (np.diff(quality) <= 0).all()
@@ -66,7 +66,7 @@ def test_the_same_rows_are_in_one_sorted_file_a_status(scored, compacted):
 
 
 def test_files_and_records_are_those_of_a_table(scored, compacted):
-    for path in Table(compacted, S3()).row_files():
+    for path in Table(compacted, S3Settings()).row_files():
         stored = pq.ParquetFile(path)
         columns = [field for field in SCHEMA if field.name != "status"]
         assert [(f.name, f.type, f.nullable) for f in stored.schema_arrow] == [
@@ -74,7 +74,7 @@ def test_files_and_records_are_those_of_a_table(scored, compacted):
         ]
         assert stored.metadata.row_group(0).column(0).compression == "ZSTD"
         footer = record_of(stored.schema_arrow)
-        runs = Table(scored.out, S3()).runs()
+        runs = Table(scored.out, S3Settings()).runs()
         assert footer["run_ids"] == [run["run_id"] for run in runs]
         assert footer["models"] == runs[0]["models"]
         assert {**runs[1]["config"], **footer["config"]} == runs[1]["config"]
@@ -103,9 +103,9 @@ def test_large_partitions_become_several_files_in_one_order(scored, tmp_path, mo
     monkeypatch.setattr(compact, "ROWS_PER_FILE", 10)
     monkeypatch.setattr(compact, "ROWS_PER_GROUP", 5)
     out = str(tmp_path / "table")
-    rows, _, _ = compact.compact(scored.out, out, S3())
+    rows, _, _ = compact.compact(scored.out, out, S3Settings())
     assert rows == len(rows_of(scored.out)) and rows_of(out) == rows_of(scored.out)
-    files = [path for path in Table(out, S3()).row_files() if "status=scored" in path]
+    files = [path for path in Table(out, S3Settings()).row_files() if "status=scored" in path]
     assert len(files) > 1
     quality = np.concatenate([pq.read_table(path, partitioning=None)["dbcnn"].to_numpy() for path in files])
     assert (np.diff(quality) <= 0).all()
@@ -113,9 +113,9 @@ def test_large_partitions_become_several_files_in_one_order(scored, tmp_path, mo
 
 def test_s3_to_s3(scored, s3):
     copied = f"{s3}/compact-in"
-    files = Table(copied, S3()).files
-    files.put(f"{scored.out}/", Table(copied, S3()).path, recursive=True)
-    compact.compact(copied, f"{s3}/compact-out", S3())
+    files = Table(copied, S3Settings()).files
+    files.put(f"{scored.out}/", Table(copied, S3Settings()).path, recursive=True)
+    compact.compact(copied, f"{s3}/compact-out", S3Settings())
     assert rows_of(f"{s3}/compact-out") == rows_of(scored.out)
 
 
@@ -160,8 +160,8 @@ def test_what_is_no_place_for_a_table_is_refused(scored, tmp_path, capsys):
 
 def test_a_condition_reads_few_row_groups(scored, tmp_path, monkeypatch):
     monkeypatch.setattr(compact, "ROWS_PER_GROUP", 5)
-    compact.compact(scored.out, str(tmp_path / "table"), S3())
-    (best,) = [p for p in Table(str(tmp_path / "table"), S3()).row_files() if "status=scored" in p]
+    compact.compact(scored.out, str(tmp_path / "table"), S3Settings())
+    (best,) = [p for p in Table(str(tmp_path / "table"), S3Settings()).row_files() if "status=scored" in p]
     file = pq.ParquetFile(best)
     index = file.schema_arrow.get_field_index("dbcnn")
     rows = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
@@ -174,10 +174,10 @@ def test_a_condition_reads_few_row_groups(scored, tmp_path, monkeypatch):
 def test_columns_that_no_file_has_yet_are_left_out(tmp_path):
     """A table that an older version wrote."""
     synthetic.write(tmp_path / "old", 5_000)
-    for path in Table(str(tmp_path / "old"), S3()).row_files():
+    for path in Table(str(tmp_path / "old"), S3Settings()).row_files():
         pq.write_table(pq.read_table(path, partitioning=None).drop_columns("dhash"), path)
-    compact.compact(str(tmp_path / "old"), str(tmp_path / "new"), S3())
-    new = Table(str(tmp_path / "new"), S3())
+    compact.compact(str(tmp_path / "old"), str(tmp_path / "new"), S3Settings())
+    new = Table(str(tmp_path / "new"), S3Settings())
     assert all("dhash" not in pq.read_schema(path).names for path in new.row_files())
     assert new.rows(["dhash"])["dhash"].null_count == 5_000
 
@@ -186,19 +186,19 @@ def test_landmarks_of_a_fixed_size_become_plain_lists(tmp_path):
     """A table that an older version wrote."""
     synthetic.write(tmp_path / "old", 5_000)
     expected = rows_of(str(tmp_path / "old"))
-    for path in Table(str(tmp_path / "old"), S3()).row_files():
+    for path in Table(str(tmp_path / "old"), S3Settings()).row_files():
         write_as_before(path)
     assert rows_of(str(tmp_path / "old")) == expected
-    compact.compact(str(tmp_path / "old"), str(tmp_path / "new"), S3())
+    compact.compact(str(tmp_path / "old"), str(tmp_path / "new"), S3Settings())
     assert rows_of(str(tmp_path / "new")) == expected
-    for path in Table(str(tmp_path / "new"), S3()).row_files():
+    for path in Table(str(tmp_path / "new"), S3Settings()).row_files():
         assert pq.read_schema(path).field("landmarks").type == SCHEMA.field("landmarks").type
 
 
 def test_the_job_goes_on_in_a_table_of_an_older_version(scored, tmp_path):
     """Some of its frames have no row yet."""
     place = shutil.copytree(scored.out, tmp_path / "table")
-    files = Table(str(place), S3()).row_files()
+    files = Table(str(place), S3Settings()).row_files()
     for path in files:
         write_as_before(path)
     gone = [path for path in files if "status=scored" in path][-1]
@@ -217,10 +217,10 @@ def test_a_table_whose_name_looks_like_a_pattern_is_not_taken_for_others(place, 
     folder = str(tmp_path)
     if place == "s3":
         folder = f"{request.getfixturevalue('s3')}/patterns"
-        filesystem(folder, S3()).put(f"{tmp_path}/", f"{folder}/", recursive=True)
+        filesystem(folder, S3Settings()).put(f"{tmp_path}/", f"{folder}/", recursive=True)
     for name, rows in (("scores[1]", 3_000), ("scores*", 2_000)):
         assert len(query.read_table(f"{folder}/{name}")) == rows
-        assert compact.compact(f"{folder}/{name}", f"{folder}/{name}-new", S3())[0] == rows
+        assert compact.compact(f"{folder}/{name}", f"{folder}/{name}-new", S3Settings())[0] == rows
         assert rows_of(f"{folder}/{name}-new") == rows_of(f"{folder}/{name}")
 
 
@@ -240,11 +240,11 @@ def _footer(stored: bytes) -> bytes:
 @pytest.mark.parametrize("damaged", [_cut, _page, _footer])
 def test_a_damaged_file_is_named(damaged, tmp_path):
     synthetic.write(tmp_path / "table", 5_000)
-    table = Table(str(tmp_path / "table"), S3())
+    table = Table(str(tmp_path / "table"), S3Settings())
     path = Path(table.row_files()[0])
     path.write_bytes(damaged(path.read_bytes()))
     with pytest.raises(StorageError, match=f"{path} is damaged .*: delete it and start the job again"):
         table.frame_ids()
     with pytest.raises(StorageError, match=str(path)):
-        compact.compact(table.uri, str(tmp_path / "new"), S3())
-    assert not Table(str(tmp_path / "new"), S3()).exists()
+        compact.compact(table.uri, str(tmp_path / "new"), S3Settings())
+    assert not Table(str(tmp_path / "new"), S3Settings()).exists()

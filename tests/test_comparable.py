@@ -7,8 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from faceq import config
-from faceq.config import FACE_FINDING, PRESETS, S3
+from faceq.config import FACE_FINDING, PRESETS
 from faceq.errors import UsageError
+from faceq.storage.settings import S3Settings
 from faceq.table import comparable
 from faceq.table.schema import STATUSES, record_of
 from faceq.table.store import Table
@@ -25,7 +26,7 @@ def mine(**values) -> dict:
 
 @pytest.fixture
 def old_table() -> Table:
-    return Table(str(TABLES / "0.1.0"), S3())
+    return Table(str(TABLES / "0.1.0"), S3Settings())
 
 
 @pytest.mark.parametrize("preset", PRESETS)

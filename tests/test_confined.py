@@ -12,9 +12,9 @@ from small_s3 import BUCKET, small_s3
 
 import faceq
 from faceq.cli import main
-from faceq.config import S3
 from faceq.errors import UsageError
 from faceq.query.rows import Rows
+from faceq.storage.settings import S3Settings
 from jobs.training import synthetic
 
 SECRET = "s3cr3t"
@@ -190,7 +190,7 @@ def test_the_message_says_what_can_be_read(place, capsys):
     ],
 )
 def test_what_only_reads_goes_on_working(place, statement):
-    with Rows(str(place / "table"), S3()) as rows:
+    with Rows(str(place / "table"), S3Settings()) as rows:
         assert len(rows.arrow(rows.sql(statement))) > 0
 
 
@@ -232,7 +232,7 @@ def test_what_does_not_fit_into_memory_is_spilled_into_a_private_folder(place, m
     (place / "tmp").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(place / "tmp"))
     seen = []
-    with Rows(str(place / "table"), S3(), memory_limit="64MB", threads=1) as rows:
+    with Rows(str(place / "table"), S3Settings(), memory_limit="64MB", threads=1) as rows:
         (folder,) = (place / "tmp").iterdir()
         assert folder.stat().st_mode & 0o777 == 0o700
         many = rows.sql("select i, md5(i::varchar) as m from range(3000000) t(i) order by m")

@@ -25,6 +25,7 @@ from faceq.job import progress
 from faceq.query import rows as query
 from faceq.sources.decode import image
 from faceq.stages import scorer
+from faceq.storage.settings import S3Settings
 from jobs import demo
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -208,7 +209,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "models": config.Models,
     "video": config.Video,
     "calibration": config.Calibration,
-    "s3": config.S3,
+    "s3": S3Settings,
     "read": config.Light,
     "find_face, serfiq, dbcnn": config.Pool,
 }

@@ -22,6 +22,7 @@ from faceq import config
 from faceq.cli import main
 from faceq.models import download
 from faceq.models import zoo as models
+from faceq.storage.settings import S3Settings
 from faceq.table.store import Table
 
 CONTENT = bytes(range(256)) * 4000
@@ -389,7 +390,7 @@ def test_a_job_records_what_was_accepted_by_its_configuration(local_ray, tmp_pat
     assert not Path(out).exists()
     (tmp_path / "job.yaml").write_text("accept_licence: true\n")
     assert main.main([*command, "--config", str(tmp_path / "job.yaml")]) == 0
-    (run,) = Table(out, config.S3()).runs()
+    (run,) = Table(out, S3Settings()).runs()
     assert run["accepted"] == {"yunet": "Probe-NC"}
     assert run["config"]["accept_licence"] is True
     assert run["models"]["yunet"]["licence"] == "Probe-NC"

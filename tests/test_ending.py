@@ -15,6 +15,7 @@ from faceq import config
 from faceq.cli import main
 from faceq.errors import JobError
 from faceq.job import pipeline
+from faceq.storage.settings import S3Settings
 from faceq.table import lock
 from faceq.table.store import Run, Table
 from jobs import demo
@@ -47,7 +48,7 @@ def scored(local_ray, tmp_path_factory, astronaut) -> tuple[str, str]:
 
 
 def rows_in(table: str) -> int:
-    return Table(table, config.S3()).count()
+    return Table(table, S3Settings()).count()
 
 
 @pytest.mark.parametrize(
@@ -104,8 +105,8 @@ def test_a_job_goes_on_without_its_reader(scored, tmp_path, streams):
     command = f"({job} {written}; echo $? >{tmp_path}/status)" + (f" 2>&1 | {read}" if read else "")
     subprocess.run(["bash", "-c", command], check=False, capture_output=True)
     assert (tmp_path / "status").read_text().strip() == "0"
-    (record,) = Table(str(there), config.S3()).runs()
-    assert record["finished"] and record["run_id"] != Table(table, config.S3()).record()["run_id"]
+    (record,) = Table(str(there), S3Settings()).runs()
+    assert record["finished"] and record["run_id"] != Table(table, S3Settings()).record()["run_id"]
     assert rows_in(str(there)) == 3
 
 
@@ -122,7 +123,7 @@ def test_nothing_is_deleted_for_a_job_whose_models_cannot_be_fetched(scored, mod
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     asked = ["score", source, "--out", table, "--preset", "insightface", "--accept-licence"]
     assert main.main([*asked, "--overwrite"]) == 1
-    assert rows_in(table) == 3 and len(Table(table, config.S3()).runs()) == 1
+    assert rows_in(table) == 3 and len(Table(table, S3Settings()).runs()) == 1
 
 
 def test_a_job_that_has_lost_the_table_stops(local_ray, shards, tmp_path, monkeypatch):

@@ -14,11 +14,12 @@ from faceq.evaluation import edc
 from faceq.evaluation import identities as evaluate
 from faceq.job import pipeline
 from faceq.storage import filesystem
+from faceq.storage.settings import S3Settings
 from faceq.table.store import Table
 from jobs import demo
 
 pytestmark = pytest.mark.usefixtures("local_ray")
-S3 = config.S3()
+S3Settings = S3Settings()
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,7 @@ def scored(folder, name: str, **values) -> Table:
     out = str(folder / name)
     settings = {"input": [str(folder / "in")], "out": out, "fiq_threshold": 0, **values}
     pipeline.score(config.build(settings))
-    return Table(out, S3)
+    return Table(out, S3Settings)
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +88,7 @@ def test_kept_embeddings_give_the_same_figures(folder, kept, found):
     for one, other in zip(found.results, again.results, strict=True):
         assert (one.fmr, one.quality, one.fnmr) == (other.fmr, other.quality, other.fnmr)
         assert one.pauc == pytest.approx(other.pauc)
-    faces = np.stack(list(evaluate.aligned_faces(again.known.rows, kept, S3)))
+    faces = np.stack(list(evaluate.aligned_faces(again.known.rows, kept, S3Settings)))
     embeddings = evaluate.embeddings_of(faces, kept, config.Config())
     stored = np.stack(again.known.rows["embedding"].to_numpy())
     assert np.allclose(embeddings, stored, atol=1e-5)
@@ -111,7 +112,7 @@ def test_the_figures_and_the_plot_may_go_to_s3(folder, kept, s3, monkeypatch):
     monkeypatch.chdir(folder)
     outputs = ["--json", f"{s3}/edc/edc.json", "--plot", f"{s3}/edc/edc.png"]
     assert main.main(["evaluate", "edc", kept.uri, "identities.csv", *outputs]) == 0
-    files = filesystem.filesystem(s3, S3)
+    files = filesystem.filesystem(s3, S3Settings)
     assert len(json.loads(files.cat_file("frames/edc/edc.json"))) == 5 * len(edc.FMRS)
     assert files.cat_file("frames/edc/edc.png").startswith(b"\x89PNG")
     assert not (folder / "s3:").exists()
@@ -169,7 +170,7 @@ def test_a_name_that_two_sources_have_is_refused(shots, tmp_path):
     table = scored(tmp_path, "table")
     (tmp_path / "list.csv").write_text("image,identity\nsame.jpg,x\n")
     with pytest.raises(UsageError, match=r"same\.jpg may be of .*a/same\.jpg or of .*b/same\.jpg"):
-        evaluate.known_faces(table, str(tmp_path / "list.csv"), S3)
+        evaluate.known_faces(table, str(tmp_path / "list.csv"), S3Settings)
 
 
 def test_a_frame_that_is_gone_is_named(shots, tmp_path):

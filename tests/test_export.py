@@ -17,9 +17,9 @@ import pytest
 from here import write_rows
 
 from faceq.cli import main
-from faceq.config import S3
 from faceq.query.export import export
 from faceq.query.rows import Rows
+from faceq.storage.settings import S3Settings
 from faceq.table.schema import EMBEDDING, SCHEMA
 from faceq.table.store import Table
 from jobs.benchmarks import readers
@@ -29,7 +29,7 @@ from jobs.benchmarks.check_readers import by_id
 @pytest.fixture(scope="module")
 def table(looked_at, tmp_path_factory) -> str:
     """A table with embeddings: in every column that may be null there are nulls, and values."""
-    rows = Table(looked_at, S3()).rows(SCHEMA.names)
+    rows = Table(looked_at, S3Settings()).rows(SCHEMA.names)
     generator = np.random.default_rng(3)
     made = [
         None if row is None else generator.normal(size=128).astype(np.float32)
@@ -38,15 +38,15 @@ def table(looked_at, tmp_path_factory) -> str:
     rows = rows.append_column(EMBEDDING, pa.array(made, EMBEDDING.type))
     for field in rows.schema:
         assert not field.nullable or 0 < rows[field.name].null_count < len(rows), field.name
-    place = Table(str(tmp_path_factory.mktemp("export") / "table"), S3())
-    place.put_record({**Table(looked_at, S3()).record(), "embeddings": True})
+    place = Table(str(tmp_path_factory.mktemp("export") / "table"), S3Settings())
+    place.put_record({**Table(looked_at, S3Settings()).record(), "embeddings": True})
     write_rows(rows, place, "1")
     return place.uri
 
 
 @pytest.fixture(scope="module")
 def expected(table) -> dict[int, dict]:
-    return by_id(Table(table, S3()).rows([*SCHEMA.names, "embedding"]).to_pylist())
+    return by_id(Table(table, S3Settings()).rows([*SCHEMA.names, "embedding"]).to_pylist())
 
 
 @pytest.fixture(scope="module")
@@ -197,9 +197,9 @@ def test_a_condition_that_fails_late_leaves_the_file_as_it_was(table, ending, tm
 
 def test_rows_are_written_in_their_order_and_in_groups(table, tmp_path):
     path = tmp_path / "x.parquet"
-    with Rows(table, S3()) as rows:
+    with Rows(table, S3Settings()) as rows:
         statement = "select 249999 - i as i from range(250000) t(i) order by 1 desc"
-        assert export(rows, rows.sql(statement), str(path), S3()) == 250_000
+        assert export(rows, rows.sql(statement), str(path), S3Settings()) == 250_000
     stored = pq.ParquetFile(path)
     assert stored.num_row_groups == 3
     assert (stored.read()["i"].to_numpy() == np.arange(250_000)[::-1]).all()

@@ -12,14 +12,15 @@ from small_s3 import BUCKET, Refusal, small_s3
 
 from faceq import config
 from faceq.cli import main
-from faceq.config import S3, Config, Limits
+from faceq.config import Config, Limits
 from faceq.job import pipeline, resume
 from faceq.query import compact
 from faceq.sources import Findings, read_shards
-from faceq.sources.frame import Finished
 from faceq.sources.listing import Shard, list_shards
+from faceq.storage.settings import S3Settings
 from faceq.table import finished_shards
 from faceq.table import store as runs
+from faceq.table.finished_shards import Finished
 from faceq.table.schema import SCHEMA
 from faceq.table.store import Run, Table
 
@@ -39,18 +40,18 @@ def write_tar(path: Path, count: int, cut: int = 0) -> Path:
     return path
 
 
-def read(shards: list[Shard], s3: S3 | None = None, **more) -> tuple[list, list[Finished]]:
+def read(shards: list[Shard], s3: S3Settings | None = None, **more) -> tuple[list, list[Finished]]:
     findings = Findings()
-    frames = list(read_shards(shards, s3 or S3(), findings=findings, **more))
+    frames = list(read_shards(shards, s3 or S3Settings(), findings=findings, **more))
     return frames, findings.finished
 
 
 class Scored:
     """An input and a table that holds a row of each of its frames, and which shards are finished."""
 
-    def __init__(self, folder: Path, inputs: list[str], s3: S3 | None = None, finished: bool = True):
-        self.s3 = s3 or S3()
-        self.inputs, self.table = inputs, Table(str(folder / "table"), S3())
+    def __init__(self, folder: Path, inputs: list[str], s3: S3Settings | None = None, finished: bool = True):
+        self.s3 = s3 or S3Settings()
+        self.inputs, self.table = inputs, Table(str(folder / "table"), S3Settings())
         frames, self.finished = read(self.shards(), s3)
         rows = [
             {"frame_id": f.id, "source": f.source, "member": f.member, "frame_index": f.frame_index}
@@ -96,7 +97,7 @@ def scored(tmp_path) -> Scored:
 
 
 def test_every_kind_of_shard_says_which_frames_it_gave(frames_in):
-    shards = list_shards([str(frames_in)], S3())
+    shards = list_shards([str(frames_in)], S3Settings())
     frames, finished = read(shards)
     large = {shard.source for shard in shards if shard.kind != "picture"}
     assert {shard.rsplit(".", 1)[1] for shard in large} == {"tar", "parquet", "mp4"}
@@ -231,8 +232,8 @@ def test_later_records_take_in_earlier_ones(scored, tmp_path):
 
 
 def test_compaction_and_overwrite(scored, tmp_path):
-    compact.compact(scored.table.uri, str(tmp_path / "new"), S3())
-    new = Table(str(tmp_path / "new"), S3())
+    compact.compact(scored.table.uri, str(tmp_path / "new"), S3Settings())
+    new = Table(str(tmp_path / "new"), S3Settings())
     assert resume.nothing_to_do(new, scored.shards(), scored.config(out=new.uri)) == scored.count
     scored.table.remove_others(Run("other", "0", [], {}, {}, ""))
     assert scored.table.shard_files() == [] and not scored.nothing()

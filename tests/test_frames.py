@@ -13,13 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from faceq.config import S3
 from faceq.sources import Findings, parquet, read_again, read_shards
 from faceq.sources.frame import Frame, in_batches, to_table
 from faceq.sources.listing import list_shards
 from faceq.sources.reading import Reading
 from faceq.sources.tar import read_tar
 from faceq.storage.filesystem import filesystem
+from faceq.storage.settings import S3Settings
 from faceq.table.schema import BREAK, frame_id
 
 JPEG = b"\xff\xd8\xff\xe0 and so on"
@@ -36,7 +36,7 @@ def write_tar(path: Path, members: list[tuple[str, bytes]], mode: str = "w") -> 
 
 
 def read(*inputs: Path, done=()) -> list[Frame]:
-    return list(read_shards(list_shards([str(path) for path in inputs], S3()), S3(), done))
+    return list(read_shards(list_shards([str(path) for path in inputs], S3Settings()), S3Settings(), done))
 
 
 def facts(frames: list[Frame]) -> list[tuple]:
@@ -238,8 +238,8 @@ def test_a_file_that_goes_on_in_the_next_volume_is_a_row_in_each(folder_for_tar,
 
 def findings_of(path: Path, **options) -> tuple[list[Frame], Findings]:
     findings = Findings()
-    reading = Reading(S3(), findings=findings, **options)
-    (shard,) = list_shards([str(path)], S3())
+    reading = Reading(S3Settings(), findings=findings, **options)
+    (shard,) = list_shards([str(path)], S3Settings())
     return list(read_tar(shard, reading)), findings
 
 
@@ -404,10 +404,10 @@ def test_a_row_without_bytes_in_a_shard_on_s3(s3, tmp_path):
     images = pa.array([{"bytes": None, "path": path} for path in ("a.jpg", f"{s3}/hf/a.jpg", "/etc/hosts")])
     images = images.cast(pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
     pq.write_table(pa.table({"image": images}), tmp_path / "s.parquet")
-    files = filesystem(s3, S3())
+    files = filesystem(s3, S3Settings())
     files.pipe_file(f"{s3}/hf/a.jpg", b"from S3")
     files.put_file(tmp_path / "s.parquet", f"{s3}/hf/s.parquet")
-    frames = list(read_shards(list_shards([f"{s3}/hf/s.parquet"], S3()), S3()))
+    frames = list(read_shards(list_shards([f"{s3}/hf/s.parquet"], S3Settings()), S3Settings()))
     assert [frame.image for frame in frames] == [b"from S3", b"from S3", None]
     assert "/etc/hosts, which is not in the shard's own storage" in frames[2].error
 
@@ -424,9 +424,9 @@ def test_corrupt_parquet_is_a_break_not_a_refusal(tmp_path):
 def test_a_picture_that_vanished_is_refused(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"1")
     (tmp_path / "b.jpg").write_bytes(b"2")
-    shards = list_shards([str(tmp_path)], S3())
+    shards = list_shards([str(tmp_path)], S3Settings())
     (tmp_path / "a.jpg").unlink()
-    first, second = read_shards(shards, S3())
+    first, second = read_shards(shards, S3Settings())
     assert first.refused and "gone" in first.error
     assert second.image == b"2"
 
@@ -445,5 +445,5 @@ def test_what_is_not_called_in_utf8_is_read_again(tmp_path):
     write_tar(tmp_path / os.fsdecode(b"\xe4.tar"), [("m.jpg", b"m")])
     first = {frame.id: (frame.source, frame.image) for frame in read(tmp_path)}
     assert {image for _, image in first.values()} == {*names, b"m"}
-    again = read_again([source for source, _ in first.values()], set(first), S3())
+    again = read_again([source for source, _ in first.values()], set(first), S3Settings())
     assert {frame.id: (frame.source, frame.image) for frame in again} == first

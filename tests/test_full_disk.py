@@ -11,7 +11,7 @@ from conftest import PHOTOS
 
 import faceq
 from faceq.cli import main
-from faceq.config import S3
+from faceq.storage.settings import S3Settings
 from faceq.table.store import Table
 
 MOUNTS = os.geteuid() == 0 and Path("/proc/mounts").exists()
@@ -93,7 +93,7 @@ def test_shards_are_exported_on_once_there_is_room(looked_at, tmp_path, capsys):
 
 def test_rows_without_a_record_count_by_the_settings_in_their_files(looked_at, tmp_path):
     """As a worker leaves them that outlived a job which had written nothing."""
-    table = Table(str(tmp_path / "table"), S3())
+    table = Table(str(tmp_path / "table"), S3Settings())
     table.files.put(f"{looked_at}/", f"{table.path}/", recursive=True)
     record = table.record()
     for path in table._run_files():

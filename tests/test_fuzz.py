@@ -27,10 +27,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from faceq.config import S3
 from faceq.sources import read_shards
 from faceq.sources.decode.image import UnreadableError, decode
 from faceq.sources.listing import Kind, Shard
+from faceq.storage.settings import S3Settings
 from faceq.table.schema import BREAK
 
 INPUTS = {"jpeg": 2000, "png": 1500, "webp": 1500, "tar": 2000, "tar.gz": 1000, "parquet": 2000}
@@ -204,7 +204,7 @@ def outcomes(kind: str, data: bytes, folder: str) -> Iterator[str]:
 def _of_shard(kind: str, data: bytes, path: str) -> Iterator[str]:
     Path(path).write_bytes(data)
     shard_kind: Kind = "parquet" if kind == "parquet" else "tar"
-    frames = list(read_shards([Shard(path, path, shard_kind, len(data))], S3()))
+    frames = list(read_shards([Shard(path, path, shard_kind, len(data))], S3Settings()))
     assert len({frame.id for frame in frames}) == len(frames), "two frames of one id"
     breaks = [index for index, frame in enumerate(frames) if frame.frame_index == BREAK]
     assert breaks in ([], [len(frames) - 1]), f"breaks at {breaks} of {len(frames)}"

@@ -17,6 +17,7 @@ from faceq import config
 from faceq.cli import inspect, main
 from faceq.report import picture
 from faceq.sources import frame
+from faceq.storage.settings import S3Settings
 
 LICENCE = Path(__file__).resolve().parents[1] / "LICENSE"
 PORTRAIT = PHOTOS / "Tom_Hanks_54745.png"
@@ -131,7 +132,7 @@ def test_a_mistake_is_one_line_told_before_a_model_is_loaded(arguments, said):
 
 
 def named(*paths: str) -> list[str]:
-    targets = inspect._targets("looks/", [f"/in/{path}" for path in paths], config.S3())
+    targets = inspect._targets("looks/", [f"/in/{path}" for path in paths], S3Settings())
     return [target.removeprefix("looks/").removesuffix(".png") for target in targets]
 
 

@@ -187,7 +187,7 @@ def test_the_command_prints_figures_and_tells_its_progress_apart(rated, monkeypa
 
 
 def test_pictures_and_ratings_may_lie_on_s3(rated, s3) -> None:
-    files = iqa.filesystem(s3, iqa.S3())
+    files = iqa.filesystem(s3, iqa.S3Settings())
     files.put(rated[0], "frames/rated/pictures", recursive=True)
     files.put(rated[1], "frames/rated/mos.csv")
     result = iqa.evaluate(f"{s3}/rated/pictures", f"{s3}/rated/mos.csv", brightness)

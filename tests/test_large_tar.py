@@ -9,9 +9,9 @@ import pytest
 from conftest import PHOTOS
 from small_s3 import BUCKET, small_s3
 
-from faceq.config import S3
 from faceq.sources import read_shards
 from faceq.sources.listing import list_shards
+from faceq.storage.settings import S3Settings
 
 HOLES = (5 << 30, 9 << 30, 36 << 30)
 """Bytes of members that are no pictures; sizes from 8 GiB on do not fit into a header's octal digits."""
@@ -60,7 +60,7 @@ def large(request, tmp_path) -> Path:
 def test_pictures_beyond_holes_are_read_without_the_holes(large, where):
     image = (PHOTOS / "mask_blue.jpg").read_bytes()
     with small_s3({"large.tar": Sparse(large)}) as store:
-        settings = store.settings if where == "s3" else S3()
+        settings = store.settings if where == "s3" else S3Settings()
         shards = list_shards([f"s3://{BUCKET}/large.tar" if where == "s3" else str(large)], settings)
         tracemalloc.start()
         frames = list(read_shards(shards, settings))
@@ -74,5 +74,5 @@ def test_pictures_beyond_holes_are_read_without_the_holes(large, where):
 
 def test_a_large_tar_that_is_cut_off_in_a_hole_says_so(large):
     os.truncate(large, 40 << 30)
-    *whole, last = read_shards(list_shards([str(large)], S3()), S3())
+    *whole, last = read_shards(list_shards([str(large)], S3Settings()), S3Settings())
     assert len(whole) == 2 and "unexpected end of data" in last.error

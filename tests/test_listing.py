@@ -12,12 +12,12 @@ import pytest
 from small_s3 import BUCKET, Refusal, small_s3
 
 from faceq.cli import main
-from faceq.config import S3
 from faceq.errors import StorageError, UsageError
 from faceq.sources import read_shards
 from faceq.sources.listing import Shard, group, kind_of, list_shards, printable, recorded
 from faceq.storage import s3_listing
 from faceq.storage.filesystem import storage_errors
+from faceq.storage.settings import S3Settings
 from faceq.table.store import Table
 
 
@@ -33,7 +33,9 @@ def test_folders_are_searched_and_other_files_passed_over(tmp_path):
     ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    found = [(os.path.relpath(s.source, tmp_path), s.kind) for s in list_shards([str(tmp_path)], S3())]
+    found = [
+        (os.path.relpath(s.source, tmp_path), s.kind) for s in list_shards([str(tmp_path)], S3Settings())
+    ]
     assert found == [
         ("a.jpg", "picture"),
         ("d.parquet", "parquet"),
@@ -45,33 +47,33 @@ def test_folders_are_searched_and_other_files_passed_over(tmp_path):
 def test_a_shard_named_twice_is_read_once(tmp_path, monkeypatch):
     (tmp_path / "a.jpg").touch()
     monkeypatch.chdir(tmp_path)
-    shards = list_shards([".", "a.jpg", f"{tmp_path}/*.jpg", f"file://{tmp_path}/a.jpg"], S3())
+    shards = list_shards([".", "a.jpg", f"{tmp_path}/*.jpg", f"file://{tmp_path}/a.jpg"], S3Settings())
     assert [shard.source for shard in shards] == [str(tmp_path / "a.jpg")]
 
 
 def test_a_name_with_brackets_is_a_file_before_it_is_a_glob(tmp_path):
     (tmp_path / "a[1].jpg").touch()
     (tmp_path / "a1.jpg").touch()
-    assert [s.path for s in list_shards([f"{tmp_path}/a[1].jpg"], S3())] == [f"{tmp_path}/a[1].jpg"]
-    assert [s.path for s in list_shards([f"{tmp_path}/a[0-9].jpg"], S3())] == [f"{tmp_path}/a1.jpg"]
+    assert [s.path for s in list_shards([f"{tmp_path}/a[1].jpg"], S3Settings())] == [f"{tmp_path}/a[1].jpg"]
+    assert [s.path for s in list_shards([f"{tmp_path}/a[0-9].jpg"], S3Settings())] == [f"{tmp_path}/a1.jpg"]
 
 
 @pytest.mark.parametrize("name", ["missing", "missing.jpg", "*.jpg"])
 def test_what_is_not_there_is_wrong_usage(tmp_path, name):
     with pytest.raises(UsageError, match=r"no such file|nothing matches"):
-        list_shards([str(tmp_path / name)], S3())
+        list_shards([str(tmp_path / name)], S3Settings())
 
 
 def test_a_folder_without_frames_is_wrong_usage(tmp_path):
     (tmp_path / "notes.txt").touch()
     with pytest.raises(UsageError, match="no frames here"):
-        list_shards([str(tmp_path)], S3())
+        list_shards([str(tmp_path)], S3Settings())
 
 
 def test_a_file_of_another_kind_is_wrong_usage(tmp_path):
     (tmp_path / "notes.txt").touch()
     with pytest.raises(UsageError, match="not a kind of input"):
-        list_shards([str(tmp_path / "notes.txt")], S3())
+        list_shards([str(tmp_path / "notes.txt")], S3Settings())
 
 
 def test_pictures_share_read_tasks_and_shards_do_not():
@@ -119,7 +121,7 @@ def test_a_folder_in_the_input_that_may_not_be_listed_stops_the_job(anywhere, mo
     closed.chmod(mode)
     try:
         with as_nobody(), pytest.raises(StorageError) as error:
-            list_shards([f"{anywhere}{pattern}"], S3())
+            list_shards([f"{anywhere}{pattern}"], S3Settings())
     finally:
         closed.chmod(0o755)
     assert f"cannot be listed whole: {closed}: access denied: Permission denied" in str(error.value)
@@ -128,14 +130,14 @@ def test_a_folder_in_the_input_that_may_not_be_listed_stops_the_job(anywhere, mo
 def test_an_input_that_may_not_be_listed_itself_says_so(anywhere):
     (anywhere / "in").mkdir(mode=0o300)
     with as_nobody(), pytest.raises(StorageError, match="/in: cannot be listed: access denied: Permission"):
-        list_shards([str(anywhere / "in")], S3())
+        list_shards([str(anywhere / "in")], S3Settings())
 
 
 def test_hidden_folders_are_no_part_of_the_input(anywhere):
     (anywhere / ".trash").mkdir(mode=0o700)
     (anywhere / "a.jpg").write_bytes(b"x")
     with as_nobody():
-        assert len(list_shards([str(anywhere)], S3())) == 1
+        assert len(list_shards([str(anywhere)], S3Settings())) == 1
 
 
 def test_a_folder_that_fails_in_another_way_stops_the_job(tmp_path, monkeypatch, capsys):
@@ -163,7 +165,7 @@ def test_links_to_folders_are_not_followed_and_links_to_nothing_are_rows(tmp_pat
     (tmp_path / "in" / "gone.jpg").symlink_to("nothing")
     (tmp_path / "in" / "link.jpg").symlink_to("a.jpg")
     for place in ("in", "in/*", "in/**"):
-        found = list_shards([str(tmp_path / place)], S3())
+        found = list_shards([str(tmp_path / place)], S3Settings())
         assert [(s.source.rpartition("/")[2], s.size) for s in found] == [
             ("a.jpg", 1),
             ("gone.jpg", None),
@@ -196,7 +198,7 @@ def test_globs_find_the_same_on_disk_and_on_s3(tmp_path, where, pattern, found):
         for name in names:
             (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / "in" / name).write_bytes(b"x")
-        root, shards = f"{tmp_path}/in/", list_shards([f"{tmp_path}/in/{pattern}"], S3())
+        root, shards = f"{tmp_path}/in/", list_shards([f"{tmp_path}/in/{pattern}"], S3Settings())
     else:
         with small_s3({f"in/{name}": b"x" for name in names}) as store:
             root, shards = f"s3://{BUCKET}/in/", list_shards([f"s3://{BUCKET}/in/{pattern}"], store.settings)
@@ -251,10 +253,10 @@ def test_names_that_are_not_utf8_and_the_text_of_their_escapes_stay_apart(tmp_pa
     names |= {b"a\xff", b"a\\xff", b"a\\x5cxff", b"a\\x5c", b"a\\\\xff", b"\\\xff", b"\\x4"}
     for name in names:
         (tmp_path / os.fsdecode(name + b".jpg")).write_bytes(name)
-    found = list_shards([str(tmp_path)], S3())
-    frames = list(read_shards(found, S3()))
+    found = list_shards([str(tmp_path)], S3Settings())
+    frames = list(read_shards(found, S3Settings()))
     assert len({frame.id for frame in frames}) == len(frames) == len(names)
-    again = list(read_shards([recorded(frame.source) for frame in frames], S3()))
+    again = list(read_shards([recorded(frame.source) for frame in frames], S3Settings()))
     assert {frame.image for frame in again} == names
     assert [(frame.id, frame.image) for frame in again] == [(frame.id, frame.image) for frame in frames]
 
@@ -295,11 +297,11 @@ def test_what_is_passed_over_is_named_and_told_where_nothing_else_is_there(tmp_p
     counted = "passed over 4 (other), 2 .txt, 1 (no ending), 1 .json: "
     for place in (tmp_path, tmp_path / "*"):
         with pytest.raises(UsageError) as error:
-            list_shards([str(place)], S3())
+            list_shards([str(place)], S3Settings())
         assert f"{place}: no frames here: {counted}" in str(error.value)
     (tmp_path / "a.jpg").write_bytes(b"x")
     others: set[str] = set()
-    list_shards([str(tmp_path), f"{tmp_path}/*"], S3(), passed_over=others)
+    list_shards([str(tmp_path), f"{tmp_path}/*"], S3Settings(), passed_over=others)
     assert len(others) == 8 and f"{tmp_path}/f/g.json" in others
 
 
@@ -314,7 +316,7 @@ def test_every_ending_of_a_picture_is_known(ending):
 def test_with_any_name_all_files_are_shards_and_those_in_folders_are_not_known_to_hold_frames(tmp_path):
     for name in ("a.jpg", "b", "c.txt", ".d"):
         (tmp_path / name).write_bytes(b"x")
-    found = list_shards([str(tmp_path), str(tmp_path / "b")], S3(), any_name=True)
+    found = list_shards([str(tmp_path), str(tmp_path / "b")], S3Settings(), any_name=True)
     assert [(os.path.basename(shard.path), shard.kind, shard.known) for shard in found] == [
         ("a.jpg", "picture", True),
         ("b", "picture", True),
@@ -327,7 +329,7 @@ def test_a_part_of_a_table_that_may_not_be_listed_is_an_error_and_no_smaller_tab
     for name in ("_faceq/run-1.json", "status=scored/1-a.parquet", "status=no_face/1-a.parquet"):
         (anywhere / name).parent.mkdir(exist_ok=True)
         (anywhere / name).write_bytes(b"{}")
-    table = Table(str(anywhere), S3())
+    table = Table(str(anywhere), S3Settings())
     assert len(table.row_files()) == 2 and table.exists()
     (anywhere / closed).chmod(0)
     with as_nobody(), pytest.raises(StorageError, match=f"{closed}: .*Permission denied"):

@@ -19,11 +19,11 @@ from small_s3 import Refusal, small_s3
 
 from faceq import config
 from faceq.cli import main
-from faceq.config import S3
 from faceq.errors import StorageError, UsageError
 from faceq.job import pipeline
 from faceq.sources import manifest, read_shards
 from faceq.sources.listing import MAX_READ_TASKS, Shard, group, list_shards
+from faceq.storage.settings import S3Settings
 from faceq.table.store import Table
 
 PLACES = ["s3://b/a b.jpg", "/abs/c.png", "below/d.jpg", "../e.tar", "s3://b/without-ending"]
@@ -46,7 +46,7 @@ def test_places_and_sizes_come_as_they_are_listed(tmp_path, ending):
     (tmp_path / "lists").mkdir()
     path = write(tmp_path / f"lists/m{ending}", PLACES, SIZES)
     places = [PLACES[0], PLACES[1], f"{tmp_path}/lists/below/d.jpg", f"{tmp_path}/e.tar", PLACES[4]]
-    shards = {shard.source: shard for shard in list_shards([], S3(), [path])}
+    shards = {shard.source: shard for shard in list_shards([], S3Settings(), [path])}
     assert {source: shard.size for source, shard in shards.items()} == dict(zip(places, SIZES, strict=True))
     assert shards[f"{tmp_path}/e.tar"].kind == "tar"
     assert shards["s3://b/without-ending"].kind == "picture"
@@ -56,7 +56,7 @@ def test_places_and_sizes_come_as_they_are_listed(tmp_path, ending):
 @pytest.mark.parametrize("ending", manifest.ENDINGS)
 def test_sizes_need_not_be_there_and_a_table_of_faceq_is_a_manifest(tmp_path, ending):
     path = write(tmp_path / f"m{ending}", ["/a.jpg", "/a.jpg", "/b.jpg"], column="source")
-    assert list(list_shards([], S3(), [path])) == [
+    assert list(list_shards([], S3Settings(), [path])) == [
         Shard("/a.jpg", "/a.jpg", "picture", None, seen=False),
         Shard("/b.jpg", "/b.jpg", "picture", None, seen=False),
     ]
@@ -88,7 +88,7 @@ def test_sizes_need_not_be_there_and_a_table_of_faceq_is_a_manifest(tmp_path, en
 def test_a_manifest_that_is_none_is_one_line_of_wrong_usage(tmp_path, name, content, said):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UsageError) as error:
-        list_shards([], S3(), [str(tmp_path / name)])
+        list_shards([], S3Settings(), [str(tmp_path / name)])
     assert said in str(error.value) and "\n" not in str(error.value)
 
 
@@ -110,7 +110,7 @@ def test_sizes_are_read_as_pandas_writes_them(tmp_path):
         '{"uri": "/c.jpg", "size": "1099511627776.0"}\n  \n\n'
     )
     for path in sorted(tmp_path.iterdir()):
-        sizes = {shard.source: shard.size for shard in list_shards([], S3(), [str(path)])}
+        sizes = {shard.source: shard.size for shard in list_shards([], S3Settings(), [str(path)])}
         assert sizes == {"/a.jpg": 10, "/b.jpg": None, "/c.jpg": 1 << 40}, path
     assert len(list(tmp_path.iterdir())) == 8
 
@@ -123,7 +123,7 @@ def test_rows_without_a_place_are_named_by_their_number(tmp_path):
     table.to_json(tmp_path / "m.jsonl", orient="records", lines=True)
     for path in tmp_path.iterdir():
         with pytest.raises(UsageError, match="row 2: names no file"):
-            list_shards([], S3(), [str(path)])
+            list_shards([], S3Settings(), [str(path)])
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_relative_places_are_meant_from_the_manifests_folder_and_uris_as_they_ar
 
 def test_of_an_entry_that_is_not_there_nobody_says_that_it_was(tmp_path):
     path = write(tmp_path / "m.csv", ["none.jpg", "none.tar", "none.parquet", "none.mp4"])
-    for frame in read_shards(list_shards([], S3(), [path]), S3()):
+    for frame in read_shards(list_shards([], S3Settings(), [path]), S3Settings()):
         assert frame.error == "not found: there is no such file or object"
         assert frame.refused and frame.unseen
 
@@ -156,7 +156,7 @@ def test_an_entry_without_an_ending_is_what_its_bytes_say(tmp_path):
     (tmp_path / "photo").write_bytes((PHOTOS / "mask_blue.jpg").read_bytes())
     (tmp_path / "text").write_bytes(b"text")
     path = write(tmp_path / "m.csv", ["shard", "photo", "text"])
-    frames = list(read_shards(list_shards([], S3(), [path]), S3()))
+    frames = list(read_shards(list_shards([], S3Settings(), [path]), S3Settings()))
     assert [(Path(frame.source).name, frame.member) for frame in frames] == [
         ("photo", None),
         ("shard", "a.jpg"),
@@ -196,7 +196,9 @@ def test_a_manifest_on_s3_is_scored_row_by_row(s3, local_ray, tmp_path):
     out = str(tmp_path / "table")
     command = ["score", "--manifest", f"{s3}/m/list.csv", "--manifest", local, "--out", out]
     assert main.main(command) == 0
-    rows = {row["source"]: row for row in Table(out, S3()).rows(["source", "status", "error"]).to_pylist()}
+    rows = {
+        row["source"]: row for row in Table(out, S3Settings()).rows(["source", "status", "error"]).to_pylist()
+    }
     assert {source.rsplit("/", 1)[1]: row["status"] for source, row in rows.items()} == {
         "one": "no_face",
         "two.jpg": "no_face",
@@ -212,8 +214,8 @@ def test_a_picture_of_unknown_size_is_held_to_the_limit(tmp_path):
     (tmp_path / "small.jpg").write_bytes(bytes(1000))
     (tmp_path / "large.jpg").write_bytes(bytes(5000))
     path = write(tmp_path / "m.csv", ["large.jpg", "small.jpg"])
-    shards, limits = list_shards([], S3(), [path]), config.Limits(frame_bytes=1000)
-    large, small = read_shards(shards, S3(), limits=limits)
+    shards, limits = list_shards([], S3Settings(), [path]), config.Limits(frame_bytes=1000)
+    large, small = read_shards(shards, S3Settings(), limits=limits)
     assert large.image is None and "limits.frame_bytes=1000" in large.error
     assert len(small.image) == 1000
 
@@ -235,10 +237,10 @@ def test_a_million_pictures_are_listed_and_grouped_in_little_memory(tmp_path):
     pq.write_table(pa.table({"uri": places}), path)
     counted = (
         "import resource, sys\n"
-        "from faceq.config import S3\n"
+        "from faceq.storage.settings import S3Settings\n"
         "from faceq.sources.listing import group, list_shards\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "groups = group(list_shards([], S3(), sys.argv[1:]))\n"
+        "groups = group(list_shards([], S3Settings(), sys.argv[1:]))\n"
         "grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before\n"
         "print(len(groups), sum(map(len, groups)), grown // 1024)\n"
     )

@@ -12,12 +12,12 @@ from small_s3 import BUCKET, small_s3
 
 import faceq
 from faceq import config
-from faceq.config import S3
 from faceq.errors import StorageError, UsageError
 from faceq.job import pipeline, summary
 from faceq.sources import Findings, read_shards
 from faceq.sources.listing import list_shards
 from faceq.storage.filesystem import absolute, path_of
+from faceq.storage.settings import S3Settings
 from faceq.table.store import Table
 
 
@@ -33,7 +33,7 @@ def test_slashes_at_the_beginning_of_a_path_make_no_other_source(place):
 def test_frames_have_the_same_ids_however_many_slashes_their_folder_begins_with(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"x")
     places = [str(tmp_path), f"/{tmp_path}", f"/{tmp_path}/*.jpg", f"file:///{tmp_path}/a.jpg"]
-    (found,) = list_shards(places, S3())
+    (found,) = list_shards(places, S3Settings())
     assert found.source == found.path == f"{tmp_path}/a.jpg"
 
 
@@ -64,12 +64,12 @@ def test_result_tables_in_an_input_are_passed_over_and_named(crowded, local_ray,
 def test_an_input_that_is_a_result_table_has_no_frames(looked_at, place):
     if place in ("", "/*"):
         with pytest.raises(UsageError, match="no frames here but those of a faceq result table"):
-            list_shards([f"{looked_at}{place}"], S3(), any_name=place == "/*")
+            list_shards([f"{looked_at}{place}"], S3Settings(), any_name=place == "/*")
     else:
         findings = Findings()
-        found = list_shards([f"{looked_at}{place}"], S3())
-        assert not list(read_shards(found, S3(), findings=findings))
-        assert len(findings.notes) == len(found) == len(Table(looked_at, S3()).row_files())
+        found = list_shards([f"{looked_at}{place}"], S3Settings())
+        assert not list(read_shards(found, S3Settings(), findings=findings))
+        assert len(findings.notes) == len(found) == len(Table(looked_at, S3Settings()).row_files())
 
 
 def test_result_tables_on_s3_are_passed_over():
@@ -94,7 +94,7 @@ def test_a_query_of_other_programs_that_wrote_the_rows_is_a_shard_like_any(looke
     """Without faceq's footer nothing says that it is a part of a table: it has no images, and says so."""
     rows = faceq.read_table(looked_at).replace_schema_metadata(None)
     pq.write_table(rows, tmp_path / "rows.parquet")
-    (frame,) = read_shards(list_shards([str(tmp_path)], S3()), S3())
+    (frame,) = read_shards(list_shards([str(tmp_path)], S3Settings()), S3Settings())
     assert frame.error
 
 
@@ -103,7 +103,7 @@ def test_a_folder_that_is_given_under_two_names_is_named(tmp_path):
     (tmp_path / "real" / "a.jpg").write_bytes(b"x")
     (tmp_path / "link").symlink_to("real")
     notes: list[str] = []
-    found = list_shards([f"{tmp_path}/real", f"{tmp_path}/link"], S3(), notes=notes)
+    found = list_shards([f"{tmp_path}/real", f"{tmp_path}/link"], S3Settings(), notes=notes)
     assert len(found) == 2
     assert notes == [
         f"{tmp_path}/link: is the same folder as {tmp_path}/real: its frames are scored once under each name"

@@ -37,6 +37,7 @@ from faceq.iqa.dbcnn_lite import DBCNN_LITE_WEIGHTS
 from faceq.models import zoo
 from faceq.runtime.onnx_runtime import ModelFileError
 from faceq.stages import scores
+from faceq.storage.settings import S3Settings
 from faceq.table.store import Table
 from jobs import demo
 
@@ -105,7 +106,7 @@ def test_a_job_takes_them_and_records_what_they_were(files, local_ray, photos, t
     out = str(tmp_path / "table")
     said = ["--recogniser", str(files["recogniser"]), "--dropout", "0.25"]
     assert main.main(["score", str(photos / "t1.jpg"), "--out", out, *said]) == 0
-    (run,) = Table(out, config.S3()).runs()
+    (run,) = Table(out, S3Settings()).runs()
     digest = zoo.sha256(files["recogniser"])
     assert run["models"][f"recogniser.onnx@{digest[:8]}"] == {"sha256": digest, "licence": "not stated"}
     assert run["dropout"] == 0.25
@@ -370,7 +371,7 @@ def test_the_gap_of_a_recogniser_is_on_record_with_the_run(local_ray, photos, tm
     out = str(tmp_path / "table")
     said = ["--recogniser", str(heavy_tailed(tmp_path / "heavy.onnx")), "--dropout", "0.5"]
     assert main.main(["score", str(photos / "t1.jpg"), "--out", out, *said]) == 0
-    (run,) = Table(out, config.S3()).runs()
+    (run,) = Table(out, S3Settings()).runs()
     (note,) = run["notes"]
     assert re.match(r"serfiq: for this recogniser .* are about [+-]\d+% off", note)
     assert note in capsys.readouterr().out
@@ -418,7 +419,7 @@ def test_a_job_with_one_such_face_ends_well_and_with_nearly_all_of_them_stops(
         return main.main(["score", str(tmp_path / name), "--out", str(tmp_path / f"{name}-table"), *said])
 
     assert score("one", [bright, dark, bright]) == 0
-    found = Table(str(tmp_path / "one-table"), config.S3()).rows(["status"])["status"].to_pylist()
+    found = Table(str(tmp_path / "one-table"), S3Settings()).rows(["status"])["status"].to_pylist()
     assert sorted(found) == ["scored", "scored", "unreadable"]
     assert score("all", [dark] * 120) == 1
     assert "faces have no score: the recogniser gives no usable features" in capsys.readouterr().err

@@ -9,7 +9,7 @@ import pytest
 from conftest import PHOTOS
 
 from faceq.cli import main
-from faceq.config import S3
+from faceq.storage.settings import S3Settings
 from faceq.table.store import Table
 
 pytestmark = pytest.mark.usefixtures("local_ray")
@@ -37,7 +37,7 @@ def score(tmp_path, capsys):
 
 
 def runs(folder: Path) -> list[dict]:
-    return Table(str(folder / "table"), S3()).runs()
+    return Table(str(folder / "table"), S3Settings()).runs()
 
 
 def test_an_input_without_a_frame_is_wrong_usage_and_leaves_the_table_as_it_was(tmp_path, score):
@@ -53,7 +53,7 @@ def test_an_input_without_a_frame_is_wrong_usage_and_leaves_the_table_as_it_was(
     assert score(str(tmp_path / "face.jpg"), "--fiq-threshold", "0")[0] == 0
     # Nor does a table with rows lose any.
     assert score(str(tmp_path / "in"), "--fiq-threshold", "0")[0] == 2
-    assert len(runs(tmp_path)) == 1 and Table(str(tmp_path / "table"), S3()).count() == 1
+    assert len(runs(tmp_path)) == 1 and Table(str(tmp_path / "table"), S3Settings()).count() == 1
     assert score(str(tmp_path / "face.jpg"), "--fiq-threshold", "0")[0] == 0
 
 
@@ -85,7 +85,7 @@ def test_any_name_reads_what_bytes_say_are_frames(tmp_path, score):
     assert status == 2 and "--any-name reads files by their bytes" in said
     status, said = score(str(tmp_path / "in"), "--any-name")
     assert status == 0 and "skipped: 1 .txt" in said
-    rows = Table(str(tmp_path / "table"), S3()).rows(["source", "status"]).to_pylist()
+    rows = Table(str(tmp_path / "table"), S3Settings()).rows(["source", "status"]).to_pylist()
     assert {row["source"].rpartition("/")[2] for row in rows} == {"0123abcd", "photo.jpg_large"}
     assert {row["status"] for row in rows} == {"no_face"}
     status, said = score(str(tmp_path / "in"), "--any-name")

@@ -18,11 +18,11 @@ from here import score_here, write_as_before
 
 import faceq
 from faceq.cli import main
-from faceq.config import S3
 from faceq.errors import StorageError, UsageError
 from faceq.query import compact
 from faceq.query.rows import Rows
 from faceq.storage.filesystem import filesystem
+from faceq.storage.settings import S3Settings
 from faceq.table.schema import SCHEMA, STATUSES
 from faceq.table.store import Table, status_of
 from jobs.training import synthetic
@@ -30,7 +30,7 @@ from jobs.training import synthetic
 
 @pytest.fixture(scope="module")
 def rows(looked_at) -> list[dict]:
-    return Table(looked_at, S3()).rows(SCHEMA.names).to_pylist()
+    return Table(looked_at, S3Settings()).rows(SCHEMA.names).to_pylist()
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def long(tmp_path_factory) -> str:
 
 def scan(uri: str, statement: str) -> dict:
     """What DuckDB says it read of the table's files for a statement."""
-    with Rows(uri, S3()) as opened:
+    with Rows(uri, S3Settings()) as opened:
         plan = json.loads(opened.sql(f"explain (analyze, format json) {statement}").fetchall()[0][1])
     below = [plan]
     for step in below:
@@ -67,7 +67,7 @@ def test_read_table_has_the_types_of_the_contract(looked_at, rows):
 
 
 def test_only_the_partition_and_the_columns_named_are_read(long):
-    files = Table(long, S3()).row_files()
+    files = Table(long, S3Settings()).row_files()
     scored = [path for path in files if "status=scored" in path]
     found = scan(long, "select max(dbcnn) from frames where status = 'scored'")
     assert int(found["extra_info"]["Total Files Read"]) == len(scored) < len(files)
@@ -200,8 +200,8 @@ def test_of_files_on_s3_nothing_is_asked_that_their_listing_told(s3, tmp_path, m
     monkeypatch.setattr(synthetic, "VIDEOS_PER_FILE", 10)
     synthetic.write(tmp_path / "table", 100_000)
     uri = f"{s3}/query/many"
-    filesystem(uri, S3()).put(f"{tmp_path}/table/", f"{uri}/", recursive=True)
-    files = Table(uri, S3()).row_files()
+    filesystem(uri, S3Settings()).put(f"{tmp_path}/table/", f"{uri}/", recursive=True)
+    files = Table(uri, S3Settings()).row_files()
     scored = [path for path in files if status_of(path) == "scored"]
     asked: Counter[str] = Counter()
     ask = s3fs.S3FileSystem._call_s3
@@ -216,16 +216,16 @@ def test_of_files_on_s3_nothing_is_asked_that_their_listing_told(s3, tmp_path, m
     assert asked["head_object"] <= 1
     assert asked["get_object"] < 3 * len(scored)  # DuckDB opens each twice
     asked.clear()
-    assert len(Table(uri, S3()).frame_ids()) == 100_000
+    assert len(Table(uri, S3Settings()).frame_ids()) == 100_000
     assert asked["head_object"] <= 1 and asked["get_object"] <= 2 * len(files) + 1
 
 
 def test_a_file_that_goes_while_a_table_on_s3_is_read(s3, tmp_path):
     synthetic.write(tmp_path / "table", 5_000)
     uri = f"{s3}/query/changing"
-    files = filesystem(uri, S3())
+    files = filesystem(uri, S3Settings())
     files.put(f"{tmp_path}/table/", f"{uri}/", recursive=True)
-    with Rows(uri, S3()) as rows:
+    with Rows(uri, S3Settings()) as rows:
         boto3.client("s3").delete_object(
             Bucket=BUCKET, Key="query/changing/status=scored/synthetic-000000.parquet"
         )
@@ -254,7 +254,7 @@ def test_a_table_of_two_versions_has_the_columns_of_both(looked_at, tmp_path):
         pq.write_table(part, place / "status=scored" / f"{version}.parquet")
         record = {"run_id": version, "version": version, "input": [], "config": {}}
         (place / "_faceq" / f"run-{version}.json").write_text(json.dumps(record))
-    for found in (faceq.read_table(str(place)), Table(str(place), S3()).rows(SCHEMA.names)):
+    for found in (faceq.read_table(str(place)), Table(str(place), S3Settings()).rows(SCHEMA.names)):
         assert found["dbcnn"].null_count == len(whole) and len(found) == 2 * len(whole)
         assert found["frame_id"].null_count == 0 and found["status"].unique().to_pylist() == ["scored"]
 
@@ -263,15 +263,15 @@ def test_a_table_of_two_versions_has_the_columns_of_both(looked_at, tmp_path):
 def test_files_whose_landmarks_have_a_fixed_size_are_read_beside_others(looked_at, rows, old, tmp_path):
     """As faceq wrote them before: a job that goes on in such a table writes plain lists."""
     place = str(shutil.copytree(looked_at, tmp_path / "table"))
-    for path in Table(place, S3()).row_files():
+    for path in Table(place, S3Settings()).row_files():
         if re.search(old, path):
             write_as_before(path)
-    compact.compact(place, f"{place}-compacted", S3())
+    compact.compact(place, f"{place}-compacted", S3Settings())
     for part in (place, f"{place}-compacted"):
         found = faceq.read_table(part)
         assert [(f.name, f.type) for f in found.schema] == [(f.name, f.type) for f in SCHEMA]
         assert sorted(found.to_pylist(), key=str) == sorted(rows, key=str)
         known = faceq.read_table(part, "landmarks[1] > 0")
         assert len(known) == sum(row["landmarks"] is not None for row in rows) > 0
-        whole = Table(part, S3()).rows(SCHEMA.names)
+        whole = Table(part, S3Settings()).rows(SCHEMA.names)
         assert sorted(whole.to_pylist(), key=str) == sorted(rows, key=str)

@@ -12,9 +12,9 @@ import pytest
 
 from faceq import config
 from faceq.cli import main
-from faceq.config import S3
 from faceq.errors import StorageError
 from faceq.job import pipeline
+from faceq.storage.settings import S3Settings
 from faceq.table import lock, repair, store
 from faceq.table.schema import SCHEMA
 from faceq.table.store import Run, Table
@@ -50,7 +50,7 @@ def rows_of(table: Table) -> list[tuple]:
 
 @pytest.fixture
 def table(tmp_path) -> Table:
-    return Table(str(tmp_path / "table"), S3())
+    return Table(str(tmp_path / "table"), S3Settings())
 
 
 def test_unreadable_frames_of_a_run_without_an_end_are_not_done(table):
@@ -68,7 +68,7 @@ def test_unreadable_frames_of_a_run_without_an_end_are_not_done(table):
 @pytest.mark.parametrize("place", ["disk", "s3"])
 def test_of_doubles_the_latest_run_stays(table, place, request):
     if place == "s3":
-        table = Table(f"{request.getfixturevalue('s3')}/doubles", S3())
+        table = Table(f"{request.getfixturevalue('s3')}/doubles", S3Settings())
     for run in (OLD, NEW):
         save_run(table, run, finished=True)
     write(table, OLD, "scored", [1, 2, 3])
@@ -109,7 +109,7 @@ def test_a_frame_that_is_twice_in_one_file_keeps_its_last_row(table):
 
 def test_one_double_loads_no_more_than_the_ids_as_numbers(tmp_path):
     synthetic.write(tmp_path / "table", 300_000)
-    table = Table(str(tmp_path / "table"), S3())
+    table = Table(str(tmp_path / "table"), S3Settings())
     first = int(table.frame_ids()[0])
     write(table, NEW, "scored", [first])
     tracemalloc.start()
@@ -197,7 +197,7 @@ def test_files_of_others_in_the_folder_do_no_harm(table):
 
 
 def test_a_folder_whose_name_looks_like_a_pattern(tmp_path):
-    table = Table(str(tmp_path / "scores[1]"), S3())
+    table = Table(str(tmp_path / "scores[1]"), S3Settings())
     save_run(table, OLD, finished=True)
     write(table, OLD, "scored", [7])
     assert table.frame_ids().tolist() == [7] and len(table.runs()) == 1
@@ -288,7 +288,7 @@ class TestJob:
         return main.main(["score", str(folder / "in"), "--out", str(folder / "table"), *more])
 
     def statuses(self, folder) -> dict[str, str]:
-        rows = Table(str(folder / "table"), S3()).rows(["source", "status"]).to_pylist()
+        rows = Table(str(folder / "table"), S3Settings()).rows(["source", "status"]).to_pylist()
         assert len(rows) == len({row["source"] for row in rows})
         return {row["source"].rsplit("/", 1)[1]: row["status"] for row in rows}
 
@@ -312,7 +312,7 @@ class TestJob:
         assert self.run(folder, *other, "--overwrite") == 0
         assert "--overwrite: removed" in capsys.readouterr().err
         assert self.statuses(folder) == {"a.jpg": "below_fiq", "b.jpg": "unreadable", "c.jpg": "unreadable"}
-        assert len(Table(str(folder / "table"), S3()).runs()) == 1
+        assert len(Table(str(folder / "table"), S3Settings()).runs()) == 1
 
     def test_retry_and_limit_exclude_each_other(self, folder, capsys):
         assert self.run(folder, "--retry-unreadable", "--limit", "2") == 2

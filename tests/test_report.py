@@ -14,9 +14,9 @@ from PIL import Image
 
 import faceq
 from faceq.cli import main
-from faceq.config import S3
 from faceq.query.rows import Rows
 from faceq.report import page as report
+from faceq.storage.settings import S3Settings
 from faceq.table.schema import STATUSES
 from jobs.training import synthetic
 
@@ -39,7 +39,7 @@ def made_up(tmp_path_factory) -> str:
 
 def test_counts_are_those_of_the_queries_that_the_page_offers(made_up):
     """At every step of either slider, the steps that float32 has no exact number for too."""
-    with Rows(made_up, S3()) as rows:
+    with Rows(made_up, S3Settings()) as rows:
         counts = report.count(rows)
         assert counts.rows == 100_000 and set(counts.statuses) == set(STATUSES)
         lines = [(s, d) for s in range(101) for d in (0, 37, 55, 100)]
@@ -55,7 +55,7 @@ def test_a_score_on_a_step_has_reached_it(made_up):
     at = (steps / 100).astype(np.float32)
     below = np.nextafter(at, np.float32(-1))[1:]
     listed = ", ".join(f"({float(value)!r}::FLOAT)" for value in [*at, *below])
-    with Rows(made_up, S3()) as rows:
+    with Rows(made_up, S3Settings()) as rows:
         found = rows.sql(f"SELECT {report._step('serfiq')} FROM (VALUES {listed}) AS v(serfiq)").fetchall()
     assert [step for (step,) in found] == [*steps, *(steps[1:] - 1)]
 
@@ -72,7 +72,7 @@ def test_the_page_tells_of_every_status_error_and_source(page, looked_at, frames
 
 
 def test_the_worst_source_comes_first(made_up):
-    with Rows(made_up, S3()) as rows:
+    with Rows(made_up, S3Settings()) as rows:
         worst, count = report._sources(rows)
     assert count == 200 and len(worst) == report.SOURCES_SHOWN
     assert [source["usable"] for source in worst] == sorted(source["usable"] for source in worst)
@@ -81,8 +81,8 @@ def test_the_worst_source_comes_first(made_up):
 
 
 def test_faces_are_cut_from_the_frames_they_belong_to(looked_at):
-    with Rows(looked_at, S3()) as rows:
-        faces = report.report_faces.sample(rows, report.SCALES, S3())
+    with Rows(looked_at, S3Settings()) as rows:
+        faces = report.report_faces.sample(rows, report.SCALES, S3Settings())
     scored = {row["serfiq"]: row for row in faceq.read_table(looked_at, "serfiq is not null").to_pylist()}
     assert faces.lost == 0 and faces.by_score["serfiq"]
     for face in faces.by_score["serfiq"] + faces.by_score["dbcnn"]:
@@ -107,12 +107,12 @@ def test_names_and_errors_cannot_become_part_of_the_page(looked_at, tmp_path):
     place = tmp_path / "</script><img src=x onerror=alert(1)>"
     place.parent.mkdir(parents=True)
     shutil.copytree(looked_at, place)
-    text = report.build(str(place), S3(), with_faces=False)
+    text = report.build(str(place), S3Settings(), with_faces=False)
     assert "<img" not in text and "&lt;img" in text
 
 
 def test_sources_that_are_gone_leave_a_page_that_says_so(made_up):
-    text = report.build(made_up, S3())
+    text = report.build(made_up, S3Settings())
     assert re.search(r"[1-9]\d* that were chosen could not be read any more", text)
 
 

@@ -16,9 +16,9 @@ from here import write_as_before
 from ray.data.datasource.path_util import _resolve_paths_and_filesystem
 
 from faceq import config
-from faceq.config import S3
 from faceq.errors import UsageError
 from faceq.storage.filesystem import filesystem
+from faceq.storage.settings import S3Settings
 from faceq.table.schema import record_of, schema_with
 from faceq.table.store import QUANTILES, Run, Table, status_of
 from jobs.training import synthetic
@@ -28,7 +28,7 @@ import sys, time
 import s3fs
 import faceq
 from faceq import storage
-from faceq.config import S3
+from faceq.storage.settings import S3Settings
 from faceq.table.store import Table
 
 class Slow:
@@ -41,7 +41,7 @@ class Slow:
 for kind in (storage.AtomicLocalFileSystem, s3fs.S3FileSystem):
     kind._open = lambda *given, _open=kind._open, **options: Slow(_open(*given, **options))
 print(len(faceq.read_table(sys.argv[1], columns=["dbcnn"])))
-print(len(Table(sys.argv[1], S3()).rows(["dbcnn"])))
+print(len(Table(sys.argv[1], S3Settings()).rows(["dbcnn"])))
 """
 """A program that reads a table, and whose files take their time to be gone."""
 
@@ -76,15 +76,15 @@ class _Watched:
 def table(tmp_path_factory) -> Table:
     folder = Path(tmp_path_factory.mktemp("runs")) / "table"
     synthetic.write(folder, 20_000, rows_per_group=1_000)  # one row group is read by one thread
-    return Table(str(folder), S3())
+    return Table(str(folder), S3Settings())
 
 
 @pytest.fixture(params=["disk", "s3"])
 def copied(table, request, tmp_path) -> Table:
     """The table once more, on either storage."""
     where = str(tmp_path) if request.param == "disk" else f"{request.getfixturevalue('s3')}/runs"
-    filesystem(where, S3()).put(f"{table.uri}/", f"{where}/", recursive=True)
-    return Table(where, S3())
+    filesystem(where, S3Settings()).put(f"{table.uri}/", f"{where}/", recursive=True)
+    return Table(where, S3Settings())
 
 
 def test_counts_and_quantiles_are_those_of_the_rows(table):
@@ -122,8 +122,8 @@ def test_only_threads_of_python_use_a_tables_files(copied, monkeypatch):
 
 
 def test_a_file_of_an_older_version_is_written_again_in_the_types_of_now(table, tmp_path):
-    filesystem(str(tmp_path), S3()).put(f"{table.uri}/", f"{tmp_path}/", recursive=True)
-    old = Table(str(tmp_path), S3())
+    filesystem(str(tmp_path), S3Settings()).put(f"{table.uri}/", f"{tmp_path}/", recursive=True)
+    old = Table(str(tmp_path), S3Settings())
     for path in old.row_files():
         write_as_before(path)
         before = pq.read_table(path, partitioning=None)
@@ -138,7 +138,7 @@ def test_a_file_of_an_older_version_is_written_again_in_the_types_of_now(table, 
     "name", ["a?", "a;", "a\nb", "a\tb", "a;/b?", "a?b", "a;b", "a b%20#:=&ü", "a#", "a:b"]
 )
 def test_a_place_is_refused_where_ray_would_write_to_another_one(tmp_path, name):
-    table = Table(str(tmp_path / name), S3())
+    table = Table(str(tmp_path / name), S3Settings())
     (place,), _ = _resolve_paths_and_filesystem(table.path, table.arrow_files)
     if place == table.path:
         table.check(None)
@@ -164,7 +164,7 @@ def test_a_run_without_rows_has_none_and_no_quantiles(table):
 
 
 def test_of_two_sets_of_models_the_refusal_names_what_differs(tmp_path):
-    table = Table(str(tmp_path), S3())
+    table = Table(str(tmp_path), S3Settings())
     mine = config.build({"input": "in", "out": "out"}).record()
     other = {**mine["models"], "sface": {**mine["models"]["sface"], "sha256": "0" * 64}}
     table.put_record({**mine, "models": other, **RUN})
@@ -175,7 +175,7 @@ def test_of_two_sets_of_models_the_refusal_names_what_differs(tmp_path):
 
 def test_a_table_of_an_older_faceq_is_refused_because_it_found_faces_in_another_way(tmp_path):
     """Its record does not name how, and its settings are the same."""
-    table = Table(str(tmp_path), S3())
+    table = Table(str(tmp_path), S3Settings())
     mine = config.build({"input": "in", "out": "out"}).record()
     old = {key: value for key, value in mine.items() if key != "face_finding"}
     table.put_record({**old, **RUN})

@@ -30,12 +30,12 @@ import skimage
 from conftest import BUCKET
 from PIL import Image
 
-from faceq.config import S3
 from faceq.sources import read_shards
 from faceq.sources.frame import Frame
 from faceq.sources.listing import list_shards
 from faceq.storage import s3_listing
 from faceq.storage.filesystem import filesystem
+from faceq.storage.settings import S3Settings
 from faceq.table.schema import BREAK, SCHEMA
 from faceq.table.store import Run, Table
 
@@ -161,12 +161,12 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextlib.contextmanager
-def proxy(choose: Callable[[str, str], Fault]) -> Iterator[tuple[S3, Counter[str]]]:
+def proxy(choose: Callable[[str, str], Fault]) -> Iterator[tuple[S3Settings, Counter[str]]]:
     """A faulty way to the S3 server: settings that lead there, and how often each fault was met."""
     server = _Server(os.environ["AWS_ENDPOINT_URL"].removeprefix("http://"), choose)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        yield S3(endpoint_url=f"http://127.0.0.1:{server.server_port}"), server.met
+        yield S3Settings(endpoint_url=f"http://127.0.0.1:{server.server_port}"), server.met
     finally:
         server.shutdown()
         server.server_close()
@@ -218,12 +218,12 @@ def uploaded(s3) -> str:
 
 @pytest.fixture(scope="module")
 def undisturbed(uploaded) -> list[Frame]:
-    frames = read(uploaded, S3())
+    frames = read(uploaded, S3Settings())
     assert len(frames) == 150 and all(frame.error is None for frame in frames)
     return frames
 
 
-def read(uri: str, s3: S3) -> list[Frame]:
+def read(uri: str, s3: S3Settings) -> list[Frame]:
     return list(read_shards(list_shards([uri], s3), s3))
 
 
@@ -239,7 +239,7 @@ def test_frames_are_the_same_whatever_the_storage_does(seed, uploaded, undisturb
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_listing_in_many_parts_is_whole(seed, uploaded, monkeypatch):
-    whole = list_shards([uploaded], S3())
+    whole = list_shards([uploaded], S3Settings())
     monkeypatch.setattr(s3_listing, "KEYS_AT_ONCE", 2)
     with proxy(by_chance(200 + seed)) as (s3, met):
         assert list_shards([uploaded], s3) == whole
@@ -292,7 +292,7 @@ def test_a_table_is_written_whole(seed, s3):
         table.save(run)
         assert table.frame_ids().tolist() == list(range(400))
     # The same without the proxy: what it showed is what lies there.
-    assert Table(table.uri, S3()).frame_ids().tolist() == list(range(400))
+    assert Table(table.uri, S3Settings()).frame_ids().tolist() == list(range(400))
 
 
 @pytest.mark.parametrize("fault", ["reset", "slow_down"])
@@ -311,7 +311,7 @@ def test_a_file_in_several_parts_arrives_whole(fault, s3):
 # --- whole jobs ---
 
 
-def score(uri: str, out: str, folder: Path, s3: S3) -> list[dict]:
+def score(uri: str, out: str, folder: Path, s3: S3Settings) -> list[dict]:
     """The rows of a job with a Ray of its own; none of them unreadable."""
     command = [sys.executable, "-m", "jobs.score", uri, "--out", out, "--fiq-threshold", "0"]
     environment = {key: value for key, value in os.environ.items() if key != "AWS_MAX_ATTEMPTS"}
@@ -323,14 +323,14 @@ def score(uri: str, out: str, folder: Path, s3: S3) -> list[dict]:
         )
     assert done.returncode == 0, (folder / "job.log").read_text()[-3000:]
     columns = [name for name in SCHEMA.names if name != "run_id"]
-    rows = Table(out, S3()).rows(columns).sort_by("frame_id").to_pylist()
+    rows = Table(out, S3Settings()).rows(columns).sort_by("frame_id").to_pylist()
     assert len(rows) == len({row["frame_id"] for row in rows}) == 150
     assert [row["error"] for row in rows if row["error"]] == []
     return rows
 
 
 def test_a_job_through_the_proxy_equals_one_without(uploaded, s3, tmp_path):
-    expected = score(uploaded, f"{s3}/faults/table", tmp_path, S3())
+    expected = score(uploaded, f"{s3}/faults/table", tmp_path, S3Settings())
     with proxy(by_chance(EVERY_KIND)) as (settings, met):
         assert score(uploaded, f"{s3}/faults/table-faulty", tmp_path, settings) == expected
     assert met.total() > 10
@@ -349,7 +349,7 @@ def by_hand(jobs: int) -> None:
 
     with contextlib.contextmanager(conftest.s3.__wrapped__)(conftest.aws.__wrapped__(), Folders) as bucket:
         uploaded, folder = upload(), Folders.mktemp("job")
-        expected = score(uploaded, f"{bucket}/faults/table", folder, S3())
+        expected = score(uploaded, f"{bucket}/faults/table", folder, S3Settings())
         for seed in range(jobs):
             started = time.monotonic()
             with proxy(by_chance(seed)) as (settings, met):

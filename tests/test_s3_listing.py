@@ -8,9 +8,9 @@ import boto3
 import pytest
 from conftest import BUCKET
 
-from faceq.config import S3
 from faceq.storage import s3_listing
 from faceq.storage.filesystem import filesystem
+from faceq.storage.settings import S3Settings
 
 LETTERS = f"{string.ascii_letters}{string.digits} !/=%+~-_.äß日😀"
 
@@ -63,7 +63,7 @@ class Counting:
     """s3fs's file system that notes requests for lists. `ignored`: a setting that never reaches S3."""
 
     def __init__(self, s3: str, ignored: str | None = None):
-        self._files = filesystem(s3, S3())
+        self._files = filesystem(s3, S3Settings())
         self._ignored = ignored
         self.starts: list[tuple[str | None, str | None]] = []
 
@@ -96,7 +96,7 @@ def test_a_server_that_ignores_where_to_start_is_listed_in_its_own_order(monkeyp
 
 def test_a_bucket_that_is_not_there_is_not_an_empty_one(s3):
     with pytest.raises(FileNotFoundError):
-        s3_listing.find(filesystem(s3, S3()), "no-such-bucket/in")
+        s3_listing.find(filesystem(s3, S3Settings()), "no-such-bucket/in")
 
 
 def test_a_server_that_lists_in_another_order_is_taken_by_its_own(monkeypatch, s3, listed):
@@ -133,7 +133,7 @@ def test_a_bucket_may_be_called_by_its_access_point(s3):
 
 
 def test_only_answers_to_these_requests_lack_what_nobody_asked_for(s3, listed):
-    files = filesystem(s3, S3())
+    files = filesystem(s3, S3Settings())
     s3_listing.find(files, listed)
     asked = {"Bucket": BUCKET, "Prefix": "listed/in/ä", "StartAfter": "listed/in/ä"}
     (whole,) = files.call_s3("list_objects_v2", **asked)["Contents"]

@@ -28,11 +28,11 @@ from PIL import Image
 import faceq
 from faceq import sources
 from faceq.cli import main
-from faceq.config import S3
 from faceq.query import shard_export
 from faceq.query.rows import Rows
 from faceq.query.shard_export import Selection, export_shards
 from faceq.sources import listing
+from faceq.storage.settings import S3Settings
 from faceq.table.schema import BREAK
 from faceq.table.store import Table
 from jobs import demo
@@ -41,7 +41,7 @@ from jobs import demo
 @pytest.fixture
 def originals(frames_in) -> dict[int, bytes]:
     """The input's frames by id, as the readers give them."""
-    read = sources.read_shards(listing.list_shards([str(frames_in)], S3()), S3())
+    read = sources.read_shards(listing.list_shards([str(frames_in)], S3Settings()), S3Settings())
     return {frame.id: frame.image for frame in read if frame.image is not None}
 
 
@@ -79,8 +79,8 @@ def endings_told(folder: Path) -> set[str]:
 
 
 def export(table: str, folder: Path, selection: Selection = Selection()):  # noqa: B008 - it is frozen
-    with Rows(table, S3()) as rows:
-        return export_shards(rows, selection, str(folder), S3())
+    with Rows(table, S3Settings()) as rows:
+        return export_shards(rows, selection, str(folder), S3Settings())
 
 
 def test_chosen_frames_come_byte_for_byte_with_their_rows(looked_at, originals, tmp_path, capsys):
@@ -125,8 +125,8 @@ def test_an_interrupted_export_goes_on_without_doubles(looked_at, originals, tmp
                     raise StopError
 
         try:
-            with Rows(looked_at, S3()) as rows:
-                done = export_shards(rows, Selection("n_faces > 0"), str(tmp_path), S3(), progress)
+            with Rows(looked_at, S3Settings()) as rows:
+                done = export_shards(rows, Selection("n_faces > 0"), str(tmp_path), S3Settings(), progress)
         except StopError:
             written.append(len(samples(tmp_path)[0]))
             if written[-1]:
@@ -142,11 +142,11 @@ def test_an_interrupted_export_goes_on_without_doubles(looked_at, originals, tmp
 def test_a_killed_export_goes_on_without_doubles(looked_at, originals, tmp_path):
     """Killed in the middle of a tar: what it was writing is no file of the export."""
     script = (
-        "import time; from faceq.config import S3\n"
+        "import time; from faceq.storage.settings import S3Settings\n"
         "from faceq.query import shard_export as shards; from faceq.query.rows import Rows\n"
         "shards.SHARD_FRAMES = 4\n"
-        f"with Rows({looked_at!r}, S3()) as rows:\n"
-        f"    shards.export_shards(rows, shards.Selection(), {str(tmp_path)!r}, S3(),"
+        f"with Rows({looked_at!r}, S3Settings()) as rows:\n"
+        f"    shards.export_shards(rows, shards.Selection(), {str(tmp_path)!r}, S3Settings(),"
         " lambda more: time.sleep(0.2))"
     )
     running = subprocess.Popen([sys.executable, "-c", script])
@@ -252,7 +252,7 @@ def test_the_dataset_card_names_every_kind_of_column(tmp_path):
 def test_rows_hold_no_nan(looked_at, tmp_path):
     """What another program may have put into a table."""
     place = shutil.copytree(looked_at, tmp_path / "table")
-    (path,) = [path for path in Table(str(place), S3()).row_files() if "status=scored" in path]
+    (path,) = [path for path in Table(str(place), S3Settings()).row_files() if "status=scored" in path]
     rows = pq.read_table(path, partitioning=None)
     spoilt = pa.array([[math.nan, 1.0]] * len(rows), pa.list_(pa.float32()))
     rows = rows.set_column(rows.schema.get_field_index("landmarks"), "landmarks", spoilt)

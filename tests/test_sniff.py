@@ -15,12 +15,13 @@ from PIL import Image
 from small_s3 import BUCKET, small_s3
 from test_video import write_numbered
 
-from faceq.config import S3, Limits
+from faceq.config import Limits
 from faceq.sources import Findings, read_again, read_shards
 from faceq.sources.frame import Frame
 from faceq.sources.listing import Shard, list_shards
 from faceq.sources.reread import frames_of
 from faceq.sources.sniff import ENOUGH, kind_of_bytes
+from faceq.storage.settings import S3Settings
 from faceq.table.repair import with_known_videos
 from faceq.table.schema import SCHEMA
 from faceq.table.store import Run, Table
@@ -126,13 +127,15 @@ def facts(frames: list[Frame]) -> list[tuple]:
 def test_a_source_gives_the_same_frames_under_every_name(kinds, tmp_path, real, named, where):
     content = kinds[real]
     (tmp_path / f"right.{real}").write_bytes(content)
-    expected = facts(list(read_shards(list_shards([str(tmp_path / f"right.{real}")], S3()), S3())))
+    expected = facts(
+        list(read_shards(list_shards([str(tmp_path / f"right.{real}")], S3Settings()), S3Settings()))
+    )
     assert expected and all(error is None for *_, error in expected)
     findings = Findings()
     if where == "disk":
         (tmp_path / f"s.{named}").write_bytes(content)
-        shards = list_shards([str(tmp_path / f"s.{named}")], S3())
-        found = list(read_shards(shards, S3(), findings=findings))
+        shards = list_shards([str(tmp_path / f"s.{named}")], S3Settings())
+        found = list(read_shards(shards, S3Settings(), findings=findings))
     else:
         with small_s3({f"s.{named}": content}) as store:
             shards = list_shards([f"s3://{BUCKET}/s.{named}"], store.settings)
@@ -140,14 +143,14 @@ def test_a_source_gives_the_same_frames_under_every_name(kinds, tmp_path, real, 
     assert facts(found) == expected
     assert {frame.source for frame in found} == {shards[0].source}
     assert len(findings.notes) == (
-        shards[0].kind != list_shards([str(tmp_path / f"right.{real}")], S3())[0].kind
+        shards[0].kind != list_shards([str(tmp_path / f"right.{real}")], S3Settings())[0].kind
     )
 
 
 @pytest.mark.parametrize("named", ["jpg", "tar", "parquet", "mp4"])
 def test_where_bytes_say_nothing_the_name_does(tmp_path, named):
     (tmp_path / f"s.{named}").write_bytes(b"neither this nor that" * 100)
-    (frame,) = read_shards(list_shards([str(tmp_path)], S3()), S3())
+    (frame,) = read_shards(list_shards([str(tmp_path)], S3Settings()), S3Settings())
     if named == "jpg":
         assert frame.image and frame.error is None  # decoding says what is wrong
     else:
@@ -161,7 +164,11 @@ def test_with_any_name_bytes_decide_and_what_holds_no_frames_is_counted(kinds, t
         (tmp_path / name).write_bytes(b"" if name == "_SUCCESS" else b"text" * 100)
     (tmp_path / "really.jpg").write_bytes(b"no picture")
     findings = Findings()
-    frames = list(read_shards(list_shards([str(tmp_path)], S3(), any_name=True), S3(), findings=findings))
+    frames = list(
+        read_shards(
+            list_shards([str(tmp_path)], S3Settings(), any_name=True), S3Settings(), findings=findings
+        )
+    )
     counts = Counter(frame.source.rpartition("/")[2].partition("-")[0] for frame in frames)
     assert counts == {"jpg": 1, "tar": 1, "tgz": 1, "parquet": 1, "mp4": 50, "really.jpg": 1}
     assert findings.passed_over == {".txt": 2, "(no ending)": 1, ".bin": 1}
@@ -220,12 +227,12 @@ def misnamed(kinds, tmp_path) -> Path:
 
 
 def test_its_frames_are_found_again(misnamed):
-    frames = list(read_shards(list_shards([str(misnamed)], S3()), S3()))
+    frames = list(read_shards(list_shards([str(misnamed)], S3Settings()), S3Settings()))
     assert len(frames) == 51
     for chosen in (frames, frames[3:5], frames[:1], frames[50:]):
-        again = {frame.id: frame.image for _, frame in frames_of(rows_of(chosen), S3())}
+        again = {frame.id: frame.image for _, frame in frames_of(rows_of(chosen), S3Settings())}
         assert again == {frame.id: frame.image for frame in chosen}
-    (one,) = read_again([frames[7].source], {frames[7].id}, S3())
+    (one,) = read_again([frames[7].source], {frames[7].id}, S3Settings())
     assert one.image == frames[7].image
 
 
@@ -233,14 +240,14 @@ def test_its_frames_are_found_again(misnamed):
 @pytest.mark.parametrize("limit", [None, 1])
 def test_that_its_first_frame_has_a_row_does_not_mean_that_it_is_done(misnamed, tmp_path, finished, limit):
     """As after a run that was killed, or one with --limit."""
-    shards = list_shards([str(misnamed)], S3())
-    frames = list(read_shards(shards, S3()))
-    table = Table(str(tmp_path / "table"), S3())
+    shards = list_shards([str(misnamed)], S3Settings())
+    frames = list(read_shards(shards, S3Settings()))
+    table = Table(str(tmp_path / "table"), S3Settings())
     run = Run("r", "0", [], {}, {"limit": limit}, "now", finished, state="ended")
     table.save(run)
     first = rows_of([frames[0], frames[50]])
     (tmp_path / "table" / "status=no_face").mkdir()
     pq.write_table(first, tmp_path / "table" / "status=no_face" / "r-0.parquet")
     done = set(first["frame_id"].to_pylist())
-    left = [f for f in read_shards(with_known_videos(table, shards), S3(), done) if not f.done]
+    left = [f for f in read_shards(with_known_videos(table, shards), S3Settings(), done) if not f.done]
     assert len(left) == (0 if finished and limit is None else 49)

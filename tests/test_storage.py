@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from faceq.config import S3
 from faceq.errors import UsageError
 from faceq.storage.filesystem import (
     ATTEMPTS,
@@ -17,6 +16,7 @@ from faceq.storage.filesystem import (
     path_of,
     write_output,
 )
+from faceq.storage.settings import S3Settings
 
 
 def test_a_file_is_not_there_until_it_is_closed(tmp_path):
@@ -123,13 +123,13 @@ def test_an_output_that_cannot_be_a_file_is_told_before_the_work(tmp_path, monke
     monkeypatch.chdir(tmp_path)
     (tmp_path / "here").mkdir()
     with pytest.raises(UsageError, match=said):
-        check_output(place, S3())
+        check_output(place, S3Settings())
 
 
 def test_an_output_may_be_a_pipe_as_dev_stdout_is():
     reader, writer = os.pipe()
-    check_output(f"/dev/fd/{writer}", S3())
-    write_output(f"/dev/fd/{writer}", b"figures", S3())
+    check_output(f"/dev/fd/{writer}", S3Settings())
+    write_output(f"/dev/fd/{writer}", b"figures", S3Settings())
     assert os.read(reader, 100) == b"figures"
     os.close(reader)
     os.close(writer)
@@ -137,22 +137,25 @@ def test_an_output_may_be_a_pipe_as_dev_stdout_is():
 
 def test_other_schemes_are_wrong_usage():
     with pytest.raises(UsageError, match="only local paths and s3://"):
-        filesystem("gs://bucket/x", S3())
+        filesystem("gs://bucket/x", S3Settings())
 
 
 def test_retries_are_those_of_the_user_where_there_are_any(monkeypatch, tmp_path):
     for name in ("AWS_MAX_ATTEMPTS", "AWS_RETRY_MODE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
-    assert retries_of(S3(region="r1")) == {"mode": "standard", "total_max_attempts": ATTEMPTS}
+    assert retries_of(S3Settings(region="r1")) == {"mode": "standard", "total_max_attempts": ATTEMPTS}
     (tmp_path / "config").write_text("[profile slow]\nmax_attempts = 9\nretry_mode = adaptive\n")
-    assert retries_of(S3(region="r2", profile="slow")) == {"mode": "adaptive", "total_max_attempts": 9}
+    assert retries_of(S3Settings(region="r2", profile="slow")) == {
+        "mode": "adaptive",
+        "total_max_attempts": 9,
+    }
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "3")
-    assert retries_of(S3(region="r3")) == {"mode": "standard", "total_max_attempts": 3}
+    assert retries_of(S3Settings(region="r3")) == {"mode": "standard", "total_max_attempts": 3}
     monkeypatch.setenv("AWS_RETRY_MODE", "legacy")
-    assert retries_of(S3(region="r4")) == {"mode": "legacy", "total_max_attempts": 3}
+    assert retries_of(S3Settings(region="r4")) == {"mode": "legacy", "total_max_attempts": 3}
 
 
-def retries_of(s3: S3) -> dict:
+def retries_of(s3: S3Settings) -> dict:
     """What botocore itself has made of the settings."""
     return filesystem("s3://bucket", s3).s3.meta.config.retries

@@ -4,7 +4,7 @@ import pytest
 from here import score_here
 
 from faceq.cli import main
-from faceq.config import S3
+from faceq.storage.settings import S3Settings
 from faceq.table.schema import SCHEMA
 from faceq.table.store import Table
 from jobs import demo
@@ -26,11 +26,11 @@ def folder(tmp_path, astronaut):
 
 
 def rows_of(uri: str) -> list[dict]:
-    return Table(uri, S3()).rows(VALUES).sort_by("frame_id").to_pylist()
+    return Table(uri, S3Settings()).rows(VALUES).sort_by("frame_id").to_pylist()
 
 
 def test_a_lower_threshold_scores_what_now_passes_and_a_higher_one_nothing(folder, capsys):
-    table = Table(str(folder / "table"), S3())
+    table = Table(str(folder / "table"), S3Settings())
 
     def score(threshold: str) -> str:
         arguments = ["score", str(folder / "in"), "--out", table.uri, "--fiq-threshold", threshold]

@@ -14,13 +14,14 @@ from videos import noise, number_in, numbered, numbers, packets, pixels_of, read
 
 from faceq import config
 from faceq.cli import main
-from faceq.config import S3, Video
+from faceq.config import Video
 from faceq.errors import UsageError
 from faceq.job import pipeline
 from faceq.sources import read_again, read_shards, video
 from faceq.sources.frame import to_table
 from faceq.sources.listing import group, list_shards
 from faceq.sources.video import picture
+from faceq.storage.settings import S3Settings
 from faceq.table.schema import BREAK, frame_id
 from faceq.table.store import Table
 
@@ -50,7 +51,7 @@ def test_every_frame_comes_once_in_the_order_shown(tmp_path, name, options, reor
     assert numbers(frames) == list(range(50))
     assert [frame.timestamp_s for frame in frames] == pytest.approx([index / 25 for index in range(50)])
     assert frames[7].id == frame_id(str(path), None, 7)
-    assert [shard.kind for shard in list_shards([str(tmp_path)], S3())] == ["video"]
+    assert [shard.kind for shard in list_shards([str(tmp_path)], S3Settings())] == ["video"]
 
 
 def test_uneven_times_are_those_of_the_file(tmp_path):
@@ -332,14 +333,14 @@ def test_a_break_is_done_once_it_has_a_row(tmp_path):
 def test_frames_of_a_table_are_read_again(tmp_path):
     path = write_numbered(tmp_path / "v.mp4")
     wanted = {frame_id(str(path), None, index) for index in (3, 17)}
-    frames = list(read_again([str(path)], wanted, S3()))
+    frames = list(read_again([str(path)], wanted, S3Settings()))
     assert [(frame.frame_index, number_in(pixels_of(frame))) for frame in frames] == [(3, 3), (17, 17)]
 
 
 def test_a_video_is_read_by_a_task_of_its_own(tmp_path):
     for name in ("a.jpg", "b.jpg", "v.mp4", "w.webm"):
         (tmp_path / name).touch()
-    assert [len(shards) for shards in group(list_shards([str(tmp_path)], S3()))] == [1, 1, 2]
+    assert [len(shards) for shards in group(list_shards([str(tmp_path)], S3Settings()))] == [1, 1, 2]
 
 
 # --- the job ---
@@ -383,8 +384,8 @@ def test_the_job_gives_each_frame_a_row(local_ray, clip, tmp_path):
 
 def test_a_video_on_s3_is_read_as_on_disk(s3, clip):
     boto3.client("s3").upload_file(str(clip), BUCKET, "videos/my clip.mp4")
-    (shard,) = list_shards([f"{s3}/videos"], S3())
-    remote = list(read_shards([shard], S3()))
+    (shard,) = list_shards([f"{s3}/videos"], S3Settings())
+    remote = list(read_shards([shard], S3Settings()))
     local = read(clip)
     assert remote[3].source == f"{s3}/videos/my clip.mp4"
     assert [(f.frame_index, f.timestamp_s, f.image) for f in remote] == [

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from videos import numbered, numbers, read, write_numbered
 
-from faceq.config import S3, Limits
+from faceq.config import Limits
 from faceq.sources import read_shards
 from faceq.sources.listing import list_shards
+from faceq.storage.settings import S3Settings
 from faceq.table.schema import BREAK
 
 SAMPLES = 80_000_000
@@ -148,8 +149,8 @@ BOMBS = [
 @pytest.mark.parametrize("make", BOMBS)
 def test_an_index_beyond_the_limit_is_a_break_that_names_it(tmp_path, make: Callable[[Path], bytes]):
     (tmp_path / "v.mp4").write_bytes(make(tmp_path / "made.mp4"))
-    shards = list_shards([str(tmp_path / "v.mp4")], S3())
-    (frame,) = read_shards(shards, S3(), limits=Limits(source_memory=200 << 20))
+    shards = list_shards([str(tmp_path / "v.mp4")], S3Settings())
+    (frame,) = read_shards(shards, S3Settings(), limits=Limits(source_memory=200 << 20))
     assert frame.frame_index == BREAK and not frame.refused
     assert "more than limits.source_memory=209715200: " in frame.error
 
@@ -171,8 +172,10 @@ def test_the_memory_is_never_taken(tmp_path, make):
 
 def test_a_limit_that_the_index_keeps_is_no_hindrance(tmp_path):
     path = write_numbered(tmp_path / "v.mp4")
-    shards = list_shards([str(path)], S3())
-    assert numbers(list(read_shards(shards, S3(), limits=Limits(source_memory=50_000)))) == list(range(50))
+    shards = list_shards([str(path)], S3Settings())
+    assert numbers(list(read_shards(shards, S3Settings(), limits=Limits(source_memory=50_000)))) == list(
+        range(50)
+    )
 
 
 def test_a_real_files_many_edits_are_no_bomb(tmp_path):

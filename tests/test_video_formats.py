@@ -12,8 +12,8 @@ import pytest
 from av.stream import Disposition
 from videos import noise, numbered, numbers, packets, pixels_of, read, write_numbered, write_video
 
-from faceq.config import S3
 from faceq.sources.listing import list_shards
+from faceq.storage.settings import S3Settings
 from faceq.table.schema import BREAK
 
 FORMATS = [
@@ -37,7 +37,7 @@ FORMATS = [
 @pytest.mark.parametrize(("name", "options"), FORMATS)
 def test_every_frame_of_each_format_comes_once_in_the_order_shown(tmp_path, name, options):
     path = write_numbered(tmp_path / name, **options)
-    assert [shard.kind for shard in list_shards([str(tmp_path)], S3())] == ["video"]
+    assert [shard.kind for shard in list_shards([str(tmp_path)], S3Settings())] == ["video"]
     frames = read(path)
     assert [frame.frame_index for frame in frames] == list(range(50))
     assert numbers(frames) == list(range(50))

@@ -11,11 +11,11 @@ import pytest
 from av.stream import Disposition
 from videos import noise, number_in, numbered, numbers, packets, pixels_of, read, write_numbered, write_video
 
-from faceq.config import S3
 from faceq.sources import Findings, read_shards, video
 from faceq.sources.listing import list_shards
 from faceq.sources.video import picture
 from faceq.sources.video.clock import Clock
+from faceq.storage.settings import S3Settings
 
 
 def decoded(path: Path) -> list[video.VideoFrame]:
@@ -372,7 +372,7 @@ def test_of_several_streams_the_default_or_largest_is_read_and_told(
 ):
     path = write_streams(tmp_path / name, sizes, dispositions)
     findings = Findings()
-    frames = list(read_shards(list_shards([str(path)], S3()), S3(), findings=findings))
+    frames = list(read_shards(list_shards([str(path)], S3Settings()), S3Settings(), findings=findings))
     size = sizes[chosen]
     assert [pixels_of(frame).shape[:2] for frame in frames] == [(32 * size, 64 * size)] * 10
     assert {number_in(pixels_of(frame)[::size, ::size]) for frame in frames} == {chosen}
@@ -383,8 +383,8 @@ def test_of_several_streams_the_default_or_largest_is_read_and_told(
 
 def test_one_stream_is_nothing_to_tell(tmp_path):
     findings = Findings()
-    shards = list_shards([str(write_numbered(tmp_path / "v.mp4", 3))], S3())
-    assert len(list(read_shards(shards, S3(), findings=findings))) == 3 and not findings.notes
+    shards = list_shards([str(write_numbered(tmp_path / "v.mp4", 3))], S3Settings())
+    assert len(list(read_shards(shards, S3Settings(), findings=findings))) == 3 and not findings.notes
 
 
 def test_an_attached_picture_is_never_the_video(tmp_path):
@@ -401,7 +401,7 @@ def test_an_attached_picture_is_never_the_video(tmp_path):
         container.mux(cover.encode(av.VideoFrame.from_ndarray(np.full((480, 640, 3), 9, np.uint8))))
         container.mux(cover.encode())
     findings = Findings()
-    frames = list(read_shards(list_shards([str(path)], S3()), S3(), findings=findings))
+    frames = list(read_shards(list_shards([str(path)], S3Settings()), S3Settings(), findings=findings))
     assert numbers(frames) == list(range(5)) and not findings.notes
 
 

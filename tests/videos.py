@@ -8,11 +8,12 @@ from typing import Any
 import av
 import numpy as np
 
-from faceq.config import S3, Video
+from faceq.config import Video
 from faceq.sources import read_shards
 from faceq.sources.decode.image import decode
 from faceq.sources.frame import Frame
 from faceq.sources.listing import list_shards
+from faceq.storage.settings import S3Settings
 
 BLOCK = 16
 
@@ -73,8 +74,8 @@ def packets(path: Path) -> list[av.Packet]:
 
 
 def read(*inputs: Path, done=(), **sampling) -> list[Frame]:
-    shards = list_shards([str(path) for path in inputs], S3())
-    return list(read_shards(shards, S3(), done, Video(**sampling)))
+    shards = list_shards([str(path) for path in inputs], S3Settings())
+    return list(read_shards(shards, S3Settings(), done, Video(**sampling)))
 
 
 def pixels_of(frame: Frame) -> np.ndarray:

@@ -13,6 +13,7 @@ from faceq.cli.models import add_accept
 from faceq.errors import UsageError
 from faceq.models import zoo
 from faceq.storage.filesystem import check_output, write_output
+from faceq.storage.settings import S3Settings
 
 IQA_MODELS = ("dbcnn-lite", "dbcnn-koniq", "dbcnn-koniq-254e8241")
 
@@ -173,7 +174,7 @@ def evaluate_iqa(options: argparse.Namespace) -> int:
     return 0
 
 
-def _check_outputs(options: argparse.Namespace, s3: config.S3) -> None:
+def _check_outputs(options: argparse.Namespace, s3: S3Settings) -> None:
     """That the files can be written, before minutes of work."""
     if options.plot and not options.plot.lower().endswith(".png"):
         raise UsageError(f"{options.plot}: the plot is a PNG file: give it the ending .png")
@@ -182,7 +183,7 @@ def _check_outputs(options: argparse.Namespace, s3: config.S3) -> None:
             check_output(path, s3)
 
 
-def _write_json(path: str, figures: Any, s3: config.S3) -> None:
+def _write_json(path: str, figures: Any, s3: S3Settings) -> None:
     write_output(path, json.dumps(figures, indent=1).encode(), s3)
 
 

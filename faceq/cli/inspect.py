@@ -13,6 +13,7 @@ from faceq.cli.models import add_model_arguments, model_settings
 from faceq.errors import UsageError
 from faceq.messages.visible import visible
 from faceq.storage.filesystem import absolute, check_output, filesystem, is_remote, path_of, write_output
+from faceq.storage.settings import S3Settings
 
 if TYPE_CHECKING:
     from faceq.sources.frame import Frame
@@ -101,7 +102,7 @@ def _not_a_picture(source: str) -> UsageError:
     return UsageError(f"{source}: inspect looks at pictures: `faceq score` takes shards and videos")
 
 
-def _targets(out: str | None, sources: list[str], s3: config.S3) -> list[str | None]:
+def _targets(out: str | None, sources: list[str], s3: S3Settings) -> list[str | None]:
     """Where each annotated picture goes."""
     if out is None:
         return [None] * len(sources)
@@ -150,7 +151,7 @@ def _names(sources: list[str]) -> list[str]:
     return names
 
 
-def _save(picture: Any, target: str, s3: config.S3) -> None:
+def _save(picture: Any, target: str, s3: S3Settings) -> None:
     from PIL import Image  # noqa: PLC0415 - as above
 
     file = io.BytesIO()

@@ -15,6 +15,7 @@ from faceq import config
 from faceq.cli import streams
 from faceq.errors import UsageError
 from faceq.messages.visible import visible
+from faceq.storage.settings import S3Settings
 
 ROWS_SHOWN = 20
 
@@ -103,7 +104,7 @@ def _only_prints(options: argparse.Namespace) -> bool:
     return not (options.export or options.export_shards)
 
 
-def _export_shards(rows: Any, options: argparse.Namespace, s3: config.S3) -> int:
+def _export_shards(rows: Any, options: argparse.Namespace, s3: S3Settings) -> int:
     from faceq.query import shard_export  # noqa: PLC0415 - as above
 
     selection = shard_export.Selection(options.where, options.order_by, options.limit)

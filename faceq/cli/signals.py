@@ -65,26 +65,5 @@ def raised() -> Iterator[Ending]:
             signal.signal(each, before[each])
 
 
-@contextlib.contextmanager
-def kept_from_ray() -> Iterator[None]:
-    """Start Ray in the block: it sets its own handler of SIGTERM, which ends the process without a word.
-
-    A SIGTERM that came meanwhile and ended Ray's start is raised again for the handler from before.
-    """
-    if not _in_main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    except SystemExit:  # raised by Ray's handler
-        signal.signal(signal.SIGTERM, before)
-        signal.raise_signal(signal.SIGTERM)
-        raise
-    finally:
-        if before is not None:
-            signal.signal(signal.SIGTERM, before)
-
-
 def _in_main_thread() -> bool:
     return threading.current_thread() is threading.main_thread()

@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from faceq.config import PRESETS, S3, Config
+from faceq.config import PRESETS, Config
 from faceq.errors import UsageError
 from faceq.evaluation import edc, labels
 from faceq.faces import geometry
@@ -21,6 +21,7 @@ from faceq.query.rows import Rows
 from faceq.runtime import device
 from faceq.sources import read_again
 from faceq.sources.decode.image import UnreadableError, decode
+from faceq.storage.settings import S3Settings
 from faceq.table.schema import EMBEDDING
 from faceq.table.store import Table
 
@@ -94,7 +95,7 @@ def qualities(rows: pa.Table, seed: int = 0) -> dict[str, np.ndarray]:
     return {**columns, "face_size": size, "random": np.random.default_rng(seed).random(len(rows))}
 
 
-def read_identities(path: str, s3: S3) -> dict[str, str]:
+def read_identities(path: str, s3: S3Settings) -> dict[str, str]:
     """Who is on which image: the columns image and identity of a CSV file.
 
     Raises:
@@ -107,7 +108,7 @@ def read_identities(path: str, s3: S3) -> dict[str, str]:
     return people
 
 
-def known_faces(table: Table, identities: str, s3: S3) -> Known:
+def known_faces(table: Table, identities: str, s3: S3Settings) -> Known:
     """The table's faces that a list of identities names, ordered by source and member.
 
     Raises:
@@ -126,7 +127,7 @@ def known_faces(table: Table, identities: str, s3: S3) -> Known:
     return Known(rows, people.astype(np.int64), names.tolist(), len(people_of) - len(set(images)))
 
 
-def _rows_of(table: Table, people_of: Mapping[str, str], s3: S3) -> pa.Table:
+def _rows_of(table: Table, people_of: Mapping[str, str], s3: S3Settings) -> pa.Table:
     """The rows with scores of some images, with `image`, what a list of identities calls them: all frames of
     a video have the video's name. The table is streamed: only these rows are in memory."""
     names = pa.table({"image": pa.array(list(people_of), pa.string())})
@@ -148,7 +149,7 @@ def _check_sources(images: list[str], sources: list[str], table: Table) -> None:
             )
 
 
-def aligned_faces(rows: pa.Table, table: Table, s3: S3) -> Iterator[np.ndarray]:
+def aligned_faces(rows: pa.Table, table: Table, s3: S3Settings) -> Iterator[np.ndarray]:
     """The aligned face (112, 112, 3) uint8 RGB of each row, in order, from its source and landmarks.
 
     Raises:

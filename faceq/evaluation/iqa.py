@@ -20,7 +20,7 @@ from scipy.special import expit
 from scipy.stats import kendalltau, rankdata
 from torch import Tensor, nn
 
-from faceq.config import S3, Config
+from faceq.config import Config
 from faceq.errors import JobError, UsageError
 from faceq.evaluation import labels
 from faceq.iqa import scorer
@@ -30,6 +30,7 @@ from faceq.models import zoo
 from faceq.sources.decode.image import UnreadableError, decode
 from faceq.storage.faults import failure
 from faceq.storage.filesystem import filesystem, path_of, storage_errors
+from faceq.storage.settings import S3Settings
 
 MIN_PICTURES = 10
 """Fewer would leave the logistic's four parameters next to nothing to be wrong about."""
@@ -227,7 +228,7 @@ def evaluate(
     mos_csv: str,
     rate: Rate,
     report: Callable[[str], None] = lambda line: None,
-    s3: S3 | None = None,
+    s3: S3Settings | None = None,
 ) -> Result:
     """Score every rated picture and compare with the ratings.
 
@@ -246,7 +247,7 @@ def evaluate(
             read or is too small for the scorer, there are too few.
         JobError: the scorer gave something other than a finite number.
     """
-    s3 = s3 or S3()
+    s3 = s3 or S3Settings()
     ratings = read_ratings(mos_csv, s3)
     files, folder = filesystem(image_dir, s3), path_of(image_dir)
     try:
@@ -326,10 +327,10 @@ def _reported(names: dict[str, str], report: Callable[[str], None]) -> Iterator[
         yield name
 
 
-def read_ratings(mos_csv: str, s3: S3 | None = None) -> dict[str, float]:
+def read_ratings(mos_csv: str, s3: S3Settings | None = None) -> dict[str, float]:
     """Picture name to rating, in the file's order; UsageError with the line where one is not usable."""
     ratings: dict[str, float] = {}
-    for where, name, mos in labels.read(mos_csv, "mos", s3 or S3()):
+    for where, name, mos in labels.read(mos_csv, "mos", s3 or S3Settings()):
         if name in ratings:
             raise UsageError(f"{where}: {name} is rated twice")
         ratings[name] = _number(mos, where)

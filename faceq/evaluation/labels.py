@@ -3,13 +3,13 @@
 import csv
 import io
 
-from faceq.config import S3
 from faceq.errors import UsageError
 from faceq.storage.faults import failure
 from faceq.storage.filesystem import filesystem, path_of, storage_errors
+from faceq.storage.settings import S3Settings
 
 
-def read(path: str, column: str, s3: S3) -> list[tuple[str, str, str]]:
+def read(path: str, column: str, s3: S3Settings) -> list[tuple[str, str, str]]:
     """Picture and label of each line, in the file's order, and before them where that is, for messages.
 
     Args:

@@ -32,9 +32,9 @@ class Face:
     """A detected face.
 
     box: x, y, w, h (4,) float32, frame pixels, clipped to the frame. landmarks: (5, 2) float32, frame pixels,
-    in the order of `faceq.faces.geometry`. score: the detector's confidence, 0...1. centre, size: of the box as
-    it was detected, x, y and width, height, (2,) each, frame pixels; it may reach out of the frame, and stands
-    upright in the look that found the face. inside: share of the box that lies in the frame, 0...1.
+    in the order of `faceq.faces.geometry`. score: the detector's confidence, 0...1. centre, size: of the
+    box as it was detected, x, y and width, height, (2,) each, frame pixels; it may reach out of the frame,
+    and stands upright in the look that found the face. inside: share of the box in the frame, 0...1.
     """
 
     box: np.ndarray

@@ -8,9 +8,8 @@ import torch
 
 from faceq.fiq import serfiq
 from faceq.fiq.recogniser import Backbone
-from faceq.iqa.scorer import to_device
 from faceq.models.zoo import Recogniser
-from faceq.runtime.minibatch import Halving, in_mini_batches
+from faceq.runtime.minibatch import Halving, in_mini_batches, to_device
 
 HEAD_BATCH = 32
 """Faces that the closed form takes at once on a CPU: reading the last layer from memory is most of its

@@ -10,6 +10,7 @@ from faceq.faces import geometry
 from faceq.iqa.dbcnn_lite import DBCNNLite, load_dbcnn_lite
 from faceq.iqa.dbcnn_lite_onnx import OnnxMaps
 from faceq.iqa.dbcnn_vgg import DBCNN, load_dbcnn, read_state
+from faceq.runtime.minibatch import to_device
 from faceq.runtime.onnx_runtime import ModelFileError
 
 HALF_TOLERANCE = 0.5
@@ -145,11 +146,3 @@ class TorchQuality:
             maps = self._network.maps(images)
         inside = to_device(masks, self._device)[:, None]
         return (self._network.rate(maps, inside).cpu().numpy(),)
-
-
-def to_device(array: np.ndarray, device: str) -> torch.Tensor:
-    """An array as a tensor on a device; to CUDA by way of pinned memory, while the processor goes on."""
-    tensor = torch.from_numpy(array)
-    if device == "cpu":
-        return tensor
-    return tensor.pin_memory().to(device, non_blocking=True)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import ray
 
 from faceq.errors import MaskedError
-from faceq.sources.frame import Finished
+from faceq.table.finished_shards import Finished
 
 REFUSALS_IN_A_ROW = 100
 """So many reads refused by the storage, with none that worked between them, stop the job (or as many

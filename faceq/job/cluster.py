@@ -8,11 +8,11 @@ from typing import Any
 import ray
 from ray.data import ActorPoolStrategy
 
-from faceq.cli import signals
 from faceq.config import Config, Stage
 from faceq.errors import JobError, UsageError
 from faceq.job import local_ray, resources
 from faceq.job.census import DEATHS_OF_A_KILLER
+from faceq.job.ray_signals import kept_from_ray
 from faceq.runtime import device
 from faceq.sources.listing import PICTURES_PER_TASK
 
@@ -37,7 +37,7 @@ def ray_for(config: Config) -> Iterator[Config]:
         return
     with local_ray.quiet():
         try:
-            with signals.kept_from_ray():
+            with kept_from_ray():
                 start_ray(config)
             # Of a cluster's cards the driver knows neither what runs on them, nor which are still to come.
             if not os.environ.get("RAY_ADDRESS"):

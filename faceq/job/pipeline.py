@@ -34,7 +34,7 @@ from faceq.stages.scores import NO_FEATURES, NO_QUALITY, ScoreFiq, ScoreQuality,
 from faceq.table import finished_shards, repair
 from faceq.table import lock as claim
 from faceq.table.schema import schema, schema_with
-from faceq.table.store import COMPRESSION, Run, Table, new_run_id
+from faceq.table.store import COMPRESSION, Run, Table, new_run_id, unfinished
 
 BLOCK_BYTES = 8 << 20
 """Most bytes of a block between two stages: some 30 faces' crops, or 200 small JPEGs. Ray's default of
@@ -152,7 +152,7 @@ def score(config: Config, overwrite: bool = False, retry_unreadable: bool = Fals
             raise JobError(f"{run.frames} frames were read but {run.rows} rows written to {table.uri}")
         lock.check()
         earlier = [other for other in table.runs() if other["run_id"] != run.run_id]
-        if run.rows or run.frames is None or (run.already_done and resume.unfinished(earlier)):
+        if run.rows or run.frames is None or (run.already_done and unfinished(earlier)):
             run.finished = _now()
         # Else its record is removed: it says nothing, and would tie a table without rows to these settings.
     if not (run.finished or run.already_done):

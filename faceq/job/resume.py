@@ -6,20 +6,20 @@ import math
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from faceq.config import S3, Config
-from faceq.sources.frame import Finished
+from faceq.config import Config
 from faceq.sources.listing import Shard
 from faceq.sources.reading import read_as, tag_of, version_of
 from faceq.storage.filesystem import filesystem, is_remote, storage_errors
+from faceq.storage.settings import S3Settings
 from faceq.table import finished_shards, repair
-from faceq.table.finished_shards import Shards
+from faceq.table.finished_shards import Finished, Shards
 from faceq.table.schema import among, frame_id
-from faceq.table.store import Table, Tallies, is_of, status_of
+from faceq.table.store import Table, Tallies, is_of, status_of, unfinished
 
 _ASKED_AT_ONCE = 10
 """As many connections as s3fs opens."""
@@ -56,7 +56,7 @@ def rest_of(table: Table, shards: list[Shard], config: Config) -> Rest:
     done = held.ids[~among(held.ids, again)]
     for source in passing["source"].unique().to_pylist():
         finished.pop(source, None)
-    shards = repair.with_known_videos(table, shards)
+    shards = with_known_videos(table, shards)
     rest, already = (shards, 0) if config.limit else left(shards, finished, done, held.tallies)
     return Rest(rest, already, done, again, held.files, known, shard_files)
 
@@ -71,7 +71,7 @@ def unchanged(known: Shards, shards: Iterable[Shard], config: Config) -> Shards:
     return {s.source: known[s.source] for s, version in pairs if version == known[s.source].version}
 
 
-def _version(shard: Shard, s3: S3) -> str | None:
+def _version(shard: Shard, s3: S3Settings) -> str | None:
     """Which version of a shard is there, as its reader would tell; None if that cannot be told."""
     if not is_remote(shard.source):
         with contextlib.suppress(OSError):
@@ -111,6 +111,21 @@ def _is_whole(shard: Finished, tallies: Tallies) -> bool:
     return tallies.get(shard.source) == (shard.frames, shard.ids)
 
 
+def with_known_videos(table: Table, shards: list[Shard]) -> list[Shard]:
+    """The shards; those as videos that a run which did not come to its end has read as such.
+
+    A video may be called like a picture. For a picture, a row of its first frame means that it is done.
+    """
+    partial = [run for run in table.runs() if not run["finished"] or run["config"].get("limit")]
+    if not partial or all(shard.kind != "picture" for shard in shards):
+        return shards
+    videos = table.videos_in([path for run in partial for path in table.files_of(run["run_id"])])
+    return [
+        replace(shard, kind="video") if shard.kind == "picture" and shard.source in videos else shard
+        for shard in shards
+    ]
+
+
 def nothing_to_do(table: Table, shards: Sequence[Shard], config: Config) -> int | None:
     """How many frames the input has, if each of them has its row; None where a run may find something to do,
     or to put right.
@@ -131,7 +146,7 @@ def nothing_to_do(table: Table, shards: Sequence[Shard], config: Config) -> int 
     ids, tallies = table.frames_of(files, finished)
     if _needs_repair(runs, files, ids) or len(repair.passing(table, _sources(shards), config.fiq_threshold)):
         return None
-    rest, already = left(repair.with_known_videos(table, list(shards)), finished, ids, tallies)
+    rest, already = left(with_known_videos(table, list(shards)), finished, ids, tallies)
     return None if rest else already
 
 
@@ -152,19 +167,3 @@ def _needs_repair(runs: Sequence[dict[str, Any]], files: Sequence[str], ids: np.
         status_of(path) == "unreadable" and is_of(path, run_id) for path in files for run_id in unended
     )
     return unsure or len(repair.doubles(ids)) > 0
-
-
-def unfinished(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Those of a table's runs (the oldest first) that were stopped, if no later one has gone on over the same
-    input to its end."""
-    return [
-        run
-        for position, run in enumerate(runs)
-        if not run["finished"] and not any(_makes_good(later, run) for later in runs[position + 1 :])
-    ]
-
-
-def _makes_good(later: dict[str, Any], stopped: dict[str, Any]) -> bool:
-    limit, needed = later["config"].get("limit"), stopped["config"].get("limit")
-    whole = limit is None or (needed is not None and limit >= needed)
-    return bool(later["finished"]) and whole and set(stopped["input"]) <= set(later["input"])

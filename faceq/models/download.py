@@ -56,10 +56,13 @@ def download(
 
 
 def _from_storage(source: str, target: Path, size: int | None, s3: Any) -> None:
-    from faceq.config import S3  # noqa: PLC0415 - it imports the zoo, which imports this module
     from faceq.storage.filesystem import filesystem, path_of  # noqa: PLC0415
+    from faceq.storage.settings import S3Settings  # noqa: PLC0415 - it imports the zoo, which imports this module
 
-    with filesystem(source, s3 or S3()).open(path_of(source), "rb") as remote, open(target, "wb") as local:
+    with (
+        filesystem(source, s3 or S3Settings()).open(path_of(source), "rb") as remote,
+        open(target, "wb") as local,
+    ):
         _copy(remote, local, size)
 
 

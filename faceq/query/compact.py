@@ -13,13 +13,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from faceq.config import S3
 from faceq.errors import JobError, UsageError
-from faceq.job import resume
 from faceq.query.rows import Rows
+from faceq.storage.settings import S3Settings
 from faceq.table import finished_shards
 from faceq.table.schema import STATUSES, schema_with
-from faceq.table.store import COMPRESSION, ROWS_PER_GROUP, Table, footer_of
+from faceq.table.store import COMPRESSION, ROWS_PER_GROUP, Table, footer_of, unfinished
 
 ROWS_PER_FILE = 1_000_000
 """Some 150 MB without embeddings, 700 MB with them."""
@@ -41,7 +40,7 @@ in a file of no run goes (`faceq.table.repair`)."""
 _OWN = re.compile(r"0-compacted-\d{6}\.parquet")
 
 
-def compact(source: str, target: str, s3: S3) -> tuple[int, int, int]:
+def compact(source: str, target: str, s3: S3Settings) -> tuple[int, int, int]:
     """Write a table's rows and records of runs into a new table.
 
     The new table is whole: it can be queried, judged and added to by the same job. Until this returns it
@@ -97,7 +96,7 @@ def _make_room(new: Table) -> None:
 
 def _check_finished(table: Table, runs: list[dict[str, Any]]) -> None:
     """That no run was stopped, or that a later one went on over the same input to its end."""
-    for run in resume.unfinished(runs):
+    for run in unfinished(runs):
         raise UsageError(
             f"{table.uri}: the job {run['run_id']} has not finished: wait for its end or start it again, "
             "and it goes on where it stopped"

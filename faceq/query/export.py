@@ -16,11 +16,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from faceq.config import S3
 from faceq.errors import UsageError
 from faceq.query.rows import Rows, quoted
 from faceq.storage.faults import failure
 from faceq.storage.filesystem import check_output, filesystem, path_of, storage_errors
+from faceq.storage.settings import S3Settings
 from faceq.table.store import COMPRESSION, ROWS_PER_GROUP
 
 EXPORTS = (".parquet", ".csv", ".jsonl")
@@ -50,7 +50,7 @@ def check_export(path: str) -> str:
     return ending
 
 
-def export(rows: Rows, chosen: Any, path: str, s3: S3) -> int:
+def export(rows: Rows, chosen: Any, path: str, s3: S3Settings) -> int:
     """Write rows to a .parquet, .csv or .jsonl file, local or on S3; returns their number.
 
     The file appears whole or not at all; of several exports to one place at once the last one stays. Some ten

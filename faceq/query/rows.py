@@ -18,10 +18,10 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from faceq.config import S3
 from faceq.errors import StorageError, UsageError
 from faceq.query.confined import check_reads_only, connect
 from faceq.storage.filesystem import is_remote
+from faceq.storage.settings import S3Settings
 from faceq.table.schema import STATUSES, schema
 from faceq.table.store import Table
 
@@ -51,7 +51,7 @@ def read_table(
     where: str | None = None,
     columns: Sequence[str] | None = None,
     *,
-    s3: S3 | None = None,
+    s3: S3Settings | None = None,
 ) -> pa.Table:
     """The rows of a result table, or those that fulfil a condition, in memory.
 
@@ -72,7 +72,7 @@ def read_table(
         >>> good.column_names
         ['source', 'dbcnn']
     """
-    with Rows(uri, s3 or S3()) as rows:
+    with Rows(uri, s3 or S3Settings()) as rows:
         return rows.arrow(rows.chosen(where, columns))
 
 
@@ -82,7 +82,7 @@ class Rows:
     A context manager. What DuckDB refuses is raised as a UsageError, with the nearest right name.
     """
 
-    def __init__(self, uri: str, s3: S3, **settings: Any):
+    def __init__(self, uri: str, s3: S3Settings, **settings: Any):
         """Raises UsageError where no table is. settings: more of DuckDB's."""
         self.table = Table(uri, s3)
         # From here on nothing may empty the file system's cache: it tells DuckDB which files are there.

@@ -29,7 +29,6 @@ import pyarrow.compute as pc
 from PIL import Image
 
 from faceq import __version__
-from faceq.config import S3
 from faceq.errors import StorageError, UsageError
 from faceq.query.dataset_card import OTHER, dataset_card
 from faceq.query.export import discard
@@ -39,6 +38,7 @@ from faceq.sources.frame import Frame
 from faceq.sources.reread import frames_of
 from faceq.storage.faults import failure
 from faceq.storage.filesystem import absolute, filesystem, is_temporary, path_of, storage_errors
+from faceq.storage.settings import S3Settings
 from faceq.table import lock
 from faceq.table.schema import BREAK, among
 from faceq.table.store import Run, Table, new_run_id
@@ -86,7 +86,11 @@ class Selection:
 
 
 def export_shards(
-    rows: Rows, selection: Selection, folder: str, s3: S3, progress: Callable[[int], None] = lambda done: None
+    rows: Rows,
+    selection: Selection,
+    folder: str,
+    s3: S3Settings,
+    progress: Callable[[int], None] = lambda done: None,
 ) -> Exported:
     """Write the chosen frames into `frames-000000.tar`, … in a folder or under an `s3://` prefix.
 
@@ -203,7 +207,7 @@ def _by_sources(batches: Iterator[pa.Table]) -> Iterator[pa.Table]:
 class _Place:
     """The folder of an export, local or on S3. columns: of its rows."""
 
-    def __init__(self, folder: str, s3: S3, columns: pa.Schema):
+    def __init__(self, folder: str, s3: S3Settings, columns: pa.Schema):
         self.uri = absolute(folder)
         self.path = path_of(folder)
         self.s3 = s3

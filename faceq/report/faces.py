@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from faceq.config import S3
 from faceq.query.rows import SINGLE_PICTURE, Rows
 from faceq.sources.decode.image import UnreadableError, decode
 from faceq.sources.reread import COLUMNS, frames_of
+from faceq.storage.settings import S3Settings
 
 FACE_SIDE = 88
 """Side of a face in the page, pixels."""
@@ -47,7 +47,7 @@ class Faces:
     lost: int
 
 
-def sample(rows: Rows, scales: dict[str, float], s3: S3) -> Faces:
+def sample(rows: Rows, scales: dict[str, float], s3: S3Settings) -> Faces:
     """Choose faces along each score's scale, the same ones each time, and read them.
 
     A shard or a video has to be read up to the frame that is wanted, so no more than some twenty are: for
@@ -100,7 +100,7 @@ def _text(value: str) -> str:
     return "'" + value.replace("'", "''") + "'"
 
 
-def _read(chosen: pa.Table, s3: S3) -> dict[int, Face]:
+def _read(chosen: pa.Table, s3: S3Settings) -> dict[int, Face]:
     values = chosen.select(["frame_id", *_VALUES]).to_pylist()
     faces = {}
     for number, frame in frames_of(chosen, s3):

@@ -14,12 +14,12 @@ import jinja2
 import numpy as np
 
 from faceq import __version__
-from faceq.config import S3
 from faceq.messages.visible import visible
 from faceq.query.rows import SINGLE_PICTURE, Rows
 from faceq.report import charts as report_charts
 from faceq.report import faces as report_faces
 from faceq.report.charts import Cut
+from faceq.storage.settings import S3Settings
 from faceq.table.schema import BREAK, STATUSES
 
 SCALES = {"serfiq": 1.0, "dbcnn": 100.0}
@@ -55,7 +55,7 @@ class Counts:
         return sum(self.statuses.values())
 
 
-def build(uri: str, s3: S3, with_faces: bool = True) -> str:
+def build(uri: str, s3: S3Settings, with_faces: bool = True) -> str:
     """The report on a result table, as HTML.
 
     Args:

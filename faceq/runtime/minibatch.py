@@ -81,3 +81,11 @@ class Halving:
 
 def _short(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
+
+
+def to_device(array: np.ndarray, device: str) -> torch.Tensor:
+    """An array as a tensor on a device; to CUDA by way of pinned memory, while the processor goes on."""
+    tensor = torch.from_numpy(array)
+    if device == "cpu":
+        return tensor
+    return tensor.pin_memory().to(device, non_blocking=True)

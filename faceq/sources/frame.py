@@ -38,27 +38,6 @@ class Frame:
         return frame_id(self.source, self.member, self.frame_index)
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """A tar, a Parquet file or a video that was read to its end, or to where it breaks off.
-
-    version: what tells it from other files of its name: its bytes and when they were written, or its ETag.
-    read_as: the settings, and the faceq, that decide which frames it gives. frames: how many that are, with
-    the break; ids: the sum of their ids, as `wrapped` gives it.
-    """
-
-    source: str
-    version: str
-    read_as: str
-    frames: int
-    ids: int
-
-
-def wrapped(number: int) -> int:
-    """A number as int64 holds it, which drops all higher bits."""
-    return (number + 2**63) % 2**64 - 2**63
-
-
 _READ_COLUMNS = ("frame_id", "source", "member", "frame_index", "timestamp_s", "status", "error")
 READ_SCHEMA = pa.schema(
     [pa.field(name, SCHEMA.field(name).type) for name in _READ_COLUMNS] + [pa.field("image", pa.binary())]

@@ -13,13 +13,13 @@ from typing import Literal
 
 import fsspec
 
-from faceq.config import S3
 from faceq.errors import FaceqError, UsageError
 from faceq.sources import manifest
 from faceq.sources.overlaps import listed_twice, outside_of, tables_among
 from faceq.storage.faults import failure, fault_of, in_words
 from faceq.storage.filesystem import absolute, filesystem, is_remote, path_of, storage_errors
 from faceq.storage.folders import MAGIC, Bucket, Disk, Files, Place, UnlistedError, glob
+from faceq.storage.settings import S3Settings
 
 PICTURE_ENDINGS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".pjpeg", ".pjp", ".png", ".apng", ".webp", ".gif"),
@@ -65,7 +65,7 @@ class Shard:
 
 def list_shards(
     inputs: Iterable[str],
-    s3: S3,
+    s3: S3Settings,
     manifests: Iterable[str] = (),
     any_name: bool = False,
     passed_over: set[str] | None = None,
@@ -154,7 +154,7 @@ def outside(shards: list[Shard], place: str) -> list[Shard]:
     return [s for s in shards if is_remote(s.source) or os.path.dirname(s.path) not in inside]
 
 
-def _list_input(uri: str, s3: S3, any_name: bool) -> tuple[list[Shard], list[str]]:
+def _list_input(uri: str, s3: S3Settings, any_name: bool) -> tuple[list[Shard], list[str]]:
     """The shards of an input, and the names of files that are passed over."""
     path = path_of(uri)
     files = filesystem(uri, s3)

@@ -14,11 +14,11 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from faceq.config import S3
 from faceq.errors import FaceqError, UsageError
 from faceq.storage.faults import failure, fault_of, in_words
 from faceq.storage.filesystem import absolute, check_uri, filesystem, is_remote, path_of, storage_errors
 from faceq.storage.parquet import ParquetFile
+from faceq.storage.settings import S3Settings
 
 URI_COLUMNS = ("uri", "path", "source")
 """The first of these that a manifest has holds the places."""
@@ -31,7 +31,7 @@ ENDINGS = (".parquet", ".csv", ".jsonl")
 _BATCH_ROWS = 65_536
 
 
-def entries(uri: str, s3: S3) -> Iterator[tuple[str, int | None]]:
+def entries(uri: str, s3: S3Settings) -> Iterator[tuple[str, int | None]]:
     """The places that a manifest lists, in its order, and their sizes.
 
     Args:

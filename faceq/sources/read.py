@@ -3,22 +3,24 @@
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import replace
 
-from faceq.config import S3, Limits, Video
+from faceq.config import Limits, Video
 from faceq.sources.clip import read_video
-from faceq.sources.frame import Finished, Frame, wrapped
+from faceq.sources.frame import Frame
 from faceq.sources.listing import Shard, kind_of, recorded
 from faceq.sources.parquet import read_parquet
 from faceq.sources.pictures import AT_ONCE, read_pictures
 from faceq.sources.reading import EVERY_FRAME, Findings, OtherKindError, Reading, read_as
 from faceq.sources.tar import read_tar
-from faceq.table.schema import frame_id
+from faceq.storage.settings import S3Settings
+from faceq.table.finished_shards import Finished
+from faceq.table.schema import frame_id, wrapped
 
 _READERS = {"tar": read_tar, "parquet": read_parquet, "video": read_video}
 
 
 def read_shards(
     shards: Iterable[Shard],
-    s3: S3,
+    s3: S3Settings,
     done: Container[int] = (),
     sampling: Video = EVERY_FRAME,
     limits: Limits | None = None,
@@ -78,7 +80,7 @@ def _frames(shard: Shard, reading: Reading) -> Iterator[Frame]:
         reading.findings.notes.append(f"{shard.source}: a {shard.kind} by its bytes, and read as one")
 
 
-def read_again(sources: Iterable[str], wanted: Container[int], s3: S3) -> Iterator[Frame]:
+def read_again(sources: Iterable[str], wanted: Container[int], s3: S3Settings) -> Iterator[Frame]:
     """Frames that a table has rows of, read from their sources once more.
 
     Args:

@@ -13,14 +13,16 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 
 from faceq import __version__
-from faceq.config import S3, Limits, Video
+from faceq.config import Limits, Video
 from faceq.sources import video
-from faceq.sources.frame import Finished, Frame
+from faceq.sources.frame import Frame
 from faceq.sources.listing import Kind, Shard, ending_of, words
 from faceq.sources.local import ChangedError, LocalFile, SpecialFileError
 from faceq.sources.sniff import ENOUGH, kind_of_bytes
 from faceq.storage.faults import fault_of, in_words
 from faceq.storage.filesystem import READ_AHEAD, filesystem, has_failed, is_remote
+from faceq.storage.settings import S3Settings
+from faceq.table.finished_shards import Finished
 from faceq.table.schema import BREAK, frame_id
 
 EVERY_FRAME = Video()
@@ -58,7 +60,7 @@ class Reading:
     known. failed: the last source broke off for a reason that may be gone the next time.
     """
 
-    s3: S3
+    s3: S3Settings
     done: Container[int] = ()
     sampling: Video = EVERY_FRAME
     limits: Limits = field(default_factory=Limits)

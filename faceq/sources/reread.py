@@ -4,16 +4,16 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from faceq.config import S3
 from faceq.sources import read_again
 from faceq.sources.frame import Frame
+from faceq.storage.settings import S3Settings
 from faceq.table.schema import BREAK, frame_id
 
 COLUMNS = ("frame_id", "source", "member", "frame_index", "timestamp_s")
 """What of a row says where its frame is."""
 
 
-def frames_of(rows: pa.Table, s3: S3) -> Iterator[tuple[int, Frame]]:
+def frames_of(rows: pa.Table, s3: S3Settings) -> Iterator[tuple[int, Frame]]:
     """Each row's frame, in the order in which the sources give them.
 
     A source is read no further than the last frame that is wanted of it; single pictures are read

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from faceq.config import S3, Config, build
+from faceq.config import Config, build
 from faceq.errors import UsageError
 from faceq.runtime import device
 from faceq.sources.frame import Frame, in_batches, to_table
@@ -18,6 +18,7 @@ from faceq.stages.find_face import FindFace
 from faceq.stages.scores import ScoreFiq, ScoreQuality
 from faceq.storage.faults import fault_of
 from faceq.storage.filesystem import absolute, filesystem, path_of, storage_errors
+from faceq.storage.settings import S3Settings
 from faceq.table.schema import finished, schema
 from faceq.table.store import new_run_id
 
@@ -76,7 +77,7 @@ def _run(frames: Iterable[Frame], stages: list[Any], columns: pa.Schema, run_id:
         yield finished(table, columns, run_id)
 
 
-def _frame(position: int, image: Any, s3: S3) -> Frame:
+def _frame(position: int, image: Any, s3: S3Settings) -> Frame:
     if isinstance(image, str | os.PathLike):
         return _read(os.fspath(image), s3)
     name = f"image:{position}"
@@ -97,7 +98,7 @@ def _frame(position: int, image: Any, s3: S3) -> Frame:
     raise UsageError(f"{name}: expected a path, encoded bytes or an RGB uint8 array (H, W, 3), got {kind}")
 
 
-def _read(path: str, s3: S3) -> Frame:
+def _read(path: str, s3: S3Settings) -> Frame:
     place = absolute(path)
     source = source_of(place)
     try:

@@ -14,9 +14,9 @@ from urllib.parse import unquote
 import fsspec
 from fsspec.implementations.local import LocalFileSystem, get_umask
 
-from faceq.config import S3
 from faceq.errors import StorageError, UsageError
 from faceq.messages.masking import holds_secret
+from faceq.storage.settings import S3Settings
 
 ATTEMPTS = 6
 """Requests to S3 for one answer. With the backoff of `standard`, 20 seconds at most between two, the last
@@ -87,7 +87,7 @@ def check_uri(uri: str) -> None:
         )
 
 
-def filesystem(uri: str, s3: S3) -> fsspec.AbstractFileSystem:
+def filesystem(uri: str, s3: S3Settings) -> fsspec.AbstractFileSystem:
     """The file system of a local path or an `s3://` URI.
 
     S3's endpoint, region and credentials come from the AWS variables and profiles, `s3` going before
@@ -113,7 +113,7 @@ def filesystem(uri: str, s3: S3) -> fsspec.AbstractFileSystem:
     return S3Files(**{key: value for key, value in options.items() if value})
 
 
-def _retries(s3: S3) -> dict[str, Any]:
+def _retries(s3: S3Settings) -> dict[str, Any]:
     """botocore's settings for retries, where no variable and no profile has others.
 
     Mode `standard`: unlike `legacy` it takes every broken connection for one to try again, and draws all
@@ -172,7 +172,7 @@ def path_of(uri: str) -> str:
     return absolute(uri).removeprefix("s3://")
 
 
-def check_output(uri: str, s3: S3) -> None:
+def check_output(uri: str, s3: S3Settings) -> None:
     """That a file can be written there, as far as can be seen before the work that it shall hold.
 
     Raises:
@@ -196,7 +196,7 @@ def check_output(uri: str, s3: S3) -> None:
         )
 
 
-def write_output(uri: str, data: bytes, s3: S3) -> None:
+def write_output(uri: str, data: bytes, s3: S3Settings) -> None:
     """Write a file that a command was asked for; raises as `faults.failure` where that fails."""
     from faceq.storage.faults import failure  # noqa: PLC0415 - it imports this module
 

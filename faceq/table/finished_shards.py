@@ -11,11 +11,10 @@ The files are Arrow IPC, since some programs take every `.parquet` file below a 
 import contextlib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 import pyarrow as pa
 
-from faceq.sources.frame import Finished
 from faceq.storage.filesystem import storage_errors
 from faceq.table.store import Table
 
@@ -31,6 +30,23 @@ _COLUMNS = pa.schema(
         pa.field("ids", pa.int64(), nullable=False),
     ]
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A tar, a Parquet file or a video that was read to its end, or to where it breaks off.
+
+    version: what tells it from other files of its name: its bytes and when they were written, or its ETag.
+    read_as: the settings, and the faceq, that decide which frames it gives. frames: how many that are, with
+    the break; ids: the sum of their ids, as `wrapped` gives it.
+    """
+
+    source: str
+    version: str
+    read_as: str
+    frames: int
+    ids: int
+
 
 Shards = dict[str, Finished]
 """Finished shards by their source."""

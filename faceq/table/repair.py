@@ -8,14 +8,13 @@ files, can be interrupted, and can be done again.
 
 import glob
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from faceq.sources.listing import Shard
 from faceq.table.schema import SCHEMA, among
 from faceq.table.store import Run, Table, Tallies, is_of, status_of
 
@@ -105,21 +104,6 @@ def drop_stragglers(table: Table, run: Run, known: Collection[str]) -> None:
         for path in table.row_files():
             if path not in known and not is_of(path, run.run_id):
                 table.files.rm_file(path)
-
-
-def with_known_videos(table: Table, shards: list[Shard]) -> list[Shard]:
-    """The shards; those as videos that a run which did not come to its end has read as such.
-
-    A video may be called like a picture. For a picture, a row of its first frame means that it is done.
-    """
-    partial = [run for run in table.runs() if not run["finished"] or run["config"].get("limit")]
-    if not partial or all(shard.kind != "picture" for shard in shards):
-        return shards
-    videos = table.videos_in([path for run in partial for path in table.files_of(run["run_id"])])
-    return [
-        replace(shard, kind="video") if shard.kind == "picture" and shard.source in videos else shard
-        for shard in shards
-    ]
 
 
 def _forget(files: list[str], table: Table, sources: Collection[str]) -> int:

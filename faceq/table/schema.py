@@ -70,6 +70,11 @@ def frame_id(source: str, member: str | None, frame_index: int) -> int:
     return int.from_bytes(digest, "big", signed=True)
 
 
+def wrapped(number: int) -> int:
+    """A number as int64 holds it, which drops all higher bits."""
+    return (number + 2**63) % 2**64 - 2**63
+
+
 def among(ids: np.ndarray, known: np.ndarray) -> np.ndarray:
     """(N,) bool: which ids (N,) are among those known (M,), sorted."""
     if not len(known):

@@ -18,10 +18,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 
-from faceq.config import S3
 from faceq.errors import FaceqError, StorageError, UsageError
 from faceq.messages.masking import masked
-from faceq.sources.frame import wrapped
 from faceq.storage import folders
 from faceq.storage.faults import failure
 from faceq.storage.filesystem import (
@@ -34,8 +32,9 @@ from faceq.storage.filesystem import (
     storage_errors,
 )
 from faceq.storage.parquet import ParquetFile
+from faceq.storage.settings import S3Settings
 from faceq.table import comparable, records
-from faceq.table.schema import STATUSES, among, record_of, schema
+from faceq.table.schema import STATUSES, among, record_of, schema, wrapped
 
 COMPRESSION = "zstd"
 ROWS_PER_GROUP = 100_000
@@ -102,7 +101,7 @@ class Run:
 class Table:
     """A result table: a folder or an `s3://` prefix."""
 
-    def __init__(self, uri: str, s3: S3):
+    def __init__(self, uri: str, s3: S3Settings):
         self.uri = absolute(uri)
         self.path = path_of(uri)
         self.files: fsspec.AbstractFileSystem = filesystem(uri, s3)
@@ -484,6 +483,22 @@ def in_order(found: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 Tallies = dict[str, tuple[int, int]]
 """Frames of a source, and the sum of their ids as int64 holds it."""
+
+
+def unfinished(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those of a table's runs (the oldest first) that were stopped, if no later one has gone on over the same
+    input to its end."""
+    return [
+        run
+        for position, run in enumerate(runs)
+        if not run["finished"] and not any(_makes_good(later, run) for later in runs[position + 1 :])
+    ]
+
+
+def _makes_good(later: dict[str, Any], stopped: dict[str, Any]) -> bool:
+    limit, needed = later["config"].get("limit"), stopped["config"].get("limit")
+    whole = limit is None or (needed is not None and limit >= needed)
+    return bool(later["finished"]) and whole and set(stopped["input"]) <= set(later["input"])
 
 
 def _by_source(rows: pa.Table) -> Iterator[tuple[str, int, int]]:

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import faceq
-from faceq.config import S3
 from faceq.query.export import export
 from faceq.query.rows import Rows
+from faceq.storage.settings import S3Settings
 from jobs.benchmarks import readers
 
 CASES = (
@@ -55,8 +55,8 @@ def main() -> int:
     print("| reader | installed | table | export |\n|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         exported = os.path.join(folder, "export.parquet")
-        with Rows(options.table, S3()) as rows:
-            export(rows, rows.chosen(), exported, S3())
+        with Rows(options.table, S3Settings()) as rows:
+            export(rows, rows.chosen(), exported, S3Settings())
         for number, (reader, *wanted) in enumerate(CASES):
             case = f"{reader} {' '.join(wanted)}"
             if options.words and not any(word in case for word in options.words):
