@@ -14,8 +14,9 @@ import psutil
 import pytest
 
 from faceq.errors import JobError
+from faceq.job import local_ray
 from faceq.job.telling import telling
-from faceq.runtime import cgroup, device, local_ray
+from faceq.runtime import cgroup, device
 
 
 def test_memory_decides_with_the_cpus_how_many_ray_is_given(monkeypatch):

@@ -16,13 +16,13 @@ from small_s3 import BUCKET, small_s3
 from test_video import write_numbered
 
 from faceq.config import Limits
+from faceq.job.resume import with_known_videos
 from faceq.sources import Findings, read_again, read_shards
 from faceq.sources.frame import Frame
 from faceq.sources.listing import Shard, list_shards
 from faceq.sources.reread import frames_of
 from faceq.sources.sniff import ENOUGH, kind_of_bytes
 from faceq.storage.settings import S3Settings
-from faceq.table.repair import with_known_videos
 from faceq.table.schema import SCHEMA
 from faceq.table.store import Run, Table
 

@@ -150,8 +150,8 @@ Scores how good a picture, or the part of it under a mask, looks to people: 0 (b
 `held_out`: agreement with ratings of pictures, each seen in ten squares, as `faceq evaluate iqa` does.
 `ladders`: portraits at {LADDER_SIDE} pixels, spoiled as in `faceq.evaluation.distortions.LADDERS`, through
 the job's own first stage; by the region that is judged (`mask` is the default), Spearman's correlation of
-severity 0..5 and score, mean over faces (-1 is best), and the mean score by severity. `high_quality`, `low_quality`: one
-good and one bad photo of a face.
+severity 0..5 and score, mean over faces (-1 is best), and the mean score by severity. `high_quality`,
+`low_quality`: one good and one bad photo of a face.
 
 ```json
 {json.dumps(figures, indent=1)}
