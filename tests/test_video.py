@@ -158,8 +158,9 @@ def test_settings_that_make_no_sense_are_wrong_usage(tmp_path, capsys, chosen, m
 
 
 def test_sampling_is_on_record():
-    assert _record({"video": {"fps": 2}})["video_fps"] == 2
-    assert _record({"video": {"every": 3}})["video_every"] == 3
+    for name, value in (("fps", 2), ("every", 3)):
+        settings = config.build({"video": {name: value}})
+        assert comparison_record(settings, choose(settings))[f"video_{name}"] == value
 
 
 # --- broken videos ---
