@@ -20,7 +20,7 @@ import skimage
 from here import score_here
 from videos import write_video
 
-from faceq.sources.decode import image as decode
+from faceq.sources.decode.image import decode
 from jobs import demo
 
 PHOTOS = Path(insightface.__file__).parent / "data" / "images"
@@ -143,7 +143,7 @@ def frames_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pq.write_table(pa.table({"id": names, "image": images}), folder / "rows.parquet")
     for photo in ("t1.jpg", "Tom_Hanks_54745.png"):
         (folder / photo).write_bytes((PHOTOS / photo).read_bytes())
-    write_video(folder / "clip.mp4", [decode.decode(image, 10_000_000) for image in images])
+    write_video(folder / "clip.mp4", [decode(image, 10_000_000) for image in images])
     return folder
 
 

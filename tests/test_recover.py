@@ -358,7 +358,7 @@ class TestJob:
         chosen = config.build({"input": [str(folder / "in")], "out": str(folder / "table")})
         table = Table(chosen.out, chosen.s3)
         run = Run(NEW, "0", [], chosen.record(), {}, "", owner=lock.owner())
-        with lock.held(table, run):
+        with lock.exclusive(table, run):
             for more in ([], ["--overwrite"], ["--retry-unreadable"]):
                 assert self.run(folder, *more) == 2
                 assert f"another job is writing here: {NEW}" in capsys.readouterr().err

@@ -69,7 +69,7 @@ def compact(source: str, target: str, s3: S3Settings) -> tuple[int, int, int]:
     _make_room(new)
     before = old.row_files()
     columns = schema_with(_footer(runs))
-    with new.reached(), Rows(source, s3, **SORT) as there:
+    with new.translate_errors(), Rows(source, s3, **SORT) as there:
         files = [_write_partition(there, new, status, columns) for status in STATUSES]
     rows = sum(count for count, _ in files)
     if old.row_files() != before or [run for run in old.runs() if run not in runs]:
@@ -89,7 +89,7 @@ def _make_room(new: Table) -> None:
     )
     if new.exists() or not new.empty(but_for=left):
         raise UsageError(f"{new.uri}: is not empty: name another folder for --out")
-    with new.reached():
+    with new.translate_errors():
         for path in left:
             new.files.rm_file(path)
 

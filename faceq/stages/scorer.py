@@ -19,7 +19,7 @@ from faceq.stages.scores import ScoreFiq, ScoreQuality
 from faceq.storage.faults import fault_of
 from faceq.storage.filesystem import absolute, filesystem, path_of, storage_errors
 from faceq.storage.settings import S3Settings
-from faceq.table.schema import finished, schema
+from faceq.table.schema import schema, to_result_rows
 from faceq.table.store import new_run_id
 
 AT_ONCE = 256
@@ -74,7 +74,7 @@ def _run(frames: Iterable[Frame], stages: list[Any], columns: pa.Schema, run_id:
         table = to_table(batch)
         for stage in stages:
             table = stage(table)
-        yield finished(table, columns, run_id)
+        yield to_result_rows(table, columns, run_id)
 
 
 def _frame(position: int, image: Any, s3: S3Settings) -> Frame:

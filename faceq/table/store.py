@@ -26,7 +26,7 @@ from faceq.storage.filesystem import (
     READ_AHEAD,
     absolute,
     filesystem,
-    has_failed,
+    is_storage_error,
     is_temporary,
     path_of,
     storage_errors,
@@ -34,7 +34,7 @@ from faceq.storage.filesystem import (
 from faceq.storage.parquet import ParquetFile
 from faceq.storage.settings import S3Settings
 from faceq.table import comparable, records
-from faceq.table.schema import STATUSES, among, record_of, schema, wrapped
+from faceq.table.schema import STATUSES, isin_sorted, record_of, schema, wrap_int64
 
 COMPRESSION = "zstd"
 ROWS_PER_GROUP = 100_000
@@ -144,7 +144,7 @@ class Table:
         files = (
             rows + self.shard_files() + [self._run_file(run_id) for run_id in others if run_id != mine.run_id]
         )
-        with self.reached():
+        with self.translate_errors():
             for path in files:
                 self.files.rm_file(path)
         return len(files)
@@ -159,7 +159,7 @@ class Table:
         Where rows have lost their records, as when a worker outlived a job that had written nothing, the
         settings in their footers stand for these. UsageError where something else than a table is.
         """
-        with self.reached():
+        with self.translate_errors():
             self.files.invalidate_cache()
             if not self.files.exists(self.path):
                 return []
@@ -187,19 +187,19 @@ class Table:
 
     def exists(self) -> bool:
         """Whether a run has begun to write here; StorageError if the place cannot be read."""
-        with self.reached():
+        with self.translate_errors():
             return bool(self._run_files())
 
     def is_dir(self) -> bool:
         """Whether a folder is here, or objects below an S3 prefix; StorageError if the place fails."""
-        with self.reached():
+        with self.translate_errors():
             self.files.invalidate_cache()
             return bool(self.files.isdir(self.path))
 
     def empty(self, but_for: Collection[str] = ()) -> bool:
         """Whether nothing is here but empty folders of a table, files that were not finished, and some that
         are named; StorageError if the place cannot be read."""
-        with self.reached():
+        with self.translate_errors():
             if not self.is_dir():
                 return not self.files.exists(self.path)
             folders_there = self.files.ls(self.path, detail=False)
@@ -211,7 +211,7 @@ class Table:
 
     def record(self) -> dict[str, Any]:
         """What decides the values in the rows: the record that all runs of this table share. One is read."""
-        with self.reached():
+        with self.translate_errors():
             self.files.invalidate_cache()
             found = next(filter(None, map(self._record_at, self._run_files())), None)
         if found is None:
@@ -223,7 +223,7 @@ class Table:
 
     def shard_files(self) -> list[str]:
         """The files of `faceq.table.finished_shards`."""
-        with self.reached():
+        with self.translate_errors():
             return folders.inside(self.files, self.path, "_faceq/shards-*.arrow")
 
     def runs(self) -> list[dict[str, Any]]:
@@ -232,14 +232,14 @@ class Table:
         Raises:
             StorageError: the place cannot be read, or a record is damaged (see `records.parse`).
         """
-        with self.reached():
+        with self.translate_errors():
             self.files.invalidate_cache()
             return in_order(self._records(self._run_files()))
 
     def runs_of(self, files: list[str]) -> list[dict[str, Any]]:
         """Records of the runs that wrote some of `row_files`; of all runs, where the name of a file does not
         begin with a run's id, as after a compaction."""
-        with self.reached():
+        with self.translate_errors():
             there = {_name(path)[len("run-") : -len(".json")]: path for path in self._run_files()}
             wrote = {_writer(_name(path), there) for path in files}
             return self._records([path for run_id, path in there.items() if None in wrote or run_id in wrote])
@@ -260,19 +260,19 @@ class Table:
 
     def run(self, run_id: str) -> dict[str, Any] | None:
         """The record of one run; None where there is none."""
-        with self.reached():
+        with self.translate_errors():
             return self._record_at(self._run_file(run_id))
 
     def forget(self, run: Run) -> None:
         """Delete the record of a run that has written nothing, if it is there."""
-        with self.reached(), contextlib.suppress(FileNotFoundError):
+        with self.translate_errors(), contextlib.suppress(FileNotFoundError):
             self.files.rm_file(self._run_file(run.run_id))
 
     def _run_file(self, run_id: str) -> str:
         return f"{self.path}/_faceq/{records.name_of(run_id)}"
 
     @contextlib.contextmanager
-    def reached(self) -> Iterator[None]:
+    def translate_errors(self) -> Iterator[None]:
         """Turns what storage raises into an error that names the place: see `faults.failure`."""
         try:
             yield
@@ -289,7 +289,7 @@ class Table:
         Raises:
             StorageError: the place cannot be read, or holds rows of a status that there is not.
         """
-        with self.reached():
+        with self.translate_errors():
             self.files.invalidate_cache()
             found = folders.inside(self.files, self.path, "status=*/*.parquet")
         self._check_statuses(path.rsplit("/", 2)[1] for path in found)
@@ -314,7 +314,7 @@ class Table:
     def put_record(self, record: dict[str, Any]) -> None:
         """Write a run's record as `runs` gives it, with secrets masked; otherwise as `save`."""
         text = json.dumps(masked(record), indent=2, sort_keys=True)
-        with self.reached(), self.files.open(self._run_file(record["run_id"]), "wb") as file:
+        with self.translate_errors(), self.files.open(self._run_file(record["run_id"]), "wb") as file:
             file.write(text.encode())
 
     def rows(self, columns: Sequence[str]) -> pa.Table:
@@ -339,7 +339,7 @@ class Table:
             for source, count, total in _by_source(part) if sources else ():
                 if source in tallies:
                     before, sum_before = tallies[source]
-                    tallies[source] = before + count, wrapped(sum_before + total)
+                    tallies[source] = before + count, wrap_int64(sum_before + total)
         found = np.concatenate(ids)
         found.sort()
         return found, tallies
@@ -357,7 +357,7 @@ class Table:
         files = self.row_files()
         for path, part in zip(files, self._parts(files, ["frame_id"]), strict=True):
             there = part["frame_id"].to_numpy()
-            found = there[among(there, ids)]
+            found = there[isin_sorted(there, ids)]
             if len(found):
                 yield path, found
 
@@ -408,11 +408,11 @@ class Table:
     @contextlib.contextmanager
     def _opened(self, path: str) -> Iterator[ParquetFile]:
         """One of `row_files`; StorageError where it cannot be read."""
-        with self.reached(), self.files.open(path, "rb", block_size=READ_AHEAD) as file:
+        with self.translate_errors(), self.files.open(path, "rb", block_size=READ_AHEAD) as file:
             try:
                 yield ParquetFile(file)
             except (OSError, pa.ArrowInvalid) as error:
-                if has_failed(error):
+                if is_storage_error(error):
                     raise
                 if "lists to be of size" in str(error):
                     raise StorageError(
@@ -433,7 +433,7 @@ class Table:
         """
         if keep.all():
             return
-        with self.reached():
+        with self.translate_errors():
             if not keep.any():
                 self.files.rm_file(path)
                 return
@@ -506,7 +506,7 @@ def _by_source(rows: pa.Table) -> Iterator[tuple[str, int, int]]:
     sources = rows["source"].combine_chunks().dictionary_encode()
     place, ids = sources.indices.to_numpy(), rows["frame_id"].to_numpy()
     sums = np.zeros(len(sources.dictionary), np.int64)
-    np.add.at(sums, place, ids)  # wraps, as `wrapped` does
+    np.add.at(sums, place, ids)  # wraps, as `wrap_int64` does
     counts = np.bincount(place, minlength=len(sums))
     yield from zip(sources.dictionary.to_pylist(), counts.tolist(), sums.tolist(), strict=True)
 
