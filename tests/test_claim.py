@@ -13,7 +13,8 @@ import pytest
 from faceq.errors import JobError, UsageError
 from faceq.storage.settings import S3Settings
 from faceq.table import heartbeats, lock
-from faceq.table.store import Run, Table
+from faceq.table.runs import Run
+from faceq.table.store import Table
 
 counter = itertools.count()
 

@@ -21,8 +21,9 @@ from faceq.sources.listing import Shard, list_shards
 from faceq.storage.settings import S3Settings
 from faceq.table import finished_shards
 from faceq.table.finished_shards import Finished
+from faceq.table.runs import Run
 from faceq.table.schema import SCHEMA
-from faceq.table.store import Run, Table
+from faceq.table.store import Table
 
 PICTURE = b"\xff\xd8\xff\xe0 not more than the beginning of a picture"
 RUN = "20261123T170000Z-aaaaaaaa"

@@ -16,8 +16,9 @@ from faceq.errors import StorageError
 from faceq.job import pipeline
 from faceq.storage.settings import S3Settings
 from faceq.table import lock, repair, store
+from faceq.table.runs import Run
 from faceq.table.schema import SCHEMA
-from faceq.table.store import Run, Table
+from faceq.table.store import Table
 from jobs import demo
 from jobs.training import synthetic
 

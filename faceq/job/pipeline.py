@@ -33,8 +33,9 @@ from faceq.sources.listing import Shard, ending_of, endings_text, exclude_below,
 from faceq.stages.scores import NO_FEATURES, NO_QUALITY, ScoreFiq, ScoreQuality, check_own_models
 from faceq.table import finished_shards, repair
 from faceq.table import lock as claim
+from faceq.table.runs import Run, new_run_id, unfinished
 from faceq.table.schema import schema, schema_with
-from faceq.table.store import COMPRESSION, Run, Table, new_run_id, unfinished
+from faceq.table.store import COMPRESSION, Table
 
 BLOCK_BYTES = 8 << 20
 """Most bytes of a block between two stages: some 30 faces' crops, or 200 small JPEGs. Ray's default of

@@ -18,8 +18,9 @@ from faceq.storage.filesystem import filesystem, is_remote, storage_errors
 from faceq.storage.settings import S3Settings
 from faceq.table import finished_shards, repair
 from faceq.table.finished_shards import Finished, Shards
+from faceq.table.runs import unfinished
 from faceq.table.schema import frame_id, isin_sorted
-from faceq.table.store import Table, Tallies, is_of, status_of, unfinished
+from faceq.table.store import Table, Tallies, is_of, status_of
 
 _ASKED_AT_ONCE = 10
 """As many connections as s3fs opens."""

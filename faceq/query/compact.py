@@ -17,8 +17,9 @@ from faceq.errors import JobError, UsageError
 from faceq.query.rows import Rows
 from faceq.storage.settings import S3Settings
 from faceq.table import finished_shards
+from faceq.table.runs import footer_of, unfinished
 from faceq.table.schema import STATUSES, schema_with
-from faceq.table.store import COMPRESSION, ROWS_PER_GROUP, Table, footer_of, unfinished
+from faceq.table.store import COMPRESSION, ROWS_PER_GROUP, Table
 
 ROWS_PER_FILE = 1_000_000
 """Some 150 MB without embeddings, 700 MB with them."""

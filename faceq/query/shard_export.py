@@ -40,8 +40,9 @@ from faceq.storage.faults import failure
 from faceq.storage.filesystem import absolute, filesystem, is_temporary, path_of, storage_errors
 from faceq.storage.settings import S3Settings
 from faceq.table import lock
+from faceq.table.runs import Run, new_run_id
 from faceq.table.schema import BREAK, isin_sorted
-from faceq.table.store import Run, Table, new_run_id
+from faceq.table.store import Table
 
 SHARD_FRAMES = 1000
 SHARD_BYTES = 512 << 20

@@ -15,8 +15,8 @@ from faceq.sources.decode.image import decode
 from faceq.sources.frame import Frame, to_table
 from faceq.stages.find_face import crop_side
 from faceq.stages.scorer import stages_of
+from faceq.table.runs import new_run_id
 from faceq.table.schema import pixels, schema, to_result_rows
-from faceq.table.store import new_run_id
 
 BOX_COLOUR = (0, 158, 115)
 LANDMARK_COLOUR = (240, 228, 66)

@@ -19,8 +19,8 @@ from faceq.stages.scores import ScoreFiq, ScoreQuality
 from faceq.storage.faults import fault_of
 from faceq.storage.filesystem import absolute, filesystem, path_of, storage_errors
 from faceq.storage.settings import S3Settings
+from faceq.table.runs import new_run_id
 from faceq.table.schema import schema, to_result_rows
-from faceq.table.store import new_run_id
 
 AT_ONCE = 256
 """Frames that are taken through the stages together, at most: they fill a card's mini-batches."""

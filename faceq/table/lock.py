@@ -22,7 +22,8 @@ from faceq.cli.streams import say
 from faceq.errors import FaceqError, JobError, UsageError
 from faceq.table import heartbeats
 from faceq.table.heartbeats import Seen
-from faceq.table.store import Run, Table
+from faceq.table.runs import Run
+from faceq.table.store import Table
 
 BEAT_S = 10
 DEAD_AFTER_S = 60

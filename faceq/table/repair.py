@@ -15,8 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from faceq.table.runs import Run
 from faceq.table.schema import SCHEMA, isin_sorted
-from faceq.table.store import Run, Table, Tallies, is_of, status_of
+from faceq.table.store import Table, Tallies, is_of, status_of
 
 _FRAMES = pa.schema([SCHEMA.field("frame_id"), SCHEMA.field("source")])
 
@@ -70,7 +71,7 @@ def passing(table: Table, sources: Collection[str], threshold: float) -> pa.Tabl
     wanted = pa.array(sorted(sources), pa.string())
     found = [
         rows.filter(pc.is_in(rows["source"], value_set=wanted))
-        for rows in table.below(table.row_files(), threshold)
+        for rows in table.passing(table.row_files(), threshold)
     ]
     return pa.concat_tables([_FRAMES.empty_table(), *found])
 
