@@ -16,7 +16,7 @@ from faceq.faces.finder import Finder, Found, face_confidence, is_face
 from faceq.faces.landmarks import Dense
 from faceq.runtime.device import check_cuda
 from faceq.sources.decode.image import UnreadableError, decode
-from faceq.table.schema import pending, with_values
+from faceq.table.schema import pending, scatter_column
 
 BOX_ENLARGEMENT = 1.5
 MESH_ENLARGEMENT = 1.68
@@ -53,7 +53,7 @@ class FindFace:
         images = batch["image"]
         found = [self._measure(images[int(row)].as_py()) for row in rows]
         for name in _FACE_COLUMNS:
-            batch = with_values(batch, name, rows, [values.get(name) for values in found])
+            batch = scatter_column(batch, name, rows, [values.get(name) for values in found])
         return batch.drop_columns(["image"])
 
     def _measure(self, image: bytes) -> dict[str, object]:

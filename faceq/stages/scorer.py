@@ -19,8 +19,8 @@ from faceq.stages.scores import ScoreFiq, ScoreQuality
 from faceq.storage.faults import fault_of
 from faceq.storage.filesystem import absolute, filesystem, path_of, storage_errors
 from faceq.storage.settings import S3Settings
-from faceq.table.schema import finished, schema
-from faceq.table.store import new_run_id
+from faceq.table.runs import new_run_id
+from faceq.table.schema import schema, to_result_rows
 
 AT_ONCE = 256
 """Frames that are taken through the stages together, at most: they fill a card's mini-batches."""
@@ -74,7 +74,7 @@ def _run(frames: Iterable[Frame], stages: list[Any], columns: pa.Schema, run_id:
         table = to_table(batch)
         for stage in stages:
             table = stage(table)
-        yield finished(table, columns, run_id)
+        yield to_result_rows(table, columns, run_id)
 
 
 def _frame(position: int, image: Any, s3: S3Settings) -> Frame:

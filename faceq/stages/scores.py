@@ -17,16 +17,16 @@ import torch
 from faceq.config import Config, Pool
 from faceq.faces import detect, geometry, landmarks, region
 from faceq.fiq import serfiq
-from faceq.fiq.distances import GAP, Distances
+from faceq.fiq.distances import GAP, DropoutDistances
 from faceq.fiq.recogniser import Backbone
 from faceq.iqa import scorer
 from faceq.iqa.dbcnn_lite import DBCNNLite
 from faceq.iqa.scorer import OnnxQuality, TorchQuality
 from faceq.runtime.device import check_cuda
-from faceq.runtime.minibatch import Halving, Model, in_mini_batches
+from faceq.runtime.minibatch import Model, OomSafeBatcher, in_mini_batches
 from faceq.sources.frame import READ_SCHEMA
 from faceq.stages.find_face import crop_side
-from faceq.table.schema import pending, pixels, with_values
+from faceq.table.schema import pending, pixels, scatter_column
 
 _PROBE_SIDE = 128
 """Pixels of the pictures on which a checkpoint of one's own is tried before the job: it shows its scale on
@@ -54,7 +54,7 @@ class ScoreFiq:
         pool = config.serfiq
         torch.set_num_threads(pool.threads)
         path, known = config.fetch(config.chosen.recogniser), config.recogniser()
-        self._distances = Distances(
+        self._distances = DropoutDistances(
             path, known, config.serfiq_passes, pool.runs_on, pool.mini_batch, pool.threads
         )
         self._calibration = config.calibrated()
@@ -78,16 +78,16 @@ class ScoreFiq:
         raw = serfiq.score(distance.astype(np.float64))
         score = serfiq.calibrated(raw, self._calibration.slope, self._calibration.threshold)
         norm = np.linalg.norm(embedding, axis=1)
-        batch = with_values(batch, "serfiq_raw", rows, raw)
-        batch = with_values(batch, "serfiq", rows, score)
-        batch = with_values(batch, "embedding_norm", rows, norm)
+        batch = scatter_column(batch, "serfiq_raw", rows, raw)
+        batch = scatter_column(batch, "serfiq", rows, score)
+        batch = scatter_column(batch, "embedding_norm", rows, norm)
         if self._embeddings:
-            batch = with_values(batch, "embedding", rows, embedding / norm[:, None])
+            batch = scatter_column(batch, "embedding", rows, embedding / norm[:, None])
         # The stored value decides, so that a later query draws the line at the same faces.
         below = rows[score.astype(np.float32) < self._threshold]
-        batch = with_values(batch, "status", below, ["below_fiq"] * len(below))
+        batch = scatter_column(batch, "status", below, ["below_fiq"] * len(below))
         for name in ("crop", "outline", "crop_map", "mask_coverage"):
-            batch = with_values(batch, name, below, [None] * len(below))
+            batch = scatter_column(batch, name, below, [None] * len(below))
         return batch.drop_columns(["aligned"])
 
     def _measure_gap(self, faces: np.ndarray) -> None:
@@ -133,14 +133,14 @@ class ScoreQuality:
         good = np.isfinite(points)
         batch = without_values(batch, rows[~good], NO_QUALITY)
         rows, points = rows[good], points[good]
-        batch = with_values(batch, "dbcnn", rows, np.clip(points, 0, 100))
-        batch = with_values(batch, "status", rows, ["scored"] * len(rows))
+        batch = scatter_column(batch, "dbcnn", rows, np.clip(points, 0, 100))
+        batch = scatter_column(batch, "status", rows, ["scored"] * len(rows))
         return batch.drop_columns(["crop", "outline", "crop_map"])
 
     def _quality(self, batch: pa.Table, rows: np.ndarray) -> np.ndarray:
         crops = pixels(batch, "crop", rows, (self._side, self._side, 3))
         masks = masks_of(batch, rows, self._side)
-        return self._rate(*region.shown(self._region, crops, masks))
+        return self._rate(*region.apply_region(self._region, crops, masks))
 
     def _rate(self, crops: np.ndarray, masks: np.ndarray) -> np.ndarray:
         (points,) = self._scores_of(crops, masks)
@@ -161,7 +161,7 @@ class ScoreQuality:
     def _on_cuda(self, pool: Pool) -> Model:
         # What half precision does not cover is single precision, not TensorFloat-32.
         torch.backends.cudnn.allow_tf32 = False
-        return Halving(TorchQuality(self._network, "cuda", half=True), pool.mini_batch, "dbcnn")
+        return OomSafeBatcher(TorchQuality(self._network, "cuda", half=True), pool.mini_batch, "dbcnn")
 
 
 def without_values(batch: pa.Table, rows: np.ndarray, error: str) -> pa.Table:
@@ -171,9 +171,9 @@ def without_values(batch: pa.Table, rows: np.ndarray, error: str) -> pa.Table:
         return batch
     for name in batch.column_names:
         if name not in READ_SCHEMA.names:
-            batch = with_values(batch, name, rows, [None] * len(rows))
-    batch = with_values(batch, "status", rows, ["unreadable"] * len(rows))
-    return with_values(batch, "error", rows, [error] * len(rows))
+            batch = scatter_column(batch, name, rows, [None] * len(rows))
+    batch = scatter_column(batch, "status", rows, ["unreadable"] * len(rows))
+    return scatter_column(batch, "error", rows, [error] * len(rows))
 
 
 def check_own_models(config: Config) -> None:

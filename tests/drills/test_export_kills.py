@@ -24,8 +24,9 @@ from PIL import Image
 from faceq import __version__
 from faceq.config import build
 from faceq.storage.settings import S3Settings
+from faceq.table.runs import Run
 from faceq.table.schema import SCHEMA, frame_id
-from faceq.table.store import Run, Table
+from faceq.table.store import Table
 
 FRAMES = 30
 CALLS = ("mkdir", "rename", "unlink", "chmod", "fsync", "rmdir")

@@ -23,7 +23,7 @@ import faceq
 from faceq import config
 from faceq.cli import main
 from faceq.job import progress
-from faceq.query import rows as query
+from faceq.query import rows
 from faceq.sources.decode import image
 from faceq.stages import scorer
 from faceq.storage.settings import S3Settings
@@ -183,7 +183,7 @@ def test_the_pytorch_example_gives_each_frame_once_whatever_the_workers(odd_name
     assert sorted(re.findall(r"'([^']+)'", printed)) == members
 
 
-@pytest.mark.parametrize("module", [query, scorer])
+@pytest.mark.parametrize("module", [rows, scorer])
 def test_examples_in_docstrings(place, monkeypatch, module):
     monkeypatch.chdir(place)
     found = doctest.testmod(module)

@@ -37,8 +37,9 @@ from faceq.sources.listing import list_shards
 from faceq.storage import s3_listing
 from faceq.storage.filesystem import filesystem
 from faceq.storage.settings import S3Settings
+from faceq.table.runs import Run
 from faceq.table.schema import BREAK, SCHEMA
-from faceq.table.store import Run, Table
+from faceq.table.store import Table
 
 SEEDS = range(10)
 EVERY_KIND = 114

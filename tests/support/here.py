@@ -10,8 +10,9 @@ import pyarrow.parquet as pq
 from faceq import __version__, config, sources
 from faceq.sources import listing
 from faceq.stages import scorer
+from faceq.table.runs import Run, new_run_id
 from faceq.table.schema import schema_with
-from faceq.table.store import Run, Table, new_run_id
+from faceq.table.store import Table
 
 
 def score_here(source: str, out: str, **values: Any) -> str:

@@ -29,8 +29,8 @@ from faceq import config
 from faceq.cli import main
 from faceq.errors import UsageError
 from faceq.faces import geometry
-from faceq.fiq import distances as fiq
-from faceq.fiq import recogniser as recognise
+from faceq.fiq.distances import GAP, DropoutDistances
+from faceq.fiq.recogniser import Backbone
 from faceq.fiq.serfiq import ClosedForm
 from faceq.iqa import scorer
 from faceq.iqa.dbcnn_lite import DBCNN_LITE_WEIGHTS
@@ -131,7 +131,7 @@ def test_arcface_is_fed_as_insightface_feeds_it(files, astronaut):
 
     faces = np.stack([astronaut[100:212, 200:312], astronaut[50:162, 150:262]])
     wanted = ArcFaceONNX(str(files["recogniser"])).get_feat([face[..., ::-1] for face in faces])
-    own = recognise.Backbone(files["recogniser"], dropout=0.5)
+    own = Backbone(files["recogniser"], dropout=0.5)
     _, found = ClosedForm(own.head)(torch.from_numpy(own(faces)))
     assert np.allclose(found, wanted, atol=1e-4)
 
@@ -362,9 +362,9 @@ def test_where_the_closed_form_holds_nothing_is_said(files, astronaut, caplog):
     for settings in ({}, {"dropout": 0.3}):
         scored(astronaut, **settings)
     assert warnings_of(caplog) == []
-    gap = fiq.Distances(zoo.fetch("sface"), config.build({"dropout": 0.3}).recogniser(), None, "cpu", 8, 1)
+    gap = DropoutDistances(zoo.fetch("sface"), config.build({"dropout": 0.3}).recogniser(), None, "cpu", 8, 1)
     face = geometry.align(astronaut, np.array(scored(astronaut)["landmarks"], np.float32).reshape(5, 2))
-    assert abs(gap.gap(face[None])) < fiq.GAP / 2
+    assert abs(gap.gap(face[None])) < GAP / 2
 
 
 def test_the_gap_of_a_recogniser_is_on_record_with_the_run(local_ray, photos, tmp_path, capsys):

@@ -28,7 +28,7 @@ from published_dbcnn import published_score
 import faceq
 from faceq import config
 from faceq.faces import detect, geometry
-from faceq.faces.finder import View, looked_at
+from faceq.faces.finder import View, detect_in_view
 from faceq.job import pipeline
 from faceq.models import zoo as models
 from faceq.sources.decode import image
@@ -66,7 +66,7 @@ def pictures(shared) -> list[Path]:
 def largest(detector: detect.Detector, picture: np.ndarray) -> detect.Face:
     """The largest face that it sees in a picture with a longer side of 640 pixels at most."""
     scale = min(1.0, 640 / max(picture.shape[:2]))
-    return max(looked_at(detector, View.of(picture, scale), 0), key=lambda face: face.area)
+    return max(detect_in_view(detector, View.of(picture, scale), 0), key=lambda face: face.area)
 
 
 def filled(path: Path) -> np.ndarray:
@@ -119,7 +119,9 @@ def test_a_border_around_a_large_picture_takes_little_memory(scrfd):
     picture = np.full((4000, 4000, 3), 128, np.uint8)
     tracemalloc.start()
     try:
-        assert [face for scale in (0.16, 0.5) for face in looked_at(ours, View.of(picture, scale), 0)] == []
+        assert [
+            face for scale in (0.16, 0.5) for face in detect_in_view(ours, View.of(picture, scale), 0)
+        ] == []
         _, most = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -46,14 +46,14 @@ def test_what_is_shown_of_a_face_is_its_inside_its_inside_on_black_or_all_of_it(
     crop, _ = cut
     inside = geometry.polygon_mask(mesh(crop)[0][region.FACE_OVAL, :2], region.MESH_SIZE)[None]
     pictures = crop[None]
-    assert region.shown("mask", pictures, inside) == (pictures, inside)
+    assert region.apply_region("mask", pictures, inside) == (pictures, inside)
 
-    black, everywhere = region.shown("black_out", pictures, inside)
+    black, everywhere = region.apply_region("black_out", pictures, inside)
     assert black.dtype == np.uint8 and everywhere.min() == 1
     assert black[inside == 0].max() == 0
     assert np.array_equal(black[inside == 1], pictures[inside == 1])
 
-    whole, everywhere = region.shown("crop", pictures, inside)
+    whole, everywhere = region.apply_region("crop", pictures, inside)
     assert np.array_equal(whole, pictures) and everywhere.min() == 1
 
 

@@ -6,6 +6,7 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from small_s3 import BUCKET, Refusal, small_s3
@@ -19,10 +20,10 @@ from faceq.sources import Findings, read_shards
 from faceq.sources.listing import Shard, list_shards
 from faceq.storage.settings import S3Settings
 from faceq.table import finished_shards
-from faceq.table import store as runs
 from faceq.table.finished_shards import Finished
+from faceq.table.runs import Run
 from faceq.table.schema import SCHEMA
-from faceq.table.store import Run, Table
+from faceq.table.store import Table
 
 PICTURE = b"\xff\xd8\xff\xe0 not more than the beginning of a picture"
 RUN = "20261123T170000Z-aaaaaaaa"
@@ -69,7 +70,7 @@ class Scored:
         filled = [{"run_id": RUN, "status": status, **row} for row in rows]
         path = f"{self.table.path}/status={status}/{RUN}-u-000000-0.parquet"
         self.table.files.makedirs(os.path.dirname(path), exist_ok=True)
-        pq.write_table(runs.pa.Table.from_pylist(filled, SCHEMA).drop_columns(["status"]), path)
+        pq.write_table(pa.Table.from_pylist(filled, SCHEMA).drop_columns(["status"]), path)
         return path
 
     def config(self, **more) -> Config:

@@ -19,8 +19,9 @@ from faceq import config
 from faceq.errors import UsageError
 from faceq.storage.filesystem import filesystem
 from faceq.storage.settings import S3Settings
+from faceq.table.runs import Run
 from faceq.table.schema import record_of, schema_with
-from faceq.table.store import QUANTILES, Run, Table, status_of
+from faceq.table.store import QUANTILES, Table, status_of
 from jobs.training import synthetic
 
 _READ_WITH_SLOW_FILES = """
