@@ -23,6 +23,7 @@ import faceq
 from faceq import config
 from faceq.cli import main
 from faceq.job import progress
+from faceq.presets import PRESETS
 from faceq.query import rows
 from faceq.sources.decode import image
 from faceq.stages import scorer
@@ -253,7 +254,7 @@ def test_the_configurations_page_has_each_flag_of_the_command_line():
 
 def test_the_configurations_page_has_what_presets_set_and_what_a_table_keeps():
     (presets,) = blocks(PAGE, "yaml")
-    assert yaml.safe_load(presets) == {n: dict(p.settings) for n, p in config.PRESETS.items() if p.settings}
+    assert yaml.safe_load(presets) == {n: dict(p.settings) for n, p in PRESETS.items() if p.settings}
     (kept,) = re.findall(r"rows were made with: (.*?)\.\s+All", (ROOT / PAGE).read_text("utf-8"), re.DOTALL)
     recorded = {key.replace("video_", "video.") for key in config.build({}).record()}
     assert set(re.findall(r"`([\w.]+)`", kept)) == recorded

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from faceq import __version__, config, sources
 from faceq.sources import listing
 from faceq.stages import scorer
+from faceq.stages.chosen_models import choose, comparison_record
 from faceq.table.runs import Run, new_run_id
 from faceq.table.schema import schema_with
 from faceq.table.store import Table
@@ -20,7 +21,8 @@ def score_here(source: str, out: str, **values: Any) -> str:
     settings = config.build({"input": [source], "out": out, **values})
     table = Table(out, settings.s3)
     now = datetime.now(UTC).isoformat()
-    run = Run(new_run_id(), __version__, [source], settings.record(), settings.model_dump(), now, now)
+    record = comparison_record(settings, choose(settings))
+    run = Run(new_run_id(), __version__, [source], record, settings.model_dump(), now, now)
     read = sources.read_shards(listing.list_shards(settings.input, settings.s3), settings.s3)
     stages = scorer.stages_of(settings)
     rows = pa.concat_tables(scorer._run(read, stages, schema_with(run.footer()), run.run_id))

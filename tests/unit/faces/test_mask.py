@@ -9,18 +9,18 @@ from faceq.faces import geometry, region
 from faceq.faces.detect import YuNet
 from faceq.faces.landmarks import MESH_ENLARGEMENT
 from faceq.faces.region import FaceMesh
-from faceq.models import zoo
+from faceq.models.fetch import fetch
 
 
 @pytest.fixture(scope="module")
 def mesh() -> FaceMesh:
-    return FaceMesh(zoo.fetch("facemesh"))
+    return FaceMesh(fetch("facemesh"))
 
 
 @pytest.fixture(scope="module")
 def cut(astronaut) -> tuple[np.ndarray, np.ndarray]:
     """The upright crop, and the five landmarks in its pixels."""
-    (face,) = YuNet(zoo.fetch("yunet"), 0.6)(astronaut)
+    (face,) = YuNet(fetch("yunet"), 0.6)(astronaut)
     side, angle = MESH_ENLARGEMENT * face.side, geometry.eye_angle(face.landmarks)
     matrix = geometry.crop_matrix(face.centre, side, angle, region.MESH_SIZE)
     crop = geometry.warp(astronaut, matrix, region.MESH_SIZE)

@@ -23,6 +23,8 @@ from faceq.cli import main
 from faceq.errors import UsageError
 from faceq.messages.masking import clean, holds_secret, mask
 from faceq.models import zoo
+from faceq.models.cache import cache_dir
+from faceq.models.fetch import FetchOptions, fetch
 from faceq.table.schema import record_of
 
 PLANTED = "pLaNtEd"
@@ -151,7 +153,7 @@ def test_mirrors_that_fail_are_named_without_what_opens_them(keys, model_dir, mo
     monkeypatch.setenv("FACEQ_MODEL_MIRROR", f"http://user:{PLANTED}@127.0.0.1:9/zoo")
     mirrors = (f"https://models.invalid/zoo?code={PLANTED}", f"{KEYED}/zoo")
     with pytest.raises(zoo.ModelError) as failed:
-        zoo.fetch("probe", access=zoo.Access(mirrors=mirrors))
+        fetch("probe", FetchOptions(mirrors=mirrors))
     told = str(failed.value)
     assert PLANTED not in told and "http://***@127.0.0.1:9/zoo" in told and "models.invalid/zoo?***" in told
 
@@ -172,7 +174,7 @@ def test_an_error_that_nobody_foresaw_is_printed_without_secrets(keys, capsys, m
 @pytest.fixture
 def mirror() -> Iterator[str]:
     """A model mirror that asks for a password; its address, with the password."""
-    cached = zoo.cache_dir()
+    cached = cache_dir()
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
@@ -188,7 +190,7 @@ def mirror() -> Iterator[str]:
             pass
 
     for name in ("yunet", "sface", "facemesh"):
-        zoo.fetch(name)
+        fetch(name)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
         threading.Thread(target=running.serve_forever, daemon=True).start()
         yield f"http://user:{PLANTED}@127.0.0.1:{running.server_port}/zoo"

@@ -23,10 +23,12 @@ from faceq.iqa import scorer
 from faceq.iqa.scorer import HALF_TOLERANCE, TorchQuality
 from faceq.job import cluster
 from faceq.models import zoo
+from faceq.models.fetch import fetch
 from faceq.runtime import device, onnx_runtime
 from faceq.runtime.minibatch import OomSafeBatcher
 from faceq.sources.frame import Frame, to_table
 from faceq.stages import find_face
+from faceq.stages.chosen_models import choose
 from jobs import demo
 
 GPU = device.missing() is None
@@ -43,7 +45,7 @@ def aligned() -> np.ndarray:
     def largest(faces: list[Face]) -> Face:
         return max(faces, key=lambda face: face.area)
 
-    detector = YuNet(zoo.fetch("yunet"), 0.6)
+    detector = YuNet(fetch("yunet"), 0.6)
     faces = list(demo.source_faces().values())
     return np.stack([geometry.align(face, largest(detector(face)).landmarks) for face in faces])
 
@@ -53,7 +55,7 @@ def aligned() -> np.ndarray:
 @pytest.mark.parametrize("recogniser", ["sface", "arcface"])
 def test_distances_on_the_device_are_those_of_the_cpu(aligned, tmp_path, where, passes, recogniser):
     """Features are bound to the session's output and stay where they are until they are distances."""
-    path, known = zoo.fetch("sface"), zoo.recogniser("sface")
+    path, known = fetch("sface"), zoo.recogniser("sface")
     if recogniser == "arcface":
         path, known = arcface(tmp_path / "r.onnx"), zoo.Recogniser(zoo.PUBLISHED, dropout=0.5)
     wanted, embedding = DropoutDistances(path, known, passes, "cpu", 4, 1)(aligned)
@@ -114,7 +116,8 @@ def test_yunet_and_facemesh_stay_on_the_cpu_where_find_face_has_a_card(photos, m
     image = (photos / "t1.jpg").read_bytes()
     frame = to_table([Frame("t1.jpg", None, 0, image)])
     one, other = (
-        find_face.FindFace(config.build({"find_face": {"device": where}}))(frame) for where in ("cpu", "cuda")
+        find_face.FindFace(settings, choose(settings))(frame)
+        for settings in (config.build({"find_face": {"device": where}}) for where in ("cpu", "cuda"))
     )
     assert one.equals(other) and one["n_faces"].to_pylist() == [6]
 
@@ -202,7 +205,7 @@ def test_memory_that_runs_out_while_a_model_loads_is_not_blamed_on_its_file(erro
         raise error
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", made)
-    path = zoo.fetch("sface")
+    path = fetch("sface")
     with pytest.raises(device.DeviceError, match=r"does not hold the models: .*num_gpus"):
         onnx_runtime.session(path, onnx_runtime.read(path), "cpu", 1)
 
@@ -227,7 +230,7 @@ def test_a_card_that_fails_is_an_error_not_the_cpu_and_not_the_file(monkeypatch,
     monkeypatch.setattr(onnxruntime.InferenceSession, "_create_inference_session", on_the_card)
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: print("Failed to load libcudnn.so.9"))
     monkeypatch.setattr(device, "check_cuda", lambda: None)
-    path = zoo.fetch("sface")
+    path = fetch("sface")
     with pytest.raises(device.DeviceError, match=said):
         onnx_runtime.session(path, onnx_runtime.read(path), "cuda", 1)
     assert capsys.readouterr().out == ""
@@ -320,4 +323,4 @@ def test_a_provider_that_did_not_load_is_an_error(monkeypatch):
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", on_the_cpu)
     with pytest.raises(device.DeviceError, match="its CUDA provider did not load"):
-        DropoutDistances(zoo.fetch("sface"), zoo.recogniser("sface"), None, "cuda", 8, 1)
+        DropoutDistances(fetch("sface"), zoo.recogniser("sface"), None, "cuda", 8, 1)
