@@ -28,6 +28,7 @@ from faceq.job.cluster import MAX_RETRIES, pool_options, ray_for
 from faceq.job.datasource import FrameSource
 from faceq.job.tasks import FindFaceActor, RunFiles, drop_done, find_face, most_starts, result_rows
 from faceq.job.telling import telling
+from faceq.job.worker_setup import set_up
 from faceq.messages.masking import mask
 from faceq.sources.listing import Shard, ending_of, endings_text, group, list_shards, outside
 from faceq.stages.scores import NO_FEATURES, NO_QUALITY, ScoreFiq, ScoreQuality, check_own_models
@@ -324,6 +325,7 @@ class FiqStage(ScoreFiq):
     """ScoreFiq whose warnings go on record, and which stops the job when nearly no face has features."""
 
     def __init__(self, config: Config, census: Any):
+        set_up(config.serfiq.threads)
         self._census = census
         with telling(census):
             super().__init__(config)
@@ -340,6 +342,7 @@ class LastStage(ScoreQuality):
     """ScoreQuality that tells the census how many rows are through, and stops the job likewise."""
 
     def __init__(self, config: Config, census: Any):
+        set_up(config.dbcnn.threads)
         self._census = census
         with telling(census):
             super().__init__(config)

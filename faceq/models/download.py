@@ -13,7 +13,7 @@ import zipfile
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from faceq.errors import MaskedError
+from faceq.errors import FaceqError
 
 CONNECT_TIMEOUT_S = 3
 READ_TIMEOUT_S = 10
@@ -26,7 +26,7 @@ UNKNOWN_SIZE = 1 << 30
 _CHUNK = 1 << 20
 
 
-class DownloadError(MaskedError, RuntimeError):
+class DownloadError(FaceqError, RuntimeError):
     """A source did not give the file; the message says why."""
 
 

@@ -29,7 +29,7 @@ from pathlib import Path
 import filelock
 
 from faceq.cli import streams
-from faceq.errors import FaceqError, JobError, StorageError, UsageError
+from faceq.errors import FaceqError, LicenceError, ModelError, StorageError, UsageError
 from faceq.models import download
 from faceq.storage.private_files import private_folder
 
@@ -39,14 +39,6 @@ HEX_DIGITS = 64
 
 _OF_THE_CACHE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 """No other source would help: here, nothing can be written."""
-
-
-class ModelError(JobError):
-    """A model cannot be had; the message names every source that was tried and what it answered."""
-
-
-class LicenceError(UsageError):
-    """A model's terms have not been accepted; the message holds them, and how to accept."""
 
 
 @dataclass(frozen=True)
