@@ -28,6 +28,7 @@ from faceq.job.cluster import MAX_RETRIES, pool_options, ray_for
 from faceq.job.datasource import FrameSource, read_settings
 from faceq.job.tasks import FindFaceActor, RunFiles, drop_done, find_face, most_starts, result_rows
 from faceq.job.telling import telling
+from faceq.job.worker_setup import set_up
 from faceq.messages.masking import mask
 from faceq.sources.listing import Shard, ending_of, endings_text, exclude_below, group, list_shards
 from faceq.stages.chosen_models import ChosenModels, choose, comparison_record, fetch_options
@@ -338,6 +339,7 @@ class FiqStage(ScoreFiq):
     """ScoreFiq whose warnings go on record, and which stops the job when nearly no face has features."""
 
     def __init__(self, config: Config, models: ChosenModels, census: Any):
+        set_up(config.serfiq.threads)
         self._census = census
         with telling(census):
             super().__init__(config, models)
@@ -354,6 +356,7 @@ class LastStage(ScoreQuality):
     """ScoreQuality that tells the census how many rows are through, and stops the job likewise."""
 
     def __init__(self, config: Config, models: ChosenModels, census: Any):
+        set_up(config.dbcnn.threads)
         self._census = census
         with telling(census):
             super().__init__(config, models)
