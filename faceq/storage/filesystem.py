@@ -173,7 +173,7 @@ def path_of(uri: str) -> str:
 
 
 def is_special(path: str) -> bool:
-    """Whether there is a pipe, a device or a folder by that name: nothing that a file could take the place of."""
+    """Whether a pipe, a device or a folder has that name: a file cannot take its place."""
     return os.path.exists(path) and not os.path.isfile(path)
 
 
