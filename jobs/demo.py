@@ -31,7 +31,7 @@ from faceq.errors import UsageError
 from faceq.evaluation import distortions
 from faceq.faces import detect, finder
 from faceq.job import pipeline, summary
-from faceq.models import zoo
+from faceq.models.fetch import fetch
 from faceq.sources.decode.image import decode
 from faceq.table.store import Table
 
@@ -107,7 +107,7 @@ def source_faces() -> dict[str, np.ndarray]:
         "portrait": _with_margin(_rgb(photos / "Tom_Hanks_54745.png")),
         "group": _rgb(photos / "t1.jpg"),
     }
-    detector = detect.YuNet(zoo.fetch("yunet", report=print), threshold=0.6)
+    detector = detect.YuNet(fetch("yunet"), threshold=0.6)
     found = {}
     for name, picture in pictures.items():
         shown = min(1.0, DETECTION_SIDE / max(picture.shape[:2]))

@@ -10,6 +10,10 @@ from faceq.faces import geometry
 from faceq.faces.detect import Detector, Face, face_of, overlap
 from faceq.faces.landmarks import Dense, Landmarker
 
+FACE_FINDING = 2
+"""Which way of finding and aligning faces a table's rows were made with: 2: that of this module; 1, which
+records do not name: the largest face as it stands, aligned half by the detector's landmarks."""
+
 SAME_FACE = 0.4
 """Least intersection over union of two boxes that are one face seen in two looks."""
 

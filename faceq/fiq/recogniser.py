@@ -16,6 +16,7 @@ from faceq.faces.geometry import ALIGNED_SIZE
 from faceq.fiq import serfiq
 from faceq.fiq.serfiq import Head
 from faceq.models import zoo
+from faceq.models.fetch import fetch
 from faceq.runtime.device import check_card
 from faceq.runtime.io_binding import IoBoundSession
 from faceq.runtime.onnx_runtime import ModelFileError, read, session, spell_out_prelu
@@ -126,7 +127,7 @@ class Backbone:
 
 def from_zoo(name: str, device: str = "cpu", threads: int = 1) -> Backbone:
     """The zoo's recogniser of that name, fetched if need be."""
-    path, known = zoo.fetch(name, zoo.tell), zoo.recogniser(name)
+    path, known = fetch(name), zoo.recogniser(name)
     return Backbone(path, known.dropout, known.mean, known.std, device, threads)
 
 

@@ -15,6 +15,7 @@ from faceq.config import Config
 from faceq.job.census import DEATHS_OF_A_KILLER, OutageError
 from faceq.job.cluster import MAX_RETRIES
 from faceq.job.telling import telling
+from faceq.stages.chosen_models import ChosenModels
 from faceq.stages.find_face import FindFace
 from faceq.table.schema import isin_sorted, scatter_column, to_result_rows
 
@@ -33,13 +34,13 @@ def drop_done(batch: pa.Table, done: Any, census: Any) -> pa.Table:
     return batch.filter(pa.array(keep))
 
 
-def most_starts(config: Config) -> int:
+def most_starts(batch_size: int) -> int:
     """How often a batch may begin to be looked at: each of its frames may end some processes before it is
     given up."""
-    return MAX_RETRIES + DEATHS_OF_A_KILLER * config.find_face.batch_size
+    return MAX_RETRIES + DEATHS_OF_A_KILLER * batch_size
 
 
-def find_face(batch: pa.Table, census: Any, config: Config) -> pa.Table:
+def find_face(batch: pa.Table, census: Any, config: Config, models: ChosenModels) -> pa.Table:
     """FindFace, loaded once per worker process; stops the job when nearly all is unreadable.
 
     Where a process has died over this batch, the frames are taken one by one, and one over which two
@@ -47,13 +48,12 @@ def find_face(batch: pa.Table, census: Any, config: Config) -> pa.Table:
     """
     before = batch["status"].null_count
     first = batch["frame_id"][0].as_py() if len(batch) else 0
-    died, killers, outage = (
-        ray.get(census.begin.remote(first, most_starts(config))) if before else (False, [], None)
-    )
+    starts = most_starts(config.find_face.batch_size)
+    died, killers, outage = ray.get(census.begin.remote(first, starts)) if before else (False, [], None)
     if outage:
         raise OutageError(outage)
     with telling(census):
-        stage = _loaded(config)
+        stage = _loaded(config, models)
     if before:
         batch = _one_by_one(stage, batch, first, killers, census) if died else stage(batch)
     else:
@@ -70,13 +70,13 @@ def find_face(batch: pa.Table, census: Any, config: Config) -> pa.Table:
 class FindFaceActor:
     """`find_face`, in a process that keeps what it has loaded, and is ready when it has."""
 
-    def __init__(self, census: Any, config: Config):
-        self._census, self._config = census, config
+    def __init__(self, census: Any, config: Config, models: ChosenModels):
+        self._census, self._config, self._models = census, config, models
         with telling(census):
-            _loaded(config)
+            _loaded(config, models)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        return find_face(batch, self._census, self._config)
+        return find_face(batch, self._census, self._config, self._models)
 
 
 def _one_by_one(stage: FindFace, batch: pa.Table, key: int, killers: list[int], census: Any) -> pa.Table:
@@ -101,8 +101,8 @@ def result_rows(batch: pa.Table, columns: pa.Schema, run_id: str, census: Any) -
 
 
 @functools.cache
-def _loaded(config: Config) -> FindFace:
-    return FindFace(config)
+def _loaded(config: Config, models: ChosenModels) -> FindFace:
+    return FindFace(config, models)
 
 
 class RunFiles(FilenameProvider):

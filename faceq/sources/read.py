@@ -1,7 +1,7 @@
 """All frames of some shards, whatever their kinds."""
 
 from collections.abc import Container, Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from faceq.config import Limits, Video
 from faceq.sources.clip import read_video
@@ -16,6 +16,17 @@ from faceq.table.finished_shards import Finished
 from faceq.table.schema import frame_id, wrap_int64
 
 _READERS = {"tar": read_tar, "parquet": read_parquet, "video": read_video}
+
+
+@dataclass(frozen=True)
+class ReadSettings:
+    """How an input is read: where S3 is, which frames of a video count, what one source may take, and whether
+    files without a known extension are read."""
+
+    s3: S3Settings
+    sampling: Video
+    limits: Limits
+    any_name: bool
 
 
 def read_shards(

@@ -14,7 +14,9 @@ from faceq.errors import UsageError
 from faceq.runtime import device
 from faceq.sources.frame import Frame, in_batches, to_table
 from faceq.sources.listing import source_of, words
+from faceq.stages.chosen_models import choose
 from faceq.stages.find_face import FindFace
+from faceq.stages.placement import on_gpus
 from faceq.stages.scores import ScoreFiq, ScoreQuality
 from faceq.storage.faults import fault_of
 from faceq.storage.filesystem import absolute, filesystem, path_of, storage_errors
@@ -63,10 +65,11 @@ def score_images(
 def stages_of(config: Config) -> list[Callable[[pa.Table], pa.Table]]:
     """The stages of the job, loaded into this process, in their order; on its GPU where it has one."""
     if device.missing() is None:
-        config = config.on_gpus(cards=1)
+        config = on_gpus(config, 1)
     else:
         device.say_if_unused()
-    return [FindFace(config), ScoreFiq(config), ScoreQuality(config)]
+    models = choose(config)
+    return [FindFace(config, models), ScoreFiq(config, models), ScoreQuality(config, models)]
 
 
 def _run(frames: Iterable[Frame], stages: list[Any], columns: pa.Schema, run_id: str) -> Iterator[pa.Table]:

@@ -25,6 +25,7 @@ from faceq.iqa.scorer import OnnxQuality, TorchQuality
 from faceq.runtime.device import check_cuda
 from faceq.runtime.minibatch import Model, OomSafeBatcher, in_mini_batches
 from faceq.sources.frame import READ_SCHEMA
+from faceq.stages.chosen_models import ChosenModels
 from faceq.stages.find_face import crop_side
 from faceq.table.schema import pending, pixels, scatter_column
 
@@ -50,14 +51,14 @@ class ScoreFiq:
     recogniser gives no usable features becomes an unreadable row.
     """
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config, models: ChosenModels):
         pool = config.serfiq
         torch.set_num_threads(pool.threads)
-        path, known = config.fetch(config.chosen.recogniser), config.recogniser()
+        path, known = models.path("recogniser"), models.recogniser
         self._distances = DropoutDistances(
             path, known, config.serfiq_passes, pool.runs_on, pool.mini_batch, pool.threads
         )
-        self._calibration = config.calibrated()
+        self._calibration = models.calibration
         self._embeddings = config.embeddings
         self._threshold = np.float32(config.fiq_threshold)
         self._unmeasured = config.serfiq_passes is None and not known.closed_form_holds
@@ -111,18 +112,17 @@ class ScoreQuality:
     becomes an unreadable row.
     """
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config, models: ChosenModels):
         pool = config.dbcnn
         torch.set_num_threads(pool.threads)
         self._side = crop_side(config)
         device = pool.runs_on
         if device == "cuda":
             check_cuda()
-        path = config.fetch(config.chosen.quality)
-        self._network = scorer.load(path, device, config.best_quality())
+        self._network = scorer.load(models.path("quality"), device, models.quality_scale)
         self._scores_of = self._on_cuda(pool) if device == "cuda" else self._on_cpu(pool)
         self._region = config.quality_region
-        self._name = config.chosen.quality
+        self._name = models.preset.quality
         probes = scorer.probes(self._side)  # an actor is ready after them, as ScoreFiq's
         self._check(self._rate(probes, np.ones(probes.shape[:3], np.float32)))
 
@@ -176,26 +176,25 @@ def without_values(batch: pa.Table, rows: np.ndarray, error: str) -> pa.Table:
     return scatter_column(batch, "error", rows, [error] * len(rows))
 
 
-def check_own_models(config: Config) -> None:
+def check_own_models(config: Config, models: ChosenModels) -> None:
     """Load what stands in the preset's models' places, so that a job with a wrong file stops before it
     starts.
 
     Raises ModelFileError.
     """
-    own, chosen = config.models, config.chosen
-    if own.detector:
-        detect.load(config.fetch(chosen.detector), config.det_threshold)
-    if own.landmarks:
-        landmarks.load(config.fetch(chosen.landmarks))
-    if own.recogniser:
-        known = config.recogniser()
-        Backbone(config.fetch(chosen.recogniser), known.dropout, known.mean, known.std)
-    if own.quality or config.quality_scale:
-        network = scorer.load(config.fetch(chosen.quality), best=config.best_quality())
+    if "detector" in models.replaced:
+        detect.load(models.path("detector"), config.det_threshold)
+    if "landmarks" in models.replaced:
+        landmarks.load(models.path("landmarks"))
+    if "recogniser" in models.replaced:
+        known = models.recogniser
+        Backbone(models.path("recogniser"), known.dropout, known.mean, known.std)
+    if "quality" in models.replaced or config.quality_scale:
+        network = scorer.load(models.path("quality"), best=models.quality_scale)
         probes = scorer.probes(_PROBE_SIDE)
         scores_of = TorchQuality(network, "cpu", half=False)
         (points,) = scores_of(probes, np.ones(probes.shape[:3], np.float32))
-        scorer.check_scale(points, network, chosen.quality)
+        scorer.check_scale(points, network, models.preset.quality)
 
 
 def masks_of(batch: pa.Table, rows: np.ndarray, side: int = geometry.CROP_SIZE) -> np.ndarray:

@@ -12,6 +12,7 @@ import ray
 
 from faceq.config import Config
 from faceq.job import pipeline
+from faceq.stages.chosen_models import ChosenModels
 from faceq.table.schema import pending, scatter_column
 
 
@@ -22,7 +23,7 @@ def put_in() -> None:
     pipeline.LastStage = LastStage  # type: ignore[misc, assignment]
 
 
-def find_face(batch: pa.Table, census: Any, config: Config) -> pa.Table:
+def find_face(batch: pa.Table, census: Any, config: Config, models: ChosenModels) -> pa.Table:
     size = len(batch)
     ray.get(census.decoded.remote(0, size, 0, None))
     batch = batch.drop_columns(["image"])
@@ -39,7 +40,7 @@ def find_face(batch: pa.Table, census: Any, config: Config) -> pa.Table:
 
 
 class FiqStage:
-    def __init__(self, config: Config, census: Any) -> None:
+    def __init__(self, config: Config, models: ChosenModels, census: Any) -> None:
         pass
 
     def __call__(self, batch: pa.Table) -> pa.Table:
@@ -49,7 +50,7 @@ class FiqStage:
 
 
 class LastStage:
-    def __init__(self, config: Config, census: Any) -> None:
+    def __init__(self, config: Config, models: ChosenModels, census: Any) -> None:
         self._census = census
 
     def __call__(self, batch: pa.Table) -> pa.Table:
