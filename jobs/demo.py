@@ -32,7 +32,7 @@ from faceq.evaluation import distortions
 from faceq.faces import detect, finder
 from faceq.job import pipeline, summary
 from faceq.models.fetch import fetch
-from faceq.sources.decode import image as decode
+from faceq.sources.decode.image import decode
 from faceq.table.store import Table
 
 FRAME_SIZE = 384
@@ -112,7 +112,7 @@ def source_faces() -> dict[str, np.ndarray]:
     for name, picture in pictures.items():
         shown = min(1.0, DETECTION_SIDE / max(picture.shape[:2]))
         faces = sorted(
-            finder.looked_at(detector, finder.View.of(picture, shown), 0), key=lambda face: -face.area
+            finder.detect_in_view(detector, finder.View.of(picture, shown), 0), key=lambda face: -face.area
         )
         for number, face in enumerate(faces if name == "group" else faces[:1]):
             found[f"{name}{number}" if name == "group" else name] = _frame_around(picture, face.box)
@@ -204,7 +204,7 @@ def _member(name: str, kind: str, severity: int) -> str:
 
 
 def _rgb(path: Path) -> np.ndarray:
-    return decode.decode(path.read_bytes(), max_pixels=10_000_000)
+    return decode(path.read_bytes(), max_pixels=10_000_000)
 
 
 def _jpeg(image: np.ndarray) -> bytes:

@@ -34,12 +34,12 @@ def add_report_arguments(parser: argparse.ArgumentParser) -> None:
 def report(options: argparse.Namespace) -> int:
     """`faceq report`."""
     s3 = load_settings(options).s3
-    from faceq.report import page as reports  # noqa: PLC0415 - DuckDB and matplotlib take a while to import
-    from faceq.storage.filesystem import check_output, write_output  # noqa: PLC0415 - as above
+    from faceq.report.page import build  # noqa: PLC0415 - DuckDB and matplotlib take a while to import
+    from faceq.storage.outputs import check_output, write_output  # noqa: PLC0415 - as above
 
     check_output(options.out, s3)
     with rich.console.Console(stderr=True).status("reading the table"):
-        page = reports.build(options.table, s3, with_faces=not options.no_faces).encode()
+        page = build(options.table, s3, with_faces=not options.no_faces).encode()
     write_output(options.out, page, s3)
     print(f"{visible(options.out)}: {len(page) / 1e6:.1f} MB, opens in any browser")
     return 0

@@ -139,7 +139,7 @@ def _rows_of(table: Table, people_of: Mapping[str, str], s3: S3Settings) -> pa.T
         kept = [name for name in (EMBEDDING.name,) if name in rows.columns]
         faces = rows.chosen("serfiq_raw IS NOT NULL", [*_COLUMNS, *kept])
         named = rows.over(faces, f"SELECT *, {_IMAGE} AS image FROM {{rows}}")
-        found = rows.arrow(rows.among(named, "image", names))
+        found = rows.arrow(rows.semi_join(named, "image", names))
     order = [(name, "ascending") for name in ("source", "member", "frame_index")]
     return found.sort_by(order)
 

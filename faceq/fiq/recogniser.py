@@ -18,7 +18,7 @@ from faceq.fiq.serfiq import Head
 from faceq.models import zoo
 from faceq.models.fetch import fetch
 from faceq.runtime.device import check_card
-from faceq.runtime.io_binding import Bound
+from faceq.runtime.io_binding import IoBoundSession
 from faceq.runtime.onnx_runtime import ModelFileError, read, session, spell_out_prelu
 
 SAME_DIRECTION = 0.999
@@ -74,7 +74,7 @@ class Backbone:
         self._input = self._session.get_inputs()[0].name
         self._device = device
         shape = self._check(path, whole)
-        self._bound = Bound(self._session, device, shape)
+        self._bound = IoBoundSession(self._session, device, shape)
 
     def __call__(self, faces: np.ndarray) -> np.ndarray:
         """Features of aligned faces.

@@ -29,7 +29,7 @@ meanwhile, from other machines, too."""
 @contextlib.contextmanager
 def ray_for(config: Config) -> Iterator[Config]:
     """Inside the block there is a Ray: the caller's, or one that is joined or started, and left at the end.
-    The settings that it gives are those for that Ray: see `settled`.
+    The settings that it gives are those for that Ray: see `with_local_gpus`.
 
     Left before a failure is told, so that the reason is the last that is said.
     """
@@ -42,7 +42,7 @@ def ray_for(config: Config) -> Iterator[Config]:
                 start_ray(config)
             # Of a cluster's cards the driver knows neither what runs on them, nor which are still to come.
             if not os.environ.get("RAY_ADDRESS"):
-                config = settled(config)
+                config = with_local_gpus(config)
                 _check_room(config)
             yield config
         finally:
@@ -94,7 +94,7 @@ def _check_room(config: Config) -> None:
         )
 
 
-def settled(config: Config) -> Config:
+def with_local_gpus(config: Config) -> Config:
     """The settings as they are on a Ray that was started on this machine: where it has a GPU that models can
     run on, pools whose device is `auto` share it."""
     cards = ray.cluster_resources().get("GPU", 0)

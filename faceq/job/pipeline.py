@@ -28,14 +28,16 @@ from faceq.job.cluster import MAX_RETRIES, pool_options, ray_for
 from faceq.job.datasource import FrameSource, read_settings
 from faceq.job.tasks import FindFaceActor, RunFiles, drop_done, find_face, most_starts, result_rows
 from faceq.job.telling import telling
+from faceq.job.worker_setup import set_up
 from faceq.messages.masking import mask
-from faceq.sources.listing import Shard, ending_of, endings_text, group, list_shards, outside
+from faceq.sources.listing import Shard, ending_of, endings_text, exclude_below, group, list_shards
 from faceq.stages.chosen_models import ChosenModels, choose, comparison_record, fetch_options
 from faceq.stages.scores import NO_FEATURES, NO_QUALITY, ScoreFiq, ScoreQuality, check_own_models
 from faceq.table import finished_shards, repair
 from faceq.table import lock as claim
+from faceq.table.runs import Run, new_run_id, unfinished
 from faceq.table.schema import schema, schema_with
-from faceq.table.store import COMPRESSION, Run, Table, new_run_id, unfinished
+from faceq.table.store import COMPRESSION, Table
 
 BLOCK_BYTES = 8 << 20
 """Most bytes of a block between two stages: some 30 faces' crops, or 200 small JPEGs. Ray's default of
@@ -109,7 +111,7 @@ def score(config: Config, overwrite: bool = False, retry_unreadable: bool = Fals
     others: set[str] = set()
     notes: list[str] = []
     shards = list_shards(config.input, config.s3, config.manifest, config.any_name, others, notes)
-    shards = outside(shards, table.uri)
+    shards = exclude_below(shards, table.uri)
     if not shards:
         raise UsageError(f"{table.uri}: the input holds nothing but the table itself")
     if not (overwrite or retry_unreadable):
@@ -130,10 +132,10 @@ def score(config: Config, overwrite: bool = False, retry_unreadable: bool = Fals
         passed_over=dict(Counter(map(ending_of, (o for o in others if not o.startswith(f"{table.uri}/"))))),
         notes=[note for note in notes if not note.startswith(f"{table.uri}: ")],
     )
-    with claim.held(table, run, overwrite) as lock:
+    with claim.exclusive(table, run, overwrite) as lock:
         # The lock is released when this Ray is left: no worker of this job writes any more.
         with ray_for(config) as settled:
-            on_this_ray = checkpoint.paced(settled, shards)
+            on_this_ray = checkpoint.with_checkpoint_rows(settled, shards)
             run.config = on_this_ray.model_dump()  # which stages run on its GPUs goes on record, too
             lock.begin()
             # Nothing is deleted before here: models, input, Ray and the lock are there.
@@ -200,7 +202,7 @@ def _score(
     census = Census.options(**options).remote(  # type: ignore[attr-defined]
         len(shards), len(groups), rest.already_done
     )
-    birth = ray.get(census.birth.remote())
+    birth = ray.get(census.incarnation.remote())
     keeper = finished_shards.Keeper(
         table,
         run.run_id,
@@ -210,7 +212,7 @@ def _score(
     started = time.monotonic()
     lock.may_write = True
     try:
-        with lock.telling(census.stop.remote), keeper.running():
+        with lock.notify_on_loss(census.stop.remote), keeper.running():
             run_graph(config, models, groups, rest.done, table, run, census)
     except BaseException as error:
         if len(rest.again):
@@ -230,7 +232,7 @@ def _score(
     outage = ray.get(census.outage_at_the_end.remote())
     if outage:
         raise JobError(outage)
-    if ray.get(census.birth.remote()) == birth:
+    if ray.get(census.incarnation.remote()) == birth:
         run.frames, run.already_done = ray.get(census.totals.remote(config.limit))
     passed_over, met = ray.get(census.findings.remote())
     run.notes = [mask(note) for note in (*run.notes, *met)]
@@ -337,6 +339,7 @@ class FiqStage(ScoreFiq):
     """ScoreFiq whose warnings go on record, and which stops the job when nearly no face has features."""
 
     def __init__(self, config: Config, models: ChosenModels, census: Any):
+        set_up(config.serfiq.threads)
         self._census = census
         with telling(census):
             super().__init__(config, models)
@@ -353,6 +356,7 @@ class LastStage(ScoreQuality):
     """ScoreQuality that tells the census how many rows are through, and stops the job likewise."""
 
     def __init__(self, config: Config, models: ChosenModels, census: Any):
+        set_up(config.dbcnn.threads)
         self._census = census
         with telling(census):
             super().__init__(config, models)

@@ -18,8 +18,9 @@ from faceq.storage.filesystem import filesystem, is_remote, storage_errors
 from faceq.storage.settings import S3Settings
 from faceq.table import finished_shards, repair
 from faceq.table.finished_shards import Finished, Shards
-from faceq.table.schema import among, frame_id
-from faceq.table.store import Table, Tallies, is_of, status_of, unfinished
+from faceq.table.runs import unfinished
+from faceq.table.schema import frame_id, isin_sorted
+from faceq.table.store import Table, Tallies, is_of, status_of
 
 _ASKED_AT_ONCE = 10
 """As many connections as s3fs opens."""
@@ -61,11 +62,11 @@ def rest_of(
     held = repair.prepare(table, sources, finished)
     passing = repair.passing(table, sources, fiq_threshold)
     again = np.sort(passing["frame_id"].to_numpy())
-    done = held.ids[~among(held.ids, again)]
+    done = held.ids[~isin_sorted(held.ids, again)]
     for source in passing["source"].unique().to_pylist():
         finished.pop(source, None)
     shards = with_known_videos(table, shards)
-    rest, already = (shards, 0) if limited else left(shards, finished, done, held.tallies)
+    rest, already = (shards, 0) if limited else remaining_shards(shards, finished, done, held.tallies)
     return Rest(rest, already, done, again, held.files, known, shard_files)
 
 
@@ -92,7 +93,7 @@ def _version(shard: Shard, s3: S3Settings) -> str | None:
     return None
 
 
-def left(
+def remaining_shards(
     shards: Sequence[Shard], finished: Shards, done: np.ndarray, tallies: Tallies
 ) -> tuple[list[Shard], int]:
     """The shards that are to be read, and how many frames the others have.
@@ -109,7 +110,7 @@ def left(
         return shard.kind == "picture" and shard.source not in whole
 
     ids = np.fromiter((frame_id(s.source, None, 0) for s in shards if may_be_done(s)), np.int64)
-    is_done = among(ids, done)
+    is_done = isin_sorted(ids, done)
     each = iter(is_done)
     rest = [s for s in shards if not (next(each) if may_be_done(s) else s.source in whole)]
     return rest, sum(whole.values()) + int(np.count_nonzero(is_done))
@@ -156,7 +157,7 @@ def nothing_to_do(
     ids, tallies = table.frames_of(files, finished)
     if _needs_repair(runs, files, ids) or len(repair.passing(table, _sources(shards), fiq_threshold)):
         return None
-    rest, already = left(with_known_videos(table, list(shards)), finished, ids, tallies)
+    rest, already = remaining_shards(with_known_videos(table, list(shards)), finished, ids, tallies)
     return None if rest else already
 
 
@@ -171,7 +172,7 @@ def _most_rows(runs: Sequence[dict[str, Any]]) -> float:
 
 
 def _needs_repair(runs: Sequence[dict[str, Any]], files: Sequence[str], ids: np.ndarray) -> bool:
-    """Whether `recover.prepare` would change something."""
+    """Whether `repair.prepare` would change something."""
     unended = [run["run_id"] for run in runs if not run["finished"]]
     unsure = any(
         status_of(path) == "unreadable" and is_of(path, run_id) for path in files for run_id in unended

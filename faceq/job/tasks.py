@@ -15,9 +15,10 @@ from faceq.config import Config
 from faceq.job.census import DEATHS_OF_A_KILLER, OutageError
 from faceq.job.cluster import MAX_RETRIES
 from faceq.job.telling import telling
+from faceq.job.worker_setup import set_up
 from faceq.stages.chosen_models import ChosenModels
 from faceq.stages.find_face import FindFace
-from faceq.table.schema import among, finished, with_values
+from faceq.table.schema import isin_sorted, scatter_column, to_result_rows
 
 KILLER = (
     "decoding it ended the worker process, twice: its bytes crash a decoder or need more memory than there "
@@ -28,7 +29,7 @@ KILLER = (
 def drop_done(batch: pa.Table, done: Any, census: Any) -> pa.Table:
     """The frames that have no row yet; `done`: reference to the sorted ids (int64) of those that have one."""
     ids = batch["frame_id"].to_numpy()
-    keep = ~among(ids, ray.get(done))
+    keep = ~isin_sorted(ids, ray.get(done))
     if len(ids):
         ray.get(census.dropped.remote(int(ids[0]), int(np.count_nonzero(~keep))))
     return batch.filter(pa.array(keep))
@@ -84,8 +85,8 @@ def _one_by_one(stage: FindFace, batch: pa.Table, key: int, killers: list[int], 
     for row, frame in enumerate(batch["frame_id"].to_pylist()):
         one = batch.slice(row, 1)
         if frame in killers:
-            one = with_values(one, "status", np.array([0]), ["unreadable"])
-            one = with_values(one, "error", np.array([0]), [KILLER])
+            one = scatter_column(one, "status", np.array([0]), ["unreadable"])
+            one = scatter_column(one, "error", np.array([0]), [KILLER])
         ray.get(census.trying.remote(key, frame))
         done.append(stage(one))
     ray.get(census.trying.remote(key, None))
@@ -93,15 +94,16 @@ def _one_by_one(stage: FindFace, batch: pa.Table, key: int, killers: list[int], 
 
 
 def result_rows(batch: pa.Table, columns: pa.Schema, run_id: str, census: Any) -> pa.Table:
-    """`table.finished`, which the writing of the rows follows; stops where the job has to stop."""
+    """`to_result_rows`, which the writing of the rows follows; stops where the job has to stop."""
     outage = ray.get(census.outage.remote())
     if outage:
         raise OutageError(outage)
-    return finished(batch, columns, run_id)
+    return to_result_rows(batch, columns, run_id)
 
 
 @functools.cache
 def _loaded(config: Config, models: ChosenModels) -> FindFace:
+    set_up(config.find_face.threads)
     return FindFace(config, models)
 
 

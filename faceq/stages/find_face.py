@@ -4,7 +4,6 @@ It runs on every CPU of a cluster, in processes that come and go: it does withou
 more than all of its models.
 """
 
-import cv2
 import numpy as np
 import pyarrow as pa
 
@@ -17,7 +16,7 @@ from faceq.faces.landmarks import Dense
 from faceq.runtime.device import check_cuda
 from faceq.sources.decode.image import UnreadableError, decode
 from faceq.stages.chosen_models import ChosenModels
-from faceq.table.schema import pending, with_values
+from faceq.table.schema import pending, scatter_column
 
 BOX_ENLARGEMENT = 1.5
 MESH_ENLARGEMENT = 1.68
@@ -42,7 +41,6 @@ class FindFace:
         detector = detect.load(models.path("detector"), config.det_threshold, device, threads)
         landmarker = landmarks.load(models.path("landmarks"), device, threads)
         self._find = Finder(detector, landmarker, config.min_face)
-        cv2.setNumThreads(threads)
         self._preset = models.preset
         self._region = config.quality_region
         self._min_face = config.min_face
@@ -54,7 +52,7 @@ class FindFace:
         images = batch["image"]
         found = [self._measure(images[int(row)].as_py()) for row in rows]
         for name in _FACE_COLUMNS:
-            batch = with_values(batch, name, rows, [values.get(name) for values in found])
+            batch = scatter_column(batch, name, rows, [values.get(name) for values in found])
         return batch.drop_columns(["image"])
 
     def _measure(self, image: bytes) -> dict[str, object]:

@@ -22,7 +22,7 @@ from faceq.sources.frame import in_batches, to_table
 from faceq.sources.listing import list_shards
 from faceq.stages.chosen_models import choose
 from faceq.stages.scorer import AT_ONCE, stages_of
-from faceq.table.schema import finished, schema
+from faceq.table.schema import schema, to_result_rows
 
 CAFI_PASSES = 100
 WARM_UP_FRAMES = 32
@@ -51,7 +51,7 @@ def bare(settings: config.Config) -> dict[str, Any]:
             before = time.process_time()
             table = stage(table)  # noqa: PLW2901 - a frame table grows from stage to stage
             cpu[type(stage).__name__] += time.process_time() - before
-        rows += len(finished(table, columns, "benchmark"))
+        rows += len(to_result_rows(table, columns, "benchmark"))
     seconds = time.perf_counter() - started
     cpu_ms = {name: 1000 * value / rows for name, value in cpu.items()}
     return {"frames": rows, "start_up": start_up, "rate": rows / seconds, "cpu_ms": cpu_ms}
@@ -76,7 +76,9 @@ def cafi(settings: config.Config) -> dict[str, Any]:
     started = time.perf_counter()
     for image in images:
         picture = decode_or_none(image, settings.max_pixels)
-        faces = finder.looked_at(detector, finder.View.of(picture, 1.0), 0) if picture is not None else []
+        faces = (
+            finder.detect_in_view(detector, finder.View.of(picture, 1.0), 0) if picture is not None else []
+        )
         if picture is None or not faces:
             continue
         face = max(faces, key=lambda each: each.area)

@@ -13,7 +13,7 @@ import ray
 from faceq.config import Config
 from faceq.job import pipeline
 from faceq.stages.chosen_models import ChosenModels
-from faceq.table.schema import pending, with_values
+from faceq.table.schema import pending, scatter_column
 
 
 def put_in() -> None:
@@ -35,7 +35,7 @@ def find_face(batch: pa.Table, census: Any, config: Config, models: ChosenModels
         *((name, _made_up(batch, name)) for name in ("face_confidence", "align_error")),
         ("dhash", batch["frame_id"].to_pylist()),
     ):
-        batch = with_values(batch, name, np.arange(size), values)
+        batch = scatter_column(batch, name, np.arange(size), values)
     return batch
 
 
@@ -45,7 +45,7 @@ class FiqStage:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         for name in ("serfiq_raw", "serfiq", "embedding_norm"):
-            batch = with_values(batch, name, np.arange(len(batch)), _made_up(batch, name))
+            batch = scatter_column(batch, name, np.arange(len(batch)), _made_up(batch, name))
         return batch
 
 
@@ -55,8 +55,8 @@ class LastStage:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         rows = pending(batch)
-        batch = with_values(batch, "dbcnn", rows, 100 * _made_up(batch, "dbcnn"))
-        batch = with_values(batch, "status", rows, ["scored"] * len(rows))
+        batch = scatter_column(batch, "dbcnn", rows, 100 * _made_up(batch, "dbcnn"))
+        batch = scatter_column(batch, "status", rows, ["scored"] * len(rows))
         self._census.through.remote(len(batch))
         return batch
 

@@ -20,8 +20,9 @@ import pyarrow.parquet as pq
 
 from faceq import __version__, config
 from faceq.stages.chosen_models import choose, comparison_record
+from faceq.table.runs import Run
 from faceq.table.schema import STATUSES, schema_with
-from faceq.table.store import COMPRESSION, Run, Table
+from faceq.table.store import COMPRESSION, Table
 
 FRAMES_PER_VIDEO = 500
 FRAMES_PER_SECOND = 25
