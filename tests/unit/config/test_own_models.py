@@ -38,7 +38,7 @@ from faceq.models import zoo
 from faceq.models.fetch import fetch
 from faceq.runtime.onnx_runtime import ModelFileError
 from faceq.stages import scores
-from faceq.stages.chosen_models import choose
+from faceq.stages.chosen_models import choose, comparison_record
 from faceq.storage.settings import S3Settings
 from faceq.table.store import Table
 from jobs import demo

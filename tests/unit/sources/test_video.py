@@ -21,6 +21,7 @@ from faceq.sources import read_again, read_shards, video
 from faceq.sources.frame import to_table
 from faceq.sources.listing import group, list_shards
 from faceq.sources.video import picture
+from faceq.stages.chosen_models import choose, comparison_record
 from faceq.storage.settings import S3Settings
 from faceq.table.schema import BREAK, frame_id
 from faceq.table.store import Table
