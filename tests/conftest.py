@@ -1,16 +1,9 @@
 """What several test modules share: real pictures, one local Ray, one real S3 server."""
 
 import os
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import boto3
-import botocore.exceptions
-import insightface
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,15 +11,12 @@ import pytest
 import ray
 import skimage
 from here import score_here
+from places import PHOTOS, SHARED
+from real_s3 import free_port, real_s3
 from videos import write_video
 
-from faceq.sources.decode import image as decode
+from faceq.sources.decode.image import decode
 from jobs import demo
-
-PHOTOS = Path(insightface.__file__).parent / "data" / "images"
-BUCKET = "frames"
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
-"""Pictures and weights beside the project, too large or too restricted to be part of it."""
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -40,17 +30,11 @@ def shared() -> Path:
     return SHARED
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @pytest.fixture(scope="session", autouse=True)
 def aws() -> dict[str, str]:
     """The AWS variables that every process of the tests sees: they lead to this machine only."""
     variables = {
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{_free_port()}",
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{free_port()}",
         "AWS_ACCESS_KEY_ID": "faceq-tests",
         "AWS_SECRET_ACCESS_KEY": "faceq-tests-secret",
         "AWS_REGION": "us-east-1",
@@ -70,38 +54,9 @@ def hugging_face(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(scope="session")
 def s3(aws: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real S3 server (JuiceFS's gateway over a folder and SQLite) with one bucket; its `s3://` URI."""
-    folder = tmp_path_factory.mktemp("s3")
-    juicefs = str(Path(sys.executable).parent / "juicefs")
-    volume = f"sqlite3://{folder}/meta.db"
-    keys = {
-        "MINIO_ROOT_USER": aws["AWS_ACCESS_KEY_ID"],
-        "MINIO_ROOT_PASSWORD": aws["AWS_SECRET_ACCESS_KEY"],
-    }
-    made = [juicefs, "format", volume, "tests", "--storage", "file", "--bucket", f"{folder}/data/"]
-    subprocess.run(made, check=True, capture_output=True)
-    address = aws["AWS_ENDPOINT_URL"].removeprefix("http://")
-    served = [juicefs, "gateway", "--multi-buckets", "--keep-etag", "--no-usage-report", volume, address]
-    with open(folder / "log", "wb") as log:
-        server = subprocess.Popen(served, env={**os.environ, **keys}, stdout=log, stderr=log)
-    try:
-        _make_bucket(server, folder / "log")
-        yield f"s3://{BUCKET}"
-    finally:
-        server.terminate()
-        server.wait(30)
-
-
-def _make_bucket(server: "subprocess.Popen[bytes]", log: Path) -> None:
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            boto3.client("s3").create_bucket(Bucket=BUCKET)
-            return
-        except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError):
-            if server.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"the S3 server did not start: {log.read_text()[-2000:]}") from None
-            time.sleep(0.3)
+    """A real S3 server with one bucket; its `s3://` URI."""
+    with real_s3(aws, tmp_path_factory.mktemp("s3")) as uri:
+        yield uri
 
 
 @pytest.fixture(scope="session")
@@ -143,7 +98,7 @@ def frames_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pq.write_table(pa.table({"id": names, "image": images}), folder / "rows.parquet")
     for photo in ("t1.jpg", "Tom_Hanks_54745.png"):
         (folder / photo).write_bytes((PHOTOS / photo).read_bytes())
-    write_video(folder / "clip.mp4", [decode.decode(image, 10_000_000) for image in images])
+    write_video(folder / "clip.mp4", [decode(image, 10_000_000) for image in images])
     return folder
 
 

@@ -57,7 +57,7 @@ class ClosedForm:
     n is taken from the layer alone, for features all alike. That holds where no few units carry much of t:
     with SFace n varies over faces by a few per cent, which moves the distance by less than 0.02%. A face of
     whose t one unit carries a third may be 6% off; then the cloud is no longer like a normal one, and neither
-    its own n nor fourth moments mend it at every rate. `faceq.fiq.distances.Distances.gap` measures it.
+    its own n nor fourth moments mend it at every rate. `DropoutDistances.gap` measures it.
 
     Source: second moments of the last layer under Bernoulli dropout, delta method; Terhörst et al., eq. 1.
     """

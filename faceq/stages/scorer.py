@@ -15,13 +15,15 @@ from faceq.errors import UsageError
 from faceq.runtime import device
 from faceq.sources.frame import Frame, in_batches, to_table
 from faceq.sources.listing import source_of, words
+from faceq.stages.chosen_models import choose
 from faceq.stages.find_face import FindFace
+from faceq.stages.placement import on_gpus
 from faceq.stages.scores import ScoreFiq, ScoreQuality
 from faceq.storage.faults import fault_of
 from faceq.storage.filesystem import absolute, filesystem, path_of, storage_errors
 from faceq.storage.settings import S3Settings
-from faceq.table.schema import finished, schema
-from faceq.table.store import new_run_id
+from faceq.table.runs import new_run_id
+from faceq.table.schema import schema, to_result_rows
 
 AT_ONCE = 256
 """Frames that are taken through the stages together, at most: they fill a card's mini-batches."""
@@ -117,10 +119,11 @@ def score_images(images: Iterable[Picture], preset: str = "embedded", **config: 
 def stages_of(config: Config) -> list[Callable[[pa.Table], pa.Table]]:
     """The stages of the job, loaded into this process, in their order; on its GPU where it has one."""
     if device.missing() is None:
-        config = config.on_gpus(cards=1)
+        config = on_gpus(config, 1)
     else:
         device.say_if_unused()
-    return [FindFace(config), ScoreFiq(config), ScoreQuality(config)]
+    models = choose(config)
+    return [FindFace(config, models), ScoreFiq(config, models), ScoreQuality(config, models)]
 
 
 def run_stages(
@@ -130,7 +133,7 @@ def run_stages(
     table = to_table(frames)
     for stage in stages:
         table = stage(table)
-    return finished(table, columns, run_id)
+    return to_result_rows(table, columns, run_id)
 
 
 def _frame(position: int, image: Any, s3: S3Settings) -> Frame:

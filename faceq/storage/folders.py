@@ -77,7 +77,7 @@ def inside(files: fsspec.AbstractFileSystem, folder: str, pattern: str) -> list[
             named, below = place.matching(each, name, last=True)
             found += [*named, *below]
             continue
-        with _told(each), contextlib.suppress(FileNotFoundError):
+        with _naming_the_folder(each), contextlib.suppress(FileNotFoundError):
             found += files.ls(each, detail=False)
     wanted = _wanted(name)
     return sorted(path for path in found if wanted(path.rsplit("/", 1)[1]))
@@ -200,7 +200,7 @@ class Bucket:
             self.tags[path] = tag
 
     def below(self, folder: str) -> Files:
-        with _told(folder):
+        with _naming_the_folder(folder):
             found: Files = s3_listing.find(self._files, folder, self._note)
         start = len(folder) + 1
 
@@ -217,7 +217,7 @@ class Bucket:
         beginning = MAGIC.split(pattern, maxsplit=1)[0]
         if beginning == pattern and not last:
             return {}, [f"{folder}/{pattern}"]  # what is not there has nothing below it
-        with _told(folder):
+        with _naming_the_folder(folder):
             found, folders = s3_listing.level(self._files, folder, beginning, self._note)
         start, wanted = len(folder) + 1, _wanted(pattern)
         inside: Files = {path: size for path, size in found.items() if wanted(path[start:])}
@@ -225,7 +225,7 @@ class Bucket:
 
 
 @contextlib.contextmanager
-def _told(folder: str) -> Iterator[None]:
+def _naming_the_folder(folder: str) -> Iterator[None]:
     """Turns what S3 raises into an error that names the prefix; not that there is no such bucket."""
     try:
         yield

@@ -1,0 +1,142 @@
+"""Parts that die for ever, in a bad world; too long for every run.
+
+Workers that are killed whenever they show: in the read stage by SIGSEGV, actors while they load; a full
+temporary folder and a full /dev/shm; a control group with little memory. Each job ends by itself, with every
+row or with exit status 1 and a reason, and goes on afterwards.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from job_process import Job, title
+
+from jobs import demo
+
+pytestmark = pytest.mark.timeout(3600)
+FRAMES = 120
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory, astronaut) -> Path:
+    folder = tmp_path_factory.mktemp("bounds") / "in"
+    face = demo._frame_around(astronaut, [200, 60, 80, 110])
+    members = ((f"{i}.jpg", demo._jpeg(demo.degraded(face, "noise", 1 + i % 2, i))) for i in range(FRAMES))
+    demo.write_shards(folder, members)
+    return folder
+
+
+class Killer(threading.Thread):
+    """Sends a signal to every worker of a job whose title holds a word, as soon as it shows."""
+
+    def __init__(self, job: Job, word: str, number: signal.Signals):
+        super().__init__(daemon=True)
+        self.job, self.word, self.number, self.killed = job, word, number, 0
+
+    def run(self) -> None:
+        while self.job.process.poll() is None:
+            try:
+                below = psutil.Process(self.job.process.pid).children(recursive=True)
+            except psutil.Error:
+                return
+            for process in below:
+                name = title(process)
+                if name.startswith("ray::") and self.word in name:
+                    try:
+                        process.send_signal(self.number)
+                        self.killed += 1
+                    except psutil.Error:
+                        pass
+            time.sleep(0.1)
+
+
+@pytest.mark.parametrize(
+    ("word", "number", "reason", "most"),
+    [
+        ("ReadFrameSource", signal.SIGSEGV, "its worker processes died again and again", 600),
+        ("finished", signal.SIGSEGV, "its worker processes died again and again", 600),
+        # Ray starts an actor again without end.
+        ("FiqStage", signal.SIGKILL, "nothing has moved for 10 minutes, while worker processes died", 1500),
+    ],
+)
+def test_workers_that_die_whenever_they_start(shards, tmp_path, word, number, reason, most):
+    job = Job(shards, tmp_path)
+    killer = Killer(job, word, number)
+    killer.start()
+    started = time.monotonic()
+    status = job.process.wait(most)
+    print(f"{word}: exit status {status} after {time.monotonic() - started:.0f} s, {killer.killed} killed")
+    last = job.said().strip().splitlines()[-1]
+    assert status == 1 and reason in last and "the last one process" in last, job.said()
+    again = Job(shards, tmp_path)
+    again.process.wait(600)
+    assert again.process.returncode == 0 and len(again.rows()) == FRAMES
+
+
+def _in_a_namespace(tmp_path: Path, mounts: str, shards: Path, **environment: str) -> tuple[int, str, float]:
+    """A job that sees file systems of its own; exit status, what it said, seconds."""
+    if os.geteuid():
+        pytest.skip("only root may mount")
+    command = f"{sys.executable} -m faceq score {shards} --out {tmp_path}/table"
+    started = time.monotonic()
+    done = subprocess.run(
+        ["unshare", "-m", "bash", "-c", f"{mounts} && exec {command}"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **environment},
+        timeout=600,
+    )
+    return done.returncode, done.stdout + done.stderr, time.monotonic() - started
+
+
+def test_a_full_temporary_folder(shards, tmp_path):
+    (tmp_path / "full").mkdir()
+    mounts = f"mount -t tmpfs -o size=120k none {tmp_path}/full"
+    status, said, seconds = _in_a_namespace(tmp_path, mounts, shards, RAY_TMPDIR=str(tmp_path / "full"))
+    print(f"full temporary folder: exit status {status} after {seconds:.0f} s")
+    assert status == 1 and "Ray needs 100 MB there for its logs" in said.strip().splitlines()[-1]
+
+
+def test_a_full_shared_memory(shards, tmp_path):
+    mounts = "mount -t tmpfs -o size=40m none /dev/shm && (dd if=/dev/zero of=/dev/shm/fill bs=1M || true)"
+    status, said, seconds = _in_a_namespace(tmp_path, mounts, shards)
+    print(f"full /dev/shm: exit status {status} after {seconds:.0f} s")
+    assert status == 0, said
+
+
+@pytest.mark.parametrize("limit", [4 << 30, 3 << 29])
+def test_a_control_group_with_little_memory(shards, tmp_path, limit):
+    """The kernel ends processes of the group, workers mostly: the job ends with every row, or says why
+    not."""
+    group = Path("/sys/fs/cgroup/memory") / f"faceq-drill-{os.getpid()}"
+    try:
+        group.mkdir()
+    except OSError:
+        pytest.skip("no control groups of version 1 that may be made here")
+    (group / "memory.limit_in_bytes").write_text(str(limit))
+    command = f"{sys.executable} -m faceq score {shards} --out {tmp_path}/table"
+    started = time.monotonic()
+    done = subprocess.run(
+        ["bash", "-c", f"echo $$ > {group}/tasks && exec {command}"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=1500,
+    )
+    peak = int((group / "memory.max_usage_in_bytes").read_text())
+    seconds = time.monotonic() - started
+    print(
+        f"group of {limit / 1e9:.1f} GB: exit status {done.returncode}, {seconds:.0f} s, {peak / 1e9:.1f} GB"
+    )
+    while (group / "tasks").read_text():
+        time.sleep(0.5)  # Ray's last processes
+    group.rmdir()
+    last = (done.stdout + done.stderr).strip().splitlines()[-1]
+    assert done.returncode == 0 or (done.returncode == 1 and last.startswith("faceq: ")), last

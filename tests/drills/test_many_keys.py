@@ -1,0 +1,43 @@
+"""Ten million keys on S3, listed and grouped.
+
+About five minutes of one CPU, and as much of another for the server. Ray is not started: what a job holds in
+the driver beside this are its read tasks, whose shards are these. `test_kills.py` runs a million through a
+job.
+"""
+
+import subprocess
+import sys
+import time
+
+import pytest
+from many_keys import BUCKET, many_keys
+from places import ROOT
+
+from faceq.sources.listing import MAX_READ_TASKS
+
+pytestmark = pytest.mark.timeout(3600)
+KEYS = 10_000_000
+
+_LISTS = """
+import resource, sys, time
+from faceq.storage.settings import S3Settings
+from faceq.sources.listing import group, list_shards
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+groups = group(list_shards(sys.argv[1:2], S3Settings(endpoint_url=sys.argv[2])))
+grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+print(len(groups), sum(map(len, groups)), grown, time.process_time())
+"""
+
+
+def test_ten_million_keys_take_450_bytes_each(aws):
+    started = time.monotonic()
+    with many_keys(KEYS) as s3:
+        command = [sys.executable, "-c", _LISTS, f"s3://{BUCKET}/faces", s3.endpoint_url]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    tasks, keys, kilobytes, cpu = map(float, done.stdout.split())
+    print(
+        f"\n{keys:,.0f} keys: {time.monotonic() - started:.0f} s, {cpu:.0f} s of CPU, "
+        f"{kilobytes / 1024:,.0f} MiB, {kilobytes * 1024 / keys:.0f} bytes a key"
+    )
+    assert (tasks, keys) == (MAX_READ_TASKS, KEYS)
+    assert kilobytes * 1024 / keys < 450

@@ -1,0 +1,249 @@
+"""`cluster.yaml` and `rayjob.yaml`: what Ray itself makes of the one, and the form of the other; what either
+leaves open to others."""
+
+import copy
+import re
+from fnmatch import fnmatch
+
+import botocore.session
+import botocore.validate
+import jsonschema
+import pytest
+import ray
+import yaml
+from places import ROOT
+from ray.autoscaler._private.aws.config import _create_default_inbound_rules
+from ray.autoscaler._private.util import prepare_config, validate_config
+from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
+
+from faceq import config
+
+DIGEST = "@sha256:[0-9a-f]{64}"
+SECRETS = (
+    *(".env", ".env.local", ".aws", ".ssh", ".netrc", ".pypirc", ".ray", "credentials", "server.pem"),
+    *("server.key", "id_rsa", "id_ed25519", "cert.p12"),
+)
+
+
+@pytest.fixture
+def cluster() -> dict:
+    return yaml.safe_load((ROOT / "cluster.yaml").read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def rayjob() -> dict:
+    return yaml.safe_load((ROOT / "rayjob.yaml").read_text(encoding="utf-8"))
+
+
+def test_ray_takes_the_cluster_file(cluster):
+    prepared = prepare_config(copy.deepcopy(cluster))
+    validate_config(prepared)
+    types = prepared["available_node_types"]
+    assert {name: node["max_workers"] for name, node in types.items()} == {"head": 0, "gpu": 8, "cpu": 16}
+    assert (types["gpu"]["min_workers"], types["cpu"]["min_workers"]) == (0, 0)
+    assert prepared["idle_timeout_minutes"] == 5
+
+
+def test_ray_refuses_a_cluster_file_with_a_slip(cluster):
+    """So that the test above is known to look."""
+    cluster["available_node_types"]["gpu"]["max_worker"] = 8
+    with pytest.raises(jsonschema.ValidationError, match="max_worker"):
+        validate_config(prepare_config(cluster))
+
+
+def test_machines_get_drivers_models_and_a_role_but_no_keys(cluster):
+    prepared = prepare_config(copy.deepcopy(cluster))
+    for node in prepared["available_node_types"].values():
+        machine = node["node_config"]
+        assert machine["ImageId"].startswith("ami-") and machine["IamInstanceProfile"]
+    # A node type's own commands come in place of the common ones.
+    gpu = prepared["available_node_types"]["gpu"]["worker_setup_commands"]
+    for commands in (prepared["head_setup_commands"], prepared["worker_setup_commands"], gpu):
+        assert any("pip install" in each and "constraints.txt" in each for each in commands)
+        assert "models pull" in commands[-1]
+    assert any("onnxruntime-gpu" in each for each in gpu)
+    text = (ROOT / "cluster.yaml").read_text(encoding="utf-8").lower()
+    assert "access_key" not in text and "secret" not in text
+
+
+def test_spot_workers_and_a_head_that_stays(cluster):
+    machines = {name: node["node_config"] for name, node in cluster["available_node_types"].items()}
+    spot = {name for name, each in machines.items() if "spot" in str(each.get("InstanceMarketOptions"))}
+    assert spot == {"gpu", "cpu"} and cluster["head_node_type"] == "head"
+
+
+def test_the_autoscaler_finds_an_image_for_each_kind_of_machine(cluster):
+    """`ray up` starts Ray's second autoscaler, which gives a worker up whose image it does not find."""
+    there = AutoscalingConfig(prepare_config(copy.deepcopy(cluster)), skip_content_hash=True)
+    kinds = {"head": "cpu", "cpu": "cpu", "gpu": "gpu"}
+    for kind, ending in kinds.items():
+        image = there.get_docker_config(kind)["image"]
+        # A release appends the digest.
+        assert re.fullmatch(f"rayproject/ray:{ray.__version__}-py311-{ending}({DIGEST})?", image)
+    gpu = there.get_worker_setup_commands("gpu")
+    assert sum("onnxruntime-gpu[cuda,cudnn]" in command for command in gpu) == 1
+
+
+def test_ec2_takes_the_machines_with_encrypted_disks_and_sessions_for_their_keys(cluster):
+    """Checked against EC2's own description of a request."""
+    request = botocore.session.get_session().get_service_model("ec2").operation_model("RunInstances")
+    check = botocore.validate.ParamValidator()
+    profiles = {}
+    for kind, node in prepare_config(copy.deepcopy(cluster))["available_node_types"].items():
+        machine = node["node_config"]
+        asked = {**machine, "MinCount": 1, "MaxCount": 1}
+        found = check.validate(asked, request.input_shape).generate_report()
+        known = set(request.input_shape.members)
+        assert not found and set(asked) <= known, (found, set(asked) - known)
+        options = machine["MetadataOptions"]
+        assert (options["HttpTokens"], options["HttpPutResponseHopLimit"]) == ("required", 1)
+        assert all(disk["Ebs"]["Encrypted"] for disk in machine["BlockDeviceMappings"])
+        profiles[kind] = machine["IamInstanceProfile"]["Name"]
+    # Workers may not start machines: the head's role is another.
+    assert profiles == {"head": "faceq-head", "gpu": "faceq", "cpu": "faceq"}
+
+
+def test_a_machine_with_a_slip_in_its_metadata_options_is_found(cluster):
+    """So that the test above is known to look."""
+    request = botocore.session.get_session().get_service_model("ec2").operation_model("RunInstances")
+    machine = cluster["available_node_types"]["head"]["node_config"]
+    machine["MetadataOptions"]["HttpPutResponseHopLimit"] = "one"
+    found = botocore.validate.ParamValidator().validate(
+        {**machine, "MinCount": 1, "MaxCount": 1}, request.input_shape
+    )
+    assert "HttpPutResponseHopLimit" in found.generate_report()
+
+
+def test_from_outside_only_ssh_reaches_the_machines(cluster):
+    group = cluster["provider"]["security_group"]
+    rules = _create_default_inbound_rules({"sg-own"}, group.get("IpPermissions", []))
+    outside = [rule for rule in rules if rule.get("IpRanges")]
+    assert [(rule["FromPort"], rule["ToPort"]) for rule in outside] == [(22, 22)]
+    inside = [rule for rule in rules if not rule.get("IpRanges")]
+    assert all(pair["GroupId"] == "sg-own" for rule in inside for pair in rule["UserIdGroupPairs"])
+    (head,) = (command for command in cluster["head_start_ray_commands"] if "--head" in command)
+    assert "--dashboard-host=127.0.0.1" in head
+
+
+def test_only_what_runs_goes_to_the_machines(cluster):
+    assert cluster["file_mounts"] == {"/home/ray/faceq": "."}
+    text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    copied = {name for line in text.splitlines() if line.startswith("COPY ") for name in line.split()[2:-1]}
+    for name in copied:
+        assert (ROOT / name).exists() and not _is_held_back(name, cluster["rsync_exclude"])
+    for name in (".git", ".venv", "demo", "docs", "tests"):
+        assert name not in copied and _is_held_back(name, cluster["rsync_exclude"])
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_secrets_that_lie_in_the_clone_stay_here(cluster, name):
+    ignored = _patterns(".dockerignore")
+    submitted = _patterns(".rayignore")
+    for place in (name, f"faceq/{name}", f"jobs/deep/{name}"):
+        assert _is_held_back(place, ignored) and _is_held_back(place, cluster["rsync_exclude"])
+    assert any(fnmatch(name, pattern.rstrip("/")) for pattern in submitted)
+
+
+def _is_held_back(place: str, patterns: list[str]) -> bool:
+    return any(fnmatch(f"/{place}", f"*{pattern.removeprefix('**')}") for pattern in patterns)
+
+
+def _patterns(name: str) -> list[str]:
+    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def test_the_kubernetes_cluster_has_the_ray_that_the_tests_run_with(rayjob):
+    assert rayjob["spec"]["rayClusterSpec"]["rayVersion"] == ray.__version__
+
+
+def test_the_image_is_made_as_gpu_workers_are_set_up(cluster, rayjob):
+    text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    lines = text.splitlines()
+    assert f"FROM rayproject/ray:{ray.__version__}-py311-gpu${{RAY_DIGEST}}" in lines
+    (digest,) = (line.removeprefix("ARG RAY_DIGEST=").strip('"') for line in lines if line.startswith("ARG "))
+    assert re.fullmatch(f"({DIGEST})?", digest)  # a release fills it in
+    assert "USER 1000" in lines
+    steps = [line.removeprefix("RUN ") for line in lines if line.startswith("RUN ")]
+    made = [step.replace("--no-cache-dir ", "") for line in steps for step in line.split(" && ")]
+    commands = cluster["available_node_types"]["gpu"]["worker_setup_commands"]
+    set_up = [command.removeprefix("cd /home/ray/faceq && ").replace("--quiet ", "") for command in commands]
+    assert made == set_up
+    image = rayjob["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"][0]["image"]
+    name, digest = re.fullmatch(f"(.+?)({DIGEST})", image).groups()
+    assert f"docker build -t {name}:0.1.0 ." in text and digest
+
+
+def test_onnx_runtime_for_cuda_is_pinned(cluster):
+    """By constraints.txt, as all else is. Its versions are not those of the build without CUDA."""
+    pins = dict(line.split("==") for line in _patterns("constraints.txt"))
+    assert re.fullmatch(r"\d+\.\d+\.\d+", pins["onnxruntime-gpu"])
+    dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8").splitlines()
+    gpu = cluster["available_node_types"]["gpu"]["worker_setup_commands"]
+    for commands in (dockerfile, gpu):
+        (install,) = (line for line in commands if "onnxruntime-gpu[" in line)
+        assert "--constraint constraints.txt" in install
+
+
+def test_the_rayjob_has_the_form_that_kuberay_asks_for(rayjob):
+    assert (rayjob["apiVersion"], rayjob["kind"]) == ("ray.io/v1", "RayJob")
+    spec = rayjob["spec"]
+    assert spec["entrypoint"].startswith("python /home/ray/faceq/jobs/score.py --config ")
+    there = spec["rayClusterSpec"]
+    assert there["enableInTreeAutoscaling"] is True
+    groups = there["workerGroupSpecs"]
+    assert [group["groupName"] for group in groups] == ["gpu", "cpu"]
+    for group in groups:
+        assert group["minReplicas"] == group["replicas"] == 0 < group["maxReplicas"]
+    pods = [there["headGroupSpec"]["template"], *(group["template"] for group in groups)]
+    for pod in [spec["submitterPodTemplate"], *pods]:
+        (container,) = pod["spec"]["containers"]
+        # Ray takes its CPUs and GPUs from the limits; without requests alike, pods are thrown out.
+        if container["name"] != "ray-job-submitter":
+            assert container["resources"]["limits"] == container["resources"]["requests"]
+        assert container["image"] == pods[0]["spec"]["containers"][0]["image"]
+    mounted = {volume["name"] for volume in pods[0]["spec"]["volumes"]}
+    assert {mount["name"] for mount in pods[0]["spec"]["containers"][0]["volumeMounts"]} == mounted
+    assert "nvidia.com/gpu" in groups[0]["template"]["spec"]["containers"][0]["resources"]["limits"]
+    assert "nvidia.com/gpu" not in groups[1]["template"]["spec"]["containers"][0]["resources"]["limits"]
+
+
+def test_no_pod_runs_as_root_or_may_become_it(rayjob):
+    spec = rayjob["spec"]
+    there = spec["rayClusterSpec"]
+    groups = [there["headGroupSpec"], *there["workerGroupSpecs"]]
+    pods = [spec["submitterPodTemplate"], *(group["template"] for group in groups)]
+    rights = [there["autoscalerOptions"]["securityContext"]]
+    for pod in pods:
+        user = pod["spec"]["securityContext"]
+        assert user["runAsNonRoot"] is True and user["runAsUser"] == 1000  # `ray` in Ray's images
+        assert user["seccompProfile"] == {"type": "RuntimeDefault"}
+        rights += [container["securityContext"] for container in pod["spec"]["containers"]]
+    for each in rights:
+        assert each["allowPrivilegeEscalation"] is False and each["capabilities"] == {"drop": ["ALL"]}
+    # Only the head, whose autoscaler makes pods, gets Kubernetes' own token.
+    with_token = [pod for pod in pods if pod["spec"].get("automountServiceAccountToken", True)]
+    assert with_token == [there["headGroupSpec"]["template"]]
+
+
+def test_only_kuberay_and_the_pods_themselves_reach_the_cluster_and_only_with_its_token(rayjob):
+    there = rayjob["spec"]["rayClusterSpec"]
+    assert there["authOptions"] == {"mode": "token"}
+    policy = yaml.safe_load((ROOT / "network-policy.yaml").read_text(encoding="utf-8"))
+    ours = policy["spec"]["podSelector"]["matchLabels"]
+    groups = [there["headGroupSpec"], *there["workerGroupSpecs"]]
+    for pod in [rayjob["spec"]["submitterPodTemplate"], *(group["template"] for group in groups)]:
+        assert ours.items() <= pod["metadata"]["labels"].items()
+    among, operator = policy["spec"]["ingress"]
+    assert policy["spec"]["policyTypes"] == ["Ingress"]
+    assert among == {"from": [{"podSelector": {"matchLabels": ours}}]}
+    assert operator["ports"] == [{"protocol": "TCP", "port": 8265}]
+    assert all({"podSelector", "namespaceSelector"} <= set(peer) for peer in operator["from"])
+
+
+def test_the_example_job_fits_the_cluster(cluster):
+    """Both pools share the one card of a GPU worker, and their CPUs leave some for decoding."""
+    job = config.load(str(ROOT / "jobs" / "score.yaml"), {})
+    worker = cluster["available_node_types"]["gpu"]["resources"]
+    assert job.serfiq.num_gpus + job.dbcnn.num_gpus <= worker["GPU"]
+    assert job.serfiq.num_cpus + job.dbcnn.num_cpus + job.find_face.num_cpus <= worker["CPU"]

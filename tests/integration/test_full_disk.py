@@ -1,0 +1,74 @@
+"""A disk that is full: one line, and once there is room the same command goes on."""
+
+import pytest
+from disks import fill, needs_mounts, small_disk
+from places import PHOTOS
+
+import faceq
+from faceq.cli import main
+from faceq.storage.settings import S3Settings
+from faceq.table.store import Table
+
+
+@needs_mounts
+@pytest.mark.parametrize("leave", [0, 4096, 3 * 4096])
+def test_a_job_goes_on_where_a_full_disk_stopped_it(local_ray, tmp_path, capsys, leave):
+    """With no room at all, for the heartbeat, and for the record but no rows."""
+    with small_disk(tmp_path / "disk") as disk:
+        filler = fill(disk, leave)
+        command = ["score", str(PHOTOS), "--out", str(disk / "table"), "--fiq-threshold", "0"]
+        assert main.main(command) == 1
+        said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("faceq: ")]
+        assert "No space left" in said[-1]
+        filler.unlink()
+        assert main.main(command) == 0
+        assert len(faceq.read_table(str(disk / "table"))) == 6
+
+
+@needs_mounts
+@pytest.mark.parametrize("ending", [".csv", ".jsonl", ".parquet"])
+def test_an_export_to_a_full_disk_is_a_failure_of_the_world(looked_at, tmp_path, capsys, ending):
+    with small_disk(tmp_path / "disk") as disk:
+        fill(disk, 4096)
+        assert main.main(["query", looked_at, "--export", str(disk / f"x{ending}")]) == 1
+        said = capsys.readouterr().err
+        assert said.startswith("faceq: ") and "No space left" in said and said.count("\n") == 1
+        assert [path.name for path in disk.iterdir()] == ["filler"]
+
+
+@needs_mounts
+@pytest.mark.parametrize(("leave", "whole"), [(8192, False), (40 << 10, True)])
+def test_a_compaction_goes_on_where_a_full_disk_stopped_it(looked_at, tmp_path, capsys, leave, whole):
+    """Before its first file was whole, or after."""
+    with small_disk(tmp_path / "disk", kilobytes=512) as disk:
+        filler = fill(disk, leave)
+        command = ["compact", looked_at, "--out", str(disk / "table")]
+        assert main.main(command) == 1
+        assert "No space left" in capsys.readouterr().err
+        assert any(disk.glob("table/*/*.parquet")) == whole
+        filler.unlink()
+        assert main.main(command) == 0
+        assert len(faceq.read_table(str(disk / "table"))) == len(faceq.read_table(looked_at))
+
+
+@needs_mounts
+def test_shards_are_exported_on_once_there_is_room(looked_at, tmp_path, capsys):
+    with small_disk(tmp_path / "disk", kilobytes=8192) as disk:
+        filler = fill(disk, 4096)
+        command = ["query", looked_at, "--export-shards", str(disk / "shards")]
+        assert main.main(command) == 1
+        assert "No space left" in capsys.readouterr().err
+        filler.unlink()
+        assert main.main(command) == 0
+
+
+def test_rows_without_a_record_count_by_the_settings_in_their_files(looked_at, tmp_path):
+    """As a worker leaves them that outlived a job which had written nothing."""
+    table = Table(str(tmp_path / "table"), S3Settings())
+    table.files.put(f"{looked_at}/", f"{table.path}/", recursive=True)
+    record = table.record()
+    for path in table._run_files():
+        table.files.rm_file(path)
+    table.check({"min_face": record["min_face"], "models": record["models"]})
+    with pytest.raises(faceq.errors.UsageError, match=r"min_face 40 there, 20 now"):
+        table.check({"min_face": 20})

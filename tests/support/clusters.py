@@ -1,0 +1,92 @@
+"""What tests on several nodes share: stages that hold a logical GPU, run on the CPU, and leave a trace."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+from PIL import Image
+
+from faceq.job import pipeline
+from jobs import demo
+
+
+def write_input(folder: Path, face: np.ndarray, count: int) -> Path:
+    """`count` frames of one face, each a little different; every tenth is broken."""
+    picture = np.asarray(Image.fromarray(demo._frame_around(face, [200, 60, 80, 110])).resize((192, 192)))
+    chance = np.random.default_rng(0)
+
+    def members():
+        for index in range(count):
+            noise = chance.integers(-20, 20, picture.shape)
+            data = demo._jpeg(np.clip(picture.astype(int) + noise, 0, 255).astype(np.uint8))
+            yield f"{index:05}.jpg", data if index % 10 else data[:1000]
+
+    demo.write_shards(folder, members())
+    return folder
+
+
+def trace_stages(monkeypatch: Any, folder: Path, pause: float = 0.0) -> None:
+    """Have each stage note on which node and as which actor it runs, and which logical GPUs Ray gave it:
+    `folder`/stage/node/worker holds their ids.
+
+    The stages are the job's own, on real models; pools with a share of a logical GPU want `device: cpu`, or
+    they would look for CUDA. `pause`: seconds that a pool's actor sleeps for each frame, as if its card were
+    slow and the CPUs were not what everything waits for.
+    """
+
+    def note(stage: str) -> None:
+        context = ray.get_runtime_context()
+        here = folder / stage / context.get_node_id()
+        here.mkdir(parents=True, exist_ok=True)
+        (here / context.get_worker_id()).write_text(" ".join(context.get_accelerator_ids()["GPU"]))
+
+    find_face = pipeline.find_face
+
+    def traced_find_face(batch, census, config, models):
+        note("find_face")
+        return find_face(batch, census, config, models)
+
+    class TracedFindFaceActor(pipeline.FindFaceActor):
+        def __call__(self, batch):
+            note("find_face")
+            return super().__call__(batch)
+
+    class TracedFiq(pipeline.FiqStage):
+        def __init__(self, config, models, census):
+            note("serfiq")
+            super().__init__(config, models, census)
+
+        def __call__(self, batch):
+            time.sleep(pause * len(batch))
+            return super().__call__(batch)
+
+    class TracedQuality(pipeline.LastStage):
+        def __init__(self, config, models, census):
+            note("dbcnn")
+            super().__init__(config, models, census)
+
+        def __call__(self, batch):
+            time.sleep(pause * len(batch))
+            return super().__call__(batch)
+
+    monkeypatch.setattr(pipeline, "find_face", traced_find_face)
+    monkeypatch.setattr(pipeline, "FindFaceActor", TracedFindFaceActor)
+    monkeypatch.setattr(pipeline, "FiqStage", TracedFiq)
+    monkeypatch.setattr(pipeline, "LastStage", TracedQuality)
+
+
+def nodes_of(folder: Path, stage: str) -> set[str]:
+    """Nodes that a stage ran on."""
+    return {path.name for path in (folder / stage).iterdir()} if (folder / stage).is_dir() else set()
+
+
+def gpus_of(folder: Path, stage: str) -> set[str]:
+    """Ids of the logical GPUs that a stage's processes were given, of all nodes."""
+    return {gpu for path in folder.glob(f"{stage}/*/*") for gpu in path.read_text().split()}
+
+
+def workers_of(folder: Path, stage: str) -> set[str]:
+    """Processes that a stage ran in, of all nodes."""
+    return {path.name for path in folder.glob(f"{stage}/*/*")}

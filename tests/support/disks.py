@@ -1,0 +1,33 @@
+"""Small disks, for tests of full ones."""
+
+import contextlib
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+MOUNTS = os.geteuid() == 0 and Path("/proc/mounts").exists()
+needs_mounts = pytest.mark.skipif(not MOUNTS, reason="mounts a small disk: root only")
+
+
+@contextlib.contextmanager
+def small_disk(place: Path, kilobytes: int = 128) -> Iterator[Path]:
+    """A disk of its own at a place, full but for what a filler file leaves."""
+    place.mkdir()
+    made = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "none", str(place)]
+    if subprocess.run(made, capture_output=True, check=False).returncode:
+        pytest.skip("this container may not mount disks")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def fill(disk: Path, leave: int) -> Path:
+    """Fill a disk up to some bytes; the file that does."""
+    filler = disk / "filler"
+    free = os.statvfs(disk)
+    filler.write_bytes(bytes(max(0, free.f_bavail * free.f_frsize - leave)))
+    return filler

@@ -1,0 +1,62 @@
+"""A scoring job without Ray, for tests that are about what is done with its table."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as pds
+import pyarrow.parquet as pq
+
+from faceq import __version__, config, sources
+from faceq.sources import listing
+from faceq.sources.frame import in_batches
+from faceq.stages import scorer
+from faceq.stages.chosen_models import choose, comparison_record
+from faceq.table.runs import Run, new_run_id
+from faceq.table.schema import schema_with
+from faceq.table.store import Table
+
+
+def score_here(source: str, out: str, **values: Any) -> str:
+    """Score an input by the job's own readers and stages, in this process; returns the table's place."""
+    settings = config.build({"input": [source], "out": out, **values})
+    table = Table(out, settings.s3)
+    now = datetime.now(UTC).isoformat()
+    record = comparison_record(settings, choose(settings))
+    run = Run(new_run_id(), __version__, [source], record, settings.model_dump(), now, now)
+    read = sources.read_shards(listing.list_shards(settings.input, settings.s3), settings.s3)
+    stages = scorer.stages_of(settings)
+    columns = schema_with(run.footer())
+    batches = in_batches(read, scorer.AT_ONCE)
+    rows = pa.concat_tables(scorer.run_stages(batch, stages, columns, run.run_id) for batch in batches)
+    run.state, run.frames, run.rows = "ended", len(rows), len(rows)
+    table.save(run)
+    write_rows(rows, table, run.run_id)
+    return out
+
+
+def write_rows(rows: pa.Table, table: Table, run_id: str) -> None:
+    """Rows into the files of a run, one for each status."""
+    pds.write_dataset(
+        rows,
+        table.path,
+        filesystem=table.arrow_files,
+        format="parquet",
+        partitioning=pds.partitioning(pa.schema([("status", pa.string())]), flavor="hive"),
+        basename_template=f"{run_id}-{{i}}.parquet",
+        existing_data_behavior="overwrite_or_ignore",  # the run's record is there
+    )
+
+
+def write_as_before(path: str) -> None:
+    """Write a file of rows again as faceq did when landmarks were a list of a fixed size."""
+    rows = pq.read_table(path, partitioning=None)
+    index = rows.schema.get_field_index("landmarks")
+    field = pa.field("landmarks", pa.list_(pa.float32(), 10))
+    old = rows.set_column(index, field, pa.array(rows["landmarks"].to_pylist(), field.type))
+    pq.write_table(old, path, compression="zstd")
+
+
+def settings(shards: object, out: object, **values: Any) -> config.Config:
+    """The settings of a job from one input to one table."""
+    return config.build({"input": [str(shards)], "out": str(out), **values})

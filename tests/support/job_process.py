@@ -1,0 +1,72 @@
+"""A job in a process of its own, for tests that kill it or parts of it."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pyarrow.parquet as pq
+
+from faceq import config
+from faceq.table.schema import SCHEMA
+from faceq.table.store import Table
+
+VALUES = [name for name in SCHEMA.names if name != "run_id"]
+
+
+class Job:
+    """`jobs.score` in a process of its own, with a Ray of its own."""
+
+    def __init__(
+        self, shards: Path, folder: Path, environment: dict[str, str] | None = None, out: str | None = None
+    ):
+        self.folder = folder
+        file = folder / "job.yaml"
+        file.write_text(f"input: {shards}\nout: {out or folder / 'table'}\nrows_per_file: 16\n")
+        self.settings = config.load(str(file), {})
+        with open(folder / "log", "ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "jobs.score", "--config", str(file)],
+                env={**os.environ, **(environment or {})},
+                start_new_session=True,
+                stdout=log,
+                stderr=log,
+            )
+
+    def files(self) -> list[Path]:
+        return list((self.folder / "table").glob("status=*/[!.]*"))
+
+    def until(self, fulfilled: Callable[[], object]) -> None:
+        deadline = time.monotonic() + 200
+        while not fulfilled():
+            assert self.process.poll() is None and time.monotonic() < deadline, self.said()
+            for path in self.files():
+                pq.read_table(path)  # whatever has its name is whole
+            time.sleep(0.05)
+
+    def workers(self) -> list[psutil.Process]:
+        """Ray's worker processes of this job that hold a task, an actor, or wait for one."""
+        below = psutil.Process(self.process.pid).children(recursive=True)
+        titles = {process: title(process) for process in below}
+        # Not the agents: a raylet ends with them, which is the death of a whole node.
+        return [p for p, name in titles.items() if name.startswith("ray::") and "Agent" not in name]
+
+    def end(self) -> None:
+        assert self.process.wait(280) == 0, self.said()
+
+    def said(self) -> str:
+        return (self.folder / "log").read_text(errors="replace")[-3000:]
+
+    def rows(self) -> list[dict]:
+        table = Table(self.settings.out, self.settings.s3)
+        return table.rows(VALUES).sort_by("frame_id").to_pylist()
+
+
+def title(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""

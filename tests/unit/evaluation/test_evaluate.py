@@ -1,0 +1,188 @@
+"""From a table and a list of who is who to figures, a JSON file and a plot."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from faceq import config
+from faceq.cli import main
+from faceq.errors import UsageError
+from faceq.evaluation import edc, identities
+from faceq.job import pipeline
+from faceq.models.fetch import FetchOptions
+from faceq.stages.chosen_models import choose
+from faceq.storage import filesystem
+from faceq.storage.settings import S3Settings
+from faceq.table.store import Table
+from jobs import demo
+
+pytestmark = pytest.mark.usefixtures("local_ray")
+S3Settings = S3Settings()
+
+
+@pytest.fixture(scope="module")
+def shots() -> list[tuple[str, bytes]]:
+    """Eight people, each sharp and in every degraded copy of three of the demo's ladders."""
+    kinds = ("-sharp-", "-blur-", "-noise-", "-low_light-")
+    made = demo.frames(demo.source_faces())
+    return [(name, data) for name, data in made if any(kind in name for kind in kinds)]
+
+
+@pytest.fixture(scope="module")
+def folder(shots, tmp_path_factory):
+    """Half of the frames as pictures, half in a tar; a list of identities beside them."""
+    folder = tmp_path_factory.mktemp("edc")
+    (folder / "in").mkdir()
+    for name, data in shots[::2]:
+        (folder / "in" / name).write_bytes(data)
+    demo.write_shards(folder / "in" / "tars", iter(shots[1::2]))
+    with open(folder / "identities.csv", "w", newline="", encoding="utf-8") as file:
+        lines = csv.writer(file)
+        lines.writerow(["image", "identity"])
+        lines.writerows((name, name.split("-")[0]) for name, _ in shots)
+        lines.writerow(["nobody.jpg", "nobody"])
+    return folder
+
+
+def scored(folder, name: str, **values) -> Table:
+    out = str(folder / name)
+    settings = {"input": [str(folder / "in")], "out": out, "fiq_threshold": 0, **values}
+    pipeline.score(config.build(settings))
+    return Table(out, S3Settings)
+
+
+@pytest.fixture(scope="module")
+def table(folder) -> Table:
+    return scored(folder, "table")
+
+
+@pytest.fixture(scope="module")
+def kept(folder) -> Table:
+    return scored(folder, "kept", embeddings=True)
+
+
+@pytest.fixture(scope="module")
+def found(folder, table) -> identities.Evaluation:
+    return identities.evaluate_edc(table, str(folder / "identities.csv"), S3Settings(), FetchOptions())
+
+
+def test_faces_are_found_in_pictures_and_tars_by_name(found, shots):
+    known = found.known
+    assert len(known.names) == 8 and known.without_face >= 1
+    assert len(known.people) + known.without_face == len(shots) + 1
+    named = [known.names[person] for person in known.people]
+    assert named == [image.split("-")[0] for image in known.rows["image"].to_pylist()]
+
+
+def test_serfiq_foretells_errors_and_chance_does_not(found):
+    areas = {r.quality: r.pauc[-1] for r in found.results if r.fmr == 1e-2}
+    assert list(areas) == ["serfiq_raw", "embedding_norm", "det_score", "face_size", "random"]
+    assert areas["serfiq_raw"] < 0.85 < areas["random"]
+
+
+def test_kept_embeddings_give_the_same_figures(folder, kept, found):
+    """The frames need not be read again; the faces aligned anew from the table are the same faces."""
+    again = identities.evaluate_edc(kept, str(folder / "identities.csv"), S3Settings(), FetchOptions())
+    for one, other in zip(found.results, again.results, strict=True):
+        assert (one.fmr, one.quality, one.fnmr) == (other.fmr, other.quality, other.fnmr)
+        assert one.pauc == pytest.approx(other.pauc)
+    faces = np.stack(list(identities.aligned_faces(again.known.rows, kept, S3Settings)))
+    embeddings = identities.embeddings_of(faces, kept, FetchOptions())
+    stored = np.stack(again.known.rows["embedding"].to_numpy())
+    assert np.allclose(embeddings, stored, atol=1e-5)
+
+
+def test_the_command_writes_figures_and_a_plot(folder, table, capsys):
+    figures, plot = folder / "edc.json", folder / "edc.png"
+    arguments = ["evaluate", "edc", table.uri, str(folder / "identities.csv")]
+    assert main.main([*arguments, "--json", str(figures), "--plot", str(plot)]) == 0
+    printed = capsys.readouterr().out
+    assert "serfiq_raw" in printed and "genuine pairs" in printed and "of 8 people" in printed
+    lines = json.loads(figures.read_text())
+    assert len(lines) == 5 * len(edc.FMRS)
+    assert set(lines[0]) == {"fmr", "quality", "fnmr", "pauc20", "pauc30", "low", "high"}
+    with Image.open(plot) as image:
+        assert image.format == "PNG" and image.width > 1500
+        assert len(set(image.convert("RGB").resize((200, 100)).getdata())) > 50
+
+
+def test_the_figures_and_the_plot_may_go_to_s3(folder, kept, s3, monkeypatch):
+    monkeypatch.chdir(folder)
+    outputs = ["--json", f"{s3}/edc/edc.json", "--plot", f"{s3}/edc/edc.png"]
+    assert main.main(["evaluate", "edc", kept.uri, "identities.csv", *outputs]) == 0
+    files = filesystem.filesystem(s3, S3Settings)
+    assert len(json.loads(files.cat_file("frames/edc/edc.json"))) == 5 * len(edc.FMRS)
+    assert files.cat_file("frames/edc/edc.png").startswith(b"\x89PNG")
+    assert not (folder / "s3:").exists()
+
+
+def test_the_command_fits_a_calibration(folder, table, capsys):
+    assert main.main(["evaluate", "calibrate", table.uri, "--discard", "0.2"]) == 0
+    printed = capsys.readouterr().out
+    assert "(20" in printed and "lie below" in printed
+    yaml = printed.splitlines()[-1]
+    (folder / "job.yaml").write_text(yaml)
+    own = choose(config.load(str(folder / "job.yaml"), {})).calibration
+    raw = table.rows(["serfiq_raw"])["serfiq_raw"].drop_null().to_numpy()
+    assert (raw < own.threshold).mean() == pytest.approx(0.2, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("file,who\na.jpg,1\n", "no column image and identity; found file, who"),
+        ("", "no column image and identity; found none"),
+        ("image,identity\na.jpg,\n", "line 2: image or identity is empty"),
+        ("image,identity\na.jpg,1\na.jpg,2\n", "line 3: a.jpg is 2 here and 1 further up"),
+        ("image,identity\na.jpg,1\n", "0 of its images have a scored face"),
+        (b"image,identity\n\xff\xfe,1\n", "cannot be read as CSV"),
+        ('image,identity\n"' + "a.jpg,1\n" * 30_000, "cannot be read as CSV"),
+    ],
+)
+def test_a_wrong_list_is_one_line_and_status_2(table, tmp_path, text, said, capsys):
+    path = tmp_path / "list.csv"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    assert main.main(["evaluate", "edc", table.uri, str(path)]) == 2
+    message = capsys.readouterr().err
+    assert said in message and str(path) in message and message.count("\n") == 1
+
+
+def test_wrong_usage_is_said(table, folder, tmp_path, capsys):
+    identities = str(folder / "identities.csv")
+    for arguments, said in (
+        (["edc", str(tmp_path), identities], "there is no faceq table here"),
+        (["edc", table.uri, str(tmp_path / "none.csv")], "cannot be read: "),
+        (["edc", table.uri, identities, "--plot", "edc.gif"], "the plot is a PNG file"),
+        (["edc", table.uri, identities, "--json", str(tmp_path / "no" / "f")], "there is no folder"),
+        (["edc", table.uri, identities, "--json", str(tmp_path)], "it is a folder"),
+        (["calibrate", str(tmp_path)], "there is no faceq table here"),
+    ):
+        assert main.main(["evaluate", *arguments]) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_a_name_that_two_sources_have_is_refused(shots, tmp_path):
+    for place in ("a", "b"):
+        (tmp_path / "in" / place).mkdir(parents=True)
+        (tmp_path / "in" / place / "same.jpg").write_bytes(shots[0][1])
+    table = scored(tmp_path, "table")
+    (tmp_path / "list.csv").write_text("image,identity\nsame.jpg,x\n")
+    with pytest.raises(UsageError, match=r"same\.jpg may be of .*a/same\.jpg or of .*b/same\.jpg"):
+        identities.known_faces(table, str(tmp_path / "list.csv"), S3Settings)
+
+
+def test_a_frame_that_is_gone_is_named(shots, tmp_path):
+    (tmp_path / "in").mkdir()
+    for name, data in shots[:3]:
+        (tmp_path / "in" / name).write_bytes(data)
+    table = scored(tmp_path, "table")
+    (tmp_path / "list.csv").write_text(
+        "image,identity\n" + "".join(f"{name},{i % 2}\n" for i, (name, _) in enumerate(shots[:3]))
+    )
+    lost = tmp_path / "in" / shots[1][0]
+    lost.write_bytes(b"")
+    with pytest.raises(UsageError, match=rf"{lost.name} cannot be read any more"):
+        identities.evaluate_edc(table, str(tmp_path / "list.csv"), S3Settings(), FetchOptions())

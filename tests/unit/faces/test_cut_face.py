@@ -1,0 +1,77 @@
+"""Where the landmarks of a face lie that its frame cuts."""
+
+import cv2
+import numpy as np
+import pytest
+
+from faceq import config
+from faceq.faces import cut_face
+from faceq.faces.cut_face import MEAN_FACE
+from faceq.faces.finder import Found
+from faceq.stages.chosen_models import choose
+from faceq.stages.find_face import FindFace, quality_matrix
+from jobs import demo
+
+SIDES = ("left", "right", "above", "below")
+
+
+@pytest.fixture(scope="module")
+def stage() -> FindFace:
+    return FindFace(config.Config(), choose(config.Config()))
+
+
+@pytest.fixture(scope="module")
+def photos(astronaut) -> list[np.ndarray]:
+    faces = demo.source_faces()
+    return [astronaut, *(faces[name] for name in ("group0", "group4", "group5"))]
+
+
+def rotation(yaw: float, pitch: float, roll: float) -> np.ndarray:
+    turns = np.radians([pitch, yaw, roll])
+    return np.linalg.multi_dot(
+        [cv2.Rodrigues(axis * turn)[0] for axis, turn in zip(np.eye(3), turns, strict=True)]
+    )
+
+
+def scale(matrix: np.ndarray) -> float:
+    return float(np.hypot(*matrix[0, :2]))
+
+
+@pytest.mark.parametrize("angles", [(0, 0, 0), (30, 0, 0), (0, -20, 10), (-25, 10, 170)])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_the_points_beyond_the_frame_are_those_of_the_head_that_fits_the_others(angles, axis):
+    head = 80 * MEAN_FACE @ rotation(*angles).T + (300, 200, 0)
+    shown = head[:, axis] < np.median(head[:, axis])
+    squeezed = np.where(shown[:, None], head, head * (0.9, 0.9, 1))
+    whole = cut_face.completed(squeezed[:, :2], squeezed[:, 2], shown)
+    assert np.abs(whole - head[:, :2]).max() < 1e-9
+    assert np.array_equal(whole[shown], head[shown, :2])
+
+
+def test_a_whole_face_and_one_of_which_next_to_nothing_shows_stay_as_they_are():
+    points = MEAN_FACE[:, :2]
+    for shown in (np.ones(468, bool), np.arange(468) < cut_face.LEAST_POINTS - 1):
+        assert cut_face.completed(points, MEAN_FACE[:, 2], shown) is points
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_a_face_that_the_frame_cuts_is_cropped_at_the_size_of_the_whole_one(stage, photos, side):
+    """Of most faces: where both eyes are cut off, FaceMesh may see a whole face in what is left."""
+    sizes = []
+    for photo in photos:
+        whole = stage._find(photo)
+        found = stage._find(cut(photo, whole, 0.4, side))
+        sizes.append(scale(quality_matrix(found)) / scale(quality_matrix(whole)))
+    assert sorted(np.abs(np.array(sizes) - 1))[-2] < 0.09
+
+
+def cut(photo: np.ndarray, found: Found, share: float, side: str) -> np.ndarray:
+    """The photo without some share of a face's box on one side."""
+    x, y, width, height = found.face.box
+    part = {
+        "left": photo[:, round(x + share * width) :],
+        "right": photo[:, : round(x + (1 - share) * width)],
+        "above": photo[round(y + share * height) :],
+        "below": photo[: round(y + (1 - share) * height)],
+    }[side]
+    return np.ascontiguousarray(part)

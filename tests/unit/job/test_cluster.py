@@ -1,0 +1,121 @@
+"""How large pools may get, and how many threads their models run."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import ray
+import torch
+
+from faceq import config
+from faceq.config import Pool
+from faceq.errors import UsageError
+from faceq.job import cluster
+from faceq.stages.chosen_models import choose
+from faceq.stages.placement import on_gpus
+from faceq.stages.scores import ScoreFiq
+
+
+@pytest.mark.parametrize(
+    ("cpus", "pool", "sizes"),
+    [
+        # A laptop: a share for the tasks that feed two pools of one actor each.
+        (2, Pool(), (1, 1, 1)),
+        (16, Pool(), (1, 1, 8)),
+        (2, Pool(initial_size=3), (1, 3, 3)),
+        (96, Pool(min_size=2, initial_size=4, max_size=6), (2, 4, 6)),
+        # One node with GPUs: the cards are the bound.
+        (96, Pool(num_cpus=1, num_gpus=0.5), (1, 1, float("inf"))),
+    ],
+)
+def test_pools_are_sized_from_what_is_there(monkeypatch, cpus, pool, sizes):
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": float(cpus)})
+    strategy = cluster.pool_options(pool)["compute"]
+    assert (strategy.min_size, strategy.initial_size, strategy.max_size) == sizes
+
+
+def test_a_cluster_that_was_joined_may_grow(monkeypatch):
+    """A head with two CPUs says nothing of the machines that the autoscaler will bring."""
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert cluster.pool_options(Pool())["compute"].max_size == float("inf")
+    assert cluster.pool_options(Pool(max_size=5))["compute"].max_size == 5
+
+
+def test_enough_batches_wait_at_an_actor_for_ray_to_add_another(local_ray):
+    options = cluster.pool_options(Pool())["compute"]
+    threshold = ray.data.DataContext.get_current().autoscaling_config.actor_pool_util_upscaling_threshold
+    assert options.max_tasks_in_flight_per_actor > threshold
+
+
+def test_an_initial_size_lies_between_the_others():
+    with pytest.raises(UsageError, match="initial_size 5 is not between"):
+        config.build({"dbcnn": {"initial_size": 5, "max_size": 4}})
+    with pytest.raises(UsageError, match="initial_size 1 is not between"):
+        config.build({"dbcnn": {"initial_size": 1, "min_size": 2}})
+
+
+@pytest.mark.parametrize(("cpus", "threads"), [(0.25, 1), (1, 1), (2.5, 2)])
+def test_a_model_runs_as_many_threads_as_it_has_whole_cpus(cpus, threads):
+    before = torch.get_num_threads()
+    try:
+        settings = config.build({"serfiq": {"num_cpus": cpus}})
+        ScoreFiq(settings, choose(settings))
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("cards", "asked", "left"),
+    [
+        (1, {}, (0.5, 0.5)),
+        (1, {"find_face": {"num_gpus": 0.2}}, (0.4, 0.4)),
+        (1, {"find_face": {"num_gpus": 1}}, (0, 0)),
+        (2, {"find_face": {"num_gpus": 1}}, (0.5, 0.5)),
+        (1, {"serfiq": {"num_gpus": 0.7}}, (0.7, 0.3)),
+        (8, {"serfiq": {"num_gpus": 0.7}}, (0.7, 0.5)),
+        (1, {"serfiq": {"min_size": 3}}, (0.25, 0.25)),
+    ],
+)
+def test_pools_share_what_is_left_of_the_cards(cards, asked, left):
+    """Where nothing is left they stay on the CPU."""
+    chosen = on_gpus(config.build(asked), cards)
+    assert (chosen.serfiq.num_gpus, chosen.dbcnn.num_gpus) == pytest.approx(left)
+
+
+def test_stages_that_have_no_room_are_refused_before_they_wait(monkeypatch):
+    """Finding faces on a card counts with the pools, which share that card on a machine of one's own."""
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0, "GPU": 1.0})
+    cluster._check_room(on_gpus(config.build({"find_face": {"num_gpus": 0.2}}), 1))
+    with pytest.raises(UsageError, match=r"at least 1.5 GPUs, the machine has 1: lower num_cpus, num_gpus"):
+        cluster._check_room(config.build({"find_face": {"num_gpus": 1}, "dbcnn": {"num_gpus": 0.5}}))
+
+
+def test_a_cluster_whose_token_is_missing_here_is_wrong_usage_in_one_line(tmp_path, photos):
+    there = {"RAY_ADDRESS": "127.0.0.1:1", "RAY_AUTH_MODE": "token", "HOME": str(tmp_path)}
+    command = [sys.executable, "-m", "faceq", "score", str(photos / "t1.jpg")]
+    done = subprocess.run(
+        [*command, "--out", str(tmp_path / "t")],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **there},
+    )
+    assert done.returncode == 2
+    assert "there is no token here" in done.stderr.strip().splitlines()[-1]
+
+
+def test_processes_that_read_find_faces_and_write_do_without_torch(photos):
+    """Most of a cluster's processes: each would spend a second and 120 MB on it."""
+    code = (
+        "import sys, faceq.job.census, faceq.job.datasource, faceq.job.tasks\n"
+        "from faceq import config; from faceq.stages import find_face; from faceq.sources import frame\n"
+        "from faceq.stages.chosen_models import choose\nsettings = config.build({})\n"
+        f"image = open({str(photos / 't1.jpg')!r}, 'rb').read()\n"
+        "batch = frame.to_table([frame.Frame('t1.jpg', None, 0, image)])\n"
+        "print(find_face.FindFace(settings, choose(settings))(batch)['n_faces'][0], 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["6", "False"]

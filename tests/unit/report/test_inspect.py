@@ -1,0 +1,168 @@
+"""A look at single pictures: the values are the table's, and the picture shows them."""
+
+import io
+import json
+import subprocess
+import sys
+
+import boto3
+import numpy as np
+import pytest
+from PIL import Image
+from places import PHOTOS, ROOT
+from real_s3 import BUCKET
+
+import faceq
+from faceq import config
+from faceq.cli import inspect, main
+from faceq.report import picture
+from faceq.sources import frame
+from faceq.storage.settings import S3Settings
+
+LICENCE = ROOT / "LICENSE"
+PORTRAIT = PHOTOS / "Tom_Hanks_54745.png"
+
+
+@pytest.fixture(scope="module")
+def inspector() -> picture.Inspector:
+    return picture.Inspector(config.Config())
+
+
+@pytest.fixture(scope="module")
+def look(inspector) -> picture.Inspected:
+    return inspector([frame.Frame(str(PORTRAIT), None, 0, PORTRAIT.read_bytes())])[0]
+
+
+def test_the_values_are_those_of_a_job(capsys):
+    assert main.main(["inspect", str(PORTRAIT), "--json"]) == 0
+    row = json.loads(capsys.readouterr().out)
+    (scored,) = faceq.score_images([PORTRAIT], fiq_threshold=0).to_pylist()
+    assert {**row, "run_id": ""} == {**scored, "run_id": ""}
+
+
+def test_the_picture_shows_box_outline_and_landmarks_at_their_places(inspector, look):
+    drawn = inspector.annotated(look)
+    assert drawn.shape[0] == picture.SIDE
+    row, scale = look.row, picture.SIDE / look.row["height"]
+    x, y = round(row["face_x"] * scale), round(row["face_y"] * scale)
+    middle = round((row["face_x"] + row["face_w"] / 2) * scale)
+    assert tuple(drawn[y, middle]) == picture.BOX_COLOUR and x < middle
+    eye = np.round(np.array(row["landmarks"][:2]) * scale).astype(int)
+    assert tuple(drawn[eye[1], eye[0]]) == picture.LANDMARK_COLOUR
+    ys, xs = np.nonzero((drawn == picture.OUTLINE_COLOUR).all(axis=2)[:, : round(row["width"] * scale)])
+    face = np.array([xs.min(), ys.min(), xs.max(), ys.max()]) / scale
+    box = np.array(
+        [row["face_x"], row["face_y"], row["face_x"] + row["face_w"], row["face_y"] + row["face_h"]]
+    )
+    assert np.abs(face - box).max() < 0.25 * row["face_h"]
+
+
+def test_what_dbcnn_left_out_is_dark_and_the_rest_is_untouched(look):
+    seen = picture.seen(look.crop, look.outline, "mask")
+    inside = picture.geometry.polygon_mask(look.outline, 256).astype(bool)
+    assert 0.1 < inside.mean() < 0.9
+    assert (seen[inside] == look.crop[inside]).all()
+    assert seen[~inside].mean() < 0.3 * look.crop[~inside].mean() + 1
+
+
+def test_of_another_region_what_it_leaves_out_is_shown(look):
+    inside = picture.geometry.polygon_mask(look.outline, 256).astype(bool)
+    assert np.array_equal(picture.seen(look.crop, look.outline, "crop"), look.crop)
+    black = picture.seen(look.crop, look.outline, "black_out")
+    assert black[~inside].max() == 0 and (black[inside] == look.crop[inside]).all()
+
+
+@pytest.mark.parametrize(
+    ("content", "status"), [(b"<html>", "unreadable"), (PHOTOS / "mask_blue.jpg", "no_face")]
+)
+def test_pictures_without_a_score_are_looked_at_too(tmp_path, content, status, capsys):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(content if isinstance(content, bytes) else content.read_bytes())
+    assert main.main(["inspect", str(path), "--out", str(tmp_path / "look.png")]) == 0
+    assert status in capsys.readouterr().out
+    assert Image.open(tmp_path / "look.png").height == picture.SIDE
+
+
+def test_a_very_flat_picture_is_drawn_no_wider_than_the_widest(tmp_path):
+    Image.new("RGB", (100, 1), (200, 10, 10)).save(tmp_path / "strip.png")
+    assert main.main(["inspect", str(tmp_path / "strip.png"), "--out", str(tmp_path / "look.png")]) == 0
+    look = np.asarray(Image.open(tmp_path / "look.png"))
+    assert look.shape[:2] == (picture.SIDE, picture.WIDEST + picture.SIDE // 2)
+    assert tuple(look[10, picture.WIDEST // 2]) == (200, 10, 10)
+
+
+def test_several_pictures_go_into_a_folder(s3, tmp_path, capsys):
+    boto3.client("s3").upload_file(str(PORTRAIT), BUCKET, "inspect/Tom_Hanks_54745.png")
+    images = [str(PORTRAIT), f"{s3}/inspect/Tom_Hanks_54745.png"]
+    assert main.main(["inspect", *images, "--out", str(tmp_path / "looks")]) == 0
+    one, other = (Image.open(path) for path in sorted((tmp_path / "looks").iterdir()))
+    assert np.array_equal(np.asarray(one), np.asarray(other))
+    assert capsys.readouterr().out.count("serfiq") == 2
+
+
+@pytest.mark.parametrize(("place", "made"), [("looks/", "looks/Tom_Hanks_54745.png"), ("a.jpg", "a.jpg")])
+def test_a_look_goes_to_s3_and_nowhere_else(s3, tmp_path, monkeypatch, place, made):
+    monkeypatch.chdir(tmp_path)
+    assert main.main(["inspect", str(PORTRAIT), "--out", f"{s3}/inspected/{place}"]) == 0
+    stored = boto3.client("s3").get_object(Bucket=BUCKET, Key=f"inspected/{made}")["Body"].read()
+    assert Image.open(io.BytesIO(stored)).height == picture.SIDE
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["/no/such.jpg"], "there is no such file"),
+        ([__file__], "not a kind of input"),
+        ([str(PORTRAIT), "--out", "/no/folder/a.png"], "there is no folder /no/folder"),
+        ([str(PORTRAIT), "--out", "a.gif"], "an annotated picture ends in .png"),
+        ([str(PORTRAIT), "--out", __file__ + "/a.png"], "there is no folder"),
+        ([str(PORTRAIT), "--out", "gs://bucket/looks/"], "only local paths and s3://"),
+        ([str(PORTRAIT), str(PHOTOS / "t1.jpg"), "--out", str(LICENCE)], "LICENSE: is a file"),
+        ([str(PORTRAIT), str(PHOTOS / "t1.jpg"), "--out", "a.png"], "is one file for 2 pictures"),
+        ([str(PORTRAIT), "--preset", "nope"], "no preset is called"),
+    ],
+)
+def test_a_mistake_is_one_line_told_before_a_model_is_loaded(arguments, said):
+    command = [sys.executable, "-X", "importtime", "-m", "faceq", "inspect", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    message = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
+    assert done.returncode == 2 and len(message) == 1 and said in message[0]
+    assert "| torch\n" not in done.stderr
+
+
+def named(*paths: str) -> list[str]:
+    targets = inspect._targets("looks/", [f"/in/{path}" for path in paths], S3Settings())
+    return [target.removeprefix("looks/").removesuffix(".png") for target in targets]
+
+
+def test_pictures_whose_names_collide_have_looks_of_their_own():
+    assert named("a/x.jpg", "b/x.jpg", "x.png") == ["x", "x-2", "x-3"]
+    assert named("x.jpg", "x.png", "x-2.jpg", "x-2.png") == ["x", "x-3", "x-2", "x-2-2"]
+    assert named("x-2.jpg", "x.jpg", "x.png", "x-3.jpg") == ["x-2", "x", "x-4", "x-3"]
+    assert named("a/X.jpg", "b/x.jpg") == ["X", "x-2"]  # one file where case does not count
+    long = named(*(f"{i}/{'ü' * 125}{i}.jpg" for i in range(12)))
+    assert len(set(long)) == 12 and max(len(name.encode()) for name in long) < 210
+
+
+def test_colliding_pictures_are_all_written_and_named(tmp_path, capsys):
+    for place, side in (("a", 40), ("b", 60), ("c", 80)):
+        (tmp_path / place).mkdir()
+        Image.new("RGB", (side, 40), (side, 10, 10)).save(tmp_path / place / "x.png")
+    Image.new("RGB", (100, 40)).save(tmp_path / "c" / "x-2.png")
+    pictures = [str(tmp_path / place) for place in ("a", "b", "c")]
+    assert main.main(["inspect", *pictures, "--out", str(tmp_path / "looks"), "--json"]) == 0
+    said = capsys.readouterr().err.splitlines()
+    assert len({Image.open(path).width for path in (tmp_path / "looks").iterdir()}) == len(said) == 4
+    written = [line.split(": ")[1] for line in said if "/looks/" in line]
+    assert sorted(written) == sorted(map(str, (tmp_path / "looks").iterdir()))
+
+
+@pytest.mark.parametrize("out", ["", "a.png", "link.png"])
+def test_a_look_never_replaces_the_picture_itself(tmp_path, out, capsys):
+    Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
+    (tmp_path / "link.png").symlink_to(tmp_path / "a.png")
+    before = (tmp_path / "a.png").read_bytes()
+    assert main.main(["inspect", str(tmp_path / "a.png"), "--out", str(tmp_path / out)]) == 2
+    assert "is one of the pictures itself" in capsys.readouterr().err
+    assert (tmp_path / "a.png").read_bytes() == before

@@ -1,0 +1,326 @@
+"""The GPU path: on CPU tensors beside the CPU's own path, on a GPU where there is one, and without one
+refused."""
+
+import os
+import re
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from model_files import arcface, dbcnn, heavy_tailed
+from places import ROOT
+
+import faceq
+from faceq import config
+from faceq.config import Pool
+from faceq.errors import UsageError
+from faceq.faces import geometry
+from faceq.faces.detect import Face, YuNet
+from faceq.fiq.distances import CUDA_TOLERANCE, DropoutDistances
+from faceq.fiq.serfiq import score
+from faceq.iqa import scorer
+from faceq.iqa.scorer import HALF_TOLERANCE, TorchQuality
+from faceq.job import cluster
+from faceq.models import zoo
+from faceq.models.fetch import fetch
+from faceq.runtime import device, onnx_runtime
+from faceq.runtime.minibatch import OomSafeBatcher
+from faceq.sources.frame import Frame, to_table
+from faceq.stages import find_face
+from faceq.stages.chosen_models import choose
+from jobs import demo
+
+GPU = device.missing() is None
+on_gpu = pytest.mark.skipif(not GPU, reason=f"no GPU that models can run on: {device.missing()}")
+without_gpu = pytest.mark.skipif(GPU, reason="there is a GPU")
+INSTALL = 'pip install "onnxruntime-gpu[cuda,cudnn]"'
+DEVICES = ["cpu", pytest.param("cuda", marks=on_gpu)]
+
+
+@pytest.fixture(scope="module")
+def aligned() -> np.ndarray:
+    """The demo's eight faces, (8, 112, 112, 3) uint8 RGB."""
+
+    def largest(faces: list[Face]) -> Face:
+        return max(faces, key=lambda face: face.area)
+
+    detector = YuNet(fetch("yunet"), 0.6)
+    faces = list(demo.source_faces().values())
+    return np.stack([geometry.align(face, largest(detector(face)).landmarks) for face in faces])
+
+
+@pytest.mark.parametrize("where", DEVICES)
+@pytest.mark.parametrize("passes", [None, 20])
+@pytest.mark.parametrize("recogniser", ["sface", "arcface"])
+def test_distances_on_the_device_are_those_of_the_cpu(aligned, tmp_path, where, passes, recogniser):
+    """Features are bound to the session's output and stay where they are until they are distances."""
+    path, known = fetch("sface"), zoo.recogniser("sface")
+    if recogniser == "arcface":
+        path, known = arcface(tmp_path / "r.onnx"), zoo.Recogniser(zoo.PUBLISHED, dropout=0.5)
+    wanted, embedding = DropoutDistances(path, known, passes, "cpu", 4, 1)(aligned)
+    found, bound = DropoutDistances(path, known, passes, where, 8, 1).on_device(aligned)
+    assert np.abs(score(found) - score(wanted)).max() < CUDA_TOLERANCE
+    assert np.allclose(bound, embedding, rtol=1e-3, atol=1e-3 * np.abs(embedding).max())
+
+
+@pytest.mark.parametrize("where", DEVICES)
+def test_the_closed_forms_gap_is_measured_on_the_device(aligned, tmp_path, where):
+    known = zoo.Recogniser(zoo.PUBLISHED, dropout=0.5)
+    path = heavy_tailed(tmp_path / "r.onnx")
+    wanted = DropoutDistances(path, known, None, "cpu", 4, 1).gap(aligned)
+    assert DropoutDistances(path, known, None, where, 8, 1).gap(aligned) == pytest.approx(wanted, abs=1e-3)
+    assert DropoutDistances(path, known, 20, where, 8, 1).gap(aligned) is None
+
+
+@pytest.mark.parametrize("where", DEVICES)
+def test_published_dbcnn_in_half_precision_stays_within_the_tolerance(tmp_path, where):
+    path = dbcnn(tmp_path / "dbcnn.pth")
+    crops = np.stack([face[::2, ::2] for face in list(demo.source_faces().values())[:4]])
+    masks = np.ones(crops.shape[:3], np.float32)
+    (single,) = TorchQuality(scorer.load(path), "cpu", half=False)(crops, masks)
+    (half,) = TorchQuality(scorer.load(path, where), where, half=True)(crops, masks)
+    assert 0 < np.abs(single - half).max() < HALF_TOLERANCE
+
+
+@on_gpu
+def test_a_row_from_the_gpu_is_within_the_tolerances_of_the_cpus():
+    faces = list(demo.source_faces().values())
+    rows = {}
+    for where in ("cpu", "cuda"):
+        pools = {name: {"device": where} for name in ("serfiq", "dbcnn")}
+        rows[where] = faceq.score_images(faces, fiq_threshold=0, **pools).to_pylist()
+    for one, other in zip(rows["cpu"], rows["cuda"], strict=True):
+        assert abs(one["serfiq_raw"] - other["serfiq_raw"]) < CUDA_TOLERANCE
+        assert abs(one["dbcnn"] - other["dbcnn"]) < HALF_TOLERANCE
+
+
+@on_gpu
+@pytest.mark.shared
+def test_faces_found_on_the_gpu_are_those_of_the_cpu(shared):
+    faces = list(demo.source_faces().values())
+    scrfd = {"models": {"detector": str(shared / "weights" / "scrfd_500m_bnkps.onnx")}, "fiq_threshold": 0}
+    rows = {
+        where: faceq.score_images(faces, find_face={"device": where}, **scrfd).to_pylist()
+        for where in ("cpu", "cuda")
+    }
+    for one, other in zip(rows["cpu"], rows["cuda"], strict=True):
+        assert one["n_faces"] == other["n_faces"]
+        assert np.allclose(one["landmarks"], other["landmarks"], atol=0.1)
+
+
+def test_yunet_and_facemesh_stay_on_the_cpu_where_find_face_has_a_card(photos, monkeypatch):
+    """Where no CUDA provider is, as here, a session for the card would be an error."""
+    monkeypatch.setattr(find_face, "check_cuda", lambda: None)
+    monkeypatch.setattr(device, "check_cuda", lambda: None)
+    image = (photos / "t1.jpg").read_bytes()
+    frame = to_table([Frame("t1.jpg", None, 0, image)])
+    one, other = (
+        find_face.FindFace(settings, choose(settings))(frame)
+        for settings in (config.build({"find_face": {"device": where}}) for where in ("cpu", "cuda"))
+    )
+    assert one.equals(other) and one["n_faces"].to_pylist() == [6]
+
+
+@on_gpu
+def test_auto_takes_the_gpu_that_is_there():
+    torch.cuda.reset_peak_memory_stats()
+    faceq.score_images(list(demo.source_faces().values())[:1], fiq_threshold=0)
+    assert torch.cuda.max_memory_allocated() > 1e6
+
+
+@on_gpu
+def test_memory_that_runs_out_halves_the_mini_batch_on_the_card(tmp_path, capsys):
+    torch.cuda.empty_cache()
+    total = torch.cuda.get_device_properties(0).total_memory
+    network = TorchQuality(scorer.load(dbcnn(tmp_path / "dbcnn.pth"), "cuda"), "cuda", half=True)
+    crops = np.zeros((64, 256, 256, 3), np.uint8)
+    torch.cuda.set_per_process_memory_fraction(0.6e9 / total)
+    try:
+        halving = OomSafeBatcher(network, 64, "dbcnn")
+        (scores,) = halving(crops, np.ones(crops.shape[:3], np.float32))
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert len(scores) == 64 and halving.size < 64
+    assert "out of GPU memory" in capsys.readouterr().err
+
+
+# --- memory that runs out, as torch and ONNX Runtime tell it ----------------------------------------
+
+
+ORT_OUT_OF_MEMORY = onnxruntime.capi.onnxruntime_pybind11_state.RuntimeException(
+    "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Non-zero status code returned while running Conv node. "
+    "Status Message: bfc_arena.cc:376 AllocateRawInternal Failed to allocate memory for requested buffer of "
+    "size 411041792"
+)
+ORT_CUDA_FAILURE = (
+    "/onnxruntime_src/onnxruntime/core/providers/cuda/cuda_call.cc:129 std::conditional_t<THRW, void, "
+    "onnxruntime::common::Status> onnxruntime::CudaCall(...) CUDA failure {}; GPU=0 ; hostname=node ; "
+    "file=/onnxruntime_src/onnxruntime/core/providers/cuda/cuda_stream_handle.cc ; line=204 ; "
+    "expr=cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);"
+)
+PROVIDER_OUT_OF_MEMORY = RuntimeError(ORT_CUDA_FAILURE.format("2: out of memory "))
+CUBLAS_OUT_OF_MEMORY = RuntimeError(
+    "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
+)
+TORCH_OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 512.00 MiB.")
+OUT_OF_MEMORY = [TORCH_OUT_OF_MEMORY, CUBLAS_OUT_OF_MEMORY, ORT_OUT_OF_MEMORY, PROVIDER_OUT_OF_MEMORY]
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY)
+def test_out_of_memory_halves_the_mini_batch_once_and_says_so(error, capsys):
+    shown = []
+
+    def model(items):
+        shown.append(len(items))
+        if len(items) > 4:
+            raise error
+        return (items * 2.0,)
+
+    halving = OomSafeBatcher(model, 16, "dbcnn")
+    for _ in range(2):
+        (doubled,) = halving(np.arange(10))
+        assert doubled.tolist() == [2.0 * i for i in range(10)]
+    assert shown == [16, 8, 4, 4, 4, 4, 4, 4]
+    said = capsys.readouterr().err.splitlines()
+    assert [re.search(r"dbcnn: out of GPU memory: mini-batches of (\d+)", line)[1] for line in said] == [
+        "8",
+        "4",
+    ]
+
+
+def test_a_card_that_holds_not_one_item_is_an_error_with_a_way_out():
+    def model(items):
+        raise TORCH_OUT_OF_MEMORY
+
+    with pytest.raises(
+        device.DeviceError, match=r"serfiq: .* does not hold one item: CUDA out of .*num_gpus"
+    ):
+        OomSafeBatcher(model, 4, "serfiq")(np.arange(3))
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY)
+def test_memory_that_runs_out_while_a_model_loads_is_not_blamed_on_its_file(error, monkeypatch):
+    def made(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", made)
+    path = fetch("sface")
+    with pytest.raises(device.DeviceError, match=r"does not hold the models: .*num_gpus"):
+        onnx_runtime.session(path, onnx_runtime.read(path), "cpu", 1)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (PROVIDER_OUT_OF_MEMORY, "does not hold the models"),
+        (RuntimeError(ORT_CUDA_FAILURE.format("999: unknown error ")), "CUDA failed .*failure 999.*smi"),
+        (RuntimeError("CUDA_PATH is set but CUDA wasnt able to be loaded."), "CUDA failed .*libraries"),
+    ],
+)
+def test_a_card_that_fails_is_an_error_not_the_cpu_and_not_the_file(monkeypatch, capsys, error, said):
+    """ONNX Runtime's own class would make a session for the CPU then, and print so."""
+    made = onnxruntime.InferenceSession._create_inference_session
+
+    def on_the_card(self, providers, *more):
+        if providers != ["CPUExecutionProvider"]:
+            raise error
+        made(self, providers, *more)
+
+    monkeypatch.setattr(onnxruntime.InferenceSession, "_create_inference_session", on_the_card)
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: print("Failed to load libcudnn.so.9"))
+    monkeypatch.setattr(device, "check_cuda", lambda: None)
+    path = fetch("sface")
+    with pytest.raises(device.DeviceError, match=said):
+        onnx_runtime.session(path, onnx_runtime.read(path), "cuda", 1)
+    assert capsys.readouterr().out == ""
+
+
+def test_other_errors_are_not_taken_for_it():
+    def model(items):
+        raise RuntimeError("out of memory, says something else")
+
+    with pytest.raises(RuntimeError, match="says something else"):
+        OomSafeBatcher(model, 4, "serfiq")(np.arange(3))
+    assert not device.is_out_of_memory(ValueError("Failed to allocate memory"))
+
+
+# --- a GPU that was asked for and is not there -------------------------------------------------------
+
+
+@without_gpu
+@pytest.mark.parametrize("pool", ["find_face", "serfiq", "dbcnn"])
+@pytest.mark.parametrize("asked", [{"device": "cuda"}, {"num_gpus": 0.5}])
+def test_a_gpu_that_is_not_there_is_an_error_not_the_cpu(astronaut, pool, asked):
+    with pytest.raises(UsageError, match=r"cuda was asked for, and .*install|check the driver"):
+        faceq.score_images([astronaut], **{pool: asked})
+
+
+@without_gpu
+def test_a_device_that_nobody_knows_is_refused():
+    with pytest.raises(UsageError, match=r"dbcnn.device: .*'auto', 'cpu' or 'cuda'"):
+        config.build({"dbcnn": {"device": "gpu"}})
+
+
+@pytest.mark.parametrize(
+    ("installed", "said"),
+    [
+        ({"onnxruntime"}, "the build without CUDA, which insightface and faceq bring along"),
+        ({"onnxruntime", "onnxruntime-gpu"}, "both installed, and the one without CUDA is in the way"),
+        ({"onnxruntime-gpu"}, "without its CUDA provider"),
+    ],
+)
+def test_the_wrong_onnxruntime_is_told_with_what_to_install(installed, said):
+    text = device._wrong_runtime(installed)
+    assert said in text
+    assert text.index("pip uninstall --yes onnxruntime") < text.index(f"`{INSTALL}`")
+    assert f"`{INSTALL}`" in device.CUDA_DID_NOT_LOAD
+
+
+def test_readme_installs_what_the_messages_name():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"\n{INSTALL}\n" in readme
+
+
+@without_gpu
+def test_a_machine_with_a_card_that_models_cannot_use_says_why(monkeypatch, capsys):
+    """As Ray sees it: a logical GPU beside this environment's builds without CUDA."""
+    monkeypatch.setattr(cluster.ray, "cluster_resources", lambda: {"CPU": 2.0, "GPU": 1.0})
+    plain = config.build({})
+    assert cluster.with_local_gpus(plain) == plain
+    assert f"models run on the CPU: {device.missing()}" in capsys.readouterr().err
+    assert cluster.pool_options(Pool(device="cuda"))["num_gpus"] == 0.5
+
+
+def test_cpus_are_those_of_the_process_or_of_the_machine_where_no_system_tells(monkeypatch):
+    if hasattr(os, "sched_getaffinity"):
+        assert device.usable_cpus() == len(os.sched_getaffinity(0))
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)  # as on macOS
+    assert device.usable_cpus() == os.cpu_count()
+
+
+def test_bytes_reach_the_device_whole():
+    pixels = np.arange(48, dtype=np.uint8).reshape(1, 4, 4, 3)
+    where = "cuda" if GPU else "cpu"
+    assert np.array_equal(scorer.to_device(pixels, where).cpu().numpy(), pixels)
+
+
+@on_gpu
+def test_a_job_on_a_machine_with_a_card_takes_it(monkeypatch):
+    monkeypatch.setattr(cluster.ray, "cluster_resources", lambda: {"CPU": 8.0, "GPU": 1.0})
+    chosen = cluster.with_local_gpus(config.build({}))
+    assert (chosen.serfiq.runs_on, chosen.dbcnn.runs_on) == ("cuda", "cuda")
+    assert chosen.serfiq.num_gpus + chosen.dbcnn.num_gpus == 1
+
+
+@on_gpu
+def test_a_provider_that_did_not_load_is_an_error(monkeypatch):
+    """ONNX Runtime makes a session for the CPU then, and says so only in its log."""
+    made = onnxruntime.InferenceSession
+
+    def on_the_cpu(model, options, providers, **more):
+        return made(model, options, providers=["CPUExecutionProvider"])
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", on_the_cpu)
+    with pytest.raises(device.DeviceError, match="its CUDA provider did not load"):
+        DropoutDistances(fetch("sface"), zoo.recogniser("sface"), None, "cuda", 8, 1)

@@ -1,0 +1,95 @@
+"""Whether a table of another version, or with other settings, may be continued."""
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from faceq import config
+from faceq.errors import UsageError
+from faceq.faces.finder import FACE_FINDING
+from faceq.presets import PRESETS
+from faceq.stages.chosen_models import choose, comparison_record
+from faceq.storage.settings import S3Settings
+from faceq.table import comparable
+from faceq.table.schema import STATUSES, record_of
+from faceq.table.store import Table
+
+TABLES = Path(__file__).parent / "tables"
+"""What version 0.1.0 wrote: a table of three pictures with `--fiq-threshold 0.75`; records by preset."""
+
+OLD = json.loads((TABLES / "records-0.1.0.json").read_text())
+
+
+def mine(**values) -> dict:
+    settings = config.build({"input": "in", "out": "out", **values})
+    return comparison_record(settings, choose(settings))
+
+
+@pytest.fixture
+def old_table() -> Table:
+    return Table(str(TABLES / "0.1.0"), S3Settings())
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_settings_that_a_record_of_0_1_0_does_not_name_are_those_of_then(preset):
+    """Beside the way in which faces are found, which is why these tables are refused."""
+    more = {"quality_region": "frame"} if preset == "cafi" else {}
+    now = mine(preset=preset, accept_licence=True, **more)
+    comparable.check("table", {**OLD[preset], "face_finding": FACE_FINDING}, now)
+    with pytest.raises(UsageError, match=r"\(quality_scale null there, 100 now\)"):
+        comparable.check(
+            "table", {**OLD[preset], "face_finding": FACE_FINDING}, {**now, "quality_scale": 100}
+        )
+
+
+def test_each_setting_that_was_added_since_has_a_value_of_then():
+    added = mine().keys() - OLD["embedded"].keys()
+    assert added == comparable.WHEN_UNNAMED.keys()
+
+
+def test_a_table_of_0_1_0_is_refused_by_name_and_can_be_read(old_table):
+    with pytest.raises(UsageError, match=r"a table of an older faceq, .*face_finding 1 there, 2 now"):
+        old_table.check(mine())
+    old_table.check(None)  # --overwrite
+    rows = old_table.rows(["source", "status", "serfiq", "face_confidence"]).to_pylist()
+    assert {row["source"]: row["status"] for row in rows} == {
+        "/frames/face.jpg": "scored",
+        "/frames/blurred.jpg": "below_fiq",
+        "/frames/broken.jpg": "unreadable",
+    }
+    assert {row["face_confidence"] for row in rows} == {None}
+
+
+def test_its_files_name_the_same_settings_as_its_record(old_table):
+    (run,) = old_table.runs()
+    footers = [record_of(pq.read_schema(path)) for path in old_table.row_files()]
+    assert len(footers) == 3 < len(STATUSES)
+    now = mine()
+    for named in (run, *footers):
+        comparable.check("table", {**named, "face_finding": FACE_FINDING}, now)
+        assert named["config"]["fiq_threshold"] == 0.75
+
+
+def test_what_a_licence_says_is_no_difference_and_a_models_bytes_are():
+    now = mine()
+    sface = now["models"]["sface"]
+    for changed, refused in (({"licence": "another text"}, False), ({"sha256": "0" * 64}, True)):
+        there = {**now, "models": {**now["models"], "sface": {**sface, **changed}}}
+        if refused:
+            with pytest.raises(UsageError, match=r"\(models\.sface\.sha256 \"0+"):
+                comparable.check("table", there, now)
+        else:
+            comparable.check("table", there, now)
+
+
+def test_the_threshold_may_differ_also_where_an_older_record_names_it_beside_the_others():
+    now = mine(fiq_threshold=0.2)
+    comparable.check("table", {**mine(fiq_threshold=0.7), "fiq_threshold": 0.7}, now)
+    assert "fiq_threshold" not in now
+
+
+def test_a_record_that_names_nothing_is_refused():
+    with pytest.raises(UsageError, match="face_finding 1 there"):
+        comparable.check("table", {}, mine())

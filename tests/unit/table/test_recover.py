@@ -1,0 +1,383 @@
+"""What earlier runs left, put right: nothing lost, nothing doubled."""
+
+import subprocess
+import sys
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from faceq import config
+from faceq.cli import main
+from faceq.errors import StorageError
+from faceq.job import pipeline
+from faceq.stages.chosen_models import choose, comparison_record
+from faceq.storage.settings import S3Settings
+from faceq.table import lock, repair, store
+from faceq.table.runs import Run
+from faceq.table.schema import SCHEMA
+from faceq.table.store import Table
+from jobs import demo
+from jobs.training import synthetic
+
+OLD, NEW = "20261123T170000Z-aaaaaaaa", "20261123T180000Z-bbbbbbbb"
+
+
+def save_run(table: Table, run_id: str, finished: bool) -> Run:
+    end = {"finished": "2026-11-23", "state": "ended"} if finished else {"state": "running"}
+    run = Run(run_id, "0", [], {}, {}, "", owner=lock.owner(), **end)
+    table.save(run)
+    return run
+
+
+def write(table: Table, run_id: str, status: str, ids: list[int], name: str = "u-000000-0") -> str:
+    rows = [
+        {"frame_id": i, "source": f"/in/{i}.jpg", "frame_index": 0, "run_id": run_id, "status": status}
+        for i in ids
+    ]
+    path = f"{table.path}/status={status}/{run_id}-{name}.parquet"
+    stored = pa.Table.from_pylist(rows, schema=SCHEMA).drop_columns(["status"])
+    table.files.makedirs(f"{table.path}/status={status}", exist_ok=True)
+    pq.write_table(stored, path, filesystem=table.arrow_files)
+    return path
+
+
+def rows_of(table: Table) -> list[tuple]:
+    rows = table.rows(["frame_id", "status", "run_id"]).to_pylist()
+    return sorted((row["frame_id"], row["status"], row["run_id"]) for row in rows)
+
+
+@pytest.fixture
+def table(tmp_path) -> Table:
+    return Table(str(tmp_path / "table"), S3Settings())
+
+
+def test_unreadable_frames_of_a_run_without_an_end_are_not_done(table):
+    save_run(table, OLD, finished=True)
+    save_run(table, NEW, finished=False)
+    for run in (OLD, NEW):
+        base = 0 if run == OLD else 10
+        write(table, run, "unreadable", [base + 1, base + 2])
+        write(table, run, "scored", [base + 3])
+    # Of the frames that the new run has in its input, that is.
+    assert repair.prepare(table, {"/in/2.jpg", "/in/12.jpg"}).ids.tolist() == [1, 2, 3, 11, 13]
+    assert repair.prepare(table, {f"/in/{i}.jpg" for i in range(20)}).ids.tolist() == [1, 2, 3, 13]
+
+
+@pytest.mark.parametrize("place", ["disk", "s3"])
+def test_of_doubles_the_latest_run_stays(table, place, request):
+    if place == "s3":
+        table = Table(f"{request.getfixturevalue('s3')}/doubles", S3Settings())
+    for run in (OLD, NEW):
+        save_run(table, run, finished=True)
+    write(table, OLD, "scored", [1, 2, 3])
+    write(table, OLD, "no_face", [4])
+    write(table, NEW, "scored", [2, 3, 5])
+    write(table, NEW, "below_fiq", [4])
+    ids = repair.prepare(table, {"/in/1.jpg"}).ids
+    assert ids.tolist() == [1, 2, 3, 4, 5]
+    assert rows_of(table) == [
+        (1, "scored", OLD),
+        (2, "scored", NEW),
+        (3, "scored", NEW),
+        (4, "below_fiq", NEW),
+        (5, "scored", NEW),
+    ]
+
+
+def test_the_latest_run_is_the_one_that_held_the_table_last_whatever_its_clock_said(table):
+    """The first run's machine was ahead, so that its id and the names of its files sort last."""
+    for run_id, sequence in ((NEW, 1), (OLD, 2)):
+        run = save_run(table, run_id, finished=True)
+        run.sequence = sequence
+        table.save(run)
+        write(table, run_id, "scored", [1, sequence + 10])
+    write(table, "0-compacted", "scored", [1, 20])
+    assert repair.prepare(table, set()).ids.tolist() == [1, 11, 12, 20]
+    assert (1, "scored", OLD) in rows_of(table)
+
+
+def test_a_frame_that_is_twice_in_one_file_keeps_its_last_row(table):
+    save_run(table, OLD, finished=True)
+    write(table, OLD, "scored", [1, 2, 1, 3])
+    write(table, OLD, "no_face", [4])
+    assert repair.prepare(table, set()).ids.tolist() == [1, 2, 3, 4]
+    (path,) = (path for path in table.row_files() if "scored" in path)
+    assert pq.read_table(path)["frame_id"].to_pylist() == [2, 1, 3]
+
+
+def test_one_double_loads_no_more_than_the_ids_as_numbers(tmp_path):
+    synthetic.write(tmp_path / "table", 300_000)
+    table = Table(str(tmp_path / "table"), S3Settings())
+    first = int(table.frame_ids()[0])
+    write(table, NEW, "scored", [first])
+    tracemalloc.start()
+    ids = repair.prepare(table, set()).ids
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(ids) == 300_000 and ids[0] == first
+    assert peak < 3 * ids.nbytes
+
+
+def test_what_a_dead_run_wrote_late_goes(table):
+    save_run(table, OLD, finished=False)
+    mine = save_run(table, NEW, finished=False)
+    write(table, OLD, "scored", [1])
+    known = repair.prepare(table, set()).files
+    write(table, OLD, "scored", [2], name="late-000001-0")
+    write(table, NEW, "scored", [2])
+    repair.drop_stragglers(table, mine, known)
+    assert rows_of(table) == [(1, "scored", OLD), (2, "scored", NEW)]
+
+
+def test_what_a_removed_run_wrote_late_goes(table):
+    save_run(table, OLD, finished=False)
+    write(table, OLD, "scored", [1])
+    mine = save_run(table, NEW, finished=False)
+    table.remove_others(mine)
+    known = repair.prepare(table, set()).files
+    write(table, OLD, "scored", [2], name="late-000001-0")
+    write(table, NEW, "scored", [1, 2])
+    repair.drop_stragglers(table, mine, known)
+    assert rows_of(table) == [(1, "scored", NEW), (2, "scored", NEW)]
+
+
+def test_a_file_that_appears_while_the_ids_are_read_counts_as_late(table, monkeypatch):
+    save_run(table, OLD, finished=False)
+    write(table, OLD, "scored", [1])
+    mine = save_run(table, NEW, finished=False)
+    read = Table.frames_of
+
+    def slow(self, files, sources):
+        write(table, OLD, "scored", [2], name="late-000001-0")
+        return read(self, files, sources)
+
+    monkeypatch.setattr(Table, "frames_of", slow)
+    held = repair.prepare(table, set())
+    assert held.ids.tolist() == [1]
+    write(table, NEW, "scored", [2])
+    repair.drop_stragglers(table, mine, held.files)
+    assert rows_of(table) == [(1, "scored", OLD), (2, "scored", NEW)]
+
+
+def test_what_a_killed_writer_left_on_disk_goes(table):
+    save_run(table, OLD, finished=True)
+    path = write(table, OLD, "scored", [1])
+    folder, name = path.rsplit("/", 1)
+    left = Path(folder) / f".{name}.x1y2"
+    left.write_bytes(b"PAR1")
+    repair.prepare(table, set())
+    assert not left.exists() and Path(path).exists()
+
+
+def test_a_failing_rewrite_leaves_the_old_file(table, monkeypatch):
+    save_run(table, OLD, finished=True)
+    path = write(table, OLD, "unreadable", [1, 2, 3])
+
+    def full(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store.pq, "write_table", full)
+        with pytest.raises(StorageError, match="No space left"):
+            repair.forget_unreadable(table, {"/in/2.jpg"})
+    assert pq.read_table(path).num_rows == 3
+
+
+def test_files_of_others_in_the_folder_do_no_harm(table):
+    save_run(table, OLD, finished=True)
+    write(table, OLD, "scored", [1])
+    (Path(table.path) / "edc.json").write_text("[]")
+    mine = save_run(table, NEW, finished=False)
+    assert table.frame_ids().tolist() == [1]
+    assert table.remove_others(mine) == 2
+    assert (Path(table.path) / "edc.json").exists() and table.row_files() == []
+    assert [run["run_id"] for run in table.runs()] == [NEW]
+
+
+def test_a_folder_whose_name_looks_like_a_pattern(tmp_path):
+    table = Table(str(tmp_path / "scores[1]"), S3Settings())
+    save_run(table, OLD, finished=True)
+    write(table, OLD, "scored", [7])
+    assert table.frame_ids().tolist() == [7] and len(table.runs()) == 1
+
+
+def test_forgetting_touches_the_named_sources_only(table):
+    save_run(table, OLD, finished=True)
+    path = write(table, OLD, "unreadable", [1, 2, 3])
+    write(table, OLD, "unreadable", [4], name="v-000000-0")
+    metadata = pq.read_schema(path).metadata
+    assert repair.forget_unreadable(table, {"/in/2.jpg", "/in/4.jpg"}) == 2
+    assert rows_of(table) == [(1, "unreadable", OLD), (3, "unreadable", OLD)]
+    assert pq.read_schema(path).metadata == metadata
+    assert len(table.row_files()) == 1
+
+
+def below_fiq(table: Table, run_id: str, scores: dict[int, float]) -> str:
+    path = write(table, run_id, "below_fiq", list(scores))
+    rows = pq.read_table(path, partitioning=None)
+    index = rows.schema.get_field_index("serfiq")
+    values = pa.array(list(scores.values()), pa.float32())
+    pq.write_table(rows.set_column(index, rows.schema.field(index), values), path)
+    return path
+
+
+def with_threshold(table: Table, run_id: str, threshold: float | None) -> None:
+    (record,) = (run for run in table.runs() if run["run_id"] == run_id)
+    chosen = {} if threshold is None else {"fiq_threshold": threshold}
+    table.put_record({**record, "config": chosen})
+
+
+def test_rows_that_pass_a_lower_threshold_are_scored_again(table):
+    save_run(table, OLD, finished=True)
+    below_fiq(table, OLD, {1: 0.2, 2: 0.5, 3: 0.6, 4: 0.3})
+    with_threshold(table, OLD, 0.7)
+    every = {f"/in/{i}.jpg" for i in range(9)}
+
+    def passing(threshold: float, sources: set[str] = every) -> list[int]:
+        return sorted(repair.passing(table, sources, threshold)["frame_id"].to_pylist())
+
+    assert passing(0.5) == [2, 3] and passing(0) == [1, 2, 3, 4]
+    # As a stage compares: 0.3 as a float32 is more than 0.3.
+    assert passing(0.3) == [2, 3, 4] and passing(0.7) == passing(0.9) == []
+    assert passing(0.5, {"/in/3.jpg"}) == [3]
+    with_threshold(table, OLD, None)  # the record does not say
+    assert passing(0.5) == [2, 3]
+
+
+def test_old_rows_stay_until_there_are_new_ones(table):
+    """Whatever moment a job is killed at, a frame has a row, and after the next run's beginning only one."""
+    save_run(table, OLD, finished=True)
+    below_fiq(table, OLD, {1: 0.5, 2: 0.6, 3: 0.1})
+    with_threshold(table, OLD, 0.7)
+    mine = save_run(table, NEW, finished=False)
+    write(table, NEW, "scored", [1])
+    write(table, NEW, "unreadable", [2])
+    repair.drop_replaced(table, mine, np.array([1, 2]))
+    expected = [(1, "scored", NEW), (2, "unreadable", NEW), (3, "below_fiq", OLD)]
+    assert rows_of(table) == expected
+    repair.drop_replaced(table, mine, np.array([1, 2]))
+    assert rows_of(table) == expected
+
+
+def test_after_a_kill_the_new_row_stays_but_for_one_that_may_be_the_storages_fault(table):
+    save_run(table, OLD, finished=True)
+    below_fiq(table, OLD, {1: 0.5, 2: 0.6, 3: 0.1})
+    with_threshold(table, OLD, 0.7)
+    save_run(table, NEW, finished=False)
+    write(table, NEW, "scored", [1])
+    write(table, NEW, "unreadable", [2])
+    held = repair.prepare(table, {f"/in/{i}.jpg" for i in range(4)})
+    assert held.ids.tolist() == [1, 2, 3]
+    assert rows_of(table) == [(1, "scored", NEW), (2, "below_fiq", OLD), (3, "below_fiq", OLD)]
+    assert repair.passing(table, {"/in/1.jpg", "/in/2.jpg"}, 0.5)["frame_id"].to_pylist() == [2]
+
+
+@pytest.mark.usefixtures("local_ray")
+class TestJob:
+    @pytest.fixture
+    def folder(self, tmp_path, astronaut):
+        (tmp_path / "in").mkdir()
+        good = demo._jpeg(astronaut)
+        for name, data in (("a.jpg", good), ("b.jpg", good[:9000]), ("c.jpg", b"")):
+            (tmp_path / "in" / name).write_bytes(data)
+        return tmp_path
+
+    def run(self, folder, *more: str) -> int:
+        return main.main(["score", str(folder / "in"), "--out", str(folder / "table"), *more])
+
+    def statuses(self, folder) -> dict[str, str]:
+        rows = Table(str(folder / "table"), S3Settings()).rows(["source", "status"]).to_pylist()
+        assert len(rows) == len({row["source"] for row in rows})
+        return {row["source"].rsplit("/", 1)[1]: row["status"] for row in rows}
+
+    def test_unreadable_frames_are_tried_again_when_asked(self, folder, capsys):
+        assert self.run(folder) == 0
+        assert self.statuses(folder) == {"a.jpg": "scored", "b.jpg": "unreadable", "c.jpg": "unreadable"}
+        (folder / "in" / "b.jpg").write_bytes((folder / "in" / "a.jpg").read_bytes())
+        assert self.run(folder) == 0
+        assert "nothing to do" in capsys.readouterr().out
+        assert self.statuses(folder)["b.jpg"] == "unreadable"
+        assert self.run(folder, "--retry-unreadable") == 0
+        assert "2 frames are tried again" in capsys.readouterr().err
+        assert self.statuses(folder) == {"a.jpg": "scored", "b.jpg": "scored", "c.jpg": "unreadable"}
+
+    def test_overwrite_replaces_a_table_of_other_settings(self, folder, capsys):
+        assert self.run(folder) == 0
+        (folder / "job.yaml").write_text("min_face: 30\n")
+        other = ["--config", str(folder / "job.yaml"), "--fiq-threshold", "0.99"]
+        assert self.run(folder, *other) == 2
+        assert "--overwrite" in capsys.readouterr().err
+        assert self.run(folder, *other, "--overwrite") == 0
+        assert "--overwrite: removed" in capsys.readouterr().err
+        assert self.statuses(folder) == {"a.jpg": "below_fiq", "b.jpg": "unreadable", "c.jpg": "unreadable"}
+        assert len(Table(str(folder / "table"), S3Settings()).runs()) == 1
+
+    def test_retry_and_limit_exclude_each_other(self, folder, capsys):
+        assert self.run(folder, "--retry-unreadable", "--limit", "2") == 2
+        assert "leave --limit out" in capsys.readouterr().err
+
+    def test_a_job_that_could_not_start_leaves_nothing(self, folder, capsys):
+        (folder / "job.yaml").write_text("serfiq: {num_gpus: 1}\n")
+        command = [sys.executable, "-m", "faceq", "score", str(folder / "in")]
+        more = ["--out", str(folder / "table"), "--config", str(folder / "job.yaml")]
+        done = subprocess.run([*command, *more], capture_output=True, text=True, check=False)
+        assert done.returncode == 2 and "GPUs" in done.stderr
+        assert self.run(folder) == 0
+
+    def test_an_outage_in_what_was_left_is_seen_at_the_end(self, tmp_path, astronaut):
+        (tmp_path / "in").mkdir()
+        good = demo._jpeg(astronaut)
+        for i in range(14):
+            (tmp_path / "in" / f"{i:02}.jpg").write_bytes(good if i < 2 else b"")
+        chosen = config.build({"input": [str(tmp_path / "in")], "out": str(tmp_path / "table")})
+        done = pipeline.score(config.build({**chosen.model_dump(), "limit": 2}))
+        assert done.run.counts["scored"] == 2
+        for i in range(2, 14):  # a link to nothing: listed, and gone when it is read
+            (tmp_path / "in" / f"{i:02}.jpg").unlink()
+            (tmp_path / "in" / f"{i:02}.jpg").symlink_to(tmp_path / "nowhere")
+        with pytest.raises(
+            pipeline.JobError, match="refused all 12 frames that were left, the last with: gone"
+        ):
+            pipeline.score(chosen)
+        for i in range(2, 14):
+            (tmp_path / "in" / f"{i:02}.jpg").unlink()
+            (tmp_path / "in" / f"{i:02}.jpg").write_bytes(good)
+        assert pipeline.score(chosen).run.counts["scored"] == 12
+
+    def test_overwrite_spares_what_is_no_table(self, folder, capsys):
+        (folder / "photos").mkdir()
+        (folder / "photos" / "x.jpg").write_bytes(b"x")
+        arguments = ["score", str(folder / "in"), "--out", str(folder / "photos"), "--overwrite"]
+        assert main.main(arguments) == 2
+        assert "not a faceq table" in capsys.readouterr().err
+        assert (folder / "photos" / "x.jpg").exists()
+
+    def test_a_job_at_work_keeps_others_out(self, folder, capsys):
+        chosen = config.build({"input": [str(folder / "in")], "out": str(folder / "table")})
+        table = Table(chosen.out, chosen.s3)
+        run = Run(NEW, "0", [], comparison_record(chosen, choose(chosen)), {}, "", owner=lock.owner())
+        with lock.exclusive(table, run):
+            for more in ([], ["--overwrite"], ["--retry-unreadable"]):
+                assert self.run(folder, *more) == 2
+                assert f"another job is writing here: {NEW}" in capsys.readouterr().err
+        assert self.run(folder) == 0
+
+    def test_after_an_outage_nothing_of_it_counts_as_done(self, tmp_path, astronaut):
+        good = demo._jpeg(astronaut)
+        demo.write_shards(tmp_path / "in", ((f"{i}.jpg", b"<html>503</html>") for i in range(300)))
+        chosen = config.build({"input": [str(tmp_path / "in")], "out": str(tmp_path / "table")})
+        with pytest.raises(pipeline.JobError, match="stopped: "):
+            pipeline.score(chosen)
+        for shard in (tmp_path / "in").iterdir():
+            shard.unlink()
+        (tmp_path / "in").rmdir()
+        demo.write_shards(tmp_path / "in", ((f"{i}.jpg", good) for i in range(300) if i < 3 or i == 299))
+        done = pipeline.score(chosen)
+        assert done.run.counts["scored"] == 4
+        assert np.array_equal(
+            Table(chosen.out, chosen.s3).rows(["status"])["status"].unique().to_pylist(), ["scored"]
+        )
