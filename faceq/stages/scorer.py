@@ -121,7 +121,7 @@ def stages_of(config: Config) -> list[Callable[[pa.Table], pa.Table]]:
     if device.missing() is None:
         config = on_gpus(config, 1)
     else:
-        device.say_if_unused()
+        device.warn_if_unused()
     models = choose(config)
     return [FindFace(config, models), ScoreFiq(config, models), ScoreQuality(config, models)]
 
