@@ -11,7 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from faceq.cli.main import add_score_arguments
+from faceq.cli.score import add_arguments
 from faceq.config import Config, FindFaces, Pool, Stage, section_of
 from faceq.presets import PRESETS
 from faceq.stages.chosen_models import choose, comparison_record
@@ -136,7 +136,7 @@ def _text_of(section: type[BaseModel]) -> str:
 def _flags() -> dict[str, str]:
     """The flag of `faceq score` that sets a setting, by its dotted key."""
     parser = argparse.ArgumentParser()
-    add_score_arguments(parser)
+    add_arguments(parser)
     written = {action.dest: _written(action) for action in parser._actions}
     return {key: written[key.rpartition(".")[2]] for key in _keys() if key.rpartition(".")[2] in written}
 

@@ -4,7 +4,7 @@ import argparse
 import re
 
 from faceq import config
-from faceq.cli import main
+from faceq.cli import score
 from jobs import configuration_page
 
 
@@ -37,7 +37,7 @@ def test_no_column_of_a_table_is_broken_by_its_content():
 
 def test_it_has_each_flag_of_the_command_line_that_sets_a_setting():
     parser = argparse.ArgumentParser()
-    main.add_score_arguments(parser)
+    score.add_arguments(parser)
     others = {"help", "config", "set", "overwrite", "retry_unreadable"}
     wanted = [action for action in parser._actions if action.dest not in others]
     flags = re.findall(
