@@ -11,6 +11,7 @@ import ray
 from ray.data import Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
+from faceq.config import Config
 from faceq.job.census import BEFORE_ALL, DEATHS_OF_A_KILLER, MOST_NOTES, OutageError, Place
 from faceq.job.cluster import MAX_RETRIES
 from faceq.sources import Findings, read_shards
