@@ -12,7 +12,7 @@ from faceq.cli import streams
 from faceq.cli.models import add_accept
 from faceq.cli.settings import add_config_arguments, load_settings
 from faceq.errors import UsageError
-from faceq.storage.filesystem import check_output, write_output
+from faceq.storage.outputs import check_output, write_output
 from faceq.storage.settings import S3Settings
 
 IQA_MODELS = ("dbcnn-lite", "dbcnn-koniq", "dbcnn-koniq-254e8241")

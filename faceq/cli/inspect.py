@@ -13,7 +13,8 @@ from faceq.cli.models import add_model_arguments, model_settings
 from faceq.cli.settings import add_config_arguments, load_settings
 from faceq.errors import UsageError
 from faceq.messages.visible import visible
-from faceq.storage.filesystem import absolute, check_output, filesystem, is_remote, path_of, write_output
+from faceq.storage.filesystem import absolute, filesystem, is_remote, path_of
+from faceq.storage.outputs import check_output, write_output
 from faceq.storage.settings import S3Settings
 
 if TYPE_CHECKING:

@@ -35,7 +35,7 @@ def report(options: argparse.Namespace) -> int:
     """`faceq report`."""
     s3 = load_settings(options).s3
     from faceq.report.page import build  # noqa: PLC0415 - DuckDB and matplotlib take a while to import
-    from faceq.storage.filesystem import check_output, write_output  # noqa: PLC0415 - as above
+    from faceq.storage.outputs import check_output, write_output  # noqa: PLC0415 - as above
 
     check_output(options.out, s3)
     with rich.console.Console(stderr=True).status("reading the table"):

@@ -16,11 +16,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from faceq.errors import FaceqError
+
 _PASSES_AT_ONCE = 256
 """Of Monte Carlo, in one matrix product: some 50 MB of masked features for SFace."""
 
 
-class DropoutError(ValueError):
+class DropoutError(FaceqError, ValueError):
     """Dropout changes nothing, so that every face would look perfectly certain."""
 
 

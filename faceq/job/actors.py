@@ -10,6 +10,7 @@ import ray
 from faceq.config import Config
 from faceq.job.census import OutageError
 from faceq.job.telling import telling
+from faceq.job.worker_setup import set_up
 from faceq.stages.chosen_models import ChosenModels
 from faceq.stages.scores import NO_FEATURES, NO_QUALITY, ScoreFiq, ScoreQuality
 
@@ -18,6 +19,7 @@ class FiqStage(ScoreFiq):
     """ScoreFiq whose warnings go on record, and which stops the job when nearly no face has features."""
 
     def __init__(self, config: Config, models: ChosenModels, census: Any):
+        set_up(config.serfiq.threads)
         self._census = census
         with telling(census):
             super().__init__(config, models)
@@ -34,6 +36,7 @@ class QualityStage(ScoreQuality):
     """ScoreQuality that tells the census how many rows are through, and stops the job likewise."""
 
     def __init__(self, config: Config, models: ChosenModels, census: Any):
+        set_up(config.dbcnn.threads)
         self._census = census
         with telling(census):
             super().__init__(config, models)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import ray
 
-from faceq.errors import MaskedError
+from faceq.errors import FaceqError
 from faceq.table.finished_shards import Finished
 
 REFUSALS_IN_A_ROW = 100
@@ -52,7 +52,7 @@ BEFORE_ALL = (-1, -1)
 _LACK = "if no machine was lost, they lack memory: lower num_cpus, so that fewer run at once"
 
 
-class OutageError(MaskedError):
+class OutageError(FaceqError):
     """The job stops: nearly nothing can be read. The message says why, in one line."""
 
 

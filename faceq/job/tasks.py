@@ -15,6 +15,7 @@ from faceq.config import Config
 from faceq.job.census import DEATHS_OF_A_KILLER, OutageError
 from faceq.job.cluster import MAX_RETRIES
 from faceq.job.telling import telling
+from faceq.job.worker_setup import set_up
 from faceq.stages.chosen_models import ChosenModels
 from faceq.stages.find_face import FindFace
 from faceq.table.schema import isin_sorted, scatter_column, to_result_rows
@@ -102,6 +103,7 @@ def result_rows(batch: pa.Table, columns: pa.Schema, run_id: str, census: Any) -
 
 @functools.cache
 def _loaded(config: Config, models: ChosenModels) -> FindFace:
+    set_up(config.find_face.threads)
     return FindFace(config, models)
 
 

@@ -14,7 +14,7 @@ import zipfile
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from faceq.errors import MaskedError
+from faceq.errors import FaceqError
 from faceq.storage.settings import S3Settings
 
 CONNECT_TIMEOUT_S = 3
@@ -28,7 +28,7 @@ UNKNOWN_SIZE = 1 << 30
 _CHUNK = 1 << 20
 
 
-class DownloadError(MaskedError, RuntimeError):
+class DownloadError(FaceqError, RuntimeError):
     """A source did not give the file; the message says why."""
 
 

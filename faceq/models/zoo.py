@@ -17,14 +17,10 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from faceq.errors import JobError, StorageError, UsageError
+from faceq.errors import ModelError, StorageError, UsageError
 
 HEX_DIGITS = 64
 """Of a whole SHA-256."""
-
-
-class ModelError(JobError):
-    """A model cannot be had; the message names every source that was tried and what it answered."""
 
 
 @dataclass(frozen=True)

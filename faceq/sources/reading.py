@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from faceq import __version__
 from faceq.config import Limits, Video
+from faceq.errors import FaceqError
 from faceq.sources import video
 from faceq.sources.frame import Frame
 from faceq.sources.listing import Kind, Shard, ending_of, words
@@ -70,7 +71,7 @@ class Reading:
     failed: bool = False
 
 
-class UnsupportedError(Exception):
+class UnsupportedError(FaceqError):
     """A source that is whole, and not what it should be; the message says what it is and what to do."""
 
 
@@ -99,7 +100,7 @@ class Expansion:
             )
 
 
-class OtherKindError(Exception):
+class OtherKindError(FaceqError):
     """A shard's bytes say that it is of another kind than its name says."""
 
     def __init__(self, kind: Kind):

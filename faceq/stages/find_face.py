@@ -4,7 +4,6 @@ It runs on every CPU of a cluster, in processes that come and go: it does withou
 more than all of its models.
 """
 
-import cv2
 import numpy as np
 import pyarrow as pa
 
@@ -42,7 +41,6 @@ class FindFace:
         detector = detect.load(models.path("detector"), config.det_threshold, device, threads)
         landmarker = landmarks.load(models.path("landmarks"), device, threads)
         self._find = Finder(detector, landmarker, config.min_face)
-        cv2.setNumThreads(threads)
         self._preset = models.preset
         self._region = config.quality_region
         self._min_face = config.min_face

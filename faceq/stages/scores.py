@@ -7,12 +7,13 @@ Models run on mini-batches of one fixed shape, padded, because a network may giv
 another batch size, and a row must not depend on the frames that came with it.
 """
 
+import contextlib
 import functools
 import logging
+from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 from faceq.config import Config, Pool
 from faceq.faces import detect, geometry, landmarks, region
@@ -24,6 +25,7 @@ from faceq.iqa.dbcnn_lite import DBCNNLite
 from faceq.iqa.scorer import OnnxQuality, TorchQuality
 from faceq.runtime.device import check_cuda
 from faceq.runtime.minibatch import Model, OomSafeBatcher, in_mini_batches
+from faceq.runtime.threads import limit_threads, without_tf32
 from faceq.sources.frame import READ_SCHEMA
 from faceq.stages.chosen_models import ChosenModels
 from faceq.stages.find_face import crop_side
@@ -53,19 +55,25 @@ class ScoreFiq:
 
     def __init__(self, config: Config, models: ChosenModels):
         pool = config.serfiq
-        torch.set_num_threads(pool.threads)
+        self._torch = functools.partial(_torch_settings, pool.threads, pool.runs_on)
         path, known = models.path("recogniser"), models.recogniser
-        self._distances = DropoutDistances(
-            path, known, config.serfiq_passes, pool.runs_on, pool.mini_batch, pool.threads
-        )
+        with self._torch():
+            self._distances = DropoutDistances(
+                path, known, config.serfiq_passes, pool.runs_on, pool.mini_batch, pool.threads
+            )
         self._calibration = models.calibration
         self._embeddings = config.embeddings
         self._threshold = np.float32(config.fiq_threshold)
         self._unmeasured = config.serfiq_passes is None and not known.closed_form_holds
         # The first batch costs more than others (CUDA loads its kernels): an actor is ready after it.
-        self._distances(np.full((1, *_ALIGNED_SHAPE), 128, np.uint8))
+        with self._torch():
+            self._distances(np.full((1, *_ALIGNED_SHAPE), 128, np.uint8))
 
     def __call__(self, batch: pa.Table) -> pa.Table:
+        with self._torch():
+            return self._score(batch)
+
+    def _score(self, batch: pa.Table) -> pa.Table:
         rows = pending(batch)
         faces = pixels(batch, "aligned", rows, _ALIGNED_SHAPE)
         none = np.empty(0, np.float32), np.empty((0, 1), np.float32)
@@ -102,7 +110,7 @@ class ScoreFiq:
 
     def warn(self, note: str) -> None:
         """Tell the user what holds for all scores of this stage."""
-        logging.getLogger(__name__).warning("faceq: %s", note)
+        logging.getLogger(__name__).warning("%s", note)
 
 
 class ScoreQuality:
@@ -114,19 +122,24 @@ class ScoreQuality:
 
     def __init__(self, config: Config, models: ChosenModels):
         pool = config.dbcnn
-        torch.set_num_threads(pool.threads)
+        self._torch = functools.partial(_torch_settings, pool.threads, pool.runs_on)
         self._side = crop_side(config)
         device = pool.runs_on
         if device == "cuda":
             check_cuda()
-        self._network = scorer.load(models.path("quality"), device, models.quality_scale)
-        self._scores_of = self._on_cuda(pool) if device == "cuda" else self._on_cpu(pool)
         self._region = config.quality_region
         self._name = models.preset.quality
-        probes = scorer.probes(self._side)  # an actor is ready after them, as ScoreFiq's
-        self._check(self._rate(probes, np.ones(probes.shape[:3], np.float32)))
+        with self._torch():
+            self._network = scorer.load(models.path("quality"), device, models.quality_scale)
+            self._scores_of = self._on_cuda(pool) if device == "cuda" else self._on_cpu(pool)
+            probes = scorer.probes(self._side)  # an actor is ready after them, as ScoreFiq's
+            self._check(self._rate(probes, np.ones(probes.shape[:3], np.float32)))
 
     def __call__(self, batch: pa.Table) -> pa.Table:
+        with self._torch():
+            return self._score(batch)
+
+    def _score(self, batch: pa.Table) -> pa.Table:
         rows = pending(batch)
         points = self._quality(batch, rows) if len(rows) else np.empty(0, np.float32)
         self._check(points, both_sides=False)
@@ -159,9 +172,14 @@ class ScoreQuality:
         return functools.partial(in_mini_batches, scores_of, pool.mini_batch)
 
     def _on_cuda(self, pool: Pool) -> Model:
-        # What half precision does not cover is single precision, not TensorFloat-32.
-        torch.backends.cudnn.allow_tf32 = False
         return OomSafeBatcher(TorchQuality(self._network, "cuda", half=True), pool.mini_batch, "dbcnn")
+
+
+@contextlib.contextmanager
+def _torch_settings(threads: int, device: str) -> Iterator[None]:
+    """What a stage asks of torch while it loads or runs a model; torch is as it was after the block."""
+    with limit_threads(threads), without_tf32() if device == "cuda" else contextlib.nullcontext():
+        yield
 
 
 def without_values(batch: pa.Table, rows: np.ndarray, error: str) -> pa.Table:

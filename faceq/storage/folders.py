@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from faceq.errors import FaceqError
 from faceq.storage import s3_listing
 from faceq.storage.filesystem import storage_errors
 
@@ -24,7 +25,7 @@ Files = dict[str, int | None]
 """Bytes of each file by its path, as the file system calls it; None for a link that leads nowhere."""
 
 
-class UnlistedError(OSError):
+class UnlistedError(FaceqError, OSError):
     """A folder could not be listed; `error` says why."""
 
     def __init__(self, folder: str, error: Exception):

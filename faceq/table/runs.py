@@ -89,6 +89,8 @@ class RunRecords:
         """Turns what storage raises into an error that names the place: see `faults.failure`."""
         try:
             yield
+        except folders.UnlistedError as error:
+            raise failure(f"{self.uri}: cannot be used", error) from None
         except FaceqError:
             raise
         except PermissionError as error:

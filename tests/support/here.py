@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 
 from faceq import __version__, config, sources
 from faceq.sources import listing
+from faceq.sources.frame import in_batches
 from faceq.stages import scorer
 from faceq.stages.chosen_models import choose, comparison_record
 from faceq.table.runs import Run, new_run_id
@@ -25,7 +26,9 @@ def score_here(source: str, out: str, **values: Any) -> str:
     run = Run(new_run_id(), __version__, [source], record, settings.model_dump(), now, now)
     read = sources.read_shards(listing.list_shards(settings.input, settings.s3), settings.s3)
     stages = scorer.stages_of(settings)
-    rows = pa.concat_tables(scorer._run(read, stages, schema_with(run.footer()), run.run_id))
+    columns = schema_with(run.footer())
+    batches = in_batches(read, scorer.AT_ONCE)
+    rows = pa.concat_tables(scorer.run_stages(batch, stages, columns, run.run_id) for batch in batches)
     run.state, run.frames, run.rows = "ended", len(rows), len(rows)
     table.save(run)
     write_rows(rows, table, run.run_id)
