@@ -26,6 +26,7 @@ from faceq.presets import PRESETS
 from faceq.query import rows
 from faceq.sources.decode import image
 from faceq.stages import scorer
+from faceq.stages.chosen_models import choose, comparison_record
 from faceq.storage.settings import S3Settings
 from jobs import demo
 
@@ -209,7 +210,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "video": config.Video,
     "calibration": config.Calibration,
     "s3": S3Settings,
-    "read": config.Light,
+    "read": config.TaskResources,
     "find_face, serfiq, dbcnn": config.Pool,
 }
 
@@ -255,5 +256,8 @@ def test_the_configurations_page_has_what_presets_set_and_what_a_table_keeps():
     (presets,) = blocks(PAGE, "yaml")
     assert yaml.safe_load(presets) == {n: dict(p.settings) for n, p in PRESETS.items() if p.settings}
     (kept,) = re.findall(r"rows were made with: (.*?)\.\s+All", (ROOT / PAGE).read_text("utf-8"), re.DOTALL)
-    recorded = {key.replace("video_", "video.") for key in config.build({}).record()}
+    recorded = {
+        key.replace("video_", "video.")
+        for key in comparison_record(config.build({}), choose(config.build({})))
+    }
     assert set(re.findall(r"`([\w.]+)`", kept)) == recorded
