@@ -59,9 +59,10 @@ def look(step):
 import faceq
 look("import")
 picture, table = sys.argv[1:]
-faceq.score_images([picture], fiq_threshold=0)
+small = {"serfiq": {"mini_batch": 1}, "dbcnn": {"mini_batch": 1}}
+faceq.score_images([picture], fiq_threshold=0, **small)
 look("score_images")
-scorer = faceq.Scorer()
+scorer = faceq.Scorer(**small)
 look("Scorer")
 threads = [threading.Thread(target=scorer.score, args=([picture, b"none"],)) for _ in range(2)]
 for thread in threads:
