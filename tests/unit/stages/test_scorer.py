@@ -12,7 +12,6 @@ from PIL import Image
 
 import faceq
 
-
 SETTINGS = {"fiq_threshold": 0, "serfiq": {"mini_batch": 1}, "dbcnn": {"mini_batch": 1}}
 """Mini-batches of one: a single picture would else take as long as a whole mini-batch."""
 
