@@ -190,6 +190,6 @@ def test_every_way_that_is_promised_is_there():
 
 
 def test_the_line_in_the_log_is_as_the_page_shows_it():
-    line = progress.line(120, 4000, 12_800, 3, 9120, 412.0, {"CPU": 48.0, "GPU": 2.0})
-    assert line in " ".join((ROOT / "docs" / "cluster.md").read_text(encoding="utf-8").split())
-    assert progress.line(0, 1, 0, 0, 0, 0.0, {"CPU": 2.0}).endswith("on 2 CPUs")
+    line = progress.Progress(120, 4000, 12_800, 3, 9120, 412.0, 48.0, 2.0)
+    assert f"faceq: {line}" in " ".join((ROOT / "docs" / "cluster.md").read_text(encoding="utf-8").split())
+    assert str(progress.Progress(0, 1, 0, 0, 0, 0.0, 2.0)).endswith("on 2 CPUs")
