@@ -142,7 +142,7 @@ def test_in_a_browser(page, looked_at, tmp_path, capsys):
         tab.open(page, 1280, 900)
         shapes = "[...document.querySelectorAll('svg.chart')].map(c => c.querySelectorAll('rect').length)"
         charts = tab.value(shapes)
-        assert len(charts) == 6 and min(charts) > 10
+        assert len(charts) == 6 and min(charts) > 5
         line = "document.querySelector('.cut[data-slider=serfiq]').getBoundingClientRect().x"
         seen = []
         tab.value("document.getElementById('serfiq').focus()")
