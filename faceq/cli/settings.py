@@ -10,7 +10,8 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from faceq.config import Config, load, section_of
+from faceq import config
+from faceq.config import Config, section_of
 from faceq.messages.masking import mask
 from faceq.messages.one_line import one_line
 
@@ -26,7 +27,7 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
 def load_settings(options: argparse.Namespace, overrides: Mapping[str, Any] | None = None) -> Config:
     """The settings of a command: defaults, the preset's, `--config`, `--set`, and `overrides` from flags of
     their own; what comes later wins. Raises UsageError."""
-    return load(options.config, overrides or {}, options.set)
+    return config.load(options.config, overrides or {}, options.set)
 
 
 def _assignment(text: str) -> tuple[str, Any]:
@@ -79,7 +80,7 @@ _CONFIG_EXAMPLES = """examples:
 """
 
 
-def add_config_command(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `faceq config`."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description, parser.epilog = _CONFIG, _CONFIG_EXAMPLES

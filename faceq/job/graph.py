@@ -33,6 +33,7 @@ def run_graph(
     table: Table,
     run: Run,
     census: Any,
+    reporter: progress.Reporter | None,
 ) -> None:
     """The whole job. Each step keeps the number of rows, but for the first, which makes them: one task for
     each of `groups`."""
@@ -46,7 +47,7 @@ def run_graph(
     done_ref = ray.put(done)
     # The first N frames are the same ones on every run only if those with a row are read and counted too.
     skipped = done_ref if config.limit is None else ray.put(done[:0])
-    shown = progress.watched(run.run_id, resources.requests(config), census, len(groups))
+    shown = progress.watched(run.run_id, resources.requests(config), census, len(groups), reporter)
     with DataContext.current(context), shown, warnings.catch_warnings():
         # Ray means to drop `max_retries` from these calls and names nothing in its place.
         warnings.simplefilter("ignore", RayDeprecationWarning)

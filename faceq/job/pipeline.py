@@ -1,6 +1,7 @@
 """A scoring job, from its settings to a table with a row for each frame."""
 
 import contextlib
+import logging
 import time
 from collections import Counter
 from dataclasses import replace
@@ -11,7 +12,6 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import faceq
-from faceq.cli.streams import say
 from faceq.config import Config
 from faceq.errors import JobError, UsageError
 from faceq.job import checkpoint, failures, progress, resume
@@ -29,10 +29,17 @@ from faceq.table import finished_shards, lock, repair
 from faceq.table.runs import Run, new_run_id, unfinished
 from faceq.table.store import Table
 
+log = logging.getLogger(__name__)
+
 INPUTS_SHOWN = 3
 
 
-def score(config: Config, overwrite: bool = False, retry_unreadable: bool = False) -> Summary:
+def score(
+    config: Config,
+    overwrite: bool = False,
+    retry_unreadable: bool = False,
+    reporter: progress.Reporter | None = None,
+) -> Summary:
     """Score the input's frames and write the rows into the table, by Ray Data.
 
     Frames that have a row already are not read again. Runs on the Ray that this process is connected to;
@@ -42,6 +49,7 @@ def score(config: Config, overwrite: bool = False, retry_unreadable: bool = Fals
         config: the job.
         overwrite: remove the table that is there first.
         retry_unreadable: try frames of the input again that have a row as unreadable.
+        reporter: gets how far the job is; None: the log, every 10 s.
 
     Raises:
         UsageError: an input or output or model that cannot be used as given, terms that are not accepted, or
@@ -79,11 +87,11 @@ def score(config: Config, overwrite: bool = False, retry_unreadable: bool = Fals
             # Nothing is deleted before here: models, input, Ray and the lock are there.
             if overwrite:
                 removed = table.remove_others(run)
-                say(f"--overwrite: removed the {removed:,} files of {table.uri}")
+                log.info("--overwrite: removed the %s files of %s", f"{removed:,}", table.uri)
             if retry_unreadable:
                 again = repair.forget_unreadable(table, {shard.source for shard in shards})
-                say(f"--retry-unreadable: {again:,} frames are tried again")
-            seconds, first = _score(config, models, shards, table, run, held)
+                log.info("--retry-unreadable: %s frames are tried again", f"{again:,}")
+            seconds, first = _score(config, models, shards, table, run, held, reporter)
         quantiles, totals = _count(table, run)
         held.check()
         earlier = [other for other in table.runs() if other["run_id"] != run.run_id]
@@ -158,7 +166,13 @@ def _no_frames(run: Run) -> str:
 
 
 def _score(
-    config: Config, models: ChosenModels, shards: list[Shard], table: Table, run: Run, held: lock.Lock
+    config: Config,
+    models: ChosenModels,
+    shards: list[Shard],
+    table: Table,
+    run: Run,
+    held: lock.Lock,
+    reporter: progress.Reporter | None,
 ) -> tuple[float, tuple[float, int]]:
     """Score what has no row yet, and note on the run what the graph met.
 
@@ -168,9 +182,10 @@ def _score(
     limited = config.limit is not None
     rest = resume.rest_of(table, shards, read_settings(config), config.fiq_threshold, limited)
     if len(rest.again):
-        say(
-            f"--fiq-threshold {config.fiq_threshold:g}: {len(rest.again):,} frames below an earlier, "
-            "higher threshold are scored further"
+        log.info(
+            "--fiq-threshold %g: %s frames below an earlier, higher threshold are scored further",
+            config.fiq_threshold,
+            f"{len(rest.again):,}",
         )
     if not rest.shards:
         run.frames, run.already_done = 0, rest.already_done
@@ -188,7 +203,7 @@ def _score(
     held.may_write = True
     try:
         with held.notify_on_loss(census.stop.remote), keeper.running():
-            run_graph(config, models, groups, rest.done, table, run, census)
+            run_graph(config, models, groups, rest.done, table, run, census, reporter)
     except BaseException as error:
         _repair_after_failure(table, run, rest, held)
         if not isinstance(error, Exception):
