@@ -4,16 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-alone bench lint wheel clean
+.PHONY: demo test test-drills bench lint wheel clean
 
 demo: $(READY)  ## score demo shards made of photos that installed packages ship (about two minutes)
 	$(BIN)/python -m jobs.demo demo
 
-test: $(READY)  ## all tests, with a real S3 server on this machine
-	$(BIN)/python -m pytest
+test: $(READY)  ## the tests of the parts and of whole jobs, with a real S3 server on this machine
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-test-alone: $(READY)  ## a cluster that grows and shrinks; minutes long, and it ends every Ray on the machine
-	$(BIN)/python -m pytest -m alone
+test-drills: $(READY)  ## kills, full disks, clusters that grow: the second command ends every Ray on the machine
+	$(BIN)/python -m pytest tests/drills
+	$(BIN)/python -m pytest tests/drills -m alone
 
 bench: $(READY)  ## frames/s beside a loop without Ray and beside CAFI as published, as one table
 	$(BIN)/python -m jobs.benchmarks.throughput

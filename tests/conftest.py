@@ -15,8 +15,26 @@ from places import PHOTOS, SHARED
 from real_s3 import free_port, real_s3
 from videos import write_video
 
-from faceq.sources.decode import image as decode
+from faceq.sources.decode.image import decode
 from jobs import demo
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full", action="store_true", help="run the drills at full length: hours")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--full"):
+        return
+    long = [item for item in items if item.get_closest_marker("full")]
+    config.hook.pytest_deselected(items=long)
+    items[:] = [item for item in items if not item.get_closest_marker("full")]
+
+
+@pytest.fixture(scope="session")
+def full(request: pytest.FixtureRequest) -> bool:
+    """Whether drills run at full length."""
+    return bool(request.config.getoption("--full"))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -98,7 +116,7 @@ def frames_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pq.write_table(pa.table({"id": names, "image": images}), folder / "rows.parquet")
     for photo in ("t1.jpg", "Tom_Hanks_54745.png"):
         (folder / photo).write_bytes((PHOTOS / photo).read_bytes())
-    write_video(folder / "clip.mp4", [decode.decode(image, 10_000_000) for image in images])
+    write_video(folder / "clip.mp4", [decode(image, 10_000_000) for image in images])
     return folder
 
 

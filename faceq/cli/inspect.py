@@ -4,12 +4,13 @@ import argparse
 import io
 import itertools
 import json
+import logging
 import os
-import sys
 from typing import TYPE_CHECKING, Any
 
 from faceq import config
 from faceq.cli.models import add_model_arguments, model_settings
+from faceq.cli.settings import add_config_arguments, load_settings
 from faceq.errors import UsageError
 from faceq.messages.visible import visible
 from faceq.storage.filesystem import absolute, filesystem, is_remote, path_of
@@ -18,6 +19,8 @@ from faceq.storage.settings import S3Settings
 
 if TYPE_CHECKING:
     from faceq.sources.frame import Frame
+
+log = logging.getLogger(__name__)
 
 _INSPECT = """Scores one or a few pictures at once and prints the values; every face is scored to its end.
 With --out it writes a picture with box, landmarks and outline, and beside it what DB-CNN saw."""
@@ -35,7 +38,7 @@ _LONGEST_STEM = 200
 """Bytes of a file's name without its ending; file systems allow 255 with it."""
 
 
-def add_inspect_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `faceq inspect`."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description, parser.epilog = _INSPECT, _EXAMPLES
@@ -47,14 +50,14 @@ def add_inspect_arguments(parser: argparse.ArgumentParser) -> None:
         help="annotated picture (.png, .jpg, .webp), or a folder of them; local or s3://",
     )
     add("--json", action="store_true", help="print the rows of the table as JSON")
-    add("--config", metavar="job.yaml", help="settings in YAML; what the command line says goes before it")
+    add_config_arguments(parser)
     add_model_arguments(parser)
     parser.set_defaults(run=inspect, only_prints=lambda options: options.out is None)
 
 
 def inspect(options: argparse.Namespace) -> int:
     """`faceq inspect`."""
-    settings = config.load(options.config, model_settings(options))
+    settings = load_settings(options, model_settings(options))
     frames = _pictures(options.images, settings)
     targets = _targets(options.out, [frame.source for frame in frames], settings.s3)
     from faceq.report.picture import Inspector, lines_of  # noqa: PLC0415 - torch takes seconds to import
@@ -69,7 +72,7 @@ def inspect(options: argparse.Namespace) -> int:
         print(json.dumps(rows if len(rows) > 1 else rows[0], indent=1))
         for look, target in zip(looks, targets, strict=True):
             if target is not None:
-                print(visible(f"{look.row['source']}: {target}"), file=sys.stderr)
+                log.info("%s: %s", look.row["source"], target)
         return 0
     for look, target in zip(looks, targets, strict=True):
         print(visible(look.row["source"]))

@@ -13,8 +13,10 @@ from faceq.errors import JobError, UsageError
 from faceq.job import local_ray, resources
 from faceq.job.census import DEATHS_OF_A_KILLER
 from faceq.job.ray_signals import kept_from_ray
+from faceq.messages.one_line import one_line
 from faceq.runtime import device
 from faceq.sources.listing import PICTURES_PER_TASK
+from faceq.stages.placement import on_gpus
 
 MAX_RETRIES = 8
 """Times that a task which reads, decodes or writes is run again after its process died. Ray's default is
@@ -28,7 +30,7 @@ meanwhile, from other machines, too."""
 @contextlib.contextmanager
 def ray_for(config: Config) -> Iterator[Config]:
     """Inside the block there is a Ray: the caller's, or one that is joined or started, and left at the end.
-    The settings that it gives are those for that Ray: see `settled`.
+    The settings that it gives are those for that Ray: see `with_local_gpus`.
 
     Left before a failure is told, so that the reason is the last that is said.
     """
@@ -41,7 +43,7 @@ def ray_for(config: Config) -> Iterator[Config]:
                 start_ray(config)
             # Of a cluster's cards the driver knows neither what runs on them, nor which are still to come.
             if not os.environ.get("RAY_ADDRESS"):
-                config = settled(config)
+                config = with_local_gpus(config)
                 _check_room(config)
             yield config
         finally:
@@ -78,21 +80,22 @@ def start_ray(config: Config) -> None:
     except JobError:
         raise
     except Exception as error:  # Ray raises this very class where a process of its own does not start
-        raise JobError(f"Ray did not start on this machine: {' '.join(str(error).split())}") from error
+        raise JobError(f"Ray did not start on this machine: {one_line(error)}") from error
 
 
 def _check_room(config: Config) -> None:
     """That this machine can run every pool at its least size beside one task that feeds it: a job that
     asks for more would wait. (A cluster may still grow, so there it waits for a while: see `watchdog`.)"""
     there = ray.cluster_resources()
-    lacking = resources.shortage(config, [resources.Machine(there.get("CPU", 0), there.get("GPU", 0))])
+    machine = resources.Machine(there.get("CPU", 0), there.get("GPU", 0))
+    lacking = resources.shortage(resources.requests(config), [machine])
     if lacking:
         raise UsageError(
             f"config: {lacking}: lower num_cpus, num_gpus or min_size, or name a cluster in RAY_ADDRESS"
         )
 
 
-def settled(config: Config) -> Config:
+def with_local_gpus(config: Config) -> Config:
     """The settings as they are on a Ray that was started on this machine: where it has a GPU that models can
     run on, pools whose device is `auto` share it."""
     cards = ray.cluster_resources().get("GPU", 0)
@@ -100,9 +103,9 @@ def settled(config: Config) -> Config:
         return config
     reason = device.missing()
     if reason is None:
-        return config.on_gpus(cards)
+        return on_gpus(config, cards)
     if any(pool.device == "auto" for pool in (config.serfiq, config.dbcnn)):
-        device.say_unused(reason)
+        device.warn_unused(reason)
     return config
 
 

@@ -7,19 +7,17 @@ second and a good part of their memory for it.
 """
 
 import importlib.metadata
+import logging
 import os
 import re
 
 import onnxruntime
 
-from faceq.cli import streams
-from faceq.errors import UsageError
+from faceq.errors import DeviceError
+from faceq.messages.one_line import one_line
 from faceq.runtime import cgroup
 
-
-class DeviceError(UsageError):
-    """CUDA was asked for and cannot be had; the message says why, and what to install."""
-
+log = logging.getLogger(__name__)
 
 _INSTALL = '`pip install "onnxruntime-gpu[cuda,cudnn]"`'
 """Quoted: zsh takes bare brackets for a pattern. The extras bring CUDA's and cuDNN's libraries."""
@@ -55,17 +53,18 @@ def missing() -> str | None:
     return None
 
 
-def say_if_unused() -> None:
-    """Say on standard error why models run on the CPU, where torch sees a GPU."""
+def warn_if_unused() -> None:
+    """Log why models run on the CPU, where torch sees a GPU."""
     import torch  # noqa: PLC0415
 
     reason = missing()
     if reason and torch.cuda.is_available():
-        say_unused(reason)
+        warn_unused(reason)
 
 
-def say_unused(reason: str) -> None:
-    streams.say(f"this machine has a GPU, but models run on the CPU: {reason}")
+def warn_unused(reason: str) -> None:
+    """Log why models run on the CPU of a machine that has a GPU."""
+    log.warning("this machine has a GPU, but models run on the CPU: %s", reason)
 
 
 def _wrong_runtime(installed: set[str]) -> str:
@@ -113,7 +112,7 @@ def check_card(error: Exception) -> None:
         raise DeviceError(
             "device: the GPU's memory does not hold the models: give the actors more of a card (num_gpus)"
         ) from error
-    reason = " ".join(str(error).split())
+    reason = one_line(error)
     if _OF_THE_CARD.search(reason):
         raise DeviceError(
             f"device: CUDA failed while a model was loaded: {reason}: check the card (nvidia-smi) and CUDA's "

@@ -1,13 +1,16 @@
 """Mini-batches of one fixed shape: a network may give other last bits for another batch size, and a row must
 not depend on the frames that came with it."""
 
-import sys
+import logging
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 
+from faceq.messages.one_line import one_line
 from faceq.runtime.device import DeviceError, is_out_of_memory
+
+log = logging.getLogger(__name__)
 
 Model = Callable[..., tuple[np.ndarray, ...]]
 """Takes one array per argument, each with as many items, and returns arrays with as many."""
@@ -35,7 +38,7 @@ def _padded(size: int, arrays: tuple[np.ndarray, ...]) -> Iterator[list[np.ndarr
         yield [np.concatenate([part, np.zeros((fill, *part.shape[1:]), part.dtype)]) for part in parts]
 
 
-class Halving:
+class OomSafeBatcher:
     """The same for a model on a GPU, whose mini-batches are halved for good when its memory does not hold
     them.
 
@@ -72,15 +75,16 @@ class Halving:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         self.size //= 2
-        print(
-            f"faceq: {self._stage}: out of GPU memory: mini-batches of {self.size} from here on; set "
-            "mini_batch to that, or give the actor more of a card (num_gpus)",
-            file=sys.stderr,
+        log.warning(
+            "%s: out of GPU memory: mini-batches of %d from here on; set mini_batch to that, or give the "
+            "actor more of a card (num_gpus)",
+            self._stage,
+            self.size,
         )
 
 
 def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+    return one_line(error)[:200]
 
 
 def to_device(array: np.ndarray, device: str) -> torch.Tensor:

@@ -1,7 +1,8 @@
 """ONNX files and the sessions that run them, on CPUs and on CUDA."""
 
 import contextlib
-import sys
+import io
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,13 @@ import onnxruntime
 from onnx import helper, numpy_helper
 from onnx.external_data_helper import uses_external_data
 
-from faceq.errors import UsageError
+from faceq.errors import DeviceError, ModelFileError
+from faceq.messages.one_line import one_line
 from faceq.runtime import device as devices
 
+log = logging.getLogger(__name__)
+
 _FILES_SHOWN = 3
-
-
-class ModelFileError(UsageError):
-    """A file that is not the model it should be; the message names it and what it lacks."""
 
 
 def read(path: Path) -> onnx.ModelProto:
@@ -31,7 +31,7 @@ def read(path: Path) -> onnx.ModelProto:
     try:
         model = onnx.load(str(path), load_external_data=False)
     except Exception as error:  # of protobuf or the disk: they share no base
-        raise ModelFileError(f"{path}: is not an ONNX file: {' '.join(str(error).split())}") from None
+        raise ModelFileError(f"{path}: is not an ONNX file: {one_line(error)}") from None
     if not model.graph.node or not model.graph.output:
         raise ModelFileError(f"{path}: is not an ONNX file: it holds no graph")
     elsewhere = sorted({_location(tensor) for tensor in _tensors(model) if uses_external_data(tensor)})
@@ -82,8 +82,10 @@ def session(path: Path, model: onnx.ModelProto, device: str, threads: int) -> on
     if device == "cuda":
         devices.check_cuda()
         if hasattr(onnxruntime, "preload_dlls"):  # since 1.21
-            with contextlib.redirect_stdout(sys.stderr):  # prints what it does not find
+            with contextlib.redirect_stdout(io.StringIO()) as printed:  # prints what it does not find
                 onnxruntime.preload_dlls()  # CUDA's and cuDNN's, out of the packages that torch brings
+            for line in filter(None, printed.getvalue().splitlines()):
+                log.warning("onnxruntime: %s", line)
         # In full precision: TensorFloat-32 would move SER-FIQ, whose scores lie close together.
         providers = [("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"]
     else:
@@ -95,10 +97,11 @@ def session(path: Path, model: onnx.ModelProto, device: str, threads: int) -> on
         )
     except Exception as error:  # ONNX Runtime's errors share no public base
         devices.check_card(error)
-        raise ModelFileError(f"{path}: cannot be loaded: {' '.join(str(error).split())}") from None
+        raise ModelFileError(f"{path}: cannot be loaded: {one_line(error)}") from None
     # Where CUDA's libraries are missing, ONNX Runtime logs it and goes on with the CPU.
     if device == "cuda" and "CUDAExecutionProvider" not in made.get_providers():
-        raise devices.DeviceError(devices.CUDA_DID_NOT_LOAD)
+        raise DeviceError(devices.CUDA_DID_NOT_LOAD)
+    log.debug("%s: loaded on %s, %d threads", path, device, threads)
     return made
 
 

@@ -62,7 +62,7 @@ def answer_of(error: BaseException) -> dict[str, Any]:
     return {}
 
 
-def has_failed(error: BaseException) -> bool:
+def is_storage_error(error: BaseException) -> bool:
     """Whether the storage failed; for broken content pyarrow raises OSError, too, but without a number."""
     if answer_of(error) or isinstance(error, storage_errors()):
         return True

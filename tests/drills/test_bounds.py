@@ -60,9 +60,21 @@ class Killer(threading.Thread):
     ("word", "number", "reason", "most"),
     [
         ("ReadFrameSource", signal.SIGSEGV, "its worker processes died again and again", 600),
-        ("finished", signal.SIGSEGV, "its worker processes died again and again", 600),
+        pytest.param(
+            "finished",
+            signal.SIGSEGV,
+            "its worker processes died again and again",
+            600,
+            marks=pytest.mark.full,
+        ),
         # Ray starts an actor again without end.
-        ("FiqStage", signal.SIGKILL, "nothing has moved for 10 minutes, while worker processes died", 1500),
+        pytest.param(
+            "FiqStage",
+            signal.SIGKILL,
+            "nothing has moved for 10 minutes, while worker processes died",
+            1500,
+            marks=pytest.mark.full,
+        ),
     ],
 )
 def test_workers_that_die_whenever_they_start(shards, tmp_path, word, number, reason, most):
@@ -111,7 +123,7 @@ def test_a_full_shared_memory(shards, tmp_path):
     assert status == 0, said
 
 
-@pytest.mark.parametrize("limit", [4 << 30, 3 << 29])
+@pytest.mark.parametrize("limit", [pytest.param(4 << 30, marks=pytest.mark.full), 3 << 29])
 def test_a_control_group_with_little_memory(shards, tmp_path, limit):
     """The kernel ends processes of the group, workers mostly: the job ends with every row, or says why
     not."""

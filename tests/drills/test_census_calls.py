@@ -1,7 +1,7 @@
 """The census under as many calls as a large job makes.
 
-One minute on two free CPUs. For each 32 frames a job makes four calls: one from the read task, two from
-find_face, one from the last stage.
+A minute on two free CPUs at full length. For each 32 frames a job makes four calls: one from the read task,
+two from find_face, one from the last stage.
 """
 
 import time
@@ -15,14 +15,14 @@ from faceq.job.census import Census
 pytestmark = pytest.mark.timeout(3600)
 TASKS = 10_000
 ACTORS = 1_000
-CALLERS, BATCHES = 3, 4_000
+CALLERS = 3
 
 
 @ray.remote(num_cpus=0.5)
-def call(census, caller: int) -> None:
+def call(census, caller: int, batches: int) -> None:
     """What workers send, as fast as it is answered."""
     waiting = []
-    for batch in range(caller * BATCHES, (caller + 1) * BATCHES):
+    for batch in range(caller * batches, (caller + 1) * batches):
         waiting += [
             census.read.remote(batch % TASKS, batch * 32, 0, 32, [], 0, (0, batch * 32 + 31)),
             census.begin.remote(batch),
@@ -35,16 +35,19 @@ def call(census, caller: int) -> None:
     ray.get(waiting)
 
 
-def test_calls_of_a_thousand_actors_are_answered_and_leave_nothing(local_ray):
+def test_calls_of_a_thousand_actors_are_answered_and_leave_nothing(local_ray, full):
+    batches = 4_000 if full else 1_000
     census = Census.options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote(1_000_000, TASKS)
-    ray.get(census.birth.remote())
+    ray.get(census.incarnation.remote())
     workers = psutil.Process().children(recursive=True)
     (actor,) = [worker for worker in workers if worker.cmdline()[:1] and "ray::Census" in worker.cmdline()[0]]
-    calls = 4 * CALLERS * BATCHES
-    ray.get([call.remote(census, caller) for caller in range(CALLERS)])  # every task has its entries then
+    calls = 4 * CALLERS * batches
+    ray.get(
+        [call.remote(census, caller, batches) for caller in range(CALLERS)]
+    )  # every task has its entries then
     started, cpu = time.monotonic(), sum(actor.cpu_times()[:2])
     memory = actor.memory_info().rss
-    running = [call.remote(census, caller) for caller in range(CALLERS, 2 * CALLERS)]
+    running = [call.remote(census, caller, batches) for caller in range(CALLERS, 2 * CALLERS)]
     waits = []
     while running:
         asked = time.monotonic()
@@ -57,6 +60,6 @@ def test_calls_of_a_thousand_actors_are_answered_and_leave_nothing(local_ray):
     print(f"\n{calls:,} calls: {calls / seconds:,.0f} a second, {cpu / calls * 1e6:.0f} us of CPU each")
     print(f"readers wait {sorted(waits)[len(waits) // 2]:.3f} s, {max(waits):.3f} s at most")
     print(f"{grown / 1e6:.1f} MB more")
-    assert ray.get(census.progress.remote())[3] == 2 * 32 * CALLERS * BATCHES
+    assert ray.get(census.progress.remote())[3] == 2 * 32 * CALLERS * batches
     assert calls / cpu > 2000
     assert grown < 32e6  # what Ray itself keeps of calls comes to an end at some 20 MB

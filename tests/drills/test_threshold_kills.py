@@ -20,23 +20,28 @@ from jobs import demo
 
 pytestmark = pytest.mark.timeout(3600)
 VALUES = [name for name in SCHEMA.names if name != "run_id"]
-FRAMES = 500
 
 _LOGS_EACH_SECOND = """
 import sys
 import faceq.job.progress
-from faceq import cli
+from faceq.cli import main
 faceq.job.progress.EVERY_S = 1
-sys.exit(cli.main(sys.argv[1:]))
+sys.exit(main.main(sys.argv[1:]))
 """
 
 
 @pytest.fixture(scope="module")
-def shards(tmp_path_factory) -> Path:
+def count(full) -> int:
+    """Frames of a job."""
+    return 500 if full else 200
+
+
+@pytest.fixture(scope="module")
+def shards(count, tmp_path_factory) -> Path:
     """The demo's frames, each twice or thrice."""
     folder = tmp_path_factory.mktemp("drill") / "in"
     frames = list(demo.frames(demo.source_faces()))
-    members = ((f"{i:03}-{frames[i % len(frames)][0]}", frames[i % len(frames)][1]) for i in range(FRAMES))
+    members = ((f"{i:03}-{frames[i % len(frames)][0]}", frames[i % len(frames)][1]) for i in range(count))
     demo.write_shards(folder, members)
     return folder
 
@@ -64,17 +69,17 @@ class Job:
         assert self.process.wait(1800) == 0, self.log.read_text(errors="replace")[-3000:]
 
 
-def test_what_a_kill_loses(shards, tmp_path):
+def test_what_a_kill_loses(shards, tmp_path, full):
     """Of rows that are through, no more than wait for their file, and those are a minute's work at most."""
     chance = random.Random(5)
-    for kill in range(4):
+    for kill in range(4 if full else 1):
         out = tmp_path / f"{kill}" / "table"
         out.parent.mkdir()
         job = Job(shards, out, 0)
         while not job.through():
             assert job.process.poll() is None, job.log.read_text(errors="replace")
             time.sleep(0.2)
-        started, wait = time.monotonic(), chance.uniform(5, 60)
+        started, wait = time.monotonic(), chance.uniform(5, 60 if full else 10)
         while job.process.poll() is None and time.monotonic() - started < wait:
             time.sleep(0.2)
         if job.process.poll() is not None:
@@ -86,24 +91,24 @@ def test_what_a_kill_loses(shards, tmp_path):
         assert through - kept <= 250
 
 
-def test_a_job_that_lowers_the_threshold_is_killed_at_random_moments(shards, tmp_path):
+def test_a_job_that_lowers_the_threshold_is_killed_at_random_moments(shards, count, tmp_path, full):
     chance = random.Random(6)
     table = Table(str(tmp_path / "table"), S3Settings())
     Job(shards, tmp_path / "table", 0.99).end()
-    assert table.count() == FRAMES
+    assert table.count() == count
     kills = 0
-    for _ in range(6):
+    for _ in range(6 if full else 2):
         job = Job(shards, tmp_path / "table", 0.3)
         while job.process.poll() is None and not job.through():
             time.sleep(0.2)
-        time.sleep(chance.uniform(0, 40))
+        time.sleep(chance.uniform(0, 40 if full else 3))
         if job.process.poll() is not None:
             break
         job.kill()
         kills += 1
         ids = table.rows(["frame_id"])["frame_id"]
         print(f"kill {kills}: {len(ids)} rows of {len(ids.unique())} frames")
-        assert len(ids.unique()) == FRAMES
+        assert len(ids.unique()) == count
     Job(shards, tmp_path / "table", 0.3).end()
     assert kills
     rows = table.rows(VALUES).sort_by("frame_id").to_pylist()

@@ -1,17 +1,23 @@
 """A scoring job without Ray, for tests that are about what is done with its table."""
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as pds
 import pyarrow.parquet as pq
 
 from faceq import __version__, config, sources
 from faceq.sources import listing
+from faceq.sources.frame import in_batches
 from faceq.stages import scorer
+from faceq.stages.chosen_models import choose, comparison_record
+from faceq.table.runs import Run, new_run_id
 from faceq.table.schema import schema_with
-from faceq.table.store import Run, Table, new_run_id
+from faceq.table.store import Table
+from jobs import demo
 
 
 def score_here(source: str, out: str, **values: Any) -> str:
@@ -19,10 +25,13 @@ def score_here(source: str, out: str, **values: Any) -> str:
     settings = config.build({"input": [source], "out": out, **values})
     table = Table(out, settings.s3)
     now = datetime.now(UTC).isoformat()
-    run = Run(new_run_id(), __version__, [source], settings.record(), settings.model_dump(), now, now)
+    record = comparison_record(settings, choose(settings))
+    run = Run(new_run_id(), __version__, [source], record, settings.model_dump(), now, now)
     read = sources.read_shards(listing.list_shards(settings.input, settings.s3), settings.s3)
     stages = scorer.stages_of(settings)
-    rows = pa.concat_tables(scorer._run(read, stages, schema_with(run.footer()), run.run_id))
+    columns = schema_with(run.footer())
+    batches = in_batches(read, scorer.AT_ONCE)
+    rows = pa.concat_tables(scorer.run_stages(batch, stages, columns, run.run_id) for batch in batches)
     run.state, run.frames, run.rows = "ended", len(rows), len(rows)
     table.save(run)
     write_rows(rows, table, run.run_id)
@@ -54,3 +63,13 @@ def write_as_before(path: str) -> None:
 def settings(shards: object, out: object, **values: Any) -> config.Config:
     """The settings of a job from one input to one table."""
     return config.build({"input": [str(shards)], "out": str(out), **values})
+
+
+def many_small_tars(folder: Path, face: np.ndarray, frames: int) -> Path:
+    """Write tars of 12 frames, so that a job has many small blocks; every 17th frame is broken."""
+    image = demo._jpeg(demo._frame_around(face, [200, 60, 80, 110]))
+    for part in range(frames // 12):
+        numbers = range(part * 12, part * 12 + 12)
+        members = ((f"{i:03}.jpg", image if i % 17 else image[:1000]) for i in numbers)
+        demo.write_shards(folder / f"{part:02}", members)
+    return folder

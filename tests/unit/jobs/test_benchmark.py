@@ -10,6 +10,7 @@ from faceq import config
 from faceq.faces import region
 from faceq.job import pipeline
 from faceq.sources.decode.image import decode
+from faceq.stages.chosen_models import choose
 from faceq.stages.find_face import FindFace
 from faceq.table.schema import pending
 from faceq.table.store import Table
@@ -27,7 +28,7 @@ def test_its_frames_are_faces_of_384_pixels_all_different(frames):
     images = [image for table in tables for image in table["image"].to_pylist()]
     assert len(images) == len(set(images)) == 36
     assert {decode(image, 1_000_000).shape for image in images} == {(384, 384, 3)}
-    found = FindFace(frames)(tables[0])
+    found = FindFace(frames, choose(frames))(tables[0])
     assert len(pending(found)) == len(tables[0])
 
 
@@ -49,7 +50,7 @@ def test_cafi_blacks_out_all_but_the_face_at_its_own_size():
 
 
 def test_a_run_with_stand_ins_writes_every_row_and_tells_what_it_held(local_ray, tmp_path, monkeypatch):
-    for name in ("find_face", "FiqStage", "LastStage"):
+    for name in ("find_face", "FiqStage", "QualityStage"):
         monkeypatch.setattr(pipeline, name, getattr(pipeline, name))  # restores it in the end
     given = measure_scale._write_numbers(tmp_path / "in", 70)
     settings = config.build({"input": [given], "out": str(tmp_path / "table")})

@@ -1,41 +1,22 @@
 """Secrets that are planted wherever a job is told one are found in nothing that it leaves behind."""
 
-import http.server
-import os
 import pickle
 import re
-import shutil
-import subprocess
-import sys
-import tempfile
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import botocore.exceptions
 import pyarrow.parquet as pq
 import pytest
 from places import PHOTOS
-from small_s3 import BUCKET, Refusal, small_s3
+from planted import KEYS, PLANTED, SIGNED
 
 from faceq import config
 from faceq.cli import main
 from faceq.errors import UsageError
 from faceq.messages.masking import clean, holds_secret, mask
 from faceq.models import zoo
+from faceq.models.fetch import FetchOptions, fetch
 from faceq.table.schema import record_of
-
-PLANTED = "pLaNtEd"
-"""Begins each of the secrets."""
-
-KEYS = {
-    "AWS_ACCESS_KEY_ID": "AKIAEXAMPLE",
-    "AWS_SECRET_ACCESS_KEY": f"{PLANTED}/secret+key",
-    "AWS_SESSION_TOKEN": f"{PLANTED}SessionToken==",
-    "HTTPS_PROXY": f"http://user:{PLANTED}Proxy@127.0.0.1:9",
-    "NO_PROXY": "127.0.0.1",
-}
-SIGNED = f"X-Amz-Credential=AKIA{PLANTED}%2F2026&X-Amz-Security-Token={PLANTED}t&X-Amz-Signature={PLANTED}s"
 
 
 @pytest.mark.parametrize(
@@ -151,7 +132,7 @@ def test_mirrors_that_fail_are_named_without_what_opens_them(keys, model_dir, mo
     monkeypatch.setenv("FACEQ_MODEL_MIRROR", f"http://user:{PLANTED}@127.0.0.1:9/zoo")
     mirrors = (f"https://models.invalid/zoo?code={PLANTED}", f"{KEYED}/zoo")
     with pytest.raises(zoo.ModelError) as failed:
-        zoo.fetch("probe", access=zoo.Access(mirrors=mirrors))
+        fetch("probe", FetchOptions(mirrors=mirrors))
     told = str(failed.value)
     assert PLANTED not in told and "http://***@127.0.0.1:9/zoo" in told and "models.invalid/zoo?***" in told
 
@@ -167,115 +148,6 @@ def test_an_error_that_nobody_foresaw_is_printed_without_secrets(keys, capsys, m
 
 
 # --- jobs -----------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def mirror() -> Iterator[str]:
-    """A model mirror that asks for a password; its address, with the password."""
-    cached = zoo.cache_dir()
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            file = cached / os.path.basename(self.path)
-            known = "Authorization" in self.headers and file.is_file()
-            body = file.read_bytes() if known else b""
-            self.send_response(200 if known else 401)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *args):
-            pass
-
-    for name in ("yunet", "sface", "facemesh"):
-        zoo.fetch(name)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
-        threading.Thread(target=running.serve_forever, daemon=True).start()
-        yield f"http://user:{PLANTED}@127.0.0.1:{running.server_port}/zoo"
-        running.shutdown()
-
-
-@pytest.fixture
-def rays() -> Iterator[Path]:
-    """Where Ray writes its logs; with a short name, since it makes sockets there."""
-    folder = Path(tempfile.mkdtemp(prefix="fq"))
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def faceq(folder: Path, rays: Path, *arguments: str) -> int:
-    """Run a command with all secrets around it; what it prints goes into a file of the folder."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("AWS_")}
-    there = {"FACEQ_CACHE": str(folder / "cache"), "RAY_TMPDIR": str(rays), "AWS_REGION": "us-east-1"}
-    command = [sys.executable, "-m", "faceq", *arguments]
-    done = subprocess.run(command, env={**kept, **KEYS, **there}, capture_output=True, check=False)
-    (folder / f"printed-{len(list(folder.glob('printed-*')))}").write_bytes(done.stdout + done.stderr)
-    return done.returncode
-
-
-def found_in(*folders: Path) -> list[str]:
-    """Files below the folders that hold a secret, Parquet files also as they are read. Settings apart, which
-    the user wrote."""
-    found = []
-    for path in (each for folder in folders for each in folder.rglob("*") if each.is_file()):
-        text = path.read_bytes()
-        if path.suffix == ".parquet":
-            stored = pq.ParquetFile(path)
-            text += str((stored.read().to_pylist(), stored.schema_arrow.metadata)).encode()
-        if PLANTED.encode() in text and path.suffix != ".yaml":
-            found.append(str(path))
-    return found
-
-
-def test_a_job_leaves_none_of_the_secrets_that_it_was_told(tmp_path, mirror, rays):
-    """One that reads from a store behind a password, of which an answer quotes a secret."""
-    picture = (PHOTOS / "Tom_Hanks_54745.png").read_bytes()
-    answer = f"sign http://user:{PLANTED}@h/?{SIGNED} with {KEYS['AWS_SECRET_ACCESS_KEY']}".replace(
-        "&", "&amp;"
-    )
-
-    def refuse(asked):
-        return Refusal(403, "AccessDenied", answer) if asked.key == "in/no.jpg" else None
-
-    with small_s3({"in/a.png": picture, "in/no.jpg": picture}, refuse) as s3:
-        endpoint = s3.settings.endpoint_url.replace("//", f"//user:{PLANTED}@")
-        settings = (
-            f"s3: {{endpoint_url: '{endpoint}', anonymous: true}}\nmodel_mirrors: ['{mirror}']\nnum_cpus: 2\n"
-        )
-        told = ["--config", _file(tmp_path, "job.yaml", settings)]
-        table = str(tmp_path / "table")
-        assert faceq(tmp_path, rays, "score", f"s3://{BUCKET}/in", "--out", table, *told) == 0
-        report = str(tmp_path / "report.html")
-        assert faceq(tmp_path, rays, "report", table, "--out", report, *told) == 0
-        rows = str(tmp_path / "rows.csv")
-        assert faceq(tmp_path, rays, "query", table, "--export", rows) == 0
-    assert (tmp_path / "cache").is_dir() and any(rays.rglob("*.log"))
-    assert found_in(tmp_path, rays) == []
-    assert "sign http://***@h/?*** with ***" in (tmp_path / "rows.csv").read_text()
-    printed = (tmp_path / "printed-0").read_text()
-    assert "models: yunet (MIT) from http://***@127.0.0.1:" in printed
-    (record,) = (tmp_path / "table" / "_faceq").glob("run-*.json")
-    assert "http://***@127.0.0.1:" in record.read_text()
-
-
-def test_a_job_that_is_stopped_names_no_secret_either(tmp_path, mirror, rays):
-    """Workers tell Ray why, and Ray writes it into its logs."""
-    answer = f"https://host/?{SIGNED} of {KEYS['AWS_SESSION_TOKEN']}".replace("&", "&amp;")
-    objects = {f"in/{number}.jpg": b"of no matter" for number in range(12)}
-
-    def refuse(asked):
-        return Refusal(403, "AccessDenied", answer) if asked.key in objects else None
-
-    with small_s3(objects, refuse) as s3:
-        endpoint = s3.settings.endpoint_url.replace("//", f"//user:{PLANTED}@")
-        settings = (
-            f"s3: {{endpoint_url: '{endpoint}', anonymous: true}}\nmodel_mirrors: ['{mirror}']\nnum_cpus: 2\n"
-        )
-        told = ["--config", _file(tmp_path, "job.yaml", settings)]
-        status = faceq(tmp_path, rays, "score", f"s3://{BUCKET}/in", "--out", str(tmp_path / "t"), *told)
-    printed = (tmp_path / "printed-0").read_text()
-    assert status == 1 and "https://host/?*** of ***" in printed.splitlines()[-1], printed[-2000:]
-    assert found_in(tmp_path, rays) == []
 
 
 def test_a_footer_holds_what_decides_values_and_no_places(looked_at):

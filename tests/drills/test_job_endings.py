@@ -1,0 +1,78 @@
+"""How jobs in processes of their own end: by signals, and without anybody who reads what they print."""
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from here import many_small_tars, score_here
+from job_process import Job
+
+from faceq.storage.settings import S3Settings
+from faceq.table import lock
+from faceq.table.store import Run, Table
+from jobs import demo
+
+FRAMES = 240
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory, astronaut) -> Path:
+    return many_small_tars(tmp_path_factory.mktemp("ending") / "in", astronaut, FRAMES)
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory, astronaut) -> tuple[str, str]:
+    """A small input with an unreadable frame, and its table."""
+    folder = tmp_path_factory.mktemp("scored")
+    (folder / "in").mkdir()
+    face = demo._jpeg(demo._frame_around(astronaut, [200, 60, 80, 110]))
+    for name, data in (("a.jpg", face), ("b.jpg", face), ("bad.jpg", face[:1000])):
+        (folder / "in" / name).write_bytes(data)
+    score_here(str(folder / "in"), str(folder / "table"))
+    return str(folder / "in"), str(folder / "table")
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        # Once; a second one while it cleans up; and by somebody who loses patience.
+        ([signal.SIGHUP], 129),
+        ([signal.SIGTERM, signal.SIGTERM], 143),
+        ([signal.SIGINT, signal.SIGINT, signal.SIGINT], 130),
+    ],
+)
+def test_a_signal_keeps_what_is_written_and_frees_the_table(shards, tmp_path, sent, status):
+    job = Job(shards, tmp_path)
+    job.until(lambda: len(job.files()) >= 2)
+    for number in sent:
+        job.process.send_signal(number)
+        time.sleep(0.3)
+    assert job.process.wait(60) == status, job.said()
+    name = "Ctrl-C" if status == 130 else sent[0].name
+    last = job.said().strip().splitlines()[-1]
+    assert last == f"faceq: stopped by {name}: run the same command again to continue where it stopped"
+    table = Table(job.settings.out, job.settings.s3)
+    (record,) = table.runs()
+    assert record["state"] == "ended" and record["finished"] is None
+    assert not list(Path(table.path, "_faceq").glob("heartbeat*"))
+    assert 0 < table.count() < FRAMES
+    with lock.exclusive(table, Run("20261123T170000Z-00000000", "0", [], {}, {}, "", owner=lock.owner())):
+        pass  # nobody has to wait
+
+
+@pytest.mark.parametrize("streams", ["2>&1 | head -1", ">&- 2>&-", ">/dev/full 2>&1"])
+def test_a_job_goes_on_without_its_reader(scored, tmp_path, streams):
+    source, table = scored
+    there = shutil.copytree(table, tmp_path / "table")
+    job = f"{sys.executable} -m faceq score {source} --out {there} --overwrite"
+    written, _, read = streams.partition(" | ")
+    command = f"({job} {written}; echo $? >{tmp_path}/status)" + (f" 2>&1 | {read}" if read else "")
+    subprocess.run(["bash", "-c", command], check=False, capture_output=True)
+    assert (tmp_path / "status").read_text().strip() == "0"
+    (record,) = Table(str(there), S3Settings()).runs()
+    assert record["finished"] and record["run_id"] != Table(table, S3Settings()).record()["run_id"]
+    assert Table(str(there), S3Settings()).count() == 3

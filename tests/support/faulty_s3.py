@@ -1,0 +1,232 @@
+"""A way to the S3 server on which requests fail as they do on S3, and 150 frames behind it."""
+
+import contextlib
+import http.client
+import io
+import os
+import random
+import socket
+import struct
+import tarfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import boto3
+import pyarrow as pa
+import pyarrow.dataset as pds
+import pyarrow.parquet as pq
+import pytest
+import skimage
+from PIL import Image
+from real_s3 import BUCKET
+
+from faceq.sources import read_shards
+from faceq.sources.frame import Frame
+from faceq.sources.listing import list_shards
+from faceq.storage import s3_listing
+from faceq.storage.settings import S3Settings
+from faceq.table.schema import SCHEMA
+from faceq.table.store import Run, Table
+
+SLOW_DOWN = (
+    b'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>SlowDown</Code>'
+    b"<Message>Please reduce your request rate.</Message><RequestId>1</RequestId></Error>"
+)
+
+Fault = str | None
+"""slow_down, reset (before the server sees the request), lost (after it), truncate, delay, or none."""
+
+
+def by_chance(seed: int) -> Callable[[str, str], Fault]:
+    """5% of requests get a 503, 2% a reset, half of them after they were served, 1% a body that is cut
+    off, 5% come late."""
+    rng = random.Random(seed)
+    kinds = ("slow_down", "reset", "lost", "truncate", "delay", None)
+    lock = threading.Lock()
+
+    def choose(method: str, path: str) -> Fault:
+        with lock:
+            return rng.choices(kinds, (5, 1, 1, 1, 5, 87))[0]
+
+    return choose
+
+
+def each_in_turn(*faults: Fault) -> Callable[[str, str], Fault]:
+    """The first requests for each object fail, one way after another."""
+    seen: Counter[tuple[str, str]] = Counter()
+    lock = threading.Lock()
+
+    def choose(method: str, path: str) -> Fault:
+        with lock:
+            seen[method, path] += 1
+            index = seen[method, path] - 1
+        return faults[index] if index < len(faults) else None
+
+    return choose
+
+
+class _Proxy(BaseHTTPRequestHandler):
+    """Passes requests on as they are. The `Host` that the client signed stays, or the signature would not
+    hold."""
+
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: "_Server"
+
+    def _pass_on(self) -> None:
+        fault = self.server.choose(self.command, self.path)
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if fault == "reset":
+            return self._drop(fault)
+        if fault == "slow_down":
+            self.server.met[fault] += 1
+            return self._answer(503, [("Content-Type", "application/xml")], SLOW_DOWN, len(SLOW_DOWN))
+        if fault == "delay":
+            self.server.met[fault] += 1
+            time.sleep(0.3)
+        upstream = http.client.HTTPConnection(self.server.upstream, timeout=60)
+        upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+        for name, value in self.headers.items():
+            if name.lower() not in ("connection", "expect"):
+                upstream.putheader(name, value)
+        upstream.endheaders(body)
+        answer = upstream.getresponse()
+        content = answer.read()
+        upstream.close()
+        if fault == "lost":
+            return self._drop(fault)
+        length = int(answer.getheader("Content-Length") or len(content))
+        if fault == "truncate" and content:
+            self.server.met[fault] += 1
+            content = content[: len(content) // 2]
+        headers = [(n, v) for n, v in answer.getheaders() if n.lower() not in _OF_THE_CONNECTION]
+        self._answer(answer.status, headers, content, length)
+
+    def _answer(self, status: int, headers: list[tuple[str, str]], content: bytes, length: int) -> None:
+        self.send_response_only(status)
+        for name, value in headers:
+            self.send_header(name, value)
+        if status != 204:
+            self.send_header("Content-Length", str(length))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+            self.close_connection = self.close_connection or len(content) < length
+
+    def _drop(self, fault: str) -> None:
+        self.server.met[fault] += 1
+        # Lingering for no time at all makes the close a reset.
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.close_connection = True
+        self.connection.close()
+        self.wfile = io.BytesIO()
+
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _pass_on  # noqa: N815
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+_OF_THE_CONNECTION = ("content-length", "connection", "transfer-encoding", "keep-alive")
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, upstream: str, choose: Callable[[str, str], Fault]):
+        super().__init__(("127.0.0.1", 0), _Proxy)
+        self.upstream = upstream
+        self.choose = choose
+        self.met: Counter[str] = Counter()
+
+    def handle_error(self, *_: object) -> None:
+        pass  # clients go away as they like
+
+
+@contextlib.contextmanager
+def proxy(choose: Callable[[str, str], Fault]) -> Iterator[tuple[S3Settings, Counter[str]]]:
+    """A faulty way to the S3 server: settings that lead there, and how often each fault was met."""
+    server = _Server(os.environ["AWS_ENDPOINT_URL"].removeprefix("http://"), choose)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield S3Settings(endpoint_url=f"http://127.0.0.1:{server.server_port}"), server.met
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def faces() -> list[bytes]:
+    """150 different pictures of one face, 128x128."""
+    face = Image.fromarray(skimage.data.astronaut()[30:230, 120:320])
+    frames = []
+    for index in range(150):
+        out = io.BytesIO()
+        face.rotate(index % 30 - 15).resize((128, 128)).save(out, "JPEG", quality=50 + index // 3)
+        frames.append(out.getvalue())
+    return frames
+
+
+def upload() -> str:
+    frames = faces()
+    client = boto3.client("s3")
+    for shard in range(2):
+        out = io.BytesIO()
+        with tarfile.open(fileobj=out, mode="w") as tar:
+            for index in range(shard * 30, shard * 30 + 30):
+                info = tarfile.TarInfo(f"{index}.jpg")
+                info.size = len(frames[index])
+                tar.addfile(info, io.BytesIO(frames[index]))
+        client.put_object(Bucket=BUCKET, Key=f"faults/in/{shard}.tar", Body=out.getvalue())
+    out = io.BytesIO()
+    pq.write_table(pa.table({"key": [str(i) for i in range(60, 90)], "image": frames[60:90]}), out)
+    client.put_object(Bucket=BUCKET, Key="faults/in/rows.parquet", Body=out.getvalue())
+    for index in range(90, 150):
+        client.put_object(Bucket=BUCKET, Key=f"faults/in/{index}.jpg", Body=frames[index])
+    return f"s3://{BUCKET}/faults/in"
+
+
+def read(uri: str, s3: S3Settings) -> list[Frame]:
+    return list(read_shards(list_shards([uri], s3), s3))
+
+
+def check_reading(seed: int, uploaded: str, undisturbed: list[Frame]) -> None:
+    with proxy(by_chance(seed)) as (s3, met):
+        assert read(uploaded, s3) == undisturbed
+    assert met
+
+
+def check_listing(seed: int, uploaded: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = list_shards([uploaded], S3Settings())
+    monkeypatch.setattr(s3_listing, "KEYS_AT_ONCE", 2)
+    with proxy(by_chance(200 + seed)) as (s3, met):
+        assert list_shards([uploaded], s3) == whole
+    assert len(whole) == 63 and met
+
+
+def check_writing(seed: int, s3: str) -> None:
+    """By the same calls as the job's write tasks, and the run's record as the driver writes it."""
+    columns = pa.schema([field for field in SCHEMA if field.name in ("frame_id", "source", "status")])
+    rows = [{"frame_id": i, "source": f"s{i}", "status": ("scored", "no_face")[i % 2]} for i in range(400)]
+    with proxy(by_chance(100 + seed)) as (settings, _):
+        table = Table(f"{s3}/faults/written{seed}", settings)
+        run = Run("r", "0", [], {}, {}, started="now")
+        table.save(run)
+        for part in range(0, 400, 40):
+            pds.write_dataset(
+                pa.Table.from_pylist(rows[part : part + 40], schema=columns),
+                table.path,
+                filesystem=table.arrow_files,
+                partitioning=["status"],
+                partitioning_flavor="hive",
+                basename_template=f"{part}-{{i}}.parquet",
+                format="parquet",
+                existing_data_behavior="overwrite_or_ignore",
+            )
+        table.save(run)
+        assert table.frame_ids().tolist() == list(range(400))
+    # The same without the proxy: what it showed is what lies there.
+    assert Table(table.uri, S3Settings()).frame_ids().tolist() == list(range(400))

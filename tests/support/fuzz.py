@@ -1,0 +1,256 @@
+"""Mutated pictures and shards, read in a process of their own: a decoder may die or hang natively.
+
+An input is known by its kind and its seed. To see one again: `python tests/support/fuzz.py KIND SEED 1`.
+"""
+
+import gzip
+import io
+import json
+import os
+import random
+import resource
+import signal
+import struct
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+from places import ROOT
+
+from faceq.sources import read_shards
+from faceq.sources.decode.image import UnreadableError, decode
+from faceq.sources.listing import Kind, Shard
+from faceq.storage.settings import S3Settings
+from faceq.table.schema import BREAK
+
+KINDS = ("jpeg", "png", "webp", "tar", "tar.gz", "parquet")
+MAX_PIXELS = 1_000_000
+SECONDS_EACH = 10
+ADDRESS_SPACE = 2 << 30
+"""Bytes that a process may ask for after its start: what the machine survives."""
+
+MEMORY = 256 << 20
+"""Bytes by which a process may really grow. A picture of MAX_PIXELS takes some 30 MB while it is decoded."""
+
+
+# --- what is mutated ---
+
+
+def _pictures(kind: str) -> list[bytes]:
+    ramp = np.indices((40, 56)).sum(0)[..., None] * np.array([1, 2, 3])
+    noise = np.random.default_rng(0).integers(0, 60, (40, 56, 3))
+    photo = Image.fromarray((ramp % 180 + noise).astype(np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    variants: dict[str, list[tuple[Image.Image, dict]]] = {
+        "JPEG": [
+            (photo, {"exif": exif}),
+            (photo, {"progressive": True}),
+            (photo.convert("CMYK"), {}),
+            (photo.convert("L"), {"restart_marker_blocks": 2}),
+        ],
+        "PNG": [
+            (photo, {"exif": exif}),
+            (photo.quantize(16), {"transparency": 3}),
+            (photo.convert("LA"), {}),
+            (photo, {"save_all": True, "append_images": [photo.rotate(180)]}),
+        ],
+        "WEBP": [
+            (photo, {"exif": exif}),
+            (photo, {"lossless": True}),
+            (photo.convert("RGBA"), {}),
+            (photo, {"save_all": True, "append_images": [photo.rotate(180)]}),
+        ],
+    }
+    return [_encoded(picture, kind, **options) for picture, options in variants[kind]]
+
+
+def _encoded(picture: Image.Image, kind: str, **options) -> bytes:
+    out = io.BytesIO()
+    picture.save(out, kind, **options)
+    return out.getvalue()
+
+
+def _tars() -> list[bytes]:
+    return [_tar(layout) for layout in (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)]
+
+
+def _tar(layout: int) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=layout) as archive:
+        for index in range(6):
+            long = "" if layout == tarfile.USTAR_FORMAT else "ü" * 120
+            info = tarfile.TarInfo(f"d/{long}{index % 4}.jpg")
+            info.size = 300 * index
+            archive.addfile(info, io.BytesIO(bytes([index]) * info.size))
+        link = tarfile.TarInfo("link.jpg")
+        link.type, link.linkname = tarfile.SYMTYPE, "d/0.jpg"
+        archive.addfile(link)
+    return out.getvalue()
+
+
+def _parquets() -> list[bytes]:
+    images = [bytes([index]) * 60 for index in range(50)]
+    keys = [f"k{index % 40}" for index in range(50)]
+    feature = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    structs = pa.array(
+        [{"bytes": image, "path": key} for image, key in zip(images, keys, strict=True)], feature
+    )
+    written = (
+        ({"key": keys, "image": images}, {"compression": "NONE", "use_dictionary": False}),
+        ({"key": keys, "image": images}, {"compression": "SNAPPY", "row_group_size": 20}),
+        ({"key": keys, "image": structs}, {"compression": "ZSTD", "row_group_size": 20}),
+        ({"image": pa.array(images).dictionary_encode()}, {"data_page_version": "2.0"}),
+    )
+    contents = []
+    for columns, options in written:
+        out = io.BytesIO()
+        pq.write_table(pa.table(columns), out, **options)
+        contents.append(out.getvalue())
+    return contents
+
+
+SAMPLES: dict[str, Callable[[], list[bytes]]] = {
+    "jpeg": lambda: _pictures("JPEG"),
+    "png": lambda: _pictures("PNG"),
+    "webp": lambda: _pictures("WEBP"),
+    "tar": _tars,
+    "tar.gz": lambda: [gzip.compress(data, mtime=0) for data in _tars()],
+    "parquet": _parquets,
+}
+
+
+def mutated(kind: str, samples: list[bytes], seed: int) -> bytes:
+    """One of the samples, changed in one to four places; half of the PNGs and tars get right checksums, so
+    that what stands behind them is reached too."""
+    rng = random.Random(f"{kind}{seed}")
+    data = bytearray(rng.choice(samples))
+    other = rng.choice(samples)
+    for _ in range(rng.randint(1, 4)):
+        _mutate(data, other, rng)
+    if rng.random() < 0.5:
+        data = {"png": _with_png_checksums, "tar": _with_tar_checksums}.get(kind, bytearray)(data)
+    return bytes(data)
+
+
+def _mutate(data: bytearray, other: bytes, rng: random.Random) -> None:
+    at = rng.randrange(len(data) + 1)
+    length = rng.choice([1, 2, 4, 16, 100, 1000])
+    match rng.randrange(7):
+        case 0 | 1 if data:
+            data[at % len(data)] ^= 1 << rng.randrange(8)
+        case 2:
+            data[at : at + length] = rng.randbytes(length)
+        case 3:
+            del data[at:]
+        case 4:
+            data[at:at] = rng.randbytes(length)
+        case 5:
+            start = rng.randrange(len(other))
+            data[at : at + rng.choice([0, length])] = other[start : start + length]
+        case _:
+            number = rng.choice([0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF])
+            data[at : at + 4] = struct.pack(rng.choice("<>") + "I", number)
+
+
+def _with_png_checksums(data: bytearray) -> bytearray:
+    at = 8
+    while at + 12 <= len(data):
+        end = at + 8 + int.from_bytes(data[at : at + 4])
+        data[end : end + 4] = (
+            struct.pack(">I", zlib.crc32(data[at + 4 : end])) if end + 4 <= len(data) else b""
+        )
+        at = end + 4
+    return data
+
+
+def _with_tar_checksums(data: bytearray) -> bytearray:
+    for at in range(0, len(data) - 511, 512):
+        if data[at + 257 : at + 262] == b"ustar":
+            data[at + 148 : at + 156] = b" " * 8
+            data[at + 148 : at + 156] = b"%06o\0 " % sum(data[at : at + 512])
+    return data
+
+
+# --- the process that reads ---
+
+
+def outcomes(kind: str, data: bytes, folder: str) -> Iterator[str]:
+    """Reads one input; AssertionError where the result is not what the readers promise."""
+    if kind in ("tar", "tar.gz", "parquet"):
+        yield from _of_shard(kind, data, os.path.join(folder, f"input.{kind}"))
+        return
+    try:
+        pixels = decode(data, MAX_PIXELS)
+    except UnreadableError as error:
+        assert 0 < len(str(error)) < 400 and "\n" not in str(error), error
+        yield "unreadable"
+    else:
+        height, width, channels = pixels.shape
+        assert pixels.dtype == np.uint8 and channels == 3 and 0 < height * width <= MAX_PIXELS, pixels.shape
+        yield "readable"
+
+
+def _of_shard(kind: str, data: bytes, path: str) -> Iterator[str]:
+    Path(path).write_bytes(data)
+    shard_kind: Kind = "parquet" if kind == "parquet" else "tar"
+    frames = list(read_shards([Shard(path, path, shard_kind, len(data))], S3Settings()))
+    assert len({frame.id for frame in frames}) == len(frames), "two frames of one id"
+    breaks = [index for index, frame in enumerate(frames) if frame.frame_index == BREAK]
+    assert breaks in ([], [len(frames) - 1]), f"breaks at {breaks} of {len(frames)}"
+    for frame in frames:
+        assert (frame.image is None) != (frame.error is None), frame
+        assert not frame.refused, frame
+        yield "readable" if frame.error is None else "broken" if frame.frame_index == BREAK else "unreadable"
+
+
+def main(kind: str, first: int, count: int) -> None:
+    """Reads `count` inputs and prints what came of them; before each, its seed."""
+    samples = SAMPLES[kind]()
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + ADDRESS_SPACE, used + ADDRESS_SPACE))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    found: Counter[str] = Counter()
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in range(first, first + count):
+            print(seed, flush=True)
+            # Kills the process, whether it is Python that goes round in circles or a decoder. Seconds of
+            # computing, so that a busy machine is no hang; what waits for ever meets the parent's limit.
+            signal.setitimer(signal.ITIMER_PROF, SECONDS_EACH)
+            found.update(outcomes(kind, mutated(kind, samples, seed), folder))
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    print(json.dumps({**found, "grown": grown * 1024}))
+
+
+def read_mutated(kind: str, count: int) -> dict[str, int]:
+    """Have a process read `count` inputs; how many frames were readable, unreadable and broken."""
+    command = [sys.executable, "-W", "ignore", __file__, kind, "0", str(count)]
+    # One pool of plain malloc: the others reserve address space by the gigabyte.
+    environment = {
+        **os.environ,
+        "ARROW_DEFAULT_MEMORY_POOL": "system",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(ROOT),
+    }
+    child = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=280, check=False)
+    *_, last = child.stdout.splitlines() or ["no input"]
+    assert child.returncode == 0, (
+        f"{kind} ended with {child.returncode} at seed {last}: {child.stderr[-3000:]}"
+    )
+    found: dict[str, int] = json.loads(last)
+    assert found["grown"] < MEMORY
+    return found
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
