@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import insightface
+import pytest
 
 import faceq
 
@@ -20,6 +21,7 @@ def _run(*command: str | Path, **options: Any) -> str:
     return done.stdout
 
 
+@pytest.mark.timeout(600)
 def test_a_wheel_scores_pictures_away_from_the_clone(tmp_path):
     python, dist, there = sys.executable, tmp_path / "dist", tmp_path / "installed"
     _run(python, "-m", "build", "--outdir", dist, ROOT)
