@@ -10,11 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 import skimage
+import stand_ins
 from here import score_here
 from places import PHOTOS, SHARED
 from real_s3 import free_port, real_s3
 from videos import write_video
 
+from faceq.job import pipeline
 from faceq.sources.decode import image as decode
 from jobs import demo
 
@@ -80,9 +82,18 @@ def s3(aws: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterato
 @pytest.fixture(scope="session")
 def local_ray(aws: dict[str, str]) -> Iterator[None]:
     """One Ray on this machine for all tests that run a job."""
+    # Its workers cannot import what lies in tests/support.
+    ray.cloudpickle.register_pickle_by_value(stand_ins)
     ray.init(address="local", num_cpus=2, include_dashboard=False)
     yield
     ray.shutdown()
+
+
+@pytest.fixture
+def light_job(local_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs of this process score by `stand_ins`."""
+    monkeypatch.setattr(pipeline, "FiqStage", stand_ins.FiqStage)
+    monkeypatch.setattr(pipeline, "LastStage", stand_ins.LastStage)
 
 
 @pytest.fixture

@@ -729,7 +729,7 @@ def test_a_file_that_may_not_be_read_is_a_row(tmp_path, name):
     assert frame.refused and re.search("access denied.*check permissions", frame.error)
 
 
-def test_a_job_over_the_whole_corpus(corpus, local_ray, tmp_path):
+def test_a_job_over_the_whole_corpus(corpus, light_job, tmp_path):
     chosen = settings(input=[str(corpus)], out=str(tmp_path / "table"), fiq_threshold=0)
     done = pipeline.score(chosen)
     rows = Table(chosen.out, chosen.s3).rows(["frame_id", "source", "status", "error"]).to_pylist()

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from faceq import __version__, config, sources
 from faceq.sources import listing
 from faceq.stages import scorer
-from faceq.table.schema import schema_with
+from faceq.table.schema import schema, schema_with
 from faceq.table.store import Run, Table, new_run_id
 from jobs import demo
 
@@ -25,15 +25,16 @@ def score_here(source: str, out: str, **values: Any) -> str:
     run = Run(new_run_id(), __version__, [source], settings.record(), settings.model_dump(), now, now)
     read = sources.read_shards(listing.list_shards(settings.input, settings.s3), settings.s3)
     stages = scorer.stages_of(settings)
-    rows = pa.concat_tables(scorer._run(read, stages, schema_with(run.footer()), run.run_id))
+    columns = schema(settings.embeddings).with_metadata(schema_with(run.footer()).metadata)
+    rows = pa.concat_tables(scorer._run(read, stages, columns, run.run_id))
     run.state, run.frames, run.rows = "ended", len(rows), len(rows)
     table.save(run)
-    write_rows(rows, table, run.run_id)
+    write_rows(rows, table, run.run_id, settings.rows_per_file)
     return out
 
 
-def write_rows(rows: pa.Table, table: Table, run_id: str) -> None:
-    """Rows into the files of a run, one for each status."""
+def write_rows(rows: pa.Table, table: Table, run_id: str, rows_per_file: int | None = None) -> None:
+    """Rows into the files of a run, one for each status, or of so many rows at most."""
     pds.write_dataset(
         rows,
         table.path,
@@ -42,6 +43,8 @@ def write_rows(rows: pa.Table, table: Table, run_id: str) -> None:
         partitioning=pds.partitioning(pa.schema([("status", pa.string())]), flavor="hive"),
         basename_template=f"{run_id}-{{i}}.parquet",
         existing_data_behavior="overwrite_or_ignore",  # the run's record is there
+        max_rows_per_file=rows_per_file or 0,
+        max_rows_per_group=rows_per_file or 1 << 20,
     )
 
 

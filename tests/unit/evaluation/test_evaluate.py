@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from here import score_here
 from PIL import Image
 
 from faceq import config
@@ -12,13 +13,11 @@ from faceq.cli import main
 from faceq.errors import UsageError
 from faceq.evaluation import edc
 from faceq.evaluation import identities as evaluate
-from faceq.job import pipeline
 from faceq.storage import filesystem
 from faceq.storage.settings import S3Settings
 from faceq.table.store import Table
 from jobs import demo
 
-pytestmark = pytest.mark.usefixtures("local_ray")
 S3Settings = S3Settings()
 
 
@@ -47,10 +46,7 @@ def folder(shots, tmp_path_factory):
 
 
 def scored(folder, name: str, **values) -> Table:
-    out = str(folder / name)
-    settings = {"input": [str(folder / "in")], "out": out, "fiq_threshold": 0, **values}
-    pipeline.score(config.build(settings))
-    return Table(out, S3Settings)
+    return Table(score_here(str(folder / "in"), str(folder / name), fiq_threshold=0, **values), S3Settings)
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ _READ_WITH_SLOW_FILES = """
 import sys, time
 import s3fs
 import faceq
-from faceq import storage
+from faceq.storage import filesystem
 from faceq.storage.settings import S3Settings
 from faceq.table.store import Table
 
@@ -38,7 +38,7 @@ class Slow:
     def __exit__(self, *error): self._file.close()
     def __del__(self): time.sleep(0.5)
 
-for kind in (storage.AtomicLocalFileSystem, s3fs.S3FileSystem):
+for kind in (filesystem.AtomicLocalFileSystem, s3fs.S3FileSystem):
     kind._open = lambda *given, _open=kind._open, **options: Slow(_open(*given, **options))
 print(len(faceq.read_table(sys.argv[1], columns=["dbcnn"])))
 print(len(Table(sys.argv[1], S3Settings()).rows(["dbcnn"])))
