@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-drills bench lint clean
+.PHONY: demo test test-drills bench lint wheel clean
 
 demo: $(READY)  ## score demo shards made of photos that installed packages ship (about two minutes)
 	$(BIN)/python -m jobs.demo demo
@@ -19,10 +19,19 @@ test-drills: $(READY)  ## kills, full disks, clusters that grow: the second comm
 bench: $(READY)  ## frames/s beside a loop without Ray and beside CAFI as published, as one table
 	$(BIN)/python -m jobs.benchmarks.throughput
 
-lint: $(READY)  ## style and types
+lint: $(READY)  ## style, types, imports between rooms, dependencies, spelling
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/deptry .
+	$(BIN)/deptry faceq --optional-dependencies-dev-groups train,bench,dev
+	$(BIN)/codespell
+
+wheel: $(READY)  ## the wheel and the source archive in dist/, checked
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
 
 # constraints.txt holds the versions that the tests ran with; pyproject.toml the ranges that users get.
 $(READY): pyproject.toml constraints.txt
@@ -32,4 +41,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) demo build dist

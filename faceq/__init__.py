@@ -1,23 +1,68 @@
-"""faceq scores face images at scale: can the face be recognised (SER-FIQ), does it look good (DB-CNN)?"""
+"""faceq scores face images at scale: can the face be recognised (SER-FIQ), does it look good (DB-CNN)?
 
+What is listed in `__all__` is the public API; all other modules may change.
+"""
+
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from faceq.config import Config
+    from faceq.errors import (
+        DeviceError,
+        FaceqError,
+        JobError,
+        LicenceError,
+        ModelError,
+        ModelFileError,
+        StorageError,
+        UsageError,
+    )
+    from faceq.job.pipeline import Summary, score
     from faceq.query.rows import read_table
-    from faceq.stages.scorer import score_images
+    from faceq.stages.scorer import Scorer, score_images
+    from faceq.storage.settings import S3Settings
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "read_table", "score_images"]
+__all__ = [
+    "Config",
+    "DeviceError",
+    "FaceqError",
+    "JobError",
+    "LicenceError",
+    "ModelError",
+    "ModelFileError",
+    "S3Settings",
+    "Scorer",
+    "StorageError",
+    "Summary",
+    "UsageError",
+    "__version__",
+    "read_table",
+    "score",
+    "score_images",
+]
+
+_HOMES = {
+    "Config": "faceq.config",
+    "S3Settings": "faceq.storage.settings",
+    "Scorer": "faceq.stages.scorer",
+    "Summary": "faceq.job.pipeline",
+    "read_table": "faceq.query.rows",
+    "score": "faceq.job.pipeline",
+    "score_images": "faceq.stages.scorer",
+}
+"""Modules of the public names; those of the errors, which are not here, are in `faceq.errors`."""
 
 
 def __getattr__(name: str) -> Any:
-    # Imported when it is asked for: torch and ONNX Runtime take seconds, `faceq --version` should not.
-    if name == "read_table":
-        from faceq.query.rows import read_table  # noqa: PLC0415
+    # Imported on first use: torch, ONNX Runtime and Ray take seconds, and no program needs all of them.
+    if name not in __all__:
+        raise AttributeError(f"module 'faceq' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES.get(name, "faceq.errors")), name)
+    globals()[name] = value
+    return value
 
-        return read_table
-    if name == "score_images":
-        from faceq.stages.scorer import score_images  # noqa: PLC0415
 
-        return score_images
-    raise AttributeError(f"module 'faceq' has no attribute {name!r}")
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -31,8 +31,8 @@ from faceq.errors import UsageError
 from faceq.evaluation import distortions
 from faceq.faces import detect, finder
 from faceq.job import pipeline, summary
-from faceq.models import zoo
-from faceq.sources.decode import image as decode
+from faceq.models.fetch import fetch
+from faceq.sources.decode.image import decode
 from faceq.table.store import Table
 
 FRAME_SIZE = 384
@@ -107,12 +107,12 @@ def source_faces() -> dict[str, np.ndarray]:
         "portrait": _with_margin(_rgb(photos / "Tom_Hanks_54745.png")),
         "group": _rgb(photos / "t1.jpg"),
     }
-    detector = detect.YuNet(zoo.fetch("yunet", report=print), threshold=0.6)
+    detector = detect.YuNet(fetch("yunet"), threshold=0.6)
     found = {}
     for name, picture in pictures.items():
         shown = min(1.0, DETECTION_SIDE / max(picture.shape[:2]))
         faces = sorted(
-            finder.looked_at(detector, finder.View.of(picture, shown), 0), key=lambda face: -face.area
+            finder.detect_in_view(detector, finder.View.of(picture, shown), 0), key=lambda face: -face.area
         )
         for number, face in enumerate(faces if name == "group" else faces[:1]):
             found[f"{name}{number}" if name == "group" else name] = _frame_around(picture, face.box)
@@ -204,7 +204,7 @@ def _member(name: str, kind: str, severity: int) -> str:
 
 
 def _rgb(path: Path) -> np.ndarray:
-    return decode.decode(path.read_bytes(), max_pixels=10_000_000)
+    return decode(path.read_bytes(), max_pixels=10_000_000)
 
 
 def _jpeg(image: np.ndarray) -> bytes:

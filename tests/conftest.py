@@ -17,7 +17,7 @@ from real_s3 import free_port, real_s3
 from videos import write_video
 
 from faceq.job import pipeline
-from faceq.sources.decode import image as decode
+from faceq.sources.decode.image import decode
 from jobs import demo
 
 
@@ -127,7 +127,7 @@ def frames_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pq.write_table(pa.table({"id": names, "image": images}), folder / "rows.parquet")
     for photo in ("t1.jpg", "Tom_Hanks_54745.png"):
         (folder / photo).write_bytes((PHOTOS / photo).read_bytes())
-    write_video(folder / "clip.mp4", [decode.decode(image, 10_000_000) for image in images])
+    write_video(folder / "clip.mp4", [decode(image, 10_000_000) for image in images])
     return folder
 
 

@@ -8,11 +8,11 @@ from typing import Any
 import rich.console
 import rich.table
 
-from faceq import config
+from faceq.cli import streams
 from faceq.cli.models import add_accept
+from faceq.cli.settings import add_config_arguments, load_settings
 from faceq.errors import UsageError
-from faceq.models import zoo
-from faceq.storage.filesystem import check_output, write_output
+from faceq.storage.outputs import check_output, write_output
 from faceq.storage.settings import S3Settings
 
 IQA_MODELS = ("dbcnn-lite", "dbcnn-koniq", "dbcnn-koniq-254e8241")
@@ -54,22 +54,18 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     calibrate.add_argument(
         "--discard", type=float, default=0.05, metavar="SHARE", help="share of faces below 0.5 (0.05)"
     )
-    _add_config(calibrate)
+    add_config_arguments(calibrate)
     calibrate.set_defaults(run=evaluate_calibrate, only_prints=lambda options: True)
 
 
 def _add_outputs(parser: argparse.ArgumentParser, plot: str) -> None:
     parser.add_argument("--json", metavar="F", help="write the figures as JSON")
     parser.add_argument("--plot", metavar="F.png", help=plot)
-    _add_config(parser)
+    add_config_arguments(parser)
 
 
 def _only_prints(options: argparse.Namespace) -> bool:
     return not (options.json or options.plot)
-
-
-def _add_config(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", metavar="job.yaml", help="the job's settings: its S3, its mirrors")
 
 
 _IDENTITIES = (
@@ -105,11 +101,13 @@ that 0.5 is the threshold that discards the share of them that you ask for. Prin
 def evaluate_edc(options: argparse.Namespace) -> int:
     """`faceq evaluate edc`."""
     from faceq.evaluation import edc, identities  # noqa: PLC0415 - torch takes seconds to import
-    from faceq.table import store  # noqa: PLC0415 - torch takes seconds to import
+    from faceq.stages.chosen_models import fetch_options  # noqa: PLC0415 - as above
+    from faceq.table import store  # noqa: PLC0415 - as above
 
-    settings = config.load(options.config, {"accept_licence": options.accept_licence})
+    settings = load_settings(options, {"accept_licence": options.accept_licence})
     _check_outputs(options, settings.s3)
-    found = identities.evaluate_edc(store.Table(options.table, settings.s3), options.identities, settings)
+    table = store.Table(options.table, settings.s3)
+    found = identities.evaluate_edc(table, options.identities, settings.s3, fetch_options(settings))
     shown = rich.table.Table(box=None, pad_edge=False)
     areas = [f"pAUC {upto:.0%}" for upto in edc.AREAS]
     for title in ("FMR", "quality", "FNMR", *areas, f"{edc.CONFIDENCE:.0%} interval"):
@@ -154,11 +152,12 @@ def _as_json(result: Any) -> dict[str, Any]:
 def evaluate_iqa(options: argparse.Namespace) -> int:
     """`faceq evaluate iqa`."""
     from faceq.evaluation import iqa  # noqa: PLC0415 - torch takes seconds to import
+    from faceq.stages.chosen_models import fetch_options  # noqa: PLC0415 - as above
 
-    settings = config.load(options.config, {"accept_licence": options.accept_licence})
+    settings = load_settings(options, {"accept_licence": options.accept_licence})
     _check_outputs(options, settings.s3)
-    rate = iqa.rater(options.model, settings)
-    found = iqa.evaluate(options.images, options.ratings, rate, zoo.tell, settings.s3)
+    rate = iqa.rater(options.model, fetch_options(settings))
+    found = iqa.evaluate(options.images, options.ratings, rate, streams.say, settings.s3)
     figures = found.figures()
     print(f"{figures['n']:,} pictures, {options.model}")
     for name in ("srcc", "plcc", "krcc", "rmse"):
@@ -192,7 +191,7 @@ def evaluate_calibrate(options: argparse.Namespace) -> int:
     from faceq.evaluation import calibration  # noqa: PLC0415 - pyarrow takes a while to import
     from faceq.table import store  # noqa: PLC0415 - pyarrow takes a while to import
 
-    table = store.Table(options.table, config.load(options.config, {}).s3)
+    table = store.Table(options.table, load_settings(options).s3)
     raw = table.rows(["serfiq_raw"])["serfiq_raw"].drop_null().to_numpy()
     fitted = calibration.fit(raw, options.discard)
     slope, threshold = fitted.calibration.slope, fitted.calibration.threshold

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from faceq import config
 from faceq.cli.models import add_model_arguments, model_settings
+from faceq.cli.settings import add_config_arguments, load_settings
 from faceq.errors import UsageError
 from faceq.messages.visible import visible
-from faceq.storage.filesystem import absolute, check_output, filesystem, is_remote, path_of, write_output
+from faceq.storage.filesystem import absolute, filesystem, is_remote, path_of
+from faceq.storage.outputs import check_output, write_output
 from faceq.storage.settings import S3Settings
 
 if TYPE_CHECKING:
@@ -46,14 +48,14 @@ def add_inspect_arguments(parser: argparse.ArgumentParser) -> None:
         help="annotated picture (.png, .jpg, .webp), or a folder of them; local or s3://",
     )
     add("--json", action="store_true", help="print the rows of the table as JSON")
-    add("--config", metavar="job.yaml", help="settings in YAML; what the command line says goes before it")
+    add_config_arguments(parser)
     add_model_arguments(parser)
     parser.set_defaults(run=inspect, only_prints=lambda options: options.out is None)
 
 
 def inspect(options: argparse.Namespace) -> int:
     """`faceq inspect`."""
-    settings = config.load(options.config, model_settings(options))
+    settings = load_settings(options, model_settings(options))
     frames = _pictures(options.images, settings)
     targets = _targets(options.out, [frame.source for frame in frames], settings.s3)
     from faceq.report.picture import Inspector, lines_of  # noqa: PLC0415 - torch takes seconds to import

@@ -9,13 +9,14 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from faceq import __version__, config
+from faceq import __version__
 from faceq.cli import signals, streams
 from faceq.cli.evaluate import add_evaluate_arguments
 from faceq.cli.inspect import add_inspect_arguments
 from faceq.cli.models import add_model_arguments, add_models_arguments, model_settings
 from faceq.cli.query import add_query_arguments, positive
 from faceq.cli.report import add_report_arguments
+from faceq.cli.settings import add_config_arguments, add_config_command, brief, load_settings
 from faceq.errors import FaceqError
 from faceq.job import capacity
 from faceq.messages.masking import mask
@@ -111,6 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_plan_arguments(commands.add_parser("plan", help="machines, hours and money that a job will take"))
     add_evaluate_arguments(commands.add_parser("evaluate", help="judge the scores, fit their scale"))
     add_models_arguments(commands.add_parser("models", help="list, fetch or check the models"))
+    add_config_command(commands.add_parser("config", help="print the settings that a job would use"))
     return parser
 
 
@@ -132,19 +134,17 @@ def add_score_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     what = "pictures, videos, .tar(.gz) or .parquet shards, folders, globs; local or s3://"
     add("input", nargs="*", metavar="INPUT", help=what)
-    what = "list of frames' places: .parquet, .csv or .jsonl with a column `uri`; may come again"
+    what = f"{brief('manifest')} (repeatable)"
     add("--manifest", action="append", metavar="FILE", help=what)
-    add("--out", metavar="TABLE", help="folder or s3:// prefix of the result table")
-    add("--config", metavar="job.yaml", help="settings in YAML; what the command line says goes before it")
+    add("--out", metavar="TABLE", help=brief("out"))
+    add_config_arguments(parser)
     add_model_arguments(parser)
-    what = "least SER-FIQ, 0…1 (0.5); 0 scores every face; lower than before: scores faces that now pass"
-    add("--fiq-threshold", type=float, metavar="X", help=what)
-    add("--embeddings", action="store_true", default=None, help="keep recognition embeddings, as a column")
-    add("--fps", type=float, metavar="X", help="of videos, X frames a second (default: every frame)")
-    add("--every", type=int, metavar="K", help="of videos, every K-th frame")
-    add("--limit", type=positive, metavar="N", help="only the first N frames")
-    what = "also read files without a known ending, by what their bytes say they are"
-    add("--any-name", action="store_true", default=None, help=what)
+    add("--fiq-threshold", type=float, metavar="X", help=f"{brief('fiq_threshold')} (default: 0.5)")
+    add("--embeddings", action="store_true", default=None, help=brief("embeddings"))
+    add("--fps", type=float, metavar="X", help=brief("video.fps"))
+    add("--every", type=int, metavar="K", help=brief("video.every"))
+    add("--limit", type=positive, metavar="N", help=brief("limit"))
+    add("--any-name", action="store_true", default=None, help=brief("any_name"))
     add("--retry-unreadable", action="store_true", help="try frames again that have a row as unreadable")
     add("--overwrite", action="store_true", help="remove the table that is there first")
     parser.set_defaults(run=score, on_interrupt=_how_to_go_on)
@@ -153,8 +153,8 @@ def add_score_arguments(parser: argparse.ArgumentParser) -> None:
 def score(options: argparse.Namespace) -> int:
     """`faceq score`: run the job and print its summary."""
     sampling = {"fps": options.fps, "every": options.every}
-    settings = config.load(
-        options.config,
+    settings = load_settings(
+        options,
         {
             "input": options.input or None,
             "manifest": options.manifest,
@@ -195,7 +195,7 @@ def _add_compact_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("table", metavar="TABLE", help="folder or s3:// prefix of a result table whose job has finished")
     add("--out", metavar="TABLE2", required=True, help="folder or s3:// prefix of the new table")
-    add("--config", metavar="job.yaml", help="the job's settings: where its S3 is")
+    add_config_arguments(parser)
     parser.set_defaults(run=run_compact)
 
 
@@ -203,7 +203,7 @@ def run_compact(options: argparse.Namespace) -> int:
     """`faceq compact`: write a table's rows into few large files."""
     from faceq.query import compact  # noqa: PLC0415 - DuckDB takes a while to import
 
-    rows, before, after = compact.compact(options.table, options.out, config.load(options.config, {}).s3)
+    rows, before, after = compact.compact(options.table, options.out, load_settings(options).s3)
     print(f"{rows:,} rows in {after:,} files, before {before:,}: {visible(options.out)}")
     return 0
 

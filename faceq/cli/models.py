@@ -7,9 +7,10 @@ import rich.console
 import rich.table
 
 from faceq import config
+from faceq.cli.settings import add_config_arguments, brief, load_settings
 from faceq.errors import UsageError
 from faceq.messages.visible import visible
-from faceq.models import zoo
+from faceq.models import cache, fetch, zoo
 
 ROLES = ("detector", "recogniser", "landmarks", "quality")
 
@@ -17,22 +18,21 @@ ROLES = ("detector", "recogniser", "landmarks", "quality")
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Which models: a preset, others in its models' places, and their terms."""
     add = parser.add_argument
-    add("--preset", help=f"set of models ({', '.join(config.PRESETS)}); default: embedded")
+    add("--preset", help=f"{brief('preset')} (default: embedded)")
     for role in ROLES:
-        what = f"another {role} model: a name of `faceq models list`, or a file"
+        what = f"{role} model in place of the preset's: a name from `faceq models list`, or a file"
         add(f"--{role}", metavar="MODEL", help=what)
-    add(
-        "--dropout",
-        type=float,
-        metavar="X",
-        help="SER-FIQ's dropout rate, if not what the recogniser's file says",
-    )
+    add("--dropout", type=float, metavar="X", help=brief("dropout"))
     add_accept(parser)
 
 
 def add_accept(parser: argparse.ArgumentParser) -> None:
-    what = "accept the terms that the models come under; they are shown at the first use"
-    parser.add_argument("--accept-licence", "--accept-license", action="store_true", default=None, help=what)
+    parser.add_argument(
+        *("--accept-licence", "--accept-license"),
+        action="store_true",
+        default=None,
+        help=brief("accept_licence"),
+    )
 
 
 def model_settings(options: argparse.Namespace) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def add_models_arguments(parser: argparse.ArgumentParser) -> None:
             command.formatter_class = argparse.RawDescriptionHelpFormatter
             command.epilog = _PULL_EXAMPLES
             command.add_argument("--to", metavar="URI", help="copy them there, too: a folder or s3:// prefix")
-            command.add_argument("--config", metavar="job.yaml", help="settings: mirrors, where S3 is")
+            add_config_arguments(command)
             add_accept(command)
         # `verify` is asked for its exit status, too.
         command.set_defaults(run=action, only_prints=lambda options: options.run is list_models)
@@ -83,29 +83,32 @@ def list_models(options: argparse.Namespace) -> int:
         table.add_column(title, justify="right" if title == "size" else "left")
     for model in zoo.MODELS.values():
         size = f"{model.size / 1e6:.1f} MB" if model.size else "unknown"
-        table.add_row(model.name, model.role, size, model.licence, visible(zoo.state(model)))
+        table.add_row(model.name, model.role, size, model.licence, visible(cache.state(model)))
     rich.console.Console().print(table)
-    where = visible(str(zoo.cache_dir()))
+    where = visible(str(cache.cache_dir()))
     print(f"\nkept in {where} (FACEQ_CACHE); fetched when needed, or by `faceq models pull`")
     return 0
 
 
 def pull_models(options: argparse.Namespace) -> int:
     """`faceq models pull`."""
+    from faceq.stages.chosen_models import fetch_options  # noqa: PLC0415 - OpenCV takes a while to import
+
     said = {"preset": options.preset, "accept_licence": options.accept_licence}
-    settings = config.load(options.config, said)
+    settings = load_settings(options, said)
+    access = fetch_options(settings)
     for name in _named_models(options, settings):
-        path = settings.fetch(name)
+        path = fetch.fetch(name, access)
         print(f"{name}: ok: {visible(str(path))}")
         if options.to:
-            print(f"{name}: copied to {visible(zoo.copy(name, path, options.to, settings.s3))}")
+            print(f"{name}: copied to {visible(fetch.copy(name, path, options.to, settings.s3))}")
     return 0
 
 
 def verify_models(options: argparse.Namespace) -> int:
     """`faceq models verify`."""
     settings = config.load(None, {"preset": options.preset})
-    states = {name: zoo.state(zoo.get(name)) for name in _named_models(options, settings)}
+    states = {name: cache.state(zoo.get(name)) for name in _named_models(options, settings)}
     for name, state in states.items():
         print(f"{name}: {visible(state)}")
     return 1 if any(state.startswith(("corrupt", "unreadable")) for state in states.values()) else 0

@@ -11,8 +11,8 @@ import rich.markup
 import rich.progress
 import rich.table
 
-from faceq import config
 from faceq.cli import streams
+from faceq.cli.settings import add_config_arguments, load_settings
 from faceq.errors import UsageError
 from faceq.messages.visible import visible
 from faceq.storage.settings import S3Settings
@@ -54,7 +54,7 @@ def add_query_arguments(parser: argparse.ArgumentParser) -> None:
     output.add_argument("--export", metavar="FILE", help="write the rows to a .parquet, .csv or .jsonl file")
     what = "write the frames themselves, with their rows, as WebDataset tars into a folder"
     output.add_argument("--export-shards", metavar="DIR", help=what)
-    add("--config", metavar="job.yaml", help="the job's settings: where its S3 is")
+    add_config_arguments(parser)
     parser.set_defaults(run=query, on_interrupt=_how_to_go_on, only_prints=_only_prints)
 
 
@@ -82,7 +82,7 @@ def query(options: argparse.Namespace) -> int:
         raise UsageError("query: --export-shards goes by sources: --order-by says which frames --limit takes")
     if options.export:
         check_export(options.export)
-    s3 = config.load(options.config, {}).s3
+    s3 = load_settings(options).s3
     with Rows(options.table, s3) as rows:
         if options.count:
             print(rows.count(_chosen(rows, options)))

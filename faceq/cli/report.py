@@ -4,7 +4,7 @@ import argparse
 
 import rich.console
 
-from faceq import config
+from faceq.cli.settings import add_config_arguments, load_settings
 from faceq.messages.visible import visible
 
 _REPORT = """Makes one HTML page out of a result table, which opens without a network: counts by status,
@@ -27,19 +27,19 @@ def add_report_arguments(parser: argparse.ArgumentParser) -> None:
         "--out", metavar="FILE", default="report.html", help="the page (default: report.html); local or s3://"
     )
     add("--no-faces", action="store_true", help="leave pictures of faces out")
-    add("--config", metavar="job.yaml", help="the job's settings: where its S3 is")
+    add_config_arguments(parser)
     parser.set_defaults(run=report)
 
 
 def report(options: argparse.Namespace) -> int:
     """`faceq report`."""
-    s3 = config.load(options.config, {}).s3
-    from faceq.report import page as reports  # noqa: PLC0415 - DuckDB and matplotlib take a while to import
-    from faceq.storage.filesystem import check_output, write_output  # noqa: PLC0415 - as above
+    s3 = load_settings(options).s3
+    from faceq.report.page import build  # noqa: PLC0415 - DuckDB and matplotlib take a while to import
+    from faceq.storage.outputs import check_output, write_output  # noqa: PLC0415 - as above
 
     check_output(options.out, s3)
     with rich.console.Console(stderr=True).status("reading the table"):
-        page = reports.build(options.table, s3, with_faces=not options.no_faces).encode()
+        page = build(options.table, s3, with_faces=not options.no_faces).encode()
     write_output(options.out, page, s3)
     print(f"{visible(options.out)}: {len(page) / 1e6:.1f} MB, opens in any browser")
     return 0

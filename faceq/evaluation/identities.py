@@ -11,12 +11,13 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from faceq.config import PRESETS, Config
 from faceq.errors import UsageError
 from faceq.evaluation import edc, labels
 from faceq.faces import geometry
 from faceq.fiq import recogniser, serfiq
 from faceq.models import zoo
+from faceq.models.fetch import FetchOptions, fetch
+from faceq.presets import PRESETS
 from faceq.query.rows import Rows
 from faceq.runtime import device
 from faceq.sources import read_again
@@ -59,7 +60,9 @@ class Evaluation:
     impostors: int
 
 
-def evaluate_edc(table: Table, identities: str, settings: Config, seed: int = 0) -> Evaluation:
+def evaluate_edc(
+    table: Table, identities: str, s3: S3Settings, options: FetchOptions, seed: int = 0
+) -> Evaluation:
     """How well the table's quality scores foretell recognition errors.
 
     Embeddings are the table's, where it keeps them; else the frames are read again, aligned by the
@@ -68,19 +71,20 @@ def evaluate_edc(table: Table, identities: str, settings: Config, seed: int = 0)
     Args:
         table: a result table.
         identities: CSV file with the columns image, identity; image: file name of a `source`, or `member`.
-        settings: where S3 is, and how models come.
+        s3: how to reach S3.
+        options: how models are fetched.
         seed: of the random score, the drawn pairs and the bootstrap.
 
     Raises:
         UsageError: a list that does not fit the table, or too few people or faces to say anything.
     """
-    known = known_faces(table, identities, settings.s3)
+    known = known_faces(table, identities, s3)
     if EMBEDDING.name in known.rows.column_names:
         embeddings = np.stack(known.rows[EMBEDDING.name].to_numpy())
     else:
-        faces = aligned_faces(known.rows, table, settings.s3)
+        faces = aligned_faces(known.rows, table, s3)
         tracked = track(faces, "embeddings", len(known.rows), console=Console(stderr=True), transient=True)
-        embeddings = embeddings_of(tracked, table, settings)
+        embeddings = embeddings_of(tracked, table, options)
     genuine = edc.genuine_pairs(known.people, embeddings, seed=seed)
     impostors = edc.impostor_pairs(known.people, embeddings, seed=seed)
     scores = qualities(known.rows, seed)
@@ -135,7 +139,7 @@ def _rows_of(table: Table, people_of: Mapping[str, str], s3: S3Settings) -> pa.T
         kept = [name for name in (EMBEDDING.name,) if name in rows.columns]
         faces = rows.chosen("serfiq_raw IS NOT NULL", [*_COLUMNS, *kept])
         named = rows.over(faces, f"SELECT *, {_IMAGE} AS image FROM {{rows}}")
-        found = rows.arrow(rows.among(named, "image", names))
+        found = rows.arrow(rows.semi_join(named, "image", names))
     order = [(name, "ascending") for name in ("source", "member", "frame_index")]
     return found.sort_by(order)
 
@@ -175,13 +179,13 @@ def aligned_faces(rows: pa.Table, table: Table, s3: S3Settings) -> Iterator[np.n
         raise UsageError(f"{lost['source']}: {lost['image']} cannot be read any more")
 
 
-def embeddings_of(faces: Iterable[np.ndarray], table: Table, settings: Config) -> np.ndarray:
+def embeddings_of(faces: Iterable[np.ndarray], table: Table, options: FetchOptions) -> np.ndarray:
     """Recognition embeddings of aligned faces, by the recogniser that scored the table.
 
     Args:
         faces: (112, 112, 3) uint8 RGB each.
         table: which recogniser that was.
-        settings: how models come.
+        options: how models are fetched.
 
     Returns:
         (N, E) float32, of length one.
@@ -200,7 +204,7 @@ def embeddings_of(faces: Iterable[np.ndarray], table: Table, settings: Config) -
     known = zoo.recogniser(name)
     rate = record.get("dropout") or known.dropout
     threads = device.usable_cpus()
-    backbone = recogniser.Backbone(settings.fetch(name), rate, known.mean, known.std, threads=threads)
+    backbone = recogniser.Backbone(fetch(name, options), rate, known.mean, known.std, threads=threads)
     closed_form = serfiq.ClosedForm(backbone.head)
     found = []
     rest = iter(faces)

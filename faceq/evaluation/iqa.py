@@ -20,13 +20,13 @@ from scipy.special import expit
 from scipy.stats import kendalltau, rankdata
 from torch import Tensor, nn
 
-from faceq.config import Config
 from faceq.errors import JobError, UsageError
 from faceq.evaluation import labels
 from faceq.iqa import scorer
 from faceq.iqa.dbcnn_lite import VIEW_SIDE, DBCNNLite, picture_tensor
 from faceq.iqa.dbcnn_vgg import TooSmallError, published_tensor
 from faceq.models import zoo
+from faceq.models.fetch import FetchOptions, fetch
 from faceq.sources.decode.image import UnreadableError, decode
 from faceq.storage.faults import failure
 from faceq.storage.filesystem import filesystem, path_of, storage_errors
@@ -275,14 +275,14 @@ def evaluate(
     return agreement(tuple(ratings), np.array(scores), np.array(list(ratings.values())))
 
 
-def rater(model: str, settings: Config) -> Rate:
+def rater(model: str, options: FetchOptions) -> Rate:
     """A scorer of whole pictures, on the CPU, with as many threads as torch has.
 
     Args:
         model: `dbcnn-lite` or one of the published ones; fetched if need be.
-        settings: how models come.
+        options: how models are fetched.
     """
-    network = scorer.load(settings.fetch(model), best=zoo.find(model).quality_scale)
+    network = scorer.load(fetch(model, options), best=zoo.find(model).quality_scale)
     return whole_pictures(network, lite_views if isinstance(network, DBCNNLite) else published_tensor)
 
 

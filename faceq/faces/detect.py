@@ -11,7 +11,6 @@ import onnx
 from faceq.faces.yunet import YuNetSession
 from faceq.runtime.device import check_card
 from faceq.runtime.onnx_runtime import ModelFileError, read, session
-from faceq.runtime.threads import tame
 
 SCRFD_SIZE = 640
 """Side, pixels, that a picture's longer side is brought to for SCRFD, if its file fixes none."""
@@ -106,7 +105,6 @@ class YuNet:
 
     def __init__(self, path: Path, threshold: float, threads: int = 1):
         """As `load` takes them."""
-        tame()
         self._net = YuNetSession(path, threshold, threads)
 
     def __call__(self, picture: np.ndarray) -> list[Face]:

@@ -10,6 +10,10 @@ from faceq.faces import geometry
 from faceq.faces.detect import Detector, Face, face_of, overlap
 from faceq.faces.landmarks import Dense, Landmarker
 
+FACE_FINDING = 2
+"""Which way of finding and aligning faces a table's rows were made with: 2: that of this module; 1, which
+records do not name: the largest face as it stands, aligned half by the detector's landmarks."""
+
 SAME_FACE = 0.4
 """Least intersection over union of two boxes that are one face seen in two looks."""
 
@@ -119,17 +123,17 @@ class Finder:
 
     def _found(self, first: "View") -> Found | None:
         """The face of a frame as it is."""
-        faces = looked_at(self._detector, first, 0)
+        faces = detect_in_view(self._detector, first, 0)
         close = min(1.0, self._detector.least_face / self._min_face)
         if close > CLOSER * first.scale:
-            _add(faces, looked_at(self._detector, View.of(first.picture, close), 0))
+            _add(faces, detect_in_view(self._detector, View.of(first.picture, close), 0))
         return self._of(first.picture, faces, 0)
 
     def _found_coarsely(self, picture: np.ndarray) -> Found | None:
         side, longer = self._detector.coarse_side, max(picture.shape[:2])
         if side >= min(longer, self._detector.first_side):
             return None
-        return self._of(picture, looked_at(self._detector, View.of(picture, side / longer), 0), 0)
+        return self._of(picture, detect_in_view(self._detector, View.of(picture, side / longer), 0), 0)
 
     def _views(self, first: "View", before: Found | None) -> list["View"]:
         """What is shown of a turned frame: what the first look shows, and what lies around the face that was
@@ -142,9 +146,9 @@ class Finder:
     def _found_turned(self, views: list["View"], turn: int, before: Found | None) -> Found | None:
         """The face of a frame that is turned, which shows in one of its views."""
         first, *others = views
-        faces = looked_at(self._detector, first, turn)
+        faces = detect_in_view(self._detector, first, turn)
         for view in others:
-            _add(faces, looked_at(self._detector, view, turn))
+            _add(faces, detect_in_view(self._detector, view, turn))
         found = self._of(first.picture, faces, turn)
         if found is None or before is None:
             return found
@@ -260,7 +264,7 @@ class View:
         return geometry.to_frame(points, matrix) * self.stretch + self.origin
 
 
-def looked_at(detector: Detector, view: View, turn: int) -> list[Face]:
+def detect_in_view(detector: Detector, view: View, turn: int) -> list[Face]:
     """Faces in what is shown of a frame, turned clockwise by some degrees, in frame pixels."""
     shown, matrix = turned(view.shown, turn)
     placed = (_placed(face, view, matrix) for face in _in_tiles(detector, shown))

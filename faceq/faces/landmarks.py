@@ -7,10 +7,10 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 
-from faceq.config import Outline
 from faceq.faces import cut_face, geometry, region
 from faceq.faces.detect import Face
 from faceq.faces.region import FaceMesh
+from faceq.presets import Outline
 from faceq.runtime.onnx_runtime import ModelFileError, read, session
 
 MESH_POSE = (4, 152, 33, 263, 61, 291)

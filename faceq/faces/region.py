@@ -77,7 +77,7 @@ def five(points: np.ndarray) -> np.ndarray:
     return np.asarray((one + other) / 2)
 
 
-def shown(region: Region, crops: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def apply_region(region: Region, crops: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """What the quality network gets to see, and where it counts.
 
     Args:

@@ -9,7 +9,7 @@ import torch
 from faceq.fiq import serfiq
 from faceq.fiq.recogniser import Backbone
 from faceq.models.zoo import Recogniser
-from faceq.runtime.minibatch import Halving, in_mini_batches, to_device
+from faceq.runtime.minibatch import OomSafeBatcher, in_mini_batches, to_device
 
 HEAD_BATCH = 32
 """Faces that the closed form takes at once on a CPU: reading the last layer from memory is most of its
@@ -29,7 +29,7 @@ CUDA_TOLERANCE = 1e-3
 another order."""
 
 
-class Distances:
+class DropoutDistances:
     """Mean distances between dropout embeddings, and the embeddings without dropout.
 
     Args:
@@ -49,7 +49,7 @@ class Distances:
         self._monte_carlo = serfiq.MonteCarlo(head, passes, device) if passes is not None else None
         self._device = device
         self._mini_batch = mini_batch
-        self._halving = Halving(self.on_device, mini_batch, "serfiq")
+        self._halving = OomSafeBatcher(self.on_device, mini_batch, "serfiq")
 
     def __call__(self, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Distances and embeddings.

@@ -16,8 +16,9 @@ from faceq.faces.geometry import ALIGNED_SIZE
 from faceq.fiq import serfiq
 from faceq.fiq.serfiq import Head
 from faceq.models import zoo
+from faceq.models.fetch import fetch
 from faceq.runtime.device import check_card
-from faceq.runtime.io_binding import Bound
+from faceq.runtime.io_binding import IoBoundSession
 from faceq.runtime.onnx_runtime import ModelFileError, read, session, spell_out_prelu
 
 SAME_DIRECTION = 0.999
@@ -73,7 +74,7 @@ class Backbone:
         self._input = self._session.get_inputs()[0].name
         self._device = device
         shape = self._check(path, whole)
-        self._bound = Bound(self._session, device, shape)
+        self._bound = IoBoundSession(self._session, device, shape)
 
     def __call__(self, faces: np.ndarray) -> np.ndarray:
         """Features of aligned faces.
@@ -126,7 +127,7 @@ class Backbone:
 
 def from_zoo(name: str, device: str = "cpu", threads: int = 1) -> Backbone:
     """The zoo's recogniser of that name, fetched if need be."""
-    path, known = zoo.fetch(name, zoo.tell), zoo.recogniser(name)
+    path, known = fetch(name), zoo.recogniser(name)
     return Backbone(path, known.dropout, known.mean, known.std, device, threads)
 
 

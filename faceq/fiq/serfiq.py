@@ -16,11 +16,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from faceq.errors import FaceqError
+
 _PASSES_AT_ONCE = 256
 """Of Monte Carlo, in one matrix product: some 50 MB of masked features for SFace."""
 
 
-class DropoutError(ValueError):
+class DropoutError(FaceqError, ValueError):
     """Dropout changes nothing, so that every face would look perfectly certain."""
 
 
@@ -55,7 +57,7 @@ class ClosedForm:
     n is taken from the layer alone, for features all alike. That holds where no few units carry much of t:
     with SFace n varies over faces by a few per cent, which moves the distance by less than 0.02%. A face of
     whose t one unit carries a third may be 6% off; then the cloud is no longer like a normal one, and neither
-    its own n nor fourth moments mend it at every rate. `faceq.fiq.distances.Distances.gap` measures it.
+    its own n nor fourth moments mend it at every rate. `DropoutDistances.gap` measures it.
 
     Source: second moments of the last layer under Bernoulli dropout, delta method; Terhörst et al., eq. 1.
     """

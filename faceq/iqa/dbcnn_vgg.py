@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from faceq.errors import FaceqError
 from faceq.iqa.dbcnn_lite import position_weights, register_imagenet
 
 # VGG-16's thirteen convolutions, 3x3, by channels; "pool" halves the map. The last pool is left out.
@@ -174,7 +175,7 @@ class DBCNN(nn.Module):
         return score
 
 
-class TooSmallError(ValueError):
+class TooSmallError(FaceqError, ValueError):
     """A picture is too small for the network; the message says by how much."""
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import ray
 
-from faceq.errors import MaskedError
+from faceq.errors import FaceqError
 from faceq.table.finished_shards import Finished
 
 REFUSALS_IN_A_ROW = 100
@@ -52,7 +52,7 @@ BEFORE_ALL = (-1, -1)
 _LACK = "if no machine was lost, they lack memory: lower num_cpus, so that fewer run at once"
 
 
-class OutageError(MaskedError):
+class OutageError(FaceqError):
     """The job stops: nearly nothing can be read. The message says why, in one line."""
 
 
@@ -65,7 +65,7 @@ class Census:
         since they have their rows."""
         self._tasks = tasks
         self._already_done = already_done
-        self._birth = uuid.uuid4().hex
+        self._incarnation = uuid.uuid4().hex
         self._limit = min(REFUSALS_IN_A_ROW, shards)
         self._ended: set[int] = set()
         self._seen: dict[int, tuple[int, int]] = {}
@@ -249,9 +249,9 @@ class Census:
             f"{self._last_unreadable}: if the rest of the input is good, leave these files out"
         )
 
-    def birth(self) -> str:
+    def incarnation(self) -> str:
         """Another one after the actor's process has died: then its counts are only of the time since."""
-        return self._birth
+        return self._incarnation
 
     def stop(self, reason: str) -> None:
         """From now on every task of the job is told to stop, for this reason."""

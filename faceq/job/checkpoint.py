@@ -28,7 +28,7 @@ LEAST_BATCH = 8
 """Frames of a batch, at least: one mini-batch."""
 
 
-def paced(config: Config, shards: Iterable[Shard]) -> Config:
+def with_checkpoint_rows(config: Config, shards: Iterable[Shard]) -> Config:
     """The settings with `rows_per_file` and with batches that take some seconds at most, if neither is set.
 
     On clusters and cards a thousand rows are seconds of work. On one machine's CPUs both follow from what a

@@ -15,6 +15,7 @@ from faceq.job.census import DEATHS_OF_A_KILLER
 from faceq.job.ray_signals import kept_from_ray
 from faceq.runtime import device
 from faceq.sources.listing import PICTURES_PER_TASK
+from faceq.stages.placement import on_gpus
 
 MAX_RETRIES = 8
 """Times that a task which reads, decodes or writes is run again after its process died. Ray's default is
@@ -28,7 +29,7 @@ meanwhile, from other machines, too."""
 @contextlib.contextmanager
 def ray_for(config: Config) -> Iterator[Config]:
     """Inside the block there is a Ray: the caller's, or one that is joined or started, and left at the end.
-    The settings that it gives are those for that Ray: see `settled`.
+    The settings that it gives are those for that Ray: see `with_local_gpus`.
 
     Left before a failure is told, so that the reason is the last that is said.
     """
@@ -41,7 +42,7 @@ def ray_for(config: Config) -> Iterator[Config]:
                 start_ray(config)
             # Of a cluster's cards the driver knows neither what runs on them, nor which are still to come.
             if not os.environ.get("RAY_ADDRESS"):
-                config = settled(config)
+                config = with_local_gpus(config)
                 _check_room(config)
             yield config
         finally:
@@ -85,14 +86,15 @@ def _check_room(config: Config) -> None:
     """That this machine can run every pool at its least size beside one task that feeds it: a job that
     asks for more would wait. (A cluster may still grow, so there it waits for a while: see `watchdog`.)"""
     there = ray.cluster_resources()
-    lacking = resources.shortage(config, [resources.Machine(there.get("CPU", 0), there.get("GPU", 0))])
+    machine = resources.Machine(there.get("CPU", 0), there.get("GPU", 0))
+    lacking = resources.shortage(resources.requests(config), [machine])
     if lacking:
         raise UsageError(
             f"config: {lacking}: lower num_cpus, num_gpus or min_size, or name a cluster in RAY_ADDRESS"
         )
 
 
-def settled(config: Config) -> Config:
+def with_local_gpus(config: Config) -> Config:
     """The settings as they are on a Ray that was started on this machine: where it has a GPU that models can
     run on, pools whose device is `auto` share it."""
     cards = ray.cluster_resources().get("GPU", 0)
@@ -100,7 +102,7 @@ def settled(config: Config) -> Config:
         return config
     reason = device.missing()
     if reason is None:
-        return config.on_gpus(cards)
+        return on_gpus(config, cards)
     if any(pool.device == "auto" for pool in (config.serfiq, config.dbcnn)):
         device.say_unused(reason)
     return config

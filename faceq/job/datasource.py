@@ -18,6 +18,7 @@ from faceq.sources import Findings, read_shards
 from faceq.sources.frame import BATCH_FRAMES, READ_SCHEMA, Frame, in_batches, to_table
 from faceq.sources.listing import Shard
 from faceq.sources.pictures import AT_ONCE
+from faceq.sources.read import ReadSettings
 from faceq.table.schema import BREAK, frame_id
 
 KILLER = (
@@ -30,14 +31,19 @@ _ANNOUNCED = BATCH_FRAMES + AT_ONCE
 a batch, and pictures that are fetched by one call."""
 
 
+def read_settings(config: Config) -> ReadSettings:
+    """How a job reads its input."""
+    return ReadSettings(config.s3, config.video, config.limits, config.any_name)
+
+
 class FrameSource(Datasource):
     """Ray's view of the shards: one read task for each group, listed once on the driver."""
 
-    def __init__(self, groups: list[list[Shard]], config: Config, done: Any, census: Any):
+    def __init__(self, groups: list[list[Shard]], settings: ReadSettings, done: Any, census: Any):
         """`done`: reference to the sorted ids (int64) of frames that need no reading."""
         super().__init__()
         self._groups = groups
-        self._config = config
+        self._settings = settings
         self._done = done
         self._census = census
 
@@ -49,7 +55,7 @@ class FrameSource(Datasource):
     ) -> list[ReadTask]:
         return [
             ReadTask(
-                functools.partial(_read, index, shards, self._config, self._done, self._census),
+                functools.partial(_read, index, shards, self._settings, self._done, self._census),
                 BlockMetadata(
                     num_rows=len(shards) if all(s.kind == "picture" and s.known for s in shards) else None,
                     size_bytes=_bytes_of(shards),
@@ -75,10 +81,12 @@ def most_starts(shards: list[Shard]) -> int:
     return MAX_RETRIES + DEATHS_OF_A_KILLER * len(shards)
 
 
-def _read(task: int, shards: list[Shard], config: Config, done: Any, census: Any) -> Iterator[pa.Table]:
+def _read(
+    task: int, shards: list[Shard], settings: ReadSettings, done: Any, census: Any
+) -> Iterator[pa.Table]:
     new = skipped = 0
     yield READ_SCHEMA.empty_table()
-    reader = _Reader(task, config, _SortedIds(ray.get(done)), census)
+    reader = _Reader(task, settings, _SortedIds(ray.get(done)), census)
     for frames in in_batches(reader.frames(shards)):
         old = sum(frame.done for frame in frames)
         new, skipped = new + len(frames) - old, skipped + old
@@ -112,11 +120,11 @@ class _Reader:
     findings: what was met beside frames. place: of the frame that was given last.
     """
 
-    def __init__(self, task: int, config: Config, done: Container[int], census: Any):
+    def __init__(self, task: int, settings: ReadSettings, done: Container[int], census: Any):
         self.findings = Findings()
         self.place: Place = BEFORE_ALL
         self._task = task
-        self._config = config
+        self._settings = settings
         self._done = done
         self._census = census
         self._last: Place | None = None
@@ -169,9 +177,9 @@ class _Reader:
         return frame
 
     def _read(self, shards: list[Shard]) -> Iterator[Frame]:
-        config = self._config
+        how = self._settings
         return read_shards(
-            *(shards, config.s3, self._done, config.video, config.limits, self.findings, config.any_name)
+            *(shards, how.s3, self._done, how.sampling, how.limits, self.findings, how.any_name)
         )
 
     def _killer(self, shard: Shard) -> Frame:

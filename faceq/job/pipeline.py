@@ -6,7 +6,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,19 +22,22 @@ import faceq
 from faceq.cli.streams import say
 from faceq.config import Config
 from faceq.errors import JobError, UsageError
-from faceq.job import checkpoint, datasource, progress, resume, watchdog, workers
+from faceq.job import checkpoint, datasource, progress, resources, resume, watchdog, workers
 from faceq.job.census import Census, OutageError
 from faceq.job.cluster import MAX_RETRIES, pool_options, ray_for
-from faceq.job.datasource import FrameSource
+from faceq.job.datasource import FrameSource, read_settings
 from faceq.job.tasks import FindFaceActor, RunFiles, drop_done, find_face, most_starts, result_rows
 from faceq.job.telling import telling
+from faceq.job.worker_setup import set_up
 from faceq.messages.masking import mask
-from faceq.sources.listing import Shard, ending_of, endings_text, group, list_shards, outside
+from faceq.sources.listing import Shard, ending_of, endings_text, exclude_below, group, list_shards
+from faceq.stages.chosen_models import ChosenModels, choose, comparison_record, fetch_options
 from faceq.stages.scores import NO_FEATURES, NO_QUALITY, ScoreFiq, ScoreQuality, check_own_models
 from faceq.table import finished_shards, repair
 from faceq.table import lock as claim
+from faceq.table.runs import Run, new_run_id, unfinished
 from faceq.table.schema import schema, schema_with
-from faceq.table.store import COMPRESSION, Run, Table, new_run_id, unfinished
+from faceq.table.store import COMPRESSION, Table
 
 BLOCK_BYTES = 8 << 20
 """Most bytes of a block between two stages: some 30 faces' crops, or 200 small JPEGs. Ray's default of
@@ -97,25 +100,26 @@ def score(config: Config, overwrite: bool = False, retry_unreadable: bool = Fals
         raise UsageError("no output given: name the table's folder or s3:// prefix with --out")
     if retry_unreadable and config.limit is not None:
         raise UsageError("--retry-unreadable tries all unreadable frames of the input: leave --limit out")
-    accepted = config.accept_terms()
-    record = config.record()
+    models = choose(config)
+    accepted = models.accept_terms()
+    record = comparison_record(config, models)
     table = Table(config.out, config.s3)
     # Other machines need not ask again.
     config = config.model_copy(update={"accept_licence": bool(accepted)})
+    models = replace(models, options=fetch_options(config))
     table.check(None if overwrite else record)
     others: set[str] = set()
     notes: list[str] = []
     shards = list_shards(config.input, config.s3, config.manifest, config.any_name, others, notes)
-    shards = outside(shards, table.uri)
+    shards = exclude_below(shards, table.uri)
     if not shards:
         raise UsageError(f"{table.uri}: the input holds nothing but the table itself")
     if not (overwrite or retry_unreadable):
-        frames = resume.nothing_to_do(table, shards, config)
+        frames = resume.nothing_to_do(table, shards, read_settings(config), config.fiq_threshold)
         if frames is not None:
             return _nothing_to_do(config, table, frames)
-    for name in config.chosen.models():
-        config.fetch(name)
-    check_own_models(config)
+    models.fetch_all()
+    check_own_models(config, models)
     run = Run(
         run_id=new_run_id(),
         version=faceq.__version__,
@@ -128,10 +132,10 @@ def score(config: Config, overwrite: bool = False, retry_unreadable: bool = Fals
         passed_over=dict(Counter(map(ending_of, (o for o in others if not o.startswith(f"{table.uri}/"))))),
         notes=[note for note in notes if not note.startswith(f"{table.uri}: ")],
     )
-    with claim.held(table, run, overwrite) as lock:
+    with claim.exclusive(table, run, overwrite) as lock:
         # The lock is released when this Ray is left: no worker of this job writes any more.
         with ray_for(config) as settled:
-            on_this_ray = checkpoint.paced(settled, shards)
+            on_this_ray = checkpoint.with_checkpoint_rows(settled, shards)
             run.config = on_this_ray.model_dump()  # which stages run on its GPUs goes on record, too
             lock.begin()
             # Nothing is deleted before here: models, input, Ray and the lock are there.
@@ -141,7 +145,7 @@ def score(config: Config, overwrite: bool = False, retry_unreadable: bool = Fals
             if retry_unreadable:
                 again = repair.forget_unreadable(table, {shard.source for shard in shards})
                 say(f"--retry-unreadable: {again:,} frames are tried again")
-            seconds, first = _score(on_this_ray, shards, table, run, lock)
+            seconds, first = _score(on_this_ray, models, shards, table, run, lock)
         run.counts, quantiles = table.counts_and_quantiles(run.run_id)
         run.rows = sum(run.counts.values())
         totals = None
@@ -177,11 +181,12 @@ def _no_frames(run: Run) -> str:
 
 
 def _score(
-    config: Config, shards: list[Shard], table: Table, run: Run, lock: claim.Lock
+    config: Config, models: ChosenModels, shards: list[Shard], table: Table, run: Run, lock: claim.Lock
 ) -> tuple[float, tuple[float, int]]:
     """Run the graph over what has no row yet, and note what it met; seconds that it took, and what
     `Census.first_through` says."""
-    rest = resume.rest_of(table, shards, config)
+    limited = config.limit is not None
+    rest = resume.rest_of(table, shards, read_settings(config), config.fiq_threshold, limited)
     if len(rest.again):
         say(
             f"--fiq-threshold {config.fiq_threshold:g}: {len(rest.again):,} frames below an earlier, "
@@ -197,7 +202,7 @@ def _score(
     census = Census.options(**options).remote(  # type: ignore[attr-defined]
         len(shards), len(groups), rest.already_done
     )
-    birth = ray.get(census.birth.remote())
+    birth = ray.get(census.incarnation.remote())
     keeper = finished_shards.Keeper(
         table,
         run.run_id,
@@ -207,8 +212,8 @@ def _score(
     started = time.monotonic()
     lock.may_write = True
     try:
-        with lock.telling(census.stop.remote), keeper.running():
-            run_graph(config, groups, rest.done, table, run, census)
+        with lock.notify_on_loss(census.stop.remote), keeper.running():
+            run_graph(config, models, groups, rest.done, table, run, census)
     except BaseException as error:
         if len(rest.again):
             # What went wrong is the news. What is not put right now, the next run finds.
@@ -227,7 +232,7 @@ def _score(
     outage = ray.get(census.outage_at_the_end.remote())
     if outage:
         raise JobError(outage)
-    if ray.get(census.birth.remote()) == birth:
+    if ray.get(census.incarnation.remote()) == birth:
         run.frames, run.already_done = ray.get(census.totals.remote(config.limit))
     passed_over, met = ray.get(census.findings.remote())
     run.notes = [mask(note) for note in (*run.notes, *met)]
@@ -236,7 +241,13 @@ def _score(
 
 
 def run_graph(
-    config: Config, groups: list[list[Shard]], done: np.ndarray, table: Table, run: Run, census: Any
+    config: Config,
+    models: ChosenModels,
+    groups: list[list[Shard]],
+    done: np.ndarray,
+    table: Table,
+    run: Run,
+    census: Any,
 ) -> None:
     """The whole job. Each step keeps the number of rows, but for the first, which makes them: one task for
     each of `groups`."""
@@ -249,13 +260,13 @@ def run_graph(
     done_ref = ray.put(done)
     # The first N frames are the same ones on every run only if those with a row are read and counted too.
     skipped = done_ref if config.limit is None else ray.put(done[:0])
-    shown = progress.watched(run.run_id, config, census, len(groups))
+    shown = progress.watched(run.run_id, resources.requests(config), census, len(groups))
     with DataContext.current(context), shown, warnings.catch_warnings():
         # Ray means to drop `max_retries` from these calls and names nothing in its place.
         warnings.simplefilter("ignore", RayDeprecationWarning)
         # Encoded frames, or errors. Reading waits for the network more than it computes.
         frames = ray.data.read_datasource(
-            FrameSource(groups, config, skipped, census),
+            FrameSource(groups, read_settings(config), skipped, census),
             override_num_blocks=len(groups),
             num_cpus=config.read.num_cpus,
             ray_remote_args={"max_retries": max(map(datasource.most_starts, groups))},
@@ -272,15 +283,19 @@ def run_graph(
         (
             frames
             # Decode, detect, mask, align: from here on only crops cross the object store.
-            .map_batches(**_finding_faces(config, census))
+            .map_batches(**_finding_faces(config, models, census))
             # SER-FIQ: one forward pass of the recogniser. Drops the pixels of faces below the threshold.
             .map_batches(
                 FiqStage,
-                fn_constructor_args=(config, census),
+                fn_constructor_args=(config, models, census),
                 **pool_options(config.serfiq),
             )
             # DB-CNN inside the mask: most of the arithmetic of the job. No pixels after it.
-            .map_batches(LastStage, fn_constructor_args=(config, census), **pool_options(config.dbcnn))
+            .map_batches(
+                LastStage,
+                fn_constructor_args=(config, models, census),
+                **pool_options(config.dbcnn),
+            )
             # Rows are light now: gathered, or the table would be of tiny files. By a batch size and not by
             # `repartition`, whose tasks ask for a whole CPU each: where the stages leave none, nothing would
             # be written before they are through.
@@ -304,29 +319,30 @@ def run_graph(
         )  # fmt: skip
 
 
-def _finding_faces(config: Config, census: Any) -> dict[str, Any]:
+def _finding_faces(config: Config, models: ChosenModels, census: Any) -> dict[str, Any]:
     """FindFace as tasks, since any CPU of the cluster will do and the models load in milliseconds; on GPUs,
     where Ray ends a task's process with the task, as a pool of actors."""
     if config.find_face.num_gpus:
-        constructor = {"fn_constructor_args": (census, config)}
+        constructor = {"fn_constructor_args": (census, config, models)}
         return {"fn": FindFaceActor, **constructor, **pool_options(config.find_face)}
     return {
         "fn": find_face,
-        "fn_args": (census, config),
+        "fn_args": (census, config, models),
         "batch_size": config.find_face.batch_size,
         "batch_format": "pyarrow",
         "num_cpus": config.find_face.num_cpus,
-        "max_retries": most_starts(config),
+        "max_retries": most_starts(config.find_face.batch_size),
     }
 
 
 class FiqStage(ScoreFiq):
     """ScoreFiq whose warnings go on record, and which stops the job when nearly no face has features."""
 
-    def __init__(self, config: Config, census: Any):
+    def __init__(self, config: Config, models: ChosenModels, census: Any):
+        set_up(config.serfiq.threads)
         self._census = census
         with telling(census):
-            super().__init__(config)
+            super().__init__(config, models)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         return _scored(super().__call__, batch, self._census, NO_FEATURES)
@@ -339,10 +355,11 @@ class FiqStage(ScoreFiq):
 class LastStage(ScoreQuality):
     """ScoreQuality that tells the census how many rows are through, and stops the job likewise."""
 
-    def __init__(self, config: Config, census: Any):
+    def __init__(self, config: Config, models: ChosenModels, census: Any):
+        set_up(config.dbcnn.threads)
         self._census = census
         with telling(census):
-            super().__init__(config)
+            super().__init__(config, models)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         batch = _scored(super().__call__, batch, self._census, NO_QUALITY)

@@ -6,14 +6,13 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import ray
 from ray._common.utils import get_default_ray_temp_dir
 
 from faceq.cli import streams
-from faceq.config import Config
 from faceq.job import local_ray, resources, watchdog, workers
 
 EVERY_S = 10
@@ -26,7 +25,7 @@ _LAST_WORDS_S = 2
 
 
 @contextlib.contextmanager
-def watched(job: str, config: Config, census: Any, tasks: int) -> Iterator[None]:
+def watched(job: str, asked: Sequence[resources.Request], census: Any, tasks: int) -> Iterator[None]:
     """While the block runs, show how far the job is, and stop it where it cannot go on.
 
     Ray Data's own bars show neither unreadable frames nor a total, and in a log they are two lines for each
@@ -34,9 +33,10 @@ def watched(job: str, config: Config, census: Any, tasks: int) -> Iterator[None]
 
     Args:
         job: what `watchdog.stopping` knows it by.
+        asked: what the stages need at least.
         tasks: read tasks of the job.
     """
-    watch = _Watch(job, config, census, tasks)
+    watch = _Watch(job, asked, census, tasks)
     thread = threading.Thread(target=watch.run, name="faceq-progress", daemon=True)
     thread.start()
     try:
@@ -48,9 +48,9 @@ def watched(job: str, config: Config, census: Any, tasks: int) -> Iterator[None]
 
 
 class _Watch:
-    def __init__(self, job: str, config: Config, census: Any, tasks: int):
+    def __init__(self, job: str, asked: Sequence[resources.Request], census: Any, tasks: int):
         self.ended = threading.Event()
-        self._job, self._config, self._census, self._tasks = job, config, census, tasks
+        self._job, self._asked, self._census, self._tasks = job, asked, census, tasks
         self._line = _Line()
         self._heard = 0
 
@@ -91,7 +91,7 @@ class _Watch:
     def _shortage(self) -> str | None:
         there = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         machines = [resources.Machine(has.get("CPU", 0), has.get("GPU", 0)) for has in there]
-        return resources.shortage(self._config, machines)
+        return resources.shortage(self._asked, machines)
 
 
 def _broken() -> str | None:

@@ -34,9 +34,8 @@ def requests(config: Config) -> list[Request]:
     return [*asked, Request("read" if config.find_face.num_gpus else "find_face", 1, feeding)]
 
 
-def shortage(config: Config, machines: Sequence[Machine]) -> str | None:
+def shortage(asked: Sequence[Request], machines: Sequence[Machine]) -> str | None:
     """What the stages ask for and the machines do not have, in one sentence; None if the job can run."""
-    asked = requests(config)
     what = f"{len(machines)} machines have" if len(machines) != 1 else "the machine has"
     for request in asked:
         if not any(m.cpus >= request.cpus and m.gpus >= request.gpus for m in machines):

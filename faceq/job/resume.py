@@ -11,15 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from faceq.config import Config
 from faceq.sources.listing import Shard
+from faceq.sources.read import ReadSettings
 from faceq.sources.reading import read_as, tag_of, version_of
 from faceq.storage.filesystem import filesystem, is_remote, storage_errors
 from faceq.storage.settings import S3Settings
 from faceq.table import finished_shards, repair
 from faceq.table.finished_shards import Finished, Shards
-from faceq.table.schema import among, frame_id
-from faceq.table.store import Table, Tallies, is_of, status_of, unfinished
+from faceq.table.runs import unfinished
+from faceq.table.schema import frame_id, isin_sorted
+from faceq.table.store import Table, Tallies, is_of, status_of
 
 _ASKED_AT_ONCE = 10
 """As many connections as s3fs opens."""
@@ -44,29 +45,37 @@ class Rest:
     shard_files: list[str]
 
 
-def rest_of(table: Table, shards: list[Shard], config: Config) -> Rest:
-    """What a run has to do over its input. What earlier runs left in the table is put right before."""
+def rest_of(
+    table: Table, shards: list[Shard], settings: ReadSettings, fiq_threshold: float, limited: bool
+) -> Rest:
+    """What a run has to do over its input. What earlier runs left in the table is put right before.
+
+    Args:
+        settings: how the shards are read.
+        fiq_threshold: least `serfiq` of a face that is scored further.
+        limited: only the first frames of the input are taken.
+    """
     sources = _sources(shards)
     known, shard_files = finished_shards.load(table)
     # The first N frames of --limit are counted by reading them all.
-    finished = unchanged(known, shards, config) if config.limit is None else {}
+    finished = {} if limited else unchanged(known, shards, settings)
     held = repair.prepare(table, sources, finished)
-    passing = repair.passing(table, sources, config.fiq_threshold)
+    passing = repair.passing(table, sources, fiq_threshold)
     again = np.sort(passing["frame_id"].to_numpy())
-    done = held.ids[~among(held.ids, again)]
+    done = held.ids[~isin_sorted(held.ids, again)]
     for source in passing["source"].unique().to_pylist():
         finished.pop(source, None)
     shards = with_known_videos(table, shards)
-    rest, already = (shards, 0) if config.limit else left(shards, finished, done, held.tallies)
+    rest, already = (shards, 0) if limited else remaining_shards(shards, finished, done, held.tallies)
     return Rest(rest, already, done, again, held.files, known, shard_files)
 
 
-def unchanged(known: Shards, shards: Iterable[Shard], config: Config) -> Shards:
+def unchanged(known: Shards, shards: Iterable[Shard], settings: ReadSettings) -> Shards:
     """Those of the `known` finished shards that would give the same frames now."""
-    how = read_as(config.limits, config.any_name)
+    how = read_as(settings.limits, settings.any_name)
     some = [shard for shard in shards if shard.source in known and known[shard.source].read_as == how]
     with ThreadPoolExecutor(_ASKED_AT_ONCE) as pool:
-        versions = pool.map(lambda shard: _version(shard, config.s3), some)
+        versions = pool.map(lambda shard: _version(shard, settings.s3), some)
         pairs = list(zip(some, versions, strict=True))
     return {s.source: known[s.source] for s, version in pairs if version == known[s.source].version}
 
@@ -84,7 +93,7 @@ def _version(shard: Shard, s3: S3Settings) -> str | None:
     return None
 
 
-def left(
+def remaining_shards(
     shards: Sequence[Shard], finished: Shards, done: np.ndarray, tallies: Tallies
 ) -> tuple[list[Shard], int]:
     """The shards that are to be read, and how many frames the others have.
@@ -101,7 +110,7 @@ def left(
         return shard.kind == "picture" and shard.source not in whole
 
     ids = np.fromiter((frame_id(s.source, None, 0) for s in shards if may_be_done(s)), np.int64)
-    is_done = among(ids, done)
+    is_done = isin_sorted(ids, done)
     each = iter(is_done)
     rest = [s for s in shards if not (next(each) if may_be_done(s) else s.source in whole)]
     return rest, sum(whole.values()) + int(np.count_nonzero(is_done))
@@ -126,7 +135,9 @@ def with_known_videos(table: Table, shards: list[Shard]) -> list[Shard]:
     ]
 
 
-def nothing_to_do(table: Table, shards: Sequence[Shard], config: Config) -> int | None:
+def nothing_to_do(
+    table: Table, shards: Sequence[Shard], settings: ReadSettings, fiq_threshold: float
+) -> int | None:
     """How many frames the input has, if each of them has its row; None where a run may find something to do,
     or to put right.
 
@@ -136,7 +147,7 @@ def nothing_to_do(table: Table, shards: Sequence[Shard], config: Config) -> int 
     if not runs or unfinished(runs):
         return None
     known, _ = finished_shards.load(table)
-    finished = unchanged(known, shards, config)
+    finished = unchanged(known, shards, settings)
     if any(shard.kind != "picture" and shard.source not in finished for shard in shards):
         return None
     needed = sum(finished[s.source].frames if s.source in finished else 1 for s in shards)
@@ -144,9 +155,9 @@ def nothing_to_do(table: Table, shards: Sequence[Shard], config: Config) -> int 
         return None
     files = table.row_files()
     ids, tallies = table.frames_of(files, finished)
-    if _needs_repair(runs, files, ids) or len(repair.passing(table, _sources(shards), config.fiq_threshold)):
+    if _needs_repair(runs, files, ids) or len(repair.passing(table, _sources(shards), fiq_threshold)):
         return None
-    rest, already = left(with_known_videos(table, list(shards)), finished, ids, tallies)
+    rest, already = remaining_shards(with_known_videos(table, list(shards)), finished, ids, tallies)
     return None if rest else already
 
 
@@ -161,7 +172,7 @@ def _most_rows(runs: Sequence[dict[str, Any]]) -> float:
 
 
 def _needs_repair(runs: Sequence[dict[str, Any]], files: Sequence[str], ids: np.ndarray) -> bool:
-    """Whether `recover.prepare` would change something."""
+    """Whether `repair.prepare` would change something."""
     unended = [run["run_id"] for run in runs if not run["finished"]]
     unsure = any(
         status_of(path) == "unreadable" and is_of(path, run_id) for path in files for run_id in unended

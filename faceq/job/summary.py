@@ -8,8 +8,9 @@ from pathlib import Path
 from faceq.job.pipeline import Summary
 from faceq.messages.visible import visible
 from faceq.sources.listing import endings_text
+from faceq.table.runs import Run
 from faceq.table.schema import STATUSES
-from faceq.table.store import QUANTILES, Run
+from faceq.table.store import QUANTILES
 
 NOTES_SHOWN = 5
 

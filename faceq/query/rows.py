@@ -91,7 +91,7 @@ class Rows:
             raise UsageError(f"{self.table.uri}: there is no faceq table here")
         self._numbers = itertools.count()
         self.columns: list[str] = []
-        with contextlib.ExitStack() as stack, self._told():
+        with contextlib.ExitStack() as stack, self.translate_errors():
             versions = {run["version"] for run in self.table.runs_of(files)}
             store = self.table.files if is_remote(self.table.uri) else None
             files = files if store is None else [f"s3://{path}" for path in files]
@@ -114,7 +114,7 @@ class Rows:
         limit: int | None = None,
     ) -> duckdb.DuckDBPyRelation:
         """Rows by an SQL condition, an SQL order, and a number; nothing is read before they are asked for."""
-        with self._told():
+        with self.translate_errors():
             rows = self._connection.view(VIEW)
             if where:
                 rows = rows.filter(where)
@@ -130,13 +130,13 @@ class Rows:
         Raises:
             UsageError: also for anything but one SELECT, or EXPLAIN before one, that writes nothing.
         """
-        with self._told():
+        with self.translate_errors():
             check_reads_only(self._connection, statement)
             return self._connection.sql(statement)
 
     def arrow(self, rows: duckdb.DuckDBPyRelation) -> pa.Table:
         """The rows, read."""
-        with self._told():
+        with self.translate_errors():
             return rows.to_arrow_table()
 
     def batches(self, rows: duckdb.DuckDBPyRelation, size: int) -> Iterator[pa.Table]:
@@ -153,7 +153,7 @@ class Rows:
 
     def _stream(self, rows: duckdb.DuckDBPyRelation, size: int) -> Iterator[pa.Table]:
         """The rows as DuckDB gives them: a part is often no longer than a file, and never than `size`."""
-        with self._told():
+        with self.translate_errors():
             reader = rows.to_arrow_reader(size)
             while True:
                 try:
@@ -168,18 +168,20 @@ class Rows:
 
     def count(self, rows: duckdb.DuckDBPyRelation) -> int:
         """How many rows there are."""
-        with self._told():
+        with self.translate_errors():
             return int(rows.aggregate("count(*)").fetchall()[0][0])
 
     def over(self, rows: duckdb.DuckDBPyRelation, statement: str) -> duckdb.DuckDBPyRelation:
         """What a statement over some rows gives; it has `{rows}` where their name belongs."""
         name = f"rows_{next(self._numbers)}"  # DuckDB keeps a view of the name, on which the outcome rests
-        with self._told():
+        with self.translate_errors():
             found = rows.query(name, statement.replace("{rows}", name))
             assert found is not None
             return found
 
-    def among(self, rows: duckdb.DuckDBPyRelation, column: str, known: pa.Table) -> duckdb.DuckDBPyRelation:
+    def semi_join(
+        self, rows: duckdb.DuckDBPyRelation, column: str, known: pa.Table
+    ) -> duckdb.DuckDBPyRelation:
         """Those rows whose value in a column is one of those in the same column of a table in memory."""
         name = f"known_{next(self._numbers)}"
         self._connection.register(name, known)
@@ -207,8 +209,8 @@ class Rows:
         read.project(", ".join(wanted)).create_view(VIEW)
 
     @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
-        with self.table.reached():
+    def translate_errors(self) -> Iterator[None]:
+        with self.table.translate_errors():
             try:
                 yield
             except duckdb.Error as error:

@@ -40,8 +40,9 @@ from faceq.storage.faults import failure
 from faceq.storage.filesystem import absolute, filesystem, is_temporary, path_of, storage_errors
 from faceq.storage.settings import S3Settings
 from faceq.table import lock
-from faceq.table.schema import BREAK, among
-from faceq.table.store import Run, Table, new_run_id
+from faceq.table.runs import Run, new_run_id
+from faceq.table.schema import BREAK, isin_sorted
+from faceq.table.store import Table
 
 SHARD_FRAMES = 1000
 SHARD_BYTES = 512 << 20
@@ -112,7 +113,7 @@ def export_shards(
     wanted = {"table": rows.table.uri, **vars(selection)}
     if selection.limit is not None:
         wanted["rows"] = rows.count(rows.chosen())  # of a table that has grown, others are the first
-    with place.reached():
+    with place.translate_errors():
         place.check(wanted)
     with place.held():
         return _export(rows, selection, place, wanted, progress)
@@ -121,12 +122,12 @@ def export_shards(
 def _export(
     rows: Rows, selection: Selection, place: "_Place", wanted: dict[str, Any], progress: Callable[[int], None]
 ) -> Exported:
-    with place.reached():
+    with place.translate_errors():
         place.claim(wanted)
         done = place.ids()
     found = Exported()
     ordered = _ordered(rows, selection)
-    with place.reached(), contextlib.closing(_Writer(place)) as writer:
+    with place.translate_errors(), contextlib.closing(_Writer(place)) as writer:
 
         def write(new: pa.Table) -> None:
             for row, frame in frames_of(new, place.s3):
@@ -143,10 +144,10 @@ def _export(
         examples = np.sort(first["frame_id"].to_numpy())
         for chunk in _by_sources(rows.batches(ordered, _ROWS_AT_ONCE)):
             ids = chunk["frame_id"].to_numpy()
-            already = int(np.count_nonzero(among(ids, done)))
+            already = int(np.count_nonzero(isin_sorted(ids, done)))
             found.already += already
             progress(already)
-            write(chunk.filter(pa.array(~(among(ids, done) | among(ids, examples)))))
+            write(chunk.filter(pa.array(~(isin_sorted(ids, done) | isin_sorted(ids, examples)))))
         writer.finish()
     return found
 
@@ -225,7 +226,7 @@ class _Place:
         place = Table(f"{self.uri}/_faceq", self.s3)
         now = datetime.now(UTC).isoformat()
         run = Run(new_run_id(), __version__, [], {}, {}, now, owner=lock.owner())
-        with lock.held(place, run) as self._lock:
+        with lock.exclusive(place, run) as self._lock:
             place.remove_others(run)  # records of exports that were killed
             yield
 
@@ -332,7 +333,7 @@ class _Place:
         return f"{self.path}/_faceq/{name}.ids"
 
     @contextlib.contextmanager
-    def reached(self) -> Iterator[None]:
+    def translate_errors(self) -> Iterator[None]:
         """Turns what storage raises into an error that names the place: see `faults.failure`."""
         try:
             yield

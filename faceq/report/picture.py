@@ -10,13 +10,13 @@ from PIL import Image, ImageDraw, ImageFont
 
 from faceq.config import Config, Region
 from faceq.faces import geometry
-from faceq.faces import region as mask
+from faceq.faces.region import FRAME_SIDE, apply_region
 from faceq.sources.decode.image import decode
 from faceq.sources.frame import Frame, to_table
 from faceq.stages.find_face import crop_side
 from faceq.stages.scorer import stages_of
-from faceq.table.schema import finished, pixels, schema
-from faceq.table.store import new_run_id
+from faceq.table.runs import new_run_id
+from faceq.table.schema import pixels, schema, to_result_rows
 
 BOX_COLOUR = (0, 158, 115)
 LANDMARK_COLOUR = (240, 228, 66)
@@ -63,7 +63,7 @@ class Inspector:
         found = batch = self._find_face(to_table(given))
         for stage in self._score:
             batch = stage(batch)
-        rows = finished(batch, schema(self._config.embeddings), new_run_id()).to_pylist()
+        rows = to_result_rows(batch, schema(self._config.embeddings), new_run_id()).to_pylist()
         side = crop_side(self._config)
         cut = found.select(["crop", "outline", "crop_map"])
         looks = []
@@ -137,7 +137,7 @@ def _draw_face(drawn: np.ndarray, scale: float, size: tuple[int, int], look: Ins
     landmarks = np.array(row["landmarks"]).reshape(5, 2)
     if look.outline is not None:
         if look.crop_map is None:
-            outline = look.outline * (np.array(size) / mask.FRAME_SIDE)
+            outline = look.outline * (np.array(size) / FRAME_SIDE)
         else:
             outline = geometry.to_frame(look.outline, look.crop_map)
         cv2.polylines(
@@ -186,7 +186,7 @@ def seen(crop: np.ndarray, outline: np.ndarray, region: Region) -> np.ndarray:
         region: what of the crop is judged.
     """
     inside = geometry.polygon_mask(outline, crop.shape[0])
-    (shown,), (counts,) = mask.shown(region, crop[None], inside[None])
+    (shown,), (counts,) = apply_region(region, crop[None], inside[None])
     return (shown * (_OUTSIDE + (1 - _OUTSIDE) * counts[..., None])).astype(np.uint8)
 
 

@@ -13,13 +13,8 @@ import re
 import onnxruntime
 
 from faceq.cli import streams
-from faceq.errors import UsageError
+from faceq.errors import DeviceError
 from faceq.runtime import cgroup
-
-
-class DeviceError(UsageError):
-    """CUDA was asked for and cannot be had; the message says why, and what to install."""
-
 
 _INSTALL = '`pip install "onnxruntime-gpu[cuda,cudnn]"`'
 """Quoted: zsh takes bare brackets for a pattern. The extras bring CUDA's and cuDNN's libraries."""

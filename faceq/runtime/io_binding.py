@@ -5,7 +5,7 @@ import onnxruntime
 import torch
 
 
-class Bound:
+class IoBoundSession:
     """A session whose input and output are tensors on its device: nothing passes through the host.
 
     Args:

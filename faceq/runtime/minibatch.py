@@ -35,7 +35,7 @@ def _padded(size: int, arrays: tuple[np.ndarray, ...]) -> Iterator[list[np.ndarr
         yield [np.concatenate([part, np.zeros((fill, *part.shape[1:]), part.dtype)]) for part in parts]
 
 
-class Halving:
+class OomSafeBatcher:
     """The same for a model on a GPU, whose mini-batches are halved for good when its memory does not hold
     them.
 

@@ -12,14 +12,10 @@ import onnxruntime
 from onnx import helper, numpy_helper
 from onnx.external_data_helper import uses_external_data
 
-from faceq.errors import UsageError
+from faceq.errors import DeviceError, ModelFileError
 from faceq.runtime import device as devices
 
 _FILES_SHOWN = 3
-
-
-class ModelFileError(UsageError):
-    """A file that is not the model it should be; the message names it and what it lacks."""
 
 
 def read(path: Path) -> onnx.ModelProto:
@@ -98,7 +94,7 @@ def session(path: Path, model: onnx.ModelProto, device: str, threads: int) -> on
         raise ModelFileError(f"{path}: cannot be loaded: {' '.join(str(error).split())}") from None
     # Where CUDA's libraries are missing, ONNX Runtime logs it and goes on with the CPU.
     if device == "cuda" and "CUDAExecutionProvider" not in made.get_providers():
-        raise devices.DeviceError(devices.CUDA_DID_NOT_LOAD)
+        raise DeviceError(devices.CUDA_DID_NOT_LOAD)
     return made
 
 

@@ -16,7 +16,7 @@ import fsspec
 from faceq.errors import FaceqError, UsageError
 from faceq.sources import manifest
 from faceq.sources.overlaps import listed_twice, outside_of, tables_among
-from faceq.storage.faults import failure, fault_of, in_words
+from faceq.storage.faults import detailed_error, failure, fault_of
 from faceq.storage.filesystem import absolute, filesystem, is_remote, path_of, storage_errors
 from faceq.storage.folders import MAGIC, Bucket, Disk, Files, Place, UnlistedError, glob
 from faceq.storage.settings import S3Settings
@@ -143,7 +143,7 @@ def endings_text(counts: Mapping[str, int], most: int = 8) -> str:
     return listed + (", …" if len(found) > most else "")
 
 
-def outside(shards: list[Shard], place: str) -> list[Shard]:
+def exclude_below(shards: list[Shard], place: str) -> list[Shard]:
     """The shards that do not lie in a folder or under an `s3://` prefix, links to either followed."""
     if is_remote(place):
         return [shard for shard in shards if not shard.source.startswith(f"{place}/")]
@@ -172,7 +172,7 @@ def _list_input(uri: str, s3: S3Settings, any_name: bool) -> tuple[list[Shard], 
     except ValueError as error:  # a NUL in a name
         raise UsageError(f"{uri}: cannot be listed: {words(error)}") from None
     except (OSError, *storage_errors()) as error:
-        said = in_words(error, files, path)
+        said = detailed_error(error, files, path)
         raise type(failure(uri, said))(f"{uri}: cannot be listed: {_why(said)}") from None
     tags = place.tags if isinstance(place, Bucket) else {}
     shards, others = [], []
@@ -259,7 +259,7 @@ def source_of(place: str) -> str:
     return place if is_remote(place) else printable(place)
 
 
-def recorded(source: str) -> Shard:
+def shard_from_table(source: str) -> Shard:
     """A shard that a table names, as `source_of` does."""
     path = path_of(source) if is_remote(source) else _as_named(source)
     return Shard(source, path, kind_of(source) or "picture", None, seen=False)

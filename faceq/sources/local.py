@@ -6,15 +6,17 @@ import os
 import stat
 from types import TracebackType
 
+from faceq.errors import FaceqError
 
-class SpecialFileError(Exception):
+
+class SpecialFileError(FaceqError):
     """A pipe, a socket or a device, on which a reader could wait forever."""
 
     def __init__(self) -> None:
         super().__init__("this is a pipe, a socket or a device, not a file")
 
 
-class ChangedError(Exception):
+class ChangedError(FaceqError):
     """A file was written to while it was read."""
 
     def __init__(self) -> None:

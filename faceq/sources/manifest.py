@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 
 from faceq.errors import FaceqError, UsageError
-from faceq.storage.faults import failure, fault_of, in_words
+from faceq.storage.faults import detailed_error, failure, fault_of
 from faceq.storage.filesystem import absolute, check_uri, filesystem, is_remote, path_of, storage_errors
 from faceq.storage.parquet import ParquetFile
 from faceq.storage.settings import S3Settings
@@ -59,7 +59,7 @@ def entries(uri: str, s3: S3Settings) -> Iterator[tuple[str, int | None]]:
     except FaceqError:
         raise
     except (OSError, ValueError, csv.Error, pa.ArrowException, *storage_errors()) as error:
-        said = in_words(error, files, path_of(uri))
+        said = detailed_error(error, files, path_of(uri))
         fault = fault_of(said)
         if fault and fault.kind == "missing":
             raise UsageError(f"{uri}: there is no such manifest") from None

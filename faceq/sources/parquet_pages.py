@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
+from faceq.errors import FaceqError
 from faceq.sources.magic import foreign
 from faceq.sources.reading import UnsupportedError
 from faceq.sources.sniff import ENOUGH
@@ -28,7 +29,7 @@ BYTES_OF_FOOTER = 64
 """Bytes that one of a footer may become in memory. Measured: 8, of row groups with one column."""
 
 
-class FewerRowsError(Exception):
+class FewerRowsError(FaceqError):
     """A batch of so many rows might be larger than is allowed; one of `rows` is not."""
 
     def __init__(self, rows: int):

@@ -1,21 +1,32 @@
 """All frames of some shards, whatever their kinds."""
 
 from collections.abc import Container, Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from faceq.config import Limits, Video
 from faceq.sources.clip import read_video
 from faceq.sources.frame import Frame
-from faceq.sources.listing import Shard, kind_of, recorded
+from faceq.sources.listing import Shard, kind_of, shard_from_table
 from faceq.sources.parquet import read_parquet
 from faceq.sources.pictures import AT_ONCE, read_pictures
 from faceq.sources.reading import EVERY_FRAME, Findings, OtherKindError, Reading, read_as
 from faceq.sources.tar import read_tar
 from faceq.storage.settings import S3Settings
 from faceq.table.finished_shards import Finished
-from faceq.table.schema import frame_id, wrapped
+from faceq.table.schema import frame_id, wrap_int64
 
 _READERS = {"tar": read_tar, "parquet": read_parquet, "video": read_video}
+
+
+@dataclass(frozen=True)
+class ReadSettings:
+    """How an input is read: where S3 is, which frames of a video count, what one source may take, and whether
+    files without a known extension are read."""
+
+    s3: S3Settings
+    sampling: Video
+    limits: Limits
+    any_name: bool
 
 
 def read_shards(
@@ -62,7 +73,7 @@ def _read(shard: Shard, reading: Reading) -> Iterator[Frame]:
         yield frame
     if frames and reading.version and not (failed or reading.failed):
         how = read_as(reading.limits, reading.any_name)
-        finished = Finished(shard.source, reading.version, how, frames, wrapped(ids))
+        finished = Finished(shard.source, reading.version, how, frames, wrap_int64(ids))
         reading.findings.finished.append(finished)
 
 
@@ -89,7 +100,7 @@ def read_again(sources: Iterable[str], wanted: Container[int], s3: S3Settings) -
         s3: settings of the file system.
     """
     # Not listed: for a hundred thousand pictures on S3 that would take hours. What is gone is an error.
-    shards = [_holding_more(recorded(source), wanted) for source in sources]
+    shards = [_holding_more(shard_from_table(source), wanted) for source in sources]
     return (frame for frame in read_shards(shards, s3, done=_AllBut(wanted)) if not frame.done)
 
 

@@ -14,13 +14,14 @@ import pyarrow as pa
 
 from faceq import __version__
 from faceq.config import Limits, Video
+from faceq.errors import FaceqError
 from faceq.sources import video
 from faceq.sources.frame import Frame
 from faceq.sources.listing import Kind, Shard, ending_of, words
 from faceq.sources.local import ChangedError, LocalFile, SpecialFileError
 from faceq.sources.sniff import ENOUGH, kind_of_bytes
-from faceq.storage.faults import fault_of, in_words
-from faceq.storage.filesystem import READ_AHEAD, filesystem, has_failed, is_remote
+from faceq.storage.faults import detailed_error, fault_of
+from faceq.storage.filesystem import READ_AHEAD, filesystem, is_remote, is_storage_error
 from faceq.storage.settings import S3Settings
 from faceq.table.finished_shards import Finished
 from faceq.table.schema import BREAK, frame_id
@@ -70,7 +71,7 @@ class Reading:
     failed: bool = False
 
 
-class UnsupportedError(Exception):
+class UnsupportedError(FaceqError):
     """A source that is whole, and not what it should be; the message says what it is and what to do."""
 
 
@@ -99,7 +100,7 @@ class Expansion:
             )
 
 
-class OtherKindError(Exception):
+class OtherKindError(FaceqError):
     """A shard's bytes say that it is of another kind than its name says."""
 
     def __init__(self, kind: Kind):
@@ -137,7 +138,7 @@ def open_shard(shard: Shard, reading: Reading) -> BinaryIO:
         try:
             stream = files.open(shard.path, "rb", block_size=READ_AHEAD, cache_type="readahead")
         except OSError as error:
-            said = in_words(error, files, shard.path)
+            said = detailed_error(error, files, shard.path)
             raise said from said.__cause__  # which holds S3's answer
     try:
         kind = _kind_of_stream(stream, shard)
@@ -176,10 +177,10 @@ def break_of(shard: Shard, error: Exception, where: str, reading: Reading) -> Fr
     """The frame that stands for a source, or the rest of one, that cannot be read."""
     if isinstance(error, OtherKindError):
         raise error
-    reading.failed = has_failed(error) or isinstance(error, MemoryError)
+    reading.failed = is_storage_error(error) or isinstance(error, MemoryError)
     if frame_id(shard.source, None, BREAK) in reading.done:
         return Frame(shard.source, None, BREAK, None, done=True)
-    if has_failed(error):
+    if is_storage_error(error):
         what = unread(error, shard)
     elif isinstance(error, video.DamagedError | UnsupportedError | SpecialFileError | ChangedError):
         what = str(error)  # some of what comes after damage may have been read

@@ -4,7 +4,6 @@ It runs on every CPU of a cluster, in processes that come and go: it does withou
 more than all of its models.
 """
 
-import cv2
 import numpy as np
 import pyarrow as pa
 
@@ -16,7 +15,8 @@ from faceq.faces.finder import Finder, Found, face_confidence, is_face
 from faceq.faces.landmarks import Dense
 from faceq.runtime.device import check_cuda
 from faceq.sources.decode.image import UnreadableError, decode
-from faceq.table.schema import pending, with_values
+from faceq.stages.chosen_models import ChosenModels
+from faceq.table.schema import pending, scatter_column
 
 BOX_ENLARGEMENT = 1.5
 MESH_ENLARGEMENT = 1.68
@@ -34,15 +34,14 @@ class FindFace:
     a frame's pixels never leave the process: only crops do.
     """
 
-    def __init__(self, config: Config):
-        chosen, device, threads = config.chosen, config.find_face.runs_on, config.find_face.threads
+    def __init__(self, config: Config, models: ChosenModels):
+        device, threads = config.find_face.runs_on, config.find_face.threads
         if device == "cuda":
             check_cuda()
-        detector = detect.load(config.fetch(chosen.detector), config.det_threshold, device, threads)
-        landmarker = landmarks.load(config.fetch(chosen.landmarks), device, threads)
+        detector = detect.load(models.path("detector"), config.det_threshold, device, threads)
+        landmarker = landmarks.load(models.path("landmarks"), device, threads)
         self._find = Finder(detector, landmarker, config.min_face)
-        cv2.setNumThreads(threads)
-        self._chosen = chosen
+        self._preset = models.preset
         self._region = config.quality_region
         self._min_face = config.min_face
         self._max_pixels = config.max_pixels
@@ -53,7 +52,7 @@ class FindFace:
         images = batch["image"]
         found = [self._measure(images[int(row)].as_py()) for row in rows]
         for name in _FACE_COLUMNS:
-            batch = with_values(batch, name, rows, [values.get(name) for values in found])
+            batch = scatter_column(batch, name, rows, [values.get(name) for values in found])
         return batch.drop_columns(["image"])
 
     def _measure(self, image: bytes) -> dict[str, object]:
@@ -69,7 +68,7 @@ class FindFace:
         face, dense = found.face, found.dense
         if face.box[2:].min() < self._min_face:
             return values | _face_columns(face) | {"status": "face_too_small"}
-        outline = dense.outline(self._chosen.outline)
+        outline = dense.outline(self._preset.outline)
         if self._region in FRAME_REGIONS:
             crop = region.blacked_out(picture, outline, as_jpeg=self._region == "frame_jpeg")
             edge = outline * (np.array(crop.shape[1::-1]) / (width, height))
@@ -96,7 +95,7 @@ class FindFace:
         }
 
     def _pose(self, dense: Dense, width: int, height: int) -> dict[str, object]:
-        if self._chosen.pose == "five":
+        if self._preset.pose == "five":
             return {}
         pose = geometry.head_pose_pnp(dense.points[list(dense.pose)], width, height)
         # Without a fit the five landmarks' pose stays: whatever has a face has a pose.

@@ -2,7 +2,8 @@
 
 import io
 import os
-from collections.abc import Callable, Iterable, Iterator
+import threading
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -14,24 +15,83 @@ from faceq.errors import UsageError
 from faceq.runtime import device
 from faceq.sources.frame import Frame, in_batches, to_table
 from faceq.sources.listing import source_of, words
+from faceq.stages.chosen_models import choose
 from faceq.stages.find_face import FindFace
+from faceq.stages.placement import on_gpus
 from faceq.stages.scores import ScoreFiq, ScoreQuality
 from faceq.storage.faults import fault_of
 from faceq.storage.filesystem import absolute, filesystem, path_of, storage_errors
 from faceq.storage.settings import S3Settings
-from faceq.table.schema import finished, schema
-from faceq.table.store import new_run_id
+from faceq.table.runs import new_run_id
+from faceq.table.schema import schema, to_result_rows
 
 AT_ONCE = 256
 """Frames that are taken through the stages together, at most: they fill a card's mini-batches."""
 
 
-def score_images(
-    images: Iterable[str | os.PathLike[str] | bytes | np.ndarray], preset: str = "embedded", **config: Any
-) -> pa.Table:
-    """Score pictures in this process.
+Image = str | os.PathLike[str] | bytes | np.ndarray
+"""A local path or an `s3://` URI, encoded bytes (JPEG, PNG, …), or an RGB uint8 array (H, W, 3)."""
 
-    Each call loads the models: pass all pictures in one.
+
+class Scorer:
+    """Scores pictures in this process. It loads the models once; each call then scores some pictures.
+
+    Several threads may use one Scorer: it scores for one of them at a time, since the models already use the
+    CPUs that they are given (`serfiq.num_cpus`, `dbcnn.num_cpus`). torch's thread count and TensorFloat-32
+    switches are changed during a call only; other settings of the process stay as they are.
+
+    Args:
+        preset: the set of models.
+        settings: other settings of `faceq.Config`, e.g. `fiq_threshold=0` to score every face.
+
+    Raises:
+        UsageError: an unknown preset or setting.
+        LicenceError: the licence of a model was not accepted.
+        ModelError: a model cannot be downloaded.
+
+    Example:
+        >>> import faceq, skimage
+        >>> scorer = faceq.Scorer(fiq_threshold=0)
+        >>> scorer.score([skimage.data.astronaut()])["status"][0].as_py()
+        'scored'
+    """
+
+    def __init__(self, preset: str = "embedded", **settings: Any):
+        config = build({**settings, "preset": preset})
+        self._s3 = config.s3
+        self._columns = schema(config.embeddings)
+        self._stages = stages_of(config)
+        self._at_work = threading.Lock()
+
+    def score(self, images: Iterable[Image]) -> pa.Table:
+        """Score pictures.
+
+        Args:
+            images: local paths or `s3://` URIs, encoded bytes (JPEG, PNG, …), or RGB uint8 arrays (H, W, 3),
+                in any mixture.
+
+        Returns:
+            One row per picture, in the order given, with the result table's columns. `source` is the absolute
+            path, the URI, or `image:<position>`. A picture that cannot be read has the status `unreadable`.
+
+        Raises:
+            UsageError: something that is none of the kinds above.
+        """
+        run_id = new_run_id()
+        parts = [self._columns.empty_table()]
+        frames = (_frame(position, image, self._s3) for position, image in enumerate(images))
+        for batch in in_batches(frames, AT_ONCE):
+            with self._at_work:
+                parts.append(run_stages(batch, self._stages, self._columns, run_id))
+        return pa.concat_tables(parts)
+
+    __call__ = score
+
+
+def score_images(images: Iterable[Image], preset: str = "embedded", **config: Any) -> pa.Table:
+    """Score pictures in this process, once.
+
+    Each call loads the models. Pass all pictures in one call, or keep a `Scorer`.
 
     Args:
         images: local paths or `s3://` URIs, encoded bytes (JPEG, PNG, …), or RGB uint8 arrays (H, W, 3),
@@ -53,28 +113,27 @@ def score_images(
         >>> table["status"][0].as_py()
         'scored'
     """
-    settings = build({**config, "preset": preset})
-    frames = (_frame(position, image, settings.s3) for position, image in enumerate(images))
-    stages = stages_of(settings)
-    columns = schema(settings.embeddings)
-    return pa.concat_tables([columns.empty_table(), *_run(frames, stages, columns, new_run_id())])
+    return Scorer(preset, **config).score(images)
 
 
 def stages_of(config: Config) -> list[Callable[[pa.Table], pa.Table]]:
     """The stages of the job, loaded into this process, in their order; on its GPU where it has one."""
     if device.missing() is None:
-        config = config.on_gpus(cards=1)
+        config = on_gpus(config, 1)
     else:
         device.say_if_unused()
-    return [FindFace(config), ScoreFiq(config), ScoreQuality(config)]
+    models = choose(config)
+    return [FindFace(config, models), ScoreFiq(config, models), ScoreQuality(config, models)]
 
 
-def _run(frames: Iterable[Frame], stages: list[Any], columns: pa.Schema, run_id: str) -> Iterator[pa.Table]:
-    for batch in in_batches(frames, AT_ONCE):
-        table = to_table(batch)
-        for stage in stages:
-            table = stage(table)
-        yield finished(table, columns, run_id)
+def run_stages(
+    frames: list[Frame], stages: Iterable[Callable[[pa.Table], pa.Table]], columns: pa.Schema, run_id: str
+) -> pa.Table:
+    """The result rows of a few frames, in their order; `columns`: the result table's."""
+    table = to_table(frames)
+    for stage in stages:
+        table = stage(table)
+    return to_result_rows(table, columns, run_id)
 
 
 def _frame(position: int, image: Any, s3: S3Settings) -> Frame:

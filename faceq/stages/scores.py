@@ -7,26 +7,29 @@ Models run on mini-batches of one fixed shape, padded, because a network may giv
 another batch size, and a row must not depend on the frames that came with it.
 """
 
+import contextlib
 import functools
 import logging
+from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 from faceq.config import Config, Pool
 from faceq.faces import detect, geometry, landmarks, region
 from faceq.fiq import serfiq
-from faceq.fiq.distances import GAP, Distances
+from faceq.fiq.distances import GAP, DropoutDistances
 from faceq.fiq.recogniser import Backbone
 from faceq.iqa import scorer
 from faceq.iqa.dbcnn_lite import DBCNNLite
 from faceq.iqa.scorer import OnnxQuality, TorchQuality
 from faceq.runtime.device import check_cuda
-from faceq.runtime.minibatch import Halving, Model, in_mini_batches
+from faceq.runtime.minibatch import Model, OomSafeBatcher, in_mini_batches
+from faceq.runtime.threads import limit_threads, without_tf32
 from faceq.sources.frame import READ_SCHEMA
+from faceq.stages.chosen_models import ChosenModels
 from faceq.stages.find_face import crop_side
-from faceq.table.schema import pending, pixels, with_values
+from faceq.table.schema import pending, pixels, scatter_column
 
 _PROBE_SIDE = 128
 """Pixels of the pictures on which a checkpoint of one's own is tried before the job: it shows its scale on
@@ -50,21 +53,27 @@ class ScoreFiq:
     recogniser gives no usable features becomes an unreadable row.
     """
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config, models: ChosenModels):
         pool = config.serfiq
-        torch.set_num_threads(pool.threads)
-        path, known = config.fetch(config.chosen.recogniser), config.recogniser()
-        self._distances = Distances(
-            path, known, config.serfiq_passes, pool.runs_on, pool.mini_batch, pool.threads
-        )
-        self._calibration = config.calibrated()
+        self._torch = functools.partial(_torch_settings, pool.threads, pool.runs_on)
+        path, known = models.path("recogniser"), models.recogniser
+        with self._torch():
+            self._distances = DropoutDistances(
+                path, known, config.serfiq_passes, pool.runs_on, pool.mini_batch, pool.threads
+            )
+        self._calibration = models.calibration
         self._embeddings = config.embeddings
         self._threshold = np.float32(config.fiq_threshold)
         self._unmeasured = config.serfiq_passes is None and not known.closed_form_holds
         # The first batch costs more than others (CUDA loads its kernels): an actor is ready after it.
-        self._distances(np.full((1, *_ALIGNED_SHAPE), 128, np.uint8))
+        with self._torch():
+            self._distances(np.full((1, *_ALIGNED_SHAPE), 128, np.uint8))
 
     def __call__(self, batch: pa.Table) -> pa.Table:
+        with self._torch():
+            return self._score(batch)
+
+    def _score(self, batch: pa.Table) -> pa.Table:
         rows = pending(batch)
         faces = pixels(batch, "aligned", rows, _ALIGNED_SHAPE)
         none = np.empty(0, np.float32), np.empty((0, 1), np.float32)
@@ -78,16 +87,16 @@ class ScoreFiq:
         raw = serfiq.score(distance.astype(np.float64))
         score = serfiq.calibrated(raw, self._calibration.slope, self._calibration.threshold)
         norm = np.linalg.norm(embedding, axis=1)
-        batch = with_values(batch, "serfiq_raw", rows, raw)
-        batch = with_values(batch, "serfiq", rows, score)
-        batch = with_values(batch, "embedding_norm", rows, norm)
+        batch = scatter_column(batch, "serfiq_raw", rows, raw)
+        batch = scatter_column(batch, "serfiq", rows, score)
+        batch = scatter_column(batch, "embedding_norm", rows, norm)
         if self._embeddings:
-            batch = with_values(batch, "embedding", rows, embedding / norm[:, None])
+            batch = scatter_column(batch, "embedding", rows, embedding / norm[:, None])
         # The stored value decides, so that a later query draws the line at the same faces.
         below = rows[score.astype(np.float32) < self._threshold]
-        batch = with_values(batch, "status", below, ["below_fiq"] * len(below))
+        batch = scatter_column(batch, "status", below, ["below_fiq"] * len(below))
         for name in ("crop", "outline", "crop_map", "mask_coverage"):
-            batch = with_values(batch, name, below, [None] * len(below))
+            batch = scatter_column(batch, name, below, [None] * len(below))
         return batch.drop_columns(["aligned"])
 
     def _measure_gap(self, faces: np.ndarray) -> None:
@@ -101,7 +110,7 @@ class ScoreFiq:
 
     def warn(self, note: str) -> None:
         """Tell the user what holds for all scores of this stage."""
-        logging.getLogger(__name__).warning("faceq: %s", note)
+        logging.getLogger(__name__).warning("%s", note)
 
 
 class ScoreQuality:
@@ -111,36 +120,40 @@ class ScoreQuality:
     becomes an unreadable row.
     """
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config, models: ChosenModels):
         pool = config.dbcnn
-        torch.set_num_threads(pool.threads)
+        self._torch = functools.partial(_torch_settings, pool.threads, pool.runs_on)
         self._side = crop_side(config)
         device = pool.runs_on
         if device == "cuda":
             check_cuda()
-        path = config.fetch(config.chosen.quality)
-        self._network = scorer.load(path, device, config.best_quality())
-        self._scores_of = self._on_cuda(pool) if device == "cuda" else self._on_cpu(pool)
         self._region = config.quality_region
-        self._name = config.chosen.quality
-        probes = scorer.probes(self._side)  # an actor is ready after them, as ScoreFiq's
-        self._check(self._rate(probes, np.ones(probes.shape[:3], np.float32)))
+        self._name = models.preset.quality
+        with self._torch():
+            self._network = scorer.load(models.path("quality"), device, models.quality_scale)
+            self._scores_of = self._on_cuda(pool) if device == "cuda" else self._on_cpu(pool)
+            probes = scorer.probes(self._side)  # an actor is ready after them, as ScoreFiq's
+            self._check(self._rate(probes, np.ones(probes.shape[:3], np.float32)))
 
     def __call__(self, batch: pa.Table) -> pa.Table:
+        with self._torch():
+            return self._score(batch)
+
+    def _score(self, batch: pa.Table) -> pa.Table:
         rows = pending(batch)
         points = self._quality(batch, rows) if len(rows) else np.empty(0, np.float32)
         self._check(points, both_sides=False)
         good = np.isfinite(points)
         batch = without_values(batch, rows[~good], NO_QUALITY)
         rows, points = rows[good], points[good]
-        batch = with_values(batch, "dbcnn", rows, np.clip(points, 0, 100))
-        batch = with_values(batch, "status", rows, ["scored"] * len(rows))
+        batch = scatter_column(batch, "dbcnn", rows, np.clip(points, 0, 100))
+        batch = scatter_column(batch, "status", rows, ["scored"] * len(rows))
         return batch.drop_columns(["crop", "outline", "crop_map"])
 
     def _quality(self, batch: pa.Table, rows: np.ndarray) -> np.ndarray:
         crops = pixels(batch, "crop", rows, (self._side, self._side, 3))
         masks = masks_of(batch, rows, self._side)
-        return self._rate(*region.shown(self._region, crops, masks))
+        return self._rate(*region.apply_region(self._region, crops, masks))
 
     def _rate(self, crops: np.ndarray, masks: np.ndarray) -> np.ndarray:
         (points,) = self._scores_of(crops, masks)
@@ -159,9 +172,14 @@ class ScoreQuality:
         return functools.partial(in_mini_batches, scores_of, pool.mini_batch)
 
     def _on_cuda(self, pool: Pool) -> Model:
-        # What half precision does not cover is single precision, not TensorFloat-32.
-        torch.backends.cudnn.allow_tf32 = False
-        return Halving(TorchQuality(self._network, "cuda", half=True), pool.mini_batch, "dbcnn")
+        return OomSafeBatcher(TorchQuality(self._network, "cuda", half=True), pool.mini_batch, "dbcnn")
+
+
+@contextlib.contextmanager
+def _torch_settings(threads: int, device: str) -> Iterator[None]:
+    """What a stage asks of torch while it loads or runs a model; torch is as it was after the block."""
+    with limit_threads(threads), without_tf32() if device == "cuda" else contextlib.nullcontext():
+        yield
 
 
 def without_values(batch: pa.Table, rows: np.ndarray, error: str) -> pa.Table:
@@ -171,31 +189,30 @@ def without_values(batch: pa.Table, rows: np.ndarray, error: str) -> pa.Table:
         return batch
     for name in batch.column_names:
         if name not in READ_SCHEMA.names:
-            batch = with_values(batch, name, rows, [None] * len(rows))
-    batch = with_values(batch, "status", rows, ["unreadable"] * len(rows))
-    return with_values(batch, "error", rows, [error] * len(rows))
+            batch = scatter_column(batch, name, rows, [None] * len(rows))
+    batch = scatter_column(batch, "status", rows, ["unreadable"] * len(rows))
+    return scatter_column(batch, "error", rows, [error] * len(rows))
 
 
-def check_own_models(config: Config) -> None:
+def check_own_models(config: Config, models: ChosenModels) -> None:
     """Load what stands in the preset's models' places, so that a job with a wrong file stops before it
     starts.
 
     Raises ModelFileError.
     """
-    own, chosen = config.models, config.chosen
-    if own.detector:
-        detect.load(config.fetch(chosen.detector), config.det_threshold)
-    if own.landmarks:
-        landmarks.load(config.fetch(chosen.landmarks))
-    if own.recogniser:
-        known = config.recogniser()
-        Backbone(config.fetch(chosen.recogniser), known.dropout, known.mean, known.std)
-    if own.quality or config.quality_scale:
-        network = scorer.load(config.fetch(chosen.quality), best=config.best_quality())
+    if "detector" in models.replaced:
+        detect.load(models.path("detector"), config.det_threshold)
+    if "landmarks" in models.replaced:
+        landmarks.load(models.path("landmarks"))
+    if "recogniser" in models.replaced:
+        known = models.recogniser
+        Backbone(models.path("recogniser"), known.dropout, known.mean, known.std)
+    if "quality" in models.replaced or config.quality_scale:
+        network = scorer.load(models.path("quality"), best=models.quality_scale)
         probes = scorer.probes(_PROBE_SIDE)
         scores_of = TorchQuality(network, "cpu", half=False)
         (points,) = scores_of(probes, np.ones(probes.shape[:3], np.float32))
-        scorer.check_scale(points, network, chosen.quality)
+        scorer.check_scale(points, network, models.preset.quality)
 
 
 def masks_of(batch: pa.Table, rows: np.ndarray, side: int = geometry.CROP_SIZE) -> np.ndarray:

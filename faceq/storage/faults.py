@@ -11,7 +11,7 @@ from typing import Any, Literal
 import fsspec
 
 from faceq.errors import FaceqError, StorageError, UsageError
-from faceq.storage.filesystem import answer_of, has_failed
+from faceq.storage.filesystem import answer_of, is_storage_error
 
 Kind = Literal["empty", "missing", "forbidden", "archived", "outage"]
 
@@ -95,7 +95,7 @@ def fault_of(error: BaseException) -> Fault | None:
     read. archived: it must be restored first. outage: all else, such as expired credentials, a wrong region
     or a storage that is down; it is likely to hold for other objects, too.
     """
-    if not has_failed(error):
+    if not is_storage_error(error):
         return None
     code = code_of(error)
     if code in _EMPTY:
@@ -122,7 +122,7 @@ def code_of(error: BaseException) -> str:
     return _part(error, "Code")
 
 
-def in_words(error: Exception, files: fsspec.AbstractFileSystem, path: str) -> Exception:
+def detailed_error(error: Exception, files: fsspec.AbstractFileSystem, path: str) -> Exception:
     """The error of a request to S3, or one that says more of the same object.
 
     Whether an object is there is asked by HEAD, and the answer is a bare status: 400 for an expired token.

@@ -14,7 +14,7 @@ from urllib.parse import unquote
 import fsspec
 from fsspec.implementations.local import LocalFileSystem, get_umask
 
-from faceq.errors import StorageError, UsageError
+from faceq.errors import UsageError
 from faceq.messages.masking import holds_secret
 from faceq.storage.settings import S3Settings
 
@@ -62,7 +62,7 @@ def answer_of(error: BaseException) -> dict[str, Any]:
     return {}
 
 
-def has_failed(error: BaseException) -> bool:
+def is_storage_error(error: BaseException) -> bool:
     """Whether the storage failed; for broken content pyarrow raises OSError, too, but without a number."""
     if answer_of(error) or isinstance(error, storage_errors()):
         return True
@@ -172,42 +172,8 @@ def path_of(uri: str) -> str:
     return absolute(uri).removeprefix("s3://")
 
 
-def check_output(uri: str, s3: S3Settings) -> None:
-    """That a file can be written there, as far as can be seen before the work that it shall hold.
-
-    Raises:
-        UsageError: a folder, a file in a folder that is not there, another kind of URI.
-        StorageError: a file in a folder that may not be written into.
-    """
-    filesystem(uri, s3)  # says so of another kind
-    path = path_of(uri)
-    folder = os.path.dirname(path)
-    local = not is_remote(uri)
-    if uri.endswith("/") or not folder or (local and os.path.isdir(path)):
-        raise UsageError(f"{uri}: cannot be written: it is a folder or a bucket: name a file")
-    if local and not os.path.isdir(folder):
-        raise UsageError(f"{uri}: cannot be written: there is no folder {folder}")
-    # A pipe or a device is written to as it is, a file replaced.
-    target = path if _is_special(path) else folder
-    if local and not os.access(target, os.W_OK):
-        raise StorageError(
-            f"{uri}: cannot be written: you may not write into {target}: change its permissions, or name "
-            "another folder"
-        )
-
-
-def write_output(uri: str, data: bytes, s3: S3Settings) -> None:
-    """Write a file that a command was asked for; raises as `faults.failure` where that fails."""
-    from faceq.storage.faults import failure  # noqa: PLC0415 - it imports this module
-
-    try:
-        with filesystem(uri, s3).open(path_of(uri), "wb") as file:
-            file.write(data)
-    except (OSError, *storage_errors()) as error:
-        raise failure(f"{uri}: cannot be written", error) from None
-
-
-def _is_special(path: str) -> bool:
+def is_special(path: str) -> bool:
+    """Whether a pipe, a device or a folder has that name: a file cannot take its place."""
     return os.path.exists(path) and not os.path.isfile(path)
 
 
@@ -236,7 +202,7 @@ class AtomicLocalFileSystem(LocalFileSystem):
 
     def _open(self, path: str, mode: str = "rb", block_size: int | None = None, **options: Any) -> Any:
         # /dev/stdout, say, is no file that another could take the place of.
-        if mode != "wb" or _is_special(path):
+        if mode != "wb" or is_special(path):
             return super()._open(path, mode, block_size=block_size, **options)
         os.makedirs(os.path.dirname(path), exist_ok=True)
         return _AppearsWhenClosed(path)

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from faceq.errors import FaceqError
 from faceq.storage import s3_listing
 from faceq.storage.filesystem import storage_errors
 
@@ -24,7 +25,7 @@ Files = dict[str, int | None]
 """Bytes of each file by its path, as the file system calls it; None for a link that leads nowhere."""
 
 
-class UnlistedError(OSError):
+class UnlistedError(FaceqError, OSError):
     """A folder could not be listed; `error` says why."""
 
     def __init__(self, folder: str, error: Exception):
@@ -76,7 +77,7 @@ def inside(files: fsspec.AbstractFileSystem, folder: str, pattern: str) -> list[
             named, below = place.matching(each, name, last=True)
             found += [*named, *below]
             continue
-        with _told(each), contextlib.suppress(FileNotFoundError):
+        with _naming_the_folder(each), contextlib.suppress(FileNotFoundError):
             found += files.ls(each, detail=False)
     wanted = _wanted(name)
     return sorted(path for path in found if wanted(path.rsplit("/", 1)[1]))
@@ -199,7 +200,7 @@ class Bucket:
             self.tags[path] = tag
 
     def below(self, folder: str) -> Files:
-        with _told(folder):
+        with _naming_the_folder(folder):
             found: Files = s3_listing.find(self._files, folder, self._note)
         start = len(folder) + 1
 
@@ -216,7 +217,7 @@ class Bucket:
         beginning = MAGIC.split(pattern, maxsplit=1)[0]
         if beginning == pattern and not last:
             return {}, [f"{folder}/{pattern}"]  # what is not there has nothing below it
-        with _told(folder):
+        with _naming_the_folder(folder):
             found, folders = s3_listing.level(self._files, folder, beginning, self._note)
         start, wanted = len(folder) + 1, _wanted(pattern)
         inside: Files = {path: size for path, size in found.items() if wanted(path[start:])}
@@ -224,7 +225,7 @@ class Bucket:
 
 
 @contextlib.contextmanager
-def _told(folder: str) -> Iterator[None]:
+def _naming_the_folder(folder: str) -> Iterator[None]:
     """Turns what S3 raises into an error that names the prefix; not that there is no such bucket."""
     try:
         yield

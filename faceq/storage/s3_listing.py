@@ -17,6 +17,7 @@ from xml.etree import ElementTree
 
 from fsspec.asyn import sync
 
+from faceq.errors import FaceqError
 from faceq.storage.faults import code_of
 
 KEYS_AT_ONCE = 1000
@@ -41,7 +42,7 @@ Note = Callable[[str, str], None]
 """Takes the ETag of an object that was listed, by its `bucket/key`."""
 
 
-class _NoOrderError(Exception):
+class _NoOrderError(FaceqError):
     """The storage lists in another order than S3 does, or not from any name on."""
 
 

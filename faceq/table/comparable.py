@@ -8,7 +8,7 @@ from faceq.errors import UsageError
 
 WHEN_UNNAMED: dict[str, Any] = {"face_finding": 1, "quality_scale": None}
 """The value of a setting in runs whose record does not name it: what held before there was such a setting.
-Whoever adds a setting to `Config.record` adds it here, so that tables of older versions can be continued."""
+Whoever adds a key to `comparison_record` adds it here, so that tables of older versions can be continued."""
 
 
 def check(uri: str, run: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
@@ -20,7 +20,7 @@ def check(uri: str, run: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
     Args:
         uri: of the table, for the message.
         run: an earlier run's record.
-        mine: the new run's settings, as `Config.record` gives them.
+        mine: the new run's settings, as `comparison_record` gives them.
 
     Raises:
         UsageError: their values are not comparable; says what differs.

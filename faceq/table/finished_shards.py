@@ -38,7 +38,7 @@ class Finished:
 
     version: what tells it from other files of its name: its bytes and when they were written, or its ETag.
     read_as: the settings, and the faceq, that decide which frames it gives. frames: how many that are, with
-    the break; ids: the sum of their ids, as `wrapped` gives it.
+    the break; ids: the sum of their ids, as `wrap_int64` gives it.
     """
 
     source: str
@@ -70,7 +70,7 @@ def save(table: Table, name: str, shards: Iterable[Finished]) -> str:
     with pa.ipc.new_file(whole, _COLUMNS, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
         writer.write_table(rows)
     path = f"{table.path}/_faceq/shards-{name}.arrow"
-    with table.reached(), table.files.open(path, "wb") as file:
+    with table.translate_errors(), table.files.open(path, "wb") as file:
         file.write(whole.getvalue().to_pybytes())
     return path
 
@@ -107,7 +107,7 @@ class Keeper:
     def running(self) -> Iterator[None]:
         """Write what is new every EVERY_S seconds while the block runs, and at its end."""
         ended = threading.Event()
-        beating = threading.Thread(target=self._beat, args=(ended,), daemon=True)
+        beating = threading.Thread(target=self._write_regularly, args=(ended,), daemon=True)
         beating.start()
         try:
             yield
@@ -120,12 +120,12 @@ class Keeper:
         """Delete the files of earlier runs, whose records are now in this run's file."""
         if self._path is None:
             return
-        with self._table.reached():
+        with self._table.translate_errors():
             for path in files:
                 with contextlib.suppress(FileNotFoundError):
                     self._table.files.rm_file(path)
 
-    def _beat(self, ended: threading.Event) -> None:
+    def _write_regularly(self, ended: threading.Event) -> None:
         while not ended.wait(EVERY_S):
             self._write()
 

@@ -31,13 +31,13 @@ class Seen:
 
 def beat(table: Table, run_id: str) -> None:
     """Write the heartbeat of a run; StorageError where nothing can be written."""
-    with table.reached():
+    with table.translate_errors():
         table.files.touch(_path(table, run_id), truncate=True)
 
 
 def stop(table: Table, run_id: str) -> None:
     """Delete the heartbeat of a run, if there is one."""
-    with table.reached(), contextlib.suppress(FileNotFoundError):
+    with table.translate_errors(), contextlib.suppress(FileNotFoundError):
         table.files.rm_file(_path(table, run_id))
 
 
@@ -46,7 +46,7 @@ def look(table: Table, mine: str) -> dict[str, Seen]:
     (on S3, one for each thousand)."""
     records: dict[str, float] = {}
     beats: dict[str, float] = {}
-    with table.reached():
+    with table.translate_errors():
         for name, written in _times(table.files, f"{table.path}/_faceq").items():
             if name.startswith(_HEARTBEAT):
                 beats[name.removeprefix(_HEARTBEAT)] = written
@@ -60,7 +60,7 @@ def look(table: Table, mine: str) -> dict[str, Seen]:
 
 
 def _written(table: Table, name: str) -> float | None:
-    with table.reached(), contextlib.suppress(FileNotFoundError):
+    with table.translate_errors(), contextlib.suppress(FileNotFoundError):
         return float(table.files.modified(f"{table.path}/_faceq/{name}").timestamp())
     return None
 

@@ -2,9 +2,9 @@
 
 A job writes its record, then looks at the others. Storage gives no lock that works everywhere, but what
 was written is seen by whoever looks later; so of two jobs that start at once at least one sees the other,
-and the rules in `_settle` let one go on. While it runs, a job writes its heartbeat every BEAT_S seconds and
-looks whether the table is still its own; a job whose heartbeat is DEAD_AFTER_S old counts as dead. Ages are
-differences between two times that the storage itself gave, so that clocks of machines need not agree.
+and the rules in `await_rivals` let one go on. While it runs, a job writes its heartbeat every BEAT_S seconds
+and looks whether the table is still its own; a job whose heartbeat is DEAD_AFTER_S old counts as dead. Ages
+are differences between two times that the storage itself gave, so that clocks of machines need not agree.
 """
 
 import contextlib
@@ -22,7 +22,8 @@ from faceq.cli.streams import say
 from faceq.errors import FaceqError, JobError, UsageError
 from faceq.table import heartbeats
 from faceq.table.heartbeats import Seen
-from faceq.table.store import Run, Table
+from faceq.table.runs import Run
+from faceq.table.store import Table
 
 BEAT_S = 10
 DEAD_AFTER_S = 60
@@ -46,16 +47,16 @@ class Lock:
         self._known: set[str] | None = None
         self._tell: Callable[[str], object] | None = None
         self._stop = threading.Event()
-        self._beating = threading.Thread(target=self._beat, daemon=True)
+        self._beating = threading.Thread(target=self._heartbeat, daemon=True)
 
     def acquire(self, overwrite: bool) -> None:
-        """Get the lock, or raise as `held` does."""
+        """Get the lock, or raise as `exclusive` does."""
         table, run = self._table, self._run
         # The heartbeat first: a record without one is an old version's, or one that has ended.
         heartbeats.beat(table, run.run_id)
         self._beating.start()  # there may be thousands of records to read
         table.save(replace(run, state="claiming"))
-        seen = _settle(table, run)
+        seen = await_rivals(table, run)
         others = [other for other in table.runs() if other["run_id"] != run.run_id]
         table.check(None if overwrite else run.record)
         run.sequence = 1 + max((other.get("sequence", 0) for other in others), default=0)
@@ -86,7 +87,7 @@ class Lock:
             raise JobError(self.lost)
 
     @contextlib.contextmanager
-    def telling(self, tell: Callable[[str], object]) -> Iterator[None]:
+    def notify_on_loss(self, tell: Callable[[str], object]) -> Iterator[None]:
         """In the block `tell` is called with the reason once the table is lost: from the heartbeat's thread,
         at every beat."""
         self._tell = tell
@@ -112,7 +113,7 @@ class Lock:
         if self._beating.ident is not None:
             self._beating.join()
 
-    def _beat(self) -> None:
+    def _heartbeat(self) -> None:
         while not self._stop.wait(BEAT_S):
             try:
                 self._look()
@@ -144,7 +145,7 @@ class Lock:
 
 
 @contextlib.contextmanager
-def held(table: Table, run: Run, overwrite: bool = False) -> Iterator[Lock]:
+def exclusive(table: Table, run: Run, overwrite: bool = False) -> Iterator[Lock]:
     """The table is this run's, until the end of the block.
 
     Args:
@@ -182,7 +183,7 @@ def _forget(table: Table, run: Run) -> None:
     table.forget(run)
 
 
-def _settle(table: Table, mine: Run) -> dict[str, Seen]:
+def await_rivals(table: Table, mine: Run) -> dict[str, Seen]:
     """Return when no other job lives here, nor is about to; of two at once the first by id stays. What was
     seen then."""
     while True:

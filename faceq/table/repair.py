@@ -15,14 +15,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from faceq.table.schema import SCHEMA, among
-from faceq.table.store import Run, Table, Tallies, is_of, status_of
+from faceq.table.runs import Run
+from faceq.table.schema import SCHEMA, isin_sorted
+from faceq.table.store import Table, Tallies, is_of, status_of
 
 _FRAMES = pa.schema([SCHEMA.field("frame_id"), SCHEMA.field("source")])
 
 
 @dataclass(frozen=True)
-class Held:
+class TableContents:
     """What a table holds.
 
     ids: (N,) int64, sorted, of the frames that have a row. files: with these rows. tallies: of some sources.
@@ -33,7 +34,7 @@ class Held:
     tallies: Tallies
 
 
-def prepare(table: Table, sources: Collection[str], counted: Collection[str] = ()) -> Held:
+def prepare(table: Table, sources: Collection[str], counted: Collection[str] = ()) -> TableContents:
     """Put right what is there, and say what is there then, with tallies of those `counted`.
 
     A frame of `sources`, those of the new run, which a run without an end called unreadable has no row any
@@ -50,7 +51,7 @@ def prepare(table: Table, sources: Collection[str], counted: Collection[str] = (
         _drop_doubles(table, doubled)
         files = table.row_files()
         ids, tallies = table.frames_of(files, counted)
-    return Held(ids, set(files), tallies)
+    return TableContents(ids, set(files), tallies)
 
 
 def doubles(ids: np.ndarray) -> np.ndarray:
@@ -70,7 +71,7 @@ def passing(table: Table, sources: Collection[str], threshold: float) -> pa.Tabl
     wanted = pa.array(sorted(sources), pa.string())
     found = [
         rows.filter(pc.is_in(rows["source"], value_set=wanted))
-        for rows in table.below(table.row_files(), threshold)
+        for rows in table.passing(table.row_files(), threshold)
     ]
     return pa.concat_tables([_FRAMES.empty_table(), *found])
 
@@ -85,10 +86,10 @@ def drop_replaced(table: Table, run: Run, again: np.ndarray) -> None:
     if not len(again):
         return
     there = table.frame_ids(table.files_of(run.run_id))
-    new = np.sort(again[among(again, there)])
+    new = np.sort(again[isin_sorted(again, there)])
     for path in table.row_files():
         if status_of(path) == "below_fiq" and not is_of(path, run.run_id):
-            table.keep_rows(path, ~among(table.column(path, "frame_id").to_numpy(), new))
+            table.keep_rows(path, ~isin_sorted(table.column(path, "frame_id").to_numpy(), new))
 
 
 def forget_unreadable(table: Table, sources: Collection[str]) -> int:
@@ -100,7 +101,7 @@ def drop_stragglers(table: Table, run: Run, known: Collection[str]) -> None:
     """Delete the files that are neither this run's nor `known` to `prepare`: last workers of a run that died,
     or was removed, wrote them later. This run has scored the same frames, or, where its input is another, a
     later one will."""
-    with table.reached():
+    with table.translate_errors():
         for path in table.row_files():
             if path not in known and not is_of(path, run.run_id):
                 table.files.rm_file(path)
@@ -117,7 +118,7 @@ def _forget(files: list[str], table: Table, sources: Collection[str]) -> int:
 
 def _remove_unfinished_files(table: Table) -> None:
     """Those that a killed process was writing on a local disk, as `AtomicLocalFileSystem` names them."""
-    with table.reached():
+    with table.translate_errors():
         for path in table.files.glob(f"{glob.escape(table.path)}/status=*/.*.parquet.*"):
             table.files.rm_file(path)
 
@@ -138,7 +139,7 @@ def _drop_doubles(table: Table, doubled: np.ndarray) -> None:
         owner.update(dict.fromkeys(there.tolist(), path))
     for path, _ in found:
         ids = table.column(path, "frame_id").to_numpy()
-        keep = ~among(ids, doubled)
+        keep = ~isin_sorted(ids, doubled)
         last = {int(ids[row]): row for row in np.flatnonzero(~keep)}
         keep[[row for frame_id, row in last.items() if owner[frame_id] == path]] = True
         table.keep_rows(path, keep)

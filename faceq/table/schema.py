@@ -70,12 +70,12 @@ def frame_id(source: str, member: str | None, frame_index: int) -> int:
     return int.from_bytes(digest, "big", signed=True)
 
 
-def wrapped(number: int) -> int:
+def wrap_int64(number: int) -> int:
     """A number as int64 holds it, which drops all higher bits."""
     return (number + 2**63) % 2**64 - 2**63
 
 
-def among(ids: np.ndarray, known: np.ndarray) -> np.ndarray:
+def isin_sorted(ids: np.ndarray, known: np.ndarray) -> np.ndarray:
     """(N,) bool: which ids (N,) are among those known (M,), sorted."""
     if not len(known):
         return np.zeros(len(ids), bool)
@@ -99,12 +99,12 @@ def record_of(schema: pa.Schema) -> dict[str, Any]:
     return json.loads((schema.metadata or {}).get(METADATA_KEY, b"{}"))
 
 
-def finished(batch: pa.Table, columns: pa.Schema, run_id: str) -> pa.Table:
+def to_result_rows(batch: pa.Table, columns: pa.Schema, run_id: str) -> pa.Table:
     """A batch that has been through all stages, as rows of the result table: its columns, in order, and no
     secrets in its errors."""
     column = pa.array([run_id] * len(batch), pa.string())
     failed = np.flatnonzero(batch["error"].is_valid().to_numpy())
-    batch = with_values(batch, "error", failed, [mask(batch["error"][int(row)].as_py()) for row in failed])
+    batch = scatter_column(batch, "error", failed, [mask(batch["error"][int(row)].as_py()) for row in failed])
     return batch.append_column("run_id", column).select(columns.names).cast(columns)
 
 
@@ -116,7 +116,7 @@ def pending(batch: pa.Table) -> np.ndarray:
 _KINDS = {field.name: field.type for field in schema(embeddings=True)}
 
 
-def with_values(batch: pa.Table, name: str, rows: np.ndarray, values: Any) -> pa.Table:
+def scatter_column(batch: pa.Table, name: str, rows: np.ndarray, values: Any) -> pa.Table:
     """The batch with `values` at positions `rows` of column `name`, other rows as they were.
 
     A column that is not there yet starts all null. The type is the table's, or binary for pixels

@@ -1,40 +1,28 @@
-"""What a table knows of the runs that made it: `TABLE/_faceq/run-<run_id>.json`, and what they found."""
+"""The result table as a folder of files: which ones it has, what may be written there, and their rows."""
 
 import contextlib
-import json
-import uuid
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, fields
-from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlparse
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pyarrow.fs import FSSpecHandler, PyFileSystem
 
-from faceq.errors import FaceqError, StorageError, UsageError
-from faceq.messages.masking import masked
+from faceq.errors import StorageError, UsageError
 from faceq.storage import folders
-from faceq.storage.faults import failure
 from faceq.storage.filesystem import (
     READ_AHEAD,
-    absolute,
-    filesystem,
-    has_failed,
+    is_storage_error,
     is_temporary,
-    path_of,
-    storage_errors,
 )
 from faceq.storage.parquet import ParquetFile
-from faceq.storage.settings import S3Settings
-from faceq.table import comparable, records
-from faceq.table.schema import STATUSES, among, record_of, schema, wrapped
+from faceq.table import comparable
+from faceq.table.runs import FILES_AT_ONCE, Run, RunRecords
+from faceq.table.schema import STATUSES, isin_sorted, record_of, schema, wrap_int64
 
 COMPRESSION = "zstd"
 ROWS_PER_GROUP = 100_000
@@ -44,68 +32,9 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 SCORE_RANGES = {"serfiq": 1.0, "dbcnn": 100.0}
 QUANTILE_BINS = 10_000
 
-_IN_NO_FOOTER = {"input", "manifest", "out", "s3", "model_mirrors", "accept_licence"}
-"""Settings that no value in a row depends on."""
 
-_FILES_AT_ONCE = 10
-"""As many connections as s3fs opens: most of the time of a small file on S3 is waiting for answers."""
-
-
-def new_run_id() -> str:
-    """A name for a run: when it started (UTC) and eight random hex digits."""
-    return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}"
-
-
-@dataclass
-class Run:
-    """One scoring run.
-
-    state: claiming, running or ended; owner: the process (see `faceq.table.lock`). version: faceq's. record:
-    what decides the values in a row. frames: those of the input that had no row yet; None also where the
-    process that counted them died. rows: those that it wrote. counts: the rows by status. already_done:
-    frames of the input that had a row before. accepted: models that come under terms which had to be
-    accepted, and their licences. passed_over: files and members of shards that hold no frames, by their
-    ending. notes: what a person should know of a source, or of the scores, though nothing is broken.
-    sequence: 1 for the first run of the table, one more for each that came after (see `in_order`). Times are
-    UTC, ISO 8601; `finished` is None while the run goes on, or if it was stopped.
-    """
-
-    run_id: str
-    version: str
-    input: list[str]
-    record: dict[str, Any]
-    config: dict[str, Any]
-    started: str
-    finished: str | None = None
-    frames: int | None = None
-    rows: int | None = None
-    already_done: int | None = None
-    state: str = "claiming"
-    owner: dict[str, Any] = field(default_factory=dict)
-    accepted: dict[str, str] = field(default_factory=dict)
-    counts: dict[str, int] = field(default_factory=dict)
-    passed_over: dict[str, int] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    sequence: int = 0
-
-    def footer(self) -> dict[str, Any]:
-        """What each Parquet file of the run holds in its metadata."""
-        return footer_of(self.as_json())
-
-    def as_json(self) -> dict[str, Any]:
-        """The run's record: its fields, what decides the values not under a name of its own."""
-        found = asdict(self)
-        return {**found.pop("record"), **found}
-
-
-class Table:
+class Table(RunRecords):
     """A result table: a folder or an `s3://` prefix."""
-
-    def __init__(self, uri: str, s3: S3Settings):
-        self.uri = absolute(uri)
-        self.path = path_of(uri)
-        self.files: fsspec.AbstractFileSystem = filesystem(uri, s3)
-        self.arrow_files = PyFileSystem(FSSpecHandler(self.files))
 
     def check(self, record: dict[str, Any] | None) -> None:
         """That a run with these settings may write here; with None: that here is a table, or nothing.
@@ -144,7 +73,7 @@ class Table:
         files = (
             rows + self.shard_files() + [self._run_file(run_id) for run_id in others if run_id != mine.run_id]
         )
-        with self.reached():
+        with self.translate_errors():
             for path in files:
                 self.files.rm_file(path)
         return len(files)
@@ -159,7 +88,7 @@ class Table:
         Where rows have lost their records, as when a worker outlived a job that had written nothing, the
         settings in their footers stand for these. UsageError where something else than a table is.
         """
-        with self.reached():
+        with self.translate_errors():
             self.files.invalidate_cache()
             if not self.files.exists(self.path):
                 return []
@@ -185,21 +114,16 @@ class Table:
         with self._opened(path) as file:
             return record_of(file.schema_arrow)
 
-    def exists(self) -> bool:
-        """Whether a run has begun to write here; StorageError if the place cannot be read."""
-        with self.reached():
-            return bool(self._run_files())
-
     def is_dir(self) -> bool:
         """Whether a folder is here, or objects below an S3 prefix; StorageError if the place fails."""
-        with self.reached():
+        with self.translate_errors():
             self.files.invalidate_cache()
             return bool(self.files.isdir(self.path))
 
     def empty(self, but_for: Collection[str] = ()) -> bool:
         """Whether nothing is here but empty folders of a table, files that were not finished, and some that
         are named; StorageError if the place cannot be read."""
-        with self.reached():
+        with self.translate_errors():
             if not self.is_dir():
                 return not self.files.exists(self.path)
             folders_there = self.files.ls(self.path, detail=False)
@@ -209,79 +133,10 @@ class Table:
                 for path in self.files.ls(folder, detail=False)
             )
 
-    def record(self) -> dict[str, Any]:
-        """What decides the values in the rows: the record that all runs of this table share. One is read."""
-        with self.reached():
-            self.files.invalidate_cache()
-            found = next(filter(None, map(self._record_at, self._run_files())), None)
-        if found is None:
-            raise UsageError(f"{self.uri}: there is no faceq table here")
-        return found
-
-    def _run_files(self) -> list[str]:
-        return folders.inside(self.files, self.path, "_faceq/run-*.json")
-
     def shard_files(self) -> list[str]:
         """The files of `faceq.table.finished_shards`."""
-        with self.reached():
+        with self.translate_errors():
             return folders.inside(self.files, self.path, "_faceq/shards-*.arrow")
-
-    def runs(self) -> list[dict[str, Any]]:
-        """Records of all runs, as `in_order`.
-
-        Raises:
-            StorageError: the place cannot be read, or a record is damaged (see `records.parse`).
-        """
-        with self.reached():
-            self.files.invalidate_cache()
-            return in_order(self._records(self._run_files()))
-
-    def runs_of(self, files: list[str]) -> list[dict[str, Any]]:
-        """Records of the runs that wrote some of `row_files`; of all runs, where the name of a file does not
-        begin with a run's id, as after a compaction."""
-        with self.reached():
-            there = {_name(path)[len("run-") : -len(".json")]: path for path in self._run_files()}
-            wrote = {_writer(_name(path), there) for path in files}
-            return self._records([path for run_id, path in there.items() if None in wrote or run_id in wrote])
-
-    def _records(self, paths: list[str]) -> list[dict[str, Any]]:
-        with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
-            return [record for record in pool.map(self._record_at, paths) if record is not None]
-
-    def _record_at(self, path: str) -> dict[str, Any] | None:
-        """A run's record; None if it is gone: a job that was refused takes its record back."""
-        try:
-            content = self.files.cat_file(path)
-        except FileNotFoundError:
-            return None
-        except IsADirectoryError:
-            raise records.damaged(self.uri, _name(path), "it is a folder") from None
-        return records.parse(content, _name(path), self.uri)
-
-    def run(self, run_id: str) -> dict[str, Any] | None:
-        """The record of one run; None where there is none."""
-        with self.reached():
-            return self._record_at(self._run_file(run_id))
-
-    def forget(self, run: Run) -> None:
-        """Delete the record of a run that has written nothing, if it is there."""
-        with self.reached(), contextlib.suppress(FileNotFoundError):
-            self.files.rm_file(self._run_file(run.run_id))
-
-    def _run_file(self, run_id: str) -> str:
-        return f"{self.path}/_faceq/{records.name_of(run_id)}"
-
-    @contextlib.contextmanager
-    def reached(self) -> Iterator[None]:
-        """Turns what storage raises into an error that names the place: see `faults.failure`."""
-        try:
-            yield
-        except FaceqError:
-            raise
-        except PermissionError as error:
-            raise failure(f"{self.uri}: access denied", error) from None
-        except (OSError, pa.ArrowException, *storage_errors()) as error:
-            raise failure(f"{self.uri}: cannot be used", error) from None
 
     def row_files(self) -> list[str]:
         """The Parquet files that hold rows, as the file system calls them.
@@ -289,7 +144,7 @@ class Table:
         Raises:
             StorageError: the place cannot be read, or holds rows of a status that there is not.
         """
-        with self.reached():
+        with self.translate_errors():
             self.files.invalidate_cache()
             found = folders.inside(self.files, self.path, "status=*/*.parquet")
         self._check_statuses(path.rsplit("/", 2)[1] for path in found)
@@ -303,19 +158,6 @@ class Table:
                     f"{self.uri}: {name} is no folder of a faceq table (there are "
                     f"{', '.join(f'status={status}' for status in STATUSES)}): move it to another place"
                 )
-
-    def save(self, run: Run) -> None:
-        """Write the run's record; readers see the old one or the new one, never a part.
-
-        Raises StorageError where nothing can be written.
-        """
-        self.put_record(run.as_json())
-
-    def put_record(self, record: dict[str, Any]) -> None:
-        """Write a run's record as `runs` gives it, with secrets masked; otherwise as `save`."""
-        text = json.dumps(masked(record), indent=2, sort_keys=True)
-        with self.reached(), self.files.open(self._run_file(record["run_id"]), "wb") as file:
-            file.write(text.encode())
 
     def rows(self, columns: Sequence[str]) -> pa.Table:
         """Columns of the whole table. A table without rows yet has none; UsageError where no table is."""
@@ -339,12 +181,12 @@ class Table:
             for source, count, total in _by_source(part) if sources else ():
                 if source in tallies:
                     before, sum_before = tallies[source]
-                    tallies[source] = before + count, wrapped(sum_before + total)
+                    tallies[source] = before + count, wrap_int64(sum_before + total)
         found = np.concatenate(ids)
         found.sort()
         return found, tallies
 
-    def below(self, files: list[str], threshold: float) -> Iterator[pa.Table]:
+    def passing(self, files: list[str], threshold: float) -> Iterator[pa.Table]:
         """frame_id and source of the `below_fiq` rows in some of `row_files` that pass a threshold."""
         some = [path for path in files if status_of(path) == "below_fiq"]
         for part in self._parts(some, ["frame_id", "source", "serfiq"]):
@@ -357,7 +199,7 @@ class Table:
         files = self.row_files()
         for path, part in zip(files, self._parts(files, ["frame_id"]), strict=True):
             there = part["frame_id"].to_numpy()
-            found = there[among(there, ids)]
+            found = there[isin_sorted(there, ids)]
             if len(found):
                 yield path, found
 
@@ -384,9 +226,9 @@ class Table:
 
     def _parts(self, files: list[str], columns: Sequence[str]) -> Iterator[pa.Table]:
         """Columns of some of `row_files`, file after file, a few of them read at once."""
-        with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
-            for first in range(0, len(files), _FILES_AT_ONCE):
-                some = files[first : first + _FILES_AT_ONCE]
+        with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
+            for first in range(0, len(files), FILES_AT_ONCE):
+                some = files[first : first + FILES_AT_ONCE]
                 yield from pool.map(lambda path: self._part(path, columns), some)
 
     def _part(self, path: str, columns: Sequence[str]) -> pa.Table:
@@ -408,11 +250,11 @@ class Table:
     @contextlib.contextmanager
     def _opened(self, path: str) -> Iterator[ParquetFile]:
         """One of `row_files`; StorageError where it cannot be read."""
-        with self.reached(), self.files.open(path, "rb", block_size=READ_AHEAD) as file:
+        with self.translate_errors(), self.files.open(path, "rb", block_size=READ_AHEAD) as file:
             try:
                 yield ParquetFile(file)
             except (OSError, pa.ArrowInvalid) as error:
-                if has_failed(error):
+                if is_storage_error(error):
                     raise
                 if "lists to be of size" in str(error):
                     raise StorageError(
@@ -433,7 +275,7 @@ class Table:
         """
         if keep.all():
             return
-        with self.reached():
+        with self.translate_errors():
             if not keep.any():
                 self.files.rm_file(path)
                 return
@@ -471,34 +313,8 @@ def _is_of_a_table(name: str) -> bool:
     return name == "_faceq" or is_temporary(name) or (status != name and status in STATUSES)
 
 
-def in_order(found: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Records of runs in the order in which the runs held the table, the oldest first.
-
-    By the number that a run gets while it holds the lock, not by its id, which begins with the time of the
-    clock of some machine. Only runs of version 0.1.0, which have no number, are ordered by their ids, and are
-    older than all others.
-    """
-    return sorted(found, key=lambda record: (record.get("sequence", 0), record["run_id"]))
-
-
 Tallies = dict[str, tuple[int, int]]
 """Frames of a source, and the sum of their ids as int64 holds it."""
-
-
-def unfinished(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Those of a table's runs (the oldest first) that were stopped, if no later one has gone on over the same
-    input to its end."""
-    return [
-        run
-        for position, run in enumerate(runs)
-        if not run["finished"] and not any(_makes_good(later, run) for later in runs[position + 1 :])
-    ]
-
-
-def _makes_good(later: dict[str, Any], stopped: dict[str, Any]) -> bool:
-    limit, needed = later["config"].get("limit"), stopped["config"].get("limit")
-    whole = limit is None or (needed is not None and limit >= needed)
-    return bool(later["finished"]) and whole and set(stopped["input"]) <= set(later["input"])
 
 
 def _by_source(rows: pa.Table) -> Iterator[tuple[str, int, int]]:
@@ -506,7 +322,7 @@ def _by_source(rows: pa.Table) -> Iterator[tuple[str, int, int]]:
     sources = rows["source"].combine_chunks().dictionary_encode()
     place, ids = sources.indices.to_numpy(), rows["frame_id"].to_numpy()
     sums = np.zeros(len(sources.dictionary), np.int64)
-    np.add.at(sums, place, ids)  # wraps, as `wrapped` does
+    np.add.at(sums, place, ids)  # wraps, as `wrap_int64` does
     counts = np.bincount(place, minlength=len(sums))
     yield from zip(sources.dictionary.to_pylist(), counts.tolist(), sums.tolist(), strict=True)
 
@@ -519,16 +335,6 @@ def is_of(path: str, run_id: str) -> bool:
 def status_of(path: str) -> str:
     """The status of the rows in one of `Table.row_files`: its folder says it."""
     return path.rsplit("/", 2)[1].removeprefix("status=")
-
-
-def _name(path: str) -> str:
-    return path.rsplit("/", 1)[1]
-
-
-def _writer(name: str, run_ids: Collection[str]) -> str | None:
-    """Which of some runs wrote a file of rows, by its name; None if none of them did."""
-    ends = (end for end, char in enumerate(name) if char == "-")
-    return next((name[:end] for end in ends if name[:end] in run_ids), None)
 
 
 def _fields(columns: Sequence[str]) -> pa.Schema:
@@ -554,11 +360,3 @@ def _quantile(histogram: np.ndarray, share: float) -> float:
     """Where that share of a histogram (N,) over 0...1 lies below."""
     below = np.cumsum(histogram)
     return float(np.searchsorted(below, share * below[-1]) + 0.5) / len(histogram)
-
-
-def footer_of(record: dict[str, Any]) -> dict[str, Any]:
-    """What the Parquet files of a run say, from its record: what decides their values. Places and access are
-    in the record only: the input may be a hundred thousand paths, and files are copied and shared."""
-    found = {each.name for each in fields(Run)} - {"version", "run_id", "config"}
-    config = {key: value for key, value in record["config"].items() if key not in _IN_NO_FOOTER}
-    return {key: value for key, value in record.items() if key not in found} | {"config": config}

@@ -20,8 +20,9 @@ from faceq.sources import read_shards
 from faceq.sources.decode.image import UnreadableError, decode
 from faceq.sources.frame import in_batches, to_table
 from faceq.sources.listing import list_shards
+from faceq.stages.chosen_models import choose
 from faceq.stages.scorer import AT_ONCE, stages_of
-from faceq.table.schema import finished, schema
+from faceq.table.schema import schema, to_result_rows
 
 CAFI_PASSES = 100
 WARM_UP_FRAMES = 32
@@ -50,7 +51,7 @@ def bare(settings: config.Config) -> dict[str, Any]:
             before = time.process_time()
             table = stage(table)  # noqa: PLW2901 - a frame table grows from stage to stage
             cpu[type(stage).__name__] += time.process_time() - before
-        rows += len(finished(table, columns, "benchmark"))
+        rows += len(to_result_rows(table, columns, "benchmark"))
     seconds = time.perf_counter() - started
     cpu_ms = {name: 1000 * value / rows for name, value in cpu.items()}
     return {"frames": rows, "start_up": start_up, "rate": rows / seconds, "cpu_ms": cpu_ms}
@@ -58,15 +59,15 @@ def bare(settings: config.Config) -> dict[str, Any]:
 
 def cafi(settings: config.Config) -> dict[str, Any]:
     """CAFI's two networks as published, on the detector, landmarks and recogniser of the job's preset."""
-    cores, chosen = device.usable_cpus(), settings.chosen
+    cores, models = device.usable_cpus(), choose(settings)
     torch.set_num_threads(cores)
     cv2.setNumThreads(cores)
     started = time.perf_counter()
     finding, place = settings.find_face.runs_on, settings.dbcnn.runs_on
-    detector = detect.load(settings.fetch(chosen.detector), settings.det_threshold, finding, cores)
-    marks = landmarks.load(settings.fetch(chosen.landmarks), finding, cores)
-    known = settings.recogniser()
-    path = settings.fetch(chosen.recogniser)
+    detector = detect.load(models.path("detector"), settings.det_threshold, finding, cores)
+    marks = landmarks.load(models.path("landmarks"), finding, cores)
+    known = models.recogniser
+    path = models.path("recogniser")
     backbone = recogniser.Backbone(path, known.dropout, known.mean, known.std, place, cores)
     passes = serfiq.MonteCarlo(backbone.head, CAFI_PASSES, place)
     network = DBCNN().eval().to(place)
@@ -75,11 +76,13 @@ def cafi(settings: config.Config) -> dict[str, Any]:
     started = time.perf_counter()
     for image in images:
         picture = decode_or_none(image, settings.max_pixels)
-        faces = finder.looked_at(detector, finder.View.of(picture, 1.0), 0) if picture is not None else []
+        faces = (
+            finder.detect_in_view(detector, finder.View.of(picture, 1.0), 0) if picture is not None else []
+        )
         if picture is None or not faces:
             continue
         face = max(faces, key=lambda each: each.area)
-        outline = marks(picture, face).outline(chosen.outline)
+        outline = marks(picture, face).outline(models.preset.outline)
         aligned = geometry.align(picture, face.landmarks)
         with torch.inference_mode():
             # The released code puts 100 copies of the face through the whole network.

@@ -25,6 +25,7 @@ from faceq.runtime.minibatch import in_mini_batches
 from faceq.sources import read_shards
 from faceq.sources.frame import in_batches, to_table
 from faceq.sources.listing import list_shards
+from faceq.stages.chosen_models import choose
 from faceq.stages.find_face import FindFace
 from faceq.table.schema import pending, pixels
 from jobs.demo import SEVERITIES, STEPS, degraded
@@ -54,7 +55,7 @@ def main() -> None:
 
 def _with_copies(settings: config.Config, pictures: list[str], count: int) -> Iterator[np.ndarray]:
     """`count` aligned faces (112, 112, 3) uint8 RGB: a sharp one, its degraded copy, the next sharp one…"""
-    find = FindFace(settings)
+    find = FindFace(settings, choose(settings))
     copies = [(kind, severity) for severity in SEVERITIES[1:] for kind in STEPS]
     made = 0
     for batch in in_batches(read_shards(list_shards(pictures, settings.s3), settings.s3)):

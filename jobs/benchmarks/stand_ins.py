@@ -12,7 +12,8 @@ import ray
 
 from faceq.config import Config
 from faceq.job import pipeline
-from faceq.table.schema import pending, with_values
+from faceq.stages.chosen_models import ChosenModels
+from faceq.table.schema import pending, scatter_column
 
 
 def put_in() -> None:
@@ -22,7 +23,7 @@ def put_in() -> None:
     pipeline.LastStage = LastStage  # type: ignore[misc, assignment]
 
 
-def find_face(batch: pa.Table, census: Any, config: Config) -> pa.Table:
+def find_face(batch: pa.Table, census: Any, config: Config, models: ChosenModels) -> pa.Table:
     size = len(batch)
     ray.get(census.decoded.remote(0, size, 0, None))
     batch = batch.drop_columns(["image"])
@@ -34,28 +35,28 @@ def find_face(batch: pa.Table, census: Any, config: Config) -> pa.Table:
         *((name, _made_up(batch, name)) for name in ("face_confidence", "align_error")),
         ("dhash", batch["frame_id"].to_pylist()),
     ):
-        batch = with_values(batch, name, np.arange(size), values)
+        batch = scatter_column(batch, name, np.arange(size), values)
     return batch
 
 
 class FiqStage:
-    def __init__(self, config: Config, census: Any) -> None:
+    def __init__(self, config: Config, models: ChosenModels, census: Any) -> None:
         pass
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         for name in ("serfiq_raw", "serfiq", "embedding_norm"):
-            batch = with_values(batch, name, np.arange(len(batch)), _made_up(batch, name))
+            batch = scatter_column(batch, name, np.arange(len(batch)), _made_up(batch, name))
         return batch
 
 
 class LastStage:
-    def __init__(self, config: Config, census: Any) -> None:
+    def __init__(self, config: Config, models: ChosenModels, census: Any) -> None:
         self._census = census
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         rows = pending(batch)
-        batch = with_values(batch, "dbcnn", rows, 100 * _made_up(batch, "dbcnn"))
-        batch = with_values(batch, "status", rows, ["scored"] * len(rows))
+        batch = scatter_column(batch, "dbcnn", rows, 100 * _made_up(batch, "dbcnn"))
+        batch = scatter_column(batch, "status", rows, ["scored"] * len(rows))
         self._census.through.remote(len(batch))
         return batch
 

@@ -44,7 +44,7 @@ from faceq import config
 from faceq.errors import JobError, UsageError
 from faceq.job import cluster, pipeline
 from faceq.storage import filesystem
-from faceq.table.store import new_run_id
+from faceq.table.runs import new_run_id
 from jobs import demo
 from jobs.benchmarks import loops
 from jobs.benchmarks.gpu_load import GpuLoad

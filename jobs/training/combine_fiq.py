@@ -20,6 +20,7 @@ import rich.table
 
 from faceq import config
 from faceq.evaluation import edc, identities
+from faceq.stages.chosen_models import fetch_options
 from faceq.table.store import Table
 
 FMR = 1e-3
@@ -55,8 +56,9 @@ def main() -> None:
     table = Table(options.table, settings.s3)
     known = identities.known_faces(table, options.identities, settings.s3)
     faces = list(identities.aligned_faces(known.rows, table, settings.s3))
-    embeddings = identities.embeddings_of(faces, table, settings)
-    mirrored = identities.embeddings_of((face[:, ::-1] for face in faces), table, settings)
+    fetching = fetch_options(settings)
+    embeddings = identities.embeddings_of(faces, table, fetching)
+    mirrored = identities.embeddings_of((face[:, ::-1] for face in faces), table, fetching)
     scores = candidates(known.rows, (embeddings * mirrored).sum(axis=1))
     judges = np.array([hashlib.blake2b(name.encode()).digest()[0] % 2 == 1 for name in known.names])
     choosing, judging = (half(known.people, embeddings, judges == side) for side in (False, True))

@@ -17,6 +17,7 @@ from faceq import config
 from faceq.faces import geometry, landmarks, region
 from faceq.faces.finder import SURE_LOGIT
 from faceq.sources.decode import image
+from faceq.stages.chosen_models import choose
 from faceq.stages.find_face import FindFace
 
 MOST_TURN = 15.0
@@ -42,8 +43,9 @@ def main() -> int:
 def _faces(paths: list[Path]) -> Iterator[np.ndarray]:
     """Landmarks (468, 3) of the faces that count, as the mesh sees them upright."""
     settings = config.build({"fiq_threshold": 0})
-    find = FindFace(settings)._find
-    mesh = region.FaceMesh(settings.fetch(settings.chosen.landmarks))
+    models = choose(settings)
+    find = FindFace(settings, models)._find
+    mesh = region.FaceMesh(models.path("landmarks"))
     for path in paths:
         photo = image.decode(path.read_bytes(), settings.max_pixels)
         found = find(photo)

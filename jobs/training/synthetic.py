@@ -19,8 +19,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from faceq import __version__, config
+from faceq.stages.chosen_models import choose, comparison_record
+from faceq.table.runs import Run
 from faceq.table.schema import STATUSES, schema_with
-from faceq.table.store import COMPRESSION, Run, Table
+from faceq.table.store import COMPRESSION, Table
 
 FRAMES_PER_VIDEO = 500
 FRAMES_PER_SECOND = 25
@@ -49,7 +51,7 @@ def write(folder: Path, rows: int, rows_per_group: int = 100_000) -> None:
     """Write a result table of `rows` frames into a folder, in row groups of some size."""
     settings = config.build({"input": ["videos"], "out": str(folder)})
     started, finished = "2026-01-01T00:00:00+00:00", "2026-01-01T01:00:00+00:00"
-    record, plain = settings.record(), settings.model_dump()
+    record, plain = comparison_record(settings, choose(settings)), settings.model_dump()
     run = Run("synthetic", __version__, ["videos"], record, plain, started, finished)
     columns = schema_with(run.footer())
     generator = np.random.default_rng(7)

@@ -19,10 +19,11 @@ from faceq.config import Region
 from faceq.evaluation import iqa
 from faceq.evaluation.distortions import LADDERS, Image
 from faceq.faces import geometry
-from faceq.faces import region as mask
+from faceq.faces.region import apply_region
 from faceq.iqa.dbcnn_lite import DBCNNLite, load_dbcnn_lite
 from faceq.iqa.scorer import OnnxQuality
 from faceq.runtime.minibatch import in_mini_batches
+from faceq.stages.chosen_models import choose
 from faceq.stages.find_face import FindFace
 from faceq.stages.scores import masks_of
 from faceq.table.schema import pixels
@@ -77,7 +78,8 @@ def ladder_figures(model: DBCNNLite, portraits: list[Path]) -> dict[str, object]
     severity, and how many steps had a face.
     """
     quality = OnnxQuality(model, MINI_BATCH, threads=1)
-    find = FindFace(config.Config())
+    settings = config.Config()
+    find = FindFace(settings, choose(settings))
     scores: dict[tuple[str, str], list[NDArray[np.float64]]] = {}
     for index, path in enumerate(portraits):
         taken = resize(read_rgb(path), LADDER_SIDE)
@@ -85,7 +87,8 @@ def ladder_figures(model: DBCNNLite, portraits: list[Path]) -> dict[str, object]
             crops, masks, found = _seen(find, [degrade(taken, severity, index) for severity in SEVERITIES])
             for region in REGIONS:
                 line = np.full(len(SEVERITIES), np.nan)
-                line[found] = in_mini_batches(quality, MINI_BATCH, *mask.shown(region, crops, masks))[0]
+                judged = apply_region(region, crops, masks)
+                line[found] = in_mini_batches(quality, MINI_BATCH, *judged)[0]
                 scores.setdefault((region, kind), []).append(line)
     figures: dict[str, dict[str, object]] = {region: {} for region in REGIONS}
     for (name, kind), lines in scores.items():

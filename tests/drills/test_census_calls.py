@@ -38,7 +38,7 @@ def call(census, caller: int, batches: int) -> None:
 def test_calls_of_a_thousand_actors_are_answered_and_leave_nothing(local_ray, full):
     batches = 4_000 if full else 1_000
     census = Census.options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote(1_000_000, TASKS)
-    ray.get(census.birth.remote())
+    ray.get(census.incarnation.remote())
     workers = psutil.Process().children(recursive=True)
     (actor,) = [worker for worker in workers if worker.cmdline()[:1] and "ray::Census" in worker.cmdline()[0]]
     calls = 4 * CALLERS * batches

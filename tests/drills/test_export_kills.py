@@ -22,9 +22,11 @@ from PIL import Image
 
 from faceq import __version__
 from faceq.config import build
+from faceq.stages.chosen_models import choose, comparison_record
 from faceq.storage.settings import S3Settings
+from faceq.table.runs import Run
 from faceq.table.schema import SCHEMA, frame_id
-from faceq.table.store import Run, Table
+from faceq.table.store import Table
 
 FRAMES = 30
 CALLS = ("mkdir", "rename", "unlink", "chmod", "fsync", "rmdir")
@@ -44,7 +46,8 @@ def table(tmp_path_factory) -> str:
         rows.append({**dict.fromkeys(SCHEMA.names), **known, "frame_id": frame_id(str(path), None, 0)})
     config = build({"input": ["x"], "out": str(root / "table")})
     place = Table(str(root / "table"), S3Settings())
-    place.save(Run("r", __version__, ["x"], config.record(), config.model_dump(), "", "", state="ended"))
+    record = comparison_record(config, choose(config))
+    place.save(Run("r", __version__, ["x"], record, config.model_dump(), "", "", state="ended"))
     write_rows(pa.Table.from_pylist(rows, SCHEMA), place, "r")
     return place.uri
 

@@ -13,7 +13,8 @@ from job_process import Job
 
 from faceq.storage.settings import S3Settings
 from faceq.table import lock
-from faceq.table.store import Run, Table
+from faceq.table.runs import Run
+from faceq.table.store import Table
 from jobs import demo
 
 FRAMES = 240
@@ -60,7 +61,7 @@ def test_a_signal_keeps_what_is_written_and_frees_the_table(shards, tmp_path, se
     assert record["state"] == "ended" and record["finished"] is None
     assert not list(Path(table.path, "_faceq").glob("heartbeat*"))
     assert 0 < table.count() < FRAMES
-    with lock.held(table, Run("20261123T170000Z-00000000", "0", [], {}, {}, "", owner=lock.owner())):
+    with lock.exclusive(table, Run("20261123T170000Z-00000000", "0", [], {}, {}, "", owner=lock.owner())):
         pass  # nobody has to wait
 
 

@@ -16,13 +16,14 @@ from places import PHOTOS
 from planted import KEYS, PLANTED, SIGNED
 from small_s3 import BUCKET, Refusal, small_s3
 
-from faceq.models import zoo
+from faceq.models.cache import cache_dir
+from faceq.models.fetch import fetch
 
 
 @pytest.fixture
 def mirror() -> Iterator[str]:
     """A model mirror that asks for a password; its address, with the password."""
-    cached = zoo.cache_dir()
+    cached = cache_dir()
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
@@ -38,7 +39,7 @@ def mirror() -> Iterator[str]:
             pass
 
     for name in ("yunet", "sface", "facemesh"):
-        zoo.fetch(name)
+        fetch(name)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
         threading.Thread(target=running.serve_forever, daemon=True).start()
         yield f"http://user:{PLANTED}@127.0.0.1:{running.server_port}/zoo"

@@ -26,6 +26,7 @@ from faceq.job import pipeline
 from faceq.sources import read_shards
 from faceq.sources.frame import Frame, in_batches, to_table
 from faceq.sources.listing import list_shards
+from faceq.stages.chosen_models import choose
 from faceq.stages.find_face import FindFace
 from faceq.storage.settings import S3Settings
 from faceq.table.store import Table
@@ -628,7 +629,7 @@ def settings(**values) -> config.Config:
 
 @pytest.fixture(scope="module")
 def find_face() -> FindFace:
-    return FindFace(settings())
+    return FindFace(settings(), choose(settings()))
 
 
 def read(path: Path) -> list[Frame]:

@@ -16,14 +16,13 @@ from places import PHOTOS, ROOT
 from users import as_nobody
 
 from faceq.cli import main
-from faceq.evaluation import calibration
-from faceq.evaluation import identities as evaluate
+from faceq.evaluation import calibration, identities
 from faceq.job import pipeline
 from faceq.query import compact, export, shard_export
 from faceq.report import page
 from faceq.table.records import name_of
 
-IMPORTED = (calibration, compact, evaluate, export, pipeline, page, shard_export)
+IMPORTED = (calibration, compact, export, identities, pipeline, page, shard_export)
 """What commands import: before another user does, who may not read the files of this Python."""
 
 

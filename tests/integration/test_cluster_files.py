@@ -188,7 +188,7 @@ def test_onnx_runtime_for_cuda_is_pinned(cluster):
 def test_the_rayjob_has_the_form_that_kuberay_asks_for(rayjob):
     assert (rayjob["apiVersion"], rayjob["kind"]) == ("ray.io/v1", "RayJob")
     spec = rayjob["spec"]
-    assert spec["entrypoint"].startswith("python -m jobs.score --config ")
+    assert spec["entrypoint"].startswith("python /home/ray/faceq/jobs/score.py --config ")
     there = spec["rayClusterSpec"]
     assert there["enableInTreeAutoscaling"] is True
     groups = there["workerGroupSpecs"]

@@ -24,7 +24,8 @@ import faceq
 from faceq import config
 from faceq.cli import main
 from faceq.job import progress
-from faceq.query import rows as query
+from faceq.presets import PRESETS
+from faceq.query import rows
 from faceq.sources.decode import image
 from faceq.stages import scorer
 from faceq.storage.settings import S3Settings
@@ -155,7 +156,7 @@ def test_the_pytorch_example_gives_each_frame_once_whatever_the_workers(odd_name
     assert sorted(re.findall(r"'([^']+)'", printed)) == members
 
 
-@pytest.mark.parametrize("module", [query, scorer])
+@pytest.mark.parametrize("module", [rows, scorer])
 def test_examples_in_docstrings(place, monkeypatch, module):
     monkeypatch.chdir(place)
     found = doctest.testmod(module)
@@ -219,7 +220,7 @@ def test_the_configurations_page_has_each_flag_of_the_command_line():
 
 def test_the_configurations_page_has_what_presets_set_and_what_a_table_keeps():
     (presets,) = blocks(PAGE, "yaml")
-    assert yaml.safe_load(presets) == {n: dict(p.settings) for n, p in config.PRESETS.items() if p.settings}
+    assert yaml.safe_load(presets) == {n: dict(p.settings) for n, p in PRESETS.items() if p.settings}
     (kept,) = re.findall(r"rows were made with: (.*?)\.\s+All", (ROOT / PAGE).read_text("utf-8"), re.DOTALL)
     recorded = {key.replace("video_", "video.") for key in config.build({}).record()}
     assert set(re.findall(r"`([\w.]+)`", kept)) == recorded

@@ -15,7 +15,8 @@ from faceq.errors import JobError
 from faceq.job import pipeline
 from faceq.storage.settings import S3Settings
 from faceq.table import lock
-from faceq.table.store import Run, Table
+from faceq.table.runs import Run
+from faceq.table.store import Table
 from jobs import demo
 
 FRAMES = 240

@@ -223,7 +223,7 @@ def test_a_handful_of_bad_frames_are_rows(light_job, tmp_path):
 
 def test_an_error_in_a_worker_is_told_in_its_own_words(light_job, shards, tmp_path, monkeypatch):
     class Broken:
-        def __init__(self, config, census):
+        def __init__(self, config, models, census):
             raise ModelError("models: dbcnn-lite could not be fetched")
 
     monkeypatch.setattr(pipeline, "FiqStage", Broken)

@@ -44,9 +44,9 @@ def trace_stages(monkeypatch: Any, folder: Path, pause: float = 0.0) -> None:
 
     find_face = pipeline.find_face
 
-    def traced_find_face(batch, census, config):
+    def traced_find_face(batch, census, config, models):
         note("find_face")
-        return find_face(batch, census, config)
+        return find_face(batch, census, config, models)
 
     class TracedFindFaceActor(pipeline.FindFaceActor):
         def __call__(self, batch):
@@ -54,18 +54,18 @@ def trace_stages(monkeypatch: Any, folder: Path, pause: float = 0.0) -> None:
             return super().__call__(batch)
 
     class TracedFiq(pipeline.FiqStage):
-        def __init__(self, config, census):
+        def __init__(self, config, models, census):
             note("serfiq")
-            super().__init__(config, census)
+            super().__init__(config, models, census)
 
         def __call__(self, batch):
             time.sleep(pause * len(batch))
             return super().__call__(batch)
 
     class TracedQuality(pipeline.LastStage):
-        def __init__(self, config, census):
+        def __init__(self, config, models, census):
             note("dbcnn")
-            super().__init__(config, census)
+            super().__init__(config, models, census)
 
         def __call__(self, batch):
             time.sleep(pause * len(batch))

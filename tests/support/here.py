@@ -11,9 +11,12 @@ import pyarrow.parquet as pq
 
 from faceq import __version__, config, sources
 from faceq.sources import listing
+from faceq.sources.frame import in_batches
 from faceq.stages import scorer
+from faceq.stages.chosen_models import choose, comparison_record
+from faceq.table.runs import Run, new_run_id
 from faceq.table.schema import schema, schema_with
-from faceq.table.store import Run, Table, new_run_id
+from faceq.table.store import Table
 from jobs import demo
 
 
@@ -22,11 +25,13 @@ def score_here(source: str, out: str, **values: Any) -> str:
     settings = config.build({"input": [source], "out": out, **values})
     table = Table(out, settings.s3)
     now = datetime.now(UTC).isoformat()
-    run = Run(new_run_id(), __version__, [source], settings.record(), settings.model_dump(), now, now)
+    record = comparison_record(settings, choose(settings))
+    run = Run(new_run_id(), __version__, [source], record, settings.model_dump(), now, now)
     read = sources.read_shards(listing.list_shards(settings.input, settings.s3), settings.s3)
     stages = scorer.stages_of(settings)
     columns = schema(settings.embeddings).with_metadata(schema_with(run.footer()).metadata)
-    rows = pa.concat_tables(scorer._run(read, stages, columns, run.run_id))
+    batches = in_batches(read, scorer.AT_ONCE)
+    rows = pa.concat_tables(scorer.run_stages(batch, stages, columns, run.run_id) for batch in batches)
     run.state, run.frames, run.rows = "ended", len(rows), len(rows)
     table.save(run)
     write_rows(rows, table, run.run_id, settings.rows_per_file)

@@ -5,6 +5,7 @@ from places import ROOT
 
 from faceq import config
 from faceq.errors import UsageError
+from faceq.stages.placement import on_gpus
 
 
 def test_the_command_line_goes_before_the_file(tmp_path):
@@ -52,9 +53,9 @@ def test_the_device_follows_the_resources():
 
 
 def test_a_card_that_is_there_is_shared_by_the_pools_that_may_have_it():
-    chosen = config.build({"serfiq": {"num_gpus": 0.25}, "dbcnn": {"device": "cpu"}}).on_gpus(1)
+    chosen = on_gpus(config.build({"serfiq": {"num_gpus": 0.25}, "dbcnn": {"device": "cpu"}}), 1)
     assert (chosen.serfiq.num_gpus, chosen.dbcnn.num_gpus) == (0.25, 0)
-    both = config.build({}).on_gpus(1)
+    both = on_gpus(config.build({}), 1)
     assert (both.serfiq.num_gpus, both.dbcnn.num_gpus) == (0.5, 0.5)
     assert both.dbcnn.runs_on == "cuda"
 
@@ -65,9 +66,9 @@ def test_a_card_that_is_there_is_shared_by_the_pools_that_may_have_it():
 )
 def test_a_pool_that_gets_a_card_takes_its_batches_unless_they_are_set(given, mini_batch, batch_size):
     plain = config.build({"dbcnn": given})
-    pool = plain.on_gpus(1).dbcnn
+    pool = on_gpus(plain, 1).dbcnn
     assert (pool.mini_batch, pool.batch_size) == (mini_batch, batch_size)
-    assert plain.on_gpus(0) == plain and plain.serfiq.mini_batch == 8
+    assert on_gpus(plain, 0) == plain and plain.serfiq.mini_batch == 8
 
 
 def test_the_example_job_is_valid():

@@ -29,14 +29,16 @@ from faceq import config
 from faceq.cli import main
 from faceq.errors import UsageError
 from faceq.faces import geometry
-from faceq.fiq import distances as fiq
-from faceq.fiq import recogniser as recognise
+from faceq.fiq.distances import GAP, DropoutDistances
+from faceq.fiq.recogniser import Backbone
 from faceq.fiq.serfiq import ClosedForm
 from faceq.iqa import scorer
 from faceq.iqa.dbcnn_lite import DBCNN_LITE_WEIGHTS
 from faceq.models import zoo
+from faceq.models.fetch import fetch
 from faceq.runtime.onnx_runtime import ModelFileError
 from faceq.stages import scores
+from faceq.stages.chosen_models import choose
 from faceq.storage.settings import S3Settings
 from faceq.table.store import Table
 from jobs import demo
@@ -49,7 +51,7 @@ ALONE = "dbcnn: { mini_batch: 1 }\n"
 def files(tmp_path_factory) -> dict[str, Path]:
     """A file for each role, none of them the preset's own."""
     folder = tmp_path_factory.mktemp("own")
-    yunet = onnx.load(str(zoo.fetch("yunet")))
+    yunet = onnx.load(str(fetch("yunet")))
     yunet.doc_string = "another file, the same network"
     onnx.save(yunet, str(folder / "detector.onnx"))
     return {
@@ -115,7 +117,7 @@ def test_a_job_takes_them_and_records_what_they_were(files, local_ray, photos, t
 def test_the_same_file_elsewhere_is_the_same_model(files, tmp_path):
     moved = shutil.copy(files["recogniser"], tmp_path / files["recogniser"].name)
     one, other = (
-        config.build({"models": {"recogniser": str(path)}, "dropout": 0.5}).record()
+        _record({"models": {"recogniser": str(path)}, "dropout": 0.5})
         for path in (files["recogniser"], moved)
     )
     assert one == other
@@ -131,7 +133,7 @@ def test_arcface_is_fed_as_insightface_feeds_it(files, astronaut):
 
     faces = np.stack([astronaut[100:212, 200:312], astronaut[50:162, 150:262]])
     wanted = ArcFaceONNX(str(files["recogniser"])).get_feat([face[..., ::-1] for face in faces])
-    own = recognise.Backbone(files["recogniser"], dropout=0.5)
+    own = Backbone(files["recogniser"], dropout=0.5)
     _, found = ClosedForm(own.head)(torch.from_numpy(own(faces)))
     assert np.allclose(found, wanted, atol=1e-4)
 
@@ -146,7 +148,7 @@ def html(folder):
 
 
 def cut_off(folder):
-    whole = zoo.fetch("yunet").read_bytes()
+    whole = fetch("yunet").read_bytes()
     (folder / "cut.onnx").write_bytes(whole[: len(whole) // 2])
     return folder / "cut.onnx"
 
@@ -289,8 +291,8 @@ def test_dbcnn_lite_has_no_other_scale(photos, capsys, tmp_path):
 
 def test_the_scale_decides_values_and_is_on_record(files):
     settings = {"models": {"quality": str(files["quality"])}}
-    assert config.build(settings).record()["quality_scale"] is None
-    assert config.build({**settings, "quality_scale": 1}).record()["quality_scale"] == 1
+    assert _record(settings)["quality_scale"] is None
+    assert _record({**settings, "quality_scale": 1})["quality_scale"] == 1
 
 
 @pytest.mark.parametrize(
@@ -362,9 +364,11 @@ def test_where_the_closed_form_holds_nothing_is_said(files, astronaut, caplog):
     for settings in ({}, {"dropout": 0.3}):
         scored(astronaut, **settings)
     assert warnings_of(caplog) == []
-    gap = fiq.Distances(zoo.fetch("sface"), config.build({"dropout": 0.3}).recogniser(), None, "cpu", 8, 1)
+    gap = DropoutDistances(
+        fetch("sface"), choose(config.build({"dropout": 0.3})).recogniser, None, "cpu", 8, 1
+    )
     face = geometry.align(astronaut, np.array(scored(astronaut)["landmarks"], np.float32).reshape(5, 2))
-    assert abs(gap.gap(face[None])) < fiq.GAP / 2
+    assert abs(gap.gap(face[None])) < GAP / 2
 
 
 def test_the_gap_of_a_recogniser_is_on_record_with_the_run(local_ray, photos, tmp_path, capsys):

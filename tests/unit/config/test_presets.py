@@ -28,9 +28,11 @@ from published_dbcnn import published_score
 import faceq
 from faceq import config
 from faceq.faces import detect, geometry
-from faceq.faces.finder import View, looked_at
+from faceq.faces.finder import View, detect_in_view
 from faceq.job import pipeline
 from faceq.models import zoo as models
+from faceq.models.cache import cache_dir
+from faceq.models.fetch import fetch
 from faceq.sources.decode import image
 from faceq.table.schema import SCHEMA
 from faceq.table.store import Table
@@ -66,13 +68,13 @@ def pictures(shared) -> list[Path]:
 def largest(detector: detect.Detector, picture: np.ndarray) -> detect.Face:
     """The largest face that it sees in a picture with a longer side of 640 pixels at most."""
     scale = min(1.0, 640 / max(picture.shape[:2]))
-    return max(looked_at(detector, View.of(picture, scale), 0), key=lambda face: face.area)
+    return max(detect_in_view(detector, View.of(picture, scale), 0), key=lambda face: face.area)
 
 
 def filled(path: Path) -> np.ndarray:
     """The face of a picture cut out as 384x384, so that it covers more than 40% of that."""
     picture = image.decode(path.read_bytes(), 10**8)
-    face = largest(detect.YuNet(models.fetch("yunet"), 0.6), picture)
+    face = largest(detect.YuNet(fetch("yunet"), 0.6), picture)
     x, y, width, height = face.box
     half = 0.5 * max(width, height) * 1.1
     low = np.array([x + width / 2 - half, y + height / 2 - half])
@@ -99,7 +101,7 @@ def test_faces_that_fill_the_frame_are_found_by_scrfd(scrfd, pictures):
 
 
 def test_scrfd_finds_what_yunet_finds(scrfd, pictures):
-    ours, yunet = detect.load(scrfd, 0.5), detect.YuNet(models.fetch("yunet"), 0.6)
+    ours, yunet = detect.load(scrfd, 0.5), detect.YuNet(fetch("yunet"), 0.6)
     for path in pictures:
         picture = image.decode(path.read_bytes(), 10**8)
         one, other = largest(ours, picture), largest(yunet, picture)
@@ -119,7 +121,9 @@ def test_a_border_around_a_large_picture_takes_little_memory(scrfd):
     picture = np.full((4000, 4000, 3), 128, np.uint8)
     tracemalloc.start()
     try:
-        assert [face for scale in (0.16, 0.5) for face in looked_at(ours, View.of(picture, scale), 0)] == []
+        assert [
+            face for scale in (0.16, 0.5) for face in detect_in_view(ours, View.of(picture, scale), 0)
+        ] == []
         _, most = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -232,7 +236,7 @@ def test_the_insightface_preset_from_its_pack_to_the_score(pack, files, pictures
     assert "terms accepted (InsightFace-NC): InsightFace's pretrained models" in said
     assert "terms accepted (CC-BY-NC-SA-4.0)" in said
     # Unpacked, and the archive gone.
-    kept = {path.name for path in models.cache_dir().iterdir() if not path.name.endswith(".lock")}
+    kept = {path.name for path in cache_dir().iterdir() if not path.name.endswith(".lock")}
     assert kept == {"det_10g.onnx", "w600k_r50.onnx", "2d106det.onnx", files["quality"].name, "accepted.json"}
 
 
@@ -372,7 +376,7 @@ def test_cafi_agrees_with_the_published_steps(files, frames, recogniser, tmp_pat
     best = 1 if recogniser == "sface" else 100
     chosen = {**files, "quality": dbcnn(tmp_path / "quality.pth", best)}
     if recogniser == "sface":
-        chosen["recogniser"] = models.fetch("sface")
+        chosen["recogniser"] = fetch("sface")
     named = {role: str(path) for role, path in chosen.items()}
     settings = {"dropout": PASSES_RATE, "quality_scale": best, "fiq_threshold": 0, "dbcnn": {"mini_batch": 2}}
     if recogniser == "sface":

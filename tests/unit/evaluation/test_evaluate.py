@@ -11,8 +11,9 @@ from PIL import Image
 from faceq import config
 from faceq.cli import main
 from faceq.errors import UsageError
-from faceq.evaluation import edc
-from faceq.evaluation import identities as evaluate
+from faceq.evaluation import edc, identities
+from faceq.models.fetch import FetchOptions
+from faceq.stages.chosen_models import choose
 from faceq.storage import filesystem
 from faceq.storage.settings import S3Settings
 from faceq.table.store import Table
@@ -60,8 +61,8 @@ def kept(folder) -> Table:
 
 
 @pytest.fixture(scope="module")
-def found(folder, table) -> evaluate.Evaluation:
-    return evaluate.evaluate_edc(table, str(folder / "identities.csv"), config.Config())
+def found(folder, table) -> identities.Evaluation:
+    return identities.evaluate_edc(table, str(folder / "identities.csv"), S3Settings(), FetchOptions())
 
 
 def test_faces_are_found_in_pictures_and_tars_by_name(found, shots):
@@ -80,12 +81,12 @@ def test_serfiq_foretells_errors_and_chance_does_not(found):
 
 def test_kept_embeddings_give_the_same_figures(folder, kept, found):
     """The frames need not be read again; the faces aligned anew from the table are the same faces."""
-    again = evaluate.evaluate_edc(kept, str(folder / "identities.csv"), config.Config())
+    again = identities.evaluate_edc(kept, str(folder / "identities.csv"), S3Settings(), FetchOptions())
     for one, other in zip(found.results, again.results, strict=True):
         assert (one.fmr, one.quality, one.fnmr) == (other.fmr, other.quality, other.fnmr)
         assert one.pauc == pytest.approx(other.pauc)
-    faces = np.stack(list(evaluate.aligned_faces(again.known.rows, kept, S3Settings)))
-    embeddings = evaluate.embeddings_of(faces, kept, config.Config())
+    faces = np.stack(list(identities.aligned_faces(again.known.rows, kept, S3Settings)))
+    embeddings = identities.embeddings_of(faces, kept, FetchOptions())
     stored = np.stack(again.known.rows["embedding"].to_numpy())
     assert np.allclose(embeddings, stored, atol=1e-5)
 
@@ -120,7 +121,7 @@ def test_the_command_fits_a_calibration(folder, table, capsys):
     assert "(20" in printed and "lie below" in printed
     yaml = printed.splitlines()[-1]
     (folder / "job.yaml").write_text(yaml)
-    own = config.load(str(folder / "job.yaml"), {}).calibrated()
+    own = choose(config.load(str(folder / "job.yaml"), {})).calibration
     raw = table.rows(["serfiq_raw"])["serfiq_raw"].drop_null().to_numpy()
     assert (raw < own.threshold).mean() == pytest.approx(0.2, abs=0.01)
 
@@ -166,7 +167,7 @@ def test_a_name_that_two_sources_have_is_refused(shots, tmp_path):
     table = scored(tmp_path, "table")
     (tmp_path / "list.csv").write_text("image,identity\nsame.jpg,x\n")
     with pytest.raises(UsageError, match=r"same\.jpg may be of .*a/same\.jpg or of .*b/same\.jpg"):
-        evaluate.known_faces(table, str(tmp_path / "list.csv"), S3Settings)
+        identities.known_faces(table, str(tmp_path / "list.csv"), S3Settings)
 
 
 def test_a_frame_that_is_gone_is_named(shots, tmp_path):
@@ -180,4 +181,4 @@ def test_a_frame_that_is_gone_is_named(shots, tmp_path):
     lost = tmp_path / "in" / shots[1][0]
     lost.write_bytes(b"")
     with pytest.raises(UsageError, match=rf"{lost.name} cannot be read any more"):
-        evaluate.evaluate_edc(table, str(tmp_path / "list.csv"), config.Config())
+        identities.evaluate_edc(table, str(tmp_path / "list.csv"), S3Settings(), FetchOptions())

@@ -8,6 +8,7 @@ from faceq import config
 from faceq.faces import cut_face
 from faceq.faces.cut_face import MEAN_FACE
 from faceq.faces.finder import Found
+from faceq.stages.chosen_models import choose
 from faceq.stages.find_face import FindFace, quality_matrix
 from jobs import demo
 
@@ -16,7 +17,7 @@ SIDES = ("left", "right", "above", "below")
 
 @pytest.fixture(scope="module")
 def stage() -> FindFace:
-    return FindFace(config.Config())
+    return FindFace(config.Config(), choose(config.Config()))
 
 
 @pytest.fixture(scope="module")

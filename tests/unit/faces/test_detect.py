@@ -10,13 +10,13 @@ from onnx.reference import ReferenceEvaluator
 
 from faceq.faces.detect import YuNet, overlap
 from faceq.faces.yunet import NMS_THRESHOLD, YuNetSession, _floats
-from faceq.models import zoo
+from faceq.models.fetch import fetch
 from faceq.sources.decode.image import decode
 
 
 @pytest.fixture(scope="module")
 def detector() -> YuNet:
-    return YuNet(zoo.fetch("yunet"), threshold=0.6)
+    return YuNet(fetch("yunet"), threshold=0.6)
 
 
 def test_six_people_are_six_faces(detector, photos):
@@ -49,7 +49,7 @@ def test_a_box_is_clipped_to_the_picture(detector, astronaut):
 
 @pytest.mark.parametrize("size", [(512, 512), (333, 500), (90, 61)])
 def test_yunet_finds_what_opencvs_own_class_finds(astronaut, photos, size):
-    path = zoo.fetch("yunet")
+    path = fetch("yunet")
     for photo in (astronaut, decode((photos / "t1.jpg").read_bytes(), 10**7)):
         picture = np.ascontiguousarray(cv2.resize(photo, size)[..., ::-1])
         opencvs = cv2.FaceDetectorYN.create(str(path), "", size, 0.6, NMS_THRESHOLD)

@@ -7,7 +7,7 @@ from faceq.evaluation import distortions
 from faceq.faces import geometry
 from faceq.faces.detect import YuNet
 from faceq.faces.dhash import dhash
-from faceq.models import zoo
+from faceq.models.fetch import fetch
 from faceq.sources.decode.image import decode
 
 
@@ -28,7 +28,7 @@ def test_each_bit_is_one_comparison():
 
 def test_the_same_face_is_near_and_others_are_far(photos):
     group = decode((photos / "t1.jpg").read_bytes(), 10**7)
-    detector = YuNet(zoo.fetch("yunet"), 0.6)
+    detector = YuNet(fetch("yunet"), 0.6)
     faces = [geometry.align(group, face.landmarks) for face in detector(group)]
     hashes = [dhash(face) for face in faces]
     for face, value in zip(faces, hashes, strict=True):

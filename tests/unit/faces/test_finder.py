@@ -12,7 +12,9 @@ from faceq.faces import detect, geometry, landmarks
 from faceq.faces.detect import Face, face_of, overlap
 from faceq.faces.finder import Finder, Found, chosen, face_confidence, is_face, turned
 from faceq.faces.landmarks import Dense
+from faceq.models.fetch import fetch
 from faceq.sources.frame import Frame, to_table
+from faceq.stages.chosen_models import choose
 from faceq.stages.find_face import FindFace
 from jobs import demo
 
@@ -36,18 +38,13 @@ class Counting:
 
 
 @pytest.fixture(scope="module")
-def settings() -> config.Config:
-    return config.Config()
+def detector() -> Counting:
+    return Counting(detect.load(fetch("yunet"), 0.6))
 
 
 @pytest.fixture(scope="module")
-def detector(settings) -> Counting:
-    return Counting(detect.load(settings.fetch("yunet"), 0.6))
-
-
-@pytest.fixture(scope="module")
-def find(settings, detector) -> Finder:
-    return Finder(detector, landmarks.load(settings.fetch("facemesh")), MIN_FACE)
+def find(detector) -> Finder:
+    return Finder(detector, landmarks.load(fetch("facemesh")), MIN_FACE)
 
 
 @pytest.fixture(scope="module")
@@ -231,7 +228,10 @@ def test_a_find_that_is_no_face_leaves_the_columns_of_a_face_empty(find, upright
     negative = 255 - upright[name]
     found = find(negative)
     assert found is not None and not is_face(found)
-    (row,) = FindFace(config.Config())(to_table([Frame("a", None, 0, demo._jpeg(negative))])).to_pylist()
+    settings = config.Config()
+    (row,) = FindFace(settings, choose(settings))(
+        to_table([Frame("a", None, 0, demo._jpeg(negative))])
+    ).to_pylist()
     assert row["status"] == "no_face" and row["n_faces"] == 1 and row["width"] == demo.FRAME_SIZE
     others = {"status", "n_faces", "width", "height", "frame_id", "source", "frame_index", "image"}
     assert all(value is None for name, value in row.items() if name not in others)

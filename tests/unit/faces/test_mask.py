@@ -9,18 +9,18 @@ from faceq.faces import geometry, region
 from faceq.faces.detect import YuNet
 from faceq.faces.landmarks import MESH_ENLARGEMENT
 from faceq.faces.region import FaceMesh
-from faceq.models import zoo
+from faceq.models.fetch import fetch
 
 
 @pytest.fixture(scope="module")
 def mesh() -> FaceMesh:
-    return FaceMesh(zoo.fetch("facemesh"))
+    return FaceMesh(fetch("facemesh"))
 
 
 @pytest.fixture(scope="module")
 def cut(astronaut) -> tuple[np.ndarray, np.ndarray]:
     """The upright crop, and the five landmarks in its pixels."""
-    (face,) = YuNet(zoo.fetch("yunet"), 0.6)(astronaut)
+    (face,) = YuNet(fetch("yunet"), 0.6)(astronaut)
     side, angle = MESH_ENLARGEMENT * face.side, geometry.eye_angle(face.landmarks)
     matrix = geometry.crop_matrix(face.centre, side, angle, region.MESH_SIZE)
     crop = geometry.warp(astronaut, matrix, region.MESH_SIZE)
@@ -46,14 +46,14 @@ def test_what_is_shown_of_a_face_is_its_inside_its_inside_on_black_or_all_of_it(
     crop, _ = cut
     inside = geometry.polygon_mask(mesh(crop)[0][region.FACE_OVAL, :2], region.MESH_SIZE)[None]
     pictures = crop[None]
-    assert region.shown("mask", pictures, inside) == (pictures, inside)
+    assert region.apply_region("mask", pictures, inside) == (pictures, inside)
 
-    black, everywhere = region.shown("black_out", pictures, inside)
+    black, everywhere = region.apply_region("black_out", pictures, inside)
     assert black.dtype == np.uint8 and everywhere.min() == 1
     assert black[inside == 0].max() == 0
     assert np.array_equal(black[inside == 1], pictures[inside == 1])
 
-    whole, everywhere = region.shown("crop", pictures, inside)
+    whole, everywhere = region.apply_region("crop", pictures, inside)
     assert np.array_equal(whole, pictures) and everywhere.min() == 1
 
 

@@ -13,7 +13,7 @@ from faceq.faces.detect import YuNet
 from faceq.fiq import recogniser
 from faceq.fiq.recogniser import Backbone
 from faceq.fiq.serfiq import ClosedForm
-from faceq.models import zoo
+from faceq.models.fetch import fetch
 from faceq.runtime.onnx_runtime import ModelFileError
 
 FEATURES, OUTPUTS = 4 * 7 * 7, 16
@@ -21,7 +21,7 @@ FEATURES, OUTPUTS = 4 * 7 * 7, 16
 
 @pytest.fixture(scope="module")
 def face(astronaut) -> np.ndarray:
-    (found,) = YuNet(zoo.fetch("yunet"), 0.6)(astronaut)
+    (found,) = YuNet(fetch("yunet"), 0.6)(astronaut)
     return geometry.align(astronaut, found.landmarks)
 
 
@@ -46,7 +46,7 @@ def whole(path, batch: np.ndarray) -> np.ndarray:
 
 
 def test_backbone_and_head_give_the_embedding_of_the_whole_file(backbone, face):
-    wanted = whole(zoo.fetch("sface"), face.transpose(2, 0, 1)[None].astype(np.float32))
+    wanted = whole(fetch("sface"), face.transpose(2, 0, 1)[None].astype(np.float32))
     assert np.allclose(embeddings(backbone, face[None]), wanted, atol=1e-3)
 
 

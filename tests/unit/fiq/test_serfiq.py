@@ -11,7 +11,7 @@ from faceq.faces.detect import YuNet
 from faceq.fiq import recogniser, serfiq
 from faceq.fiq.recogniser import Backbone
 from faceq.fiq.serfiq import ClosedForm, DropoutError, Head, MonteCarlo
-from faceq.models import zoo
+from faceq.models.fetch import fetch
 from faceq.sources.decode.image import decode
 
 
@@ -23,7 +23,7 @@ def backbone() -> Backbone:
 @pytest.fixture(scope="module")
 def faces(astronaut, photos) -> np.ndarray:
     """Aligned faces, (66, 112, 112, 3): seven people and copies spoiled in many ways."""
-    detector = YuNet(zoo.fetch("yunet"), 0.6)
+    detector = YuNet(fetch("yunet"), 0.6)
     sharp = [geometry.align(astronaut, detector(astronaut)[0].landmarks)]
     group = decode((photos / "t1.jpg").read_bytes(), 10**7)
     sharp += [geometry.align(group, face.landmarks) for face in detector(group)]

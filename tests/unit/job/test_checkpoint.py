@@ -14,7 +14,7 @@ LARGE = [Shard(f"/in/{number}.tar", f"/in/{number}.tar", "tar", 1 << 30) for num
 
 
 def paced(shards: list[Shard] = LARGE, **values) -> Config:
-    return checkpoint.paced(config.build(values), shards)
+    return checkpoint.with_checkpoint_rows(config.build(values), shards)
 
 
 def test_on_a_small_machine_a_file_is_some_seconds_work():

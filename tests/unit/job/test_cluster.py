@@ -12,6 +12,8 @@ from faceq import config
 from faceq.config import Pool
 from faceq.errors import UsageError
 from faceq.job import cluster
+from faceq.stages.chosen_models import choose
+from faceq.stages.placement import on_gpus
 from faceq.stages.scores import ScoreFiq
 
 
@@ -58,7 +60,8 @@ def test_an_initial_size_lies_between_the_others():
 def test_a_model_runs_as_many_threads_as_it_has_whole_cpus(cpus, threads):
     before = torch.get_num_threads()
     try:
-        ScoreFiq(config.build({"serfiq": {"num_cpus": cpus}}))
+        settings = config.build({"serfiq": {"num_cpus": cpus}})
+        ScoreFiq(settings, choose(settings))
         assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
@@ -78,14 +81,14 @@ def test_a_model_runs_as_many_threads_as_it_has_whole_cpus(cpus, threads):
 )
 def test_pools_share_what_is_left_of_the_cards(cards, asked, left):
     """Where nothing is left they stay on the CPU."""
-    chosen = config.build(asked).on_gpus(cards)
+    chosen = on_gpus(config.build(asked), cards)
     assert (chosen.serfiq.num_gpus, chosen.dbcnn.num_gpus) == pytest.approx(left)
 
 
 def test_stages_that_have_no_room_are_refused_before_they_wait(monkeypatch):
     """Finding faces on a card counts with the pools, which share that card on a machine of one's own."""
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0, "GPU": 1.0})
-    cluster._check_room(config.build({"find_face": {"num_gpus": 0.2}}).on_gpus(1))
+    cluster._check_room(on_gpus(config.build({"find_face": {"num_gpus": 0.2}}), 1))
     with pytest.raises(UsageError, match=r"at least 1.5 GPUs, the machine has 1: lower num_cpus, num_gpus"):
         cluster._check_room(config.build({"find_face": {"num_gpus": 1}, "dbcnn": {"num_gpus": 0.5}}))
 
@@ -109,9 +112,10 @@ def test_processes_that_read_find_faces_and_write_do_without_torch(photos):
     code = (
         "import sys, faceq.job.census, faceq.job.datasource, faceq.job.tasks\n"
         "from faceq import config; from faceq.stages import find_face; from faceq.sources import frame\n"
+        "from faceq.stages.chosen_models import choose\nsettings = config.build({})\n"
         f"image = open({str(photos / 't1.jpg')!r}, 'rb').read()\n"
         "batch = frame.to_table([frame.Frame('t1.jpg', None, 0, image)])\n"
-        "print(find_face.FindFace(config.build({}))(batch)['n_faces'][0], 'torch' in sys.modules)"
+        "print(find_face.FindFace(settings, choose(settings))(batch)['n_faces'][0], 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["6", "False"]

@@ -33,5 +33,5 @@ CARDS = {"num_gpus": 0.5, "device": "cpu"}
     ],
 )
 def test_what_no_machine_has_is_named(asked, machines, lacking):
-    found = resources.shortage(config.build(asked), machines)
+    found = resources.shortage(resources.requests(config.build(asked)), machines)
     assert found is None if lacking is None else (found or "").startswith(lacking)

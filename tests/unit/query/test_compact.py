@@ -16,7 +16,7 @@ from faceq.cli import main
 from faceq.errors import StorageError, UsageError
 from faceq.job import pipeline
 from faceq.query import compact
-from faceq.query import rows as query
+from faceq.query.rows import read_table
 from faceq.storage.filesystem import filesystem
 from faceq.storage.settings import S3Settings
 from faceq.table.schema import SCHEMA, record_of
@@ -83,7 +83,7 @@ def test_files_and_records_are_those_of_a_table(scored, compacted):
 def test_it_can_be_queried_and_the_job_goes_on_in_it(light_job, scored, compacted, tmp_path):
     condition = "serfiq >= 0.6 and dbcnn >= 20"
     there, here = (
-        query.read_table(table, condition).sort_by("frame_id").drop_columns(["run_id"])
+        read_table(table, condition).sort_by("frame_id").drop_columns(["run_id"])
         for table in (scored.out, compacted)
     )
     assert here.num_rows and here.to_pylist() == there.to_pylist()
@@ -214,7 +214,7 @@ def test_a_table_whose_name_looks_like_a_pattern_is_not_taken_for_others(place, 
         folder = f"{request.getfixturevalue('s3')}/patterns"
         filesystem(folder, S3Settings()).put(f"{tmp_path}/", f"{folder}/", recursive=True)
     for name, rows in (("scores[1]", 3_000), ("scores*", 2_000)):
-        assert len(query.read_table(f"{folder}/{name}")) == rows
+        assert len(read_table(f"{folder}/{name}")) == rows
         assert compact.compact(f"{folder}/{name}", f"{folder}/{name}-new", S3Settings())[0] == rows
         assert rows_of(f"{folder}/{name}-new") == rows_of(f"{folder}/{name}")
 

@@ -9,13 +9,13 @@ from model_files import arcface
 
 from faceq.cli import main
 from faceq.fiq.recogniser import _keep_inputs
-from faceq.models import zoo
+from faceq.models.fetch import fetch
 from faceq.runtime.onnx_runtime import ModelFileError, read, session, spell_out_prelu
 
 
 @pytest.fixture(params=["sface", "arcface"])
 def recogniser(request, tmp_path):
-    return zoo.fetch("sface") if request.param == "sface" else arcface(tmp_path / "arcface.onnx")
+    return fetch("sface") if request.param == "sface" else arcface(tmp_path / "arcface.onnx")
 
 
 def test_prelu_spelled_out_gives_the_same_embedding(recogniser):

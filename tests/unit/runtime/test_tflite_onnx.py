@@ -8,15 +8,15 @@ from faceq.faces import geometry, region
 from faceq.faces.detect import YuNet
 from faceq.faces.landmarks import MESH_ENLARGEMENT
 from faceq.faces.region import FaceMesh
-from faceq.models import zoo
+from faceq.models.fetch import fetch
 from faceq.runtime import tflite_onnx
 from faceq.runtime.onnx_runtime import ModelFileError
 
 
 def test_its_points_are_those_of_opencv(astronaut):
-    path = zoo.fetch("facemesh")
+    path = fetch("facemesh")
     mesh, network = FaceMesh(path), cv2.dnn.readNetFromTFLite(str(path))
-    (face,) = YuNet(zoo.fetch("yunet"), 0.6)(astronaut)
+    (face,) = YuNet(fetch("yunet"), 0.6)(astronaut)
     for turn in (0.0, 0.4, 1.6):
         matrix = geometry.crop_matrix(face.centre, MESH_ENLARGEMENT * face.side, turn, region.MESH_SIZE)
         crop = geometry.warp(astronaut, matrix, region.MESH_SIZE)
@@ -36,7 +36,7 @@ def test_its_points_are_those_of_opencv(astronaut):
 )
 def test_another_file_is_refused_by_its_name(tmp_path, made, said):
     path = tmp_path / "other.tflite"
-    path.write_bytes(made(zoo.fetch("facemesh").read_bytes()))
+    path.write_bytes(made(fetch("facemesh").read_bytes()))
     with pytest.raises(ModelFileError, match=rf"other\.tflite: .*({said})"):
         FaceMesh(path)
 
@@ -45,7 +45,7 @@ def test_an_operator_that_is_not_translated_is_named(tmp_path):
     """The number of one kind of operator is changed in the file: PReLU becomes something else."""
     import tflite  # noqa: PLC0415 - only here
 
-    data = bytearray(zoo.fetch("facemesh").read_bytes())
+    data = bytearray(fetch("facemesh").read_bytes())
     model = tflite.Model.GetRootAsModel(data, 0)
     for index in range(model.OperatorCodesLength()):
         code = model.OperatorCodes(index)

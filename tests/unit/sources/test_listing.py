@@ -14,7 +14,7 @@ from users import as_nobody
 from faceq.cli import main
 from faceq.errors import StorageError, UsageError
 from faceq.sources import read_shards
-from faceq.sources.listing import Shard, group, kind_of, list_shards, printable, recorded
+from faceq.sources.listing import Shard, group, kind_of, list_shards, printable, shard_from_table
 from faceq.storage import s3_listing
 from faceq.storage.settings import S3Settings
 from faceq.table.store import Table
@@ -225,7 +225,7 @@ def test_keys_of_s3_stay_as_they_are(place):
         assert {frame.source: frame.image for frame in frames} == {
             f"s3://{BUCKET}/in/{name}": name.encode() for name in names if name not in hidden
         }
-        again = list(read_shards([recorded(frame.source) for frame in frames], store.settings))
+        again = list(read_shards([shard_from_table(frame.source) for frame in frames], store.settings))
     assert [(frame.id, frame.image) for frame in again] == [(frame.id, frame.image) for frame in frames]
 
 
@@ -239,7 +239,7 @@ def test_names_that_are_not_utf8_and_the_text_of_their_escapes_stay_apart(tmp_pa
     found = list_shards([str(tmp_path)], S3Settings())
     frames = list(read_shards(found, S3Settings()))
     assert len({frame.id for frame in frames}) == len(frames) == len(names)
-    again = list(read_shards([recorded(frame.source) for frame in frames], S3Settings()))
+    again = list(read_shards([shard_from_table(frame.source) for frame in frames], S3Settings()))
     assert {frame.image for frame in again} == names
     assert [(frame.id, frame.image) for frame in again] == [(frame.id, frame.image) for frame in frames]
 

@@ -23,8 +23,9 @@ from faceq.sources.listing import Shard, list_shards
 from faceq.sources.reread import frames_of
 from faceq.sources.sniff import ENOUGH, kind_of_bytes
 from faceq.storage.settings import S3Settings
+from faceq.table.runs import Run
 from faceq.table.schema import SCHEMA
-from faceq.table.store import Run, Table
+from faceq.table.store import Table
 
 
 def picture(form: str, mode: str = "RGB") -> bytes:

@@ -158,8 +158,8 @@ def test_settings_that_make_no_sense_are_wrong_usage(tmp_path, capsys, chosen, m
 
 
 def test_sampling_is_on_record():
-    assert config.build({"video": {"fps": 2}}).record()["video_fps"] == 2
-    assert config.build({"video": {"every": 3}}).record()["video_every"] == 3
+    assert _record({"video": {"fps": 2}})["video_fps"] == 2
+    assert _record({"video": {"every": 3}})["video_every"] == 3
 
 
 # --- broken videos ---

@@ -17,16 +17,18 @@ from faceq.config import Pool
 from faceq.errors import UsageError
 from faceq.faces import geometry
 from faceq.faces.detect import Face, YuNet
-from faceq.fiq.distances import CUDA_TOLERANCE, Distances
+from faceq.fiq.distances import CUDA_TOLERANCE, DropoutDistances
 from faceq.fiq.serfiq import score
 from faceq.iqa import scorer
 from faceq.iqa.scorer import HALF_TOLERANCE, TorchQuality
 from faceq.job import cluster
 from faceq.models import zoo
+from faceq.models.fetch import fetch
 from faceq.runtime import device, onnx_runtime
-from faceq.runtime.minibatch import Halving
-from faceq.sources import frame as frames
+from faceq.runtime.minibatch import OomSafeBatcher
+from faceq.sources.frame import Frame, to_table
 from faceq.stages import find_face
+from faceq.stages.chosen_models import choose
 from jobs import demo
 
 GPU = device.missing() is None
@@ -43,7 +45,7 @@ def aligned() -> np.ndarray:
     def largest(faces: list[Face]) -> Face:
         return max(faces, key=lambda face: face.area)
 
-    detector = YuNet(zoo.fetch("yunet"), 0.6)
+    detector = YuNet(fetch("yunet"), 0.6)
     faces = list(demo.source_faces().values())
     return np.stack([geometry.align(face, largest(detector(face)).landmarks) for face in faces])
 
@@ -53,11 +55,11 @@ def aligned() -> np.ndarray:
 @pytest.mark.parametrize("recogniser", ["sface", "arcface"])
 def test_distances_on_the_device_are_those_of_the_cpu(aligned, tmp_path, where, passes, recogniser):
     """Features are bound to the session's output and stay where they are until they are distances."""
-    path, known = zoo.fetch("sface"), zoo.recogniser("sface")
+    path, known = fetch("sface"), zoo.recogniser("sface")
     if recogniser == "arcface":
         path, known = arcface(tmp_path / "r.onnx"), zoo.Recogniser(zoo.PUBLISHED, dropout=0.5)
-    wanted, embedding = Distances(path, known, passes, "cpu", 4, 1)(aligned)
-    found, bound = Distances(path, known, passes, where, 8, 1).on_device(aligned)
+    wanted, embedding = DropoutDistances(path, known, passes, "cpu", 4, 1)(aligned)
+    found, bound = DropoutDistances(path, known, passes, where, 8, 1).on_device(aligned)
     assert np.abs(score(found) - score(wanted)).max() < CUDA_TOLERANCE
     assert np.allclose(bound, embedding, rtol=1e-3, atol=1e-3 * np.abs(embedding).max())
 
@@ -66,9 +68,9 @@ def test_distances_on_the_device_are_those_of_the_cpu(aligned, tmp_path, where, 
 def test_the_closed_forms_gap_is_measured_on_the_device(aligned, tmp_path, where):
     known = zoo.Recogniser(zoo.PUBLISHED, dropout=0.5)
     path = heavy_tailed(tmp_path / "r.onnx")
-    wanted = Distances(path, known, None, "cpu", 4, 1).gap(aligned)
-    assert Distances(path, known, None, where, 8, 1).gap(aligned) == pytest.approx(wanted, abs=1e-3)
-    assert Distances(path, known, 20, where, 8, 1).gap(aligned) is None
+    wanted = DropoutDistances(path, known, None, "cpu", 4, 1).gap(aligned)
+    assert DropoutDistances(path, known, None, where, 8, 1).gap(aligned) == pytest.approx(wanted, abs=1e-3)
+    assert DropoutDistances(path, known, 20, where, 8, 1).gap(aligned) is None
 
 
 @pytest.mark.parametrize("where", DEVICES)
@@ -112,9 +114,10 @@ def test_yunet_and_facemesh_stay_on_the_cpu_where_find_face_has_a_card(photos, m
     monkeypatch.setattr(find_face, "check_cuda", lambda: None)
     monkeypatch.setattr(device, "check_cuda", lambda: None)
     image = (photos / "t1.jpg").read_bytes()
-    frame = frames.to_table([frames.Frame("t1.jpg", None, 0, image)])
+    frame = to_table([Frame("t1.jpg", None, 0, image)])
     one, other = (
-        find_face.FindFace(config.build({"find_face": {"device": where}}))(frame) for where in ("cpu", "cuda")
+        find_face.FindFace(settings, choose(settings))(frame)
+        for settings in (config.build({"find_face": {"device": where}}) for where in ("cpu", "cuda"))
     )
     assert one.equals(other) and one["n_faces"].to_pylist() == [6]
 
@@ -134,7 +137,7 @@ def test_memory_that_runs_out_halves_the_mini_batch_on_the_card(tmp_path, capsys
     crops = np.zeros((64, 256, 256, 3), np.uint8)
     torch.cuda.set_per_process_memory_fraction(0.6e9 / total)
     try:
-        halving = Halving(network, 64, "dbcnn")
+        halving = OomSafeBatcher(network, 64, "dbcnn")
         (scores,) = halving(crops, np.ones(crops.shape[:3], np.float32))
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
@@ -174,7 +177,7 @@ def test_out_of_memory_halves_the_mini_batch_once_and_says_so(error, capsys):
             raise error
         return (items * 2.0,)
 
-    halving = Halving(model, 16, "dbcnn")
+    halving = OomSafeBatcher(model, 16, "dbcnn")
     for _ in range(2):
         (doubled,) = halving(np.arange(10))
         assert doubled.tolist() == [2.0 * i for i in range(10)]
@@ -193,7 +196,7 @@ def test_a_card_that_holds_not_one_item_is_an_error_with_a_way_out():
     with pytest.raises(
         device.DeviceError, match=r"serfiq: .* does not hold one item: CUDA out of .*num_gpus"
     ):
-        Halving(model, 4, "serfiq")(np.arange(3))
+        OomSafeBatcher(model, 4, "serfiq")(np.arange(3))
 
 
 @pytest.mark.parametrize("error", OUT_OF_MEMORY)
@@ -202,7 +205,7 @@ def test_memory_that_runs_out_while_a_model_loads_is_not_blamed_on_its_file(erro
         raise error
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", made)
-    path = zoo.fetch("sface")
+    path = fetch("sface")
     with pytest.raises(device.DeviceError, match=r"does not hold the models: .*num_gpus"):
         onnx_runtime.session(path, onnx_runtime.read(path), "cpu", 1)
 
@@ -227,7 +230,7 @@ def test_a_card_that_fails_is_an_error_not_the_cpu_and_not_the_file(monkeypatch,
     monkeypatch.setattr(onnxruntime.InferenceSession, "_create_inference_session", on_the_card)
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: print("Failed to load libcudnn.so.9"))
     monkeypatch.setattr(device, "check_cuda", lambda: None)
-    path = zoo.fetch("sface")
+    path = fetch("sface")
     with pytest.raises(device.DeviceError, match=said):
         onnx_runtime.session(path, onnx_runtime.read(path), "cuda", 1)
     assert capsys.readouterr().out == ""
@@ -238,7 +241,7 @@ def test_other_errors_are_not_taken_for_it():
         raise RuntimeError("out of memory, says something else")
 
     with pytest.raises(RuntimeError, match="says something else"):
-        Halving(model, 4, "serfiq")(np.arange(3))
+        OomSafeBatcher(model, 4, "serfiq")(np.arange(3))
     assert not device.is_out_of_memory(ValueError("Failed to allocate memory"))
 
 
@@ -284,7 +287,7 @@ def test_a_machine_with_a_card_that_models_cannot_use_says_why(monkeypatch, caps
     """As Ray sees it: a logical GPU beside this environment's builds without CUDA."""
     monkeypatch.setattr(cluster.ray, "cluster_resources", lambda: {"CPU": 2.0, "GPU": 1.0})
     plain = config.build({})
-    assert cluster.settled(plain) == plain
+    assert cluster.with_local_gpus(plain) == plain
     assert f"models run on the CPU: {device.missing()}" in capsys.readouterr().err
     assert cluster.pool_options(Pool(device="cuda"))["num_gpus"] == 0.5
 
@@ -305,7 +308,7 @@ def test_bytes_reach_the_device_whole():
 @on_gpu
 def test_a_job_on_a_machine_with_a_card_takes_it(monkeypatch):
     monkeypatch.setattr(cluster.ray, "cluster_resources", lambda: {"CPU": 8.0, "GPU": 1.0})
-    chosen = cluster.settled(config.build({}))
+    chosen = cluster.with_local_gpus(config.build({}))
     assert (chosen.serfiq.runs_on, chosen.dbcnn.runs_on) == ("cuda", "cuda")
     assert chosen.serfiq.num_gpus + chosen.dbcnn.num_gpus == 1
 
@@ -320,4 +323,4 @@ def test_a_provider_that_did_not_load_is_an_error(monkeypatch):
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", on_the_cpu)
     with pytest.raises(device.DeviceError, match="its CUDA provider did not load"):
-        Distances(zoo.fetch("sface"), zoo.recogniser("sface"), None, "cuda", 8, 1)
+        DropoutDistances(fetch("sface"), zoo.recogniser("sface"), None, "cuda", 8, 1)

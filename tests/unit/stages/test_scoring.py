@@ -14,14 +14,16 @@ from PIL import Image
 from real_s3 import BUCKET
 
 import faceq
-from faceq.config import PRESETS, Config
+from faceq.config import Config
 from faceq.errors import UsageError
 from faceq.faces import geometry
 from faceq.iqa.dbcnn_lite import DBCNN_LITE_WEIGHTS, load_dbcnn_lite
 from faceq.iqa.scorer import HALF_TOLERANCE, OnnxQuality, TorchQuality
 from faceq.models import zoo as models
+from faceq.presets import PRESETS
 from faceq.runtime.minibatch import in_mini_batches
 from faceq.sources.frame import Frame, to_table
+from faceq.stages.chosen_models import choose
 from faceq.stages.find_face import FindFace
 from faceq.stages.scores import masks_of
 from faceq.table.schema import SCHEMA, frame_id, pending, pixels, schema
@@ -134,7 +136,7 @@ def test_a_calibration_of_ones_own_moves_serfiq_and_nothing_else(faces):
 def test_of_a_face_that_the_frame_cuts_off_no_black_comes_into_what_quality_is_judged_on(faces, degrees):
     """No pixel of these frames is black: what is black in a crop lies outside its frame. The recogniser,
     which was trained on such, still gets black there."""
-    find_face = FindFace(Config())
+    find_face = FindFace(Config(), choose(Config()))
     turn = cv2.getRotationMatrix2D((demo.FRAME_SIZE / 2, demo.FRAME_SIZE / 2), degrees, 1)
     for face in faces.values():
         whole = np.maximum(cv2.warpAffine(face, turn, face.shape[1::-1], borderMode=cv2.BORDER_REFLECT), 60)
@@ -171,7 +173,7 @@ def test_each_region_judges_other_pixels_and_another_name_is_refused(faces):
     ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))],
 )
 def test_half_precision_moves_no_score_by_more_than_its_tolerance(faces, device):
-    find = FindFace(Config())
+    find = FindFace(Config(), choose(Config()))
     frames = [png(face) for face in faces.values()]
     frames += [png(demo.degraded(face, "blur", 4, 0)) for face in faces.values()]
     rows = find(pa.table({"image": frames, "status": pa.nulls(len(frames), pa.string())}))

@@ -7,15 +7,8 @@ from pathlib import Path
 import pytest
 
 from faceq.errors import UsageError
-from faceq.storage.filesystem import (
-    ATTEMPTS,
-    AtomicLocalFileSystem,
-    absolute,
-    check_output,
-    filesystem,
-    path_of,
-    write_output,
-)
+from faceq.storage.filesystem import ATTEMPTS, AtomicLocalFileSystem, absolute, filesystem, path_of
+from faceq.storage.outputs import check_output, write_output
 from faceq.storage.settings import S3Settings
 
 

@@ -12,9 +12,9 @@ import pytest
 
 from faceq.errors import JobError, UsageError
 from faceq.storage.settings import S3Settings
-from faceq.table import heartbeats
-from faceq.table import lock as claim
-from faceq.table.store import Run, Table
+from faceq.table import heartbeats, lock
+from faceq.table.runs import Run
+from faceq.table.store import Table
 
 counter = itertools.count()
 
@@ -27,7 +27,7 @@ def new_run(run_id: str | None = None, **owner) -> Run:
         record={},
         config={},
         started="",
-        owner={**claim.owner(), **owner},
+        owner={**lock.owner(), **owner},
     )
 
 
@@ -59,42 +59,42 @@ def names_in(table: Table) -> set[str]:
 
 
 def test_the_second_job_is_refused_and_leaves_nothing(table):
-    with claim.held(table, new_run("20261123T170000Z-aaaaaaaa")) as _:
+    with lock.exclusive(table, new_run("20261123T170000Z-aaaaaaaa")) as _:
         before = [run["run_id"] for run in table.runs()]
         refused = pytest.raises(UsageError, match=r"another job is writing here: .*-aaaaaaaa on .* process")
-        with refused, claim.held(table, new_run()):
+        with refused, lock.exclusive(table, new_run()):
             pass
         assert [run["run_id"] for run in table.runs()] == before
-    with claim.held(table, new_run()):
+    with lock.exclusive(table, new_run()):
         pass
 
 
 def test_a_job_that_failed_frees_the_table(table):
-    with pytest.raises(ZeroDivisionError), claim.held(table, new_run()):
+    with pytest.raises(ZeroDivisionError), lock.exclusive(table, new_run()):
         _ = 1 / 0
-    with claim.held(table, new_run()):
+    with lock.exclusive(table, new_run()):
         pass
 
 
 def test_a_dead_process_of_this_machine_is_known_at_once(table):
     dead = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    began = claim._began(dead.pid)
+    began = lock._began(dead.pid)
     running(table, pid=dead.pid, began=began)
-    with pytest.raises(UsageError, match="another job is writing here"), claim.held(table, new_run()):
+    with pytest.raises(UsageError, match="another job is writing here"), lock.exclusive(table, new_run()):
         pass
     dead.kill()
     # Not waited for yet: a zombie is as dead.
     deadline = time.monotonic() + 10
-    while claim._began(dead.pid) is not None and time.monotonic() < deadline:
+    while lock._began(dead.pid) is not None and time.monotonic() < deadline:
         time.sleep(0.05)
-    with claim.held(table, new_run()):
+    with lock.exclusive(table, new_run()):
         pass
     dead.wait()
 
 
 def test_another_process_that_got_the_same_pid_is_not_the_job(table):
     running(table, pid=os.getpid(), began="1")
-    with claim.held(table, new_run()):
+    with lock.exclusive(table, new_run()):
         pass
 
 
@@ -104,22 +104,22 @@ def test_a_job_on_another_machine_is_dead_when_its_heartbeat_is_old(table, versi
     run = running(table, machine="another")
     if version == "0.1.0":
         heartbeats.stop(table, run.run_id)
-    with pytest.raises(UsageError, match="another job is writing here"), claim.held(table, new_run()):
+    with pytest.raises(UsageError, match="another job is writing here"), lock.exclusive(table, new_run()):
         pass
-    monkeypatch.setattr(claim, "DEAD_AFTER_S", 2)
+    monkeypatch.setattr(lock, "DEAD_AFTER_S", 2)
     time.sleep(3.1)  # S3 tells times in whole seconds
-    with claim.held(table, new_run()):
+    with lock.exclusive(table, new_run()):
         pass
 
 
 def test_a_living_job_shows_it(table, monkeypatch):
-    monkeypatch.setattr(claim, "BEAT_S", 0.2)
-    monkeypatch.setattr(claim, "DEAD_AFTER_S", 3)
+    monkeypatch.setattr(lock, "BEAT_S", 0.2)
+    monkeypatch.setattr(lock, "DEAD_AFTER_S", 3)
     mine = new_run(machine="another")
-    with claim.held(table, mine):
+    with lock.exclusive(table, mine):
         began = heartbeats.look(table, mine.run_id)[mine.run_id]
         time.sleep(4.5)
-        with pytest.raises(UsageError, match="another job"), claim.held(table, new_run()):
+        with pytest.raises(UsageError, match="another job"), lock.exclusive(table, new_run()):
             pass
         now = heartbeats.look(table, mine.run_id)[mine.run_id]
         assert now.heartbeat > began.heartbeat + 2
@@ -132,13 +132,13 @@ def test_no_heartbeat_is_left_by_a_job_that_ended_or_by_one_that_was_killed_befo
     running(table, pid=1, began="never")
     heartbeats.beat(table, "20261123T170000Z-00000000")  # killed before it wrote its record
     done, failed = new_run(), new_run()
-    with claim.held(table, done):
+    with lock.exclusive(table, done):
         finish(done)
-    with pytest.raises(ZeroDivisionError), claim.held(table, failed) as lock:
-        lock.may_write = True
+    with pytest.raises(ZeroDivisionError), lock.exclusive(table, failed) as held:
+        held.may_write = True
         _ = 1 / 0
-    monkeypatch.setattr(claim, "DEAD_AFTER_S", 0)
-    with claim.held(table, new_run()):
+    monkeypatch.setattr(lock, "DEAD_AFTER_S", 0)
+    with lock.exclusive(table, new_run()):
         pass
     names = names_in(table)
     assert {f"run-{run.run_id}.json" for run in (done, failed)} < names and len(names) == 3
@@ -150,7 +150,7 @@ def test_of_jobs_that_start_at_once_never_two_hold_the_table(table):
 
     def job(run: Run) -> None:
         try:
-            with claim.held(table, run):
+            with lock.exclusive(table, run):
                 holding.append(run)
                 most.append(len(holding))
                 time.sleep(0.3)
@@ -173,13 +173,13 @@ def test_of_jobs_that_start_at_once_never_two_hold_the_table(table):
 def test_a_claim_whose_record_was_deleted_is_refused(table):
     mine = new_run()
     with pytest.raises(UsageError, match="was deleted"):
-        claim._settle(table, mine)
+        lock.await_rivals(table, mine)
 
 
 def test_a_living_process_of_this_machine_is_alive_however_long_it_was_silent(table, monkeypatch):
     running(table)
-    monkeypatch.setattr(claim, "DEAD_AFTER_S", 0)
-    with pytest.raises(UsageError, match="another job"), claim.held(table, new_run()):
+    monkeypatch.setattr(lock, "DEAD_AFTER_S", 0)
+    with pytest.raises(UsageError, match="another job"), lock.exclusive(table, new_run()):
         pass
 
 
@@ -190,22 +190,22 @@ def test_a_job_that_was_taken_for_dead_does_not_finish(table, state):
     before.state, killed.state = "ended", "running"
     for run in (before, killed):
         table.save(run)
-    with claim.held(table, mine) as lock:
-        lock.check()
+    with lock.exclusive(table, mine) as held:
+        held.check()
         other = new_run(machine="another")
         other.state = state
         table.save(other)
         with pytest.raises(JobError, match=f"{other.run_id} took this job for dead"):
-            lock.check()
+            held.check()
 
 
 @pytest.mark.parametrize("how", ["taken over", "record deleted", "heartbeat deleted"])
 def test_a_job_that_has_lost_the_table_is_told_within_two_heartbeats(table, monkeypatch, how):
-    monkeypatch.setattr(claim, "BEAT_S", 0.5)
+    monkeypatch.setattr(lock, "BEAT_S", 0.5)
     told: list[str] = []
     mine, other = new_run(), new_run(machine="another")
-    with claim.held(table, mine) as lock, lock.telling(told.append):
-        lock.may_write = True  # its record is not to be forgotten
+    with lock.exclusive(table, mine) as held, held.notify_on_loss(told.append):
+        held.may_write = True  # its record is not to be forgotten
         time.sleep(1.2)
         assert not told
         if how == "taken over":
@@ -215,10 +215,10 @@ def test_a_job_that_has_lost_the_table_is_told_within_two_heartbeats(table, monk
             table.forget(mine)
         else:
             heartbeats.stop(table, mine.run_id)
-        time.sleep(2 * claim.BEAT_S + 0.4)
+        time.sleep(2 * lock.BEAT_S + 0.4)
         assert told and (other.run_id in told[0] if how == "taken over" else "was deleted" in told[0])
         with pytest.raises(JobError):
-            lock.check()
+            held.check()
     names = names_in(table)
     assert not [name for name in names if name.startswith("heartbeat")]
     # A record that is gone does not come back: the table may be another one by now.
@@ -231,13 +231,13 @@ def test_of_two_jobs_with_different_settings_only_one_writes(table):
     one.record, two.record = {"fiq_threshold": 0.5}, {"fiq_threshold": 0.1}
     for run in (one, two):
         table.check(run.record)
-    with claim.held(table, one):
+    with lock.exclusive(table, one):
         finish(one)
     refused = pytest.raises(UsageError, match=r"fiq_threshold 0\.5 there, 0\.1 now")
-    with refused, claim.held(table, two):
+    with refused, lock.exclusive(table, two):
         pytest.fail("the second job got the table")
     assert names_in(table) == {f"run-{one.run_id}.json"}
-    with claim.held(table, two, overwrite=True):
+    with lock.exclusive(table, two, overwrite=True):
         pass
 
 
@@ -248,19 +248,19 @@ def test_runs_are_in_the_order_of_their_locks_whatever_their_clocks_said(table):
     table.save(old)
     for run_id in ids:
         run = new_run(run_id)
-        with claim.held(table, run):
+        with lock.exclusive(table, run):
             finish(run)
     assert [run["run_id"] for run in table.runs()] == [old.run_id, *ids]
 
 
 def test_a_machine_with_the_same_boot_id_but_another_name_is_another_machine(table, monkeypatch):
     """Restored from one snapshot. No process of that number is here, but the job may live there."""
-    monkeypatch.setattr(claim.socket, "gethostname", lambda: "twin")
-    there = claim.owner()
+    monkeypatch.setattr(lock.socket, "gethostname", lambda: "twin")
+    there = lock.owner()
     monkeypatch.undo()
     running(table, **{**there, "pid": 1 << 22, "began": "1"})
     with pytest.raises(UsageError, match=r"another job is writing here: .* on twin"):
-        claim.held(table, new_run()).__enter__()
+        lock.exclusive(table, new_run()).__enter__()
 
 
 def test_a_job_that_was_wrongly_taken_for_dead_does_not_stop_the_one_that_took_over(table):
@@ -269,26 +269,26 @@ def test_a_job_that_was_wrongly_taken_for_dead_does_not_stop_the_one_that_took_o
     table.save(silent)
     mine = new_run()
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(claim, "DEAD_AFTER_S", 0)
-        held = claim.held(table, mine)
-        lock = held.__enter__()
+        patched.setattr(lock, "DEAD_AFTER_S", 0)
+        holding = lock.exclusive(table, mine)
+        held = holding.__enter__()
     table.save(silent)
     heartbeats.beat(table, silent.run_id)
-    lock.check()
-    held.__exit__(None, None, None)
+    held.check()
+    holding.__exit__(None, None, None)
 
 
 def test_a_job_that_only_claims_has_not_taken_the_table(table):
     mine = new_run()
-    with claim.held(table, mine) as lock:
+    with lock.exclusive(table, mine) as held:
         waiting = new_run(machine="another")
         table.save(waiting)
-        lock.check()
+        held.check()
 
 
 def test_what_went_wrong_is_told_though_the_storage_fails_too(tmp_path, monkeypatch):
     table = Table(str(tmp_path / "table"), S3Settings())
-    with pytest.raises(JobError, match="credentials have expired"), claim.held(table, new_run()):
+    with pytest.raises(JobError, match="credentials have expired"), lock.exclusive(table, new_run()):
 
         def refused(run):
             raise UsageError("access denied")
@@ -299,22 +299,22 @@ def test_what_went_wrong_is_told_though_the_storage_fails_too(tmp_path, monkeypa
 
 
 def test_a_table_that_fails_when_the_job_has_begun_is_a_failed_job(table):
-    with pytest.raises(JobError, match="no space left"), claim.held(table, new_run()) as lock:
-        lock.begin()
+    with pytest.raises(JobError, match="no space left"), lock.exclusive(table, new_run()) as held:
+        held.begin()
         raise UsageError(f"{table.uri}: cannot be used: no space left")
 
 
 def test_what_is_wrong_with_the_command_is_no_failed_job(table):
     """What Ray lacks for it, say, is known only once the lock is held."""
-    with pytest.raises(UsageError, match="this machine has 2"), claim.held(table, new_run()):
+    with pytest.raises(UsageError, match="this machine has 2"), lock.exclusive(table, new_run()):
         raise UsageError("the stages ask for 400 CPUs, this machine has 2")
     assert not names_in(table)
 
 
 def test_an_end_that_cannot_be_recorded_is_a_failed_job(table, monkeypatch):
     mine = new_run()
-    with pytest.raises(JobError, match="access denied"), claim.held(table, mine) as lock:
-        lock.begin()
+    with pytest.raises(JobError, match="access denied"), lock.exclusive(table, mine) as held:
+        held.begin()
 
         def refused(run):
             raise UsageError("access denied")
@@ -326,7 +326,7 @@ def test_an_end_that_cannot_be_recorded_is_a_failed_job(table, monkeypatch):
 def test_the_record_tells_who_and_how_it_ended(tmp_path):
     table = Table(str(tmp_path / "table"), S3Settings())
     run = new_run()
-    with claim.held(table, run):
+    with lock.exclusive(table, run):
         (there,) = table.runs()
         assert there["state"] == "running" and there["owner"]["pid"] == os.getpid()
         finish(run)

@@ -7,8 +7,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from faceq import config
-from faceq.config import FACE_FINDING, PRESETS
 from faceq.errors import UsageError
+from faceq.faces.finder import FACE_FINDING
+from faceq.presets import PRESETS
+from faceq.stages.chosen_models import choose, comparison_record
 from faceq.storage.settings import S3Settings
 from faceq.table import comparable
 from faceq.table.schema import STATUSES, record_of
@@ -21,7 +23,8 @@ OLD = json.loads((TABLES / "records-0.1.0.json").read_text())
 
 
 def mine(**values) -> dict:
-    return config.build({"input": "in", "out": "out", **values}).record()
+    settings = config.build({"input": "in", "out": "out", **values})
+    return comparison_record(settings, choose(settings))
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from small_s3 import BUCKET, Refusal, small_s3
@@ -13,16 +14,17 @@ from small_s3 import BUCKET, Refusal, small_s3
 from faceq import config
 from faceq.cli import main
 from faceq.config import Config, Limits
-from faceq.job import pipeline, resume
+from faceq.job import pipeline
 from faceq.query import compact
 from faceq.sources import Findings, read_shards
 from faceq.sources.listing import Shard, list_shards
+from faceq.stages.chosen_models import choose, comparison_record
 from faceq.storage.settings import S3Settings
 from faceq.table import finished_shards
-from faceq.table import store as runs
 from faceq.table.finished_shards import Finished
+from faceq.table.runs import Run
 from faceq.table.schema import SCHEMA
-from faceq.table.store import Run, Table
+from faceq.table.store import Table
 
 PICTURE = b"\xff\xd8\xff\xe0 not more than the beginning of a picture"
 RUN = "20261123T170000Z-aaaaaaaa"
@@ -59,9 +61,10 @@ class Scored:
         ]
         self.count = len(rows)
         self.path = self.write(rows, "unreadable")
-        chosen = self.config().model_dump()
+        settings = self.config()
+        chosen, record = settings.model_dump(), comparison_record(settings, choose(settings))
         end = {"finished": "2026", "state": "ended", "rows": len(rows)}
-        self.table.save(Run(RUN, "0", inputs, self.config().record(), chosen, "", **end))
+        self.table.save(Run(RUN, "0", inputs, record, chosen, "", **end))
         if finished:
             finished_shards.save(self.table, RUN, self.finished)
 
@@ -69,7 +72,7 @@ class Scored:
         filled = [{"run_id": RUN, "status": status, **row} for row in rows]
         path = f"{self.table.path}/status={status}/{RUN}-u-000000-0.parquet"
         self.table.files.makedirs(os.path.dirname(path), exist_ok=True)
-        pq.write_table(runs.pa.Table.from_pylist(filled, SCHEMA).drop_columns(["status"]), path)
+        pq.write_table(pa.Table.from_pylist(filled, SCHEMA).drop_columns(["status"]), path)
         return path
 
     def config(self, **more) -> Config:
@@ -80,11 +83,11 @@ class Scored:
 
     def left(self, **more) -> set[str]:
         """Names of the shards that a run would read."""
-        rest = resume.rest_of(self.table, self.shards(), self.config(**more))
+        rest = _rest_of(self.table, self.shards(), self.config(**more))
         return {shard.source.rsplit("/", 1)[1] for shard in rest.shards}
 
     def nothing(self, **more) -> int | None:
-        return resume.nothing_to_do(self.table, self.shards(), self.config(**more))
+        return _nothing_to_do(self.table, self.shards(), self.config(**more))
 
 
 @pytest.fixture
@@ -212,7 +215,7 @@ def test_a_finished_object_is_not_asked_for(tmp_path):
         assert not any(asked.key.endswith(".tar") for asked in store.reads())
         (tmp_path / "frames.jsonl").write_text(f'{{"uri": "s3://{BUCKET}/in/3.tar"}}\n')
         named = list_shards([], store.settings, [str(tmp_path / "frames.jsonl")])
-        assert resume.nothing_to_do(scored.table, named, scored.config()) == 3
+        assert _nothing_to_do(scored.table, named, scored.config()) == 3
         assert {asked.method for asked in store.reads() if asked.key.endswith(".tar")} == {"HEAD"}
         store.objects["in/4.tar"] = bytes(bytearray(objects["in/4.tar"]))
         assert scored.left() == {"4.tar"}
@@ -234,7 +237,7 @@ def test_later_records_take_in_earlier_ones(scored, tmp_path):
 def test_compaction_and_overwrite(scored, tmp_path):
     compact.compact(scored.table.uri, str(tmp_path / "new"), S3Settings())
     new = Table(str(tmp_path / "new"), S3Settings())
-    assert resume.nothing_to_do(new, scored.shards(), scored.config(out=new.uri)) == scored.count
+    assert _nothing_to_do(new, scored.shards(), scored.config(out=new.uri)) == scored.count
     scored.table.remove_others(Run("other", "0", [], {}, {}, ""))
     assert scored.table.shard_files() == [] and not scored.nothing()
 

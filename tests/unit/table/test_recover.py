@@ -14,10 +14,12 @@ from faceq import config
 from faceq.cli import main
 from faceq.errors import StorageError
 from faceq.job import pipeline
+from faceq.stages.chosen_models import choose, comparison_record
 from faceq.storage.settings import S3Settings
 from faceq.table import lock, repair, store
+from faceq.table.runs import Run
 from faceq.table.schema import SCHEMA
-from faceq.table.store import Run, Table
+from faceq.table.store import Table
 from jobs import demo
 from jobs.training import synthetic
 
@@ -357,8 +359,8 @@ class TestJob:
     def test_a_job_at_work_keeps_others_out(self, folder, capsys):
         chosen = config.build({"input": [str(folder / "in")], "out": str(folder / "table")})
         table = Table(chosen.out, chosen.s3)
-        run = Run(NEW, "0", [], chosen.record(), {}, "", owner=lock.owner())
-        with lock.held(table, run):
+        run = Run(NEW, "0", [], comparison_record(chosen, choose(chosen)), {}, "", owner=lock.owner())
+        with lock.exclusive(table, run):
             for more in ([], ["--overwrite"], ["--retry-unreadable"]):
                 assert self.run(folder, *more) == 2
                 assert f"another job is writing here: {NEW}" in capsys.readouterr().err

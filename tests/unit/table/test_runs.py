@@ -17,17 +17,19 @@ from ray.data.datasource.path_util import _resolve_paths_and_filesystem
 
 from faceq import config
 from faceq.errors import UsageError
+from faceq.stages.chosen_models import choose, comparison_record
 from faceq.storage.filesystem import filesystem
 from faceq.storage.settings import S3Settings
+from faceq.table.runs import Run
 from faceq.table.schema import record_of, schema_with
-from faceq.table.store import QUANTILES, Run, Table, status_of
+from faceq.table.store import QUANTILES, Table, status_of
 from jobs.training import synthetic
 
 _READ_WITH_SLOW_FILES = """
 import sys, time
 import s3fs
 import faceq
-from faceq.storage import filesystem
+from faceq.storage.filesystem import AtomicLocalFileSystem
 from faceq.storage.settings import S3Settings
 from faceq.table.store import Table
 
@@ -38,7 +40,7 @@ class Slow:
     def __exit__(self, *error): self._file.close()
     def __del__(self): time.sleep(0.5)
 
-for kind in (filesystem.AtomicLocalFileSystem, s3fs.S3FileSystem):
+for kind in (AtomicLocalFileSystem, s3fs.S3FileSystem):
     kind._open = lambda *given, _open=kind._open, **options: Slow(_open(*given, **options))
 print(len(faceq.read_table(sys.argv[1], columns=["dbcnn"])))
 print(len(Table(sys.argv[1], S3Settings()).rows(["dbcnn"])))
@@ -151,9 +153,9 @@ def test_a_place_is_refused_where_ray_would_write_to_another_one(tmp_path, name)
 def test_the_footer_holds_the_settings_but_not_the_list_of_inputs():
     inputs = [f"/in/{number}.jpg" for number in range(20_000)]
     settings = config.build({"input": inputs, "manifest": inputs, "out": "/out", "min_face": 64})
-    run = Run("1", "0", inputs, settings.record(), settings.model_dump(), "")
+    run = Run("1", "0", inputs, comparison_record(settings, choose(settings)), settings.model_dump(), "")
     footer = record_of(schema_with(run.footer()))
-    assert footer["config"]["min_face"] == 64 and footer["models"] == settings.record()["models"]
+    assert footer["config"]["min_face"] == 64 and footer["models"] == run.record["models"]
     assert len(json.dumps(footer)) < 10_000
     assert run.as_json()["config"] == settings.model_dump() and run.as_json()["input"] == inputs
 
@@ -165,7 +167,8 @@ def test_a_run_without_rows_has_none_and_no_quantiles(table):
 
 def test_of_two_sets_of_models_the_refusal_names_what_differs(tmp_path):
     table = Table(str(tmp_path), S3Settings())
-    mine = config.build({"input": "in", "out": "out"}).record()
+    settings = config.build({"input": "in", "out": "out"})
+    mine = comparison_record(settings, choose(settings))
     other = {**mine["models"], "sface": {**mine["models"]["sface"], "sha256": "0" * 64}}
     table.put_record({**mine, "models": other, **RUN})
     with pytest.raises(UsageError, match=r"\(models\.sface\.sha256 \"0+") as refused:
@@ -176,7 +179,8 @@ def test_of_two_sets_of_models_the_refusal_names_what_differs(tmp_path):
 def test_a_table_of_an_older_faceq_is_refused_because_it_found_faces_in_another_way(tmp_path):
     """Its record does not name how, and its settings are the same."""
     table = Table(str(tmp_path), S3Settings())
-    mine = config.build({"input": "in", "out": "out"}).record()
+    settings = config.build({"input": "in", "out": "out"})
+    mine = comparison_record(settings, choose(settings))
     old = {key: value for key, value in mine.items() if key != "face_finding"}
     table.put_record({**old, **RUN})
     with pytest.raises(

@@ -5,7 +5,16 @@ import time
 import numpy as np
 import pyarrow as pa
 
-from faceq.table.schema import SCHEMA, among, frame_id, pending, record_of, schema, schema_with, with_values
+from faceq.table.schema import (
+    SCHEMA,
+    frame_id,
+    isin_sorted,
+    pending,
+    record_of,
+    scatter_column,
+    schema,
+    schema_with,
+)
 
 
 def test_frame_id_is_the_documented_hash():
@@ -46,7 +55,7 @@ def test_values_go_to_their_rows_and_the_rest_stays_null():
     batch = pa.table({"status": pa.array([None, "unreadable", None], pa.string())})
     rows = pending(batch)
     assert rows.tolist() == [0, 2]
-    batch = with_values(batch, "dbcnn", rows, np.array([1.5, 2.5]))
+    batch = scatter_column(batch, "dbcnn", rows, np.array([1.5, 2.5]))
     assert batch["dbcnn"].to_pylist() == [1.5, None, 2.5]
     assert batch.schema.field("dbcnn").type == pa.float32()
 
@@ -55,8 +64,8 @@ def test_a_few_ids_are_looked_up_among_a_million_without_a_sort_of_them_all():
     known = np.sort(np.random.default_rng(5).integers(-(2**63), 2**63 - 1, 1_000_000))
     ids = np.concatenate([known[[0, 77, -1]], [known[0] + 1, 2**63 - 1, -(2**63)]])
     started = time.process_time()
-    assert among(ids, known).tolist() == [True, True, True, False, False, False]
+    assert isin_sorted(ids, known).tolist() == [True, True, True, False, False, False]
     looked_up, started = time.process_time() - started, time.process_time()
     np.isin(ids, known)
     assert looked_up < (time.process_time() - started) / 10
-    assert among(ids, known[:0]).tolist() == [False] * 6
+    assert isin_sorted(ids, known[:0]).tolist() == [False] * 6

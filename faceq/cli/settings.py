@@ -1,0 +1,117 @@
+"""How every command takes settings: `--config`, `--set`, and flags of their own; and `faceq config`."""
+
+import argparse
+import difflib
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from faceq.config import Config, load, section_of
+from faceq.messages.masking import mask
+
+
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """`--config` and `--set`."""
+    add = parser.add_argument
+    add("--config", metavar="job.yaml", help="YAML settings file; --set and other flags override it")
+    what = "a setting by its name, such as --set dbcnn.batch_size=64; the value is YAML (repeatable)"
+    add("--set", type=_assignment, action="append", default=[], metavar="KEY=VALUE", help=what)
+
+
+def load_settings(options: argparse.Namespace, overrides: Mapping[str, Any] | None = None) -> Config:
+    """The settings of a command: defaults, the preset's, `--config`, `--set`, and `overrides` from flags of
+    their own; what comes later wins. Raises UsageError."""
+    return load(options.config, overrides or {}, options.set)
+
+
+def _assignment(text: str) -> tuple[str, Any]:
+    """`KEY=VALUE` as a dotted key and a value read as YAML."""
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"expected KEY=VALUE, such as dbcnn.batch_size=64, got {text!r}")
+    _check_key(key)
+    try:
+        return key, yaml.safe_load(value)
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise argparse.ArgumentTypeError(f"{key}: the value is not YAML: {reason}") from None
+
+
+def _check_key(key: str) -> None:
+    """Refuse a key that is no setting; name the nearest one, or all settings of that name."""
+    known = [name for name, _ in all_settings()]
+    if key in known:
+        return
+    near = [name for name in known if name.endswith(f".{key}")]
+    near = near or difflib.get_close_matches(key, known, n=1)
+    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "`faceq config` lists all settings"
+    raise argparse.ArgumentTypeError(f"unknown key {key!r}: {hint}")
+
+
+def all_settings(section: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Every setting by its dotted key, a section before what it holds."""
+    for name, field in section.model_fields.items():
+        yield f"{prefix}{name}", field
+        inner = section_of(field.annotation)
+        if inner is not None:
+            yield from all_settings(inner, f"{prefix}{name}.")
+
+
+def brief(key: str) -> str:
+    """A setting's help text: the first sentence of its description."""
+    description = dict(all_settings())[key].description or ""
+    sentence = re.split(r"(?<=[.;]) ", description, maxsplit=1)[0].rstrip(".;").replace("`", "")
+    return (sentence[0].lower() + sentence[1:]).replace("%", "%%")
+
+
+_CONFIG = """Prints the settings that a job would use, as YAML that --config accepts: the defaults, with
+those of the preset, the settings file and --set in their places. Passwords in URLs are replaced by ***."""
+
+_CONFIG_EXAMPLES = """examples:
+  faceq config > job.yaml
+  faceq config --preset cafi --set dbcnn.batch_size=64
+  faceq config --config job.yaml --set video.fps=2
+"""
+
+
+def add_config_command(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `faceq config`."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description, parser.epilog = _CONFIG, _CONFIG_EXAMPLES
+    add_config_arguments(parser)
+    parser.add_argument("--preset", metavar="NAME", help=f"{brief('preset')} (default: embedded)")
+    parser.set_defaults(run=run_config, only_prints=lambda options: True)
+
+
+def run_config(options: argparse.Namespace) -> int:
+    """`faceq config`: print the effective settings."""
+    settings = load_settings(options, {"preset": options.preset})
+    print("# batch_size and mini_batch are missing where nothing sets them: a job then chooses them for the")
+    print("# machine, CPU or GPU.")
+    print(as_yaml(settings), end="")
+    return 0
+
+
+def as_yaml(settings: Config) -> str:
+    """The settings as YAML that gives equal ones when it is loaded; secrets are masked.
+
+    What a job chooses for its machine if nobody sets it is left out where nobody has.
+    """
+    values = settings.model_dump(mode="json")
+    for name in ("find_face", "serfiq", "dbcnn"):
+        given = getattr(settings, name).model_fields_set
+        for key in {"batch_size", "mini_batch"} & values[name].keys() - given:
+            del values[name][key]
+    return yaml.safe_dump(_masked(values), sort_keys=False, allow_unicode=True, width=100)
+
+
+def _masked(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _masked(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_masked(inner) for inner in value]
+    return mask(value) if isinstance(value, str) else value
