@@ -10,7 +10,8 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from faceq.config import Config, load, section_of
+from faceq import config
+from faceq.config import Config, section_of
 from faceq.messages.masking import mask
 
 
@@ -25,7 +26,7 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
 def load_settings(options: argparse.Namespace, overrides: Mapping[str, Any] | None = None) -> Config:
     """The settings of a command: defaults, the preset's, `--config`, `--set`, and `overrides` from flags of
     their own; what comes later wins. Raises UsageError."""
-    return load(options.config, overrides or {}, options.set)
+    return config.load(options.config, overrides or {}, options.set)
 
 
 def _assignment(text: str) -> tuple[str, Any]:

@@ -38,7 +38,7 @@ from faceq.models import zoo
 from faceq.models.fetch import fetch
 from faceq.runtime.onnx_runtime import ModelFileError
 from faceq.stages import scores
-from faceq.stages.chosen_models import choose
+from faceq.stages.chosen_models import choose, comparison_record
 from faceq.storage.settings import S3Settings
 from faceq.table.store import Table
 from jobs import demo
@@ -114,11 +114,15 @@ def test_a_job_takes_them_and_records_what_they_were(files, local_ray, photos, t
     assert run["dropout"] == 0.25
 
 
+def record(values: dict) -> dict:
+    settings = config.build(values)
+    return comparison_record(settings, choose(settings))
+
+
 def test_the_same_file_elsewhere_is_the_same_model(files, tmp_path):
     moved = shutil.copy(files["recogniser"], tmp_path / files["recogniser"].name)
     one, other = (
-        _record({"models": {"recogniser": str(path)}, "dropout": 0.5})
-        for path in (files["recogniser"], moved)
+        record({"models": {"recogniser": str(path)}, "dropout": 0.5}) for path in (files["recogniser"], moved)
     )
     assert one == other
 
@@ -291,8 +295,8 @@ def test_dbcnn_lite_has_no_other_scale(photos, capsys, tmp_path):
 
 def test_the_scale_decides_values_and_is_on_record(files):
     settings = {"models": {"quality": str(files["quality"])}}
-    assert _record(settings)["quality_scale"] is None
-    assert _record({**settings, "quality_scale": 1})["quality_scale"] == 1
+    assert record(settings)["quality_scale"] is None
+    assert record({**settings, "quality_scale": 1})["quality_scale"] == 1
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import hashlib
 import http.server
 import io
 import json
+import logging
 import os
 import stat
 import threading
@@ -200,7 +201,7 @@ def test_a_proxy_is_asked_in_the_servers_place(model_dir, probe, server, monkeyp
 
 
 def test_what_is_pulled_to_a_bucket_is_a_mirror_for_machines_without_internet(
-    model_dir, probe, server, s3, tmp_path, monkeypatch, capsys
+    model_dir, probe, server, s3, tmp_path, monkeypatch, capsys, caplog
 ):
     probe(f"{server.address}/probe.bin")
     assert main.main(["models", "pull", "probe", "--to", f"{s3}/models"]) == 0
@@ -210,9 +211,9 @@ def test_what_is_pulled_to_a_bucket_is_a_mirror_for_machines_without_internet(
     probe("http://127.0.0.1:9/probe.bin")
     (tmp_path / "job.yaml").write_text(f"model_mirrors: {s3}/models/\n")
     settings = config.load(str(tmp_path / "job.yaml"), {})
-    said: list[str] = []
+    caplog.set_level(logging.INFO, "faceq.models")
     assert fetch("probe", fetch_options(settings)).read_bytes() == CONTENT
-    assert said == [f"models: probe (Probe-1.0) from {s3}/models/probe.bin"]
+    assert caplog.messages == [f"models: probe (Probe-1.0) from {s3}/models/probe.bin"]
     assert main.main(["models", "pull", "probe", "--config", str(tmp_path / "job.yaml")]) == 0
 
 
@@ -387,7 +388,7 @@ def test_a_job_records_what_was_accepted_by_its_configuration(light_job, tmp_pat
     """The driver asks, once for all machines; the record says which licences."""
     terms = {"terms": "For tests only.", "licence": "Probe-NC"}
     monkeypatch.setitem(models.MODELS, "yunet", dataclasses.replace(models.get("yunet"), **terms))
-    monkeypatch.setattr(terms, "_acceptances", lambda: tmp_path / "accepted.json")
+    monkeypatch.setattr("faceq.models.terms._acceptances", lambda: tmp_path / "accepted.json")
     out = str(tmp_path / "table")
     command = ["score", str(PHOTOS / "t1.jpg"), "--out", out]
     assert main.main(command) == 2

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import http.server
+import logging
 import multiprocessing
 import re
 import socket
@@ -60,13 +61,13 @@ def add(monkeypatch, entry: zoo.Model) -> None:
     monkeypatch.setitem(zoo.MODELS, "probe", entry)
 
 
-def test_the_first_source_that_answers_rightly_wins(model_dir, good, tmp_path, monkeypatch):
+def test_the_first_source_that_answers_rightly_wins(model_dir, good, tmp_path, monkeypatch, caplog):
     wrong = tmp_path / "wrong.bin"
     wrong.write_bytes(b"something else")
     add(monkeypatch, model("file:///not/there", f"file://{wrong}", good))
-    said: list[str] = []
-    assert fetch("probe", said.append).read_bytes() == CONTENT
-    assert said == [f"models: probe (none) from {good}"]
+    caplog.set_level(logging.INFO, "faceq.models")
+    assert fetch("probe").read_bytes() == CONTENT
+    assert caplog.messages == [f"models: probe (none) from {good}"]
     assert not [path for path in model_dir.iterdir() if path.name not in {"probe.bin", "probe.bin.lock"}]
 
 
@@ -79,7 +80,7 @@ def test_no_source_names_them_all_and_the_way_out(model_dir, monkeypatch):
         assert expected in str(error.value)
 
 
-def test_a_wrong_byte_in_the_cache_is_found_named_and_repaired(model_dir, good, monkeypatch, capsys):
+def test_a_wrong_byte_in_the_cache_is_found_named_and_repaired(model_dir, good, monkeypatch, capsys, caplog):
     add(monkeypatch, model(good))
     path = fetch("probe")
     spoiled = bytearray(CONTENT)
@@ -89,9 +90,9 @@ def test_a_wrong_byte_in_the_cache_is_found_named_and_repaired(model_dir, good, 
     assert main.main(["models", "verify", "probe"]) == 1
     assert f"sha256 of {path}" in capsys.readouterr().out
 
-    said: list[str] = []
-    assert fetch("probe", said.append).read_bytes() == CONTENT
-    assert str(path) in said[0] and "fetching it again" in said[0]
+    caplog.set_level(logging.INFO, "faceq.models")
+    assert fetch("probe").read_bytes() == CONTENT
+    assert str(path) in caplog.messages[0] and "fetching it again" in caplog.messages[0]
     assert main.main(["models", "verify", "probe"]) == 0
 
 

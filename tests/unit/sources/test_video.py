@@ -21,6 +21,7 @@ from faceq.sources import read_again, read_shards, video
 from faceq.sources.frame import to_table
 from faceq.sources.listing import group, list_shards
 from faceq.sources.video import picture
+from faceq.stages.chosen_models import choose, comparison_record
 from faceq.storage.settings import S3Settings
 from faceq.table.schema import BREAK, frame_id
 from faceq.table.store import Table
@@ -158,8 +159,9 @@ def test_settings_that_make_no_sense_are_wrong_usage(tmp_path, capsys, chosen, m
 
 
 def test_sampling_is_on_record():
-    assert _record({"video": {"fps": 2}})["video_fps"] == 2
-    assert _record({"video": {"every": 3}})["video_every"] == 3
+    for name, value in (("fps", 2), ("every", 3)):
+        settings = config.build({"video": {name: value}})
+        assert comparison_record(settings, choose(settings))[f"video_{name}"] == value
 
 
 # --- broken videos ---

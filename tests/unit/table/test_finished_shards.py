@@ -14,7 +14,8 @@ from small_s3 import BUCKET, Refusal, small_s3
 from faceq import config
 from faceq.cli import main
 from faceq.config import Config, Limits
-from faceq.job import pipeline
+from faceq.job import pipeline, resume
+from faceq.job.datasource import read_settings
 from faceq.query import compact
 from faceq.sources import Findings, read_shards
 from faceq.sources.listing import Shard, list_shards
@@ -83,11 +84,18 @@ class Scored:
 
     def left(self, **more) -> set[str]:
         """Names of the shards that a run would read."""
-        rest = _rest_of(self.table, self.shards(), self.config(**more))
+        settings = self.config(**more)
+        limited = settings.limit is not None
+        how = read_settings(settings)
+        rest = resume.rest_of(self.table, self.shards(), how, settings.fiq_threshold, limited)
         return {shard.source.rsplit("/", 1)[1] for shard in rest.shards}
 
     def nothing(self, **more) -> int | None:
-        return _nothing_to_do(self.table, self.shards(), self.config(**more))
+        return nothing_to_do(self.table, self.shards(), self.config(**more))
+
+
+def nothing_to_do(table: Table, shards: list[Shard], settings: Config) -> int | None:
+    return resume.nothing_to_do(table, shards, read_settings(settings), settings.fiq_threshold)
 
 
 @pytest.fixture
@@ -215,7 +223,7 @@ def test_a_finished_object_is_not_asked_for(tmp_path):
         assert not any(asked.key.endswith(".tar") for asked in store.reads())
         (tmp_path / "frames.jsonl").write_text(f'{{"uri": "s3://{BUCKET}/in/3.tar"}}\n')
         named = list_shards([], store.settings, [str(tmp_path / "frames.jsonl")])
-        assert _nothing_to_do(scored.table, named, scored.config()) == 3
+        assert nothing_to_do(scored.table, named, scored.config()) == 3
         assert {asked.method for asked in store.reads() if asked.key.endswith(".tar")} == {"HEAD"}
         store.objects["in/4.tar"] = bytes(bytearray(objects["in/4.tar"]))
         assert scored.left() == {"4.tar"}
@@ -237,7 +245,7 @@ def test_later_records_take_in_earlier_ones(scored, tmp_path):
 def test_compaction_and_overwrite(scored, tmp_path):
     compact.compact(scored.table.uri, str(tmp_path / "new"), S3Settings())
     new = Table(str(tmp_path / "new"), S3Settings())
-    assert _nothing_to_do(new, scored.shards(), scored.config(out=new.uri)) == scored.count
+    assert nothing_to_do(new, scored.shards(), scored.config(out=new.uri)) == scored.count
     scored.table.remove_others(Run("other", "0", [], {}, {}, ""))
     assert scored.table.shard_files() == [] and not scored.nothing()
 
