@@ -8,7 +8,6 @@ from typing import Any
 import rich.console
 import rich.table
 
-from faceq.cli import streams
 from faceq.cli.models import add_accept
 from faceq.cli.settings import add_config_arguments, load_settings
 from faceq.errors import UsageError
@@ -18,7 +17,7 @@ from faceq.storage.settings import S3Settings
 IQA_MODELS = ("dbcnn-lite", "dbcnn-koniq", "dbcnn-koniq-254e8241")
 
 
-def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The actions of `faceq evaluate`."""
     actions = parser.add_subparsers(required=True, metavar="ACTION")
     edc = actions.add_parser(
@@ -157,7 +156,7 @@ def evaluate_iqa(options: argparse.Namespace) -> int:
     settings = load_settings(options, {"accept_licence": options.accept_licence})
     _check_outputs(options, settings.s3)
     rate = iqa.rater(options.model, fetch_options(settings))
-    found = iqa.evaluate(options.images, options.ratings, rate, streams.say, settings.s3)
+    found = iqa.evaluate(options.images, options.ratings, rate, settings.s3)
     figures = found.figures()
     print(f"{figures['n']:,} pictures, {options.model}")
     for name in ("srcc", "plcc", "krcc", "rmse"):

@@ -4,8 +4,8 @@ import argparse
 import io
 import itertools
 import json
+import logging
 import os
-import sys
 from typing import TYPE_CHECKING, Any
 
 from faceq import config
@@ -19,6 +19,8 @@ from faceq.storage.settings import S3Settings
 
 if TYPE_CHECKING:
     from faceq.sources.frame import Frame
+
+log = logging.getLogger(__name__)
 
 _INSPECT = """Scores one or a few pictures at once and prints the values; every face is scored to its end.
 With --out it writes a picture with box, landmarks and outline, and beside it what DB-CNN saw."""
@@ -36,7 +38,7 @@ _LONGEST_STEM = 200
 """Bytes of a file's name without its ending; file systems allow 255 with it."""
 
 
-def add_inspect_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `faceq inspect`."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description, parser.epilog = _INSPECT, _EXAMPLES
@@ -70,7 +72,7 @@ def inspect(options: argparse.Namespace) -> int:
         print(json.dumps(rows if len(rows) > 1 else rows[0], indent=1))
         for look, target in zip(looks, targets, strict=True):
             if target is not None:
-                print(visible(f"{look.row['source']}: {target}"), file=sys.stderr)
+                log.info("%s: %s", look.row["source"], target)
         return 0
     for look, target in zip(looks, targets, strict=True):
         print(visible(look.row["source"]))

@@ -54,7 +54,7 @@ _PULL_EXAMPLES = """examples:
 """
 
 
-def add_models_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `faceq models`."""
     actions = parser.add_subparsers(required=True, metavar="ACTION")
     for name, action, text in (

@@ -1,6 +1,7 @@
 """`faceq query`: rows of a table on the terminal, in a file, or as shards of their frames."""
 
 import argparse
+import logging
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
@@ -11,11 +12,13 @@ import rich.markup
 import rich.progress
 import rich.table
 
-from faceq.cli import streams
+from faceq.cli.arguments import positive
 from faceq.cli.settings import add_config_arguments, load_settings
 from faceq.errors import UsageError
 from faceq.messages.visible import visible
 from faceq.storage.settings import S3Settings
+
+log = logging.getLogger(__name__)
 
 ROWS_SHOWN = 20
 
@@ -33,7 +36,7 @@ _EXAMPLES = """examples:
 """
 
 
-def add_query_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `faceq query`."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description, parser.epilog = _QUERY, _EXAMPLES
@@ -56,17 +59,6 @@ def add_query_arguments(parser: argparse.ArgumentParser) -> None:
     output.add_argument("--export-shards", metavar="DIR", help=what)
     add_config_arguments(parser)
     parser.set_defaults(run=query, on_interrupt=_how_to_go_on, only_prints=_only_prints)
-
-
-def positive(text: str) -> int:
-    """A number of the command line that counts something."""
-    try:
-        number = int(text)
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number, 1 or more, not {text!r}")
-    return number
 
 
 def query(options: argparse.Namespace) -> int:
@@ -109,7 +101,9 @@ def _export_shards(rows: Any, options: argparse.Namespace, s3: S3Settings) -> in
 
     selection = shard_export.Selection(options.where, options.order_by, options.limit)
     total = shard_export.count(rows, selection)
-    with rich.progress.Progress(console=rich.console.Console(stderr=True), transient=True) as bar:
+    with rich.progress.Progress(
+        console=rich.console.Console(stderr=True), transient=True, disable=not options.shown.for_people
+    ) as bar:
         task = bar.add_task("frames", total=total)
         done = shard_export.export_shards(
             rows, selection, options.export_shards, s3, lambda more: bar.advance(task, more)
@@ -117,7 +111,7 @@ def _export_shards(rows: Any, options: argparse.Namespace, s3: S3Settings) -> in
     print(f"{done.written:,} frames in {visible(options.export_shards)}", end="")
     print(f", {done.already:,} were there before" if done.already else "")
     if done.lost:
-        streams.say(f"{done.lost:,} frames could not be read, the first: {done.reason}")
+        log.warning("%s frames could not be read, the first: %s", f"{done.lost:,}", done.reason)
     return 1 if done.lost else 0
 
 

@@ -17,7 +17,7 @@ _EXAMPLES = """examples:
 """
 
 
-def add_report_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `faceq report`."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description, parser.epilog = _REPORT, _EXAMPLES
@@ -38,7 +38,8 @@ def report(options: argparse.Namespace) -> int:
     from faceq.storage.outputs import check_output, write_output  # noqa: PLC0415 - as above
 
     check_output(options.out, s3)
-    with rich.console.Console(stderr=True).status("reading the table"):
+    people = rich.console.Console(stderr=True, quiet=not options.shown.for_people)
+    with people.status("reading the table"):
         page = build(options.table, s3, with_faces=not options.no_faces).encode()
     write_output(options.out, page, s3)
     print(f"{visible(options.out)}: {len(page) / 1e6:.1f} MB, opens in any browser")

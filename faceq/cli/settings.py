@@ -79,7 +79,7 @@ _CONFIG_EXAMPLES = """examples:
 """
 
 
-def add_config_command(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `faceq config`."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description, parser.epilog = _CONFIG, _CONFIG_EXAMPLES

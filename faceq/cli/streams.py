@@ -12,8 +12,7 @@ from collections.abc import Iterator
 from typing import TextIO
 
 from faceq.errors import StorageError
-from faceq.messages.masking import mask
-from faceq.messages.visible import ON_A_PLAIN_TERMINAL, visible
+from faceq.messages.visible import ON_A_PLAIN_TERMINAL
 
 
 class ReaderGone(BaseException):
@@ -85,12 +84,6 @@ def guarded() -> Iterator[Output]:
                     stream.flush()
                 stream.detach()
         sys.stdout, sys.stderr = before
-
-
-def say(line: str) -> None:
-    """Tell the user something, on one line of standard error; that nobody reads it stops no job."""
-    with contextlib.suppress(OSError, ValueError):
-        print(f"faceq: {visible(mask(line))}", file=sys.stderr, flush=True)
 
 
 def _open_if_closed(descriptor: int) -> None:

@@ -7,6 +7,7 @@ of Objective Models of Video Quality Assessment", 2000: the figures, and the log
 fitted before PLCC and RMSE, because a score need not be on the ratings' scale.
 """
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -31,6 +32,8 @@ from faceq.sources.decode.image import UnreadableError, decode
 from faceq.storage.faults import failure
 from faceq.storage.filesystem import filesystem, path_of, storage_errors
 from faceq.storage.settings import S3Settings
+
+log = logging.getLogger(__name__)
 
 MIN_PICTURES = 10
 """Fewer would leave the logistic's four parameters next to nothing to be wrong about."""
@@ -227,7 +230,6 @@ def evaluate(
     image_dir: str,
     mos_csv: str,
     rate: Rate,
-    report: Callable[[str], None] = lambda line: None,
     s3: S3Settings | None = None,
 ) -> Result:
     """Score every rated picture and compare with the ratings.
@@ -239,7 +241,6 @@ def evaluate(
         mos_csv: a CSV file with the columns `image` (file name below image_dir) and `mos` (a number,
             higher is better); others are passed over.
         rate: the scorer.
-        report: gets a line on how far it is, every REPORT_EVERY_S seconds.
         s3: settings of the file system.
 
     Raises:
@@ -262,7 +263,7 @@ def evaluate(
         more = f" and {len(absent) - 1:,} more" if len(absent) > 1 else ""
         raise UsageError(f"iqa: {mos_csv} rates {absent[0]}{more}, not found in {image_dir}")
     scores = []
-    for name in _reported(paths, report):
+    for name in _reported(paths):
         try:
             score = float(rate(decode(files.cat_file(paths[name]), MAX_PIXELS)))
         except (UnreadableError, TooSmallError) as error:
@@ -317,13 +318,15 @@ def whole_pictures(network: nn.Module, views_of: Callable[[NDArray[np.uint8]], T
     return rate
 
 
-def _reported(names: dict[str, str], report: Callable[[str], None]) -> Iterator[str]:
+def _reported(names: dict[str, str]) -> Iterator[str]:
+    """The names; every REPORT_EVERY_S seconds the log says how many were taken."""
     started = said = time.monotonic()
     for done, name in enumerate(names):
         now = time.monotonic()
         if now - said >= REPORT_EVERY_S:
             said = now
-            report(f"faceq: {done:,} of {len(names):,} pictures, {done / (now - started):.1f} pictures/s")
+            rate = done / (now - started)
+            log.info("%s of %s pictures, %.1f pictures/s", f"{done:,}", f"{len(names):,}", rate)
         yield name
 
 

@@ -37,7 +37,7 @@ MOST_NOTES = 100
 """Notes on sources that a run records."""
 
 MOST_SAID = 1000
-"""Lines of workers that a run shows."""
+"""Log messages of workers that a run shows."""
 
 DEATHS_OF_A_KILLER = 2
 """Processes that must have died over a frame before it is blamed: one may have had another reason."""
@@ -90,7 +90,7 @@ class Census:
         self._passed_over: Counter[str] = Counter()
         self._notes: list[str] = []
         self._finished: list[Finished] = []
-        self._said: dict[str, None] = {}
+        self._said: dict[tuple[int, str, str], None] = {}
 
     def begin_reading(self, task: int, most: int) -> tuple[Place | None, list[Place], str | None]:
         """Called when a read task starts: if a process has died in it, the last frame that was read before,
@@ -172,13 +172,13 @@ class Census:
         if note not in self._notes and len(self._notes) < MOST_NOTES:
             self._notes.append(note)
 
-    def say(self, line: str) -> None:
-        """What a worker has to tell the user now; the same from many of them is told once."""
+    def say(self, level: int, logger: str, message: str) -> None:
+        """What a worker has logged; the same from many of them counts once."""
         if len(self._said) < MOST_SAID:
-            self._said[line] = None
+            self._said[(level, logger, message)] = None
 
-    def news(self, heard: int) -> tuple[tuple[int, int, int, int], list[str]]:
-        """`progress`, and what workers had to tell after the first `heard` lines."""
+    def news(self, heard: int) -> tuple[tuple[int, int, int, int], list[tuple[int, str, str]]]:
+        """`progress`, and what workers have logged after the first `heard` messages."""
         return self.progress(), list(self._said)[heard:]
 
     def findings(self) -> tuple[dict[str, int], list[str]]:

@@ -104,7 +104,7 @@ def with_local_gpus(config: Config) -> Config:
     if reason is None:
         return on_gpus(config, cards)
     if any(pool.device == "auto" for pool in (config.serfiq, config.dbcnn)):
-        device.say_unused(reason)
+        device.warn_unused(reason)
     return config
 
 

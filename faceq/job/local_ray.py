@@ -22,9 +22,10 @@ from ray._common.utils import get_default_ray_temp_dir
 from ray._private import ray_constants
 from ray._private import worker as ray_worker
 
-from faceq.cli import streams
 from faceq.errors import JobError
 from faceq.runtime import cgroup, device
+
+log = logging.getLogger(__name__)
 
 MEMORY_PER_CPU = 2_000_000_000
 """Bytes for each CPU: two tasks that find faces take 0.7 GB, an actor of either pool 0.6 to 0.75 GB; Ray's
@@ -72,9 +73,11 @@ def start(num_cpus: int, system_config: dict[str, Any]) -> None:
     """
     check_room(num_cpus)
     if memory() < JOB_MEMORY:
-        streams.say(
-            f"there are {memory() / 1e9:.1f} GB of memory for this job, and it takes about "
-            f"{JOB_MEMORY / 1e9:.0f} GB: if its processes are killed, give the machine or the container more"
+        log.warning(
+            "there are %.1f GB of memory for this job, and it takes about %.0f GB: if its processes are "
+            "killed, give the machine or the container more",
+            memory() / 1e9,
+            JOB_MEMORY / 1e9,
         )
     _keep_token_private()
     given: dict[str, Any] = {}

@@ -1,6 +1,7 @@
 """The Ray Data graph: from shards to the result table."""
 
 import contextlib
+import logging
 import re
 import time
 import warnings
@@ -19,7 +20,6 @@ from ray.util.annotations import RayDeprecationWarning
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import faceq
-from faceq.cli.streams import say
 from faceq.config import Config
 from faceq.errors import JobError, UsageError
 from faceq.job import checkpoint, datasource, progress, resources, resume, watchdog, workers
@@ -38,6 +38,8 @@ from faceq.table import lock as claim
 from faceq.table.runs import Run, new_run_id, unfinished
 from faceq.table.schema import schema, schema_with
 from faceq.table.store import COMPRESSION, Table
+
+log = logging.getLogger(__name__)
 
 BLOCK_BYTES = 8 << 20
 """Most bytes of a block between two stages: some 30 faces' crops, or 200 small JPEGs. Ray's default of
@@ -78,7 +80,12 @@ class Summary:
         return rows / self.seconds if rows else 0.0
 
 
-def score(config: Config, overwrite: bool = False, retry_unreadable: bool = False) -> Summary:
+def score(
+    config: Config,
+    overwrite: bool = False,
+    retry_unreadable: bool = False,
+    reporter: progress.Reporter | None = None,
+) -> Summary:
     """Score the input's frames and write the rows into the table, by Ray Data.
 
     Frames that have a row already are not read again. Runs on the Ray that this process is connected to;
@@ -88,6 +95,7 @@ def score(config: Config, overwrite: bool = False, retry_unreadable: bool = Fals
         config: the job.
         overwrite: remove the table that is there first.
         retry_unreadable: try frames of the input again that have a row as unreadable.
+        reporter: gets how far the job is; None: the log, every 10 s.
 
     Raises:
         UsageError: an input or output or model that cannot be used as given, terms that are not accepted, or
@@ -141,11 +149,11 @@ def score(config: Config, overwrite: bool = False, retry_unreadable: bool = Fals
             # Nothing is deleted before here: models, input, Ray and the lock are there.
             if overwrite:
                 removed = table.remove_others(run)
-                say(f"--overwrite: removed the {removed:,} files of {table.uri}")
+                log.info("--overwrite: removed the %s files of %s", f"{removed:,}", table.uri)
             if retry_unreadable:
                 again = repair.forget_unreadable(table, {shard.source for shard in shards})
-                say(f"--retry-unreadable: {again:,} frames are tried again")
-            seconds, first = _score(on_this_ray, models, shards, table, run, lock)
+                log.info("--retry-unreadable: %s frames are tried again", f"{again:,}")
+            seconds, first = _score(on_this_ray, models, shards, table, run, lock, reporter)
         run.counts, quantiles = table.counts_and_quantiles(run.run_id)
         run.rows = sum(run.counts.values())
         totals = None
@@ -181,16 +189,23 @@ def _no_frames(run: Run) -> str:
 
 
 def _score(
-    config: Config, models: ChosenModels, shards: list[Shard], table: Table, run: Run, lock: claim.Lock
+    config: Config,
+    models: ChosenModels,
+    shards: list[Shard],
+    table: Table,
+    run: Run,
+    lock: claim.Lock,
+    reporter: progress.Reporter | None,
 ) -> tuple[float, tuple[float, int]]:
     """Run the graph over what has no row yet, and note what it met; seconds that it took, and what
     `Census.first_through` says."""
     limited = config.limit is not None
     rest = resume.rest_of(table, shards, read_settings(config), config.fiq_threshold, limited)
     if len(rest.again):
-        say(
-            f"--fiq-threshold {config.fiq_threshold:g}: {len(rest.again):,} frames below an earlier, "
-            "higher threshold are scored further"
+        log.info(
+            "--fiq-threshold %g: %s frames below an earlier, higher threshold are scored further",
+            config.fiq_threshold,
+            f"{len(rest.again):,}",
         )
     if not rest.shards:
         run.frames, run.already_done = 0, rest.already_done
@@ -213,7 +228,7 @@ def _score(
     lock.may_write = True
     try:
         with lock.notify_on_loss(census.stop.remote), keeper.running():
-            run_graph(config, models, groups, rest.done, table, run, census)
+            run_graph(config, models, groups, rest.done, table, run, census, reporter)
     except BaseException as error:
         if len(rest.again):
             # What went wrong is the news. What is not put right now, the next run finds.
@@ -248,6 +263,7 @@ def run_graph(
     table: Table,
     run: Run,
     census: Any,
+    reporter: progress.Reporter | None,
 ) -> None:
     """The whole job. Each step keeps the number of rows, but for the first, which makes them: one task for
     each of `groups`."""
@@ -260,7 +276,7 @@ def run_graph(
     done_ref = ray.put(done)
     # The first N frames are the same ones on every run only if those with a row are read and counted too.
     skipped = done_ref if config.limit is None else ray.put(done[:0])
-    shown = progress.watched(run.run_id, resources.requests(config), census, len(groups))
+    shown = progress.watched(run.run_id, resources.requests(config), census, len(groups), reporter)
     with DataContext.current(context), shown, warnings.catch_warnings():
         # Ray means to drop `max_retries` from these calls and names nothing in its place.
         warnings.simplefilter("ignore", RayDeprecationWarning)

@@ -1,42 +1,37 @@
-"""What a worker prints for the user, on its way to the job's own process: Ray keeps the output of workers in
-logs."""
+"""What workers log, on its way to the job's own process: Ray keeps the output of workers in files."""
 
 import contextlib
-import io
+import logging
 from collections.abc import Iterator
 from typing import Any
+
+from faceq.messages.masking import mask
+
+_FACEQ = logging.getLogger("faceq")
 
 
 @contextlib.contextmanager
 def telling(census: Any) -> Iterator[None]:
-    """Lines that Python code prints on standard error in the block, warnings of loggers without a handler
-    among them, are told to the user by the census."""
-    lines = _Lines(census)
-    with contextlib.redirect_stderr(lines):
-        try:
-            yield
-        finally:
-            lines.end()
+    """What faceq logs in the block, from the level INFO on, goes to the census. The job's own process logs it
+    again, under the same logger and at the same level."""
+    relay = _Relay(census)
+    before = _FACEQ.level
+    _FACEQ.addHandler(relay)
+    _FACEQ.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        _FACEQ.setLevel(before)
+        _FACEQ.removeHandler(relay)
 
 
-class _Lines(io.TextIOBase):
-    """Text that goes to the census line by line."""
+class _Relay(logging.Handler):
+    """Sends records to the census."""
 
     def __init__(self, census: Any):
-        self._census, self._begun = census, ""
+        super().__init__()
+        self._census = census
 
-    def writable(self) -> bool:
-        return True
-
-    def write(self, text: str) -> int:
-        *lines, self._begun = (self._begun + text).split("\n")
-        for line in lines:
-            self._tell(line)
-        return len(text)
-
-    def end(self) -> None:
-        self._tell(self._begun)
-
-    def _tell(self, line: str) -> None:
-        if line.strip():
-            self._census.say.remote(line)
+    def emit(self, record: logging.LogRecord) -> None:
+        # Masked here: what is secret, this process's environment knows.
+        self._census.say.remote(record.levelno, record.name, mask(record.getMessage()))

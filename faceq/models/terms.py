@@ -10,15 +10,11 @@ from pathlib import Path
 
 import filelock
 
-from faceq.errors import UsageError
+from faceq.errors import LicenceError
 from faceq.models.cache import cache_dir
 from faceq.models.zoo import find
 
 log = logging.getLogger(__name__)
-
-
-class LicenceError(UsageError):
-    """A model's licence has not been accepted; the message holds its terms, and how to accept them."""
 
 
 def accept_terms(name: str, accept: bool) -> None:
@@ -43,7 +39,7 @@ def accept_terms(name: str, accept: bool) -> None:
             "accept_licence: true in the configuration, or once on this machine "
             f"`faceq models pull {model.name} --accept-licence`"
         )
-    log.warning("models: %s: terms accepted (%s): %s", model.name, model.licence, model.terms)
+    log.info("models: %s: terms accepted (%s): %s", model.name, model.licence, model.terms)
     with contextlib.suppress(OSError):  # a cache that others filled, read-only: said again the next time
         _remember(model.licence)
 

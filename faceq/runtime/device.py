@@ -7,14 +7,16 @@ second and a good part of their memory for it.
 """
 
 import importlib.metadata
+import logging
 import os
 import re
 
 import onnxruntime
 
-from faceq.cli import streams
 from faceq.errors import DeviceError
 from faceq.runtime import cgroup
+
+log = logging.getLogger(__name__)
 
 _INSTALL = '`pip install "onnxruntime-gpu[cuda,cudnn]"`'
 """Quoted: zsh takes bare brackets for a pattern. The extras bring CUDA's and cuDNN's libraries."""
@@ -50,17 +52,18 @@ def missing() -> str | None:
     return None
 
 
-def say_if_unused() -> None:
-    """Say on standard error why models run on the CPU, where torch sees a GPU."""
+def warn_if_unused() -> None:
+    """Log why models run on the CPU, where torch sees a GPU."""
     import torch  # noqa: PLC0415
 
     reason = missing()
     if reason and torch.cuda.is_available():
-        say_unused(reason)
+        warn_unused(reason)
 
 
-def say_unused(reason: str) -> None:
-    streams.say(f"this machine has a GPU, but models run on the CPU: {reason}")
+def warn_unused(reason: str) -> None:
+    """Log why models run on the CPU of a machine that has a GPU."""
+    log.warning("this machine has a GPU, but models run on the CPU: %s", reason)
 
 
 def _wrong_runtime(installed: set[str]) -> str:

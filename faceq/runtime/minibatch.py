@@ -1,13 +1,15 @@
 """Mini-batches of one fixed shape: a network may give other last bits for another batch size, and a row must
 not depend on the frames that came with it."""
 
-import sys
+import logging
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 
 from faceq.runtime.device import DeviceError, is_out_of_memory
+
+log = logging.getLogger(__name__)
 
 Model = Callable[..., tuple[np.ndarray, ...]]
 """Takes one array per argument, each with as many items, and returns arrays with as many."""
@@ -72,10 +74,11 @@ class OomSafeBatcher:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         self.size //= 2
-        print(
-            f"faceq: {self._stage}: out of GPU memory: mini-batches of {self.size} from here on; set "
-            "mini_batch to that, or give the actor more of a card (num_gpus)",
-            file=sys.stderr,
+        log.warning(
+            "%s: out of GPU memory: mini-batches of %d from here on; set mini_batch to that, or give the "
+            "actor more of a card (num_gpus)",
+            self._stage,
+            self.size,
         )
 
 

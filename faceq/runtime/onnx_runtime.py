@@ -1,7 +1,8 @@
 """ONNX files and the sessions that run them, on CPUs and on CUDA."""
 
 import contextlib
-import sys
+import io
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from onnx.external_data_helper import uses_external_data
 
 from faceq.errors import DeviceError, ModelFileError
 from faceq.runtime import device as devices
+
+log = logging.getLogger(__name__)
 
 _FILES_SHOWN = 3
 
@@ -78,8 +81,10 @@ def session(path: Path, model: onnx.ModelProto, device: str, threads: int) -> on
     if device == "cuda":
         devices.check_cuda()
         if hasattr(onnxruntime, "preload_dlls"):  # since 1.21
-            with contextlib.redirect_stdout(sys.stderr):  # prints what it does not find
+            with contextlib.redirect_stdout(io.StringIO()) as printed:  # prints what it does not find
                 onnxruntime.preload_dlls()  # CUDA's and cuDNN's, out of the packages that torch brings
+            for line in filter(None, printed.getvalue().splitlines()):
+                log.warning("onnxruntime: %s", line)
         # In full precision: TensorFloat-32 would move SER-FIQ, whose scores lie close together.
         providers = [("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"]
     else:
@@ -95,6 +100,7 @@ def session(path: Path, model: onnx.ModelProto, device: str, threads: int) -> on
     # Where CUDA's libraries are missing, ONNX Runtime logs it and goes on with the CPU.
     if device == "cuda" and "CUDAExecutionProvider" not in made.get_providers():
         raise DeviceError(devices.CUDA_DID_NOT_LOAD)
+    log.debug("%s: loaded on %s, %d threads", path, device, threads)
     return made
 
 

@@ -29,7 +29,7 @@ AT_ONCE = 256
 """Frames that are taken through the stages together, at most: they fill a card's mini-batches."""
 
 
-Image = str | os.PathLike[str] | bytes | np.ndarray
+Picture = str | os.PathLike[str] | bytes | np.ndarray
 """A local path or an `s3://` URI, encoded bytes (JPEG, PNG, …), or an RGB uint8 array (H, W, 3)."""
 
 
@@ -63,7 +63,7 @@ class Scorer:
         self._stages = stages_of(config)
         self._at_work = threading.Lock()
 
-    def score(self, images: Iterable[Image]) -> pa.Table:
+    def score(self, images: Iterable[Picture]) -> pa.Table:
         """Score pictures.
 
         Args:
@@ -88,7 +88,7 @@ class Scorer:
     __call__ = score
 
 
-def score_images(images: Iterable[Image], preset: str = "embedded", **config: Any) -> pa.Table:
+def score_images(images: Iterable[Picture], preset: str = "embedded", **config: Any) -> pa.Table:
     """Score pictures in this process, once.
 
     Each call loads the models. Pass all pictures in one call, or keep a `Scorer`.
@@ -121,7 +121,7 @@ def stages_of(config: Config) -> list[Callable[[pa.Table], pa.Table]]:
     if device.missing() is None:
         config = on_gpus(config, 1)
     else:
-        device.say_if_unused()
+        device.warn_if_unused()
     models = choose(config)
     return [FindFace(config, models), ScoreFiq(config, models), ScoreQuality(config, models)]
 

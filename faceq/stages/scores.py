@@ -14,6 +14,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
+import torch
 
 from faceq.config import Config, Pool
 from faceq.faces import detect, geometry, landmarks, region
@@ -129,7 +130,8 @@ class ScoreQuality:
             check_cuda()
         self._region = config.quality_region
         self._name = models.preset.quality
-        with self._torch():
+        # Making a network draws its first weights, by the host's random numbers.
+        with self._torch(), torch.random.fork_rng(devices=[]):
             self._network = scorer.load(models.path("quality"), device, models.quality_scale)
             self._scores_of = self._on_cuda(pool) if device == "cuda" else self._on_cpu(pool)
             probes = scorer.probes(self._side)  # an actor is ready after them, as ScoreFiq's

@@ -9,6 +9,7 @@ are differences between two times that the storage itself gave, so that clocks o
 
 import contextlib
 import hashlib
+import logging
 import os
 import socket
 import threading
@@ -18,12 +19,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from faceq.cli.streams import say
 from faceq.errors import FaceqError, JobError, UsageError
 from faceq.table import heartbeats
 from faceq.table.heartbeats import Seen
 from faceq.table.runs import Run
 from faceq.table.store import Table
+
+log = logging.getLogger(__name__)
 
 BEAT_S = 10
 DEAD_AFTER_S = 60
@@ -122,7 +124,7 @@ class Lock:
                 elif (tell := self._tell) is not None:
                     tell(self.lost)  # each time: who was told may have died since
             except Exception as error:  # storage that fails now, in whatever way, may answer the next time
-                say(f"the heartbeat could not be written: {error}")
+                log.warning("the heartbeat could not be written: %s", error)
 
     def _look(self) -> None:
         if self.lost is not None or self._known is None:
