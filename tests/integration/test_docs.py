@@ -176,7 +176,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "video": config.Video,
     "calibration": config.Calibration,
     "s3": S3Settings,
-    "read": config.Light,
+    "read": config.TaskResources,
     "find_face, serfiq, dbcnn": config.Pool,
 }
 
