@@ -1,5 +1,6 @@
 """What several test modules share: real pictures, one local Ray, one real S3 server."""
 
+import functools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from videos import write_video
 
 from faceq.job import pipeline
 from faceq.sources.decode.image import decode
+from faceq.stages import scorer
 from jobs import demo
 
 
@@ -87,6 +89,14 @@ def local_ray(aws: dict[str, str]) -> Iterator[None]:
     ray.init(address="local", num_cpus=2, include_dashboard=False)
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def models_loaded_once() -> Iterator[None]:
+    """`faceq.score_images` loads the models of the same settings once for all tests of a module."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scorer, "stages_of", functools.lru_cache(maxsize=4)(scorer.stages_of))
+        yield
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """A scoring job without Ray, for tests that are about what is done with its table."""
 
+import functools
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,7 @@ def score_here(source: str, out: str, **values: Any) -> str:
     record = comparison_record(settings, choose(settings))
     run = Run(new_run_id(), __version__, [source], record, settings.model_dump(), now, now)
     read = sources.read_shards(listing.list_shards(settings.input, settings.s3), settings.s3)
-    stages = scorer.stages_of(settings)
+    stages = _stages(settings.model_copy(update={"input": (), "out": None, "rows_per_file": None}))
     columns = schema(settings.embeddings).with_metadata(schema_with(run.footer()).metadata)
     batches = in_batches(read, scorer.AT_ONCE)
     rows = pa.concat_tables(scorer.run_stages(batch, stages, columns, run.run_id) for batch in batches)
@@ -36,6 +38,12 @@ def score_here(source: str, out: str, **values: Any) -> str:
     table.save(run)
     write_rows(rows, table, run.run_id, settings.rows_per_file)
     return out
+
+
+@functools.lru_cache(maxsize=2)
+def _stages(settings: config.Config) -> list[Callable[[pa.Table], pa.Table]]:
+    """Stages that several tables of these settings share."""
+    return scorer.stages_of(settings)
 
 
 def write_rows(rows: pa.Table, table: Table, run_id: str, rows_per_file: int | None = None) -> None:
