@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from faceq.errors import StorageError, UsageError
+from faceq.messages.one_line import one_line
 from faceq.presets import PRESETS, Preset
 from faceq.storage.settings import S3Settings
 
@@ -345,7 +346,7 @@ def _read(path: str) -> dict[str, Any]:
     except RecursionError:
         raise UsageError(f"config: {path}: is nested too deeply") from None
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UsageError(f"config: {path}: {' '.join(str(error).split())}") from None
+        raise UsageError(f"config: {path}: {one_line(error)}") from None
     if loaded is not None and not isinstance(loaded, dict):
         raise UsageError(f"config: {path}: expected `key: value` lines, got {type(loaded).__name__}")
     return dict(loaded or {})

@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 from faceq import config
 from faceq.config import Config, section_of
 from faceq.messages.masking import mask
+from faceq.messages.one_line import one_line
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +39,7 @@ def _assignment(text: str) -> tuple[str, Any]:
     try:
         return key, yaml.safe_load(value)
     except (ValueError, yaml.YAMLError, RecursionError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise argparse.ArgumentTypeError(f"{key}: the value is not YAML: {reason}") from None
 
 

@@ -4,6 +4,7 @@ import csv
 import io
 
 from faceq.errors import UsageError
+from faceq.messages.one_line import one_line
 from faceq.storage.faults import failure
 from faceq.storage.filesystem import filesystem, path_of, storage_errors
 from faceq.storage.settings import S3Settings
@@ -27,7 +28,7 @@ def read(path: str, column: str, s3: S3Settings) -> list[tuple[str, str, str]]:
         there = lines.fieldnames or []
         rows = [(f"{path}, line {lines.line_num}", line) for line in lines]
     except (UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"{path}: cannot be read as CSV: {' '.join(str(error).split())}") from None
+        raise UsageError(f"{path}: cannot be read as CSV: {one_line(error)}") from None
     except (OSError, *storage_errors()) as error:
         raise failure(f"{path}: cannot be read", error) from None
     missing = [name for name in ("image", column) if name not in there]

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 
 from faceq.faces.yunet import YuNetSession
+from faceq.messages.one_line import one_line
 from faceq.runtime.device import check_card
 from faceq.runtime.onnx_runtime import ModelFileError, read, session
 
@@ -138,7 +139,7 @@ class Scrfd:
             self._at(np.zeros((64, 64, 3), np.uint8), 0)
         except Exception as error:  # ONNX Runtime's and numpy's, where shapes are not SCRFD's
             check_card(error)
-            reason = " ".join(str(error).split())
+            reason = one_line(error)
             raise ModelFileError(f"{path}: does not give what SCRFD gives: {reason}") from None
 
     def __call__(self, picture: np.ndarray) -> list[Face]:

@@ -15,6 +15,7 @@ from onnx import helper, numpy_helper
 from faceq.faces.geometry import ALIGNED_SIZE
 from faceq.fiq import serfiq
 from faceq.fiq.serfiq import Head
+from faceq.messages.one_line import one_line
 from faceq.models import zoo
 from faceq.models.fetch import fetch
 from faceq.runtime.device import check_card
@@ -108,7 +109,7 @@ class Backbone:
             features = shaped.reshape(len(faces), -1)
         except Exception as error:  # ONNX Runtime's errors share no public base
             check_card(error)
-            reason = " ".join(str(error).split())
+            reason = one_line(error)
             raise ModelFileError(
                 f"{path}: does not run on two faces of (3, {ALIGNED_SIZE}, {ALIGNED_SIZE}): {reason}"
             ) from None

@@ -13,6 +13,7 @@ from faceq.errors import JobError, UsageError
 from faceq.job import local_ray, resources
 from faceq.job.census import DEATHS_OF_A_KILLER
 from faceq.job.ray_signals import kept_from_ray
+from faceq.messages.one_line import one_line
 from faceq.runtime import device
 from faceq.sources.listing import PICTURES_PER_TASK
 from faceq.stages.placement import on_gpus
@@ -79,7 +80,7 @@ def start_ray(config: Config) -> None:
     except JobError:
         raise
     except Exception as error:  # Ray raises this very class where a process of its own does not start
-        raise JobError(f"Ray did not start on this machine: {' '.join(str(error).split())}") from error
+        raise JobError(f"Ray did not start on this machine: {one_line(error)}") from error
 
 
 def _check_room(config: Config) -> None:

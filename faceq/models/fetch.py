@@ -17,6 +17,7 @@ import filelock
 
 from faceq.errors import FaceqError, StorageError
 from faceq.messages.masking import mask
+from faceq.messages.one_line import one_line
 from faceq.models import download
 from faceq.models.cache import local_path, state
 from faceq.models.terms import accept_terms
@@ -105,7 +106,7 @@ def _fetch_from_sources(model: Model, path: Path, options: FetchOptions) -> None
         except Exception as error:  # each kind of source fails in its own ways; the next one is tried
             if isinstance(error, OSError) and error.errno in _OF_THE_CACHE:
                 raise
-            failures.append(f"{source}: {' '.join(str(error).split()) or type(error).__name__}")
+            failures.append(f"{source}: {one_line(error)}")
             continue
         log.info("models: %s (%s) from %s", model.name, model.licence, mask(came_from))
         return
@@ -166,7 +167,7 @@ def _fetch_pack(pack: Pack, archive: Path, options: FetchOptions) -> str:
             _take(source, pack, archive, options)
             return source
         except Exception as error:  # as in _fetch_from_sources
-            failures.append(f"{source}: {' '.join(str(error).split()) or type(error).__name__}")
+            failures.append(f"{source}: {one_line(error)}")
     raise ValueError("; ".join(failures))
 
 

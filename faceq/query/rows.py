@@ -19,6 +19,7 @@ import duckdb
 import pyarrow as pa
 
 from faceq.errors import StorageError, UsageError
+from faceq.messages.one_line import one_line
 from faceq.query.confined import check_reads_only, connect
 from faceq.storage.filesystem import is_remote
 from faceq.storage.settings import S3Settings
@@ -253,7 +254,7 @@ _CLOSED = re.compile(r'Cannot access (?:file|directory) "(.*)" - file system ope
 
 def _in_words(error: duckdb.Error, columns: Sequence[str]) -> str:
     """DuckDB's reason on one line; of a column that is not there, the nearest one that is."""
-    reason = " ".join(str(error).split("\n\nLINE")[0].split())
+    reason = one_line(str(error).split("\n\nLINE")[0])
     closed = _CLOSED.search(reason) if isinstance(error, duckdb.PermissionException) else None
     if closed is not None:
         return f"can read only the table's own files, not {closed[1]}"

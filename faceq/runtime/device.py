@@ -14,6 +14,7 @@ import re
 import onnxruntime
 
 from faceq.errors import DeviceError
+from faceq.messages.one_line import one_line
 from faceq.runtime import cgroup
 
 log = logging.getLogger(__name__)
@@ -111,7 +112,7 @@ def check_card(error: Exception) -> None:
         raise DeviceError(
             "device: the GPU's memory does not hold the models: give the actors more of a card (num_gpus)"
         ) from error
-    reason = " ".join(str(error).split())
+    reason = one_line(error)
     if _OF_THE_CARD.search(reason):
         raise DeviceError(
             f"device: CUDA failed while a model was loaded: {reason}: check the card (nvidia-smi) and CUDA's "

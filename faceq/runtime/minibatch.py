@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 
+from faceq.messages.one_line import one_line
 from faceq.runtime.device import DeviceError, is_out_of_memory
 
 log = logging.getLogger(__name__)
@@ -83,7 +84,7 @@ class OomSafeBatcher:
 
 
 def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+    return one_line(error)[:200]
 
 
 def to_device(array: np.ndarray, device: str) -> torch.Tensor:

@@ -14,6 +14,7 @@ from onnx import helper, numpy_helper
 from onnx.external_data_helper import uses_external_data
 
 from faceq.errors import DeviceError, ModelFileError
+from faceq.messages.one_line import one_line
 from faceq.runtime import device as devices
 
 log = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ def read(path: Path) -> onnx.ModelProto:
     try:
         model = onnx.load(str(path), load_external_data=False)
     except Exception as error:  # of protobuf or the disk: they share no base
-        raise ModelFileError(f"{path}: is not an ONNX file: {' '.join(str(error).split())}") from None
+        raise ModelFileError(f"{path}: is not an ONNX file: {one_line(error)}") from None
     if not model.graph.node or not model.graph.output:
         raise ModelFileError(f"{path}: is not an ONNX file: it holds no graph")
     elsewhere = sorted({_location(tensor) for tensor in _tensors(model) if uses_external_data(tensor)})
@@ -96,7 +97,7 @@ def session(path: Path, model: onnx.ModelProto, device: str, threads: int) -> on
         )
     except Exception as error:  # ONNX Runtime's errors share no public base
         devices.check_card(error)
-        raise ModelFileError(f"{path}: cannot be loaded: {' '.join(str(error).split())}") from None
+        raise ModelFileError(f"{path}: cannot be loaded: {one_line(error)}") from None
     # Where CUDA's libraries are missing, ONNX Runtime logs it and goes on with the CPU.
     if device == "cuda" and "CUDAExecutionProvider" not in made.get_providers():
         raise DeviceError(devices.CUDA_DID_NOT_LOAD)

@@ -14,6 +14,7 @@ from typing import Literal
 import fsspec
 
 from faceq.errors import FaceqError, UsageError
+from faceq.messages.one_line import one_line
 from faceq.sources import manifest
 from faceq.sources.overlaps import listed_twice, outside_of, tables_among
 from faceq.storage.faults import detailed_error, failure, fault_of
@@ -170,7 +171,7 @@ def _list_input(uri: str, s3: S3Settings, any_name: bool) -> tuple[list[Shard], 
     except FaceqError:
         raise
     except ValueError as error:  # a NUL in a name
-        raise UsageError(f"{uri}: cannot be listed: {words(error)}") from None
+        raise UsageError(f"{uri}: cannot be listed: {one_line(error)}") from None
     except (OSError, *storage_errors()) as error:
         said = detailed_error(error, files, path)
         raise type(failure(uri, said))(f"{uri}: cannot be listed: {_why(said)}") from None
@@ -232,7 +233,7 @@ def _unlisted(uri: str, path: str, error: UnlistedError) -> str:
 
 def _why(error: Exception) -> str:
     fault = fault_of(error)
-    return fault.text if fault else words(error)
+    return fault.text if fault else one_line(error)
 
 
 def _shard(
@@ -319,9 +320,3 @@ def group(shards: list[Shard]) -> list[list[Shard]]:
 def _slices(shards: list[Shard], least: int) -> list[list[Shard]]:
     size = max(least, math.ceil(len(shards) / MAX_READ_TASKS))
     return [shards[i : i + size] for i in range(0, len(shards), size)]
-
-
-def words(error: BaseException) -> str:
-    """The error's own words on one line, its type where it has none."""
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(text.split()) or type(error).__name__

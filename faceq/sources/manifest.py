@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 
 from faceq.errors import FaceqError, UsageError
+from faceq.messages.one_line import one_line
 from faceq.storage.faults import detailed_error, failure, fault_of
 from faceq.storage.filesystem import absolute, check_uri, filesystem, is_remote, path_of, storage_errors
 from faceq.storage.parquet import ParquetFile
@@ -65,7 +66,7 @@ def entries(uri: str, s3: S3Settings) -> Iterator[tuple[str, int | None]]:
             raise UsageError(f"{uri}: there is no such manifest") from None
         if fault:
             raise failure(f"{uri}: cannot be read", said) from None
-        raise UsageError(f"{uri}: cannot be read as a manifest: {' '.join(str(error).split())}") from None
+        raise UsageError(f"{uri}: cannot be read as a manifest: {one_line(error)}") from None
 
 
 Row = tuple[int, Any, Any]

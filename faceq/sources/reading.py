@@ -15,9 +15,10 @@ import pyarrow as pa
 from faceq import __version__
 from faceq.config import Limits, Video
 from faceq.errors import FaceqError
+from faceq.messages.one_line import one_line
 from faceq.sources import video
 from faceq.sources.frame import Frame
-from faceq.sources.listing import Kind, Shard, ending_of, words
+from faceq.sources.listing import Kind, Shard, ending_of
 from faceq.sources.local import ChangedError, LocalFile, SpecialFileError
 from faceq.sources.sniff import ENOUGH, kind_of_bytes
 from faceq.storage.faults import detailed_error, fault_of
@@ -220,7 +221,7 @@ def _reason(error: BaseException) -> str:
         return f"its structure is damaged ({type(error).__name__})"
     if isinstance(error, gzip.BadGzipFile) and "Not a gzipped file" in str(error):
         return "bytes that are not gzip follow"
-    return words(error)
+    return one_line(error)
 
 
 def too_long(size: int, reading: Reading) -> str:

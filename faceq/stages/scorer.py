@@ -12,9 +12,10 @@ from PIL import Image
 
 from faceq.config import Config, build
 from faceq.errors import UsageError
+from faceq.messages.one_line import one_line
 from faceq.runtime import device
 from faceq.sources.frame import Frame, in_batches, to_table
-from faceq.sources.listing import source_of, words
+from faceq.sources.listing import source_of
 from faceq.stages.chosen_models import choose
 from faceq.stages.find_face import FindFace
 from faceq.stages.placement import on_gpus
@@ -168,5 +169,5 @@ def _read(path: str, s3: S3Settings) -> Frame:
         if isinstance(error, UsageError):
             raise
         fault = fault_of(error)
-        reason = fault.text if fault else f"could not be read: {words(error)}"
+        reason = fault.text if fault else f"could not be read: {one_line(error)}"
         return Frame(source, None, 0, None, error=reason)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import fsspec
 
 from faceq.errors import FaceqError, StorageError, UsageError
+from faceq.messages.one_line import one_line
 from faceq.storage.filesystem import answer_of, is_storage_error
 
 Kind = Literal["empty", "missing", "forbidden", "archived", "outage"]
@@ -138,8 +139,8 @@ def detailed_error(error: Exception, files: fsspec.AbstractFileSystem, path: str
 
 def reason_of(error: BaseException) -> str:
     """The storage's own words on one line, with S3's code; the error's type where it has none."""
-    said = error.strerror if isinstance(error, OSError) and error.strerror else _part(error, "Message")
-    text = " ".join((said or str(error)).split()) or type(error).__name__
+    of_system = isinstance(error, OSError) and error.strerror
+    text = one_line(error if of_system else _part(error, "Message") or error)
     code = code_of(error)
     return text if not code or code in text else f"{text} ({code})"
 

@@ -8,6 +8,7 @@ import json
 from typing import Any
 
 from faceq.errors import StorageError
+from faceq.messages.one_line import one_line
 
 _TEXTS = ("run_id", "version")
 _OPTIONAL: dict[str, tuple[type, ...]] = {
@@ -65,7 +66,7 @@ def parse(content: bytes, name: str, table: str) -> dict[str, Any]:
 def damaged(table: str, name: str, why: str) -> StorageError:
     """The error to raise for a record that cannot be used."""
     return StorageError(
-        f"{table}: the record _faceq/{name} is damaged ({' '.join(why.split())}): restore it from a backup, "
+        f"{table}: the record _faceq/{name} is damaged ({one_line(why)}): restore it from a backup, "
         "or delete it and run the job again, which keeps the rows that are there"
     )
 

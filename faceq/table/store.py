@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from faceq.errors import StorageError, UsageError
+from faceq.messages.one_line import one_line
 from faceq.storage import folders
 from faceq.storage.filesystem import (
     READ_AHEAD,
@@ -262,7 +263,7 @@ class Table(RunRecords):
                         "cannot read: install pyarrow 26 or newer, or rewrite the table with `faceq compact`"
                     ) from None
                 raise StorageError(
-                    f"{self.uri}: {path} is damaged ({' '.join(str(error).split())}): delete it and start "
+                    f"{self.uri}: {path} is damaged ({one_line(error)}): delete it and start "
                     "the job again, which scores its frames anew"
                 ) from None
 

@@ -11,16 +11,16 @@ import pyarrow as pa
 import ray
 
 from faceq.config import Config
-from faceq.job import pipeline
+from faceq.job import graph
 from faceq.stages.chosen_models import ChosenModels
 from faceq.table.schema import pending, scatter_column
 
 
 def put_in() -> None:
     """Have jobs that this process starts from now on run these stages."""
-    pipeline.find_face = find_face
-    pipeline.FiqStage = FiqStage  # type: ignore[misc, assignment]
-    pipeline.LastStage = LastStage  # type: ignore[misc, assignment]
+    graph.find_face = find_face
+    graph.FiqStage = FiqStage  # type: ignore[misc, assignment]
+    graph.QualityStage = QualityStage  # type: ignore[misc, assignment]
 
 
 def find_face(batch: pa.Table, census: Any, config: Config, models: ChosenModels) -> pa.Table:
@@ -49,7 +49,7 @@ class FiqStage:
         return batch
 
 
-class LastStage:
+class QualityStage:
     def __init__(self, config: Config, models: ChosenModels, census: Any) -> None:
         self._census = census
 

@@ -42,7 +42,6 @@ from faceq.iqa.dbcnn_lite import (
     SCNN_LAYERS,
     DBCNNLite,
     DistortionNet,
-    SemanticNet,
     bounded,
 )
 from jobs.training.train_data import (
@@ -58,13 +57,10 @@ from jobs.training.train_data import (
 )
 from jobs.training.train_distortions import NAMED
 from jobs.training.train_figures import measure, write_card, write_curves
+from jobs.training.train_norms import BATCH_NORM_MOMENTUM, fold, folded, unfold
 
 NAMING_SEED = 20261125
 NAMING_EPOCHS, NAMING_STEPS = 8, 100
-
-BATCH_NORM_EPS = 1e-3  # EfficientNet's
-BATCH_NORM_MOMENTUM = 0.05
-"""Statistics of some 20 batches: EfficientNet's 0.01 would trail behind weights that move this fast."""
 
 RATING_BATCH = 16
 RATING_EPOCHS = 12
@@ -134,14 +130,6 @@ def naming_network() -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-@torch.no_grad()
-def folded(weight: Tensor, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a convolution that does what one without bias and the norm after it do."""
-    assert norm.running_mean is not None and norm.running_var is not None
-    factor = norm.weight / (norm.running_var + norm.eps).sqrt()
-    return weight * factor.view(-1, 1, 1, 1), norm.bias - norm.running_mean * factor
-
-
 def channels_last(network: nn.Module) -> None:
     """The layout in which CPUs convolve faster."""
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -182,73 +170,6 @@ def learn_distortions(network: DistortionNet, pristine: list[Image], folder: Pat
 
 
 # --- ratings -------------------------------------------------------------------------------------
-
-
-class Normed(nn.Module):
-    """A convolution without bias and the batch norm after it."""
-
-    def __init__(self, convolution: nn.Conv2d) -> None:
-        super().__init__()
-        convolution.bias = None
-        self.convolution = convolution
-        self.norm = nn.BatchNorm2d(convolution.out_channels, eps=BATCH_NORM_EPS, momentum=BATCH_NORM_MOMENTUM)
-
-    def forward(self, features: Tensor) -> Tensor:
-        if features.requires_grad:
-            features.register_hook(dense)
-        if self.convolution.groups > 1:
-            # In half precision the gradients of these alone took twice the time of everything else.
-            with torch.autocast("cpu", enabled=False):
-                out: Tensor = self.norm(self.convolution(features.float()))
-            return out
-        out = self.norm(self.convolution(features))
-        return out
-
-
-def dense(gradient: Tensor) -> Tensor:
-    """In one piece: the gradient of a padded map is a window, with which a batch norm takes its slow path."""
-    return gradient.contiguous(memory_format=torch.channels_last)
-
-
-def unfold(network: SemanticNet, init: Path) -> None:
-    """Put EfficientNet-Lite0's published weights into the semantic network, its batch norms as layers again.
-
-    Trained with their statistics frozen, the network learns its few hundred pictures by heart: the noise of
-    a batch's own statistics keeps it from that.
-    """
-    parts = {
-        "_expand_conv": ("_bn0", "expand.0"),
-        "_depthwise_conv": ("_bn1", "depthwise.0"),
-        "_project_conv": ("_bn2", "project"),
-    }
-    published = torch.load(init, weights_only=True, map_location="cpu")
-    wanted = {"stem.0": ("_conv_stem", "_bn0")}
-    for index in range(len(network.blocks)):
-        for convolution, (norm, ours) in parts.items():
-            there = f"_blocks.{index}.{convolution}"
-            if f"{there}.weight" in published:
-                wanted[f"blocks.{index}.{ours}"] = (there, f"_blocks.{index}.{norm}")
-    for ours, names in wanted.items():
-        layer = network.get_submodule(ours)
-        assert isinstance(layer, nn.Conv2d)
-        pair = Normed(layer)
-        for part, name in zip((pair.convolution, pair.norm), names, strict=True):
-            part.load_state_dict({key: published[f"{name}.{key}"] for key in part.state_dict()})
-        _replace(network, ours, pair)
-
-
-def fold(network: SemanticNet) -> None:
-    """Undo `unfold`: the same network, each batch norm folded into the convolution before it."""
-    for name, layer in list(network.named_modules()):
-        if isinstance(layer, Normed):
-            weight, bias = folded(layer.convolution.weight, layer.norm)
-            layer.convolution.weight, layer.convolution.bias = nn.Parameter(weight), nn.Parameter(bias)
-            _replace(network, name, layer.convolution)
-
-
-def _replace(network: nn.Module, name: str, layer: nn.Module) -> None:
-    parent, _, child = name.rpartition(".")
-    setattr(network.get_submodule(parent), child, layer)
 
 
 class LiveLite(nn.Module):

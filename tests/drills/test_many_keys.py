@@ -1,8 +1,8 @@
 """Millions of keys on S3, listed and grouped.
 
 Ten million take about five minutes of one CPU, and as much of another for the server. Ray is not started:
-what a job holds in the driver beside this are its read tasks, whose shards are these. `test_kills.py` runs a
-million through a job.
+what a job holds in the driver beside this are its read tasks, whose shards are these. `test_kills.py` runs
+a million through a job.
 """
 
 import subprocess

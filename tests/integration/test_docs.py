@@ -4,7 +4,6 @@ list is what there is."""
 import argparse
 import contextlib
 import doctest
-import fnmatch
 import io
 import re
 import runpy
@@ -28,6 +27,7 @@ from faceq.presets import PRESETS
 from faceq.query import rows
 from faceq.sources.decode import image
 from faceq.stages import scorer
+from faceq.stages.chosen_models import choose, comparison_record
 from faceq.storage.settings import S3Settings
 from jobs import demo
 
@@ -222,16 +222,8 @@ def test_the_configurations_page_has_what_presets_set_and_what_a_table_keeps():
     (presets,) = blocks(PAGE, "yaml")
     assert yaml.safe_load(presets) == {n: dict(p.settings) for n, p in PRESETS.items() if p.settings}
     (kept,) = re.findall(r"rows were made with: (.*?)\.\s+All", (ROOT / PAGE).read_text("utf-8"), re.DOTALL)
-    recorded = {key.replace("video_", "video.") for key in config.build({}).record()}
+    recorded = {
+        key.replace("video_", "video.")
+        for key in comparison_record(config.build({}), choose(config.build({})))
+    }
     assert set(re.findall(r"`([\w.]+)`", kept)) == recorded
-
-
-@pytest.mark.parametrize("folder", ["faceq", "jobs"])
-def test_the_map_of_modules_names_each_one_and_no_other(folder):
-    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    table = text.split("| module |")[1].split("| script in `jobs/` |")[folder == "jobs"].split("\n\n")[0]
-    rows = [row.split("|")[1] for row in table.splitlines()[2:]]
-    named = [name for row in rows for name in re.findall(r"`([\w*]+\.py)`", row)]
-    there = {path.name for path in (ROOT / folder).glob("*.py")} - {"__init__.py"}
-    assert there == {name for pattern in named for name in fnmatch.filter(there, pattern)}
-    assert all(fnmatch.filter(there, name) for name in named)

@@ -14,7 +14,7 @@ from places import PHOTOS
 import faceq
 from faceq import config
 from faceq.errors import JobError, UsageError
-from faceq.job import pipeline, summary
+from faceq.job import graph, pipeline, summary
 from faceq.models.zoo import ModelError
 from faceq.table.schema import SCHEMA, frame_id, record_of
 from faceq.table.store import Table
@@ -226,7 +226,7 @@ def test_an_error_in_a_worker_is_told_in_its_own_words(light_job, shards, tmp_pa
         def __init__(self, config, models, census):
             raise ModelError("models: dbcnn-lite could not be fetched")
 
-    monkeypatch.setattr(pipeline, "FiqStage", Broken)
+    monkeypatch.setattr(graph, "FiqStage", Broken)
     with pytest.raises(JobError, match=r"a stage of the job failed: .*dbcnn-lite could not be fetched"):
         pipeline.score(settings(shards / "mask_blue.jpg", tmp_path / "table"))
 

@@ -8,7 +8,7 @@ import numpy as np
 import ray
 from PIL import Image
 
-from faceq.job import pipeline
+from faceq.job import graph
 from jobs import demo
 
 
@@ -42,18 +42,18 @@ def trace_stages(monkeypatch: Any, folder: Path, pause: float = 0.0) -> None:
         here.mkdir(parents=True, exist_ok=True)
         (here / context.get_worker_id()).write_text(" ".join(context.get_accelerator_ids()["GPU"]))
 
-    find_face = pipeline.find_face
+    find_face = graph.find_face
 
     def traced_find_face(batch, census, config, models):
         note("find_face")
         return find_face(batch, census, config, models)
 
-    class TracedFindFaceActor(pipeline.FindFaceActor):
+    class TracedFindFaceActor(graph.FindFaceActor):
         def __call__(self, batch):
             note("find_face")
             return super().__call__(batch)
 
-    class TracedFiq(pipeline.FiqStage):
+    class TracedFiq(graph.FiqStage):
         def __init__(self, config, models, census):
             note("serfiq")
             super().__init__(config, models, census)
@@ -62,7 +62,7 @@ def trace_stages(monkeypatch: Any, folder: Path, pause: float = 0.0) -> None:
             time.sleep(pause * len(batch))
             return super().__call__(batch)
 
-    class TracedQuality(pipeline.LastStage):
+    class TracedQuality(graph.QualityStage):
         def __init__(self, config, models, census):
             note("dbcnn")
             super().__init__(config, models, census)
@@ -71,10 +71,10 @@ def trace_stages(monkeypatch: Any, folder: Path, pause: float = 0.0) -> None:
             time.sleep(pause * len(batch))
             return super().__call__(batch)
 
-    monkeypatch.setattr(pipeline, "find_face", traced_find_face)
-    monkeypatch.setattr(pipeline, "FindFaceActor", TracedFindFaceActor)
-    monkeypatch.setattr(pipeline, "FiqStage", TracedFiq)
-    monkeypatch.setattr(pipeline, "LastStage", TracedQuality)
+    monkeypatch.setattr(graph, "find_face", traced_find_face)
+    monkeypatch.setattr(graph, "FindFaceActor", TracedFindFaceActor)
+    monkeypatch.setattr(graph, "FiqStage", TracedFiq)
+    monkeypatch.setattr(graph, "QualityStage", TracedQuality)
 
 
 def nodes_of(folder: Path, stage: str) -> set[str]:

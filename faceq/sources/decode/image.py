@@ -8,6 +8,7 @@ from PIL import Image, ImageFile
 
 from faceq.config import Limits
 from faceq.errors import UnreadableError
+from faceq.messages.one_line import one_line
 from faceq.sources.decode import jpeg, pixels, png, tiff, webp
 from faceq.sources.decode.file_types import SUPPORTED, damaged, unknown
 
@@ -170,7 +171,7 @@ _UNSUPPORTED = re.compile(
 
 def _reason(error: Exception) -> str:
     """The decoder's own words; of errors that only a programmer could read, their kind."""
-    text = " ".join(str(error).split())
+    text = one_line(str(error))
     if isinstance(error, OSError | SyntaxError | ValueError) and text:
         text = re.sub(r"b'([^']*)'", r"\1", text)
         if _UNSUPPORTED.search(text):

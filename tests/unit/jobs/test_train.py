@@ -15,8 +15,9 @@ from torch.nn import functional as F
 from faceq.iqa.dbcnn_lite import LITE0_BLOCKS, DBCNNLite, SemanticNet, load_dbcnn_lite
 from jobs.training import train_data, train_dbcnn, train_distortions
 from jobs.training.train_data import Ladders, NamingBatches, Rated, RatedBatches
-from jobs.training.train_dbcnn import LiveLite, fold, gather_statistics, ranking_loss, train_stage, unfold
+from jobs.training.train_dbcnn import LiveLite, gather_statistics, ranking_loss, train_stage
 from jobs.training.train_distortions import NAMED, RANKED, spoiled
+from jobs.training.train_norms import fold, unfold
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from here import score_here
 from places import PHOTOS
 
 from faceq.cli import main
-from faceq.job import pipeline, summary
+from faceq.job import summary
 from faceq.messages.visible import ON_A_PLAIN_TERMINAL, visible
 from faceq.table.runs import Run
 
@@ -116,7 +116,7 @@ def test_no_command_prints_planted_text_as_it_is(planted, tmp_path, capsys):
 def test_a_summary_shows_planted_notes_on_one_line(tmp_path):
     run = Run("r", "0", [EVIL], {}, {}, "", rows=1, frames=1, counts={"scored": 1}, notes=[f"{EVIL}: odd"])
     run.passed_over = {EVIL: 1}
-    text = summary.text(pipeline.Summary(run, f"{tmp_path}/{EVIL}", 1.0, 0.5, 1, {}))
+    text = summary.text(summary.Summary(run, f"{tmp_path}/{EVIL}", 1.0, 0.5, 1, {}))
     assert not _MOVES.search(text) and "\nfaceq: done" not in text
 
 

@@ -29,6 +29,7 @@ import faceq
 from faceq import sources
 from faceq.cli import main
 from faceq.query import shard_export
+from faceq.query.dataset_card import dataset_card
 from faceq.query.rows import Rows
 from faceq.query.shard_export import Selection, export_shards
 from faceq.sources import listing
@@ -243,7 +244,7 @@ def test_the_dataset_card_names_every_kind_of_column(tmp_path):
             ("deep", pa.list_(pa.list_(pa.int32()))),
         ]
     )
-    (tmp_path / "README.md").write_text(shard_export.dataset_card(["bin", "jpg"], columns))
+    (tmp_path / "README.md").write_text(dataset_card(["bin", "jpg"], columns))
     info = datasets.info.DatasetInfosDict.from_directory(str(tmp_path))["default"]
     assert info.features["json"] == dict(datasets.Features.from_arrow_schema(columns))
     assert info.features["jpg"] == datasets.Image() and info.features["bin"] == datasets.Value("binary")

@@ -1,0 +1,64 @@
+"""The stages that a job runs in pools of actors: SER-FIQ and DB-CNN."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+
+from faceq.config import Config
+from faceq.job.census import OutageError
+from faceq.job.telling import telling
+from faceq.job.worker_setup import set_up
+from faceq.stages.chosen_models import ChosenModels
+from faceq.stages.scores import NO_FEATURES, NO_QUALITY, ScoreFiq, ScoreQuality
+
+
+class FiqStage(ScoreFiq):
+    """ScoreFiq whose warnings go on record, and which stops the job when nearly no face has features."""
+
+    def __init__(self, config: Config, models: ChosenModels, census: Any):
+        set_up(config.serfiq.threads)
+        self._census = census
+        with telling(census):
+            super().__init__(config, models)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        return _scored(super().__call__, batch, self._census, NO_FEATURES)
+
+    def warn(self, note: str) -> None:
+        super().warn(note)
+        self._census.note.remote(note)
+
+
+class QualityStage(ScoreQuality):
+    """ScoreQuality that tells the census how many rows are through, and stops the job likewise."""
+
+    def __init__(self, config: Config, models: ChosenModels, census: Any):
+        set_up(config.dbcnn.threads)
+        self._census = census
+        with telling(census):
+            super().__init__(config, models)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        batch = _scored(super().__call__, batch, self._census, NO_QUALITY)
+        self._census.through.remote(len(batch))
+        return batch
+
+
+def _scored(stage: Callable[[pa.Table], pa.Table], batch: pa.Table, census: Any, error: str) -> pa.Table:
+    """What a stage makes of a batch. The census is told what the stage prints, and how many faces have the
+    `error` now, since a model had no score for them; OutageError if these are nearly all of the job's."""
+    faces = batch["status"].null_count
+    with telling(census):
+        batch = stage(batch)
+    if not faces:
+        return batch
+    without = pc.sum(pc.equal(batch["error"], error)).as_py() or 0
+    told = census.scored.remote(faces, without, error)
+    if without:  # good batches need not wait for the answer
+        outage = ray.get(told)
+        if outage:
+            raise OutageError(outage)
+    return batch

@@ -1,0 +1,56 @@
+"""Why the graph of a job has failed, on one line."""
+
+import contextlib
+from typing import Any
+
+import ray
+
+from faceq.job import progress, workers
+from faceq.job.census import OutageError
+
+_OF_A_DEATH = (
+    ray.exceptions.WorkerCrashedError,
+    ray.exceptions.OutOfMemoryError,
+    ray.exceptions.ActorDiedError,
+    ray.exceptions.ActorUnavailableError,
+)
+
+
+def explain(error: Exception, census: Any) -> str:
+    """Why the graph failed: the reason for which the job was stopped, if it was, else what went wrong.
+
+    Args:
+        error: as Ray Data raised it.
+        census: the job's `Census`, which may be what died.
+    """
+    if isinstance(error, OutageError):
+        return str(error)
+    with contextlib.suppress(ray.exceptions.RayError):
+        outage = ray.get(census.outage.remote(), timeout=progress.EVERY_S)
+        if outage:
+            return str(outage)
+    return f"a stage of the job failed: {_reason(error)}"
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ray.exceptions.RayTaskError):
+        return _as_raised(error)
+    if isinstance(error, ray.exceptions.ActorDiedError) and error.actor_init_failed:
+        return str(error).rstrip().splitlines()[-1]  # it has no `cause`; the traceback ends with the error
+    if isinstance(error, _OF_A_DEATH):
+        last = workers.last()
+        died = f", the last one {last.text}" if last else ""
+        return f"its worker processes died again and again{died}"
+    return str(error) or type(error).__name__
+
+
+def _as_raised(error: ray.exceptions.RayTaskError) -> str:
+    """The error that ended a task, as Python wrote it in the worker: the first line of `Type: message`.
+
+    `cause` says which error that is. Its message is no longer the one that was raised: Ray Data appends
+    advice, in an OSError in place of the file name.
+    """
+    kind = type(error.cause)
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    raised = [line for line in str(error).splitlines() if line.startswith(f"{name}: ")]
+    return raised[-1] if raised else name
