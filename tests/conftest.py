@@ -17,7 +17,7 @@ from places import PHOTOS, SHARED
 from real_s3 import free_port, real_s3
 from videos import write_video
 
-from faceq.job import pipeline
+from faceq.job import graph
 from faceq.sources.decode.image import decode
 from faceq.stages import scorer
 from jobs import demo
@@ -102,8 +102,8 @@ def models_loaded_once() -> Iterator[None]:
 @pytest.fixture
 def light_job(local_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Jobs of this process score by `stand_ins`."""
-    monkeypatch.setattr(pipeline, "FiqStage", stand_ins.FiqStage)
-    monkeypatch.setattr(pipeline, "LastStage", stand_ins.LastStage)
+    monkeypatch.setattr(graph, "FiqStage", stand_ins.FiqStage)
+    monkeypatch.setattr(graph, "QualityStage", stand_ins.QualityStage)
 
 
 @pytest.fixture

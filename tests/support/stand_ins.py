@@ -13,7 +13,7 @@ SERFIQ, DBCNN = 0.9, 60.0
 
 
 class FiqStage:
-    def __init__(self, config: Any, census: Any):
+    def __init__(self, config: Any, models: Any, census: Any):
         self._threshold = config.fiq_threshold
 
     def __call__(self, batch: pa.Table) -> pa.Table:
@@ -26,8 +26,8 @@ class FiqStage:
         return batch.drop_columns(["aligned"])
 
 
-class LastStage:
-    def __init__(self, config: Any, census: Any):
+class QualityStage:
+    def __init__(self, config: Any, models: Any, census: Any):
         self._census = census
 
     def __call__(self, batch: pa.Table) -> pa.Table:
