@@ -21,7 +21,7 @@ from pydantic import BaseModel
 
 import faceq
 from faceq import config
-from faceq.cli import main
+from faceq.cli import score
 from faceq.job import progress
 from faceq.presets import PRESETS
 from faceq.query import rows
@@ -164,9 +164,9 @@ def test_examples_in_docstrings(place, monkeypatch, module):
 
 
 def test_the_line_in_the_log_is_as_the_page_shows_it():
-    line = progress.line(120, 4000, 12_800, 3, 9120, 412.0, {"CPU": 48.0, "GPU": 2.0})
-    assert line in " ".join((ROOT / "docs" / "cluster.md").read_text(encoding="utf-8").split())
-    assert progress.line(0, 1, 0, 0, 0, 0.0, {"CPU": 2.0}).endswith("on 2 CPUs")
+    line = progress.Progress(120, 4000, 12_800, 3, 9120, 412.0, 48.0, 2.0)
+    assert f"faceq: {line}" in " ".join((ROOT / "docs" / "cluster.md").read_text(encoding="utf-8").split())
+    assert str(progress.Progress(0, 1, 0, 0, 0, 0.0, 2.0)).endswith("on 2 CPUs")
 
 
 PAGE = "docs/configuration.md"
@@ -211,7 +211,7 @@ def test_find_face_has_the_keys_and_defaults_of_the_pools_but_for_mini_batches()
 
 def test_the_configurations_page_has_each_flag_of_the_command_line():
     parser = argparse.ArgumentParser()
-    main.add_score_arguments(parser)
+    score.add_arguments(parser)
     no_settings = {"help", "config", "overwrite", "retry_unreadable"}
     wanted = [action for action in parser._actions if action.dest not in no_settings]
     flags = [flag for section in SECTIONS for _, flag in keys_of(section).values() if flag]

@@ -137,7 +137,7 @@ def test_help_has_examples_that_the_parser_takes(command, capsys):
     assert examples
     for example in examples:
         words = shlex.split(example.split("   (")[0])
-        assert main._parser().parse_args(words[1:]).run
+        assert main._parser(words).parse_args(words[1:]).run
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,8 @@ def test_plan_names_each_machine_that_it_knows(capsys):
 
 def test_a_licence_may_be_spelled_as_a_license():
     for spelling in ("--accept-licence", "--accept-license"):
-        assert main._parser().parse_args(["score", "in", spelling]).accept_licence
+        words = ["score", "in", spelling]
+        assert main._parser(words).parse_args(words).accept_licence
 
 
 def test_a_reader_that_has_seen_enough_is_no_error(table):
