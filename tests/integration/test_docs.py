@@ -21,7 +21,7 @@ from pydantic import BaseModel
 
 import faceq
 from faceq import config
-from faceq.cli import score
+from faceq.cli import main, score
 from faceq.job import progress
 from faceq.presets import PRESETS
 from faceq.query import rows
