@@ -37,7 +37,7 @@ def ray_for(config: Config) -> Iterator[Config]:
     if ray.is_initialized():
         yield config
         return
-    with local_ray.quiet():
+    with local_ray.quiet(), local_ray.token_in_environment():
         try:
             with kept_from_ray():
                 start_ray(config)

@@ -6,6 +6,7 @@ of its own messages, which are for its developers, it prints none. They are all 
 """
 
 import contextlib
+import functools
 import logging
 import os
 import resource
@@ -159,7 +160,24 @@ def _keep_token_private() -> None:
         finally:
             os.unlink(written)
     except (OSError, RuntimeError):  # no home, or one that is not ours to write to
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+        os.environ["RAY_AUTH_TOKEN"] = _own_token()
+
+
+@functools.cache
+def _own_token() -> str:
+    """The same for all Rays that this process starts: Ray reads the token once."""
+    return secrets.token_hex(32)
+
+
+@contextlib.contextmanager
+def token_in_environment() -> Iterator[None]:
+    """A token that `start` puts into the environment in the block is gone after it."""
+    was_there = "RAY_AUTH_TOKEN" in os.environ
+    try:
+        yield
+    finally:
+        if not was_there:
+            os.environ.pop("RAY_AUTH_TOKEN", None)
 
 
 @contextlib.contextmanager

@@ -1,47 +1,28 @@
 """What README and the pages tell people to run, run as it is written, on the demo's shards; and what they
 list is what there is."""
 
-import argparse
+import contextlib
 import doctest
 import io
-import os
 import re
-import shutil
-import subprocess
+import runpy
+import shlex
 import sys
 from pathlib import Path
 
 import pytest
-import yaml
+from documents import blocks, commands, demo_folder, run
 from here import score_here
 from PIL import Image
 from places import ROOT
-from pydantic import BaseModel
 
 import faceq
-from faceq import config
 from faceq.cli import main
 from faceq.job import progress
-from faceq.presets import PRESETS
 from faceq.query import rows
 from faceq.sources.decode import image
 from faceq.stages import scorer
-from faceq.stages.chosen_models import choose, comparison_record
-from faceq.storage.settings import S3Settings
 from jobs import demo
-
-
-def blocks(path: str, language: str, after: str = "") -> list[str]:
-    """The fenced blocks of a language in a page, those after a heading."""
-    text = (ROOT / path).read_text(encoding="utf-8")
-    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", text[text.index(after) :], re.DOTALL | re.MULTILINE)
-    return [content for found, content in fenced if found == language]
-
-
-def commands(block: str) -> list[str]:
-    """The commands of a block, `make demo` and comments apart."""
-    return [line for line in block.splitlines() if line.startswith("faceq ")]
-
 
 PYTHON = blocks("docs/using.md", "python")
 
@@ -49,43 +30,31 @@ PYTHON = blocks("docs/using.md", "python")
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
     """A folder in which `make demo` has been, as far as these pages need it."""
-    place = tmp_path_factory.mktemp("docs")
-    faces = demo.source_faces()
-    demo.write_shards(place / "demo" / "shards", demo.frames(faces))
-    (place / "demo" / "astronaut.jpg").write_bytes(demo._jpeg(faces["astronaut"]))
-    score_here(str(place / "demo" / "shards"), str(place / "demo" / "table"), fiq_threshold=0)
-    shutil.copytree(place / "demo" / "table", place / "scores")  # as a table of their own is called
-    return place
+    return demo_folder(tmp_path_factory.mktemp("docs"))
 
 
-def run(command: list[str] | str, place: Path) -> str:
-    """Run it there, with this environment's `faceq`; returns what it printed."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        command,
-        cwd=place,
-        env=environment,
-        shell=isinstance(command, str),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, f"{command}\n{done.stderr[-2000:]}"
-    return done.stdout
+@pytest.fixture
+def faceq_here(place, monkeypatch, capsys):
+    """Runs a `faceq` command of a page in that folder, in this process; gives what it prints."""
+    monkeypatch.chdir(place)
+
+    def run_here(line: str) -> str:
+        capsys.readouterr()
+        name, *arguments = shlex.split(line, comments=True)
+        assert name == "faceq" and main.main(arguments) == 0, line
+        return capsys.readouterr().out
+
+    return run_here
 
 
-@pytest.mark.timeout(900)
-def test_the_readmes_tour(place):
-    (tour,) = blocks("README.md", "", after="## A tour")[:1]
-    lines = commands(tour)
-    assert [line.split()[1] for line in lines] == ["score", "query", "report", "query", "query", "inspect"]
-    for line in lines:
-        assert run(line, place)
-    assert (place / "demo" / "report.html").stat().st_size > 100_000
-    assert (place / "demo" / "good.parquet").exists()
-    assert list((place / "demo" / "good-frames").glob("*.tar"))
-    assert (place / "demo" / "look.png").exists()
+def python_here(place: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Run lines of Python in that folder, in this process, as a program; gives what it prints."""
+    (place / "example.py").write_text(script, encoding="utf-8")
+    monkeypatch.chdir(place)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        runpy.run_path("example.py", run_name="__main__")
+    return printed.getvalue()
 
 
 QUICK = ("compact", "plan", "evaluate calibrate", "models list", "models pull", "models verify")
@@ -93,22 +62,22 @@ QUICK = ("compact", "plan", "evaluate calibrate", "models list", "models pull", 
 
 
 @pytest.mark.parametrize("command", QUICK)
-def test_the_readmes_other_commands(place, command):
+def test_the_readmes_other_commands(faceq_here, command):
     lines = [line for block in blocks("README.md", "") for line in commands(block) if "--preset" not in line]
     (line,) = [line for line in lines if f"{line} ".startswith(f"faceq {command} ")]
-    assert run(line, place)
+    assert faceq_here(line)
 
 
-def test_the_readmes_lines_of_python(place, astronaut):
+def test_the_readmes_lines_of_python(place, astronaut, monkeypatch):
     (script,) = blocks("README.md", "python")
     for name in ("a.jpg", "b.png"):
         Image.fromarray(astronaut).save(place / name)
-    printed = run([sys.executable, "-c", f"{script}\nprint(table['status'].to_pylist())"], place)
+    printed = python_here(place, f"{script}\nprint(table['status'].to_pylist())", monkeypatch)
     assert printed.splitlines()[-1] == "['scored', 'scored']"
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     (read,) = re.findall(r"`(faceq\.read_table\(.*?\))`", text, re.DOTALL)
     script = f"import faceq; print({' '.join(read.split())}.num_rows)"
-    assert int(run([sys.executable, "-c", script], place)) > 0
+    assert int(python_here(place, script, monkeypatch)) > 0
 
 
 def test_the_readme_names_the_picture_formats_that_are_read():
@@ -117,9 +86,9 @@ def test_the_readme_names_the_picture_formats_that_are_read():
     assert tuple(named.upper().split(", ")) == image.FORMATS
 
 
-def test_the_share_that_a_filter_discards_of_each_source(place):
+def test_the_share_that_a_filter_discards_of_each_source(place, faceq_here):
     (command,) = blocks("docs/serfiq.md", "", after="## Bias")
-    printed = run(command, place)
+    printed = faceq_here(command)
     rows = [line.split() for line in printed.splitlines() if ".tar" in line]
     shards = sorted((place / "demo" / "shards").glob("*.tar"))
     assert sorted(row[0] for row in rows) == [str(shard) for shard in shards]
@@ -129,23 +98,20 @@ def test_the_share_that_a_filter_discards_of_each_source(place):
     assert below == pytest.approx((scores < 0.5).sum(), abs=1) and 0 < below < len(scores)
 
 
-def test_the_pages_commands(place):
+def test_the_pages_commands(faceq_here):
     lines = [line for block in blocks("docs/using.md", "") for line in commands(block)]
     assert len(lines) >= 8
     for line in lines:
-        assert run(line, place)
+        assert faceq_here(line)
 
 
 @pytest.mark.parametrize("number", range(len(PYTHON)), ids=lambda number: PYTHON[number].split("\n", 1)[0])
-def test_the_pages_lines_of_python(place, number, monkeypatch):
+def test_the_pages_lines_of_python(place, number, local_ray, faceq_here, monkeypatch):
     """Each prints some frames; what reads `demo/good` comes after the command that makes it."""
     if "demo/good" in PYTHON[number]:
         (export,) = [c for b in blocks("docs/using.md", "") for c in commands(b) if "demo/good" in c]
-        run(export, place)
-    monkeypatch.setenv("RAY_ADDRESS", "local")  # not the one that other tests have started
-    script = place / f"example{number}.py"
-    script.write_text(PYTHON[number], encoding="utf-8")
-    assert run([sys.executable, script.name], place).strip()
+        faceq_here(export)
+    assert python_here(place, PYTHON[number], monkeypatch).strip()
 
 
 @pytest.fixture(scope="module")
@@ -167,10 +133,9 @@ def example(title: str) -> str:
     return blocks("docs/using.md", "python", after=f"## {title}\n")[0]
 
 
-def test_the_webdataset_example_finds_members_by_their_whole_names(odd_names):
+def test_the_webdataset_example_finds_members_by_their_whole_names(odd_names, monkeypatch):
     place, members = odd_names
-    (place / "wds.py").write_text(example("webdataset"), encoding="utf-8")
-    lines = run([sys.executable, "wds.py"], place).splitlines()
+    lines = python_here(place, example("webdataset"), monkeypatch).splitlines()
     assert sorted(line.split()[0].lower() for line in lines) == sorted(name.lower() for name in members)
 
 
@@ -191,73 +156,7 @@ def test_examples_in_docstrings(place, monkeypatch, module):
     assert found.attempted > 0 and found.failed == 0
 
 
-def test_every_way_that_is_promised_is_there():
-    text = (ROOT / "docs" / "using.md").read_text(encoding="utf-8")
-    for way in ("PyTorch", "webdataset", "Ray Data", "DuckDB", "pandas", "polars"):
-        assert re.search(rf"^## {way}$", text, re.MULTILINE)
-
-
 def test_the_line_in_the_log_is_as_the_page_shows_it():
-    line = progress.line(120, 4000, 12_800, 3, 9120, 412.0, {"CPU": 48.0, "GPU": 2.0})
-    assert line in " ".join((ROOT / "docs" / "cluster.md").read_text(encoding="utf-8").split())
-    assert progress.line(0, 1, 0, 0, 0, 0.0, {"CPU": 2.0}).endswith("on 2 CPUs")
-
-
-PAGE = "docs/configuration.md"
-SECTIONS: dict[str, type[BaseModel]] = {
-    "The job": config.Config,
-    "models": config.Models,
-    "video": config.Video,
-    "calibration": config.Calibration,
-    "s3": S3Settings,
-    "read": config.TaskResources,
-    "find_face, serfiq, dbcnn": config.Pool,
-}
-
-
-def keys_of(section: str) -> dict[str, tuple[str, str]]:
-    """What a section of the configuration's page has for each key: default, and flag of the command line."""
-    text = (ROOT / PAGE).read_text(encoding="utf-8").split(f"\n## {section}\n")[1].split("\n## ")[0]
-    rows = re.findall(r"^\| `(\w+)` \| (.*?) ?\| (.*?) ?\|", text, re.MULTILINE)
-    return {key: (default.strip("`"), flag.strip("`")) for key, default, flag in rows}
-
-
-@pytest.mark.parametrize("section", SECTIONS)
-def test_the_configurations_page_has_each_key_with_its_default(section):
-    fields = SECTIONS[section].model_fields
-    shown = keys_of(section)
-    assert list(shown) == sorted(fields, key=list(shown).index)
-    for key, field in fields.items():
-        default, _ = shown[key]
-        if field.is_required():
-            assert default == "needed"
-        elif isinstance(field.default, BaseModel):
-            assert default == "below"
-        else:
-            wanted = None if field.default == () else field.default
-            assert (None if default == "none" else yaml.safe_load(default)) == wanted, key
-
-
-def test_find_face_has_the_keys_and_defaults_of_the_pools_but_for_mini_batches():
-    pool, tasks = config.Pool().model_dump(), config.FindFaces().model_dump()
-    assert tasks == {key: value for key, value in pool.items() if key != "mini_batch"}
-
-
-def test_the_configurations_page_has_each_flag_of_the_command_line():
-    parser = argparse.ArgumentParser()
-    main.add_score_arguments(parser)
-    no_settings = {"help", "config", "overwrite", "retry_unreadable"}
-    wanted = [action for action in parser._actions if action.dest not in no_settings]
-    flags = [flag for section in SECTIONS for _, flag in keys_of(section).values() if flag]
-    assert sorted(flags) == sorted(a.option_strings[0] if a.option_strings else a.metavar for a in wanted)
-
-
-def test_the_configurations_page_has_what_presets_set_and_what_a_table_keeps():
-    (presets,) = blocks(PAGE, "yaml")
-    assert yaml.safe_load(presets) == {n: dict(p.settings) for n, p in PRESETS.items() if p.settings}
-    (kept,) = re.findall(r"rows were made with: (.*?)\.\s+All", (ROOT / PAGE).read_text("utf-8"), re.DOTALL)
-    recorded = {
-        key.replace("video_", "video.")
-        for key in comparison_record(config.build({}), choose(config.build({})))
-    }
-    assert set(re.findall(r"`([\w.]+)`", kept)) == recorded
+    line = progress.Progress(120, 4000, 12_800, 3, 9120, 412.0, 48.0, 2.0)
+    assert f"faceq: {line}" in " ".join((ROOT / "docs" / "cluster.md").read_text(encoding="utf-8").split())
+    assert str(progress.Progress(0, 1, 0, 0, 0, 0.0, 2.0)).endswith("on 2 CPUs")

@@ -8,14 +8,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import psutil
 import pytest
 
 from faceq.errors import JobError
 from faceq.job import local_ray
-from faceq.job.telling import telling
 from faceq.runtime import cgroup, device
 
 
@@ -64,16 +62,6 @@ def test_too_few_open_files_are_told_before_ray_starts(photos, tmp_path):
     assert done.returncode == 1
     said = done.stderr.strip().splitlines()
     assert re.fullmatch(r"faceq: a process may open 256 files here, and Ray needs [\d,]+ for .*", said[-1])
-
-
-def test_what_a_worker_prints_reaches_the_census_line_by_line():
-    lines: list[str] = []
-    census = SimpleNamespace(say=SimpleNamespace(remote=lines.append))
-    with telling(census):
-        print("one\ntw", end="", file=sys.stderr)
-        print("o", file=sys.stderr)
-        print("three", end="", file=sys.stderr)
-    assert lines == ["one", "two", "three"]
 
 
 def _listening(job: psutil.Process) -> set[str]:

@@ -5,13 +5,13 @@ import json
 
 import numpy as np
 import pytest
+from here import score_here
 from PIL import Image
 
 from faceq import config
 from faceq.cli import main
 from faceq.errors import UsageError
 from faceq.evaluation import edc, identities
-from faceq.job import pipeline
 from faceq.models.fetch import FetchOptions
 from faceq.stages.chosen_models import choose
 from faceq.storage import filesystem
@@ -19,7 +19,6 @@ from faceq.storage.settings import S3Settings
 from faceq.table.store import Table
 from jobs import demo
 
-pytestmark = pytest.mark.usefixtures("local_ray")
 S3Settings = S3Settings()
 
 
@@ -48,10 +47,7 @@ def folder(shots, tmp_path_factory):
 
 
 def scored(folder, name: str, **values) -> Table:
-    out = str(folder / name)
-    settings = {"input": [str(folder / "in")], "out": out, "fiq_threshold": 0, **values}
-    pipeline.score(config.build(settings))
-    return Table(out, S3Settings)
+    return Table(score_here(str(folder / "in"), str(folder / name), fiq_threshold=0, **values), S3Settings)
 
 
 @pytest.fixture(scope="module")

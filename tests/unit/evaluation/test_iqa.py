@@ -179,16 +179,16 @@ def brightness(picture: np.ndarray) -> float:
     return float(picture.mean())
 
 
-def test_pictures_are_rated_whole_and_compared(rated, monkeypatch) -> None:
+def test_pictures_are_rated_whole_and_compared(rated, monkeypatch, caplog) -> None:
     monkeypatch.setattr(iqa, "REPORT_EVERY_S", 0)
-    said: list[str] = []
-    result = iqa.evaluate(*rated, brightness, said.append)
+    with caplog.at_level("INFO"):
+        result = iqa.evaluate(*rated, brightness)
     assert result.names[:3] == ("0.png", "more/1.png", "2.png")
     assert result.scores.tolist() == [20.0 * number for number in range(12)]
     figures = result.figures()
     assert list(figures) == ["n", "srcc", "plcc", "krcc", "rmse"]
     assert figures["n"] == 12 and figures["srcc"] == 1 and figures["plcc"] > 0.99
-    assert said[6].startswith("faceq: 6 of 12 pictures")
+    assert caplog.messages[6].startswith("6 of 12 pictures")
 
 
 def test_the_command_prints_figures_and_tells_its_progress_apart(rated, monkeypatch, capsys) -> None:

@@ -1,5 +1,7 @@
 """When a job stops because nothing can be read, and when it does not."""
 
+import logging
+
 import pytest
 
 from faceq.job.census import LEAST_DECODED, REFUSALS_IN_A_ROW, Census
@@ -145,13 +147,13 @@ def test_a_batch_whose_processes_die_without_end_stops_the_job():
     assert "ended 5 times over the same frames" in census.begin(7, 5)[2]
 
 
-def test_what_workers_say_is_told_once_and_in_order():
+def test_what_workers_log_comes_once_and_in_order():
     census = Counts(shards=1, tasks=1)
-    for line in ("one", "two", "one"):
-        census.say(line)
-    assert census.news(0)[1] == ["one", "two"]
-    census.say("three")
-    assert census.news(2)[1] == ["three"]
+    for message in ("one", "two", "one"):
+        census.say(logging.INFO, "faceq.a", message)
+    assert census.news(0)[1] == [(logging.INFO, "faceq.a", "one"), (logging.INFO, "faceq.a", "two")]
+    census.say(logging.WARNING, "faceq.a", "one")
+    assert census.news(2)[1] == [(logging.WARNING, "faceq.a", "one")]
 
 
 def test_what_a_task_reads_again_is_counted_once():

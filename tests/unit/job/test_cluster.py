@@ -11,7 +11,9 @@ import torch
 from faceq import config
 from faceq.config import Pool
 from faceq.errors import UsageError
+from faceq.fiq.distances import DropoutDistances
 from faceq.job import cluster
+from faceq.stages import scores
 from faceq.stages.chosen_models import choose
 from faceq.stages.placement import on_gpus
 from faceq.stages.scores import ScoreFiq
@@ -57,14 +59,19 @@ def test_an_initial_size_lies_between_the_others():
 
 
 @pytest.mark.parametrize(("cpus", "threads"), [(0.25, 1), (1, 1), (2.5, 2)])
-def test_a_model_runs_as_many_threads_as_it_has_whole_cpus(cpus, threads):
+def test_a_model_runs_as_many_threads_as_it_has_whole_cpus(cpus, threads, monkeypatch):
+    seen = []
+
+    class Watched(DropoutDistances):
+        def __call__(self, faces):
+            seen.append(torch.get_num_threads())
+            return super().__call__(faces)
+
+    monkeypatch.setattr(scores, "DropoutDistances", Watched)
     before = torch.get_num_threads()
-    try:
-        settings = config.build({"serfiq": {"num_cpus": cpus}})
-        ScoreFiq(settings, choose(settings))
-        assert torch.get_num_threads() == threads
-    finally:
-        torch.set_num_threads(before)
+    settings = config.build({"serfiq": {"num_cpus": cpus}})
+    ScoreFiq(settings, choose(settings))
+    assert seen == [threads] and torch.get_num_threads() == before
 
 
 @pytest.mark.parametrize(

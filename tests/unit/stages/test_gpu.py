@@ -130,7 +130,7 @@ def test_auto_takes_the_gpu_that_is_there():
 
 
 @on_gpu
-def test_memory_that_runs_out_halves_the_mini_batch_on_the_card(tmp_path, capsys):
+def test_memory_that_runs_out_halves_the_mini_batch_on_the_card(tmp_path, caplog):
     torch.cuda.empty_cache()
     total = torch.cuda.get_device_properties(0).total_memory
     network = TorchQuality(scorer.load(dbcnn(tmp_path / "dbcnn.pth"), "cuda"), "cuda", half=True)
@@ -142,7 +142,7 @@ def test_memory_that_runs_out_halves_the_mini_batch_on_the_card(tmp_path, capsys
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert len(scores) == 64 and halving.size < 64
-    assert "out of GPU memory" in capsys.readouterr().err
+    assert "out of GPU memory" in caplog.text
 
 
 # --- memory that runs out, as torch and ONNX Runtime tell it ----------------------------------------
@@ -168,7 +168,7 @@ OUT_OF_MEMORY = [TORCH_OUT_OF_MEMORY, CUBLAS_OUT_OF_MEMORY, ORT_OUT_OF_MEMORY, P
 
 
 @pytest.mark.parametrize("error", OUT_OF_MEMORY)
-def test_out_of_memory_halves_the_mini_batch_once_and_says_so(error, capsys):
+def test_out_of_memory_halves_the_mini_batch_once_and_says_so(error, caplog):
     shown = []
 
     def model(items):
@@ -182,11 +182,10 @@ def test_out_of_memory_halves_the_mini_batch_once_and_says_so(error, capsys):
         (doubled,) = halving(np.arange(10))
         assert doubled.tolist() == [2.0 * i for i in range(10)]
     assert shown == [16, 8, 4, 4, 4, 4, 4, 4]
-    said = capsys.readouterr().err.splitlines()
-    assert [re.search(r"dbcnn: out of GPU memory: mini-batches of (\d+)", line)[1] for line in said] == [
-        "8",
-        "4",
+    said = [
+        re.search(r"dbcnn: out of GPU memory: mini-batches of (\d+)", line)[1] for line in caplog.messages
     ]
+    assert said == ["8", "4"]
 
 
 def test_a_card_that_holds_not_one_item_is_an_error_with_a_way_out():
@@ -283,12 +282,12 @@ def test_readme_installs_what_the_messages_name():
 
 
 @without_gpu
-def test_a_machine_with_a_card_that_models_cannot_use_says_why(monkeypatch, capsys):
+def test_a_machine_with_a_card_that_models_cannot_use_says_why(monkeypatch, caplog):
     """As Ray sees it: a logical GPU beside this environment's builds without CUDA."""
     monkeypatch.setattr(cluster.ray, "cluster_resources", lambda: {"CPU": 2.0, "GPU": 1.0})
     plain = config.build({})
     assert cluster.with_local_gpus(plain) == plain
-    assert f"models run on the CPU: {device.missing()}" in capsys.readouterr().err
+    assert f"models run on the CPU: {device.missing()}" in caplog.text
     assert cluster.pool_options(Pool(device="cuda"))["num_gpus"] == 0.5
 
 

@@ -1,0 +1,36 @@
+"""What commands import: a command should be there at once."""
+
+import subprocess
+import sys
+
+import pytest
+
+NETWORKS = {"torch", "onnxruntime", "onnx", "cv2"}
+HEAVY = {*NETWORKS, "ray", "duckdb", "pyarrow", "numpy", "pydantic", "yaml", "fsspec", "rich"}
+
+
+def imported(*arguments: str) -> set[str]:
+    """The packages that a command has imported when it ends."""
+    code = (
+        "import sys\nfrom faceq.cli.main import main\n"
+        "try:\n    main(sys.argv[1:])\nexcept SystemExit:\n    pass\n"
+        "print(*{name.split('.')[0] for name in sys.modules}, file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True
+    )
+    return set(done.stderr.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["plan", "--frames", "9", "--gpu", "g5"]])
+def test_what_needs_no_settings_imports_no_heavy_package(arguments):
+    assert imported(*arguments) & HEAVY == set()
+
+
+@pytest.mark.parametrize("command", ["score", "query", "report", "inspect", "compact", "evaluate", "models"])
+def test_the_help_of_a_command_imports_no_networks_no_ray_and_no_duckdb(command):
+    assert imported(command, "--help") & {*NETWORKS, "ray", "duckdb"} == set()
+
+
+def test_a_query_imports_no_networks_and_no_ray(looked_at):
+    assert imported("query", looked_at, "--count") & {*NETWORKS, "ray"} == set()

@@ -1,0 +1,89 @@
+"""A Scorer: models that are loaded once, pictures that are scored often, from several threads."""
+
+import io
+import statistics
+import threading
+import time
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+import faceq
+
+SETTINGS = {"fiq_threshold": 0, "serfiq": {"mini_batch": 1}, "dbcnn": {"mini_batch": 1}}
+"""Mini-batches of one: a single picture would else take as long as a whole mini-batch."""
+
+
+@pytest.fixture(scope="module")
+def scorer() -> faceq.Scorer:
+    return faceq.Scorer(**SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def picture(astronaut: np.ndarray) -> bytes:
+    """512x512, as a JPEG."""
+    file = io.BytesIO()
+    Image.fromarray(astronaut).save(file, "JPEG", quality=95)
+    return file.getvalue()
+
+
+def values(table: pa.Table) -> pa.Table:
+    return table.drop_columns(["run_id"])
+
+
+def test_the_rows_are_those_of_score_images_at_every_call(scorer, picture, astronaut, photos):
+    pictures = [picture, astronaut, photos / "t1.jpg", b"no picture"]
+    expected = faceq.score_images(pictures, **SETTINGS)
+    first, second = scorer.score(pictures), scorer(iter(pictures))
+    assert first.schema == expected.schema
+    assert values(first).equals(values(expected)) and values(second).equals(values(expected))
+    assert len(set(first["run_id"].to_pylist())) == 1 and first["run_id"][0] != second["run_id"][0]
+    assert scorer.score([]).schema == expected.schema
+
+
+def test_a_wrong_setting_or_picture_is_a_usage_error(scorer):
+    with pytest.raises(faceq.UsageError, match="unknown key 'fiq_treshold'"):
+        faceq.Scorer(fiq_treshold=0)
+    with pytest.raises(faceq.UsageError, match="image:0: expected a path"):
+        scorer.score([1])
+
+
+def test_threads_that_share_a_scorer_get_the_same_rows(scorer, picture, astronaut):
+    expected = {name: values(scorer.score([image])) for name, image in (("a", picture), ("b", astronaut))}
+    found: list[tuple[str, pa.Table]] = []
+
+    def score(name: str, image: object) -> None:
+        for _ in range(2):
+            found.append((name, values(scorer.score([image]))))
+
+    threads = [threading.Thread(target=score, args=given) for given in (("a", picture), ("b", astronaut)) * 2]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 8 and all(table.equals(expected[name]) for name, table in found)
+
+
+def test_a_picture_costs_little_more_than_the_stages_take(scorer, picture, monkeypatch):
+    """Both times are taken of one call, so that a busy machine changes their ratio little."""
+    inside = [0.0]
+
+    def timed(stage):
+        def run(batch: pa.Table) -> pa.Table:
+            started = time.perf_counter()
+            batch = stage(batch)
+            inside[0] += time.perf_counter() - started
+            return batch
+
+        return run
+
+    monkeypatch.setattr(scorer, "_stages", [timed(stage) for stage in scorer._stages])
+    ratios = []
+    for _ in range(15):
+        inside[0] = 0.0
+        started = time.perf_counter()
+        scorer.score([picture])
+        ratios.append((time.perf_counter() - started) / inside[0])
+    assert statistics.median(ratios) < 1.1
