@@ -139,10 +139,12 @@ class Video(_Strict):
         None,
         gt=0,
         allow_inf_nan=False,
-        description="Score X frames per second of video: the first frame at or after each 1/X seconds, by "
-        "the timestamps.",
+        description="Score X frames per second of video. By the timestamps, these are the first frames at or "
+        "after each 1/X seconds.",
     )
-    every: int | None = Field(None, ge=1, description="Score every K-th frame of a video: 0, K, 2K, …")
+    every: int | None = Field(
+        None, ge=1, description="Score every K-th frame of a video. These are the frames 0, K, 2K, …"
+    )
 
     @model_validator(mode="after")
     def _one_of_them(self) -> "Video":

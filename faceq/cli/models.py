@@ -18,7 +18,7 @@ ROLES = ("detector", "recogniser", "landmarks", "quality")
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Which models: a preset, others in its models' places, and their terms."""
     add = parser.add_argument
-    add("--preset", help=f"{brief('preset')} (default: embedded)")
+    add("--preset", metavar="NAME", help=f"{brief('preset')} (default: embedded)")
     for role in ROLES:
         what = f"{role} model in place of the preset's: a name from `faceq models list`, or a file"
         add(f"--{role}", metavar="MODEL", help=what)
@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         command = actions.add_parser(name, help=text, description=text)
         if name != "list":
             command.add_argument("names", nargs="*", metavar="MODEL", help="default: those of the preset")
-            command.add_argument("--preset", help="default: embedded")
+            command.add_argument("--preset", metavar="NAME", help="default: embedded")
         if name == "pull":
             command.formatter_class = argparse.RawDescriptionHelpFormatter
             command.epilog = _PULL_EXAMPLES

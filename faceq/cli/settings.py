@@ -2,7 +2,6 @@
 
 import argparse
 import difflib
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -66,7 +65,7 @@ def all_settings(section: type[BaseModel] = Config, prefix: str = "") -> Iterato
 def brief(key: str) -> str:
     """A setting's help text: the first sentence of its description."""
     description = dict(all_settings())[key].description or ""
-    sentence = re.split(r"(?<=[.;]) ", description, maxsplit=1)[0].rstrip(".;").replace("`", "")
+    sentence = description.split(". ")[0].rstrip(".").replace("`", "")
     return (sentence[0].lower() + sentence[1:]).replace("%", "%%")
 
 

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import logit
 
 from faceq.config import Calibration
 from faceq.errors import UsageError
@@ -45,7 +46,7 @@ def fit(raw: np.ndarray, discard: float = 0.05) -> Fit:
     threshold, median = (float(value) for value in np.quantile(raw, [discard, 0.5]))
     if median <= threshold:
         raise UsageError(f"calibrate: half of the faces share one serfiq_raw, {median:g}: none stand out")
-    slope = float(np.log(MEDIAN_SCORE / (1 - MEDIAN_SCORE))) / (median - threshold)
+    slope = float(logit(MEDIAN_SCORE)) / (median - threshold)
     # Digits to a hundredth of the spread: more than a few thousand faces can tell.
     digits = 2 - math.floor(math.log10(median - threshold))
     calibration = Calibration(slope=float(f"{slope:.4g}"), threshold=round(threshold, digits))

@@ -12,13 +12,14 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.optimize import OptimizeResult, least_squares
 from scipy.special import expit
-from scipy.stats import kendalltau, rankdata
+from scipy.stats import kendalltau, linregress, pearsonr, spearmanr, zscore
 from torch import Tensor, nn
 
 from faceq.errors import JobError, UsageError
@@ -61,18 +62,18 @@ def plcc(scores: Floats, ratings: Floats) -> float:
     >>> round(plcc(np.array([1.0, 2.0, 4.0]), np.array([2.0, 3.0, 7.0])), 4)
     0.9897
     """
-    a, b = scores - scores.mean(), ratings - ratings.mean()
-    scale = math.sqrt((a @ a) * (b @ b))
-    return float(a @ b) / scale if scale else math.nan
+    return _statistic(pearsonr, scores, ratings)
 
 
 def srcc(scores: Floats, ratings: Floats) -> float:
-    """Spearman's rank correlation of two (N,) arrays, -1…1: Pearson's of the ranks, ties at their mean rank.
+    """Spearman's rank correlation of two (N,) arrays, -1…1; NaN if one of them is constant.
+
+    Pearson's correlation of the ranks, ties at their mean rank.
 
     >>> srcc(np.array([0.1, 0.5, 0.9]), np.array([10.0, 50.0, 51.0]))
     1.0
     """
-    return plcc(rankdata(scores), rankdata(ratings))
+    return _statistic(spearmanr, scores, ratings)
 
 
 def krcc(scores: Floats, ratings: Floats) -> float:
@@ -83,7 +84,13 @@ def krcc(scores: Floats, ratings: Floats) -> float:
     >>> round(krcc(np.array([1.0, 2.0, 3.0]), np.array([1.0, 3.0, 2.0])), 4)
     0.3333
     """
-    return float(kendalltau(scores, ratings).statistic)
+    return _statistic(kendalltau, scores, ratings)
+
+
+def _statistic(correlation: Callable[[Floats, Floats], Any], scores: Floats, ratings: Floats) -> float:
+    if np.ptp(scores) == 0 or np.ptp(ratings) == 0:
+        return math.nan  # SciPy would warn
+    return float(correlation(scores, ratings).statistic)
 
 
 def rmse(predicted: Floats, ratings: Floats) -> float:
@@ -136,7 +143,7 @@ def fit(scores: Floats, ratings: Floats) -> Logistic | Line:
     Args:
         scores, ratings: (N,) float64, neither constant.
     """
-    x, y = _standardised(scores), _standardised(ratings)
+    x, y = zscore(scores), zscore(ratings)
     slope = plcc(scores, ratings)
     line_error = float(np.sum((y - slope * x) ** 2))
     tried = [_fit_from(width, slope, x, y) for width in _START_WIDTHS]
@@ -166,13 +173,9 @@ def _fit_from(width: float, slope: float, x: Floats, y: Floats) -> OptimizeResul
     return least_squares(errors, start, bounds=_BOUNDS, max_nfev=_MAX_EVALUATIONS)
 
 
-def _standardised(values: Floats) -> Floats:
-    return (values - values.mean()) / values.std()
-
-
 def _line(scores: Floats, ratings: Floats, reason: str) -> Line:
-    slope = plcc(scores, ratings) * float(ratings.std() / scores.std())
-    return Line(slope, float(ratings.mean() - slope * scores.mean()), f"{reason}: a line was fitted instead")
+    line = linregress(scores, ratings)
+    return Line(float(line.slope), float(line.intercept), f"{reason}: a line was fitted instead")
 
 
 @dataclass(frozen=True)

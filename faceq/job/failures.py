@@ -7,6 +7,7 @@ import ray
 
 from faceq.job import progress, workers
 from faceq.job.census import OutageError
+from faceq.messages.one_line import one_line
 
 _OF_A_DEATH = (
     ray.exceptions.WorkerCrashedError,
@@ -36,12 +37,12 @@ def _reason(error: Exception) -> str:
     if isinstance(error, ray.exceptions.RayTaskError):
         return _as_raised(error)
     if isinstance(error, ray.exceptions.ActorDiedError) and error.actor_init_failed:
-        return str(error).rstrip().splitlines()[-1]  # it has no `cause`; the traceback ends with the error
+        return _as_raised_in_constructor(error)
     if isinstance(error, _OF_A_DEATH):
         last = workers.last()
         died = f", the last one {last.text}" if last else ""
         return f"its worker processes died again and again{died}"
-    return str(error) or type(error).__name__
+    return one_line(error)
 
 
 def _as_raised(error: ray.exceptions.RayTaskError) -> str:
@@ -54,3 +55,13 @@ def _as_raised(error: ray.exceptions.RayTaskError) -> str:
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
     raised = [line for line in str(error).splitlines() if line.startswith(f"{name}: ")]
     return raised[-1] if raised else name
+
+
+def _as_raised_in_constructor(error: ray.exceptions.ActorDiedError) -> str:
+    """The same for an error that an actor's constructor raised.
+
+    Ray gives no `cause` for it, only the traceback: the error follows the frames, which are indented.
+    """
+    _, _, last_frame = str(error).rpartition('\n  File "')
+    raised = (line for line in last_frame.splitlines()[1:] if not line.startswith(" "))
+    return next(raised, one_line(error))

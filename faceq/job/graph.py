@@ -37,36 +37,12 @@ def run_graph(
 ) -> None:
     """The whole job. Each step keeps the number of rows, but for the first, which makes them: one task for
     each of `groups`."""
-    context = DataContext.get_current().copy()
-    context.target_max_block_size = BLOCK_BYTES
-    context.enable_progress_bars = False  # see `progress.watched`
-    context.raise_original_map_exception = True  # see `failures.explain`
-    context.custom_execution_callback_classes = [watchdog.stopping(run.run_id)]
-    # Rows of --limit must be the same ones every time: the first.
-    context.execution_options.preserve_order = config.limit is not None
-    done_ref = ray.put(done)
-    # The first N frames are the same ones on every run only if those with a row are read and counted too.
-    skipped = done_ref if config.limit is None else ray.put(done[:0])
     shown = progress.watched(run.run_id, resources.requests(config), census, len(groups), reporter)
-    with DataContext.current(context), shown, warnings.catch_warnings():
+    with DataContext.current(_context(config, run)), shown, warnings.catch_warnings():
         # Ray means to drop `max_retries` from these calls and names nothing in its place.
         warnings.simplefilter("ignore", RayDeprecationWarning)
-        # Encoded frames, or errors. Reading waits for the network more than it computes.
-        frames = ray.data.read_datasource(
-            FrameSource(groups, read_settings(config), skipped, census),
-            override_num_blocks=len(groups),
-            num_cpus=config.read.num_cpus,
-            ray_remote_args={"max_retries": max(map(datasource.most_starts, groups))},
-        )
-        if config.limit is not None:
-            frames = frames.limit(config.limit).map_batches(
-                drop_done,
-                fn_args=(done_ref, census),
-                batch_size=None,
-                batch_format="pyarrow",
-                num_cpus=config.read.num_cpus,
-                max_retries=MAX_RETRIES,
-            )
+        # Encoded frames, or errors.
+        frames = _read(config, groups, done, census)
         (
             frames
             # Decode, detect, mask, align: from here on only crops cross the object store.
@@ -104,6 +80,41 @@ def run_graph(
                 ray_remote_args={"num_cpus": config.read.num_cpus, "max_retries": MAX_RETRIES},
             )
         )  # fmt: skip
+
+
+def _context(config: Config, run: Run) -> DataContext:
+    """Ray Data's settings for the graph."""
+    context = DataContext.get_current().copy()
+    context.target_max_block_size = BLOCK_BYTES
+    context.enable_progress_bars = False  # see `progress.watched`
+    context.raise_original_map_exception = True  # see `failures.explain`
+    context.custom_execution_callback_classes = [watchdog.stopping(run.run_id)]
+    # Rows of --limit must be the same ones every time: the first.
+    context.execution_options.preserve_order = config.limit is not None
+    return context
+
+
+def _read(config: Config, groups: list[list[Shard]], done: np.ndarray, census: Any) -> Any:
+    """The frames without a row, as a Dataset. Its tasks wait for the network more than they compute."""
+    done_ref = ray.put(done)
+    # The first N frames are the same ones on every run only if those with a row are read and counted too.
+    skipped = done_ref if config.limit is None else ray.put(done[:0])
+    frames = ray.data.read_datasource(
+        FrameSource(groups, read_settings(config), skipped, census),
+        override_num_blocks=len(groups),
+        num_cpus=config.read.num_cpus,
+        ray_remote_args={"max_retries": max(map(datasource.most_starts, groups))},
+    )
+    if config.limit is None:
+        return frames
+    return frames.limit(config.limit).map_batches(
+        drop_done,
+        fn_args=(done_ref, census),
+        batch_size=None,
+        batch_format="pyarrow",
+        num_cpus=config.read.num_cpus,
+        max_retries=MAX_RETRIES,
+    )
 
 
 def _finding_faces(config: Config, models: ChosenModels, census: Any) -> dict[str, Any]:

@@ -7,7 +7,6 @@ it, and its content security policy lets it fetch nothing.
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib import resources
 from typing import Any
 
 import jinja2
@@ -16,9 +15,8 @@ import numpy as np
 from faceq import __version__
 from faceq.messages.visible import visible
 from faceq.query.rows import SINGLE_PICTURE, Rows
-from faceq.report import charts as report_charts
-from faceq.report import faces as report_faces
-from faceq.report.charts import Cut
+from faceq.report.charts import Chart, Cut, bars, cells
+from faceq.report.faces import Face, Faces, sample
 from faceq.storage.settings import S3Settings
 from faceq.table.schema import BREAK, STATUSES
 
@@ -69,7 +67,7 @@ def build(uri: str, s3: S3Settings, with_faces: bool = True) -> str:
     with Rows(uri, s3) as rows:
         counts = count(rows)
         sources, n_sources = _sources(rows)
-        faces = report_faces.sample(rows, SCALES, s3) if with_faces else None
+        faces = sample(rows, SCALES, s3) if with_faces else None
         quantiles = _quantiles(rows)
         page = {
             "version": __version__,
@@ -88,10 +86,13 @@ def build(uri: str, s3: S3Settings, with_faces: bool = True) -> str:
             "data": _data(rows.table.uri, counts, faces),
         }
     environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_shown_as_text
+        loader=jinja2.PackageLoader("faceq", "report"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_shown_as_text,
     )
-    template = resources.files("faceq.report").joinpath("page.html").read_text(encoding="utf-8")
-    return environment.from_string(template).render(page)
+    return environment.get_template("page.html").render(page)
 
 
 def _shown_as_text(value: Any) -> Any:
@@ -185,9 +186,7 @@ def _quantiles(rows: Rows) -> dict[str, list[float] | None]:
     return rows.arrow(rows.sql(f"SELECT {parts} FROM frames")).to_pylist()[0]
 
 
-def _strips(
-    quantiles: dict[str, list[float] | None], faces: report_faces.Faces | None
-) -> dict[str, list[dict[str, Any]]]:
+def _strips(quantiles: dict[str, list[float] | None], faces: Faces | None) -> dict[str, list[dict[str, Any]]]:
     """For each score its quantiles, each with the faces that are nearest to it."""
     strips: dict[str, list[dict[str, Any]]] = {}
     for score, values in quantiles.items():
@@ -199,18 +198,18 @@ def _strips(
     return strips
 
 
-def _nearest(pool: list[report_faces.Face], score: str, value: float) -> list[report_faces.Face]:
+def _nearest(pool: list[Face], score: str, value: float) -> list[Face]:
     return sorted(pool, key=lambda face: abs(getattr(face, score) - value))[:FACES_PER_QUANTILE]
 
 
-def _charts(counts: Counts, poses: dict[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, str]:
-    """Every chart as SVG, by name."""
+def _charts(counts: Counts, poses: dict[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, Chart]:
+    """Every chart, by name."""
     every = STEPS // _CHART_BINS
     edges_of = {score: np.linspace(0, top, _CHART_BINS + 1).tolist() for score, top in SCALES.items()}
     charts = {}
     for score, by_step in (("serfiq", counts.serfiq), ("dbcnn", counts.dbcnn)):
         merged = _topped(by_step).reshape(_CHART_BINS, every).sum(axis=1)
-        charts[score] = report_charts.bars(
+        charts[score] = bars(
             edges_of[score],
             merged.tolist(),
             score,
@@ -219,10 +218,10 @@ def _charts(counts: Counts, poses: dict[str, tuple[np.ndarray, np.ndarray]]) -> 
         )
     for angle, (edges, found) in poses.items():
         name = f"Histogram of {angle} over {found.sum():,} frames"
-        charts[angle] = report_charts.bars(edges.tolist(), found.tolist(), f"{angle}, degrees", name)
+        charts[angle] = bars(edges.tolist(), found.tolist(), f"{angle}, degrees", name)
     grid = _topped(_topped(counts.grid).T).T
     merged = grid.reshape(_CHART_BINS, every, _CHART_BINS, every).sum(axis=(1, 3))
-    charts["both"] = report_charts.cells(
+    charts["both"] = cells(
         (edges_of["serfiq"], edges_of["dbcnn"]),
         merged,
         ("serfiq", "dbcnn"),
@@ -239,7 +238,7 @@ def _topped(by_step: np.ndarray) -> np.ndarray:
     return joined
 
 
-def _data(table: str, counts: Counts, faces: report_faces.Faces | None) -> dict[str, Any]:
+def _data(table: str, counts: Counts, faces: Faces | None) -> dict[str, Any]:
     """What the page's script works with."""
     filled = np.argwhere(counts.grid)
     cells = [[int(s), int(d), int(counts.grid[s, d])] for s, d in filled]

@@ -4,8 +4,10 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import insightface
+import pytest
 
 import faceq
 
@@ -13,12 +15,13 @@ ROOT = Path(__file__).parents[2]
 PICTURES = Path(insightface.__file__).parent / "data" / "images"
 
 
-def _run(*command: str | Path, **options: object) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload]
+def _run(*command: str | Path, **options: Any) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False, **options)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
 
 
+@pytest.mark.timeout(600)
 def test_a_wheel_scores_pictures_away_from_the_clone(tmp_path):
     python, dist, there = sys.executable, tmp_path / "dist", tmp_path / "installed"
     _run(python, "-m", "build", "--outdir", dist, ROOT)

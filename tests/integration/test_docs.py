@@ -1,7 +1,6 @@
 """What README and the pages tell people to run, run as it is written, on the demo's shards; and what they
 list is what there is."""
 
-import argparse
 import contextlib
 import doctest
 import io
@@ -12,23 +11,17 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 from documents import blocks, commands, demo_folder, run
 from here import score_here
 from PIL import Image
 from places import ROOT
-from pydantic import BaseModel
 
 import faceq
-from faceq import config
-from faceq.cli import main, score
+from faceq.cli import main
 from faceq.job import progress
-from faceq.presets import PRESETS
 from faceq.query import rows
 from faceq.sources.decode import image
 from faceq.stages import scorer
-from faceq.stages.chosen_models import choose, comparison_record
-from faceq.storage.settings import S3Settings
 from jobs import demo
 
 PYTHON = blocks("docs/using.md", "python")
@@ -167,63 +160,3 @@ def test_the_line_in_the_log_is_as_the_page_shows_it():
     line = progress.Progress(120, 4000, 12_800, 3, 9120, 412.0, 48.0, 2.0)
     assert f"faceq: {line}" in " ".join((ROOT / "docs" / "cluster.md").read_text(encoding="utf-8").split())
     assert str(progress.Progress(0, 1, 0, 0, 0, 0.0, 2.0)).endswith("on 2 CPUs")
-
-
-PAGE = "docs/configuration.md"
-SECTIONS: dict[str, type[BaseModel]] = {
-    "The job": config.Config,
-    "models": config.Models,
-    "video": config.Video,
-    "calibration": config.Calibration,
-    "s3": S3Settings,
-    "read": config.TaskResources,
-    "find_face, serfiq, dbcnn": config.Pool,
-}
-
-
-def keys_of(section: str) -> dict[str, tuple[str, str]]:
-    """What a section of the configuration's page has for each key: default, and flag of the command line."""
-    text = (ROOT / PAGE).read_text(encoding="utf-8").split(f"\n## {section}\n")[1].split("\n## ")[0]
-    rows = re.findall(r"^\| `(\w+)` \| (.*?) ?\| (.*?) ?\|", text, re.MULTILINE)
-    return {key: (default.strip("`"), flag.strip("`")) for key, default, flag in rows}
-
-
-@pytest.mark.parametrize("section", SECTIONS)
-def test_the_configurations_page_has_each_key_with_its_default(section):
-    fields = SECTIONS[section].model_fields
-    shown = keys_of(section)
-    assert list(shown) == sorted(fields, key=list(shown).index)
-    for key, field in fields.items():
-        default, _ = shown[key]
-        if field.is_required():
-            assert default == "needed"
-        elif isinstance(field.default, BaseModel):
-            assert default == "below"
-        else:
-            wanted = None if field.default == () else field.default
-            assert (None if default == "none" else yaml.safe_load(default)) == wanted, key
-
-
-def test_find_face_has_the_keys_and_defaults_of_the_pools_but_for_mini_batches():
-    pool, tasks = config.Pool().model_dump(), config.FindFaces().model_dump()
-    assert tasks == {key: value for key, value in pool.items() if key != "mini_batch"}
-
-
-def test_the_configurations_page_has_each_flag_of_the_command_line():
-    parser = argparse.ArgumentParser()
-    score.add_arguments(parser)
-    no_settings = {"help", "config", "overwrite", "retry_unreadable"}
-    wanted = [action for action in parser._actions if action.dest not in no_settings]
-    flags = [flag for section in SECTIONS for _, flag in keys_of(section).values() if flag]
-    assert sorted(flags) == sorted(a.option_strings[0] if a.option_strings else a.metavar for a in wanted)
-
-
-def test_the_configurations_page_has_what_presets_set_and_what_a_table_keeps():
-    (presets,) = blocks(PAGE, "yaml")
-    assert yaml.safe_load(presets) == {n: dict(p.settings) for n, p in PRESETS.items() if p.settings}
-    (kept,) = re.findall(r"rows were made with: (.*?)\.\s+All", (ROOT / PAGE).read_text("utf-8"), re.DOTALL)
-    recorded = {
-        key.replace("video_", "video.")
-        for key in comparison_record(config.build({}), choose(config.build({})))
-    }
-    assert set(re.findall(r"`([\w.]+)`", kept)) == recorded

@@ -4,6 +4,8 @@ import re
 import tomllib
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -48,3 +50,14 @@ def test_each_decision_is_in_the_list_of_decisions():
     folder = ROOT / "docs" / "decisions"
     listed = re.findall(r"\((\d{4}-[\w-]+\.md)\)", (folder / "README.md").read_text(encoding="utf-8"))
     assert listed == sorted(path.name for path in folder.glob("[0-9]*.md"))
+
+
+@pytest.mark.parametrize(
+    "page", ["CONTRIBUTING.md", "SECURITY.md", "docs/architecture.md", "docs/guarantees.md", "docs/decisions"]
+)
+def test_the_files_that_a_page_names_are_there(page):
+    pages = sorted((ROOT / page).glob("*.md")) if (ROOT / page).is_dir() else [ROOT / page]
+    text = "\n".join(path.read_text(encoding="utf-8") for path in pages)
+    named = set(re.findall(r"`([\w/.-]+/[\w.-]*\.(?:py|md|yaml|txt|toml))`", text))
+    missing = {name for name in named if not (ROOT / name).exists() and not (ROOT / "faceq" / name).exists()}
+    assert named and not missing
