@@ -1,5 +1,6 @@
 """What several test modules share: real pictures, one local Ray, one real S3 server."""
 
+import functools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,12 +11,15 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 import skimage
+import stand_ins
 from here import score_here
 from places import PHOTOS, SHARED
 from real_s3 import free_port, real_s3
 from videos import write_video
 
+from faceq.job import graph
 from faceq.sources.decode.image import decode
+from faceq.stages import scorer
 from jobs import demo
 
 
@@ -80,9 +84,26 @@ def s3(aws: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterato
 @pytest.fixture(scope="session")
 def local_ray(aws: dict[str, str]) -> Iterator[None]:
     """One Ray on this machine for all tests that run a job."""
+    # Its workers cannot import what lies in tests/support.
+    ray.cloudpickle.register_pickle_by_value(stand_ins)
     ray.init(address="local", num_cpus=2, include_dashboard=False)
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def models_loaded_once() -> Iterator[None]:
+    """`faceq.score_images` loads the models of the same settings once for all tests of a module."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scorer, "stages_of", functools.lru_cache(maxsize=4)(scorer.stages_of))
+        yield
+
+
+@pytest.fixture
+def light_job(local_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs of this process score by `stand_ins`."""
+    monkeypatch.setattr(graph, "FiqStage", stand_ins.FiqStage)
+    monkeypatch.setattr(graph, "QualityStage", stand_ins.QualityStage)
 
 
 @pytest.fixture

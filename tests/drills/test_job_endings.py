@@ -13,7 +13,8 @@ from job_process import Job
 
 from faceq.storage.settings import S3Settings
 from faceq.table import lock
-from faceq.table.store import Run, Table
+from faceq.table.runs import Run
+from faceq.table.store import Table
 from jobs import demo
 
 FRAMES = 240

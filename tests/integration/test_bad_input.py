@@ -644,11 +644,6 @@ def rows_of(frames: list[Frame], find_face: FindFace) -> list[dict]:
 PUZZLING = re.compile(r"<\w+[. ].* at 0x|b'|\\x|Traceback|Error\(|\n|NoneType")
 
 
-def test_the_corpus_is_as_large_as_it_says():
-    assert len(CORPUS) > 120
-    assert sum(bool(case.bad) for case in CORPUS.values()) > 80
-
-
 @pytest.mark.parametrize("name", CORPUS)
 def test_every_frame_has_its_row_and_a_bad_one_says_why(name, corpus, find_face):
     case = CORPUS[name]
@@ -730,7 +725,7 @@ def test_a_file_that_may_not_be_read_is_a_row(tmp_path, name):
     assert frame.refused and re.search("access denied.*check permissions", frame.error)
 
 
-def test_a_job_over_the_whole_corpus(corpus, local_ray, tmp_path):
+def test_a_job_over_the_whole_corpus(corpus, light_job, tmp_path):
     chosen = settings(input=[str(corpus)], out=str(tmp_path / "table"), fiq_threshold=0)
     done = pipeline.score(chosen)
     rows = Table(chosen.out, chosen.s3).rows(["frame_id", "source", "status", "error"]).to_pylist()

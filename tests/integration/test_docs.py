@@ -1,39 +1,28 @@
 """What README and the pages tell people to run, run as it is written, on the demo's shards; and what they
 list is what there is."""
 
+import contextlib
 import doctest
 import io
-import os
 import re
-import shutil
-import subprocess
+import runpy
+import shlex
 import sys
 from pathlib import Path
 
 import pytest
+from documents import blocks, commands, demo_folder, run
 from here import score_here
 from PIL import Image
 from places import ROOT
 
 import faceq
+from faceq.cli import main
 from faceq.job import progress
 from faceq.query import rows
 from faceq.sources.decode import image
 from faceq.stages import scorer
 from jobs import demo
-
-
-def blocks(path: str, language: str, after: str = "") -> list[str]:
-    """The fenced blocks of a language in a page, those after a heading."""
-    text = (ROOT / path).read_text(encoding="utf-8")
-    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", text[text.index(after) :], re.DOTALL | re.MULTILINE)
-    return [content for found, content in fenced if found == language]
-
-
-def commands(block: str) -> list[str]:
-    """The commands of a block, `make demo` and comments apart."""
-    return [line for line in block.splitlines() if line.startswith("faceq ")]
-
 
 PYTHON = blocks("docs/using.md", "python")
 
@@ -41,43 +30,31 @@ PYTHON = blocks("docs/using.md", "python")
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
     """A folder in which `make demo` has been, as far as these pages need it."""
-    place = tmp_path_factory.mktemp("docs")
-    faces = demo.source_faces()
-    demo.write_shards(place / "demo" / "shards", demo.frames(faces))
-    (place / "demo" / "astronaut.jpg").write_bytes(demo._jpeg(faces["astronaut"]))
-    score_here(str(place / "demo" / "shards"), str(place / "demo" / "table"), fiq_threshold=0)
-    shutil.copytree(place / "demo" / "table", place / "scores")  # as a table of their own is called
-    return place
+    return demo_folder(tmp_path_factory.mktemp("docs"))
 
 
-def run(command: list[str] | str, place: Path) -> str:
-    """Run it there, with this environment's `faceq`; returns what it printed."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        command,
-        cwd=place,
-        env=environment,
-        shell=isinstance(command, str),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, f"{command}\n{done.stderr[-2000:]}"
-    return done.stdout
+@pytest.fixture
+def faceq_here(place, monkeypatch, capsys):
+    """Runs a `faceq` command of a page in that folder, in this process; gives what it prints."""
+    monkeypatch.chdir(place)
+
+    def run_here(line: str) -> str:
+        capsys.readouterr()
+        name, *arguments = shlex.split(line, comments=True)
+        assert name == "faceq" and main.main(arguments) == 0, line
+        return capsys.readouterr().out
+
+    return run_here
 
 
-@pytest.mark.timeout(900)
-def test_the_readmes_tour(place):
-    (tour,) = blocks("README.md", "", after="## A tour")[:1]
-    lines = commands(tour)
-    assert [line.split()[1] for line in lines] == ["score", "query", "report", "query", "query", "inspect"]
-    for line in lines:
-        assert run(line, place)
-    assert (place / "demo" / "report.html").stat().st_size > 100_000
-    assert (place / "demo" / "good.parquet").exists()
-    assert list((place / "demo" / "good-frames").glob("*.tar"))
-    assert (place / "demo" / "look.png").exists()
+def python_here(place: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Run lines of Python in that folder, in this process, as a program; gives what it prints."""
+    (place / "example.py").write_text(script, encoding="utf-8")
+    monkeypatch.chdir(place)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        runpy.run_path("example.py", run_name="__main__")
+    return printed.getvalue()
 
 
 QUICK = ("compact", "plan", "evaluate calibrate", "models list", "models pull", "models verify")
@@ -85,22 +62,22 @@ QUICK = ("compact", "plan", "evaluate calibrate", "models list", "models pull", 
 
 
 @pytest.mark.parametrize("command", QUICK)
-def test_the_readmes_other_commands(place, command):
+def test_the_readmes_other_commands(faceq_here, command):
     lines = [line for block in blocks("README.md", "") for line in commands(block) if "--preset" not in line]
     (line,) = [line for line in lines if f"{line} ".startswith(f"faceq {command} ")]
-    assert run(line, place)
+    assert faceq_here(line)
 
 
-def test_the_readmes_lines_of_python(place, astronaut):
+def test_the_readmes_lines_of_python(place, astronaut, monkeypatch):
     (script,) = blocks("README.md", "python")
     for name in ("a.jpg", "b.png"):
         Image.fromarray(astronaut).save(place / name)
-    printed = run([sys.executable, "-c", f"{script}\nprint(table['status'].to_pylist())"], place)
+    printed = python_here(place, f"{script}\nprint(table['status'].to_pylist())", monkeypatch)
     assert printed.splitlines()[-1] == "['scored', 'scored']"
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     (read,) = re.findall(r"`(faceq\.read_table\(.*?\))`", text, re.DOTALL)
     script = f"import faceq; print({' '.join(read.split())}.num_rows)"
-    assert int(run([sys.executable, "-c", script], place)) > 0
+    assert int(python_here(place, script, monkeypatch)) > 0
 
 
 def test_the_readme_names_the_picture_formats_that_are_read():
@@ -109,9 +86,9 @@ def test_the_readme_names_the_picture_formats_that_are_read():
     assert tuple(named.upper().split(", ")) == image.FORMATS
 
 
-def test_the_share_that_a_filter_discards_of_each_source(place):
+def test_the_share_that_a_filter_discards_of_each_source(place, faceq_here):
     (command,) = blocks("docs/serfiq.md", "", after="## Bias")
-    printed = run(command, place)
+    printed = faceq_here(command)
     rows = [line.split() for line in printed.splitlines() if ".tar" in line]
     shards = sorted((place / "demo" / "shards").glob("*.tar"))
     assert sorted(row[0] for row in rows) == [str(shard) for shard in shards]
@@ -121,23 +98,20 @@ def test_the_share_that_a_filter_discards_of_each_source(place):
     assert below == pytest.approx((scores < 0.5).sum(), abs=1) and 0 < below < len(scores)
 
 
-def test_the_pages_commands(place):
+def test_the_pages_commands(faceq_here):
     lines = [line for block in blocks("docs/using.md", "") for line in commands(block)]
     assert len(lines) >= 8
     for line in lines:
-        assert run(line, place)
+        assert faceq_here(line)
 
 
 @pytest.mark.parametrize("number", range(len(PYTHON)), ids=lambda number: PYTHON[number].split("\n", 1)[0])
-def test_the_pages_lines_of_python(place, number, monkeypatch):
+def test_the_pages_lines_of_python(place, number, local_ray, faceq_here, monkeypatch):
     """Each prints some frames; what reads `demo/good` comes after the command that makes it."""
     if "demo/good" in PYTHON[number]:
         (export,) = [c for b in blocks("docs/using.md", "") for c in commands(b) if "demo/good" in c]
-        run(export, place)
-    monkeypatch.setenv("RAY_ADDRESS", "local")  # not the one that other tests have started
-    script = place / f"example{number}.py"
-    script.write_text(PYTHON[number], encoding="utf-8")
-    assert run([sys.executable, script.name], place).strip()
+        faceq_here(export)
+    assert python_here(place, PYTHON[number], monkeypatch).strip()
 
 
 @pytest.fixture(scope="module")
@@ -159,10 +133,9 @@ def example(title: str) -> str:
     return blocks("docs/using.md", "python", after=f"## {title}\n")[0]
 
 
-def test_the_webdataset_example_finds_members_by_their_whole_names(odd_names):
+def test_the_webdataset_example_finds_members_by_their_whole_names(odd_names, monkeypatch):
     place, members = odd_names
-    (place / "wds.py").write_text(example("webdataset"), encoding="utf-8")
-    lines = run([sys.executable, "wds.py"], place).splitlines()
+    lines = python_here(place, example("webdataset"), monkeypatch).splitlines()
     assert sorted(line.split()[0].lower() for line in lines) == sorted(name.lower() for name in members)
 
 
@@ -181,12 +154,6 @@ def test_examples_in_docstrings(place, monkeypatch, module):
     monkeypatch.chdir(place)
     found = doctest.testmod(module)
     assert found.attempted > 0 and found.failed == 0
-
-
-def test_every_way_that_is_promised_is_there():
-    text = (ROOT / "docs" / "using.md").read_text(encoding="utf-8")
-    for way in ("PyTorch", "webdataset", "Ray Data", "DuckDB", "pandas", "polars"):
-        assert re.search(rf"^## {way}$", text, re.MULTILINE)
 
 
 def test_the_line_in_the_log_is_as_the_page_shows_it():

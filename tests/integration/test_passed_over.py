@@ -12,7 +12,7 @@ from faceq.cli import main
 from faceq.storage.settings import S3Settings
 from faceq.table.store import Table
 
-pytestmark = pytest.mark.usefixtures("local_ray")
+pytestmark = pytest.mark.usefixtures("light_job")
 PHOTO = (PHOTOS / "mask_blue.jpg").read_bytes()
 
 

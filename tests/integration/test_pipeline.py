@@ -167,7 +167,7 @@ def test_the_summary_says_what_happened(scored):
     assert all(status in text for status in done.run.counts)
 
 
-def test_a_second_run_scores_nothing_and_new_input_is_added(shards, tmp_path):
+def test_a_second_run_scores_nothing_and_new_input_is_added(light_job, shards, tmp_path):
     # The cut-off shard: its break is done after the first run, too.
     chosen = settings(shards / "packed.tar.gz", tmp_path / "table")
     first = pipeline.score(chosen)
@@ -178,7 +178,7 @@ def test_a_second_run_scores_nothing_and_new_input_is_added(shards, tmp_path):
     assert len(rows_of(chosen)) == first.run.rows + 1
 
 
-def test_a_limit_takes_the_first_frames_however_often(shards, tmp_path):
+def test_a_limit_takes_the_first_frames_however_often(light_job, shards, tmp_path):
     chosen = settings(shards / "tars", tmp_path / "table", limit=5)
     assert pipeline.score(chosen).run.frames == 5
     assert pipeline.score(chosen).run.frames == 0
@@ -199,7 +199,7 @@ def test_a_folder_with_other_files_is_refused(shards):
 
 @pytest.mark.parametrize("input_by", ["in", "link"])
 @pytest.mark.parametrize("out_by", ["in", "link"])
-def test_the_table_inside_the_input_is_not_input(tmp_path, astronaut, input_by, out_by):
+def test_the_table_inside_the_input_is_not_input(light_job, tmp_path, astronaut, input_by, out_by):
     (tmp_path / "in").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "in")
     (tmp_path / "in" / "a.jpg").write_bytes(demo._jpeg(astronaut))
@@ -209,19 +209,19 @@ def test_the_table_inside_the_input_is_not_input(tmp_path, astronaut, input_by, 
     assert (again.frames, again.already_done) == (0, 1)
 
 
-def test_a_million_bad_frames_stop_the_job_with_the_reason(tmp_path):
+def test_a_million_bad_frames_stop_the_job_with_the_reason(light_job, tmp_path):
     demo.write_shards(tmp_path / "in", ((f"{i}.jpg", b"<html>403</html>") for i in range(300)))
     with pytest.raises(JobError, match=r"stopped: .* frames are unreadable, the last with: not a picture"):
         pipeline.score(settings(tmp_path / "in", tmp_path / "table"))
 
 
-def test_a_handful_of_bad_frames_are_rows(tmp_path):
+def test_a_handful_of_bad_frames_are_rows(light_job, tmp_path):
     demo.write_shards(tmp_path / "in", ((f"{i}.jpg", b"<html>403</html>") for i in range(12)))
     done = pipeline.score(settings(tmp_path / "in", tmp_path / "table"))
     assert done.run.counts["unreadable"] == done.run.rows == 12
 
 
-def test_an_error_in_a_worker_is_told_in_its_own_words(shards, tmp_path, monkeypatch):
+def test_an_error_in_a_worker_is_told_in_its_own_words(light_job, shards, tmp_path, monkeypatch):
     class Broken:
         def __init__(self, config, models, census):
             raise ModelError("models: dbcnn-lite could not be fetched")

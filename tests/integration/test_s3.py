@@ -42,7 +42,7 @@ def test_the_table_on_s3_equals_the_table_on_disk(local_ray, uploaded, s3, photo
         assert {k: row[k] for k in same} == {k: twin[k] for k in same}
 
 
-def test_local_and_remote_pictures_together(local_ray, uploaded, photos, tmp_path):
+def test_local_and_remote_pictures_together(light_job, uploaded, photos, tmp_path):
     chosen = config.build({"input": [uploaded, str(photos / "t1.jpg")], "out": str(tmp_path / "table")})
     pipeline.score(chosen)
     rows = Table(chosen.out, chosen.s3).rows(["source", "error"]).to_pylist()
@@ -50,7 +50,7 @@ def test_local_and_remote_pictures_together(local_ray, uploaded, photos, tmp_pat
     assert [row for row in rows if row["error"]] == []
 
 
-def test_a_second_run_finds_everything_done(local_ray, uploaded, s3):
+def test_a_second_run_finds_everything_done(light_job, uploaded, s3):
     settings = config.build({"input": [uploaded], "out": f"{s3}/twice", "fiq_threshold": 0})
     pipeline.score(settings)
     again = pipeline.score(settings)
@@ -73,7 +73,7 @@ def test_wrong_credentials_are_a_failure_of_the_world(s3, uploaded, tmp_path, aw
     assert aws["AWS_SECRET_ACCESS_KEY"] not in done.stderr
 
 
-def test_other_readers_open_the_table(local_ray, uploaded, s3):
+def test_other_readers_open_the_table(light_job, uploaded, s3):
     settings = config.build({"input": [uploaded], "out": f"{s3}/read", "fiq_threshold": 0})
     pipeline.score(settings)
     table = Table(settings.out, settings.s3)

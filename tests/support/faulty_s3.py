@@ -28,8 +28,9 @@ from faceq.sources.frame import Frame
 from faceq.sources.listing import list_shards
 from faceq.storage import s3_listing
 from faceq.storage.settings import S3Settings
+from faceq.table.runs import Run
 from faceq.table.schema import SCHEMA
-from faceq.table.store import Run, Table
+from faceq.table.store import Table
 
 SLOW_DOWN = (
     b'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>SlowDown</Code>'

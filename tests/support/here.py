@@ -1,5 +1,7 @@
 """A scoring job without Ray, for tests that are about what is done with its table."""
 
+import functools
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from faceq.sources.frame import in_batches
 from faceq.stages import scorer
 from faceq.stages.chosen_models import choose, comparison_record
 from faceq.table.runs import Run, new_run_id
-from faceq.table.schema import schema_with
+from faceq.table.schema import schema, schema_with
 from faceq.table.store import Table
 from jobs import demo
 
@@ -28,18 +30,24 @@ def score_here(source: str, out: str, **values: Any) -> str:
     record = comparison_record(settings, choose(settings))
     run = Run(new_run_id(), __version__, [source], record, settings.model_dump(), now, now)
     read = sources.read_shards(listing.list_shards(settings.input, settings.s3), settings.s3)
-    stages = scorer.stages_of(settings)
-    columns = schema_with(run.footer())
+    stages = _stages(settings.model_copy(update={"input": (), "out": None, "rows_per_file": None}))
+    columns = schema(settings.embeddings).with_metadata(schema_with(run.footer()).metadata)
     batches = in_batches(read, scorer.AT_ONCE)
     rows = pa.concat_tables(scorer.run_stages(batch, stages, columns, run.run_id) for batch in batches)
     run.state, run.frames, run.rows = "ended", len(rows), len(rows)
     table.save(run)
-    write_rows(rows, table, run.run_id)
+    write_rows(rows, table, run.run_id, settings.rows_per_file)
     return out
 
 
-def write_rows(rows: pa.Table, table: Table, run_id: str) -> None:
-    """Rows into the files of a run, one for each status."""
+@functools.lru_cache(maxsize=2)
+def _stages(settings: config.Config) -> list[Callable[[pa.Table], pa.Table]]:
+    """Stages that several tables of these settings share."""
+    return scorer.stages_of(settings)
+
+
+def write_rows(rows: pa.Table, table: Table, run_id: str, rows_per_file: int | None = None) -> None:
+    """Rows into the files of a run, one for each status, or of so many rows at most."""
     pds.write_dataset(
         rows,
         table.path,
@@ -48,6 +56,8 @@ def write_rows(rows: pa.Table, table: Table, run_id: str) -> None:
         partitioning=pds.partitioning(pa.schema([("status", pa.string())]), flavor="hive"),
         basename_template=f"{run_id}-{{i}}.parquet",
         existing_data_behavior="overwrite_or_ignore",  # the run's record is there
+        max_rows_per_file=rows_per_file or 0,
+        max_rows_per_group=rows_per_file or 1 << 20,
     )
 
 

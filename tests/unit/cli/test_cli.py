@@ -9,6 +9,7 @@ import sys
 
 import pyarrow.parquet as pq
 import pytest
+from here import score_here
 from places import PHOTOS
 
 from faceq.cli import main
@@ -16,13 +17,11 @@ from faceq.job import capacity
 
 
 @pytest.fixture(scope="module")
-def table(local_ray, tmp_path_factory) -> str:
-    out = str(tmp_path_factory.mktemp("cli") / "table")
-    assert main.main(["score", str(PHOTOS), "--out", out, "--fiq-threshold", "0"]) == 0
-    return out
+def table(tmp_path_factory) -> str:
+    return score_here(str(PHOTOS), str(tmp_path_factory.mktemp("cli") / "table"), fiq_threshold=0)
 
 
-def test_score_prints_its_summary(local_ray, tmp_path, capsys):
+def test_score_prints_its_summary(light_job, tmp_path, capsys):
     assert main.main(["score", str(PHOTOS / "t1.jpg"), "--out", str(tmp_path / "t"), "--limit", "3"]) == 0
     printed = capsys.readouterr().out
     assert "frames in" in printed and "= frames" in printed
@@ -80,12 +79,11 @@ def test_a_wrong_query_is_one_line_and_status_2(table, arguments, said, capsys):
     assert said in message and message.count("\n") == 1
 
 
-def test_odd_names_are_shown_as_they_are(local_ray, tmp_path, capsys):
+def test_odd_names_are_shown_as_they_are(tmp_path, capsys):
     folder = tmp_path / "in"
     folder.mkdir()
     (folder / "x[final].jpg").write_bytes((PHOTOS / "mask_blue.jpg").read_bytes())
-    assert main.main(["score", str(folder), "--out", str(tmp_path / "t")]) == 0
-    capsys.readouterr()
+    score_here(str(folder), str(tmp_path / "t"))
     assert main.main(["query", str(tmp_path / "t"), "--columns", "source"]) == 0
     assert "[final]" in capsys.readouterr().out.replace("\n", "")
 

@@ -5,13 +5,13 @@ import json
 
 import numpy as np
 import pytest
+from here import score_here
 from PIL import Image
 
 from faceq import config
 from faceq.cli import main
 from faceq.errors import UsageError
 from faceq.evaluation import edc, identities
-from faceq.job import pipeline
 from faceq.models.fetch import FetchOptions
 from faceq.stages.chosen_models import choose
 from faceq.storage import filesystem
@@ -19,8 +19,7 @@ from faceq.storage.settings import S3Settings
 from faceq.table.store import Table
 from jobs import demo
 
-pytestmark = pytest.mark.usefixtures("local_ray")
-S3 = S3Settings()
+STORAGE = S3Settings()
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +47,7 @@ def folder(shots, tmp_path_factory):
 
 
 def scored(folder, name: str, **values) -> Table:
-    out = str(folder / name)
-    settings = {"input": [str(folder / "in")], "out": out, "fiq_threshold": 0, **values}
-    pipeline.score(config.build(settings))
-    return Table(out, S3)
+    return Table(score_here(str(folder / "in"), str(folder / name), fiq_threshold=0, **values), STORAGE)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +62,7 @@ def kept(folder) -> Table:
 
 @pytest.fixture(scope="module")
 def found(folder, table) -> identities.Evaluation:
-    return identities.evaluate_edc(table, str(folder / "identities.csv"), S3, FetchOptions())
+    return identities.evaluate_edc(table, str(folder / "identities.csv"), STORAGE, FetchOptions())
 
 
 def test_faces_are_found_in_pictures_and_tars_by_name(found, shots):
@@ -85,11 +81,11 @@ def test_serfiq_foretells_errors_and_chance_does_not(found):
 
 def test_kept_embeddings_give_the_same_figures(folder, kept, found):
     """The frames need not be read again; the faces aligned anew from the table are the same faces."""
-    again = identities.evaluate_edc(kept, str(folder / "identities.csv"), S3, FetchOptions())
+    again = identities.evaluate_edc(kept, str(folder / "identities.csv"), STORAGE, FetchOptions())
     for one, other in zip(found.results, again.results, strict=True):
         assert (one.fmr, one.quality, one.fnmr) == (other.fmr, other.quality, other.fnmr)
         assert one.pauc == pytest.approx(other.pauc)
-    faces = np.stack(list(identities.aligned_faces(again.known.rows, kept, S3)))
+    faces = np.stack(list(identities.aligned_faces(again.known.rows, kept, STORAGE)))
     embeddings = identities.embeddings_of(faces, kept, FetchOptions())
     stored = np.stack(again.known.rows["embedding"].to_numpy())
     assert np.allclose(embeddings, stored, atol=1e-5)
@@ -113,7 +109,7 @@ def test_the_figures_and_the_plot_may_go_to_s3(folder, kept, s3, monkeypatch):
     monkeypatch.chdir(folder)
     outputs = ["--json", f"{s3}/edc/edc.json", "--plot", f"{s3}/edc/edc.png"]
     assert main.main(["evaluate", "edc", kept.uri, "identities.csv", *outputs]) == 0
-    files = filesystem.filesystem(s3, S3)
+    files = filesystem.filesystem(s3, STORAGE)
     assert len(json.loads(files.cat_file("frames/edc/edc.json"))) == 5 * len(edc.FMRS)
     assert files.cat_file("frames/edc/edc.png").startswith(b"\x89PNG")
     assert not (folder / "s3:").exists()
@@ -171,7 +167,7 @@ def test_a_name_that_two_sources_have_is_refused(shots, tmp_path):
     table = scored(tmp_path, "table")
     (tmp_path / "list.csv").write_text("image,identity\nsame.jpg,x\n")
     with pytest.raises(UsageError, match=r"same\.jpg may be of .*a/same\.jpg or of .*b/same\.jpg"):
-        identities.known_faces(table, str(tmp_path / "list.csv"), S3)
+        identities.known_faces(table, str(tmp_path / "list.csv"), STORAGE)
 
 
 def test_a_frame_that_is_gone_is_named(shots, tmp_path):
@@ -185,4 +181,4 @@ def test_a_frame_that_is_gone_is_named(shots, tmp_path):
     lost = tmp_path / "in" / shots[1][0]
     lost.write_bytes(b"")
     with pytest.raises(UsageError, match=rf"{lost.name} cannot be read any more"):
-        identities.evaluate_edc(table, str(tmp_path / "list.csv"), S3, FetchOptions())
+        identities.evaluate_edc(table, str(tmp_path / "list.csv"), STORAGE, FetchOptions())

@@ -18,6 +18,8 @@ from faceq.stages.chosen_models import choose
 from faceq.stages.find_face import FindFace
 from jobs import demo
 
+pytestmark = pytest.mark.usefixtures("models_loaded_once")
+
 MIN_FACE = 40
 MOST_LOOKS = 15
 CANVASES = [(384, 384), (1920, 1080), (3840, 2160)]

@@ -384,7 +384,7 @@ def test_terms_are_shown_and_nothing_is_fetched_until_they_are_accepted(
     assert "terms" not in capsys.readouterr().err
 
 
-def test_a_job_records_what_was_accepted_by_its_configuration(local_ray, tmp_path, monkeypatch):
+def test_a_job_records_what_was_accepted_by_its_configuration(light_job, tmp_path, monkeypatch):
     """The driver asks, once for all machines; the record says which licences."""
     terms = {"terms": "For tests only.", "licence": "Probe-NC"}
     monkeypatch.setitem(models.MODELS, "yunet", dataclasses.replace(models.get("yunet"), **terms))

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from here import settings, write_as_before
+from here import score_here, settings, write_as_before
 from places import PHOTOS
 
 from faceq.cli import main
@@ -24,8 +24,6 @@ from faceq.table.store import Table
 from jobs import demo
 from jobs.training import synthetic
 
-pytestmark = pytest.mark.usefixtures("local_ray")
-
 
 @pytest.fixture(scope="module")
 def scored(astronaut, tmp_path_factory):
@@ -34,11 +32,9 @@ def scored(astronaut, tmp_path_factory):
     chosen = ("astronaut-", "noface", "small", "broken")
     frames = [(n, d) for n, d in demo.frames(demo.source_faces()) if n.startswith(chosen)]
     demo.write_shards(folder / "in", iter(frames))
-    first = settings(folder / "in", folder / "table", rows_per_file=8)
-    pipeline.score(first)
-    more = settings(folder / "in", folder / "table", rows_per_file=8, input=[str(folder / "in"), str(PHOTOS)])
-    pipeline.score(more)
-    return more
+    for source in (folder / "in", PHOTOS):
+        score_here(str(source), str(folder / "table"), rows_per_file=8)
+    return settings(folder / "in", folder / "table", rows_per_file=8, input=[str(folder / "in"), str(PHOTOS)])
 
 
 def rows_of(uri: str) -> list[dict]:
@@ -84,7 +80,7 @@ def test_files_and_records_are_those_of_a_table(scored, compacted):
         )
 
 
-def test_it_can_be_queried_and_the_job_goes_on_in_it(scored, compacted, tmp_path):
+def test_it_can_be_queried_and_the_job_goes_on_in_it(light_job, scored, compacted, tmp_path):
     condition = "serfiq >= 0.6 and dbcnn >= 20"
     there, here = (
         read_table(table, condition).sort_by("frame_id").drop_columns(["run_id"])
@@ -118,7 +114,7 @@ def test_s3_to_s3(scored, s3):
     assert rows_of(f"{s3}/compact-out") == rows_of(scored.out)
 
 
-def test_an_unfinished_job_is_refused_until_it_was_run_again(scored, tmp_path, capsys):
+def test_an_unfinished_job_is_refused_until_it_was_run_again(light_job, scored, tmp_path, capsys):
     table = tmp_path / "table"
     chosen = scored.model_copy(update={"out": str(table)})
     pipeline.score(chosen)
@@ -134,7 +130,7 @@ def test_an_unfinished_job_is_refused_until_it_was_run_again(scored, tmp_path, c
     assert main.main(["compact", str(table), "--out", str(tmp_path / "new")]) == 0
 
 
-def test_a_killed_job_whose_clock_was_ahead_is_made_good_by_the_one_that_went_on(scored, tmp_path):
+def test_a_killed_job_whose_clock_was_ahead_is_made_good_by_the_one_that_went_on(light_job, scored, tmp_path):
     table = tmp_path / "table"
     chosen = scored.model_copy(update={"out": str(table)})
     pipeline.score(chosen)
@@ -194,7 +190,7 @@ def test_landmarks_of_a_fixed_size_become_plain_lists(tmp_path):
         assert pq.read_schema(path).field("landmarks").type == SCHEMA.field("landmarks").type
 
 
-def test_the_job_goes_on_in_a_table_of_an_older_version(scored, tmp_path):
+def test_the_job_goes_on_in_a_table_of_an_older_version(local_ray, scored, tmp_path):
     """Some of its frames have no row yet."""
     place = shutil.copytree(scored.out, tmp_path / "table")
     files = Table(str(place), S3Settings()).row_files()

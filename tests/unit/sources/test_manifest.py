@@ -185,7 +185,7 @@ def test_a_manifest_that_the_storage_refuses_stops_the_job(monkeypatch, refused)
         list_shards([], store.settings, [f"s3://{SMALL}/m.csv"])
 
 
-def test_a_manifest_on_s3_is_scored_row_by_row(s3, local_ray, tmp_path):
+def test_a_manifest_on_s3_is_scored_row_by_row(s3, light_job, tmp_path):
     """Pictures without an ending, an empty one and one that is not there: each entry has its row."""
     client = boto3.client("s3")
     photo = (PHOTOS / "mask_blue.jpg").read_bytes()
@@ -221,7 +221,7 @@ def test_a_picture_of_unknown_size_is_held_to_the_limit(tmp_path):
     assert len(small.image) == 1000
 
 
-def test_a_run_with_a_manifest_goes_on_where_it_stopped(local_ray, tmp_path):
+def test_a_run_with_a_manifest_goes_on_where_it_stopped(light_job, tmp_path):
     photos = sorted(str(path) for path in PHOTOS.glob("mask_*.jpg"))
     path = write(tmp_path / "m.csv", photos[:2])
     settings = config.build({"manifest": path, "out": str(tmp_path / "table")})

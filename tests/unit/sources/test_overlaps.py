@@ -48,7 +48,7 @@ def crowded(looked_at, tmp_path) -> Path:
     return folder
 
 
-def test_result_tables_in_an_input_are_passed_over_and_named(crowded, local_ray, tmp_path):
+def test_result_tables_in_an_input_are_passed_over_and_named(crowded, light_job, tmp_path):
     settings = config.build({"input": [str(crowded)], "out": str(tmp_path / "table")})
     done = pipeline.score(settings)
     rows = faceq.read_table(settings.out)

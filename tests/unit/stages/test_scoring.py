@@ -29,6 +29,8 @@ from faceq.stages.scores import masks_of
 from faceq.table.schema import SCHEMA, frame_id, pending, pixels, schema
 from jobs import demo
 
+pytestmark = pytest.mark.usefixtures("models_loaded_once")
+
 VALUES = [name for name in SCHEMA.names if name not in {"frame_id", "source", "run_id"}]
 
 

@@ -129,7 +129,7 @@ def test_what_has_no_bytes_is_empty_and_no_refusal(shards):
         assert frame.image == b"" if name.endswith(".jpg") else re.search("empty|size is 0", frame.error)
 
 
-def test_a_store_whose_tokens_have_run_out_stops_the_job(local_ray, tmp_path, capsys, monkeypatch):
+def test_a_store_whose_tokens_have_run_out_stops_the_job(light_job, tmp_path, capsys, monkeypatch):
     """It lists forty keys, and answers each read with 400 InvalidToken."""
     objects = {f"in/{i:02}.jpg": b"\xff\xd8\xff" for i in range(40)}
     with small_s3(objects, lambda asked: Refusal(400, "InvalidToken") if is_read(asked) else None) as store:

@@ -276,7 +276,7 @@ def test_after_a_kill_the_new_row_stays_but_for_one_that_may_be_the_storages_fau
     assert repair.passing(table, {"/in/1.jpg", "/in/2.jpg"}, 0.5)["frame_id"].to_pylist() == [2]
 
 
-@pytest.mark.usefixtures("local_ray")
+@pytest.mark.usefixtures("light_job")
 class TestJob:
     @pytest.fixture
     def folder(self, tmp_path, astronaut):
