@@ -27,10 +27,12 @@ import skimage
 from scipy.stats import spearmanr
 
 from faceq import config
+from faceq.cli import logs
+from faceq.cli.progress_line import ProgressLine
 from faceq.errors import UsageError
 from faceq.evaluation import distortions
 from faceq.faces import detect, finder
-from faceq.job import pipeline, summary
+from faceq.job import pipeline, progress, summary
 from faceq.models.fetch import fetch
 from faceq.sources.decode.image import decode
 from faceq.table.store import Table
@@ -70,6 +72,13 @@ def main() -> int:
         make_room(folder)
     except UsageError as error:
         parser.error(str(error))
+    with logs.shown() as shown:
+        run(folder, ProgressLine(shown))
+    return 0
+
+
+def run(folder: Path, reporter: progress.Reporter) -> None:
+    """Make the shards in an empty folder, score them, print what came out."""
     faces = source_faces()
     count = write_shards(folder / "shards", frames(faces))
     (folder / "astronaut.jpg").write_bytes(_jpeg(faces["astronaut"]))
@@ -77,12 +86,11 @@ def main() -> int:
     # Threshold 0: every face is scored to the end, so that both ladders are whole.
     places = {"input": [str(folder / "shards")], "out": str(folder / "table")}
     settings = config.build({**places, "fiq_threshold": 0})
-    done = pipeline.score(settings)
+    done = pipeline.score(settings, reporter=reporter)
     print(summary.text(done))
     falls = ladder_table(Table(str(folder / "table"), settings.s3).rows(["member", *SCORES]))
     print()
     rich.console.Console().print(falls)
-    return 0
 
 
 def make_room(folder: Path) -> None:

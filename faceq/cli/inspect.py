@@ -72,7 +72,7 @@ def inspect(options: argparse.Namespace) -> int:
         print(json.dumps(rows if len(rows) > 1 else rows[0], indent=1))
         for look, target in zip(looks, targets, strict=True):
             if target is not None:
-                log.info("%s: %s", look.row["source"], target)
+                log.info("%s: %s", look.row["source"], target, extra={"bare": True})
         return 0
     for look, target in zip(looks, targets, strict=True):
         print(visible(look.row["source"]))

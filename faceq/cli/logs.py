@@ -41,7 +41,8 @@ class Handler(logging.Handler):
     """Writes records to standard error, as it is when they come. That nobody reads it stops no job.
 
     as_json: one JSON object a line, or text. quiet: only warnings and errors are wanted. around: makes the
-    block in which a line is written (see `progress_line`).
+    block in which a line is written (see `progress_line`). A line of text begins with `faceq: `, unless the
+    record has the attribute `bare`.
     """
 
     def __init__(self) -> None:
@@ -71,7 +72,8 @@ class Handler(logging.Handler):
 def _as_text(record: logging.LogRecord) -> str:
     if record.exc_info:  # its last line says what the message says
         return mask(_traceback(record)).rstrip("\n")
-    return f"faceq: {visible(mask(record.getMessage()))}"
+    line = visible(mask(record.getMessage()))
+    return line if getattr(record, "bare", False) else f"faceq: {line}"
 
 
 def _as_json(record: logging.LogRecord) -> str:
