@@ -47,10 +47,10 @@ def test_a_command_that_ignores_sighup_goes_on_ignoring_it(tmp_path):
     """As `nohup` starts it; and the handlers of a program that calls a command are its own again."""
     code = (
         "import os, signal, sys\n"
-        "from faceq.cli import main\n"
+        "from faceq.cli import main, plan\n"
         "signal.signal(signal.SIGTERM, handler := lambda *_: None)\n"
-        "plan = main.capacity.text\n"
-        "main.capacity.text = lambda *given: (os.kill(os.getpid(), signal.SIGHUP), plan(*given))[1]\n"
+        "text = plan.capacity.text\n"
+        "plan.capacity.text = lambda *given: (os.kill(os.getpid(), signal.SIGHUP), text(*given))[1]\n"
         "status = main.main(['plan', '--frames', '1000', '--gpu', 'g5'])\n"
         "assert signal.getsignal(signal.SIGTERM) is handler\n"
         "sys.exit(status)\n"
