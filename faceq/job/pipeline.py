@@ -79,8 +79,8 @@ def score(
     run = _new_run(config, record, accepted, passed_over, notes)
     with lock.exclusive(table, run, overwrite) as held:
         # The lock is released when this Ray is left: no worker of this job writes any more.
-        with ray_for(config) as settled:
-            config = checkpoint.with_checkpoint_rows(settled, shards)
+        with ray_for(config) as on_this_ray:
+            config = checkpoint.with_checkpoint_rows(on_this_ray, shards)
             run.config = config.model_dump()  # which stages run on its GPUs goes on record, too
             held.begin()
             # Nothing is deleted before here: models, input, Ray and the lock are there.
