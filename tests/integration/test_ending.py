@@ -48,9 +48,10 @@ def test_a_command_that_ignores_sighup_goes_on_ignoring_it(tmp_path):
     code = (
         "import os, signal, sys\n"
         "from faceq.cli import main\n"
+        "from faceq.job import capacity\n"
         "signal.signal(signal.SIGTERM, handler := lambda *_: None)\n"
-        "plan = main.capacity.text\n"
-        "main.capacity.text = lambda *given: (os.kill(os.getpid(), signal.SIGHUP), plan(*given))[1]\n"
+        "plan = capacity.text\n"
+        "capacity.text = lambda *given: (os.kill(os.getpid(), signal.SIGHUP), plan(*given))[1]\n"
         "status = main.main(['plan', '--frames', '1000', '--gpu', 'g5'])\n"
         "assert signal.getsignal(signal.SIGTERM) is handler\n"
         "sys.exit(status)\n"
