@@ -314,12 +314,8 @@ def _merged(own: Any, given: Any) -> Any:
 def load(
     path: str | None, overrides: Mapping[str, Any], assignments: Iterable[tuple[str, Any]] = ()
 ) -> Config:
-    """Settings from a YAML file, then assignments, then overrides: the later ones win.
-
-    Args:
-        path: the YAML file, if any.
-        overrides: values of whole settings, from flags of their own; None where the flag is not given.
-        assignments: pairs of a dotted key, such as `dbcnn.batch_size`, and a value, from `--set`.
+    """Settings from a YAML file, then `assignments` (dotted keys and values, from `--set`), then `overrides`
+    (None: the flag is not given). The later ones win.
 
     Raises:
         UsageError: a file that is not YAML, an unknown key (with the nearest right one), a bad value.

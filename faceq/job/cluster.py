@@ -16,7 +16,7 @@ from faceq.job.ray_signals import kept_from_ray
 from faceq.messages.one_line import one_line
 from faceq.runtime import device
 from faceq.sources.listing import PICTURES_PER_TASK
-from faceq.stages.placement import on_gpus
+from faceq.stages.placement import on_gpus, requests
 
 MAX_RETRIES = 8
 """Times that a task which reads, decodes or writes is run again after its process died. Ray's default is
@@ -88,7 +88,7 @@ def _check_room(config: Config) -> None:
     asks for more would wait. (A cluster may still grow, so there it waits for a while: see `watchdog`.)"""
     there = ray.cluster_resources()
     machine = resources.Machine(there.get("CPU", 0), there.get("GPU", 0))
-    lacking = resources.shortage(resources.requests(config), [machine])
+    lacking = resources.shortage(requests(config), [machine])
     if lacking:
         raise UsageError(
             f"config: {lacking}: lower num_cpus, num_gpus or min_size, or name a cluster in RAY_ADDRESS"

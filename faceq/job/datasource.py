@@ -11,7 +11,6 @@ import ray
 from ray.data import Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
-from faceq.config import Config
 from faceq.job.census import BEFORE_ALL, DEATHS_OF_A_KILLER, MOST_NOTES, OutageError, Place
 from faceq.job.cluster import MAX_RETRIES
 from faceq.sources import Findings, read_shards
@@ -29,11 +28,6 @@ KILLER = (
 _ANNOUNCED = BATCH_FRAMES + AT_ONCE
 """Frames after the last that was read, at most, one of which was being read when a process died: the rest of
 a batch, and pictures that are fetched by one call."""
-
-
-def read_settings(config: Config) -> ReadSettings:
-    """How a job reads its input."""
-    return ReadSettings(config.s3, config.video, config.limits, config.any_name)
 
 
 class FrameSource(Datasource):

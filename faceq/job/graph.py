@@ -9,13 +9,15 @@ from ray.data import DataContext
 from ray.util.annotations import RayDeprecationWarning
 
 from faceq.config import Config
-from faceq.job import datasource, progress, resources, watchdog
+from faceq.job import datasource, progress, watchdog
 from faceq.job.actors import FiqStage, QualityStage
 from faceq.job.cluster import MAX_RETRIES, pool_options
-from faceq.job.datasource import FrameSource, read_settings
+from faceq.job.datasource import FrameSource
 from faceq.job.tasks import FindFaceActor, RunFiles, drop_done, find_face, most_starts, result_rows
 from faceq.sources.listing import Shard
+from faceq.sources.read import ReadSettings
 from faceq.stages.chosen_models import ChosenModels
+from faceq.stages.placement import requests
 from faceq.table.runs import Run
 from faceq.table.schema import schema, schema_with
 from faceq.table.store import COMPRESSION, Table
@@ -23,6 +25,11 @@ from faceq.table.store import COMPRESSION, Table
 BLOCK_BYTES = 8 << 20
 """Most bytes of a block between two stages: some 30 faces' crops, or 200 small JPEGs. Ray's default of
 128 MiB would make blocks of thousands of frames, and the first one wait for all of them."""
+
+
+def read_settings(config: Config) -> ReadSettings:
+    """How a job reads its input."""
+    return ReadSettings(config.s3, config.video, config.limits, config.any_name)
 
 
 def run_graph(
@@ -37,7 +44,7 @@ def run_graph(
 ) -> None:
     """The whole job. Each step keeps the number of rows, but for the first, which makes them: one task for
     each of `groups`."""
-    shown = progress.watched(run.run_id, resources.requests(config), census, len(groups), reporter)
+    shown = progress.watched(run.run_id, requests(config), census, len(groups), reporter)
     with DataContext.current(_context(config, run)), shown, warnings.catch_warnings():
         # Ray means to drop `max_retries` from these calls and names nothing in its place.
         warnings.simplefilter("ignore", RayDeprecationWarning)

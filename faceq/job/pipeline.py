@@ -17,8 +17,7 @@ from faceq.errors import JobError, UsageError
 from faceq.job import checkpoint, failures, progress, resume
 from faceq.job.census import Census
 from faceq.job.cluster import ray_for
-from faceq.job.datasource import read_settings
-from faceq.job.graph import run_graph
+from faceq.job.graph import read_settings, run_graph
 from faceq.job.resume import Rest
 from faceq.job.summary import Summary
 from faceq.messages.masking import mask

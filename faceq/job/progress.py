@@ -13,6 +13,7 @@ import ray
 from ray._common.utils import get_default_ray_temp_dir
 
 from faceq.job import local_ray, resources, watchdog, workers
+from faceq.stages.placement import Request
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +82,7 @@ class LogReporter:
 
 @contextlib.contextmanager
 def watched(
-    job: str, asked: Sequence[resources.Request], census: Any, tasks: int, reporter: Reporter | None
+    job: str, asked: Sequence[Request], census: Any, tasks: int, reporter: Reporter | None
 ) -> Iterator[None]:
     """While the block runs, report how far the job is, and stop it where it cannot go on.
 
@@ -106,9 +107,7 @@ def watched(
 
 
 class _Watch:
-    def __init__(
-        self, job: str, asked: Sequence[resources.Request], census: Any, tasks: int, reporter: Reporter
-    ):
+    def __init__(self, job: str, asked: Sequence[Request], census: Any, tasks: int, reporter: Reporter):
         self.ended = threading.Event()
         self._job, self._asked, self._census, self._tasks = job, asked, census, tasks
         self._reporter = reporter

@@ -3,17 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from faceq.config import Config, Stage
-
-
-@dataclass(frozen=True)
-class Request:
-    """What one task or actor of a stage asks for; `count` of them must run at once for the job to go on."""
-
-    stage: str
-    count: int
-    cpus: float
-    gpus: float = 0.0
+from faceq.stages.placement import Request
 
 
 @dataclass(frozen=True)
@@ -22,16 +12,6 @@ class Machine:
 
     cpus: float
     gpus: float = 0.0
-
-
-def requests(config: Config) -> list[Request]:
-    """The least that has to run at once: each pool at its smallest, beside one task that feeds it."""
-    pools: list[tuple[str, Stage]] = [("serfiq", config.serfiq), ("dbcnn", config.dbcnn)]
-    feeding = max(config.read.num_cpus, config.find_face.num_cpus)
-    if config.find_face.num_gpus:
-        pools, feeding = [*pools, ("find_face", config.find_face)], config.read.num_cpus
-    asked = [Request(name, pool.min_size, pool.num_cpus, pool.num_gpus) for name, pool in pools]
-    return [*asked, Request("read" if config.find_face.num_gpus else "find_face", 1, feeding)]
 
 
 def shortage(asked: Sequence[Request], machines: Sequence[Machine]) -> str | None:

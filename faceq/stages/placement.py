@@ -1,12 +1,34 @@
-"""Which pools run on the GPUs of the machine that is there, and in what batches."""
+"""What the stages ask for, and which of their pools run on the GPUs that are there."""
 
-from faceq.config import HALF_A_GPU, Config, Pool
+from dataclasses import dataclass
+
+from faceq.config import HALF_A_GPU, Config, Pool, Stage
 
 MINI_BATCH_ON_GPU = 64
 BATCH_ON_GPU = 4 * MINI_BATCH_ON_GPU
 """Frames that a pool shows its model and takes at a time, where a GPU is found for it and nothing is set.
 The defaults, 8 of 32, are for CPUs: with them a GPU waits for its host. Frames that fell out leave gaps in
 a batch, so it is several mini-batches long."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What one task or actor of a stage asks for; `count` of them must run at once for the job to go on."""
+
+    stage: str
+    count: int
+    cpus: float
+    gpus: float = 0.0
+
+
+def requests(config: Config) -> list[Request]:
+    """The least that has to run at once: each pool at its smallest, beside one task that feeds it."""
+    pools: list[tuple[str, Stage]] = [("serfiq", config.serfiq), ("dbcnn", config.dbcnn)]
+    feeding = max(config.read.num_cpus, config.find_face.num_cpus)
+    if config.find_face.num_gpus:
+        pools, feeding = [*pools, ("find_face", config.find_face)], config.read.num_cpus
+    asked = [Request(name, pool.min_size, pool.num_cpus, pool.num_gpus) for name, pool in pools]
+    return [*asked, Request("read" if config.find_face.num_gpus else "find_face", 1, feeding)]
 
 
 def on_gpus(config: Config, gpus: float) -> Config:

@@ -53,7 +53,7 @@ class Killer(threading.Thread):
                         self.killed += 1
                     except psutil.Error:
                         pass
-            time.sleep(0.1)
+            time.sleep(0.02)  # a task that writes a small file lasts a tenth of a second
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ class Killer(threading.Thread):
     [
         ("ReadFrameSource", signal.SIGSEGV, "its worker processes died again and again", 600),
         pytest.param(
-            "finished",
+            "result_rows",
             signal.SIGSEGV,
             "its worker processes died again and again",
             600,

@@ -24,7 +24,8 @@ from faceq.sources.decode import image
 from faceq.stages import scorer
 from jobs import demo
 
-PYTHON = blocks("docs/using.md", "python")
+PYTHON = [script for script in blocks("docs/using.md", "python") if "import ray" not in script]
+"""Ray Data reads in its own processes: `tests/drills/test_pages_programs.py`."""
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +107,7 @@ def test_the_pages_commands(faceq_here):
 
 
 @pytest.mark.parametrize("number", range(len(PYTHON)), ids=lambda number: PYTHON[number].split("\n", 1)[0])
-def test_the_pages_lines_of_python(place, number, local_ray, faceq_here, monkeypatch):
+def test_the_pages_lines_of_python(place, number, faceq_here, monkeypatch):
     """Each prints some frames; what reads `demo/good` comes after the command that makes it."""
     if "demo/good" in PYTHON[number]:
         (export,) = [c for b in blocks("docs/using.md", "") for c in commands(b) if "demo/good" in c]

@@ -104,16 +104,6 @@ def test_all_of_them_from_yaml_and_from_the_command_line(files, photos, tmp_path
     assert one == other
 
 
-def test_a_job_takes_them_and_records_what_they_were(files, local_ray, photos, tmp_path):
-    out = str(tmp_path / "table")
-    said = ["--recogniser", str(files["recogniser"]), "--dropout", "0.25"]
-    assert main.main(["score", str(photos / "t1.jpg"), "--out", out, *said]) == 0
-    (run,) = Table(out, S3Settings()).runs()
-    digest = zoo.sha256(files["recogniser"])
-    assert run["models"][f"recogniser.onnx@{digest[:8]}"] == {"sha256": digest, "licence": "not stated"}
-    assert run["dropout"] == 0.25
-
-
 def record(values: dict) -> dict:
     settings = config.build(values)
     return comparison_record(settings, choose(settings))
@@ -375,11 +365,14 @@ def test_where_the_closed_form_holds_nothing_is_said(files, astronaut, caplog):
     assert abs(gap.gap(face[None])) < GAP / 2
 
 
-def test_the_gap_of_a_recogniser_is_on_record_with_the_run(local_ray, photos, tmp_path, capsys):
-    out = str(tmp_path / "table")
-    said = ["--recogniser", str(heavy_tailed(tmp_path / "heavy.onnx")), "--dropout", "0.5"]
+def test_a_job_takes_a_recogniser_and_records_which_one_and_its_gap(local_ray, photos, tmp_path, capsys):
+    out, recogniser = str(tmp_path / "table"), heavy_tailed(tmp_path / "heavy.onnx")
+    said = ["--recogniser", str(recogniser), "--dropout", "0.5"]
     assert main.main(["score", str(photos / "t1.jpg"), "--out", out, *said]) == 0
     (run,) = Table(out, S3Settings()).runs()
+    digest = zoo.sha256(recogniser)
+    assert run["models"][f"heavy.onnx@{digest[:8]}"] == {"sha256": digest, "licence": "not stated"}
+    assert run["dropout"] == 0.5
     (note,) = run["notes"]
     assert re.match(r"serfiq: for this recogniser .* are about [+-]\d+% off", note)
     assert note in capsys.readouterr().out

@@ -19,7 +19,7 @@ from faceq.storage.settings import S3Settings
 from faceq.table.store import Table
 from jobs import demo
 
-S3Settings = S3Settings()
+STORAGE = S3Settings()
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def folder(shots, tmp_path_factory):
 
 
 def scored(folder, name: str, **values) -> Table:
-    return Table(score_here(str(folder / "in"), str(folder / name), fiq_threshold=0, **values), S3Settings)
+    return Table(score_here(str(folder / "in"), str(folder / name), fiq_threshold=0, **values), STORAGE)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def kept(folder) -> Table:
 
 @pytest.fixture(scope="module")
 def found(folder, table) -> identities.Evaluation:
-    return identities.evaluate_edc(table, str(folder / "identities.csv"), S3Settings(), FetchOptions())
+    return identities.evaluate_edc(table, str(folder / "identities.csv"), STORAGE, FetchOptions())
 
 
 def test_faces_are_found_in_pictures_and_tars_by_name(found, shots):
@@ -81,11 +81,11 @@ def test_serfiq_foretells_errors_and_chance_does_not(found):
 
 def test_kept_embeddings_give_the_same_figures(folder, kept, found):
     """The frames need not be read again; the faces aligned anew from the table are the same faces."""
-    again = identities.evaluate_edc(kept, str(folder / "identities.csv"), S3Settings(), FetchOptions())
+    again = identities.evaluate_edc(kept, str(folder / "identities.csv"), STORAGE, FetchOptions())
     for one, other in zip(found.results, again.results, strict=True):
         assert (one.fmr, one.quality, one.fnmr) == (other.fmr, other.quality, other.fnmr)
         assert one.pauc == pytest.approx(other.pauc)
-    faces = np.stack(list(identities.aligned_faces(again.known.rows, kept, S3Settings)))
+    faces = np.stack(list(identities.aligned_faces(again.known.rows, kept, STORAGE)))
     embeddings = identities.embeddings_of(faces, kept, FetchOptions())
     stored = np.stack(again.known.rows["embedding"].to_numpy())
     assert np.allclose(embeddings, stored, atol=1e-5)
@@ -109,7 +109,7 @@ def test_the_figures_and_the_plot_may_go_to_s3(folder, kept, s3, monkeypatch):
     monkeypatch.chdir(folder)
     outputs = ["--json", f"{s3}/edc/edc.json", "--plot", f"{s3}/edc/edc.png"]
     assert main.main(["evaluate", "edc", kept.uri, "identities.csv", *outputs]) == 0
-    files = filesystem.filesystem(s3, S3Settings)
+    files = filesystem.filesystem(s3, STORAGE)
     assert len(json.loads(files.cat_file("frames/edc/edc.json"))) == 5 * len(edc.FMRS)
     assert files.cat_file("frames/edc/edc.png").startswith(b"\x89PNG")
     assert not (folder / "s3:").exists()
@@ -167,7 +167,7 @@ def test_a_name_that_two_sources_have_is_refused(shots, tmp_path):
     table = scored(tmp_path, "table")
     (tmp_path / "list.csv").write_text("image,identity\nsame.jpg,x\n")
     with pytest.raises(UsageError, match=r"same\.jpg may be of .*a/same\.jpg or of .*b/same\.jpg"):
-        identities.known_faces(table, str(tmp_path / "list.csv"), S3Settings)
+        identities.known_faces(table, str(tmp_path / "list.csv"), STORAGE)
 
 
 def test_a_frame_that_is_gone_is_named(shots, tmp_path):
@@ -181,4 +181,4 @@ def test_a_frame_that_is_gone_is_named(shots, tmp_path):
     lost = tmp_path / "in" / shots[1][0]
     lost.write_bytes(b"")
     with pytest.raises(UsageError, match=rf"{lost.name} cannot be read any more"):
-        identities.evaluate_edc(table, str(tmp_path / "list.csv"), S3Settings(), FetchOptions())
+        identities.evaluate_edc(table, str(tmp_path / "list.csv"), STORAGE, FetchOptions())

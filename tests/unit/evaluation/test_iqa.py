@@ -93,7 +93,7 @@ def test_the_logistic_that_made_the_ratings_is_found() -> None:
     assert (curve.high, curve.low) == pytest.approx((90, 10), abs=0.01)
     assert (curve.centre, curve.width) == pytest.approx((0.55, 0.08), abs=1e-4)
     result = iqa.agreement(names(400), scores, ratings)
-    assert result.plcc == pytest.approx(1) and result.rmse < 1e-3 and result.srcc == 1
+    assert result.plcc == pytest.approx(1) and result.rmse < 1e-3 and result.srcc == pytest.approx(1)
 
 
 def test_the_logistic_is_the_best_that_scipys_own_fit_finds() -> None:

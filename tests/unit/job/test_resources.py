@@ -5,6 +5,7 @@ import pytest
 from faceq import config
 from faceq.job import resources
 from faceq.job.resources import Machine
+from faceq.stages.placement import requests
 
 CARDS = {"num_gpus": 0.5, "device": "cpu"}
 
@@ -33,5 +34,5 @@ CARDS = {"num_gpus": 0.5, "device": "cpu"}
     ],
 )
 def test_what_no_machine_has_is_named(asked, machines, lacking):
-    found = resources.shortage(resources.requests(config.build(asked)), machines)
+    found = resources.shortage(requests(config.build(asked)), machines)
     assert found is None if lacking is None else (found or "").startswith(lacking)

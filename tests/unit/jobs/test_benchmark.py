@@ -8,7 +8,7 @@ import ray
 
 from faceq import config
 from faceq.faces import region
-from faceq.job import pipeline
+from faceq.job import graph
 from faceq.sources.decode.image import decode
 from faceq.stages.chosen_models import choose
 from faceq.stages.find_face import FindFace
@@ -51,7 +51,7 @@ def test_cafi_blacks_out_all_but_the_face_at_its_own_size():
 
 def test_a_run_with_stand_ins_writes_every_row_and_tells_what_it_held(local_ray, tmp_path, monkeypatch):
     for name in ("find_face", "FiqStage", "QualityStage"):
-        monkeypatch.setattr(pipeline, name, getattr(pipeline, name))  # restores it in the end
+        monkeypatch.setattr(graph, name, getattr(graph, name))  # restores it in the end
     given = measure_scale._write_numbers(tmp_path / "in", 70)
     settings = config.build({"input": [given], "out": str(tmp_path / "table")})
     found = measure_scale._with_stand_ins(settings)

@@ -154,7 +154,7 @@ def test_colliding_pictures_are_all_written_and_named(tmp_path, capsys):
     assert main.main(["inspect", *pictures, "--out", str(tmp_path / "looks"), "--json"]) == 0
     said = capsys.readouterr().err.splitlines()
     assert len({Image.open(path).width for path in (tmp_path / "looks").iterdir()}) == len(said) == 4
-    written = [line.split(": ")[1] for line in said if "/looks/" in line]
+    written = [line.split(": ")[-1] for line in said if "/looks/" in line]
     assert sorted(written) == sorted(map(str, (tmp_path / "looks").iterdir()))
 
 

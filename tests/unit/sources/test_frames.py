@@ -146,7 +146,9 @@ def test_a_corrupt_header_in_the_middle_is_a_break(tmp_path):
     assert last.frame_index == BREAK
 
 
-@pytest.mark.parametrize("content", [b"", b"not a tar at all" * 100, gzip.compress(b"x" * 2000)])
+@pytest.mark.parametrize(
+    "content", [b"", b"not a tar at all" * 100, gzip.compress(b"x" * 2000)], ids=["empty", "text", "gzip"]
+)
 def test_what_is_no_tar_is_one_break(tmp_path, content):
     (tmp_path / "s.tar").write_bytes(content)
     (frame,) = read(tmp_path / "s.tar")

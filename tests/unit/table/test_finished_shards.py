@@ -15,7 +15,7 @@ from faceq import config
 from faceq.cli import main
 from faceq.config import Config, Limits
 from faceq.job import pipeline, resume
-from faceq.job.datasource import read_settings
+from faceq.job.graph import read_settings
 from faceq.query import compact
 from faceq.sources import Findings, read_shards
 from faceq.sources.listing import Shard, list_shards

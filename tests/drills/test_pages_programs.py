@@ -1,12 +1,19 @@
-"""README's tour, command by command, each in a process of its own."""
+"""README's tour, command by command, and the pages' example of Ray Data, each in a process of its own."""
+
+import sys
+from pathlib import Path
 
 import pytest
 from documents import blocks, commands, demo_folder, run
 
 
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    return demo_folder(tmp_path_factory.mktemp("pages"))
+
+
 @pytest.mark.timeout(900)
-def test_the_readmes_tour(tmp_path):
-    place = demo_folder(tmp_path)
+def test_the_readmes_tour(place):
     (tour,) = blocks("README.md", "", after="## A tour")[:1]
     lines = commands(tour)
     assert [line.split()[1] for line in lines] == ["score", "query", "report", "query", "query", "inspect"]
@@ -16,3 +23,9 @@ def test_the_readmes_tour(tmp_path):
     assert (place / "demo" / "good.parquet").exists()
     assert list((place / "demo" / "good-frames").glob("*.tar"))
     assert (place / "demo" / "look.png").exists()
+
+
+def test_the_example_of_ray_data(place, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    (script,) = [script for script in blocks("docs/using.md", "python") if "import ray" in script]
+    assert run([sys.executable, "-c", script], place).strip()
