@@ -12,6 +12,7 @@ import pytest
 import ray
 import skimage
 import stand_ins
+import torch
 from here import score_here
 from places import PHOTOS, SHARED
 from real_s3 import free_port, real_s3
@@ -21,6 +22,10 @@ from faceq.job import graph
 from faceq.sources.decode.image import decode
 from faceq.stages import scorer
 from jobs import demo
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Threads of two processes that spin while they wait for each other's cores take four times as long.
+    torch.set_num_threads(1)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
