@@ -69,6 +69,34 @@ def test_a_submitted_job_ends_with_the_same_table(dashboard, local_ray, tmp_path
     assert len(one) == 60 and one == other
 
 
+def test_a_stopped_job_keeps_its_rows_and_can_be_submitted_again(dashboard, tmp_path, astronaut):
+    """Ray sends SIGTERM, and SIGKILL three seconds later."""
+    shards = write_input(tmp_path / "in", astronaut, 600)
+    settings = f"input: {shards}\nout: {tmp_path}/table\nrows_per_file: 8\n"
+    (tmp_path / "job.yaml").write_text(settings, encoding="utf-8")
+    client = JobSubmissionClient(dashboard)
+    entry = f"{sys.executable} -m jobs.score --config {tmp_path}/job.yaml"
+    client.submit_job(
+        entrypoint=entry, submission_id="stopped", runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}}
+    )
+    deadline = time.monotonic() + 200
+    while len(list(tmp_path.glob("table/status=scored/*.parquet"))) < 2:
+        assert time.monotonic() < deadline, client.get_job_logs("stopped")
+        time.sleep(0.1)
+    client.stop_job("stopped")
+    while not client.get_job_status("stopped").is_terminal():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert client.get_job_status("stopped") == JobStatus.STOPPED
+    kept = Table(f"{tmp_path}/table", config.Config().s3).count()
+    asked = time.monotonic()
+    done = submit(dashboard, "again", settings, tmp_path)
+    print(f"stopped with {kept} of 600 rows; the next one took {time.monotonic() - asked:.0f} s")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    rows = Table(f"{tmp_path}/table", config.Config().s3).rows(["frame_id"])["frame_id"].to_pylist()
+    assert len(rows) == len(set(rows)) == 600 > kept > 0
+
+
 def test_a_failed_job_is_called_so_and_ends_its_log_with_the_reason(dashboard, tmp_path):
     demo.write_shards(tmp_path / "in", ((f"{i}.jpg", b"<html>403</html>") for i in range(300)))
     done = submit(dashboard, "bad", f"input: {tmp_path}/in\nout: {tmp_path}/table\n", tmp_path)
