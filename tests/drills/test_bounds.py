@@ -123,7 +123,7 @@ def test_a_full_shared_memory(shards, tmp_path):
     assert status == 0, said
 
 
-@pytest.mark.parametrize("limit", [pytest.param(4 << 30, marks=pytest.mark.full), 3 << 29])
+@pytest.mark.parametrize("limit", [4 << 30, pytest.param(3 << 29, marks=pytest.mark.full)])
 def test_a_control_group_with_little_memory(shards, tmp_path, limit):
     """The kernel ends processes of the group, workers mostly: the job ends with every row, or says why
     not."""
