@@ -1,6 +1,8 @@
 """What several test modules share: real pictures, one local Ray, one real S3 server."""
 
+import ctypes
 import functools
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,6 +51,17 @@ def full(request: pytest.FixtureRequest) -> bool:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("shared") and not SHARED.is_dir():
         pytest.skip(f"{SHARED} is not here")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def memory_given_back() -> Iterator[None]:
+    """What a module's tests have freed goes back to the system: Ray ends workers where memory is short."""
+    yield
+    gc.collect()
+    pa.default_memory_pool().release_unused()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+    if trim:
+        trim(0)
 
 
 @pytest.fixture(scope="session")
