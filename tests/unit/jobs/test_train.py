@@ -1,19 +1,17 @@
 """The training of DB-CNN-Lite, in small: what it is fed, that it goes on after a kill, and that it ends."""
 
-import json
-import shutil
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import skimage
 import torch
+from lite0_files import published_state
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from faceq.iqa.dbcnn_lite import LITE0_BLOCKS, DBCNNLite, SemanticNet, load_dbcnn_lite
-from jobs.training import train_data, train_dbcnn, train_distortions
+from faceq.iqa.dbcnn_lite import LITE0_BLOCKS, DBCNNLite, SemanticNet
+from jobs.training import train_data, train_distortions
 from jobs.training.train_data import Ladders, NamingBatches, Rated, RatedBatches
 from jobs.training.train_dbcnn import LiveLite, gather_statistics, ranking_loss, train_stage
 from jobs.training.train_distortions import NAMED, RANKED, spoiled
@@ -103,31 +101,6 @@ def test_half_of_the_ladders_are_spoiled_on_their_own_outside_the_mask(picture) 
 
 
 # --- networks ------------------------------------------------------------------------------------
-
-
-def published_state(seed: int) -> dict[str, Tensor]:
-    """EfficientNet-Lite0's keys and shapes, with random values."""
-    torch.manual_seed(seed)
-    state: dict[str, Tensor] = {}
-
-    def layer(convolution: str, norm: str, shape: tuple[int, ...]) -> None:
-        state[f"{convolution}.weight"] = torch.randn(shape) / np.prod(shape[1:]) ** 0.5
-        for name, values in (("weight", torch.rand), ("bias", torch.randn), ("running_mean", torch.randn)):
-            state[f"{norm}.{name}"] = values(shape[0]) + (0.5 if name == "weight" else 0)
-        state[f"{norm}.running_var"] = torch.rand(shape[0]) + 0.5
-        state[f"{norm}.num_batches_tracked"] = torch.tensor(7)
-
-    layer("_conv_stem", "_bn0", (32, 3, 3, 3))
-    channels = 32
-    for index, (kernel, _, expansion, out) in enumerate(LITE0_BLOCKS):
-        wide = channels * expansion
-        if expansion > 1:
-            layer(f"_blocks.{index}._expand_conv", f"_blocks.{index}._bn0", (wide, channels, 1, 1))
-        layer(f"_blocks.{index}._depthwise_conv", f"_blocks.{index}._bn1", (wide, 1, kernel, kernel))
-        layer(f"_blocks.{index}._project_conv", f"_blocks.{index}._bn2", (out, wide, 1, 1))
-        channels = out
-    state["_fc.weight"] = torch.randn(1000, 1280)
-    return state
 
 
 def test_published_weights_compute_the_same_unfolded_and_folded(tmp_path: Path) -> None:
@@ -254,46 +227,3 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
         fit_line(tmp_path, 3)
     with pytest.raises(ValueError, match=r"was made for run 'seed 1', not 'seed 2': use another --out"):
         fit_line(tmp_path, 2, of="seed 2")
-
-
-def test_the_whole_recipe_in_small_ends_with_weights_that_load_and_a_card(
-    tmp_path: Path, monkeypatch
-) -> None:
-    """Sixteen pictures, one or two epochs a stage: the real job, with nothing but its lengths changed."""
-    data = tmp_path / "data"
-    (data / "live_challenge/images").mkdir(parents=True)
-    (data / "kodak24").mkdir()
-    rng = np.random.default_rng(0)
-    lines = ["image,mos,mos_std"]
-    for number in range(16):
-        photo = (skimage.data.coffee(), skimage.data.chelsea(), skimage.data.astronaut())[number % 3]
-        top, left = rng.integers(0, 40, 2)
-        image = spoiled(photo[top : top + 256, left : left + 256], RANKED[number % 5], number / 16, 0)
-        cv2.imwrite(str(data / f"live_challenge/images/{number}.png"), image[..., ::-1])
-        lines.append(f"{number}.png,{90 - 5 * number},20")
-    (data / "live_challenge/mos.csv").write_text("\n".join(lines) + "\n")
-    notice = "START ---\nthe notice\n-----------COPYRIGHT NOTICE ENDS\n"
-    (data / "live_challenge/NOTICE.txt").write_text(notice)
-    shutil.copy(data / "live_challenge/images/0.png", data / "kodak24/kodim01.png")
-    torch.save(published_state(3), tmp_path / "lite0.pth")
-
-    for name, value in (
-        *(("NAMING_EPOCHS", 1), ("NAMING_STEPS", 2), ("RATING_EPOCHS", 2), ("RATING_BATCH", 4)),
-        *(("FINISH_LADDERS", 4), ("FINISH_STEPS", 3)),
-    ):
-        monkeypatch.setattr(train_dbcnn, name, value)
-    out = tmp_path / "out"
-    arguments = ["train", "--data", data, "--init", tmp_path / "lite0.pth", "--out", out, "--all"]
-    monkeypatch.setattr("sys.argv", [str(argument) for argument in arguments])
-    train_dbcnn.main()
-
-    weights = (out / "dbcnn-lite.safetensors").read_bytes()
-    assert load_dbcnn_lite(out / "dbcnn-lite.safetensors")
-    monkeypatch.setattr(train_dbcnn, "rating_loss", None)  # what was learned is not learned again
-    train_dbcnn.main()
-    assert (out / "dbcnn-lite.safetensors").read_bytes() == weights
-    assert "16 pictures trained on, 0 held out" in (out / "dbcnn-lite.md").read_text()
-    assert "the notice" in (out / "dbcnn-lite.md").read_text()
-    assert json.loads((out / "figures.json").read_text()) == {}
-    assert (out / "curves.png").stat().st_size > 5000
-    assert (out / "rating.csv").read_text().startswith("epoch,rating_loss,ranking_loss,seconds")
