@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import s3fs
 from bad_endpoints import ENDPOINTS, MISNAMED
 from disks import fill, small_disk
 from places import PHOTOS, ROOT
@@ -182,6 +183,7 @@ def over_s3(table: str, folder: Path, config: Path) -> dict[str, list[str]]:
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
 def test_a_wrong_endpoint_is_one_line(looked_at, tmp_path, monkeypatch, capsys, endpoint):
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
     config = tmp_path / "job.yaml"
     with ENDPOINTS[endpoint]() as address:
         config.write_text(json.dumps({"s3": {"endpoint_url": address}}))
