@@ -10,7 +10,7 @@ demo: $(READY)  ## score demo shards made of photos that installed packages ship
 	$(BIN)/python -m jobs.demo demo
 
 test: $(READY)  ## the tests of the parts and of whole jobs, with a real S3 server on this machine
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-drills: $(READY)  ## kills, full disks, clusters that grow: the second command ends every Ray on the machine
 	$(BIN)/python -m pytest tests/drills
