@@ -11,6 +11,7 @@ import pytest
 import ray
 
 from faceq.job.census import Census
+from faceq.job.tasks import most_starts
 
 pytestmark = pytest.mark.timeout(3600)
 TASKS = 10_000
@@ -25,7 +26,7 @@ def call(census, caller: int, batches: int) -> None:
     for batch in range(caller * batches, (caller + 1) * batches):
         waiting += [
             census.read.remote(batch % TASKS, batch * 32, 0, 32, [], 0, (0, batch * 32 + 31)),
-            census.begin.remote(batch),
+            census.begin.remote(batch, most_starts(32)),
             census.decoded.remote(batch, 32, 0, None),
             census.through.remote(32),
         ]
