@@ -47,7 +47,8 @@ def ray_for(config: Config) -> Iterator[Config]:
                 _check_room(config)
             yield config
         finally:
-            ray.shutdown()
+            with kept_from_ray():
+                ray.shutdown()
 
 
 def start_ray(config: Config) -> None:

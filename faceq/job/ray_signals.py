@@ -1,4 +1,4 @@
-"""Keeping the handlers of signals while Ray starts."""
+"""Keeping the handler of SIGTERM while Ray starts and ends."""
 
 import contextlib
 import signal
@@ -8,9 +8,10 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def kept_from_ray() -> Iterator[None]:
-    """Start Ray in the block: it sets its own handler of SIGTERM, which ends the process without a word.
+    """Start or end Ray in the block, and have the same handler of SIGTERM after it.
 
-    A SIGTERM that came meanwhile and ended Ray's start is raised again for the handler from before.
+    Ray's start sets a handler of its own, and its end the system's default: both end the process without a
+    word. A SIGTERM that ended Ray's start is raised again for the handler from before.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -119,3 +119,23 @@ def test_a_token_is_made_where_there_is_none_and_no_home_is_no_obstacle(tmp_path
     monkeypatch.delenv("RAY_AUTH_TOKEN")
     local_ray._keep_token_private()
     assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
+
+
+def test_sigterm_ends_a_command_in_order_also_after_its_ray_has_ended():
+    """Ray's end gives SIGTERM back to the system, which would end the process without a word."""
+    code = (
+        "import os, signal, time\n"
+        "from faceq import config\n"
+        "from faceq.cli import signals\n"
+        "from faceq.job.cluster import ray_for\n"
+        "with signals.raised() as ending:\n"
+        "    try:\n"
+        "        with ray_for(config.Config(num_cpus=2)):\n"
+        "            pass\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "        time.sleep(60)\n"
+        "    except signals.Interrupted:\n"
+        "        print('status', ending.status)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.split()[-2:]) == (0, ["status", "143"]), done.stderr[-2000:]

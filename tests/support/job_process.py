@@ -28,8 +28,10 @@ class Job:
         file.write_text(f"input: {shards}\nout: {out or folder / 'table'}\nrows_per_file: 16\n")
         self.settings = config.load(str(file), {})
         with open(folder / "log", "ab") as log:
+            # Tests that run in the background, or under nohup, pass on that they ignore some signals.
+            heeding = ["env", "--default-signal=INT,TERM,HUP"]
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "jobs.score", "--config", str(file)],
+                [*heeding, sys.executable, "-m", "jobs.score", "--config", str(file)],
                 env={**os.environ, **(environment or {})},
                 start_new_session=True,
                 stdout=log,
