@@ -18,7 +18,8 @@ if TYPE_CHECKING:
         StorageError,
         UsageError,
     )
-    from faceq.job.pipeline import Summary, score
+    from faceq.job.pipeline import score
+    from faceq.job.summary import Summary
     from faceq.query.rows import read_table
     from faceq.stages.scorer import Scorer, score_images
     from faceq.storage.settings import S3Settings
@@ -47,7 +48,7 @@ _HOMES = {
     "Config": "faceq.config",
     "S3Settings": "faceq.storage.settings",
     "Scorer": "faceq.stages.scorer",
-    "Summary": "faceq.job.pipeline",
+    "Summary": "faceq.job.summary",
     "read_table": "faceq.query.rows",
     "score": "faceq.job.pipeline",
     "score_images": "faceq.stages.scorer",

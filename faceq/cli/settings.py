@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 
 from faceq import config
 from faceq.config import Config, section_of
-from faceq.messages.masking import mask
+from faceq.messages.masking import masked
 from faceq.messages.one_line import one_line
 
 
@@ -107,12 +107,4 @@ def as_yaml(settings: Config) -> str:
         given = getattr(settings, name).model_fields_set
         for key in {"batch_size", "mini_batch"} & values[name].keys() - given:
             del values[name][key]
-    return yaml.safe_dump(_masked(values), sort_keys=False, allow_unicode=True, width=100)
-
-
-def _masked(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _masked(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_masked(inner) for inner in value]
-    return mask(value) if isinstance(value, str) else value
+    return yaml.safe_dump(masked(values), sort_keys=False, allow_unicode=True, width=100)

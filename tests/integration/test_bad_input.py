@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import skimage
+from pictures import encoded
 from PIL import Image, TiffImagePlugin
 
 from faceq import config
@@ -52,12 +53,6 @@ class Case:
 # --- pictures ---
 
 PHOTO = Image.fromarray(np.ascontiguousarray(skimage.data.astronaut()[60:188, 160:288]))
-
-
-def encoded(picture: Image.Image, kind: str, **options) -> bytes:
-    out = io.BytesIO()
-    picture.save(out, kind, **options)
-    return out.getvalue()
 
 
 JPEG = encoded(PHOTO, "JPEG", quality=90)

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from here import many_small_tars, score_here
+from here import many_small_tars, small_scored_input
 
 from faceq import config
 from faceq.cli import main
@@ -17,7 +17,6 @@ from faceq.storage.settings import S3Settings
 from faceq.table import lock
 from faceq.table.runs import Run
 from faceq.table.store import Table
-from jobs import demo
 
 FRAMES = 240
 
@@ -29,14 +28,7 @@ def shards(tmp_path_factory, astronaut) -> Path:
 
 @pytest.fixture(scope="module")
 def scored(tmp_path_factory, astronaut) -> tuple[str, str]:
-    """A small input with an unreadable frame, and its table."""
-    folder = tmp_path_factory.mktemp("scored")
-    (folder / "in").mkdir()
-    face = demo._jpeg(demo._frame_around(astronaut, [200, 60, 80, 110]))
-    for name, data in (("a.jpg", face), ("b.jpg", face), ("bad.jpg", face[:1000])):
-        (folder / "in" / name).write_bytes(data)
-    score_here(str(folder / "in"), str(folder / "table"))
-    return str(folder / "in"), str(folder / "table")
+    return small_scored_input(tmp_path_factory.mktemp("scored"), astronaut)
 
 
 def rows_in(table: str) -> int:

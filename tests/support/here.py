@@ -83,3 +83,13 @@ def many_small_tars(folder: Path, face: np.ndarray, frames: int) -> Path:
         members = ((f"{i:03}.jpg", image if i % 17 else image[:1000]) for i in numbers)
         demo.write_shards(folder / f"{part:02}", members)
     return folder
+
+
+def small_scored_input(folder: Path, face: np.ndarray) -> tuple[str, str]:
+    """A small input with an unreadable frame, and its table."""
+    (folder / "in").mkdir()
+    image = demo._jpeg(demo._frame_around(face, [200, 60, 80, 110]))
+    for name, data in (("a.jpg", image), ("b.jpg", image), ("bad.jpg", image[:1000])):
+        (folder / "in" / name).write_bytes(data)
+    score_here(str(folder / "in"), str(folder / "table"))
+    return str(folder / "in"), str(folder / "table")

@@ -1,10 +1,9 @@
 """Colour profiles: whatever space the pixels are in, they come out as sRGB of the same colours."""
 
-import io
-
 import numpy as np
 import profiles
 import pytest
+from pictures import encoded
 from PIL import Image, ImageCms, PngImagePlugin
 
 from faceq.sources.decode import colour
@@ -16,12 +15,6 @@ SPACES = {
     "ProPhoto": (profiles.PROPHOTO, 1.8),
     "Display P3": (profiles.DISPLAY_P3, None),
 }
-
-
-def encoded(picture: Image.Image, kind: str, **options) -> bytes:
-    out = io.BytesIO()
-    picture.save(out, kind, **options)
-    return out.getvalue()
 
 
 @pytest.fixture(scope="module")

@@ -1,21 +1,14 @@
 """Bytes to pixels, for the kinds of picture that people have."""
 
-import io
-
 import numpy as np
 import pytest
+from pictures import encoded
 from PIL import Image, ImageCms
 
 from faceq.sources.decode import pixels
 from faceq.sources.decode.image import UnreadableError, decode
 
 LIMIT = 10_000_000
-
-
-def encoded(picture: Image.Image, kind: str, **options) -> bytes:
-    out = io.BytesIO()
-    picture.save(out, kind, **options)
-    return out.getvalue()
 
 
 @pytest.fixture(scope="module")
