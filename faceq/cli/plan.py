@@ -7,7 +7,7 @@ from faceq.cli.arguments import positive
 from faceq.job import capacity
 
 _PLAN = """Prints how many machines score that many frames in how many hours, what that costs, and which part
-of a machine is the bottleneck. The figures are reasoned, not measured: docs/capacity.md says from what."""
+of a machine is the bottleneck. The figures are estimates: see docs/explanation/capacity.md."""
 
 _PLAN_EXAMPLES = """examples:
   faceq plan --frames 10000000 --gpu g5

@@ -1,7 +1,7 @@
 """What a job of many frames takes: machines, hours, and money; reasoned, not measured.
 
 The costs of a frame on CPUs were measured on one core, those on GPUs follow from the networks' arithmetic and
-the cards' public figures. `docs/capacity.md` says how each number came about.
+the cards' public figures. `docs/explanation/capacity.md` says how each number came about.
 """
 
 from dataclasses import dataclass, replace
@@ -223,5 +223,5 @@ def text(frames: int, kind: str, price: float | None, preset: str = "embedded") 
             break  # more machines would mostly start up
     if preset != "embedded":
         lines += ["", "with faces found on the card, too: find_face: { num_gpus: 0.2 }, 0.4 for each pool"]
-    lines += ["", "reasoned, not measured: docs/capacity.md says from what"]
+    lines += ["", "reasoned, not measured: docs/explanation/capacity.md says from what"]
     return "\n".join(lines)

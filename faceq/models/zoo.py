@@ -166,7 +166,7 @@ MODELS = {
                 ),
                 mean=0.0,  # it normalises inside its graph
                 std=1.0,
-                closed_form_holds=True,  # docs/serfiq.md has the figures
+                closed_form_holds=True,  # docs/explanation/serfiq.md has the figures
             ),
             sources=(
                 f"{_OPENCV_ZOO}/face_recognition_sface/face_recognition_sface_2021dec_int8bq.onnx",

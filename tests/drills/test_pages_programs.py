@@ -27,5 +27,5 @@ def test_the_readmes_tour(place):
 
 def test_the_example_of_ray_data(place, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "local")
-    (script,) = [script for script in blocks("docs/using.md", "python") if "import ray" in script]
+    (script,) = [script for script in blocks("docs/how-to/training.md", "python") if "import ray" in script]
     assert run([sys.executable, "-c", script], place).strip()

@@ -24,7 +24,7 @@ from faceq.sources.decode import image
 from faceq.stages import scorer
 from jobs import demo
 
-PYTHON = [script for script in blocks("docs/using.md", "python") if "import ray" not in script]
+PYTHON = [script for script in blocks("docs/how-to/training.md", "python") if "import ray" not in script]
 """Ray Data reads in its own processes: `tests/drills/test_pages_programs.py`."""
 
 
@@ -88,7 +88,7 @@ def test_the_readme_names_the_picture_formats_that_are_read():
 
 
 def test_the_share_that_a_filter_discards_of_each_source(place, faceq_here):
-    (command,) = blocks("docs/serfiq.md", "", after="## Bias")
+    (command,) = blocks("docs/explanation/serfiq.md", "", after="## Bias")
     printed = faceq_here(command)
     rows = [line.split() for line in printed.splitlines() if ".tar" in line]
     shards = sorted((place / "demo" / "shards").glob("*.tar"))
@@ -100,7 +100,7 @@ def test_the_share_that_a_filter_discards_of_each_source(place, faceq_here):
 
 
 def test_the_pages_commands(faceq_here):
-    lines = [line for block in blocks("docs/using.md", "") for line in commands(block)]
+    lines = [line for block in blocks("docs/how-to/training.md", "") for line in commands(block)]
     assert len(lines) >= 8
     for line in lines:
         assert faceq_here(line)
@@ -110,7 +110,9 @@ def test_the_pages_commands(faceq_here):
 def test_the_pages_lines_of_python(place, number, faceq_here, monkeypatch):
     """Each prints some frames; what reads `demo/good` comes after the command that makes it."""
     if "demo/good" in PYTHON[number]:
-        (export,) = [c for b in blocks("docs/using.md", "") for c in commands(b) if "demo/good" in c]
+        (export,) = [
+            c for b in blocks("docs/how-to/training.md", "") for c in commands(b) if "demo/good" in c
+        ]
         faceq_here(export)
     assert python_here(place, PYTHON[number], monkeypatch).strip()
 
@@ -131,7 +133,7 @@ def odd_names(tmp_path_factory) -> tuple[Path, list[str]]:
 
 def example(title: str) -> str:
     """The first lines of Python under a heading of the page."""
-    return blocks("docs/using.md", "python", after=f"## {title}\n")[0]
+    return blocks("docs/how-to/training.md", "python", after=f"## {title}\n")[0]
 
 
 def test_the_webdataset_example_finds_members_by_their_whole_names(odd_names, monkeypatch):
@@ -159,5 +161,7 @@ def test_examples_in_docstrings(place, monkeypatch, module):
 
 def test_the_line_in_the_log_is_as_the_page_shows_it():
     line = progress.Progress(120, 4000, 12_800, 3, 9120, 412.0, 48.0, 2.0)
-    assert f"faceq: {line}" in " ".join((ROOT / "docs" / "cluster.md").read_text(encoding="utf-8").split())
+    assert f"faceq: {line}" in " ".join(
+        (ROOT / "docs" / "how-to" / "cluster.md").read_text(encoding="utf-8").split()
+    )
     assert str(progress.Progress(0, 1, 0, 0, 0, 0.0, 2.0)).endswith("on 2 CPUs")

@@ -5,16 +5,16 @@ import re
 
 from faceq import config
 from faceq.cli import score
-from jobs import configuration_page
+from jobs import settings_page
 
 
 def test_the_page_is_up_to_date():
-    text = configuration_page.PAGE.read_text(encoding="utf-8")
-    assert text == configuration_page.page(), "stale: run python -m jobs.configuration_page"
+    text = settings_page.PAGE.read_text(encoding="utf-8")
+    assert text == settings_page.page(), "stale: run python -m jobs.settings_page"
 
 
 def test_it_has_types_defaults_flags_and_descriptions():
-    page = configuration_page.page()
+    page = settings_page.page()
     for row in (
         "| `fiq_threshold` | number, ≥ 0, ≤ 1 | `0.5` | `--fiq-threshold` | Minimum `serfiq` of a face that ",
         "| `input` | list of strings | none | `INPUT` | ",
@@ -30,7 +30,7 @@ def test_it_has_types_defaults_flags_and_descriptions():
 
 
 def test_no_column_of_a_table_is_broken_by_its_content():
-    for line in configuration_page.page().splitlines():
+    for line in settings_page.page().splitlines():
         if line.startswith("|"):
             assert line.count("|") in {5, 6} and line.endswith("|"), line
 
@@ -41,7 +41,7 @@ def test_it_has_each_flag_of_the_command_line_that_sets_a_setting():
     others = {"help", "config", "set", "overwrite", "retry_unreadable"}
     wanted = [action for action in parser._actions if action.dest not in others]
     flags = re.findall(
-        r"^\| `\w+` \| .* \| .* \| `(--[\w-]+|INPUT)` \|", configuration_page.page(), re.MULTILINE
+        r"^\| `\w+` \| .* \| .* \| `(--[\w-]+|INPUT)` \|", settings_page.page(), re.MULTILINE
     )
     assert sorted(flags) == sorted(a.option_strings[0] if a.option_strings else a.metavar for a in wanted)
 

@@ -248,7 +248,7 @@ def test_the_insightface_preset_from_its_pack_to_the_score(pack, files, pictures
 # CAFI's steps as its repository has them (its SER-FIQ is that of the authors), written down without a line of
 # faceq's: OpenCV, NumPy, torch, ONNX Runtime and insightface's own classes. The models are the preset's or
 # stand-ins; what faceq does in its own way besides (a second look for faces that fill the frame, stretching
-# frames to 384x384) plays no part in these frames. docs/presets.md lists what differs.
+# frames to 384x384) plays no part in these frames. docs/reference/presets.md lists what differs.
 
 
 @dataclasses.dataclass(frozen=True)

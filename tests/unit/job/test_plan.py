@@ -17,7 +17,7 @@ from faceq.job import capacity
 from faceq.sources.frame import Frame, to_table
 from faceq.stages.scorer import stages_of
 
-PAGE = ROOT / "docs" / "capacity.md"
+PAGE = ROOT / "docs" / "explanation" / "capacity.md"
 
 
 def test_the_arithmetic_is_that_of_the_networks():

@@ -1,4 +1,4 @@
-"""Write docs/configuration.md from the descriptions of the settings: `python -m jobs.configuration_page`."""
+"""Write docs/reference/settings.md from the descriptions in the code: `python -m jobs.settings_page`."""
 
 import argparse
 import inspect
@@ -16,10 +16,10 @@ from faceq.config import Config, FindFaces, Pool, Stage, section_of
 from faceq.presets import PRESETS
 from faceq.stages.chosen_models import choose, comparison_record
 
-PAGE = Path(__file__).parent.parent / "docs" / "configuration.md"
+PAGE = Path(__file__).parent.parent / "docs" / "reference" / "settings.md"
 
 _HEAD = """\
-<!-- Written by `python -m jobs.configuration_page` from the descriptions in the code: edit them there. -->
+<!-- Written by `python -m jobs.settings_page` from the descriptions in the code: edit them there. -->
 # Configuration
 
 `faceq score --config job.yaml` reads settings from a YAML file; `jobs/score.yaml` is an example. A setting
@@ -66,7 +66,7 @@ that is called `a.jpg?X-Amz-Signature=…` keeps its name.
 """
 
 _STAGES = """\
-These sections have the same keys; `docs/cluster.md` says which number to change for which symptom.
+These sections have the same keys; `docs/how-to/cluster.md` says which number to change for which symptom.
 
 - `find_face`: {find_face}
 - `serfiq`, `dbcnn`: {pool}
