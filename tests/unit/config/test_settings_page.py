@@ -40,9 +40,7 @@ def test_it_has_each_flag_of_the_command_line_that_sets_a_setting():
     score.add_arguments(parser)
     others = {"help", "config", "set", "overwrite", "retry_unreadable"}
     wanted = [action for action in parser._actions if action.dest not in others]
-    flags = re.findall(
-        r"^\| `\w+` \| .* \| .* \| `(--[\w-]+|INPUT)` \|", settings_page.page(), re.MULTILINE
-    )
+    flags = re.findall(r"^\| `\w+` \| .* \| .* \| `(--[\w-]+|INPUT)` \|", settings_page.page(), re.MULTILINE)
     assert sorted(flags) == sorted(a.option_strings[0] if a.option_strings else a.metavar for a in wanted)
 
 
