@@ -211,7 +211,7 @@ def test_the_table_inside_the_input_is_not_input(light_job, tmp_path, astronaut,
 
 def test_a_million_bad_frames_stop_the_job_with_the_reason(light_job, tmp_path):
     demo.write_shards(tmp_path / "in", ((f"{i}.jpg", b"<html>403</html>") for i in range(300)))
-    with pytest.raises(JobError, match=r"stopped: .* frames are unreadable, the last with: not a picture"):
+    with pytest.raises(JobError, match=r"stopped: .* frames are unreadable, the last with: not an image"):
         pipeline.score(settings(tmp_path / "in", tmp_path / "table"))
 
 
@@ -233,5 +233,5 @@ def test_an_error_in_a_worker_is_told_in_its_own_words(light_job, shards, tmp_pa
 
 def test_an_input_that_is_only_the_table_is_wrong_usage(scored):
     chosen, _ = scored
-    with pytest.raises(UsageError, match="no frames here but those of a faceq result table"):
+    with pytest.raises(UsageError, match="no frames here except in a faceq result table"):
         pipeline.score(settings(chosen.out, chosen.out))

@@ -237,7 +237,7 @@ def test_inputs_that_are_not_there_or_not_readable_are_named(rated, tmp_path) ->
     with pytest.raises(UsageError, match="nowhere: there is no such folder"):
         iqa.evaluate(str(tmp_path / "nowhere"), rated[1], brightness)
     (Path(rated[0]) / "4.png").write_bytes(b"cut off")
-    with pytest.raises(UsageError, match=r"4\.png: not a picture"):
+    with pytest.raises(UsageError, match=r"4\.png: not an image"):
         iqa.evaluate(*rated, brightness)
     short = tmp_path / "short.csv"
     short.write_text("image,mos\n0.png,3\n")

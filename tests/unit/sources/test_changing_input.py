@@ -131,7 +131,7 @@ def test_a_source_of_which_only_some_frames_are_wanted_may_change_later(sources,
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ("removed", "gone: it was there when the input was listed"),
+        ("removed", "gone: it existed when the input was listed"),
         ("replaced", "was replaced while it was read"),
     ],
 )

@@ -248,7 +248,7 @@ def only_sound(path: Path) -> bytes:
         (lambda path: write_numbered(path).read_bytes()[:-1000], "copy it again if it is cut off"),
         (lambda path: write_numbered(path).read_bytes()[:900], "without its index (moov)"),
         (without_decoder, "no decoder for its video codec (zzzz): convert it"),
-        (only_sound, "no video stream in it, only: audio"),
+        (only_sound, "it has no video stream, only: audio"),
     ],
 )
 def test_what_is_no_video_is_one_break_with_the_reason(
@@ -264,7 +264,7 @@ def test_what_is_no_video_is_one_break_with_the_reason(
 def test_a_video_of_larger_frames_than_pictures_may_be_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(picture, "MAX_PIXELS", 2000)
     (frame,) = read(write_numbered(tmp_path / "v.mp4"))
-    assert frame.error == "64x32 pixels are more than the 2000 that a frame may have"
+    assert frame.error == "64x32 pixels are more than the maximum of 2000: scale the video down"
 
 
 @pytest.mark.parametrize("name", ["v.mp4", "v.mkv", "v.avi"])
