@@ -353,7 +353,7 @@ def test_heavy_tailed_features_bring_one_warning_with_the_gap_and_change_no_row(
     settings = {"models": own, "dropout": 0.5, "fiq_threshold": 0}
     rows = faceq.score_images(images, **settings).to_pylist()
     (said,) = warnings_of(caplog)
-    (gap,) = re.findall(r"distances are about ([+-]\d+)% off .*: set serfiq_passes: 100", said)
+    (gap,) = re.findall(r"distances differ by about ([+-]\d+)% .*: set serfiq_passes: 100", said)
     drawn = faceq.score_images(images, serfiq_passes=2000, **settings).to_pylist()
     assert len(warnings_of(caplog)) == 1  # nothing to warn of where passes are drawn
     distances = [np.log(2 / np.array([row["serfiq_raw"] for row in each]) - 1) for each in (rows, drawn)]
@@ -384,7 +384,7 @@ def test_a_job_takes_a_recogniser_and_records_which_one_and_its_gap(local_ray, p
     assert run["models"][f"heavy.onnx@{digest[:8]}"] == {"sha256": digest, "licence": "not stated"}
     assert run["dropout"] == 0.5
     (note,) = run["notes"]
-    assert re.match(r"serfiq: for this recogniser .* are about [+-]\d+% off", note)
+    assert re.match(r"serfiq: for this recogniser .* differ by about [+-]\d+%", note)
     assert note in capsys.readouterr().out
 
 
