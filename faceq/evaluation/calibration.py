@@ -12,7 +12,7 @@ from faceq.errors import UsageError
 MEDIAN_SCORE = 0.9
 """The score of the median face: the second fixed point of the curve, besides 0.5 at the threshold."""
 
-LEAST_FACES = 100
+MIN_FACES = 100
 """Minimum number of faces: with fewer, a small quantile depends on a single face."""
 
 
@@ -43,8 +43,8 @@ def fit(raw: np.ndarray, discard: float = 0.05) -> Fit:
     """
     if not 0 < discard < 0.5:
         raise UsageError(f"calibrate: the share to discard is {discard:g}: it must lie between 0 and 0.5")
-    if len(raw) < LEAST_FACES:
-        raise UsageError(f"calibrate: {len(raw)} faces have a serfiq_raw: at least {LEAST_FACES} are needed")
+    if len(raw) < MIN_FACES:
+        raise UsageError(f"calibrate: {len(raw)} faces have a serfiq_raw: at least {MIN_FACES} are needed")
     threshold, median = (float(value) for value in np.quantile(raw, [discard, 0.5]))
     if median <= threshold:
         raise UsageError(

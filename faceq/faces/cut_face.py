@@ -12,7 +12,7 @@ MEAN_FACE = np.load(Path(__file__).parents[1] / "models" / "weights" / "mean-fac
 the same unit, relative to their mean. Made symmetric. To create the file again: `python -m
 jobs.training.mean_face`."""
 
-LEAST_POINTS = 20
+MIN_POINTS = 20
 """Minimum number of landmarks inside the frame to estimate the others from them."""
 
 
@@ -29,7 +29,7 @@ def completed(points: np.ndarray, depths: np.ndarray, shown: np.ndarray) -> np.n
     Args:
         points: (468, 2), FaceMesh's landmarks.
         depths: (468,), in the same unit.
-        shown: (468,) bool, which landmarks are inside the frame. If there are fewer than LEAST_POINTS, the
+        shown: (468,) bool, which landmarks are inside the frame. If there are fewer than MIN_POINTS, the
             points are returned unchanged.
 
     Returns:
@@ -38,7 +38,7 @@ def completed(points: np.ndarray, depths: np.ndarray, shown: np.ndarray) -> np.n
     Source: Umeyama, "Least-squares estimation of transformation parameters between two point patterns",
     IEEE TPAMI 13(4), 1991.
     """
-    if shown.all() or np.count_nonzero(shown) < LEAST_POINTS:
+    if shown.all() or np.count_nonzero(shown) < MIN_POINTS:
         return points
     seen = np.column_stack([points, depths])[shown]
     origin, goal = MEAN_FACE[shown].mean(axis=0), seen.mean(axis=0)

@@ -20,7 +20,7 @@ module. 1 (records without the key): the largest upright face, aligned half by t
 SAME_FACE = 0.4
 """Minimum intersection over union at which boxes from two detection passes count as the same face."""
 
-CLOSER = 1.2
+MIN_ZOOM = 1.2
 """A second detection pass only runs if its scale is more than this many times that of the first."""
 
 NEAR_BEST = 0.15
@@ -33,7 +33,7 @@ SURE_SCORE = 0.7
 face is accepted as upright. Below it, the frame is also rotated. 4% of CelebA's upright faces are below the
 logit. Rotated by 90 degrees, they reach 3.8 (99th percentile), by 180 degrees 9.0 (95th percentile)."""
 
-LEAST_CONFIDENCE = 0.5
+MIN_CONFIDENCE = 0.5
 SURE_FACE = 0.85
 """A detection counts as a face if its `face_confidence` is at least the first number, or the detector's
 confidence at least the second.
@@ -57,14 +57,14 @@ TURNS = ((90, 180, 270), (45, 135, 225, 315))
 """Rotations in degrees, clockwise. The second group is tried if the first one finds no face or an uncertain
 one."""
 
-SETTLED = 25.0
+MAX_TILT = 25.0
 """Maximum tilt of a face, in degrees, in the detection pass that found it. Beyond it, detection is repeated
 with the face level: a detector's landmarks are biased towards upright, and beyond 45 degrees it misses many
 faces."""
 
-MOST_SETTLING_LOOKS = 3
+MAX_LEVELLING_PASSES = 3
 
-AROUND = 4.0
+REGION_SIDE = 4.0
 """Side of the region around a face that is searched again, relative to the side of the face."""
 
 
@@ -118,7 +118,7 @@ class Finder:
     def __call__(self, picture: np.ndarray) -> Found | None:
         """The face of an RGB uint8 frame (H, W, 3); None if there is none."""
         first = View.of(picture, self._first_scale(picture))
-        best = self._settled(first, self._found(first) or self._found_coarsely(picture))
+        best = self._levelled(first, self._found(first) or self._found_coarsely(picture))
         for turns in TURNS:
             if best is not None and _is_sure(best):
                 break
@@ -127,22 +127,22 @@ class Finder:
                 other = self._found_turned(views, turn, found)
                 if other is not None and _is_better(other, best):
                     best = other
-            best = self._settled(first, best)
+            best = self._levelled(first, best)
         return best
 
     def _found(self, first: "View") -> Found | None:
         """The face of the frame without rotation."""
         faces = detect_in_view(self._detector, first, 0)
         close = min(1.0, self._detector.least_face / self._min_face)
-        if close > CLOSER * first.scale:
+        if close > MIN_ZOOM * first.scale:
             _add(faces, detect_in_view(self._detector, View.of(first.picture, close), 0))
-        return self._of(first.picture, faces, 0)
+        return self._select(first.picture, faces, 0)
 
     def _found_coarsely(self, picture: np.ndarray) -> Found | None:
         side, longer = self._detector.coarse_side, max(picture.shape[:2])
         if side >= min(longer, self._detector.first_side):
             return None
-        return self._of(picture, detect_in_view(self._detector, View.of(picture, side / longer), 0), 0)
+        return self._select(picture, detect_in_view(self._detector, View.of(picture, side / longer), 0), 0)
 
     def _views(self, first: "View", before: Found | None) -> list["View"]:
         """The views for a detection pass on the rotated frame: the whole frame, and the region around the
@@ -150,7 +150,7 @@ class Finder:
         if before is None:
             return [first]
         around = View.around(first.picture, before.face, self._detector.first_side)
-        return [first, around] if around.scale > CLOSER * first.scale else [first]
+        return [first, around] if around.scale > MIN_ZOOM * first.scale else [first]
 
     def _found_turned(self, views: list["View"], turn: int, before: Found | None) -> Found | None:
         """The face in the given views of the frame, rotated by `turn` degrees."""
@@ -158,7 +158,7 @@ class Finder:
         faces = detect_in_view(self._detector, first, turn)
         for view in others:
             _add(faces, detect_in_view(self._detector, view, turn))
-        found = self._of(first.picture, faces, turn)
+        found = self._select(first.picture, faces, turn)
         if found is None or before is None:
             return found
         return replace(found, faces=max(found.faces, before.faces))
@@ -166,7 +166,7 @@ class Finder:
     def _first_scale(self, picture: np.ndarray) -> float:
         return min(1.0, self._detector.first_side / max(picture.shape[:2]))
 
-    def _of(self, picture: np.ndarray, faces: list[Face], turn: int) -> Found | None:
+    def _select(self, picture: np.ndarray, faces: list[Face], turn: int) -> Found | None:
         first, left = None, list(faces)
         for _ in range(min(CANDIDATES, len(faces))):
             face = chosen(left)
@@ -180,11 +180,11 @@ class Finder:
             first = first or found
         return first
 
-    def _settled(self, first: "View", found: Found | None) -> Found | None:
+    def _levelled(self, first: "View", found: Found | None) -> Found | None:
         """The face; if it is tilted, it is detected again in a frame that is rotated to make its eyes
         level."""
-        for _ in range(MOST_SETTLING_LOOKS):
-            if found is None or found.logit is None or abs(found.tilt) < SETTLED:
+        for _ in range(MAX_LEVELLING_PASSES):
+            if found is None or found.logit is None or abs(found.tilt) < MAX_TILT:
                 break
             turn = round(found.turn - found.tilt) % 360
             again = self._found_turned(self._views(first, found), turn, found)
@@ -215,7 +215,7 @@ def face_confidence(found: Found) -> float | None:
 def is_face(found: Found) -> bool:
     """Whether a detection is a face: at least one of the two models is confident enough."""
     confidence = face_confidence(found)
-    return confidence is None or confidence >= LEAST_CONFIDENCE or found.face.score >= SURE_FACE
+    return confidence is None or confidence >= MIN_CONFIDENCE or found.face.score >= SURE_FACE
 
 
 def _sureness(found: Found) -> float:
@@ -257,9 +257,9 @@ class View:
 
     @classmethod
     def around(cls, picture: np.ndarray, face: Face, side: int) -> "View":
-        """A view of the region around a face, AROUND times its size, with a longer side of at most `side`
+        """A view of the region around a face, REGION_SIDE times its size. Its longer side is at most `side`
         pixels."""
-        half = AROUND * face.side / 2
+        half = REGION_SIDE * face.side / 2
         low = np.clip(face.centre - half, 0, None).astype(int)
         high = np.ceil(face.centre + half).astype(int)
         part = picture[low[1] : high[1], low[0] : high[0]]

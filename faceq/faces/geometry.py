@@ -24,7 +24,7 @@ ALIGNED_LANDMARKS = np.array(
 CROP_SIZE = 256
 """Side of the upright face crop, the input of the quality stage, in pixels."""
 
-MOST_PIXELS_ACROSS = 8192
+MAX_PIXELS_ACROSS = 8192
 """Maximum side at which a face is sampled before it is averaged down, in pixels; takes 200 MB."""
 
 HEAD_MODEL = np.array(
@@ -145,7 +145,7 @@ def warp(image: np.ndarray, matrix: np.ndarray, size: int, border: int = cv2.BOR
     image.
     """
     shrink = 1 / max(np.hypot(matrix[0, 0], matrix[0, 1]), 1e-6)
-    factor = int(np.clip(np.ceil(shrink), 1, MOST_PIXELS_ACROSS // size))
+    factor = int(np.clip(np.ceil(shrink), 1, MAX_PIXELS_ACROSS // size))
     side = factor * size
     # Pixel centres have integer coordinates: scaling by k maps centre c to k*c + (k-1)/2.
     scaled = matrix * factor

@@ -31,8 +31,8 @@ area under SER-FIQ's error-versus-discard curve up to 0.3) is 8.73% (5.09%) with
 the second pass and 8.01% (5.01%) with the average of two passes. The method of version 0.1.0, with three
 detection passes and half a FaceMesh pass, gave 10.0% (5.66%)."""
 
-MOST_PASSES = 6
-LEVEL = np.radians(10)
+MAX_PASSES = 6
+MAX_TILT = np.radians(10)
 """Maximum tilt of the eyes in a crop, radians, at which a pass counts: FaceMesh was trained on upright
 faces."""
 
@@ -90,13 +90,13 @@ class Mesh:
         side *= matrix_back[0, 0]
         passes: list[Pass] = []
         first, cut = 1, False
-        for number in range(MOST_PASSES):
+        for number in range(MAX_PASSES):
             matrix = geometry.crop_matrix(centre, side, angle, region.MESH_SIZE)
             points, logit = self._mesh(_shown(picture, matrix, cut))
             tilt = abs(geometry.eye_angle(region.five(points)))
             placed = geometry.to_frame(points[:, :2], matrix)
             last = placed, points[:, 2] / np.hypot(*matrix[0, :2]), logit
-            if number >= first and tilt < LEVEL:
+            if number >= first and tilt < MAX_TILT:
                 passes.append(last)
             if len(passes) == PASSES:
                 break

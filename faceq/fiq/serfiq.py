@@ -185,7 +185,7 @@ def check(head: Head) -> None:
         raise DropoutError("the last layer's weights are all zero: dropout has no effect")
 
 
-def has_size(distance: np.ndarray, embedding: np.ndarray) -> np.ndarray:
+def is_valid(distance: np.ndarray, embedding: np.ndarray) -> np.ndarray:
     """(N,) bool: which faces have a valid distance: distance (N,) and embedding (N, E) are finite and not
     zero.
 
@@ -199,9 +199,9 @@ def check_distances(distance: np.ndarray, embedding: np.ndarray) -> None:
     """Check that every face has a valid distance.
 
     Raises:
-        DropoutError: `has_size` is false for one of them.
+        DropoutError: `is_valid` is false for one of them.
     """
-    if not has_size(distance, embedding).all():
+    if not is_valid(distance, embedding).all():
         raise DropoutError(
             "all dropout passes of a face are equal: the recogniser's features are zero or not finite, so "
             "dropout has no effect"

@@ -33,7 +33,7 @@ VGG16_LAYERS: tuple[int | str, ...] = (
 )
 SEMANTIC_CHANNELS = 512
 
-LEAST_SIDE = 16
+MIN_SIDE = 16
 """Minimum side of an image, in pixels: VGG-16 halves an image four times."""
 
 # S-CNN's nine convolutions, 3x3, as (channels, stride).
@@ -186,13 +186,11 @@ class TooSmallError(FaceqError, ValueError):
 def published_tensor(picture: NDArray[np.uint8]) -> Tensor:
     """Prepare an image (H, W, 3) uint8 RGB for published DB-CNN: at its own size, (1, 3, H, W), 0..1.
 
-    Raises TooSmallError if a side is shorter than LEAST_SIDE.
+    Raises TooSmallError if a side is shorter than MIN_SIDE.
     """
     height, width = picture.shape[:2]
-    if min(height, width) < LEAST_SIDE:
-        raise TooSmallError(
-            f"is {width}x{height} pixels: published DB-CNN needs {LEAST_SIDE} or more per side"
-        )
+    if min(height, width) < MIN_SIDE:
+        raise TooSmallError(f"is {width}x{height} pixels: published DB-CNN needs {MIN_SIDE} or more per side")
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 255
 
 

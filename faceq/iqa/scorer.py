@@ -21,10 +21,10 @@ NORMAL = (-50.0, 150.0)
 """Plausible range of unclipped scores if the scale of a checkpoint is right. Scores are not bounded and may
 be somewhat outside 0...100."""
 
-LEAST_SPREAD = 2.0
+MIN_SPREAD = 2.0
 """If all scores of a checkpoint are within this many points of 0, its scale is smaller than assumed."""
 
-LEAST_FACES = 3
+MIN_FACES = 3
 """Minimum number of scores to conclude that a scale is wrong: a single face may be unlike all rated
 images."""
 
@@ -84,13 +84,13 @@ def check_scale(points: np.ndarray, network: DBCNNLite | DBCNN, name: str, both_
             not.
 
     Raises:
-        ModelFileError: all scores are outside NORMAL or, with `both_sides`, within LEAST_SPREAD of 0.
+        ModelFileError: all scores are outside NORMAL or, with `both_sides`, within MIN_SPREAD of 0.
     """
-    if len(points) < LEAST_FACES:
+    if len(points) < MIN_FACES:
         return
     low, high = NORMAL
     outside = ((points < low) | (points > high) | ~np.isfinite(points)).all()
-    if not outside and not (both_sides and (np.abs(points) < LEAST_SPREAD).all()):
+    if not outside and not (both_sides and (np.abs(points) < MIN_SPREAD).all()):
         return
     best = network.best if isinstance(network, DBCNN) else 100.0
     remedy = (

@@ -27,7 +27,7 @@ from faceq.storage.parquet import ParquetFile
 from faceq.table.schema import METADATA_KEY, frame_id
 
 _BATCH_BYTES = 512 << 10
-_MOST_ROWS, _LEAST_ROWS = 64, 8
+_MAX_ROWS, _MIN_ROWS = 64, 8
 """Bounds on the number of rows that are unpacked at once. Within them, a batch is sized to fit into a CPU
 cache (_BATCH_BYTES)."""
 
@@ -118,7 +118,7 @@ class _Rows:
         for group in range(file.num_row_groups):
             meta = file.metadata.row_group(group)
             usual = meta.num_rows * _BATCH_BYTES // max(1, meta.total_byte_size)
-            rows = min(most, max(_LEAST_ROWS, min(_MOST_ROWS, usual)))
+            rows = min(most, max(_MIN_ROWS, min(_MAX_ROWS, usual)))
             yield from self._group(file, group, columns, rows, value_bytes)
 
     def _group(

@@ -22,7 +22,7 @@ HEADERS_IN_MEMORY = 1024
 """Number of headers of the maximum size, such as long names, that fit into `limits.source_memory`. Parsing a
 header takes up to 40 times its size, and its name is stored in each row of a batch."""
 
-MOST_PADDING = 4 << 20
+MAX_PADDING = 4 << 20
 """Maximum number of zero bytes after an archive. tar pads to 10 KiB, or to a few MiB with a large blocking
 factor (-b). More zeros mean an unfinished copy, which would otherwise look like a shorter archive."""
 
@@ -128,9 +128,9 @@ class Member(tarfile.TarInfo):
         start, ended = stream.tell(), False
         while (block := stream.read(tarfile.BLOCKSIZE)) and not block.strip(b"\0"):
             ended = True
-            if stream.tell() - start > MOST_PADDING:
+            if stream.tell() - start > MAX_PADDING:
                 archive.fault = (
-                    f"more than {MOST_PADDING >> 20} MiB of zero bytes instead of a member, probably an "
+                    f"more than {MAX_PADDING >> 20} MiB of zero bytes instead of a member, probably an "
                     "unfinished copy: copy the file again"
                 )
                 raise tarfile.InvalidHeaderError(archive.fault)  # type: ignore[attr-defined]

@@ -82,7 +82,7 @@ class ScoreFiq:
         faces = pixels(batch, "aligned", rows, _ALIGNED_SHAPE)
         none = np.empty(0, np.float32), np.empty((0, 1), np.float32)
         distance, embedding = self._distances(faces) if len(faces) else none
-        good = serfiq.has_size(distance, embedding)
+        good = serfiq.is_valid(distance, embedding)
         batch = without_values(batch, rows[~good], NO_FEATURES)
         rows, faces, distance, embedding = rows[good], faces[good], distance[good], embedding[good]
         if self._unmeasured and len(faces):

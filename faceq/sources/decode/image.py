@@ -108,7 +108,7 @@ def _jpeg(data: bytes, max_pixels: int, limits: Limits) -> np.ndarray:
     layout = jpeg.layout(data, limits.jpeg_scans)
     if layout is not None and (kind := jpeg.unsupported(layout)):
         raise UnreadableError(f"{kind} is not supported: convert it to an ordinary 8-bit JPEG or to PNG")
-    if layout is not None and layout.extras > jpeg.MOST_EXTRAS:
+    if layout is not None and layout.extras > jpeg.MAX_EXTRAS:
         data = jpeg.without_extras(data, layout)
         layout = jpeg.layout(data, limits.jpeg_scans)
     with _opened(data, max_pixels) as picture:

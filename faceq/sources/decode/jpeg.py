@@ -34,7 +34,7 @@ _RARE = (0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF)
 _FRAMES = (0xC0, 0xC1, _PROGRESSIVE, _LOSSLESS, *_ARITHMETIC, *_RARE, _JPEG_LS)
 _SOS, _DRI, _END, _FIRST_EXTRA = 0xDA, 0xDD, 0xD9, 0xE0
 _NEEDED = (b"JFIF\0", b"Adobe", b"ICC_PROFILE\0")
-MOST_EXTRAS = 512
+MAX_EXTRAS = 512
 """Maximum number of segments without pixels that Pillow gets. A large colour profile, the most frequent
 reason for many segments, has up to 255."""
 

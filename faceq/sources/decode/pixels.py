@@ -16,7 +16,7 @@ _SPACES = {"1": "L", "LA": "L", "La": "L", "L": "L", "CMYK": "CMYK", "LAB": "LAB
 """The mode in which the colours of each Pillow mode are converted to sRGB; RGB for all others. Grey with more
 than 8 bits is converted as L."""
 
-_MOST_EXIF = 1 << 20
+_MAX_EXIF = 1 << 20
 """Larger EXIF data are ignored, bytes; cameras write up to 64 KB."""
 
 _UPRIGHT = {
@@ -80,7 +80,7 @@ def _orientation(picture: Image.Image) -> int:
     Pillow itself applies a TIFF's orientation when it loads the image. (Pillow's `exif_transpose` is not
     used: it also rewrites the EXIF data, and fails if they are damaged although the pixels are intact.)
     """
-    if len(picture.info.get("exif") or b"") > _MOST_EXIF:
+    if len(picture.info.get("exif") or b"") > _MAX_EXIF:
         return 1
     try:
         return picture.getexif().get(ExifTags.Base.Orientation, 1)

@@ -20,10 +20,10 @@ _OF_PIXELS = ("icc_profile", "gamma", "srgb", "transparency")
 """Pillow's names for information from chunks that must precede the pixels."""
 
 _XMP = b"XML:com.adobe.xmp\0\0"
-_MOST_XMP = 1 << 20
+_MAX_XMP = 1 << 20
 
 _LARGE = 8 << 20
-_MOST_CHUNKS = 10_000
+_MAX_CHUNKS = 10_000
 
 
 def check(data: bytes) -> None:
@@ -41,7 +41,7 @@ def has_many_chunks(data: bytes) -> bool:
     if len(data) > _LARGE:
         for kind, _, _ in _chunks(data):
             others += kind != b"IDAT"
-            if others > _MOST_CHUNKS:
+            if others > _MAX_CHUNKS:
                 return True
     return False
 
@@ -56,7 +56,7 @@ def needed_chunks(data: bytes) -> tuple[bytes, bytes | None]:
     for kind, start, length in _chunks(data):
         whole = data[start - 8 : start + length + 4]
         critical = not kind[0] & 0x20
-        xmp = kind == b"iTXt" and data.startswith(_XMP, start) and length < _MOST_XMP
+        xmp = kind == b"iTXt" and data.startswith(_XMP, start) and length < _MAX_XMP
         wanted = xmp or kind == b"iCCP" or length in _KEPT.get(kind, ())
         if critical or (wanted and struct.pack(">I", zlib.crc32(whole[4:-4])) == whole[-4:]):
             if kind == b"iCCP":

@@ -23,7 +23,7 @@ _DNG = 50706
 _UNKNOWN_FORM = "BigTIFF, big-endian"
 """Pillow misreads this form: it treats the 8-byte offsets as 4-byte offsets."""
 
-_MOST_ENTRIES = 65535
+_MAX_ENTRIES = 65535
 _BYTES_OF_A_STRIP = 320
 """Memory that Pillow takes for each strip or tile of a TIFF; measured."""
 
@@ -81,7 +81,7 @@ def directory(data: bytes) -> Directory | None:
         (count,) = struct.unpack_from(order + ("Q" if big else "H"), data, at)
     except struct.error:
         return None
-    if count > _MOST_ENTRIES:
+    if count > _MAX_ENTRIES:
         return None
     at += 8 if big else 2
     whole = min(count, max(0, len(data) - at) // entry.size)

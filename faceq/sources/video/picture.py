@@ -11,7 +11,7 @@ MAX_PIXELS = 178_956_970
 """Maximum pixels of a frame. Videos with larger frames are refused before decoding, because Pillow, which
 reads the frames next, cannot open them."""
 
-MOST_STRETCH = 8
+MAX_STRETCH = 8
 """Pixel aspect ratios beyond 8:1 or 1:8 are treated as damage and ignored. The most extreme ones in real
 formats are below 3:1 (352x576 shown at 16:9)."""
 
@@ -99,7 +99,7 @@ def valid_aspect(aspect: Fraction | None) -> Fraction:
     if aspect is None:
         return _SQUARE
     wide, high = aspect.numerator, aspect.denominator
-    return aspect if 0 < wide <= MOST_STRETCH * high and high <= MOST_STRETCH * wide else _SQUARE
+    return aspect if 0 < wide <= MAX_STRETCH * high and high <= MAX_STRETCH * wide else _SQUARE
 
 
 def display_size(width: int, height: int, aspect: Fraction) -> tuple[int, int]:

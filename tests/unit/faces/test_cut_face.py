@@ -50,7 +50,7 @@ def test_the_points_beyond_the_frame_are_those_of_the_head_that_fits_the_others(
 
 def test_a_whole_face_and_one_of_which_next_to_nothing_shows_stay_as_they_are():
     points = MEAN_FACE[:, :2]
-    for shown in (np.ones(468, bool), np.arange(468) < cut_face.LEAST_POINTS - 1):
+    for shown in (np.ones(468, bool), np.arange(468) < cut_face.MIN_POINTS - 1):
         assert cut_face.completed(points, MEAN_FACE[:, 2], shown) is points
 
 
