@@ -38,11 +38,11 @@ def fit(raw: np.ndarray, discard: float = 0.05) -> Fit:
         discard: share of the faces that get less than 0.5; between 0 and 0.5.
 
     Raises:
-        UsageError: there are fewer than 100 faces, the share is out of range, or half of the scores are
-            equal.
+        UsageError: there are fewer than 100 faces, the share is out of range, or nearly half of the scores
+            are equal.
     """
     if not 0 < discard < 0.5:
-        raise UsageError(f"calibrate: the share to discard is {discard:g}: it must lie between 0 and 0.5")
+        raise UsageError(f"calibrate: the share to discard is {discard:g}: it must be between 0 and 0.5")
     if len(raw) < MIN_FACES:
         raise UsageError(f"calibrate: {len(raw)} faces have a serfiq_raw: at least {MIN_FACES} are needed")
     threshold, median = (float(value) for value in np.quantile(raw, [discard, 0.5]))

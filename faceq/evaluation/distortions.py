@@ -48,8 +48,7 @@ def white_noise(image: Image, sigma: float, seed: int) -> Image:
 
 
 def jpeg(image: Image, quality: int) -> Image:
-    """Encode as a JPEG of `quality` 1..100, with chroma at half resolution as in cameras, and decode
-    again."""
+    """Encode as a JPEG of `quality` 1..100, with chroma at half resolution as in cameras, and decode it."""
     done, stored = cv2.imencode(
         ".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality]
     )

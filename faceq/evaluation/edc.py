@@ -1,7 +1,7 @@
 """Error-versus-discard characteristic (EDC): how much a quality score helps recognition. Pure functions.
 
 A good quality score reduces error rates: if the pairs of faces with the lowest quality are discarded, the
-false non-match rate of the remaining pairs falls. The decision threshold stays the one for all pairs. The
+false non-match rate of the remaining pairs falls. The decision threshold does not change. The
 area under this curve, up to a share of discarded pairs and relative to discarding nothing, summarises it in
 one number: 1.0 means useless, lower is better.
 
@@ -21,8 +21,7 @@ AREAS = (0.2, 0.3)
 """Shares of discarded pairs up to which the area is computed."""
 
 GENUINE_PER_PERSON = 1000
-"""Maximum number of genuine pairs per person: a person with a thousand photos would have half a million
-pairs."""
+"""Maximum number of genuine pairs per person: a person with a thousand photos would have half a million."""
 
 IMPOSTORS = 1_000_000
 """Maximum number of impostor pairs: a false match rate of 1e-4 then corresponds to a hundred of them."""
@@ -45,7 +44,7 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Curve:
-    """A step function: from `discarded[k]` up to `discarded[k + 1]` the error is `fnmr[k]`. Both (K,)
+    """A step function: the error is `fnmr[k]` from `discarded[k]` to `discarded[k + 1]`. Both (K,)
     float64."""
 
     discarded: np.ndarray

@@ -1,5 +1,4 @@
-"""Evaluate quality scores by recognition errors: compute EDC results from a table and a list of
-identities."""
+"""Evaluate quality scores by recognition errors: EDC results from a table and a list of identities."""
 
 import contextlib
 import itertools
@@ -96,8 +95,7 @@ def evaluate_edc(
 
 
 def qualities(rows: pa.Table, seed: int = 0) -> dict[str, np.ndarray]:
-    """The scores to compare, each (N,) float, higher is better. `random` is a baseline without
-    information."""
+    """The scores to compare, each (N,) float, higher is better. `random` is the baseline."""
     columns = {name: rows[name].to_numpy() for name in ("serfiq_raw", "embedding_norm", "det_score")}
     size = np.minimum(rows["face_w"].to_numpy(), rows["face_h"].to_numpy())
     return {**columns, "face_size": size, "random": np.random.default_rng(seed).random(len(rows))}
@@ -130,7 +128,7 @@ def known_faces(table: Table, identities: str, s3: S3Settings) -> Known:
     if len(names) < 2 or np.bincount(people).max() < 2:
         raise UsageError(
             f"{identities}: {len(rows)} of its images have a scored face in {table.uri}, of {len(names)} "
-            "people: at least two people are needed, and two faces of one of them"
+            "people: at least two people are needed, one of them with two faces"
         )
     return Known(rows, people.astype(np.int64), names.tolist(), len(people_of) - len(set(images)))
 

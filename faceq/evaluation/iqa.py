@@ -104,8 +104,7 @@ def rmse(predicted: Floats, ratings: Floats) -> float:
 
 @dataclass(frozen=True)
 class Logistic:
-    """VQEG's logistic with four parameters: from `low` to `high` around `centre`; a smaller `width` is
-    steeper."""
+    """VQEG's logistic, from `low` to `high` around `centre`. It is steeper if `width` is smaller."""
 
     high: float
     low: float
@@ -335,8 +334,7 @@ def _reported(names: dict[str, str]) -> Iterator[str]:
 
 
 def read_ratings(mos_csv: str, s3: S3Settings | None = None) -> dict[str, float]:
-    """Read the rating of each image, in the file's order. Raises UsageError with the line of an invalid
-    rating."""
+    """Read the rating of each image, in the file's order. Raises UsageError if a rating is invalid."""
     ratings: dict[str, float] = {}
     for where, name, mos in labels.read(mos_csv, "mos", s3 or S3Settings()):
         if name in ratings:

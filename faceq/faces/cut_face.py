@@ -9,8 +9,7 @@ import numpy as np
 
 MEAN_FACE = np.load(Path(__file__).parents[1] / "models" / "weights" / "mean-face.npy").astype(np.float64)
 """FaceMesh's landmarks of an average frontal face, (468, 3): x right, y down, z away from the camera, all in
-the same unit, relative to their mean. Made symmetric. To create the file again: `python -m
-jobs.training.mean_face`."""
+the same unit, relative to their mean. Made symmetric by `python -m jobs.training.mean_face`."""
 
 MIN_POINTS = 20
 """Minimum number of landmarks inside the frame to estimate the others from them."""

@@ -1,4 +1,4 @@
-"""Face detectors (YuNet, SCRFD), which find faces and five landmarks. `faceq.faces.finder` chooses their
+"""Face detectors: YuNet and SCRFD find faces and five landmarks. `faceq.faces.finder` prepares their
 input."""
 
 from dataclasses import dataclass
@@ -192,8 +192,7 @@ def _check_scrfd(path: Path, inputs: list[list[object]], outputs: int) -> None:
 
 
 def face_of(box: np.ndarray, landmarks: np.ndarray, score: float, width: int, height: int) -> Face | None:
-    """Make a face from its unclipped box x, y, w, h (4,) in an image of the given size; None if it is
-    outside."""
+    """A face from its unclipped box x, y, w, h (4,) in an image of the given size; None if it is outside."""
     low = np.clip(box[:2], 0, (width, height))
     high = np.clip(box[:2] + box[2:4], 0, (width, height))
     visible = high - low

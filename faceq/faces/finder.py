@@ -54,7 +54,7 @@ LEAD_SCORE = 0.05
 found in the upright frame."""
 
 TURNS = ((90, 180, 270), (45, 135, 225, 315))
-"""Rotations in degrees, clockwise. The second group is tried if the first one finds no face or an uncertain
+"""Rotations in degrees, clockwise. The second group is tried if the first finds no face or an uncertain
 one."""
 
 MAX_TILT = 25.0
@@ -181,8 +181,7 @@ class Finder:
         return first
 
     def _levelled(self, first: "View", found: Found | None) -> Found | None:
-        """The face; if it is tilted, it is detected again in a frame that is rotated to make its eyes
-        level."""
+        """The face. If it is tilted, it is detected again in a frame rotated so that its eyes are level."""
         for _ in range(MAX_LEVELLING_PASSES):
             if found is None or found.logit is None or abs(found.tilt) < MAX_TILT:
                 break
@@ -257,8 +256,8 @@ class View:
 
     @classmethod
     def around(cls, picture: np.ndarray, face: Face, side: int) -> "View":
-        """A view of the region around a face, REGION_SIDE times its size. Its longer side is at most `side`
-        pixels."""
+        """A view of the region around a face, REGION_SIDE times its size, at most `side` pixels wide or
+        high."""
         half = REGION_SIDE * face.side / 2
         low = np.clip(face.centre - half, 0, None).astype(int)
         high = np.ceil(face.centre + half).astype(int)

@@ -33,7 +33,7 @@ detection passes and half a FaceMesh pass, gave 10.0% (5.66%)."""
 
 MAX_PASSES = 6
 MAX_TILT = np.radians(10)
-"""Maximum tilt of the eyes in a crop, radians, at which a pass counts: FaceMesh was trained on upright
+"""Maximum tilt of the eyes in a crop, in radians, for a pass to count: FaceMesh was trained on upright
 faces."""
 
 
@@ -115,12 +115,11 @@ class Mesh:
 
 
 Pass = tuple[np.ndarray, np.ndarray, float]
-"""The result of one FaceMesh pass: the points (468, 2), their depths (468,) in the same unit, and the
-logit."""
+"""Result of one FaceMesh pass: the points (468, 2), their depths (468,) in the same unit, and the logit."""
 
 
 def _whole(seen: Pass, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """The points (468, 2) of a face; those outside the frame with these corners are those of an average
+    """The points (468, 2) of a face. Points outside the frame (`low` to `high`) are those of an average
     head."""
     points, depths, _ = seen
     return cut_face.completed(points, depths, cut_face.inside(points, low, high))

@@ -118,8 +118,7 @@ def blacked_out(picture: np.ndarray, outline: np.ndarray, as_jpeg: bool = False)
 
 
 def _through_jpeg(picture: np.ndarray) -> np.ndarray:
-    """Encode (H, W, 3) uint8 RGB as a JPEG with OpenCV's defaults (quality 95, 4:2:0), and decode it
-    again."""
+    """Encode (H, W, 3) uint8 RGB as a JPEG with OpenCV's defaults (quality 95, 4:2:0), and decode it."""
     # OpenCV uses BGR.
     _, file = cv2.imencode(".jpg", np.ascontiguousarray(picture[..., ::-1]))
     return np.asarray(cv2.imdecode(file, cv2.IMREAD_COLOR), np.uint8)[..., ::-1]

@@ -96,8 +96,7 @@ def _dequantise(model: onnx.ModelProto) -> None:
 def _floats(
     node: onnx.NodeProto, values: np.ndarray, scale: np.ndarray, zero: np.ndarray | None = None
 ) -> np.ndarray:
-    """ONNX's DequantizeLinear with a single scale, one scale per index of an axis, or one per block of an
-    axis."""
+    """ONNX's DequantizeLinear, with a single scale, or with one per index or per block of an axis."""
     attributes = {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}
     axis, block = attributes.get("axis", 1), attributes.get("block_size", 0)
 

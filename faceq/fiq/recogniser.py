@@ -281,8 +281,8 @@ def _folded(
 
 
 def _dropout_rate(graph: _Graph, tensor: str) -> float | None:
-    """The rate of the Dropout node before a tensor, if only changes of shape are in between; None
-    otherwise."""
+    """The rate of the Dropout node before a tensor, with only shape changes in between; None if there is
+    none."""
     node = graph.maker(tensor)
     while node is not None and node.op_type in (*_SHAPING, "Transpose"):
         if node.op_type == "Dropout":

@@ -31,7 +31,7 @@ class DropoutError(FaceqError, ValueError):
 class Head:
     """A recogniser's last layer, with batch norm folded in: embedding = weight @ features + bias.
 
-    weight: (E, D) float32; bias: (E,) float32; dropout: the rate 0 < p < 1 of the training.
+    weight: (E, D) float32; bias: (E,) float32; dropout: the dropout rate of its training, 0 < p < 1.
     """
 
     weight: np.ndarray
@@ -68,8 +68,7 @@ class ClosedForm:
     def __init__(self, head: Head, device: str = "cpu"):
         check(head)
         self._weight = torch.from_numpy(head.weight).to(device)
-        # Keep both layouts: multiplying a few faces by a wide matrix takes half the time with the right
-        # layout.
+        # Keep both layouts: with the right one, a few faces times a wide matrix take half the time.
         self._transposed = self._weight.T.contiguous()
         self._bias = torch.from_numpy(head.bias).to(device)
         self._odds = head.dropout / (1 - head.dropout)
@@ -124,13 +123,11 @@ class MonteCarlo:
 
         Args:
             features: (N, D) float32, the recogniser's output just before its dropout layer.
-            seeds: one per face, 0 to 2^64 - 1, for example from `seed_of`. The same seed gives the same
-                masks.
+            seeds: one per face, 0 to 2^64 - 1, for example from `seed_of`. Equal seeds give equal masks.
 
         Returns:
             distance: (N,) float32, mean Euclidean distance over all pairs of passes, with each embedding
-            normalised
-                to L2 norm 1; 0 to 2.
+                normalised to L2 norm 1; 0 to 2.
             embedding: (N, E) float32, without dropout, not normalised.
         """
         # Process face by face, so that no bit of a result depends on the number of faces.
@@ -162,7 +159,7 @@ class MonteCarlo:
 
 
 def seed_of(face: np.ndarray) -> int:
-    """The seed of a face for `MonteCarlo`. It depends only on the pixels, so that a face always gets the same
+    """The seed of a face for `MonteCarlo`. It depends only on the pixels, so a face always gets the same
     score.
 
     Args:
@@ -186,10 +183,10 @@ def check(head: Head) -> None:
 
 
 def is_valid(distance: np.ndarray, embedding: np.ndarray) -> np.ndarray:
-    """(N,) bool: which faces have a valid distance: distance (N,) and embedding (N, E) are finite and not
-    zero.
+    """(N,) bool: which faces have a valid distance.
 
-    A distance of 0 would be a perfect score.
+    The distance (N,) and the embedding (N, E) must be finite and not zero. A distance of 0 would be a perfect
+    score.
     """
     length = np.linalg.norm(embedding, axis=1)
     return np.isfinite(distance) & (distance > 0) & np.isfinite(length) & (length > 0)
@@ -209,8 +206,7 @@ def check_distances(distance: np.ndarray, embedding: np.ndarray) -> None:
 
 
 def score(distance: np.ndarray) -> np.ndarray:
-    """SER-FIQ's raw score from mean distances d: 2 / (1 + exp(d)). 1 means certain, lower values less
-    certain."""
+    """SER-FIQ's raw score from mean distances d: 2 / (1 + exp(d)). 1 means certain, lower is less certain."""
     return 2 / (1 + np.exp(distance))
 
 

@@ -90,8 +90,7 @@ class _Writer:
         return name
 
     def layers(self, layers: nn.Module, features: str, size: int) -> str:
-        """A sequence of convolutions and activations on square maps. Only the first may have a stride over
-        1."""
+        """A sequence of convolutions and activations on square maps. Only the first may have a stride."""
         for layer in layers if isinstance(layers, nn.Sequential) else [layers]:
             if isinstance(layer, nn.Conv2d):
                 features = self._convolution(layer, features, size)

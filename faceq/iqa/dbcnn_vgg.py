@@ -105,8 +105,7 @@ class SCNN(nn.Module):
 
 
 class DBCNN(nn.Module):
-    """The product of the last feature maps of VGG-16 and S-CNN, averaged over all positions, and a linear
-    head.
+    """DB-CNN: the product of VGG-16's and S-CNN's last feature maps, averaged over all positions, and a head.
 
     Args:
         best: the best score on the checkpoint's own scale, which starts at 0 and is not bounded: 1 for
@@ -147,8 +146,9 @@ class DBCNN(nn.Module):
             return POINTS / self.best * self.head(self.pool(*maps, mask))
 
     def maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, 3, H, W) RGB 0..1 to both feature maps at VGG's size, (N, 512, h, w) and (N, 128, h, w), never
-        negative.
+        """Both feature maps of images (N, 3, H, W) RGB 0..1, at the size of VGG's map.
+
+        They are (N, 512, h, w) and (N, 128, h, w), and never negative.
 
         When halving a side, VGG rounds down and S-CNN rounds up. If a side is not a multiple of 16, S-CNN's
         map is therefore larger; it is resized to VGG's size with aligned corners.

@@ -25,8 +25,7 @@ MIN_SPREAD = 2.0
 """If all scores of a checkpoint are within this many points of 0, its scale is smaller than assumed."""
 
 MIN_FACES = 3
-"""Minimum number of scores to conclude that a scale is wrong: a single face may be unlike all rated
-images."""
+"""Minimum number of scores to decide that a scale is wrong: a single face may be unlike all rated images."""
 
 
 def load(path: Path, device: str = "cpu", best: float | None = None) -> DBCNNLite | DBCNN:
@@ -80,8 +79,7 @@ def check_scale(points: np.ndarray, network: DBCNNLite | DBCNN, name: str, both_
     Args:
         points: (N,) scores of different images on faceq's scale, 0...100, not clipped.
         network, name: the network that gave them, and its name.
-        both_sides: also treat scores that are all close to 0 as wrong. Faces may be that bad; `probes` are
-            not.
+        both_sides: also treat scores that are all close to 0 as wrong. Faces can be so bad, `probes` cannot.
 
     Raises:
         ModelFileError: all scores are outside NORMAL or, with `both_sides`, within MIN_SPREAD of 0.

@@ -260,8 +260,7 @@ def _named_shard(place: str, size: int | None) -> Shard:
 
 
 def source_of(place: str) -> str:
-    """The name of a source in the table, from its absolute path or URI. Object names are valid text
-    already."""
+    """The name of a source in the table, from its absolute path or URI. Object names are valid text."""
     return place if is_remote(place) else printable(place)
 
 

@@ -8,8 +8,7 @@ _RECORD = re.compile(r"(.*)/_faceq/run-[^/]+\.json", re.DOTALL)
 
 
 def tables_among(names: Iterable[str]) -> list[str]:
-    """The result tables in a listing, as folders or prefixes. A folder with a run record is a result
-    table."""
+    """The result tables in a listing, as folders or prefixes: those that contain the record of a run."""
     found = (_RECORD.fullmatch(name) for name in names)
     return sorted({match[1] for match in found if match})
 

@@ -32,12 +32,10 @@ _MAX_ROWS, _MIN_ROWS = 64, 8
 cache (_BATCH_BYTES)."""
 
 _ROW_BYTES = 512
-"""Bytes that each row counts for, like the header of a tar member: a row of nulls takes no space in the
-file."""
+"""Bytes that each row counts for, like a tar header: a row of nulls takes no space in the file."""
 
 _KEYS_IN_MEMORY = 1024
-"""Number of keys of the maximum size that fit into `limits.source_memory` (see HEADERS_IN_MEMORY for
-tars)."""
+"""Number of keys of the maximum size that fit into `limits.source_memory`, as for headers of tars."""
 
 
 def read_parquet(shard: Shard, reading: Reading) -> Iterator[Frame]:

@@ -1,4 +1,4 @@
-"""Check the pages of a Parquet file before Arrow unpacks them: a page of a few bytes can unpack to gigabytes.
+"""Check the pages of a Parquet file before Arrow unpacks them: a few bytes can unpack to gigabytes.
 
 A page's header states its unpacked size. The footer does not state it for single pages, and it may be wrong.
 """
@@ -23,8 +23,7 @@ _COPIES = 8
 """Maximum number of copies of a page that Arrow keeps if the page is a single value. Measured: 7."""
 
 _USUAL_RATIO = 10
-"""Compression ratio that is always accepted, whatever the size: a page of 1,024 large images has
-gigabytes."""
+"""Compression ratio that is always accepted: a page of 1,024 large images legitimately has gigabytes."""
 
 BYTES_OF_FOOTER = 64
 """Maximum bytes in memory per byte of a footer. Measured: 8, for row groups with one column."""
@@ -155,8 +154,7 @@ class _Chunk:
         return self.at + len(self.begun)
 
     def check(self, at: int, data: bytes) -> None:
-        """Check the pages whose headers end in `data`, which was read at offset `at` and contains
-        `missing`."""
+        """Check the pages whose headers end in `data`. It was read at offset `at` and contains `missing`."""
         known = memoryview(self.begun + data[self.missing - at :] if self.begun else data)
         first = self.at if self.begun else at
         while self.at < first + len(known):

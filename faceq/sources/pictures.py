@@ -47,8 +47,7 @@ def read_pictures(shards: list[Shard], reading: Reading, read_other: Read) -> It
 
 
 def _fetch(shards: list[Shard], reading: Reading) -> list[Any]:
-    """The bytes of each image, or only the first ones if a file is too long; an exception if reading
-    failed."""
+    """The bytes of each image (only the first ones if it is too long), or an exception if reading failed."""
     # Always pass an end, beyond the largest accepted image: without one, s3fs first asks for the size, which
     # makes two requests per image. A file that may be long and not an image is loaded only after a look at
     # its first bytes.
@@ -78,8 +77,7 @@ def _has_more(shard: Shard, content: bytes | Exception, end: int) -> bool:
 
 
 def _ranges(shards: list[Shard], ends: list[int], reading: Reading) -> list[Any]:
-    """The first bytes of each shard, up to its end. One call for all, so that the requests run in
-    parallel."""
+    """The first bytes of each shard, up to its `end`. One call for all, so that requests run in parallel."""
     if not shards:
         return []
     paths = [shard.path for shard in shards]

@@ -165,8 +165,10 @@ _FOOTER = 64 << 10
 
 
 def _kind_of_stream(stream: BinaryIO, shard: Shard) -> Kind | None:
-    """The kind of the shard's content. Reads the bytes that the shard's reader needs first, to save a
-    request."""
+    """The kind of the shard's content.
+
+    To save a request, this reads the bytes that the shard's reader needs first anyway.
+    """
     if shard.kind == "parquet" and is_remote(shard.source):
         end = stream.seek(0, io.SEEK_END)
         stream.seek(max(0, end - _FOOTER))

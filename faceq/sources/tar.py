@@ -63,7 +63,7 @@ def _archive_in(stream: BinaryIO, reading: Reading) -> Archive:
             what = foreign(stream.read(ENOUGH), "a tar")
             if what:
                 raise UnsupportedError(f"this is {what}") from None
-        raise tarfile.ReadError(f"it does not open as a tar ({error})") from None
+        raise tarfile.ReadError(f"it is not a valid tar ({error})") from None
 
 
 def _tar_frame(

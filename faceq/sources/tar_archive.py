@@ -28,7 +28,7 @@ factor (-b). More zeros mean an unfinished copy, which would otherwise look like
 
 
 class Archive(tarfile.TarFile):
-    """A tar archive that is read member by member and keeps nothing in memory.
+    """A tar archive that is read member by member. Only the current member is in memory.
 
     Members have the names under which GNU tar extracts them. Archives that were concatenated with `cat` are
     read to their end. Reading to the end also makes gzip verify its checksum.
@@ -166,7 +166,7 @@ class Member(tarfile.TarInfo):
         return super()._proc_member(archive)  # type: ignore[misc]
 
     def _proc_sparse(self, archive: Archive) -> "Member":
-        """Read a sparse map in GNU tar's old layout: its start is in the header, the rest in the next
+        """Read a sparse map in GNU tar's old layout. It starts in the header and continues in extra
         blocks."""
         stream = cast(BinaryIO, archive.fileobj)
         found, more, self.size = self._sparse_structs  # type: ignore[attr-defined]

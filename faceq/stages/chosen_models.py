@@ -34,8 +34,7 @@ class ChosenModels:
     options: FetchOptions
 
     def path(self, role: Role) -> Path:
-        """A verified copy of the model's file on this machine. Raises the errors of
-        `faceq.models.fetch.fetch`."""
+        """A verified copy of the model's file on this machine. Raises like `faceq.models.fetch.fetch`."""
         return fetch(getattr(self.preset, role), self.options)
 
     def fetch_all(self) -> None:
@@ -44,10 +43,13 @@ class ChosenModels:
             fetch(name, self.options)
 
     def accept_terms(self) -> dict[str, str]:
-        """Check that all required licences are accepted. Returns the models that require it, with their
-        licences.
+        """Check that all licences that must be accepted are accepted.
 
-        Raises LicenceError if one is not accepted.
+        Returns:
+            The models with such a licence, and their licences.
+
+        Raises:
+            LicenceError: one of them is not accepted.
         """
         for name in self.preset.models():
             accept_terms(name, self.options.accept)
@@ -72,7 +74,7 @@ def fetch_options(config: Config) -> FetchOptions:
 def choose(config: Config) -> ChosenModels:
     """Resolve the models of these settings, without fetching them.
 
-    Raises UsageError if a file is missing, ModelError if the recogniser is not one.
+    Raises UsageError if a file is missing, ModelError if the recogniser's model is not a recogniser.
     """
     preset = config.chosen
     known = tuple(zoo.find(name) for name in preset.models())

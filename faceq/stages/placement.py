@@ -23,7 +23,7 @@ class Request:
 
 
 def requests(config: Config) -> list[Request]:
-    """The minimum that must run at the same time: each pool at its minimum size, and one task that feeds
+    """The minimum that must run at the same time: each pool at its minimum size, and one task to feed
     them."""
     pools: list[tuple[str, Stage]] = [("serfiq", config.serfiq), ("dbcnn", config.dbcnn)]
     feeding = max(config.read.num_cpus, config.find_face.num_cpus)

@@ -35,8 +35,7 @@ _SAME_GAMMA = 0.05
 
 
 def to_srgb(info: Mapping[Any, Any], mode: str) -> Convert | None:
-    """The conversion to sRGB; None if the pixels are sRGB already, or the file has no valid colour
-    information.
+    """The conversion to sRGB; None if the pixels are sRGB already or there is no valid colour information.
 
     Args:
         info: Pillow's `info` dictionary with the profile. A damaged profile is ignored, and so is one whose

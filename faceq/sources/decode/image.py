@@ -24,8 +24,7 @@ _LIMITS = Limits()
 def decode(data: bytes, max_pixels: int, limits: Limits = _LIMITS) -> np.ndarray:
     """Decode one image to 8-bit RGB in sRGB, upright.
 
-    - The EXIF orientation is applied. The first frame of an animation and the first page of a document are
-      used.
+    - The EXIF orientation is applied. Only the first frame of an animation, or the first page, is decoded.
     - Transparent areas are blended with white, as in viewers.
     - Samples of more than 8 bits are reduced to their upper eight bits, as in libpng and OpenCV: 65535
       becomes 255, and so does 4095 in a 12-bit image. A TIFF whose zero is white is inverted. Samples without

@@ -19,8 +19,7 @@ MAGIC = b"\xff\xd8\xff"
 
 _EOI = b"\xff\xd9"
 _AFTER_DATA = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
-"""Matches the marker that ends a scan's data: inside the data, 0xFF is followed by 0 or is a restart
-marker."""
+"""Matches the marker after a scan's data. Inside the data, 0xFF is followed by 0 or is a restart marker."""
 
 _FILLER = b"\xff\x00" * 8
 """Bits that are not a valid Huffman code; as many as the decoder reads ahead."""
@@ -148,10 +147,10 @@ def unsupported(found: Layout) -> str | None:
 def load(picture: ImageFile, data: bytes, found: Layout) -> bool:
     """Decode an open JPEG. Returns whether all of its pixels were there.
 
-    An image without an end marker, and a progressive one with restart markers, is decoded twice. If its data
-    are cut off within the last 20 bytes, 1 image in 100 is mistaken for complete. Other images are decoded
-    once. Such an image is mistaken for complete if only (a part of) its last two 8x8 blocks is missing or, if
-    it is progressive, only the last detail of the blocks that the last 64 bits refine.
+    An image without an end marker, and a progressive one with restart markers, is decoded twice. If it is cut
+    off within the last 20 bytes of its data, it is mistaken for complete in 1 of 100 cases. All other images
+    are decoded once. They are mistaken for complete if at most their last two 8x8 blocks are missing or, if
+    they are progressive, at most the last refinement of the blocks that the last 64 bits refine.
 
     Raises:
         OSError: the data are damaged.
@@ -202,7 +201,7 @@ def _decode(picture: ImageFile, body: memoryview, several: bool) -> bool:
 
 
 def _same_whatever_follows(picture: ImageFile, body: memoryview) -> bool:
-    """Whether arbitrary data after the image leave its pixels as they are, that is, no pixels are missing."""
+    """Whether the pixels stay the same if arbitrary data follow. Then none of them is missing."""
     with Image.open(io.BytesIO(b"".join((body, _OTHER_DATA, _EOI))), formats=("JPEG",)) as other:
         try:
             return ImageChops.difference(picture, other).getbbox() is None

@@ -17,7 +17,7 @@ _SPACES = {"1": "L", "LA": "L", "La": "L", "L": "L", "CMYK": "CMYK", "LAB": "LAB
 than 8 bits is converted as L."""
 
 _MAX_EXIF = 1 << 20
-"""Larger EXIF data are ignored, bytes; cameras write up to 64 KB."""
+"""Maximum bytes of EXIF data; larger data are ignored. Cameras write up to 64 KB."""
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -39,7 +39,7 @@ def to_rgb(picture: Image.Image, bits: int = 16, white_is_zero: bool = False) ->
     """The pixels of a loaded image.
 
     Args:
-        bits: bits per sample of grey with more than 8 bits, which Pillow's mode does not tell.
+        bits: bits per sample of grey with more than 8 bits, which Pillow's mode does not contain.
         white_is_zero: whether zero is white in such samples.
 
     Returns:

@@ -130,7 +130,7 @@ def unsupported(found: Directory) -> str:
     photometric, compression = found.first(_PHOTOMETRIC, 0), found.first(_COMPRESSION, 1)
     kind = (
         f"{_PHOTOMETRICS.get(photometric, f'photometric interpretation {photometric}')}, "
-        f"{found.first(_SAMPLES, 1)} x {bits}-bit{_FORMATS.get(found.first(_FORMAT, 1), ' odd')}, "
+        f"{found.first(_SAMPLES, 1)} x {bits}-bit{_FORMATS.get(found.first(_FORMAT, 1), ' unknown')}, "
         f"compression {_COMPRESSIONS.get(compression, compression)}"
     )
     return f"this kind of {found.form} is not supported ({kind}): convert it to 8-bit RGB, or to PNG"

@@ -1,8 +1,7 @@
 """Decode the frames of a video one by one, and encode them losslessly for the stages.
 
 FFmpeg decodes through PyAV, with one thread, because a task may own only part of a CPU. The same video gives
-the same frames on every machine. Only a few decoded frames are in memory at a time, however long the video
-is.
+the same frames on every machine. Only a few decoded frames are in memory at a time.
 """
 
 from faceq.sources.video.errors import DamagedError

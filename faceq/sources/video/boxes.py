@@ -102,8 +102,7 @@ class Boxes:
     """Checks the top-level boxes of a file as far as FFmpeg has read."""
 
     def __init__(self, peek: Callable[[int, int], bytes], limit: int):
-        """peek: returns bytes of the file, by offset and size. limit: maximum bytes of the index in
-        memory."""
+        """peek: returns bytes of the file by offset and size. limit: maximum bytes of the index in memory."""
         self.codecs: dict[int, str] = {}
         self.second: int | None = None
         self._peek = peek

@@ -1,5 +1,4 @@
-"""Detect missing frames at the end of a video, because demuxers stop silently at the end of a cut-off
-file."""
+"""Detect missing frames at the end of a video: demuxers stop silently where a file is cut off."""
 
 import re
 import uuid
@@ -54,11 +53,11 @@ class Tally:
         self._run = 0
 
     def give(self) -> None:
-        """Note that the decoder returned one or more frames."""
+        """Record that the decoder returned one or more frames."""
         self._run = 0
 
     def give_nothing(self, time: str) -> None:
-        """Note that the decoder accepted a coded frame, shown at `time`, and has returned no frame yet."""
+        """Record that the decoder accepted a coded frame, shown at `time`, but has returned no frame yet."""
         self._run_began = self._run_began if self._run else time
         self._run += 1
         if self._run >= _DELAY:
@@ -73,8 +72,7 @@ def missing(
     tally: Tally,
     clock: Clock,
 ) -> str:
-    """What is missing from the video, as text for the row's `error`; empty if nothing is known to be
-    missing."""
+    """What is missing from the video, as text for the row's `error`; empty if nothing seems to be missing."""
     found = []
     end = clock.place(tally.end)
     if tally.stopped:
@@ -118,8 +116,7 @@ def _short_of(
 ) -> str:
     """How the file shows that it ended early; empty if it does not.
 
-    MPEG-TS states no length, but an incomplete last packet shows that it is cut off. MPEG-PS has no sign of
-    it.
+    MPEG-TS states no length, but an incomplete last packet shows that it is cut off. MPEG-PS shows nothing.
     """
     name = container.format.name
     if "mp4" in name:

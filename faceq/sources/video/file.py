@@ -1,5 +1,4 @@
-"""The file object from which FFmpeg reads a video. It keeps storage errors and checks MP4 boxes in
-advance."""
+"""The file object from which FFmpeg reads a video. It keeps errors and checks MP4 boxes in advance."""
 
 import io
 import re
@@ -26,11 +25,11 @@ HEAD = 1 << 16
 
 
 class WatchedFile:
-    """A file for FFmpeg that stores errors in `fault` instead of raising them; FFmpeg sees the file end
-    there.
+    """A file for FFmpeg that stores errors in `fault` instead of raising them.
 
-    An error raised through FFmpeg could get lost, because some demuxers treat it as the end of the video. The
-    boxes of an MP4 are checked before FFmpeg gets them; exceeding the limit is a fault, too.
+    For FFmpeg the file ends at an error. If the error was raised through FFmpeg it could get lost, because
+    some demuxers treat it as the end of the video. The boxes of an MP4 are checked before FFmpeg gets them;
+    exceeding the limit is a fault, too.
 
     If another file of the same kind is appended to this one, FFmpeg cannot read across the boundary. The file
     then ends there for FFmpeg, and `second` is the offset of the appended file, once it is known.

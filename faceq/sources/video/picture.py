@@ -84,7 +84,7 @@ class VideoFrame:
         encoder.time_base = Fraction(1)
         encoder.thread_count = 1
         encoder.options = {"compression_level": "1", "pred": "up"}
-        # A new frame is made from the pixels, so that the display matrix does not become the PNG's
+        # A new frame is made from the pixels, so that the PNG does not get the display matrix as its
         # orientation.
         return b"".join(bytes(packet) for packet in encoder.encode(av.VideoFrame.from_numpy_buffer(pixels)))
 
@@ -103,8 +103,7 @@ def valid_aspect(aspect: Fraction | None) -> Fraction:
 
 
 def display_size(width: int, height: int, aspect: Fraction) -> tuple[int, int]:
-    """Width and height in square pixels. One side is stretched and the other kept, so that no detail is
-    lost."""
+    """Width and height in square pixels. One side is stretched, so that no detail is lost."""
     wide, high = aspect.numerator, aspect.denominator
     if wide >= high:
         return (round(width * aspect), height) if wide > high else (width, height)

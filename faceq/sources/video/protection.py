@@ -22,8 +22,7 @@ _MATROSKA_PROTECTED = re.compile(rb"\x6d\x80.{1,8}\x62\x40.{1,40}?\x50\x35", re.
 
 
 def is_encrypted(container: av.container.InputContainer, stream: VideoStream, file: WatchedFile) -> bool:
-    """Whether the file states that its video is encrypted as a whole. (MP4 states it for each coded
-    frame.)"""
+    """Whether the file states that its whole video is encrypted. (MP4 states it for each coded frame.)"""
     name = container.format.name
     if name == "asf":
         header = file.peek(0, HEAD)
