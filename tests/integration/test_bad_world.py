@@ -294,7 +294,7 @@ def test_a_cache_that_may_not_be_written_is_one_line():
     for arguments in (["models", "pull", "yunet"], ["inspect", str(PHOTOS / "t1.jpg")]):
         status, said = as_user(12345, arguments, FACEQ_CACHE="/closed")
         assert status == 1
-        assert "/closed, where models are kept, cannot be used: Permission denied" in said
+        assert "the model cache /closed cannot be used: Permission denied" in said
         assert said.startswith("faceq: ") and said.count("\n") == 1
 
 

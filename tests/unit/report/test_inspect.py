@@ -120,7 +120,7 @@ def test_a_look_goes_to_s3_and_nowhere_else(s3, tmp_path, monkeypatch, place, ma
         ([str(PORTRAIT), "--out", "gs://bucket/looks/"], "only local paths and s3://"),
         ([str(PORTRAIT), str(PHOTOS / "t1.jpg"), "--out", str(LICENCE)], "LICENSE: is a file"),
         ([str(PORTRAIT), str(PHOTOS / "t1.jpg"), "--out", "a.png"], "is one file for 2 pictures"),
-        ([str(PORTRAIT), "--preset", "nope"], "no preset is called"),
+        ([str(PORTRAIT), "--preset", "nope"], "unknown preset"),
     ],
 )
 def test_a_mistake_is_one_line_told_before_a_model_is_loaded(arguments, said):

@@ -148,7 +148,7 @@ def test_every_kth_frame_keeps_its_index(tmp_path):
 @pytest.mark.parametrize(
     ("chosen", "message"),
     [
-        (["--fps", "2", "--every", "3"], "video: fps and every exclude each other"),
+        (["--fps", "2", "--every", "3"], "video: fps and every cannot be combined"),
         (["--fps", "0"], "video.fps: input should be greater than 0"),
         (["--every", "0"], "video.every: input should be greater than or equal to 1"),
     ],
