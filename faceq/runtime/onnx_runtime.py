@@ -84,9 +84,7 @@ def session(path: Path, model: onnx.ModelProto, device: str, threads: int) -> on
     if device == "cuda":
         devices.check_cuda()
         if hasattr(onnxruntime, "preload_dlls"):  # since 1.21
-            with contextlib.redirect_stdout(
-                io.StringIO()
-            ) as printed:  # it prints the libraries it cannot find
+            with contextlib.redirect_stdout(io.StringIO()) as printed:  # it prints missing libraries
                 onnxruntime.preload_dlls()  # CUDA and cuDNN, from the packages that torch depends on
             for line in filter(None, printed.getvalue().splitlines()):
                 log.warning("onnxruntime: %s", line)

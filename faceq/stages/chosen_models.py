@@ -92,7 +92,7 @@ def comparison_record(config: Config, models: ChosenModels) -> dict[str, Any]:
     """What decides which rows there are, and their values, as JSON.
 
     Kept with every table and compared before a rerun. Whoever adds a key here gives it a place in
-    `faceq.table.comparable.WHEN_UNNAMED`, too.
+    `faceq.table.comparable.EARLIER_DEFAULTS`, too.
     """
     digests = models.digests()
     return {
