@@ -290,9 +290,7 @@ class Table(RunRecords):
                 return
             with self._opened(path) as file:
                 rows = _with_current_types(file.read().filter(pa.array(keep)))
-            buffer = (
-                pa.BufferOutputStream()
-            )  # write to memory first, so that a failure leaves the old file intact
+            buffer = pa.BufferOutputStream()  # in memory first: a failure must not damage the old file
             pq.write_table(rows, buffer, compression=COMPRESSION)
             with self.files.open(path, "wb") as file:
                 file.write(buffer.getvalue().to_pybytes())
