@@ -100,7 +100,7 @@ def test_a_page_without_faces_has_no_picture_and_says_so(looked_at, tmp_path):
     path = tmp_path / "r.html"
     assert main.main(["report", looked_at, "--out", str(path), "--no-faces"]) == 0
     text = path.read_text(encoding="utf-8")
-    assert "data:image" not in text and "No pictures." in text
+    assert "data:image" not in text and "It contains no images." in text
 
 
 def test_names_and_errors_cannot_become_part_of_the_page(looked_at, tmp_path):
