@@ -81,7 +81,7 @@ def _mask(text: str, secrets: list[str]) -> str:
     return text
 
 
-def clean(error: BaseException) -> None:
+def mask_error(error: BaseException) -> None:
     """Mask, in place, the message of an error that another library raised, and those of its causes."""
     current: BaseException | None = error
     done: list[BaseException] = []

@@ -47,7 +47,7 @@ def _replace_unencodable(error: UnicodeError) -> tuple[str, int]:
     return plain, error.end
 
 
-ON_A_PLAIN_TERMINAL = "faceq.plain"
+ENCODING_ERRORS = "faceq.plain"
 """Name of the codec error handler that lets any text be written to a stream of any encoding."""
 
-codecs.register_error(ON_A_PLAIN_TERMINAL, _replace_unencodable)
+codecs.register_error(ENCODING_ERRORS, _replace_unencodable)

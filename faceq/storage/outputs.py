@@ -21,7 +21,7 @@ def check_output(uri: str, s3: S3Settings) -> None:
     folder = os.path.dirname(path)
     local = not is_remote(uri)
     if uri.endswith("/") or not folder or (local and os.path.isdir(path)):
-        raise UsageError(f"{uri}: cannot be written: it is a folder or a bucket: name a file")
+        raise UsageError(f"{uri}: cannot be written: it is a folder or a bucket: give the path of a file")
     if local and not os.path.isdir(folder):
         raise UsageError(f"{uri}: cannot be written: there is no folder {folder}")
     # A pipe or a device is written to directly; a file is replaced by a new one in its folder.

@@ -8,7 +8,7 @@ import s3fs
 from fsspec.asyn import sync_wrapper
 
 from faceq.errors import UsageError
-from faceq.messages.masking import clean
+from faceq.messages.masking import mask_error
 
 _S3_FIELDS = {
     "get_object": ("ETag", "LastModified"),
@@ -48,7 +48,7 @@ class S3Files(s3fs.S3FileSystem):
         try:
             answer = await super()._call_s3(method, *rest, **options)
         except Exception as error:
-            clean(error)
+            mask_error(error)
             raise
         if isinstance(answer, dict) and not _is_from_s3(method, answer):
             raise OSError(

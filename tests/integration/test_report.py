@@ -119,7 +119,7 @@ def test_sources_that_are_gone_leave_a_page_that_says_so(made_up):
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [(["--out", "/no/such/folder/r.html"], "there is no folder"), (["--out", "/tmp"], "name a file")],
+    [(["--out", "/no/such/folder/r.html"], "there is no folder"), (["--out", "/tmp"], "path of a file")],
 )
 def test_a_place_that_cannot_be_written_is_told_at_once(looked_at, arguments, said, capsys):
     assert main.main(["report", looked_at, *arguments]) == 2
