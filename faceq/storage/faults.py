@@ -17,7 +17,7 @@ from faceq.storage.filesystem import answer_of, is_storage_error
 Kind = Literal["empty", "missing", "forbidden", "archived", "outage"]
 
 _EMPTY = {"InvalidRange", "416"}
-"""Codes for a read of the first byte of an empty object: only an empty object has no first byte."""
+"""Error codes of a request for the first byte of an empty object."""
 
 _MISSING = {"NoSuchKey", "NoSuchVersion", "404"}
 _ARCHIVED = "InvalidObjectState"
