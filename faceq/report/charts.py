@@ -27,7 +27,7 @@ _STEPS = (1, 2, 2.5, 3, 5, 10)
 
 
 @dataclass(frozen=True)
-class Cut:
+class ThresholdLine:
     """A threshold line in a chart: the name of its slider, and the axis (x or y) on which the threshold
     is."""
 
@@ -82,12 +82,12 @@ class Chart:
     x: Axis
     y: Axis
     marks: tuple[Mark, ...]
-    cuts: tuple[Cut, ...]
+    cuts: tuple[ThresholdLine, ...]
     columns: bool = False
 
 
 def bars(
-    edges: Sequence[float], counts: Sequence[int], label: str, name: str, cut: Cut | None = None
+    edges: Sequence[float], counts: Sequence[int], label: str, name: str, cut: ThresholdLine | None = None
 ) -> Chart:
     """A histogram.
 
@@ -113,7 +113,7 @@ def cells(
     counts: np.ndarray,
     labels: tuple[str, str],
     name: str,
-    cuts: Sequence[Cut],
+    cuts: Sequence[ThresholdLine],
 ) -> Chart:
     """A two-dimensional histogram. The opacity of a cell grows with the logarithm of its count.
 

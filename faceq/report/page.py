@@ -16,7 +16,7 @@ import numpy as np
 from faceq import __version__
 from faceq.messages.visible import visible
 from faceq.query.rows import SINGLE_PICTURE, Rows
-from faceq.report.charts import Chart, Cut, bars, cells
+from faceq.report.charts import Chart, ThresholdLine, bars, cells
 from faceq.report.faces import Face, Faces, sample
 from faceq.storage.settings import S3Settings
 from faceq.table.schema import BREAK, STATUSES
@@ -217,7 +217,7 @@ def _charts(counts: Counts, poses: dict[str, tuple[np.ndarray, np.ndarray]]) -> 
             merged.tolist(),
             score,
             f"Histogram of {score} over {merged.sum():,} frames",
-            Cut(score),
+            ThresholdLine(score),
         )
     for angle, (edges, found) in poses.items():
         name = f"Histogram of {angle} over {found.sum():,} frames"
@@ -229,7 +229,7 @@ def _charts(counts: Counts, poses: dict[str, tuple[np.ndarray, np.ndarray]]) -> 
         merged,
         ("serfiq", "dbcnn"),
         f"dbcnn against serfiq for {merged.sum():,} frames with both scores; darker cells have more frames",
-        [Cut("serfiq"), Cut("dbcnn", "y")],
+        [ThresholdLine("serfiq"), ThresholdLine("dbcnn", "y")],
     )
     return charts
 
