@@ -11,7 +11,7 @@ import onnx
 
 from faceq.faces.yunet import YuNetSession
 from faceq.messages.one_line import one_line
-from faceq.runtime.device import check_card
+from faceq.runtime.device import raise_if_gpu_failed
 from faceq.runtime.onnx_runtime import ModelFileError, read, session
 
 SCRFD_SIZE = 640
@@ -142,7 +142,7 @@ class Scrfd:
         try:
             self._at(np.zeros((64, 64, 3), np.uint8), 0)
         except Exception as error:  # from ONNX Runtime or numpy, if the shapes are not those of SCRFD
-            check_card(error)
+            raise_if_gpu_failed(error)
             reason = one_line(error)
             raise ModelFileError(f"{path}: its outputs are not those of SCRFD: {reason}") from None
 

@@ -18,7 +18,7 @@ from faceq.fiq.serfiq import Head
 from faceq.messages.one_line import one_line
 from faceq.models import zoo
 from faceq.models.fetch import fetch
-from faceq.runtime.device import check_card
+from faceq.runtime.device import raise_if_gpu_failed
 from faceq.runtime.io_binding import IoBoundSession
 from faceq.runtime.onnx_runtime import ModelFileError, read, session, spell_out_prelu
 
@@ -108,7 +108,7 @@ class Backbone:
             (shaped,) = self._session.run(None, {self._input: self._batch(faces)})
             features = shaped.reshape(len(faces), -1)
         except Exception as error:  # ONNX Runtime's errors have no public base class
-            check_card(error)
+            raise_if_gpu_failed(error)
             reason = one_line(error)
             raise ModelFileError(
                 f"{path}: fails on two faces of shape (3, {ALIGNED_SIZE}, {ALIGNED_SIZE}): {reason}"

@@ -97,7 +97,7 @@ def comparison_record(config: Config, models: ChosenModels) -> dict[str, Any]:
     """Everything that determines which rows there are, and their values, as JSON.
 
     It is stored with every table and compared before a rerun. If you add a key here, also add it to
-    `faceq.table.comparable.WHEN_UNNAMED`.
+    `faceq.table.comparable.EARLIER_DEFAULTS`.
     """
     digests = models.digests()
     return {

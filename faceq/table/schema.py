@@ -1,7 +1,7 @@
-"""The result table: its columns, its row ids, and the record that every file of it carries.
+"""The schema of the result table: its columns, its row ids, and the record in the footer of every file.
 
-Columns, types and null rules are a contract with the programs that read the table; a column may be
-added, but is not renamed or removed lightly.
+Columns, types and null rules are a contract with the programs that read the table. Columns may be added, but
+should not be renamed or removed.
 """
 
 import hashlib
@@ -15,10 +15,10 @@ import pyarrow as pa
 from faceq.messages.masking import mask, masked
 
 STATUSES = ("unreadable", "no_face", "face_too_small", "below_fiq", "scored")
-"""Why a frame's row is as it is. The first that applies wins."""
+"""The possible values of `status`, in order: a row gets the first one that applies."""
 
 BREAK = -1
-"""`frame_index` of the row that stands for a source, or the rest of one, that cannot be read."""
+"""`frame_index` of a row that stands for a source, or the rest of a source, that cannot be read."""
 
 SCHEMA = pa.schema(
     [
@@ -54,16 +54,16 @@ SCHEMA = pa.schema(
 )
 
 EMBEDDING = pa.field("embedding", pa.list_(pa.float32()))
-"""Recognition embedding of length one, in tables that were asked to keep it."""
+"""Recognition embedding with an L2 norm of 1. Only in tables with the setting `embeddings`."""
 
 METADATA_KEY = b"faceq"
 
 
 def frame_id(source: str, member: str | None, frame_index: int) -> int:
-    """Identity of a frame: the same wherever and whenever it is read, a signed 64-bit integer.
+    """The id of a frame: a signed 64-bit integer that depends only on source, member and frame index.
 
-    BLAKE2b with an 8-byte digest, big-endian, over source, NUL, member (empty if there is none), NUL
-    and the frame index in decimal.
+    It is the BLAKE2b digest (8 bytes, big-endian) of source, NUL, member (empty if there is none), NUL and
+    the frame index in decimal.
     """
     name = f"{source}\0{member or ''}\0{frame_index}".encode("utf-8", "surrogateescape")
     digest = hashlib.blake2b(name, digest_size=8).digest()
@@ -71,37 +71,37 @@ def frame_id(source: str, member: str | None, frame_index: int) -> int:
 
 
 def wrap_int64(number: int) -> int:
-    """A number as int64 holds it, which drops all higher bits."""
+    """A number wrapped to int64: higher bits are dropped."""
     return (number + 2**63) % 2**64 - 2**63
 
 
 def isin_sorted(ids: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """(N,) bool: which ids (N,) are among those known (M,), sorted."""
+    """Which ids (N,) are in the sorted array `known` (M,): (N,) bool."""
     if not len(known):
         return np.zeros(len(ids), bool)
     return known[np.searchsorted(known, ids).clip(max=len(known) - 1)] == ids
 
 
 def schema(embeddings: bool) -> pa.Schema:
-    """The table's columns, with EMBEDDING at the end if it is kept."""
+    """The columns of the table, with EMBEDDING at the end if embeddings are kept."""
     return SCHEMA.append(EMBEDDING) if embeddings else SCHEMA
 
 
 def schema_with(record: Mapping[str, Any]) -> pa.Schema:
-    """The table's schema with a run's record (JSON, secrets masked) as metadata, which reaches each file's
-    footer."""
+    """The schema of the table with the record of a run (JSON, secrets masked) as metadata, which Parquet
+    stores in the footer of every file."""
     metadata = {METADATA_KEY: json.dumps(masked(record), sort_keys=True).encode()}
     return schema(record.get("embeddings", False)).with_metadata(metadata)
 
 
 def record_of(schema: pa.Schema) -> dict[str, Any]:
-    """The record that `schema_with` put there; empty where there is none."""
+    """The record that `schema_with` stored in a schema; empty if there is none."""
     return json.loads((schema.metadata or {}).get(METADATA_KEY, b"{}"))
 
 
 def to_result_rows(batch: pa.Table, columns: pa.Schema, run_id: str) -> pa.Table:
-    """A batch that has been through all stages, as rows of the result table: its columns, in order, and no
-    secrets in its errors."""
+    """Convert a batch that has passed all stages to rows of the result table: the columns in their order,
+    with secrets masked in `error`."""
     column = pa.array([run_id] * len(batch), pa.string())
     failed = np.flatnonzero(batch["error"].is_valid().to_numpy())
     batch = scatter_column(batch, "error", failed, [mask(batch["error"][int(row)].as_py()) for row in failed])
@@ -109,7 +109,7 @@ def to_result_rows(batch: pa.Table, columns: pa.Schema, run_id: str) -> pa.Table
 
 
 def pending(batch: pa.Table) -> np.ndarray:
-    """Positions (int64) of the rows that no stage has decided yet: their `status` is null."""
+    """Positions (int64) of the rows whose `status` is still null: no stage has set it yet."""
     return np.flatnonzero(batch["status"].is_null().to_numpy())
 
 
@@ -117,15 +117,15 @@ _KINDS = {field.name: field.type for field in schema(embeddings=True)}
 
 
 def scatter_column(batch: pa.Table, name: str, rows: np.ndarray, values: Any) -> pa.Table:
-    """The batch with `values` at positions `rows` of column `name`, other rows as they were.
+    """The batch with `values` at positions `rows` of column `name`; other rows stay unchanged.
 
-    A column that is not there yet starts all null. The type is the table's, or binary for pixels
-    that travel between two stages.
+    A missing column is added, with nulls in all other rows. The type is that of the result table, or binary
+    for pixel columns, which exist only between two stages.
     """
     kind = _KINDS.get(name, pa.binary())
     index = batch.schema.get_field_index(name)
     if index >= 0 and not len(rows):
-        return batch  # most batches lose no face: their pixels need no copy
+        return batch  # the usual case: no pixels need to be copied
     column = [None] * len(batch) if index < 0 else batch[name].to_pylist()
     for row, value in zip(rows, values, strict=True):
         column[row] = value
@@ -135,7 +135,7 @@ def scatter_column(batch: pa.Table, name: str, rows: np.ndarray, values: Any) ->
 
 
 def pixels(batch: pa.Table, name: str, rows: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Pixel column `name` at `rows` as one uint8 array (len(rows), *shape)."""
+    """The pixels of column `name` at positions `rows` as one uint8 array (len(rows), *shape)."""
     column = batch[name]
     parts = [np.frombuffer(column[int(row)].as_buffer(), np.uint8) for row in rows]
     return np.stack(parts).reshape(-1, *shape) if parts else np.empty((0, *shape), np.uint8)

@@ -344,7 +344,7 @@ def main() -> None:
     held = np.array([is_held_out(name) and not arguments.all for name in rated.names])
     training, held_out = rated.only(~held), rated.only(held)
     pristine = read_pristine(arguments.data, training)
-    counts = f"{len(training.names)} pictures trained on, {len(held_out.names)} held out"
+    counts = f"{len(training.names)} images for training, {len(held_out.names)} held out"
     print(f"{counts}, {len(pristine)} untouched pictures", flush=True)
 
     distortion = DistortionNet()

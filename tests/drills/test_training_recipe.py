@@ -51,7 +51,7 @@ def test_the_whole_recipe_in_small_ends_with_weights_that_load_and_a_card(
     monkeypatch.setattr(train_dbcnn, "rating_loss", None)  # what was learned is not learned again
     train_dbcnn.main()
     assert (out / "dbcnn-lite.safetensors").read_bytes() == weights
-    assert "16 pictures trained on, 0 held out" in (out / "dbcnn-lite.md").read_text()
+    assert "16 images for training, 0 held out" in (out / "dbcnn-lite.md").read_text()
     assert "the notice" in (out / "dbcnn-lite.md").read_text()
     assert json.loads((out / "figures.json").read_text()) == {}
     assert (out / "curves.png").stat().st_size > 5000

@@ -184,7 +184,7 @@ def test_a_limit_takes_the_first_frames_however_often(light_job, shards, tmp_pat
 
 def test_a_table_of_other_settings_is_refused_with_the_difference(scored, shards):
     chosen, _ = scored
-    with pytest.raises(UsageError, match=r"min_face 40 there, 30 now"):
+    with pytest.raises(UsageError, match=r"min_face was 40, is now 30"):
         pipeline.score(settings(shards, chosen.out, min_face=30))
 
 

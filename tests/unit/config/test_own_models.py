@@ -208,8 +208,8 @@ def two_inputs(folder):
 
 
 WRONG = [
-    ("detector", no_such_file, "there is no such file, and no model of that name; known are .*yunet"),
-    ("recogniser", lambda folder: folder, "is a folder: name the model's file"),
+    ("detector", no_such_file, "neither a file nor the name of a model: choose from .*yunet"),
+    ("recogniser", lambda folder: folder, "is a folder: give the path of the model file"),
     ("detector", html, "is not an ONNX file"),
     ("detector", cut_off, "is not an ONNX file"),
     ("detector", a_recogniser, r"is not a supported face detector: .*9 or 15, this model has 1"),

@@ -146,7 +146,7 @@ def test_a_killed_job_whose_clock_was_ahead_is_made_good_by_the_one_that_went_on
 def test_what_is_no_place_for_a_table_is_refused(scored, tmp_path, capsys):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").touch()
-    for out, said in ((tmp_path / "full", "is not empty"), (f"{scored.out}/new", "lies in it")):
+    for out, said in ((tmp_path / "full", "is not empty"), (f"{scored.out}/new", "one contains the other")):
         assert main.main(["compact", scored.out, "--out", str(out)]) == 2
         assert said in capsys.readouterr().err
     assert main.main(["compact", str(tmp_path), "--out", str(tmp_path / "new")]) == 2

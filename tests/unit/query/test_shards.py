@@ -307,7 +307,7 @@ def test_frames_that_are_gone_are_told_and_the_others_come(looked_at, frames_in,
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["serfiq > 0.9"], "holds another export (where None there, 'serfiq > 0.9' now)"),
+        (["serfiq > 0.9"], "contains another export (where was None, is now 'serfiq > 0.9')"),
         (["--sql", "select 1"], "takes a CONDITION"),
         (["--order-by", "dbcnn"], "--order-by says which frames --limit takes"),
     ],

@@ -58,7 +58,7 @@ def test_the_picture_shows_box_outline_and_landmarks_at_their_places(inspector, 
 
 
 def test_what_dbcnn_left_out_is_dark_and_the_rest_is_untouched(look):
-    seen = picture.seen(look.crop, look.outline, "mask")
+    seen = picture.scored_pixels(look.crop, look.outline, "mask")
     inside = picture.geometry.polygon_mask(look.outline, 256).astype(bool)
     assert 0.1 < inside.mean() < 0.9
     assert (seen[inside] == look.crop[inside]).all()
@@ -67,8 +67,8 @@ def test_what_dbcnn_left_out_is_dark_and_the_rest_is_untouched(look):
 
 def test_of_another_region_what_it_leaves_out_is_shown(look):
     inside = picture.geometry.polygon_mask(look.outline, 256).astype(bool)
-    assert np.array_equal(picture.seen(look.crop, look.outline, "crop"), look.crop)
-    black = picture.seen(look.crop, look.outline, "black_out")
+    assert np.array_equal(picture.scored_pixels(look.crop, look.outline, "crop"), look.crop)
+    black = picture.scored_pixels(look.crop, look.outline, "black_out")
     assert black[~inside].max() == 0 and (black[inside] == look.crop[inside]).all()
 
 
@@ -120,7 +120,7 @@ def test_a_look_goes_to_s3_and_nowhere_else(s3, tmp_path, monkeypatch, place, ma
         ([str(PORTRAIT), "--out", "gs://bucket/looks/"], "only local paths and s3://"),
         ([str(PORTRAIT), str(PHOTOS / "t1.jpg"), "--out", str(LICENCE)], "LICENSE: is a file"),
         ([str(PORTRAIT), str(PHOTOS / "t1.jpg"), "--out", "a.png"], "is one file for 2 pictures"),
-        ([str(PORTRAIT), "--preset", "nope"], "no preset is called"),
+        ([str(PORTRAIT), "--preset", "nope"], "unknown preset"),
     ],
 )
 def test_a_mistake_is_one_line_told_before_a_model_is_loaded(arguments, said):

@@ -148,7 +148,7 @@ def test_every_kth_frame_keeps_its_index(tmp_path):
 @pytest.mark.parametrize(
     ("chosen", "message"),
     [
-        (["--fps", "2", "--every", "3"], "video: fps and every exclude each other"),
+        (["--fps", "2", "--every", "3"], "video: fps and every cannot be combined"),
         (["--fps", "0"], "video.fps: input should be greater than 0"),
         (["--every", "0"], "video.every: input should be greater than or equal to 1"),
     ],
@@ -380,7 +380,7 @@ def test_the_job_gives_each_frame_a_row(local_ray, clip, tmp_path):
     assert {row["width"] for row in rows} == {512}
     assert rows[0]["status"] == "scored" and rows[0]["serfiq"] > rows[-1]["serfiq"]
     assert pipeline.score(settings).run.already_done == 11
-    with pytest.raises(UsageError, match=r"video_fps 5\.0 there, null now"):
+    with pytest.raises(UsageError, match=r"video_fps was 5\.0, is now null"):
         pipeline.score(settings.model_copy(update={"video": Video()}))
 
 

@@ -38,7 +38,7 @@ def test_settings_that_a_record_of_0_1_0_does_not_name_are_those_of_then(preset)
     more = {"quality_region": "frame"} if preset == "cafi" else {}
     now = mine(preset=preset, accept_licence=True, **more)
     comparable.check("table", {**OLD[preset], "face_finding": FACE_FINDING}, now)
-    with pytest.raises(UsageError, match=r"\(quality_scale null there, 100 now\)"):
+    with pytest.raises(UsageError, match=r"\(quality_scale was null, is now 100\)"):
         comparable.check(
             "table", {**OLD[preset], "face_finding": FACE_FINDING}, {**now, "quality_scale": 100}
         )
@@ -46,11 +46,11 @@ def test_settings_that_a_record_of_0_1_0_does_not_name_are_those_of_then(preset)
 
 def test_each_setting_that_was_added_since_has_a_value_of_then():
     added = mine().keys() - OLD["embedded"].keys()
-    assert added == comparable.WHEN_UNNAMED.keys()
+    assert added == comparable.EARLIER_DEFAULTS.keys()
 
 
 def test_a_table_of_0_1_0_is_refused_by_name_and_can_be_read(old_table):
-    with pytest.raises(UsageError, match=r"a table of an older faceq, .*face_finding 1 there, 2 now"):
+    with pytest.raises(UsageError, match=r"a table of an older faceq, .*face_finding was 1, is now 2"):
         old_table.check(mine())
     old_table.check(None)  # --overwrite
     rows = old_table.rows(["source", "status", "serfiq", "face_confidence"]).to_pylist()
@@ -91,5 +91,5 @@ def test_the_threshold_may_differ_also_where_an_older_record_names_it_beside_the
 
 
 def test_a_record_that_names_nothing_is_refused():
-    with pytest.raises(UsageError, match="face_finding 1 there"):
+    with pytest.raises(UsageError, match="face_finding was 1"):
         comparable.check("table", {}, mine())
