@@ -14,7 +14,7 @@ from faceq.iqa.dbcnn_lite import LITE0_BLOCKS, DBCNNLite, SemanticNet
 from jobs.training import train_data, train_distortions
 from jobs.training.train_data import Ladders, NamingBatches, Rated, RatedBatches
 from jobs.training.train_dbcnn import LiveLite, gather_statistics, ranking_loss, train_stage
-from jobs.training.train_distortions import NAMED, RANKED, spoiled
+from jobs.training.train_distortions import NAMED, RANKED, degraded
 from jobs.training.train_norms import fold, unfold
 
 
@@ -61,9 +61,9 @@ def test_pink_noise_is_stronger_in_slow_waves_than_in_fast_ones() -> None:
 
 @pytest.mark.parametrize("kind", RANKED)
 def test_rungs_of_a_ladder_get_further_from_the_picture(kind, picture) -> None:
-    assert spoiled(picture, kind, 0, 2) is picture
+    assert degraded(picture, kind, 0, 2) is picture
     severities = (0.05, 0.3, 0.6, 1.0)
-    far = [np.abs(spoiled(picture, kind, s, 2).astype(float) - picture).mean() for s in severities]
+    far = [np.abs(degraded(picture, kind, s, 2).astype(float) - picture).mean() for s in severities]
     assert far == sorted(far)
 
 
@@ -73,7 +73,7 @@ def test_an_item_is_the_same_each_time_it_is_asked_for(picture) -> None:
     assert naming[0][0].shape == (64, 3, 112, 112)
     first, again = (Ladders([picture], seed=3, epoch=0, count=10)[5] for _ in range(2))
     assert np.array_equal(np.stack(first.images), np.stack(again.images))
-    assert np.all(np.diff(first.severities) > train_data.LEAST_STEP / 2)
+    assert np.all(np.diff(first.severities) > train_data.MINIMUM_STEP / 2)
 
 
 def test_an_epoch_shows_each_rated_picture_once_in_an_order_of_its_own(picture) -> None:
