@@ -48,8 +48,8 @@ JPEG_QUALITY = 95
 SEVERITIES = range(6)
 """0 is the frame that is not degraded."""
 
-# Severities 1 to 5. They are stronger than needed for people to notice, because the recogniser sees a face shrunk
-# to 112 pixels: a distortion that the shrinking removes does not change SER-FIQ.
+# Severities 1 to 5. People notice weaker ones, but the recogniser sees a face shrunk to 112 pixels: a
+# distortion that the shrinking removes does not change SER-FIQ.
 STEPS: dict[str, tuple[float, ...]] = {
     "blur": (2.0, 3.5, 5.0, 6.5, 8.0),  # sigma, pixels
     "noise": (25.0, 40.0, 55.0, 70.0, 90.0),  # sigma, grey levels of 255
@@ -193,7 +193,7 @@ def ladder_table(rows: pa.Table) -> rich.table.Table:
 
 def correlation(scores: Mapping[str, Any], names: Sequence[str], kind: str, score: str) -> float:
     """Spearman's correlation between severity and score, averaged over faces: -1 if the score falls at each
-    step. `scores`: rows of the table by member name. Severities at which a face was not found do not count."""
+    step. `scores`: rows of the table by member name. Severities without a found face do not count."""
     lines = _grid(scores, names, kind, score)
     steps = np.array(SEVERITIES)
     each = [spearmanr(steps[~np.isnan(line)], line[~np.isnan(line)]).statistic for line in lines]

@@ -2,9 +2,9 @@
 
     python -m jobs.benchmarks.check_readers TABLE [WORD…]
 
-For each line of CASES (that contains a WORD, if you give any), this creates a virtual environment and installs
-the reader there. It prints a table. It takes a few minutes, and a few gigabytes in a temporary folder that is
-deleted at the end.
+For each line of CASES (that contains a WORD, if you give any), this creates a virtual environment and
+installs the reader there. It prints a table. It takes a few minutes, and a few gigabytes in a temporary
+folder that is deleted at the end.
 """
 
 import argparse

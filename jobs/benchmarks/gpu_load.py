@@ -30,7 +30,7 @@ class _Watcher:
                 self._found.append((float(load), float(memory)))
 
     def readings(self) -> tuple[int, float, float]:
-        """Number of readings of all GPUs, their mean load in percent, and the peak memory of one GPU in MB."""
+        """Number of readings of all GPUs, their mean load in percent, the peak memory of one GPU in MB."""
         found = list(self._found)
         loads, memory = zip(*found, strict=True) if found else ((0.0,), (0.0,))
         return len(found), sum(loads) / len(loads), max(memory)

@@ -76,7 +76,7 @@ def main() -> int:
 
 
 def _turned(score: Scorer, known: list[tuple[np.ndarray, Row]]) -> None:
-    print("rotated by: found, median |roll error|, share with serfiq at most .05 below that of the upright photo")
+    print("rotated by: found, median |roll error|, share with serfiq at most .05 below the upright photo's")
     for turn in TURNS:
         rows = score(_rotated(photo, turn) for photo, _ in known)
         pairs = [(row, one) for row, (_, one) in zip(rows, known, strict=True) if _has(row)]

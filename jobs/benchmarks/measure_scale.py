@@ -119,7 +119,7 @@ def _with_stand_ins(settings: config.Config) -> dict[str, Any]:
 
 
 def _write_numbers(folder: Path, count: int) -> str:
-    """Write tar shards of 1,000 files each, as in large data sets, each file a number. Returns the folder's path."""
+    """Write tar shards of 1,000 files, as in large data sets. Each file holds a number. Returns the path."""
     numbers = ((f"{index:09}.jpg", str(index).encode()) for index in range(count))
     demo.write_shards(folder, numbers, each=1000)
     return str(folder)

@@ -2,10 +2,10 @@
 
     python -m jobs.benchmarks.measure_serfiq IMAGES… [--faces 400] [--passes 5000]
 
-Uses the faces in the images, each unchanged and as a degraded copy. The copies take the kinds and severities of
-the demo's ladders in turn. They degrade the aligned face, which is harder than degrading the frame around it.
-Prints the error of the mean distance compared with the dropout passes, the rank correlation, the noise of the
-passes themselves, and the time per face compared with 100 passes of the last layer, alternating in one run.
+Uses the faces in the images, each unchanged and as a degraded copy. The copies take the kinds and severities
+of the demo's ladders in turn. They degrade the aligned face, which is harder than degrading the frame around
+it. Prints the error of the mean distance compared with the dropout passes, the rank correlation, the noise of
+the passes themselves, and the time per face compared with 100 passes of the last layer.
 """
 
 import argparse
@@ -46,7 +46,7 @@ def main() -> None:
     backbone = recogniser.from_zoo(settings.chosen.recogniser)
     found = list(_with_copies(settings, options.pictures, options.faces))
     if len(found) < HEAD_BATCH:
-        parser.error(f"{len(found)} faces in {', '.join(options.pictures)}: at least {HEAD_BATCH} are needed, add images")
+        parser.error(f"{len(found)} faces in {', '.join(options.pictures)}: give at least {HEAD_BATCH}")
     faces = np.stack(found)
     (features,) = in_mini_batches(lambda part: (backbone(part),), MINI_BATCH, faces)
     print(json.dumps(accuracy(backbone.head, features, faces, options.passes), indent=1))
@@ -97,7 +97,7 @@ def accuracy(head: serfiq.Head, features: np.ndarray, faces: np.ndarray, passes:
 
 
 def speed(head: serfiq.Head, features: np.ndarray) -> dict[str, float]:
-    """Milliseconds per face for the last layer in closed form and with 100 passes: medians of alternating runs."""
+    """Milliseconds per face for the last layer: closed form and 100 passes, medians of alternating runs."""
     closed, drawn = serfiq.ClosedForm(head), serfiq.MonteCarlo(head, passes=100)
     batch = torch.from_numpy(features[:HEAD_BATCH])
     times: dict[str, list[float]] = {"closed_form": [], "passes_100": []}

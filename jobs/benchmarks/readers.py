@@ -2,8 +2,8 @@
 
     python jobs/benchmarks/readers.py pandas PATH
 
-prints one JSON object per row, for `jobs.benchmarks.check_readers`. This module imports nothing from faceq: it
-runs in environments in which only the reader is installed.
+prints one JSON object per row, for `jobs.benchmarks.check_readers`. This module imports nothing from faceq:
+it runs in environments in which only the reader is installed.
 """
 
 import glob

@@ -1,7 +1,7 @@
 """The three stages of the job with made-up values instead of models, to measure the rest of the job.
 
-They take and return the same columns as the real stages, except pixels. They have their own module because Ray's
-workers import it.
+They take and return the same columns as the real stages, except pixels. They have their own module because
+Ray's workers import it.
 """
 
 from typing import Any

@@ -6,17 +6,17 @@ Makes three measurements, one after the other, each in its own process:
 
 - job: `faceq score` on this machine, or on the cluster that RAY_ADDRESS names. After the table, it prints the
   mean load of the cluster's GPUs, if there are any. Ray Data logs its statistics of each stage;
-- bare loop: the stages of the job over the same frames (at most 1,500) in one process without Ray, on the same
-  devices, with as many threads as the process has cores;
+- bare loop: the stages of the job over the same frames (at most 1,500) in one process without Ray, on the
+  same devices, with as many threads as the process has cores;
 - CAFI: for each face, 100 passes of the whole recogniser, then DB-CNN with VGG-16 on the 384x384 frame with
   everything but the face blacked out, one image at a time. The weights of this network are random, which does
   not change its speed.
 
-On a cluster, the last two run on one node, with a GPU if the job's models use one. If neither the command line
-nor the settings file names an input, the frames are 384x384 JPEGs of faces from photos in installed packages,
-each shifted, mirrored and lit slightly differently. On a cluster, all nodes must be able to reach INPUT and
-`out`. All faces get both scores. Rates exclude the start-up. Memory is the sum over the process and its
-children (on a cluster: the driver's only); shared pages count once.
+On a cluster, the last two run on one node, with a GPU if the job's models use one. If neither the command
+line nor the settings file names an input, the frames are 384x384 JPEGs of faces from photos in installed
+packages, each shifted, mirrored and lit slightly differently. On a cluster, all nodes must be able to reach
+INPUT and `out`. All faces get both scores. Rates exclude the start-up. Memory is the sum over the process and
+its children (on a cluster: the driver's only); shared pages count once.
 """
 
 import argparse
@@ -56,10 +56,10 @@ def main() -> int:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("input", nargs="*", help="images, shards, folders (default: frames made from photos in installed packages)")
-    add("--frames", type=int, metavar="N", help=f"use only the first N frames of the input (default without INPUT: {FRAMES:,})")
-    add("--cafi-frames", type=int, default=6, metavar="N", help="frames for CAFI, which takes seconds per frame (default: 6)")
-    add("--config", metavar="job.yaml", help="settings file with input and resources; a temporary table is written next to its `out`")
+    add("input", nargs="*", help="images, shards, folders (default: made from photos in installed packages)")
+    add("--frames", type=int, metavar="N", help=f"only the first N frames (without INPUT: {FRAMES:,})")
+    add("--cafi-frames", type=int, default=6, metavar="N", help="frames for CAFI, seconds each (default: 6)")
+    add("--config", metavar="job.yaml", help="settings file; a temporary table goes next to its `out`")
     add("--json", metavar="FILE", help="also write the figures to this file")
     options = parser.parse_args()
     try:
@@ -84,8 +84,8 @@ def figures_of(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     made_up = not settings.input and not settings.manifest
     if os.environ.get("RAY_ADDRESS") and (made_up or settings.out is None):
         raise UsageError(
-            "benchmark: on a cluster, give INPUT, and `out` in the settings file, in places that all nodes can "
-            "reach"
+            "benchmark: on a cluster, give INPUT, and `out` in the settings file, in places that all nodes "
+            "can reach"
         )
     with tempfile.TemporaryDirectory(prefix="faceq-benchmark-") as folder:
         if made_up:
@@ -168,7 +168,7 @@ def job(settings: config.Config) -> dict[str, Any]:
 
 
 def write_frames(folder: Path, count: int) -> str:
-    """Write `count` 384x384 frames, made from the demo's eight faces, as tar shards. Returns the folder's path."""
+    """Write `count` 384x384 frames of the demo's eight faces as tar shards. Returns their folder."""
     faces = list(demo.source_faces().values())
     chance = np.random.default_rng(0)
 
@@ -209,7 +209,7 @@ def _watch_memory(pid: int, ended: threading.Event, peak: list[float]) -> None:
 
 
 def _memory(pid: int) -> float:
-    """Bytes held by a process and its children. Shared pages are divided among the processes that share them."""
+    """Bytes held by a process and its children. Processes that share a page count a part of it each."""
     total = 0.0
     try:
         processes = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]

@@ -4,9 +4,9 @@
 
 The people are split in half by a hash of their name. On the first half, the script chooses a weighted sum: it
 adds standardised scores to SER-FIQ one at a time, each with the weight that reduces the area under the
-error-versus-discard curve most, until none reduces it. On the second half, it judges the sum by a bootstrap over
-people: a sum is better than SER-FIQ if the interval of the difference excludes zero. `mirror` is the cosine
-similarity between the embeddings of the face and of its mirror image. It needs a second forward pass.
+error-versus-discard curve most, until none reduces it. On the second half, it judges the sum by a bootstrap
+over people: a sum is better than SER-FIQ if the interval of the difference excludes zero. `mirror` is the
+cosine similarity between the embeddings of the face and of its mirror image. It needs a second forward pass.
 """
 
 import argparse
@@ -31,7 +31,7 @@ MINIMUM_GAIN = 0.002
 
 @dataclass(frozen=True)
 class Half:
-    """Some of the people: positions of their faces, the number of the person of each face (0...M-1), and pairs."""
+    """Half of the people: positions of their faces, person of each face (0...M-1), and pairs of faces."""
 
     faces: np.ndarray
     people: np.ndarray

@@ -65,7 +65,8 @@ def _faces(paths: list[Path]) -> Iterator[np.ndarray]:
 def mean_face(faces: np.ndarray) -> np.ndarray:
     """Mean shape (P, 3) of faces (N, P, 3), each rotated in the plane, scaled and shifted to fit it.
 
-    The shape is symmetric. Its mean is 0. The root mean square distance of its points from 0 in the plane is 1.
+    The shape is symmetric, with mean 0. In the plane, the root mean square distance of its points from 0 is
+    1.
     """
     mean = faces[0]
     for _ in range(ROUNDS):

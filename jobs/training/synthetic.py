@@ -2,9 +2,9 @@
 
     python -m jobs.training.synthetic 10_000_000 TABLE
 
-The frames come from videos with 500 frames each. Each video has its own mean quality, so that scores cluster by
-source, as in real data. 4% of the frames show no face, 2% a face that is too small, and 12% are below the threshold.
-In one video of a hundred, most frames are damaged.
+The frames come from videos with 500 frames each. Each video has its own mean quality, so that scores cluster
+by source, as in real data. 4% of the frames show no face, 2% a face that is too small, and 12% are below the
+threshold. In one video of a hundred, most frames are damaged.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def main() -> int:
 
 
 def write(folder: Path, rows: int, rows_per_group: int = 100_000) -> None:
-    """Write a result table with `rows` frames into a folder, with at most `rows_per_group` rows per row group."""
+    """Write a result table with `rows` frames, with at most `rows_per_group` rows per row group."""
     settings = config.build({"input": ["videos"], "out": str(folder)})
     started, finished = "2026-01-01T00:00:00+00:00", "2026-01-01T01:00:00+00:00"
     record, plain = comparison_record(settings, choose(settings)), settings.model_dump()

@@ -180,11 +180,11 @@ class RatedBatches(Dataset[tuple[Tensor, Tensor]]):
 
 
 class Ladders(Dataset[Ladder]):
-    """Crops degraded at their original size, then resized to FACE_SIDE, because real faces are degraded at the
-    size at which they were recorded.
+    """Crops degraded at their original size, then resized to FACE_SIDE, because real faces are degraded at
+    the size at which they were recorded.
 
-    Half of the crops have an elliptical mask. Outside the mask they are degraded independently, which must not
-    change the score. The others have no mask. `reach`: the maximum severity.
+    Half of the crops have an elliptical mask. Outside the mask they are degraded independently, which must
+    not change the score. The others have no mask. `reach`: the maximum severity.
     """
 
     def __init__(self, pristine: list[Image], seed: int, epoch: int, count: int, reach: float = 1.0) -> None:
@@ -262,9 +262,9 @@ def _start_maker(_: int) -> None:
 def keep_freed_memory(keep: bool) -> None:
     """Set whether glibc keeps the memory that this process frees. By default it returns it to the system.
 
-    A training step frees and allocates gigabytes. By default, glibc maps these blocks anew each time, which costs
-    a page fault for every 4 KiB. On one core, a step with 16 images in single precision took 7.5 s that way, and
-    3.6 s with memory that is kept.
+    A training step frees and allocates gigabytes. By default, glibc maps these blocks anew each time, which
+    costs a page fault for every 4 KiB. On one core, a step with 16 images in single precision took 7.5 s that
+    way, and 3.6 s with memory that is kept.
     """
     if hasattr(_LIBC, "mallopt"):  # other C libraries have no such function
         m_trim_threshold, m_mmap_max = -1, -4

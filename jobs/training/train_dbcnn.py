@@ -8,12 +8,13 @@ used only for measurements after training. The stages:
 1. Naming: the distortion network alone learns to tell 39 synthetic distortions apart.
 2. Rating: the whole model learns the ratings. It also learns that a crop scores lower if it is degraded more,
    whatever is outside its mask.
-3. Finishing: the statistics of the norms are computed again, and the head is tuned so that scores match the scale
-   of the ratings and keep falling up to the highest severity.
+3. Finishing: the statistics of the norms are computed again, and the head is tuned so that scores match the
+   scale of the ratings and keep falling up to the highest severity.
 
-A fifth of the rated images, chosen by a hash of the name, is held out from all stages unless you pass `--all`. To
-resume a killed run from its last epoch, run the same command again. The script writes `dbcnn-lite.safetensors`,
-`dbcnn-lite.md` (the model card), `figures.json`, and the training curves of each stage (`<stage>.csv`) to FOLDER.
+A fifth of the rated images, chosen by a hash of the name, is held out from all stages unless you pass
+`--all`. To resume a killed run from its last epoch, run the same command again. The script writes
+`dbcnn-lite.safetensors`, `dbcnn-lite.md` (the model card), `figures.json`, and the training curves of each
+stage (`<stage>.csv`) to FOLDER.
 """
 
 from __future__ import annotations
@@ -172,10 +173,10 @@ def learn_distortions(network: DistortionNet, pristine: list[Image], folder: Pat
 
 
 class LiveLite(nn.Module):
-    """DBCNNLite with batch statistics for standardisation during training, as in its semantic network's norms.
+    """DBCNNLite that standardises with batch statistics during training, as its semantic network does.
 
-    Without this noise, the head overfits to its few hundred images: with statistics of a whole pass over them, the
-    training loss fell to 0.2 in two epochs, and the correlation on held-out images fell too.
+    Without this noise, the head overfits to its few hundred images: with statistics of a whole pass over
+    them, the training loss fell to 0.2 in two epochs, and the correlation on held-out images fell too.
     """
 
     def __init__(self, model: DBCNNLite) -> None:
@@ -184,7 +185,7 @@ class LiveLite(nn.Module):
         self.norm = nn.BatchNorm1d(model.head.in_features, affine=False, momentum=BATCH_NORM_MOMENTUM)
 
     def forward(self, images: Tensor, mask: Tensor, live: bool) -> Tensor:
-        """As DBCNNLite. `live`: use and record the statistics of the batch, which needs a batch of varied images."""
+        """As DBCNNLite. `live`: use and record the statistics of the batch, whose images must be varied."""
         self.model.semantic.train(live)
         self.norm.train(live)
         # Training in half precision takes two thirds of the time and of the memory.
@@ -212,7 +213,7 @@ def rating_loss(scores: Tensor, ratings: Tensor) -> Tensor:
 
 
 def ranking_loss(scores: Tensor, severities: Tensor) -> Tensor:
-    """Hinge loss on all pairs of steps of a ladder: the score must fall by RANK_MARGIN points over severity 0..1.
+    """Hinge loss on all pairs of rungs: the score must fall by RANK_MARGIN points over severity 0..1.
 
     Args:
         scores, severities: (ladders, rungs) float32; severities 0..1, rising along each ladder.
@@ -246,7 +247,7 @@ def learn_ratings(
             rating = rating_loss(lite(images, torch.ones_like(images[:, :1]), live=True), ratings)
             scores = lite(rungs, masks, live=False).view_as(severities)
             ranking = ranking_loss(scores, severities)
-            weight = RANKING_WEIGHT if epoch else 0  # in the first epoch, the recorded statistics are not usable yet
+            weight = RANKING_WEIGHT if epoch else 0  # the first epoch has no usable statistics
             optimiser.zero_grad()
             (rating + weight * ranking).backward()
             optimiser.step()
@@ -265,9 +266,9 @@ def learn_ratings(
 def gather_statistics(lite: LiveLite, crops: RatedBatches) -> None:
     """Compute the statistics of all norms over the crops, with the final weights.
 
-    Statistics recorded during training belong to weights of about twenty steps before. After four epochs, when
-    weights change fast, the correlation on held-out images was 0.67 with the recorded statistics and 0.83 with
-    these.
+    Statistics recorded during training belong to weights of about twenty steps before. After four epochs,
+    when weights change fast, the correlation on held-out images was 0.67 with the recorded statistics and
+    0.83 with these.
     """
     lite.model.dropout.eval()
     for module in lite.modules():
@@ -279,12 +280,12 @@ def gather_statistics(lite: LiveLite, crops: RatedBatches) -> None:
 
 
 def finish_head(model: DBCNNLite, rated: Rated, pristine: list[Image], seed: int) -> None:
-    """Map the scores to the scale of the ratings, and make them fall up to severities above those of the training.
+    """Map the scores to the scale of the ratings, and make them fall beyond the severities of the training.
 
     The first step is a linear fit: training under much noise leaves the scores too close together. The second
     step trains only the head, with the networks frozen. Above the severities of the training, most pooled
-    features are at their bound, so the remaining ones decide. Penalties keep the scores of rated crops, and the
-    weights of the head, close to their values after the fit.
+    features are at their bound, so the remaining ones decide. Penalties keep the scores of rated crops, and
+    the weights of the head, close to their values after the fit.
     """
     steps = FINISH_LADDERS // LADDERS_A_STEP
     ladders = LadderBatches(pristine, seed, RATING_EPOCHS, steps, LADDERS_A_STEP, FINISH_REACH)
@@ -331,7 +332,7 @@ def write_weights(state: dict[str, Tensor], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
-    parser.add_argument("--data", type=Path, required=True, help="folder that contains live_challenge/ and kodak24/")
+    parser.add_argument("--data", type=Path, required=True, help="folder with live_challenge/ and kodak24/")
     parser.add_argument("--init", type=Path, required=True, help="EfficientNet-Lite0 checkpoint (.pth)")
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and results")
     parser.add_argument("--all", action="store_true", help="train on the held-out images too")

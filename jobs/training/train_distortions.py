@@ -3,8 +3,9 @@
 NAMED are the 39 distortions that the distortion network learns to tell apart. RANKED are the kinds of
 distortion along which the score of an image must fall as severity rises.
 
-Source of the 39 distortions: Zhang et al., "Blind Image Quality Assessment Using a Deep Bilinear Convolutional Neural
-Network", IEEE TCSVT 30(1), 2020, section III-A, and the levels of the authors' generator.
+Source of the 39 distortions: Zhang et al., "Blind Image Quality Assessment Using a Deep Bilinear
+Convolutional Neural Network", IEEE TCSVT 30(1), 2020, section III-A, and the levels of the authors'
+generator.
 """
 
 import io
@@ -108,7 +109,7 @@ def _between(first: float, last: float, severity: float) -> float:
 
 
 def _saved(image: Image, severity: float, seed: int) -> Image:
-    """Compress as JPEG; for odd seeds once, else twice with a shifted block grid, as happens to shared images."""
+    """Compress as JPEG once (odd seeds), or twice with a shifted block grid, as happens to shared images."""
     quality = round(_between(60, 2, severity))
     once = jpeg(image, quality)
     if seed % 2:
@@ -120,8 +121,8 @@ def _saved(image: Image, severity: float, seed: int) -> Image:
 Kind = Callable[[Image, float, int], Image]
 """Takes an image (H, W, 3) uint8 RGB, a severity above 0 and at most 1, and a seed."""
 
-# The severities range from barely visible to stronger than a detector tolerates. Sizes are pixels of a crop of
-# 200 to 450 pixels, about the size of a face in a 384-pixel frame.
+# The severities range from barely visible to stronger than a detector tolerates. Sizes are pixels of a crop
+# of 200 to 450 pixels, about the size of a face in a 384-pixel frame.
 RANKED: tuple[Kind, ...] = (
     lambda image, severity, seed: gaussian_blur(image, _between(0.5, 9, severity)),
     lambda image, severity, seed: white_noise(image, _between(4, 90, severity), seed),

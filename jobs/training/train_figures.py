@@ -73,9 +73,9 @@ def whole_crop(model: DBCNNLite, image: Image) -> float:
 def ladder_figures(model: DBCNNLite, portraits: list[Path]) -> dict[str, object]:
     """How reliably a portrait's score falls with severity, for each region that can be scored.
 
-    Frames pass through the first stage of the job, which finds, crops and masks the face. By region and kind: the
-    mean over faces of Spearman's correlation of severity 0..5 and score (-1 is best), the mean score at each
-    severity, and the number of frames with a face.
+    Frames pass through the first stage of the job, which finds, crops and masks the face. By region and kind:
+    the mean over faces of Spearman's correlation of severity 0..5 and score (-1 is best), the mean score at
+    each severity, and the number of frames with a face.
     """
     quality = OnnxQuality(model, MINI_BATCH, threads=1)
     settings = config.Config()
@@ -135,8 +135,8 @@ def write_card(path: Path, figures: dict[str, object], notice: str, counts: str,
         f"""# DB-CNN-Lite
 
 This model scores how good an image, or the part of it inside a mask, looks to people: 0 (bad) to 100
-(excellent), the scale of the ratings of LIVE In the Wild. This card was written by `python -m jobs.training.train_dbcnn` on
-{date.today():%Y-%m-%d}; the networks are in `faceq/iqa/dbcnn_lite.py`.
+(excellent), the scale of the ratings of LIVE In the Wild. `python -m jobs.training.train_dbcnn` wrote this
+card on {date.today():%Y-%m-%d}. The networks are in `faceq/iqa/dbcnn_lite.py`.
 
 ## Training data
 - Initial weights of the semantic network: EfficientNet-Lite0, ImageNet (Apache-2.0), sha256
@@ -150,11 +150,11 @@ This model scores how good an image, or the part of it inside a mask, looks to p
 - Seed {seed}; the weights of the last epoch, as float16.
 
 ## Measurements
-`held_out`: agreement with human ratings of images, each scored in ten squares, as in `faceq evaluate iqa`.
-`ladders`: portraits at {LADDER_SIDE} pixels, degraded as in `faceq.evaluation.distortions.LADDERS` and passed
-through the first stage of the job. By the region that is scored (`mask` is the default): Spearman's correlation
-of severity 0..5 and score, mean over faces (-1 is best), and the mean score by severity. `high_quality`,
-`low_quality`: one good and one bad photo of a face.
+- `held_out`: agreement with human ratings of images, each scored in ten squares, as in `faceq evaluate iqa`.
+- `ladders`: portraits at {LADDER_SIDE} pixels, degraded as in `faceq.evaluation.distortions.LADDERS` and
+  passed through the first stage of the job. By the region that is scored (`mask` is the default): Spearman's
+  correlation of severity 0..5 and score, mean over faces (-1 is best), and the mean score by severity.
+- `high_quality`, `low_quality`: one good and one bad photo of a face.
 
 ```json
 {json.dumps(figures, indent=1)}

@@ -49,7 +49,7 @@ def dense(gradient: Tensor) -> Tensor:
 
 
 def unfold(network: SemanticNet, init: Path) -> None:
-    """Load EfficientNet-Lite0's published weights into the semantic network, with batch norms as separate layers.
+    """Load EfficientNet-Lite0's published weights, with batch norms as separate layers.
 
     With frozen statistics, the network overfits to its few hundred training images. The noise of the batch
     statistics prevents that.

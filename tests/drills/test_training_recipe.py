@@ -12,7 +12,7 @@ from lite0_files import published_state
 
 from faceq.iqa.dbcnn_lite import load_dbcnn_lite
 from jobs.training import train_dbcnn
-from jobs.training.train_distortions import RANKED, spoiled
+from jobs.training.train_distortions import RANKED, degraded
 
 
 def test_the_whole_recipe_in_small_ends_with_weights_that_load_and_a_card(
@@ -27,7 +27,7 @@ def test_the_whole_recipe_in_small_ends_with_weights_that_load_and_a_card(
     for number in range(16):
         photo = (skimage.data.coffee(), skimage.data.chelsea(), skimage.data.astronaut())[number % 3]
         top, left = rng.integers(0, 40, 2)
-        image = spoiled(photo[top : top + 256, left : left + 256], RANKED[number % 5], number / 16, 0)
+        image = degraded(photo[top : top + 256, left : left + 256], RANKED[number % 5], number / 16, 0)
         cv2.imwrite(str(data / f"live_challenge/images/{number}.png"), image[..., ::-1])
         lines.append(f"{number}.png,{90 - 5 * number},20")
     (data / "live_challenge/mos.csv").write_text("\n".join(lines) + "\n")
@@ -51,7 +51,7 @@ def test_the_whole_recipe_in_small_ends_with_weights_that_load_and_a_card(
     monkeypatch.setattr(train_dbcnn, "rating_loss", None)  # what was learned is not learned again
     train_dbcnn.main()
     assert (out / "dbcnn-lite.safetensors").read_bytes() == weights
-    assert "16 pictures trained on, 0 held out" in (out / "dbcnn-lite.md").read_text()
+    assert "16 images for training, 0 held out" in (out / "dbcnn-lite.md").read_text()
     assert "the notice" in (out / "dbcnn-lite.md").read_text()
     assert json.loads((out / "figures.json").read_text()) == {}
     assert (out / "curves.png").stat().st_size > 5000
