@@ -1,4 +1,4 @@
-"""How jobs in processes of their own end: by signals, and without anybody who reads what they print."""
+"""How jobs in their own processes end: by signals, and with no reader for their output."""
 
 import shutil
 import signal
@@ -32,7 +32,7 @@ def scored(tmp_path_factory, astronaut) -> tuple[str, str]:
 @pytest.mark.parametrize(
     ("sent", "status"),
     [
-        # Once; a second one while it cleans up; and by somebody who loses patience.
+        # One signal; a second one during the cleanup; repeated signals by an impatient user.
         ([signal.SIGHUP], 129),
         ([signal.SIGTERM, signal.SIGTERM], 143),
         ([signal.SIGINT, signal.SIGINT, signal.SIGINT], 130),
@@ -54,7 +54,7 @@ def test_a_signal_keeps_what_is_written_and_frees_the_table(shards, tmp_path, se
     assert not list(Path(table.path, "_faceq").glob("heartbeat*"))
     assert 0 < table.count() < FRAMES
     with lock.exclusive(table, Run("20261123T170000Z-00000000", "0", [], {}, {}, "", owner=lock.owner())):
-        pass  # nobody has to wait
+        pass  # the table is unlocked
 
 
 @pytest.mark.parametrize("streams", ["2>&1 | head -1", ">&- 2>&-", ">/dev/full 2>&1"])

@@ -1,4 +1,4 @@
-"""Tars of 50 GB of which little is wanted: time and memory follow the pictures, not the rest."""
+"""Tars of 50 GB with few images: time and memory depend on the images only."""
 
 import os
 import tarfile
@@ -14,13 +14,14 @@ from faceq.sources.listing import list_shards
 from faceq.storage.settings import S3Settings
 
 HOLES = (5 << 30, 9 << 30, 36 << 30)
-"""Bytes of members that are no pictures; sizes from 8 GiB on do not fit into a header's octal digits."""
+"""Sizes of the members that are not images. Sizes of 8 GiB and more do not fit into the octal digits of a
+header."""
 
 pytestmark = pytest.mark.timeout(120)
 
 
 class Sparse:
-    """A file on disk as an object of `SmallS3`, read where it is asked for."""
+    """A file on disk as an object of `SmallS3`. Only requested ranges are read."""
 
     def __init__(self, path: Path):
         self._path = path
@@ -36,7 +37,7 @@ class Sparse:
 
 @pytest.fixture(params=["gnu", "pax"])
 def large(request, tmp_path) -> Path:
-    """A picture behind each hole; the file takes some kilobytes of the disk."""
+    """A sparse tar with an image after each hole. It takes a few kilobytes of disk space."""
     image = (PHOTOS / "mask_blue.jpg").read_bytes()
     layout = tarfile.GNU_FORMAT if request.param == "gnu" else tarfile.PAX_FORMAT
     path = tmp_path / "large.tar"

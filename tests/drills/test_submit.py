@@ -1,4 +1,4 @@
-"""`ray job submit` to a cluster that the test starts: the same table, and failures that say why."""
+"""`ray job submit` to a cluster that the test starts: the table is the same, and failures give the reason."""
 
 import subprocess
 import sys
@@ -23,9 +23,9 @@ VALUES = [name for name in SCHEMA.names if name != "run_id"]
 
 @pytest.fixture(scope="module")
 def dashboard(aws):
-    """The address that jobs are submitted to."""
+    """The address for job submission."""
     port = free_port()
-    # Another Ray on the machine has the usual port of the agent that starts jobs.
+    # Another Ray on the machine may use the default port of the agent that starts jobs.
     ports = {"dashboard_port": port, "dashboard_agent_listen_port": free_port()}
     head = {"num_cpus": 2, "include_dashboard": True, **ports}
     cluster = Cluster(initialize_head=True, head_node_args=head)

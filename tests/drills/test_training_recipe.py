@@ -1,4 +1,4 @@
-"""The whole training of DB-CNN-Lite, in small: minutes of CPU."""
+"""The whole training of DB-CNN-Lite on a small scale, which takes minutes of CPU time."""
 
 import json
 import shutil
@@ -18,7 +18,7 @@ from jobs.training.train_distortions import RANKED, degraded
 def test_the_whole_recipe_in_small_ends_with_weights_that_load_and_a_card(
     tmp_path: Path, monkeypatch
 ) -> None:
-    """Sixteen pictures, one or two epochs a stage: the real job, with nothing but its lengths changed."""
+    """Sixteen images, and one or two epochs per stage. Only the lengths differ from the real training."""
     data = tmp_path / "data"
     (data / "live_challenge/images").mkdir(parents=True)
     (data / "kodak24").mkdir()
@@ -48,7 +48,7 @@ def test_the_whole_recipe_in_small_ends_with_weights_that_load_and_a_card(
 
     weights = (out / "dbcnn-lite.safetensors").read_bytes()
     assert load_dbcnn_lite(out / "dbcnn-lite.safetensors")
-    monkeypatch.setattr(train_dbcnn, "rating_loss", None)  # what was learned is not learned again
+    monkeypatch.setattr(train_dbcnn, "rating_loss", None)  # a finished stage is not trained again
     train_dbcnn.main()
     assert (out / "dbcnn-lite.safetensors").read_bytes() == weights
     assert "16 images for training, 0 held out" in (out / "dbcnn-lite.md").read_text()

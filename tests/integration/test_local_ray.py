@@ -1,4 +1,4 @@
-"""The Ray that a job starts on this machine: what it is given, who reaches it, what is printed."""
+"""The local Ray of a job: its resources, who can connect to it, and what it prints."""
 
 import os
 import re
@@ -65,12 +65,12 @@ def test_too_few_open_files_are_told_before_ray_starts(photos, tmp_path):
 
 
 def _listening(job: psutil.Process) -> set[str]:
-    """Addresses on which a job and the processes below it take connections."""
+    """Addresses on which a job and its child processes listen."""
     found = set()
     for process in [job, *job.children(recursive=True)]:
         try:
             connections = process.net_connections(kind="inet")
-        except psutil.Error:  # it has ended
+        except psutil.Error:  # the process has ended
             continue
         found |= {c.laddr.ip for c in connections if c.status == psutil.CONN_LISTEN}
     return found
@@ -79,7 +79,7 @@ def _listening(job: psutil.Process) -> set[str]:
 def test_a_job_of_ones_own_is_for_this_user_only_and_says_nothing_but_its_own_words(photos, tmp_path):
     token = tmp_path / ".ray" / "auth_token"
     token.parent.mkdir()
-    token.write_text("0" * 64)  # as Ray itself leaves it
+    token.write_text("0" * 64)  # as Ray itself writes it
     token.chmod(0o644)
     (tmp_path / "job.yaml").write_text(f"input: {photos}/t1.jpg\nout: {tmp_path}/t\nnum_cpus: 2\n")
     heard: set[str] = set()
@@ -115,14 +115,15 @@ def test_a_token_is_made_where_there_is_none_and_no_home_is_no_obstacle(tmp_path
     assert [path.name for path in token.parent.iterdir()] == ["auth_token"]
     (tmp_path / "file").touch()
     monkeypatch.setenv("HOME", str(tmp_path / "file"))
-    monkeypatch.setenv("RAY_AUTH_TOKEN", "")  # so that it is put back
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "")  # so that it is restored
     monkeypatch.delenv("RAY_AUTH_TOKEN")
     local_ray._keep_token_private()
     assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
 
 
 def test_sigterm_ends_a_command_in_order_also_after_its_ray_has_ended():
-    """Ray's end gives SIGTERM back to the system, which would end the process without a word."""
+    """When Ray shuts down, it restores the default handler of SIGTERM, which would kill the process without a
+    message."""
     code = (
         "import os, signal, time\n"
         "from faceq import config\n"

@@ -1,4 +1,4 @@
-"""The whole job on a local Ray: one row per frame, whatever the frames are."""
+"""Whole jobs on a local Ray: one row per frame for all kinds of frames."""
 
 import io
 import json
@@ -27,7 +27,7 @@ VALUES = [name for name in SCHEMA.names if name != "run_id"]
 
 @pytest.fixture(scope="module")
 def frames() -> list[tuple[str, bytes]]:
-    """Some of the demo's frames: every status is among them, and a member that comes twice."""
+    """Some of the demo's frames. They give every status, and one member name occurs twice."""
     chosen = [
         (name, data)
         for name, data in demo.frames(demo.source_faces())
@@ -38,7 +38,7 @@ def frames() -> list[tuple[str, bytes]]:
 
 @pytest.fixture(scope="module")
 def shards(frames, tmp_path_factory):
-    """The frames in a tar, a gzipped tar that is cut off, a Parquet file and single pictures."""
+    """The frames in a tar, a truncated gzipped tar, a Parquet file and single images."""
     folder = tmp_path_factory.mktemp("input")
     demo.write_shards(folder / "tars", iter(frames))
     packed = folder / "packed.tar.gz"
@@ -117,7 +117,7 @@ def test_other_batch_sizes_and_pools_give_the_same_bits(scored, shards, tmp_path
 
 
 def test_dropout_passes_give_the_same_bits_in_every_process(frames, tmp_path):
-    """Two worker counts and batch sizes of the job, and this process."""
+    """Compares two numbers of workers and batch sizes of the job, and this process."""
     demo.write_shards(tmp_path / "in", iter(frames[:7]))
     drawn = [
         settings(tmp_path / "in", tmp_path / f"table{size}", serfiq_passes=20, serfiq=pool)
@@ -168,7 +168,7 @@ def test_the_summary_says_what_happened(scored):
 
 
 def test_a_second_run_scores_nothing_and_new_input_is_added(light_job, shards, tmp_path):
-    # The cut-off shard: its break is done after the first run, too.
+    # The end of the truncated shard counts as done after the first run, too.
     chosen = settings(shards / "packed.tar.gz", tmp_path / "table")
     first = pipeline.score(chosen)
     again = pipeline.score(chosen)

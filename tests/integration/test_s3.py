@@ -1,4 +1,4 @@
-"""The job with `s3://` on both ends, against a real S3 server."""
+"""Jobs with `s3://` as input and output, on a real S3 server."""
 
 import os
 import subprocess
@@ -20,7 +20,7 @@ from faceq.table.store import Table
 def uploaded(s3: str, photos) -> str:
     client = boto3.client("s3")
     for name in ("t1.jpg", "mask_blue.jpg", "Tom_Hanks_54745.png"):
-        # A key with a space and a percent sign must come back as it is named.
+        # A key with a space and a percent sign must be recorded unchanged.
         client.upload_file(str(photos / name), BUCKET, f"in/50% of {name}")
     return f"{s3}/in"
 

@@ -1,6 +1,7 @@
-"""S3 that says SlowDown, resets connections, cuts bodies off and is slow: no row is lost, doubled or changed.
+"""An S3 server that answers SlowDown, resets connections, truncates bodies and is slow: no row is lost,
+duplicated or changed.
 
-`tests/drills/test_s3_faults_jobs.py` has whole jobs, and more seeds.
+`tests/drills/test_s3_faults_jobs.py` has whole jobs and more seeds.
 """
 
 import os
@@ -20,7 +21,7 @@ SEEDS = range(2)
 
 @pytest.fixture(autouse=True)
 def as_shipped(monkeypatch):
-    """faceq's own settings for retries, not those of the other tests."""
+    """Use faceq's own retry settings instead of those of the other tests."""
     monkeypatch.delenv("AWS_MAX_ATTEMPTS", raising=False)
 
 
@@ -53,13 +54,13 @@ def test_a_listing_in_many_parts_is_whole(seed, uploaded, monkeypatch):
 def test_each_first_answer_fails(fault, uploaded, undisturbed):
     with proxy(each_in_turn(fault)) as (s3, met):
         assert read(uploaded, s3) == undisturbed
-    # 63 objects, and the listing.
+    # 63 objects and the listing.
     assert met[fault] >= 63
 
 
 @pytest.mark.parametrize("name", ["0.tar", "rows.parquet", "90.jpg"])
 def test_a_body_that_is_always_cut_off_is_a_refusal_and_no_shorter_frame(name, uploaded):
-    """So that it counts as an outage, not as a broken frame; and nothing of a part is taken for the whole."""
+    """It counts as an outage, not as a damaged frame. A partial body is never used as the whole one."""
 
     def choose(method: str, path: str) -> Fault:
         return "truncate" if method == "GET" and path.split("?", 1)[0].endswith(name) else None

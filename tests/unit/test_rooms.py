@@ -1,4 +1,4 @@
-"""The map in docs/architecture.md, the import contract and the folders say the same."""
+"""docs/architecture.md, the import contract and the folders agree."""
 
 import re
 import tomllib
@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def _there() -> set[str]:
-    """Folders and modules of the package, as the contract calls them."""
+    """Folders and modules of the package, with their names in the contract."""
     inside = (ROOT / "faceq").iterdir()
     names = {path.stem for path in inside if path.suffix == ".py" or any(path.glob("*.py"))}
     return names - {"__init__", "__main__"}

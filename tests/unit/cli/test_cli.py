@@ -1,4 +1,4 @@
-"""The command line: exit statuses and what people read."""
+"""The command line: exit statuses and output."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What commands write on standard error: for people, and as JSON."""
+"""What commands write to standard error, as text and as JSON."""
 
 import json
 import logging
@@ -14,7 +14,7 @@ log = logging.getLogger("faceq.stages.scores")
 
 @pytest.fixture
 def during(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """Runs `faceq query`, which does what it is given in place of a query."""
+    """Run `faceq query` with a function in place of the query."""
 
     def run(work: Callable[[], None], *flags: str, before: tuple[str, ...] = ()) -> int:
         def instead(options: object) -> int:

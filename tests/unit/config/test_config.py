@@ -1,4 +1,4 @@
-"""One configuration from YAML, command line and Python."""
+"""Settings from YAML, the command line and Python."""
 
 import pytest
 from places import ROOT

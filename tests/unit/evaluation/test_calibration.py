@@ -1,4 +1,4 @@
-"""The scale of serfiq."""
+"""The calibration of `serfiq`."""
 
 import numpy as np
 import pytest

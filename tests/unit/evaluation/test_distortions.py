@@ -1,4 +1,4 @@
-"""What each way of spoiling a picture does to a real one."""
+"""The effect of each distortion on a real image."""
 
 import cv2
 import numpy as np

@@ -1,4 +1,4 @@
-"""From a table and a list of who is who to figures, a JSON file and a plot."""
+"""From a table and a list of identities to figures, a JSON file and a plot."""
 
 import csv
 import json
@@ -24,7 +24,7 @@ STORAGE = S3Settings()
 
 @pytest.fixture(scope="module")
 def shots() -> list[tuple[str, bytes]]:
-    """Eight people, each sharp and in every degraded copy of three of the demo's ladders."""
+    """Eight people, each sharp and in all degraded copies of three of the demo's ladders."""
     kinds = ("-sharp-", "-blur-", "-noise-", "-low_light-")
     made = demo.frames(demo.source_faces())
     return [(name, data) for name, data in made if any(kind in name for kind in kinds)]
@@ -32,7 +32,7 @@ def shots() -> list[tuple[str, bytes]]:
 
 @pytest.fixture(scope="module")
 def folder(shots, tmp_path_factory):
-    """Half of the frames as pictures, half in a tar; a list of identities beside them."""
+    """Half of the frames as images, half in a tar, with a list of identities."""
     folder = tmp_path_factory.mktemp("edc")
     (folder / "in").mkdir()
     for name, data in shots[::2]:
@@ -80,7 +80,8 @@ def test_serfiq_foretells_errors_and_chance_does_not(found):
 
 
 def test_kept_embeddings_give_the_same_figures(folder, kept, found):
-    """The frames need not be read again; the faces aligned anew from the table are the same faces."""
+    """Kept embeddings save reading the frames again. Faces that are aligned again from the table are the
+    same."""
     again = identities.evaluate_edc(kept, str(folder / "identities.csv"), STORAGE, FetchOptions())
     for one, other in zip(found.results, again.results, strict=True):
         assert (one.fmr, one.quality, one.fnmr) == (other.fmr, other.quality, other.fnmr)

@@ -1,4 +1,4 @@
-"""Agreement with people's ratings: known figures, ties, order, odd shapes, and files that are not usable."""
+"""Agreement with human ratings: known figures, ties, order, unusual sizes, and unusable files."""
 
 import doctest
 import io
@@ -26,7 +26,7 @@ TIED = (
 
 
 def related(count: int = 400, noise: float = 5.0) -> tuple[np.ndarray, np.ndarray]:
-    """Scores around 0.5 and ratings that follow them along a known logistic."""
+    """Scores around 0.5, and ratings that depend on them by a known logistic function."""
     rng = np.random.default_rng(3)
     scores = rng.normal(0.5, 0.2, count)
     return scores, iqa.Logistic(90, 10, 0.55, 0.08)(scores) + rng.normal(0, noise, count)
@@ -44,7 +44,7 @@ def test_the_examples_in_the_docstrings_hold() -> None:
 @pytest.mark.parametrize("pair", [TIED, related(60)], ids=["tied", "untied"])
 def test_correlations_are_those_of_their_formulas(pair: tuple[np.ndarray, np.ndarray]) -> None:
     assert iqa.plcc(*pair) == pytest.approx(np.corrcoef(*pair)[0, 1], abs=1e-12)
-    # The mean rank of a value: those below it, and half of those that are tied with it.
+    # The mean rank of a value: the values below it, and half of those tied with it.
     ranks = [np.array([(some < one).sum() + (some == one).sum() / 2 for one in some]) for some in pair]
     assert iqa.srcc(*pair) == pytest.approx(np.corrcoef(*ranks)[0, 1], abs=1e-12)
 
@@ -162,7 +162,8 @@ def test_what_cannot_be_correlated_is_said(scores, ratings, told) -> None:
 
 @pytest.fixture
 def rated(tmp_path: Path) -> tuple[str, str]:
-    """Twelve grey pictures of growing brightness and sizes, in two folders, with ratings that follow it."""
+    """Twelve grey images of rising brightness and size in two folders, with ratings that rise with
+    brightness."""
     (tmp_path / "pictures" / "more").mkdir(parents=True)
     lines = ["rater,image,mos"]
     for number in range(12):
@@ -193,7 +194,7 @@ def test_pictures_are_rated_whole_and_compared(rated, monkeypatch, caplog) -> No
 
 def test_the_command_prints_figures_and_tells_its_progress_apart(rated, monkeypatch, capsys) -> None:
     monkeypatch.setattr(iqa, "REPORT_EVERY_S", 0)
-    monkeypatch.setattr(iqa, "rater", lambda model, settings: brightness)  # DB-CNN takes minutes here
+    monkeypatch.setattr(iqa, "rater", lambda model, settings: brightness)  # DB-CNN would take minutes
     assert main.main(["evaluate", "iqa", *rated]) == 0
     printed = capsys.readouterr()
     assert "SRCC" in printed.out and "of 12 pictures" not in printed.out

@@ -1,4 +1,4 @@
-"""Where the landmarks of a face lie that its frame cuts."""
+"""Landmarks of a face that is cut off by the frame."""
 
 import cv2
 import numpy as np
@@ -56,7 +56,7 @@ def test_a_whole_face_and_one_of_which_next_to_nothing_shows_stay_as_they_are():
 
 @pytest.mark.parametrize("side", SIDES)
 def test_a_face_that_the_frame_cuts_is_cropped_at_the_size_of_the_whole_one(stage, photos, side):
-    """Of most faces: where both eyes are cut off, FaceMesh may see a whole face in what is left."""
+    """This holds for most faces. If both eyes are cut off, FaceMesh may see a whole face in the rest."""
     sizes = []
     for photo in photos:
         whole = stage._find(photo)
@@ -66,7 +66,7 @@ def test_a_face_that_the_frame_cuts_is_cropped_at_the_size_of_the_whole_one(stag
 
 
 def cut(photo: np.ndarray, found: Found, share: float, side: str) -> np.ndarray:
-    """The photo without some share of a face's box on one side."""
+    """The photo, cropped so that a share of the face's box is cut off on one side."""
     x, y, width, height = found.face.box
     part = {
         "left": photo[:, round(x + share * width) :],

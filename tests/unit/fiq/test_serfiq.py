@@ -1,4 +1,4 @@
-"""SER-FIQ's closed form against the published way, on real faces."""
+"""SER-FIQ's closed form compared with the published method, on real faces."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def backbone() -> Backbone:
 
 @pytest.fixture(scope="module")
 def faces(astronaut, photos) -> np.ndarray:
-    """Aligned faces, (66, 112, 112, 3): seven people and copies spoiled in many ways."""
+    """Aligned faces, (66, 112, 112, 3): seven people, and copies with many distortions."""
     detector = YuNet(fetch("yunet"), 0.6)
     sharp = [geometry.align(astronaut, detector(astronaut)[0].landmarks)]
     group = decode((photos / "t1.jpg").read_bytes(), 10**7)
@@ -48,14 +48,15 @@ def test_closed_form_agrees_with_1500_passes(backbone, features):
     error = closed / drawn - 1
     assert len(features) >= 60
     assert abs(error.mean()) < 0.001
-    assert np.abs(error).max() < 0.01  # most of it is the passes' own noise
+    assert np.abs(error).max() < 0.01  # mostly noise of the passes
     assert spearmanr(closed, drawn).statistic >= 0.9993
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.8])
 @pytest.mark.parametrize("outputs", [64, 512])
 def test_closed_form_holds_for_other_layers(rate, outputs):
-    """Other rates and widths, and clouds far wider than any face's: few directions are the harder case."""
+    """Other rates and widths, and embeddings that vary far more than those of any face. Few dimensions are
+    the harder case."""
     generator = np.random.default_rng(int(rate * 10) + outputs)
     weight = generator.standard_normal((outputs, 3000)).astype(np.float32)
     head = Head(weight, generator.standard_normal(outputs).astype(np.float32), rate)
@@ -87,7 +88,7 @@ def test_draws_depend_on_the_seed_and_nothing_else(backbone, features, faces):
 
 
 def test_passes_keep_the_rate_and_the_mean():
-    """With an identity as the last layer the draws show the masks themselves."""
+    """With an identity as the last layer, the outputs are the dropout masks."""
     head = Head(np.eye(8, dtype=np.float32), np.zeros(8, np.float32), 0.4)
     draws = MonteCarlo(head, 20_000)._draws(torch.arange(1.0, 9.0), seed=3).numpy()
     assert np.allclose((draws == 0).mean(axis=0), 0.4, atol=0.015)

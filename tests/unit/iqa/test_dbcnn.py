@@ -1,4 +1,4 @@
-"""The shipped weights on a real picture: what the scores mean, and what they do not depend on."""
+"""The shipped weights on a real image: what the scores mean, and what they do not depend on."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""When a job stops because nothing can be read, and when it does not."""
+"""When a job stops because its input is unreadable, and when it continues."""
 
 import logging
 
@@ -120,7 +120,7 @@ def test_a_process_that_dies_while_others_work_is_not_blamed_on_the_frame():
 
 
 def test_a_frame_that_was_read_is_not_to_blame():
-    """What came after it has gone on already, and would come again after the break."""
+    """Frames after it were already passed on, and would be read again after the break."""
     census = Counts(shards=3, tasks=1)
     census.begin_reading(0, 20)
     census.about_to_read(0, (0, 7))
@@ -139,7 +139,7 @@ def test_a_task_whose_processes_die_anywhere_stops_the_job():
 
 
 def test_a_batch_whose_processes_die_without_end_stops_the_job():
-    """On a Ray that is there already nobody else counts those that end for lack of memory."""
+    """On an existing Ray cluster, nothing else counts processes that are killed for lack of memory."""
     census = Counts(shards=1, tasks=1)
     for begun in range(5):
         died, _, outage = census.begin(7, 5)

@@ -1,4 +1,4 @@
-"""How many rows a job writes together, and how long its batches take."""
+"""How many rows a job writes to a file, and how long its batches take."""
 
 import pytest
 
@@ -27,7 +27,7 @@ def test_on_a_small_machine_a_file_is_some_seconds_work():
 def test_a_small_job_does_not_wait_for_large_files():
     tar = Shard("/in/a.tar", "/in/a.tar", "tar", 30 << 20)
     pictures = [Shard(f"/in/{i}.jpg", f"/in/{i}.jpg", "picture", 60_000) for i in range(1_200)]
-    assert checkpoint.LEAST_ROWS <= paced([tar]).rows_per_file < 60  # of some 500 frames
+    assert checkpoint.LEAST_ROWS <= paced([tar]).rows_per_file < 60  # of about 500 frames
     assert paced(pictures).rows_per_file == 120
 
 

@@ -1,4 +1,4 @@
-"""Why a job has failed, out of the errors as which Ray Data reports it."""
+"""The reason for a failed job, extracted from the errors that Ray Data reports."""
 
 import copy
 import traceback
@@ -11,12 +11,12 @@ from faceq.errors import StorageError
 from faceq.job import failures
 
 
-class Odd(Exception):  # noqa: N818 - as some libraries call theirs
-    """Called neither an error nor an exception."""
+class Odd(Exception):  # noqa: N818 - some libraries name their errors like this
+    """An exception whose name ends neither in Error nor in Exception."""
 
 
 def raised_by_a_task(error: Exception) -> ray.exceptions.RayTaskError:
-    """As Ray Data reports an error of a worker: with its advice in the message, and pickled."""
+    """The error of a worker as Ray Data reports it: with added advice in the message, and pickled."""
     try:
         raise copy.copy(error)
     except Exception as caught:

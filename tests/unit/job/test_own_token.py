@@ -1,4 +1,4 @@
-"""The token of a Ray that this process starts where the home directory cannot keep one."""
+"""The token of a local Ray if the home directory is not writable."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The capacity plan: what it takes for granted, and what it prints."""
+"""The capacity plan: its assumptions and its output."""
 
 import io
 
@@ -21,7 +21,8 @@ PAGE = ROOT / "docs" / "explanation" / "capacity.md"
 
 
 def test_the_arithmetic_is_that_of_the_networks():
-    """DB-CNN-Lite is counted here; the recogniser, an ONNX file, is the rest and smaller."""
+    """The test counts the operations of DB-CNN-Lite. The rest is the recogniser, an ONNX file, and
+    smaller."""
     images = torch.zeros(1, 3, geometry.CROP_SIZE, geometry.CROP_SIZE)
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         DBCNNLite().eval()(images, torch.ones(1, 1, geometry.CROP_SIZE, geometry.CROP_SIZE))
@@ -69,7 +70,7 @@ def test_the_page_says_what_the_command_says_of_the_other_presets(preset):
 
 
 def rows_of_the_page(first: str) -> list[list[str]]:
-    """Cells of the table rows that begin with that cell."""
+    """Cells of the table rows that begin with the given cell."""
     lines = PAGE.read_text(encoding="utf-8").splitlines()
     return [line.strip("| ").split(" | ") for line in lines if line.startswith(f"| {first} |")]
 
@@ -79,7 +80,7 @@ def numbers(cells: list[str]) -> list[float]:
 
 
 def test_object_store_bytes_are_those_of_the_stages_columns(astronaut):
-    """Encoded frame, then what goes on from stage to stage."""
+    """Bytes of the encoded frame, and of the columns passed from stage to stage."""
     settings = config.build({"fiq_threshold": 0})
     shown = io.BytesIO()
     Image.fromarray(astronaut).resize((384, 384)).save(shown, "JPEG")

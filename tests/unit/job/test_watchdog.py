@@ -1,4 +1,4 @@
-"""Which jobs are stopped because they cannot go on, and which are not."""
+"""Which jobs the watchdog stops because they make no progress, and which it does not."""
 
 import pytest
 
@@ -10,7 +10,7 @@ from faceq.job.workers import Death
 
 
 class World:
-    """What a watchdog looks at, and its clock."""
+    """The state that a watchdog observes, and its clock."""
 
     def __init__(self):
         self.now, self.dead, self.lacking, self.full = 0.0, {}, None, None
@@ -24,7 +24,7 @@ class World:
             self.dead[str(number).encode()] = Death(self.now, f"process {number} on 10.0.0.1: killed")
 
     def until(self, end: float, moved: int = 0, every: float = 10, dying_every: float | None = None):
-        """Time goes on; returns all that was said, and the reason to stop."""
+        """Advance the time. Returns all messages, and the reason to stop."""
         said, died = [], self.now
         while self.now < end:
             self.now += every
@@ -103,7 +103,7 @@ def test_a_full_temporary_folder_is_named():
 
 
 def test_a_job_on_a_ray_that_lacks_what_it_asks_for_ends(local_ray, photos, tmp_path, monkeypatch, caplog):
-    """The Ray is there already, so it may be a cluster that grows: faceq waits, and says what for."""
+    """An existing Ray may be a growing cluster, so faceq waits and says which resources are missing."""
     monkeypatch.setattr(progress, "EVERY_S", 1)
     monkeypatch.setattr(watchdog, "SAY_S", 1)
     monkeypatch.setattr(watchdog, "SHORT_S", 4)

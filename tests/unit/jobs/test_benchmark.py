@@ -1,4 +1,4 @@
-"""The benchmark's frames and figures; its job runs in the tests of the pipeline."""
+"""The benchmark's frames and figures. The tests of the pipeline run its job."""
 
 import stat
 
@@ -51,7 +51,7 @@ def test_cafi_blacks_out_all_but_the_face_at_its_own_size():
 
 def test_a_run_with_stand_ins_writes_every_row_and_tells_what_it_held(local_ray, tmp_path, monkeypatch):
     for name in ("find_face", "FiqStage", "QualityStage"):
-        monkeypatch.setattr(graph, name, getattr(graph, name))  # restores it in the end
+        monkeypatch.setattr(graph, name, getattr(graph, name))  # restored at the end
     given = measure_scale._write_numbers(tmp_path / "in", 70)
     settings = config.build({"input": [given], "out": str(tmp_path / "table")})
     found = measure_scale._with_stand_ins(settings)
@@ -63,7 +63,7 @@ def test_a_run_with_stand_ins_writes_every_row_and_tells_what_it_held(local_ray,
 
 
 def test_the_load_of_a_nodes_cards_is_what_nvidia_smi_says(local_ray, tmp_path, monkeypatch):
-    """A stand-in for the command: this machine has no card."""
+    """Uses a stand-in for the command, because the test machine may have no GPU."""
     command = tmp_path / "nvidia-smi"
     command.write_text("#!/bin/sh\necho '80, 1000'; echo '40, 3000'; sleep 600\n")
     command.chmod(command.stat().st_mode | stat.S_IEXEC)

@@ -1,4 +1,4 @@
-"""The demo's folder: what is in it that is not the demo's stays."""
+"""The demo does not delete other files in its folder."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The training of DB-CNN-Lite, in small: what it is fed, that it goes on after a kill, and that it ends."""
+"""The training of DB-CNN-Lite on a small scale: its data, its networks, and resuming after a kill."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def picture() -> np.ndarray:
     return np.ascontiguousarray(skimage.data.coffee()[100:356, 200:456])
 
 
-# --- what it is fed ------------------------------------------------------------------------------
+# --- training data --------------------------------------------------------------------------------
 
 
 def test_there_are_39_distortions_and_no_two_look_alike(picture) -> None:
@@ -86,7 +86,7 @@ def test_an_epoch_shows_each_rated_picture_once_in_an_order_of_its_own(picture) 
             3,
             256,
             256,
-        )  # no crop is larger than its picture
+        )  # no crop is larger than its image
         assert torch.equal(batches[1][0], batches[1][0])
         seen.append([rating for i in range(2) for rating in batches[i][1].tolist()])
         assert len(set(seen[-1])) == 6
@@ -167,7 +167,7 @@ def test_a_ladder_costs_nothing_once_each_step_of_severity_costs_its_share() -> 
 
 
 def test_gathered_statistics_are_those_of_the_weights_as_they_are(picture, tmp_path: Path) -> None:
-    """Those that were kept on the way are of other weights."""
+    """Statistics recorded during training belong to earlier weights."""
     torch.save(published_state(4), tmp_path / "lite0.pth")
     lite = LiveLite(DBCNNLite())
     unfold(lite.model.semantic, tmp_path / "lite0.pth")
@@ -190,7 +190,7 @@ def test_gathered_statistics_are_those_of_the_weights_as_they_are(picture, tmp_p
 
 
 def fit_line(folder: Path, epochs: int, dies_in: int | None = None, of: str = "seed 1") -> Tensor:
-    """A tiny stage with dropout, Adam and random data; optionally dies in the middle of an epoch."""
+    """A tiny stage with dropout, Adam and random data. It can fail in the middle of an epoch."""
     torch.manual_seed(0)
     line = nn.Sequential(nn.Dropout(0.3), nn.Linear(4, 1))
     optimiser = torch.optim.AdamW(line.parameters(), lr=0.1)

@@ -1,4 +1,4 @@
-"""Secrets that are planted wherever a job is told one are found in nothing that it leaves behind."""
+"""Secrets that a job is given anywhere do not appear in anything that it leaves behind."""
 
 import pickle
 import re

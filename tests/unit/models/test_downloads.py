@@ -1,5 +1,4 @@
-"""How models are brought here: taken up where they broke off, by proxies and mirrors, out of packs, under
-terms."""
+"""Downloads of models: resuming, proxies, mirrors, packs and licences."""
 
 import dataclasses
 import hashlib
@@ -35,8 +34,9 @@ HALF = len(CONTENT) // 2
 
 
 class Server:
-    """An HTTP server for CONTENT. `breaks`: answers that end in the middle, before whole ones. `ranges`:
-    whether it knows them. `extra`: bytes that it sends too many. asked: path and Range of each request."""
+    """An HTTP server for CONTENT. `breaks`: number of truncated responses before complete ones. `ranges`:
+    whether it supports range requests. `extra`: number of surplus bytes that it sends. asked: path and Range
+    of each request."""
 
     def __init__(self) -> None:
         self.breaks = 0
@@ -74,7 +74,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def probe(monkeypatch):
-    """Puts a model of CONTENT into the zoo; its sources and terms are the caller's."""
+    """Add a model with CONTENT to the zoo, with the caller's sources and terms."""
 
     def add(*sources: str, name: str = "probe", **more) -> models.Model:
         digest = hashlib.sha256(CONTENT).hexdigest()
@@ -187,7 +187,7 @@ def test_more_bytes_than_the_model_has_are_not_taken(model_dir, probe, server):
 
 
 def test_a_proxy_is_asked_in_the_servers_place(model_dir, probe, server, monkeypatch):
-    """There is no such host: only the proxy can answer."""
+    """The host does not exist, so only the proxy can answer."""
     probe("http://models.example/zoo/probe.bin")
     monkeypatch.setenv("HTTP_PROXY", server.address)
     monkeypatch.setenv("http_proxy", server.address)
@@ -299,7 +299,7 @@ def linked() -> bytes:
 
 
 def encrypted() -> bytes:
-    """The flag that says so, in the central directory."""
+    """Set the encryption flag in the central directory."""
     content = bytearray(packed({"probe.bin": CONTENT}))
     content[content.rindex(b"PK\x01\x02") + 8] |= 1
     return bytes(content)
@@ -348,7 +348,7 @@ def test_a_hostile_archive_writes_nothing(tmp_path, content, said):
 
 @pytest.fixture
 def restricted(model_dir, monkeypatch, tmp_path) -> str:
-    """A recogniser in the zoo, under terms of its own, in a folder of one's own."""
+    """A recogniser in the zoo with its own licence terms, in its own model cache."""
     path = arcface(tmp_path / "restricted.onnx")
     known = models.Recogniser(models.PUBLISHED, dropout=0.5)
     entry = models.Model(
@@ -356,7 +356,7 @@ def restricted(model_dir, monkeypatch, tmp_path) -> str:
         (f"file://{path}",), recogniser=known, terms="For tests only.",
     )  # fmt: skip
     monkeypatch.setitem(models.MODELS, "restricted", entry)
-    for name in ("yunet", "facemesh"):  # no terms: taken from where they are
+    for name in ("yunet", "facemesh"):  # these have no terms: use the cached files
         model = models.get(name)
         monkeypatch.delenv("FACEQ_CACHE")
         kept = fetch(name)
@@ -378,14 +378,14 @@ def test_terms_are_shown_and_nothing_is_fetched_until_they_are_accepted(
     assert main.main([*command, "--accept-licence"]) == 0
     said = capsys.readouterr()
     assert "restricted: terms accepted (Probe-NC): For tests only." in said.err
-    assert json.loads(said.out)["status"] == "scored"  # what was asked for, and nothing else
-    # Accepted once, they are not asked for again.
+    assert json.loads(said.out)["status"] == "scored"  # only the requested output
+    # Terms that were accepted once are not asked for again.
     assert main.main(command) == 0
     assert "terms" not in capsys.readouterr().err
 
 
 def test_a_job_records_what_was_accepted_by_its_configuration(light_job, tmp_path, monkeypatch):
-    """The driver asks, once for all machines; the record says which licences."""
+    """The driver checks once for all nodes. The run record lists the accepted licences."""
     terms = {"terms": "For tests only.", "licence": "Probe-NC"}
     monkeypatch.setitem(models.MODELS, "yunet", dataclasses.replace(models.get("yunet"), **terms))
     monkeypatch.setattr("faceq.models.terms._acceptances", lambda: tmp_path / "accepted.json")

@@ -1,4 +1,4 @@
-"""The model zoo: verified, repaired, fetched once, and quick to give up on an address that is silent."""
+"""The model zoo: files are verified, repaired and downloaded once, and silent addresses time out fast."""
 
 import dataclasses
 import hashlib
@@ -35,7 +35,7 @@ def good(tmp_path) -> str:
 
 @pytest.fixture
 def server() -> Iterator[tuple[str, list[str]]]:
-    """An HTTP server that serves CONTENT slowly, and the list of requests it got."""
+    """An HTTP server that serves CONTENT slowly, and the list of its requests."""
     asked: list[str] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):

@@ -1,4 +1,4 @@
-"""Compaction: the same table in few sorted files."""
+"""Compaction: the same table in a few sorted files."""
 
 import json
 import os
@@ -27,7 +27,7 @@ from jobs.training import synthetic
 
 @pytest.fixture(scope="module")
 def scored(astronaut, tmp_path_factory):
-    """A table that two runs wrote, in many files, with rows of every status."""
+    """A table of two runs in many files, with rows of every status."""
     folder = tmp_path_factory.mktemp("compact")
     chosen = ("astronaut-", "noface", "small", "broken")
     frames = [(n, d) for n, d in demo.frames(demo.source_faces()) if n.startswith(chosen)]
@@ -120,10 +120,10 @@ def test_an_unfinished_job_is_refused_until_it_was_run_again(light_job, scored, 
     pipeline.score(chosen)
     (path,) = (table / "_faceq").glob("run-*.json")
     record = json.loads(path.read_text())
-    path.write_text(json.dumps({**record, "finished": None}))  # as a kill leaves it
+    path.write_text(json.dumps({**record, "finished": None}))  # like the record of a killed job
     assert main.main(["compact", str(table), "--out", str(tmp_path / "new")]) == 2
     assert f"{record['run_id']} has not finished" in capsys.readouterr().err
-    pipeline.score(chosen.model_copy(update={"input": (str(PHOTOS),)}))  # another input: not what was stopped
+    pipeline.score(chosen.model_copy(update={"input": (str(PHOTOS),)}))  # not the input of the stopped job
     assert main.main(["compact", str(table), "--out", str(tmp_path / "new")]) == 2
     assert not (tmp_path / "new").exists()
     pipeline.score(chosen)
@@ -167,7 +167,7 @@ def test_a_condition_reads_few_row_groups(scored, tmp_path, monkeypatch):
 
 
 def test_columns_that_no_file_has_yet_are_left_out(tmp_path):
-    """A table that an older version wrote."""
+    """The table was written by an older version."""
     synthetic.write(tmp_path / "old", 5_000)
     for path in Table(str(tmp_path / "old"), S3Settings()).row_files():
         pq.write_table(pq.read_table(path, partitioning=None).drop_columns("dhash"), path)
@@ -178,7 +178,7 @@ def test_columns_that_no_file_has_yet_are_left_out(tmp_path):
 
 
 def test_landmarks_of_a_fixed_size_become_plain_lists(tmp_path):
-    """A table that an older version wrote."""
+    """The table was written by an older version."""
     synthetic.write(tmp_path / "old", 5_000)
     expected = rows_of(str(tmp_path / "old"))
     for path in Table(str(tmp_path / "old"), S3Settings()).row_files():

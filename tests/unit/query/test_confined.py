@@ -1,4 +1,4 @@
-"""What a query may not do, whoever sends it: read other files, write files, change settings, load code."""
+"""What no query may do: read other files, write files, change settings, load code."""
 
 import os
 import subprocess
@@ -18,12 +18,12 @@ from faceq.storage.settings import S3Settings
 from jobs.training import synthetic
 
 SECRET = "s3cr3t"
-planted = pa.table({"text": [SECRET]})  # what a table name in a query must not find
+planted = pa.table({"text": [SECRET]})  # a table name in a query must not resolve to this variable
 
 
 @pytest.fixture
 def place(tmp_path) -> Path:
-    """A table, and around it files that queries must neither read nor change."""
+    """A table, and files around it that queries must neither read nor change."""
     synthetic.write(tmp_path / "table", 1_000)
     (tmp_path / "secret.txt").write_text(SECRET)
     (tmp_path / "secret.csv").write_text(f"text\n{SECRET}\n")
@@ -221,7 +221,7 @@ def test_on_s3_too_only_the_table_can_be_read(place):
                     rows.arrow(rows.sql(f"select * from read_text('s3://{BUCKET}/{other}')"))
             with pytest.raises(UsageError, match="can read only the table's own files"):
                 rows.arrow(rows.sql(f"select * from read_text('{place}/secret.txt')"))
-            # On S3 `..` is a name like any other: this asks for another object, which is not there.
+            # On S3, `..` is an ordinary name: this requests another object, which does not exist.
             apart = f"select * from read_text('s3://{BUCKET}/table/status=scored/../../secret.txt')"
             assert len(rows.arrow(rows.sql(apart))) == 0
         assert not any(each.key == "secret.txt" for each in store.asked)

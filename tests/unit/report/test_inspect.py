@@ -1,4 +1,4 @@
-"""A look at single pictures: the values are the table's, and the picture shows them."""
+"""`faceq inspect`: its values are those of a table, and its image shows them."""
 
 import io
 import json
@@ -140,7 +140,7 @@ def test_pictures_whose_names_collide_have_looks_of_their_own():
     assert named("a/x.jpg", "b/x.jpg", "x.png") == ["x", "x-2", "x-3"]
     assert named("x.jpg", "x.png", "x-2.jpg", "x-2.png") == ["x", "x-3", "x-2", "x-2-2"]
     assert named("x-2.jpg", "x.jpg", "x.png", "x-3.jpg") == ["x-2", "x", "x-4", "x-3"]
-    assert named("a/X.jpg", "b/x.jpg") == ["X", "x-2"]  # one file where case does not count
+    assert named("a/X.jpg", "b/x.jpg") == ["X", "x-2"]  # one file on file systems that ignore case
     long = named(*(f"{i}/{'ü' * 125}{i}.jpg" for i in range(12)))
     assert len(set(long)) == 12 and max(len(name.encode()) for name in long) < 210
 

@@ -23,7 +23,7 @@ from faceq.storage.settings import S3Settings
 from faceq.table.schema import BREAK, frame_id
 
 JPEG = b"\xff\xd8\xff\xe0 and so on"
-"""Bytes that begin as an image."""
+"""Bytes that begin like an image."""
 
 
 def write_tar(path: Path, members: list[tuple[str, bytes]], mode: str = "w") -> Path:
@@ -171,7 +171,7 @@ def test_done_frames_are_marked_and_not_read(tmp_path):
 
 @pytest.fixture(scope="module")
 def folder_for_tar(tmp_path_factory) -> Path:
-    """Files as GNU tar meets them: below folders, with a long name, with holes."""
+    """Files for GNU tar: in folders, with a long name, with holes."""
     root = tmp_path_factory.mktemp("gnu")
     (root / "t" / "d.jpg").mkdir(parents=True)
     (root / "t" / "a.jpg").write_bytes(os.urandom(900))
@@ -279,7 +279,7 @@ def test_a_binary_column_is_the_image_and_key_names_the_frame(tmp_path):
 
 @pytest.mark.parametrize("order", [["key", "image"], ["image", "key"], ["key", "other", "image"]])
 def test_a_shard_is_read_from_front_to_back(order, tmp_path, monkeypatch):
-    """To go back costs a store's reader what it has read ahead."""
+    """If it went back, the reader of an object store would lose the data that it read ahead."""
     values = {
         "image": [os.urandom(5_000) for _ in range(100)],
         "key": [str(i) for i in range(100)],
@@ -420,7 +420,7 @@ def test_corrupt_parquet_is_a_break_not_a_refusal(tmp_path):
     assert (frame.frame_index, frame.refused) == (BREAK, False)
 
 
-# --- single pictures ---
+# --- single images ---
 
 
 def test_a_picture_that_vanished_is_refused(tmp_path):

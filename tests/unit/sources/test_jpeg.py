@@ -1,4 +1,5 @@
-"""JPEG: read if all of its pixels are there, whatever its end looks like; else unreadable, and by name."""
+"""A JPEG is read if it has all of its pixels, whatever follows them. Otherwise it is unreadable, with the
+reason."""
 
 import base64
 import io
@@ -72,7 +73,8 @@ def test_a_progressive_picture_without_its_last_scans_is_unreadable(photo, missi
 
 
 def test_of_a_picture_in_one_scan_a_colour_each_none_may_be_missing(photo):
-    """Sequential, not interleaved: three scans. PyAV and Pillow do not write such, so two are cut out."""
+    """A sequential, non-interleaved image has three scans. PyAV and Pillow cannot write such files, so the
+    test removes two scans."""
     data = bytearray(encoded(photo))
     at = last_scan(bytes(data))
     header = b"\xff\xda\0\x08\x01\x01\0\0\x3f\0"
@@ -115,7 +117,7 @@ ARITHMETIC = base64.b64decode(
     "FBQUFBQUFBT/yQARCAAQABADASIAAhEBAxEB/8wACgAQEAUBEBEF/9oADAMBAAIRAxEAPwDR1k4VXdl57BVat5SOrsz/AF6LPX5I"
     "APoN/9k="
 )
-"""A ramp of 16x16 pixels, by `jpegtran -arithmetic`."""
+"""A gradient of 16x16 pixels, written by `jpegtran -arithmetic`."""
 
 
 def test_arithmetic_coding_is_read():
@@ -175,7 +177,7 @@ def test_the_scans_of_a_thumbnail_or_of_a_second_picture_do_not_count(photo):
 
 
 def test_thousands_of_segments_are_passed_over(photo):
-    """Pillow copies EXIF data anew for each segment of them: 1,500 take it more than a minute."""
+    """Pillow copies all EXIF data again for each EXIF segment. 1,500 segments take more than a minute."""
     exif = Image.Exif()
     exif[0x0112] = 6
     data = encoded(photo, exif=exif)
@@ -185,7 +187,7 @@ def test_thousands_of_segments_are_passed_over(photo):
 
 
 def test_pixels_are_taken_as_square(photo):
-    """Browsers and image libraries do not stretch by JFIF's density; video players do."""
+    """Browsers and image libraries do not stretch images by JFIF's density. Video players do."""
     plain = encoded(photo)
     for unit in (0, 1, 2):
         density = bytes((unit,)) + (2).to_bytes(2) + (1).to_bytes(2)

@@ -1,4 +1,4 @@
-"""Manifests: lists of frames in Parquet, CSV and JSONL, and a million entries on one driver."""
+"""Manifests: lists of frames in Parquet, CSV and JSONL, and a million entries in one driver."""
 
 import io
 import json
@@ -94,7 +94,7 @@ def test_a_manifest_that_is_none_is_one_line_of_wrong_usage(tmp_path, name, cont
 
 
 def test_sizes_are_read_as_pandas_writes_them(tmp_path):
-    """A column of whole numbers that lacks some is one of floats, and NaN where one is missing."""
+    """An integer column with missing values is written as floats, with NaN for missing values."""
     table = pandas.DataFrame({"uri": ["/a.jpg", "/b.jpg", "/c.jpg"], "size": [10, None, 2.0**40]})
     table.to_csv(tmp_path / "m.csv")
     table.to_csv(
@@ -186,7 +186,7 @@ def test_a_manifest_that_the_storage_refuses_stops_the_job(monkeypatch, refused)
 
 
 def test_a_manifest_on_s3_is_scored_row_by_row(s3, light_job, tmp_path):
-    """Pictures without an ending, an empty one and one that is not there: each entry has its row."""
+    """Images without an ending, an empty file and a missing file: each entry has its row."""
     client = boto3.client("s3")
     photo = (PHOTOS / "mask_blue.jpg").read_bytes()
     for name, content in (("m/one", photo), ("m/two.jpg", photo), ("m/empty.jpg", b"")):
@@ -232,7 +232,7 @@ def test_a_run_with_a_manifest_goes_on_where_it_stopped(light_job, tmp_path):
 
 
 def test_a_million_pictures_are_listed_and_grouped_in_little_memory(tmp_path):
-    """In a process of its own, so that its memory can be measured, without Ray's own part."""
+    """In its own process, to measure its memory without Ray's."""
     path = tmp_path / "m.parquet"
     places = [f"s3://some-bucket/faces/2024-05-17/{i // 1000:06}/frame-{i:09}.jpg" for i in range(1_000_000)]
     pq.write_table(pa.table({"uri": places}), path)

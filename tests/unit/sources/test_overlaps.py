@@ -1,4 +1,4 @@
-"""What an input holds beside frames, or twice."""
+"""Inputs that contain other things than frames, or the same frames twice."""
 
 import shutil
 from pathlib import Path
@@ -39,7 +39,7 @@ def test_frames_have_the_same_ids_however_many_slashes_their_folder_begins_with(
 
 @pytest.fixture
 def crowded(looked_at, tmp_path) -> Path:
-    """A folder with one picture, a result table, files of another one, and a link to a folder."""
+    """A folder with one image, a result table, files of another table, and a link to a folder."""
     folder = tmp_path / "in"
     (folder / "pictures").mkdir(parents=True)
     shutil.copy(PHOTOS / "mask_blue.jpg", folder / "pictures")
@@ -82,7 +82,8 @@ def test_result_tables_on_s3_are_passed_over():
 
 
 def test_keys_of_which_not_all_can_be_told_apart_stop_the_job(monkeypatch):
-    """Some stores take names that are not UTF-8; in a listing each wrong byte becomes the same sign."""
+    """Some stores accept names that are not UTF-8. In a listing, each invalid byte becomes the same
+    character."""
     monkeypatch.setattr(small_s3_module, "_coded", lambda name, query: quote(name.encode("latin-1")))
     with small_s3({"in/a\xfe.jpg": b"x", "in/a\xff.jpg": b"y"}) as store:
         for place in ("in", "in/*"):
@@ -91,7 +92,8 @@ def test_keys_of_which_not_all_can_be_told_apart_stop_the_job(monkeypatch):
 
 
 def test_a_query_of_other_programs_that_wrote_the_rows_is_a_shard_like_any(looked_at, tmp_path):
-    """Without faceq's footer nothing says that it is a part of a table: it has no images, and says so."""
+    """Without faceq's footer, nothing shows that the file belongs to a table. The error says that it has no
+    images."""
     rows = faceq.read_table(looked_at).replace_schema_metadata(None)
     pq.write_table(rows, tmp_path / "rows.parquet")
     (frame,) = read_shards(list_shards([str(tmp_path)], S3Settings()), S3Settings())

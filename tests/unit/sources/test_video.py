@@ -1,4 +1,4 @@
-"""Videos as input: which frames come, with which index, time and pixels, and what is said of broken ones."""
+"""Videos as input: the frames with their index, time and pixels, and the errors of damaged videos."""
 
 import io
 from collections.abc import Callable
@@ -36,7 +36,7 @@ from faceq.table.store import Table
         ("v.mkv", {"bf": "3"}, True),
         ("v.mov", {"codec": "mpeg4", "bf": "2"}, True),
         ("v.webm", {"codec": "libvpx-vp9", "deadline": "realtime", "cpu-used": "8"}, False),
-        # AVI has times in coded order alone, and an H.264 frame in it none of its own.
+        # AVI has times in coded order only. An H.264 frame in it has no time of its own.
         ("mpeg4.avi", {"codec": "mpeg4", "bf": "2"}, True),
         ("h264.avi", {"bf": "3"}, False),
         ("jpeg.avi", {"codec": "mjpeg"}, False),
@@ -60,7 +60,7 @@ def test_uneven_times_are_those_of_the_file(tmp_path):
     path = write_video(tmp_path / "v.mp4", [numbered(i) for i in range(6)], rate=1000, times=times)
     frames = read(path)
     assert numbers(frames) == list(range(6))
-    # The first frame is at 0, wherever the video's own clock starts.
+    # The first frame has time 0, wherever the clock of the video starts.
     assert [frame.timestamp_s for frame in frames] == pytest.approx([0, 0.04, 0.041, 0.5, 3, 3.033])
 
 
@@ -84,7 +84,7 @@ def test_a_frame_travels_without_loss_and_in_the_table(tmp_path, astronaut):
         ((270,), lambda image: np.rot90(image, 3)),
         ((0, True, False), lambda image: image[:, ::-1]),
         ((0, False, True), lambda image: image[::-1]),
-        # Mirrored after the turn, as phones' front cameras do.
+        # Mirrored after the rotation, like front cameras of phones.
         ((90, True, False), lambda image: np.rot90(image)[:, ::-1]),
         ((270, True, False), lambda image: np.rot90(image, 3)[:, ::-1]),
     ],
@@ -164,7 +164,7 @@ def test_sampling_is_on_record():
         assert comparison_record(settings, choose(settings))[f"video_{name}"] == value
 
 
-# --- broken videos ---
+# --- damaged videos ---
 
 
 @pytest.mark.parametrize(
@@ -239,7 +239,7 @@ def only_sound(path: Path) -> bytes:
         (lambda path: b"<html>403 Forbidden</html>" * 50, "not a video but a web page (HTML)"),
         (lambda path: np.random.default_rng(1).bytes(9000), "not a video, or cut off in its header"),
         (lambda path: bytes(9000), "not a video but zero bytes"),
-        # FFmpeg would open what a playlist names.
+        # FFmpeg would open the files that a playlist names.
         (
             lambda path: b"#EXTM3U\n#EXTINF:9,\nfile:///etc/hosts\n#EXT-X-ENDLIST\n",
             "not a video but a playlist",
@@ -312,7 +312,7 @@ def test_bytes_that_changed_anywhere_never_raise(tmp_path, name, options):
         assert times == sorted(times)
 
 
-# --- again ---
+# --- reading again ---
 
 
 def test_done_frames_are_marked(tmp_path):
@@ -350,7 +350,7 @@ def test_a_video_is_read_by_a_task_of_its_own(tmp_path):
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory, astronaut) -> Path:
-    """Two seconds of a face: sharp at first, then more and more blurred."""
+    """Two seconds of a face that is sharp at first and then increasingly blurred."""
     frames = [cv2.blur(astronaut, (1 + index, 1 + index)) for index in range(20)]
     return write_video(tmp_path_factory.mktemp("clip") / "clip.mp4", frames, rate=10, bf="2")
 

@@ -1,4 +1,5 @@
-"""Video formats beyond MP4, Matroska and AVI; files cut off or joined; words for what is no video."""
+"""Video formats besides MP4, Matroska and AVI; truncated and joined files; errors for files that are not
+videos."""
 
 import gzip
 import struct
@@ -53,7 +54,7 @@ def test_what_a_file_is_its_bytes_say_not_its_name(tmp_path, name, options):
     assert numbers(read(path)) == list(range(50))
 
 
-# --- cut off ---
+# --- truncated files ---
 
 
 @pytest.mark.parametrize(
@@ -79,7 +80,7 @@ def test_a_file_that_is_cut_off_gives_what_is_whole_and_one_break(tmp_path, name
     assert "cut off at " in end.error and message in end.error and "copy the file again" in end.error
 
 
-# --- joined ---
+# --- joined files ---
 
 
 def test_files_of_different_sizes_and_codecs_that_were_joined_are_read_through(tmp_path):
@@ -120,11 +121,11 @@ def test_a_transport_stream_that_goes_on_under_other_numbers_is_told(tmp_path, p
     )
 
 
-# --- what is no video, and what cannot be decoded ---
+# --- files that are not videos or cannot be decoded ---
 
 
 def sound(path: Path, codec: str, form: str, cover: bool) -> bytes:
-    """Silence, with a cover picture."""
+    """Silence with a cover image."""
     with av.open(str(path), "w", form) as container:
         stream = container.add_stream(codec, 44100)
         if cover:
@@ -171,7 +172,7 @@ def mkv_with_codec(path: Path) -> bytes:
         ),
         (lambda path: with_codec(path, b"dvx9"), "no decoder for its video codec (dvx9)"),
         (mkv_with_codec, "no decoder for its video codec (V_MPEG9/ISO/XYZ)"),
-        # FFmpeg would open the file that is named.
+        # FFmpeg would open the file that it names.
         (lambda path: b"ffconcat version 1.0\nfile '/etc/hosts'\n", "not a video but a playlist"),
     ],
 )
@@ -184,7 +185,7 @@ def test_what_is_no_video_says_what_it_is(tmp_path, content: Callable[[Path], by
 
 
 def test_noise_is_never_taken_for_a_video(tmp_path):
-    """The demuxers of MPEG streams believe a great deal."""
+    """The demuxers of MPEG streams accept almost anything."""
     random = np.random.default_rng(0)
     for index in range(40):
         data = bytearray(random.bytes(50_000))
@@ -249,7 +250,7 @@ def test_encrypted_videos_are_called_so(tmp_path, name, make, message):
 
 
 def test_coded_frames_that_give_no_picture_are_told(tmp_path):
-    """The decoder takes them without a word."""
+    """The decoder accepts them without an error."""
     path = write_video(tmp_path / "v.mkv", noise(60), codec="mpeg2video", g="60")
     data = bytearray(path.read_bytes())
     for packet in packets(path)[20:]:

@@ -1,5 +1,5 @@
-"""The GPU path: on CPU tensors beside the CPU's own path, on a GPU where there is one, and without one
-refused."""
+"""The GPU code: compared with the CPU code on CPU tensors, run on a GPU if there is one, and refused without
+one."""
 
 import os
 import re
@@ -54,7 +54,7 @@ def aligned() -> np.ndarray:
 @pytest.mark.parametrize("passes", [None, 20])
 @pytest.mark.parametrize("recogniser", ["sface", "arcface"])
 def test_distances_on_the_device_are_those_of_the_cpu(aligned, tmp_path, where, passes, recogniser):
-    """Features are bound to the session's output and stay where they are until they are distances."""
+    """Features are bound to the output of the session and stay on the device until distances are computed."""
     path, known = fetch("sface"), zoo.recogniser("sface")
     if recogniser == "arcface":
         path, known = arcface(tmp_path / "r.onnx"), zoo.Recogniser(zoo.PUBLISHED, dropout=0.5)
@@ -110,7 +110,7 @@ def test_faces_found_on_the_gpu_are_those_of_the_cpu(shared):
 
 
 def test_yunet_and_facemesh_stay_on_the_cpu_where_find_face_has_a_card(photos, monkeypatch):
-    """Where no CUDA provider is, as here, a session for the card would be an error."""
+    """Without a CUDA provider, as in this test, creating a session on the GPU would be an error."""
     monkeypatch.setattr(find_face, "check_cuda", lambda: None)
     monkeypatch.setattr(device, "check_cuda", lambda: None)
     image = (photos / "t1.jpg").read_bytes()
@@ -145,7 +145,7 @@ def test_memory_that_runs_out_halves_the_mini_batch_on_the_card(tmp_path, caplog
     assert "out of GPU memory" in caplog.text
 
 
-# --- memory that runs out, as torch and ONNX Runtime tell it ----------------------------------------
+# --- out-of-memory errors of torch and ONNX Runtime ------------------------------------------------
 
 
 ORT_OUT_OF_MEMORY = onnxruntime.capi.onnxruntime_pybind11_state.RuntimeException(
@@ -218,7 +218,7 @@ def test_memory_that_runs_out_while_a_model_loads_is_not_blamed_on_its_file(erro
     ],
 )
 def test_a_card_that_fails_is_an_error_not_the_cpu_and_not_the_file(monkeypatch, capsys, error, said):
-    """ONNX Runtime's own class would make a session for the CPU then, and print so."""
+    """ONNX Runtime's own class would create a session on the CPU and only print a message."""
     made = onnxruntime.InferenceSession._create_inference_session
 
     def on_the_card(self, providers, *more):
@@ -244,7 +244,7 @@ def test_other_errors_are_not_taken_for_it():
     assert not device.is_out_of_memory(ValueError("Failed to allocate memory"))
 
 
-# --- a GPU that was asked for and is not there -------------------------------------------------------
+# --- a requested GPU that does not exist -----------------------------------------------------------
 
 
 @without_gpu
@@ -283,7 +283,7 @@ def test_readme_installs_what_the_messages_name():
 
 @without_gpu
 def test_a_machine_with_a_card_that_models_cannot_use_says_why(monkeypatch, caplog):
-    """As Ray sees it: a logical GPU beside this environment's builds without CUDA."""
+    """Ray has a logical GPU, but the packages of this environment are builds without CUDA."""
     monkeypatch.setattr(cluster.ray, "cluster_resources", lambda: {"CPU": 2.0, "GPU": 1.0})
     plain = config.build({})
     assert cluster.with_local_gpus(plain) == plain
@@ -314,7 +314,7 @@ def test_a_job_on_a_machine_with_a_card_takes_it(monkeypatch):
 
 @on_gpu
 def test_a_provider_that_did_not_load_is_an_error(monkeypatch):
-    """ONNX Runtime makes a session for the CPU then, and says so only in its log."""
+    """ONNX Runtime then creates a session on the CPU and reports this only in its log."""
     made = onnxruntime.InferenceSession
 
     def on_the_cpu(model, options, providers, **more):

@@ -1,4 +1,4 @@
-"""What S3's errors mean: told apart by S3's own codes, whatever s3fs makes of them."""
+"""S3 errors are told apart by S3's own codes, whatever s3fs translates them to."""
 
 import errno
 import io
@@ -30,7 +30,8 @@ def few_attempts(monkeypatch):
 
 
 def is_read(asked: Asked) -> bool:
-    """Of an object; the listing asks whether the folder is one, too."""
+    """Whether the request reads an object. (The listing also requests the name of the folder as an
+    object.)"""
     return asked.key is not None and "." in asked.key
 
 
@@ -130,18 +131,18 @@ def test_what_has_no_bytes_is_empty_and_no_refusal(shards):
 
 
 def test_a_store_whose_tokens_have_run_out_stops_the_job(light_job, tmp_path, capsys, monkeypatch):
-    """It lists forty keys, and answers each read with 400 InvalidToken."""
+    """The server lists forty keys and answers each read with 400 InvalidToken."""
     objects = {f"in/{i:02}.jpg": b"\xff\xd8\xff" for i in range(40)}
     with small_s3(objects, lambda asked: Refusal(400, "InvalidToken") if is_read(asked) else None) as store:
         job = tmp_path / "job.yaml"
         job.write_text(f"s3: {{endpoint_url: '{store.settings.endpoint_url}'}}\n")
         assert main.main(["score", IN, "--config", str(job), "--out", str(tmp_path / "table")]) == 1
     err = capsys.readouterr().err
-    said = [line for line in err.splitlines() if line.startswith("faceq: ")][-1]  # Ray may say more after it
+    said = [line for line in err.splitlines() if line.startswith("faceq: ")][-1]  # Ray may print more
     assert "the storage refused 40 reads in a row" in said and "InvalidToken" in said
 
 
-# --- which requests are made, and how ---
+# --- requests ---
 
 
 def test_a_shard_of_its_own_name_costs_no_more_requests_than_reading_it(shards):
@@ -153,7 +154,7 @@ def test_a_shard_of_its_own_name_costs_no_more_requests_than_reading_it(shards):
             asked = [each.method for each in store.reads()]
             expected = {"picture": ["GET"], "tar": ["HEAD", "GET"], "video": ["HEAD", "GET"]}
             if shard.kind == "parquet":
-                # The footer, then the one row group.
+                # The footer, then the only row group.
                 assert asked == ["HEAD", "GET", "GET"]
             else:
                 assert asked == expected[shard.kind], shard.source

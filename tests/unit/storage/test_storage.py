@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Atomic writing of files."""
 
 import gc
 import os
@@ -42,7 +42,7 @@ def test_a_file_that_is_dropped_unclosed_never_appears(tmp_path):
 
 
 def test_what_is_written_is_on_the_disk_when_close_returns(tmp_path, monkeypatch):
-    """The content before the name appears; then the name, and those of new folders."""
+    """First the content is synced. Then the name appears and is synced, with the names of new folders."""
     calls: list[tuple[str, int]] = []
     fsync, replace = os.fsync, os.replace
 
@@ -150,5 +150,5 @@ def test_retries_are_those_of_the_user_where_there_are_any(monkeypatch, tmp_path
 
 
 def retries_of(s3: S3Settings) -> dict:
-    """What botocore itself has made of the settings."""
+    """The retry settings as botocore applies them."""
     return filesystem("s3://bucket", s3).s3.meta.config.retries

@@ -1,4 +1,4 @@
-"""Whether a table of another version, or with other settings, may be continued."""
+"""Whether a job may continue a table of another version or with other settings."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ from faceq.table.schema import STATUSES, record_of
 from faceq.table.store import Table
 
 TABLES = Path(__file__).parent / "tables"
-"""What version 0.1.0 wrote: a table of three pictures with `--fiq-threshold 0.75`; records by preset."""
+"""Files of version 0.1.0: a table of three images with `--fiq-threshold 0.75`, and run records by preset."""
 
 OLD = json.loads((TABLES / "records-0.1.0.json").read_text())
 
@@ -34,7 +34,7 @@ def old_table() -> Table:
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_settings_that_a_record_of_0_1_0_does_not_name_are_those_of_then(preset):
-    """Beside the way in which faces are found, which is why these tables are refused."""
+    """Except `face_finding`, because of which these tables are refused."""
     more = {"quality_region": "frame"} if preset == "cafi" else {}
     now = mine(preset=preset, accept_licence=True, **more)
     comparable.check("table", {**OLD[preset], "face_finding": FACE_FINDING}, now)

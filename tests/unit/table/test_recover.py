@@ -1,4 +1,4 @@
-"""What earlier runs left, put right: nothing lost, nothing doubled."""
+"""Repair of the files that earlier runs left: no row is lost or duplicated."""
 
 import subprocess
 import sys
@@ -62,7 +62,7 @@ def test_unreadable_frames_of_a_run_without_an_end_are_not_done(table):
         base = 0 if run == OLD else 10
         write(table, run, "unreadable", [base + 1, base + 2])
         write(table, run, "scored", [base + 3])
-    # Of the frames that the new run has in its input, that is.
+    # This applies only to frames in the input of the new run.
     assert repair.prepare(table, {"/in/2.jpg", "/in/12.jpg"}).ids.tolist() == [1, 2, 3, 11, 13]
     assert repair.prepare(table, {f"/in/{i}.jpg" for i in range(20)}).ids.tolist() == [1, 2, 3, 13]
 
@@ -89,7 +89,7 @@ def test_of_doubles_the_latest_run_stays(table, place, request):
 
 
 def test_the_latest_run_is_the_one_that_held_the_table_last_whatever_its_clock_said(table):
-    """The first run's machine was ahead, so that its id and the names of its files sort last."""
+    """The clock of the first run's machine was ahead, so that its id and the names of its files sort last."""
     for run_id, sequence in ((NEW, 1), (OLD, 2)):
         run = save_run(table, run_id, finished=True)
         run.sequence = sequence
@@ -241,15 +241,16 @@ def test_rows_that_pass_a_lower_threshold_are_scored_again(table):
         return sorted(repair.passing(table, sources, threshold)["frame_id"].to_pylist())
 
     assert passing(0.5) == [2, 3] and passing(0) == [1, 2, 3, 4]
-    # As a stage compares: 0.3 as a float32 is more than 0.3.
+    # Compared as in a stage: 0.3 as float32 is greater than 0.3.
     assert passing(0.3) == [2, 3, 4] and passing(0.7) == passing(0.9) == []
     assert passing(0.5, {"/in/3.jpg"}) == [3]
-    with_threshold(table, OLD, None)  # the record does not say
+    with_threshold(table, OLD, None)  # the record has no threshold
     assert passing(0.5) == [2, 3]
 
 
 def test_old_rows_stay_until_there_are_new_ones(table):
-    """Whatever moment a job is killed at, a frame has a row, and after the next run's beginning only one."""
+    """A frame has a row at any moment at which a job is killed, and exactly one after the start of the next
+    run."""
     save_run(table, OLD, finished=True)
     below_fiq(table, OLD, {1: 0.5, 2: 0.6, 3: 0.1})
     with_threshold(table, OLD, 0.7)
@@ -336,7 +337,7 @@ class TestJob:
         chosen = config.build({"input": [str(tmp_path / "in")], "out": str(tmp_path / "table")})
         done = pipeline.score(config.build({**chosen.model_dump(), "limit": 2}))
         assert done.run.counts["scored"] == 2
-        for i in range(2, 14):  # a link to nothing: listed, and gone when it is read
+        for i in range(2, 14):  # a broken link: it is listed, but missing when it is read
             (tmp_path / "in" / f"{i:02}.jpg").unlink()
             (tmp_path / "in" / f"{i:02}.jpg").symlink_to(tmp_path / "nowhere")
         with pytest.raises(

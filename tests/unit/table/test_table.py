@@ -18,7 +18,7 @@ from faceq.table.schema import (
 
 
 def test_frame_id_is_the_documented_hash():
-    # Computed once by `b2sum -l 64` over the bytes "s3://b/a.tar\0x.jpg\0" + "0" and "/v.mp4\0\0" + "17".
+    # Computed with `b2sum -l 64` over the bytes "s3://b/a.tar\0x.jpg\0" + "0" and "/v.mp4\0\0" + "17".
     assert frame_id("s3://b/a.tar", "x.jpg", 0) == int.from_bytes(bytes.fromhex(B2SUM_MEMBER), signed=True)
     assert frame_id("/v.mp4", None, 17) == int.from_bytes(bytes.fromhex(B2SUM_VIDEO), signed=True)
 
