@@ -76,7 +76,9 @@ def workers() -> tuple[int, int]:
     return gpus, sum(resources.get("CPU") == 2 for resources in there)
 
 
-def test_workers_of_both_kinds_come_pools_grow_workers_go(cloud, tmp_path, astronaut, monkeypatch):
+def test_both_types_of_workers_start_pools_grow_and_idle_workers_stop(
+    cloud, tmp_path, astronaut, monkeypatch
+):
     shards = write_input(tmp_path / "in", astronaut, FRAMES)
     trace_stages(monkeypatch, tmp_path / "trace", pause=0.1)
     # Two actors use up a GPU worker, so find_face needs workers of the other type.

@@ -77,7 +77,7 @@ class Killer(threading.Thread):
         ),
     ],
 )
-def test_workers_that_die_whenever_they_start(shards, tmp_path, word, number, reason, most):
+def test_workers_that_die_at_every_start(shards, tmp_path, word, number, reason, most):
     job = Job(shards, tmp_path)
     killer = Killer(job, word, number)
     killer.start()

@@ -36,7 +36,7 @@ def call(census, caller: int, batches: int) -> None:
     ray.get(waiting)
 
 
-def test_calls_of_a_thousand_actors_are_answered_and_leave_nothing(local_ray, full):
+def test_calls_of_a_thousand_actors_are_answered_and_leave_no_memory_behind(local_ray, full):
     batches = 4_000 if full else 1_000
     census = Census.options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote(1_000_000, TASKS)
     ray.get(census.incarnation.remote())

@@ -73,7 +73,7 @@ def frames_in(folder: Path) -> Counter:
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
 @pytest.mark.parametrize("call", CALLS)
-def test_an_export_killed_at_any_call_goes_on(table, tmp_path, call, full):
+def test_an_export_killed_at_any_call_resumes(table, tmp_path, call, full):
     whole = Counter(Table(table, S3Settings()).frame_ids().tolist())
     for point in range(1, 100, 1 if full else 4):
         out = tmp_path / str(point)

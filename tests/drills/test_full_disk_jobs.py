@@ -10,7 +10,7 @@ from faceq.cli import main
 
 @needs_mounts
 @pytest.mark.parametrize("leave", [0, 4096, 3 * 4096])
-def test_a_job_goes_on_where_a_full_disk_stopped_it(local_ray, tmp_path, capsys, leave):
+def test_a_job_resumes_where_a_full_disk_stopped_it(local_ray, tmp_path, capsys, leave):
     """With no space at all, with space for the heartbeat only, and with space for the run record but no
     rows."""
     with small_disk(tmp_path / "disk") as disk:

@@ -38,7 +38,7 @@ def scored(tmp_path_factory, astronaut) -> tuple[str, str]:
         ([signal.SIGINT, signal.SIGINT, signal.SIGINT], 130),
     ],
 )
-def test_a_signal_keeps_what_is_written_and_frees_the_table(shards, tmp_path, sent, status):
+def test_a_signal_keeps_written_rows_and_unlocks_the_table(shards, tmp_path, sent, status):
     job = Job(shards, tmp_path)
     job.until(lambda: len(job.files()) >= 2)
     for number in sent:
@@ -58,7 +58,7 @@ def test_a_signal_keeps_what_is_written_and_frees_the_table(shards, tmp_path, se
 
 
 @pytest.mark.parametrize("streams", ["2>&1 | head -1", ">&- 2>&-", ">/dev/full 2>&1"])
-def test_a_job_goes_on_without_its_reader(scored, tmp_path, streams):
+def test_a_job_continues_if_nobody_reads_its_output(scored, tmp_path, streams):
     source, table = scored
     there = shutil.copytree(table, tmp_path / "table")
     job = f"{sys.executable} -m faceq score {source} --out {there} --overwrite"

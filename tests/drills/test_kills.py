@@ -203,7 +203,7 @@ def test_a_node_is_lost(shards, undisturbed, tmp_path):
         cluster.shutdown()
 
 
-def test_a_million_pictures_begin_within_a_minute_in_two_gigabytes(tmp_path, astronaut, full):
+def test_a_million_images_start_within_a_minute_and_two_gigabytes(tmp_path, astronaut, full):
     """All of them are one image, under a thousand names in a folder that has a thousand names."""
     (tmp_path / "0").mkdir()
     (tmp_path / "face.jpg").write_bytes(demo._jpeg(demo._frame_around(astronaut, [200, 60, 80, 110])))

@@ -58,7 +58,7 @@ def large(request, tmp_path) -> Path:
 
 
 @pytest.mark.parametrize("where", ["disk", "s3"])
-def test_pictures_beyond_holes_are_read_without_the_holes(large, where):
+def test_images_after_holes_are_read_without_reading_the_holes(large, where):
     image = (PHOTOS / "mask_blue.jpg").read_bytes()
     with small_s3({"large.tar": Sparse(large)}) as store:
         settings = store.settings if where == "s3" else S3Settings()
@@ -73,7 +73,7 @@ def test_pictures_beyond_holes_are_read_without_the_holes(large, where):
     assert len(requests) <= 6
 
 
-def test_a_large_tar_that_is_cut_off_in_a_hole_says_so(large):
+def test_a_large_tar_truncated_in_a_hole_is_reported(large):
     os.truncate(large, 40 << 30)
     *whole, last = read_shards(list_shards([str(large)], S3Settings()), S3Settings())
     assert len(whole) == 2 and "unexpected end of data" in last.error

@@ -83,7 +83,7 @@ def found_in(*folders: Path) -> list[str]:
     return found
 
 
-def test_a_job_leaves_none_of_the_secrets_that_it_was_told(tmp_path, mirror, rays):
+def test_a_job_leaves_no_secret_behind(tmp_path, mirror, rays):
     """The job reads from a store that needs a password. One response of the store contains a secret."""
     picture = (PHOTOS / "Tom_Hanks_54745.png").read_bytes()
     answer = f"sign http://user:{PLANTED}@h/?{SIGNED} with {KEYS['AWS_SECRET_ACCESS_KEY']}".replace(
@@ -114,7 +114,7 @@ def test_a_job_leaves_none_of_the_secrets_that_it_was_told(tmp_path, mirror, ray
     assert "http://***@127.0.0.1:" in record.read_text()
 
 
-def test_a_job_that_is_stopped_names_no_secret_either(tmp_path, mirror, rays):
+def test_a_stopped_job_leaves_no_secret_behind(tmp_path, mirror, rays):
     """Workers report the reason to Ray, and Ray writes it to its logs."""
     answer = f"https://host/?{SIGNED} of {KEYS['AWS_SESSION_TOKEN']}".replace("&", "&amp;")
     objects = {f"in/{number}.jpg": b"of no matter" for number in range(12)}

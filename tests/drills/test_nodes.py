@@ -27,7 +27,7 @@ def nodes(aws):
     cluster.shutdown()
 
 
-def test_stages_land_as_asked(nodes, tmp_path, astronaut, monkeypatch):
+def test_stages_run_on_the_nodes_with_their_resources(nodes, tmp_path, astronaut, monkeypatch):
     shards = write_input(tmp_path / "in", astronaut, FRAMES)
     trace_stages(monkeypatch, tmp_path / "trace")
     pool = {"num_cpus": 0.5, "num_gpus": 0.5, "device": "cpu"}
@@ -48,7 +48,7 @@ def test_stages_land_as_asked(nodes, tmp_path, astronaut, monkeypatch):
     assert one.to_pylist() == other.to_pylist()
 
 
-def test_three_stages_share_a_card(nodes, tmp_path, astronaut, monkeypatch):
+def test_three_stages_share_a_gpu(nodes, tmp_path, astronaut, monkeypatch):
     shards = write_input(tmp_path / "in", astronaut, FRAMES)
     trace_stages(monkeypatch, tmp_path / "trace")
     share = {"num_cpus": 0.25, "num_gpus": 0.3, "device": "cpu"}

@@ -44,7 +44,7 @@ def undisturbed(shards, local_ray, tmp_path_factory) -> list[dict]:
     return Table(out, chosen.s3).rows(VALUES).sort_by("frame_id").to_pylist()
 
 
-def test_killed_as_a_whole_and_started_again(shards, undisturbed, tmp_path):
+def test_a_job_killed_as_a_whole_resumes(shards, undisturbed, tmp_path):
     job = Job(shards, tmp_path)
     job.until(lambda: len(job.files()) >= 3)
     below = psutil.Process(job.process.pid).children(recursive=True)
@@ -66,7 +66,7 @@ def test_killed_as_a_whole_and_started_again(shards, undisturbed, tmp_path):
     assert {row["frame_id"] for row in rows if row["run_id"] == first} == before
 
 
-def test_only_the_driver_is_killed_and_a_new_one_starts_at_once(shards, undisturbed, tmp_path):
+def test_a_new_job_starts_at_once_after_only_the_driver_was_killed(shards, undisturbed, tmp_path):
     """The last workers of the first job may still write while the second job starts."""
     job = Job(shards, tmp_path)
     job.until(lambda: len(job.files()) >= 2)
@@ -76,7 +76,7 @@ def test_only_the_driver_is_killed_and_a_new_one_starts_at_once(shards, undistur
     assert job.rows() == undisturbed
 
 
-def test_a_reader_of_s3_never_meets_half_a_file(s3, shards, undisturbed, tmp_path):
+def test_a_reader_of_s3_never_sees_a_partial_file(s3, shards, undisturbed, tmp_path):
     """The reader reads the whole table in a loop while the job runs, is killed, and runs again."""
     out = f"{s3}/read-while-written"
     job = Job(shards, tmp_path, out=out)
@@ -98,7 +98,7 @@ def test_a_reader_of_s3_never_meets_half_a_file(s3, shards, undisturbed, tmp_pat
     assert job.rows() == undisturbed
 
 
-def test_worker_processes_die_while_it_runs(shards, undisturbed, tmp_path):
+def test_a_job_survives_the_death_of_worker_processes(shards, undisturbed, tmp_path):
     job = Job(shards, tmp_path)
     chance = random.Random(1)
     killed = []
@@ -111,7 +111,7 @@ def test_worker_processes_die_while_it_runs(shards, undisturbed, tmp_path):
     assert job.rows() == undisturbed, killed
 
 
-def test_a_picture_that_kills_the_decoder_is_a_row(tmp_path, astronaut):
+def test_an_image_that_kills_the_decoder_is_a_row(tmp_path, astronaut):
     """Simulates a native crash: a process that opens this image gets SIGKILL."""
     (tmp_path / "sitecustomize.py").write_text(
         "import os, PIL.Image\n"
@@ -156,7 +156,7 @@ tarfile.TarInfo.frombuf = classmethod(frombuf)
 """Simulates a crash of a reader, and the kill of a process that uses too much memory."""
 
 
-def test_what_kills_who_reads_it_is_a_row(tmp_path, astronaut):
+def test_a_frame_that_kills_its_reader_is_a_row(tmp_path, astronaut):
     """The frame is at the start, in the middle of a batch, or after several batches. No frame before it is
     lost or duplicated, and the other shards are read."""
     (tmp_path / "sitecustomize.py").write_text(KILLS_READERS)

@@ -31,7 +31,7 @@ def uploaded(s3) -> str:
 
 
 @pytest.mark.parametrize("seed", range(2, 10))
-def test_frames_listings_and_tables_are_the_same_whatever_the_storage_does(seed, uploaded, s3, monkeypatch):
+def test_frames_listings_and_tables_are_the_same_despite_faults(seed, uploaded, s3, monkeypatch):
     undisturbed = read(uploaded, S3Settings())
     assert len(undisturbed) == 150 and all(frame.error is None for frame in undisturbed)
     check_reading(seed, uploaded, undisturbed)

@@ -97,7 +97,7 @@ def test_a_stopped_job_keeps_its_rows_and_can_be_submitted_again(dashboard, tmp_
     assert len(rows) == len(set(rows)) == 600 > kept > 0
 
 
-def test_a_failed_job_is_called_so_and_ends_its_log_with_the_reason(dashboard, tmp_path):
+def test_a_failed_job_has_that_status_and_ends_its_log_with_the_reason(dashboard, tmp_path):
     demo.write_shards(tmp_path / "in", ((f"{i}.jpg", b"<html>403</html>") for i in range(300)))
     done = submit(dashboard, "bad", f"input: {tmp_path}/in\nout: {tmp_path}/table\n", tmp_path)
     assert done.returncode == 1

@@ -15,9 +15,7 @@ from jobs.training import train_dbcnn
 from jobs.training.train_distortions import RANKED, degraded
 
 
-def test_the_whole_recipe_in_small_ends_with_weights_that_load_and_a_card(
-    tmp_path: Path, monkeypatch
-) -> None:
+def test_a_small_training_writes_loadable_weights_and_a_model_card(tmp_path: Path, monkeypatch) -> None:
     """Sixteen images, and one or two epochs per stage. Only the lengths differ from the real training."""
     data = tmp_path / "data"
     (data / "live_challenge/images").mkdir(parents=True)

@@ -22,7 +22,7 @@ def _run(*command: str | Path, **options: Any) -> str:
 
 
 @pytest.mark.timeout(600)
-def test_a_wheel_scores_pictures_away_from_the_clone(tmp_path):
+def test_the_wheel_scores_images_outside_the_clone(tmp_path):
     python, dist, there = sys.executable, tmp_path / "dist", tmp_path / "installed"
     _run(python, "-m", "build", "--outdir", dist, ROOT)
     (wheel,) = dist.glob("*.whl")

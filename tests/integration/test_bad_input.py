@@ -579,7 +579,7 @@ print(last.error if last else "")
 
 
 @pytest.mark.parametrize("name", BOMBS)
-def test_a_small_file_takes_no_more_memory_than_is_allowed(tmp_path, name):
+def test_a_small_file_stays_within_the_memory_limit(tmp_path, name):
     content, error = BOMBS[name]
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / name).write_bytes(content())
@@ -640,7 +640,7 @@ PUZZLING = re.compile(r"<\w+[. ].* at 0x|b'|\\x|Traceback|Error\(|\n|NoneType")
 
 
 @pytest.mark.parametrize("name", CORPUS)
-def test_every_frame_has_its_row_and_a_bad_one_says_why(name, corpus, find_face):
+def test_every_frame_has_a_row_and_an_unreadable_one_says_why(name, corpus, find_face):
     case = CORPUS[name]
     frames = read(corpus / name)
     rows = rows_of(frames, find_face)
@@ -653,7 +653,7 @@ def test_every_frame_has_its_row_and_a_bad_one_says_why(name, corpus, find_face)
     assert all(row["width"] and row["error"] is None for row in rows if row["status"] != "unreadable")
 
 
-def test_what_comes_first_is_taken(corpus, find_face):
+def test_the_first_image_of_a_file_is_scored(corpus, find_face):
     """Each of these cases gives the photo, not the dark page after it."""
     batch = [
         frame
@@ -684,7 +684,7 @@ def test_a_gzipped_tar_damaged_in_the_middle_gives_what_comes_before(tmp_path):
     assert "at byte" in last.error and last.frame_index == -1
 
 
-def test_nothing_of_a_shard_is_written_anywhere(tmp_path, monkeypatch):
+def test_reading_a_shard_writes_no_files(tmp_path, monkeypatch):
     work = tmp_path / "a" / "b" / "work"
     work.mkdir(parents=True)
     (tmp_path / "t.tar").write_bytes(CORPUS["tar-unsafe-names"].content)
@@ -695,7 +695,7 @@ def test_nothing_of_a_shard_is_written_anywhere(tmp_path, monkeypatch):
     assert not Path("/abs.jpg").exists()
 
 
-def test_a_folder_called_like_a_picture_is_a_folder(tmp_path):
+def test_a_folder_named_like_an_image_is_a_folder(tmp_path):
     (tmp_path / "x.jpg").mkdir()
     (tmp_path / "x.jpg" / "y.jpg").write_bytes(JPEG)
     (tmp_path / "link.jpg").symlink_to("x.jpg")

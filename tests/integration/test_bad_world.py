@@ -97,7 +97,7 @@ def table(looked_at, tmp_path) -> Path:
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_record_is_named_by_every_command(table, tmp_path, capsys, damage):
+def test_every_command_names_a_damaged_run_record(table, tmp_path, capsys, damage):
     content, said = DAMAGE[damage]
     (table / "_faceq" / name_of("0x")).write_bytes(content)
     for name, arguments in on_a_table(str(table), tmp_path).items():
@@ -124,7 +124,7 @@ PLACES: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_what_is_no_part_of_a_table_is_named_by_every_command(table, tmp_path, capsys, place):
+def test_every_command_names_a_path_that_is_not_part_of_a_table(table, tmp_path, capsys, place):
     spoil, said = PLACES[place]
     spoil(table)
     commands = on_a_table(str(table), tmp_path)
@@ -136,7 +136,7 @@ def test_what_is_no_part_of_a_table_is_named_by_every_command(table, tmp_path, c
         assert (status, said in line) == (1, True), f"{name}: {line}"
 
 
-def test_a_record_that_may_not_be_read_is_named_by_every_command(looked_at, capsys, tmp_path_factory):
+def test_every_command_names_a_run_record_without_read_permission(looked_at, capsys, tmp_path_factory):
     place = Path("/tmp") / f"faceq-closed-{os.getpid()}"
     shutil.copytree(looked_at, place / "table")
     try:
@@ -225,7 +225,7 @@ def test_a_full_device_behind_standard_output_is_one_line(looked_at, arguments):
     assert said == "faceq: standard output cannot be written: No space left on device\n"
 
 
-def test_a_command_whose_product_is_a_file_needs_no_standard_output(looked_at, tmp_path):
+def test_a_command_that_writes_a_file_needs_no_standard_output(looked_at, tmp_path):
     status, _, said = ran(["query", looked_at, "--export", str(tmp_path / "x.csv")], to="/dev/full")
     assert (status, said) == (0, "") and (tmp_path / "x.csv").stat().st_size > 0
 
@@ -248,7 +248,7 @@ def test_a_full_device_as_a_target_is_one_line(looked_at, tmp_path, capsys, targ
 PLAIN = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
 
 
-def test_an_ascii_terminal_gets_escapes_for_what_it_cannot_show(tmp_path):
+def test_an_ascii_terminal_gets_escapes_for_other_characters(tmp_path):
     status, _, said = ran(["score", "/nothing/é 中 …", "--out", str(tmp_path)], **PLAIN)
     assert status == 2
     # With this locale, Python takes arguments as bytes, so that each byte has its own escape.

@@ -34,7 +34,7 @@ def rayjob() -> dict:
     return yaml.safe_load((ROOT / "rayjob.yaml").read_text(encoding="utf-8"))
 
 
-def test_ray_takes_the_cluster_file(cluster):
+def test_ray_accepts_the_cluster_file(cluster):
     prepared = prepare_config(copy.deepcopy(cluster))
     validate_config(prepared)
     types = prepared["available_node_types"]
@@ -43,7 +43,7 @@ def test_ray_takes_the_cluster_file(cluster):
     assert prepared["idle_timeout_minutes"] == 5
 
 
-def test_ray_refuses_a_cluster_file_with_a_slip(cluster):
+def test_ray_refuses_a_cluster_file_with_a_misspelled_key(cluster):
     """Checks that the test above can fail."""
     cluster["available_node_types"]["gpu"]["max_worker"] = 8
     with pytest.raises(jsonschema.ValidationError, match="max_worker"):
@@ -65,7 +65,7 @@ def test_machines_get_drivers_models_and_a_role_but_no_keys(cluster):
     assert "access_key" not in text and "secret" not in text
 
 
-def test_spot_workers_and_a_head_that_stays(cluster):
+def test_workers_are_spot_instances_and_the_head_is_not(cluster):
     machines = {name: node["node_config"] for name, node in cluster["available_node_types"].items()}
     spot = {name for name, each in machines.items() if "spot" in str(each.get("InstanceMarketOptions"))}
     assert spot == {"gpu", "cpu"} and cluster["head_node_type"] == "head"
@@ -83,7 +83,7 @@ def test_the_autoscaler_finds_an_image_for_each_kind_of_machine(cluster):
     assert sum("onnxruntime-gpu[cuda,cudnn]" in command for command in gpu) == 1
 
 
-def test_ec2_takes_the_machines_with_encrypted_disks_and_sessions_for_their_keys(cluster):
+def test_ec2_accepts_the_machines_with_encrypted_disks_and_imdsv2(cluster):
     """Checked against EC2's own description of the request."""
     request = botocore.session.get_session().get_service_model("ec2").operation_model("RunInstances")
     check = botocore.validate.ParamValidator()
@@ -102,7 +102,7 @@ def test_ec2_takes_the_machines_with_encrypted_disks_and_sessions_for_their_keys
     assert profiles == {"head": "faceq-head", "gpu": "faceq", "cpu": "faceq"}
 
 
-def test_a_machine_with_a_slip_in_its_metadata_options_is_found(cluster):
+def test_ec2_refuses_a_wrong_metadata_option(cluster):
     """Checks that the test above can fail."""
     request = botocore.session.get_session().get_service_model("ec2").operation_model("RunInstances")
     machine = cluster["available_node_types"]["head"]["node_config"]
@@ -124,7 +124,7 @@ def test_from_outside_only_ssh_reaches_the_machines(cluster):
     assert "--dashboard-host=127.0.0.1" in head
 
 
-def test_only_what_runs_goes_to_the_machines(cluster):
+def test_only_the_code_is_copied_to_the_machines(cluster):
     assert cluster["file_mounts"] == {"/home/ray/faceq": "."}
     text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
     copied = {name for line in text.splitlines() if line.startswith("COPY ") for name in line.split()[2:-1]}
@@ -135,7 +135,7 @@ def test_only_what_runs_goes_to_the_machines(cluster):
 
 
 @pytest.mark.parametrize("name", SECRETS)
-def test_secrets_that_lie_in_the_clone_stay_here(cluster, name):
+def test_secrets_in_the_clone_are_not_copied(cluster, name):
     ignored = _patterns(".dockerignore")
     submitted = _patterns(".rayignore")
     for place in (name, f"faceq/{name}", f"jobs/deep/{name}"):
@@ -152,11 +152,11 @@ def _patterns(name: str) -> list[str]:
     return [line for line in lines if line and not line.startswith("#")]
 
 
-def test_the_kubernetes_cluster_has_the_ray_that_the_tests_run_with(rayjob):
+def test_the_kubernetes_cluster_has_the_ray_version_of_the_tests(rayjob):
     assert rayjob["spec"]["rayClusterSpec"]["rayVersion"] == ray.__version__
 
 
-def test_the_image_is_made_as_gpu_workers_are_set_up(cluster, rayjob):
+def test_the_container_image_has_the_setup_of_gpu_workers(cluster, rayjob):
     text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
     lines = text.splitlines()
     assert f"FROM rayproject/ray:{ray.__version__}-py311-gpu${{RAY_DIGEST}}" in lines
@@ -185,7 +185,7 @@ def test_onnx_runtime_for_cuda_is_pinned(cluster):
         assert "--constraint constraints.txt" in install
 
 
-def test_the_rayjob_has_the_form_that_kuberay_asks_for(rayjob):
+def test_the_rayjob_has_the_structure_that_kuberay_requires(rayjob):
     assert (rayjob["apiVersion"], rayjob["kind"]) == ("ray.io/v1", "RayJob")
     spec = rayjob["spec"]
     assert spec["entrypoint"].startswith("python /home/ray/faceq/jobs/score.py --config ")

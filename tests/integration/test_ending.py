@@ -35,7 +35,7 @@ def rows_in(table: str) -> int:
     return Table(table, S3Settings()).count()
 
 
-def test_a_command_that_ignores_sighup_goes_on_ignoring_it(tmp_path):
+def test_a_command_that_ignores_sighup_keeps_ignoring_it(tmp_path):
     """`nohup` starts commands like this. The handlers of a program that calls a command are restored."""
     code = (
         "import os, signal, sys\n"
@@ -53,7 +53,7 @@ def test_a_command_that_ignores_sighup_goes_on_ignoring_it(tmp_path):
 
 
 @pytest.mark.parametrize("command", ["plan --frames 9 --gpu g5", "--help", "models list"])
-def test_a_command_that_only_prints_ends_well_without_its_reader(command):
+def test_a_command_that_only_prints_ends_with_its_reader(command):
     line = f"{sys.executable} -m faceq {command} | true"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", line], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")

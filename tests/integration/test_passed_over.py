@@ -64,7 +64,7 @@ def test_an_empty_shard_is_named(tmp_path, score):
     assert score(str(tmp_path / "empty.tar")) == (2, f"faceq: {tmp_path}/empty.tar: no frames here")
 
 
-def test_files_that_are_passed_over_are_counted_in_summary_and_record(tmp_path, score):
+def test_skipped_files_are_counted_in_summary_and_record(tmp_path, score):
     (tmp_path / "in").mkdir()
     for name in ("a.txt", "b.TXT", "c", ".hidden", "photo.jpg"):
         (tmp_path / "in" / name).write_bytes(PHOTO)
@@ -78,7 +78,7 @@ def test_files_that_are_passed_over_are_counted_in_summary_and_record(tmp_path, 
     assert runs(tmp_path / "in")[0]["passed_over"] == {".txt": 2, "(no ending)": 1}
 
 
-def test_any_name_reads_what_bytes_say_are_frames(tmp_path, score):
+def test_any_name_reads_files_whose_bytes_are_frames(tmp_path, score):
     (tmp_path / "in").mkdir()
     for name in ("0123abcd", "photo.jpg_large"):
         (tmp_path / "in" / name).write_bytes(PHOTO)

@@ -174,7 +174,7 @@ def test_a_second_run_scores_nothing_and_new_input_is_added(light_job, shards, t
     assert len(rows_of(chosen)) == first.run.rows + 1
 
 
-def test_a_limit_takes_the_first_frames_however_often(light_job, shards, tmp_path):
+def test_a_limit_takes_the_same_first_frames_in_every_run(light_job, shards, tmp_path):
     chosen = settings(shards / "tars", tmp_path / "table", limit=5)
     assert pipeline.score(chosen).run.frames == 5
     assert pipeline.score(chosen).run.frames == 0
@@ -217,7 +217,7 @@ def test_a_handful_of_bad_frames_are_rows(light_job, tmp_path):
     assert done.run.counts["unreadable"] == done.run.rows == 12
 
 
-def test_an_error_in_a_worker_is_told_in_its_own_words(light_job, shards, tmp_path, monkeypatch):
+def test_an_error_in_a_worker_is_reported_unchanged(light_job, shards, tmp_path, monkeypatch):
     class Broken:
         def __init__(self, config, models, census):
             raise ModelError("models: dbcnn-lite could not be fetched")

@@ -50,7 +50,7 @@ def test_counts_are_those_of_the_queries_that_the_page_offers(made_up):
     assert kept == list(asked)
 
 
-def test_a_score_on_a_step_has_reached_it(made_up):
+def test_a_score_on_a_step_counts_as_reaching_it(made_up):
     """Every step of serfiq as float32, and the next smaller number."""
     steps = np.arange(101)
     at = (steps / 100).astype(np.float32)
@@ -61,7 +61,7 @@ def test_a_score_on_a_step_has_reached_it(made_up):
     assert [step for (step,) in found] == [*steps, *(steps[1:] - 1)]
 
 
-def test_the_page_tells_of_every_status_error_and_source(page, looked_at, frames_in):
+def test_the_page_shows_every_status_error_and_source(page, looked_at, frames_in):
     text = page.read_text(encoding="utf-8")
     rows = faceq.read_table(looked_at).to_pylist()
     for status in STATUSES:
@@ -81,7 +81,7 @@ def test_the_worst_source_comes_first(made_up):
     assert worst[0]["usable"] == pytest.approx(np.nan_to_num(frames["serfiq"].to_numpy()).mean())
 
 
-def test_faces_are_cut_from_the_frames_they_belong_to(looked_at):
+def test_faces_are_cropped_from_their_own_frames(looked_at):
     with Rows(looked_at, S3Settings()) as rows:
         faces = sample(rows, report.SCALES, S3Settings())
     scored = {row["serfiq"]: row for row in faceq.read_table(looked_at, "serfiq is not null").to_pylist()}
@@ -96,7 +96,7 @@ def test_faces_are_cut_from_the_frames_they_belong_to(looked_at):
     assert faceq.score_images([np.asarray(picture)])["n_faces"].to_pylist() == [1]
 
 
-def test_a_page_without_faces_has_no_picture_and_says_so(looked_at, tmp_path):
+def test_a_page_without_faces_has_no_image_and_says_so(looked_at, tmp_path):
     path = tmp_path / "r.html"
     assert main.main(["report", looked_at, "--out", str(path), "--no-faces"]) == 0
     text = path.read_text(encoding="utf-8")
@@ -121,7 +121,7 @@ def test_sources_that_are_gone_leave_a_page_that_says_so(made_up):
     ("arguments", "said"),
     [(["--out", "/no/such/folder/r.html"], "there is no folder"), (["--out", "/tmp"], "name a file")],
 )
-def test_a_place_that_cannot_be_written_is_told_at_once(looked_at, arguments, said, capsys):
+def test_an_output_that_cannot_be_written_is_reported_at_once(looked_at, arguments, said, capsys):
     assert main.main(["report", looked_at, *arguments]) == 2
     assert said in capsys.readouterr().err
 

@@ -46,12 +46,12 @@ def test_frames_are_the_same_whatever_the_storage_does(seed, uploaded, undisturb
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_listing_in_many_parts_is_whole(seed, uploaded, monkeypatch):
+def test_a_listing_in_many_parts_is_complete(seed, uploaded, monkeypatch):
     check_listing(seed, uploaded, monkeypatch)
 
 
 @pytest.mark.parametrize("fault", ["truncate", "reset", "slow_down", "lost"])
-def test_each_first_answer_fails(fault, uploaded, undisturbed):
+def test_frames_are_the_same_if_every_first_response_fails(fault, uploaded, undisturbed):
     with proxy(each_in_turn(fault)) as (s3, met):
         assert read(uploaded, s3) == undisturbed
     # 63 objects and the listing.
@@ -59,7 +59,7 @@ def test_each_first_answer_fails(fault, uploaded, undisturbed):
 
 
 @pytest.mark.parametrize("name", ["0.tar", "rows.parquet", "90.jpg"])
-def test_a_body_that_is_always_cut_off_is_a_refusal_and_no_shorter_frame(name, uploaded):
+def test_a_body_that_is_always_truncated_is_a_refusal_not_a_shorter_frame(name, uploaded):
     """It counts as an outage, not as a damaged frame. A partial body is never used as the whole one."""
 
     def choose(method: str, path: str) -> Fault:
@@ -74,7 +74,7 @@ def test_a_body_that_is_always_cut_off_is_a_refusal_and_no_shorter_frame(name, u
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_table_is_written_whole(seed, s3):
+def test_a_table_is_written_completely(seed, s3):
     check_writing(seed, s3)
 
 

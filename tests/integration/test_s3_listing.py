@@ -15,7 +15,7 @@ from faceq.storage.settings import S3Settings
 LETTERS = f"{string.ascii_letters}{string.digits} !/=%+~-_.äß日😀"
 
 
-def test_between_two_names_lies_a_third():
+def test_there_is_a_name_between_any_two_names():
     chance = random.Random(0)
     for _ in range(20_000):
         # Names with a common prefix, such as those of a video's frames.
@@ -40,7 +40,7 @@ def test_between_two_names_lies_a_third():
         ("in/a", "in/a\x01", None),
     ],
 )
-def test_names_are_cut_about_half_way_at_letters_of_ascii(low, high, middle):
+def test_names_are_split_about_half_way_at_ascii_letters(low, high, middle):
     assert s3_listing.between(low, high) == middle
 
 
@@ -89,17 +89,17 @@ def test_every_object_is_found_with_its_size(monkeypatch, s3, listed, keys):
     assert len(set(files.starts)) == len(files.starts)
 
 
-def test_a_server_that_ignores_where_to_start_is_listed_in_its_own_order(monkeypatch, s3, listed):
+def test_a_server_that_ignores_start_after_is_listed_completely(monkeypatch, s3, listed):
     monkeypatch.setattr(s3_listing, "KEYS_AT_ONCE", 50)
     assert len(s3_listing.find(Counting(s3, ignored="StartAfter"), listed)) == 423
 
 
-def test_a_bucket_that_is_not_there_is_not_an_empty_one(s3):
+def test_a_missing_bucket_is_not_an_empty_bucket(s3):
     with pytest.raises(FileNotFoundError):
         s3_listing.find(filesystem(s3, S3Settings()), "no-such-bucket/in")
 
 
-def test_a_server_that_lists_in_another_order_is_taken_by_its_own(monkeypatch, s3, listed):
+def test_a_server_with_another_sort_order_is_listed_completely(monkeypatch, s3, listed):
     """The server sorts capital and small letters together. A part would end before keys that sort later but
     belong to it."""
     names = sorted((f"{BUCKET}/o/{a}{b}.jpg" for a in "aBcDeFgH" for b in range(9)), key=str.lower)
@@ -133,7 +133,7 @@ def test_a_bucket_may_be_called_by_its_access_point(s3):
     assert asked == [(point, "in/deep/")]
 
 
-def test_only_answers_to_these_requests_lack_what_nobody_asked_for(s3, listed):
+def test_other_list_requests_still_get_all_fields(s3, listed):
     files = filesystem(s3, S3Settings())
     s3_listing.find(files, listed)
     asked = {"Bucket": BUCKET, "Prefix": "listed/in/ä", "StartAfter": "listed/in/ä"}
@@ -141,7 +141,7 @@ def test_only_answers_to_these_requests_lack_what_nobody_asked_for(s3, listed):
     assert {"Key", "Size", "LastModified", "ETag"} <= whole.keys()
 
 
-def test_a_listing_reads_names_sizes_and_etags_alone(monkeypatch, s3, listed):
+def test_a_listing_reads_only_names_sizes_and_etags(monkeypatch, s3, listed):
     kept = []
 
     class Seen(Counting):

@@ -30,7 +30,7 @@ def rows_of(uri: str) -> list[dict]:
     return Table(uri, S3Settings()).rows(VALUES).sort_by("frame_id").to_pylist()
 
 
-def test_a_lower_threshold_scores_what_now_passes_and_a_higher_one_nothing(folder, capsys):
+def test_a_lower_threshold_scores_frames_that_now_pass_and_a_higher_one_none(folder, capsys):
     table = Table(str(folder / "table"), S3Settings())
 
     def score(threshold: str) -> str:

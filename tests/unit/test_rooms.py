@@ -31,7 +31,7 @@ def _layers_of_the_contract() -> list[set[str]]:
     return [set(re.findall(r"\w+", layer)) for layer in layers]
 
 
-def test_the_map_shows_the_rooms_that_are_there_in_the_layers_of_the_contract():
+def test_the_map_shows_the_existing_rooms_in_the_layers_of_the_contract():
     there = _there()
     on_the_map, in_the_contract = (
         [layer & there for layer in layers] for layers in (_layers_of_the_map(), _layers_of_the_contract())

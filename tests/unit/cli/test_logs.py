@@ -92,7 +92,7 @@ def test_every_command_takes_the_flags_and_they_exclude_each_other(capsys):
     assert "not allowed with" in capsys.readouterr().err
 
 
-def test_loggers_are_as_before_when_a_command_has_ended(during):
+def test_a_command_restores_the_loggers(during):
     own, root = logging.getLogger("faceq"), logging.getLogger()
     before = own.level, own.handlers[:], own.propagate, root.level, root.handlers[:]
     seen = []

@@ -23,7 +23,7 @@ def imported(*arguments: str) -> set[str]:
 
 
 @pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["plan", "--frames", "9", "--gpu", "g5"]])
-def test_what_needs_no_settings_imports_no_heavy_package(arguments):
+def test_commands_without_settings_import_no_heavy_package(arguments):
     assert imported(*arguments) & HEAVY == set()
 
 

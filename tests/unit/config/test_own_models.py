@@ -117,7 +117,7 @@ def test_the_same_file_elsewhere_is_the_same_model(files, tmp_path):
     assert one == other
 
 
-def test_a_model_of_the_zoo_takes_anothers_place_by_name():
+def test_a_model_of_the_zoo_replaces_another_by_name():
     chosen = config.build({"preset": "insightface", "models": {"detector": "yunet"}}).chosen
     assert (chosen.detector, chosen.recogniser) == ("yunet", "arcface-r50")
 
@@ -238,7 +238,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("role", "make", "said"), WRONG)
-def test_a_wrong_file_is_named_with_what_it_lacks(role, make, said, tmp_path, photos, capsys):
+def test_the_error_names_a_wrong_file_and_what_it_lacks(role, make, said, tmp_path, photos, capsys):
     path = make(tmp_path)
     dropout = ["--dropout", "0.4"] if make in (other_size, not_linear, two_inputs) else []
     arguments = ["inspect", str(photos / "t1.jpg"), f"--{role}", str(path), *dropout]
@@ -302,7 +302,7 @@ def test_the_scale_decides_values_and_is_on_record(files):
         ([230.0], False),  # a single face may be unlike all rated images
     ],
 )
-def test_a_batch_all_of_it_far_outside_the_scale_stops_the_job(files, points, wrong):
+def test_a_batch_completely_outside_the_scale_stops_the_job(files, points, wrong):
     network = scorer.load(files["quality"])
     told = pytest.raises(
         ModelFileError, match=r"mine: answers from .*, but its scale is taken to be 0 to 1: set"
@@ -311,7 +311,7 @@ def test_a_batch_all_of_it_far_outside_the_scale_stops_the_job(files, points, wr
         scorer.check_scale(np.array(points, np.float32), network, "mine", both_sides=False)
 
 
-def test_a_recogniser_that_also_gives_the_length_is_taken(files, tmp_path, astronaut):
+def test_a_recogniser_with_a_second_output_for_the_norm_is_accepted(files, tmp_path, astronaut):
     """The first output is the embedding."""
     model = onnx.load(str(files["recogniser"]))
     model.graph.node.append(node("ReduceL2", ["683"], ["length"], axes=[1]))
@@ -354,7 +354,7 @@ def test_heavy_tailed_features_bring_one_warning_with_the_gap_and_change_no_row(
     assert [row["serfiq_raw"] for row in backwards] == [row["serfiq_raw"] for row in rows]
 
 
-def test_where_the_closed_form_holds_nothing_is_said(files, astronaut, caplog):
+def test_there_is_no_warning_if_the_closed_form_holds(files, astronaut, caplog):
     """The closed form was measured on SFace. With another dropout rate, the job measures it again."""
     for settings in ({}, {"dropout": 0.3}):
         scored(astronaut, **settings)
@@ -366,7 +366,7 @@ def test_where_the_closed_form_holds_nothing_is_said(files, astronaut, caplog):
     assert abs(gap.gap(face[None])) < GAP / 2
 
 
-def test_a_job_takes_a_recogniser_and_records_which_one_and_its_gap(local_ray, photos, tmp_path, capsys):
+def test_a_job_records_its_own_recogniser_and_its_gap(local_ray, photos, tmp_path, capsys):
     out, recogniser = str(tmp_path / "table"), heavy_tailed(tmp_path / "heavy.onnx")
     said = ["--recogniser", str(recogniser), "--dropout", "0.5"]
     assert main.main(["score", str(photos / "t1.jpg"), "--out", out, *said]) == 0
@@ -409,9 +409,7 @@ def test_a_face_without_usable_features_is_an_unreadable_row(astronaut, tmp_path
     assert {**rows[0], "run_id": None} == {**alone, "run_id": None}
 
 
-def test_one_such_face_is_a_row_and_a_job_in_which_nearly_all_are_such_stops(
-    astronaut, tmp_path, local_ray, capsys
-):
+def test_one_such_face_is_a_row_and_a_job_stops_if_nearly_all_are(astronaut, tmp_path, local_ray, capsys):
     dark, bright = (demo._jpeg((astronaut * share).astype(np.uint8)) for share in (0.12, 1.0))
     recogniser = str(blind_to_the_dark(tmp_path / "r.onnx", "Mul"))
     models = {"models": {"recogniser": recogniser}, "dropout": 0.4, "fiq_threshold": 0}

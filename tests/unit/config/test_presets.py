@@ -112,12 +112,12 @@ def test_scrfd_finds_what_yunet_finds(scrfd, pictures):
 
 
 @pytest.mark.parametrize("shape", [(1, 700), (9000, 3), (640, 640)])
-def test_scrfd_takes_pictures_of_any_shape(scrfd, shape):
+def test_scrfd_accepts_images_of_any_shape(scrfd, shape):
     """insightface's own class scales the shorter side of the first two images to zero."""
     assert detect.load(scrfd, 0.5)(np.full((*shape, 3), 128, np.uint8)) == []
 
 
-def test_a_border_around_a_large_picture_takes_little_memory(scrfd):
+def test_a_border_around_a_large_image_takes_little_memory(scrfd):
     ours = detect.load(scrfd, 0.5)
     picture = np.full((4000, 4000, 3), 128, np.uint8)
     tracemalloc.start()
@@ -131,7 +131,7 @@ def test_a_border_around_a_large_picture_takes_little_memory(scrfd):
     assert most < 2 * picture.nbytes
 
 
-def test_faces_in_large_pictures_lie_where_a_border_at_full_size_shows_them(scrfd, shared):
+def test_faces_in_large_images_have_the_positions_found_with_a_full_size_border(scrfd, shared):
     ours, plain = detect.load(scrfd, 0.5), SCRFD(str(scrfd))
     for path in sorted((shared / "portraits_1024").glob("*.jpg"))[:12]:
         picture = image.decode(path.read_bytes(), 10**8)
@@ -140,7 +140,7 @@ def test_faces_in_large_pictures_lie_where_a_border_at_full_size_shows_them(scrf
         assert np.abs(largest(ours, picture).landmarks - (expected - 512)).max() < 8, path.name
 
 
-def test_scrfd_for_any_size_runs_in_the_one_session_that_never_falls_back_to_the_cpu(
+def test_scrfd_for_any_size_uses_a_session_without_fallback_to_the_cpu(
     scrfd, tmp_path, monkeypatch, pictures
 ):
     made, fallbacks = onnxruntime.InferenceSession, []

@@ -46,7 +46,7 @@ def test_every_setting_has_a_key_and_a_description():
         assert brief(key)
 
 
-def test_what_is_more_particular_wins(tmp_path):
+def test_more_specific_settings_override_others(tmp_path):
     """The order: defaults, preset, file, --set, flags."""
     path = tmp_path / "job.yaml"
     path.write_text("preset: cafi\nmin_face: 50\nserfiq_passes: 20\nlimit: 5\n")
@@ -71,7 +71,7 @@ def test_one_key_of_a_section_leaves_the_others_of_the_file_and_of_the_preset(tm
     assert cafi == config.Calibration(slope=90, threshold=0.88)
 
 
-def test_null_takes_a_value_away(tmp_path):
+def test_null_removes_a_value(tmp_path):
     path = tmp_path / "job.yaml"
     path.write_text("video: { every: 3 }\nlimit: 5\n")
     found = load(
@@ -129,7 +129,7 @@ def test_a_wrong_file_is_not_blamed_on_an_assignment(tmp_path, capsys):
         ],
     ],
 )
-def test_what_config_prints_can_be_given_back(tmp_path, capsys, arguments):
+def test_the_output_of_config_is_a_valid_settings_file(tmp_path, capsys, arguments):
     assert main.main(["config", *arguments]) == 0
     path = tmp_path / "job.yaml"
     path.write_text(capsys.readouterr().out, encoding="utf-8")
@@ -139,7 +139,7 @@ def test_what_config_prints_can_be_given_back(tmp_path, capsys, arguments):
     assert read == load(*_preset_as_set(arguments))
 
 
-def test_what_a_job_chooses_for_its_machine_stays_open(tmp_path):
+def test_values_that_depend_on_the_machine_stay_unset(tmp_path):
     """Batches are larger on a GPU, unless the user sets their size."""
     given = load("--set", "serfiq.batch_size=32")
     values = yaml.safe_load(as_yaml(given))

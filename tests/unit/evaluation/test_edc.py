@@ -58,12 +58,12 @@ def test_ties_are_discarded_together():
     assert curve.relative_area(0.3) == 1  # all three ties are discarded together, at 60%
 
 
-def test_without_errors_there_is_nothing_to_lower():
+def test_without_errors_the_relative_area_is_nan():
     curve = edc.curve(np.arange(3), np.ones(3, np.float32), threshold=0.5)
     assert np.isnan(curve.relative_area(0.3))
 
 
-def test_the_threshold_lets_through_what_the_rate_allows():
+def test_the_threshold_gives_at_most_the_requested_match_rate():
     similarity = np.random.default_rng(0).permutation(np.linspace(-1, 1, 10_000)).astype(np.float32)
     for fmr in (1e-2, 1e-3, 1e-4):
         assert (similarity >= edc.threshold_at(similarity, fmr)).mean() == pytest.approx(fmr)
@@ -82,7 +82,7 @@ def test_a_better_score_has_a_smaller_area(results):
         assert results["constant", fmr].pauc == (1.0, 1.0)
 
 
-def test_the_interval_holds_the_area(results):
+def test_the_interval_contains_the_area(results):
     for result in results.values():
         if result.fnmr > 0.01:
             assert result.low <= result.pauc[-1] <= result.high
@@ -122,7 +122,7 @@ def test_pairs_are_numbered_as_numpy_numbers_them(count):
     assert np.array_equal(found, (first, second))
 
 
-def test_one_person_with_a_hundred_thousand_faces_takes_no_list_of_all_pairs():
+def test_one_person_with_a_hundred_thousand_faces_needs_no_list_of_all_pairs():
     people = np.zeros(100_000, np.int64)
     pairs = edc.genuine_pairs(people, np.ones((len(people), 1), np.float32))
     assert len(pairs.first) == edc.GENUINE_PER_PERSON and (pairs.first < pairs.second).all()
@@ -151,7 +151,7 @@ def test_few_people_with_pairs_give_figures_where_there_are_any():
     assert np.isnan(result.resampled).any()
 
 
-def test_one_person_with_nearly_all_photos_is_no_trouble():
+def test_one_person_with_nearly_all_photos_is_no_problem():
     people = np.array([0] * 6000 + [1] * 20)
     embeddings = unit(np.random.default_rng(0).standard_normal((len(people), 4)))
     drawn = edc.impostor_pairs(people, embeddings, most=50_000)

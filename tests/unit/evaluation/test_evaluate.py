@@ -73,7 +73,7 @@ def test_faces_are_found_in_pictures_and_tars_by_name(found, shots):
     assert named == [image.split("-")[0] for image in known.rows["image"].to_pylist()]
 
 
-def test_serfiq_foretells_errors_and_chance_does_not(found):
+def test_serfiq_predicts_errors_and_a_random_score_does_not(found):
     areas = {r.quality: r.pauc[-1] for r in found.results if r.fmr == 1e-2}
     assert list(areas) == ["serfiq_raw", "embedding_norm", "det_score", "face_size", "random"]
     assert areas["serfiq_raw"] < 0.85 < areas["random"]
@@ -147,7 +147,7 @@ def test_a_wrong_list_is_one_line_and_status_2(table, tmp_path, text, said, caps
     assert said in message and str(path) in message and message.count("\n") == 1
 
 
-def test_wrong_usage_is_said(table, folder, tmp_path, capsys):
+def test_wrong_usage_is_an_error(table, folder, tmp_path, capsys):
     identities = str(folder / "identities.csv")
     for arguments, said in (
         (["edc", str(tmp_path), identities], "there is no faceq table here"),

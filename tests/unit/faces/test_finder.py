@@ -64,7 +64,7 @@ def row_of(picture: np.ndarray, **more) -> dict:
 
 
 @pytest.mark.parametrize("degrees", [20, 45, 60, 75, 90, 180, 270])
-def test_a_turned_copy_has_the_same_face_and_its_roll_is_the_turn(upright, degrees):
+def test_a_rotated_copy_has_the_same_face_and_its_roll_is_the_rotation(upright, degrees):
     for name, picture in upright.items():
         copy, matrix = turned(picture, degrees)
         one, other = row_of(picture, embeddings=True), row_of(copy, embeddings=True)
@@ -84,7 +84,7 @@ def test_a_turned_copy_has_the_same_face_and_its_roll_is_the_turn(upright, degre
 
 @pytest.mark.parametrize("degrees", [0, 7, 45, 90, 135, 180, 270, 300])
 @pytest.mark.parametrize("shape", [(40, 60), (61, 35)])
-def test_turning_a_picture_keeps_all_of_it_where_its_map_says(degrees, shape):
+def test_rotating_an_image_keeps_all_pixels_at_the_mapped_positions(degrees, shape):
     picture = np.zeros((*shape, 3), np.uint8)
     points = np.array([(4, 5), (shape[1] - 6, 7), (12, shape[0] - 8)])
     for x, y in points:
@@ -116,7 +116,7 @@ def brought_to(picture: np.ndarray, face: Face, pixels: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize("size", CANVASES)
-def test_a_face_of_the_least_size_is_found_in_a_picture_of_any_size(find, upright, size):
+def test_a_face_of_the_minimum_size_is_found_in_an_image_of_any_size(find, upright, size):
     for number, (name, picture) in enumerate(upright.items()):
         small = brought_to(picture, find(picture).face, MIN_FACE + 1)
         room = np.array(size) - small.shape[1::-1]
@@ -128,7 +128,7 @@ def test_a_face_of_the_least_size_is_found_in_a_picture_of_any_size(find, uprigh
         assert is_face(found), name
 
 
-def test_a_face_that_tiles_share_is_found_once(find, detector, upright):
+def test_a_face_across_two_tiles_is_found_once(find, detector, upright):
     """At the detector's scale for `min_face`, a 4K image is two tiles wide. Faces cross the border between
     them."""
     face = brought_to(upright["astronaut"], find(upright["astronaut"]).face, 60)
@@ -177,12 +177,12 @@ def a_face(box: tuple[float, float, float, float], score: float) -> Face:
         ([((300, 300, 100, 100), 0.9), ((-20, 300, 400, 400), 0.9)], 1),  # cut off, but much larger
     ],
 )
-def test_the_largest_of_the_surest_is_chosen_and_a_cut_one_yields(boxes, wanted):
+def test_the_largest_confident_face_is_chosen_and_whole_faces_win_over_cut_off_ones(boxes, wanted):
     faces = [a_face(box, score) for box, score in boxes]
     assert chosen(faces) is chosen(faces[::-1]) is faces[wanted]
 
 
-def test_half_a_face_at_the_edge_yields_to_a_whole_one_that_is_smaller(find, upright):
+def test_a_smaller_whole_face_wins_over_half_a_face_at_the_edge(find, upright):
     large, small = upright["astronaut"], upright["group5"]
     face = find(large).face
     half = large[:, round(face.centre[0]) - 10 :]
@@ -199,13 +199,13 @@ def test_half_a_face_at_the_edge_yields_to_a_whole_one_that_is_smaller(find, upr
 # --- false detections -----------------------------------------------------------------------------
 
 
-def test_faces_are_sure_of_being_faces(upright):
+def test_real_faces_have_a_high_confidence(upright):
     rows = faceq.score_images([*upright.values(), *demo.source_faces().values()], fiq_threshold=0).to_pylist()
     assert min(row["face_confidence"] for row in rows) > 0.9
     assert all(0 < row["align_error"] < 12 for row in rows)
 
 
-def test_what_the_detector_takes_for_a_face_and_the_mesh_does_not_is_none(find):
+def test_a_detection_that_the_mesh_rejects_is_no_face(find):
     """None of skimage's images without people has a face, including the cat."""
     without = {
         name: getattr(skimage.data, name)()
@@ -218,7 +218,7 @@ def test_what_the_detector_takes_for_a_face_and_the_mesh_does_not_is_none(find):
 @pytest.mark.parametrize(
     ("logit", "score", "wanted"), [(0.1, 0.6, True), (-0.1, 0.84, False), (-4, 0.9, True)]
 )
-def test_one_of_both_models_must_be_sure(logit, score, wanted):
+def test_one_of_both_models_must_be_confident(logit, score, wanted):
     """The mesh has a low confidence for a blurred face or a profile, but the detector finds them."""
     dense = Dense(np.zeros((468, 2), np.float32), None, (), None, logit)
     found = Found(a_face((0, 0, 50, 50), score), dense, 1, 0)
@@ -226,7 +226,7 @@ def test_one_of_both_models_must_be_sure(logit, score, wanted):
 
 
 @pytest.mark.parametrize("name", ["group4", "group5"])
-def test_a_find_that_is_no_face_leaves_the_columns_of_a_face_empty(find, upright, name):
+def test_a_false_detection_leaves_the_face_columns_empty(find, upright, name):
     """The detector finds a face in the negative of a photo, the mesh does not."""
     negative = 255 - upright[name]
     found = find(negative)
@@ -245,7 +245,7 @@ def test_a_find_that_is_no_face_leaves_the_columns_of_a_face_empty(find, upright
 
 @pytest.mark.parametrize("shape", [(1, 700), (700, 1), (3, 20_000), (400, 20_000), (20_000, 60), (2, 2)])
 @pytest.mark.parametrize("value", [0, 255, "noise"])
-def test_pictures_of_any_shape_end_after_a_bounded_number_of_looks(find, detector, shape, value):
+def test_images_of_any_shape_need_a_bounded_number_of_detection_passes(find, detector, shape, value):
     picture = np.full((*shape, 3), 0 if value == "noise" else value, np.uint8)
     if value == "noise":
         picture = np.random.default_rng(0).integers(0, 256, picture.shape, np.uint8)

@@ -202,7 +202,7 @@ AFTER = node("Flatten", ["dropped"], ["flat"])
         ),
     ],
 )
-def test_what_cannot_be_opened_is_refused_by_name(nodes, constants, said, tmp_path):
+def test_a_graph_that_cannot_be_split_is_refused_by_name(nodes, constants, said, tmp_path):
     path = save(tmp_path / "own.onnx", nodes, constants)
     with pytest.raises(ModelFileError, match=rf"own\.onnx: .*{said}"):
         Backbone(path)

@@ -117,7 +117,7 @@ def test_score_and_calibration_have_the_published_shape():
     assert np.isclose(serfiq.calibrated(np.array([0.88]), slope=80, threshold=0.88), 0.5)
 
 
-def test_both_ways_give_the_embedding_without_dropout(backbone, features):
+def test_both_methods_give_the_embedding_without_dropout(backbone, features):
     wanted = features[:5].numpy() @ backbone.head.weight.T + backbone.head.bias
     for _, embedding in (
         ClosedForm(backbone.head)(features[:5]),

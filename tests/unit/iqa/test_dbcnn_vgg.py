@@ -127,7 +127,7 @@ def test_a_mask_of_ones_changes_nothing(exact: DBCNN) -> None:
 
 
 @torch.inference_mode()
-def test_positions_outside_the_mask_have_no_say(exact: DBCNN, state: State) -> None:
+def test_positions_outside_the_mask_do_not_change_the_score(exact: DBCNN, state: State) -> None:
     images = picture(96, 112).double()
     left = torch.zeros_like(images[:, :1])
     left[..., :64] = 0.5
@@ -204,7 +204,7 @@ class _Opens:
         return open, ("opened", "w")
 
 
-def test_what_is_no_checkpoint_is_named_and_never_run(
+def test_a_file_that_is_no_checkpoint_is_named_and_never_executed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -227,7 +227,7 @@ def test_what_is_no_checkpoint_is_named_and_never_run(
 
 @pytest.mark.shared
 @torch.inference_mode()
-def test_the_authors_scnn_names_distortions(shared: Path) -> None:
+def test_the_authors_scnn_classifies_distortions(shared: Path) -> None:
     path = shared / "weights" / "dbcnn_scnn_official.pkl"
     raw = torch.load(path, map_location="cpu", weights_only=True)
     state = {key.removeprefix("module."): value for key, value in raw.items()}

@@ -31,7 +31,7 @@ from faceq.stages.scores import ScoreFiq
         (96, Pool(num_cpus=1, num_gpus=0.5), (1, 1, float("inf"))),
     ],
 )
-def test_pools_are_sized_from_what_is_there(monkeypatch, cpus, pool, sizes):
+def test_pools_are_sized_by_the_available_resources(monkeypatch, cpus, pool, sizes):
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": float(cpus)})
     strategy = cluster.pool_options(pool)["compute"]
     assert (strategy.min_size, strategy.initial_size, strategy.max_size) == sizes
@@ -59,7 +59,7 @@ def test_an_initial_size_lies_between_the_others():
 
 
 @pytest.mark.parametrize(("cpus", "threads"), [(0.25, 1), (1, 1), (2.5, 2)])
-def test_a_model_runs_as_many_threads_as_it_has_whole_cpus(cpus, threads, monkeypatch):
+def test_a_model_runs_one_thread_per_whole_cpu(cpus, threads, monkeypatch):
     seen = []
 
     class Watched(DropoutDistances):
@@ -86,13 +86,13 @@ def test_a_model_runs_as_many_threads_as_it_has_whole_cpus(cpus, threads, monkey
         (1, {"serfiq": {"min_size": 3}}, (0.25, 0.25)),
     ],
 )
-def test_pools_share_what_is_left_of_the_cards(cards, asked, left):
+def test_pools_share_the_remaining_gpus(cards, asked, left):
     """If no GPU is left, they stay on the CPU."""
     chosen = on_gpus(config.build(asked), cards)
     assert (chosen.serfiq.num_gpus, chosen.dbcnn.num_gpus) == pytest.approx(left)
 
 
-def test_stages_that_have_no_room_are_refused_before_they_wait(monkeypatch):
+def test_stages_that_do_not_fit_are_refused_before_they_wait(monkeypatch):
     """find_face on a GPU counts together with the pools, which share this GPU on a single machine."""
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0, "GPU": 1.0})
     cluster._check_room(on_gpus(config.build({"find_face": {"num_gpus": 0.2}}), 1))
@@ -114,7 +114,7 @@ def test_a_cluster_whose_token_is_missing_here_is_wrong_usage_in_one_line(tmp_pa
     assert "there is no token here" in done.stderr.strip().splitlines()[-1]
 
 
-def test_processes_that_read_find_faces_and_write_do_without_torch(photos):
+def test_processes_that_read_find_faces_and_write_do_not_import_torch(photos):
     """These are most processes of a cluster. Importing torch would cost each of them a second and 120 MB."""
     code = (
         "import sys, faceq.job.census, faceq.job.datasource, faceq.job.tasks\n"

@@ -39,13 +39,13 @@ ERRORS = {
 
 
 @pytest.mark.parametrize(("error", "said"), ERRORS.values(), ids=ERRORS)
-def test_an_error_in_a_task_is_told_as_it_was_raised(error, said):
+def test_an_error_in_a_task_is_reported_as_it_was_raised(error, said):
     reported = raised_by_a_task(error).as_instanceof_cause()
     assert failures._reason(reported) == said
 
 
 @pytest.mark.parametrize(("error", "said"), ERRORS.values(), ids=ERRORS)
-def test_an_error_in_the_constructor_of_an_actor_is_told_as_it_was_raised(error, said):
+def test_an_error_in_the_constructor_of_an_actor_is_reported_as_it_was_raised(error, said):
     try:
         raise copy.copy(error)
     except Exception as caught:
@@ -54,5 +54,5 @@ def test_an_error_in_the_constructor_of_an_actor_is_told_as_it_was_raised(error,
     assert failures._reason(ray.exceptions.ActorDiedError(cause)) == said
 
 
-def test_another_error_is_told_on_one_line():
+def test_another_error_is_reported_on_one_line():
     assert failures._reason(RuntimeError("two\nlines")) == "two lines"

@@ -33,6 +33,6 @@ CARDS = {"num_gpus": 0.5, "device": "cpu"}
         ),
     ],
 )
-def test_what_no_machine_has_is_named(asked, machines, lacking):
+def test_resources_that_no_node_has_are_named(asked, machines, lacking):
     found = resources.shortage(requests(config.build(asked)), machines)
     assert found is None if lacking is None else (found or "").startswith(lacking)

@@ -9,7 +9,7 @@ from jobs import demo
 
 
 @pytest.mark.parametrize("name", demo.MADE)
-def test_what_others_have_made_is_not_removed(tmp_path, name):
+def test_files_of_others_are_not_deleted(tmp_path, name):
     (tmp_path / name).write_text("mine")
     command = [sys.executable, "-m", "jobs.demo", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -18,7 +18,7 @@ def test_what_others_have_made_is_not_removed(tmp_path, name):
     assert (tmp_path / name).read_text() == "mine"
 
 
-def test_what_an_earlier_demo_has_made_is_replaced(tmp_path):
+def test_files_of_an_earlier_demo_are_replaced(tmp_path):
     folder = tmp_path / "demo"
     demo.make_room(folder)
     demo.write_shards(folder / "shards", iter([("a.jpg", b"a")]))

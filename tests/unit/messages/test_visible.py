@@ -33,11 +33,11 @@ HARMLESS = "é 人脸 🙂 ö-a_b #%&"
         (HARMLESS, HARMLESS),
     ],
 )
-def test_what_has_no_shape_of_its_own_is_an_escape(text, shown):
+def test_invisible_characters_are_escaped(text, shown):
     assert visible(text) == shown
 
 
-def test_no_character_at_all_gets_through():
+def test_no_control_character_is_printed():
     for code in (*range(0x3000), *range(0xD800, 0xE100), *range(0xFE00, 0x10000), *range(0xE0000, 0xE0200)):
         shown = visible(chr(code))
         assert shown == chr(code) or shown.isascii()

@@ -48,7 +48,7 @@ def compacted(scored, tmp_path_factory) -> str:
     return out
 
 
-def test_the_same_rows_are_in_one_sorted_file_a_status(scored, compacted):
+def test_the_same_rows_are_in_one_sorted_file_per_status(scored, compacted):
     assert rows_of(compacted) == rows_of(scored.out)
     files = Table(compacted, S3Settings()).row_files()
     statuses = {row["status"] for row in rows_of(scored.out)}
@@ -80,7 +80,7 @@ def test_files_and_records_are_those_of_a_table(scored, compacted):
         )
 
 
-def test_it_can_be_queried_and_the_job_goes_on_in_it(light_job, scored, compacted, tmp_path):
+def test_it_can_be_queried_and_the_job_resumes_in_it(light_job, scored, compacted, tmp_path):
     condition = "serfiq >= 0.6 and dbcnn >= 20"
     there, here = (
         read_table(table, condition).sort_by("frame_id").drop_columns(["run_id"])
@@ -130,7 +130,7 @@ def test_an_unfinished_job_is_refused_until_it_was_run_again(light_job, scored, 
     assert main.main(["compact", str(table), "--out", str(tmp_path / "new")]) == 0
 
 
-def test_a_killed_job_whose_clock_was_ahead_is_made_good_by_the_one_that_went_on(light_job, scored, tmp_path):
+def test_a_resumed_job_completes_a_killed_one_whose_clock_was_ahead(light_job, scored, tmp_path):
     table = tmp_path / "table"
     chosen = scored.model_copy(update={"out": str(table)})
     pipeline.score(chosen)
@@ -143,7 +143,7 @@ def test_a_killed_job_whose_clock_was_ahead_is_made_good_by_the_one_that_went_on
     assert main.main(["compact", str(table), "--out", str(tmp_path / "new")]) == 0
 
 
-def test_what_is_no_place_for_a_table_is_refused(scored, tmp_path, capsys):
+def test_a_place_that_cannot_hold_a_table_is_refused(scored, tmp_path, capsys):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").touch()
     for out, said in ((tmp_path / "full", "is not empty"), (f"{scored.out}/new", "lies in it")):
@@ -190,7 +190,7 @@ def test_landmarks_of_a_fixed_size_become_plain_lists(tmp_path):
         assert pq.read_schema(path).field("landmarks").type == SCHEMA.field("landmarks").type
 
 
-def test_the_job_goes_on_in_a_table_of_an_older_version(local_ray, scored, tmp_path):
+def test_the_job_resumes_in_a_table_of_an_older_version(local_ray, scored, tmp_path):
     """Some of its frames have no row yet."""
     place = shutil.copytree(scored.out, tmp_path / "table")
     files = Table(str(place), S3Settings()).row_files()
@@ -206,7 +206,7 @@ def test_the_job_goes_on_in_a_table_of_an_older_version(local_ray, scored, tmp_p
 
 
 @pytest.mark.parametrize("place", ["disk", "s3"])
-def test_a_table_whose_name_looks_like_a_pattern_is_not_taken_for_others(place, tmp_path, request):
+def test_a_table_whose_name_looks_like_a_glob_is_not_mistaken_for_others(place, tmp_path, request):
     for name, rows in (("scores[1]", 3_000), ("scores1", 1_000), ("scores*", 2_000)):
         synthetic.write(tmp_path / name, rows)
     folder = str(tmp_path)

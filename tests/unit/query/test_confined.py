@@ -138,7 +138,7 @@ def fill(statement: str, place: Path) -> str:
 
 
 @pytest.mark.parametrize("statement", [*READ, *WRITE, *CHANGE])
-def test_no_statement_gets_at_other_files_or_settings(place, statement, capsys):
+def test_no_statement_can_access_other_files_or_settings(place, statement, capsys):
     before = below(place)
     assert main.main(["query", str(place / "table"), "--sql", fill(statement, place)]) == 2
     said = capsys.readouterr()
@@ -162,7 +162,7 @@ READ_BY_PART = [
 
 @pytest.mark.parametrize("output", [[], ["--count"], ["--export"], ["--export-shards"]])
 @pytest.mark.parametrize("arguments", READ_BY_PART)
-def test_no_condition_order_or_column_gets_at_other_files(place, arguments, output, capsys):
+def test_no_condition_order_or_column_can_access_other_files(place, arguments, output, capsys):
     if output == ["--count"] and len(arguments) > 1:
         pytest.skip("counting needs neither order nor columns")
     before = below(place)
@@ -189,7 +189,7 @@ def test_the_message_says_what_can_be_read(place, capsys):
         "explain (analyze, format json) select 1",
     ],
 )
-def test_what_only_reads_goes_on_working(place, statement):
+def test_read_only_statements_work(place, statement):
     with Rows(str(place / "table"), S3Settings()) as rows:
         assert len(rows.arrow(rows.sql(statement))) > 0
 
@@ -228,7 +228,7 @@ def test_on_s3_too_only_the_table_can_be_read(place):
         assert {each.method for each in store.asked} <= {"GET", "HEAD"}
 
 
-def test_what_does_not_fit_into_memory_is_spilled_into_a_private_folder(place, monkeypatch):
+def test_data_that_does_not_fit_into_memory_is_spilled_to_a_private_folder(place, monkeypatch):
     (place / "tmp").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(place / "tmp"))
     seen = []
@@ -242,7 +242,7 @@ def test_what_does_not_fit_into_memory_is_spilled_into_a_private_folder(place, m
     assert seen and list((place / "tmp").iterdir()) == []
 
 
-def test_nothing_of_the_callers_is_found_from_python(place):
+def test_a_query_does_not_see_the_python_variables_of_its_caller(place):
     done = subprocess.run(
         [sys.executable, "-c", "import pandas, faceq, sys\n"
          f"planted = pandas.DataFrame({{'text': ['{SECRET}']}})\n"

@@ -123,7 +123,7 @@ def typed(table) -> str:
     return f"select {columns} from (select 9007199254740993 as width, 'x' as unused)"
 
 
-def test_whatever_a_statement_gives_is_read_by_others(table, typed, tmp_path):
+def test_other_programs_read_the_result_of_any_statement(table, typed, tmp_path):
     path = str(tmp_path / "typed.parquet")
     assert main.main(["query", table, "--sql", typed, "--export", path]) == 0
     (found,) = pq.read_table(path).to_pylist()
@@ -153,7 +153,7 @@ def test_json_has_no_nan_and_no_infinity(table, tmp_path):
 
 
 @pytest.mark.parametrize("ending", ["parquet", "csv", "jsonl"])
-def test_columns_of_one_name_are_told_apart(table, ending, tmp_path):
+def test_duplicate_column_names_get_a_number(table, ending, tmp_path):
     path = str(tmp_path / f"x.{ending}")
     statement = 'select 1 as a, 2 as a, 3 as " b"'
     assert main.main(["query", table, "--sql", statement, "--export", path]) == 0

@@ -169,7 +169,7 @@ def test_an_export_that_fails_leaves_nothing(looked_at, tmp_path, capsys):
         (["serfiq > 0", "--export", "x.xlsx"], ".parquet, .csv, .jsonl"),
     ],
 )
-def test_a_mistake_is_one_line_with_the_way_out(looked_at, arguments, said, capsys):
+def test_a_mistake_is_one_line_with_the_fix(looked_at, arguments, said, capsys):
     assert main.main(["query", looked_at, *arguments]) == 2
     message = capsys.readouterr().err
     assert said in message and message.count("\n") == 1
@@ -196,7 +196,7 @@ def test_a_table_on_s3_needs_no_extension_and_takes_exports(s3, photos, tmp_path
     ]
 
 
-def test_of_files_on_s3_nothing_is_asked_that_their_listing_told(s3, tmp_path, monkeypatch):
+def test_no_request_repeats_what_the_s3_listing_returned(s3, tmp_path, monkeypatch):
     monkeypatch.setattr(synthetic, "VIDEOS_PER_FILE", 10)
     synthetic.write(tmp_path / "table", 100_000)
     uri = f"{s3}/query/many"
@@ -220,7 +220,7 @@ def test_of_files_on_s3_nothing_is_asked_that_their_listing_told(s3, tmp_path, m
     assert asked["head_object"] <= 1 and asked["get_object"] <= 2 * len(files) + 1
 
 
-def test_a_file_that_goes_while_a_table_on_s3_is_read(s3, tmp_path):
+def test_a_file_that_is_deleted_while_a_table_on_s3_is_read(s3, tmp_path):
     synthetic.write(tmp_path / "table", 5_000)
     uri = f"{s3}/query/changing"
     files = filesystem(uri, S3Settings())

@@ -109,7 +109,7 @@ def test_the_ending_is_that_of_the_content(looked_at, frames_in, tmp_path):
         assert Image.open(io.BytesIO(content)).format == {"jpg": "JPEG", "png": "PNG"}[name.split(".")[1]]
 
 
-def test_an_interrupted_export_goes_on_without_doubles(looked_at, originals, tmp_path, monkeypatch):
+def test_an_interrupted_export_resumes_without_duplicates(looked_at, originals, tmp_path, monkeypatch):
     """The export is stopped repeatedly, each time after another number of frames."""
     monkeypatch.setattr(shard_export, "SHARD_FRAMES", 4)
     wanted = faceq.read_table(looked_at, "n_faces > 0", ["frame_id"])["frame_id"].to_pylist()
@@ -141,7 +141,7 @@ def test_an_interrupted_export_goes_on_without_doubles(looked_at, originals, tmp
     assert endings_told(tmp_path) == endings_there(tmp_path)
 
 
-def test_a_killed_export_goes_on_without_doubles(looked_at, originals, tmp_path):
+def test_a_killed_export_resumes_without_duplicates(looked_at, originals, tmp_path):
     """The export is killed in the middle of a tar. The partial tar is not a file of the export."""
     script = (
         "import time; from faceq.storage.settings import S3Settings\n"
@@ -192,7 +192,7 @@ def orders(frames_in, tmp_path_factory) -> str:
 
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("streaming", [False, True])
-def test_datasets_find_every_value_whatever_comes_first(orders, order, streaming, tmp_path, monkeypatch):
+def test_datasets_read_every_value_in_any_order(orders, order, streaming, tmp_path, monkeypatch):
     """The types come from the dataset card, because the first five samples of the first tar do not determine
     them."""
     monkeypatch.setattr(shard_export, "SHARD_FRAMES", 8)
@@ -281,19 +281,19 @@ def test_two_exports_are_the_same_to_the_byte(looked_at, tmp_path):
     assert one == other
 
 
-def test_limit_and_order_say_which_frames(looked_at, tmp_path):
+def test_limit_and_order_choose_the_frames(looked_at, tmp_path):
     best = faceq.read_table(looked_at, "dbcnn is not null").sort_by([("dbcnn", "descending")])[:3]
     export(looked_at, tmp_path, Selection("dbcnn is not null", "dbcnn desc", 3))
     assert sorted(samples(tmp_path)[0]) == sorted(best["frame_id"].to_pylist())
 
 
-def test_broken_frames_come_as_they_are_and_breaks_are_none(looked_at, originals, tmp_path):
+def test_broken_frames_are_exported_unchanged_and_breaks_are_not(looked_at, originals, tmp_path):
     broken = faceq.read_table(looked_at, f"status = 'unreadable' and frame_index <> {BREAK}", ["frame_id"])
     export(looked_at, tmp_path, Selection("status = 'unreadable'"))
     assert samples(tmp_path)[0] == {key: originals[key] for key in broken["frame_id"].to_pylist()}
 
 
-def test_frames_that_are_gone_are_told_and_the_others_come(looked_at, frames_in, tmp_path, capsys):
+def test_missing_frames_are_reported_and_the_others_exported(looked_at, frames_in, tmp_path, capsys):
     photo = frames_in / "t1.jpg"
     content = photo.read_bytes()
     photo.unlink()
@@ -334,7 +334,7 @@ def test_shards_on_s3(s3, looked_at, originals, tmp_path):
     assert len(pictures) == done.written and all(originals[key] == pictures[key] for key in pictures)
 
 
-def test_whole_sources_come_together():
+def test_the_frames_of_a_source_stay_together():
     """For any division of the rows into batches."""
     sources = np.repeat([f"s{i}" for i in range(9)], [1, 5, 1, 1, 12, 2, 1, 1, 4])
     table = pa.table({"source": sources, "n": range(len(sources))})

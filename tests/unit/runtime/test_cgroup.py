@@ -82,7 +82,7 @@ V1 = (
         ("", "", {}, None, None),
     ],
 )
-def test_the_smallest_limit_up_the_tree_holds(tmp_path, own, mounts, files, cpus, memory):
+def test_the_smallest_limit_up_the_tree_applies(tmp_path, own, mounts, files, cpus, memory):
     proc = tree(tmp_path, own, mounts, files)
     assert cgroup.cpu_quota(proc) == cpus
     assert cgroup.memory_limit(proc) == memory

@@ -18,7 +18,7 @@ def recogniser(request, tmp_path):
     return fetch("sface") if request.param == "sface" else arcface(tmp_path / "arcface.onnx")
 
 
-def test_prelu_spelled_out_gives_the_same_embedding(recogniser):
+def test_rewritten_prelu_gives_the_same_embedding(recogniser):
     model = read(recogniser)
     _keep_inputs(model, recogniser)
     spelled = copy.deepcopy(model)
@@ -32,7 +32,7 @@ def test_prelu_spelled_out_gives_the_same_embedding(recogniser):
     assert np.abs(one[0] - other[0]).max() < 1e-4 * np.abs(one[0]).max()
 
 
-def test_one_slope_for_all_channels_is_left_as_it_is(recogniser):
+def test_prelu_with_one_slope_for_all_channels_is_not_rewritten(recogniser):
     """The number of channels is unknown."""
     model = read(recogniser)
     for node in model.graph.node:

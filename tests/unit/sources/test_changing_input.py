@@ -182,7 +182,7 @@ def test_zero_bytes_to_the_end_of_a_tar_are_an_unfinished_copy(tmp_path, members
     assert len(whole) == members and "zero bytes" in last.error and "copy the file again" in last.error
 
 
-def test_names_that_are_numbered_already_are_numbered_on():
+def test_names_that_already_have_a_number_get_the_next_one():
     """At any depth: each of these names was already given to another frame."""
     image = pa.array([b"x"] * 1502)
     names = ["a" + "#2" * count for count in range(1500)] + ["a", "b"]

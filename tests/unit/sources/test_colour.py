@@ -121,7 +121,7 @@ def test_lab(photo):
     assert np.abs(pixels.astype(int) - np.asarray(photo)).mean() < 2
 
 
-def test_alpha_is_kept_as_it_is_and_laid_over_white_afterwards():
+def test_alpha_is_not_converted_and_is_composited_over_white_afterwards():
     picture = Image.new("RGBA", (4, 1), (0, 128, 128, 255))
     for x, alpha in enumerate((0, 64, 192, 255)):
         picture.putpixel((x, 0), (0, 128, 128, alpha))

@@ -89,7 +89,7 @@ def test_the_first_frame_of_an_animation_is_read_if_it_is_whole(photo, kind):
 
 
 @pytest.mark.parametrize("kind", ["WEBP", "PNG", "JPEG"])
-def test_metadata_behind_the_pixels_may_be_cut_off(photo, kind):
+def test_metadata_after_the_pixels_may_be_truncated(photo, kind):
     exif = Image.Exif()
     exif[0x010E] = "x" * 2000
     data = encoded(photo, kind, exif=exif)
@@ -160,7 +160,7 @@ def test_black_and_white_of_every_mode_of_pillow(mode):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "I;16"])
-def test_bands_of_rows_give_what_one_band_gives(astronaut, orientation, mode, monkeypatch):
+def test_bands_of_rows_give_the_same_pixels_as_one_band(astronaut, orientation, mode, monkeypatch):
     grey = astronaut[:301, :200, 0].astype(np.uint16) * 257
     picture = (
         Image.fromarray(grey) if mode == "I;16" else Image.fromarray(astronaut[:301, :200]).convert(mode)

@@ -20,7 +20,7 @@ from faceq.storage.settings import S3Settings
 from faceq.table.store import Table
 
 
-def test_folders_are_searched_and_other_files_passed_over(tmp_path):
+def test_folders_are_searched_and_other_files_skipped(tmp_path):
     for name in (
         "a.jpg",
         "deep/b.PNG",
@@ -58,7 +58,7 @@ def test_a_name_with_brackets_is_a_file_before_it_is_a_glob(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["missing", "missing.jpg", "*.jpg"])
-def test_what_is_not_there_is_wrong_usage(tmp_path, name):
+def test_a_missing_input_is_wrong_usage(tmp_path, name):
     with pytest.raises(UsageError, match=r"no such file|nothing matches"):
         list_shards([str(tmp_path / name)], S3Settings())
 
@@ -256,14 +256,14 @@ def test_names_that_are_not_utf8_and_the_text_of_their_escapes_stay_apart(tmp_pa
         ("half a letter \ud800", "half a letter \\xed\\xa0\\x80"),
     ],
 )
-def test_how_names_are_written_down(name, text):
+def test_how_names_are_recorded(name, text):
     assert printable(name) == text
 
 
 # --- skipped files ---
 
 
-def test_what_is_passed_over_is_named_and_told_where_nothing_else_is_there(tmp_path):
+def test_skipped_files_are_named_if_there_is_nothing_else(tmp_path):
     for name in (
         "a.TXT",
         "b.txt",

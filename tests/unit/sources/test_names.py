@@ -36,7 +36,7 @@ def test_names_are_numbered_as_if_all_were_kept(given):
     assert [kept.unique(name) for name in given] == by_dictionary(given)
 
 
-def test_names_with_one_id_both_have_a_row(monkeypatch):
+def test_names_with_the_same_id_both_have_a_row(monkeypatch):
     monkeypatch.setattr(names, "frame_id", lambda source, name, index: len(name))
     kept = Names("x")
     assert [kept.unique(name) for name in ("aa", "bb", "cccc")] == ["aa", "bb#2", "cccc#2"]

@@ -72,13 +72,13 @@ CHUNKS = {
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_long_texts_and_profiles_are_passed_over(photo, name):
+def test_long_texts_and_profiles_are_skipped(photo, name):
     for place in ("before", "after"):
         assert np.array_equal(decode(png(photo, 2, 8, **{place: TEXTS[name]}), LIMIT), photo)
 
 
 @pytest.mark.parametrize("name", CHUNKS)
-def test_a_damaged_chunk_beside_the_pixels_is_passed_over(photo, name):
+def test_a_damaged_chunk_outside_the_pixels_is_skipped(photo, name):
     part = damaged(chunk(name.encode(), CHUNKS[name]))
     for place in ("before", "after"):
         assert np.array_equal(decode(png(photo, 2, 8, **{place: part}), LIMIT), photo)
@@ -86,7 +86,7 @@ def test_a_damaged_chunk_beside_the_pixels_is_passed_over(photo, name):
 
 
 @pytest.mark.parametrize("name", ["gAMA", "cHRM", "sRGB", "pHYs", "tRNS", "acTL", "iCCP"])
-def test_a_chunk_that_is_too_short_is_passed_over(photo, name):
+def test_a_chunk_that_is_too_short_is_skipped(photo, name):
     assert np.array_equal(decode(png(photo, 2, 8, before=chunk(name.encode(), b"")), LIMIT), photo)
 
 
@@ -101,7 +101,7 @@ def test_a_damaged_chunk_of_the_pixels_makes_it_unreadable(photo, kind):
         decode(data, LIMIT)
 
 
-def test_what_matters_stays_when_another_chunk_is_damaged(photo):
+def test_important_chunks_are_kept_if_another_chunk_is_damaged(photo):
     """Transparency, orientation and the profile are kept, even if the profile is above Pillow's limit."""
     bad = damaged(chunk(b"tEXt", b"k\0v"))
     exif = Image.Exif()
@@ -121,7 +121,7 @@ def test_what_matters_stays_when_another_chunk_is_damaged(photo):
     assert np.array_equal(decode(small[:33] + bad + small[33:], LIMIT), converted)
 
 
-def test_the_whole_picture_is_read_wherever_the_file_ends_behind_it(photo):
+def test_the_whole_image_is_read_wherever_the_file_ends_after_it(photo):
     after = chunk(b"tEXt", b"k\0" + b"v" * 50) + chunk(b"tIME", bytes(7))
     data = png(photo, 2, 8, after=after)
     pixels_end = data.index(b"tEXt") - 8
@@ -132,14 +132,14 @@ def test_the_whole_picture_is_read_wherever_the_file_ends_behind_it(photo):
             decode(data[:end], LIMIT)
 
 
-def test_what_xcode_makes_of_png_is_named(photo):
+def test_xcodes_variant_of_png_is_named(photo):
     data = png(photo, 2, 8)
     with pytest.raises(UnreadableError, match=r"CgBI.*pngcrush"):
         decode(MAGIC + chunk(b"CgBI", bytes(4)) + data[8:], LIMIT)
 
 
 @pytest.mark.parametrize("colour, channels", [(0, 1), (2, 3), (4, 2), (6, 4)])
-def test_of_16_bits_the_upper_eight_are_taken(colour, channels):
+def test_16_bit_values_keep_their_upper_eight_bits(colour, channels):
     ramp = np.arange(65536, dtype=np.uint16).reshape(256, 256)
     pixels = np.stack([ramp, ramp[::-1], ramp.T, ramp][:channels], -1)
     if channels in (2, 4):

@@ -96,7 +96,7 @@ def test_videos_are_known_by_their_bytes(form, codec):
 )
 @pytest.mark.parametrize("layout", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 @pytest.mark.parametrize("mode", ["w", "w:gz"])
-def test_tars_are_known_whatever_their_first_member_is_called(name, layout, mode):
+def test_tars_are_recognised_whatever_the_name_of_their_first_member(name, layout, mode):
     assert kind_of_bytes(tar(name, layout, mode)[:ENOUGH]) == "tar"
 
 
@@ -113,7 +113,7 @@ def test_tars_are_known_whatever_their_first_member_is_called(name, layout, mode
         b"P7\n",
     ],
 )
-def test_of_other_bytes_nothing_is_said(data):
+def test_other_bytes_are_not_recognised(data):
     assert kind_of_bytes(data[:ENOUGH]) is None
 
 
@@ -158,7 +158,7 @@ def test_a_source_gives_the_same_frames_under_every_name(kinds, tmp_path, real, 
 
 
 @pytest.mark.parametrize("named", ["jpg", "tar", "parquet", "mp4"])
-def test_where_bytes_say_nothing_the_name_does(tmp_path, named):
+def test_the_name_decides_if_the_bytes_do_not(tmp_path, named):
     (tmp_path / f"s.{named}").write_bytes(b"neither this nor that" * 100)
     (frame,) = read_shards(list_shards([str(tmp_path)], S3Settings()), S3Settings())
     if named == "jpg":
@@ -201,7 +201,7 @@ def test_a_long_video_without_an_ending_is_not_taken_into_memory(kinds, known, s
 
 
 @pytest.mark.parametrize("size_is_known", [True, False])
-def test_a_picture_of_unknown_length_comes_whole(size_is_known):
+def test_an_image_of_unknown_size_is_read_completely(size_is_known):
     content = picture("PNG") + bytes(9 << 20)
     with small_s3({"p": content, "q": content + bytes(9 << 20)}) as store:
         shards = [
@@ -248,7 +248,7 @@ def test_its_frames_are_found_again(misnamed):
 
 @pytest.mark.parametrize("finished", ["2025-01-01T00:00:00+00:00", None])
 @pytest.mark.parametrize("limit", [None, 1])
-def test_that_its_first_frame_has_a_row_does_not_mean_that_it_is_done(misnamed, tmp_path, finished, limit):
+def test_a_row_for_its_first_frame_does_not_make_a_video_done(misnamed, tmp_path, finished, limit):
     """This happens after a killed run, or a run with --limit."""
     shards = list_shards([str(misnamed)], S3Settings())
     frames = list(read_shards(shards, S3Settings()))

@@ -126,7 +126,7 @@ def test_a_rate_takes_the_first_frame_at_or_after_each_tick(tmp_path):
     assert [frame.frame_index for frame in read(path, fps=0.1)] == [0]
 
 
-def test_ticks_without_a_frame_are_passed_over(tmp_path):
+def test_ticks_without_a_frame_are_skipped(tmp_path):
     times = [0, 100, 2600, 2700, 3000, 3900]
     path = write_video(tmp_path / "v.mp4", [numbered(i) for i in range(6)], rate=1000, times=times)
     assert [frame.timestamp_s for frame in read(path, fps=1)] == pytest.approx([0, 2.6, 3.0])
@@ -177,7 +177,7 @@ def test_sampling_is_on_record():
     ],
 )
 @pytest.mark.parametrize("between_frames", [True, False])
-def test_a_video_that_is_cut_off_gives_what_is_whole_and_one_break(tmp_path, name, options, between_frames):
+def test_a_truncated_video_gives_its_complete_frames_and_one_break(tmp_path, name, options, between_frames):
     whole = write_video(tmp_path / f"whole-{name}", noise(40), **options)
     last = packets(whole)[24]
     short = tmp_path / f"short-{name}"
@@ -191,7 +191,7 @@ def test_a_video_that_is_cut_off_gives_what_is_whole_and_one_break(tmp_path, nam
     assert "copy the file again" in end.error and not end.refused
 
 
-def test_coded_frames_that_the_decoder_refuses_are_passed_over_and_told(tmp_path):
+def test_coded_frames_that_the_decoder_refuses_are_skipped_and_reported(tmp_path):
     path = write_video(tmp_path / "v.mp4", noise(40), g="10", bf="0")
     data = bytearray(path.read_bytes())
     for packet in packets(path)[20:23]:
@@ -203,7 +203,7 @@ def test_coded_frames_that_the_decoder_refuses_are_passed_over_and_told(tmp_path
     assert end.error == "damaged: 3 of 40 coded frames cannot be decoded, the first at 0.80 s"
 
 
-def test_a_frame_that_the_decoder_patched_over_is_unreadable(tmp_path):
+def test_a_frame_that_the_decoder_concealed_is_unreadable(tmp_path):
     path = write_video(tmp_path / "v.mp4", noise(30), bf="0")
     hit = packets(path)[12]
     data = bytearray(path.read_bytes())
@@ -251,7 +251,7 @@ def only_sound(path: Path) -> bytes:
         (only_sound, "no video stream in it, only: audio"),
     ],
 )
-def test_what_is_no_video_is_one_break_with_the_reason(
+def test_a_file_that_is_no_video_is_one_break_with_the_reason(
     tmp_path, content: Callable[[Path], bytes], reason: str
 ):
     data = content(tmp_path / "made.mp4")
@@ -261,14 +261,14 @@ def test_what_is_no_video_is_one_break_with_the_reason(
     assert reason in frame.error
 
 
-def test_a_video_of_larger_frames_than_pictures_may_be_is_refused(tmp_path, monkeypatch):
+def test_a_video_with_frames_above_the_limit_for_images_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(picture, "MAX_PIXELS", 2000)
     (frame,) = read(write_numbered(tmp_path / "v.mp4"))
     assert frame.error == "64x32 pixels are more than the 2000 that a frame may have"
 
 
 @pytest.mark.parametrize("name", ["v.mp4", "v.mkv", "v.avi"])
-def test_what_the_storage_does_not_give_is_no_damage(tmp_path, name):
+def test_a_storage_failure_is_not_damage(tmp_path, name):
     path = write_video(tmp_path / name, noise(40), muxer={"movflags": "faststart"})
 
     class Failing(io.FileIO):
@@ -296,7 +296,7 @@ def test_what_the_storage_does_not_give_is_no_damage(tmp_path, name):
         ("interlaced.mp4", {"x264-params": "interlaced=1:tff=1"}),
     ],
 )
-def test_bytes_that_changed_anywhere_never_raise(tmp_path, name, options):
+def test_changed_bytes_anywhere_never_raise(tmp_path, name, options):
     whole = write_video(tmp_path / name, noise(8), **options).read_bytes()
     random = np.random.default_rng(0)
     for _ in range(40):
@@ -339,7 +339,7 @@ def test_frames_of_a_table_are_read_again(tmp_path):
     assert [(frame.frame_index, number_in(pixels_of(frame))) for frame in frames] == [(3, 3), (17, 17)]
 
 
-def test_a_video_is_read_by_a_task_of_its_own(tmp_path):
+def test_each_video_has_its_own_read_task(tmp_path):
     for name in ("a.jpg", "b.jpg", "v.mp4", "w.webm"):
         (tmp_path / name).touch()
     assert [len(shards) for shards in group(list_shards([str(tmp_path)], S3Settings()))] == [1, 1, 2]

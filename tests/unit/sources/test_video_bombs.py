@@ -170,7 +170,7 @@ def test_the_memory_is_never_taken(tmp_path, make):
     assert kilobytes < 30_000
 
 
-def test_a_limit_that_the_index_keeps_is_no_hindrance(tmp_path):
+def test_an_index_within_the_limit_is_read(tmp_path):
     path = write_numbered(tmp_path / "v.mp4")
     shards = list_shards([str(path)], S3Settings())
     assert numbers(list(read_shards(shards, S3Settings(), limits=Limits(source_memory=50_000)))) == list(

@@ -47,7 +47,7 @@ def test_every_frame_of_each_format_comes_once_in_the_order_shown(tmp_path, name
 
 
 @pytest.mark.parametrize(("name", "options"), [FORMATS[3], FORMATS[7], FORMATS[9], FORMATS[11], FORMATS[13]])
-def test_what_a_file_is_its_bytes_say_not_its_name(tmp_path, name, options):
+def test_the_bytes_of_a_file_decide_what_it_is(tmp_path, name, options):
     data = write_numbered(tmp_path / name, **options).read_bytes()
     path = tmp_path / "renamed.mp4"
     path.write_bytes(data)
@@ -67,7 +67,7 @@ def test_what_a_file_is_its_bytes_say_not_its_name(tmp_path, name, options):
         ("v.ogv", {"codec": "libvpx"}, "its last page is not there"),
     ],
 )
-def test_a_file_that_is_cut_off_gives_what_is_whole_and_one_break(tmp_path, name, options, message):
+def test_a_truncated_file_gives_its_complete_frames_and_one_break(tmp_path, name, options, message):
     whole = write_video(tmp_path / f"whole-{name}", noise(40), **options)
     intact = [frame.image for frame in read(whole)]
     data = whole.read_bytes()
@@ -83,7 +83,7 @@ def test_a_file_that_is_cut_off_gives_what_is_whole_and_one_break(tmp_path, name
 # --- joined files ---
 
 
-def test_files_of_different_sizes_and_codecs_that_were_joined_are_read_through(tmp_path):
+def test_joined_files_of_different_sizes_and_codecs_are_read_completely(tmp_path):
     first = write_numbered(tmp_path / "a.mkv", 20, codec="mpeg2video")
     large = [numbered(20 + index).repeat(2, 0).repeat(2, 1) for index in range(20)]
     second = write_video(tmp_path / "b.mkv", large, codec="mpeg4")
@@ -95,7 +95,7 @@ def test_files_of_different_sizes_and_codecs_that_were_joined_are_read_through(t
     assert [pixels_of(frame).shape[0] for frame in frames] == [32] * 20 + [64] * 20
 
 
-def test_damage_in_a_joined_file_is_told_with_its_place(tmp_path):
+def test_damage_in_a_joined_file_is_reported_with_its_position(tmp_path):
     first = write_numbered(tmp_path / "a.mp4", 20).read_bytes()
     second = write_video(tmp_path / "b.mp4", noise(40), muxer={"movflags": "faststart"}).read_bytes()
     path = tmp_path / "v.mp4"
@@ -108,7 +108,7 @@ def test_damage_in_a_joined_file_is_told_with_its_place(tmp_path):
 
 
 @pytest.mark.parametrize("pmt", ["4096", "4352"])
-def test_a_transport_stream_that_goes_on_under_other_numbers_is_told(tmp_path, pmt):
+def test_a_transport_stream_that_continues_with_other_stream_ids_is_reported(tmp_path, pmt):
     first = write_numbered(tmp_path / "a.ts")
     muxer = {"mpegts_start_pid": "512", "mpegts_pmt_start_pid": pmt}
     path = tmp_path / "v.ts"
@@ -176,7 +176,7 @@ def mkv_with_codec(path: Path) -> bytes:
         (lambda path: b"ffconcat version 1.0\nfile '/etc/hosts'\n", "not a video but a playlist"),
     ],
 )
-def test_what_is_no_video_says_what_it_is(tmp_path, content: Callable[[Path], bytes], reason: str):
+def test_the_error_for_another_file_says_what_it_is(tmp_path, content: Callable[[Path], bytes], reason: str):
     (tmp_path / "v.mp4").write_bytes(content(tmp_path / "made.mp4"))
     (frame,) = read(tmp_path / "v.mp4")
     assert (frame.frame_index, frame.image) == (BREAK, None)
@@ -184,7 +184,7 @@ def test_what_is_no_video_says_what_it_is(tmp_path, content: Callable[[Path], by
     assert "b'" not in frame.error and "\\x" not in frame.error and "\n" not in frame.error
 
 
-def test_noise_is_never_taken_for_a_video(tmp_path):
+def test_noise_is_never_mistaken_for_a_video(tmp_path):
     """The demuxers of MPEG streams accept almost anything."""
     random = np.random.default_rng(0)
     for index in range(40):
@@ -244,12 +244,12 @@ def scrambled_ts(path: Path) -> Path:
         ("v.ts", scrambled_ts, "the video is encrypted: "),
     ],
 )
-def test_encrypted_videos_are_called_so(tmp_path, name, make, message):
+def test_encrypted_videos_are_reported(tmp_path, name, make, message):
     (frame,) = read(make(tmp_path / name))
     assert frame.error == f"{message}give a copy without copy protection"
 
 
-def test_coded_frames_that_give_no_picture_are_told(tmp_path):
+def test_coded_frames_that_give_no_image_are_reported(tmp_path):
     """The decoder accepts them without an error."""
     path = write_video(tmp_path / "v.mkv", noise(60), codec="mpeg2video", g="60")
     data = bytearray(path.read_bytes())

@@ -85,7 +85,7 @@ def test_a_matroska_files_display_size_counts(tmp_path):
     assert np.abs(pixels_of(frame).astype(int) - 99).max() <= 2
 
 
-def test_each_frame_has_the_pixels_that_it_states_itself(tmp_path):
+def test_each_frame_has_its_own_pixel_shape(tmp_path):
     wide = write_numbered(tmp_path / "a.ts", 8, bf="2", context={"sample_aspect_ratio": Fraction(16, 11)})
     square = write_numbered(tmp_path / "b.ts", 8, bf="2", context={"sample_aspect_ratio": Fraction(1)})
     path = tmp_path / "v.ts"
@@ -102,7 +102,7 @@ def with_pixel_shape(path: Path, wide: int, high: int) -> Path:
     return path
 
 
-def test_an_mp4s_pixel_shape_goes_before_the_codecs(tmp_path):
+def test_the_pixel_shape_of_an_mp4_overrides_that_of_the_codec(tmp_path):
     assert pixels_of(read(with_pixel_shape(tmp_path / "v.mp4", 2, 1))[0]).shape == (32, 128, 3)
 
 
@@ -112,7 +112,7 @@ def test_absurd_pixel_shapes_are_ignored(tmp_path, wide, high):
 
 
 @pytest.mark.parametrize(("wide", "high"), [(0, 1), (1, 0)])
-def test_where_a_pixel_shape_is_none_the_codecs_counts(tmp_path, wide, high):
+def test_the_codecs_pixel_shape_counts_if_the_container_has_none(tmp_path, wide, high):
     assert pixels_of(read(with_pixel_shape(tmp_path / "v.mp4", wide, high))[0]).shape == (32, 85, 3)
 
 
@@ -168,7 +168,7 @@ INTERLACING = [
 
 
 @pytest.mark.parametrize(("name", "options"), INTERLACING)
-def test_interlaced_frames_lose_their_combs_and_nothing_else(tmp_path, name, options):
+def test_interlaced_frames_are_deinterlaced_without_other_changes(tmp_path, name, options):
     path = write_video(tmp_path / name, [woven(index) for index in range(12)], **options)
     frames = read(path)
     assert [frame.frame_index for frame in frames] == list(range(12))
@@ -229,7 +229,7 @@ def test_damage_stays_with_its_frame_through_the_filter(tmp_path):
     assert frames[7].timestamp_s == pytest.approx(7 / 25)
 
 
-def test_hevc_fields_are_frames_of_their_own(tmp_path):
+def test_hevc_fields_are_separate_frames(tmp_path):
     """HEVC stores interlaced video as separate fields, so all lines of a coded frame have the same time."""
     fields = [np.ascontiguousarray(moment(time)[time % 2 :: 2]) for time in range(12)]
     options = {"x265-params": "interlace=1:log-level=none:crf=5:pools=1"}
@@ -264,7 +264,7 @@ def times(path: Path) -> list[float]:
         ("v.ogv", {"codec": "libvpx"}),
     ],
 )
-def test_time_goes_on_where_recordings_are_joined(tmp_path, name, options):
+def test_time_continues_where_recordings_are_joined(tmp_path, name, options):
     parts = []
     for part in range(3):
         frames = [numbered(30 * part + index) for index in range(30)]
@@ -297,13 +297,13 @@ def shifted(path: Path, seconds: float) -> Path:
 WRAP = (1 << 33) / 90000
 
 
-def test_a_transport_streams_clock_may_run_over(tmp_path):
+def test_the_clock_of_a_transport_stream_may_overflow(tmp_path):
     path = shifted(write_numbered(tmp_path / "v.ts", bf="2"), WRAP - 2.5)
     assert times(path) == pytest.approx([index / 25 for index in range(50)])
     assert [number_in(frame.pixels()) for frame in decoded(path)] == list(range(50))
 
 
-def test_a_recording_with_an_earlier_clock_after_one_with_a_later_is_no_leap(tmp_path):
+def test_an_earlier_clock_in_the_next_recording_causes_no_time_jump(tmp_path):
     """FFmpeg treats the earlier clock as an overflow and adds 26.5 hours."""
     first = shifted(write_numbered(tmp_path / "v.ts"), 3000)
     path = tmp_path / "both.ts"
@@ -311,7 +311,7 @@ def test_a_recording_with_an_earlier_clock_after_one_with_a_later_is_no_leap(tmp
     assert times(path) == pytest.approx([index / 25 for index in range(100)])
 
 
-def test_frames_a_little_out_of_order_do_not_start_the_clock_again():
+def test_frames_slightly_out_of_order_do_not_restart_the_clock():
     with av.open(str(Path(__file__).parent / "nothing"), "w", "null") as sink:
         stream = sink.add_stream("mpeg4", 25)
         stream.time_base = Fraction(1, 25)
@@ -369,7 +369,7 @@ PLAIN, DEFAULT = Disposition(0), Disposition.default
         ("v.avi", [1, 2], [PLAIN, PLAIN], 1, "the largest one"),
     ],
 )
-def test_of_several_streams_the_default_or_largest_is_read_and_told(
+def test_the_default_or_largest_of_several_streams_is_read_and_reported(
     tmp_path, name, sizes, dispositions, chosen, why
 ):
     path = write_streams(tmp_path / name, sizes, dispositions)
@@ -383,7 +383,7 @@ def test_of_several_streams_the_default_or_largest_is_read_and_told(
     assert f"only number {chosen + 1} is read, {why}" in note
 
 
-def test_one_stream_is_nothing_to_tell(tmp_path):
+def test_a_single_stream_gives_no_note(tmp_path):
     findings = Findings()
     shards = list_shards([str(write_numbered(tmp_path / "v.mp4", 3))], S3Settings())
     assert len(list(read_shards(shards, S3Settings(), findings=findings))) == 3 and not findings.notes

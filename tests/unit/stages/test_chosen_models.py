@@ -43,7 +43,7 @@ def test_models_that_replace_the_presets_are_known_by_their_roles():
     assert [model.name for model in models.known] == ["yunet", "arcface-r50", "landmarks-106", "dbcnn-koniq"]
 
 
-def test_a_dropout_rate_of_the_settings_is_one_that_nobody_has_measured():
+def test_a_dropout_rate_from_the_settings_counts_as_unmeasured():
     zoos, own = (choose(config.build(values)).recogniser for values in ({}, {"dropout": 0.3}))
     assert zoos == zoo.recogniser("sface") and zoos.closed_form_holds
     assert own == dataclasses.replace(zoos, dropout=0.3, closed_form_holds=False)

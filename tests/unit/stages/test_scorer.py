@@ -66,7 +66,7 @@ def test_threads_that_share_a_scorer_get_the_same_rows(scorer, picture, astronau
     assert len(found) == 8 and all(table.equals(expected[name]) for name, table in found)
 
 
-def test_a_picture_costs_little_more_than_the_stages_take(scorer, picture, monkeypatch):
+def test_an_image_takes_little_more_time_than_the_stages(scorer, picture, monkeypatch):
     """Both times are measured in one call, so that a busy machine hardly changes their ratio."""
     inside = [0.0]
 

@@ -101,7 +101,7 @@ def test_a_row_does_not_depend_on_its_batch(faces):
     assert [row for row in among_bad.select(VALUES).to_pylist() if row["error"] is None] == together
 
 
-def test_dropout_passes_give_the_same_bits_in_any_company(faces):
+def test_dropout_passes_give_the_same_bits_in_any_batch(faces):
     pictures = [png(face) for face in faces.values()]
     drawn = faceq.score_images(pictures, fiq_threshold=0, serfiq_passes=30)
     small = faceq.score_images(pictures[::-1], fiq_threshold=0, serfiq_passes=30, serfiq={"mini_batch": 3})
@@ -135,7 +135,7 @@ def test_a_calibration_of_ones_own_moves_serfiq_and_nothing_else(faces):
 
 
 @pytest.mark.parametrize("degrees", [0, 20])
-def test_of_a_face_that_the_frame_cuts_off_no_black_comes_into_what_quality_is_judged_on(faces, degrees):
+def test_quality_sees_no_black_if_the_frame_cuts_off_the_face(faces, degrees):
     """No pixel of these frames is black, so black in a crop is outside the frame. The recogniser still gets
     black there, because it was trained on such crops."""
     find_face = FindFace(Config(), choose(Config()))
@@ -157,7 +157,7 @@ def test_of_a_face_that_the_frame_cuts_off_no_black_comes_into_what_quality_is_j
         assert there.min() > -2 and (there < np.array(cut.shape[1::-1]) + 2).all()
 
 
-def test_each_region_judges_other_pixels_and_another_name_is_refused(faces):
+def test_each_region_scores_other_pixels_and_another_name_is_refused(faces):
     images = list(faces.values())[:3]
     by_region = {
         region: faceq.score_images(images, fiq_threshold=0, quality_region=region)["dbcnn"].to_numpy()
@@ -207,7 +207,7 @@ def test_scores_fall_along_the_demo_ladders(faces):
         assert demo.correlation(scores, list(faces), kind, "dbcnn") <= -0.9
 
 
-def test_wrong_things_are_named(astronaut):
+def test_wrong_inputs_are_named(astronaut):
     with pytest.raises(UsageError, match=r"image:1: expected .* got array float32 \(4, 4, 3\)"):
         faceq.score_images([astronaut, np.zeros((4, 4, 3), np.float32)])
     with pytest.raises(UsageError, match="did you mean 'fiq_threshold'"):

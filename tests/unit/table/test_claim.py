@@ -112,7 +112,7 @@ def test_a_job_on_another_machine_is_dead_when_its_heartbeat_is_old(table, versi
         pass
 
 
-def test_a_living_job_shows_it(table, monkeypatch):
+def test_a_running_job_writes_heartbeats(table, monkeypatch):
     monkeypatch.setattr(lock, "BEAT_S", 0.2)
     monkeypatch.setattr(lock, "DEAD_AFTER_S", 3)
     mine = new_run(machine="another")
@@ -145,7 +145,7 @@ def test_no_heartbeat_is_left_by_a_job_that_ended_or_by_one_that_was_killed_befo
     assert not [name for name in names if name.startswith("heartbeat")]
 
 
-def test_of_jobs_that_start_at_once_never_two_hold_the_table(table):
+def test_concurrent_jobs_never_hold_the_lock_together(table):
     holding, most, won, wrong = [], [], [], []
 
     def job(run: Run) -> None:
@@ -170,13 +170,13 @@ def test_of_jobs_that_start_at_once_never_two_hold_the_table(table):
     assert len(won) >= 2  # the first job gets the lock, unless two see each other at the same time
 
 
-def test_a_claim_whose_record_was_deleted_is_refused(table):
+def test_a_lock_whose_record_was_deleted_is_refused(table):
     mine = new_run()
     with pytest.raises(UsageError, match="was deleted"):
         lock.await_rivals(table, mine)
 
 
-def test_a_living_process_of_this_machine_is_alive_however_long_it_was_silent(table, monkeypatch):
+def test_a_living_process_of_this_machine_counts_as_alive_without_heartbeats(table, monkeypatch):
     running(table)
     monkeypatch.setattr(lock, "DEAD_AFTER_S", 0)
     with pytest.raises(UsageError, match="another job"), lock.exclusive(table, new_run()):
@@ -200,7 +200,7 @@ def test_a_job_that_was_taken_for_dead_does_not_finish(table, state):
 
 
 @pytest.mark.parametrize("how", ["taken over", "record deleted", "heartbeat deleted"])
-def test_a_job_that_has_lost_the_table_is_told_within_two_heartbeats(table, monkeypatch, how):
+def test_a_job_that_lost_the_table_notices_within_two_heartbeats(table, monkeypatch, how):
     monkeypatch.setattr(lock, "BEAT_S", 0.5)
     told: list[str] = []
     mine, other = new_run(), new_run(machine="another")
@@ -225,7 +225,7 @@ def test_a_job_that_has_lost_the_table_is_told_within_two_heartbeats(table, monk
     assert (f"run-{mine.run_id}.json" in names) == (how != "record deleted")
 
 
-def test_of_two_jobs_with_different_settings_only_one_writes(table):
+def test_only_one_of_two_jobs_with_different_settings_writes(table):
     """Both jobs checked the table while it was empty."""
     one, two = new_run(), new_run()
     one.record, two.record = {"fiq_threshold": 0.5}, {"fiq_threshold": 0.1}
@@ -241,7 +241,7 @@ def test_of_two_jobs_with_different_settings_only_one_writes(table):
         pass
 
 
-def test_runs_are_in_the_order_of_their_locks_whatever_their_clocks_said(table):
+def test_runs_are_in_the_order_of_their_locks_whatever_their_clocks(table):
     ids = [f"{year}1123T170000Z-00000000" for year in (2031, 2026, 2030)]
     old = new_run("20271123T170000Z-00000000")  # a run of version 0.1.0, which did not number runs
     old.state = "ended"
@@ -279,7 +279,7 @@ def test_a_job_that_was_wrongly_taken_for_dead_does_not_stop_the_one_that_took_o
     holding.__exit__(None, None, None)
 
 
-def test_a_job_that_only_claims_has_not_taken_the_table(table):
+def test_a_job_that_waits_for_the_lock_has_not_taken_the_table(table):
     mine = new_run()
     with lock.exclusive(table, mine) as held:
         waiting = new_run(machine="another")
@@ -287,7 +287,7 @@ def test_a_job_that_only_claims_has_not_taken_the_table(table):
         held.check()
 
 
-def test_what_went_wrong_is_told_though_the_storage_fails_too(tmp_path, monkeypatch):
+def test_the_error_is_reported_even_if_storage_fails_too(tmp_path, monkeypatch):
     table = Table(str(tmp_path / "table"), S3Settings())
     with pytest.raises(JobError, match="credentials have expired"), lock.exclusive(table, new_run()):
 
@@ -305,7 +305,7 @@ def test_a_table_that_fails_when_the_job_has_begun_is_a_failed_job(table):
         raise UsageError(f"{table.uri}: cannot be used: no space left")
 
 
-def test_what_is_wrong_with_the_command_is_no_failed_job(table):
+def test_wrong_usage_is_not_a_failed_job(table):
     """For example, missing resources of Ray are known only after the job has the lock."""
     with pytest.raises(UsageError, match="this machine has 2"), lock.exclusive(table, new_run()):
         raise UsageError("the stages ask for 400 CPUs, this machine has 2")
@@ -324,7 +324,7 @@ def test_an_end_that_cannot_be_recorded_is_a_failed_job(table, monkeypatch):
         monkeypatch.setattr(table, "save", refused)
 
 
-def test_the_record_tells_who_and_how_it_ended(tmp_path):
+def test_the_record_has_the_owner_and_the_outcome(tmp_path):
     table = Table(str(tmp_path / "table"), S3Settings())
     run = new_run()
     with lock.exclusive(table, run):

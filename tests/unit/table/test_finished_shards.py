@@ -107,7 +107,7 @@ def scored(tmp_path) -> Scored:
     return Scored(tmp_path, [str(tmp_path / "in")])
 
 
-def test_every_kind_of_shard_says_which_frames_it_gave(frames_in):
+def test_every_kind_of_shard_records_its_frames(frames_in):
     shards = list_shards([str(frames_in)], S3Settings())
     frames, finished = read(shards)
     large = {shard.source for shard in shards if shard.kind != "picture"}
@@ -154,7 +154,7 @@ def test_a_shard_that_lacks_a_row_is_read_again(scored, lost):
     assert scored.left() == {"a.tar", "b.tar", "c.jpg"}
 
 
-def test_rows_that_the_shard_does_not_give_do_not_stand_for_those_that_are_lost(scored):
+def test_stale_rows_of_a_shard_do_not_hide_lost_rows(scored):
     """A tar was replaced by one with other members, and the table lost as many rows as it has stale ones."""
     rows = [row for row in scored.table.rows(SCHEMA.names).to_pylist() if "a.tar" in row["source"]]
     others = [row for row in scored.table.rows(SCHEMA.names).to_pylist() if "a.tar" not in row["source"]]
@@ -185,7 +185,7 @@ def test_a_newer_faceq_reads_again(scored, monkeypatch):
     assert scored.left() == {"a.tar", "b.tar"}
 
 
-def test_new_input_is_all_that_is_left(scored, tmp_path):
+def test_only_new_input_is_left(scored, tmp_path):
     (tmp_path / "in" / "d.jpg").write_bytes(PICTURE)
     write_tar(tmp_path / "in" / "e.tar", 2)
     assert scored.nothing() is None
@@ -212,7 +212,7 @@ def test_a_shard_that_the_storage_failed_is_not_finished(tmp_path):
         assert len(frames) == finished[0].frames == 9_000
 
 
-def test_a_finished_object_is_not_asked_for(tmp_path):
+def test_a_finished_object_is_not_requested(tmp_path):
     """The listing has its ETag. For an object that only a manifest names, only the ETag is requested."""
     objects = {f"in/{n}.tar": write_tar(tmp_path / f"{n}.tar", n).read_bytes() for n in (3, 4)}
     with small_s3(objects) as store:
@@ -229,7 +229,7 @@ def test_a_finished_object_is_not_asked_for(tmp_path):
         assert scored.left() == {"4.tar"}
 
 
-def test_later_records_take_in_earlier_ones(scored, tmp_path):
+def test_later_records_include_earlier_ones(scored, tmp_path):
     known, files = finished_shards.load(scored.table)
     new = Finished("/in/z.tar", "1", "{}", 1, 1)
     keeper = finished_shards.Keeper(scored.table, "later", lambda count: [new][count:], known)

@@ -100,7 +100,7 @@ def test_counts_and_quantiles_are_those_of_the_rows(table):
         assert quantiles[name] == pytest.approx(exact, abs=2 * width)
 
 
-def test_a_program_that_has_read_a_table_ends_well(copied):
+def test_a_program_that_has_read_a_table_exits_cleanly(copied):
     command = [sys.executable, "-c", _READ_WITH_SLOW_FILES, copied.uri]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "20000\n20000\n"), done.stderr
@@ -123,7 +123,7 @@ def test_only_threads_of_python_use_a_tables_files(copied, monkeypatch):
     assert kinds and "_DummyThread" not in kinds  # Python's name for a thread that it did not start
 
 
-def test_a_file_of_an_older_version_is_written_again_in_the_types_of_now(table, tmp_path):
+def test_a_file_of_an_older_version_is_rewritten_with_current_types(table, tmp_path):
     filesystem(str(tmp_path), S3Settings()).put(f"{table.uri}/", f"{tmp_path}/", recursive=True)
     old = Table(str(tmp_path), S3Settings())
     for path in old.row_files():
@@ -139,7 +139,7 @@ def test_a_file_of_an_older_version_is_written_again_in_the_types_of_now(table, 
 @pytest.mark.parametrize(
     "name", ["a?", "a;", "a\nb", "a\tb", "a;/b?", "a?b", "a;b", "a b%20#:=&ü", "a#", "a:b"]
 )
-def test_a_place_is_refused_where_ray_would_write_to_another_one(tmp_path, name):
+def test_a_place_is_refused_if_ray_would_write_to_another_one(tmp_path, name):
     table = Table(str(tmp_path / name), S3Settings())
     (place,), _ = _resolve_paths_and_filesystem(table.path, table.arrow_files)
     if place == table.path:
@@ -165,7 +165,7 @@ def test_a_run_without_rows_has_none_and_no_quantiles(table):
     assert set(counts.values()) == {0} and quantiles == {}
 
 
-def test_of_two_sets_of_models_the_refusal_names_what_differs(tmp_path):
+def test_the_refusal_names_the_models_that_differ(tmp_path):
     table = Table(str(tmp_path), S3Settings())
     settings = config.build({"input": "in", "out": "out"})
     mine = comparison_record(settings, choose(settings))
@@ -176,7 +176,7 @@ def test_of_two_sets_of_models_the_refusal_names_what_differs(tmp_path):
     assert "licence" not in str(refused.value) and "yunet" not in str(refused.value)
 
 
-def test_a_table_of_an_older_faceq_is_refused_because_it_found_faces_in_another_way(tmp_path):
+def test_a_table_of_an_older_faceq_is_refused_because_face_finding_changed(tmp_path):
     """Its record does not have `face_finding`, and its settings are the same."""
     table = Table(str(tmp_path), S3Settings())
     settings = config.build({"input": "in", "out": "out"})
