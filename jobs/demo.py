@@ -59,7 +59,7 @@ STEPS: dict[str, tuple[float, ...]] = {
 }
 FRAMES_PER_SHARD = 64
 SCORES = ("serfiq_raw", "dbcnn")
-MADE = ("shards", "table", "astronaut.jpg")
+OUTPUTS = ("shards", "table", "astronaut.jpg")
 """What the demo writes to its folder."""
 
 
@@ -69,7 +69,7 @@ def main() -> int:
     parser.add_argument("folder", nargs="?", default="demo", type=Path, help="default: demo")
     folder: Path = parser.parse_args().folder
     try:
-        make_room(folder)
+        prepare_folder(folder)
     except UsageError as error:
         parser.error(str(error))
     with logs.shown() as shown:
@@ -93,10 +93,11 @@ def run(folder: Path, reporter: progress.Reporter) -> None:
     rich.console.Console().print(falls)
 
 
-def make_room(folder: Path) -> None:
-    """Delete the files of an earlier demo in a folder. Raises UsageError if they are not the demo's."""
+def prepare_folder(folder: Path) -> None:
+    """Create the folder, and delete the files of an earlier demo. Raises UsageError if files are not the
+    demo's."""
     mark = folder / ".faceq-demo"
-    there = [folder / name for name in MADE if (folder / name).exists()]
+    there = [folder / name for name in OUTPUTS if (folder / name).exists()]
     if there and not mark.exists():
         raise UsageError(
             f"{there[0]}: already exists, and the demo did not write it: delete it, or name another folder"

@@ -114,7 +114,7 @@ class _Memory:
 
 
 def _with_stand_ins(settings: config.Config) -> dict[str, Any]:
-    stand_ins.put_in()
+    stand_ins.install()
     return _measured(settings)
 
 

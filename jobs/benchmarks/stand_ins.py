@@ -16,7 +16,7 @@ from faceq.stages.chosen_models import ChosenModels
 from faceq.table.schema import pending, scatter_column
 
 
-def put_in() -> None:
+def install() -> None:
     """Make all later jobs of this process run these stages."""
     graph.find_face = find_face
     graph.FiqStage = FiqStage  # type: ignore[misc, assignment]

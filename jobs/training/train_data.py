@@ -248,7 +248,7 @@ def _severities(rng: np.random.Generator) -> NDArray[np.float32]:
     return values.astype(np.float32)
 
 
-def made_ahead(dataset: Dataset[Item]) -> Iterator[Item]:
+def prefetched(dataset: Dataset[Item]) -> Iterator[Item]:
     """Items in order, prepared ahead of time by another process."""
     give_back_freed_memory()  # or the other process would keep a copy of it
     yield from DataLoader(dataset, batch_size=None, num_workers=1, worker_init_fn=_start_maker)

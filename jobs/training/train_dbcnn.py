@@ -51,7 +51,7 @@ from jobs.training.train_data import (
     RatedBatches,
     is_held_out,
     keep_freed_memory,
-    made_ahead,
+    prefetched,
     read_pristine,
     read_rated,
 )
@@ -147,7 +147,7 @@ def learn_distortions(network: DistortionNet, pristine: list[Image], folder: Pat
     def run_epoch(epoch: int) -> dict[str, float]:
         layers.train()
         right = total = 0.0
-        for images, names in made_ahead(NamingBatches(pristine, NAMING_SEED, epoch, NAMING_STEPS)):
+        for images, names in prefetched(NamingBatches(pristine, NAMING_SEED, epoch, NAMING_STEPS)):
             # Approximately the normalisation of the whole model, which differs by colour channel.
             logits = classifier(layers((images - 0.45) / 0.225).mean(dim=(2, 3)))
             loss = F.cross_entropy(logits, names)
@@ -240,8 +240,8 @@ def learn_ratings(
 
     def run_epoch(epoch: int) -> dict[str, float]:
         model.dropout.train()
-        crops = made_ahead(RatedBatches(rated, seed, epoch, RATING_BATCH))
-        ladders = made_ahead(LadderBatches(pristine, seed, epoch, steps, LADDERS_A_STEP))
+        crops = prefetched(RatedBatches(rated, seed, epoch, RATING_BATCH))
+        ladders = prefetched(LadderBatches(pristine, seed, epoch, steps, LADDERS_A_STEP))
         totals = np.zeros(2)
         for (images, ratings), (rungs, masks, severities) in zip(crops, ladders, strict=True):
             rating = rating_loss(lite(images, torch.ones_like(images[:, :1]), live=True), ratings)
@@ -275,7 +275,7 @@ def gather_statistics(lite: LiveLite, crops: RatedBatches) -> None:
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             module.reset_running_stats()
             module.momentum = None  # the mean over all batches
-    for images, _ in made_ahead(crops):
+    for images, _ in prefetched(crops):
         lite(images, torch.ones_like(images[:, :1]), live=True)
 
 
@@ -289,9 +289,9 @@ def finish_head(model: DBCNNLite, rated: Rated, pristine: list[Image], seed: int
     """
     steps = FINISH_LADDERS // LADDERS_A_STEP
     ladders = LadderBatches(pristine, seed, RATING_EPOCHS, steps, LADDERS_A_STEP, FINISH_REACH)
-    seen = [(head_input(model, rungs, masks), each) for rungs, masks, each in made_ahead(ladders)]
+    seen = [(head_input(model, rungs, masks), each) for rungs, masks, each in prefetched(ladders)]
     rungs, severities = torch.cat([each for each, _ in seen]), torch.cat([each for _, each in seen])
-    crops = made_ahead(RatedBatches(rated, seed, RATING_EPOCHS + 1, RATING_BATCH))
+    crops = prefetched(RatedBatches(rated, seed, RATING_EPOCHS + 1, RATING_BATCH))
     known = [(head_input(model, images, torch.ones_like(images[:, :1])), each) for images, each in crops]
     pictures, ratings = torch.cat([each for each, _ in known]), torch.cat([each for _, each in known])
 
