@@ -50,7 +50,7 @@ def full(request: pytest.FixtureRequest) -> bool:
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("shared") and not SHARED.is_dir():
-        pytest.skip(f"{SHARED} is not here")
+        pytest.skip(f"{SHARED} does not exist")
 
 
 @pytest.fixture(scope="module", autouse=True)

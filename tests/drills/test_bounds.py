@@ -94,7 +94,7 @@ def test_workers_that_die_at_every_start(shards, tmp_path, word, number, reason,
 def _in_a_namespace(tmp_path: Path, mounts: str, shards: Path, **environment: str) -> tuple[int, str, float]:
     """Run a job in its own mount namespace. Returns exit status, output, and seconds."""
     if os.geteuid():
-        pytest.skip("only root may mount")
+        pytest.skip("needs root, to mount")
     command = f"{sys.executable} -m faceq score {shards} --out {tmp_path}/table"
     started = time.monotonic()
     done = subprocess.run(
@@ -131,7 +131,7 @@ def test_a_control_group_with_little_memory(shards, tmp_path, limit):
     try:
         group.mkdir()
     except OSError:
-        pytest.skip("no control groups of version 1 that may be made here")
+        pytest.skip("cannot create control groups of version 1")
     (group / "memory.limit_in_bytes").write_text(str(limit))
     command = f"{sys.executable} -m faceq score {shards} --out {tmp_path}/table"
     started = time.monotonic()

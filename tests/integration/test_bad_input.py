@@ -711,7 +711,7 @@ def test_a_pipe_is_not_waited_for(tmp_path):
         read(tmp_path / "pipe.jpg")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.skipif(os.geteuid() == 0, reason="root can read every file")
 @pytest.mark.parametrize("name", ["x.jpg", "x.tar", "x.parquet"])
 def test_a_file_that_may_not_be_read_is_a_row(tmp_path, name):
     (tmp_path / name).write_bytes(JPEG)

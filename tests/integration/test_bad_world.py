@@ -281,7 +281,7 @@ def as_user(uid: int, arguments: list[str], **variables: str | None) -> tuple[in
 
 
 needs_root = pytest.mark.skipif(
-    os.geteuid() != 0 or not shutil.which("setpriv"), reason="becomes another user"
+    os.geteuid() != 0 or not shutil.which("setpriv"), reason="needs root and setpriv, to become another user"
 )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 MOUNTS = os.geteuid() == 0 and Path("/proc/mounts").exists()
-needs_mounts = pytest.mark.skipif(not MOUNTS, reason="mounts a small disk: root only")
+needs_mounts = pytest.mark.skipif(not MOUNTS, reason="needs root, to mount a small disk")
 
 
 @contextlib.contextmanager
@@ -18,7 +18,7 @@ def small_disk(place: Path, kilobytes: int = 128) -> Iterator[Path]:
     place.mkdir()
     made = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "none", str(place)]
     if subprocess.run(made, capture_output=True, check=False).returncode:
-        pytest.skip("this container may not mount disks")
+        pytest.skip("this container cannot mount disks")
     try:
         yield place
     finally:

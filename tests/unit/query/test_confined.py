@@ -164,7 +164,7 @@ READ_BY_PART = [
 @pytest.mark.parametrize("arguments", READ_BY_PART)
 def test_no_condition_order_or_column_can_access_other_files(place, arguments, output, capsys):
     if output == ["--count"] and len(arguments) > 1:
-        pytest.skip("counting needs neither order nor columns")
+        pytest.skip("a count has neither an order nor columns")
     before = below(place)
     to = [str(place / "x.csv")] if output == ["--export"] else [str(place / "x")]
     to = to if output and output != ["--count"] else []

@@ -104,7 +104,7 @@ def _made(controller: str) -> Path | None:
 def test_a_process_in_a_real_group_sees_its_limits():
     cpu, memory = _made("cpu"), _made("memory")
     if not (cpu and memory):
-        pytest.skip("no control groups of version 1 that may be made here")
+        pytest.skip("cannot create control groups of version 1")
     try:
         (cpu / "cpu.cfs_quota_us").write_text("100000")
         (cpu / "cpu.cfs_period_us").write_text("100000")
