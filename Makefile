@@ -28,7 +28,7 @@ lint: $(READY)  ## check style, types, imports between rooms, dependencies and s
 	$(BIN)/deptry faceq --optional-dependencies-dev-groups train,bench,dev
 	$(BIN)/codespell
 
-wheel: $(READY)  ## build and check the wheel and the source archive in dist/
+wheel: $(READY)  ## the wheel and the source archive in dist/, checked
 	rm -rf dist
 	$(BIN)/python -m build
 	$(BIN)/twine check --strict dist/*

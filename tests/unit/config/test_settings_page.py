@@ -1,4 +1,4 @@
-"""The page of all settings, which is generated from their descriptions."""
+"""The page of all settings, which is written from their descriptions."""
 
 import argparse
 import re
