@@ -1,4 +1,4 @@
-"""What a trained DB-CNN-Lite is worth: agreement with people, ladders on portraits, and the model card."""
+"""Evaluate a trained DB-CNN-Lite: agreement with ratings, ladders on portraits, and the model card."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ from faceq.table.schema import pixels
 from jobs.training.train_data import FACE_SIDE, PRISTINE_FROM_LIVE, Rated, read_rgb, resize
 
 LADDER_SIDE = 384
-"""What portraits are scaled to before they are spoiled."""
+"""Side, pixels, to which portraits are resized before they are degraded."""
 
 REGIONS: tuple[Region, ...] = ("mask", "black_out", "crop")
-"""What of a crop may be judged."""
+"""The parts of a crop that can be scored."""
 
 SEVERITIES = range(6)
 MINI_BATCH = 8
 
 
 def measure(weights: Path, held_out: Rated | None, data: Path) -> dict[str, object]:
-    """Figures of the file as it will be shipped; `held_out` if there are pictures it was not trained on."""
+    """Figures of the weights file that will be shipped; `held_out` if it was not trained on all images."""
     model = load_dbcnn_lite(weights)
     figures: dict[str, object] = {}
     if held_out is not None:
@@ -56,14 +56,14 @@ def measure(weights: Path, held_out: Rated | None, data: Path) -> dict[str, obje
 
 
 def agreement(model: DBCNNLite, rated: Rated) -> dict[str, float]:
-    """As `faceq evaluate iqa` gives it."""
+    """Agreement as `faceq evaluate iqa` computes it."""
     rate = iqa.whole_pictures(model, iqa.lite_views)
     scores = np.array([rate(image) for image in rated.images])
     return iqa.agreement(tuple(rated.names), scores, rated.ratings.astype(np.float64)).figures()
 
 
 def whole_crop(model: DBCNNLite, image: Image) -> float:
-    """A picture of a face that fills it, without a mask."""
+    """Score of an image that is filled by a face, without a mask."""
     (score,) = OnnxQuality(model, 1, threads=1)(
         resize(image, FACE_SIDE)[None], np.ones((1, FACE_SIDE, FACE_SIDE), np.float32)
     )
@@ -71,11 +71,11 @@ def whole_crop(model: DBCNNLite, image: Image) -> float:
 
 
 def ladder_figures(model: DBCNNLite, portraits: list[Path]) -> dict[str, object]:
-    """How reliably a portrait's score falls as it is spoiled, for each region that may be judged.
+    """How reliably a portrait's score falls with severity, for each region that can be scored.
 
-    Frames go through the job's own first stage: found, cut out and masked. By region and kind: the mean
-    over faces of Spearman's correlation of severity 0..5 and score (-1 is best), the mean score at each
-    severity, and how many steps had a face.
+    Frames pass through the first stage of the job, which finds, crops and masks the face. By region and kind:
+    the mean over faces of Spearman's correlation of severity 0..5 and score (-1 is best), the mean score at
+    each severity, and the number of frames with a face.
     """
     quality = OnnxQuality(model, MINI_BATCH, threads=1)
     settings = config.Config()
@@ -105,7 +105,7 @@ def ladder_figures(model: DBCNNLite, portraits: list[Path]) -> dict[str, object]
 def _seen(
     find: FindFace, frames: list[Image]
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.int64]]:
-    """Crops and masks of the frames with a face, and which ones those are."""
+    """Crops and masks of the frames with a face, and the positions of these frames."""
     stored = [cv2.imencode(".png", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))[1].tobytes() for frame in frames]
     rows = find(pa.table({"image": stored, "status": pa.nulls(len(stored), pa.string())}))
     found = np.flatnonzero(rows["status"].is_null().to_numpy())
@@ -114,7 +114,7 @@ def _seen(
 
 
 def write_curves(folder: Path) -> None:
-    """Each stage's curves, out of its CSV, into `curves.png`."""
+    """Plot the curves of each stage from its CSV file into `curves.png`."""
     stages = sorted(folder.glob("*.csv"))
     figure = matplotlib.figure.Figure(figsize=(5 * len(stages), 3.5), layout="constrained")
     for axes, stage in zip(np.atleast_1d(figure.subplots(1, len(stages))), stages, strict=True):
@@ -129,7 +129,7 @@ def write_curves(folder: Path) -> None:
 
 
 def write_card(path: Path, figures: dict[str, object], notice: str, counts: str, seed: int) -> None:
-    """The model card: what it learned from, how, what was measured, and whom to cite."""
+    """Write the model card: training data, method, measurements, and citations."""
     copyright_notice = notice.split("START", 1)[1].split("\n", 1)[1].split("-----------COPY", 1)[0]
     path.write_text(
         f"""# DB-CNN-Lite

@@ -1,4 +1,4 @@
-"""The whole job on a local Ray: one row per frame, whatever the frames are."""
+"""Whole jobs on a local Ray: one row per frame for all kinds of frames."""
 
 import io
 import json
@@ -27,7 +27,7 @@ VALUES = [name for name in SCHEMA.names if name != "run_id"]
 
 @pytest.fixture(scope="module")
 def frames() -> list[tuple[str, bytes]]:
-    """Some of the demo's frames: every status is among them, and a member that comes twice."""
+    """Some of the demo's frames. They give every status, and one member name occurs twice."""
     chosen = [
         (name, data)
         for name, data in demo.frames(demo.source_faces())
@@ -38,7 +38,7 @@ def frames() -> list[tuple[str, bytes]]:
 
 @pytest.fixture(scope="module")
 def shards(frames, tmp_path_factory):
-    """The frames in a tar, a gzipped tar that is cut off, a Parquet file and single pictures."""
+    """The frames in a tar, a truncated gzipped tar, a Parquet file and single images."""
     folder = tmp_path_factory.mktemp("input")
     demo.write_shards(folder / "tars", iter(frames))
     packed = folder / "packed.tar.gz"
@@ -164,7 +164,7 @@ def test_the_summary_says_what_happened(scored):
 
 
 def test_a_second_run_scores_nothing_and_new_input_is_added(light_job, shards, tmp_path):
-    # The cut-off shard: its break is done after the first run, too.
+    # The end of the truncated shard counts as done after the first run, too.
     chosen = settings(shards / "packed.tar.gz", tmp_path / "table")
     first = pipeline.score(chosen)
     again = pipeline.score(chosen)
@@ -174,7 +174,7 @@ def test_a_second_run_scores_nothing_and_new_input_is_added(light_job, shards, t
     assert len(rows_of(chosen)) == first.run.rows + 1
 
 
-def test_a_limit_takes_the_first_frames_however_often(light_job, shards, tmp_path):
+def test_a_limit_takes_the_same_first_frames_in_every_run(light_job, shards, tmp_path):
     chosen = settings(shards / "tars", tmp_path / "table", limit=5)
     assert pipeline.score(chosen).run.frames == 5
     assert pipeline.score(chosen).run.frames == 0
@@ -217,7 +217,7 @@ def test_a_handful_of_bad_frames_are_rows(light_job, tmp_path):
     assert done.run.counts["unreadable"] == done.run.rows == 12
 
 
-def test_an_error_in_a_worker_is_told_in_its_own_words(light_job, shards, tmp_path, monkeypatch):
+def test_an_error_in_a_worker_is_reported_unchanged(light_job, shards, tmp_path, monkeypatch):
     class Broken:
         def __init__(self, config, models, census):
             raise ModelError("models: dbcnn-lite could not be fetched")

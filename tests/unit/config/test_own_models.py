@@ -1,4 +1,4 @@
-"""Models of one's own in a preset's models' places, from Python, the command line and YAML; and wrong
+"""The user's own models in place of a preset's, set from Python, the command line and YAML; and invalid
 files."""
 
 import contextlib
@@ -44,12 +44,12 @@ from faceq.table.store import Table
 from jobs import demo
 
 ALONE = "dbcnn: { mini_batch: 1 }\n"
-"""No mini-batches for a single picture: VGG-16 takes a second for each place in them."""
+"""Mini-batches of one for single images: VGG-16 takes a second for each item of a mini-batch."""
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory) -> dict[str, Path]:
-    """A file for each role, none of them the preset's own."""
+    """A file for each role. None of them is a model of the preset."""
     folder = tmp_path_factory.mktemp("own")
     yunet = onnx.load(str(fetch("yunet")))
     yunet.doc_string = "another file, the same network"
@@ -87,7 +87,7 @@ def test_each_model_can_be_swapped_by_file(files, astronaut, role, moved):
 
 
 def test_all_of_them_from_yaml_and_from_the_command_line(files, photos, tmp_path, capsys):
-    """Through `faceq inspect`, which takes its models as `faceq score` does."""
+    """Uses `faceq inspect`, which chooses its models like `faceq score`."""
     lines = "".join(f"  {role}: {path}\n" for role, path in files.items())
     (tmp_path / "job.yaml").write_text(f"{ALONE}dropout: 0.3\nmodels:\n{lines}")
     (tmp_path / "alone.yaml").write_text(ALONE)
@@ -117,7 +117,7 @@ def test_the_same_file_elsewhere_is_the_same_model(files, tmp_path):
     assert one == other
 
 
-def test_a_model_of_the_zoo_takes_anothers_place_by_name():
+def test_a_model_of_the_zoo_replaces_another_by_name():
     chosen = config.build({"preset": "insightface", "models": {"detector": "yunet"}}).chosen
     assert (chosen.detector, chosen.recogniser) == ("yunet", "arcface-r50")
 
@@ -246,14 +246,14 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("role", "make", "said"), WRONG)
-def test_a_wrong_file_is_named_with_what_it_lacks(role, make, said, tmp_path, photos, capsys):
+def test_the_error_names_a_wrong_file_and_what_it_lacks(role, make, said, tmp_path, photos, capsys):
     path = make(tmp_path)
     dropout = ["--dropout", "0.4"] if make in (other_size, not_linear, two_inputs) else []
     arguments = ["inspect", str(photos / "t1.jpg"), f"--{role}", str(path), *dropout]
     assert main.main(arguments) == 2
     said_in_all = capsys.readouterr().err
     assert "Traceback" not in said_in_all
-    message = said_in_all.splitlines()[-1]  # a Ray that other tests use may have spoken before
+    message = said_in_all.splitlines()[-1]  # a Ray of other tests may have printed before
     assert re.search(re.escape(str(path)) + ".*" + said, message), message
 
 
@@ -266,7 +266,8 @@ def test_a_job_with_a_wrong_file_stops_before_it_starts(photos, tmp_path, capsys
 
 
 def test_a_checkpoint_is_read_on_its_own_scale(files, astronaut, tmp_path):
-    """LIVE Challenge's answer from 0 to 100: read on KonIQ-10k's 0 to 1, each face would be 100."""
+    """Models trained on LIVE Challenge score from 0 to 100. On KonIQ-10k's scale of 0 to 1, every face would
+    get 100."""
     wanted = scored(astronaut, models={"quality": str(files["quality"])})["dbcnn"]
     for best in (100, 9):
         own = dbcnn(tmp_path / f"{best}.pth", best)
@@ -275,7 +276,7 @@ def test_a_checkpoint_is_read_on_its_own_scale(files, astronaut, tmp_path):
 
 
 def test_a_scale_that_is_too_large_is_refused_too(files, photos, tmp_path, capsys):
-    """Each face would have less than a point."""
+    """Every face would get less than one point."""
     out = tmp_path / "table"
     (tmp_path / "job.yaml").write_text("quality_scale: 100\n")
     said = ["--quality", str(files["quality"]), "--config", str(tmp_path / "job.yaml")]
@@ -305,13 +306,13 @@ def test_the_scale_decides_values_and_is_on_record(files):
         ([3512.0, 8020.0, 5100.0], True),
         ([np.nan, np.nan, np.nan], True),
         ([-90.0, 400.0, 300.0], True),
-        ([104.0, 112.0, 109.0], False),  # excellent, and not clipped
-        ([-12.0, -3.0, 0.4], False),  # dreadful
-        ([5100.0, 55.0, 8020.0], False),  # one within it: its scale is right
-        ([230.0], False),  # one face may be unlike all that were rated
+        ([104.0, 112.0, 109.0], False),  # excellent images, not clipped
+        ([-12.0, -3.0, 0.4], False),  # very bad images
+        ([5100.0, 55.0, 8020.0], False),  # one score is within the scale, so the scale is right
+        ([230.0], False),  # a single face may be unlike all rated images
     ],
 )
-def test_a_batch_all_of_it_far_outside_the_scale_stops_the_job(files, points, wrong):
+def test_a_batch_completely_outside_the_scale_stops_the_job(files, points, wrong):
     network = scorer.load(files["quality"])
     told = pytest.raises(
         ModelFileError, match=r"mine: its scores are .*, but the assumed scale is 0 to 1: set"
@@ -320,8 +321,8 @@ def test_a_batch_all_of_it_far_outside_the_scale_stops_the_job(files, points, wr
         scorer.check_scale(np.array(points, np.float32), network, "mine", both_sides=False)
 
 
-def test_a_recogniser_that_also_gives_the_length_is_taken(files, tmp_path, astronaut):
-    """The embedding is its first output."""
+def test_a_recogniser_with_a_second_output_for_the_norm_is_accepted(files, tmp_path, astronaut):
+    """The first output is the embedding."""
     model = onnx.load(str(files["recogniser"]))
     model.graph.node.append(node("ReduceL2", ["683"], ["length"], axes=[1]))
     model.graph.output.append(helper.make_tensor_value_info("length", onnx.TensorProto.FLOAT, None))
@@ -338,7 +339,7 @@ def test_a_dropout_rate_lies_between_0_and_1():
         config.build({"dropout": 1.0})
 
 
-# --- the closed form, for recognisers whose features it was not measured on ---------------------------
+# --- the closed form on recognisers for which it was not measured --------------------------------------
 
 
 def warnings_of(caplog) -> list[str]:
@@ -355,7 +356,7 @@ def test_heavy_tailed_features_bring_one_warning_with_the_gap_and_change_no_row(
     (said,) = warnings_of(caplog)
     (gap,) = re.findall(r"distances differ by about ([+-]\d+)% .*: set serfiq_passes: 100", said)
     drawn = faceq.score_images(images, serfiq_passes=2000, **settings).to_pylist()
-    assert len(warnings_of(caplog)) == 1  # nothing to warn of where passes are drawn
+    assert len(warnings_of(caplog)) == 1  # with dropout passes there is nothing to warn about
     distances = [np.log(2 / np.array([row["serfiq_raw"] for row in each]) - 1) for each in (rows, drawn)]
     assert (distances[0] / distances[1] - 1).mean() == pytest.approx(int(gap) / 100, abs=0.015)
     assert abs(int(gap)) >= 2
@@ -363,8 +364,8 @@ def test_heavy_tailed_features_bring_one_warning_with_the_gap_and_change_no_row(
     assert [row["serfiq_raw"] for row in backwards] == [row["serfiq_raw"] for row in rows]
 
 
-def test_where_the_closed_form_holds_nothing_is_said(files, astronaut, caplog):
-    """SFace was measured; at another rate it is measured again."""
+def test_there_is_no_warning_if_the_closed_form_holds(files, astronaut, caplog):
+    """The closed form was measured on SFace. With another dropout rate, the job measures it again."""
     for settings in ({}, {"dropout": 0.3}):
         scored(astronaut, **settings)
     assert warnings_of(caplog) == []
@@ -375,7 +376,7 @@ def test_where_the_closed_form_holds_nothing_is_said(files, astronaut, caplog):
     assert abs(gap.gap(face[None])) < GAP / 2
 
 
-def test_a_job_takes_a_recogniser_and_records_which_one_and_its_gap(local_ray, photos, tmp_path, capsys):
+def test_a_job_records_its_own_recogniser_and_its_gap(local_ray, photos, tmp_path, capsys):
     out, recogniser = str(tmp_path / "table"), heavy_tailed(tmp_path / "heavy.onnx")
     said = ["--recogniser", str(recogniser), "--dropout", "0.5"]
     assert main.main(["score", str(photos / "t1.jpg"), "--out", out, *said]) == 0
@@ -388,7 +389,7 @@ def test_a_job_takes_a_recogniser_and_records_which_one_and_its_gap(local_ray, p
     assert note in capsys.readouterr().out
 
 
-# --- a face that a recogniser makes nothing of ----------------------------------------------------------
+# --- faces without usable features ----------------------------------------------------------------------
 
 
 MEASURED = (
@@ -418,9 +419,7 @@ def test_a_face_without_usable_features_is_an_unreadable_row(astronaut, tmp_path
     assert {**rows[0], "run_id": None} == {**alone, "run_id": None}
 
 
-def test_one_such_face_is_a_row_and_a_job_in_which_nearly_all_are_such_stops(
-    astronaut, tmp_path, local_ray, capsys
-):
+def test_one_such_face_is_a_row_and_a_job_stops_if_nearly_all_are(astronaut, tmp_path, local_ray, capsys):
     dark, bright = (demo._jpeg((astronaut * share).astype(np.uint8)) for share in (0.12, 1.0))
     recogniser = str(blind_to_the_dark(tmp_path / "r.onnx", "Mul"))
     models = {"models": {"recogniser": recogniser}, "dropout": 0.4, "fiq_threshold": 0}
@@ -435,7 +434,7 @@ def test_one_such_face_is_a_row_and_a_job_in_which_nearly_all_are_such_stops(
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_face_without_a_finite_quality_is_an_unreadable_row(astronaut, monkeypatch, value):
-    """A stand-in for half precision that overflows on a card."""
+    """Simulates half precision that overflows on a GPU."""
     rate = scores.ScoreQuality._rate
 
     def overflows(stage, crops, masks):

@@ -1,4 +1,4 @@
-"""From a table and a list of who is who to figures, a JSON file and a plot."""
+"""From a table and a list of identities to figures, a JSON file and a plot."""
 
 import csv
 import json
@@ -24,7 +24,7 @@ STORAGE = S3Settings()
 
 @pytest.fixture(scope="module")
 def shots() -> list[tuple[str, bytes]]:
-    """Eight people, each sharp and in every degraded copy of three of the demo's ladders."""
+    """Eight people, each sharp and in all degraded copies of three of the demo's ladders."""
     kinds = ("-sharp-", "-blur-", "-noise-", "-low_light-")
     made = demo.frames(demo.source_faces())
     return [(name, data) for name, data in made if any(kind in name for kind in kinds)]
@@ -32,7 +32,7 @@ def shots() -> list[tuple[str, bytes]]:
 
 @pytest.fixture(scope="module")
 def folder(shots, tmp_path_factory):
-    """Half of the frames as pictures, half in a tar; a list of identities beside them."""
+    """Half of the frames as images, half in a tar, with a list of identities."""
     folder = tmp_path_factory.mktemp("edc")
     (folder / "in").mkdir()
     for name, data in shots[::2]:
@@ -73,14 +73,15 @@ def test_faces_are_found_in_pictures_and_tars_by_name(found, shots):
     assert named == [image.split("-")[0] for image in known.rows["image"].to_pylist()]
 
 
-def test_serfiq_foretells_errors_and_chance_does_not(found):
+def test_serfiq_predicts_errors_and_a_random_score_does_not(found):
     areas = {r.quality: r.pauc[-1] for r in found.results if r.fmr == 1e-2}
     assert list(areas) == ["serfiq_raw", "embedding_norm", "det_score", "face_size", "random"]
     assert areas["serfiq_raw"] < 0.85 < areas["random"]
 
 
 def test_kept_embeddings_give_the_same_figures(folder, kept, found):
-    """The frames need not be read again; the faces aligned anew from the table are the same faces."""
+    """Kept embeddings save reading the frames again. Faces that are aligned again from the table are the
+    same."""
     again = identities.evaluate_edc(kept, str(folder / "identities.csv"), STORAGE, FetchOptions())
     for one, other in zip(found.results, again.results, strict=True):
         assert (one.fmr, one.quality, one.fnmr) == (other.fmr, other.quality, other.fnmr)
@@ -146,7 +147,7 @@ def test_a_wrong_list_is_one_line_and_status_2(table, tmp_path, text, said, caps
     assert said in message and str(path) in message and message.count("\n") == 1
 
 
-def test_wrong_usage_is_said(table, folder, tmp_path, capsys):
+def test_wrong_usage_is_an_error(table, folder, tmp_path, capsys):
     identities = str(folder / "identities.csv")
     for arguments, said in (
         (["edc", str(tmp_path), identities], "there is no faceq table here"),

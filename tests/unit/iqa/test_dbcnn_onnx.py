@@ -1,4 +1,4 @@
-"""DB-CNN-Lite's networks in ONNX Runtime against the same networks in torch."""
+"""DB-CNN-Lite's networks in ONNX Runtime compared with the same networks in torch."""
 
 import dataclasses
 
@@ -17,7 +17,7 @@ def model() -> DBCNNLite:
 
 @pytest.fixture(scope="module")
 def pictures(astronaut) -> np.ndarray:
-    """A face, its mirror image and another part of the photo, (3, 160, 160, 3) uint8 RGB."""
+    """A face, its mirror image, and another part of the photo, (3, 160, 160, 3) uint8 RGB."""
     face = astronaut[30:190, 140:300]
     return np.stack([face, face[:, ::-1], astronaut[300:460, 300:460]])
 

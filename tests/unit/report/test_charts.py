@@ -1,4 +1,4 @@
-"""The report's charts: where marks, ticks and thresholds lie."""
+"""The report's charts: positions of bars, ticks and thresholds."""
 
 import numpy as np
 import pytest
@@ -10,13 +10,13 @@ def ticks(axis) -> list[str]:
     return [tick.text for tick in axis.ticks]
 
 
-def test_a_bar_for_each_count_with_what_it_stands_for():
+def test_each_count_has_a_bar_with_a_label():
     chart = bars([0.0, 0.5, 1.0, 1.5], [1, 0, 2000], "serfiq", "", ThresholdLine("serfiq"))
     low, high = chart.marks
     assert low.title == "serfiq 0 to 0.5: 1" and high.title == "serfiq 1 to 1.5: 2,000"
     assert low.x == chart.x.start and low.width == pytest.approx(chart.x.place(0.5) - chart.x.start)
     assert high.y == chart.y.place(2000) and high.y + high.height == pytest.approx(chart.y.start)
-    assert 0 < low.height < 1  # of the tallest bar's 2,000th it would be too thin to be seen
+    assert 0 < low.height < 1  # at a 2,000th of the tallest bar, it would be too thin to see
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""FaceMesh's file as ONNX: the same numbers as OpenCV, which reads TFLite itself."""
+"""FaceMesh converted to ONNX gives the same values as OpenCV, which reads TFLite directly."""
 
 import cv2
 import numpy as np
@@ -42,15 +42,15 @@ def test_another_file_is_refused_by_its_name(tmp_path, made, said):
 
 
 def test_an_operator_that_is_not_translated_is_named(tmp_path):
-    """The number of one kind of operator is changed in the file: PReLU becomes something else."""
-    import tflite  # noqa: PLC0415 - only here
+    """The test changes the number of one operator in the file, so that PReLU becomes another operator."""
+    import tflite  # noqa: PLC0415 - only used here
 
     data = bytearray(fetch("facemesh").read_bytes())
     model = tflite.Model.GetRootAsModel(data, 0)
     for index in range(model.OperatorCodesLength()):
         code = model.OperatorCodes(index)
         if code.BuiltinCode() == tflite.BuiltinOperator.PRELU:
-            for field in (4, 10):  # the deprecated field, and the one that holds the number today
+            for field in (4, 10):  # the deprecated field, and the current field of the number
                 offset = code._tab.Offset(field)
                 if offset:
                     data[code._tab.Pos + offset] = tflite.BuiltinOperator.SOFTMAX
