@@ -64,10 +64,13 @@ def read_table(
         columns: names of the columns wanted; all if None.
         s3: where S3 is, if the usual AWS variables and profiles do not say.
 
+    Returns:
+        The rows, with all columns of the table or those named.
+
     Raises:
         UsageError: no such table, or a condition or a column that is wrong (with the nearest right name).
 
-    Example:
+    Examples:
         >>> import faceq
         >>> good = faceq.read_table("demo/table", "serfiq >= 0.6 and dbcnn >= 55", ["source", "dbcnn"])
         >>> good.column_names

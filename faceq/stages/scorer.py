@@ -50,7 +50,7 @@ class Scorer:
         LicenceError: the licence of a model was not accepted.
         ModelError: a model cannot be downloaded.
 
-    Example:
+    Examples:
         >>> import faceq, skimage
         >>> scorer = faceq.Scorer(fiq_threshold=0)
         >>> scorer.score([skimage.data.astronaut()])["status"][0].as_py()
@@ -108,7 +108,7 @@ def score_images(images: Iterable[Picture], preset: str = "embedded", **config: 
     Raises:
         UsageError: an unknown preset or setting, or something that is none of the kinds above.
 
-    Example:
+    Examples:
         >>> import faceq, skimage
         >>> table = faceq.score_images([skimage.data.astronaut()])
         >>> table["status"][0].as_py()
