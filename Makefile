@@ -28,7 +28,7 @@ lint: $(READY)  ## style, types, imports between rooms, dependencies, spelling
 	$(BIN)/deptry faceq --optional-dependencies-dev-groups train,bench,docs,dev
 	$(BIN)/codespell
 
-docs: $(READY)  ## the docs site in site/; fails on a broken link, a stale generated page, an undocumented public name
+docs: $(READY)  ## build the docs site in site/; fail on broken links, stale generated pages, undocumented public names
 	$(BIN)/python -m jobs.docs_site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 

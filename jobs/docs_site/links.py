@@ -46,8 +46,9 @@ def _wrong(root: Path, documents: dict[str, Document], name: str, target: str) -
         return "write it relative to this file, and stay inside the clone"
     if not _exists(root, there):
         return f"there is no such file{_nearest(there, name, documents)}"
-    if on_site(name) is not None and (there == "README.md" or (root / there).is_dir()):
-        return "the site does not show README.md and folders: link to another file"
+    unseen = (root / there).is_dir() or (there.endswith(".md") and on_site(there) is None)
+    if unseen and on_site(name) is not None:
+        return "the site does not show it: link to a page that is in mkdocs.yml, or to a file of another kind"
     anchors = documents[there].anchors if there in documents else None
     anchor = unquote(parts.fragment)
     if anchor and anchors is not None and anchor not in anchors:
