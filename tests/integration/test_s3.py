@@ -7,6 +7,7 @@ import sys
 import boto3
 import pyarrow.dataset as pds
 import pytest
+from here import score_here
 from real_s3 import BUCKET
 
 from faceq import config
@@ -32,9 +33,8 @@ def test_the_table_on_s3_equals_the_table_on_disk(local_ray, uploaded, s3, photo
     remote = Table(f"{s3}/table", settings.s3).rows(SCHEMA.names).sort_by("source").to_pylist()
     assert remote[0]["source"] == f"{uploaded}/50% of Tom_Hanks_54745.png"
 
-    local = config.build({"input": [str(photos)], "out": str(tmp_path / "table"), "fiq_threshold": 0})
-    pipeline.score(local)
-    on_disk = Table(local.out, local.s3).rows(SCHEMA.names).to_pylist()
+    local = score_here(str(photos), str(tmp_path / "table"), fiq_threshold=0)
+    on_disk = Table(local, settings.s3).rows(SCHEMA.names).to_pylist()
     values = {row["source"].split("/")[-1]: row for row in on_disk}
     for row in remote:
         twin = values[row["source"].split("50% of ")[-1]]

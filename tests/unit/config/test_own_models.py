@@ -408,21 +408,18 @@ def test_a_face_without_usable_features_is_an_unreadable_row(astronaut, tmp_path
     assert {**rows[0], "run_id": None} == {**alone, "run_id": None}
 
 
-def test_a_job_with_one_such_face_ends_well_and_with_nearly_all_of_them_stops(
+def test_one_such_face_is_a_row_and_a_job_in_which_nearly_all_are_such_stops(
     astronaut, tmp_path, local_ray, capsys
 ):
     dark, bright = (demo._jpeg((astronaut * share).astype(np.uint8)) for share in (0.12, 1.0))
-    recogniser = blind_to_the_dark(tmp_path / "r.onnx", "Mul")
-    said = ["--recogniser", str(recogniser), "--dropout", "0.4", "--fiq-threshold", "0"]
+    recogniser = str(blind_to_the_dark(tmp_path / "r.onnx", "Mul"))
+    models = {"models": {"recogniser": recogniser}, "dropout": 0.4, "fiq_threshold": 0}
+    found = faceq.score_images([bright, dark, bright], **models)
+    assert found["status"].to_pylist() == ["scored", "unreadable", "scored"]
 
-    def score(name: str, images: list[bytes]) -> int:
-        demo.write_shards(tmp_path / name, ((f"{i:03}.jpg", data) for i, data in enumerate(images)))
-        return main.main(["score", str(tmp_path / name), "--out", str(tmp_path / f"{name}-table"), *said])
-
-    assert score("one", [bright, dark, bright]) == 0
-    found = Table(str(tmp_path / "one-table"), S3Settings()).rows(["status"])["status"].to_pylist()
-    assert sorted(found) == ["scored", "scored", "unreadable"]
-    assert score("all", [dark] * 120) == 1
+    demo.write_shards(tmp_path / "all", ((f"{i:03}.jpg", dark) for i in range(120)))
+    settings = ["--recogniser", recogniser, "--dropout", "0.4", "--fiq-threshold", "0"]
+    assert main.main(["score", str(tmp_path / "all"), "--out", str(tmp_path / "table"), *settings]) == 1
     assert "faces have no score: the recogniser gives no usable features" in capsys.readouterr().err
 
 
