@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from faceq.storage.settings import S3Settings
 
 __version__ = "0.1.0"
+"""The version of faceq."""
 __all__ = [
     "Config",
     "DeviceError",

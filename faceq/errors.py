@@ -22,6 +22,7 @@ class FaceqError(Exception):
     """
 
     exit_status: ClassVar[int] = 1
+    """The status that a command ends with: 1, or 2 if the command itself has to be changed."""
 
     def __init__(self, *values: object):
         super().__init__(*(mask(value) if isinstance(value, str) else value for value in values))

@@ -68,12 +68,15 @@ def read_table(
     Returns:
         The rows as a pyarrow table.
 
+    Returns:
+        The rows, with all columns of the table or those named.
+
     Raises:
         UsageError: there is no such table, or the condition or a column name is not valid (the message
             suggests the closest name).
         StorageError: the table cannot be read, or one of its files is damaged.
 
-    Example:
+    Examples:
         >>> import faceq
         >>> good = faceq.read_table("demo/table", "serfiq >= 0.6 and dbcnn >= 55", ["source", "dbcnn"])
         >>> good.column_names

@@ -50,7 +50,7 @@ class Scorer:
         LicenceError: the licence of a model was not accepted.
         ModelError: a model cannot be downloaded.
 
-    Example:
+    Examples:
         >>> import faceq, skimage
         >>> scorer = faceq.Scorer(fiq_threshold=0)
         >>> scorer.score([skimage.data.astronaut()])["status"][0].as_py()
@@ -109,7 +109,7 @@ def score_images(images: Iterable[Picture], preset: str = "embedded", **config: 
         LicenceError: the licence of a model was not accepted.
         ModelError: a model cannot be downloaded.
 
-    Example:
+    Examples:
         >>> import faceq, skimage
         >>> table = faceq.score_images([skimage.data.astronaut()])
         >>> table["status"][0].as_py()
