@@ -88,7 +88,7 @@ def test_the_readme_names_the_picture_formats_that_are_read():
 
 
 def test_the_share_that_a_filter_discards_of_each_source(place, faceq_here):
-    (command,) = blocks("docs/explanation/serfiq.md", "", after="## Bias")
+    (command,) = blocks("docs/explanation/serfiq.md", "shell", after="## Bias")
     printed = faceq_here(command)
     rows = [line.split() for line in printed.splitlines() if ".tar" in line]
     shards = sorted((place / "demo" / "shards").glob("*.tar"))
