@@ -1,8 +1,8 @@
 """Write the images of README and docs/: `python -m jobs.docs_images [FOLDER]`.
 
-All of them show one photo and degraded copies of it: NASA's portrait of Eileen Collins, which is in the public
-domain and comes with scikit-image (`skimage.data.astronaut`). The scores below the faces are those of the
-`embedded` preset. The script fails if a score lies outside the band that its face stands for.
+All of them show one photo and degraded copies of it: NASA's portrait of Eileen Collins, which is in the
+public domain and comes with scikit-image (`skimage.data.astronaut`). The scores below the faces are those of
+the `embedded` preset. The script fails if a score lies outside the band that its face stands for.
 
 - inspect.png: what `faceq inspect` draws, for the sharp photo and two degraded copies.
 - bands-serfiq.png, bands-dbcnn.png: one face for each band of a score.
