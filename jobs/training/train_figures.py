@@ -134,39 +134,41 @@ def write_card(path: Path, figures: dict[str, object], notice: str, counts: str,
     path.write_text(
         f"""# DB-CNN-Lite
 
-This model scores how good an image, or the part of it inside a mask, looks to people: 0 (bad) to 100
-(excellent), the scale of the ratings of LIVE In the Wild. `python -m jobs.training.train_dbcnn` wrote this
-card on {date.today():%Y-%m-%d}. The networks are in `faceq/iqa/dbcnn_lite.py`.
+Scores the perceptual quality of an image, or of the part of it inside a mask: 0 (bad) to 100
+(excellent), the scale of the human ratings in LIVE In the Wild. Written by
+`python -m jobs.training.train_dbcnn` on {date.today():%Y-%m-%d}; the networks are in
+`faceq/iqa/dbcnn_lite.py`.
 
 ## Training data
 - Initial weights of the semantic network: EfficientNet-Lite0, ImageNet (Apache-2.0), sha256
   `579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db`.
 - Ratings: LIVE In the Wild Image Quality Challenge Database, {counts}.
-- Pristine images for synthetic distortions: the Kodak test set, the {PRISTINE_FROM_LIVE} best-rated
-  training images, and two images that scikit-image ships (coffee, chelsea).
-- Held-out images, if there are any: those with `int(blake2b(name, digest_size=8)) % 5 == 0`. No stage was
-  trained on them, and no epoch was selected by them. But settings were revised after looking at figures like
-  those below, so expect slightly lower figures on other data.
+- Undistorted images, which are then distorted synthetically: the Kodak test set, the
+  {PRISTINE_FROM_LIVE} best-rated training images, and two that scikit-image ships (coffee, chelsea).
+- Held-out images, if there are any: those with `int(blake2b(name, digest_size=8)) % 5 == 0`.
+  No stage was trained on them, and they were not used to choose an epoch. But settings were revised after
+  looking at figures like those below, so expect slightly lower agreement on other data.
 - Seed {seed}; the weights of the last epoch, as float16.
 
 ## Measurements
-- `held_out`: agreement with human ratings of images, each scored in ten squares, as in `faceq evaluate iqa`.
-- `ladders`: portraits at {LADDER_SIDE} pixels, degraded as in `faceq.evaluation.distortions.LADDERS` and
-  passed through the first stage of the job. By the region that is scored (`mask` is the default): Spearman's
-  correlation of severity 0..5 and score, mean over faces (-1 is best), and the mean score by severity.
-- `high_quality`, `low_quality`: one good and one bad photo of a face.
+`held_out`: agreement with the human ratings of whole images. The model scores ten square crops of each
+image, as in `faceq evaluate iqa`.
+`ladders`: portraits at {LADDER_SIDE} pixels, degraded as in `faceq.evaluation.distortions.LADDERS`, processed
+by the first stage of the job. For each region that is scored (`mask` is the default): Spearman's correlation between
+severity 0..5 and score, as the mean over faces (-1 is best), and the mean score by severity. `high_quality`,
+`low_quality`: the scores of one good and one bad photo of a face.
 
 ```json
 {json.dumps(figures, indent=1)}
 ```
 
 ## Limits
-The rated images show everyday scenes, not faces. Synthetic severities are ordered, not rated: the model
-learned that a degraded image scores lower, not by how much. Scores are not clipped and may be outside 0..100.
-The receptive fields of deep features extend beyond the mask, so the surroundings of a face still change its
-score, but less than without a mask.
+The rated images show everyday scenes, not faces. Synthetic distortions have an order of severity but no
+ratings: the model learned that a degraded image scores lower, but not how much lower. Scores are not
+clipped and may leave 0..100. Deep features also depend on pixels outside the mask, so the surroundings of
+a face still change its score, though less than without a mask.
 
-## Citations, and the notice of the ratings
+## Citations, and the notice that comes with the ratings
 - W. Zhang, K. Ma, J. Yan, D. Deng, Z. Wang, "Blind Image Quality Assessment Using a Deep Bilinear
   Convolutional Neural Network," IEEE Transactions on Circuits and Systems for Video Technology,
   2020.
