@@ -277,7 +277,7 @@ def test_a_picture_too_small_for_vgg_is_named(rated) -> None:
         iqa.evaluate(*rated, rate)
 
 
-def test_a_nan_score_stops_the_evaluation(rated) -> None:
+def test_a_score_that_is_no_number_stops_the_evaluation(rated) -> None:
     with pytest.raises(JobError, match=r"0\.png got the score nan"):
         iqa.evaluate(*rated, lambda picture: math.nan)
 

@@ -10,7 +10,7 @@ def ticks(axis) -> list[str]:
     return [tick.text for tick in axis.ticks]
 
 
-def test_each_count_has_a_bar_with_a_label():
+def test_a_bar_for_each_count_with_what_it_stands_for():
     chart = bars([0.0, 0.5, 1.0, 1.5], [1, 0, 2000], "serfiq", "", Cut("serfiq"))
     low, high = chart.marks
     assert low.title == "serfiq 0 to 0.5: 1" and high.title == "serfiq 1 to 1.5: 2,000"

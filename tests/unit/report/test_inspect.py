@@ -57,7 +57,7 @@ def test_the_picture_shows_box_outline_and_landmarks_at_their_places(inspector, 
     assert np.abs(face - box).max() < 0.25 * row["face_h"]
 
 
-def test_the_part_that_dbcnn_ignores_is_dark_and_the_rest_is_unchanged(look):
+def test_what_dbcnn_left_out_is_dark_and_the_rest_is_untouched(look):
     seen = picture.seen(look.crop, look.outline, "mask")
     inside = picture.geometry.polygon_mask(look.outline, 256).astype(bool)
     assert 0.1 < inside.mean() < 0.9

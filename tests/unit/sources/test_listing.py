@@ -58,7 +58,7 @@ def test_a_name_with_brackets_is_a_file_before_it_is_a_glob(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["missing", "missing.jpg", "*.jpg"])
-def test_a_missing_input_is_wrong_usage(tmp_path, name):
+def test_what_is_not_there_is_wrong_usage(tmp_path, name):
     with pytest.raises(UsageError, match=r"no such file|nothing matches"):
         list_shards([str(tmp_path / name)], S3Settings())
 

@@ -252,7 +252,7 @@ def test_other_errors_are_not_mistaken_for_out_of_memory():
 @without_gpu
 @pytest.mark.parametrize("pool", ["find_face", "serfiq", "dbcnn"])
 @pytest.mark.parametrize("asked", [{"device": "cuda"}, {"num_gpus": 0.5}])
-def test_a_missing_gpu_is_an_error_without_fallback(astronaut, pool, asked):
+def test_a_gpu_that_is_not_there_is_an_error_not_the_cpu(astronaut, pool, asked):
     with pytest.raises(UsageError, match=r"cuda was asked for, and .*install|check the driver"):
         faceq.score_images([astronaut], **{pool: asked})
 
