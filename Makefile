@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-drills bench lint wheel clean
+.PHONY: demo test test-drills bench lint docs wheel clean
 
 demo: $(READY)  ## score demo shards, made from photos in installed packages (about two minutes)
 	$(BIN)/python -m jobs.demo demo
@@ -25,8 +25,12 @@ lint: $(READY)  ## check style, types, imports between rooms, dependencies and s
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/deptry .
-	$(BIN)/deptry faceq --optional-dependencies-dev-groups train,bench,dev
+	$(BIN)/deptry faceq --optional-dependencies-dev-groups train,bench,docs,dev
 	$(BIN)/codespell
+
+docs: $(READY)  ## build the docs site in site/; fail on broken links, stale generated pages, undocumented public names
+	$(BIN)/python -m jobs.docs_site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 wheel: $(READY)  ## the wheel and the source archive in dist/, checked
 	rm -rf dist
@@ -41,4 +45,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 clean:
-	rm -rf $(VENV) demo build dist
+	rm -rf $(VENV) demo build dist site

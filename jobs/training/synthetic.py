@@ -29,8 +29,8 @@ FRAMES_PER_SECOND = 25
 VIDEOS_PER_FILE = 400
 WIDTH, HEIGHT = 1280, 720
 ERRORS = (
-    "this frame of the video is damaged: the decoder patched it over",
-    "the picture is damaged or cut off (its header cannot be read): copy or export it again",
+    "this video frame is damaged: the decoder concealed errors in it",
+    "the image is damaged or cut off (its header cannot be read): copy or export it again",
 )
 
 # Eyes, nose tip and mouth corners of a frontal face, as fractions of the side of its box.

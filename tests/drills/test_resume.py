@@ -189,4 +189,4 @@ def test_a_frame_that_kills_its_reader_is_a_row(tmp_path, astronaut):
     assert len(killed) == 3 + 4
     for row in killed:
         assert "reading it ended the worker process" in row["error"]
-        assert ("what comes after it is not read" in row["error"]) == (row["frame_index"] == -1)
+        assert ("the rest is not read" in row["error"]) == (row["frame_index"] == -1)

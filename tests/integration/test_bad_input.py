@@ -122,7 +122,10 @@ def foreign() -> dict[str, Case]:
     }
     others = {
         "html": (b"<!DOCTYPE html><html><body>404</body></html>", "a web page .*failed download"),
-        "xml": (b"<?xml version='1.0'?><Error><Code>NoSuchKey</Code></Error>", "XML, as an object store"),
+        "xml": (
+            b"<?xml version='1.0'?><Error><Code>NoSuchKey</Code></Error>",
+            "XML, such as an error response",
+        ),
         "json": (b'{"error": "not found"}', "JSON"),
         "git-lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:1f\n", "git lfs pull"),
         "mp3": (b"ID3\x04" + bytes(60), "audio"),
@@ -139,12 +142,12 @@ def foreign() -> dict[str, Case]:
         for name, (data, words) in unsupported.items()
     }
     cases |= {
-        name: Case(f"{name}.jpg", data, 0, (f"not a picture but .*{words}",))
+        name: Case(f"{name}.jpg", data, 0, (f"not an image but .*{words}",))
         for name, (data, words) in others.items()
     }
     cases["video"] = Case("video.jpg", b"\0\0\0\x18ftypisom" + bytes(60), 0, ("without its index",))
     cases["noise"] = Case(
-        "noise.jpg", b"\x93\x01\x02", 0, ("not a picture .first bytes: 93 01 02.*JPEG, PNG",)
+        "noise.jpg", b"\x93\x01\x02", 0, ("not an image .first bytes: 93 01 02.*JPEG, PNG",)
     )
     cases["empty"] = Case("empty.jpg", b"", 0, (r"empty \(0 bytes\)",))
     return cases
@@ -182,7 +185,7 @@ def damaged() -> dict[str, Case]:
         "tiff-float": Case(
             "float.tif", encoded(Image.fromarray(np.ones((9, 9), np.float32)), "TIFF"), 0, ("convert",)
         ),
-        "png-bomb": Case("bomb.png", png(60_000, 60_000), 0, ("3600000000 pixels.*scale the picture down",)),
+        "png-bomb": Case("bomb.png", png(60_000, 60_000), 0, ("3600000000 pixels.*scale the image down",)),
         "png-bomb-of-bits": Case(
             "bits.png", encoded(Image.new("1", (9000, 9000)), "PNG"), 0, ("9000x9000.*max_pixels",)
         ),
@@ -255,7 +258,7 @@ def names_and_places() -> dict[str, Case]:
     def link(target: str) -> Callable[[str], object]:
         return lambda path: os.symlink(target, path)
 
-    (gone,) = ("gone: .*a link to nothing",)
+    (gone,) = ("gone: .*a broken symbolic link",)
     cases["link-to-a-picture"] = Case("link.jpg", link("../animated-gif/a.gif"), 1)
     cases["link-to-nothing"] = Case("nowhere.jpg", link("nothing-here"), 0, (gone,))
     cases["link-in-a-circle"] = Case(
@@ -373,7 +376,7 @@ def tars() -> dict[str, Case]:
                 info_of("s.jpg", type=b"2", linkname="/x"),
             ),
             3,
-            ("a link to 0.jpg.*with its content", "a link to /x"),
+            ("a link to 0.jpg.*store the image itself", "a link to /x"),
         ),
         "tar-pipe": Case("t.tar", tar(info_of("p.jpg", type=tarfile.FIFOTYPE)), 0, ("a device or pipe",)),
         "tar-folder-like-a-picture": Case("t.tar", tar(info_of("d.jpg", type=tarfile.DIRTYPE), *THREE), 3),
@@ -384,7 +387,9 @@ def tars() -> dict[str, Case]:
             ("0 bytes", "damaged or cut off"),
         ),
         "tar-twice": Case("t.tar", TAR + tar(info_of("more.jpg", JPEG)), 4),
-        "tar-then-noise": Case("t.tar", TAR + b"noise" * 300, 3, ("no tar follows the end-of-archive mark",)),
+        "tar-then-noise": Case(
+            "t.tar", TAR + b"noise" * 300, 3, ("no tar follows the end-of-archive marker",)
+        ),
         "tar-negative-size": Case("t.tar", changed(TAR, MEMBER + 124, b"\xff" * 12), 1, ("broken at",)),
     }
     gz = {
@@ -402,7 +407,7 @@ def tars() -> dict[str, Case]:
         "gz-damaged": Case(
             "t.tar.gz", changed(packed, 30, b"\xff" * 40), 0, (r"byte 0 \(unpacked\): .*zlib error",)
         ),
-        "gz-then-noise": Case("t.tar.gz", packed + b"noise", 3, ("bytes that are not gzip follow",)),
+        "gz-then-noise": Case("t.tar.gz", packed + b"noise", 3, ("the next bytes are not gzip data",)),
         "gz-twice": Case("t.tar.gz", packed + gzip.compress(tar(info_of("more.jpg", JPEG))), 4),
         "gz-in-members": Case("t.tar.gz", gzip.compress(TAR[:3000]) + gzip.compress(TAR[3000:]), 3),
     }
@@ -442,19 +447,23 @@ def parquets() -> dict[str, Case]:
         "no-image": (
             parquet({"text": ["a"], "n": [1]}),
             0,
-            (r"no binary column with images among text \(string\), n \(int64\): call the one .*`image`",),
+            (r"no binary column with images: the columns are text \(string\), n \(int64\): .*`image`",),
         ),
         "two-images": (
             parquet({"a": [JPEG], "b": [JPEG]}),
             0,
-            (r"several columns with images \(a, b\).*call the one",),
+            (r"several columns contain images \(a, b\).*rename",),
         ),
         "list-of-images": (
             parquet({"image": pa.array([[JPEG, JPEG], [JPEG], [], None])}),
             1,
-            ("a list of 2 images in this row: make it one", null, null),
+            ("a list of 2 images in this row: store one", null, null),
         ),
-        "nested-struct": (parquet({"image": nested}), 0, ("no binary column with images among image",)),
+        "nested-struct": (
+            parquet({"image": nested}),
+            0,
+            ("no binary column with images: the columns are image",),
+        ),
         "struct": (
             parquet({"image": structs}),
             1,
@@ -482,7 +491,7 @@ def parquets() -> dict[str, Case]:
         "pages-damaged": (
             pages_damaged(groups, 2),
             20,
-            ("broken at row 20: .*what comes after it is not read",),
+            ("broken at row 20: .*the rest is not read",),
         ),
         "first-pages-damaged": (pages_damaged(groups, 0), 0, ("broken at row 0",)),
     }
@@ -552,7 +561,7 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "list-of-bytes.parquet": (
         lambda: parquet({"image": pa.ListArray.from_arrays([0, 50 << 20], np.zeros(50 << 20, np.uint8))}),
-        f"a row's list .*{MEMORY}",
+        f"a list of at least .* in one row .*{MEMORY}",
     ),
     "list-of-repeats.parquet": (
         lambda: parquet({"image": pa.ListArray.from_arrays([0, 900], repeated(VALUE, 900))}),

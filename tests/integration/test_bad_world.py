@@ -67,14 +67,14 @@ def valid(run_id: str) -> dict[str, object]:
 DAMAGE: dict[str, tuple[bytes, str]] = {
     "empty file": (b"", "it is empty"),
     "empty object": (b"{}", "its run_id is null"),
-    "list": (b"[]", "it is no JSON object"),
-    "null": (b"null", "it is no JSON object"),
-    "text": (b'"run"', "it is no JSON object"),
-    "half a file": (json.dumps(valid("0x")).encode()[:40], "it is no JSON"),
-    "zeros": (bytes(512), "it is no JSON"),
-    "not UTF-8": (b'{"run_id": "\xff"}', "it is no JSON"),
-    "nested": (b"[" * 100_000, "it is no JSON"),
-    "a number of a million digits": (b"1" * 1_000_000, "it is no JSON"),
+    "list": (b"[]", "it is not a JSON object"),
+    "null": (b"null", "it is not a JSON object"),
+    "text": (b'"run"', "it is not a JSON object"),
+    "half a file": (json.dumps(valid("0x")).encode()[:40], "it is not JSON"),
+    "zeros": (bytes(512), "it is not JSON"),
+    "not UTF-8": (b'{"run_id": "\xff"}', "it is not JSON"),
+    "nested": (b"[" * 100_000, "it is not JSON"),
+    "a number of a million digits": (b"1" * 1_000_000, "it is not JSON"),
     "copy": (json.dumps(valid("y")).encode(), "it is the record of another run, 'y'"),
     "way out": (json.dumps(valid("../../x")).encode(), "it is the record of another run"),
     "no config": (json.dumps({**valid("0x"), "config": None}).encode(), "its config is null"),
@@ -114,7 +114,7 @@ PLACES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "folder that is no status": (
         lambda table: shutil.copytree(table / "status=scored", table / "status=foo"),
-        "status=foo is no folder of a faceq table",
+        "status=foo is not a folder of a faceq table",
     ),
     "half a file of rows": (
         lambda table: [path.write_bytes(path.read_bytes()[:-9]) for path in table.glob("status=*/*")],
@@ -297,7 +297,7 @@ def test_a_cache_that_may_not_be_written_is_one_line():
     for arguments in (["models", "pull", "yunet"], ["inspect", str(PHOTOS / "t1.jpg")]):
         status, said = as_user(12345, arguments, FACEQ_CACHE="/closed")
         assert status == 1
-        assert "/closed, where models are kept, cannot be used: Permission denied" in said
+        assert "the model cache /closed cannot be used: Permission denied" in said
         assert said.startswith("faceq: ") and said.count("\n") == 1
 
 

@@ -88,7 +88,7 @@ def test_a_job_that_has_lost_the_table_stops(local_ray, shards, tmp_path, monkey
     other = Run("20261123T170000Z-00000000", "0", [], {}, {}, "", state="running", owner=lock.owner())
     table.save(other)
     thread.join()
-    assert isinstance(failed[0], JobError) and f"{other.run_id} took this job for dead" in str(failed[0])
+    assert isinstance(failed[0], JobError) and f"{other.run_id} took over this table" in str(failed[0])
     assert 0 < table.count() < FRAMES
     (mine,) = [run for run in table.runs() if run["run_id"] != other.run_id]
     assert mine["state"] == "ended" and mine["finished"] is None

@@ -54,5 +54,5 @@ def test_rows_without_a_record_count_by_the_settings_in_their_files(looked_at, t
     for path in table._run_files():
         table.files.rm_file(path)
     table.check({"min_face": record["min_face"], "models": record["models"]})
-    with pytest.raises(faceq.errors.UsageError, match=r"min_face 40 there, 20 now"):
+    with pytest.raises(faceq.errors.UsageError, match=r"min_face was 40, is now 20"):
         table.check({"min_face": 20})

@@ -48,7 +48,7 @@ def test_an_input_without_a_frame_is_wrong_usage_and_leaves_the_table_as_it_was(
     (tmp_path / "in" / "notes.md").write_text("text")
     status, said = score(str(tmp_path / "in"))
     assert status == 2
-    assert f"{tmp_path}/in: no frames here: passed over " in said and "1 .md" in said
+    assert f"{tmp_path}/in: no frames here: skipped " in said and "1 .md" in said
     assert runs(tmp_path) == []
     # A run without rows does not tie the table to its settings.
     (tmp_path / "face.jpg").write_bytes(PHOTO)
@@ -72,10 +72,10 @@ def test_skipped_files_are_counted_in_summary_and_record(tmp_path, score):
     assert main.main(["score", str(tmp_path / "in"), "--out", str(tmp_path / "in" / "table")]) == 0
     status, said = score(str(tmp_path / "in"))
     assert status == 0
-    assert "skipped: 2 .txt, 1 (no ending)" in said
+    assert "skipped: 2 .txt, 1 (no extension)" in said
     (record,) = (tmp_path / "table" / "_faceq").glob("run-*.json")
-    assert json.loads(record.read_text())["passed_over"] == {".txt": 2, "(no ending)": 1}
-    assert runs(tmp_path / "in")[0]["passed_over"] == {".txt": 2, "(no ending)": 1}
+    assert json.loads(record.read_text())["passed_over"] == {".txt": 2, "(no extension)": 1}
+    assert runs(tmp_path / "in")[0]["passed_over"] == {".txt": 2, "(no extension)": 1}
 
 
 def test_any_name_reads_files_whose_bytes_are_frames(tmp_path, score):
@@ -84,7 +84,7 @@ def test_any_name_reads_files_whose_bytes_are_frames(tmp_path, score):
         (tmp_path / "in" / name).write_bytes(PHOTO)
     (tmp_path / "in" / "notes.txt").write_text("text")
     status, said = score(str(tmp_path / "in"))
-    assert status == 2 and "--any-name reads files by their bytes" in said
+    assert status == 2 and "--any-name reads files whatever their extension" in said
     status, said = score(str(tmp_path / "in"), "--any-name")
     assert status == 0 and "skipped: 1 .txt" in said
     rows = Table(str(tmp_path / "table"), S3Settings()).rows(["source", "status"]).to_pylist()

@@ -184,7 +184,7 @@ def test_a_limit_takes_the_same_first_frames_in_every_run(light_job, shards, tmp
 
 def test_a_table_of_other_settings_is_refused_with_the_difference(scored, shards):
     chosen, _ = scored
-    with pytest.raises(UsageError, match=r"min_face 40 there, 30 now"):
+    with pytest.raises(UsageError, match=r"min_face was 40, is now 30"):
         pipeline.score(settings(shards, chosen.out, min_face=30))
 
 
@@ -207,7 +207,7 @@ def test_the_table_inside_the_input_is_not_input(light_job, tmp_path, astronaut,
 
 def test_a_million_bad_frames_stop_the_job_with_the_reason(light_job, tmp_path):
     demo.write_shards(tmp_path / "in", ((f"{i}.jpg", b"<html>403</html>") for i in range(300)))
-    with pytest.raises(JobError, match=r"stopped: .* frames are unreadable, the last with: not a picture"):
+    with pytest.raises(JobError, match=r"stopped: .* frames are unreadable, the last with: not an image"):
         pipeline.score(settings(tmp_path / "in", tmp_path / "table"))
 
 
@@ -229,5 +229,5 @@ def test_an_error_in_a_worker_is_reported_unchanged(light_job, shards, tmp_path,
 
 def test_an_input_that_is_only_the_table_is_wrong_usage(scored):
     chosen, _ = scored
-    with pytest.raises(UsageError, match="no frames here but those of a faceq result table"):
+    with pytest.raises(UsageError, match="no frames here except in a faceq result table"):
         pipeline.score(settings(chosen.out, chosen.out))

@@ -100,7 +100,7 @@ def test_a_page_without_faces_has_no_image_and_says_so(looked_at, tmp_path):
     path = tmp_path / "r.html"
     assert main.main(["report", looked_at, "--out", str(path), "--no-faces"]) == 0
     text = path.read_text(encoding="utf-8")
-    assert "data:image" not in text and "No pictures." in text
+    assert "data:image" not in text and "It contains no images." in text
 
 
 def test_names_and_errors_cannot_become_part_of_the_page(looked_at, tmp_path):
@@ -119,7 +119,7 @@ def test_sources_that_are_gone_leave_a_page_that_says_so(made_up):
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [(["--out", "/no/such/folder/r.html"], "there is no folder"), (["--out", "/tmp"], "name a file")],
+    [(["--out", "/no/such/folder/r.html"], "there is no folder"), (["--out", "/tmp"], "path of a file")],
 )
 def test_an_output_that_cannot_be_written_is_reported_at_once(looked_at, arguments, said, capsys):
     assert main.main(["report", looked_at, *arguments]) == 2

@@ -33,7 +33,7 @@ def test_score_prints_its_summary(light_job, tmp_path, capsys):
         (["/not/there", "--out", "/tmp/t"], "/not/there: there is no such file"),
         ([str(PHOTOS)], "--out"),
         (["--out", "/tmp/t"], "no input given"),
-        ([str(PHOTOS), "--out", "/tmp/t", "--preset", "embeded"], "no preset is called 'embeded'"),
+        ([str(PHOTOS), "--out", "/tmp/t", "--preset", "embeded"], "unknown preset 'embeded'"),
         ([str(PHOTOS), "--out", "/tmp/t", "--config", "/none.yaml"], "no such file"),
         ([str(PHOTOS), "--out", str(PHOTOS)], "not a faceq table"),
         ([str(PHOTOS), "--out", str(PHOTOS / "t1.jpg")], "is a file"),

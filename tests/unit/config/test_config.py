@@ -21,7 +21,7 @@ def test_the_command_line_overrides_the_file(tmp_path):
         ("fiq_treshold: 1", "unknown key 'fiq_treshold': did you mean 'fiq_threshold'?"),
         ("dbcnn: {num_gpu: 1}", "unknown key 'dbcnn.num_gpu': did you mean 'num_gpus'?"),
         ("calibration: {slope: 1, threshold: 0.5, treshold: 1}", "unknown key 'calibration.treshold'"),
-        ("preset: embeded", "no preset is called 'embeded'; known are embedded"),
+        ("preset: embeded", "unknown preset 'embeded': choose from embedded"),
         ("fiq_threshold: 1.5", "fiq_threshold: input should be less than or equal to 1 (got 1.5)"),
         ("serfiq: {min_size: 3, max_size: 1}", "max_size 1 is less than min_size 3"),
         ("min_face: big", "min_face: input should be a valid integer"),

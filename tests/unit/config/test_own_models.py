@@ -208,32 +208,40 @@ def two_inputs(folder):
 
 
 WRONG = [
-    ("detector", no_such_file, "there is no such file, and no model of that name; known are .*yunet"),
-    ("recogniser", lambda folder: folder, "is a folder: name the model's file"),
+    ("detector", no_such_file, "neither a file nor the name of a model: choose from .*yunet"),
+    ("recogniser", lambda folder: folder, "is a folder: give the path of the model file"),
     ("detector", html, "is not an ONNX file"),
     ("detector", cut_off, "is not an ONNX file"),
-    ("detector", a_recogniser, r"is no face detector that is known: .*9 or 15, this has 1"),
+    ("detector", a_recogniser, r"is not a supported face detector: .*9 or 15, this model has 1"),
     ("detector", lambda folder: detector(folder / "d.onnx", 6), r"faces but no landmarks \(6 outputs\)"),
-    ("detector", lambda folder: detector(folder / "d.onnx", 9), "does not give what SCRFD gives"),
-    ("detector", lambda folder: detector(folder / "d.onnx", 9, 1), r"takes \[\[1, 1, 64, 64\]\]: detectors"),
-    ("recogniser", a_recogniser, "no Dropout node .*give it as `dropout`"),
-    ("recogniser", other_size, r"does not run on two faces of \(3, 112, 112\)"),
-    ("recogniser", not_linear, "the last layer is not linear: behind it stands Tanh"),
-    ("recogniser", two_inputs, "expected one input of pictures .*found input.1, other"),
-    ("landmarks", sixty_eight, r"106 landmarks in the plane are \(N, 212\) numbers"),
-    ("landmarks", lambda folder: landmarks_106(folder / "l.onnx", side=128), r"models take \(N, 3, 192"),
+    ("detector", lambda folder: detector(folder / "d.onnx", 9), "its outputs are not those of SCRFD"),
+    (
+        "detector",
+        lambda folder: detector(folder / "d.onnx", 9, 1),
+        r"has inputs \[\[1, 1, 64, 64\]\]: a detector",
+    ),
+    ("recogniser", a_recogniser, "no Dropout node .*set `dropout`"),
+    ("recogniser", other_size, r"fails on two faces of shape \(3, 112, 112\)"),
+    ("recogniser", not_linear, "the last layer is not linear: it is followed by Tanh"),
+    ("recogniser", two_inputs, "expected one input of images .*found input.1, other"),
+    ("landmarks", sixty_eight, r"106 landmarks has one output \(N, 212\)"),
+    ("landmarks", lambda folder: landmarks_106(folder / "l.onnx", side=128), r"one input \(N, 3, 192"),
     ("landmarks", no_tflite, "is not a TFLite file: FaceMesh is a TFLite file with 468 landmarks"),
     ("quality", html, "is not a checkpoint of plain tensors"),
     ("quality", runs_code, "is not a checkpoint of plain tensors"),
-    ("quality", other_network, "is of neither form of DB-CNN: .* this has conv.weight"),
+    ("quality", other_network, "is neither DB-CNN-Lite, .* this file has conv.weight"),
     ("quality", wide_head, r"wrong shapes: fc.bias \(2,\), expected \(1,\)"),
     ("quality", narrow_lite, r"wrong shapes.*head.weight"),
     (
         "quality",
         of_a_hundred,
-        r"answers from [\d.]+ to [\d.]+, .* 0 to 1: set quality_scale to the best score",
+        r"scores are [\d.]+ to [\d.]+, .* 0 to 1: set quality_scale to the best possible",
     ),
-    ("quality", of_tid2013, r"answers from [\d.]+ to [\d.]+, .* 0 to 1: set quality_scale to the best score"),
+    (
+        "quality",
+        of_tid2013,
+        r"scores are [\d.]+ to [\d.]+, .* 0 to 1: set quality_scale to the best possible",
+    ),
 ]
 
 
@@ -253,7 +261,7 @@ def test_a_job_with_a_wrong_file_stops_before_it_starts(photos, tmp_path, capsys
     out = tmp_path / "table"
     arguments = ["score", str(photos), "--out", str(out), "--quality", str(other_network(tmp_path))]
     assert main.main(arguments) == 2
-    assert "is of neither form of DB-CNN" in capsys.readouterr().err
+    assert "is neither DB-CNN-Lite" in capsys.readouterr().err
     assert not out.exists()
 
 
@@ -274,14 +282,16 @@ def test_a_scale_that_is_too_large_is_refused_too(files, photos, tmp_path, capsy
     said = ["--quality", str(files["quality"]), "--config", str(tmp_path / "job.yaml")]
     assert main.main(["score", str(photos / "t1.jpg"), "--out", str(out), *said]) == 2
     message = capsys.readouterr().err.splitlines()[-1]
-    assert re.search(r"quality\.pth: answers from 0\.\d+ to 0\.\d+, .* 0 to 100: set quality_scale", message)
+    assert re.search(
+        r"quality\.pth: its scores are 0\.\d+ to 0\.\d+, .* 0 to 100: set quality_scale", message
+    )
     assert not out.exists()
 
 
 def test_dbcnn_lite_has_no_other_scale(photos, capsys, tmp_path):
     (tmp_path / "job.yaml").write_text("quality_scale: 1\n")
     assert main.main(["inspect", str(photos / "t1.jpg"), "--config", str(tmp_path / "job.yaml")]) == 2
-    assert "is DB-CNN-Lite, which always answers from 0 to 100" in capsys.readouterr().err
+    assert "is DB-CNN-Lite, whose scale is always 0 to 100" in capsys.readouterr().err
 
 
 def test_the_scale_decides_values_and_is_on_record(files):
@@ -305,7 +315,7 @@ def test_the_scale_decides_values_and_is_on_record(files):
 def test_a_batch_completely_outside_the_scale_stops_the_job(files, points, wrong):
     network = scorer.load(files["quality"])
     told = pytest.raises(
-        ModelFileError, match=r"mine: answers from .*, but its scale is taken to be 0 to 1: set"
+        ModelFileError, match=r"mine: its scores are .*, but the assumed scale is 0 to 1: set"
     )
     with told if wrong else contextlib.nullcontext():
         scorer.check_scale(np.array(points, np.float32), network, "mine", both_sides=False)
@@ -344,7 +354,7 @@ def test_heavy_tailed_features_bring_one_warning_with_the_gap_and_change_no_row(
     settings = {"models": own, "dropout": 0.5, "fiq_threshold": 0}
     rows = faceq.score_images(images, **settings).to_pylist()
     (said,) = warnings_of(caplog)
-    (gap,) = re.findall(r"distances are about ([+-]\d+)% off .*: set serfiq_passes: 100", said)
+    (gap,) = re.findall(r"distances differ by about ([+-]\d+)% .*: set serfiq_passes: 100", said)
     drawn = faceq.score_images(images, serfiq_passes=2000, **settings).to_pylist()
     assert len(warnings_of(caplog)) == 1  # with dropout passes there is nothing to warn about
     distances = [np.log(2 / np.array([row["serfiq_raw"] for row in each]) - 1) for each in (rows, drawn)]
@@ -375,7 +385,7 @@ def test_a_job_records_its_own_recogniser_and_its_gap(local_ray, photos, tmp_pat
     assert run["models"][f"heavy.onnx@{digest[:8]}"] == {"sha256": digest, "licence": "not stated"}
     assert run["dropout"] == 0.5
     (note,) = run["notes"]
-    assert re.match(r"serfiq: for this recogniser .* are about [+-]\d+% off", note)
+    assert re.match(r"serfiq: for this recogniser .* differ by about [+-]\d+%", note)
     assert note in capsys.readouterr().out
 
 

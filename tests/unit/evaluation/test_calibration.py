@@ -28,9 +28,9 @@ def test_a_very_narrow_range_of_scores_can_be_fitted():
     ("raw", "discard", "said"),
     [
         (np.full(99, 0.9), 0.05, "99 faces have a serfiq_raw"),
-        (np.full(500, 0.9), 0.05, "half of the faces share one serfiq_raw"),
-        (np.linspace(0.8, 0.9, 500), 0.5, "must lie between 0 and 0.5"),
-        (np.linspace(0.8, 0.9, 500), 0.0, "must lie between 0 and 0.5"),
+        (np.full(500, 0.9), 0.05, "half of the faces have one serfiq_raw"),
+        (np.linspace(0.8, 0.9, 500), 0.5, "must be between 0 and 0.5"),
+        (np.linspace(0.8, 0.9, 500), 0.0, "must be between 0 and 0.5"),
     ],
 )
 def test_scores_that_cannot_be_fitted_are_an_error(raw, discard, said):

@@ -133,7 +133,7 @@ def test_the_command_fits_a_calibration(folder, table, capsys):
         ("file,who\na.jpg,1\n", "no column image and identity; found file, who"),
         ("", "no column image and identity; found none"),
         ("image,identity\na.jpg,\n", "line 2: image or identity is empty"),
-        ("image,identity\na.jpg,1\na.jpg,2\n", "line 3: a.jpg is 2 here and 1 further up"),
+        ("image,identity\na.jpg,1\na.jpg,2\n", "line 3: a.jpg is 2 here and 1 in an earlier line"),
         ("image,identity\na.jpg,1\n", "0 of its images have a scored face"),
         (b"image,identity\n\xff\xfe,1\n", "cannot be read as CSV"),
         ('image,identity\n"' + "a.jpg,1\n" * 30_000, "cannot be read as CSV"),
@@ -167,7 +167,9 @@ def test_a_name_that_two_sources_have_is_refused(shots, tmp_path):
         (tmp_path / "in" / place / "same.jpg").write_bytes(shots[0][1])
     table = scored(tmp_path, "table")
     (tmp_path / "list.csv").write_text("image,identity\nsame.jpg,x\n")
-    with pytest.raises(UsageError, match=r"same\.jpg may be of .*a/same\.jpg or of .*b/same\.jpg"):
+    with pytest.raises(
+        UsageError, match=r"same\.jpg is ambiguous: it is in .*a/same\.jpg and in .*b/same\.jpg"
+    ):
         identities.known_faces(table, str(tmp_path / "list.csv"), STORAGE)
 
 
@@ -181,5 +183,5 @@ def test_a_frame_that_is_gone_is_named(shots, tmp_path):
     )
     lost = tmp_path / "in" / shots[1][0]
     lost.write_bytes(b"")
-    with pytest.raises(UsageError, match=rf"{lost.name} cannot be read any more"):
+    with pytest.raises(UsageError, match=rf"{lost.name} can no longer be read"):
         identities.evaluate_edc(table, str(tmp_path / "list.csv"), STORAGE, FetchOptions())

@@ -150,7 +150,7 @@ def test_a_fit_that_does_not_converge_falls_back_to_a_line_and_says_so(monkeypat
 @pytest.mark.parametrize(
     ("scores", "ratings", "told"),
     [
-        (np.arange(9.0), np.arange(9.0), "9 rated pictures are too few: give at least 10"),
+        (np.arange(9.0), np.arange(9.0), "9 rated images are too few: give at least 10"),
         (np.full(12, 50.0), np.arange(12.0), "every score is 50"),
         (np.arange(12.0), np.full(12, 3.5), "every rating is 3.5"),
     ],
@@ -238,11 +238,11 @@ def test_inputs_that_are_not_there_or_not_readable_are_named(rated, tmp_path) ->
     with pytest.raises(UsageError, match="nowhere: there is no such folder"):
         iqa.evaluate(str(tmp_path / "nowhere"), rated[1], brightness)
     (Path(rated[0]) / "4.png").write_bytes(b"cut off")
-    with pytest.raises(UsageError, match=r"4\.png: not a picture"):
+    with pytest.raises(UsageError, match=r"4\.png: not an image"):
         iqa.evaluate(*rated, brightness)
     short = tmp_path / "short.csv"
     short.write_text("image,mos\n0.png,3\n")
-    with pytest.raises(UsageError, match="rates 1 pictures: give at least 10"):
+    with pytest.raises(UsageError, match="rates 1 images: give at least 10"):
         iqa.evaluate(rated[0], str(short), brightness)
 
 
@@ -277,8 +277,8 @@ def test_a_picture_too_small_for_vgg_is_named(rated) -> None:
         iqa.evaluate(*rated, rate)
 
 
-def test_a_score_that_is_no_number_stops_the_evaluation(rated) -> None:
-    with pytest.raises(JobError, match=r"0\.png got the score nan"):
+def test_a_nan_score_stops_the_evaluation(rated) -> None:
+    with pytest.raises(JobError, match=r"0\.png: the score is nan"):
         iqa.evaluate(*rated, lambda picture: math.nan)
 
 

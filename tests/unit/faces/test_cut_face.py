@@ -50,7 +50,7 @@ def test_points_outside_the_frame_come_from_a_head_fitted_to_the_visible_points(
 
 def test_a_whole_face_and_a_barely_visible_face_are_not_changed():
     points = MEAN_FACE[:, :2]
-    for shown in (np.ones(468, bool), np.arange(468) < cut_face.LEAST_POINTS - 1):
+    for shown in (np.ones(468, bool), np.arange(468) < cut_face.MIN_POINTS - 1):
         assert cut_face.completed(points, MEAN_FACE[:, 2], shown) is points
 
 

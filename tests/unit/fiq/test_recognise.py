@@ -172,12 +172,12 @@ AFTER = node("Flatten", ["dropped"], ["flat"])
 @pytest.mark.parametrize(
     ("nodes", "constants", "said"),
     [
-        ([node("Relu", ["x"], ["out"])], {}, "the last layer is not linear: behind it stands Relu"),
+        ([node("Relu", ["x"], ["out"])], {}, "the last layer is not linear: it is followed by Relu"),
         ([FLATTEN, LINEAR], weights(w=W, b=B), "no Dropout node before its last layer"),
         (
             [DROPOUT, AFTER, GEMM, node("Tanh", ["fc"], ["out"])],
             weights(w=W, b=B, ratio=0.4),
-            "behind it stands Tanh",
+            "it is followed by Tanh",
         ),
         ([DROPOUT, AFTER, LINEAR], weights(w=W, b=B, ratio=0), "the dropout rate is 0"),
         ([DROPOUT, AFTER, LINEAR], weights(w=W * 0, b=B, ratio=0.4), "weights are all zero"),
@@ -198,7 +198,7 @@ AFTER = node("Flatten", ["dropped"], ["flat"])
                 LINEAR,
             ],
             {**weights(w=W, b=B, ratio=0.4), "shape": np.array([1, FEATURES])},
-            r"does not run on two faces",
+            r"fails on two faces",
         ),
     ],
 )
@@ -212,7 +212,7 @@ def test_a_graph_that_cannot_be_split_is_refused_by_name(nodes, constants, said,
 def test_a_network_for_other_pictures_is_refused(tmp_path):
     constants = weights(w=np.tile(W, 4), b=B, ratio=0.4)
     path = save(tmp_path / "own.onnx", [DROPOUT, AFTER, LINEAR], constants, size=224)
-    with pytest.raises(ModelFileError, match=r"own\.onnx: does not run on two faces of \(3, 112, 112\)"):
+    with pytest.raises(ModelFileError, match=r"own\.onnx: fails on two faces of shape \(3, 112, 112\)"):
         Backbone(path)
 
 

@@ -106,7 +106,7 @@ def test_a_face_that_dropout_cannot_change_is_an_error_not_a_perfect_score():
     head = Head(np.eye(4, dtype=np.float32), np.ones(4, np.float32), 0.4)
     for features in (torch.zeros(1, 4), torch.full((1, 4), torch.nan)):
         for found in (ClosedForm(head)(features), MonteCarlo(head, 10)(features, [0])):
-            assert not serfiq.has_size(*found).any()
+            assert not serfiq.is_valid(*found).any()
             with pytest.raises(DropoutError, match="all dropout passes of a face are equal"):
                 serfiq.check_distances(*found)
 

@@ -45,5 +45,5 @@ def test_scores_are_the_same_to_a_thousandth_of_a_point(model: DBCNNLite, pictur
 
 
 def test_a_side_that_the_strides_do_not_divide_is_refused(model: DBCNNLite) -> None:
-    with pytest.raises(ValueError, match="250 pixels: give a multiple of 32"):
+    with pytest.raises(ValueError, match="250 pixels: it must be a multiple of 32"):
         OnnxMaps(model, 1, 250, threads=1)

@@ -221,7 +221,7 @@ def test_a_file_that_is_no_checkpoint_is_named_and_never_executed(
         load_dbcnn("evil.pth")
     assert not Path("opened").exists()
     torch.save({"params": [1, 2]}, "list.pth")
-    with pytest.raises(ValueError, match=r"list\.pth holds no state dict"):
+    with pytest.raises(ValueError, match=r"list\.pth has no state dict"):
         load_dbcnn("list.pth")
 
 

@@ -13,7 +13,7 @@ from planted import KEYS, PLANTED, SIGNED
 from faceq import config
 from faceq.cli import main
 from faceq.errors import UsageError
-from faceq.messages.masking import clean, holds_secret, mask
+from faceq.messages.masking import holds_secret, mask, mask_error
 from faceq.models import zoo
 from faceq.models.fetch import FetchOptions, fetch
 from faceq.table.schema import record_of
@@ -62,7 +62,7 @@ def test_errors_hold_no_secrets_in_another_process_either():
     assert PLANTED not in str(error) and PLANTED not in str(pickle.loads(pickle.dumps(error)))
     endpoint = f"http://user:{PLANTED}@host:9000/bucket"
     of_botocore = botocore.exceptions.EndpointConnectionError(endpoint_url=endpoint)
-    clean(of_botocore)
+    mask_error(of_botocore)
     for each in (of_botocore, pickle.loads(pickle.dumps(of_botocore))):
         assert "http://***@host:9000/bucket" in str(each)
 

@@ -13,7 +13,7 @@ from places import PHOTOS
 
 from faceq.cli import main
 from faceq.job import summary
-from faceq.messages.visible import ON_A_PLAIN_TERMINAL, visible
+from faceq.messages.visible import ENCODING_ERRORS, visible
 from faceq.table.runs import Run
 
 EVIL = "a\x1b]0;owned\x07\x1b[31m\u202egpj\u2066\n\rfaceq: done\t\u200b\x9b2J"
@@ -46,7 +46,7 @@ def test_no_control_character_is_printed():
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
 def test_any_text_can_be_written_to_any_terminal(encoding):
-    out = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors=ON_A_PLAIN_TERMINAL)
+    out = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors=ENCODING_ERRORS)
     out.write(f"0…1 – {HARMLESS} \ud800")
     out.flush()
     shown = out.buffer.getvalue().decode(encoding)

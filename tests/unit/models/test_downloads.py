@@ -92,7 +92,7 @@ def test_an_interrupted_download_resumes(model_dir, probe, server):
     probe(f"{server.address}/probe.bin")
     server.breaks = 1
     with pytest.raises(
-        models.ModelError, match=r"broke off after 512,000 of 1,024,000 bytes: it is taken up"
+        models.ModelError, match=r"stopped after 512,000 of 1,024,000 bytes: the next download resumes"
     ):
         fetch("probe")
     assert fetch("probe").read_bytes() == CONTENT
@@ -181,7 +181,7 @@ def test_a_licence_is_not_written_through_a_planted_link(model_dir, probe, serve
 def test_surplus_bytes_are_refused(model_dir, probe, server):
     probe(f"{server.address}/probe.bin")
     server.extra = bytes(1000)
-    with pytest.raises(models.ModelError, match=r"sends more than the 1,024,000 bytes"):
+    with pytest.raises(models.ModelError, match=r"sends more than the expected 1,024,000 bytes"):
         fetch("probe")
     assert not (model_dir / "probe.bin").exists()
 
@@ -318,17 +318,17 @@ def twice() -> bytes:
     [
         (
             packed({"probe.bin": CONTENT, "../../evil.bin": b"x"}),
-            r"holds '../../evil.bin', a path that leads out",
+            r"contains '../../evil.bin', a path outside the archive",
         ),
-        (packed({"probe.bin": CONTENT, "/evil.bin": b"x"}), "leads out of it: not opened"),
-        (packed({"probe.bin": CONTENT, "..\\evil.bin": b"x"}), "leads out of it: not opened"),
-        (packed({"probe.bin": bytes(100_000_000)}), "holds more than the 1,024,000 bytes"),
-        (linked(), "probe.bin is no plain file"),
+        (packed({"probe.bin": CONTENT, "/evil.bin": b"x"}), "outside the archive: not extracted"),
+        (packed({"probe.bin": CONTENT, "..\\evil.bin": b"x"}), "outside the archive: not extracted"),
+        (packed({"probe.bin": bytes(100_000_000)}), "contains more than the expected 1,024,000 bytes"),
+        (linked(), "probe.bin is not a regular file"),
         (encrypted(), "probe.bin is encrypted"),
-        (twice(), "holds 2 files probe.bin, not one"),
-        (packed({"other.bin": CONTENT}), "holds 0 files probe.bin, not one"),
-        (b"no zip at all", "is not a whole zip file"),
-        (packed({"probe.bin": CONTENT})[:-30], "is not a whole zip file"),
+        (twice(), "contains 2 files named probe.bin, expected one"),
+        (packed({"other.bin": CONTENT}), "contains 0 files named probe.bin, expected one"),
+        (b"no zip at all", "is not a complete zip file"),
+        (packed({"probe.bin": CONTENT})[:-30], "is not a complete zip file"),
     ],
 )
 def test_a_hostile_archive_writes_nothing(tmp_path, content, said):

@@ -146,7 +146,7 @@ def test_a_resumed_job_completes_a_killed_one_whose_clock_was_ahead(light_job, s
 def test_a_place_that_cannot_hold_a_table_is_refused(scored, tmp_path, capsys):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").touch()
-    for out, said in ((tmp_path / "full", "is not empty"), (f"{scored.out}/new", "lies in it")):
+    for out, said in ((tmp_path / "full", "is not empty"), (f"{scored.out}/new", "one contains the other")):
         assert main.main(["compact", scored.out, "--out", str(out)]) == 2
         assert said in capsys.readouterr().err
     assert main.main(["compact", str(tmp_path), "--out", str(tmp_path / "new")]) == 2

@@ -155,7 +155,7 @@ def test_an_export_that_fails_leaves_nothing(looked_at, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["serfic > 0.5"], 'no column is called "serfic": did you mean "serfiq"?'),
+        (["serfic > 0.5"], 'there is no column "serfic": did you mean "serfiq"?'),
         (["SERFIC > 0.5"], 'did you mean "serfiq"?'),
         (["serfiq > 0", "--columns", "dbcn"], 'did you mean "dbcnn"?'),
         (["serfiq > 0", "--order-by", "yow"], 'did you mean "yaw"?'),
@@ -230,7 +230,7 @@ def test_a_file_that_is_deleted_while_a_table_on_s3_is_read(s3, tmp_path):
             Bucket=BUCKET, Key="query/changing/status=scored/synthetic-000000.parquet"
         )
         with pytest.raises(
-            StorageError, match=f"^{uri}: cannot be used: FileNotFoundError.* ask again$"
+            StorageError, match=f"^{uri}: cannot be used: FileNotFoundError.* run the query again$"
         ) as told:
             rows.arrow(rows.chosen("status = 'scored'"))
     assert "\n" not in str(told.value)

@@ -309,7 +309,7 @@ def test_missing_frames_are_reported_and_the_others_exported(looked_at, frames_i
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["serfiq > 0.9"], "holds another export (where None there, 'serfiq > 0.9' now)"),
+        (["serfiq > 0.9"], "contains another export (where was None, is now 'serfiq > 0.9')"),
         (["--sql", "select 1"], "takes a CONDITION"),
         (["--order-by", "dbcnn"], "--order-by says which frames --limit takes"),
     ],

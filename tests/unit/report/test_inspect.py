@@ -57,8 +57,8 @@ def test_the_picture_shows_box_outline_and_landmarks_at_their_places(inspector, 
     assert np.abs(face - box).max() < 0.25 * row["face_h"]
 
 
-def test_what_dbcnn_left_out_is_dark_and_the_rest_is_untouched(look):
-    seen = picture.seen(look.crop, look.outline, "mask")
+def test_the_part_that_dbcnn_ignores_is_dark_and_the_rest_is_unchanged(look):
+    seen = picture.scored_pixels(look.crop, look.outline, "mask")
     inside = picture.geometry.polygon_mask(look.outline, 256).astype(bool)
     assert 0.1 < inside.mean() < 0.9
     assert (seen[inside] == look.crop[inside]).all()
@@ -67,8 +67,8 @@ def test_what_dbcnn_left_out_is_dark_and_the_rest_is_untouched(look):
 
 def test_the_image_shows_what_another_region_leaves_out(look):
     inside = picture.geometry.polygon_mask(look.outline, 256).astype(bool)
-    assert np.array_equal(picture.seen(look.crop, look.outline, "crop"), look.crop)
-    black = picture.seen(look.crop, look.outline, "black_out")
+    assert np.array_equal(picture.scored_pixels(look.crop, look.outline, "crop"), look.crop)
+    black = picture.scored_pixels(look.crop, look.outline, "black_out")
     assert black[~inside].max() == 0 and (black[inside] == look.crop[inside]).all()
 
 
@@ -120,7 +120,7 @@ def test_an_output_on_s3_is_written_only_there(s3, tmp_path, monkeypatch, place,
         ([str(PORTRAIT), "--out", "gs://bucket/looks/"], "only local paths and s3://"),
         ([str(PORTRAIT), str(PHOTOS / "t1.jpg"), "--out", str(LICENCE)], "LICENSE: is a file"),
         ([str(PORTRAIT), str(PHOTOS / "t1.jpg"), "--out", "a.png"], "is one file for 2 pictures"),
-        ([str(PORTRAIT), "--preset", "nope"], "no preset is called"),
+        ([str(PORTRAIT), "--preset", "nope"], "unknown preset"),
     ],
 )
 def test_a_mistake_is_one_line_before_a_model_is_loaded(arguments, said):

@@ -30,8 +30,8 @@ def test_its_points_are_those_of_opencv(astronaut):
     [
         (lambda whole: b"<html>", "is not a TFLite file"),
         (lambda whole: b"", "is not a TFLite file"),
-        (lambda whole: bytes(4) + b"TFL3" + bytes(200), "holds a network that is not known|is not a TFLite"),
-        (lambda whole: whole[: len(whole) // 2], "holds a network that is not known"),
+        (lambda whole: bytes(4) + b"TFL3" + bytes(200), "contains an unsupported network|is not a TFLite"),
+        (lambda whole: whole[: len(whole) // 2], "contains an unsupported network"),
     ],
 )
 def test_another_file_is_refused_by_its_name(tmp_path, made, said):
@@ -56,5 +56,5 @@ def test_an_operator_that_is_not_translated_is_named(tmp_path):
                     data[code._tab.Pos + offset] = tflite.BuiltinOperator.SOFTMAX
     path = tmp_path / "softmax.tflite"
     path.write_bytes(data)
-    with pytest.raises(ValueError, match="holds the operator SOFTMAX"):
+    with pytest.raises(ValueError, match="contains the unsupported operator SOFTMAX"):
         tflite_onnx.read(path)

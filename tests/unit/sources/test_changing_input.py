@@ -20,7 +20,7 @@ from faceq.sources import parquet as parquet_source
 from faceq.sources import read_shards, reading
 from faceq.sources.frame import Frame
 from faceq.sources.listing import Shard, list_shards
-from faceq.sources.tar_archive import MOST_PADDING
+from faceq.sources.tar_archive import MAX_PADDING
 from faceq.storage.settings import S3Settings
 
 COUNT = 60
@@ -132,7 +132,7 @@ def test_a_source_of_which_only_some_frames_are_wanted_may_change_later(sources,
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ("removed", "gone: it was there when the input was listed"),
+        ("removed", "gone: it existed when the input was listed"),
         ("replaced", "was replaced while it was read"),
     ],
 )
@@ -174,7 +174,7 @@ def test_zero_bytes_to_the_end_of_a_tar_are_an_unfinished_copy(tmp_path, members
     """A copy that reserves its disk space first looks like a shorter archive with much padding."""
     path = tmp_path / "t.tar"
     write_tar(path, [jpeg(seed) for seed in range(members)])
-    padded = path.stat().st_size + MOST_PADDING // 2
+    padded = path.stat().st_size + MAX_PADDING // 2
     os.truncate(path, padded)
     assert len(list(read(str(path)))) == members
     os.truncate(path, 50 << 30)

@@ -179,11 +179,11 @@ def bad_pictures(photo: Image.Image) -> dict[str, tuple[bytes, str]]:
     png = encoded(photo, "PNG")
     return {
         "empty": (b"", "empty"),
-        "text": (b"<html>404</html>", "not a picture"),
+        "text": (b"<html>404</html>", "not an image"),
         "cut off": (jpeg[: len(jpeg) // 2], "cut off"),
         "header only": (jpeg[:20], "damaged or cut off"),
         "broken crc": (png[:2000] + bytes(50) + png[2050:], "damaged"),
-        "heic": (b"\0\0\0\x18ftypheic" + bytes(40), "HEIC and AVIF pictures are not supported"),
+        "heic": (b"\0\0\0\x18ftypheic" + bytes(40), "HEIC and AVIF images are not supported"),
         "float": (encoded(Image.fromarray(np.ones((9, 9), np.float32)), "TIFF"), "float"),
         "postscript": (encoded(photo, "EPS"), "PostScript .* not supported"),
     }

@@ -234,8 +234,8 @@ def test_a_file_that_continues_in_the_next_volume_is_a_row_in_each(folder_for_ta
     subprocess.run(["tar", "-c", *options, "t/holes.bmp", "t/a.jpg"], cwd=folder_for_tar, check=True)
     first, second, (third, last) = map(read, volumes)
     assert [frame.frame_index for frame in first] == [BREAK]
-    assert "a file from the volume before" in second[0].error and second[0].member == "t/holes.bmp"
-    assert "a file from the volume before" in third.error and last.member == "t/a.jpg"
+    assert "a file from the previous volume" in second[0].error and second[0].member == "t/holes.bmp"
+    assert "a file from the previous volume" in third.error and last.member == "t/a.jpg"
 
 
 def findings_of(path: Path, **options) -> tuple[list[Frame], Findings]:
@@ -254,7 +254,7 @@ def test_members_that_are_no_frames_are_counted_by_their_ending(tmp_path):
         tar.addfile(folder)
     frames, findings = findings_of(path)
     assert len(frames) == 1
-    assert findings.passed_over == {".mp4": 3, ".json": 3, "(other)": 6, "(no ending)": 1}
+    assert findings.passed_over == {".mp4": 3, ".json": 3, "(other)": 6, "(no extension)": 1}
 
 
 def test_members_of_any_name_are_frames_if_their_bytes_are_an_image(tmp_path):
@@ -263,7 +263,7 @@ def test_members_of_any_name_are_frames_if_their_bytes_are_an_image(tmp_path):
     path = write_tar(tmp_path / "s.tar", members)
     frames, findings = findings_of(path, any_name=True)
     assert facts(frames) == [("a", 0, long), ("b.dat", 0, JPEG)]
-    assert findings.passed_over == {".json": 1, ".mp4": 1, "(no ending)": 1}
+    assert findings.passed_over == {".json": 1, ".mp4": 1, "(no extension)": 1}
     assert findings_of(path)[0] == []
 
 
@@ -316,15 +316,15 @@ def test_the_column_called_image_is_used_among_several_binary_columns(tmp_path):
 @pytest.mark.parametrize(
     ("columns", "reason"),
     [
-        ({"text": ["a"]}, "no binary column with images among text"),
-        ({"u": [b"1"], "v": [b"2"]}, "several binary columns"),
+        ({"text": ["a"]}, "no binary column with images: the columns are text"),
+        ({"u": [b"1"], "v": [b"2"]}, "all binary columns (u, v) are not images"),
     ],
 )
 def test_parquet_without_an_image_column_is_one_break(tmp_path, columns, reason):
     pq.write_table(pa.table(columns), tmp_path / "s.parquet")
     (frame,) = read(tmp_path)
     assert frame.frame_index == BREAK
-    assert reason in frame.error and "call the one" in frame.error
+    assert reason in frame.error and "`image`" in frame.error
 
 
 def test_binary_keys_are_text_and_the_image_is_no_key(tmp_path):
@@ -352,7 +352,7 @@ def test_one_binary_column_with_other_content_is_not_used_as_the_image(tmp_path,
     pq.write_table(pa.table({name: [os.urandom(32)] * 3, "label": [1, 2, 3]}), tmp_path / "s.parquet")
     (frame,) = read(tmp_path)
     assert frame.frame_index == BREAK
-    assert f"one binary column ({name}), whose first values are no images" in frame.error
+    assert f"the first values of the only binary column ({name}) are not images" in frame.error
 
 
 @pytest.mark.parametrize("other", [{}, {"thumbnail": [JPEG]}])

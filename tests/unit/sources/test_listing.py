@@ -58,8 +58,8 @@ def test_a_name_with_brackets_is_a_file_before_it_is_a_glob(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["missing", "missing.jpg", "*.jpg"])
-def test_what_is_not_there_is_wrong_usage(tmp_path, name):
-    with pytest.raises(UsageError, match=r"no such file|nothing matches"):
+def test_a_missing_input_is_wrong_usage(tmp_path, name):
+    with pytest.raises(UsageError, match=r"no such file|no file matches"):
         list_shards([str(tmp_path / name)], S3Settings())
 
 
@@ -71,7 +71,7 @@ def test_a_folder_without_frames_is_wrong_usage(tmp_path):
 
 def test_a_file_of_another_kind_is_wrong_usage(tmp_path):
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(UsageError, match="not a kind of input"):
+    with pytest.raises(UsageError, match="unknown file extension"):
         list_shards([str(tmp_path / "notes.txt")], S3Settings())
 
 
@@ -107,7 +107,7 @@ def test_a_folder_in_the_input_that_may_not_be_listed_stops_the_job(anywhere, mo
             list_shards([f"{anywhere}{pattern}"], S3Settings())
     finally:
         closed.chmod(0o755)
-    assert f"cannot be listed whole: {closed}: access denied: Permission denied" in str(error.value)
+    assert f"cannot be listed completely: {closed}: access denied: Permission denied" in str(error.value)
 
 
 def test_an_input_that_may_not_be_listed_itself_says_so(anywhere):
@@ -135,7 +135,7 @@ def test_a_folder_that_fails_in_another_way_stops_the_job(tmp_path, monkeypatch,
         for place in (".", "**/*.jpg"):
             assert main.main(["score", place, "--out", str(tmp_path / "table")]) == 2
             said = capsys.readouterr().err
-            assert "cannot be listed whole: " in said and "File name too long" in said
+            assert "cannot be listed completely: " in said and "File name too long" in said
         assert not (tmp_path / "table").exists()
     finally:
         shutil.rmtree("d" * 250)
@@ -277,7 +277,7 @@ def test_skipped_files_are_named_if_there_is_nothing_else(tmp_path):
     ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
-    counted = "passed over 4 (other), 2 .txt, 1 (no ending), 1 .json: "
+    counted = "skipped 4 (other), 2 .txt, 1 (no extension), 1 .json: "
     for place in (tmp_path, tmp_path / "*"):
         with pytest.raises(UsageError) as error:
             list_shards([str(place)], S3Settings())

@@ -53,8 +53,8 @@ def test_result_tables_in_an_input_are_skipped_and_named(crowded, light_job, tmp
     done = pipeline.score(settings)
     rows = faceq.read_table(settings.out)
     assert rows["source"].to_pylist() == [f"{crowded}/pictures/mask_blue.jpg"]
-    assert f"{crowded}/a/table: is a faceq result table: no part of it is read as frames" in done.run.notes
-    copies = [note for note in done.run.notes if "holds rows of a faceq table" in note]
+    assert f"{crowded}/a/table: is a faceq result table: not read as frames" in done.run.notes
+    copies = [note for note in done.run.notes if "is part of a faceq result table" in note]
     assert len(copies) == len(list((crowded / "rows").iterdir())) > 0
     assert "is a faceq result table" in summary.text(done)
     assert done.run.passed_over.get(".parquet", 0) == len(copies)
@@ -63,7 +63,7 @@ def test_result_tables_in_an_input_are_skipped_and_named(crowded, light_job, tmp
 @pytest.mark.parametrize("place", ["", "/*", "/status=*", "/status=*/*.parquet"])
 def test_an_input_that_is_a_result_table_has_no_frames(looked_at, place):
     if place in ("", "/*"):
-        with pytest.raises(UsageError, match="no frames here but those of a faceq result table"):
+        with pytest.raises(UsageError, match="no frames here except in a faceq result table"):
             list_shards([f"{looked_at}{place}"], S3Settings(), any_name=place == "/*")
     else:
         findings = Findings()
@@ -78,7 +78,7 @@ def test_result_tables_on_s3_are_skipped():
         notes: list[str] = []
         (found,) = list_shards([f"s3://{BUCKET}/in"], store.settings, notes=notes)
     assert found.source == f"s3://{BUCKET}/in/a.jpg"
-    assert notes == [f"s3://{BUCKET}/in/t: is a faceq result table: no part of it is read as frames"]
+    assert notes == [f"s3://{BUCKET}/in/t: is a faceq result table: not read as frames"]
 
 
 def test_indistinguishable_keys_stop_the_job(monkeypatch):

@@ -181,8 +181,8 @@ def test_with_any_name_bytes_decide_and_what_holds_no_frames_is_counted(kinds, t
     )
     counts = Counter(frame.source.rpartition("/")[2].partition("-")[0] for frame in frames)
     assert counts == {"jpg": 1, "tar": 1, "tgz": 1, "parquet": 1, "mp4": 50, "really.jpg": 1}
-    assert findings.passed_over == {".txt": 2, "(no ending)": 1, ".bin": 1}
-    assert findings.notes == []  # their names said nothing else
+    assert findings.passed_over == {".txt": 2, "(no extension)": 1, ".bin": 1}
+    assert findings.notes == []  # no name contradicts the content
 
 
 @pytest.mark.parametrize("known", [True, False])

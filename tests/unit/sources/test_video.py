@@ -148,7 +148,7 @@ def test_every_kth_frame_keeps_its_index(tmp_path):
 @pytest.mark.parametrize(
     ("chosen", "message"),
     [
-        (["--fps", "2", "--every", "3"], "video: fps and every exclude each other"),
+        (["--fps", "2", "--every", "3"], "video: fps and every cannot be combined"),
         (["--fps", "0"], "video.fps: input should be greater than 0"),
         (["--every", "0"], "video.every: input should be greater than or equal to 1"),
     ],
@@ -248,7 +248,7 @@ def only_sound(path: Path) -> bytes:
         (lambda path: write_numbered(path).read_bytes()[:-1000], "copy it again if it is cut off"),
         (lambda path: write_numbered(path).read_bytes()[:900], "without its index (moov)"),
         (without_decoder, "no decoder for its video codec (zzzz): convert it"),
-        (only_sound, "no video stream in it, only: audio"),
+        (only_sound, "it has no video stream, only: audio"),
     ],
 )
 def test_a_file_that_is_no_video_is_one_break_with_the_reason(
@@ -264,7 +264,7 @@ def test_a_file_that_is_no_video_is_one_break_with_the_reason(
 def test_a_video_with_frames_above_the_limit_for_images_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(picture, "MAX_PIXELS", 2000)
     (frame,) = read(write_numbered(tmp_path / "v.mp4"))
-    assert frame.error == "64x32 pixels are more than the 2000 that a frame may have"
+    assert frame.error == "64x32 pixels are more than the maximum of 2000: scale the video down"
 
 
 @pytest.mark.parametrize("name", ["v.mp4", "v.mkv", "v.avi"])
@@ -380,7 +380,7 @@ def test_the_job_gives_each_frame_a_row(local_ray, clip, tmp_path):
     assert {row["width"] for row in rows} == {512}
     assert rows[0]["status"] == "scored" and rows[0]["serfiq"] > rows[-1]["serfiq"]
     assert pipeline.score(settings).run.already_done == 11
-    with pytest.raises(UsageError, match=r"video_fps 5\.0 there, null now"):
+    with pytest.raises(UsageError, match=r"video_fps was 5\.0, is now null"):
         pipeline.score(settings.model_copy(update={"video": Video()}))
 
 

@@ -60,11 +60,11 @@ def test_the_bytes_of_a_file_decide_what_it_is(tmp_path, name, options):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("v.ts", {"bf": "0"}, "its last packet is not whole"),
-        ("v.m2ts", {"bf": "0"}, "its last packet is not whole"),
-        ("v.flv", {"bf": "0"}, "it says it lasts 1.6"),
-        ("v.wmv", {"codec": "wmv2", "form": "asf"}, "it says it has "),
-        ("v.ogv", {"codec": "libvpx"}, "its last page is not there"),
+        ("v.ts", {"bf": "0"}, "its last packet is incomplete"),
+        ("v.m2ts", {"bf": "0"}, "its last packet is incomplete"),
+        ("v.flv", {"bf": "0"}, "its header states a duration of 1.6"),
+        ("v.wmv", {"codec": "wmv2", "form": "asf"}, "its header states a size of "),
+        ("v.ogv", {"codec": "libvpx"}, "its last page is missing"),
     ],
 )
 def test_a_truncated_file_gives_its_complete_frames_and_one_break(tmp_path, name, options, message):
@@ -102,9 +102,7 @@ def test_damage_in_a_joined_file_is_reported_with_its_position(tmp_path):
     path.write_bytes(first + second[: len(second) // 2])
     *frames, end = read(path)
     assert [frame.frame_index for frame in frames] == list(range(len(frames))) and len(frames) > 30
-    assert end.error.startswith(
-        f"in the file that was joined to this one at byte {len(first)}: cut off at 1."
-    )
+    assert end.error.startswith(f"in the file that is appended at byte {len(first)}: cut off at 1.")
 
 
 @pytest.mark.parametrize("pmt", ["4096", "4352"])
@@ -116,8 +114,8 @@ def test_a_transport_stream_that_continues_with_other_stream_ids_is_reported(tmp
     *frames, end = read(path)
     assert numbers(frames) == list(range(50))
     assert end.error == (
-        "a recording with streams of other numbers was joined to this one at byte "
-        f"{first.stat().st_size + 3 * 188}: it is not read: give it as a file of its own"
+        "a recording with other stream numbers was appended at byte "
+        f"{first.stat().st_size + 3 * 188} and is not read: save it as a separate file"
     )
 
 
@@ -160,11 +158,11 @@ def mkv_with_codec(path: Path) -> bytes:
     [
         (lambda path: gzip.compress(bytes(9)), "not a video but a compressed file"),
         (lambda path: b'{"error": "NoSuchKey"}', "not a video but JSON"),
-        (lambda path: sound(path, "libmp3lame", "mp3", True), "not a video but a sound file (MP3)"),
-        (lambda path: sound(path, "flac", "flac", True), "not a video but a sound file (FLAC)"),
-        (lambda path: sound(path, "aac", "mp4", True), "an audio file: its only picture is the cover art"),
-        (lambda path: sound(path, "aac", "mpegts", False), "no video stream in it, only: audio"),
-        (lambda path: sound(path, "aac", "matroska", False), "no video stream in it, only: audio"),
+        (lambda path: sound(path, "libmp3lame", "mp3", True), "not a video but an audio file (MP3)"),
+        (lambda path: sound(path, "flac", "flac", True), "not a video but an audio file (FLAC)"),
+        (lambda path: sound(path, "aac", "mp4", True), "an audio file: its only image is the cover art"),
+        (lambda path: sound(path, "aac", "mpegts", False), "it has no video stream, only: audio"),
+        (lambda path: sound(path, "aac", "matroska", False), "it has no video stream, only: audio"),
         (lambda path: write_numbered(path.with_suffix(".mkv")).read_bytes()[:99], "a Matroska or WebM file"),
         (
             lambda path: write_numbered(path, form="h264").read_bytes(),
@@ -246,7 +244,7 @@ def scrambled_ts(path: Path) -> Path:
 )
 def test_encrypted_videos_are_reported(tmp_path, name, make, message):
     (frame,) = read(make(tmp_path / name))
-    assert frame.error == f"{message}give a copy without copy protection"
+    assert frame.error == f"{message}use a copy without copy protection"
 
 
 def test_coded_frames_that_give_no_image_are_reported(tmp_path):

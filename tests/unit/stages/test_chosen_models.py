@@ -67,4 +67,4 @@ def test_both_published_checkpoints_have_their_own_scale():
 def test_a_model_that_is_no_recogniser_is_refused_by_name(tmp_path, capsys):
     command = ["score", str(tmp_path), "--out", str(tmp_path / "t"), "--recogniser", "facemesh"]
     assert main.main(command) == 1
-    assert "facemesh is no recogniser" in capsys.readouterr().err
+    assert "facemesh is not a recogniser" in capsys.readouterr().err

@@ -212,7 +212,7 @@ def test_wrong_inputs_are_named(astronaut):
         faceq.score_images([astronaut, np.zeros((4, 4, 3), np.float32)])
     with pytest.raises(UsageError, match="did you mean 'fiq_threshold'"):
         faceq.score_images([], fiq_treshold=0.5)
-    with pytest.raises(UsageError, match="no preset is called 'nope'"):
+    with pytest.raises(UsageError, match="unknown preset 'nope'"):
         faceq.score_images([], preset="nope")
 
 

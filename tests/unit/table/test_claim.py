@@ -195,7 +195,7 @@ def test_a_job_that_was_taken_for_dead_does_not_finish(table, state):
         other = new_run(machine="another")
         other.state = state
         table.save(other)
-        with pytest.raises(JobError, match=f"{other.run_id} took this job for dead"):
+        with pytest.raises(JobError, match=f"{other.run_id} took over this table"):
             held.check()
 
 
@@ -233,7 +233,7 @@ def test_only_one_of_two_jobs_with_different_settings_writes(table):
         table.check(run.record)
     with lock.exclusive(table, one):
         finish(one)
-    refused = pytest.raises(UsageError, match=r"fiq_threshold 0\.5 there, 0\.1 now")
+    refused = pytest.raises(UsageError, match=r"fiq_threshold was 0\.5, is now 0\.1")
     with refused, lock.exclusive(table, two):
         pytest.fail("the second job got the table")
     assert names_in(table) == {f"run-{one.run_id}.json"}

@@ -38,7 +38,7 @@ def test_settings_missing_in_a_0_1_0_record_have_their_values_of_that_time(prese
     more = {"quality_region": "frame"} if preset == "cafi" else {}
     now = mine(preset=preset, accept_licence=True, **more)
     comparable.check("table", {**OLD[preset], "face_finding": FACE_FINDING}, now)
-    with pytest.raises(UsageError, match=r"\(quality_scale null there, 100 now\)"):
+    with pytest.raises(UsageError, match=r"\(quality_scale was null, is now 100\)"):
         comparable.check(
             "table", {**OLD[preset], "face_finding": FACE_FINDING}, {**now, "quality_scale": 100}
         )
@@ -46,11 +46,11 @@ def test_settings_missing_in_a_0_1_0_record_have_their_values_of_that_time(prese
 
 def test_each_setting_added_since_has_its_value_of_that_time():
     added = mine().keys() - OLD["embedded"].keys()
-    assert added == comparable.WHEN_UNNAMED.keys()
+    assert added == comparable.EARLIER_DEFAULTS.keys()
 
 
 def test_a_table_of_0_1_0_is_refused_by_name_and_can_be_read(old_table):
-    with pytest.raises(UsageError, match=r"a table of an older faceq, .*face_finding 1 there, 2 now"):
+    with pytest.raises(UsageError, match=r"a table of an older faceq, .*face_finding was 1, is now 2"):
         old_table.check(mine())
     old_table.check(None)  # --overwrite
     rows = old_table.rows(["source", "status", "serfiq", "face_confidence"]).to_pylist()
@@ -91,5 +91,5 @@ def test_the_threshold_may_differ_even_if_an_older_record_names_it():
 
 
 def test_a_record_that_names_nothing_is_refused():
-    with pytest.raises(UsageError, match="face_finding 1 there"):
+    with pytest.raises(UsageError, match="face_finding was 1"):
         comparable.check("table", {}, mine())

@@ -184,7 +184,7 @@ def test_a_table_of_an_older_faceq_is_refused_because_face_finding_changed(tmp_p
     old = {key: value for key, value in mine.items() if key != "face_finding"}
     table.put_record({**old, **RUN})
     with pytest.raises(
-        UsageError, match=r"of an older faceq, .*another way .face_finding 1 there, 2 now"
+        UsageError, match=r"of an older faceq, .*differently .face_finding was 1, is now 2"
     ) as no:
         table.check(mine)
     assert "--overwrite" in str(no.value) and "\n" not in str(no.value)
