@@ -1,4 +1,4 @@
-"""The commands of README's tour and the Ray Data example of the docs, each in its own process."""
+"""README's tour, command by command, and the pages' example of Ray Data, each in a process of its own."""
 
 import sys
 from pathlib import Path

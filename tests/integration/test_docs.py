@@ -1,5 +1,5 @@
-"""Commands and code of README and the docs, run as written on the demo's shards. Lists in them are
-complete."""
+"""What README and the pages tell people to run, run as it is written, on the demo's shards; and what they
+list is what there is."""
 
 import contextlib
 import doctest
@@ -25,18 +25,18 @@ from faceq.stages import scorer
 from jobs import demo
 
 PYTHON = [script for script in blocks("docs/how-to/training.md", "python") if "import ray" not in script]
-"""Left out because Ray Data reads in its own processes: see `tests/drills/test_pages_programs.py`."""
+"""Ray Data reads in its own processes: `tests/drills/test_pages_programs.py`."""
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
-    """A folder with the files of `make demo` that these pages need."""
+    """A folder in which `make demo` has been, as far as these pages need it."""
     return demo_folder(tmp_path_factory.mktemp("docs"))
 
 
 @pytest.fixture
 def faceq_here(place, monkeypatch, capsys):
-    """Runs a `faceq` command of a page in that folder and in this process. Returns its output."""
+    """Runs a `faceq` command of a page in that folder, in this process; gives what it prints."""
     monkeypatch.chdir(place)
 
     def run_here(line: str) -> str:
@@ -49,7 +49,7 @@ def faceq_here(place, monkeypatch, capsys):
 
 
 def python_here(place: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Run lines of Python as a program in that folder and in this process. Returns their output."""
+    """Run lines of Python in that folder, in this process, as a program; gives what it prints."""
     (place / "example.py").write_text(script, encoding="utf-8")
     monkeypatch.chdir(place)
     printed = io.StringIO()
@@ -59,7 +59,7 @@ def python_here(place: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> st
 
 
 QUICK = ("compact", "plan", "evaluate calibrate", "models list", "models pull", "models verify")
-"""README's commands besides the tour that take seconds. They use a table called `scores/`."""
+"""README's commands besides the tour that take seconds, on a table called `scores/`."""
 
 
 @pytest.mark.parametrize("command", QUICK)
@@ -108,7 +108,7 @@ def test_the_pages_commands(faceq_here):
 
 @pytest.mark.parametrize("number", range(len(PYTHON)), ids=lambda number: PYTHON[number].split("\n", 1)[0])
 def test_the_pages_lines_of_python(place, number, faceq_here, monkeypatch):
-    """Each one prints some frames. Code that reads `demo/good` runs after the command that creates it."""
+    """Each prints some frames; what reads `demo/good` comes after the command that makes it."""
     if "demo/good" in PYTHON[number]:
         (export,) = [
             c for b in blocks("docs/how-to/training.md", "") for c in commands(b) if "demo/good" in c
@@ -119,8 +119,8 @@ def test_the_pages_lines_of_python(place, number, faceq_here, monkeypatch):
 
 @pytest.fixture(scope="module")
 def odd_names(tmp_path_factory) -> tuple[Path, list[str]]:
-    """A folder with a table of two shards, whose members have endings other than `.jpg` and dots in their
-    names. Also returns the names."""
+    """A folder with a table of two shards, whose members have other endings than `.jpg` and dots inside; the
+    members' names."""
     place = tmp_path_factory.mktemp("odd")
     picture = demo.source_faces()["astronaut"]
     jpeg, png = demo._jpeg(picture), io.BytesIO()
@@ -132,7 +132,7 @@ def odd_names(tmp_path_factory) -> tuple[Path, list[str]]:
 
 
 def example(title: str) -> str:
-    """The first Python block under a heading of the page."""
+    """The first lines of Python under a heading of the page."""
     return blocks("docs/how-to/training.md", "python", after=f"## {title}\n")[0]
 
 
