@@ -25,7 +25,7 @@ lint: $(READY)  ## style, types, imports between rooms, dependencies, spelling
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/deptry .
-	$(BIN)/deptry faceq --optional-dependencies-dev-groups train,bench,dev
+	$(BIN)/deptry faceq --optional-dependencies-dev-groups train,bench,examples,dev
 	$(BIN)/codespell
 
 wheel: $(READY)  ## the wheel and the source archive in dist/, checked
