@@ -2,6 +2,7 @@
 
 import importlib.util
 import io
+import re
 import sys
 import tarfile
 from pathlib import Path
@@ -10,7 +11,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import ray
-from documents import run
+from documents import blocks, run, steps
 from here import score_here
 from PIL import Image
 from places import ROOT
@@ -47,6 +48,16 @@ def odd(tmp_path_factory) -> tuple[Path, dict[str, list[str]]]:
     score_here(str(place / "in"), str(place / "table"), fiq_threshold=0)
     assert faceq.read_table(str(place / "table"), WHERE).num_rows == 9
     return place, {**shards, "twice.tar": ["a.jpg", "a.jpg#2"]}
+
+
+def script_of_the_page(library: str) -> str:
+    """The program in docs/how-to/training.md that filters shards, for `00000.tar` of the table."""
+    text = (ROOT / "docs" / "how-to" / "training.md").read_text(encoding="utf-8")
+    condition = "serfiq >= 0.6 and dbcnn >= 55 and source like '%.tar'"
+    found = [step.command for step in steps(blocks(text)) if condition in step.command]
+    (script,) = [script for script in found if library in script]
+    assert "demo/table" in script
+    return script.replace("demo/table", "table").replace(condition, "source like '%00000.tar'")
 
 
 def example(name: str) -> ModuleType:
@@ -112,6 +123,25 @@ def test_ray_data_gives_each_frame(odd, local_ray, monkeypatch):
     frames = module.good_frames("table", WHERE).take_all()
     assert sorted(frame["name"] for frame in frames) == read_by_most(place, shards)
     assert {frame["image"].shape for frame in frames} == {(224, 224, 3)}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_page_gives_pytorch_each_frame_once_whatever_the_workers(odd, workers):
+    place, shards = odd
+    loader = "DataLoader(frames, "
+    script = script_of_the_page("torch").replace(loader, f"{loader}num_workers={workers}, ")
+    assert f"num_workers={workers}" in script
+    outcome = run([sys.executable, "-c", script], place)
+    assert outcome.status == 0, outcome.printed
+    assert sorted(re.findall(r"'([^']+)'", outcome.out)) == sorted(shards["00000.tar"])
+
+
+def test_the_page_gives_webdataset_members_by_their_whole_names(odd):
+    place, shards = odd
+    outcome = run([sys.executable, "-c", script_of_the_page("webdataset")], place)
+    assert outcome.status == 0, outcome.printed
+    names = [line.split()[0].lower() for line in outcome.out.splitlines()]
+    assert sorted(names) == sorted(name.lower() for name in shards["00000.tar"])
 
 
 @pytest.mark.parametrize("name", ["pytorch_dataset", "hf_datasets", "webdataset_loader"])
