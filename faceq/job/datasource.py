@@ -180,7 +180,7 @@ class _Reader:
         index = 0 if shard.kind == "picture" else BREAK
         if frame_id(shard.source, None, index) in self._done:
             return Frame(shard.source, None, index, None, done=True)
-        rest = "" if shard.kind == "picture" else ": what comes after it is not read"
+        rest = "" if shard.kind == "picture" else ": the rest is not read"
         return Frame(shard.source, None, index, None, error=f"{KILLER}{rest}")
 
 

@@ -50,6 +50,9 @@ def score(
         retry_unreadable: try frames of the input again that have a row as unreadable.
         reporter: gets how far the job is; None: the log, every 10 s.
 
+    Returns:
+        What the run did: rows, counts by status, quantiles of the scores, speed.
+
     Raises:
         UsageError: an input or output or model that cannot be used as given, terms that are not accepted, or
             another job at work on the table.

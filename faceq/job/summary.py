@@ -21,10 +21,16 @@ _UNCOUNTED = "frames in         not known: the process that counted them died, a
 class Summary:
     """What a run did.
 
-    seconds: from the start of the graph to its end. first_rows, first_seconds: rows of the first batch that
-    was through all stages, and when it was: mostly the start of workers and the loading of models. quantiles:
-    of the scores in its rows. totals: where it had nothing to do, the rows of the whole table by status;
-    quantiles are of these rows then.
+    Attributes:
+        run: the run's record, among others `frames`, `rows`, `counts` (rows by status) and `notes`.
+        table: folder or `s3://` prefix of the result table.
+        seconds: from the start of the graph to its end.
+        first_seconds: seconds until the first batch had finished all stages: mostly the start of workers and
+            the loading of models.
+        first_rows: rows of that first batch.
+        quantiles: of `serfiq` and `dbcnn`, over the rows that the run wrote.
+        totals: rows of the whole table by status, if the run had nothing to do; `quantiles` are of these rows
+            then. Otherwise None.
     """
 
     run: Run
@@ -37,7 +43,7 @@ class Summary:
 
     @property
     def frames_per_second(self) -> float:
-        """Start-up apart, if there was more than one batch.
+        """Speed without start-up, if there was more than one batch.
 
         Frames that were half done when the first ones were through help a short run: by a tenth where there
         are 500 in all.
