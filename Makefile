@@ -25,7 +25,7 @@ lint: $(READY)  ## check style, types, imports between rooms, dependencies and s
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/deptry .
-	$(BIN)/deptry faceq --optional-dependencies-dev-groups train,bench,docs,dev
+	$(BIN)/deptry faceq --optional-dependencies-dev-groups train,bench,docs,examples,dev
 	$(BIN)/codespell
 
 docs: $(READY)  ## build the docs site in site/; fail on broken links, stale generated pages, undocumented public names
