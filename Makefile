@@ -30,7 +30,7 @@ lint: $(READY)  ## check style, types, imports between rooms, dependencies and s
 
 docs: $(READY)  ## build the docs site in site/; fail on broken links, stale generated pages, undocumented public names
 	$(BIN)/python -m jobs.docs_site
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 wheel: $(READY)  ## the wheel and the source archive in dist/, checked
 	rm -rf dist
