@@ -178,6 +178,7 @@ def test_workers_killed(shards, undisturbed, tmp_path):
     assert job.rows() == undisturbed
 
 
+@pytest.mark.alone  # it connects this process to a Ray of its own
 def test_a_node_is_lost(shards, undisturbed, tmp_path):
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
     nodes = [cluster.add_node(num_cpus=2) for _ in range(2)]
