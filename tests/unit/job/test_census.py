@@ -91,7 +91,7 @@ def test_a_limit_counts_frames_with_a_row():
     assert census.totals(50) == (20, 30)
 
 
-def test_the_first_finished_rows_mark_the_end_of_the_start_up():
+def test_the_first_rows_that_are_through_mark_the_end_of_the_start():
     census = Counts(shards=1, tasks=1)
     assert census.first_through() == (0.0, 0)
     census.through(32)

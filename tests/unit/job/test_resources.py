@@ -24,7 +24,7 @@ CARDS = {"num_gpus": 0.5, "device": "cpu"}
             "each process of serfiq asks for 0.5 CPUs and 0.5 GPUs, and the largest of 2 machines has 8 CPUs "
             "and 0 GPUs",
         ),
-        # The total is enough, but an actor cannot span two nodes.
+        # In all there are enough, but no actor may be on two machines.
         ({"dbcnn": {"num_cpus": 3}}, [Machine(2), Machine(2)], "each process of dbcnn asks for 3 CPUs"),
         (
             {"serfiq": {**CARDS, "min_size": 3}, "dbcnn": {**CARDS, "min_size": 2}},

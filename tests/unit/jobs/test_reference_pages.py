@@ -87,7 +87,8 @@ def test_commands_shows_usage_and_defaults():
     for line in (
         "faceq score [INPUT...] [OPTIONS]",
         "faceq compact TABLE --out TABLE2 [OPTIONS]",
-        "| `--fiq-threshold X` | 0.5 | ",
+        "faceq evaluate ACTION",
+        "| `--fiq-threshold X` | `0.5` | ",
         "| `--discard SHARE` | `0.05` | ",
         "| `--out TABLE2` | required | ",
         "At most one of `--count`, `--export` and `--export-shards`.",
