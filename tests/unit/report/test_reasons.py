@@ -1,0 +1,64 @@
+"""Why a score is low, by a row's columns; and that `inspect` calls a row what a table calls it."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+from faceq.cli import main
+from faceq.report.reasons import why_low
+from jobs import demo
+
+GOOD = {
+    **{"width": 640, "height": 480, "face_x": 200.0, "face_y": 100.0, "face_w": 150.0, "face_h": 180.0},
+    **{"det_score": 0.93, "yaw": 3.0, "pitch": -5.0, "roll": 1.0, "serfiq": 0.95, "dbcnn": 70.0},
+}
+LOW = {**GOOD, "serfiq": 0.3}
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"face_w": 42.0, "face_h": 55.0}, "small face (42 pixels)"),
+        ({"face_x": 0.0}, "cut by the frame (left)"),
+        ({"face_x": 490.0, "face_y": 300.0}, "cut by the frame (right, bottom)"),
+        ({"yaw": -62.4}, "turned sideways (yaw -62)"),
+        ({"pitch": 41.0}, "turned up (pitch 41)"),
+        ({"roll": -178.0}, "upside down (roll -178)"),
+        ({"roll": 91.0}, "on its side (roll 91)"),
+        ({"det_score": 0.61}, "low detector confidence (0.61)"),
+        ({"yaw": 50.0, "det_score": 0.65}, "turned sideways (yaw 50), low detector confidence (0.65)"),
+        ({}, "not size, position or pose: look for blur"),
+    ],
+)
+def test_a_low_score_has_the_reasons_that_the_columns_tell(changed, said):
+    assert why_low({**LOW, **changed}).startswith(said)
+    assert why_low({**GOOD, "dbcnn": None, **changed}).startswith(said)
+
+
+def test_good_scores_and_frames_without_a_face_need_no_reason():
+    assert why_low({**GOOD, "yaw": 62.0}) is None
+    assert why_low(dict.fromkeys(GOOD)) is None
+
+
+@pytest.fixture(scope="module")
+def blurred(tmp_path_factory, astronaut) -> str:
+    """An image whose face is found, with a `serfiq` of 0.14, upside down."""
+    face = demo.degraded(demo._frame_around(astronaut, [200, 60, 80, 110]), "blur", 4, 0)
+    path = tmp_path_factory.mktemp("blurred") / "a.jpg"
+    path.write_bytes(demo._jpeg(np.ascontiguousarray(cv2.rotate(face, cv2.ROTATE_180))))
+    return str(path)
+
+
+def test_inspect_names_the_status_that_a_table_has_and_the_reason(blurred, capsys):
+    assert main.main(["inspect", blurred]) == 0
+    said = capsys.readouterr().out
+    assert "status   below_fiq" in said and "(below fiq_threshold 0.5)" in said
+    assert "(null in a table)" in said and "why low  upside down" in said
+    assert main.main(["inspect", blurred, "--json"]) == 0
+    row = json.loads(capsys.readouterr().out)
+    assert (row["status"], row["dbcnn"], row["mask_coverage"]) == ("below_fiq", None, None)
+    assert main.main(["inspect", blurred, "--json", "--set", "fiq_threshold=0"]) == 0
+    row = json.loads(capsys.readouterr().out)
+    assert row["status"] == "scored" and row["dbcnn"] is not None
