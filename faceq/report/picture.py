@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from faceq.config import Config, Region
 from faceq.faces import geometry
 from faceq.faces.region import FRAME_SIDE, apply_region
+from faceq.report.reasons import why_low
 from faceq.sources.decode.image import decode
 from faceq.sources.frame import Frame, to_table
 from faceq.stages.find_face import crop_side
@@ -38,9 +39,13 @@ _OUTSIDE = 0.25
 
 @dataclass(frozen=True)
 class Inspected:
-    """A picture's row, as in the table; its encoded bytes, if it could be read; the crop that quality is
-    judged on, (S, S, 3) uint8 RGB as FindFace makes it, and the face's outline there, (N, 2) pixels, if it
-    has a face of enough size; and the map (2, 3) from the picture to the crop, unless that is the frame."""
+    """An image and what faceq found in it.
+
+    row: as in the table, but with the `dbcnn` of a face that is `below_fiq`, too. image: its encoded bytes,
+    if it could be read. crop: what quality is scored on, (S, S, 3) uint8 RGB, and outline: that of the face
+    in it, (N, 2) pixels, if it has a face of sufficient size. crop_map: (2, 3), from the image to the crop,
+    None if the crop is the whole frame.
+    """
 
     row: dict[str, Any]
     image: bytes | None
@@ -48,9 +53,16 @@ class Inspected:
     outline: np.ndarray | None
     crop_map: np.ndarray | None
 
+    @property
+    def table_row(self) -> dict[str, Any]:
+        """The row as a table has it."""
+        if self.row["status"] != "below_fiq":
+            return self.row
+        return {**self.row, "dbcnn": None, "mask_coverage": None}
+
 
 class Inspector:
-    """The stages of the job, each face scored to its end. Loading them takes most of the time."""
+    """The stages of the job; every face gets both scores. Loading the models takes most of the time."""
 
     def __init__(self, config: Config):
         self._config = config
@@ -64,6 +76,10 @@ class Inspector:
         for stage in self._score:
             batch = stage(batch)
         rows = to_result_rows(batch, schema(self._config.embeddings), new_run_id()).to_pylist()
+        for row in rows:
+            # The same comparison as in a job, in single precision.
+            if row["status"] == "scored" and row["serfiq"] < np.float32(self._config.fiq_threshold):
+                row["status"] = "below_fiq"
         side = crop_side(self._config)
         cut = found.select(["crop", "outline", "crop_map"])
         looks = []
@@ -93,16 +109,16 @@ class Inspector:
 
 
 def lines_of(look: Inspected, threshold: float) -> list[tuple[str, str]]:
-    """What there is to say of a picture, as names and values for people."""
+    """What faceq found in an image, as names and values for people."""
     row = look.row
     said = [("status", row["status"])]
     if row["error"]:
         said.append(("error", row["error"]))
     if row["width"]:
-        said.append(("picture", f"{row['width']} x {row['height']}, faces: {row['n_faces']}"))
+        said.append(("image", f"{row['width']} x {row['height']}, faces: {row['n_faces']}"))
     if row["face_w"] is not None:
         x, y, width, height = (round(row[f"face_{side}"]) for side in "xywh")
-        why = ", the largest whole one of the surest" if row["n_faces"] > 1 else ""
+        why = ", the largest of those with the highest confidence" if row["n_faces"] > 1 else ""
         said.append(("face", f"{width} x {height} at {x}, {y}, confidence {row['det_score']:.2f}{why}"))
         if row["face_confidence"] is not None:
             away = f"{row['align_error']:.1f} pixels from the template"
@@ -111,10 +127,14 @@ def lines_of(look: Inspected, threshold: float) -> list[tuple[str, str]]:
             ("pose", f"yaw {row['yaw']:.0f}, pitch {row['pitch']:.0f}, roll {row['roll']:.0f} degrees")
         )
     if row["serfiq"] is not None:
-        verdict = "" if row["serfiq"] >= np.float32(threshold) else f" (below {threshold:g})"
+        verdict = "" if row["serfiq"] >= np.float32(threshold) else f" (below fiq_threshold {threshold:g})"
         said.append(("serfiq", f"{row['serfiq']:.3f}, raw {row['serfiq_raw']:.3f}{verdict}"))
     if row["dbcnn"] is not None:
-        said.append(("dbcnn", f"{row['dbcnn']:.1f}, mask {row['mask_coverage']:.1%} of the picture"))
+        shown = " (null in a table)" if row["status"] == "below_fiq" else ""
+        said.append(("dbcnn", f"{row['dbcnn']:.1f}, mask {row['mask_coverage']:.1%} of the image{shown}"))
+    reason = why_low(row)
+    if reason is not None:
+        said.append(("why low", reason))
     return said
 
 

@@ -19,16 +19,19 @@ LOW_CONFIDENCE = 0.7
 """`det_score` below which a detection is often a blurred, covered or strongly turned face."""
 
 _UNEXPLAINED = "not size, position or pose: look for blur, noise, bad light or something that covers the face"
+_NOT_SURE = "something was found, but neither the detector nor the landmark model is sure that it is a face"
 
 
 def why_low(row: Mapping[str, Any]) -> str | None:
-    """Why a face's scores are low, in one line; None if both reach the recommended minimum, or there is no
-    face.
+    """Why a face has low scores, or was rejected, in one line; None if both scores reach the recommended
+    minimum, or nothing was found.
 
     Args:
         row: of the result table.
     """
-    if row["face_w"] is None or all(_reaches(row[name], least) for name, least in MIN_SCORES.items()):
+    if row["face_w"] is None:
+        return _NOT_SURE if row["n_faces"] else None
+    if all(_reaches(row[name], least) for name, least in MIN_SCORES.items()):
         return None
     return ", ".join(_reasons(row)) or _UNEXPLAINED
 
