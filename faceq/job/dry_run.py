@@ -9,7 +9,7 @@ from typing import Any
 
 from faceq import __version__
 from faceq.config import Config
-from faceq.job import resume
+from faceq.job import resume, slow_steps
 from faceq.job.inputs import list_input, names_text, table_of
 from faceq.job.resume import Rest
 from faceq.messages.masking import mask
@@ -33,7 +33,7 @@ _KINDS: dict[Kind, str] = {
 
 @dataclass(frozen=True)
 class Source:
-    """A shard of the input. frames: None where only reading tells; done: frames that have a row."""
+    """A shard of the input. frames: None if it must be read to count them; done: frames that have a row."""
 
     shard: Shard
     frames: int | None
@@ -59,7 +59,7 @@ class DryRun:
     notes: list[str]
 
 
-def look(config: Config, overwrite: bool = False, retry_unreadable: bool = False) -> DryRun:
+def survey(config: Config, overwrite: bool = False, retry_unreadable: bool = False) -> DryRun:
     """Check the settings of a job and list its input, as `pipeline.score` does.
 
     Args:
@@ -73,7 +73,8 @@ def look(config: Config, overwrite: bool = False, retry_unreadable: bool = False
     table = table_of(config, retry_unreadable)
     record = _record(config)
     table.check(None if overwrite else record)
-    found = list_input(config, table)
+    with slow_steps.named("listing the input"):
+        found = list_input(config, table)
     exists = table.exists()
     notes = list(found.notes)
     rest = None
@@ -95,7 +96,7 @@ def look(config: Config, overwrite: bool = False, retry_unreadable: bool = False
 
 
 def _record(config: Config) -> dict[str, Any] | None:
-    """What the table's rows must agree with; None if a model would have to be downloaded to tell."""
+    """What the table's rows are compared with; None if a model would have to be downloaded for it."""
     models = choose(config)
     here = all(len(m.sha256) == zoo.HEX_DIGITS or cache.local_path(m).exists() for m in models.known)
     return comparison_record(config, models) if here else None
@@ -142,7 +143,7 @@ def _table_of_kinds(sources: list[Source]) -> list[str]:
     if len(lines) > 2:
         lines.append(_row("total", sources))
     if any(source.frames is None for source in sources):
-        lines.append("+: reading tells how many frames the other sources hold")
+        lines.append("+: some sources must be read to count their frames")
     return lines
 
 

@@ -44,14 +44,34 @@ def prepare(table: Table, sources: Collection[str], counted: Collection[str] = (
     for run_id in unended:
         _forget([path for path in table.files_of(run_id) if status_of(path) == "unreadable"], table, sources)
     _remove_unfinished_files(table)
-    files = table.row_files()
-    ids, tallies = table.frames_of(files, counted)
-    doubled = doubles(ids)
+    held = contents(table, counted)
+    doubled = doubles(held.ids)
     if len(doubled):
         _drop_doubles(table, doubled)
-        files = table.row_files()
-        ids, tallies = table.frames_of(files, counted)
+        held = contents(table, counted)
+    return held
+
+
+def contents(table: Table, counted: Collection[str] = ()) -> TableContents:
+    """What the table holds, as `prepare` returns it; nothing is changed."""
+    files = table.row_files()
+    ids, tallies = table.frames_of(files, counted)
     return TableContents(ids, set(files), tallies)
+
+
+def unsure(table: Table, sources: Collection[str], retry_unreadable: bool) -> pa.Table:
+    """frame_id and source of the unreadable rows that `prepare` would remove, or, with `retry_unreadable`,
+    `forget_unreadable`; nothing is changed."""
+    stopped = [run["run_id"] for run in table.runs() if not run["finished"]]
+    wanted = pa.array(sorted(sources), pa.string())
+    found = [_FRAMES.empty_table()]
+    for path in table.row_files():
+        tried_again = retry_unreadable or any(is_of(path, run_id) for run_id in stopped)
+        if status_of(path) == "unreadable" and tried_again:
+            ids, names = (table.column(path, name) for name in _FRAMES.names)
+            rows = pa.table([ids, names], schema=_FRAMES)
+            found.append(rows.filter(pc.is_in(rows["source"], value_set=wanted)))
+    return pa.concat_tables(found)
 
 
 def doubles(ids: np.ndarray) -> np.ndarray:
@@ -65,7 +85,7 @@ def passing(table: Table, sources: Collection[str], threshold: float) -> pa.Tabl
     A run with that threshold scores these frames again. Until it has, their rows stay; then, or when the next
     run finds a frame with two rows, the new row takes the old one's place.
     """
-    highest = max((_threshold_of(run) for run in table.runs()), default=0.0)
+    highest = max(map(threshold_of, table.runs()), default=0.0)
     if highest <= threshold:
         return _FRAMES.empty_table()  # most tables: nothing need be read
     wanted = pa.array(sorted(sources), pa.string())
@@ -76,7 +96,7 @@ def passing(table: Table, sources: Collection[str], threshold: float) -> pa.Tabl
     return pa.concat_tables([_FRAMES.empty_table(), *found])
 
 
-def _threshold_of(run: Mapping[str, Any]) -> float:
+def threshold_of(run: Mapping[str, Any]) -> float:
     """The least `serfiq` that a run scored further; 1 where its record does not say."""
     return float(run.get("config", {}).get("fiq_threshold", 1.0))
 

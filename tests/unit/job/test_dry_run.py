@@ -48,7 +48,7 @@ def test_of_a_table_that_is_there_it_says_what_is_done_and_changes_nothing(folde
     before = everything_in(folder / "table")
     given = settings(folder / "in", folder / "table")
     table = Table(given.out, given.s3)
-    found = {source.shard.source.rpartition("/")[2]: source for source in dry_run.look(given).sources}
+    found = {source.shard.source.rpartition("/")[2]: source for source in dry_run.survey(given).sources}
     assert found["t1.jpg"].is_done and not found["new.jpg"].is_done
     # What a run has read to its end is on record; without the record a shard is opened again.
     rows = table.rows(["source"])["source"].to_pylist()
@@ -67,25 +67,25 @@ def test_a_shard_on_record_is_done_and_its_frames_are_known(folder, tmp_path):
     _, tallies = table.frames_of(table.row_files(), {source})
     frames, total = tallies[source]
     how = dry_run.resume.read_settings(given)
-    (shard,) = [each.shard for each in dry_run.look(given).sources if each.shard.source == source]
+    (shard,) = [each.shard for each in dry_run.survey(given).sources if each.shard.source == source]
     version = dry_run.resume._version(shard, given.s3)
     read_as = dry_run.resume.read_as(how.limits, how.any_name)
     finished_shards.save(table, "r", [Finished(source, version, read_as, frames, total)])
-    (found,) = [each for each in dry_run.look(given).sources if each.shard.source == source]
+    (found,) = [each for each in dry_run.survey(given).sources if each.shard.source == source]
     assert found.is_done and found.frames == frames
 
 
 def test_frames_that_would_be_tried_again_are_not_done(folder, tmp_path):
     shutil.copytree(folder / "table", tmp_path / "table")
     given = settings(folder / "in", tmp_path / "table")
-    assert dry_run.look(given).again == 0
-    assert dry_run.look(given, retry_unreadable=True).again > 0
+    assert dry_run.survey(given).again == 0
+    assert dry_run.survey(given, retry_unreadable=True).again > 0
     lower = given.model_copy(update={"fiq_threshold": 0.0})
-    assert dry_run.look(lower).again > 0
+    assert dry_run.survey(lower).again > 0
     table = Table(given.out, given.s3)
     (record,) = table.runs()
     table.put_record({**record, "finished": None})  # stopped: what it called unreadable may be the storage's
-    assert runs.unfinished(table.runs()) and dry_run.look(given).again > 0
+    assert runs.unfinished(table.runs()) and dry_run.survey(given).again > 0
 
 
 def test_a_higher_threshold_is_a_query(folder, capsys):
