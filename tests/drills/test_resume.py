@@ -188,4 +188,4 @@ def test_what_kills_who_reads_it_is_a_row(tmp_path, astronaut):
     assert len(killed) == 3 + 4
     for row in killed:
         assert "reading it ended the worker process" in row["error"]
-        assert ("what comes after it is not read" in row["error"]) == (row["frame_index"] == -1)
+        assert ("the rest is not read" in row["error"]) == (row["frame_index"] == -1)
