@@ -13,7 +13,7 @@ test: $(READY)  ## unit and integration tests, with a local S3 server
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-drills: $(READY)  ## kills, full disks, growing clusters; the second command stops every Ray process on the machine
-	$(BIN)/python -m pytest tests/drills
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/drills
 	$(BIN)/python -m pytest tests/drills -m alone
 
 bench: $(READY)  ## one table that compares frames/s with a loop without Ray and with CAFI as published
@@ -25,12 +25,12 @@ lint: $(READY)  ## check style, types, imports between rooms, dependencies and s
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/deptry .
-	$(BIN)/deptry faceq --optional-dependencies-dev-groups train,bench,docs,dev
+	$(BIN)/deptry faceq --optional-dependencies-dev-groups train,bench,docs,examples,dev
 	$(BIN)/codespell
 
 docs: $(READY)  ## build the docs site in site/; fail on broken links, stale generated pages, undocumented public names
 	$(BIN)/python -m jobs.docs_site
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 wheel: $(READY)  ## the wheel and the source archive in dist/, checked
 	rm -rf dist

@@ -19,10 +19,13 @@ class FaceqError(Exception):
 
     The message is one line. Secrets in it are masked, so it is safe to print in a terminal, in a log or in
     another process.
+
+    Args:
+        values: The message, as the first value.
     """
 
     exit_status: ClassVar[int] = 1
-    """The status that a command ends with: 1, or 2 if the command itself has to be changed."""
+    """Exit status of a command that ends with this error: 1, or 2 if the command itself must be changed."""
 
     def __init__(self, *values: object):
         super().__init__(*(mask(value) if isinstance(value, str) else value for value in values))

@@ -142,7 +142,7 @@ COLUMNS = (
     ),
     Column(
         "landmarks",
-        pa.list_(pa.float32()),  # of a fixed size, many readers could not read nulls
+        pa.list_(pa.float32()),  # many readers cannot read nulls in a fixed-size list
         "Five points of the scored face as ten numbers, x and y of each: both eyes (the one on the image's "
         "left first), the tip of the nose, both corners of the mouth (the image's left first). Left is meant "
         "as if the face stood upright.",

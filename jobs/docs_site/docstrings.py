@@ -73,15 +73,18 @@ def _missing(thing: griffe.Object, described: Collection[str] = ()) -> Iterator[
 
 def _missing_parameters(function: griffe.Function, parts: list[griffe.DocstringSection]) -> Iterator[str]:
     known = _named(parts, griffe.DocstringSectionKind.parameters)
+    known |= _named(parts, griffe.DocstringSectionKind.attributes)  # of a dataclass, where they are the same
     for parameter in function.parameters:
         if parameter.name not in ("self", "cls", *known):
             yield f"{_place(function)}: undocumented parameter: {parameter.name} of {function.path}"
 
 
 def _public(thing: griffe.Object) -> Iterator[griffe.Object]:
-    """The public members that a class defines itself."""
+    """The public members of a class, without those that override a base's."""
+    bases = thing.mro() if isinstance(thing, griffe.Class) else []
+    known = {"model_config"}.union(*(base.members for base in bases))
     for name, member in thing.members.items():
-        if isinstance(member, griffe.Object) and not name.startswith("_") and name != "model_config":
+        if isinstance(member, griffe.Object) and not name.startswith("_") and name not in known:
             yield member
 
 

@@ -10,7 +10,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 from jobs.docs_site.markdown import read
-from jobs.docs_site.pages import ELSEWHERE, FILES, ROOT, in_clone, markdown_files, on_site
+from jobs.docs_site.pages import ELSEWHERE, FILES, ROOT, in_clone, markdown_files, site_uri
 
 log = logging.getLogger("mkdocs.hooks.faceq")  # below mkdocs's own: `--strict` counts its warnings
 
@@ -32,7 +32,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         path = _path_in_clone(in_clone(uri), target)
         if path is None:
             continue
-        place = on_site(path) or f"{FILES}/{path}"
+        place = site_uri(path) or f"{FILES}/{path}"
         there = posixpath.relpath(place, posixpath.dirname(uri) or ".")
         parts = urlsplit(target)
         if there != parts.path:
@@ -52,7 +52,7 @@ def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -
     if "\n::: " not in markdown:
         for tag, wanted in read(markdown).blocks.items():
             found = len(re.findall(rf"<{tag}[ >]", html))
-            if tag in ("li", "table", "pre") and found != wanted:
+            if found != wanted:
                 log.warning(
                     "%s: %d <%s> on the site, but %d on GitHub: put an empty line before lists and tables, "
                     "and indent what belongs to a list item by four spaces",
@@ -65,10 +65,10 @@ def _linked_files() -> set[str]:
     """Files of the clone, no pages, that pages of the site link to."""
     found = set()
     for name in markdown_files():
-        if on_site(name) is not None:
+        if site_uri(name) is not None:
             for link in read((ROOT / name).read_text(encoding="utf-8")).links:
                 path = _path_in_clone(name, link.target)
-                if path is not None and not path.startswith("docs/") and on_site(path) is None:
+                if path is not None and not path.startswith("docs/") and site_uri(path) is None:
                     found.add(path)
     return found
 

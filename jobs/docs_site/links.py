@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 from jobs.docs_site import docstrings
 from jobs.docs_site.markdown import Document, read
-from jobs.docs_site.pages import ROOT, markdown_files, on_site
+from jobs.docs_site.pages import ROOT, markdown_files, site_uri
 
 
 def problems(root: Path = ROOT) -> Iterator[str]:
@@ -46,8 +46,8 @@ def _wrong(root: Path, documents: dict[str, Document], name: str, target: str) -
         return "write it relative to this file, and stay inside the clone"
     if not _exists(root, there):
         return f"there is no such file{_nearest(there, name, documents)}"
-    unseen = (root / there).is_dir() or (there.endswith(".md") and on_site(there) is None)
-    if unseen and on_site(name) is not None:
+    unseen = (root / there).is_dir() or (there.endswith(".md") and site_uri(there) is None)
+    if unseen and site_uri(name) is not None:
         return "the site does not show it: link to a page that is in mkdocs.yml, or to a file of another kind"
     anchors = documents[there].anchors if there in documents else None
     anchor = unquote(parts.fragment)

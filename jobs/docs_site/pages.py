@@ -26,7 +26,7 @@ def markdown_files(root: Path = ROOT) -> Iterator[str]:
     yield from sorted(path.relative_to(root).as_posix() for path in found)
 
 
-def on_site(path: str) -> str | None:
+def site_uri(path: str) -> str | None:
     """Where the site has a Markdown file of the clone, as a path below docs/; None if it does not show it."""
     return path.removeprefix("docs/") if path.startswith("docs/") else ELSEWHERE.get(path)
 

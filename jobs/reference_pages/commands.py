@@ -27,13 +27,11 @@ _SETTINGS = {"model": "models", "fps": "video.fps", "every": "video.every"}
 def page() -> str:
     """The whole page, Markdown."""
     parser = main._parser(list(main.COMMANDS))
-    commands = _subparsers(parser)
     rows = [(f"[`faceq {name}`](#faceq-{name})", summary) for name, (_, summary) in main.COMMANDS.items()]
-    shared = {action.dest for action in parser._actions}
-    parts = [WRITTEN, _HEAD, table(("command", "what it does"), rows), _EVERY]
     own = [action for action in parser._actions if not isinstance(action, argparse._SubParsersAction)]
-    parts.append(_options(own))
-    for name, command in commands.items():
+    parts = [WRITTEN, _HEAD, table(("command", "what it does"), rows), _EVERY, _options(own)]
+    shared = {action.dest for action in own}
+    for name, command in _subparsers(parser).items():
         parts += _command(f"faceq {name}", command, 2, shared)
     return "".join(parts)
 
@@ -45,7 +43,6 @@ def _subparsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentP
 def _command(name: str, parser: argparse.ArgumentParser, level: int, shared: set[str]) -> Iterator[str]:
     """A heading, what the command does, its usage, arguments, options and examples; then its actions."""
     actions = [action for action in parser._actions if action.dest not in shared]
-    inner = _subparsers(parser)
     yield f"\n{'#' * level} {name}\n"
     description, examples = _split(parser)
     if description:
@@ -67,29 +64,26 @@ def _command(name: str, parser: argparse.ArgumentParser, level: int, shared: set
     if examples:
         yield "\n<!-- not run: the names stand for your own files and tables -->\n"
         yield f"```shell\n{examples}\n```\n"
-    summaries = {
-        choice.dest: choice.help
-        for a in parser._actions
-        if a.choices is inner
-        for choice in a._get_subactions()
-    }
-    for action, command in inner.items():
-        command.description = command.description or summaries.get(action)
+    for action, command in _subparsers(parser).items():
         yield from _command(f"{name} {action}", command, level + 1, shared)
 
 
 def _split(parser: argparse.ArgumentParser) -> tuple[str, str]:
     """What a command does, as one paragraph, and its examples: lines that begin with its name."""
     text = f"{parser.description or ''}\n\n{parser.epilog or ''}".replace("%%", "%")
-    lines = [line.strip() for line in text.splitlines() if line.strip() != "examples:"]
-    examples, about, continued = [], [], False
-    for line in lines:
-        if line.startswith("faceq ") or continued:
-            examples.append(re.sub(r"   +\((.*)\)$", r"  # \1", line))
-        else:
-            about.append(line)
-        continued = line.endswith("\\")
-    return " ".join(filter(None, about)), "\n".join(examples)
+    text = re.sub(r"(?m)^examples:$", "", text)
+    # A remark behind an example becomes a comment; it may be continued on the next line.
+    text = re.sub(
+        r"   +\(([^()]*)\)$", lambda found: "  # " + " ".join(found[1].split()), text, flags=re.MULTILINE
+    )
+    examples: list[str] = []
+    about: list[str] = []
+    for line in map(str.strip, text.splitlines()):
+        is_example = line.startswith("faceq ") or (examples and examples[-1].endswith("\\"))
+        (examples if is_example else about).append(line)
+    said = " ".join(filter(None, about))
+    sentence = said[:1].upper() + said[1:] + ("" if not said or said.endswith((".", ":")) else ".")
+    return sentence, "\n".join(examples)
 
 
 def _usage(name: str, actions: list[argparse.Action]) -> str:
@@ -113,7 +107,7 @@ def _metavar(action: argparse.Action) -> str:
     return str(action.metavar or choices)
 
 
-_DEFAULT = re.compile(r"\s*\(default: ([^()]*(?:\([^()]*\))?[^()]*)\)$|^default: (.*)$")
+_DEFAULT = re.compile(r"\s*\(default: ((?:[^()]|\([^()]*\))*)\)|^default: (.*)$")
 
 
 def _options(actions: list[argparse.Action]) -> str:
@@ -121,12 +115,11 @@ def _options(actions: list[argparse.Action]) -> str:
     for action in actions:
         value = "" if action.nargs == 0 else f" {_metavar(action)}"
         names = ", ".join(f"`{flag}{value}`" for flag in action.option_strings)
-        help_ = (action.help or "").replace("%%", "%")
-        said = _DEFAULT.search(help_)
+        text = (action.help or "").replace("%%", "%").removesuffix(f" ({action.default})")
+        said = _DEFAULT.search(text)
         default = next(filter(None, said.groups())) if said else _default(action)
-        if action.required:
-            default = "required"
-        rows.append((names, default, _DEFAULT.sub("", help_)))
+        default = default if " " in default or not default else f"`{default}`"
+        rows.append((names, "required" if action.required else default, _DEFAULT.sub("", text)))
     return table(("option", "default", "description"), rows)
 
 
@@ -135,7 +128,7 @@ def _default(action: argparse.Action) -> str:
     if action.nargs == 0 or action.default is argparse.SUPPRESS:
         return ""
     if action.default not in (None, []):
-        return f"`{action.default}`"
+        return str(action.default)
     settings = dict(all_settings())
     field = settings.get(_SETTINGS.get(action.dest, action.dest))
-    return f"`{field.default}`" if field is not None and isinstance(field.default, str | float | int) else ""
+    return str(field.default) if field is not None and isinstance(field.default, str | float | int) else ""

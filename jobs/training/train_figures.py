@@ -154,9 +154,9 @@ Scores the perceptual quality of an image, or of the part of it inside a mask: 0
 `held_out`: agreement with the human ratings of whole images. The model scores ten square crops of each
 image, as in `faceq evaluate iqa`.
 `ladders`: portraits at {LADDER_SIDE} pixels, degraded as in `faceq.evaluation.distortions.LADDERS`, processed
-by the first stage of the job. For each region that is scored (`mask` is the default): Spearman's correlation between
-severity 0..5 and score, as the mean over faces (-1 is best), and the mean score by severity. `high_quality`,
-`low_quality`: the scores of one good and one bad photo of a face.
+by the first stage of the job. For each region that is scored (`mask` is the default): Spearman's correlation
+between severity 0..5 and score, as the mean over faces (-1 is best), and the mean score by severity.
+`high_quality`, `low_quality`: the scores of one good and one bad photo of a face.
 
 ```json
 {json.dumps(figures, indent=1)}

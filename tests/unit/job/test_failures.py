@@ -9,6 +9,7 @@ from ray.data._internal.util import _annotate_exception_with_retry_context
 
 from faceq.errors import StorageError
 from faceq.job import failures
+from faceq.job.census import OutageError
 
 
 class Odd(Exception):  # noqa: N818 - some libraries name their errors like this
@@ -56,3 +57,18 @@ def test_an_error_in_the_constructor_of_an_actor_is_reported_as_it_was_raised(er
 
 def test_another_error_is_reported_on_one_line():
     assert failures._reason(RuntimeError("two\nlines")) == "two lines"
+
+
+class Gone:
+    """A census whose process has died."""
+
+    class outage:  # noqa: N801 - as a method of an actor is called
+        @staticmethod
+        def remote() -> None:
+            raise ray.exceptions.ActorUnavailableError("the census is not there", None)
+
+
+def test_a_reason_to_stop_is_the_message_without_the_traceback_of_the_task():
+    raised = raised_by_a_task(OutageError("stopped: 300 of 300 frames are unreadable")).as_instanceof_cause()
+    assert isinstance(raised, OutageError)
+    assert failures.explain(raised, Gone()) == "stopped: 300 of 300 frames are unreadable"
