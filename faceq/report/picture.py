@@ -41,10 +41,10 @@ _OUTSIDE = 0.25
 class Inspected:
     """An inspected image.
 
-    row: its row, as in the table, but with the `dbcnn` of a `below_fiq` face, too. image: its encoded bytes, if
-    it could be read. crop: the crop for the quality score, (S, S, 3) uint8 RGB, from FindFace. outline: the
-    outline of the face in the crop, (N, 2) pixels. crop_map: the affine map (2, 3) from the image to the crop;
-    None if the crop is the whole frame. crop and outline are None if no face is large enough.
+    row: its row, as in the table, but with the `dbcnn` of a `below_fiq` face, too. image: its encoded bytes,
+    if it could be read. crop: the crop for the quality score, (S, S, 3) uint8 RGB, from FindFace. outline:
+    the outline of the face in the crop, (N, 2) pixels. crop_map: the affine map (2, 3) from the image to the
+    crop; None if the crop is the whole frame. crop and outline are None if no face is large enough.
     """
 
     row: dict[str, Any]
