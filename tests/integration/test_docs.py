@@ -1,4 +1,4 @@
-"""What pages and docstrings say, where a quick look can tell. `tests/drills/test_pages.py` runs the pages."""
+"""Fast checks of pages and docstrings. `tests/drills/test_pages.py` runs the pages."""
 
 import doctest
 import re

@@ -1,4 +1,4 @@
-"""The docs site, as `make docs` builds it, in a browser: without a network, on a desktop and on a phone."""
+"""The docs site of `make docs` in a browser, without a network, at desktop and phone width."""
 
 import re
 import subprocess
@@ -99,7 +99,7 @@ def test_a_wide_table_scrolls_on_a_phone(site, browser):
 
 @needs_chromium
 def test_the_copy_button_of_a_console_block_takes_the_commands_only(site, browser):
-    """Not the prompts, nor the output."""
+    """It copies neither prompts nor output."""
     folders = [
         path
         for path in pages(site)

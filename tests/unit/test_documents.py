@@ -1,4 +1,4 @@
-"""The runner of the pages: which blocks it runs or refuses, and when an output is as the page shows it."""
+"""The runner of the pages: which blocks it runs or refuses, and which outputs match."""
 
 import textwrap
 import time

@@ -61,7 +61,7 @@ PAGE = "::: made_up.Settings\n\n::: made_up.Thing\n\n::: made_up.work\n"
 
 @pytest.fixture
 def problems(tmp_path):
-    """Gives a function: what is wrong with the package after a replacement in its only module."""
+    """Returns a function that replaces text in the only module of a package and returns the problems."""
 
     def found(old: str = "", new: str = "", page: str = PAGE) -> list[str]:
         assert old in MODULE

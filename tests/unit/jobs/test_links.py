@@ -36,7 +36,7 @@ link](other.md#a-heading-2-go) in one paragraph.
 
 @pytest.fixture
 def clone(tmp_path):
-    """Some pages without a broken link; gives a function that writes one and returns what is wrong then."""
+    """Pages without a broken link. Returns a function that writes a page and returns the problems."""
     files = {
         "README.md": "# faceq\n\n[docs](docs/page.md#a-page), [folder](docs/decisions), [CI](.ci/run)\n",
         "CONTRIBUTING.md": "# Contributing\n\n[architecture](docs/other.md)\n",
