@@ -47,8 +47,9 @@ def main(table: str, where: str = "serfiq >= 0.6 and dbcnn >= 55") -> None:
     if good.skipped:
         print(f"skipped {good.skipped} frames that are not in tar shards: export them with")
         print(f'    faceq query {table} "{where}" --export-shards DIR')
-    for name, image in wds.WebDataset(good.shards, shardshuffle=False).compose(good):
-        print(name, image.size)
+    if good.shards:
+        for name, image in wds.WebDataset(good.shards, shardshuffle=False).compose(good):
+            print(name, image.size)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,9 @@ class Document:
     links: list[Link] = field(default_factory=list)
     anchors: set[str] = field(default_factory=set)
     undefined: list[Link] = field(default_factory=list)
-    blocks: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("li", "table", "pre"), 0))
+    blocks: dict[str, int] = field(
+        default_factory=lambda: dict.fromkeys(("ul", "ol", "li", "table", "pre"), 0)
+    )
 
 
 def read(text: str) -> Document:
@@ -45,7 +47,8 @@ def read(text: str) -> Document:
     lines = text.split("\n")
     definitions = environment.get("references", {})
     for number, token in enumerate(tokens):
-        found.blocks[token.tag] = found.blocks.get(token.tag, 0) + (token.nesting == 1)
+        if token.nesting == 1 and token.tag in found.blocks:
+            found.blocks[token.tag] += 1
         if token.type in ("fence", "code_block"):
             found.blocks["pre"] += 1
         elif token.type == "html_block":

@@ -146,7 +146,7 @@ def test_the_page_gives_webdataset_members_by_their_whole_names(odd):
     assert sorted(names) == sorted(name.lower() for name in shards["00000.tar"])
 
 
-@pytest.mark.parametrize("name", ["pytorch_dataset", "hf_datasets", "webdataset_loader"])
+@pytest.mark.parametrize("name", ["hf_datasets", "webdataset_loader"])
 def test_an_example_says_what_it_skips_and_how_to_get_it(odd, name):
     place, _ = odd
     where = "timestamp_s is not null"

@@ -6,6 +6,7 @@ page from top to bottom, like a user.
 
 import contextlib
 import difflib
+import itertools
 import os
 import re
 import shutil
@@ -42,7 +43,7 @@ _INDENTED = re.compile(
     r"^(?: {4,}|\t)\s*(?:\$ |faceq (?:score|query|report|inspect|compact|evaluate|models|plan)\b)"
 )
 _CHANGES_THE_MACHINE = re.compile(
-    r"(?:^|[;&|(]\s*)(?:python3? -m )?(?:pip3?|uv|git|make|sudo|apt-get)\s", re.MULTILINE
+    r"(?:^|[;&|(]+\s*)(?:python3? -m )?(?:pip3?|uv|git|make|sudo|apt-get)\s", re.MULTILINE
 )
 
 
@@ -144,7 +145,7 @@ def problems(text: str) -> list[str]:
 def steps(found: list[Block]) -> list[Step]:
     """The steps to run from the blocks of a page, in order."""
     wanted = []
-    for block, after in zip(found, [*found[1:], None], strict=True):
+    for block, after in itertools.zip_longest(found, found[1:]):
         if not block.runs:
             continue
         if block.language == "console":
