@@ -39,8 +39,8 @@ class Document:
 def read(text: str) -> Document:
     """The links and anchors of a text in GitHub's Markdown."""
     parser = MarkdownIt("commonmark").enable(["table", "strikethrough"])
-    parser.normalizeLink = lambda target: target  # type: ignore[method-assign] # keep the target as written
-    parser.validateLink = lambda target: True  # type: ignore[method-assign]
+    parser.normalizeLink = lambda url: url  # type: ignore[method-assign] # keep the URL as written
+    parser.validateLink = lambda url: True  # type: ignore[method-assign]
     environment: dict[str, dict[str, dict[str, list[int]]]] = {}
     tokens = parser.parse(text, environment)
     found = Document()
