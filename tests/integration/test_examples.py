@@ -147,7 +147,7 @@ def test_the_page_gives_webdataset_members_by_their_whole_names(odd):
 
 
 @pytest.mark.parametrize("name", ["hf_datasets", "webdataset_loader"])
-def test_an_example_says_what_it_skips_and_how_to_get_it(odd, name):
+def test_an_example_reports_skipped_frames_and_how_to_get_them(odd, name):
     place, _ = odd
     where = "timestamp_s is not null"
     outcome = run([sys.executable, f"{ROOT}/examples/{name}.py", "table", where], place)

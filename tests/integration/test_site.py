@@ -58,7 +58,7 @@ def test_no_page_names_an_asset_of_another_host(site):
 
 
 @needs_chromium
-def test_pages_ask_no_network_for_anything_and_fit_a_phone(site, browser):
+def test_pages_make_no_requests_and_fit_a_phone(site, browser):
     """Wide tables and long lines of code scroll inside themselves."""
     wide = {}
     for path in pages(site):

@@ -59,7 +59,7 @@ def clone(tmp_path):
     return wrong
 
 
-def test_links_that_lead_somewhere_are_not_reported(clone):
+def test_working_links_are_not_reported(clone):
     assert clone("docs/empty.md", "# Nothing\n") == []
 
 
@@ -94,7 +94,7 @@ def test_pages_outside_of_the_site_and_decisions_are_checked_too(clone, name):
     ]
 
 
-def test_lines_of_links():
+def test_links_have_their_line():
     found = [(link.target, link.line) for link in read(PAGE).links]
     assert found == [
         *(("other.md", 3), ("picture.png", 3), ("other.md#a-heading-2-go", 5), ("../README.md", 9)),
