@@ -1,9 +1,10 @@
-"""The job's two scoring stages without models, for tests that are about the job and not about its scores.
+"""The two scoring stages of the job without models, for tests of the job that do not need real scores.
 
-Frames are read, decoded and searched for faces as ever. Every face has the same scores then; a worker process
-starts in a third of the time, since it does without torch.
+The job reads and decodes frames and detects faces as usual. Then every face gets the same scores. A worker
+process starts in a third of the time, because it does not import torch.
 """
 
+from collections import Counter
 from typing import Any
 
 import pyarrow as pa
@@ -34,7 +35,7 @@ class QualityStage:
         faces = pc.is_null(batch["status"])
         batch = _with(batch, "dbcnn", pc.if_else(faces, DBCNN, None))
         batch = _with(batch, "status", pc.if_else(faces, "scored", batch["status"]))
-        self._census.through.remote(len(batch))
+        self._census.frames_finished.remote(Counter(batch["status"].to_pylist()))
         return batch.drop_columns(["crop", "outline", "crop_map"])
 
 

@@ -1,4 +1,4 @@
-"""The command line: exit statuses and what people read."""
+"""The command line: exit statuses and output."""
 
 import json
 import os
@@ -24,7 +24,7 @@ def table(tmp_path_factory) -> str:
 def test_score_prints_its_summary(light_job, tmp_path, capsys):
     assert main.main(["score", str(PHOTOS / "t1.jpg"), "--out", str(tmp_path / "t"), "--limit", "3"]) == 0
     printed = capsys.readouterr().out
-    assert "frames in" in printed and "= frames" in printed
+    assert "read" in printed and "written, one for each frame" in printed
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_score_prints_its_summary(light_job, tmp_path, capsys):
         (["/not/there", "--out", "/tmp/t"], "/not/there: there is no such file"),
         ([str(PHOTOS)], "--out"),
         (["--out", "/tmp/t"], "no input given"),
-        ([str(PHOTOS), "--out", "/tmp/t", "--preset", "embeded"], "no preset is called 'embeded'"),
+        ([str(PHOTOS), "--out", "/tmp/t", "--preset", "embeded"], "unknown preset 'embeded'"),
         ([str(PHOTOS), "--out", "/tmp/t", "--config", "/none.yaml"], "no such file"),
         ([str(PHOTOS), "--out", str(PHOTOS)], "not a faceq table"),
         ([str(PHOTOS), "--out", str(PHOTOS / "t1.jpg")], "is a file"),
@@ -79,7 +79,7 @@ def test_a_wrong_query_is_one_line_and_status_2(table, arguments, said, capsys):
     assert said in message and message.count("\n") == 1
 
 
-def test_odd_names_are_shown_as_they_are(tmp_path, capsys):
+def test_unusual_names_are_printed_unchanged(tmp_path, capsys):
     folder = tmp_path / "in"
     folder.mkdir()
     (folder / "x[final].jpg").write_bytes((PHOTOS / "mask_blue.jpg").read_bytes())
@@ -91,11 +91,11 @@ def test_odd_names_are_shown_as_they_are(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("resources", "said"),
     [
-        ("dbcnn: {num_gpus: 0.5}", "dbcnn asks for 0.5 CPUs and 0.5 GPUs, and this machine has"),
+        ("dbcnn: {num_gpus: 0.5}", "dbcnn requests 0.5 CPUs and 0.5 GPUs, and this machine has"),
         ("serfiq: {num_cpus: 400}", "400 CPUs, and this machine has"),
     ],
 )
-def test_more_than_the_machine_has_is_wrong_usage_not_a_wait(tmp_path, resources, said):
+def test_requesting_more_than_the_machine_has_is_wrong_usage(tmp_path, resources, said):
     (tmp_path / "job.yaml").write_text(resources)
     command = [sys.executable, "-m", "faceq", "score", str(PHOTOS), "--out", str(tmp_path / "t")]
     done = subprocess.run(
@@ -110,7 +110,7 @@ def test_an_output_that_cannot_be_written_is_wrong_usage(capsys):
     assert "/dev/null/table: cannot be used" in capsys.readouterr().err
 
 
-def test_a_storage_that_is_down_is_a_failure_of_the_world(tmp_path):
+def test_storage_that_is_down_has_exit_status_1(tmp_path):
     nobody = {**os.environ, "AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_MAX_ATTEMPTS": "1"}
     for arguments in (["query", "s3://b/t"], ["score", str(PHOTOS), "--out", "s3://b/t"]):
         command = [sys.executable, "-m", "faceq", *arguments]
@@ -128,7 +128,7 @@ COMMANDS = ("score", "query", "report", "inspect", "compact", "plan", "evaluate 
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, "evaluate calibrate", "models pull"])
-def test_help_has_examples_that_the_parser_takes(command, capsys):
+def test_help_has_examples_that_the_parser_accepts(command, capsys):
     with pytest.raises(SystemExit) as ended:
         main.main([*command.split(), "--help"])
     assert ended.value.code == 0
@@ -143,11 +143,11 @@ def test_help_has_examples_that_the_parser_takes(command, capsys):
 @pytest.mark.parametrize(
     ("action", "said"),
     [
-        ("edc", "image: the file name of the picture or video, without folders; of a frame in a tar"),
-        ("iqa", "image: the picture's path below IMAGE_DIR"),
+        ("edc", "image: the file name of the image or video, without folders; for a frame in a tar"),
+        ("iqa", "image: the image's path below IMAGE_DIR"),
     ],
 )
-def test_help_says_what_a_list_calls_a_picture(action, said, capsys):
+def test_help_says_how_a_list_names_an_image(action, said, capsys):
     with pytest.raises(SystemExit):
         main.main(["evaluate", action, "--help"])
     assert said in " ".join(capsys.readouterr().out.split())
@@ -156,11 +156,11 @@ def test_help_says_what_a_list_calls_a_picture(action, said, capsys):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--frames", "x"], "--frames: must be a whole number, 1 or more, not 'x'"),
-        (["--frames", "0"], "--frames: must be a whole number, 1 or more, not '0'"),
-        (["--price-per-hour", "-3"], "--price-per-hour: must be an amount of money, 0 or more, not '-3'"),
-        (["--price-per-hour", "nan"], "--price-per-hour: must be an amount of money, 0 or more, not 'nan'"),
-        (["--price-per-hour", "x"], "--price-per-hour: must be an amount of money, 0 or more, not 'x'"),
+        (["--frames", "x"], "--frames: must be a whole number of 1 or more, not 'x'"),
+        (["--frames", "0"], "--frames: must be a whole number of 1 or more, not '0'"),
+        (["--price-per-hour", "-3"], "--price-per-hour: must be an amount of money of 0 or more, not '-3'"),
+        (["--price-per-hour", "nan"], "--price-per-hour: must be an amount of money of 0 or more, not 'nan'"),
+        (["--price-per-hour", "x"], "--price-per-hour: must be an amount of money of 0 or more, not 'x'"),
     ],
 )
 def test_a_number_that_makes_no_sense_is_wrong_usage_in_words(arguments, said, capsys):
@@ -183,7 +183,7 @@ def test_a_licence_may_be_spelled_as_a_license():
         assert main._parser(words).parse_args(words).accept_licence
 
 
-def test_a_reader_that_has_seen_enough_is_no_error(table):
+def test_a_reader_that_closes_the_pipe_is_no_error(table):
     command = f"{sys.executable} -m faceq query {table} --columns source | true"
     done = subprocess.run(
         ["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False
