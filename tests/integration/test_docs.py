@@ -45,6 +45,6 @@ def test_examples_in_docstrings(tmp_path: Path, monkeypatch, module):
 
 
 def test_a_page_shows_the_line_of_the_log_unchanged():
-    line = progress.Progress(120, 4000, 12_800, 3, 9120, 412.0, 48.0, 2.0)
+    counts = {"scored": 7500, "below_fiq": 900, "face_too_small": 117, "no_face": 600, "unreadable": 3}
+    line = progress.Progress(120, 4000, 12_800, 3, 9120, 412.0, 48.0, 2.0, written=8000, statuses=counts)
     assert any(f"faceq: {line}" in " ".join(text.split()) for text in TEXTS.values())
-    assert str(progress.Progress(0, 1, 0, 0, 0, 0.0, 2.0)).endswith("on 2 CPUs")
