@@ -52,7 +52,7 @@ def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -
     if "\n::: " not in markdown:
         for tag, wanted in read(markdown).blocks.items():
             found = len(re.findall(rf"<{tag}[ >]", html))
-            if tag in ("li", "table", "pre") and found != wanted:
+            if found != wanted:
                 log.warning(
                     "%s: %d <%s> on the site, but %d on GitHub: put an empty line before lists and tables, "
                     "and indent what belongs to a list item by four spaces",

@@ -31,21 +31,24 @@ class Document:
     links: list[Link] = field(default_factory=list)
     anchors: set[str] = field(default_factory=set)
     undefined: list[Link] = field(default_factory=list)
-    blocks: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("li", "table", "pre"), 0))
+    blocks: dict[str, int] = field(
+        default_factory=lambda: dict.fromkeys(("ul", "ol", "li", "table", "pre"), 0)
+    )
 
 
 def read(text: str) -> Document:
     """The links and anchors of a text in GitHub's Markdown."""
     parser = MarkdownIt("commonmark").enable(["table", "strikethrough"])
-    parser.normalizeLink = lambda target: target  # type: ignore[method-assign] # as it is written
-    parser.validateLink = lambda target: True  # type: ignore[method-assign]
+    parser.normalizeLink = lambda url: url  # type: ignore[method-assign] # as it is written
+    parser.validateLink = lambda url: True  # type: ignore[method-assign]
     environment: dict[str, dict[str, dict[str, list[int]]]] = {}
     tokens = parser.parse(text, environment)
     found = Document()
     lines = text.split("\n")
     definitions = environment.get("references", {})
     for number, token in enumerate(tokens):
-        found.blocks[token.tag] = found.blocks.get(token.tag, 0) + (token.nesting == 1)
+        if token.nesting == 1 and token.tag in found.blocks:
+            found.blocks[token.tag] += 1
         if token.type in ("fence", "code_block"):
             found.blocks["pre"] += 1
         elif token.type == "html_block":

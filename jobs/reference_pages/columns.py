@@ -41,11 +41,12 @@ _WORDS = {
 
 def page() -> str:
     """The whole page, Markdown."""
-    titles = ("column", "type", "unit", "range", "meaning", "null when")
+    titles = ("column", "type", "values", "meaning", "null when")
     rows = [_cells(column) for column in (*COLUMNS, EMBEDDING_COLUMN)]
     return WRITTEN + _HEAD + table(titles, rows) + _MORE
 
 
 def _cells(column: Column) -> tuple[str, ...]:
     type_ = _WORDS[column.type]
-    return f"`{column.name}`", type_, column.unit, column.range, column.meaning, column.null
+    values = ", ".join(filter(None, (column.unit, column.range)))
+    return f"`{column.name}`", type_, values, column.meaning, column.null
