@@ -2,11 +2,11 @@
 
 All of them show one photo and degraded copies of it: NASA's portrait of Eileen Collins, which is in the
 public domain and comes with scikit-image (`skimage.data.astronaut`). The scores below the faces are those of
-the `embedded` preset. The script fails if a score lies outside the band that its face stands for.
+the preset `embedded`. The script fails if a score is outside the band of its face.
 
-- inspect.png: what `faceq inspect` draws, for the sharp photo and two degraded copies.
+- inspect.png: the output of `faceq inspect` for the sharp photo and two degraded copies.
 - bands-serfiq.png, bands-dbcnn.png: one face for each band of a score.
-- combinations.png: faces with high and low values of either score.
+- combinations.png: faces with high and low values of both scores.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from jobs.benchmarks import measure_edits
 GAP = 8
 PAPER, INK, QUIET = (255, 255, 255), (20, 20, 20), (100, 100, 100)
 COLOURS = 256
-"""Of the palette of a file: fewer make files smaller and faces blotchy."""
+"""Size of a file's palette. With fewer colours, files are smaller, but faces are blotchy."""
 
 Pixels = np.ndarray
 Degrade = Callable[[Pixels], Pixels]
@@ -38,7 +38,7 @@ Degrade = Callable[[Pixels], Pixels]
 
 @dataclass(frozen=True)
 class Example:
-    """A degraded copy of the photo, and where its scores must lie: [low, high)."""
+    """A degraded copy of the photo, and the range of its scores: [low, high)."""
 
     title: str
     degrade: Degrade
@@ -67,7 +67,7 @@ def _sharpened(photo: Pixels) -> Pixels:
 
 
 def _eyes_covered(photo: Pixels) -> Pixels:
-    """A plain band over the eyes, which lie at (165, 169) and (224, 172)."""
+    """Draw a plain band over the eyes, which lie at (165, 169) and (224, 172)."""
     covered = photo.copy()
     covered[150:188, 120:268] = (60, 90, 120)
     return covered
@@ -142,26 +142,26 @@ class Studio:
         return Frame(example.title, None, 0, file.getvalue())
 
     def face(self, look: Inspected) -> Pixels:
-        """The middle of the frame: the face and some of what surrounds it."""
+        """The middle of the frame: the face and some of its surroundings."""
         assert look.image is not None
         photo = np.asarray(Image.open(io.BytesIO(look.image)))
         edge = len(photo) // 6
         return photo[edge:-edge, edge:-edge]
 
     def annotated(self, look: Inspected) -> Pixels:
-        """What `faceq inspect --out` draws: the photo with box, landmarks and outline."""
+        """The output of `faceq inspect --out`: the photo with box, landmarks and outline."""
         photo = self._inspector.annotated(look)[:, : -SIDE // 2]
         edge = len(photo) // 6
         return photo[edge:-edge, edge:-edge]
 
 
 def _tile(drawn: Pixels, example: Example, look: Inspected, side: int) -> Image.Image:
-    """What was drawn, with title and scores below."""
+    """The drawn image, with title and scores below."""
     serfiq, dbcnn = look.row["serfiq"], look.row["dbcnn"]
     for name, value, (low, high) in (("serfiq", serfiq, example.serfiq), ("dbcnn", dbcnn, example.dbcnn)):
         if not low <= value < high:
             sys.exit(
-                f"{example.title}: {name} is {value:.3f}, outside {low:g} to {high:g}: degrade it otherwise"
+                f"{example.title}: {name} is {value:.3f}, outside {low:g} to {high:g}: degrade it differently"
             )
     how = cv2.INTER_AREA if len(drawn) > side else cv2.INTER_CUBIC
     tile = Image.new("RGB", (side, side + 64), PAPER)
