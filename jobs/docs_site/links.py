@@ -70,7 +70,9 @@ def _names(folder: Path) -> frozenset[str]:
 
 def _nearest(there: str, name: str, documents: dict[str, Document]) -> str:
     """Suggest a page with a similar name."""
+    if not there.endswith(".md"):
+        return ""
     same = [path for path in documents if posixpath.basename(path) == posixpath.basename(there)]
-    near = same if len(same) == 1 else difflib.get_close_matches(there, documents, n=1, cutoff=0.75)
+    near = same if len(same) == 1 else difflib.get_close_matches(there, documents, n=1, cutoff=0.8)
     where = posixpath.relpath(near[0], posixpath.dirname(name) or ".") if near else ""
     return f": did you mean {where}?" if where else ""

@@ -36,11 +36,19 @@ class Document:
     )
 
 
+class _LinksAsWritten(MarkdownIt):
+    """A parser that keeps the targets of links as they are in the text."""
+
+    def normalizeLink(self, url: str) -> str:  # noqa: N802 - the base's name
+        return url
+
+    def validateLink(self, url: str) -> bool:  # noqa: N802 - as above
+        return True
+
+
 def read(text: str) -> Document:
     """The links and anchors of a text in GitHub's Markdown."""
-    parser = MarkdownIt("commonmark").enable(["table", "strikethrough"])
-    parser.normalizeLink = lambda url: url  # type: ignore[method-assign] # keep the URL as written
-    parser.validateLink = lambda url: True  # type: ignore[method-assign]
+    parser = _LinksAsWritten("commonmark").enable(["table", "strikethrough"])
     environment: dict[str, dict[str, dict[str, list[int]]]] = {}
     tokens = parser.parse(text, environment)
     found = Document()

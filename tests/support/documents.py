@@ -235,9 +235,12 @@ class Reader:
                     f"`; echo $?`)\n{outcome.printed[-3000:]}"
                 )
                 break
-            if step.expected is not None and not _as_shown(step.expected, outcome):
-                shown = outcome.out if outcome.out.strip() else outcome.printed
-                wrong.append(f"{place}\n{difference(step.expected, shown)}")
+            if step.expected is not None:
+                # Lines of two streams that come at the same moment have no order.
+                printed = {outcome.out, outcome.printed, outcome.err + outcome.out}
+                if not any(matches(step.expected, text) for text in printed):
+                    nearest = min((difference(step.expected, text) for text in printed), key=len)
+                    wrong.append(f"{place}\n{nearest}")
         return wrong
 
     def _run(self, step: Step) -> Outcome:
@@ -303,12 +306,6 @@ def _environment() -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if name not in terminal}
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return {**kept, "PATH": path, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-
-
-def _as_shown(expected: str, outcome: Outcome) -> bool:
-    # Lines that both streams print at the same moment have no defined order.
-    candidates = (outcome.out, outcome.printed, outcome.err + outcome.out)
-    return any(matches(expected, printed) for printed in candidates)
 
 
 def _first_line(step: Step) -> str:
