@@ -119,7 +119,7 @@ def test_the_figures_and_the_plot_may_go_to_s3(folder, kept, s3, monkeypatch):
 def test_the_command_fits_a_calibration(folder, table, capsys):
     assert main.main(["evaluate", "calibrate", table.uri, "--discard", "0.2"]) == 0
     printed = capsys.readouterr().out
-    assert "(20" in printed and "lie below" in printed
+    assert "(20" in printed and "are below it" in printed
     yaml = printed.splitlines()[-1]
     (folder / "job.yaml").write_text(yaml)
     own = choose(config.load(str(folder / "job.yaml"), {})).calibration
