@@ -1,12 +1,12 @@
-# faceq on Ray, for rayjob.yaml:  docker build -t registry.example.com/faceq:0.1.0 .
-# Its Ray is the one that the tests run with. In the order of cluster.yaml's setup: ONNX Runtime's build for
-# CUDA comes last, since faceq and insightface bring the one without, which would be in the way.
+# The image for rayjob.yaml:  docker build -t registry.example.com/faceq:0.1.0 .
+# It has the version of Ray that the tests use. The CUDA build of ONNX Runtime is installed last, as in cluster.yaml:
+# faceq and insightface install the build without CUDA, which conflicts with it.
 
-# RELEASE: the base image by its digest, so that a tag which somebody moves changes nothing: @sha256:… as given by
+# RELEASE: pin the base image by its digest (@sha256:…), because a tag can be moved. This command prints it:
 #   docker buildx imagetools inspect rayproject/ray:2.60.0-py311-gpu --format '@{{.Manifest.Digest}}'
 ARG RAY_DIGEST=""
 FROM rayproject/ray:2.60.0-py311-gpu${RAY_DIGEST}
-# Ray's own user, by its number: Kubernetes can only then see that it is not root.
+# Ray's own user, by number: Kubernetes cannot verify that a user given by name is not root.
 USER 1000
 WORKDIR /home/ray/faceq
 COPY --chown=1000 pyproject.toml constraints.txt README.md LICENSE NOTICE ./

@@ -1,39 +1,43 @@
-# Every target sets up what it needs. PYTHON must be 3.11 or newer.
+# Every target sets up its own requirements. PYTHON must be 3.11 or newer.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-drills bench lint wheel clean
+.PHONY: demo test test-drills bench lint docs wheel clean
 
-demo: $(READY)  ## score demo shards made of photos that installed packages ship (about two minutes)
+demo: $(READY)  ## score demo shards, made from photos in installed packages (about two minutes)
 	$(BIN)/python -m jobs.demo demo
 
-test: $(READY)  ## the tests of the parts and of whole jobs, with a real S3 server on this machine
+test: $(READY)  ## unit and integration tests, with a local S3 server
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-test-drills: $(READY)  ## kills, full disks, clusters that grow: the second command ends every Ray on the machine
-	$(BIN)/python -m pytest tests/drills
+test-drills: $(READY)  ## kills, full disks, growing clusters; the second command stops every Ray process on the machine
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/drills
 	$(BIN)/python -m pytest tests/drills -m alone
 
-bench: $(READY)  ## frames/s beside a loop without Ray and beside CAFI as published, as one table
+bench: $(READY)  ## one table that compares frames/s with a loop without Ray and with CAFI as published
 	$(BIN)/python -m jobs.benchmarks.throughput
 
-lint: $(READY)  ## style, types, imports between rooms, dependencies, spelling
+lint: $(READY)  ## check style, types, imports between rooms, dependencies and spelling
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/deptry .
-	$(BIN)/deptry faceq --optional-dependencies-dev-groups train,bench,dev
+	$(BIN)/deptry faceq --optional-dependencies-dev-groups train,bench,docs,examples,dev
 	$(BIN)/codespell
 
-wheel: $(READY)  ## the wheel and the source archive in dist/, checked
+docs: $(READY)  ## build the docs site in site/; fail on broken links, stale generated pages, undocumented public names
+	$(BIN)/python -m jobs.docs_site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+wheel: $(READY)  ## build and check the wheel and the source archive in dist/
 	rm -rf dist
 	$(BIN)/python -m build
 	$(BIN)/twine check --strict dist/*
 
-# constraints.txt holds the versions that the tests ran with; pyproject.toml the ranges that users get.
+# constraints.txt holds the tested versions, pyproject.toml the supported ranges.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), f"Python 3.11 or newer is needed: make PYTHON=..., not {sys.version}"'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -41,4 +45,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 clean:
-	rm -rf $(VENV) demo build dist
+	rm -rf $(VENV) demo build dist site

@@ -1,6 +1,6 @@
-"""faceq scores face images at scale: can the face be recognised (SER-FIQ), does it look good (DB-CNN)?
+"""Score face images at scale: how well a face can be recognised (SER-FIQ) and how good it looks (DB-CNN).
 
-What is listed in `__all__` is the public API; all other modules may change.
+The names in `__all__` are the public API. All other modules may change.
 """
 
 import importlib
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from faceq.storage.settings import S3Settings
 
 __version__ = "0.1.0"
+"""The version of faceq."""
 __all__ = [
     "Config",
     "DeviceError",
@@ -44,7 +45,7 @@ __all__ = [
     "score_images",
 ]
 
-_HOMES = {
+_MODULES = {
     "Config": "faceq.config",
     "S3Settings": "faceq.storage.settings",
     "Scorer": "faceq.stages.scorer",
@@ -53,14 +54,15 @@ _HOMES = {
     "score": "faceq.job.pipeline",
     "score_images": "faceq.stages.scorer",
 }
-"""Modules of the public names; those of the errors, which are not here, are in `faceq.errors`."""
+"""Module of each public name. The error classes are not listed here: they are in `faceq.errors`."""
 
 
 def __getattr__(name: str) -> Any:
-    # Imported on first use: torch, ONNX Runtime and Ray take seconds, and no program needs all of them.
+    # Import on first use: torch, ONNX Runtime and Ray take seconds to import, and no program needs all of
+    # them.
     if name not in __all__:
         raise AttributeError(f"module 'faceq' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOMES.get(name, "faceq.errors")), name)
+    value = getattr(importlib.import_module(_MODULES.get(name, "faceq.errors")), name)
     globals()[name] = value
     return value
 

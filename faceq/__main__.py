@@ -1,4 +1,4 @@
-"""`python -m faceq`: the command line."""
+"""Run the command line: `python -m faceq`."""
 
 import sys
 

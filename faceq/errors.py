@@ -1,12 +1,12 @@
-"""Errors. Every error class of faceq derives from FaceqError.
+"""Error classes. Every error class of faceq derives from FaceqError.
 
-The kinds in this module are the public ones: a command or a function of the public API ends with one of them,
-and each has an exit status. The rule:
+The classes in this module are public: when a command or a function of the public API fails, it raises one of
+them, and each has an exit status. The rule:
 
-- 2 (UsageError and its kinds): the command line, the configuration, the query or the input has to be changed.
-  Something has no such name, is of the wrong kind, is out of range, or does not fit the table that is there.
-- 1 (JobError and its kinds): the command is right. It works as it stands once something outside it is put
-  right: room on a disk, permissions, credentials, a network, a damaged file.
+- 2 (UsageError and its subclasses): change the command line, the configuration, the query or the input.
+  Something does not exist, has the wrong type, is out of range, or does not match the existing table.
+- 1 (JobError and its subclasses): the command is right. It works unchanged once something outside it is
+  fixed: disk space, permissions, credentials, the network, a damaged file.
 """
 
 from typing import ClassVar
@@ -15,13 +15,17 @@ from faceq.messages.masking import mask
 
 
 class FaceqError(Exception):
-    """Base of all errors that faceq raises on purpose.
+    """Base class of all errors that faceq raises on purpose.
 
-    The message is one line for people. It holds no secrets, wherever it is printed: on a terminal, in a log,
-    in another process.
+    The message is one line. Secrets in it are masked, so it is safe to print in a terminal, in a log or in
+    another process.
+
+    Args:
+        values: The message, as the first value.
     """
 
     exit_status: ClassVar[int] = 1
+    """Exit status of a command that ends with this error: 1, or 2 if the command itself must be changed."""
 
     def __init__(self, *values: object):
         super().__init__(*(mask(value) if isinstance(value, str) else value for value in values))
@@ -34,31 +38,32 @@ class UsageError(FaceqError, ValueError):
 
 
 class JobError(FaceqError, RuntimeError):
-    """The job was well asked for and could not be done: exit status 1."""
+    """The command is valid, but the job failed: exit status 1."""
 
 
 class StorageError(JobError):
-    """A disk or a store fails: it is full or down, denies access, or a file is damaged: exit status 1."""
+    """A disk or an object store failed: exit status 1. It is full or down, denies access, or a file on it is
+    damaged."""
 
 
 class ModelError(JobError):
-    """A model cannot be downloaded; the message names every source that was tried and what it answered."""
+    """A model cannot be downloaded. The message names every source that was tried, each with its error."""
 
 
 class LicenceError(UsageError):
-    """A model's licence has not been accepted; the message holds its terms, and how to accept."""
+    """A model's licence has not been accepted. The message contains the terms and says how to accept them."""
 
 
 class ModelFileError(UsageError):
-    """A file that is not the model it should be; the message names it and what it lacks."""
+    """A file is not the expected kind of model. The message names the file and what it lacks."""
 
 
 class DeviceError(UsageError):
-    """CUDA was asked for and cannot be had; the message says why, and what to install."""
+    """CUDA was requested but is not available. The message says why, and what to install."""
 
 
 class UnreadableError(FaceqError, ValueError):
-    """A frame that gives no pixels; the message says why.
+    """A frame cannot be decoded. The message says why.
 
-    It is raised and caught while frames are decoded: the frame becomes a row with the status `unreadable`.
+    The decoding stage catches it: the frame becomes a row with the status `unreadable`.
     """

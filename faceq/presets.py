@@ -1,22 +1,23 @@
-"""The presets: which model does what, and the defaults that belong to that set of models."""
+"""Presets: sets of models, with the defaults that belong to each set."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 Outline = Literal["oval", "hull"]
-"""The mask's edge: the face oval of the landmark model, where it has one; the convex hull of the
-landmarks."""
+"""Outline of the mask: the face oval of the landmark model ("oval", only if the model has one) or the convex
+hull of the landmarks ("hull")."""
 
 Pose = Literal["five", "pnp"]
-"""Head pose from the five landmarks, or by a perspective fit to six dense ones."""
+"""How to estimate the head pose: from the five landmarks ("five"), or by a perspective fit to six dense
+landmarks ("pnp")."""
 
 
 @dataclass(frozen=True)
 class Preset:
-    """Which model does what, each a name in the zoo or a file, and what else belongs to the set.
+    """A set of models and their settings. Each model is a name in the model zoo or the path of a file.
 
-    settings: of `Config`, where they differ from its defaults.
+    settings: settings of `Config` that differ from its defaults.
     """
 
     detector: str

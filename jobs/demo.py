@@ -1,10 +1,10 @@
-"""The demo: real faces, spoiled step by step, through the whole job; scores must fall along the way.
+"""The demo: score real faces that are degraded step by step. Scores must fall with each step.
 
     python -m jobs.demo [FOLDER]
 
-Photos that installed packages ship become 384x384 frames in WebDataset shards, in ladders of blur,
-noise, JPEG, low light and low resolution; frames without a face, with a face that is too small, and
-broken ones go with them. The job scores the shards as it would score anyone's.
+The demo turns photos from installed packages into 384x384 frames in WebDataset shards: ladders of blur,
+noise, JPEG, low light and low resolution, and frames without a face, with a face that is too small, and
+with damaged bytes. The job scores the shards like any other input.
 """
 
 import argparse
@@ -39,37 +39,37 @@ from faceq.table.store import Table
 
 FRAME_SIZE = 384
 FACE_SHARE = 0.4
-"""Longer side of the face's box over the side of the frame."""
+"""Longer side of the face's box divided by the side of the frame."""
 
 DETECTION_SIDE = 640
-"""Longer side, pixels, at which the photos are looked at for faces."""
+"""Longer side, pixels, to which a photo is shrunk for face detection."""
 
 JPEG_QUALITY = 95
 SEVERITIES = range(6)
-"""0 is the sharp frame."""
+"""0 is the frame that is not degraded."""
 
-# Severities 1 to 5. They are harsher than what people notice, because a recogniser sees a face shrunk to
-# 112 pixels: what does not survive the shrinking does not make it less certain.
+# Severities 1 to 5. People notice weaker ones, but the recogniser sees a face shrunk to 112 pixels: a
+# distortion that the shrinking removes does not change SER-FIQ.
 STEPS: dict[str, tuple[float, ...]] = {
     "blur": (2.0, 3.5, 5.0, 6.5, 8.0),  # sigma, pixels
     "noise": (25.0, 40.0, 55.0, 70.0, 90.0),  # sigma, grey levels of 255
-    "jpeg": (30, 14, 8, 5, 3),  # libjpeg's quality
+    "jpeg": (30, 14, 8, 5, 3),  # libjpeg quality
     "low_light": (1.0, 2.0, 3.0, 4.0, 5.0),  # halvings of the light
-    "low_resolution": (1.5, 2.5, 4.0, 6.0, 9.0),  # shrink of either side
+    "low_resolution": (1.5, 2.5, 4.0, 6.0, 9.0),  # factor by which each side shrinks
 }
 FRAMES_PER_SHARD = 64
 SCORES = ("serfiq_raw", "dbcnn")
-MADE = ("shards", "table", "astronaut.jpg")
-"""What the demo makes in its folder."""
+OUTPUTS = ("shards", "table", "astronaut.jpg")
+"""What the demo writes to its folder."""
 
 
 def main() -> int:
-    """Make the shards, score them, print what came out."""
+    """Make the shards, score them, and print the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", nargs="?", default="demo", type=Path, help="default: demo")
     folder: Path = parser.parse_args().folder
     try:
-        make_room(folder)
+        prepare_folder(folder)
     except UsageError as error:
         parser.error(str(error))
     with logs.shown() as shown:
@@ -78,12 +78,12 @@ def main() -> int:
 
 
 def run(folder: Path, reporter: progress.Reporter) -> None:
-    """Make the shards in an empty folder, score them, print what came out."""
+    """Make the shards in an empty folder, score them, and print the results."""
     faces = source_faces()
     count = write_shards(folder / "shards", frames(faces))
     (folder / "astronaut.jpg").write_bytes(_jpeg(faces["astronaut"]))
     print(f"{count} frames in {folder / 'shards'}, from {len(faces)} faces")
-    # Threshold 0: every face is scored to the end, so that both ladders are whole.
+    # Threshold 0: every face gets both scores, so that no ladder has gaps.
     places = {"input": [str(folder / "shards")], "out": str(folder / "table")}
     settings = config.build({**places, "fiq_threshold": 0})
     done = pipeline.score(settings, reporter=reporter)
@@ -93,13 +93,14 @@ def run(folder: Path, reporter: progress.Reporter) -> None:
     rich.console.Console().print(falls)
 
 
-def make_room(folder: Path) -> None:
-    """Remove what an earlier demo has made in a folder; UsageError where it is somebody else's."""
+def prepare_folder(folder: Path) -> None:
+    """Create the folder, and delete the files of an earlier demo. Raises UsageError if files are not the
+    demo's."""
     mark = folder / ".faceq-demo"
-    there = [folder / name for name in MADE if (folder / name).exists()]
+    there = [folder / name for name in OUTPUTS if (folder / name).exists()]
     if there and not mark.exists():
         raise UsageError(
-            f"{there[0]}: is there, and not known to be the demo's: delete it, or name another folder"
+            f"{there[0]}: already exists, and the demo did not write it: delete it, or name another folder"
         )
     for made in there:
         shutil.rmtree(made) if made.is_dir() else made.unlink()
@@ -108,7 +109,7 @@ def make_room(folder: Path) -> None:
 
 
 def source_faces() -> dict[str, np.ndarray]:
-    """The sharp faces: name to (384, 384, 3) uint8 RGB, eight of them."""
+    """The eight faces that are not degraded: name to (384, 384, 3) uint8 RGB."""
     photos = Path(insightface.__file__).parent / "data" / "images"
     pictures = {
         "astronaut": skimage.data.astronaut(),
@@ -146,7 +147,7 @@ def frames(faces: dict[str, np.ndarray]) -> Iterator[tuple[str, bytes]]:
 
 
 def degraded(face: np.ndarray, kind: str, severity: int, seed: int) -> np.ndarray:
-    """A frame (H, W, 3) uint8 RGB at severity 1...5 of one of STEPS; the seed is for noise and low light."""
+    """A frame (H, W, 3) uint8 RGB at severity 1...5 of a kind in STEPS. Noise and low light use the seed."""
     step = STEPS[kind][severity - 1]
     match kind:
         case "blur":
@@ -161,7 +162,7 @@ def degraded(face: np.ndarray, kind: str, severity: int, seed: int) -> np.ndarra
 
 
 def write_shards(folder: Path, members: Iterator[tuple[str, bytes]], each: int = FRAMES_PER_SHARD) -> int:
-    """Write members into numbered tar shards of `each`; returns how many members there were."""
+    """Write members into numbered tar shards with `each` members per shard; returns the number of members."""
     folder.mkdir(parents=True)
     count = 0
     shards = iter(lambda: list(itertools.islice(members, each)), [])
@@ -176,7 +177,7 @@ def write_shards(folder: Path, members: Iterator[tuple[str, bytes]], each: int =
 
 
 def ladder_table(rows: pa.Table) -> rich.table.Table:
-    """Mean scores over the faces by severity, for each kind of ladder, and `correlation`."""
+    """Mean scores over the faces by severity for each kind of ladder, and their `correlation`."""
     scores = {row["member"]: row for row in rows.to_pylist()}
     names = sorted({member.split("-")[0] for member in scores if "-sharp-" in member})
     table = rich.table.Table(title="Scores along the ladders (mean over faces)", box=None, pad_edge=False)
@@ -192,9 +193,8 @@ def ladder_table(rows: pa.Table) -> rich.table.Table:
 
 
 def correlation(scores: Mapping[str, Any], names: Sequence[str], kind: str, score: str) -> float:
-    """Spearman's correlation between severity and score, averaged over faces: -1 where the score falls
-    at each step. `scores`: rows of the table by member name. A face that was lost on the way down has
-    no score there, and counts with the steps that it has."""
+    """Spearman's correlation between severity and score, averaged over faces: -1 if the score falls at each
+    step. `scores`: rows of the table by member name. Severities without a found face do not count."""
     lines = _grid(scores, names, kind, score)
     steps = np.array(SEVERITIES)
     each = [spearmanr(steps[~np.isnan(line)], line[~np.isnan(line)]).statistic for line in lines]
@@ -221,13 +221,13 @@ def _jpeg(image: np.ndarray) -> bytes:
 
 
 def _with_margin(face: np.ndarray) -> np.ndarray:
-    """A picture that its face fills, with as much margin again, its edge stretched outwards."""
+    """An image filled by its face, with a margin of half its height on each side that repeats its edge."""
     margin = face.shape[0] // 2
     return cv2.copyMakeBorder(face, margin, margin, margin, margin, cv2.BORDER_REPLICATE)
 
 
 def _frame_around(picture: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """A square frame around a face's box; what lies outside the picture repeats its edge."""
+    """A square frame around a face's box. Outside the image, the frame repeats the edge of the image."""
     x, y, width, height = box
     side = round(float(max(width, height)) / FACE_SHARE)
     left, top = round(float(x + width / 2) - side / 2), round(float(y + height / 2) - side / 2)
@@ -239,7 +239,7 @@ def _frame_around(picture: np.ndarray, box: np.ndarray) -> np.ndarray:
 
 
 def _far_away(face: np.ndarray) -> np.ndarray:
-    """The frame shrunk to a fifth on grey: its face is some 31 pixels high."""
+    """The frame shrunk to a fifth, on grey: its face is about 31 pixels high."""
     small = cv2.resize(face, None, fx=1 / 5, fy=1 / 5, interpolation=cv2.INTER_AREA)
     canvas = np.full_like(face, 128)
     top = (FRAME_SIZE - len(small)) // 2

@@ -1,4 +1,4 @@
-"""The scoring job as it is submitted to a cluster; the same as `faceq score`.
+"""The entry point of a job that is submitted to a cluster. It does the same as `faceq score`.
 
 ray job submit --working-dir . -- python -m jobs.score --config jobs/score.yaml
 """

@@ -1,4 +1,4 @@
-"""What several test modules share: real pictures, one local Ray, one real S3 server."""
+"""Fixtures of several test modules: real images, one local Ray, one real S3 server."""
 
 import ctypes
 import functools
@@ -26,7 +26,7 @@ from faceq.stages import scorer
 from jobs import demo
 
 if "PYTEST_XDIST_WORKER" in os.environ:
-    # Threads of two processes that spin while they wait for each other's cores take four times as long.
+    # Threads of two processes that busy-wait for the same cores take four times as long.
     torch.set_num_threads(1)
 
 
@@ -50,29 +50,30 @@ def full(request: pytest.FixtureRequest) -> bool:
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("shared") and not SHARED.is_dir():
-        pytest.skip(f"{SHARED} is not here")
+        pytest.skip(f"{SHARED} does not exist")
 
 
 @pytest.fixture(scope="module", autouse=True)
 def memory_given_back() -> Iterator[None]:
-    """What a module's tests have freed goes back to the system: Ray ends workers where memory is short."""
+    """Return the memory that a module's tests freed to the system, because Ray kills workers if memory is
+    short."""
     yield
     gc.collect()
     pa.default_memory_pool().release_unused()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # exists in glibc only
     if trim:
         trim(0)
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder that tests marked `shared` read."""
+    """The folder that tests with the mark `shared` read."""
     return SHARED
 
 
 @pytest.fixture(scope="session", autouse=True)
 def aws() -> dict[str, str]:
-    """The AWS variables that every process of the tests sees: they lead to this machine only."""
+    """AWS variables for all processes of the tests. They point to this machine only."""
     variables = {
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{free_port()}",
         "AWS_ACCESS_KEY_ID": "faceq-tests",
@@ -88,21 +89,21 @@ def aws() -> dict[str, str]:
 
 @pytest.fixture(scope="session", autouse=True)
 def hugging_face(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """datasets asks no hub, and keeps what it makes among the tests' files."""
+    """datasets sends no request to the hub, and caches in the tests' temporary folder."""
     os.environ.update({"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path_factory.mktemp("hugging_face"))})
 
 
 @pytest.fixture(scope="session")
 def s3(aws: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real S3 server with one bucket; its `s3://` URI."""
+    """Start a real S3 server with one bucket. Returns the `s3://` URI of the bucket."""
     with real_s3(aws, tmp_path_factory.mktemp("s3")) as uri:
         yield uri
 
 
 @pytest.fixture(scope="session")
 def local_ray(aws: dict[str, str]) -> Iterator[None]:
-    """One Ray on this machine for all tests that run a job."""
-    # Its workers cannot import what lies in tests/support.
+    """One local Ray for all tests that run a job."""
+    # Its workers cannot import modules in tests/support.
     ray.cloudpickle.register_pickle_by_value(stand_ins)
     ray.init(address="local", num_cpus=2, include_dashboard=False)
     yield
@@ -119,14 +120,14 @@ def models_loaded_once() -> Iterator[None]:
 
 @pytest.fixture
 def light_job(local_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Jobs of this process score by `stand_ins`."""
+    """Make the jobs of this process score with `stand_ins`."""
     monkeypatch.setattr(graph, "FiqStage", stand_ins.FiqStage)
     monkeypatch.setattr(graph, "QualityStage", stand_ins.QualityStage)
 
 
 @pytest.fixture
 def model_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where models are kept, as yet without any; no mirror is set."""
+    """The model cache, empty at first. No mirror is set."""
     monkeypatch.setenv("FACEQ_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("FACEQ_MODEL_MIRROR", raising=False)
     return tmp_path / "cache"
@@ -134,19 +135,19 @@ def model_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="session")
 def astronaut() -> np.ndarray:
-    """A sharp portrait, (512, 512, 3) uint8 RGB, one face of some 100 pixels."""
+    """A sharp portrait, (512, 512, 3) uint8 RGB, with one face of about 100 pixels."""
     return skimage.data.astronaut()
 
 
 @pytest.fixture(scope="session")
 def photos() -> Path:
-    """insightface's sample pictures: six people, a portrait, medical masks without a face."""
+    """insightface's sample images: six people, a portrait, medical masks without a face."""
     return PHOTOS
 
 
 @pytest.fixture(scope="session")
 def frames_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with some of the demo's frames in two tars, a Parquet file, pictures, and a video."""
+    """A folder with some of the demo's frames in two tars, a Parquet file, images, and a video."""
     folder = tmp_path_factory.mktemp("frames")
     wanted = ("astronaut-blur", "astronaut-sharp", "group0", "group1", "noface", "small", "broken")
     chosen = [frame for frame in demo.frames(demo.source_faces()) if frame[0].startswith(wanted)]
@@ -161,5 +162,5 @@ def frames_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def looked_at(frames_in: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The result table of `frames_in`, at the default threshold: every status is in it."""
+    """The result table of `frames_in` with the default threshold. It has rows of every status."""
     return score_here(str(frames_in), str(tmp_path_factory.mktemp("looked") / "table"))

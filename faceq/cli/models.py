@@ -119,5 +119,5 @@ def verify_models(options: argparse.Namespace) -> int:
 def _named_models(options: argparse.Namespace, settings: config.Config) -> list[str]:
     for name in options.names:
         if name not in zoo.MODELS:
-            raise UsageError(f"unknown model {name!r}: choose one of {', '.join(zoo.MODELS)}")
+            raise UsageError(f"unknown model {name!r}: choose from {', '.join(zoo.MODELS)}")
     return options.names or list(settings.chosen.models())

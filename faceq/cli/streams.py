@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import TextIO
 
 from faceq.errors import StorageError
-from faceq.messages.visible import ON_A_PLAIN_TERMINAL
+from faceq.messages.visible import ENCODING_ERRORS
 
 
 class ReaderGone(BaseException):
@@ -34,7 +34,7 @@ class _Stream(io.TextIOWrapper):
         super().__init__(
             stream.buffer,
             encoding=stream.encoding,
-            errors=ON_A_PLAIN_TERMINAL,
+            errors=ENCODING_ERRORS,
             line_buffering=bool(stream.line_buffering),
             write_through=getattr(stream, "write_through", False),
         )

@@ -1,10 +1,10 @@
-"""Ways to spoil a picture, each in five levels.
+"""Distortions that degrade an image, each in five levels.
 
-Every function takes an RGB uint8 (H, W, 3) image and returns a new one of the same shape and type.
-Random ones draw from a seed, so the same arguments always give the same pixels. Sizes are in
-pixels of the image that is given: a blur that ruins a 256-pixel face is a trifle at 4,000 pixels.
+Every function takes an RGB uint8 image (H, W, 3) and returns a new one of the same shape and type. Random
+distortions use a seed, so that the same arguments always give the same pixels. Sizes are in pixels of the
+given image: a blur that ruins a face of 256 pixels is negligible at 4,000 pixels.
 
-`LADDERS` are the kinds that a quality score must fall along.
+Along each of the `LADDERS`, a quality score must decrease.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 Image = NDArray[np.uint8]
 Ladder = Callable[[Image, int, int], Image]
 
-# What severities 1 to 5 stand for.
+# Parameters for severities 1 to 5.
 BLUR_SIGMA = (0.8, 1.4, 2.2, 3.4, 5.0)  # pixels
 NOISE_SIGMA = (6.0, 12.0, 20.0, 32.0, 50.0)  # grey levels of 255
 JPEG_QUALITY = (40, 22, 13, 8, 4)  # libjpeg's scale, 100 is best
-LOW_LIGHT_STOPS = (1.0, 2.0, 3.0, 4.0, 5.0)  # halvings of the light
-LOW_RESOLUTION_FACTOR = (1.5, 2.2, 3.2, 4.6, 6.5)  # shrink of either side
+LOW_LIGHT_STOPS = (1.0, 2.0, 3.0, 4.0, 5.0)  # each stop halves the light
+LOW_RESOLUTION_FACTOR = (1.5, 2.2, 3.2, 4.6, 6.5)  # reduction of each side
 
-SENSOR_ELECTRONS = 1000.0  # a small phone sensor's count for white, before the light is taken
+SENSOR_ELECTRONS = 1000.0  # electrons for white in a small phone sensor, at full light
 READ_NOISE_ELECTRONS = 2.0
 
 
@@ -36,19 +36,19 @@ def as_image(values: NDArray[np.floating[Any]]) -> Image:
 
 
 def gaussian_blur(image: Image, sigma: float) -> Image:
-    """Out of focus: a Gaussian of `sigma` pixels, > 0; the border mirrors."""
+    """Blur by a Gaussian of `sigma` > 0 pixels, as when out of focus; the border is mirrored."""
     blurred = cv2.GaussianBlur(image, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101)
     return np.asarray(blurred, np.uint8)
 
 
 def white_noise(image: Image, sigma: float, seed: int) -> Image:
-    """Independent Gaussian noise of `sigma` grey levels on every channel."""
+    """Add independent Gaussian noise of `sigma` grey levels to every channel."""
     noise = np.random.default_rng(seed).standard_normal(image.shape, np.float32)
     return as_image(image + sigma * noise)
 
 
 def jpeg(image: Image, quality: int) -> Image:
-    """Through a JPEG file of `quality` 1..100, chroma at half resolution as cameras store it."""
+    """Encode as a JPEG of `quality` 1..100, with chroma at half resolution as in cameras, and decode it."""
     done, stored = cv2.imencode(
         ".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality]
     )
@@ -59,21 +59,21 @@ def jpeg(image: Image, quality: int) -> Image:
 
 
 def low_light(image: Image, stops: float, seed: int) -> Image:
-    """The same exposure with 2**stops times less light, kept dark as the camera would keep it.
+    """Simulate the same exposure with 2**stops times less light, without brightening the result.
 
-    Light is taken away in linear light (gamma 2.2), where photons and the sensor's read-out add
-    their noise; so a dim picture is also a noisy one.
+    The light is reduced in linear space (gamma 2.2), where photon noise and read-out noise are added.
+    Therefore a dark image is also noisy.
     """
     linear = (np.arange(256, dtype=np.float32) / 255) ** 2.2
     electrons = linear[image] * np.float32(SENSOR_ELECTRONS / 2**stops)
     noise = np.random.default_rng(seed).standard_normal(image.shape, np.float32)
-    # The Gaussian stands for Poisson counts: same variance, a tenth of the time.
+    # The Gaussian approximates Poisson counts: same variance, a tenth of the time.
     caught = electrons + noise * np.sqrt(electrons + READ_NOISE_ELECTRONS**2)
     return as_image(255 * np.clip(caught / SENSOR_ELECTRONS, 0, 1) ** (1 / 2.2))
 
 
 def low_resolution(image: Image, factor: float) -> Image:
-    """Shrunk by `factor` >= 1 by area, then brought back to its size bicubically."""
+    """Reduce by `factor` >= 1 by area, then enlarge bicubically to the original size."""
     height, width = image.shape[:2]
     small = (max(1, round(width / factor)), max(1, round(height / factor)))
     shrunk = cv2.resize(image, small, interpolation=cv2.INTER_AREA)
@@ -81,11 +81,11 @@ def low_resolution(image: Image, factor: float) -> Image:
 
 
 def _ladder(at_severity: Ladder) -> Ladder:
-    """Severity 0 as untouched, 1 to 5 as given, and nothing else."""
+    """Check the severity, 0 (unchanged) to 5 (worst), and apply the distortion."""
 
     def degrade(image: Image, severity: int, seed: int) -> Image:
         if not 0 <= severity <= 5:
-            raise ValueError(f"severity is {severity}: give 0 (untouched) to 5 (worst)")
+            raise ValueError(f"severity is {severity}: give 0 (unchanged) to 5 (worst)")
         return image.copy() if severity == 0 else at_severity(image, severity - 1, seed)
 
     return degrade

@@ -1,9 +1,9 @@
 """Error-versus-discard characteristic (EDC): how much a quality score helps recognition. Pure functions.
 
-A quality score is worth what it does to error rates: leave out the pairs of faces of which it thinks
-least, and the false non-match rate of the rest should fall. The decision threshold stays as it was on all
-pairs. The area under the curve up to a share of discarded pairs, relative to discarding nothing, is one
-number for it: 1.0 is useless, less is better.
+A good quality score reduces error rates: if the pairs of faces with the lowest quality are discarded, the
+false non-match rate of the remaining pairs falls. The decision threshold does not change. The
+area under this curve, up to a share of discarded pairs and relative to discarding nothing, summarises it in
+one number: 1.0 means useless, lower is better.
 
 Source: Grother, Tabassi, "Performance of Biometric Quality Measures", TPAMI 29(4), 2007; Schlett, Rathgeb,
 Tapia, Busch, "Considerations on the Evaluation of Biometric Quality Assessment Algorithms", TBIOM 6(1), 2024.
@@ -18,13 +18,13 @@ FMRS = (1e-2, 1e-3, 1e-4)
 """False match rates at which the decision threshold is set."""
 
 AREAS = (0.2, 0.3)
-"""Shares of discarded pairs up to which the area is taken."""
+"""Shares of discarded pairs up to which the area is computed."""
 
 GENUINE_PER_PERSON = 1000
-"""Most genuine pairs of one person: somebody with a thousand photos would have half a million."""
+"""Maximum number of genuine pairs per person: a person with a thousand photos would have half a million."""
 
 IMPOSTORS = 1_000_000
-"""Most impostor pairs: a false match rate of 1e-4 then stands on a hundred of them."""
+"""Maximum number of impostor pairs: a false match rate of 1e-4 then corresponds to a hundred of them."""
 
 RESAMPLES = 1000
 CONFIDENCE = 0.95
@@ -32,7 +32,7 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Pairs:
-    """Pairs of faces, compared.
+    """Pairs of faces and their similarities.
 
     first, second: (P,) int64, positions of the two faces. similarity: (P,) float32, cosine.
     """
@@ -44,13 +44,14 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Curve:
-    """A step function: from `discarded[k]` up to the next, the error is `fnmr[k]`. Both (K,) float64."""
+    """A step function: the error is `fnmr[k]` from `discarded[k]` to `discarded[k + 1]`. Both (K,)
+    float64."""
 
     discarded: np.ndarray
     fnmr: np.ndarray
 
     def relative_area(self, upto: float) -> float:
-        """Area from 0 to `upto` over that of the first value; NaN where that is 0, or no pair is there."""
+        """Area from 0 to `upto`, relative to a constant first value; NaN if that is 0 or there is no pair."""
         if not len(self.fnmr) or self.fnmr[0] == 0:
             return float("nan")
         edges = np.append(np.minimum(self.discarded, upto), upto)
@@ -59,10 +60,11 @@ class Curve:
 
 @dataclass(frozen=True)
 class Result:
-    """One quality score at one false match rate.
+    """The result of one quality score at one false match rate.
 
-    fnmr: of all genuine pairs. pauc: relative areas to each of AREAS. resampled: (RESAMPLES,), the last of
-    those areas on people drawn again; `low` and `high` bound the middle CONFIDENCE of it.
+    fnmr: false non-match rate of all genuine pairs. pauc: relative areas up to each of AREAS. resampled:
+    (RESAMPLES,), the last of these areas for each bootstrap sample of people; `low` and `high` are the limits
+    of its CONFIDENCE interval.
     """
 
     fmr: float
@@ -89,21 +91,22 @@ def evaluate(
     fmrs: Sequence[float] = FMRS,
     seed: int = 0,
 ) -> list[Result]:
-    """The EDC of every quality score at every false match rate, with bootstrap intervals over people.
+    """Compute the EDC of every quality score at every false match rate, with bootstrap intervals over people.
 
-    A resample draws as many people as there are, with replacement; a genuine pair then counts as often as
-    its person was drawn, an impostor pair as the product of its two, and the decision threshold is set anew.
-    All scores see the same resamples, so that differences between them can be told apart too.
+    A bootstrap sample draws as many people as there are, with replacement. A genuine pair counts as often as
+    its person was drawn, an impostor pair as often as the product of the counts of its two people. The
+    decision threshold is computed again for each sample. All scores use the same samples, so that differences
+    between them are comparable.
 
     Args:
         genuine, impostor: from `genuine_pairs` and `impostor_pairs`.
-        people: (N,) int64, 0…M-1: who each face is.
+        people: (N,) int64, 0…M-1: the person of each face.
         qualities: name to (N,) float, higher is better, no NaN.
         fmrs: false match rates, each 0 < fmr < 1.
-        seed: of the resampling.
+        seed: seed of the bootstrap.
 
     Returns:
-        Results, by false match rate and then by quality, in the orders given.
+        Results by false match rate and then by quality, in the given orders.
     """
     count = int(people.max()) + 1
     generator = np.random.default_rng(seed)
@@ -122,7 +125,7 @@ def evaluate(
             levels = worst[rising]
             similarity, person = genuine.similarity[rising], owner[rising]
             curve = _curve(levels, similarity < threshold, np.ones(len(levels), np.int64))
-            # Without impostors (all draws fell on one person) there is no threshold, hence no area.
+            # Without impostors (only one person was drawn) there is no threshold and no area.
             areas = [
                 float("nan")
                 if np.isnan(at)
@@ -145,11 +148,13 @@ def evaluate(
 def genuine_pairs(
     people: np.ndarray, embeddings: np.ndarray, cap: int = GENUINE_PER_PERSON, seed: int = 0
 ) -> Pairs:
-    """All pairs of faces of one person; of a person with more than `cap`, that many drawn at random.
+    """All pairs of faces of the same person, or a random sample of `cap` pairs if a person has more.
 
     Args:
-        people: (N,) int64: who each face is.
-        embeddings: (N, E) float32, of length one.
+        people: (N,) int64: the person of each face.
+        embeddings: (N, E) float32, L2 norm 1.
+        cap: maximum number of pairs per person.
+        seed: seed of the sample.
     """
     generator = np.random.default_rng(seed)
     first, second = [], []
@@ -164,19 +169,21 @@ def genuine_pairs(
 
 
 def _pairs_at(places: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The pairs at some places (P,) int64 of `np.triu_indices(count, k=1)`, which need not be made: of the
-    100,000 frames of a video there are five billion pairs."""
+    """The pairs at the positions (P,) int64 of `np.triu_indices(count, k=1)`, without creating that array:
+    100,000 frames of a video have five billion pairs."""
     starts = np.append(0, np.cumsum(np.arange(count - 1, 0, -1)))
     first = np.searchsorted(starts, places, side="right") - 1
     return first, places - starts[first] + first + 1
 
 
 def impostor_pairs(people: np.ndarray, embeddings: np.ndarray, most: int = IMPOSTORS, seed: int = 0) -> Pairs:
-    """All pairs of faces of two people, or `most` of them drawn at random where there are more.
+    """All pairs of faces of different people, or a random sample of `most` pairs if there are more.
 
     Args:
-        people: (N,) int64: who each face is.
-        embeddings: (N, E) float32, of length one.
+        people: (N,) int64: the person of each face.
+        embeddings: (N, E) float32, L2 norm 1.
+        most: maximum number of pairs.
+        seed: seed of the sample.
     """
     count = len(people)
     _, sizes = np.unique(people, return_counts=True)
@@ -188,7 +195,7 @@ def impostor_pairs(people: np.ndarray, embeddings: np.ndarray, most: int = IMPOS
             chosen = np.sort(generator.choice(total, most, replace=False))
             first, second = first[chosen], second[chosen]
         return _compared(first, second, embeddings)
-    drawn = np.empty(0, np.int64)  # a pair as one number: first * count + second
+    drawn = np.empty(0, np.int64)  # each pair is encoded as first * count + second
     while len(drawn) < most:
         one, other = np.sort(generator.integers(0, count, size=(2, most)), axis=0)
         more = (one * count + other)[people[one] != people[other]]
@@ -198,7 +205,7 @@ def impostor_pairs(people: np.ndarray, embeddings: np.ndarray, most: int = IMPOS
 
 
 def _across(people: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """All pairs of faces of two people, the first before the second."""
+    """All pairs of faces of different people, with first < second."""
     order = np.argsort(people, kind="stable")
     ends = np.append(np.flatnonzero(np.diff(people[order])) + 1, len(people))
     firsts, seconds = [], []
@@ -215,16 +222,16 @@ def _across(people: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _compared(first: np.ndarray, second: np.ndarray, embeddings: np.ndarray) -> Pairs:
     similarity = np.empty(len(first), np.float32)
-    for start in range(0, len(first), 1 << 16):  # bounds the copies of embeddings to some 60 MB
+    for start in range(0, len(first), 1 << 16):  # limits the copies of embeddings to about 60 MB
         some = slice(start, start + (1 << 16))
         similarity[some] = np.einsum("pe,pe->p", embeddings[first[some]], embeddings[second[some]])
     return Pairs(first, second, similarity)
 
 
 def threshold_at(similarity: np.ndarray, fmr: float) -> float:
-    """The lowest decision threshold at which at most `fmr` of impostor similarities (P,) match.
+    """The lowest decision threshold at which at most a share `fmr` of the impostor similarities (P,) match.
 
-    A pair matches if its similarity is the threshold or more.
+    A pair matches if its similarity is at least the threshold.
 
     Example:
         >>> threshold_at(np.array([0.1, 0.2, 0.3, 0.4], np.float32), fmr=0.25) <= np.float32(0.4)
@@ -237,8 +244,11 @@ def threshold_at(similarity: np.ndarray, fmr: float) -> float:
 
 
 def _thresholds(ranked: np.ndarray, weights: np.ndarray, fmrs: Sequence[float]) -> np.ndarray:
-    """Thresholds for similarities in falling order, each counting `weights` times: just above the first
-    similarity that may not match any more, so that equal similarities go together. NaN without a pair."""
+    """Thresholds for similarities in descending order, each counted `weights` times.
+
+    A threshold is just above the first similarity that must not match, so that equal similarities are treated
+    alike. NaN if there is no pair.
+    """
     matching = np.cumsum(weights)
     if not len(ranked) or not matching[-1]:
         return np.full(len(fmrs), np.nan, np.float32)
@@ -248,10 +258,12 @@ def _thresholds(ranked: np.ndarray, weights: np.ndarray, fmrs: Sequence[float]) 
 
 
 def curve(worst: np.ndarray, similarity: np.ndarray, threshold: float) -> Curve:
-    """False non-match rate of genuine pairs as the worst pairs are discarded, equal ones together.
+    """The false non-match rate of genuine pairs as a function of the share of discarded pairs.
+
+    The pairs of lowest quality are discarded first; pairs of equal quality are discarded together.
 
     Args:
-        worst: (P,) float, the lower quality of each pair's two faces.
+        worst: (P,) float, the lower quality of the two faces of each pair.
         similarity: (P,) float32.
         threshold: pairs below it are false non-matches.
 
@@ -265,12 +277,15 @@ def curve(worst: np.ndarray, similarity: np.ndarray, threshold: float) -> Curve:
 
 
 def _curve(levels: np.ndarray, missed: np.ndarray, weights: np.ndarray) -> Curve:
-    """Pairs in rising order of quality, each counting `weights` times; `missed`: a false non-match."""
+    """The curve for pairs in ascending order of quality, each counted `weights` times.
+
+    missed: whether a pair is a false non-match.
+    """
     starts = np.flatnonzero(np.append(True, levels[1:] != levels[:-1]))
     below = np.append(0, np.cumsum(weights))
     errors_below = np.append(0, np.cumsum(weights * missed))
     left = below[-1] - below[starts]
-    # Of people who were not drawn nothing is left at the end: the error there counts for no width.
+    # If the last people were not drawn, no pairs are left at the end: drop these steps, whose width is 0.
     keep = left > 0
     left = left[keep]
     errors = (errors_below[-1] - errors_below[starts])[keep]

@@ -1,4 +1,4 @@
-"""Judging quality scores by recognition errors: from a table and a list of who is who to EDC results."""
+"""Evaluate quality scores by recognition errors: EDC results from a table and a list of identities."""
 
 import contextlib
 import itertools
@@ -31,17 +31,18 @@ _COLUMNS = (
     *("serfiq_raw", "embedding_norm", "det_score", "yaw", "pitch", "roll"),
 )
 _IMAGE = "coalesce(member, regexp_extract(source, '[^/]*$'))"
-"""SQL: what a list of identities calls a frame."""
+"""SQL expression for a frame's name in a list of identities."""
 
 _BATCH = 16
 
 
 @dataclass(frozen=True)
 class Known:
-    """Faces of a table whose people are known.
+    """The faces of a table whose identities are known.
 
-    rows: the faces, with `image`, their name in the list. people: (N,) int64, 0...M-1. names: of those M.
-    without_face: names in the list that have no face with scores in the table.
+    rows: the faces, with the column `image`, their name in the list. people: (N,) int64, 0...M-1, the person
+    of each face. names: the names of the M people. without_face: number of images in the list without a
+    scored face in the table.
     """
 
     rows: pa.Table
@@ -52,7 +53,7 @@ class Known:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """EDC results, and the faces and the numbers of pairs that they stand on."""
+    """EDC results, and the faces and numbers of pairs that they are based on."""
 
     results: list[edc.Result]
     known: Known
@@ -63,20 +64,21 @@ class Evaluation:
 def evaluate_edc(
     table: Table, identities: str, s3: S3Settings, options: FetchOptions, seed: int = 0
 ) -> Evaluation:
-    """How well the table's quality scores foretell recognition errors.
+    """Evaluate how well the table's quality scores predict recognition errors.
 
-    Embeddings are the table's, where it keeps them; else the frames are read again, aligned by the
-    table's landmarks, and put through the preset's recogniser.
+    The embeddings in the table are used if it has them. Otherwise the frames are read again, aligned by the
+    table's landmarks, and embedded by the preset's recogniser.
 
     Args:
         table: a result table.
-        identities: CSV file with the columns image, identity; image: file name of a `source`, or `member`.
-        s3: how to reach S3.
+        identities: CSV file with the columns image and identity; image is the file name of a `source`, or a
+            `member`.
+        s3: settings of the file system.
         options: how models are fetched.
-        seed: of the random score, the drawn pairs and the bootstrap.
+        seed: seed of the random score, the sampled pairs and the bootstrap.
 
     Raises:
-        UsageError: a list that does not fit the table, or too few people or faces to say anything.
+        UsageError: the list does not fit the table, or it has too few people or faces.
     """
     known = known_faces(table, identities, s3)
     if EMBEDDING.name in known.rows.column_names:
@@ -93,30 +95,30 @@ def evaluate_edc(
 
 
 def qualities(rows: pa.Table, seed: int = 0) -> dict[str, np.ndarray]:
-    """The scores that are compared, each (N,) float, higher is better; `random` is what no score can be."""
+    """The scores to compare, each (N,) float, higher is better. `random` is the baseline."""
     columns = {name: rows[name].to_numpy() for name in ("serfiq_raw", "embedding_norm", "det_score")}
     size = np.minimum(rows["face_w"].to_numpy(), rows["face_h"].to_numpy())
     return {**columns, "face_size": size, "random": np.random.default_rng(seed).random(len(rows))}
 
 
 def read_identities(path: str, s3: S3Settings) -> dict[str, str]:
-    """Who is on which image: the columns image and identity of a CSV file.
+    """The identity of each image, from the columns image and identity of a CSV file.
 
     Raises:
-        UsageError: as `faceq.evaluation.labels.read` does, or an image has two identities.
+        UsageError: as in `faceq.evaluation.labels.read`, or an image has two identities.
     """
     people: dict[str, str] = {}
     for where, image, identity in labels.read(path, "identity", s3):
         if people.setdefault(image, identity) != identity:
-            raise UsageError(f"{where}: {image} is {identity} here and {people[image]} further up")
+            raise UsageError(f"{where}: {image} is {identity} here, but {people[image]} in an earlier line")
     return people
 
 
 def known_faces(table: Table, identities: str, s3: S3Settings) -> Known:
-    """The table's faces that a list of identities names, ordered by source and member.
+    """The table's faces whose images are in a list of identities, ordered by source and member.
 
     Raises:
-        UsageError: as `evaluate_edc` does.
+        UsageError: as in `evaluate_edc`.
     """
     people_of = read_identities(identities, s3)
     rows = _rows_of(table, people_of, s3)
@@ -126,14 +128,16 @@ def known_faces(table: Table, identities: str, s3: S3Settings) -> Known:
     if len(names) < 2 or np.bincount(people).max() < 2:
         raise UsageError(
             f"{identities}: {len(rows)} of its images have a scored face in {table.uri}, of {len(names)} "
-            "people: at least two people are needed, and two faces of one of them"
+            "people: at least two people are needed, one of them with two faces"
         )
     return Known(rows, people.astype(np.int64), names.tolist(), len(people_of) - len(set(images)))
 
 
 def _rows_of(table: Table, people_of: Mapping[str, str], s3: S3Settings) -> pa.Table:
-    """The rows with scores of some images, with `image`, what a list of identities calls them: all frames of
-    a video have the video's name. The table is streamed: only these rows are in memory."""
+    """The scored rows of the images in a list of identities, with `image`, their name in the list.
+
+    All frames of a video have the video's name. The table is streamed: only these rows are in memory.
+    """
     names = pa.table({"image": pa.array(list(people_of), pa.string())})
     with Rows(table.uri, s3) as rows:
         kept = [name for name in (EMBEDDING.name,) if name in rows.columns]
@@ -149,15 +153,15 @@ def _check_sources(images: list[str], sources: list[str], table: Table) -> None:
     for image, source in zip(images, sources, strict=True):
         if source_of.setdefault(image, source) != source:
             raise UsageError(
-                f"{table.uri}: {image} may be of {source_of[image]} or of {source}: the list cannot tell"
+                f"{table.uri}: {image} is ambiguous: it is in {source_of[image]} and in {source}"
             )
 
 
 def aligned_faces(rows: pa.Table, table: Table, s3: S3Settings) -> Iterator[np.ndarray]:
-    """The aligned face (112, 112, 3) uint8 RGB of each row, in order, from its source and landmarks.
+    """Yield the aligned face (112, 112, 3) uint8 RGB of each row, in order, from its source and landmarks.
 
     Raises:
-        UsageError: a frame that cannot be read any more.
+        UsageError: a frame can no longer be read.
     """
     columns = ("frame_id", "source", "image", "landmarks")
     wanted = {row["frame_id"]: row for row in rows.select(columns).to_pylist()}
@@ -165,7 +169,7 @@ def aligned_faces(rows: pa.Table, table: Table, s3: S3Settings) -> Iterator[np.n
     faces = {}
     order = iter(wanted)
     waiting = next(order, None)
-    # Members may lie in a shard in another order; a face that comes early waits, 38 KB each.
+    # A shard may contain its members in another order. Faces that are read too early are kept, 38 KB each.
     for frame in read_again(dict.fromkeys(rows["source"].to_pylist()), wanted, s3):
         if frame.image is not None:
             with contextlib.suppress(UnreadableError):
@@ -176,22 +180,22 @@ def aligned_faces(rows: pa.Table, table: Table, s3: S3Settings) -> Iterator[np.n
             waiting = next(order, None)
     if waiting is not None:
         lost = wanted[waiting]
-        raise UsageError(f"{lost['source']}: {lost['image']} cannot be read any more")
+        raise UsageError(f"{lost['source']}: {lost['image']} can no longer be read")
 
 
 def embeddings_of(faces: Iterable[np.ndarray], table: Table, options: FetchOptions) -> np.ndarray:
-    """Recognition embeddings of aligned faces, by the recogniser that scored the table.
+    """The embeddings of aligned faces, from the recogniser that scored the table.
 
     Args:
         faces: (112, 112, 3) uint8 RGB each.
-        table: which recogniser that was.
+        table: the table, whose record names the recogniser.
         options: how models are fetched.
 
     Returns:
-        (N, E) float32, of length one.
+        (N, E) float32, L2 norm 1.
 
     Raises:
-        UsageError: the zoo has another version of that recogniser now, or does not know the preset.
+        UsageError: the model zoo now has another version of the recogniser, or the preset is unknown.
     """
     record = table.record()
     if record["preset"] not in PRESETS:
@@ -200,7 +204,7 @@ def embeddings_of(faces: Iterable[np.ndarray], table: Table, options: FetchOptio
     name = own.get("recogniser") or PRESETS[record["preset"]].recogniser
     model = zoo.find(name)
     if record["models"].get(model.name, {}).get("sha256") != model.sha256:
-        raise UsageError(f"{table.uri}: was scored with another {name} than there is now")
+        raise UsageError(f"{table.uri}: was scored with another version of {name} than the current one")
     known = zoo.recogniser(name)
     rate = record.get("dropout") or known.dropout
     threads = device.usable_cpus()

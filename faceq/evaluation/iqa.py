@@ -1,10 +1,10 @@
-"""How well a quality score agrees with people: SRCC, PLCC, KRCC and RMSE on whole pictures with ratings.
+"""Agreement of a quality score with human ratings (MOS) of whole images: SRCC, PLCC, KRCC and RMSE.
 
-The figures are pure functions of two arrays; `evaluate` rates the pictures of a folder.
+The metrics are pure functions of two arrays. `evaluate` scores the images of a folder.
 
-Source: Video Quality Experts Group, "Final Report from the Video Quality Experts Group on the Validation
-of Objective Models of Video Quality Assessment", 2000: the figures, and the logistic function that is
-fitted before PLCC and RMSE, because a score need not be on the ratings' scale.
+Source: Video Quality Experts Group, "Final Report from the Video Quality Experts Group on the Validation of
+Objective Models of Video Quality Assessment", 2000: the metrics, and the logistic function that is fitted
+before PLCC and RMSE, because a score need not be on the scale of the ratings.
 """
 
 import logging
@@ -37,10 +37,10 @@ from faceq.storage.settings import S3Settings
 log = logging.getLogger(__name__)
 
 MIN_PICTURES = 10
-"""Fewer would leave the logistic's four parameters next to nothing to be wrong about."""
+"""Minimum number of rated images: with fewer, the four parameters of the logistic would overfit."""
 
 MAX_PIXELS = 80_000_000
-"""Larger pictures are refused, as a job does by default."""
+"""Larger images are refused, as in a job by default."""
 
 REPORT_EVERY_S = 10
 
@@ -48,12 +48,12 @@ _MAX_EVALUATIONS = 500
 _START_WIDTHS = (0.25, 1.0, 4.0)
 
 # Bounds of (high, low, centre, width), in standard deviations of the ratings and of the scores. They are
-# wide; they only keep the fit from running to infinity where a straight line or a step would be the best.
+# wide, and only prevent the fit from diverging if a straight line or a step would be best.
 _BOUNDS = ([-50.0, -50.0, -20.0, 1e-3], [50.0, 50.0, 20.0, 20.0])
 
 Floats = NDArray[np.float64]
 Rate = Callable[[NDArray[np.uint8]], float]
-"""Takes one picture, (H, W, 3) uint8 RGB of any size, and returns its score, higher is better."""
+"""Takes one image, (H, W, 3) uint8 RGB of any size, and returns its score, higher is better."""
 
 
 def plcc(scores: Floats, ratings: Floats) -> float:
@@ -94,7 +94,7 @@ def _statistic(correlation: Callable[[Floats, Floats], Any], scores: Floats, rat
 
 
 def rmse(predicted: Floats, ratings: Floats) -> float:
-    """Root of the mean squared difference of two (N,) arrays on the ratings' scale.
+    """Root mean square difference of two (N,) arrays on the scale of the ratings.
 
     >>> rmse(np.array([1.0, 2.0]), np.array([1.0, 4.0])) == math.sqrt(2)
     True
@@ -104,7 +104,7 @@ def rmse(predicted: Floats, ratings: Floats) -> float:
 
 @dataclass(frozen=True)
 class Logistic:
-    """VQEG's four parameters: from `low` to `high` around `centre`, the steeper the smaller `width`."""
+    """VQEG's logistic, from `low` to `high` around `centre`. It is steeper if `width` is smaller."""
 
     high: float
     low: float
@@ -112,7 +112,7 @@ class Logistic:
     width: float
 
     def __call__(self, scores: Floats) -> Floats:
-        """(N,) scores to the ratings' scale.
+        """Map (N,) scores to the scale of the ratings.
 
         >>> float(Logistic(high=80, low=20, centre=0.5, width=0.1)(np.array([0.5]))[0])
         50.0
@@ -122,23 +122,23 @@ class Logistic:
 
 @dataclass(frozen=True)
 class Line:
-    """What takes the logistic's place where that cannot be fitted; `reason` says why."""
+    """The fallback if the logistic cannot be fitted; `reason` says why."""
 
     slope: float
     intercept: float
     reason: str
 
     def __call__(self, scores: Floats) -> Floats:
-        """(N,) scores to the ratings' scale."""
+        """Map (N,) scores to the scale of the ratings."""
         return self.intercept + self.slope * scores
 
 
 def fit(scores: Floats, ratings: Floats) -> Logistic | Line:
-    """The logistic that brings scores to ratings with the least squared error.
+    """Fit the logistic that maps scores to ratings with the least squared error.
 
-    Scores and ratings are standardised first and the fit starts from several widths, so that neither
-    their units nor one bad start decide. Where no start converges, or the best is no better than a
-    straight line, the line is taken. Scores that fall as ratings rise get a falling curve.
+    Scores and ratings are standardised first, and the fit starts from several widths, so that the result
+    depends neither on their units nor on a bad start. If no start converges, or the best fit is no better
+    than a straight line, a line is fitted instead. If scores fall as ratings rise, the curve falls.
 
     Args:
         scores, ratings: (N,) float64, neither constant.
@@ -180,11 +180,11 @@ def _line(scores: Floats, ratings: Floats, reason: str) -> Line:
 
 @dataclass(frozen=True)
 class Result:
-    """Scores beside ratings, and how well they agree.
+    """Scores and ratings of N images, and their agreement.
 
-    names: of the N pictures. scores, ratings: (N,) float64. curve: from scores to ratings; plcc and rmse
-    are taken after it, rmse in the ratings' unit. A falling curve turns plcc positive: srcc and krcc tell
-    the direction.
+    names: names of the images. scores, ratings: (N,) float64. curve: the fitted curve from scores to ratings;
+    plcc and rmse are computed after it, rmse in the unit of the ratings. With a falling curve plcc is
+    positive; srcc and krcc show the direction.
     """
 
     names: tuple[str, ...]
@@ -197,7 +197,7 @@ class Result:
     rmse: float
 
     def figures(self) -> dict[str, float]:
-        """What `faceq evaluate iqa --json` writes."""
+        """The metrics, as written by `faceq evaluate iqa --json`."""
         return {
             "n": len(self.names),
             **{name: round(getattr(self, name), 6) for name in ("srcc", "plcc", "krcc", "rmse")},
@@ -205,16 +205,16 @@ class Result:
 
 
 def agreement(names: tuple[str, ...], scores: Floats, ratings: Floats) -> Result:
-    """All figures for N named pictures; `scores` and `ratings` are (N,) float64, finite.
+    """Compute all metrics for N named images; `scores` and `ratings` are (N,) float64, finite.
 
     Raises:
-        UsageError: fewer than MIN_PICTURES, or all scores or all ratings are the same.
+        UsageError: fewer than MIN_PICTURES images, or all scores or all ratings are the same.
     """
     if len(names) < MIN_PICTURES:
-        raise UsageError(f"iqa: {len(names)} rated pictures are too few: give at least {MIN_PICTURES}")
+        raise UsageError(f"iqa: {len(names)} rated images are too few: give at least {MIN_PICTURES}")
     for what, values in (("score", scores), ("rating", ratings)):
         if values.min() == values.max():
-            raise UsageError(f"iqa: every {what} is {values[0]:g}: there is nothing to correlate")
+            raise UsageError(f"iqa: every {what} is {values[0]:g}: a correlation needs different values")
     curve = fit(scores, ratings)
     mapped = curve(scores)
     return Result(
@@ -235,21 +235,21 @@ def evaluate(
     rate: Rate,
     s3: S3Settings | None = None,
 ) -> Result:
-    """Score every rated picture and compare with the ratings.
+    """Score every rated image and compare the scores with the ratings.
 
-    All pictures are looked up before the first is scored.
+    faceq checks that all images exist before it scores the first one.
 
     Args:
-        image_dir: folder or `s3://` prefix of the pictures.
-        mos_csv: a CSV file with the columns `image` (file name below image_dir) and `mos` (a number,
-            higher is better); others are passed over.
+        image_dir: folder or `s3://` prefix of the images.
+        mos_csv: a CSV file with the columns `image` (file name relative to image_dir) and `mos` (a number,
+            higher is better); other columns are ignored.
         rate: the scorer.
         s3: settings of the file system.
 
     Raises:
-        UsageError: a file or column is not there, a rating is no number, a picture is rated twice, cannot be
-            read or is too small for the scorer, there are too few.
-        JobError: the scorer gave something other than a finite number.
+        UsageError: a file or column is missing, a rating is not a number, an image is rated twice, cannot be
+            read or is too small for the scorer, or there are too few images.
+        JobError: a score is not a finite number.
     """
     s3 = s3 or S3Settings()
     ratings = read_ratings(mos_csv, s3)
@@ -274,16 +274,16 @@ def evaluate(
         except (OSError, *storage_errors()) as error:
             raise failure(f"iqa: {image_dir}/{name}: cannot be read", error) from None
         if not math.isfinite(score):
-            raise JobError(f"iqa: {image_dir}/{name} got the score {score}")
+            raise JobError(f"iqa: {image_dir}/{name}: the score is {score}, not a finite number")
         scores.append(score)
     return agreement(tuple(ratings), np.array(scores), np.array(list(ratings.values())))
 
 
 def rater(model: str, options: FetchOptions) -> Rate:
-    """A scorer of whole pictures, on the CPU, with as many threads as torch has.
+    """A scorer for whole images, on the CPU, with torch's number of threads.
 
     Args:
-        model: `dbcnn-lite` or one of the published ones; fetched if need be.
+        model: `dbcnn-lite` or a published DB-CNN; fetched if necessary.
         options: how models are fetched.
     """
     network = scorer.load(fetch(model, options), best=zoo.find(model).quality_scale)
@@ -291,11 +291,11 @@ def rater(model: str, options: FetchOptions) -> Rate:
 
 
 def lite_views(picture: NDArray[np.uint8]) -> Tensor:
-    """Squares at a picture's corners and in its middle, as DBCNNLite learned from them, and their mirror
+    """Squares at the corners and in the middle of an image, as in DBCNNLite's training, and their mirror
     images: (10, 3, 384, 384) float32, 0..1.
 
-    On held-out pictures their mean agrees with people to SRCC 0.846, that of the whole picture and its mirror
-    image to 0.835.
+    On held-out images, the mean score of these squares reaches an SRCC of 0.846 with MOS; the mean score of
+    the whole image and its mirror image reaches 0.835.
     """
     (whole,) = picture_tensor(picture)
     down, right = whole.shape[1] - VIEW_SIDE, whole.shape[2] - VIEW_SIDE
@@ -305,12 +305,12 @@ def lite_views(picture: NDArray[np.uint8]) -> Tensor:
 
 
 def whole_pictures(network: nn.Module, views_of: Callable[[NDArray[np.uint8]], Tensor]) -> Rate:
-    """A scorer that shows a network whole pictures, one at a time, without a mask.
+    """A scorer that runs a network on whole images, one at a time, without a mask.
 
     Args:
         network: DBCNNLite or DBCNN in eval mode.
-        views_of: a picture (H, W, 3) uint8 RGB as the network wants it, (V, 3, h, w) float32, 0..1; the score
-            is the mean over the V views.
+        views_of: converts an image (H, W, 3) uint8 RGB to the network's input, (V, 3, h, w) float32, 0..1.
+            The score is the mean over the V views.
     """
 
     @torch.inference_mode()
@@ -322,26 +322,26 @@ def whole_pictures(network: nn.Module, views_of: Callable[[NDArray[np.uint8]], T
 
 
 def _reported(names: dict[str, str]) -> Iterator[str]:
-    """The names; every REPORT_EVERY_S seconds the log says how many were taken."""
+    """Yield the names, and log the progress every REPORT_EVERY_S seconds."""
     started = said = time.monotonic()
     for done, name in enumerate(names):
         now = time.monotonic()
         if now - said >= REPORT_EVERY_S:
             said = now
             rate = done / (now - started)
-            log.info("%s of %s pictures, %.1f pictures/s", f"{done:,}", f"{len(names):,}", rate)
+            log.info("%s of %s images, %.1f images/s", f"{done:,}", f"{len(names):,}", rate)
         yield name
 
 
 def read_ratings(mos_csv: str, s3: S3Settings | None = None) -> dict[str, float]:
-    """Picture name to rating, in the file's order; UsageError with the line where one is not usable."""
+    """Read the rating of each image, in the file's order. Raises UsageError if a rating is invalid."""
     ratings: dict[str, float] = {}
     for where, name, mos in labels.read(mos_csv, "mos", s3 or S3Settings()):
         if name in ratings:
             raise UsageError(f"{where}: {name} is rated twice")
         ratings[name] = _number(mos, where)
     if len(ratings) < MIN_PICTURES:
-        raise UsageError(f"iqa: {mos_csv} rates {len(ratings)} pictures: give at least {MIN_PICTURES}")
+        raise UsageError(f"iqa: {mos_csv} rates {len(ratings)} images: give at least {MIN_PICTURES}")
     return ratings
 
 

@@ -1,4 +1,4 @@
-"""Lists of what people say of pictures: CSV files with a column `image` and one for what is said."""
+"""Read labels of images from CSV files with a column `image` and a column of labels."""
 
 import csv
 import io
@@ -11,18 +11,22 @@ from faceq.storage.settings import S3Settings
 
 
 def read(path: str, column: str, s3: S3Settings) -> list[tuple[str, str, str]]:
-    """Picture and label of each line, in the file's order, and before them where that is, for messages.
+    """Read the labels in a CSV file, in the file's order.
 
     Args:
-        path: local or `s3://`, a CSV file in UTF-8; other columns are passed over.
-        column: what the labels' column is called.
+        path: local or `s3://`, a CSV file in UTF-8; other columns are ignored.
+        column: name of the column of labels.
+        s3: settings of the file system.
+
+    Returns:
+        For each line: its place for messages (`PATH, line N`), the image and the label.
 
     Raises:
-        UsageError: no such file, no such columns, not CSV, a line without a picture or a label.
+        UsageError: there is no such file or column, it is not CSV, or a line has no image or label.
         StorageError: it cannot be read.
     """
     try:
-        # Spreadsheets put a mark before the first column's name.
+        # utf-8-sig: spreadsheets write a byte order mark before the first column's name.
         text = filesystem(path, s3).cat_file(path_of(path)).decode("utf-8-sig")
         lines = csv.DictReader(io.StringIO(text, newline=""))
         there = lines.fieldnames or []

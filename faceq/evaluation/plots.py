@@ -1,4 +1,4 @@
-"""Plots for papers, as PNG."""
+"""Plots for publications, as PNG."""
 
 import io
 import math
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from faceq.evaluation import edc, iqa
 
-# Okabe and Ito's palette, which people with any colour vision can tell apart; line styles say the same.
+# Okabe and Ito's palette, which is safe for colour-blind readers, combined with distinct line styles.
 _STYLES = (
     ("#0072B2", "-"),
     ("#D55E00", "--"),
@@ -22,10 +22,10 @@ _UPTO = edc.AREAS[-1]
 
 
 def edc_plot(results: Sequence[edc.Result]) -> bytes:
-    """False non-match rate against the share of discarded pairs: one panel per false match rate.
+    """Plot the false non-match rate against the share of discarded pairs, one panel per false match rate.
 
     Args:
-        results: of one or several qualities and false match rates.
+        results: results for one or several qualities and false match rates.
 
     Returns:
         A PNG file's content.
@@ -61,18 +61,18 @@ def edc_plot(results: Sequence[edc.Result]) -> bytes:
 
 
 def iqa_plot(result: iqa.Result, title: str = "") -> bytes:
-    """A scatter plot of ratings over scores, with the fitted curve.
+    """Plot ratings against scores, with the fitted curve.
 
     Args:
         result: from `iqa.evaluate`.
-        title: above the plot, e.g. the model and the data set.
+        title: title of the plot, for example the model and the data set.
 
     Returns:
         A PNG file's content.
     """
     figure = Figure(figsize=(4.2, 4.0), dpi=300, layout="constrained")
     axes = figure.add_subplot()
-    # Thousands of pictures should show as a density, not as a blot.
+    # Make points more transparent if there are many, so that the plot shows their density.
     opacity = float(np.clip(20 / math.sqrt(len(result.names)), 0.15, 0.8))
     axes.scatter(result.scores, result.ratings, s=10, alpha=opacity, color="#2a6f97", linewidths=0)
     along = np.linspace(result.scores.min(), result.scores.max(), 200)

@@ -1,5 +1,8 @@
-"""Which face of a frame is scored, whichever way up it is and however small: what a detector is shown, which
-of the faces it finds is chosen, and where its dense landmarks lie."""
+"""Find the face of a frame that is scored, whatever its orientation and size.
+
+This module chooses the scales, rotations and parts of the frame in which the detector runs, selects one of
+the detected faces, and finds its dense landmarks.
+"""
 
 from dataclasses import dataclass, replace
 
@@ -11,61 +14,66 @@ from faceq.faces.detect import Detector, Face, face_of, overlap
 from faceq.faces.landmarks import Dense, Landmarker
 
 FACE_FINDING = 2
-"""Which way of finding and aligning faces a table's rows were made with: 2: that of this module; 1, which
-records do not name: the largest face as it stands, aligned half by the detector's landmarks."""
+"""Version of the method that finds and aligns faces, stored in a table's records. 2: the method of this
+module. 1 (records without the key): the largest upright face, aligned half by the detector's landmarks."""
 
 SAME_FACE = 0.4
-"""Least intersection over union of two boxes that are one face seen in two looks."""
+"""Minimum intersection over union at which boxes from two detection passes count as the same face."""
 
-CLOSER = 1.2
-"""A second look at a frame is taken only where it shows it larger than the first one by this."""
+MIN_ZOOM = 1.2
+"""A second detection pass only runs if its scale is more than this many times that of the first."""
 
 NEAR_BEST = 0.15
-"""Faces with a confidence this near to the best one's are candidates; the largest of them is chosen. A wider
-margin takes a hand (.72) or a bodice (.61) for the face (.91, .95)."""
+"""Faces whose confidence is at most this much below the best one are candidates; the largest of them is
+chosen. A wider margin would choose a hand (.72) or a bodice (.61) instead of the face (.91, .95)."""
 
 SURE_LOGIT = 14.0
 SURE_SCORE = 0.7
-"""From these on a face counts as upright as it is: the landmark model's logit, or, of models without one,
-the detector's confidence. Below them the frame is looked at turned, too. Of CelebA's upright faces 4% lie
-below the logit; turned by 90 degrees they have 3.8 at most (99th percentile), by 180 degrees 9.0 (95th)."""
+"""Minimum landmark logit (or, for landmark models without a logit, minimum detector confidence) at which a
+face is accepted as upright. Below it, the frame is also rotated. 4% of CelebA's upright faces are below the
+logit. Rotated by 90 degrees, they reach 3.8 (99th percentile), by 180 degrees 9.0 (95th percentile)."""
 
-LEAST_CONFIDENCE = 0.5
+MIN_CONFIDENCE = 0.5
 SURE_FACE = 0.85
-"""Least `face_confidence` of what is a face, and the detector's confidence from which on it is one anyway.
+"""A detection counts as a face if its `face_confidence` is at least the first number, or the detector's
+confidence at least the second.
 
-Of 1,180 CelebA photos 3 finds lie below the first; of what the detector finds in photos without a face nearly
-all does. So do blurred faces and profiles: of 191 faces of the demo's ladders 22, of which 15 lie above the
-second. All eight finds of 40 pixels and more in LIVE Challenge that it alone lets through are faces."""
+In 1,180 CelebA photos, 3 detections are below the first number; in photos without a face, nearly all
+detections are. Blurred faces and profiles can be below it, too: 22 of 191 faces of the demo's degraded images
+are, and 15 of these are above the second number. In LIVE Challenge, all eight detections of at least 40
+pixels that pass only because of the second number are faces."""
 
 CANDIDATES = 3
-"""Faces of one look that are tried, the first of which that is one is taken: a detector may find a face in
-clouds, larger than the one that is there."""
+"""Maximum number of detections per pass that are tried until one of them is a face: a detector may find a
+false face, in clouds for example, that is larger than the real one."""
 
 TURNED_LOGIT = 6.0
 LEAD_LOGIT = 2.0
 LEAD_SCORE = 0.05
-"""What a face found in a turned frame must have, and by how much it must be surer than the frame as it is."""
+"""Minimum logit of a face found in a rotated frame, and the lead in logit or score that it needs over a face
+found in the upright frame."""
 
 TURNS = ((90, 180, 270), (45, 135, 225, 315))
-"""Degrees, clockwise. The second group is tried where the first one found nothing, or something unsure."""
+"""Rotations in degrees, clockwise. The second group is tried if the first finds no face or an uncertain
+one."""
 
-SETTLED = 25.0
-"""Degrees by which a face may be tilted in the look that found it: a detector's landmarks lean to upright,
-and beyond 45 it misses many faces."""
+MAX_TILT = 25.0
+"""Maximum tilt of a face, in degrees, in the detection pass that found it. Beyond it, detection is repeated
+with the face level: a detector's landmarks are biased towards upright, and beyond 45 degrees it misses many
+faces."""
 
-MOST_SETTLING_LOOKS = 3
+MAX_LEVELLING_PASSES = 3
 
-AROUND = 4.0
-"""Side of what is looked at around a face, over its own."""
+REGION_SIDE = 4.0
+"""Side of the region around a face that is searched again, relative to the side of the face."""
 
 
 @dataclass(frozen=True)
 class Found:
     """The face of a frame that is scored.
 
-    face: with the landmarks that it is aligned by. dense: its dense landmarks. faces: how many faces were
-    found in the frame. turn: degrees, clockwise, by which the frame was turned when the face was found.
+    face: the face, with the landmarks used for alignment. dense: its dense landmarks. faces: number of faces
+    found in the frame. turn: rotation of the frame when the face was found, degrees, clockwise.
     """
 
     face: Face
@@ -75,30 +83,31 @@ class Found:
 
     @property
     def logit(self) -> float | None:
-        """The landmark model's, of "this is a face"; None where it gives none."""
+        """The landmark model's logit of "this is a face"; None if the model has no such output."""
         return self.dense.logit
 
     @property
     def tilt(self) -> float:
-        """Of the eyes in the turned frame, degrees, -180...180."""
+        """Tilt of the line through the eyes in the rotated frame, degrees, -180...180."""
         return (np.degrees(geometry.eye_angle(self.face.landmarks)) + self.turn + 180) % 360 - 180
 
 
 class Finder:
     """Finds the face of a frame.
 
-    The detector sees the frame with its longer side at `first_side`. If a face of `min_face` pixels would be
-    smaller there than what it finds, it sees the frame a second time, so large that it finds that face, in
-    tiles: that look costs most in large frames, and is the only one of its kind. Where it finds nothing, it
-    sees the frame once more at `coarse_side`.
+    The first detection pass scales the frame's longer side to `first_side`. If a face of `min_face` pixels
+    would then be too small for the detector, a second pass in tiles uses a scale at which the detector finds
+    such a face. This is the most expensive pass in large frames, and it runs only once. If nothing is found,
+    one more pass runs at `coarse_side`.
 
-    Where it still finds nothing, or what it finds is not surely an upright face, it sees the frame turned, by
-    quarters first, and what lies around the face that it found. A face that is tilted in the look that found
-    it is looked for again along the line of its eyes. These looks are at `first_side`, 32 at most.
+    If there is still no face, or it is not certain that the face is upright, the detector runs on the rotated
+    frame (by multiples of 90 degrees first), and on the region around the face found so far. If a face is
+    tilted in the pass that found it, detection is repeated with its eyes level. These passes run at
+    `first_side`; there are at most 32 of them.
 
     Args:
         detector, landmarker: the models.
-        min_face: shorter side, pixels, of the smallest face that must be found.
+        min_face: shorter side, in pixels, of the smallest face that must be found.
     """
 
     def __init__(self, detector: Detector, landmarker: Landmarker, min_face: int):
@@ -107,9 +116,9 @@ class Finder:
         self._min_face = min_face
 
     def __call__(self, picture: np.ndarray) -> Found | None:
-        """The face of an RGB uint8 frame (H, W, 3), None if there is none."""
+        """The face of an RGB uint8 frame (H, W, 3); None if there is none."""
         first = View.of(picture, self._first_scale(picture))
-        best = self._settled(first, self._found(first) or self._found_coarsely(picture))
+        best = self._levelled(first, self._found(first) or self._found_coarsely(picture))
         for turns in TURNS:
             if best is not None and _is_sure(best):
                 break
@@ -118,38 +127,38 @@ class Finder:
                 other = self._found_turned(views, turn, found)
                 if other is not None and _is_better(other, best):
                     best = other
-            best = self._settled(first, best)
+            best = self._levelled(first, best)
         return best
 
     def _found(self, first: "View") -> Found | None:
-        """The face of a frame as it is."""
+        """The face of the frame without rotation."""
         faces = detect_in_view(self._detector, first, 0)
         close = min(1.0, self._detector.least_face / self._min_face)
-        if close > CLOSER * first.scale:
+        if close > MIN_ZOOM * first.scale:
             _add(faces, detect_in_view(self._detector, View.of(first.picture, close), 0))
-        return self._of(first.picture, faces, 0)
+        return self._select(first.picture, faces, 0)
 
     def _found_coarsely(self, picture: np.ndarray) -> Found | None:
         side, longer = self._detector.coarse_side, max(picture.shape[:2])
         if side >= min(longer, self._detector.first_side):
             return None
-        return self._of(picture, detect_in_view(self._detector, View.of(picture, side / longer), 0), 0)
+        return self._select(picture, detect_in_view(self._detector, View.of(picture, side / longer), 0), 0)
 
     def _views(self, first: "View", before: Found | None) -> list["View"]:
-        """What is shown of a turned frame: what the first look shows, and what lies around the face that was
-        found before, if that shows it larger."""
+        """The views for a detection pass on the rotated frame: the whole frame, and the region around the
+        face found before if that view shows the face larger."""
         if before is None:
             return [first]
         around = View.around(first.picture, before.face, self._detector.first_side)
-        return [first, around] if around.scale > CLOSER * first.scale else [first]
+        return [first, around] if around.scale > MIN_ZOOM * first.scale else [first]
 
     def _found_turned(self, views: list["View"], turn: int, before: Found | None) -> Found | None:
-        """The face of a frame that is turned, which shows in one of its views."""
+        """The face in the given views of the frame, rotated by `turn` degrees."""
         first, *others = views
         faces = detect_in_view(self._detector, first, turn)
         for view in others:
             _add(faces, detect_in_view(self._detector, view, turn))
-        found = self._of(first.picture, faces, turn)
+        found = self._select(first.picture, faces, turn)
         if found is None or before is None:
             return found
         return replace(found, faces=max(found.faces, before.faces))
@@ -157,7 +166,7 @@ class Finder:
     def _first_scale(self, picture: np.ndarray) -> float:
         return min(1.0, self._detector.first_side / max(picture.shape[:2]))
 
-    def _of(self, picture: np.ndarray, faces: list[Face], turn: int) -> Found | None:
+    def _select(self, picture: np.ndarray, faces: list[Face], turn: int) -> Found | None:
         first, left = None, list(faces)
         for _ in range(min(CANDIDATES, len(faces))):
             face = chosen(left)
@@ -171,10 +180,10 @@ class Finder:
             first = first or found
         return first
 
-    def _settled(self, first: "View", found: Found | None) -> Found | None:
-        """The face, found again with the frame turned so that its eyes lie level, if they do not."""
-        for _ in range(MOST_SETTLING_LOOKS):
-            if found is None or found.logit is None or abs(found.tilt) < SETTLED:
+    def _levelled(self, first: "View", found: Found | None) -> Found | None:
+        """The face. If it is tilted, it is detected again in a frame rotated so that its eyes are level."""
+        for _ in range(MAX_LEVELLING_PASSES):
+            if found is None or found.logit is None or abs(found.tilt) < MAX_TILT:
                 break
             turn = round(found.turn - found.tilt) % 360
             again = self._found_turned(self._views(first, found), turn, found)
@@ -185,23 +194,27 @@ class Finder:
 
 
 def chosen(faces: list[Face]) -> Face:
-    """The face that is scored: of those with a confidence near the best one's the largest, where a face that
-    the frame cuts counts by the square of its share inside."""
+    """The largest of the faces whose confidence is close to the best one.
+
+    The area of a face that the frame's edge cuts off is weighted by the square of its share inside the frame.
+    """
     best = max(face.score for face in faces)
     near = [face for face in faces if face.score >= best - NEAR_BEST]
     return max(near, key=lambda face: face.area * face.inside**2)
 
 
 def face_confidence(found: Found) -> float | None:
-    """How sure the dense landmark model is that this is a face, 0...1: its logit through a sigmoid, at a
-    quarter of its scale, so that upright faces do not all read 1. None where the model has no such output."""
+    """The dense landmark model's confidence that this is a face, 0...1; None if the model has no such output.
+
+    It is the sigmoid of a quarter of the logit, so that upright faces do not all get 1.
+    """
     return None if found.logit is None else float(1 / (1 + np.exp(-found.logit / 4)))
 
 
 def is_face(found: Found) -> bool:
-    """Whether what the detector found is a face: one of both models is sure enough."""
+    """Whether a detection is a face: at least one of the two models is confident enough."""
     confidence = face_confidence(found)
-    return confidence is None or confidence >= LEAST_CONFIDENCE or found.face.score >= SURE_FACE
+    return confidence is None or confidence >= MIN_CONFIDENCE or found.face.score >= SURE_FACE
 
 
 def _sureness(found: Found) -> float:
@@ -213,7 +226,7 @@ def _is_sure(found: Found) -> bool:
 
 
 def _is_better(other: Found, best: Found | None) -> bool:
-    """Whether a face of a turned frame is to be taken in place of the best one so far."""
+    """Whether a face found in a rotated frame replaces the best one so far."""
     if other.logit is not None and other.logit < TURNED_LOGIT:
         return False
     if best is None:
@@ -224,10 +237,10 @@ def _is_better(other: Found, best: Found | None) -> bool:
 
 @dataclass(frozen=True)
 class View:
-    """A frame, or a part of it, as the detector is shown it before it is turned.
+    """A frame, or a part of it, at the scale of a detection pass, before rotation.
 
-    picture: the frame, (H, W, 3) uint8 RGB. shown: what is shown. scale: of `shown`, at most 1. stretch:
-    (2,), what brings x, y of `shown` to the frame's pixels, from `origin` (2,) on.
+    picture: the frame, (H, W, 3) uint8 RGB. shown: the scaled part. scale: scale of `shown`, at most 1.
+    stretch, origin: (2,) each; a point of `shown` times `stretch` plus `origin` is the point in frame pixels.
     """
 
     picture: np.ndarray
@@ -238,13 +251,14 @@ class View:
 
     @classmethod
     def of(cls, picture: np.ndarray, scale: float) -> "View":
-        """All of a frame."""
+        """A view of the whole frame."""
         return cls._of_part(picture, picture, scale, np.zeros(2))
 
     @classmethod
     def around(cls, picture: np.ndarray, face: Face, side: int) -> "View":
-        """What lies around a face, AROUND times its size, with its longer side at `side` pixels at most."""
-        half = AROUND * face.side / 2
+        """A view of the region around a face, REGION_SIDE times its size, at most `side` pixels wide or
+        high."""
+        half = REGION_SIDE * face.side / 2
         low = np.clip(face.centre - half, 0, None).astype(int)
         high = np.ceil(face.centre + half).astype(int)
         part = picture[low[1] : high[1], low[0] : high[0]]
@@ -260,27 +274,30 @@ class View:
         return cls(picture, small, scale, np.array([width / size[0], height / size[1]]), origin)
 
     def to_frame(self, points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-        """Points (N, 2) of what is shown, turned by `matrix` (2, 3), in frame pixels."""
+        """Convert points (N, 2) of the view rotated by `matrix` (2, 3) to frame pixels."""
         return geometry.to_frame(points, matrix) * self.stretch + self.origin
 
 
 def detect_in_view(detector: Detector, view: View, turn: int) -> list[Face]:
-    """Faces in what is shown of a frame, turned clockwise by some degrees, in frame pixels."""
+    """Detect faces in a view rotated clockwise by `turn` degrees. The faces are in frame pixels."""
     shown, matrix = turned(view.shown, turn)
     placed = (_placed(face, view, matrix) for face in _in_tiles(detector, shown))
     return [face for face in placed if face is not None]
 
 
 def _add(faces: list[Face], others: list[Face]) -> None:
-    """Add those faces of another look that are not among the first ones."""
+    """Add the faces of another detection pass that are not in the list yet."""
     for face in others:
         if all(overlap(face, known) < SAME_FACE for known in faces):
             faces.append(face)
 
 
 def turned(picture: np.ndarray, turn: int) -> tuple[np.ndarray, np.ndarray]:
-    """A picture (H, W, 3) turned clockwise by some degrees, whole, on black; and the map (2, 3) from its
-    pixels to those of the turned one."""
+    """Rotate an image (H, W, 3) clockwise by `turn` degrees, without cropping it, on black.
+
+    Returns:
+        The rotated image, and the map (2, 3) from the pixels of the original to those of the rotated image.
+    """
     height, width = picture.shape[:2]
     if turn == 0:
         return picture, np.eye(2, 3)
@@ -305,8 +322,10 @@ def turned(picture: np.ndarray, turn: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _placed(face: Face, view: View, matrix: np.ndarray) -> Face | None:
-    """A face of a turned view, in the frame's pixels; None if it lies outside. Its box is the one around the
-    turned box."""
+    """Convert a face of a rotated view to frame pixels; None if it is outside the frame.
+
+    Its box becomes the bounding box of the rotated box.
+    """
     height, width = view.picture.shape[:2]
     corners = face.centre + np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * face.size / 2
     back = view.to_frame(corners, matrix)
@@ -317,10 +336,10 @@ def _placed(face: Face, view: View, matrix: np.ndarray) -> Face | None:
 
 
 def _in_tiles(detector: Detector, picture: np.ndarray) -> list[Face]:
-    """All faces in a picture, which the detector sees in tiles where it is larger than one.
+    """All faces in an image. An image larger than a tile is processed in overlapping tiles.
 
-    Tiles overlap by twice what the first look, which shows all of the frame, finds of its own: a face that a
-    tile cuts lies whole in another one, or was found before.
+    Tiles overlap by twice the size of the smallest face that the first pass, over the whole frame, finds. A
+    face that a tile's edge cuts off is therefore complete in another tile, or was found by the first pass.
     """
     height, width = picture.shape[:2]
     tile = detector.tile
@@ -347,7 +366,7 @@ def _in_tiles(detector: Detector, picture: np.ndarray) -> list[Face]:
 
 
 def _starts(length: int, tile: int, common: int) -> list[int]:
-    """Where tiles begin that cover a length and overlap by `common` at least."""
+    """The start positions of tiles that cover a length and overlap by at least `common`."""
     if length <= tile:
         return [0]
     count = int(np.ceil((length - common) / (tile - common)))

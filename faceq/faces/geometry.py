@@ -1,14 +1,14 @@
-"""Where a face lies in its frame: alignment, upright crops and head pose. Pure functions on arrays.
+"""Face geometry: alignment, upright crops and head pose. Pure functions on arrays.
 
-Frame coordinates are pixels, x to the right and y down. Five landmarks are (5, 2) arrays in the
-order eye, eye (image left first), nose tip, mouth corner, mouth corner (image left first).
+Frame coordinates are pixels, x to the right and y down. Five landmarks are a (5, 2) array in the order eye,
+eye (left in the image first), nose tip, mouth corner, mouth corner (left in the image first).
 """
 
 import cv2
 import numpy as np
 
 ALIGNED_SIZE = 112
-"""Side of the aligned face that recognisers take, pixels."""
+"""Side of the aligned face, the input of recognisers, in pixels."""
 
 ALIGNED_LANDMARKS = np.array(
     [
@@ -19,13 +19,13 @@ ALIGNED_LANDMARKS = np.array(
         [70.7299, 92.2041],
     ]
 )
-"""Where the landmarks lie in an aligned face. Source: the ArcFace template (insightface, face_align)."""
+"""Positions of the landmarks in an aligned face. Source: the ArcFace template (insightface, face_align)."""
 
 CROP_SIZE = 256
-"""Side of the upright face crop that the mask and the quality stage see, pixels."""
+"""Side of the upright face crop, the input of the quality stage, in pixels."""
 
-MOST_PIXELS_ACROSS = 8192
-"""Side of the largest square that a face is sampled at before it is averaged down: 200 MB."""
+MAX_PIXELS_ACROSS = 8192
+"""Maximum side at which a face is sampled before it is averaged down, in pixels; takes 200 MB."""
 
 HEAD_MODEL = np.array(
     [
@@ -36,9 +36,9 @@ HEAD_MODEL = np.array(
         [0.431, 0.505, 0.155],
     ]
 )
-"""The landmarks of an average head seen from the front: x right, y down, z away from the camera, in
-distances between the eyes. Measured: x and y are medians over 1,170 CelebA faces turned upright, z over
-655 of FaceMesh's depths; made symmetric. So the median CelebA face has a pitch of 0."""
+"""The landmarks of an average frontal head: x right, y down, z away from the camera. The unit is the distance
+between the eyes. x and y are medians over 1,170 CelebA faces rotated upright, z is the median over 655 of
+FaceMesh's depths; made symmetric. Therefore the median CelebA face has a pitch of 0."""
 
 
 PNP_MODEL = np.array(
@@ -51,15 +51,16 @@ PNP_MODEL = np.array(
         [150.0, 150.0, 125.0],
     ]
 )
-"""Nose tip, chin, outer eye corners and mouth corners of a generic head, axes as in HEAD_MODEL, in units of
-its own. Source: S. Mallick, as in `head_pose_pnp`, with y and z turned round."""
+"""Nose tip, chin, outer eye corners and mouth corners of a generic head, with the axes of HEAD_MODEL, in
+arbitrary units. Source: S. Mallick (see `head_pose_pnp`), with the signs of y and z inverted."""
 
 
 def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Rotation, one scale and shift that bring points `source` (N, 2) closest to `target` (N, 2).
+    """The similarity transform (rotation, uniform scale, shift) that best maps points `source` (N, 2) to
+    `target` (N, 2).
 
     Returns:
-        (2, 3) float64 affine matrix, as cv2.warpAffine takes it.
+        (2, 3) float64 affine matrix for cv2.warpAffine.
 
     Source: least squares over complex numbers, which is Umeyama's solution (1991) in the plane.
     """
@@ -72,36 +73,36 @@ def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 
 def align(image: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
-    """The face turned and scaled to the recogniser's template, as insightface's `norm_crop` does, but
-    averaged down where it is larger (see `warp`).
+    """Rotate and scale the face to the recogniser's template, like insightface's `norm_crop`, except that a
+    larger face is averaged down (see `warp`).
 
     Args:
         image: (H, W, 3) uint8.
         landmarks: (5, 2).
 
     Returns:
-        (112, 112, 3) uint8, same colour order; what lies outside the frame is black.
+        (112, 112, 3) uint8, same colour order; the area outside the frame is black.
     """
     matrix = similarity(landmarks.astype(np.float64), ALIGNED_LANDMARKS)
     return warp(image, matrix, ALIGNED_SIZE)
 
 
 def align_error(landmarks: np.ndarray) -> float:
-    """How badly five landmarks (5, 2) fit the recogniser's template: root mean square distance after the fit
-    of `align`, in pixels of the aligned face. Faces turned to the side fit worse, too."""
+    """How badly five landmarks (5, 2) fit the recogniser's template: the root mean square distance after the
+    fit of `align`, in pixels of the aligned face. It is also larger for faces turned to the side."""
     matrix = similarity(landmarks.astype(np.float64), ALIGNED_LANDMARKS)
     away = from_frame(landmarks.astype(np.float64), matrix) - ALIGNED_LANDMARKS
     return float(np.sqrt((away**2).sum(axis=1).mean()))
 
 
 def crop_matrix(centre: np.ndarray, side: float, angle: float, size: int = CROP_SIZE) -> np.ndarray:
-    """Map from frame to the upright crop of a square region.
+    """The map from the frame to an upright crop of a square region.
 
     Args:
-        centre: (2,) of the square, frame pixels.
-        side: of the square, frame pixels.
-        angle: of the line through the eyes, radians, clockwise as seen; it lies level in the crop.
-        size: of the crop, pixels.
+        centre: centre of the square (2,), frame pixels.
+        side: side of the square, frame pixels.
+        angle: angle of the line through the eyes, radians, clockwise as seen; the line is level in the crop.
+        size: side of the crop, pixels.
 
     Returns:
         (2, 3) float64: frame pixels to crop pixels.
@@ -119,7 +120,7 @@ def eye_angle(landmarks: np.ndarray) -> float:
 
 
 def upright_extent(points: np.ndarray, angle: float) -> tuple[np.ndarray, float]:
-    """Centre (2,) and side of the square around points (N, 2), turned so that `angle` lies level."""
+    """Centre (2,) and side of the square around points (N, 2) whose sides are tilted by `angle`, radians."""
     cos, sin = np.cos(angle), np.sin(angle)
     turn = np.array([[cos, sin], [-sin, cos]])
     level = points @ turn.T
@@ -128,21 +129,25 @@ def upright_extent(points: np.ndarray, angle: float) -> tuple[np.ndarray, float]
 
 
 def crop(image: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """The upright face crop, (256, 256, 3) uint8, same colour order; beyond the frame it is mirrored, so that
-    no edge of black comes into what quality is judged on."""
+    """The upright face crop, (256, 256, 3) uint8, same colour order.
+
+    The area outside the frame is filled with mirrored pixels, because a black edge would affect the quality
+    score.
+    """
     return warp(image, matrix, CROP_SIZE, cv2.BORDER_REFLECT_101)
 
 
 def warp(image: np.ndarray, matrix: np.ndarray, size: int, border: int = cv2.BORDER_CONSTANT) -> np.ndarray:
-    """A square of `size` pixels that `matrix` (2, 3) maps an image (H, W, 3) uint8 to.
+    """Map an image (H, W, 3) uint8 by `matrix` (2, 3) to a square of `size` pixels.
 
-    What comes out smaller is sampled at a whole multiple of the size and averaged down: a plain warp would
-    skip pixels and turn detail into aliasing. `border`: OpenCV's way to fill what lies beyond the image.
+    If the map reduces the image, it is sampled at an integer multiple of the size and averaged down, because
+    a plain warp would skip pixels and cause aliasing. `border`: OpenCV's border mode for the area outside the
+    image.
     """
     shrink = 1 / max(np.hypot(matrix[0, 0], matrix[0, 1]), 1e-6)
-    factor = int(np.clip(np.ceil(shrink), 1, MOST_PIXELS_ACROSS // size))
+    factor = int(np.clip(np.ceil(shrink), 1, MAX_PIXELS_ACROSS // size))
     side = factor * size
-    # Pixel centres lie at whole numbers: scaling by k maps centre c to k*c + (k-1)/2.
+    # Pixel centres have integer coordinates: scaling by k maps centre c to k*c + (k-1)/2.
     scaled = matrix * factor
     scaled[:, 2] += (factor - 1) / 2
     large = cv2.warpAffine(image, scaled, (side, side), borderMode=border)
@@ -152,12 +157,12 @@ def warp(image: np.ndarray, matrix: np.ndarray, size: int, border: int = cv2.BOR
 
 
 def to_frame(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Points (N, 2) of a crop, back in frame coordinates; `matrix` is the crop's frame-to-crop map."""
+    """Convert points (N, 2) from crop to frame coordinates; `matrix` is the crop's frame-to-crop map."""
     return (points - matrix[:, 2]) @ np.linalg.inv(matrix[:, :2]).T
 
 
 def from_frame(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Points (N, 2) in frame coordinates, in pixels of the crop whose frame-to-crop map `matrix` is."""
+    """Convert points (N, 2) from frame to crop coordinates; `matrix` is the crop's frame-to-crop map."""
     return points @ matrix[:, :2].T + matrix[:, 2]
 
 
@@ -168,17 +173,17 @@ def frame_corners(width: int, height: int) -> np.ndarray:
 
 
 def clipped(polygon: np.ndarray, corners: np.ndarray) -> np.ndarray:
-    """The part of a polygon (N, 2) of any shape inside a convex one (4, 2), whose corners go clockwise as
-    seen.
+    """Clip a polygon (N, 2) of any shape to a convex quadrilateral (4, 2) whose corners are in clockwise
+    order as seen.
 
     Returns:
-        (M, 2) of the polygon's type, its own points unchanged; M is 0 where no part lies inside.
+        (M, 2) of the polygon's type. Points inside are unchanged. M is 0 if no part is inside.
 
     Source: Sutherland and Hodgman, "Reentrant Polygon Clipping", 1974.
     """
     for start, end in zip(corners, np.roll(corners, -1, axis=0), strict=True):
         along, away = end - start, polygon - start
-        depth = along[0] * away[:, 1] - along[1] * away[:, 0]  # inside of this edge's line: 0 or more
+        depth = along[0] * away[:, 1] - along[1] * away[:, 0]  # 0 or more on the inner side of this edge
         if (depth >= 0).all():
             continue
         kept = []
@@ -197,7 +202,7 @@ def coverage(polygon: np.ndarray, width: int, height: int) -> float:
     corners = np.round(polygon).astype(np.int32)
     low = np.clip(corners.min(axis=0), 0, (width, height))
     high = np.clip(corners.max(axis=0) + 1, low, (width, height))
-    canvas = np.zeros((high - low)[::-1], np.uint8)  # no larger than the polygon: frames may be
+    canvas = np.zeros((high - low)[::-1], np.uint8)  # only as large as the polygon: a frame can be huge
     if canvas.size:
         cv2.fillPoly(canvas, [corners - low], 1)
     return float(np.count_nonzero(canvas)) / (width * height)
@@ -214,11 +219,11 @@ def polygon_mask(polygon: np.ndarray, size: int) -> np.ndarray:
 def head_pose(landmarks: np.ndarray) -> tuple[float, float, float]:
     """Yaw, pitch and roll of a head in degrees, from five landmarks (5, 2).
 
-    Positive yaw: the face is turned to the image's right; positive pitch: up; positive roll: tilted
+    Positive yaw: the face is turned to the right in the image. Positive pitch: up. Positive roll: tilted
     clockwise as seen in the image. An average frontal portrait gives about 0, 0, 0.
 
-    Source: pose from orthography and scaling (DeMenthon and Davis, 1995), first iteration: the best
-    affine map from HEAD_MODEL to the image, its rows made orthonormal.
+    Source: pose from orthography and scaling (DeMenthon and Davis, 1995), first iteration: the best affine
+    map from HEAD_MODEL to the image, with its rows made orthonormal.
     """
     model = HEAD_MODEL - HEAD_MODEL.mean(axis=0)
     image = landmarks.astype(np.float64) - landmarks.astype(np.float64).mean(axis=0)
@@ -230,19 +235,19 @@ def head_pose(landmarks: np.ndarray) -> tuple[float, float, float]:
 
 
 def head_pose_pnp(landmarks: np.ndarray, width: int, height: int) -> tuple[float, float, float] | None:
-    """Yaw, pitch and roll of a head in degrees, signs as in `head_pose`, by a perspective fit to six
-    landmarks; None where no head before the camera fits them.
+    """Yaw, pitch and roll of a head in degrees, with the signs of `head_pose`, by a perspective fit to six
+    landmarks; None if no head in front of the camera fits them.
 
     Args:
-        landmarks: (6, 2) in frame pixels: nose tip, chin, outer eye corners and mouth corners, image left
-            first.
-        width, height: of the frame, whose camera is taken to have its centre there, and a focal length of
-            the frame's width.
+        landmarks: (6, 2) in frame pixels: nose tip, chin, outer eye corners and mouth corners, left in the
+            image first.
+        width, height: size of the frame. The camera is assumed to have its optical centre in the middle of
+            the frame and a focal length of the frame's width.
 
-    Source: the recipe that CAFI and many others use (S. Mallick, "Head Pose Estimation using OpenCV and
-    dlib", 2016): cv2.solvePnP with PNP_MODEL. Its iterative solver puts small faces behind the camera at
-    times, upside down (144 of 400 faces of 100 pixels with landmarks a pixel off); SQPNP (Terzakis and
-    Lourakis, ECCV 2020) never does, and is asked for these.
+    Source: the recipe used by CAFI and many others (S. Mallick, "Head Pose Estimation using OpenCV and dlib",
+    2016): cv2.solvePnP with PNP_MODEL. Its iterative solver sometimes puts small faces behind the camera,
+    upside down (144 of 400 faces of 100 pixels with landmarks that are off by one pixel). SQPNP (Terzakis and
+    Lourakis, ECCV 2020) never does this and is the fallback for these faces.
     """
     camera = np.array([[width, 0, width / 2], [0, width, height / 2], [0, 0, 1]], np.float64)
     points = np.ascontiguousarray(landmarks, np.float64)
@@ -257,12 +262,12 @@ def head_pose_pnp(landmarks: np.ndarray, width: int, height: int) -> tuple[float
 
 
 def _angles(rotation: np.ndarray) -> tuple[float, float, float]:
-    """Yaw, pitch and roll in degrees of a head that a rotation (3, 3) turns into the camera's frame."""
-    # The nose points along -z of the head; `forward` is where it points in the camera's frame.
+    """Yaw, pitch and roll in degrees from the rotation (3, 3) from head to camera coordinates."""
+    # The nose points along -z of the head; `forward` is its direction in camera coordinates.
     forward = -rotation[:, 2]
     yaw = np.degrees(np.arctan2(forward[0], -forward[2]))
     pitch = np.degrees(np.arcsin(np.clip(-forward[1], -1, 1)))
-    # Roll is what remains of the eye line's tilt once the head is turned back to face the camera.
+    # Roll is the tilt of the line through the eyes once yaw and pitch are undone.
     level = np.array([np.cos(np.radians(yaw)), 0.0, np.sin(np.radians(yaw))])
     below = np.cross(-forward, level)
     eye_axis = rotation[:, 0]

@@ -1,4 +1,4 @@
-"""Dense landmarks of a face by either model, in one form: FaceMesh's 468 points, or insightface's 106."""
+"""Dense landmarks of a face in a common form: 468 points from FaceMesh or 106 from insightface's model."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,34 +15,36 @@ from faceq.runtime.onnx_runtime import ModelFileError, read, session
 
 MESH_POSE = (4, 152, 33, 263, 61, 291)
 POINTS_106_POSE = (86, 0, 35, 93, 52, 61)
-"""Which points are nose tip, chin, outer eye corners and mouth corners, image left first. Sources:
+"""Indices of nose tip, chin, outer eye corners and mouth corners, left in the image first. Sources:
 MediaPipe's face mesh topology; insightface's 106-point markup."""
 
 
 MESH_ENLARGEMENT = 1.5
-"""Side of FaceMesh's crop over that of the square around its points, as it was trained; over that of the
-detector's box for the first pass."""
+"""Side of FaceMesh's crop, relative to the side of the square around its points (as in its training), or, in
+the first pass, relative to the side of the detector's box."""
 
 PASSES = 2
-"""Passes of FaceMesh whose landmarks are averaged, after the first one, which only shows where the face lies.
+"""Number of FaceMesh passes whose landmarks are averaged. The pass before them only locates the face.
 
-Measured on 1,170 CelebA faces with SFace: false non-matches at FMR 1e-3 (times the area under SER-FIQ's
-error-versus-discard curve to 0.3) are 8.73% (5.09%) with the first pass alone, 8.11% (5.03%) with the second
-and 8.01% (5.01%) with both of these averaged; with three looks of the detector and half a pass, as version
-0.1.0 did it, 10.0% (5.66%)."""
+Measured on 1,170 CelebA faces with SFace: the false non-match rate at FMR 1e-3 (in parentheses: times the
+area under SER-FIQ's error-versus-discard curve up to 0.3) is 8.73% (5.09%) with one pass, 8.11% (5.03%) with
+the second pass and 8.01% (5.01%) with the average of two passes. The method of version 0.1.0, with three
+detection passes and half a FaceMesh pass, gave 10.0% (5.66%)."""
 
-MOST_PASSES = 6
-LEVEL = np.radians(10)
-"""Tilt of the eyes in a crop up to which its pass counts: FaceMesh was trained on upright faces."""
+MAX_PASSES = 6
+MAX_TILT = np.radians(10)
+"""Maximum tilt of the eyes in a crop, in radians, for a pass to count: FaceMesh was trained on upright
+faces."""
 
 
 @dataclass(frozen=True)
 class Dense:
     """Dense landmarks of one face, in frame pixels.
 
-    points: (N, 2) float32. oval: which points are the face's outline, None where the model names none. pose:
-    nose tip, chin, outer eye corners and mouth corners. five: the five landmarks of `faceq.faces.geometry`,
-    (5, 2) float32, and logit: of "this is a face", where the model gives them.
+    points: (N, 2) float32. oval: indices of the points on the face's outline, None if the model defines none.
+    pose: indices of nose tip, chin, outer eye corners and mouth corners. five: the five landmarks of
+    `faceq.faces.geometry`, (5, 2) float32, None if the model does not give them. logit: logit of "this is a
+    face", None if the model does not give it.
     """
 
     points: np.ndarray
@@ -52,8 +54,8 @@ class Dense:
     logit: float | None = None
 
     def outline(self, kind: Outline) -> np.ndarray:
-        """The face's outline (M, 2) float32: its oval, if that is what is asked for and the model has one;
-        the landmarks' convex hull."""
+        """The face's outline (M, 2) float32: the oval, if it is requested and the model defines one;
+        otherwise the convex hull of the landmarks."""
         if kind == "oval" and self.oval is not None:
             return self.points[self.oval]
         return cv2.convexHull(np.ascontiguousarray(self.points))[:, 0]
@@ -63,16 +65,16 @@ class Landmarker(Protocol):
     """A model of dense landmarks."""
 
     def __call__(self, picture: np.ndarray, face: Face) -> Dense:
-        """Landmarks of a face that was detected in a frame, (H, W, 3) uint8 RGB."""
+        """The landmarks of a face that was detected in a frame, (H, W, 3) uint8 RGB."""
 
 
 class Mesh:
-    """FaceMesh, which looks at upright crops: the first one by the detector's box and eyes, each other one by
-    the points of the pass before, until PASSES of them show the face level.
+    """FaceMesh, run several times on upright crops. The first crop comes from the detector's box and eyes,
+    each further one from the points of the previous pass, until PASSES of them show the face level.
 
-    Once a pass puts points beyond the frame, the frame cuts the face: the next pass only shows where the face
-    lies, PASSES more are averaged, and the points beyond the frame are those of an average head that fits the
-    others.
+    If a pass places points outside the frame, the face is cut off by the frame's edge. Then the next pass
+    only locates the face, PASSES more are averaged, and the points outside the frame are replaced by those of
+    an average head that fits the others.
     """
 
     def __init__(self, path: Path, threads: int = 1):
@@ -88,13 +90,13 @@ class Mesh:
         side *= matrix_back[0, 0]
         passes: list[Pass] = []
         first, cut = 1, False
-        for number in range(MOST_PASSES):
+        for number in range(MAX_PASSES):
             matrix = geometry.crop_matrix(centre, side, angle, region.MESH_SIZE)
             points, logit = self._mesh(_shown(picture, matrix, cut))
             tilt = abs(geometry.eye_angle(region.five(points)))
             placed = geometry.to_frame(points[:, :2], matrix)
             last = placed, points[:, 2] / np.hypot(*matrix[0, :2]), logit
-            if number >= first and tilt < LEVEL:
+            if number >= first and tilt < MAX_TILT:
                 passes.append(last)
             if len(passes) == PASSES:
                 break
@@ -113,30 +115,31 @@ class Mesh:
 
 
 Pass = tuple[np.ndarray, np.ndarray, float]
-"""Of FaceMesh: the points (468, 2), their depths (468,) in the same unit, the logit."""
+"""Result of one FaceMesh pass: the points (468, 2), their depths (468,) in the same unit, and the logit."""
 
 
 def _whole(seen: Pass, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """The points (468, 2) of a face in a frame between two corners, those beyond it by an average head."""
+    """The points (468, 2) of a face. Points outside the frame (`low` to `high`) are those of an average
+    head."""
     points, depths, _ = seen
     return cut_face.completed(points, depths, cut_face.inside(points, low, high))
 
 
 def _shown(picture: np.ndarray, matrix: np.ndarray, cut: bool) -> np.ndarray:
-    """What the mesh is shown, (192, 192, 3). By a plain warp: the picture is at most twice as large there.
+    """FaceMesh's input, (192, 192, 3). A plain warp is enough: the image is at most twice as large.
 
-    Beyond the frame it is black; of a face that the frame cuts, the pixels of the frame's edge go on, and
-    fewer landmarks move (the root mean square over faces cut by 20% is 1.2 to 1.5% of the face's size
-    instead of 1.8 to 2.3%).
+    The area outside the frame is black. If the frame's edge cuts off the face, that area repeats the pixels
+    of the edge instead, and the landmarks move less (for faces cut off by 20%, the root mean square is 1.2 to
+    1.5% of the face's size instead of 1.8 to 2.3%).
     """
     border = cv2.BORDER_REPLICATE if cut else cv2.BORDER_CONSTANT
     return cv2.warpAffine(picture, matrix, (region.MESH_SIZE, region.MESH_SIZE), borderMode=border)
 
 
 def _reduced(picture: np.ndarray, centre: np.ndarray, side: float) -> tuple[np.ndarray, np.ndarray]:
-    """The picture around a face, averaged down by a whole number where its crop is far larger than the mesh's
-    input; and the map (2, 3) from the picture's pixels to its own. The crops that follow then cost the same
-    for all sizes."""
+    """The region around a face, averaged down by an integer factor if it is much larger than FaceMesh's
+    input, and the map (2, 3) from the image's pixels to those of the region. The following crops then cost
+    the same for faces of all sizes."""
     factor = int(side // region.MESH_SIZE)
     if factor < 2:
         return picture, np.eye(2, 3)
@@ -144,37 +147,38 @@ def _reduced(picture: np.ndarray, centre: np.ndarray, side: float) -> tuple[np.n
     low = np.clip(np.floor(centre - side), 0, None).astype(int)
     high = np.minimum(np.ceil(centre + side).astype(int), (width, height))
     part = picture[low[1] : high[1], low[0] : high[0]]
-    # A whole multiple of the factor, lest the scale differ between the axes.
+    # Cut to an integer multiple of the factor, so that the scale is the same on both axes.
     part = part[: part.shape[0] // factor * factor, : part.shape[1] // factor * factor]
     if not part.size:
         return picture, np.eye(2, 3)
     small = cv2.resize(part, (part.shape[1] // factor, part.shape[0] // factor), interpolation=cv2.INTER_AREA)
-    # Pixel centres lie at whole numbers: the middle of the first `factor` pixels is that of the small one.
+    # Pixel centres have integer coordinates: the middle of the first `factor` pixels is the centre of the
+    # first reduced pixel.
     shift = -(low + (factor - 1) / 2) / factor
     return small, np.column_stack([np.eye(2) / factor, shift])
 
 
 class Points106:
-    """insightface's 106 landmarks, by its own class, which cuts the face out of the frame as it is.
+    """insightface's 106 landmarks, from its own class, which crops the face from the frame without rotation.
 
     Source: insightface's `2d106det`, trained by its authors.
     """
 
     def __init__(self, path: Path, device: str = "cpu", threads: int = 1):
-        from insightface.model_zoo.landmark import Landmark  # noqa: PLC0415 - a second, for this alone
+        from insightface.model_zoo.landmark import Landmark  # noqa: PLC0415 - takes a second to import
 
         model = read(path)
         made = session(path, model, device, threads)
         taken, given = made.get_inputs(), made.get_outputs()
         if len(taken) != 1 or list(taken[0].shape[1:]) != [3, 192, 192]:
             raise ModelFileError(
-                f"{path}: takes {', '.join(str(each.shape) for each in taken)}: landmark models take "
-                "(N, 3, 192, 192)"
+                f"{path}: has inputs {', '.join(str(each.shape) for each in taken)}: a landmark model has "
+                "one input (N, 3, 192, 192)"
             )
         if len(given) != 1 or list(given[0].shape[1:]) != [212]:
             raise ModelFileError(
-                f"{path}: gives {', '.join(str(each.shape) for each in given)}: 106 landmarks in the plane "
-                "are (N, 212) numbers"
+                f"{path}: has outputs {', '.join(str(each.shape) for each in given)}: a model of 106 "
+                "landmarks has one output (N, 212)"
             )
         self._model = Landmark(str(path), made)
 
@@ -185,8 +189,8 @@ class Points106:
 
 
 class _Detected(dict[str, Any]):
-    """A face as insightface's classes take it: they read `bbox` (x1, y1, x2, y2) and leave their results
-    there."""
+    """A face in the form that insightface's classes require: they read `bbox` (x1, y1, x2, y2) and store
+    their results in it."""
 
     def __init__(self, bbox: np.ndarray):
         super().__init__()
@@ -194,9 +198,14 @@ class _Detected(dict[str, Any]):
 
 
 def load(path: Path, device: str = "cpu", threads: int = 1) -> Landmarker:
-    """The landmark model in a file, TFLite or ONNX; ModelFileError where it is none that is known.
+    """Load a landmark model from a TFLite or ONNX file.
 
-    `device`, `cpu` or `cuda`, and `threads` are ONNX Runtime's. FaceMesh, which takes a millisecond, stays on
-    the CPU.
+    Args:
+        path: FaceMesh (TFLite), or insightface's model with 106 landmarks (ONNX).
+        device: `cpu` or `cuda`, for ONNX Runtime. FaceMesh takes a millisecond and always runs on the CPU.
+        threads: number of threads of ONNX Runtime.
+
+    Raises:
+        ModelFileError: the file is neither of them.
     """
     return Mesh(path, threads) if path.suffix == ".tflite" else Points106(path, device, threads)

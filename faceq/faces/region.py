@@ -1,4 +1,4 @@
-"""Dense landmarks of an upright face crop, and the face region that they outline."""
+"""Run FaceMesh on an upright face crop, and mask the face region that the quality network scores."""
 
 from pathlib import Path
 
@@ -19,17 +19,16 @@ FACE_OVAL = np.array([
 MediaPipe's face mesh topology."""
 
 _FIVE = np.array([[33, 362, 4, 61, 291], [133, 263, 4, 61, 291]])
-"""The dense landmarks between which eye centres, nose tip and mouth corners lie."""
+"""Pairs of dense landmarks whose midpoints are the eye centres, nose tip and mouth corners."""
 
 FRAME_SIDE = 384
-"""Side, pixels, to which a whole frame is brought for the quality network: that of the frames CAFI was made
-for."""
+"""Side, in pixels, to which a whole frame is resized for the quality network: the size of CAFI's frames."""
 
 MESH_SIZE = 192
-"""Side of the crop that FaceMesh takes, pixels."""
+"""Side of FaceMesh's input, in pixels."""
 
 _JPEG_SIDE = 65_500
-"""Pixels; libjpeg writes no longer side."""
+"""Maximum side of an image in libjpeg, in pixels."""
 
 
 class FaceMesh:
@@ -37,7 +36,7 @@ class FaceMesh:
 
     Args:
         path: its TFLite file.
-        threads: of ONNX Runtime.
+        threads: number of threads of ONNX Runtime.
 
     Raises:
         ModelFileError: the file is not FaceMesh.
@@ -54,36 +53,39 @@ class FaceMesh:
         sizes = [output.shape[1:] for output in self._session.get_outputs()]
         if self._session.get_inputs()[0].shape[1:] != [3, MESH_SIZE, MESH_SIZE] or sizes != [[1404], [1]]:
             raise ModelFileError(
-                f"{path}: is not FaceMesh: that takes (192, 192, 3) and gives 468 landmarks and a confidence"
+                f"{path}: is not FaceMesh, which has the input (192, 192, 3) and gives 468 landmarks and a "
+                "confidence"
             )
 
     def __call__(self, crop: np.ndarray) -> tuple[np.ndarray, float]:
-        """Dense landmarks, and whether this is a face.
+        """The dense landmarks of a face, and the confidence that it is one.
 
         Args:
-            crop: (192, 192, 3) uint8 RGB, a face upright and centred, its landmarks' square enlarged by half.
+            crop: (192, 192, 3) uint8 RGB, an upright and centred face: the square around its landmarks,
+                enlarged by half.
 
         Returns:
-            (468, 3) float32: x, y in crop pixels, z in the same unit, away from the camera; the logit of
-            "this is a face": of upright CelebA faces 5.8 at the 1st percentile, half lie between 24 and 31.
+            (468, 3) float32: x, y in crop pixels, z in the same unit, away from the camera; and the logit of
+            "this is a face". For upright CelebA faces its 1st percentile is 5.8, and half of the values are
+            between 24 and 31.
         """
         points, logit = self._session.run(None, {self._input: cv2.dnn.blobFromImage(crop, 1 / 255)})
         return points.reshape(-1, 3), float(logit[0, 0])
 
 
 def five(points: np.ndarray) -> np.ndarray:
-    """The five landmarks of `faceq.faces.geometry`, (5, 2), out of the dense ones (468, 3)."""
+    """The five landmarks of `faceq.faces.geometry`, (5, 2), from the dense ones (468, 3)."""
     one, other = points[_FIVE, :2]
     return np.asarray((one + other) / 2)
 
 
 def apply_region(region: Region, crops: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What the quality network gets to see, and where it counts.
+    """Prepare the input of the quality network, and the mask of the area that it scores.
 
     Args:
-        region: what is judged; the crops of FRAME_REGIONS are whole frames out of `blacked_out`.
+        region: the region that is scored. For FRAME_REGIONS, the crops are whole frames from `blacked_out`.
         crops: (N, S, S, 3) uint8 RGB.
-        masks: (N, S, S) float32, 0..1: the face.
+        masks: (N, S, S) float32, 0..1, 1 on the face.
 
     Returns:
         Crops and masks of the same shapes and types.
@@ -96,16 +98,16 @@ def apply_region(region: Region, crops: np.ndarray, masks: np.ndarray) -> tuple[
 
 
 def blacked_out(picture: np.ndarray, outline: np.ndarray, as_jpeg: bool = False) -> np.ndarray:
-    """The whole frame with all but the face black, as CAFI shows it to the quality network.
+    """The whole frame with everything black except the face. This is the quality network's input in CAFI.
 
     Args:
         picture: (H, W, 3) uint8 RGB.
-        outline: (N, 2), the face's, in its pixels.
-        as_jpeg: the blacked-out frame is written as a JPEG by OpenCV, as `cv2.imwrite` does it unless told
-            otherwise, and read back: CAFI keeps it in such a file. Frames too long for JPEG stay as they are.
+        outline: (N, 2), the outline of the face in pixels of the frame.
+        as_jpeg: encode the blacked-out frame as a JPEG with OpenCV's defaults and decode it again, because
+            CAFI stores it in a JPEG file. Frames that are too large for JPEG are left unchanged.
 
     Returns:
-        (FRAME_SIDE, FRAME_SIDE, 3) uint8 RGB; frames of another shape are stretched.
+        (FRAME_SIDE, FRAME_SIDE, 3) uint8 RGB; frames that are not square are stretched.
     """
     inside = np.zeros(picture.shape[:2], np.uint8)
     cv2.fillPoly(inside, [np.round(outline).astype(np.int32)], 1)
@@ -116,7 +118,7 @@ def blacked_out(picture: np.ndarray, outline: np.ndarray, as_jpeg: bool = False)
 
 
 def _through_jpeg(picture: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 RGB, written by OpenCV with its defaults (quality 95, 4:2:0), and read again."""
-    # It takes and gives BGR.
+    """Encode (H, W, 3) uint8 RGB as a JPEG with OpenCV's defaults (quality 95, 4:2:0), and decode it."""
+    # OpenCV uses BGR.
     _, file = cv2.imencode(".jpg", np.ascontiguousarray(picture[..., ::-1]))
     return np.asarray(cv2.imdecode(file, cv2.IMREAD_COLOR), np.uint8)[..., ::-1]

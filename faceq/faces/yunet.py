@@ -1,7 +1,7 @@
-"""YuNet in ONNX Runtime: what `cv2.FaceDetectorYN` finds, in half the time on a CPU.
+"""YuNet in ONNX Runtime: the same faces as `cv2.FaceDetectorYN`, in half the time on a CPU.
 
-Source: Wu, Peng, Yu, "YuNet: A Tiny Millisecond-level Face Detector", Machine Intelligence Research 2023;
-the outputs are read as OpenCV reads them.
+Source: Wu, Peng, Yu, "YuNet: A Tiny Millisecond-level Face Detector", Machine Intelligence Research 2023. The
+outputs are decoded as in OpenCV.
 """
 
 from pathlib import Path
@@ -16,20 +16,20 @@ from faceq.runtime.onnx_runtime import read, session
 STRIDES = (8, 16, 32)
 NMS_THRESHOLD = 0.3
 CANDIDATES = 5000
-"""Most boxes, the surest ones, among which overlapping ones are looked for."""
+"""Maximum number of boxes, in order of confidence, for non-maximum suppression."""
 
 
 class YuNetSession:
-    """The network and the reading of its outputs.
+    """The network and the decoding of its outputs.
+
+    It always runs on the CPU. Images have many shapes, and cuDNN would plan every convolution again for each
+    of them. Padding to a single shape is not a solution: the network sees where the image ends, and faces
+    move (by at most 6 pixels in 221 photos).
 
     Args:
-        path: the ONNX file, its weights as floats or quantised.
-        threshold: the least confidence, 0...1, of what counts as a face.
-        threads: of ONNX Runtime.
-
-    It runs on the CPU, always. Pictures come in many shapes, for each of which cuDNN would plan every
-    convolution anew; on a canvas of one shape faces move, because the network sees where a picture ends (by 6
-    pixels at most in 221 photos).
+        path: the ONNX file, with float or quantised weights.
+        threshold: minimum confidence of a face, 0...1.
+        threads: number of threads of ONNX Runtime.
     """
 
     def __init__(self, path: Path, threshold: float, threads: int = 1):
@@ -41,12 +41,12 @@ class YuNetSession:
         self._threshold = threshold
 
     def __call__(self, picture: np.ndarray) -> np.ndarray:
-        """Faces in a BGR uint8 picture (H, W, 3).
+        """Faces in a BGR uint8 image (H, W, 3).
 
         Returns:
-            (N, 15) float32 in the picture's pixels: box x, y, width, height, which may reach out of the
-            picture; right eye, left eye, nose tip, right and left mouth corner, the person's right, as x, y
-            each; confidence, 0...1.
+            (N, 15) float32 in pixels of the image: box x, y, width, height, which may extend beyond the
+            image; x, y of right eye, left eye, nose tip, right and left mouth corner (right and left of the
+            person); confidence, 0...1.
         """
         height, width = picture.shape[:2]
         padded = np.zeros((-height % 32 + height, -width % 32 + width, 3), np.uint8)
@@ -57,7 +57,7 @@ class YuNetSession:
         return self._separate(np.concatenate([self._rows(found, stride, padded) for stride in STRIDES]))
 
     def _rows(self, found: dict[str, np.ndarray], stride: int, padded: np.ndarray) -> np.ndarray:
-        """The boxes of one stride that are sure enough: each cell of the grid proposes one."""
+        """The boxes of one stride with sufficient confidence. Each cell of the grid proposes one box."""
         classes, objects = (np.clip(found[f"{kind}_{stride}"][:, 0], 0, 1) for kind in ("cls", "obj"))
         score = np.sqrt(classes * objects)
         sure = np.flatnonzero(score >= self._threshold)
@@ -71,7 +71,7 @@ class YuNetSession:
         return np.concatenate([corner, size, places, score[sure, None]], axis=1).astype(np.float32)
 
     def _separate(self, rows: np.ndarray) -> np.ndarray:
-        """Of boxes that overlap, the surest."""
+        """Non-maximum suppression: keep the most confident of overlapping boxes."""
         if len(rows) < 2:
             return rows
         boxes = rows[:, :4].astype(np.int32).tolist()  # OpenCV compares them in whole pixels
@@ -80,7 +80,7 @@ class YuNetSession:
 
 
 def _dequantise(model: onnx.ModelProto) -> None:
-    """Weights that are stored as integers become floats: once here, and not again for each picture."""
+    """Convert weights that are stored as integers to floats once, instead of for each image."""
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     kept = []
     for node in model.graph.node:
@@ -96,7 +96,7 @@ def _dequantise(model: onnx.ModelProto) -> None:
 def _floats(
     node: onnx.NodeProto, values: np.ndarray, scale: np.ndarray, zero: np.ndarray | None = None
 ) -> np.ndarray:
-    """ONNX's DequantizeLinear, for one scale in all, one along an axis, or one for each block of an axis."""
+    """ONNX's DequantizeLinear, with a single scale, or with one per index or per block of an axis."""
     attributes = {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}
     axis, block = attributes.get("axis", 1), attributes.get("block_size", 0)
 
@@ -112,7 +112,7 @@ def _floats(
 
 
 def _free_sizes(model: onnx.ModelProto) -> None:
-    """Let the network take pictures of any height and width; the file names 640."""
+    """Let the network accept images of any height and width; in the file both are fixed to 640."""
     shape = model.graph.input[0].type.tensor_type.shape
     for axis, name in ((2, "height"), (3, "width")):
         shape.dim[axis].dim_param = name

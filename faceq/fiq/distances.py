@@ -1,5 +1,4 @@
-"""SER-FIQ's distances of aligned faces, by a recogniser and its last layer: on the host, or all on one
-device."""
+"""SER-FIQ's distances of aligned faces, computed with a recogniser on the CPU or on one GPU."""
 
 from pathlib import Path
 
@@ -12,21 +11,23 @@ from faceq.models.zoo import Recogniser
 from faceq.runtime.minibatch import OomSafeBatcher, in_mini_batches, to_device
 
 HEAD_BATCH = 32
-"""Faces that the closed form takes at once on a CPU: reading the last layer from memory is most of its
-time."""
+"""Number of faces for which a CPU computes the closed form in one step. Most of the time is spent reading the
+last layer from memory."""
 
 GAP = 0.01
-"""Share by which the closed form's distance may differ from that of passes, before it is worth a warning."""
+"""Maximum relative difference between the distances of the closed form and of Monte Carlo dropout, without a
+warning."""
 
 GAP_FACES = 8
-"""Faces, at most, on which that is measured."""
+"""Maximum number of faces on which this difference is measured."""
 
 _GAP_PASSES = 1600
-"""Dropout passes for this, of all faces together: so the gap is known to some 0.2%, in a second or two."""
+"""Total number of dropout passes for this measurement, over all faces. Its accuracy is about 0.2%, and it
+takes a second or two."""
 
 CUDA_TOLERANCE = 1e-3
-"""By how much `serfiq_raw` on CUDA may differ from that on a CPU: both compute in single precision, in
-another order."""
+"""Maximum difference of `serfiq_raw` between CUDA and a CPU. Both compute in single precision, but in a
+different order."""
 
 
 class DropoutDistances:
@@ -34,9 +35,11 @@ class DropoutDistances:
 
     Args:
         path: the recogniser's ONNX file.
-        known: what is known of it beside the file.
-        passes: dropout passes that are drawn; None: the closed form.
-        device: `cpu` or `cuda`. mini_batch: faces that the recogniser is shown at once. threads: on the CPU.
+        known: information about the recogniser that its file does not contain.
+        passes: number of Monte Carlo dropout passes; None for the closed form.
+        device: `cpu` or `cuda`.
+        mini_batch: number of faces in one run of the recogniser.
+        threads: number of threads on the CPU.
     """
 
     def __init__(
@@ -70,14 +73,13 @@ class DropoutDistances:
         return self._drawn(torch.from_numpy(features), faces)
 
     def gap(self, faces: np.ndarray) -> float | None:
-        """By how much the closed form's distances differ from those of dropout passes; None where it is not
-        used.
+        """The relative difference between the distances of the closed form and of Monte Carlo dropout.
 
         Args:
-            faces: (N, 112, 112, 3) uint8 RGB, real ones, N at least 1; the first GAP_FACES count.
+            faces: (N, 112, 112, 3) uint8 RGB, real faces, N at least 1; only the first GAP_FACES are used.
 
         Returns:
-            The mean of closed form / passes - 1.
+            The mean of closed form / Monte Carlo - 1; None if the closed form is not in use.
         """
         if self._closed_form is None:
             return None
@@ -91,7 +93,7 @@ class DropoutDistances:
 
     @torch.inference_mode()
     def on_device(self, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The same for one mini-batch, whose features stay on the device until they are distances."""
+        """Like `__call__`, for one mini-batch, but the features stay on the device."""
         features = self._backbone.on_device(to_device(faces, self._device))
         return self._closed_form(features) if self._closed_form is not None else self._drawn(features, faces)
 

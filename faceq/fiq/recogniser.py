@@ -1,7 +1,7 @@
-"""A recognition network, cut open before its last layer.
+"""A face recognition network, split before its last layer.
 
-The network's ONNX file is split in two: the backbone, which ONNX Runtime runs, and the last linear
-layer with its batch norm folded in, which SER-FIQ needs as numbers. Dropout stands between the two.
+The network's ONNX file is split into the backbone, which ONNX Runtime runs, and the last linear layer with
+batch norm folded in, whose weights SER-FIQ needs. Dropout is between the two.
 """
 
 from pathlib import Path
@@ -18,27 +18,27 @@ from faceq.fiq.serfiq import Head
 from faceq.messages.one_line import one_line
 from faceq.models import zoo
 from faceq.models.fetch import fetch
-from faceq.runtime.device import check_card
+from faceq.runtime.device import raise_if_gpu_failed
 from faceq.runtime.io_binding import IoBoundSession
 from faceq.runtime.onnx_runtime import ModelFileError, read, session, spell_out_prelu
 
 SAME_DIRECTION = 0.999
-"""Least cosine between the embedding of the two halves and that of the whole file."""
+"""Minimum cosine between the embedding of the split network and that of the whole file."""
 
 _SHAPING = ("Flatten", "Reshape", "Squeeze", "Unsqueeze", "Identity", "Dropout")
-"""Nodes that leave an embedding's values as they are."""
+"""Nodes that do not change the values of an embedding."""
 
 
 class Backbone:
-    """All of a recogniser up to the input of its last layer.
+    """A recogniser up to the input of its last layer.
 
     Args:
-        path: an ONNX file whose last layer is linear: Gemm or MatMul, then at most a bias, batch norm or
-            other multiples and sums, and scaling to length one.
-        dropout: the rate of SER-FIQ's dropout, None for that of the Dropout node in the file.
-        mean, std: the network takes (RGB - mean) / std, RGB being 0...255. None: what insightface's
-            ArcFaceONNX finds in the file, which is 127.5 and 127.5, or nothing where the graph begins with
-            it.
+        path: an ONNX file whose last layer is linear: Gemm or MatMul, optionally followed by a bias, batch
+            norm, other multiplications and additions, and L2 normalisation.
+        dropout: the rate of SER-FIQ's dropout; None for the rate of the Dropout node in the file.
+        mean, std: the network's input is (RGB - mean) / std, with RGB 0...255. None: the values that
+            insightface's ArcFaceONNX finds for the file: 127.5 and 127.5, or 0 and 1 if the graph starts with
+            this scaling.
         device: `cpu` or `cuda`.
         threads: intra-op threads on the CPU.
 
@@ -46,8 +46,8 @@ class Backbone:
         head: the last layer and the dropout rate.
 
     Raises:
-        ModelFileError: a file that is not such a network, or whose dropout changes nothing.
-        DeviceError: CUDA was asked for and is not there.
+        ModelFileError: the file is not such a network, or dropout has no effect in it.
+        DeviceError: CUDA was requested and is not available.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Backbone:
     ):
         model = read(path)
         _keep_inputs(model, path)
-        del model.graph.output[1:]  # some files give the embedding's length, too
+        del model.graph.output[1:]  # some files also have the embedding's L2 norm as an output
         features, self.head = _open_tail(_Graph(model, path), dropout)
         whole = session(path, model, device, threads)
         if mean is None or std is None:
@@ -78,19 +78,19 @@ class Backbone:
         self._bound = IoBoundSession(self._session, device, shape)
 
     def __call__(self, faces: np.ndarray) -> np.ndarray:
-        """Features of aligned faces.
+        """The features of aligned faces.
 
         Args:
             faces: (N, 112, 112, 3) uint8 RGB.
 
         Returns:
-            (N, D) float32, the input of the last layer, flattened; dropout, if on, comes after it.
+            (N, D) float32, the flattened input of the last layer, before dropout.
         """
         (features,) = self._session.run(None, {self._input: self._batch(faces)})
         return features.reshape(len(faces), -1)
 
     def on_device(self, faces: torch.Tensor) -> torch.Tensor:
-        """The same from and to tensors on the device: (N, 112, 112, 3) uint8 RGB to (N, D) float32."""
+        """Like `__call__`, for tensors on the device: (N, 112, 112, 3) uint8 RGB to (N, D) float32."""
         batch = (faces.permute(0, 3, 1, 2).float() - float(self._mean)) / float(self._std)
         return self._bound(batch).flatten(1)
 
@@ -99,19 +99,19 @@ class Backbone:
         return (batch - self._mean) / self._std
 
     def _check(self, path: Path, whole: onnxruntime.InferenceSession) -> tuple[int, ...]:
-        """That the two halves are the network, for two made-up faces, and that dropout changes them; the
-        shape of one face's features."""
+        """Check on two random images that the split network gives the whole network's embeddings, and that
+        dropout changes them. Returns the shape of one face's features."""
         shape = (2, ALIGNED_SIZE, ALIGNED_SIZE, 3)
         faces = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
         try:
             alone = [whole.run(None, {self._input: self._batch(face[None])})[0] for face in faces]
             (shaped,) = self._session.run(None, {self._input: self._batch(faces)})
             features = shaped.reshape(len(faces), -1)
-        except Exception as error:  # ONNX Runtime's errors share no public base
-            check_card(error)
+        except Exception as error:  # ONNX Runtime's errors have no public base class
+            raise_if_gpu_failed(error)
             reason = one_line(error)
             raise ModelFileError(
-                f"{path}: does not run on two faces of (3, {ALIGNED_SIZE}, {ALIGNED_SIZE}): {reason}"
+                f"{path}: fails on two faces of shape (3, {ALIGNED_SIZE}, {ALIGNED_SIZE}): {reason}"
             ) from None
         try:
             distance, found = serfiq.ClosedForm(self.head)(torch.from_numpy(features))
@@ -121,20 +121,20 @@ class Backbone:
         wanted = np.concatenate(alone).reshape(len(faces), -1)
         if found.shape != wanted.shape or not (_cosine(found, wanted) > SAME_DIRECTION).all():
             raise ModelFileError(
-                f"{path}: its last layer was not understood: its halves give another embedding"
+                f"{path}: its last layer is not supported: the split network gives another embedding"
             )
         return shaped.shape[1:]
 
 
 def from_zoo(name: str, device: str = "cpu", threads: int = 1) -> Backbone:
-    """The zoo's recogniser of that name, fetched if need be."""
+    """Load a recogniser from the model zoo by name, and fetch it if necessary."""
     path, known = fetch(name), zoo.recogniser(name)
     return Backbone(path, known.dropout, known.mean, known.std, device, threads)
 
 
 def _arcface_scale(path: Path, whole: onnxruntime.InferenceSession) -> tuple[float, float]:
-    """Mean and deviation that insightface takes for a recogniser's file."""
-    from insightface.model_zoo.arcface_onnx import ArcFaceONNX  # noqa: PLC0415 - a second, for these alone
+    """The mean and standard deviation that insightface uses for a recogniser's file."""
+    from insightface.model_zoo.arcface_onnx import ArcFaceONNX  # noqa: PLC0415 - takes a second to import
 
     found = ArcFaceONNX(str(path), whole)
     return found.input_mean, found.input_std
@@ -146,26 +146,26 @@ def _cosine(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def _keep_inputs(model: onnx.ModelProto, path: Path) -> None:
-    """Make the picture the graph's only input, its weights constants, and its batch size free."""
+    """Make the image the graph's only input, the weights constants, and the batch size variable."""
     graph = model.graph
     weights = {tensor.name for tensor in graph.initializer}
     used = {name for node in graph.node for name in node.input}
-    # Old exporters list each weight as an input too, also such that quantisation has since replaced.
+    # Old exporters also list the weights as inputs, even weights that quantisation has replaced since.
     inputs = [value for value in graph.input if value.name in used - weights]
     if len(inputs) != 1 or len(inputs[0].type.tensor_type.shape.dim) != 4:
         names = ", ".join(value.name for value in inputs) or "none"
-        raise ModelFileError(f"{path}: expected one input of pictures (N, 3, H, W), found {names}")
+        raise ModelFileError(f"{path}: expected one input of images (N, 3, H, W), found {names}")
     for value in (*inputs, *graph.output):
         if value.type.tensor_type.shape.dim:
             value.type.tensor_type.shape.dim[0].dim_param = "batch"
     del graph.input[:]
     graph.input.extend(inputs)
-    # Shapes that the file states for tensors in between still hold its old batch size of one.
+    # The file's shapes of intermediate tensors may still have a batch size of one.
     del graph.value_info[:]
 
 
 class _Graph:
-    """A graph with what is asked of it: who made a tensor, and what a constant is worth."""
+    """A graph with lookups: the node that makes a tensor, and the value of a constant."""
 
     def __init__(self, model: onnx.ModelProto, path: Path):
         self.path = path
@@ -174,7 +174,7 @@ class _Graph:
         self._made_by = {output: node for node in model.graph.node for output in node.output}
         self._weights = {tensor.name: tensor for tensor in model.graph.initializer}
         self._free = {value.name for value in model.graph.input}
-        for node in model.graph.node:  # ONNX wants them in an order in which each follows its inputs
+        for node in model.graph.node:  # ONNX requires topological order
             if not self._free.isdisjoint(node.input):
                 self._free.update(node.output)
 
@@ -185,7 +185,7 @@ class _Graph:
         return tensor not in self._free
 
     def constant(self, tensor: str) -> np.ndarray:
-        """Value of a weight, or of what a few nodes make from weights alone."""
+        """The value of a weight, or of a tensor that is computed from weights alone."""
         if tensor in self._weights:
             return numpy_helper.to_array(self._weights[tensor])
         node = self._made_by[tensor]
@@ -199,8 +199,8 @@ class _Graph:
 
 
 def _open_tail(graph: _Graph, dropout: float | None) -> tuple[str, Head]:
-    """Name of the tensor that enters the last layer, and that layer as numbers."""
-    behind = []  # between the layer and the graph's output, the last one first
+    """The name of the last layer's input tensor, and the layer's weights."""
+    behind = []  # the nodes between the layer and the graph's output, the last one first
     node = graph.maker(graph.output)
     while node is not None and node.op_type not in ("Gemm", "MatMul"):
         behind.append(node)
@@ -215,16 +215,16 @@ def _open_tail(graph: _Graph, dropout: float | None) -> tuple[str, Head]:
     rate = _dropout_rate(graph, node.input[0]) if dropout is None else dropout
     if rate is None:
         raise ModelFileError(
-            f"{graph.path}: the graph has no Dropout node before its last layer: SER-FIQ needs the rate that "
-            "it was trained with: give it as `dropout` (--dropout)"
+            f"{graph.path}: the graph has no Dropout node before its last layer: SER-FIQ needs the dropout "
+            "rate of its training: set `dropout` (--dropout)"
         )
     return node.input[0], Head(weight.astype(np.float32), bias.astype(np.float32), rate)
 
 
 def _data_input(graph: _Graph, node: onnx.NodeProto) -> str:
-    """Input of a node behind the last layer through which the embedding comes.
+    """The input through which a node after the last layer gets the embedding.
 
-    Raises ModelFileError for a node that is neither linear nor a scaling to length one.
+    Raises ModelFileError if the node is neither linear nor an L2 normalisation.
     """
     if node.op_type in (*_SHAPING, "BatchNormalization", "LpNormalization"):
         return node.input[0]
@@ -232,15 +232,15 @@ def _data_input(graph: _Graph, node: onnx.NodeProto) -> str:
         free = [name for name in node.input if not graph.is_constant(name)]
         if len(free) == 1 and (node.op_type in ("Add", "Mul") or free[0] == node.input[0]):
             return free[0]
-        if _is_scaling_to_length_one(graph, node):
+        if _is_normalisation(graph, node):
             return node.input[0]
     raise ModelFileError(
-        f"{graph.path}: the last layer is not linear: behind it stands {node.op_type} ({node.output[0]})"
+        f"{graph.path}: the last layer is not linear: it is followed by {node.op_type} ({node.output[0]})"
     )
 
 
-def _is_scaling_to_length_one(graph: _Graph, node: onnx.NodeProto) -> bool:
-    """Whether a Div divides an embedding by its own length, as exporters write it out."""
+def _is_normalisation(graph: _Graph, node: onnx.NodeProto) -> bool:
+    """Whether a Div divides an embedding by its own L2 norm, as some exporters write it."""
     divisor = graph.maker(node.input[1]) if node.op_type == "Div" else None
     while divisor is not None and divisor.op_type in ("Clip", "Max", "Expand", "Add"):
         divisor = graph.maker(divisor.input[0])
@@ -248,7 +248,7 @@ def _is_scaling_to_length_one(graph: _Graph, node: onnx.NodeProto) -> bool:
 
 
 def _linear(graph: _Graph, node: onnx.NodeProto) -> tuple[np.ndarray, np.ndarray]:
-    """Weight (E, D) and bias (E,) of a Gemm or MatMul."""
+    """The weight (E, D) and bias (E,) of a Gemm or MatMul."""
     weight = graph.constant(node.input[1])
     if node.op_type == "MatMul" or not _attribute(node, "transB", 0):
         weight = weight.T
@@ -262,7 +262,7 @@ def _linear(graph: _Graph, node: onnx.NodeProto) -> tuple[np.ndarray, np.ndarray
 def _folded(
     graph: _Graph, node: onnx.NodeProto, weight: np.ndarray, bias: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The layer with a node behind it folded in. Scaling to length one stays out: directions matter."""
+    """Fold a node after the layer into the layer. L2 normalisation is ignored: only directions matter."""
     if node.op_type == "BatchNormalization":
         gain, shift, mean, variance = (graph.constant(name) for name in node.input[1:5])
         gain = gain / np.sqrt(variance + _attribute(node, "epsilon", 1e-5))
@@ -281,13 +281,14 @@ def _folded(
 
 
 def _dropout_rate(graph: _Graph, tensor: str) -> float | None:
-    """Rate of the Dropout node before a tensor, with only changes of shape in between."""
+    """The rate of the Dropout node before a tensor, with only shape changes in between; None if there is
+    none."""
     node = graph.maker(tensor)
     while node is not None and node.op_type in (*_SHAPING, "Transpose"):
         if node.op_type == "Dropout":
             if len(node.input) > 1 and node.input[1]:
                 return float(graph.constant(node.input[1]))
-            # An attribute before opset 12; 0.5 is ONNX's own default.
+            # Before opset 12 the rate is an attribute; 0.5 is ONNX's default.
             return float(_attribute(node, "ratio", 0.5))
         node = graph.maker(node.input[0])
     return None

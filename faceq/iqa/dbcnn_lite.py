@@ -1,9 +1,9 @@
-"""DB-CNN-Lite: how good a picture, or the part of it under a mask, looks to people.
+"""DB-CNN-Lite: predicts human ratings of the quality of an image, or of the part of it inside a mask.
 
-DB-CNN multiplies what two networks see: one knows what is in the picture, the other how it is
-degraded. Here the first is EfficientNet-Lite0 in VGG-16's place and the second a thinner S-CNN,
-and the product is averaged inside a mask, so that the background has no say. Beside the product stand
-the mean and the spread of the maps that are multiplied.
+DB-CNN multiplies the feature maps of two networks: one for the content of the image, the other for its
+distortions. DB-CNN-Lite uses EfficientNet-Lite0 instead of VGG-16 for the first and a thinner S-CNN for the
+second. It averages the product inside a mask, so that the background has no influence, and adds the mean and
+the standard deviation of the feature maps.
 
 Source: Zhang, Ma, Yan, Deng, Wang, "Blind Image Quality Assessment Using a Deep Bilinear
 Convolutional Neural Network", IEEE TCSVT 30(1), 2020; Tan, Le, "EfficientNet", ICML 2019.
@@ -28,12 +28,12 @@ DBCNN_LITE_WEIGHTS = Path(__file__).parents[1] / "models" / "weights" / "dbcnn-l
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-# Centre and spread of the ratings in LIVE In the Wild: the head predicts in these units.
+# Centre and spread of the ratings in LIVE In the Wild. The head predicts in these units.
 RATING_CENTRE = 58.0
 RATING_SPREAD = 20.0
 
-PICTURE_SIDE = 500  # pixels of the shorter side; what the rated pictures have
-VIEW_SIDE = 384  # pixels of a side of the squares out of them that the network learned ratings from
+PICTURE_SIDE = 500  # shorter side, pixels: that of the rated images
+VIEW_SIDE = 384  # side, pixels, of the square parts of these images that were used for training
 
 # Per block of EfficientNet-Lite0: kernel, stride, expansion, channels out.
 LITE0_BLOCKS = (
@@ -45,7 +45,7 @@ LITE0_BLOCKS = (
     *[(5, 2, 6, 192), (5, 1, 6, 192), (5, 1, 6, 192), (5, 1, 6, 192)],
     (3, 1, 6, 320),
 )
-# The last block of each scale that is looked at: 1/8, 1/16 and 1/32 of the picture.
+# The last block at each scale that is used: 1/8, 1/16 and 1/32 of the image.
 LEVEL_BLOCKS = (4, 10, 15)
 LEVEL_CHANNELS = tuple(LITE0_BLOCKS[block][3] for block in LEVEL_BLOCKS)
 
@@ -53,25 +53,25 @@ LEVEL_CHANNELS = tuple(LITE0_BLOCKS[block][3] for block in LEVEL_BLOCKS)
 SCNN_LAYERS = ((16, 1), (16, 2), (24, 1), (24, 2), (32, 1), (32, 2), (64, 1), (64, 1), (64, 2))
 SCNN_CHANNELS = SCNN_LAYERS[-1][0]
 
-SEMANTIC_CHANNELS = 64  # of the semantic side of the product
+SEMANTIC_CHANNELS = 64  # channels of the semantic factor of the product
 
-# Standardised products and moments are bent towards this many deviations: a picture unlike all that were
-# rated must not run away along one of some thousand directions.
+# Standardised products and moments are bounded to this many standard deviations: for an image unlike all
+# rated ones, a single one of several thousand values must not dominate the score.
 BOUND = 3.0
 
-# Products beside moments, once both are standardised: the products are four times as many.
+# Weight of the standardised products relative to the moments: there are four times as many products.
 PRODUCT_SCALE = 0.3
 
 
 class SameConv2d(nn.Conv2d):
-    """A convolution padded as TensorFlow pads it: output ceil(size / stride), odd pixel at the end.
+    """A convolution with TensorFlow's SAME padding: output ceil(size / stride), odd pixel at the end.
 
-    EfficientNet-Lite0 was trained that way; PyTorch's symmetric padding would shift every strided
-    layer by half a step.
+    EfficientNet-Lite0 was trained with it. PyTorch's symmetric padding would shift every strided layer by
+    half a step.
     """
 
     def pads(self, height: int, width: int) -> tuple[int, int, int, int]:
-        """Left, right, top, bottom for an input of that size, as `F.pad` wants them."""
+        """Left, right, top and bottom padding for an input of this size, in the order of `F.pad`."""
         pads: list[int] = []
         for axis, size in ((1, width), (0, height)):
             kernel, stride = self.kernel_size[axis], self.stride[axis]
@@ -86,7 +86,7 @@ class SameConv2d(nn.Conv2d):
 
 
 class InvertedResidual(nn.Module):
-    """Expand, filter each channel, project; added to the input where shapes allow."""
+    """Expand, filter each channel, project. The result is added to the input if the shapes match."""
 
     def __init__(self, channels: int, kernel: int, stride: int, expansion: int, out: int) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ class InvertedResidual(nn.Module):
 
 
 class SemanticNet(nn.Module):
-    """EfficientNet-Lite0 without its classifier, each batch norm folded into the convolution before it."""
+    """EfficientNet-Lite0 without its classifier. Each batch norm is folded into the convolution before it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -129,7 +129,7 @@ class SemanticNet(nn.Module):
 
 
 class DistortionNet(nn.Sequential):
-    """S-CNN, thinner, each batch norm folded into the convolution before it.
+    """A thinner S-CNN. Each batch norm is folded into the convolution before it.
 
     (N, 3, H, W) normalised RGB to (N, 64, H/16, W/16), never negative.
     """
@@ -145,9 +145,9 @@ class DistortionNet(nn.Sequential):
 
 @dataclass(frozen=True)
 class Maps:
-    """What both networks see of N pictures, before any mask, float32.
+    """The feature maps of both networks for N images, before masking, float32.
 
-    levels: the semantic network's maps as SemanticNet gives them. distortion: (N, 64, H/16, W/16).
+    levels: the maps from SemanticNet. distortion: (N, 64, H/16, W/16).
     """
 
     levels: list[Tensor]
@@ -155,28 +155,28 @@ class Maps:
 
 
 def position_weights(mask: Tensor, size: tuple[int, int]) -> Tensor:
-    """The mask brought to a feature map's size by area, as weights that sum to 1.
+    """Resize the mask by area to the size of a feature map, and normalise it to weights that sum to 1.
 
     Args:
         mask: (N, 1, H, W) float, 0..1.
         size: height and width of the feature map.
 
     Returns:
-        (N, 1, h, w) float; all zeros for a picture whose mask is empty.
+        (N, 1, h, w) float; all zeros for an image whose mask is empty.
     """
     weights = F.adaptive_avg_pool2d(mask, size)
     return weights / weights.sum(dim=(2, 3), keepdim=True).clamp_min(1e-6)
 
 
 def masked_moments(features: Tensor, mask: Tensor) -> Tensor:
-    """Weighted mean and standard deviation of every channel over the positions.
+    """Weighted mean and standard deviation of every channel over all positions.
 
     Args:
         features: (N, C, h, w) float.
         mask: (N, 1, H, W) float, 0..1.
 
     Returns:
-        (N, 2C): the means, then the deviations.
+        (N, 2C): the means, then the standard deviations.
     """
     weights = position_weights(mask, (features.shape[2], features.shape[3]))
     mean = (features * weights).sum(dim=(2, 3))
@@ -188,8 +188,8 @@ def masked_moments(features: Tensor, mask: Tensor) -> Tensor:
 def masked_bilinear(semantic: Tensor, distortion: Tensor, weights: Tensor) -> Tensor:
     """Weighted mean over positions of the outer product of two feature maps.
 
-    Each map gets a constant channel of ones first, so that the product also carries either map's
-    own mean.
+    A constant channel of ones is appended to each map first, so that the product also contains the mean of
+    each map.
 
     Args:
         semantic: (N, A, h, w) float.
@@ -208,28 +208,28 @@ def masked_bilinear(semantic: Tensor, distortion: Tensor, weights: Tensor) -> Te
 
 
 def evened(products: Tensor) -> Tensor:
-    """Signed square root, then scaled to length one: (N, D) to (N, D).
+    """Signed square root, then L2 normalisation: (N, D) to (N, D).
 
-    The root keeps a few strong channels from speaking for all. Zeros stay zeros.
+    The root prevents a few strong channels from dominating. Zeros stay zeros.
     """
-    floor = 1e-4  # keeps the root's slope finite at zero
+    floor = 1e-4  # keeps the slope of the root finite at zero
     rooted = products.sign() * ((products.abs() + floor).sqrt() - floor**0.5)
     return F.normalize(rooted, dim=1)
 
 
 def bounded(standardised: Tensor) -> Tensor:
-    """Values bent towards +-BOUND, almost themselves near zero; any shape."""
+    """Bound values smoothly to +-BOUND, almost unchanged near zero; any shape."""
     return BOUND * torch.tanh(standardised / BOUND)
 
 
 def register_imagenet(model: nn.Module) -> None:
-    """Give a model the buffers `mean` and `std`, (3, 1, 1): what ImageNet's networks take RGB 0..1 by."""
+    """Add the buffers `mean` and `std`, (3, 1, 1), to a model: ImageNet's normalisation of RGB 0..1."""
     for name, values in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
         model.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
 
 
 class DBCNNLite(nn.Module):
-    """Both networks, masked pooling and a linear head."""
+    """DB-CNN-Lite: both networks, masked pooling and a linear head."""
 
     mean: Tensor
     std: Tensor
@@ -245,49 +245,47 @@ class DBCNNLite(nn.Module):
         self.dropout = nn.Dropout(0.3)
         self.products = (SEMANTIC_CHANNELS + 1) * (SCNN_CHANNELS + 1)
         self.head = nn.Linear(self.products + moments, 1)
-        # What products and moments are on the rated pictures before anything is fine-tuned.
+        # Mean and standard deviation of products and moments on the rated images, before fine-tuning.
         self.register_buffer("pooled_mean", torch.zeros(self.products + moments))
         self.register_buffer("pooled_std", torch.ones(self.products + moments))
         register_imagenet(self)
 
     def forward(self, images: Tensor, mask: Tensor) -> Tensor:
-        """Score pictures.
+        """Score images.
 
         Args:
             images: (N, 3, H, W) float32 RGB, 0..1, H and W at least 64.
-            mask: (N, 1, H, W) float32, 0..1: how much each position counts. All ones: the whole
-                picture.
+            mask: (N, 1, H, W) float32, 0..1: the weight of each position. Use ones for the whole image.
 
         Returns:
-            (N,) float32 on the scale of people's ratings, 0 (bad) to 100 (excellent), not clipped.
-            An empty mask leaves nothing to average: its score is the same constant for every
-            picture and says nothing about quality.
+            (N,) float32 on the MOS scale, 0 (bad) to 100 (excellent), not clipped. With an empty mask the
+            score is a constant and has no meaning.
         """
         return self.rate(self.maps(images), mask)
 
     def maps(self, images: Tensor) -> Maps:
-        """What both networks see; `images` as in `forward`."""
+        """The feature maps of both networks; `images` as in `forward`."""
         normalised = (images - self.mean) / self.std
         levels = [level.float() for level in self.semantic(normalised)]
         return Maps(levels, self.distortion(normalised).float())
 
     def rate(self, maps: Maps, mask: Tensor) -> Tensor:
-        """Scores from maps, inside the mask; `mask` and what is returned as in `forward`."""
+        """Scores from feature maps, inside the mask; `mask` and the result as in `forward`."""
         mask_is_there = mask.amax(dim=(2, 3)) > 0
         standardised = self.standardised(self.pool(maps, mask)) * mask_is_there
         score = self.head(self.dropout(standardised)).squeeze(1)
         return RATING_CENTRE + RATING_SPREAD * score
 
     def standardised(self, pooled: Tensor) -> Tensor:
-        """(N, D) from `pool`, as the head takes it: each about 0 +- 1 on rated pictures, products less."""
+        """Standardise (N, D) from `pool` for the head: about 0 +- 1 on the rated images, products less."""
         return self.weighed(bounded((pooled - self.pooled_mean) / self.pooled_std))
 
     def weighed(self, values: Tensor) -> Tensor:
-        """(N, D), products beside moments, all about 0 +- 1: the products scaled down."""
+        """Scale down the products in standardised values (N, D), relative to the moments."""
         return torch.cat([PRODUCT_SCALE * values[:, : self.products], values[:, self.products :]], dim=1)
 
     def pool(self, maps: Maps, mask: Tensor) -> Tensor:
-        """(N, D) float32 inside the mask: products at 1/16, then every map's own moments."""
+        """(N, D) float32 inside the mask: the products at 1/16, then the moments of every map."""
         moments = [masked_moments(features, mask) for features in (*maps.levels, maps.distortion)]
         return torch.cat([self._products(maps, mask), *moments], dim=1)
 
@@ -304,11 +302,11 @@ class DBCNNLite(nn.Module):
 
 
 def picture_tensor(picture: NDArray[np.uint8], side: int = PICTURE_SIDE) -> Tensor:
-    """A whole picture as `DBCNNLite` should see it to agree with people's ratings, its shape kept.
+    """Prepare a whole image for `DBCNNLite`, at the size of the rated images. The aspect ratio is kept.
 
     Args:
         picture: (H, W, 3) uint8 RGB.
-        side: pixels that its shorter side gets.
+        side: length of the shorter side, in pixels.
 
     Returns:
         (1, 3, h, w) float32, 0..1.
@@ -316,20 +314,21 @@ def picture_tensor(picture: NDArray[np.uint8], side: int = PICTURE_SIDE) -> Tens
     height, width = picture.shape[:2]
     scale = side / min(height, width)
     size = (round(width * scale), round(height * scale))
-    # By area when shrinking, which does not alias.
+    # Reduce by area to avoid aliasing.
     scaled = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
     return torch.from_numpy(scaled).permute(2, 0, 1)[None].float() / 255
 
 
 def load_dbcnn_lite(path: str | Path, device: str = "cpu") -> DBCNNLite:
-    """The model in eval mode with float32 weights, on `device`.
+    """Load DB-CNN-Lite in eval mode with float32 weights, on `device`.
 
     Args:
-        path: a safetensors file as the training job writes it; may hold float16.
+        path: a safetensors file from the training job; it may contain float16.
+        device: `cpu` or `cuda`.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is no safetensors file, or its keys or shapes are not this network's.
+        ValueError: it is not a safetensors file, or its keys or shapes are not those of this network.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"dbcnn: {path} not found: give a DB-CNN-Lite safetensors file")
@@ -345,5 +344,5 @@ def load_dbcnn_lite(path: str | Path, device: str = "cpu") -> DBCNNLite:
     misshapen = [key for key in expected if weights[key].shape != expected[key].shape]
     if misshapen:
         raise ValueError(f"dbcnn: {path} does not fit: wrong shapes for {misshapen}")
-    model.load_state_dict(weights)  # copies into float32 parameters, whatever the file holds
+    model.load_state_dict(weights)  # copies into float32 parameters, whatever the file's type
     return model.eval().to(device)

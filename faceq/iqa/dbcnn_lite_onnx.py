@@ -1,7 +1,7 @@
-"""DB-CNN-Lite's two networks in ONNX Runtime, which convolves faster than torch on CPUs.
+"""DB-CNN-Lite's two networks in ONNX Runtime, whose convolutions are faster than torch's on CPUs.
 
-The graph is written from the modules of a loaded model, for one shape of mini-batch; pooling and the head
-stay with `DBCNNLite.rate`. On one core of a 2.45 GHz EPYC (AVX2) that makes 20 ms of 33 a face.
+The graph is generated from the modules of a loaded model, for one shape of mini-batch. Pooling and the head
+remain in `DBCNNLite.rate`. On one core of a 2.45 GHz EPYC (AVX2) this takes 20 ms per face instead of 33 ms.
 """
 
 from typing import Any
@@ -22,17 +22,18 @@ _DISTORTION = "distortion"
 
 
 class OnnxMaps:
-    """Computes what `DBCNNLite.maps` does, for mini-batches of one shape.
+    """Computes the result of `DBCNNLite.maps`, for mini-batches of one shape.
 
     Args:
         model: a loaded model on the CPU.
-        batch, side: pictures in a mini-batch, and their height and width, pixels, a multiple of 32.
-        threads: of ONNX Runtime.
+        batch: number of images in a mini-batch.
+        side: height and width of the images, in pixels, a multiple of 32.
+        threads: number of threads of ONNX Runtime.
     """
 
     def __init__(self, model: DBCNNLite, batch: int, side: int, threads: int):
         if side % 32:
-            raise ValueError(f"dbcnn: pictures of {side} pixels: give a multiple of 32")
+            raise ValueError(f"dbcnn: the side of the images is {side} pixels: it must be a multiple of 32")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -40,7 +41,7 @@ class OnnxMaps:
         self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
     def __call__(self, images: NDArray[np.uint8]) -> Maps:
-        """(batch, side, side, 3) uint8 RGB to maps on the CPU."""
+        """Compute the maps, on the CPU, of images (batch, side, side, 3) uint8 RGB."""
         found = self._session.run([*_LEVELS, _DISTORTION], {"images": images})
         *levels, distortion = map(torch.from_numpy, found)
         return Maps(levels, distortion)
@@ -48,7 +49,7 @@ class OnnxMaps:
 
 def _graph(model: DBCNNLite, batch: int, side: int) -> onnx.ModelProto:
     writer = _Writer()
-    # (N, H, W, 3) uint8 to what both networks take.
+    # Convert (N, H, W, 3) uint8 to the input of both networks.
     values = writer.node("Cast", ["images"], to=TensorProto.FLOAT)
     values = writer.node("Transpose", [values], perm=[0, 3, 1, 2])
     values = writer.node("Sub", [values, writer.constant(255 * model.mean[None].numpy())])
@@ -72,7 +73,7 @@ def _graph(model: DBCNNLite, batch: int, side: int) -> onnx.ModelProto:
 
 
 class _Writer:
-    """Collects nodes; each method appends what a module does and returns the name of its output."""
+    """Collects nodes. Each method appends the nodes of a module and returns the name of its output."""
 
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
@@ -89,7 +90,7 @@ class _Writer:
         return name
 
     def layers(self, layers: nn.Module, features: str, size: int) -> str:
-        """A sequence of convolutions and activations, on square maps; only its first one may stride."""
+        """A sequence of convolutions and activations on square maps. Only the first may have a stride."""
         for layer in layers if isinstance(layers, nn.Sequential) else [layers]:
             if isinstance(layer, nn.Conv2d):
                 features = self._convolution(layer, features, size)
@@ -118,7 +119,7 @@ class _Writer:
         )
 
     def block(self, block: nn.Module, features: str, size: int) -> tuple[str, int]:
-        """An inverted residual block; also the size of its maps."""
+        """An inverted residual block. Also returns the size of its maps."""
         assert isinstance(block, InvertedResidual)
         inside = features
         if isinstance(block.expand, nn.Sequential):

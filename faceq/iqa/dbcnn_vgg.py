@@ -1,4 +1,4 @@
-"""DB-CNN as it was published: VGG-16 and S-CNN, with the parameter names of the public checkpoints.
+"""DB-CNN as published: VGG-16 and S-CNN, with the parameter names of the public checkpoints.
 
 Source: Zhang, Ma, Yan, Deng, Wang, "Blind Image Quality Assessment Using a Deep Bilinear
 Convolutional Neural Network", IEEE TCSVT 30(1), 2020. Layers, names and the order of operations are
@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from faceq.errors import FaceqError
 from faceq.iqa.dbcnn_lite import position_weights, register_imagenet
 
-# VGG-16's thirteen convolutions, 3x3, by channels; "pool" halves the map. The last pool is left out.
+# The channels of VGG-16's thirteen 3x3 convolutions; "pool" halves the map. The last pool is left out.
 VGG16_LAYERS: tuple[int | str, ...] = (
     *(64, 64, "pool"),
     *(128, 128, "pool"),
@@ -33,8 +33,8 @@ VGG16_LAYERS: tuple[int | str, ...] = (
 )
 SEMANTIC_CHANNELS = 512
 
-LEAST_SIDE = 16
-"""Pixels; VGG-16 halves a picture four times, and nothing would be left of a smaller one."""
+MIN_SIDE = 16
+"""Minimum side of an image, in pixels: VGG-16 halves an image four times."""
 
 # S-CNN's nine convolutions, 3x3, as (channels, stride).
 SCNN_LAYERS = ((48, 1), (48, 2), (64, 1), (64, 2), (64, 1), (64, 2), (128, 1), (128, 1), (128, 2))
@@ -42,7 +42,7 @@ DISTORTION_CHANNELS = 128
 DISTORTIONS = 39
 
 POINTS = 100.0
-"""Of faceq's scale, that the best score of a checkpoint's own scale is worth."""
+"""The value on faceq's scale of the best score on a checkpoint's own scale."""
 
 
 def _vgg16() -> nn.Sequential:
@@ -75,7 +75,7 @@ def _scnn_features() -> nn.Sequential:
 
 
 class SCNN(nn.Module):
-    """The distortion network alone, as it was trained: which of 39 distortions was put on a picture."""
+    """The distortion network alone, trained to classify which of 39 distortions was applied to an image."""
 
     mean: Tensor
     std: Tensor
@@ -88,11 +88,12 @@ class SCNN(nn.Module):
         register_imagenet(self)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Name the distortion.
+        """Classify the distortion.
 
         Args:
-            images: (N, 3, H, W) float32 RGB, 0..1. Trained on 224x224; there the published 14x14
-                average is the mean over all positions, which is taken here for any size.
+            images: (N, 3, H, W) float32 RGB, 0..1. The network was trained on 224x224. At this size the
+                published 14x14 average is the mean over all positions; here the mean over all positions is
+                used at any size.
 
         Returns:
             (N, 39) float32 logits.
@@ -104,12 +105,12 @@ class SCNN(nn.Module):
 
 
 class DBCNN(nn.Module):
-    """VGG-16's and S-CNN's last maps, multiplied, averaged over positions, and a linear head.
+    """DB-CNN: the product of VGG-16's and S-CNN's last feature maps, averaged over all positions, and a head.
 
     Args:
-        best: the best score on the checkpoint's own scale, which begins at 0 and is not bounded: 1 for
-            pyiqa's present KonIQ-10k checkpoint, 100 for that of 2022 and for LIVE Challenge's, 9 for
-            TID2013's.
+        best: the best score on the checkpoint's own scale, which starts at 0 and is not bounded: 1 for
+            pyiqa's current KonIQ-10k checkpoint, 100 for that of 2022 and for the LIVE Challenge checkpoint,
+            9 for TID2013.
     """
 
     mean: Tensor
@@ -124,30 +125,33 @@ class DBCNN(nn.Module):
         register_imagenet(self)
 
     def forward(self, images: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Score pictures at their own size: nothing is resized.
+        """Score images at their own size, without resizing.
 
         Args:
             images: (N, 3, H, W) float32 RGB, 0..1, H and W at least 16.
-            mask: (N, 1, H, W) float32, 0..1: how much each position counts. None: all alike, as
-                published; a mask of ones gives the same.
+            mask: (N, 1, H, W) float32, 0..1: the weight of each position. None: equal weights, as published;
+                a mask of ones gives the same result.
 
         Returns:
-            (N,) float32, 0 (bad) to 100 (excellent), not clipped. An empty mask leaves nothing to average:
-            its score is one constant that says nothing.
+            (N,) float32, 0 (bad) to 100 (excellent), not clipped. With an empty mask the score is a constant
+            and has no meaning.
         """
         return self.rate(self.maps(images), mask)
 
     def rate(self, maps: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
-        """Scores from maps, inside the mask; `mask` and what is returned as in `forward`."""
-        # The networks may run in half precision, but not 65,536 products, small and summed over positions.
+        """Scores from feature maps, inside the mask; `mask` and the result as in `forward`."""
+        # The networks may run in half precision, but the 65,536 products need single precision: they are
+        # small and are summed over all positions.
         with torch.autocast(maps[0].device.type, enabled=False):
             return POINTS / self.best * self.head(self.pool(*maps, mask))
 
     def maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, 3, H, W) RGB 0..1 to both maps at VGG's size, (N, 512, h, w) and (N, 128, h, w), none negative.
+        """Both feature maps of images (N, 3, H, W) RGB 0..1, at the size of VGG's map.
 
-        VGG rounds a side down where it halves it and S-CNN up, so that S-CNN's map is the larger one
-        if a side is no multiple of 16. It is brought to VGG's size with the corners kept in place.
+        They are (N, 512, h, w) and (N, 128, h, w), and never negative.
+
+        When halving a side, VGG rounds down and S-CNN rounds up. If a side is not a multiple of 16, S-CNN's
+        map is therefore larger; it is resized to VGG's size with aligned corners.
         """
         normalised = (images - self.mean) / self.std
         semantic, distortion = self.features1(normalised), self.features2(normalised)
@@ -157,7 +161,7 @@ class DBCNN(nn.Module):
         return semantic, distortion
 
     def pool(self, semantic: Tensor, distortion: Tensor, mask: Tensor | None) -> Tensor:
-        """Mean outer product of the maps, square-rooted, of length 1: (N, 512 * 128)."""
+        """Square root of the mean outer product of the maps, L2-normalised: (N, 512 * 128)."""
         at_least_single = torch.promote_types(semantic.dtype, torch.float32)
         semantic, distortion = semantic.to(at_least_single), distortion.to(at_least_single)
         height, width = semantic.shape[2:]
@@ -170,37 +174,38 @@ class DBCNN(nn.Module):
         return F.normalize((product.flatten(1) + 1e-8).sqrt(), dim=1)
 
     def head(self, pooled: Tensor) -> Tensor:
-        """(N, 512 * 128) to the checkpoint's own scale: (N,), about 0 to `best`."""
+        """Scores (N,) on the checkpoint's own scale, about 0 to `best`, from pooled values (N, 512 * 128)."""
         score: Tensor = self.fc(pooled).squeeze(1)
         return score
 
 
 class TooSmallError(FaceqError, ValueError):
-    """A picture is too small for the network; the message says by how much."""
+    """An image is too small for the network. The message states its size and the minimum."""
 
 
 def published_tensor(picture: NDArray[np.uint8]) -> Tensor:
-    """A picture (H, W, 3) uint8 RGB as published DB-CNN takes it: at its own size, (1, 3, H, W), 0..1.
+    """Prepare an image (H, W, 3) uint8 RGB for published DB-CNN: at its own size, (1, 3, H, W), 0..1.
 
-    Raises TooSmallError where a side is shorter than LEAST_SIDE.
+    Raises TooSmallError if a side is shorter than MIN_SIDE.
     """
     height, width = picture.shape[:2]
-    if min(height, width) < LEAST_SIDE:
-        raise TooSmallError(f"is {width}x{height} pixels: published DB-CNN takes {LEAST_SIDE} a side or more")
+    if min(height, width) < MIN_SIDE:
+        raise TooSmallError(f"is {width}x{height} pixels: published DB-CNN needs {MIN_SIDE} or more per side")
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 255
 
 
 def load_dbcnn(path: str | Path, device: str = "cpu", best: float = 1.0) -> DBCNN:
-    """DB-CNN from a public checkpoint, in eval mode on `device`.
+    """Load DB-CNN from a public checkpoint, in eval mode on `device`.
 
     Args:
-        path: pyiqa's `DBCNN_KonIQ10k-2de81c0a.pth` (a state dict under `params`), a state dict as the
-            authors' code saves it (`module.` before each name), or safetensors with the same names.
-        best: the best score on its scale, as `DBCNN` takes it.
+        path: pyiqa's `DBCNN_KonIQ10k-2de81c0a.pth` (a state dict under `params`), a state dict saved by the
+            authors' code (`module.` before each name), or safetensors with the same names.
+        device: `cpu` or `cuda`.
+        best: the best score on its scale, see `DBCNN`.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is no checkpoint, or its keys or shapes are not this network's.
+        ValueError: it is not a checkpoint, or its keys or shapes are not those of this network.
     """
     model = DBCNN(best)
     _fill(model, Path(path))
@@ -208,17 +213,18 @@ def load_dbcnn(path: str | Path, device: str = "cpu", best: float = 1.0) -> DBCN
 
 
 def load_scnn(path: str | Path, device: str = "cpu") -> SCNN:
-    """S-CNN from the authors' `scnn.pkl` or pyiqa's `DBCNN_scnn-7ea73d75.pth`; otherwise as `load_dbcnn`."""
+    """Load S-CNN from the authors' `scnn.pkl` or pyiqa's `DBCNN_scnn-7ea73d75.pth`; otherwise like
+    `load_dbcnn`."""
     model = SCNN()
     _fill(model, Path(path))
     return model.eval().to(device)
 
 
 def _fill(model: nn.Module, path: Path) -> None:
-    """Put the file's weights into the model, as float32; ValueError where they do not fit."""
+    """Load the file's weights into the model, as float32. Raises ValueError if they do not fit."""
     weights = read_state(path)
     expected = model.state_dict()
-    # Batch norm counts its batches for training only, and older releases of PyTorch did not store it.
+    # Batch norm counts its batches for training only, and older releases of PyTorch did not store the count.
     needed = {key for key in expected if not key.endswith(".num_batches_tracked")}
     missing, extra = sorted(needed - weights.keys()), sorted(weights.keys() - expected.keys())
     if missing or extra:
@@ -234,11 +240,11 @@ def _fill(model: nn.Module, path: Path) -> None:
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The state dict in a file, without the wrappings that training puts around it.
+    """Read the state dict from a checkpoint file, without `params` or `module.` around it.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it holds none, or more than plain tensors.
+        ValueError: it contains no state dict, or anything but plain tensors.
     """
     if not path.is_file():
         raise FileNotFoundError(f"dbcnn: {path} not found: give a DB-CNN checkpoint")
@@ -252,23 +258,24 @@ def read_state(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # a broken byte can make an unpickler raise anything
         raise ValueError(
             f"dbcnn: {path} is not a checkpoint of plain tensors ({type(error).__name__}): "
-            "fetch it again, or save its state dict alone"
+            "download it again, or save only its state dict"
         ) from error
     state = content["params"] if isinstance(content, Mapping) and "params" in content else content
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"dbcnn: {path} holds no state dict, neither at its top nor under 'params'")
+        raise ValueError(f"dbcnn: {path} has no state dict, neither at the top level nor under 'params'")
     return {str(key).removeprefix("module."): tensor for key, tensor in state.items()}
 
 
 def _check_size(path: Path) -> None:
-    """ValueError for a checkpoint that is compressed: PyTorch compresses none, but unpacks what it is given,
-    and 3 MB may become 3 GB."""
+    """Raises ValueError if a checkpoint is compressed: PyTorch never compresses checkpoints, but it unpacks a
+    compressed one, and 3 MB may become 3 GB."""
     try:
         with zipfile.ZipFile(path) as archive:
             size = sum(entry.file_size for entry in archive.infolist())
     except zipfile.BadZipFile:
-        return  # older releases wrote no archive; whether it is one of theirs, PyTorch finds out
+        return  # older releases did not write an archive: PyTorch checks the file
     if size > path.stat().st_size:
         raise ValueError(
-            f"dbcnn: {path} would unpack to {size:,} bytes: checkpoints are not compressed: fetch it again"
+            f"dbcnn: {path} would unpack to {size:,} bytes, but checkpoints are not compressed: "
+            "download it again"
         )

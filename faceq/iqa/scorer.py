@@ -1,4 +1,4 @@
-"""Either form of DB-CNN out of a file, and its scores of mini-batches."""
+"""Load DB-CNN-Lite or published DB-CNN from a file, and score mini-batches."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,35 +14,37 @@ from faceq.runtime.minibatch import to_device
 from faceq.runtime.onnx_runtime import ModelFileError
 
 HALF_TOLERANCE = 0.5
-"""Points of `dbcnn` by which half precision may move a score."""
+"""Maximum change of a `dbcnn` score in half precision, in points."""
 
 
 NORMAL = (-50.0, 150.0)
-"""Unclipped scores, 0...100, of a checkpoint that is read on its own scale. They are not bounded, and may lie
-some points outside 0...100."""
+"""Plausible range of unclipped scores if the scale of a checkpoint is right. Scores are not bounded and may
+be somewhat outside 0...100."""
 
-LEAST_SPREAD = 2.0
-"""Points, either side of 0: a checkpoint all of whose scores lie within them answers on a smaller scale."""
+MIN_SPREAD = 2.0
+"""If all scores of a checkpoint are within this many points of 0, its scale is smaller than assumed."""
 
-LEAST_FACES = 3
-"""Fewer scores are not taken for a sign of a wrong scale: a single face may be unlike all that were rated."""
+MIN_FACES = 3
+"""Minimum number of scores to decide that a scale is wrong: a single face may be unlike all rated images."""
 
 
 def load(path: Path, device: str = "cpu", best: float | None = None) -> DBCNNLite | DBCNN:
-    """DB-CNN-Lite or DB-CNN as published, whichever a checkpoint is of, in eval mode.
+    """Load DB-CNN-Lite or published DB-CNN from a checkpoint, in eval mode.
 
     Args:
-        best: the best score on the scale of a published DB-CNN; None: 1, as pyiqa's files have it now.
+        path: the checkpoint. Its keys decide which network it is.
+        device: `cpu` or `cuda`.
+        best: the best score on the scale of a published DB-CNN. None: 1, as in pyiqa's current files.
 
     Raises:
-        ModelFileError: it is of neither, or DB-CNN-Lite was given another scale than its own.
+        ModelFileError: the file is neither of them, or `best` is not the scale of DB-CNN-Lite.
     """
     try:
         state = read_state(path)
         if "semantic.stem.0.weight" in state:
             if best not in (None, 100):
                 raise ModelFileError(
-                    f"{path}: is DB-CNN-Lite, which always answers from 0 to 100: leave quality_scale out"
+                    f"{path}: is DB-CNN-Lite, whose scale is always 0 to 100: remove quality_scale"
                 )
             return load_dbcnn_lite(path, device)
         if "features1.0.weight" in state:
@@ -52,13 +54,13 @@ def load(path: Path, device: str = "cpu", best: float | None = None) -> DBCNNLit
     except (OSError, ValueError) as error:
         raise ModelFileError(f"{path}: {str(error).removeprefix(f'dbcnn: {path} ')}") from None
     raise ModelFileError(
-        f"{path}: is of neither form of DB-CNN: DB-CNN-Lite has semantic.stem.0.weight, published DB-CNN "
-        f"features1.0.weight; this has {_some(state)}"
+        f"{path}: is neither DB-CNN-Lite, which has the key semantic.stem.0.weight, nor published DB-CNN, "
+        f"which has features1.0.weight: this file has {_some(state)}"
     )
 
 
 def probes(side: int) -> np.ndarray:
-    """Pictures on which a checkpoint shows its scale: a ramp of colours, a bright oval before it, and noise.
+    """Test images to check the scale of a checkpoint: a colour ramp, a bright oval on a ramp, and noise.
 
     Returns:
         (3, side, side, 3) uint8 RGB.
@@ -72,32 +74,32 @@ def probes(side: int) -> np.ndarray:
 
 
 def check_scale(points: np.ndarray, network: DBCNNLite | DBCNN, name: str, both_sides: bool = True) -> None:
-    """That a checkpoint answers on the scale that it is taken to have.
+    """Check that a checkpoint's scores are on the assumed scale.
 
     Args:
-        points: (N,) scores of different pictures on faceq's scale, 0...100, not clipped.
-        network, name: whose they are.
-        both_sides: whether scores all about 0 are wrong, too: faces may be that bad, `probes` are not.
+        points: (N,) scores of different images on faceq's scale, 0...100, not clipped.
+        network, name: the network that gave them, and its name.
+        both_sides: also treat scores that are all close to 0 as wrong. Faces can be so bad, `probes` cannot.
 
     Raises:
-        ModelFileError: all of them lie outside NORMAL, or, with `both_sides`, within LEAST_SPREAD of 0.
+        ModelFileError: all scores are outside NORMAL or, with `both_sides`, within MIN_SPREAD of 0.
     """
-    if len(points) < LEAST_FACES:
+    if len(points) < MIN_FACES:
         return
     low, high = NORMAL
     outside = ((points < low) | (points > high) | ~np.isfinite(points)).all()
-    if not outside and not (both_sides and (np.abs(points) < LEAST_SPREAD).all()):
+    if not outside and not (both_sides and (np.abs(points) < MIN_SPREAD).all()):
         return
     best = network.best if isinstance(network, DBCNN) else 100.0
     remedy = (
-        "set quality_scale to the best score of the ratings that it was trained on (mostly 1 or 100)"
+        "set quality_scale to the best possible rating in its training data (usually 1 or 100)"
         if isinstance(network, DBCNN)
-        else "DB-CNN-Lite must have been trained on ratings of that scale"
+        else "use a DB-CNN-Lite that was trained on ratings of this scale"
     )
     own = points * (best / 100)
     raise ModelFileError(
-        f"{name}: answers from {own.min():.4g} to {own.max():.4g}, but its scale is taken to be 0 to "
-        f"{best:g}: {remedy}"
+        f"{name}: its scores are {own.min():.4g} to {own.max():.4g}, but the assumed scale is 0 to {best:g}: "
+        f"{remedy}"
     )
 
 
@@ -107,9 +109,9 @@ def _some(state: Mapping[str, object]) -> str:
 
 
 class OnnxQuality:
-    """DB-CNN-Lite's scores of mini-batches of one shape; its networks run in ONNX Runtime.
+    """Scores mini-batches of one shape by DB-CNN-Lite, whose networks run in ONNX Runtime.
 
-    Takes crops (mini_batch, S, S, 3) uint8 RGB and masks (mini_batch, S, S) float32, gives (mini_batch,)
+    Takes crops (mini_batch, S, S, 3) uint8 RGB and masks (mini_batch, S, S) float32; returns (mini_batch,)
     float32.
     """
 
@@ -124,13 +126,13 @@ class OnnxQuality:
 
 
 class TorchQuality:
-    """The same in torch, for either form of DB-CNN.
+    """Like OnnxQuality, in torch, for DB-CNN-Lite and published DB-CNN.
 
     Args:
-        network: on `device`.
+        network: the network, on `device`.
         device: `cpu` or `cuda`.
-        half: the networks run in half precision, what is pooled and all after it in single; scores then
-            differ from those in single precision by HALF_TOLERANCE points at most.
+        half: run the networks in half precision, and pooling and the head in single precision. Scores then
+            differ by at most HALF_TOLERANCE points from those in single precision.
     """
 
     def __init__(self, network: DBCNNLite | DBCNN, device: str, half: bool):
@@ -140,7 +142,7 @@ class TorchQuality:
 
     @torch.inference_mode()
     def __call__(self, crops: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray]:
-        # (N, S, S, 3) seen as (N, 3, S, S) is channels_last already.
+        # (N, S, S, 3) viewed as (N, 3, S, S) is already in channels_last format.
         images = to_device(crops, self._device).permute(0, 3, 1, 2).float() / 255
         with torch.autocast(self._device, torch.float16, enabled=self._half):
             maps = self._network.maps(images)

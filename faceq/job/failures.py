@@ -24,12 +24,14 @@ def explain(error: Exception, census: Any) -> str:
         error: as Ray Data raised it.
         census: the job's `Census`, which may itself have died.
     """
-    if isinstance(error, OutageError):
+    if isinstance(error, OutageError) and not isinstance(error, ray.exceptions.RayTaskError):
         return str(error)
     with contextlib.suppress(ray.exceptions.RayError):
         outage = ray.get(census.outage.remote(), timeout=progress.EVERY_S)
         if outage:
             return str(outage)
+    if isinstance(error, ray.exceptions.RayTaskError) and isinstance(error, OutageError):
+        return _as_raised(error).partition(": ")[2]  # of a class of Ray's whose text is a traceback
     return f"a stage of the job failed: {_reason(error)}"
 
 

@@ -49,6 +49,9 @@ def score(
         retry_unreadable: score frames of the input again whose row is `unreadable`.
         reporter: receives the progress of the job; None: the log, every 10 s.
 
+    Returns:
+        What the run did: rows, counts by status, quantiles of the scores, speed.
+
     Raises:
         UsageError: an input, output or model that cannot be used as given, a licence that is not accepted, or
             another job that is writing into the table.

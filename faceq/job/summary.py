@@ -30,11 +30,17 @@ _NOT_COUNTED = "not counted: the process that counts frames died and was restart
 class Summary:
     """What a run did.
 
-    seconds: from the start of the graph to its end. first_seconds: from the start until the first frames were
-    finished, mostly to start workers and load models; first_rows: how many these were. quantiles: QUANTILES
-    of both scores in the run's rows. totals: if it had nothing to do, the rows of the whole table by status;
-    quantiles and errors are of these rows then. errors: the most frequent errors of unreadable frames, with
-    their numbers of frames.
+    Attributes:
+        run: the run's record, among others `frames`, `rows`, `counts` (rows by status) and `notes`.
+        table: folder or `s3://` prefix of the result table.
+        seconds: from the start of the graph to its end.
+        first_seconds: seconds until the first batch had finished all stages: mostly the start of workers and
+            the loading of models.
+        first_rows: rows of that first batch.
+        quantiles: of `serfiq` and `dbcnn`, over the rows that the run wrote.
+        totals: rows of the whole table by status, if the run had nothing to do; `quantiles` are of these rows
+            then. Otherwise None.
+        errors: the most frequent errors of unreadable frames, with their numbers of frames.
     """
 
     run: Run
@@ -48,7 +54,7 @@ class Summary:
 
     @property
     def frames_per_second(self) -> float:
-        """Frames/s without the start, if there was more than one batch.
+        """Speed without start-up, if there was more than one batch.
 
         In a short run, the frames that were in progress when the first ones were finished raise the rate: by
         a tenth if there are 500 frames in all.

@@ -1,6 +1,7 @@
-"""Secrets in text: passwords in URLs, signatures in their queries, keys in the environment.
+"""Mask secrets in text: passwords in URLs, signatures in their query strings, keys in the environment.
 
-What faceq writes for others to read goes through `mask`: errors, logs, the records and rows of tables.
+Everything that faceq writes for others to read goes through `mask`: errors, logs, the records and rows of
+tables.
 """
 
 import os
@@ -14,12 +15,12 @@ MASK = "***"
 _USER_INFO = re.compile(
     r"""([a-z][a-z0-9+.-]{0,30}://)
     (?: [^\s/?\#]{0,512}                                 # user:password
-      | [^\s/?\#@:[]{1,512} : (?!\d{1,5}(?:[/?\#\s]|$))  # what follows is no port, but a key with slashes
+      | [^\s/?\#@:[]{1,512} : (?!\d{1,5}(?:[/?\#\s]|$))  # not followed by a port, but by a key with slashes
         [^\s@]{0,512} ) @""",
     re.IGNORECASE | re.VERBOSE,
 )
 _QUERY = re.compile(
-    r"""((?: https?:// | \bwith\ url:\ ) [^\s'"<>?]{1,2048} \?)  # the second one is of urllib3's errors
+    r"""((?: https?:// | \bwith\ url:\ ) [^\s'"<>?]{1,2048} \?)  # the second form is from urllib3's errors
     [^\s'"<>)]* [^\s'"<>):,;.]""",
     re.IGNORECASE | re.VERBOSE,
 )
@@ -30,7 +31,8 @@ _PARAMETER = re.compile(
       | sig | sign | key | auth | policy )=) [^&\s'"<>\#]*[^&\s'"<>\#:,;.)]""",
     re.IGNORECASE | re.VERBOSE,
 )
-"""Of a query without its address, and of an object or a file whose name ends in one."""
+"""Matches a secret parameter also in a query string without its URL, and in an object or file name that ends
+in a query string."""
 
 _SIGNED = re.compile(
     r"[?&](?:x-amz-|x-goog-|awsaccesskeyid|googleaccessid|signature|sig)[\w-]*=", re.IGNORECASE
@@ -42,21 +44,23 @@ _URLS = (
     *("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "FACEQ_MODEL_MIRROR", "PIP_INDEX_URL"),
 )
 _SHORTEST = 8
-"""Characters of a value of the environment that is masked wherever it stands: shorter ones are in words."""
+"""Minimum number of characters of an environment value that is masked everywhere: shorter values also occur
+inside ordinary words."""
 
 
 def mask(text: str) -> str:
-    """The text with `***` in place of the secrets in it; text without any stays as it is.
+    """The text with each secret replaced by `***`. Text without secrets stays unchanged.
 
-    Secrets are the user name and password of any URL, the whole query of a web address, the values of signing
-    parameters (`X-Amz-Signature`, `sig`, `token`, …), and the values of the environment that hold a key.
+    Secrets are the user name and password of any URL, the whole query string of a web address, the values of
+    signing parameters (`X-Amz-Signature`, `sig`, `token`, …), and the values of environment variables that
+    hold a key.
     """
-    return _mask(text, _of_environment())
+    return _mask(text, _secrets_of_environment())
 
 
 def masked(value: Any) -> Any:
-    """A value of JSON with all strings in it masked; keys stay."""
-    return _masked(value, _of_environment())
+    """A JSON value with every string in it masked; keys stay unchanged."""
+    return _masked(value, _secrets_of_environment())
 
 
 def _masked(value: Any, secrets: list[str]) -> Any:
@@ -77,26 +81,26 @@ def _mask(text: str, secrets: list[str]) -> str:
     return text
 
 
-def clean(error: BaseException) -> None:
-    """Mask the messages of an error that another library raised, and of those that led to it."""
-    one: BaseException | None = error
+def mask_error(error: BaseException) -> None:
+    """Mask, in place, the message of an error that another library raised, and those of its causes."""
+    current: BaseException | None = error
     done: list[BaseException] = []
-    while one is not None and not any(one is each for each in done):
-        done.append(one)
-        one.args = tuple(mask(each) if isinstance(each, str) else each for each in one.args)
-        # botocore makes the message anew from these when an error goes to another process.
-        named = getattr(one, "kwargs", None)
-        if isinstance(named, dict):
-            named.update((key, mask(value)) for key, value in list(named.items()) if isinstance(value, str))
-        one = one.__cause__ or one.__context__
+    while current is not None and not any(current is each for each in done):
+        done.append(current)
+        current.args = tuple(mask(each) if isinstance(each, str) else each for each in current.args)
+        # botocore rebuilds the message from these when an error is sent to another process.
+        kwargs = getattr(current, "kwargs", None)
+        if isinstance(kwargs, dict):
+            kwargs.update((key, mask(value)) for key, value in list(kwargs.items()) if isinstance(value, str))
+        current = current.__cause__ or current.__context__
 
 
 def holds_secret(uri: str) -> bool:
-    """Whether a place is named together with what opens it: a user name, a password, a signature."""
+    """Whether a URI contains credentials: a user name, a password or a signature."""
     return bool(("@" in uri and _USER_INFO.match(uri)) or ("=" in uri and _SIGNED.search(uri)))
 
 
-def _of_environment() -> list[str]:
+def _secrets_of_environment() -> list[str]:
     found = [os.environ.get(name, "").strip() for name in _SECRETS]
     for name in _URLS:
         value = os.environ.get(name)
@@ -109,5 +113,5 @@ def _of_environment() -> list[str]:
 def _password(url: str) -> str:
     try:
         return urlsplit(url if "://" in url else f"//{url}").password or ""
-    except ValueError:  # brackets that are no IPv6 address
+    except ValueError:  # brackets without a valid IPv6 address
         return ""

@@ -2,10 +2,10 @@
 
 
 def one_line(error: BaseException | str) -> str:
-    """The message with each run of white space, line breaks among it, as one space.
+    """The message with every run of white space, including line breaks, replaced by one space.
 
-    Of an OSError what the system says, without its number and the file name; the name of the type where an
-    error has no message.
+    For an OSError, the result is the text of the operating system, without the error number and the file
+    name. For an error without a message, it is the name of its type.
 
     >>> one_line(ValueError("first line\\n  second line"))
     'first line second line'

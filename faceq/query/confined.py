@@ -1,8 +1,8 @@
-"""A DuckDB connection that can read the files it was given, and can neither read nor write any others.
+"""A DuckDB connection that can read only the given files and cannot write any file.
 
-Conditions and statements come from whoever sends a query, and SQL can do more than select: `read_text` reads
-a file, `COPY` writes one, `ATTACH` opens a database. DuckDB itself refuses access to other files. Its list of
-allowed folders also allows writing, so `check_reads_only` refuses every statement that writes.
+Queries are not trusted, and SQL can do more than select rows: `read_text` reads a file, `COPY` writes one,
+`ATTACH` opens a database. DuckDB itself denies access to other files. But its list of allowed folders also
+permits writing, so `check_reads_only` refuses every statement that writes.
 """
 
 import glob
@@ -18,8 +18,8 @@ import fsspec
 from faceq.errors import UsageError
 
 _READING = {"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"}
-"""DuckDB's names for the parts of a statement that read. A part that writes, such as COPY in a WITH clause,
-has another name."""
+"""DuckDB names of the query nodes that only read. A node that writes, such as COPY in a WITH clause, has
+another name."""
 
 _EXPLAIN = re.compile(r"^\s*explain(\s+analyze)?(\s*\([\w\s,]*\))?\s", re.IGNORECASE)
 
@@ -30,11 +30,11 @@ def connect(
     store: fsspec.AbstractFileSystem | None = None,
     **settings: Any,
 ) -> duckdb.DuckDBPyConnection:
-    """A connection whose settings are locked. Data in memory can still be registered with it.
+    """A connection with locked settings. Tables in memory can still be registered with it.
 
     Args:
-        files: the only files, with others in their folders, that can be read: local paths, or `s3://` URIs.
-        spill: a folder that nobody else can write to, for what does not fit into memory.
+        files: local paths or `s3://` URIs. Only files in their folders can be read.
+        spill: a folder that no other user can write to, for data that does not fit into memory.
         store: the file system for `s3://`.
         settings: further settings of DuckDB.
     """
@@ -47,14 +47,14 @@ def connect(
             **settings,
         }
     )
-    # DuckDB turns its progress bar on where Python looks interactive (`python -c`), and prints it to stdout.
+    # DuckDB prints a progress bar to stdout if Python seems to be interactive (as with `python -c`).
     connection.execute("SET enable_progress_bar = false")
     if store is not None:
         connection.register_filesystem(store)
     folders = sorted({os.path.dirname(path) for path in files})
-    # DuckDB checks a path once as the pattern that it is given, and once as the file that it finds.
+    # DuckDB checks each path twice: as the given pattern, and as the file that it finds.
     allowed = [f"{path}/" for folder in folders for path in dict.fromkeys((folder, glob.escape(folder)))]
-    # It follows links: a file that is a link to another folder has to be named.
+    # DuckDB resolves symbolic links, so every file that is a link must be allowed by its path.
     links = [] if store is not None else [path for path in files if os.path.islink(path)]
     connection.execute(f"SET allowed_directories = {_list(allowed)}")
     connection.execute(f"SET allowed_paths = {_list(links)}")
@@ -64,10 +64,10 @@ def connect(
 
 
 def check_reads_only(connection: duckdb.DuckDBPyConnection, statement: str) -> None:
-    """Raises UsageError unless the statement is one SELECT that writes nothing, or EXPLAIN before one."""
+    """Raise UsageError unless the statement is a single SELECT that writes nothing, or EXPLAIN of one."""
     kinds = [part.type for part in connection.extract_statements(statement)]
     if kinds == [duckdb.StatementType.EXPLAIN]:
-        # EXPLAIN ANALYZE executes what follows, which is checked as if it stood alone.
+        # EXPLAIN ANALYZE executes the statement after it, so that statement is checked on its own.
         statement = _EXPLAIN.sub("", statement, count=1)
         kinds = [part.type for part in connection.extract_statements(statement)]
     try:
@@ -75,11 +75,11 @@ def check_reads_only(connection: duckdb.DuckDBPyConnection, statement: str) -> N
     except RecursionError:
         raise UsageError("query: the statement is nested too deeply") from None
     if not reads:
-        raise UsageError("query: --sql takes one SELECT over the view `frames`, and nothing that writes")
+        raise UsageError("query: --sql takes one SELECT over the view `frames`, and no statement that writes")
 
 
 def _parts(connection: duckdb.DuckDBPyConnection, statement: str) -> set[str]:
-    """Names of the query nodes in a statement's tree; a statement without a tree has the node `NONE`."""
+    """Names of the query nodes in the syntax tree of a statement; `NONE` if DuckDB returns no tree."""
     text = connection.execute("SELECT json_serialize_sql(?::VARCHAR)", [statement]).fetchall()[0][0]
     found: set[str] = set()
     waiting = [json.loads(text)]
@@ -95,5 +95,5 @@ def _parts(connection: duckdb.DuckDBPyConnection, statement: str) -> set[str]:
 
 
 def _list(texts: Sequence[str]) -> str:
-    """SQL: a list of texts."""
+    """SQL: a list of strings."""
     return "[" + ", ".join("'" + text.replace("'", "''") + "'" for text in texts) + "]"

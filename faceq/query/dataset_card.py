@@ -1,4 +1,4 @@
-"""README.md of an export of frames: its dataset card, as Hugging Face's datasets read it."""
+"""The README.md of an export of frames: its dataset card for the Hugging Face library `datasets`."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -7,16 +7,15 @@ import pyarrow as pa
 import yaml
 
 OTHER = "bin"
-"""The ending of bytes that are no picture."""
+"""The extension of content that is not an image."""
 
 _DTYPES = {"float": "float32", "double": "float64"}
-"""What Hugging Face's datasets call some types of Arrow's; the others have the same names there."""
+"""Names of Arrow types that differ in the library `datasets`; all others are the same."""
 
 _CARD = """
 # Frames of a faceq result table
 
-Each sample of the tars is a picture, byte for byte as it was in its source, and its row of the table
-(`.json`).
+Each sample in the tars is an image, with the same bytes as in its source, and its row of the table (`.json`).
 
 ```python
 from datasets import load_dataset
@@ -24,16 +23,18 @@ from datasets import load_dataset
 frames = load_dataset("path/to/this/folder", split="train")
 ```
 
-Written by `faceq query --export-shards`, and written anew when the same command adds frames.
+Written by `faceq query --export-shards`. It is rewritten when the same command adds frames.
 """
 
 
 def dataset_card(endings: Iterable[str], columns: pa.Schema) -> str:
-    """README.md of an export, as Hugging Face's datasets read it: the tars, and the type of every column.
+    """The README.md of an export. It tells the Hugging Face library `datasets` where the tars are, and the
+    type of every column.
 
     Args:
-        endings: those of the pictures, each a column that is null where a sample has another one.
-        columns: of the rows.
+        endings: file extensions of the images. Each becomes a column, which is null in samples with another
+            extension.
+        columns: columns of the rows.
     """
     pictures = [{"name": each, "dtype": "binary" if each == OTHER else "image"} for each in endings]
     row = {"name": "json", "struct": [_feature(column) for column in columns]}
@@ -46,7 +47,7 @@ def dataset_card(endings: Iterable[str], columns: pa.Schema) -> str:
 
 
 def _feature(column: pa.Field) -> dict[str, Any]:
-    """A column in the words of Hugging Face's datasets."""
+    """A column as a feature of the library `datasets`."""
     kind = column.type
     if pa.types.is_list(kind):
         inner = _feature(kind.value_field)

@@ -1,8 +1,8 @@
-"""Rows of a query as a file that other programs read: Parquet, CSV or JSON lines.
+"""Export the rows of a query to a file that other programs can read: Parquet, CSV or JSON Lines.
 
-Parquet is written by Arrow, in types that every reader knows; a column of a type that only DuckDB has
-becomes a plain one first. Fewer programs read what DuckDB's COPY writes: arrays with nulls are errors in
-pyarrow (26), and lists with nulls crash polars (1.12).
+Arrow writes the Parquet files, with types that every reader supports. Columns with types that only DuckDB has
+are cast first. Files written by COPY of DuckDB are less portable: pyarrow (26) fails on arrays with nulls,
+and polars (1.12) crashes on lists with nulls.
 """
 
 import contextlib
@@ -29,57 +29,59 @@ EXPORTS = (".parquet", ".csv", ".jsonl")
 _LINES_AT_ONCE = 10_000
 
 _QUOTES = re.compile('^$|^#|[",\n\r]')
-"""Texts that a CSV file has in quotes; the pattern means the same to DuckDB."""
+"""Matches strings that must be quoted in a CSV file. Python and DuckDB interpret the pattern in the same
+way."""
 
 _PLAIN = {
     *("boolean", "tinyint", "smallint", "integer", "bigint", "float", "double", "decimal", "blob", "date"),
     *("utinyint", "usmallint", "uinteger", "ubigint", "time", "timestamp", "timestamp_s", "timestamp_ms"),
     *("timestamp_ns", "timestamp with time zone"),
 }
-"""DuckDB's types that Parquet has, too, and every reader of it."""
+"""DuckDB types that Parquet and all its readers support."""
 
 _NEAREST = {"hugeint": "BIGINT", "uhugeint": "UBIGINT", "null": "INTEGER"}
-"""What others become; the rest become text. A sum of whole numbers is a HUGEINT; one beyond 64 bits is an
-error, not a rounded number."""
+"""Types to which other types are cast; all types not listed are cast to text. A sum of integers is a HUGEINT.
+A value beyond 64 bits is an error; it is not rounded."""
 
 
 def check_export(path: str) -> str:
-    """The ending of an export's path; UsageError if it is none of EXPORTS."""
+    """The extension of an export file. Raises UsageError if it is not one of EXPORTS."""
     ending = os.path.splitext(path)[1].lower()
     if ending not in EXPORTS:
-        raise UsageError(f"{path}: an export is a file that ends in {', '.join(EXPORTS)}")
+        raise UsageError(f"{path}: the name of an export must end in {', '.join(EXPORTS)}")
     return ending
 
 
 def export(rows: Rows, chosen: Any, path: str, s3: S3Settings) -> int:
-    """Write rows to a .parquet, .csv or .jsonl file, local or on S3; returns their number.
+    """Write rows to a .parquet, .csv or .jsonl file, local or on S3. Returns the number of rows.
 
-    The file appears whole or not at all; of several exports to one place at once the last one stays. Some ten
-    thousand rows are in memory. Of two columns of one name the second gets `_1`.
+    The file is written atomically; if several exports write the same file, the last one wins. About ten
+    thousand rows are in memory. If two columns have the same name, the second gets the suffix `_1`.
 
     Args:
         rows: the table.
-        chosen: what `rows.chosen` or `rows.sql` gave.
-        path: where to; a file that is there is replaced.
+        chosen: the result of `rows.chosen` or `rows.sql`.
+        path: the output file. An existing file is replaced.
         s3: settings of the file system.
 
     Raises:
-        UsageError: another ending, a place that is not there, or what DuckDB refuses.
-        StorageError: the disk is full, or the store does not take the file.
+        UsageError: the extension is not supported, the folder does not exist, or DuckDB rejects the query.
+        StorageError: the disk is full, or the object store rejects the file.
     """
     ending = check_export(path)
     check_output(path, s3)
     write = {".parquet": _write_parquet, ".csv": _write_csv, ".jsonl": _write_json_lines}[ending]
     try:
-        with written_whole(filesystem(path, s3), path_of(path)) as file:
+        with open_atomic(filesystem(path, s3), path_of(path)) as file:
             return write(rows, chosen, file)
     except (OSError, *storage_errors()) as error:
         raise failure(f"{path}: cannot be written", error) from None
 
 
 @contextlib.contextmanager
-def written_whole(files: fsspec.AbstractFileSystem, path: str) -> Iterator[Any]:
-    """A file to write to; it appears at the end of the block, and not at all if the block fails."""
+def open_atomic(files: fsspec.AbstractFileSystem, path: str) -> Iterator[Any]:
+    """A file opened for writing. It appears at the end of the block, and does not appear if the block
+    fails."""
     file = files.open(path, "wb")
     try:
         yield file
@@ -90,18 +92,19 @@ def written_whole(files: fsspec.AbstractFileSystem, path: str) -> Iterator[Any]:
 
 
 def discard(file: Any) -> None:
-    """Close a file of a file system so that it does not appear; one that was closed stays as it is."""
+    """Close an fsspec file so that it does not appear. A file that is already closed is not changed."""
     if file.closed:
         return
-    with contextlib.suppress(AttributeError, OSError, *storage_errors()):  # a pipe has nothing to discard
+    with contextlib.suppress(AttributeError, OSError, *storage_errors()):  # a pipe has no method `discard`
         file.discard()
     if not file.closed:
-        file.closed = True  # otherwise s3fs uploads what it has when the object is collected
+        file.closed = True  # otherwise s3fs uploads the buffer when the object is garbage-collected
 
 
 def _each_column(rows: Rows, chosen: Any, to_sql: Callable[[str, Any], str]) -> Any:
-    """The rows, each column as the SQL that `to_sql` makes of its quoted name and its DuckDB type."""
-    named = rows.over(chosen, "FROM {rows}")  # here the second of two columns of one name gets `_1`
+    """The rows, with each column replaced by the SQL that `to_sql` returns for its quoted name and its DuckDB
+    type."""
+    named = rows.over(chosen, "FROM {rows}")  # this adds `_1` to the second of two columns with the same name
     columns = zip(map(quoted, named.columns), named.types, strict=True)
     wanted = ", ".join(f"{to_sql(name, kind)} AS {name}" for name, kind in columns)
     return rows.over(named, f"SELECT {wanted} FROM {{rows}}")
@@ -124,7 +127,8 @@ def _write_json_lines(rows: Rows, chosen: Any, file: Any) -> int:
 
 
 def _write_csv(rows: Rows, chosen: Any, file: Any) -> int:
-    """As DuckDB's COPY writes it, which may write no file here: a null is nothing, an empty text is `""`."""
+    """Write CSV in the format of COPY in DuckDB, which itself may not write files here: a null is an empty
+    cell, an empty string is `""`."""
     texts = _each_column(rows, chosen, lambda name, _: f"CAST({name} AS VARCHAR)")
     titles = (f'"{n.replace(chr(34), 2 * chr(34))}"' if _QUOTES.search(n) else n for n in texts.columns)
     file.write(",".join(titles).encode() + b"\n")
@@ -133,15 +137,15 @@ def _write_csv(rows: Rows, chosen: Any, file: Any) -> int:
 
 
 def _csv_cell(text: str) -> str:
-    """SQL: a text (SQL) as a cell of a CSV file."""
+    """SQL: the string `text` (SQL) as a cell of a CSV file."""
     in_quotes = f"""'"' || replace({text}, '"', '""') || '"'"""
     needed = f"regexp_matches({text}, '{_QUOTES.pattern}')"
     return f"CASE WHEN {text} IS NULL THEN '' WHEN {needed} THEN {in_quotes} ELSE {text} END"
 
 
 def _write_lines(rows: Rows, chosen: Any, line: str, file: Any) -> int:
-    """A line (SQL over `{rows}`) for each row, written by hand: DuckDB 2.0.0 hangs at times where COPY to
-    JSON meets an error."""
+    """Write a line for each row; `line` is SQL over `{rows}`. This replaces COPY: DuckDB 2.0.0 sometimes
+    hangs when COPY to JSON meets an error."""
     lines = rows.over(chosen, f"SELECT {line} || chr(10) AS line FROM {{rows}}")
     count = 0
     for group in rows.batches(lines, _LINES_AT_ONCE):
@@ -152,14 +156,14 @@ def _write_lines(rows: Rows, chosen: Any, line: str, file: Any) -> int:
 
 
 def _text_of(strings: pa.StringArray) -> memoryview:
-    """All strings of an array one after the other, as they lie in memory: UTF-8."""
+    """All strings of an array, concatenated, as UTF-8. No data is copied."""
     _, _, text = strings.buffers()
     ends = np.frombuffer(strings.buffers()[1], np.int32)[strings.offset :][: len(strings) + 1]
     return memoryview(text)[ends[0] : ends[-1]] if len(strings) else memoryview(b"")
 
 
 def _plain_column(column: str, kind: Any) -> str:
-    """SQL: a column (SQL) of a DuckDB type, in types that every reader of Parquet knows."""
+    """SQL: the column `column` (SQL) of a DuckDB type, cast to types that every Parquet reader supports."""
     plain = _plain_type(kind)
     return column if plain == str(kind) else f"CAST({column} AS {plain})"
 
@@ -177,7 +181,8 @@ def _plain_type(kind: Any) -> str:
 
 
 def _finite(value: str, kind: Any, depth: int = 0) -> str:
-    """SQL: a value (SQL) of a DuckDB type, with null for NaN and infinity, which JSON does not have."""
+    """SQL: the value `value` (SQL) of a DuckDB type, with null for NaN and infinity, which JSON does not
+    support."""
     if kind.id in ("float", "double"):
         return f"CASE WHEN isfinite({value}) THEN {value} END"
     if kind.id in ("list", "array"):
@@ -204,5 +209,5 @@ def _child(kind: Any) -> Any:
 
 
 def _is_struct(kind: Any) -> bool:
-    """Whether it is a struct whose parts have names: `row(1, 2)` has none."""
+    """Whether a type is a struct with named fields. The fields of `row(1, 2)` have no names."""
     return kind.id == "struct" and all(name for name, _ in kind.children)

@@ -1,7 +1,7 @@
-"""The folder that shards are exported into: which export it holds, its tars, and which frames are in them.
+"""The folder of an export of frames: its record, its tars, and the lists of the frames in them.
 
-`_faceq/export.json` says which export it is, `_faceq/<tar>.ids` which frames are in a tar, and `README.md`
-is the dataset card.
+`_faceq/export.json` records the selection of the export, `_faceq/<tar>.ids` lists the frames in a tar, and
+`README.md` is the dataset card.
 """
 
 import contextlib
@@ -30,14 +30,14 @@ ENDINGS = {
     **{"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "BMP": "bmp"},
     **{"GIF": "gif", "TIFF": "tif", "PPM": "ppm"},
 }
-"""File endings of the pictures in a tar, by Pillow's name of their format."""
+"""File extensions of the images in a tar, by the Pillow name of their format."""
 
 _LISTS_AT_ONCE = 10
 _TAR = re.compile(r"frames-(\d{6})\.tar$")
 
 
 class ExportFolder:
-    """The folder of an export, local or on S3. columns: of its rows."""
+    """The folder of an export, local or on S3. columns: the columns of its rows."""
 
     def __init__(self, folder: str, s3: S3Settings, columns: pa.Schema):
         self.uri = absolute(folder)
@@ -50,73 +50,77 @@ class ExportFolder:
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
-        """The folder is this process's until the end of the block: the lock of a table, in `_faceq`.
+        """Hold the lock on the folder inside the block. It is the lock of a table, in `_faceq`.
 
-        Raises UsageError where another process holds it.
+        Raises UsageError if another process holds it.
         """
         place = Table(f"{self.uri}/_faceq", self.s3)
         now = datetime.now(UTC).isoformat()
         run = Run(new_run_id(), __version__, [], {}, {}, now, owner=lock.owner())
         with lock.exclusive(place, run) as self._lock:
-            place.remove_others(run)  # records of exports that were killed
+            place.remove_others(run)  # records of killed exports
             yield
 
     def check_lock(self) -> None:
-        """JobError if another export took this one for dead and writes here now."""
+        """Raise JobError if another export has taken over the folder."""
         self._lock.check()
 
     def check(self, selection: dict[str, Any]) -> dict[str, Any] | None:
-        """The record of the export that is there, None where nothing is; UsageError if it is another one."""
+        """The record of the export in the folder; None if the folder is empty. Raises UsageError if it is an
+        export of another selection."""
         record = f"{self.path}/_faceq/export.json"
         self.files.invalidate_cache()
         if not self.files.exists(record):
             if self.files.exists(self.path) and not self._is_empty():
                 raise UsageError(
-                    f"{self.uri}: holds files that are not an export of faceq: name an empty folder"
+                    f"{self.uri}: contains files that are not an export of faceq: choose an empty folder"
                 )
             return None
-        there = self._recorded(self.files.cat_file(record))
+        recorded = self._parse_record(self.files.cat_file(record))
         for key, value in selection.items():
-            if there.get(key) != value:
+            if recorded.get(key) != value:
                 raise UsageError(
-                    f"{self.uri}: holds another export ({key} {there.get(key)!r} there, {value!r} now): "
-                    "name another folder"
+                    f"{self.uri}: contains another export ({key} was {recorded.get(key)!r}, is now "
+                    f"{value!r}): choose another folder"
                 )
-        return there
+        return recorded
 
     def claim(self, selection: dict[str, Any]) -> None:
-        """Record which export this is; raises as `check`."""
-        there = self.check(selection)
-        if there is None:
+        """Record the selection of this export. Raises the same errors as `check`."""
+        recorded = self.check(selection)
+        if recorded is None:
             self._record = {**selection, "endings": []}
             self._write_record()
         else:
             self._remove_unfinished()
-            self._record = {**there, "endings": there.get("endings", sorted({*ENDINGS.values(), OTHER}))}
+            all_endings = sorted({*ENDINGS.values(), OTHER})
+            self._record = {**recorded, "endings": recorded.get("endings", all_endings)}
             self._write_card()
 
-    def _recorded(self, content: bytes) -> dict[str, Any]:
-        """An export's record, parsed."""
+    def _parse_record(self, content: bytes) -> dict[str, Any]:
+        """Parse the record of an export. Raises StorageError if it is damaged."""
         try:
-            there = json.loads(content)
+            record = json.loads(content)
         except (ValueError, RecursionError):
-            there = None
-        if not isinstance(there, dict) or not isinstance(there.get("endings", []), list):
+            record = None
+        if not isinstance(record, dict) or not isinstance(record.get("endings", []), list):
             raise StorageError(
-                f"{self.uri}: _faceq/export.json is damaged: restore it from a backup, or name another folder"
+                f"{self.uri}: _faceq/export.json is damaged: restore it from a backup, or choose another "
+                "folder"
             )
-        return there
+        return record
 
     def _is_empty(self) -> bool:
-        """Whether nothing is there but what an export that was killed before its record began to write."""
-        there = self.files.ls(self.path, detail=False)
-        inside = [path for folder in there for path in self.files.ls(folder, detail=False)]
-        return all(path.endswith("/_faceq") for path in there) and all(
+        """Whether the folder contains nothing except what an export leaves that was killed before it wrote
+        its record."""
+        top = self.files.ls(self.path, detail=False)
+        inside = [path for folder in top for path in self.files.ls(folder, detail=False)]
+        return all(path.endswith("/_faceq") for path in top) and all(
             path.endswith("/_faceq/_faceq") or is_temporary(path.rsplit("/", 1)[1]) for path in inside
         )
 
     def note_endings(self, endings: set[str]) -> None:
-        """Which endings the pictures have of a tar that is about to appear."""
+        """Record the extensions of the images in a tar that is about to appear."""
         if not endings <= {*self._record["endings"]}:
             self._record["endings"] = sorted({*self._record["endings"], *endings})
             self._write_record()
@@ -132,13 +136,14 @@ class ExportFolder:
             file.write(card)
 
     def _remove_unfinished(self) -> None:
-        """What a killed export was writing (on local disks only: an object appears whole)."""
+        """Delete the unfinished files of a killed export. They exist only on local disks, because an object
+        appears complete or not at all."""
         for path in self.files.ls(self.path, detail=False):
             if path.rsplit("/", 1)[-1].startswith((".frames-", ".README.md.")):
                 self.files.rm_file(path)
 
     def tars(self) -> list[str]:
-        """Names of the tars that are there."""
+        """Names of the existing tars."""
         self.files.invalidate_cache()
         names = (path.rsplit("/", 1)[-1] for path in self.files.ls(self.path, detail=False))
         return sorted(name for name in names if _TAR.match(name))
@@ -151,12 +156,12 @@ class ExportFolder:
         return np.sort(np.concatenate([np.empty(0, np.int64), *parts]))
 
     def next_number(self) -> int:
-        """A number that no tar has yet."""
+        """The next free number for a tar."""
         found = [_TAR.match(name) for name in self.tars()]
         return max((int(name[1]) for name in found if name), default=-1) + 1
 
     def write_list(self, name: str, ids: list[int]) -> None:
-        """Which frames are in a tar that is about to appear."""
+        """Write the list of the frames in a tar that is about to appear."""
         with self.files.open(self._list_of(name), "wb") as file:
             file.write("".join(f"{number}\n" for number in ids).encode())
 
@@ -165,7 +170,7 @@ class ExportFolder:
 
     @contextlib.contextmanager
     def translate_errors(self) -> Iterator[None]:
-        """Turns what storage raises into an error that names the place: see `faults.failure`."""
+        """Turn storage errors into the errors of `faults.failure`, which name the place."""
         try:
             yield
         except (OSError, *storage_errors()) as error:

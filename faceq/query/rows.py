@@ -1,9 +1,9 @@
-"""Rows of a result table that fulfil a condition, by DuckDB over the table's Parquet files.
+"""Query the rows of a result table with DuckDB.
 
-DuckDB skips partitions by `status`, columns that are not named, and row groups whose statistics rule a
-condition out. It reads local files itself; objects on S3 come through faceq's own file system, so that
-no extension of DuckDB has to be fetched. Whatever a query says, it can read only the files in the table's
-partitions, and can write nothing (see `faceq.query.confined`).
+DuckDB reads only the partitions (by `status`), columns and row groups (by their statistics) that a query
+needs. It reads local files itself. It reads objects on S3 through the file system of faceq, so that no DuckDB
+extension has to be downloaded. A query can read only the files in the partitions of the table, and cannot
+write anything (see `faceq.query.confined`).
 """
 
 import contextlib
@@ -27,24 +27,25 @@ from faceq.table.schema import STATUSES, schema
 from faceq.table.store import Table
 
 VIEW = "frames"
-"""What the table is called in whole SQL statements."""
+"""Name of the table in SQL statements."""
 
 MAIN_COLUMNS = ("source", "member", "status", "serfiq", "dbcnn", "yaw", "pitch")
 FRAME_ORDER = "source, frame_index, member"
-"""An order of rows that is the same each time, and reads each source once."""
+"""SQL: a repeatable order of rows that reads each source once."""
 
 _STATUS = r"regexp_extract(filename, '/status=([^/]*)/[^/]*$', 1)"
-"""SQL: the status of a row, which the folder of its file names. DuckDB opens no file that a condition on it
-rules out."""
+"""SQL: the status of a row, from the folder of its file. DuckDB does not open files that a condition on the
+status rules out."""
 
-_OF_FILE = "Invalid Error: "
-"""How the message of a `duckdb.Error` without a kind begins where Arrow passes it on."""
+_FILE_ERROR_PREFIX = "Invalid Error: "
+"""Prefix of the message of a plain `duckdb.Error` when Arrow passes it on."""
 
-_OF_THE_WORLD = (duckdb.IOException, duckdb.OutOfMemoryException, duckdb.HTTPException)
-"""What DuckDB raises where the statement is right: a full disk, a file that is gone, too little memory."""
+_RUNTIME_ERRORS = (duckdb.IOException, duckdb.OutOfMemoryException, duckdb.HTTPException)
+"""Errors that DuckDB raises although the statement is right: a full disk, a missing file, too little
+memory."""
 
 SINGLE_PICTURE = "(member IS NULL AND timestamp_s IS NULL)"
-"""SQL: a row whose source is one picture."""
+"""SQL: a row whose source is a single image."""
 
 
 def read_table(
@@ -54,20 +55,28 @@ def read_table(
     *,
     s3: S3Settings | None = None,
 ) -> pa.Table:
-    """The rows of a result table, or those that fulfil a condition, in memory.
+    """Read the rows of a result table, or those that match a condition, into memory.
 
-    Only the partitions, columns and row groups that matter are read: name the columns that you need.
+    Only the necessary partitions, columns and row groups are read, so name the columns that you need.
 
     Args:
         uri: folder or `s3://` prefix of a result table.
-        where: an SQL expression over the table's columns, e.g. "serfiq >= 0.6 and dbcnn >= 55".
-        columns: names of the columns wanted; all if None.
-        s3: where S3 is, if the usual AWS variables and profiles do not say.
+        where: an SQL condition on the columns of the table, e.g. "serfiq >= 0.6 and dbcnn >= 55".
+        columns: names of the columns to read; all if None.
+        s3: settings for S3, if the usual AWS environment variables and profiles are not enough.
+
+    Returns:
+        The rows as a pyarrow table.
+
+    Returns:
+        The rows, with all columns of the table or those named.
 
     Raises:
-        UsageError: no such table, or a condition or a column that is wrong (with the nearest right name).
+        UsageError: there is no such table, or the condition or a column name is not valid (the message
+            suggests the closest name).
+        StorageError: the table cannot be read, or one of its files is damaged.
 
-    Example:
+    Examples:
         >>> import faceq
         >>> good = faceq.read_table("demo/table", "serfiq >= 0.6 and dbcnn >= 55", ["source", "dbcnn"])
         >>> good.column_names
@@ -78,15 +87,16 @@ def read_table(
 
 
 class Rows:
-    """The rows of a result table as DuckDB sees them: the view `frames`.
+    """The rows of a result table as the DuckDB view `frames`.
 
-    A context manager. What DuckDB refuses is raised as a UsageError, with the nearest right name.
+    This is a context manager. If DuckDB rejects a statement, a UsageError is raised; for an unknown column it
+    suggests the closest name.
     """
 
     def __init__(self, uri: str, s3: S3Settings, **settings: Any):
-        """Raises UsageError where no table is. settings: more of DuckDB's."""
+        """Raises UsageError if there is no table. settings: further settings of DuckDB."""
         self.table = Table(uri, s3)
-        # From here on nothing may empty the file system's cache: it tells DuckDB which files are there.
+        # From here on, do not clear the cache of the file system: DuckDB gets the list of files from it.
         files = self.table.row_files()
         if not self.table.exists():
             raise UsageError(f"{self.table.uri}: there is no faceq table here")
@@ -114,7 +124,8 @@ class Rows:
         order_by: str | None = None,
         limit: int | None = None,
     ) -> duckdb.DuckDBPyRelation:
-        """Rows by an SQL condition, an SQL order, and a number; nothing is read before they are asked for."""
+        """Rows selected by an SQL condition, an SQL order and a limit. Nothing is read until the rows are
+        used."""
         with self.translate_errors():
             rows = self._connection.view(VIEW)
             if where:
@@ -126,17 +137,18 @@ class Rows:
             return rows.project(", ".join(quoted(name.strip()) for name in columns)) if columns else rows
 
     def sql(self, statement: str) -> duckdb.DuckDBPyRelation:
-        """What a whole statement over the view `frames` gives.
+        """The result of a whole statement over the view `frames`.
 
         Raises:
-            UsageError: also for anything but one SELECT, or EXPLAIN before one, that writes nothing.
+            UsageError: DuckDB rejects the statement, or it is not a single SELECT, or EXPLAIN of one, that
+                writes nothing.
         """
         with self.translate_errors():
             check_reads_only(self._connection, statement)
             return self._connection.sql(statement)
 
     def arrow(self, rows: duckdb.DuckDBPyRelation) -> pa.Table:
-        """The rows, read."""
+        """Read the rows into memory."""
         with self.translate_errors():
             return rows.to_arrow_table()
 
@@ -146,14 +158,14 @@ class Rows:
         for part in self._stream(rows, size):
             waiting.append(part)
             while sum(map(len, waiting)) >= size:
-                together = pa.concat_tables(waiting)
-                yield together[:size]
-                waiting = [together[size:]] if len(together) > size else []
+                joined = pa.concat_tables(waiting)
+                yield joined[:size]
+                waiting = [joined[size:]] if len(joined) > size else []
         if waiting:
             yield pa.concat_tables(waiting)
 
     def _stream(self, rows: duckdb.DuckDBPyRelation, size: int) -> Iterator[pa.Table]:
-        """The rows as DuckDB gives them: a part is often no longer than a file, and never than `size`."""
+        """The rows in the parts that DuckDB returns: often one part per file, never longer than `size`."""
         with self.translate_errors():
             reader = rows.to_arrow_reader(size)
             while True:
@@ -161,20 +173,21 @@ class Rows:
                     yield pa.Table.from_batches([reader.read_next_batch()])
                 except StopIteration:
                     return
-                except (OSError, pa.ArrowException) as error:  # DuckDB's, with its kind as a word
-                    said = str(error)
-                    of_file = said.startswith(_OF_FILE)
-                    kind = duckdb.Error if of_file else duckdb.ProgrammingError
-                    raise kind(said.removeprefix(_OF_FILE)) from None
+                except (OSError, pa.ArrowException) as error:
+                    text = str(error)  # an error of DuckDB, whose message contains its type
+                    is_file_error = text.startswith(_FILE_ERROR_PREFIX)
+                    kind = duckdb.Error if is_file_error else duckdb.ProgrammingError
+                    raise kind(text.removeprefix(_FILE_ERROR_PREFIX)) from None
 
     def count(self, rows: duckdb.DuckDBPyRelation) -> int:
-        """How many rows there are."""
+        """The number of rows."""
         with self.translate_errors():
             return int(rows.aggregate("count(*)").fetchall()[0][0])
 
     def over(self, rows: duckdb.DuckDBPyRelation, statement: str) -> duckdb.DuckDBPyRelation:
-        """What a statement over some rows gives; it has `{rows}` where their name belongs."""
-        name = f"rows_{next(self._numbers)}"  # DuckDB keeps a view of the name, on which the outcome rests
+        """The result of a statement over some rows. The statement refers to them as `{rows}`."""
+        # The name must be unique: DuckDB keeps a view of this name, which the result uses.
+        name = f"rows_{next(self._numbers)}"
         with self.translate_errors():
             found = rows.query(name, statement.replace("{rows}", name))
             assert found is not None
@@ -183,7 +196,7 @@ class Rows:
     def semi_join(
         self, rows: duckdb.DuckDBPyRelation, column: str, known: pa.Table
     ) -> duckdb.DuckDBPyRelation:
-        """Those rows whose value in a column is one of those in the same column of a table in memory."""
+        """The rows whose value in a column occurs in the same column of a table in memory."""
         name = f"known_{next(self._numbers)}"
         self._connection.register(name, known)
         return self.over(rows, f"FROM {{rows}} SEMI JOIN {name} USING ({quoted(column)})")
@@ -194,75 +207,77 @@ class Rows:
             self._connection.register(VIEW, known.empty_table())
             self.columns = known.names
             return
-        # A version may have added columns. Elsewhere the first file speaks for all: to ask each file
-        # costs a request.
+        # Files of different versions of faceq may have different columns. Files of one version have the same
+        # columns, so DuckDB reads only the first schema: every other file would cost a request.
         read = self._connection.read_parquet(
-            [glob.escape(path) for path in files],  # DuckDB takes each for a pattern
-            hive_partitioning=False,  # it makes columns out of `key=value` folders above the table, too
+            [glob.escape(path) for path in files],  # DuckDB treats every path as a pattern
+            hive_partitioning=False,  # it would also make columns from `key=value` folders above the table
             filename=True,
             union_by_name=len(versions) > 1,
         )
-        # One projection: DuckDB looks for all files again each time that a relation is made of another.
+        # Use one projection: DuckDB lists all files again whenever a relation is derived from another.
         stored = [name for name in read.columns if name != "filename"]
-        there = [name for name in known.names if name in stored or name == "status"]
-        self.columns = [*there, *(name for name in stored if name not in there)]
+        present = [name for name in known.names if name in stored or name == "status"]
+        self.columns = [*present, *(name for name in stored if name not in present)]
         wanted = (f"{_STATUS} AS status" if name == "status" else quoted(name) for name in self.columns)
         read.project(", ".join(wanted)).create_view(VIEW)
 
     @contextlib.contextmanager
     def translate_errors(self) -> Iterator[None]:
+        """Turn errors of DuckDB and of the storage into UsageError or StorageError."""
         with self.table.translate_errors():
             try:
                 yield
             except duckdb.Error as error:
-                if type(error) is duckdb.Error:  # not of SQL, but of a file
-                    self._tell_of_files(error)
+                if type(error) is duckdb.Error:  # not an error in the SQL, but in a file
+                    self._raise_file_error(error)
                 if isinstance(error, duckdb.InvalidInputException) and self.table.uri in str(error):
                     self.table.find_damage()
-                if isinstance(error, _OF_THE_WORLD):
-                    raise StorageError(f"query: {_in_words(error, [])}") from None
-                raise UsageError(f"query: {_in_words(error, self.columns)}") from None
+                if isinstance(error, _RUNTIME_ERRORS):
+                    raise StorageError(f"query: {_message_of(error, [])}") from None
+                raise UsageError(f"query: {_message_of(error, self.columns)}") from None
 
-    def _tell_of_files(self, error: duckdb.Error) -> None:
-        """Raise what DuckDB met in a file, which it does not name; Python's exceptions it tells as a text."""
-        said = str(error).strip()
-        if said.startswith("Traceback"):
-            reason = said.splitlines()[-1]
+    def _raise_file_error(self, error: duckdb.Error) -> None:
+        """Raise a StorageError for an error that DuckDB met in a file. DuckDB does not name the file, and
+        passes on a Python exception only as the text of its traceback."""
+        text = str(error).strip()
+        if text.startswith("Traceback"):
+            reason = text.splitlines()[-1]
             if reason.startswith(KeyboardInterrupt.__name__):
                 raise KeyboardInterrupt from None
-            changed = "if a job has written there meanwhile, ask again"
-            raise StorageError(f"{self.table.uri}: cannot be used: {reason}: {changed}") from None
+            advice = "if a job is writing to the table, run the query again"
+            raise StorageError(f"{self.table.uri}: cannot be used: {reason}: {advice}") from None
         self.table.find_damage()
 
 
 def display(value: Any) -> str:
-    """A cell as people read it: floats with three digits, nothing for null."""
+    """The text of a cell: floats with three digits, an empty string for null."""
     if value is None:
         return ""
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
 def quoted(name: str) -> str:
-    """SQL: a column's name."""
+    """SQL: the quoted name of a column."""
     return '"' + name.replace('"', '""') + '"'
 
 
 _NO_COLUMN = re.compile(r'Referenced column "([^"]+)" (?:was )?not found')
 
-_CLOSED = re.compile(r'Cannot access (?:file|directory) "(.*)" - file system operations are disabled')
+_FORBIDDEN = re.compile(r'Cannot access (?:file|directory) "(.*)" - file system operations are disabled')
 
 
-def _in_words(error: duckdb.Error, columns: Sequence[str]) -> str:
-    """DuckDB's reason on one line; of a column that is not there, the nearest one that is."""
+def _message_of(error: duckdb.Error, columns: Sequence[str]) -> str:
+    """The reason of a DuckDB error on one line. For an unknown column, it suggests the closest name."""
     reason = one_line(str(error).split("\n\nLINE")[0])
-    closed = _CLOSED.search(reason) if isinstance(error, duckdb.PermissionException) else None
-    if closed is not None:
-        return f"can read only the table's own files, not {closed[1]}"
+    forbidden = _FORBIDDEN.search(reason) if isinstance(error, duckdb.PermissionException) else None
+    if forbidden is not None:
+        return f"can read only the table's own files, not {forbidden[1]}"
     unknown = _NO_COLUMN.search(reason)
     if unknown is None or not columns:
         return reason
     if unknown[1] in STATUSES:
-        return f"\"{unknown[1]}\" is a text: write it in single quotes, '{unknown[1]}'"
+        return f"\"{unknown[1]}\" is a string: write it in single quotes, '{unknown[1]}'"
     near = difflib.get_close_matches(unknown[1].lower(), columns, n=1)
-    hint = f'did you mean "{near[0]}"?' if near else f"there are {', '.join(columns)}"
-    return f'no column is called "{unknown[1]}": {hint}'
+    hint = f'did you mean "{near[0]}"?' if near else f"choose from {', '.join(columns)}"
+    return f'there is no column "{unknown[1]}": {hint}'

@@ -1,13 +1,14 @@
-"""Chosen frames of a table as WebDataset tars: the pictures' bytes as they were, the row beside each.
+"""Export selected frames of a table as WebDataset tars: the original bytes of each image, with its row.
 
-A sample is `<id>.<ending>` and `<id>.json`: the frame's id in 16 hex digits, the ending of what the picture
-is, and the frame's row. Frames of videos, which have no bytes of their own, are lossless PNGs. `README.md` is
-the export's dataset card: it names every column's type, which Hugging Face's datasets would else guess
-from the first five samples, where the column may be null.
+A sample consists of `<id>.<extension>` and `<id>.json`: the id of the frame in 16 hex digits, the extension
+for the type of the image, and the row of the frame. Frames of videos have no bytes of their own and are
+written as lossless PNGs. `README.md` is the dataset card of the export. It contains the type of every column;
+without it, the Hugging Face library `datasets` would guess the types from the first five samples, where a
+column may be null.
 
-What is exported is known by what lies there. A tar appears whole or not at all, after a list of the ids in
-it (`_faceq/<tar>.ids`); a frame on the list of a tar that is there is done. So an export that was
-interrupted goes on where it stopped, and of a table that has grown adds what is new.
+The files in the folder show which frames are exported. A tar appears atomically, after a list of the ids in
+it (`_faceq/<tar>.ids`). A frame is finished if it is on the list of an existing tar. An interrupted export
+therefore resumes where it stopped, and an export of a table that has grown adds the new frames.
 """
 
 import contextlib
@@ -37,17 +38,17 @@ from faceq.table.schema import BREAK, isin_sorted
 
 SHARD_FRAMES = 1000
 SHARD_BYTES = 512 << 20
-"""A tar is closed when it has either."""
+"""A tar is closed when it reaches either of these."""
 
 _ROWS_AT_ONCE = 10_000
 _EXAMPLES = 5
-"""Rows that may come before the others."""
+"""Maximum number of rows that are written before the others."""
 
 
 @dataclass
 class Exported:
-    """What an export did: frames written, frames that were there before, and those that could not be read
-    any more, with the first reason."""
+    """The result of an export: the number of frames written, of frames already exported, and of frames that
+    can no longer be read, with the reason for the first of them."""
 
     written: int = 0
     already: int = 0
@@ -55,7 +56,7 @@ class Exported:
     reason: str = ""
 
     def lose(self, frame: Frame) -> None:
-        """One frame that cannot be had."""
+        """Count a frame that can no longer be read."""
         self.lost += 1
         where = frame.source if frame.member is None else f"{frame.source}: {frame.member}"
         self.reason = self.reason or f"{where}: {frame.error}"
@@ -63,7 +64,7 @@ class Exported:
 
 @dataclass(frozen=True)
 class Selection:
-    """Which rows of a table: an SQL condition, an SQL order that says which come first, and how many."""
+    """A selection of rows: an SQL condition, an SQL order for the limit, and a limit."""
 
     where: str | None = None
     order_by: str | None = None
@@ -77,26 +78,27 @@ def export_shards(
     s3: S3Settings,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Exported:
-    """Write the chosen frames into `frames-000000.tar`, … in a folder or under an `s3://` prefix.
+    """Write the selected frames into `frames-000000.tar`, … in a folder or under an `s3://` prefix.
 
-    Sources are read as streams, each once but for the few frames that come first; in memory are some thousand
-    rows, or those of one large source, and one frame.
+    Sources are read as streams, each once, except for the few frames that are written first. The rows of a
+    few thousand frames or of one large source are in memory, and the content of one frame.
 
     Args:
         rows: the table.
-        selection: which of its frames; places where a source breaks off are none.
-        folder: new, empty, or with the same export in it, which is completed.
-        s3: settings of the file system, for the sources too.
-        progress: told how many more frames are dealt with.
+        selection: the rows to export. Rows for damaged sources (`frame_index` -1) are not frames.
+        folder: a new or empty folder, or one with the same export, which is completed.
+        s3: settings of the file system, also for the sources.
+        progress: called with the number of further frames that are finished.
 
     Raises:
-        UsageError: the folder holds other files or another export, or another process exports into it.
+        UsageError: the folder contains other files or another export, or another process exports into it.
         StorageError: the folder cannot be written to.
     """
     place = ExportFolder(folder, s3, rows.arrow(rows.chosen(limit=0)).schema)
     wanted = {"table": rows.table.uri, **vars(selection)}
     if selection.limit is not None:
-        wanted["rows"] = rows.count(rows.chosen())  # of a table that has grown, others are the first
+        # If the table has grown, the limit selects other rows: then it is another export.
+        wanted["rows"] = rows.count(rows.chosen())
     with place.translate_errors():
         place.check(wanted)
     with place.exclusive():
@@ -126,7 +128,7 @@ def _export(
                     found.written += 1
                 progress(1)
 
-        # An export that goes on has its first tar.
+        # A resumed export already has these rows in its first tar.
         first = _examples(rows, ordered, 0 if len(done) else _EXAMPLES)
         write(first)
         examples = np.sort(first["frame_id"].to_numpy())
@@ -141,34 +143,35 @@ def _export(
 
 
 def _examples(rows: Rows, chosen: Any, most: int) -> pa.Table:
-    """The rows that come first: `most` at most, with a value in each column in which any row has one.
+    """The rows to write first: at most `most` rows which together have a value in every column that is not
+    null in all rows.
 
-    Loaders that infer types from the first samples, as Hugging Face's datasets does from five, then find them
-    all.
+    Some loaders infer types from the first samples (the Hugging Face library `datasets` from five). These
+    rows show them every type.
     """
     columns = rows.arrow(rows.over(chosen, "SELECT * FROM {rows} LIMIT 0"))
     counts = ", ".join(f"count({quoted(name)})" for name in columns.column_names)
-    (there,) = rows.arrow(rows.over(chosen, f"SELECT {counts} FROM {{rows}}")).to_pylist()
-    wanted = {name for name, count in zip(columns.column_names, there.values(), strict=True) if count}
+    (values,) = rows.arrow(rows.over(chosen, f"SELECT {counts} FROM {{rows}}")).to_pylist()
+    wanted = {name for name, count in zip(columns.column_names, values.values(), strict=True) if count}
     found: list[pa.Table] = []
     while wanted and len(found) < most:
-        values = " + ".join(f"({quoted(name)} IS NOT NULL)::INTEGER" for name in sorted(wanted))
-        best = f"SELECT * FROM {{rows}} ORDER BY {values} DESC, {FRAME_ORDER} LIMIT 1"
+        present = " + ".join(f"({quoted(name)} IS NOT NULL)::INTEGER" for name in sorted(wanted))
+        best = f"SELECT * FROM {{rows}} ORDER BY {present} DESC, {FRAME_ORDER} LIMIT 1"
         found.append(rows.arrow(rows.over(chosen, best)))
         wanted -= {name for name in wanted if found[-1][name][0].is_valid}
     return pa.concat_tables(found) if found else columns
 
 
 def count(rows: Rows, selection: Selection) -> int:
-    """How many frames a selection has."""
+    """The number of frames in a selection."""
     return rows.count(_ordered(rows, selection))
 
 
 def _ordered(rows: Rows, selection: Selection) -> Any:
-    """The chosen rows; those of one source come together. With a limit the same rows each time."""
-    real = f"frame_index <> {BREAK}"
-    rows.chosen(selection.where)  # refuses what is no condition by itself, such as `true) or (true`
-    where = f"({selection.where}\n) and {real}" if selection.where else real
+    """The selected rows, ordered by source. A limit always selects the same rows."""
+    is_frame = f"frame_index <> {BREAK}"
+    rows.chosen(selection.where)  # rejects text that is not a complete condition, such as `true) or (true`
+    where = f"({selection.where}\n) and {is_frame}" if selection.where else is_frame
     chosen = rows.chosen(where)
     if selection.limit is not None:
         first = f"{selection.order_by}, {FRAME_ORDER}" if selection.order_by else FRAME_ORDER
@@ -177,13 +180,13 @@ def _ordered(rows: Rows, selection: Selection) -> Any:
 
 
 def _by_sources(batches: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """Ordered rows again, in tables of some thousand rows that hold whole sources."""
+    """Regroup ordered rows into tables of a few thousand rows that contain whole sources."""
     waiting: list[pa.Table] = []
     for part in batches:
         if waiting and waiting[-1]["source"][-1] != part["source"][0]:
             yield pa.concat_tables(waiting)
             waiting = []
-        # The last source of a part may go on in the next one.
+        # The last source of a part may continue in the next part.
         start = pc.index(part["source"], part["source"][-1]).as_py()
         if start:
             yield pa.concat_tables([*waiting, part[:start]])
@@ -195,7 +198,7 @@ def _by_sources(batches: Iterator[pa.Table]) -> Iterator[pa.Table]:
 
 @dataclass
 class _Writer:
-    """Samples into one tar after another."""
+    """Writes samples into one tar after another."""
 
     place: ExportFolder
     _number: int = -1
@@ -205,7 +208,7 @@ class _Writer:
     _endings: set[str] = field(default_factory=set)
 
     def add(self, frame: Frame, row: dict[str, Any]) -> None:
-        """One sample: the picture and its row."""
+        """Write one sample: the image and its row."""
         assert frame.image is not None
         if self._tar is None:
             self._number = self.place.next_number() if self._number < 0 else self._number + 1
@@ -224,7 +227,7 @@ class _Writer:
         return f"frames-{self._number:06d}.tar"
 
     def finish(self) -> None:
-        """Let the tar that is being written appear."""
+        """Finish the current tar, so that it appears."""
         if self._tar is None:
             return
         self._tar.close()
@@ -235,22 +238,22 @@ class _Writer:
         self._tar, self._ids = None, []
 
     def close(self) -> None:
-        """Drop a tar that was not finished."""
+        """Discard the current tar if it is not finished."""
         if self._tar is not None:
             with contextlib.suppress(OSError, *storage_errors()):
-                self._tar.close()  # or it writes its end when it is collected
+                self._tar.close()  # otherwise it writes its end when it is garbage-collected
             discard(self._file)
             self._tar = None
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
-    info = tarfile.TarInfo(name)  # no time and no owner: the same frames make the same bytes
+    info = tarfile.TarInfo(name)  # without time and owner, so that the same frames give the same bytes
     info.size = len(content)
     tar.addfile(info, io.BytesIO(content))
 
 
 def _ending(image: bytes) -> str:
-    """What loaders know the picture by: its content decides, not the name that it had."""
+    """The file extension of an image, by its content and not by its original name."""
     try:
         with Image.open(io.BytesIO(image), formats=FORMATS) as picture:
             return ENDINGS.get(picture.format or "", OTHER)
@@ -259,7 +262,7 @@ def _ending(image: bytes) -> str:
 
 
 def _finite(value: Any) -> Any:
-    """A value of a row as JSON has it: null for NaN and infinity."""
+    """A value of a row for JSON: null for NaN and infinity."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):

@@ -1,6 +1,7 @@
-"""The report's charts as numbers: where the template `chart.svg` draws marks, ticks and thresholds.
+"""The geometry of the charts in the report: the template `chart.svg` draws marks, ticks and thresholds from
+it.
 
-Lengths are in units of the SVG's view box. Colours and fonts are the page's, which are others in the dark.
+Lengths are in units of the SVG view box. Colours and fonts come from the page, which also has a dark mode.
 """
 
 import math
@@ -10,24 +11,25 @@ from dataclasses import dataclass
 import numpy as np
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44.6, 10.1, 8.6, 37.4
-"""Margins, which hold the tick and axis labels."""
+"""Margins, with room for the labels of ticks and axes."""
 
 _WIDTH, _BARS_HEIGHT, _CELLS_HEIGHT = 331.2, 165.6, 259.2
 _HEADROOM = 1.05
-"""Top of a histogram's vertical axis: so many times the tallest bar."""
+"""Top of the vertical axis of a histogram, as a multiple of the tallest bar."""
 
-_FAINTEST = 0.3
-"""Opacity of a cell that holds one frame; the fullest has 1."""
+_MIN_OPACITY = 0.3
+"""Opacity of a cell with one frame; the cell with the most frames has 1."""
 
-_LEAST_HEIGHT = 0.8
-"""Of a bar: a single frame among a million stays visible."""
+_MIN_HEIGHT = 0.8
+"""Minimum height of a bar, so that a single frame among a million stays visible."""
 
 _STEPS = (1, 2, 2.5, 3, 5, 10)
 
 
 @dataclass(frozen=True)
-class Cut:
-    """A line across a chart at a threshold: its slider's name, and whether it stands (x) or lies (y)."""
+class ThresholdLine:
+    """A threshold line in a chart: the name of its slider, and the axis (x or y) on which the threshold
+    is."""
 
     slider: str
     along: str = "x"
@@ -35,7 +37,7 @@ class Cut:
 
 @dataclass(frozen=True)
 class Mark:
-    """A bar or a cell; `title` is shown under the pointer."""
+    """A bar or a cell. `title` is its tooltip."""
 
     x: float
     y: float
@@ -47,7 +49,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Tick:
-    """A number at an axis, `place` along it."""
+    """A number on an axis, with its position `place`."""
 
     place: float
     text: str
@@ -55,7 +57,7 @@ class Tick:
 
 @dataclass(frozen=True)
 class Axis:
-    """Values `low` to `high` between the places `start` and `end`."""
+    """An axis that maps the values `low` to `high` to the positions `start` to `end`."""
 
     label: str
     low: float
@@ -65,14 +67,14 @@ class Axis:
     ticks: tuple[Tick, ...]
 
     def place(self, value: float) -> float:
-        """Where a value lies."""
+        """The position of a value."""
         return round(self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start), 2)
 
 
 @dataclass(frozen=True)
 class Chart:
-    """What the template draws. name: what the chart shows, for screen readers. columns: grid lines stand at
-    the ticks of the horizontal axis, too."""
+    """A chart for the template. name: a description for screen readers. columns: whether there are also grid
+    lines at the ticks of the horizontal axis."""
 
     name: str
     width: float
@@ -80,24 +82,24 @@ class Chart:
     x: Axis
     y: Axis
     marks: tuple[Mark, ...]
-    cuts: tuple[Cut, ...]
+    cuts: tuple[ThresholdLine, ...]
     columns: bool = False
 
 
 def bars(
-    edges: Sequence[float], counts: Sequence[int], label: str, name: str, cut: Cut | None = None
+    edges: Sequence[float], counts: Sequence[int], label: str, name: str, cut: ThresholdLine | None = None
 ) -> Chart:
     """A histogram.
 
     Args:
-        edges: (N + 1,) rising.
+        edges: (N + 1,), ascending.
         counts: (N,).
-        label: below the horizontal axis.
-        name: what the chart shows, for screen readers.
-        cut: the threshold that is drawn in it.
+        label: label of the horizontal axis.
+        name: a description for screen readers.
+        cut: a threshold line to draw.
     """
-    x = _across(label, edges[0], edges[-1])
-    y = _upwards("frames", 0, _HEADROOM * max(1, *counts), _BARS_HEIGHT, whole=True)
+    x = _x_axis(label, edges[0], edges[-1])
+    y = _y_axis("frames", 0, _HEADROOM * max(1, *counts), _BARS_HEIGHT, whole=True)
     marks = [
         _mark(x, y, (low, high), (0, count), f"{label} {low:g} to {high:g}: {count:,}")
         for low, high, count in zip(edges, edges[1:], counts, strict=False)
@@ -111,24 +113,24 @@ def cells(
     counts: np.ndarray,
     labels: tuple[str, str],
     name: str,
-    cuts: Sequence[Cut],
+    cuts: Sequence[ThresholdLine],
 ) -> Chart:
-    """A two-dimensional histogram, darker by the logarithm of the count.
+    """A two-dimensional histogram. The opacity of a cell grows with the logarithm of its count.
 
     Args:
-        edges: (N + 1,) and (M + 1,) rising, along the horizontal and the vertical axis.
+        edges: (N + 1,) and (M + 1,), ascending, of the horizontal and the vertical axis.
         counts: (N, M).
-        labels: of the axes.
-        name: what the chart shows, for screen readers.
-        cuts: the thresholds that are drawn in it.
+        labels: labels of the two axes.
+        name: a description for screen readers.
+        cuts: threshold lines to draw.
     """
     (xs, ys), most = edges, max(2, int(counts.max(initial=0)))
-    x = _across(labels[0], xs[0], xs[-1])
-    y = _upwards(labels[1], ys[0], ys[-1], _CELLS_HEIGHT)
+    x = _x_axis(labels[0], xs[0], xs[-1])
+    y = _y_axis(labels[1], ys[0], ys[-1], _CELLS_HEIGHT)
     marks = [
         _mark(
             *(x, y, (xs[i], xs[i + 1]), (ys[j], ys[j + 1])),
-            opacity=round(_FAINTEST + (1 - _FAINTEST) * math.log(counts[i, j]) / math.log(most), 3),
+            opacity=round(_MIN_OPACITY + (1 - _MIN_OPACITY) * math.log(counts[i, j]) / math.log(most), 3),
         )
         for i, j in np.argwhere(counts)
     ]
@@ -138,43 +140,43 @@ def cells(
 def _mark(
     x: Axis,
     y: Axis,
-    across: tuple[float, float],
-    upwards: tuple[float, float],
+    x_range: tuple[float, float],
+    y_range: tuple[float, float],
     title: str = "",
     opacity: float = 1.0,
 ) -> Mark:
-    left, right = map(x.place, across)
-    bottom, top = map(y.place, upwards)
-    top = min(top, bottom - _LEAST_HEIGHT)
+    left, right = map(x.place, x_range)
+    bottom, top = map(y.place, y_range)
+    top = min(top, bottom - _MIN_HEIGHT)
     return Mark(left, round(top, 2), round(right - left, 2), round(bottom - top, 2), title, opacity)
 
 
-def _across(label: str, low: float, high: float) -> Axis:
+def _x_axis(label: str, low: float, high: float) -> Axis:
     axis = Axis(label, low, high, _LEFT, _WIDTH - _RIGHT, ())
     return _with_ticks(axis, 6, whole=False)
 
 
-def _upwards(label: str, low: float, high: float, height: float, whole: bool = False) -> Axis:
+def _y_axis(label: str, low: float, high: float, height: float, whole: bool = False) -> Axis:
     axis = Axis(label, low, high, height - _BOTTOM, _TOP, ())
     return _with_ticks(axis, 4, whole)
 
 
-def _with_ticks(axis: Axis, most: int, whole: bool) -> Axis:
-    """The axis with ticks at round numbers; `most` of them, about, and only `whole` numbers if so."""
-    step = _round_step((axis.high - axis.low) / most, whole)
+def _with_ticks(axis: Axis, count: int, whole: bool) -> Axis:
+    """The axis with about `count` ticks at round numbers. whole: only integers."""
+    step = _round_step((axis.high - axis.low) / count, whole)
     first, last = math.ceil(axis.low / step), math.floor(axis.high / step)
     ticks = [Tick(axis.place(number * step), _short(number * step)) for number in range(first, last + 1)]
     return Axis(axis.label, axis.low, axis.high, axis.start, axis.end, tuple(ticks))
 
 
-def _round_step(least: float, whole: bool) -> float:
-    """The smallest of 1, 2, 2.5, 3, 5 and their multiples by a power of ten that is not below `least`."""
-    unit = 10.0 ** math.floor(math.log10(least))
+def _round_step(minimum: float, whole: bool) -> float:
+    """The smallest number of the form 1, 2, 2.5, 3 or 5 times a power of ten that is not below `minimum`."""
+    unit = 10.0 ** math.floor(math.log10(minimum))
     for factor in _STEPS:
         step = factor * unit
-        if step >= least * (1 - 1e-9) and (not whole or step == int(step)):
+        if step >= minimum * (1 - 1e-9) and (not whole or step == int(step)):
             return step
-    return 1.0  # of whole numbers where `least` is less than one
+    return 1.0  # the smallest integer step, if `minimum` is less than one
 
 
 def _short(value: float) -> str:

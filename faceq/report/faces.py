@@ -1,4 +1,4 @@
-"""Sample faces for the report: some for each stretch of a score, read back from their sources, cut out."""
+"""Sample faces for the report: choose some for each bin of a score, read their frames, and crop the faces."""
 
 import base64
 import io
@@ -15,13 +15,13 @@ from faceq.sources.reread import COLUMNS, frames_of
 from faceq.storage.settings import S3Settings
 
 FACE_SIDE = 88
-"""Side of a face in the page, pixels."""
+"""Side of a face in the page, in pixels."""
 
-STRETCHES = 40
-"""Parts of a score's scale that get faces of their own."""
+BINS = 40
+"""Number of bins on the scale of a score. Faces are chosen in every bin."""
 
-FACES_PER_STRETCH = 3
-_STRETCHES_WITH_SHARDS = 10
+FACES_PER_BIN = 3
+_BINS_WITH_SHARDS = 10
 _MARGIN = 1.35
 _JPEG_QUALITY = 75
 _VALUES = ("serfiq", "dbcnn", "face_x", "face_y", "face_w", "face_h")
@@ -29,8 +29,8 @@ _VALUES = ("serfiq", "dbcnn", "face_x", "face_y", "face_w", "face_h")
 
 @dataclass(frozen=True)
 class Face:
-    """A face for the page: its scores (`dbcnn` None below the job's threshold), and the picture as a data
-    URI."""
+    """A face in the page: its scores (`dbcnn` is None below the threshold of the job), and its image as a
+    data URI."""
 
     serfiq: float
     dbcnn: float | None
@@ -39,8 +39,8 @@ class Face:
 
 @dataclass(frozen=True)
 class Faces:
-    """Faces by the score that they were chosen for, lowest first; how many shards and videos were read for
-    them, and how many chosen faces could not be read any more."""
+    """The chosen faces by score, lowest first; the number of shards and videos that were read for them; and
+    the number of chosen faces that can no longer be read."""
 
     by_score: dict[str, list[Face]]
     shards: int
@@ -48,19 +48,19 @@ class Faces:
 
 
 def sample(rows: Rows, scales: dict[str, float], s3: S3Settings) -> Faces:
-    """Choose faces along each score's scale, the same ones each time, and read them.
+    """Choose faces along the scale of each score, and read them. The choice is repeatable.
 
-    A shard or a video has to be read up to the frame that is wanted, so no more than some twenty are: for
-    each score those of one face for every tenth of its scale. Single pictures may be any.
+    A shard or a video must be read up to the wanted frame. Therefore at most about twenty of them are read:
+    for each score, the source of one face in every tenth of the scale. Single images are not limited.
 
     Args:
         rows: the table.
-        scales: highest value of each score, by its column's name.
+        scales: maximum value of each score, by the name of its column.
         s3: settings of the file system.
     """
     shards = sorted({source for score, top in scales.items() for source in _shards(rows, score, top)})
-    near = ", ".join(_text(source) for source in shards)
-    where = f"({SINGLE_PICTURE} OR source IN ({near}))" if shards else SINGLE_PICTURE
+    names = ", ".join(_sql_string(source) for source in shards)
+    where = f"({SINGLE_PICTURE} OR source IN ({names}))" if shards else SINGLE_PICTURE
     ids = {score: _ids(rows, score, top, where) for score, top in scales.items()}
     wanted = sorted({number for chosen in ids.values() for number in chosen})
     if not wanted:
@@ -73,30 +73,30 @@ def sample(rows: Rows, scales: dict[str, float], s3: S3Settings) -> Faces:
     faces = _read(chosen, s3)
     by_score = {}
     for score, chosen_ids in ids.items():
-        there = [faces[number] for number in chosen_ids if number in faces]
-        by_score[score] = sorted(there, key=operator.attrgetter(score))
+        found = [faces[number] for number in chosen_ids if number in faces]
+        by_score[score] = sorted(found, key=operator.attrgetter(score))
     return Faces(by_score, len(shards), len(wanted) - len(faces))
 
 
 def _shards(rows: Rows, score: str, top: float) -> list[str]:
-    """Shards and videos with faces in each tenth of a score."""
+    """For each tenth of the scale of a score, one shard or video with a face there."""
     found = rows.sql(
         f"SELECT arg_min(source, hash(frame_id)) AS source FROM frames WHERE {score} IS NOT NULL "
-        f"AND NOT {SINGLE_PICTURE} GROUP BY floor({score} / {top} * {_STRETCHES_WITH_SHARDS})"
+        f"AND NOT {SINGLE_PICTURE} GROUP BY floor({score} / {top} * {_BINS_WITH_SHARDS})"
     )
     return rows.arrow(found)["source"].to_pylist()
 
 
 def _ids(rows: Rows, score: str, top: float, where: str) -> list[int]:
-    """Frames in each stretch of a score."""
+    """Ids of FACES_PER_BIN frames in each bin of a score."""
     found = rows.sql(
-        f"SELECT arg_min(frame_id, hash(frame_id), {FACES_PER_STRETCH}) AS ids FROM frames "
-        f"WHERE {score} IS NOT NULL AND {where} GROUP BY floor({score} / {top} * {STRETCHES})"
+        f"SELECT arg_min(frame_id, hash(frame_id), {FACES_PER_BIN}) AS ids FROM frames "
+        f"WHERE {score} IS NOT NULL AND {where} GROUP BY floor({score} / {top} * {BINS})"
     )
     return [number for ids in rows.arrow(found)["ids"].to_pylist() for number in ids]
 
 
-def _text(value: str) -> str:
+def _sql_string(value: str) -> str:
     return "'" + value.replace("'", "''") + "'"
 
 
@@ -110,14 +110,14 @@ def _read(chosen: pa.Table, s3: S3Settings) -> dict[int, Face]:
         try:
             picture = decode(frame.image, Image.MAX_IMAGE_PIXELS or 1 << 28)
         except UnreadableError:
-            continue  # another picture has taken its place
-        cut = _cut_out(picture, [row[f"face_{side}"] for side in "xywh"])
-        faces[row["frame_id"]] = Face(row["serfiq"], row["dbcnn"], cut)
+            continue  # the file was replaced
+        thumbnail = _thumbnail(picture, [row[f"face_{side}"] for side in "xywh"])
+        faces[row["frame_id"]] = Face(row["serfiq"], row["dbcnn"], thumbnail)
     return faces
 
 
-def _cut_out(picture: np.ndarray, box: list[float]) -> str:
-    """The face with some margin, as a data URI.
+def _thumbnail(picture: np.ndarray, box: list[float]) -> str:
+    """The face with a margin, as the data URI of a JPEG of FACE_SIDE x FACE_SIDE pixels.
 
     Args:
         picture: (H, W, 3) uint8 RGB.

@@ -1,8 +1,9 @@
-"""A table as one page: counts, histograms, bad sources, errors, and faces on either side of a threshold.
+"""The HTML report on a table: counts, histograms, bad sources, errors, and faces on both sides of a
+threshold.
 
-The page holds bins and samples, never rows, so a table of any length makes a page of some hundred
-kilobytes, and of some megabytes with faces. It needs no network: styles, script, charts and pictures are in
-it, and its content security policy lets it fetch nothing.
+The page contains histograms and samples, but no rows, so its size does not depend on the length of the table:
+a few hundred kilobytes, or a few megabytes with faces. It works without a network: styles, script, charts and
+images are embedded, and its content security policy blocks all requests.
 """
 
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import numpy as np
 from faceq import __version__
 from faceq.messages.visible import visible
 from faceq.query.rows import SINGLE_PICTURE, Rows
-from faceq.report.charts import Chart, Cut, bars, cells
+from faceq.report.charts import Chart, ThresholdLine, bars, cells
 from faceq.report.faces import Face, Faces, sample
 from faceq.storage.settings import S3Settings
 from faceq.table.recommended import MIN_SCORES
@@ -23,7 +24,7 @@ from faceq.table.schema import BREAK, STATUSES
 
 SCALES = {"serfiq": 1.0, "dbcnn": 100.0}
 STEPS = 100
-"""Steps of a score's scale: of the sliders, and bins of what the page counts."""
+"""Number of steps on the scale of a score, for the sliders and for the counts in the page."""
 
 QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
 FACES_PER_QUANTILE = 3
@@ -36,11 +37,11 @@ _CHART_BINS = 50
 
 @dataclass(frozen=True)
 class Counts:
-    """What the page counts.
+    """The counts in the page.
 
-    statuses: frames by status. grid: (STEPS + 1, STEPS + 1) int64, frames with both scores by the step of
-    `serfiq` and of `dbcnn` that they have reached; the last is the top of the scale. serfiq, dbcnn:
-    (STEPS + 1,) all frames with that score.
+    statuses: number of frames by status. grid: (STEPS + 1, STEPS + 1) int64, number of frames with both
+    scores, by the step of `serfiq` and the step of `dbcnn`; the last step is the top of the scale. serfiq,
+    dbcnn: (STEPS + 1,) int64, number of all frames with that score, by step.
     """
 
     statuses: dict[str, int]
@@ -54,12 +55,12 @@ class Counts:
 
 
 def build(uri: str, s3: S3Settings, with_faces: bool = True) -> str:
-    """The report on a result table, as HTML.
+    """Build the HTML report on a result table.
 
     Args:
         uri: folder or `s3://` prefix of a result table.
-        s3: settings of the file system, for the sources too.
-        with_faces: read sample faces back from their sources.
+        s3: settings of the file system, also for the sources.
+        with_faces: whether to read sample faces from their sources.
 
     Raises:
         UsageError: there is no table.
@@ -90,18 +91,18 @@ def build(uri: str, s3: S3Settings, with_faces: bool = True) -> str:
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=_shown_as_text,
+        finalize=_escape_invisible,
     )
     return environment.get_template("page.html").render(page)
 
 
-def _shown_as_text(value: Any) -> Any:
-    """What the page shows of a value: of a name each character that could turn the line around or hide."""
+def _escape_invisible(value: Any) -> Any:
+    """Escape invisible characters in a string: bidi controls could otherwise change how a name looks."""
     return visible(value) if type(value) is str else value
 
 
 def count(rows: Rows) -> Counts:
-    """One pass over status and both scores."""
+    """Count frames by status and by both scores, in one pass."""
     steps = f"{_step('serfiq')} AS s, {_step('dbcnn')} AS d"
     found = rows.sql(f"SELECT status, {steps}, count(*) AS n FROM frames GROUP BY ALL")
     statuses = dict.fromkeys(STATUSES, 0)
@@ -118,9 +119,10 @@ def count(rows: Rows) -> Counts:
 
 
 def _step(score: str) -> str:
-    """SQL: how many steps of its scale a score has reached, by the same comparison as `score >= 0.07`.
+    """SQL: the highest step of the scale that a score reaches, consistent with conditions such as
+    `score >= 0.07`.
 
-    float32 0.07 times 100 may be less than 7; so the nearest step is compared with the score.
+    100 times the float32 value of 0.07 may be less than 7, so the score is compared with the nearest step.
     """
     per_unit = round(STEPS / SCALES[score])
     nearest = f"round({score} * {per_unit})"
@@ -128,7 +130,8 @@ def _step(score: str) -> str:
 
 
 def _pose(rows: Rows, angle: str) -> tuple[np.ndarray, np.ndarray]:
-    """Edges in degrees and counts of a pose angle; the outermost bins hold all that lies beyond."""
+    """Histogram of a pose angle: edges in degrees, and counts. The outermost bins include all values beyond
+    them."""
     edges = np.arange(-_POSE_SIDE, _POSE_SIDE + 1, POSE_STEP)
     counts = np.zeros(len(edges) - 1, np.int64)
     bins = f"floor(least(greatest({angle}, {-_POSE_SIDE}), {_POSE_SIDE - 1}) / {POSE_STEP})::INT"
@@ -139,8 +142,8 @@ def _pose(rows: Rows, angle: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _sources(rows: Rows) -> tuple[list[dict[str, Any]], int]:
-    """The worst sources, by the mean of `serfiq` in which a frame without a face counts 0; and how many
-    sources there are. Single pictures go by their folder."""
+    """The sources with the lowest mean `serfiq`, where a frame without a `serfiq` counts as 0; and the number
+    of all sources. Single images are grouped by folder."""
     single = f"{SINGLE_PICTURE} AND frame_index <> {BREAK}"
     found = rows.arrow(
         rows.sql(
@@ -166,7 +169,7 @@ def _sources(rows: Rows) -> tuple[list[dict[str, Any]], int]:
 
 
 def _errors(rows: Rows) -> list[dict[str, Any]]:
-    """The most common errors, numbers in them aside, each with one of its frames."""
+    """The most common errors, each with one of its frames. Errors that differ only in numbers are merged."""
     return rows.arrow(
         rows.sql(
             f"""
@@ -181,13 +184,13 @@ def _errors(rows: Rows) -> list[dict[str, Any]]:
 
 
 def _quantiles(rows: Rows) -> dict[str, list[float] | None]:
-    """QUANTILES of each score; None where no frame has it."""
+    """The QUANTILES of each score; None if no frame has the score."""
     parts = ", ".join(f"quantile_cont({score}, {list(QUANTILES)}) AS {score}" for score in SCALES)
     return rows.arrow(rows.sql(f"SELECT {parts} FROM frames")).to_pylist()[0]
 
 
 def _strips(quantiles: dict[str, list[float] | None], faces: Faces | None) -> dict[str, list[dict[str, Any]]]:
-    """For each score its quantiles, each with the faces that are nearest to it."""
+    """The quantiles of each score, each with the faces closest to it."""
     strips: dict[str, list[dict[str, Any]]] = {}
     for score, values in quantiles.items():
         pool = faces.by_score[score] if faces is not None else []
@@ -203,43 +206,43 @@ def _nearest(pool: list[Face], score: str, value: float) -> list[Face]:
 
 
 def _charts(counts: Counts, poses: dict[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, Chart]:
-    """Every chart, by name."""
-    every = STEPS // _CHART_BINS
+    """All charts, by name."""
+    steps_per_bin = STEPS // _CHART_BINS
     edges_of = {score: np.linspace(0, top, _CHART_BINS + 1).tolist() for score, top in SCALES.items()}
     charts = {}
     for score, by_step in (("serfiq", counts.serfiq), ("dbcnn", counts.dbcnn)):
-        merged = _topped(by_step).reshape(_CHART_BINS, every).sum(axis=1)
+        merged = _merge_top(by_step).reshape(_CHART_BINS, steps_per_bin).sum(axis=1)
         charts[score] = bars(
             edges_of[score],
             merged.tolist(),
             score,
             f"Histogram of {score} over {merged.sum():,} frames",
-            Cut(score),
+            ThresholdLine(score),
         )
     for angle, (edges, found) in poses.items():
         name = f"Histogram of {angle} over {found.sum():,} frames"
         charts[angle] = bars(edges.tolist(), found.tolist(), f"{angle}, degrees", name)
-    grid = _topped(_topped(counts.grid).T).T
-    merged = grid.reshape(_CHART_BINS, every, _CHART_BINS, every).sum(axis=(1, 3))
+    grid = _merge_top(_merge_top(counts.grid).T).T
+    merged = grid.reshape(_CHART_BINS, steps_per_bin, _CHART_BINS, steps_per_bin).sum(axis=(1, 3))
     charts["both"] = cells(
         (edges_of["serfiq"], edges_of["dbcnn"]),
         merged,
         ("serfiq", "dbcnn"),
-        f"serfiq against dbcnn, {merged.sum():,} frames with both; darker: more frames",
-        [Cut("serfiq"), Cut("dbcnn", "y")],
+        f"dbcnn against serfiq for {merged.sum():,} frames with both scores; darker cells have more frames",
+        [ThresholdLine("serfiq"), ThresholdLine("dbcnn", "y")],
     )
     return charts
 
 
-def _topped(by_step: np.ndarray) -> np.ndarray:
-    """(STEPS + 1, …) to (STEPS, …): the top of the scale joins the last bin."""
-    joined = by_step[:-1].copy()
-    joined[-1] += by_step[-1]
-    return joined
+def _merge_top(by_step: np.ndarray) -> np.ndarray:
+    """Merge the top of the scale into the last bin: (STEPS + 1, …) to (STEPS, …)."""
+    merged = by_step[:-1].copy()
+    merged[-1] += by_step[-1]
+    return merged
 
 
 def _data(table: str, counts: Counts, faces: Faces | None) -> dict[str, Any]:
-    """What the page's script works with."""
+    """The data for the script of the page."""
     filled = np.argwhere(counts.grid)
     cells = [[int(s), int(d), int(counts.grid[s, d])] for s, d in filled]
     pool = faces.by_score if faces is not None else {}

@@ -1,4 +1,4 @@
-"""A look at single pictures: their row, and a picture of what was found and what the networks saw."""
+"""Inspect single images: compute their rows, and draw what was found and what the networks got as input."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -22,29 +22,29 @@ from faceq.table.schema import pixels, schema, to_result_rows
 BOX_COLOUR = (0, 158, 115)
 LANDMARK_COLOUR = (240, 228, 66)
 OUTLINE_COLOUR = (86, 180, 233)
-"""RGB, of Okabe and Ito's palette."""
+"""RGB colours from the palette of Okabe and Ito."""
 
 SIDE = 720
-"""Height of the annotated picture, pixels; width of its panel: half of it."""
+"""Height of the annotated image in pixels. The panel is half as wide."""
 
 WIDEST = 3 * SIDE
-"""Most width of the picture beside the panel, pixels: a flatter one is drawn lower. At height SIDE a strip of
-100x1 pixels would be 72,000 wide."""
+"""Maximum width in pixels of the image next to the panel. A wider image is drawn with less height: with
+height SIDE, an image of 100x1 pixels would be 72,000 pixels wide."""
 
 _MARGIN = 16
 _INK, _PAPER = (235, 235, 235), (24, 26, 30)
 _OUTSIDE = 0.25
-"""How bright the pixels are shown that quality leaves out."""
+"""Brightness factor of the pixels that are not part of the quality score."""
 
 
 @dataclass(frozen=True)
 class Inspected:
-    """An image and what faceq found in it.
+    """An inspected image.
 
-    row: as in the table, but with the `dbcnn` of a face that is `below_fiq`, too. image: its encoded bytes,
-    if it could be read. crop: what quality is scored on, (S, S, 3) uint8 RGB, and outline: that of the face
-    in it, (N, 2) pixels, if it has a face of sufficient size. crop_map: (2, 3), from the image to the crop,
-    None if the crop is the whole frame.
+    row: its row, as in the table, but with the `dbcnn` of a `below_fiq` face, too. image: its encoded bytes,
+    if it could be read. crop: the crop for the quality score, (S, S, 3) uint8 RGB, from FindFace. outline:
+    the outline of the face in the crop, (N, 2) pixels. crop_map: the affine map (2, 3) from the image to the
+    crop; None if the crop is the whole frame. crop and outline are None if no face is large enough.
     """
 
     row: dict[str, Any]
@@ -66,11 +66,11 @@ class Inspector:
 
     def __init__(self, config: Config):
         self._config = config
-        to_the_end = config.model_copy(update={"fiq_threshold": 0.0})
-        self._find_face, *self._score = stages_of(to_the_end)
+        without_threshold = config.model_copy(update={"fiq_threshold": 0.0})
+        self._find_face, *self._score = stages_of(without_threshold)
 
     def __call__(self, frames: Iterable[Frame]) -> list[Inspected]:
-        """Look at some pictures at once."""
+        """Inspect several images in one batch."""
         given = list(frames)
         found = batch = self._find_face(to_table(given))
         for stage in self._score:
@@ -81,22 +81,21 @@ class Inspector:
             if row["status"] == "scored" and row["serfiq"] < np.float32(self._config.fiq_threshold):
                 row["status"] = "below_fiq"
         side = crop_side(self._config)
-        cut = found.select(["crop", "outline", "crop_map"])
-        looks = []
+        crops = found.select(["crop", "outline", "crop_map"])
+        inspected = []
         for number, (frame, row) in enumerate(zip(given, rows, strict=True)):
             crop = outline = crop_map = None
-            if cut["crop"][number].is_valid:
-                here = np.array([number])
-                crop = pixels(cut, "crop", here, (side, side, 3))[0]
-                outline = np.frombuffer(cut["outline"][number].as_py(), np.float32).reshape(-1, 2)
-            if cut["crop_map"][number].is_valid:
-                crop_map = np.frombuffer(cut["crop_map"][number].as_py(), np.float64).reshape(2, 3)
-            looks.append(Inspected(row, frame.image, crop, outline, crop_map))
-        return looks
+            if crops["crop"][number].is_valid:
+                crop = pixels(crops, "crop", np.array([number]), (side, side, 3))[0]
+                outline = np.frombuffer(crops["outline"][number].as_py(), np.float32).reshape(-1, 2)
+            if crops["crop_map"][number].is_valid:
+                crop_map = np.frombuffer(crops["crop_map"][number].as_py(), np.float64).reshape(2, 3)
+            inspected.append(Inspected(row, frame.image, crop, outline, crop_map))
+        return inspected
 
     def annotated(self, look: Inspected) -> np.ndarray:
-        """The picture with box, landmarks and outline, and beside it a panel: the scores, and the face as
-        DB-CNN saw it, what it left out being dark.
+        """The image with box, landmarks and outline, next to a panel with the scores and the input of DB-CNN,
+        in which pixels that are not part of the score are darkened.
 
         Returns:
             (SIDE, W, 3) uint8 RGB.
@@ -109,37 +108,37 @@ class Inspector:
 
 
 def lines_of(look: Inspected, threshold: float) -> list[tuple[str, str]]:
-    """What faceq found in an image, as names and values for people."""
+    """A readable summary of an inspected image: names and values."""
     row = look.row
-    said = [("status", row["status"])]
+    lines = [("status", row["status"])]
     if row["error"]:
-        said.append(("error", row["error"]))
+        lines.append(("error", row["error"]))
     if row["width"]:
-        said.append(("image", f"{row['width']} x {row['height']}, faces: {row['n_faces']}"))
+        lines.append(("image", f"{row['width']} x {row['height']}, faces: {row['n_faces']}"))
     if row["face_w"] is not None:
         x, y, width, height = (round(row[f"face_{side}"]) for side in "xywh")
-        why = ", the largest of those with the highest confidence" if row["n_faces"] > 1 else ""
-        said.append(("face", f"{width} x {height} at {x}, {y}, confidence {row['det_score']:.2f}{why}"))
+        why = ", the largest complete face among the most confident ones" if row["n_faces"] > 1 else ""
+        lines.append(("face", f"{width} x {height} at {x}, {y}, confidence {row['det_score']:.2f}{why}"))
         if row["face_confidence"] is not None:
-            away = f"{row['align_error']:.1f} pixels from the template"
-            said.append(("landmarks", f"confidence {row['face_confidence']:.2f}, {away}"))
-        said.append(
+            error = f"alignment error {row['align_error']:.1f} pixels"
+            lines.append(("landmarks", f"confidence {row['face_confidence']:.2f}, {error}"))
+        lines.append(
             ("pose", f"yaw {row['yaw']:.0f}, pitch {row['pitch']:.0f}, roll {row['roll']:.0f} degrees")
         )
     if row["serfiq"] is not None:
         verdict = "" if row["serfiq"] >= np.float32(threshold) else f" (below fiq_threshold {threshold:g})"
-        said.append(("serfiq", f"{row['serfiq']:.3f}, raw {row['serfiq_raw']:.3f}{verdict}"))
+        lines.append(("serfiq", f"{row['serfiq']:.3f}, raw {row['serfiq_raw']:.3f}{verdict}"))
     if row["dbcnn"] is not None:
         shown = " (null in a table)" if row["status"] == "below_fiq" else ""
-        said.append(("dbcnn", f"{row['dbcnn']:.1f}, mask {row['mask_coverage']:.1%} of the image{shown}"))
+        lines.append(("dbcnn", f"{row['dbcnn']:.1f}, mask {row['mask_coverage']:.1%} of the image{shown}"))
     reason = why_low(row)
     if reason is not None:
-        said.append(("why low", reason))
-    return said
+        lines.append(("why low", reason))
+    return lines
 
 
 def _drawn(picture: np.ndarray, look: Inspected) -> np.ndarray:
-    """The picture with what was found in it, (SIDE, W, 3) uint8 RGB, W up to WIDEST."""
+    """The image with box, landmarks and outline, (SIDE, W, 3) uint8 RGB, W up to WIDEST."""
     height, width = picture.shape[:2]
     scale = min(SIDE / height, WIDEST / width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
@@ -151,7 +150,7 @@ def _drawn(picture: np.ndarray, look: Inspected) -> np.ndarray:
 
 
 def _draw_face(drawn: np.ndarray, scale: float, size: tuple[int, int], look: Inspected) -> None:
-    """Box, landmarks and outline on a picture of some size (width, height) that is drawn at `scale`."""
+    """Draw box, landmarks and outline on an image of size (width, height) that was resized by `scale`."""
     row = look.row
     box = np.array([row[f"face_{side}"] for side in "xywh"])
     landmarks = np.array(row["landmarks"]).reshape(5, 2)
@@ -175,17 +174,17 @@ def _point(place: np.ndarray) -> tuple[int, int]:
 
 
 def _panel(look: Inspected, config: Config) -> np.ndarray:
-    """(SIDE, SIDE / 2, 3) uint8 RGB: what DB-CNN saw, and the values."""
+    """The panel with the input of DB-CNN and the values, (SIDE, SIDE / 2, 3) uint8 RGB."""
     width = SIDE // 2
     panel = Image.new("RGB", (width, SIDE), _PAPER)
     draw = ImageDraw.Draw(panel)
     top = _MARGIN
     if look.crop is not None and look.outline is not None:
         side = width - 2 * _MARGIN
-        shown = Image.fromarray(seen(look.crop, look.outline, config.quality_region))
+        shown = Image.fromarray(scored_pixels(look.crop, look.outline, config.quality_region))
         panel.paste(shown.resize((side, side)), (_MARGIN, top))
         top += side + _MARGIN // 2
-        draw.text((_MARGIN, top), "what DB-CNN saw", _INK, ImageFont.load_default(15))
+        draw.text((_MARGIN, top), "input of DB-CNN", _INK, ImageFont.load_default(15))
         top += 2 * _MARGIN
     for name, value in lines_of(look, config.fiq_threshold):
         draw.text((_MARGIN, top), name, OUTLINE_COLOUR, ImageFont.load_default(13))
@@ -197,21 +196,21 @@ def _panel(look: Inspected, config: Config) -> np.ndarray:
     return np.asarray(panel)
 
 
-def seen(crop: np.ndarray, outline: np.ndarray, region: Region) -> np.ndarray:
-    """The crop as quality is judged on it, the pixels darkened that have no part in the score.
+def scored_pixels(crop: np.ndarray, outline: np.ndarray, region: Region) -> np.ndarray:
+    """The crop as input of DB-CNN. Pixels that are not part of the score are darkened.
 
     Args:
         crop: (S, S, 3) uint8 RGB.
         outline: (N, 2), the outline in crop pixels.
-        region: what of the crop is judged.
+        region: the part of the crop that is scored.
     """
     inside = geometry.polygon_mask(outline, crop.shape[0])
-    (shown,), (counts,) = apply_region(region, crop[None], inside[None])
-    return (shown * (_OUTSIDE + (1 - _OUTSIDE) * counts[..., None])).astype(np.uint8)
+    (shown,), (weights,) = apply_region(region, crop[None], inside[None])
+    return (shown * (_OUTSIDE + (1 - _OUTSIDE) * weights[..., None])).astype(np.uint8)
 
 
 def _wrapped(text: str, width: int, font: Any) -> list[str]:
-    """The text in lines of some width in pixels; a word that is longer stands alone."""
+    """Wrap a text to a width in pixels. A longer word gets its own line."""
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()

@@ -1,7 +1,9 @@
-"""What a container or a batch system allows this process: CPU time and memory, by Linux's control groups.
+"""CPU and memory limits that a container or a batch system sets for this process through Linux control
+groups.
 
-Ray reads the limits of the topmost group that it sees. A job under systemd, Slurm or a nested container has
-its limits in groups below that one, so all groups from the process's own up to the mount count here.
+Ray reads only the limits of the topmost group that is visible. A job under systemd, Slurm or a nested
+container has its limits in groups below that one. This module therefore considers all groups from that of the
+process up to the mount.
 """
 
 from collections.abc import Iterator
@@ -11,7 +13,7 @@ _PROC = Path("/proc/self")
 
 
 def cpu_quota(proc: Path = _PROC) -> float | None:
-    """CPUs' worth of time that this process may use, the smallest quota of its groups; None without one.
+    """CPU quota of this process in CPUs: the smallest quota of its groups; None if there is no quota.
 
     Args:
         proc: folder with the files `cgroup` and `mountinfo` of the process.
@@ -22,7 +24,7 @@ def cpu_quota(proc: Path = _PROC) -> float | None:
 
 
 def memory_limit(proc: Path = _PROC) -> int | None:
-    """Bytes of memory that this process's groups may hold, the smallest limit; None without one."""
+    """Memory limit of this process in bytes: the smallest limit of its groups; None if there is no limit."""
     limits = [_number(group / "memory.max") for group in _groups(proc, None)]
     limits += [_number(group / "memory.limit_in_bytes") for group in _groups(proc, "memory")]
     return min((limit for limit in limits if limit is not None), default=None)
@@ -31,7 +33,7 @@ def memory_limit(proc: Path = _PROC) -> int | None:
 def _v2_quota(group: Path) -> float | None:
     words = _text(group / "cpu.max").split()
     if len(words) != 2 or not words[0].isdigit() or not int(words[1]):
-        return None  # no such file, or "max 100000"
+        return None  # the file is missing, or says "max 100000"
     return int(words[0]) / int(words[1])
 
 
@@ -41,10 +43,10 @@ def _v1_quota(group: Path) -> float | None:
 
 
 def _groups(proc: Path, controller: str | None) -> Iterator[Path]:
-    """The folders of the process's own group and of those above it, as far as they can be seen.
+    """The folders of the group of the process and of all visible groups above it.
 
     Args:
-        controller: of version 1; None: the groups of version 2.
+        controller: a controller of cgroups version 1; None: the groups of version 2.
     """
     mount = _mount(proc, controller)
     if mount is None:
@@ -55,7 +57,8 @@ def _groups(proc: Path, controller: str | None) -> Iterator[Path]:
         if controllers != "" if controller is None else controller not in controllers.split(","):
             continue
         own = Path(path)
-        # In a container the mount may show the container's group only, while the path counts from the host's.
+        # In a container, the mount may show only the group of the container, while the path starts at the
+        # root of the host.
         below = own.relative_to(root) if own.is_relative_to(root) else Path()
         if ".." in below.parts:
             below = Path()
@@ -64,7 +67,7 @@ def _groups(proc: Path, controller: str | None) -> Iterator[Path]:
 
 
 def _mount(proc: Path, controller: str | None) -> tuple[Path, Path] | None:
-    """Where the controller's hierarchy is mounted, and the group that is its root there."""
+    """The folder where the hierarchy of the controller is mounted, and the group that is its root there."""
     for line in _text(proc / "mountinfo").splitlines():
         before, _, after = line.partition(" - ")
         root, folder = before.split()[3:5]
@@ -75,7 +78,7 @@ def _mount(proc: Path, controller: str | None) -> tuple[Path, Path] | None:
 
 
 def _number(path: Path) -> int | None:
-    """The number in a file; None where there is no file, or no limit in it (`max`, -1)."""
+    """The number in a file; None if there is no file, or if it contains no limit (`max`, -1)."""
     text = _text(path).strip()
     return int(text) if text.isdigit() else None
 
@@ -83,5 +86,5 @@ def _number(path: Path) -> int | None:
 def _text(path: Path) -> str:
     try:
         return path.read_text()
-    except OSError:  # no Linux, no such controller, or the file is not ours to read
+    except OSError:  # not Linux, no such controller, or no permission
         return ""

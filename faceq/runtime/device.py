@@ -1,9 +1,9 @@
-"""Which device a stage runs on, whether CUDA is there when it is asked for, and how many CPUs there are.
+"""Check whether models can run on CUDA, and count the CPUs of this process.
 
-A GPU that was asked for and is not there is an error, never a silent fall to the CPU.
+A requested GPU that is not available is an error. There is no silent fallback to the CPU.
 
-torch is imported where it is asked: processes that only find faces on CPUs, most of a cluster's, would pay a
-second and a good part of their memory for it.
+torch is imported inside the functions that need it. Most processes of a cluster only find faces on CPUs; for
+them the import would take a second and much of their memory.
 """
 
 import importlib.metadata
@@ -20,32 +20,32 @@ from faceq.runtime import cgroup
 log = logging.getLogger(__name__)
 
 _INSTALL = '`pip install "onnxruntime-gpu[cuda,cudnn]"`'
-"""Quoted: zsh takes bare brackets for a pattern. The extras bring CUDA's and cuDNN's libraries."""
+"""Quoted, because zsh expands unquoted brackets. The extras install the CUDA and cuDNN libraries."""
 
 CUDA_DID_NOT_LOAD = (
-    "device: onnxruntime-gpu is installed, but its CUDA provider did not load: its CUDA and cuDNN libraries "
-    f"are missing or of other versions; {_INSTALL} brings them"
+    "device: onnxruntime-gpu is installed, but its CUDA provider did not load: the CUDA and cuDNN libraries "
+    f"are missing or have the wrong version: install them with {_INSTALL}"
 )
 
-_OF_THE_CARD = re.compile(r"\bCU\w+ failure \d|CUDA_PATH is set")
-"""How ONNX Runtime's CUDA provider tells of CUDA, cuDNN and cuBLAS that fail, and of libraries that it cannot
-load."""
+_GPU_ERROR = re.compile(r"\bCU\w+ failure \d|CUDA_PATH is set")
+"""Matches messages of the CUDA provider of ONNX Runtime about failures of CUDA, cuDNN and cuBLAS, and about
+libraries that it cannot load."""
 
 
 def usable_cpus() -> int:
-    """CPUs that this process may use, by its affinity and its container's quota, at least one; where the
-    system does not say (macOS), all that the machine has."""
+    """Number of CPUs that this process may use, by its affinity and the CPU quota of its container; at least
+    one. On systems without affinity (macOS), the limit is the number of CPUs of the machine."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = cgroup.cpu_quota()
     return cpus if quota is None else max(1, min(cpus, int(quota)))
 
 
 def missing() -> str | None:
-    """Why models cannot run on CUDA in this process, and what to do about it; None if they can."""
+    """The reason why models cannot run on CUDA in this process, with advice; None if they can."""
     import torch  # noqa: PLC0415
 
     if torch.version.cuda is None:
-        return "this torch is a build without CUDA: install torch's CUDA build"
+        return "torch is installed as a build without CUDA: install its CUDA build"
     if not torch.cuda.is_available():
         return "torch sees no GPU: check the driver (nvidia-smi) and CUDA_VISIBLE_DEVICES"
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
@@ -54,7 +54,7 @@ def missing() -> str | None:
 
 
 def warn_if_unused() -> None:
-    """Log why models run on the CPU, where torch sees a GPU."""
+    """If torch sees a GPU that models cannot use, log the reason."""
     import torch  # noqa: PLC0415
 
     reason = missing()
@@ -63,20 +63,21 @@ def warn_if_unused() -> None:
 
 
 def warn_unused(reason: str) -> None:
-    """Log why models run on the CPU of a machine that has a GPU."""
+    """Log the reason why models run on the CPU although the machine has a GPU."""
     log.warning("this machine has a GPU, but models run on the CPU: %s", reason)
 
 
 def _wrong_runtime(installed: set[str]) -> str:
-    """What to say of an ONNX Runtime without CUDA, by the distributions that are installed."""
+    """The message for an ONNX Runtime without CUDA, by the installed distributions."""
     if "onnxruntime-gpu" in installed and "onnxruntime" in installed:
-        what = "onnxruntime and onnxruntime-gpu are both installed, and the one without CUDA is in the way"
+        what = "onnxruntime and onnxruntime-gpu are both installed, and the one without CUDA takes precedence"
     elif "onnxruntime-gpu" in installed:
         what = "onnxruntime-gpu is installed without its CUDA provider"
     else:
-        what = "the installed onnxruntime is the build without CUDA, which insightface and faceq bring along"
+        what = "the installed onnxruntime is the build without CUDA, on which faceq and insightface depend"
     return (
-        f"{what}: after all other installs `pip uninstall --yes onnxruntime onnxruntime-gpu`, then {_INSTALL}"
+        f"{what}: after all other installs, run `pip uninstall --yes onnxruntime onnxruntime-gpu`, then "
+        f"{_INSTALL}"
     )
 
 
@@ -89,39 +90,41 @@ def _is_installed(distribution: str) -> bool:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether torch or ONNX Runtime found no memory on the GPU."""
+    """Whether torch or ONNX Runtime ran out of GPU memory."""
     import torch  # noqa: PLC0415
 
     if isinstance(error, torch.OutOfMemoryError):
         return True
     text = str(error).lower()
     if isinstance(error, RuntimeError) and type(error).__module__.startswith(("builtins", "torch")):
-        # "CUDA failure 2" is ONNX Runtime's, where its CUDA provider throws by itself.
+        # "CUDA failure 2" comes from the CUDA provider of ONNX Runtime when it throws directly.
         return any(
-            said in text
-            for said in ("cuda error: out of memory", "cuda failure 2: out of memory", "alloc_failed")
+            phrase in text
+            for phrase in ("cuda error: out of memory", "cuda failure 2: out of memory", "alloc_failed")
         )
     return type(error).__module__.startswith("onnxruntime") and any(
-        said in text for said in ("failed to allocate memory", "out of memory", "alloc_failed")
+        phrase in text for phrase in ("failed to allocate memory", "out of memory", "alloc_failed")
     )
 
 
-def check_card(error: Exception) -> None:
-    """Raise DeviceError if it was the GPU that failed while a model was loaded, and not the model's file."""
+def raise_if_gpu_failed(error: Exception) -> None:
+    """Raise DeviceError if a model could not be loaded because of the GPU and not because of its file."""
     if is_out_of_memory(error):
         raise DeviceError(
-            "device: the GPU's memory does not hold the models: give the actors more of a card (num_gpus)"
+            "device: the models do not fit into the GPU memory: give the actors a larger share of a GPU "
+            "(num_gpus)"
         ) from error
     reason = one_line(error)
-    if _OF_THE_CARD.search(reason):
+    if _GPU_ERROR.search(reason):
         raise DeviceError(
-            f"device: CUDA failed while a model was loaded: {reason}: check the card (nvidia-smi) and CUDA's "
-            "libraries, or set the device to cpu"
+            f"device: CUDA failed while a model was loaded: {reason}: check the GPU (nvidia-smi) and the "
+            "CUDA libraries, or set the device to cpu"
         ) from error
 
 
 def check_cuda() -> None:
-    """That models can run on CUDA here; DeviceError with the reason if not."""
+    """Check that models can run on CUDA in this process. Raises DeviceError with the reason if they
+    cannot."""
     reason = missing()
     if reason:
-        raise DeviceError(f"device: cuda was asked for, and {reason}; or set the device to cpu")
+        raise DeviceError(f"device: cuda is not available: {reason}; or set the device to cpu")

@@ -1,4 +1,4 @@
-"""ONNX Runtime's sessions on torch's tensors."""
+"""Run ONNX Runtime sessions directly on torch tensors."""
 
 import numpy as np
 import onnxruntime
@@ -6,12 +6,12 @@ import torch
 
 
 class IoBoundSession:
-    """A session whose input and output are tensors on its device: nothing passes through the host.
+    """A session whose input and output are tensors on its device. No data is copied to the host.
 
     Args:
-        session: with one input and one output, float32.
-        device: `cuda`, or `cpu`, where the same path runs on tensors in memory.
-        shape: of the output for one item, without the batch.
+        session: a session with one input and one output, float32.
+        device: `cuda`, or `cpu`, which runs the same code on tensors in memory.
+        shape: shape of the output for one item, without the batch dimension.
     """
 
     def __init__(self, session: onnxruntime.InferenceSession, device: str, shape: tuple[int, ...]):
@@ -22,7 +22,7 @@ class IoBoundSession:
         self._output = session.get_outputs()[0].name
 
     def __call__(self, batch: torch.Tensor) -> torch.Tensor:
-        """(N, ...) float32 on the device to (N, *shape) float32 on the device."""
+        """Run the session: (N, ...) float32 on the device to (N, *shape) float32 on the device."""
         batch = batch.contiguous()
         out = torch.empty((len(batch), *self._shape), dtype=torch.float32, device=batch.device)
         binding = self._session.io_binding()
@@ -38,7 +38,7 @@ class IoBoundSession:
                 tuple(tensor.shape),
                 tensor.data_ptr(),
             )
-        # ONNX Runtime has a CUDA stream of its own: what torch has under way must be there first.
+        # ONNX Runtime uses its own CUDA stream, so pending work of torch must finish first.
         if batch.is_cuda:
             torch.cuda.current_stream().synchronize()
         self._session.run_with_iobinding(binding)

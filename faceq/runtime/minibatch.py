@@ -1,5 +1,5 @@
-"""Mini-batches of one fixed shape: a network may give other last bits for another batch size, and a row must
-not depend on the frames that came with it."""
+"""Mini-batches of one fixed shape. The last bits of a network's output may depend on the batch size, and a
+row must not depend on the other frames in its batch."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -13,18 +13,19 @@ from faceq.runtime.device import DeviceError, is_out_of_memory
 log = logging.getLogger(__name__)
 
 Model = Callable[..., tuple[np.ndarray, ...]]
-"""Takes one array per argument, each with as many items, and returns arrays with as many."""
+"""Takes arrays of N items each, one per argument, and returns arrays of N items each."""
 
 
 def in_mini_batches(model: Model, size: int, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Run a model over arrays of N items in mini-batches of exactly `size`, the last one padded by zeros.
+    """Run a model over arrays of N items in mini-batches of exactly `size`; the last one is padded with
+    zeros.
 
     Args:
-        model: is shown `size` items at a time.
+        model: called with `size` items at a time.
         arrays: N items each, N at least 1.
 
     Returns:
-        One array of N items for each that the model returns.
+        One array of N items for each array that the model returns.
     """
     count = len(arrays[0])
     parts = [model(*mini) for mini in _padded(size, arrays)]
@@ -39,15 +40,16 @@ def _padded(size: int, arrays: tuple[np.ndarray, ...]) -> Iterator[list[np.ndarr
 
 
 class OomSafeBatcher:
-    """The same for a model on a GPU, whose mini-batches are halved for good when its memory does not hold
-    them.
+    """Like `in_mini_batches`, for a model on a GPU: when the GPU runs out of memory, the mini-batch size is
+    halved permanently.
 
-    Rows from then on may differ in their last bits from those of the size that was asked for, so it is said.
+    Rows from then on may differ in their last bits from rows computed with the requested size, so a warning
+    is logged.
 
     Args:
-        model: as `in_mini_batches` takes it.
-        size: items in a mini-batch, to begin with.
-        stage: its name, for what is said.
+        model: as for `in_mini_batches`.
+        size: number of items in a mini-batch at the start.
+        stage: name of the stage, for messages.
     """
 
     def __init__(self, model: Model, size: int, stage: str):
@@ -56,7 +58,7 @@ class OomSafeBatcher:
         self.size = size
 
     def __call__(self, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
-        """As `in_mini_batches`; DeviceError where the memory does not hold a single item."""
+        """Like `in_mini_batches`. Raises DeviceError if a single item does not fit into the GPU memory."""
         while True:
             try:
                 return in_mini_batches(self._model, self.size, *arrays)
@@ -65,10 +67,10 @@ class OomSafeBatcher:
                     raise
                 if self.size == 1:
                     raise DeviceError(
-                        f"{self._stage}: the GPU's memory does not hold one item: {_short(error)}: give the "
-                        "actor more of a card (num_gpus), or a card of its own"
+                        f"{self._stage}: one item does not fit into the GPU memory: {_short(error)}: give "
+                        "the actor a larger share of a GPU (num_gpus), or a GPU of its own"
                     ) from error
-            # Out of the except block: until then its traceback keeps the tensors of the attempt alive.
+            # After the except block: inside it, the traceback keeps the tensors of the failed attempt alive.
             self._halve()
 
     def _halve(self) -> None:
@@ -76,9 +78,10 @@ class OomSafeBatcher:
             torch.cuda.empty_cache()
         self.size //= 2
         log.warning(
-            "%s: out of GPU memory: mini-batches of %d from here on; set mini_batch to that, or give the "
-            "actor more of a card (num_gpus)",
+            "%s: out of GPU memory: mini-batches of %d from now on: set mini_batch to %d, or give the actor "
+            "a larger share of a GPU (num_gpus)",
             self._stage,
+            self.size,
             self.size,
         )
 
@@ -88,7 +91,7 @@ def _short(error: Exception) -> str:
 
 
 def to_device(array: np.ndarray, device: str) -> torch.Tensor:
-    """An array as a tensor on a device; to CUDA by way of pinned memory, while the processor goes on."""
+    """An array as a tensor on a device. The copy to CUDA goes through pinned memory and is asynchronous."""
     tensor = torch.from_numpy(array)
     if device == "cpu":
         return tensor

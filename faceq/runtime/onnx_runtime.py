@@ -1,4 +1,4 @@
-"""ONNX files and the sessions that run them, on CPUs and on CUDA."""
+"""Read ONNX files, and create sessions that run them on CPUs or on CUDA."""
 
 import contextlib
 import io
@@ -25,27 +25,27 @@ _FILES_SHOWN = 3
 def read(path: Path) -> onnx.ModelProto:
     """The model in a file.
 
-    Raises ModelFileError where it holds none, or weights are in other files: these could be exchanged while
-    the SHA-256 on record stays the same.
+    Raises ModelFileError if the file contains no model, or if its weights are in other files: those could be
+    replaced without a change of the recorded SHA-256.
     """
     try:
         model = onnx.load(str(path), load_external_data=False)
-    except Exception as error:  # of protobuf or the disk: they share no base
+    except Exception as error:  # from protobuf or the disk: they have no common base class
         raise ModelFileError(f"{path}: is not an ONNX file: {one_line(error)}") from None
     if not model.graph.node or not model.graph.output:
-        raise ModelFileError(f"{path}: is not an ONNX file: it holds no graph")
-    elsewhere = sorted({_location(tensor) for tensor in _tensors(model) if uses_external_data(tensor)})
-    if elsewhere:
+        raise ModelFileError(f"{path}: is not an ONNX file: it contains no graph")
+    external = sorted({_location(tensor) for tensor in _tensors(model) if uses_external_data(tensor)})
+    if external:
         raise ModelFileError(
-            f"{path}: keeps weights in other files ({', '.join(map(repr, elsewhere[:_FILES_SHOWN]))}"
-            f"{', …' if len(elsewhere) > _FILES_SHOWN else ''}), which its SHA-256 does not cover: "
-            "write it as one file: onnx.save(onnx.load('model.onnx'), 'one.onnx')"
+            f"{path}: keeps weights in other files ({', '.join(map(repr, external[:_FILES_SHOWN]))}"
+            f"{', …' if len(external) > _FILES_SHOWN else ''}), which its SHA-256 does not cover: "
+            "save it as one file: onnx.save(onnx.load('model.onnx'), 'one.onnx')"
         )
     return model
 
 
 def _tensors(message: Any) -> Iterator[onnx.TensorProto]:
-    """All tensors of a model, wherever they stand: in graphs within graphs, attributes and functions."""
+    """All tensors of a model, including those in subgraphs, attributes and functions."""
     for field, value in message.ListFields():
         if field.message_type is None:
             continue
@@ -61,57 +61,59 @@ def _location(tensor: onnx.TensorProto) -> str:
 
 
 def session(path: Path, model: onnx.ModelProto, device: str, threads: int) -> onnxruntime.InferenceSession:
-    """A session for a model read from `path`, which may have been changed since.
+    """A session for a model.
 
     Args:
+        path: the file from which the model was read; only for messages.
+        model: the model, possibly modified after it was read.
         device: `cpu` or `cuda`.
-        threads: intra-op threads on the CPU.
+        threads: number of intra-op threads on the CPU.
 
     Raises:
-        ModelFileError: ONNX Runtime cannot run it.
-        DeviceError: CUDA was asked for, and ONNX Runtime does not run on it, or the card fails.
+        ModelFileError: ONNX Runtime cannot run the model.
+        DeviceError: `device` is `cuda`, but ONNX Runtime cannot use CUDA, or the GPU fails.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3  # warns of every weight of a tail that was cut off
+    options.log_severity_level = 3  # at lower levels it warns about every unused weight of a truncated model
     if all(node.op_type != "QuantizeLinear" for node in model.graph.node):
-        # Nothing is computed in integers: weights stored so become floats here, once, and not in each run,
-        # where CUDA's provider would have no kernel for weights in blocks.
+        # The model computes nothing in integers. Convert its quantised weights to floats once, not in every
+        # run: the CUDA provider has no kernel for block-quantised weights.
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     if device == "cuda":
         devices.check_cuda()
         if hasattr(onnxruntime, "preload_dlls"):  # since 1.21
-            with contextlib.redirect_stdout(io.StringIO()) as printed:  # prints what it does not find
-                onnxruntime.preload_dlls()  # CUDA's and cuDNN's, out of the packages that torch brings
+            with contextlib.redirect_stdout(io.StringIO()) as printed:  # it prints missing libraries
+                onnxruntime.preload_dlls()  # CUDA and cuDNN, from the packages that torch depends on
             for line in filter(None, printed.getvalue().splitlines()):
                 log.warning("onnxruntime: %s", line)
-        # In full precision: TensorFloat-32 would move SER-FIQ, whose scores lie close together.
+        # Use full precision: TensorFloat-32 would change SER-FIQ, whose scores differ only slightly.
         providers = [("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"]
     else:
         providers = ["CPUExecutionProvider"]
     try:
-        # The fallback would print to standard output and go on with the CPU where CUDA fails, now or later.
-        made = onnxruntime.InferenceSession(
+        # If CUDA fails, now or later, the fallback would print to standard output and continue on the CPU.
+        created = onnxruntime.InferenceSession(
             model.SerializeToString(), options, providers=providers, enable_fallback=0
         )
-    except Exception as error:  # ONNX Runtime's errors share no public base
-        devices.check_card(error)
+    except Exception as error:  # the errors of ONNX Runtime have no public base class
+        devices.raise_if_gpu_failed(error)
         raise ModelFileError(f"{path}: cannot be loaded: {one_line(error)}") from None
-    # Where CUDA's libraries are missing, ONNX Runtime logs it and goes on with the CPU.
-    if device == "cuda" and "CUDAExecutionProvider" not in made.get_providers():
+    # If CUDA libraries are missing, ONNX Runtime only logs it and continues on the CPU.
+    if device == "cuda" and "CUDAExecutionProvider" not in created.get_providers():
         raise DeviceError(devices.CUDA_DID_NOT_LOAD)
     log.debug("%s: loaded on %s, %d threads", path, device, threads)
-    return made
+    return created
 
 
 def spell_out_prelu(model: onnx.ModelProto) -> None:
-    """Write PRelu(x) with a slope for each channel as slope * x + (1 - slope) * Relu(x), in depthwise
-    convolutions.
+    """Replace every per-channel PRelu(x) by slope * x + (1 - slope) * Relu(x), with depthwise convolutions as
+    the products. The model is changed in place.
 
-    ONNX Runtime computes convolutions on CPUs in blocks of channels, and has no PRelu for these: around each
-    one it brings the maps back into rows and into blocks again. SFace takes 14 ms a face in this form, 30 ms
-    in its own.
+    ONNX Runtime computes convolutions on CPUs in a layout with blocked channels, for which it has no PRelu.
+    It would therefore convert the layout before and after every PRelu. In this form SFace takes 14 ms per
+    face, in its original form 30 ms.
     """
     slopes = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     nodes = list(model.graph.node)
@@ -121,17 +123,17 @@ def spell_out_prelu(model: onnx.ModelProto) -> None:
         if slope is None or slope.ndim < 3 or slope.size != slope.shape[-3] or slope.size == 1:
             model.graph.node.append(node)
             continue
-        (taken, _), (given,) = node.input, node.output
-        kernels = {f"{given}/below": slope, f"{given}/above": 1 - slope}
+        (source, _), (result,) = node.input, node.output
+        kernels = {f"{result}/below": slope, f"{result}/above": 1 - slope}
         for name, factor in kernels.items():
             kernel = factor.reshape(-1, 1, 1, 1).astype(np.float32)
             model.graph.initializer.append(numpy_helper.from_array(kernel, name))
         below, above = ([name, f"{name}/out"] for name in kernels)
         model.graph.node.extend(
             [
-                helper.make_node("Conv", [taken, below[0]], [below[1]], group=slope.size),
-                helper.make_node("Relu", [taken], [f"{given}/relu"]),
-                helper.make_node("Conv", [f"{given}/relu", above[0]], [above[1]], group=slope.size),
-                helper.make_node("Add", [below[1], above[1]], [given]),
+                helper.make_node("Conv", [source, below[0]], [below[1]], group=slope.size),
+                helper.make_node("Relu", [source], [f"{result}/relu"]),
+                helper.make_node("Conv", [f"{result}/relu", above[0]], [above[1]], group=slope.size),
+                helper.make_node("Add", [below[1], above[1]], [result]),
             ]
         )

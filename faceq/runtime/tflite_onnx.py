@@ -1,7 +1,8 @@
-"""FaceMesh's TFLite file as an ONNX model, which ONNX Runtime runs in batches and in half of OpenCV's time.
+"""Convert the TFLite file of FaceMesh to an ONNX model.
 
-Only what that file holds is translated: seven kinds of operator, weights in half precision, and ReLU as the
-only fused activation. Another file raises ValueError.
+ONNX Runtime can run that model in batches, and takes half the time of OpenCV. Only the contents of that file
+are supported: seven kinds of operators, weights in half precision, and ReLU as the only fused activation.
+Other files raise ValueError.
 """
 
 import struct
@@ -21,24 +22,24 @@ _TYPES = {tflite.TensorType.FLOAT32: np.float32, tflite.TensorType.FLOAT16: np.f
 
 
 def read(path: Path) -> onnx.ModelProto:
-    """The network in a TFLite file, with a free batch size.
+    """The network in a TFLite file, with a variable batch size.
 
-    Its input is (N, 3, H, W) float32, its outputs are the file's, each flattened to (N, values).
+    Its input is (N, 3, H, W) float32. Its outputs are those of the file, each flattened to (N, values).
 
     Raises:
-        ValueError: it is no TFLite file, or holds what is not translated.
+        ValueError: the file is not a TFLite file, or contains something that is not supported.
     """
     data = path.read_bytes()
     if not tflite.Model.ModelBufferHasIdentifier(data, 0):
         raise ValueError("is not a TFLite file")
     try:
-        return _Translation(tflite.Model.GetRootAsModel(data, 0)).model()
+        return _Conversion(tflite.Model.GetRootAsModel(data, 0)).model()
     except (AttributeError, IndexError, KeyError, TypeError, struct.error) as error:
-        raise ValueError(f"holds a network that is not known ({type(error).__name__}: {error})") from None
+        raise ValueError(f"contains an unsupported network ({type(error).__name__}: {error})") from None
 
 
-class _Translation:
-    """One graph on its way from TFLite, which keeps channels last, to ONNX, which keeps them first."""
+class _Conversion:
+    """Converts one graph from TFLite (channels last) to ONNX (channels first)."""
 
     def __init__(self, model: tflite.Model):
         self._model = model
@@ -50,18 +51,18 @@ class _Translation:
     def model(self) -> onnx.ModelProto:
         for index in range(self._graph.OperatorsLength()):
             self._add(self._graph.Operators(index))
-        (taken,) = self._graph.InputsAsNumpy()
-        _, height, width, channels = self._graph.Tensors(taken).ShapeAsNumpy().tolist()
-        given = []
+        (source,) = self._graph.InputsAsNumpy()
+        _, height, width, channels = self._graph.Tensors(source).ShapeAsNumpy().tolist()
+        outputs = []
         for tensor in self._graph.OutputsAsNumpy():
             size = int(np.prod(self._graph.Tensors(tensor).ShapeAsNumpy()[1:]))
-            # Back to channels last first: the values come in the file's own order.
+            # Transpose back to channels last first, so that the values are in the order of the file.
             last = self._node("Transpose", [_name(tensor)], perm=[0, 2, 3, 1])
             shape = self._weight(np.array([-1, size], np.int64))
             self._node("Reshape", [last, shape], f"{_name(tensor)}/flat")
-            given.append(helper.make_tensor_value_info(f"{_name(tensor)}/flat", 1, ["batch", size]))
-        image = helper.make_tensor_value_info(_name(taken), 1, ["batch", channels, height, width])
-        graph = helper.make_graph(self._nodes, "tflite", [image], given, self._weights)
+            outputs.append(helper.make_tensor_value_info(f"{_name(tensor)}/flat", 1, ["batch", size]))
+        image = helper.make_tensor_value_info(_name(source), 1, ["batch", channels, height, width])
+        graph = helper.make_graph(self._nodes, "tflite", [image], outputs, self._weights)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8)
         onnx.checker.check_model(model)
         return model
@@ -93,7 +94,7 @@ class _Translation:
                 pads = self._weight(np.concatenate([before, after]).astype(np.int64))
                 self._node("Pad", [_name(inputs[0]), pads], _name(output))
             case _:
-                raise ValueError(f"holds the operator {kind}")
+                raise ValueError(f"contains the unsupported operator {kind}")
 
     def _convolution(
         self, inputs: list[int], output: int, options: tflite.Conv2DOptions, kernel: np.ndarray, group: int
@@ -101,41 +102,41 @@ class _Translation:
         activation = options.FusedActivationFunction()
         _only_relu(activation)
         strides = [options.StrideH(), options.StrideW()]
-        made = _name(output) if not activation else f"{_name(output)}/linear"
+        linear = _name(output) if not activation else f"{_name(output)}/linear"
         self._node(
             "Conv",
             [_name(inputs[0]), self._weight(kernel), self._weight(self._constant(inputs[2]))],
-            made,
+            linear,
             strides=strides,
             pads=self._pads(inputs[0], kernel.shape[2:], strides, options.Padding()),
             group=group,
         )
         if activation:
-            self._node("Relu", [made], _name(output))
+            self._node("Relu", [linear], _name(output))
 
     def _prelu(self, inputs: list[int], output: int) -> None:
         slope = self._constant(inputs[1]).reshape(-1, 1, 1)
         self._node("PRelu", [_name(inputs[0]), self._weight(slope)], _name(output))
 
-    def _pool(self, taken: int, output: int, options: tflite.Pool2DOptions) -> None:
+    def _pool(self, source: int, output: int, options: tflite.Pool2DOptions) -> None:
         _only_relu(options.FusedActivationFunction(), allow_relu=False)
         kernel, strides = (
             [options.FilterHeight(), options.FilterWidth()],
             [options.StrideH(), options.StrideW()],
         )
-        pads = self._pads(taken, kernel, strides, options.Padding())
-        self._node("MaxPool", [_name(taken)], _name(output), kernel_shape=kernel, strides=strides, pads=pads)
+        pads = self._pads(source, kernel, strides, options.Padding())
+        self._node("MaxPool", [_name(source)], _name(output), kernel_shape=kernel, strides=strides, pads=pads)
 
-    def _pads(self, taken: int, kernel: Sequence[int], strides: list[int], padding: int) -> list[int]:
-        """ONNX's pads for TFLite's SAME, which puts the odd pixel at the end."""
+    def _pads(self, source: int, kernel: Sequence[int], strides: list[int], padding: int) -> list[int]:
+        """The ONNX pads for the padding mode SAME of TFLite, which puts an odd pixel at the end."""
         if padding == tflite.Padding.VALID:
             return [0, 0, 0, 0]
-        sides = self._graph.Tensors(taken).ShapeAsNumpy()[1:3].tolist()
-        whole = [
+        sides = self._graph.Tensors(source).ShapeAsNumpy()[1:3].tolist()
+        totals = [
             max(0, (-(-side // stride) - 1) * stride + size - side)
             for side, size, stride in zip(sides, kernel, strides, strict=True)
         ]
-        return [*(each // 2 for each in whole), *(each - each // 2 for each in whole)]
+        return [*(total // 2 for total in totals), *(total - total // 2 for total in totals)]
 
     def _constant(self, tensor: int) -> np.ndarray:
         if tensor in self._constants:
@@ -169,4 +170,4 @@ def _options(operator: tflite.Operator, options: Any) -> Any:
 def _only_relu(activation: int, allow_relu: bool = True) -> None:
     none, relu = tflite.ActivationFunctionType.NONE, tflite.ActivationFunctionType.RELU
     if activation != none and not (allow_relu and activation == relu):
-        raise ValueError(f"holds the fused activation {activation}")
+        raise ValueError(f"contains the unsupported fused activation {activation}")

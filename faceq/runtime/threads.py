@@ -1,6 +1,6 @@
-"""Torch's settings of the whole process, changed for a while and put back.
+"""Change torch's process-wide settings temporarily, and restore them.
 
-faceq runs inside other people's programs, so it leaves these settings as it found them.
+faceq also runs inside other programs, so it must not leave these settings changed.
 """
 
 import contextlib
@@ -11,15 +11,16 @@ from typing import Any
 import torch
 
 _SETTINGS = threading.RLock()
-"""Held while the settings differ from the host's: two threads that saved and restored them at the same time
-would restore each other's."""
+"""Held while the settings are changed: if two threads saved and restored them at the same time, one could
+restore the other's values."""
 
 
 @contextlib.contextmanager
 def limit_threads(count: int) -> Iterator[None]:
-    """Run torch with `count` threads in the block. Rows must not depend on how many threads the host uses.
+    """Run torch with `count` threads inside the block. Rows must not depend on the thread setting of the host
+    program.
 
-    One thread at a time can be in such a block.
+    Only one thread at a time can be inside such a block.
     """
     with _SETTINGS:
         before = torch.get_num_threads()
@@ -32,9 +33,10 @@ def limit_threads(count: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def without_tf32() -> Iterator[None]:
-    """Run torch's float32 on CUDA in single precision in the block, not in TensorFloat-32.
+    """Run float32 operations of torch on CUDA in full single precision inside the block, not in
+    TensorFloat-32.
 
-    One thread at a time can be in such a block.
+    Only one thread at a time can be inside such a block.
     """
     switches: tuple[Any, ...] = (torch.backends.cudnn, torch.backends.cuda.matmul)
     with _SETTINGS:

@@ -1,4 +1,4 @@
-"""Videos as sources: their frames as the readers of other sources give theirs."""
+"""Reader for videos: yields their frames in the same form as the readers of other sources."""
 
 from collections.abc import Iterator
 
@@ -10,7 +10,7 @@ from faceq.table.schema import frame_id
 
 
 def read_video(shard: Shard, reading: Reading) -> Iterator[Frame]:
-    """The frames of one shard, in its order."""
+    """Yield the frames of one video in display order."""
     read = 0
 
     def note(text: str) -> None:

@@ -1,4 +1,4 @@
-"""Frames as they travel: encoded pictures with the names of their rows, and tables of them."""
+"""Encoded frames on their way from the readers to the stages, and tables of them."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -9,18 +9,19 @@ import pyarrow as pa
 from faceq.table.schema import SCHEMA, frame_id
 
 BATCH_FRAMES = 32
-"""Frames of a batch, at most."""
+"""Maximum number of frames in a batch."""
 
 _BATCH_BYTES = 8 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One frame, or (frame_index -1) the break where a source stops being readable.
+    """One frame, or, with frame_index -1, the point from which a source cannot be read.
 
     image: encoded bytes; None if the frame could not be read (then `error` says why) or is already
-    `done`. timestamp_s: seconds from the first frame of its video. refused: the storage gave nothing, as
-    opposed to giving something broken; unseen: because nothing is there, where nobody has looked before.
+    `done`. timestamp_s: seconds since the first frame of its video. refused: the storage returned no data, as
+    opposed to damaged data. unseen: the storage has nothing by that name, and the input was never listed (for
+    example, it comes from a manifest).
     """
 
     source: str
@@ -42,11 +43,11 @@ _READ_COLUMNS = ("frame_id", "source", "member", "frame_index", "timestamp_s", "
 READ_SCHEMA = pa.schema(
     [pa.field(name, SCHEMA.field(name).type) for name in _READ_COLUMNS] + [pa.field("image", pa.binary())]
 )
-"""What a frame looks like when it enters the stages: who it is, its encoded bytes or its error."""
+"""Columns of a frame when it enters the stages: its identity, and its encoded bytes or its error."""
 
 
 def in_batches(frames: Iterable[Frame], most: int = BATCH_FRAMES) -> Iterator[list[Frame]]:
-    """The frames in lists of so many, or of 8 MiB of encoded bytes."""
+    """Group frames into lists. A list ends at `most` frames or at 8 MiB of encoded bytes."""
     waiting: list[Frame] = []
     size = 0
     for frame in frames:
@@ -60,7 +61,7 @@ def in_batches(frames: Iterable[Frame], most: int = BATCH_FRAMES) -> Iterator[li
 
 
 def to_table(frames: Iterable[Frame]) -> pa.Table:
-    """Frames as a table with READ_SCHEMA; those that are `done` are left out."""
+    """Convert frames to a table with READ_SCHEMA, leaving out those that are `done`."""
     rows: list[dict[str, Any]] = [
         {
             "frame_id": frame.id,

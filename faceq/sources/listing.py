@@ -1,6 +1,6 @@
-"""From inputs to shards: which files hold frames, and which of them a read task takes.
+"""Expand inputs to shards, the files that contain frames, and group shards into read tasks.
 
-A shard is a picture, a WebDataset tar (plain or gzipped), a Parquet file with an image column, or a video.
+A shard is an image, a WebDataset tar (plain or gzipped), a Parquet file with an image column, or a video.
 """
 
 import math
@@ -25,10 +25,10 @@ from faceq.storage.settings import S3Settings
 PICTURE_ENDINGS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".pjpeg", ".pjp", ".png", ".apng", ".webp", ".gif"),
     *(".bmp", ".dib", ".tif", ".tiff", ".mpo", ".pbm", ".pgm", ".ppm", ".pnm"),
-    # Not decoded, but a person who has such frames must find a row for each that says so.
+    # These are not decoded, but each gets a row that says so.
     *(".heic", ".heif", ".hif", ".avif", ".jp2", ".jxl"),
 )
-"""What decides by its name; once a file is opened, its bytes do (see `faceq.sources.sniff`)."""
+"""Extensions that select a file. Once a file is opened, its content counts (see `faceq.sources.sniff`)."""
 TAR_ENDINGS = (".tar", ".tar.gz", ".tgz")
 PARQUET_ENDINGS = (".parquet",)
 VIDEO_ENDINGS = (
@@ -37,11 +37,11 @@ VIDEO_ENDINGS = (
 )
 
 PICTURES_PER_TASK = 64
-"""Single pictures of one read task, at least."""
+"""Minimum number of single images in one read task."""
 
 MAX_READ_TASKS = 4000
-"""Read tasks of a job, at most: Ray plans them all before the first one runs, and the driver keeps them.
-Larger inputs have larger tasks, which stream: frames go on in batches, not when their task is through."""
+"""Maximum number of read tasks in a job. Ray plans them all before the first one runs, and the driver keeps
+them. Larger inputs have larger tasks. Tasks stream their frames in batches, before they finish."""
 
 _LONGEST_ENDING = 12
 
@@ -50,10 +50,13 @@ Kind = Literal["picture", "tar", "parquet", "video"]
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """A source of frames: its name in the table, how its file system calls it, its kind and bytes (None
-    where nobody has asked), whether it was seen to be there, or only named, and whether it is `known` to hold
-    frames: if not, it is passed over unless its bytes say so. tag: its ETag, of other kinds than pictures on
-    S3, where the listing told it."""
+    """A source of frames.
+
+    source: its name in the table. path: its path in its file system. size: bytes, None if unknown. seen: the
+    input was listed and the file was there; otherwise it was only named. known: the file is known to contain
+    frames; otherwise it is skipped unless its content is an image, a tar, a Parquet file or a video. tag: its
+    ETag, if the listing has it, for shards on S3 other than images.
+    """
 
     source: str
     path: str
@@ -72,22 +75,22 @@ def list_shards(
     passed_over: set[str] | None = None,
     notes: list[str] | None = None,
 ) -> list[Shard]:
-    """All shards that the inputs name, each once, sorted by name.
+    """All shards of the inputs, without duplicates, sorted by name.
 
     Args:
-        inputs: files, folders (searched through all levels) and globs, local or `s3://`. Hidden files
-            (a dot first) and files of other kinds inside a folder are passed over.
+        inputs: files, folders (searched recursively) and globs, local or `s3://`. Inside a folder, hidden
+            files (starting with a dot) and files of other kinds are skipped.
         s3: settings of the file system.
-        manifests: lists of files (see `faceq.sources.manifest`). These are not looked for, and none is passed
-            over: what has no known ending is taken for a picture.
-        any_name: files without a known ending are shards, too, not `known` if they lie in a folder.
-        passed_over: takes the names of files that are passed over for their endings.
-        notes: takes what a person should know of the inputs though nothing is broken: a result table in a
-            folder, which is passed over, and folders that links make two of.
+        manifests: lists of files (see `faceq.sources.manifest`). faceq does not check that these files exist
+            and skips none of them: a file without a known extension is treated as an image.
+        any_name: files without a known extension are shards, too; in a folder they are not `known`.
+        passed_over: receives the names of files that are skipped because of their extension.
+        notes: receives remarks about inputs that are not damaged: a result table in a folder, which is
+            skipped, and a folder that is listed twice because of a symbolic link.
 
     Raises:
-        UsageError: an input that is not there, or holds no frames.
-        StorageError: one that cannot be listed whole.
+        UsageError: an input does not exist or contains no frames.
+        StorageError: an input cannot be listed completely.
     """
     shards: dict[str, Shard] = {}
     said: list[str] = []
@@ -97,17 +100,17 @@ def list_shards(
         left = outside_of((shard.source for shard in found), tables)
         found = [shard for shard in found if shard.source in left]
         others = sorted(outside_of(others, tables))
-        said += [f"{table}: is a faceq result table: no part of it is read as frames" for table in tables]
+        said += [f"{table}: is a faceq result table: not read as frames" for table in tables]
         if not found and tables:
-            raise UsageError(f"{uri}: no frames here but those of a faceq result table: {tables[0]}")
+            raise UsageError(f"{uri}: no frames here except in a faceq result table: {tables[0]}")
         if not found:
             raise UsageError(
-                f"{uri}: no frames here{_counted(others)}: looked for pictures "
+                f"{uri}: no frames here{_counted(others)}: faceq reads images "
                 f"({', '.join(PICTURE_ENDINGS[:4])}, …), "
                 f"{', '.join((*TAR_ENDINGS, *PARQUET_ENDINGS, *VIDEO_ENDINGS))}"
-                f"{'' if any_name else '; --any-name reads files by their bytes'}"
+                f"{'' if any_name else '; --any-name reads files whatever their extension'}"
             )
-        # A file that somebody has named is known, whichever input comes first.
+        # A file that is named explicitly is known, even if a folder that contains it comes first.
         shards.update((s.source, s) for s in found if s.known or s.source not in shards)
         if passed_over is not None:
             passed_over.update(others)
@@ -125,30 +128,30 @@ def list_shards(
 
 
 def _counted(others: list[str]) -> str:
-    return f": passed over {endings_text(Counter(map(ending_of, others)))}" if others else ""
+    return f": skipped {endings_text(Counter(map(ending_of, others)))}" if others else ""
 
 
 def ending_of(name: str) -> str:
-    """The ending by which a file that holds no frames is counted: of letters and digits, in lower case."""
+    """The extension under which a file without frames is counted: letters and digits, in lower case."""
     ending = os.path.splitext(name)[1].lower()
     if ending in ("", "."):
-        return "(no ending)"
+        return "(no extension)"
     plain = len(ending) <= _LONGEST_ENDING and ending[1:].isalnum() and not ending[1:].isdigit()
     return ending if plain else "(other)"
 
 
 def endings_text(counts: Mapping[str, int], most: int = 8) -> str:
-    """Counts by ending, the most frequent first: `3 .txt, 1 .json`."""
+    """Counts by extension, the most frequent first: `3 .txt, 1 .json`."""
     found = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     listed = ", ".join(f"{count:,} {ending}" for ending, count in found[:most])
     return listed + (", …" if len(found) > most else "")
 
 
 def exclude_below(shards: list[Shard], place: str) -> list[Shard]:
-    """The shards that do not lie in a folder or under an `s3://` prefix, links to either followed."""
+    """The shards that are not inside a folder or `s3://` prefix. Symbolic links are resolved."""
     if is_remote(place):
         return [shard for shard in shards if not shard.source.startswith(f"{place}/")]
-    # Asked once for each folder: of a million pictures it would take a while.
+    # Resolve each folder once: resolving a million files would take a while.
     folders = {os.path.dirname(shard.path) for shard in shards if not is_remote(shard.source)}
     root = os.path.realpath(place)
     inside = {folder for folder in folders if f"{os.path.realpath(folder)}/".startswith(f"{root}/")}
@@ -156,14 +159,14 @@ def exclude_below(shards: list[Shard], place: str) -> list[Shard]:
 
 
 def _list_input(uri: str, s3: S3Settings, any_name: bool) -> tuple[list[Shard], list[str]]:
-    """The shards of an input, and the names of files that are passed over."""
+    """The shards of an input, and the names of the files that are skipped."""
     path = path_of(uri)
     files = filesystem(uri, s3)
     place: Place = Bucket(files, _may_be_large) if is_remote(uri) else Disk()
     try:
         files.invalidate_cache()
         found, is_folder = _expand(files, place, path, uri)
-        files.invalidate_cache()  # s3fs would keep what it said of each object
+        files.invalidate_cache()  # s3fs would keep an entry for each object
     except FileNotFoundError:
         raise UsageError(f"{uri}: there is no such file, folder or bucket") from None
     except UnlistedError as error:
@@ -177,7 +180,7 @@ def _list_input(uri: str, s3: S3Settings, any_name: bool) -> tuple[list[Shard], 
         raise type(failure(uri, said))(f"{uri}: cannot be listed: {_why(said)}") from None
     tags = place.tags if isinstance(place, Bucket) else {}
     shards, others = [], []
-    while found:  # emptied on the way: there may be ten million names
+    while found:  # empty it on the way to save memory: there may be ten million names
         name, size = found.popitem()
         kind = kind_of(name)
         if kind is None and not any_name:
@@ -189,8 +192,8 @@ def _list_input(uri: str, s3: S3Settings, any_name: bool) -> tuple[list[Shard], 
     if others and not is_folder:
         endings = ", ".join((*TAR_ENDINGS, *PARQUET_ENDINGS, *VIDEO_ENDINGS, *PICTURE_ENDINGS[:4]))
         raise UsageError(
-            f"{uri}: not a kind of input that is known by its ending ({endings}, …): --any-name reads it by "
-            "its bytes"
+            f"{uri}: unknown file extension (known are {endings}, …): use --any-name to read it whatever its "
+            "extension"
         )
     return shards, others
 
@@ -200,25 +203,25 @@ def _may_be_large(path: str) -> bool:
 
 
 def _expand(files: fsspec.AbstractFileSystem, place: Place, path: str, uri: str) -> tuple[Files, bool]:
-    """The files that an input names, and whether it is one of many: a folder or a glob."""
+    """The files of an input, and whether the input is a folder or a glob."""
     remote = is_remote(uri)
-    # A file that is really called `a[1].jpg` goes before the glob that its name would be.
+    # An existing file called `a[1].jpg` takes precedence over the glob of the same spelling.
     if files.exists(path):
         info = files.info(path)
         if info["type"] == "directory":
             return place.below(path), True
         if not remote and not os.path.isfile(path):
-            raise UsageError(f"{uri}: is a pipe, a socket or a device: name files and folders")
+            raise UsageError(f"{uri}: is a pipe, a socket or a device: give a file or a folder")
         return {path: info["size"]}, False
     if not MAGIC.search(path):
-        # Where a bucket may not be listed, `exists` is false too: `ls` tells the two apart.
+        # `exists` is also false if listing the bucket is not permitted: then `ls` raises another error.
         files.ls(path)
         raise FileNotFoundError(path)
     if remote and MAGIC.search(path.split("/", 1)[0]):
-        raise UsageError(f"{uri}: a pattern cannot stand for buckets: name the bucket")
+        raise UsageError(f"{uri}: a glob cannot match buckets: name the bucket")
     found = glob(place, path)
     if not found:
-        raise UsageError(f"{uri}: nothing matches")
+        raise UsageError(f"{uri}: no file matches this glob")
     return found, True
 
 
@@ -226,7 +229,7 @@ def _unlisted(uri: str, path: str, error: UnlistedError) -> str:
     if error.folder.removeprefix("s3://") == path:
         return f"{uri}: cannot be listed: {_why(error.error)}"
     return (
-        f"{uri}: cannot be listed whole: {printable(error.folder)}: {_why(error.error)}; or name only "
+        f"{uri}: cannot be listed completely: {printable(error.folder)}: {_why(error.error)}; or name only "
         "folders that can be listed"
     )
 
@@ -245,29 +248,30 @@ def _shard(
     tag: str | None = None,
 ) -> Shard:
     source = absolute(place)
-    # Of local files both are one string, unless the name is not UTF-8: that halves the memory of a long list.
+    # For a local file, path and source are the same string object (unless its name is not UTF-8). This halves
+    # the memory of a long list.
     path = source.removeprefix("s3://")
     return Shard(source_of(source), path, kind or "picture", size, seen, known, tag)
 
 
 def _named_shard(place: str, size: int | None) -> Shard:
-    """A shard that somebody has named and nobody looked at."""
+    """A shard from a manifest, which was not checked for existence."""
     return _shard(place, kind_of(place), size, seen=False)
 
 
 def source_of(place: str) -> str:
-    """The name of a source in the table, from its absolute path or URI. Names of objects are text already."""
+    """The name of a source in the table, from its absolute path or URI. Object names are valid text."""
     return place if is_remote(place) else printable(place)
 
 
 def shard_from_table(source: str) -> Shard:
-    """A shard that a table names, as `source_of` does."""
+    """The shard of a source that is named as in the table (the inverse of `source_of`)."""
     path = path_of(source) if is_remote(source) else _as_named(source)
     return Shard(source, path, kind_of(source) or "picture", None, seen=False)
 
 
 def kind_of(name: str) -> Kind | None:
-    """What a file is, by its ending; None if nothing that holds frames."""
+    """The kind of a file from its extension; None if the extension is not one of a file with frames."""
     lower = name.lower()
     if lower.endswith(PICTURE_ENDINGS):
         return "picture"
@@ -283,10 +287,10 @@ _ESCAPE = re.compile(r"\\x(5c(?=x[0-9a-f]{2})|[89a-f][0-9a-f])")
 
 
 def printable(name: str | bytes) -> str:
-    """A name as text that can be written as UTF-8; no two names give the same text.
+    """A name as valid UTF-8 text. Different names give different texts.
 
     Bytes that are not UTF-8 become `\\xNN`, lower-case hex. A backslash before text that looks like such an
-    escape becomes `\\x5c`; others stay.
+    escape becomes `\\x5c`; other backslashes stay.
     """
     if isinstance(name, bytes):
         name = name.decode("utf-8", "surrogateescape")
@@ -299,19 +303,22 @@ def printable(name: str | bytes) -> str:
 
 
 def _bytes_of(letter: str) -> bytes:
-    """One character, or the byte that it stands for where a name was not UTF-8."""
+    """A character in UTF-8, or the single byte that a surrogate escape represents."""
     is_byte = "\udc80" <= letter <= "\udcff"
     return letter.encode("utf-8", "surrogateescape" if is_byte else "surrogatepass")
 
 
 def _as_named(text: str) -> str:
-    """The name of which `printable` has made a text, as the operating system takes it."""
+    """The original file name of a text made by `printable`."""
     return _ESCAPE.sub(lambda found: os.fsdecode(bytes.fromhex(found[1])), text)
 
 
 def group(shards: list[Shard]) -> list[list[Shard]]:
-    """Shards of one read task each: a tar, a Parquet file or a video alone, single pictures by the dozen;
-    more where there would be more than MAX_READ_TASKS of a sort."""
+    """Group shards into read tasks.
+
+    Each tar, Parquet file and video gets its own task, and single images are grouped by PICTURES_PER_TASK.
+    Groups are larger if there would be more than MAX_READ_TASKS of large shards or of images.
+    """
     large = [shard for shard in shards if shard.kind != "picture"]
     pictures = [shard for shard in shards if shard.kind == "picture"]
     return [*_slices(large, 1), *_slices(pictures, PICTURES_PER_TASK)]

@@ -1,4 +1,4 @@
-"""Files on local disks as sources: regular ones only, and unchanged while they are read."""
+"""Local files as sources. Only regular files are opened, and a change during the read is an error."""
 
 import errno
 import io
@@ -10,36 +10,37 @@ from faceq.errors import FaceqError
 
 
 class SpecialFileError(FaceqError):
-    """A pipe, a socket or a device, on which a reader could wait forever."""
+    """The path is a pipe, a socket or a device. Reading it could block forever."""
 
     def __init__(self) -> None:
         super().__init__("this is a pipe, a socket or a device, not a file")
 
 
 class ChangedError(FaceqError):
-    """A file was written to while it was read."""
+    """A file was modified while it was being read."""
 
     def __init__(self) -> None:
         super().__init__(
-            "the file was changed while it was read, so frames may be missing or mixed: when it is complete, "
-            "run again with --retry-unreadable"
+            "the file was changed while it was read, so frames may be missing or mixed up: once it is "
+            "complete, run again with --retry-unreadable"
         )
 
 
 class LocalFile(io.BufferedReader):
-    """A regular file, opened to be read.
+    """A regular file, opened for reading.
 
-    A `with` block over it ends with ChangedError if the file was written to in the meantime; not if the block
-    is left early (GeneratorExit). A file that was deleted, or replaced by a rename, stays readable as it was.
+    If the file is modified inside a `with` block, the block ends with ChangedError, unless it is left early
+    (GeneratorExit). A file that is deleted, or replaced by a rename, stays readable in its old state.
 
     Raises:
-        SpecialFileError: a pipe, a socket or a device. It is not opened: some devices act on that.
+        SpecialFileError: it is a pipe, a socket or a device. It is not opened, because opening some devices
+            has side effects.
         OSError: it cannot be opened.
     """
 
     def __init__(self, path: str):
         _check_regular(os.stat(path), path)
-        # A pipe that takes the file's place after that look is not waited for either.
+        # O_NONBLOCK: if a pipe replaces the file after the check, opening it must not block.
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             before = os.fstat(handle)
@@ -74,6 +75,6 @@ def _version(found: os.stat_result) -> tuple[int, int]:
 
 
 def first_bytes(path: str, most: int) -> bytes:
-    """A file's first bytes, up to `most`; raises as LocalFile does."""
+    """The first bytes of a file, at most `most`. Raises the errors of LocalFile."""
     with LocalFile(path) as file:
         return file.read(most)

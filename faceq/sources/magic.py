@@ -1,6 +1,6 @@
-"""What a file is that should be a tar or a Parquet file and is not, by its first bytes.
+"""Name the format of a file that should be a tar or a Parquet file but is not, from its first bytes.
 
-Images, videos, and each of the two in the other's place are read as what they are (`faceq.sources.sniff`).
+Images, videos, tars and Parquet files under a wrong name are read as what they are (`faceq.sources.sniff`).
 """
 
 import re
@@ -8,7 +8,7 @@ import re
 from faceq.sources.sniff import kind_of_bytes
 
 _KINDS = {"picture": "an image", "video": "a video", "parquet": "a Parquet file", "tar": "a tar archive"}
-"""What is met here inside a gzip file only."""
+"""These formats only reach this module inside a gzip file."""
 
 _UNPACK = "unpack it, or repack its files as .tar or .tar.gz"
 _FOREIGN = tuple(
@@ -36,7 +36,7 @@ _FOREIGN = tuple(
         (rb"\x89HDF\r\n", "an HDF5 file", "convert it to Parquet"),
         (rb"version https://git-lfs", "a Git LFS pointer", "fetch the real file with `git lfs pull`"),
         (rb"\s*(<!DOCTYPE html|<html|<head|<body)", "a web page (HTML)", "download the file again"),
-        (rb"\s*<\?xml|\s*<Error>", "XML, such as an object store's error", "download the file again"),
+        (rb"\s*<\?xml|\s*<Error>", "XML, such as a store's error response", "download the file again"),
         (rb"\s*[{\[]", "JSON", "convert it to Parquet"),
     )
 )
@@ -45,16 +45,23 @@ _ZEROS = re.compile(rb"\0{64,}\Z")
 
 
 def foreign(start: bytes, wanted: str) -> str | None:
-    """What a file is that should be `wanted` ("a tar") and begins with `start`, `sniff.ENOUGH` bytes or all,
-    with what to do about it; None if it cannot be told."""
+    """Name the format of a file that is not `wanted`, and say what to do about it.
+
+    Args:
+        start: the first `sniff.ENOUGH` bytes of the file, or all of them.
+        wanted: the expected format with its article, such as "a tar".
+
+    Returns:
+        Text for an error message; None if the format is unknown.
+    """
     kind = kind_of_bytes(start)
     if kind in _KINDS and not _KINDS[kind].startswith(wanted):
-        return f"{_KINDS[kind]}, not {wanted}: give it the ending of its format, unpacked"
+        return f"{_KINDS[kind]}, not {wanted}: unpack it and give it the extension of its format"
     for pattern, what, advice in _FOREIGN:
         if pattern.match(start) and not what.startswith(wanted):
             return f"{what}, not {wanted}: {advice}"
     if _ZEROS.match(start):
-        return f"zero bytes, not {wanted}, as an unfinished copy leaves them: copy the file again"
+        return f"zero bytes, not {wanted}, probably an unfinished copy: copy the file again"
     if _TEXT.match(start):
         return f"text, such as CSV, not {wanted}"
     return None

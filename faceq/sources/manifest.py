@@ -1,7 +1,7 @@
-"""A manifest: a list of frames' places in a Parquet, CSV or JSONL file, in place of a folder to search.
+"""A manifest: a Parquet, CSV or JSONL file that lists the files to read, instead of a folder to search.
 
-Reading a list of a million pictures takes seconds, listing as many in a bucket half a minute and more. A
-manifest that knows their sizes may say so; nobody asks the storage for them.
+Reading a manifest of a million images takes seconds; listing as many in a bucket takes half a minute or more.
+A manifest may contain the sizes of the files; faceq does not request them from the storage.
 """
 
 import csv
@@ -22,10 +22,10 @@ from faceq.storage.parquet import ParquetFile
 from faceq.storage.settings import S3Settings
 
 URI_COLUMNS = ("uri", "path", "source")
-"""The first of these that a manifest has holds the places."""
+"""Columns for paths and URIs. The first one that a manifest has is used."""
 
 SIZE_COLUMN = "size"
-"""Bytes of each file, if the manifest has them."""
+"""Optional column with the size of each file in bytes."""
 
 ENDINGS = (".parquet", ".csv", ".jsonl")
 
@@ -33,24 +33,24 @@ _BATCH_ROWS = 65_536
 
 
 def entries(uri: str, s3: S3Settings) -> Iterator[tuple[str, int | None]]:
-    """The places that a manifest lists, in its order, and their sizes.
+    """Yield the paths and sizes that a manifest lists, in its order.
 
     Args:
-        uri: a local or `s3://` file that ends in one of ENDINGS; CSV has a line of column names first.
-            Its column `uri` (or `path`, or `source`) holds local paths and `s3://` URIs; relative ones
-            are meant from the manifest's folder. A column `size` is taken if it is there; a size may be a
-            float or text, as pandas writes it, or missing.
+        uri: a local or `s3://` file that ends in one of ENDINGS; a CSV file starts with a header row. Its
+            column `uri` (or `path`, or `source`) contains local paths and `s3://` URIs; relative paths are
+            relative to the manifest's folder. The column `size` is optional; a size may be a float or a
+            string, as pandas writes it, or missing.
         s3: settings of the file system.
 
     Yields:
-        An absolute path or URI, and its bytes, None where the manifest does not say.
+        An absolute path or URI, and its size in bytes (None if the manifest does not have it).
 
     Raises:
-        UsageError: a manifest that is not there or is none, or a row of it that names no place.
+        UsageError: the manifest does not exist or is invalid, or one of its rows has no valid path.
         StorageError: it cannot be read.
     """
     if not uri.lower().endswith(ENDINGS):
-        raise UsageError(f"{uri}: not a kind of manifest that is known by its ending ({', '.join(ENDINGS)})")
+        raise UsageError(f"{uri}: unknown manifest format: a manifest ends in {', '.join(ENDINGS)}")
     folder = absolute(uri).rpartition("/")[0]
     files = filesystem(uri, s3)
     try:
@@ -70,7 +70,7 @@ def entries(uri: str, s3: S3Settings) -> Iterator[tuple[str, int | None]]:
 
 
 Row = tuple[int, Any, Any]
-"""A row's number (of a JSONL file the line's), its place and its size, as they stand there."""
+"""A row's number (in a JSONL file, the line number), and its path and size as they are in the file."""
 
 
 def _rows(file: BinaryIO, uri: str) -> Iterator[Row]:
@@ -108,7 +108,7 @@ def _jsonl_rows(lines: Iterable[str], uri: str) -> Iterator[Row]:
         except ValueError:
             row = None
         if not isinstance(row, dict):
-            raise UsageError(f'{uri}: line {number} is no JSON object: expected {{"uri": "…"}}')
+            raise UsageError(f'{uri}: line {number} is not a JSON object: expected {{"uri": "…"}}')
         yield number, row[_uri_column(row, uri)], row.get(SIZE_COLUMN)
 
 
@@ -116,9 +116,11 @@ def _uri_column(names: Iterable[str], uri: str) -> str:
     there = list(names)
     column = next((name for name in URI_COLUMNS if name in there), None)
     if column is None:
-        raise UsageError(f"{uri}: no column {' or '.join(URI_COLUMNS)} among {', '.join(there) or 'none'}")
+        raise UsageError(
+            f"{uri}: no column {' or '.join(URI_COLUMNS)}: its columns are {', '.join(there) or 'none'}"
+        )
     if max(there.count(name) for name in (column, SIZE_COLUMN)) > 1:
-        raise UsageError(f"{uri}: has two columns of one name among {', '.join(there)}")
+        raise UsageError(f"{uri}: has two columns of the same name: its columns are {', '.join(there)}")
     return column
 
 
@@ -126,7 +128,7 @@ def _entry(place: Any, size: Any, folder: str, where: str) -> tuple[str, int | N
     if not isinstance(place, str) or not place.strip():
         raise UsageError(f"{where}: names no file (got {place!r})")
     if "\0" in place or not _is_text(place):
-        raise UsageError(f"{where}: {place!r} cannot be the name of a file")
+        raise UsageError(f"{where}: {place!r} is not a valid file name")
     if is_remote(place):
         try:
             check_uri(place)
@@ -138,7 +140,7 @@ def _entry(place: Any, size: Any, folder: str, where: str) -> tuple[str, int | N
 
 
 def _is_text(place: str) -> bool:
-    """Whether each letter can be written; JSON can spell half a letter."""
+    """Whether the text can be encoded as UTF-8; JSON can contain lone surrogates."""
     try:
         place.encode()
     except UnicodeEncodeError:
@@ -147,7 +149,7 @@ def _is_text(place: str) -> bool:
 
 
 _NO_SIZE = ("", "nan", "none", "null", "<na>")
-"""How programs write a size that they do not know; pandas makes floats of a column that lacks some."""
+"""How programs write an unknown size. (pandas also converts an integer column with gaps to floats.)"""
 
 
 def _size(size: Any, where: str) -> int | None:
@@ -161,14 +163,16 @@ def _size(size: Any, where: str) -> int | None:
             raise ValueError(size)
     except (ArithmeticError, ValueError):
         raise UsageError(
-            f"{where}: size {size!r} is no number of bytes: give a whole number, or none"
+            f"{where}: size {size!r} is not a number of bytes: give a whole number, or leave it empty"
         ) from None
     return int(number)
 
 
 def _joined(folder: str, place: str) -> str:
-    """A relative place from the manifest's folder. On S3 `..` would be a name: it is worked out here, and an
-    empty part of a name stays."""
+    """Resolve a path relative to the manifest's folder.
+
+    `..` is resolved here because S3 would take it literally. Empty parts of a name are kept.
+    """
     parts = folder.split("/")
     root = 3 if is_remote(folder) else 1  # s3://bucket, or the root folder
     for part in place.split("/"):

@@ -1,19 +1,19 @@
-"""Names of the frames of one source, each given once, for sources with millions of frames."""
+"""Unique names for the frames of one source, also for sources with millions of frames."""
 
 from array import array
 
 from faceq.table.schema import frame_id
 
 _SLOTS = 1 << 10
-"""Of a new table; a power of two."""
+"""Initial size of the hash table; a power of two."""
 
 
 class Names:
-    """Names that were given to frames of a source. Repeated ones get #2, #3, …
+    """The names used so far in one source. A repeated name gets the suffix #2, #3, …
 
-    A name is remembered by its frame id, eight bytes, and by how often it came, four bytes, in a hash table:
-    ten million names take 200 MB, and 300 MB while the table grows. Two different names with one
-    frame id count as a repeated name, so that the second one gets an id, and a row, of its own.
+    A hash table stores the frame id (eight bytes) and the number of occurrences (four bytes) of each name.
+    Ten million names take 200 MB, and 300 MB while the table grows. If two different names have the same
+    frame id, the second one counts as a repetition, so that it gets its own id and its own row.
     """
 
     def __init__(self, source: str):
@@ -22,14 +22,14 @@ class Names:
         self._allocate(_SLOTS)
 
     def unique(self, name: str) -> str:
-        """The name, or for a repeated one the name with #2, #3, …"""
+        """The name itself, or, if it was used before, the name with #2, #3, … appended."""
         while (count := self._count(name)) > 1:
             name = f"{name}#{count}"
         return name
 
     def _count(self, name: str) -> int:
-        """How often the name has come, with this time."""
-        key = frame_id(self._source, name, 0) or 1  # 0 is a free slot
+        """How often the name has occurred, including this time."""
+        key = frame_id(self._source, name, 0) or 1  # 0 marks a free slot
         slot = self._slot(key)
         if not self._keys[slot]:
             if 3 * self._used >= 2 * len(self._keys):

@@ -1,4 +1,4 @@
-"""Parquet shards with a column of encoded pictures, as streams of frames."""
+"""Reader for Parquet files with a column of encoded images, as a stream of frames."""
 
 import os
 from collections.abc import Iterator
@@ -27,18 +27,19 @@ from faceq.storage.parquet import ParquetFile
 from faceq.table.schema import METADATA_KEY, frame_id
 
 _BATCH_BYTES = 512 << 10
-_MOST_ROWS, _LEAST_ROWS = 64, 8
-"""Rows that are unpacked at once: so many bytes of them as a processor's cache holds, but not too few."""
+_MAX_ROWS, _MIN_ROWS = 64, 8
+"""Bounds on the number of rows that are unpacked at once. Within them, a batch is sized to fit into a CPU
+cache (_BATCH_BYTES)."""
 
 _ROW_BYTES = 512
-"""What a row counts for at least, as a member of a tar does: a row of nulls takes nothing in the file."""
+"""Bytes that each row counts for, like a tar header: a row of nulls takes no space in the file."""
 
 _KEYS_IN_MEMORY = 1024
-"""Keys that fit into `limits.source_memory`, as headers of tars do."""
+"""Number of keys of the maximum size that fit into `limits.source_memory`, as for headers of tars."""
 
 
 def read_parquet(shard: Shard, reading: Reading) -> Iterator[Frame]:
-    """The frames of one shard, in its order."""
+    """Yield the frames of one Parquet file, in its order."""
     names = Names(shard.source)
     row = 0
     try:
@@ -47,7 +48,7 @@ def read_parquet(shard: Shard, reading: Reading) -> Iterator[Frame]:
             rows = _Rows(stream, reading)
             if METADATA_KEY in (rows.schema.metadata or {}):
                 reading.findings.notes.append(
-                    f"{shard.source}: holds rows of a faceq table: not read as frames"
+                    f"{shard.source}: is part of a faceq result table: not read as frames"
                 )
                 reading.findings.pass_over(shard.source)
                 return
@@ -62,7 +63,7 @@ def read_parquet(shard: Shard, reading: Reading) -> Iterator[Frame]:
                     if not plain:
                         expansion.add(len(content.image or b""))
                     member = _member_name(row if name is None else name)
-                    if key:  # numbers of rows do not repeat
+                    if key:  # row numbers are unique anyway
                         member = names.unique(member)
                     yield _parquet_frame(shard, content, member, reading)
                     row += 1
@@ -71,7 +72,7 @@ def read_parquet(shard: Shard, reading: Reading) -> Iterator[Frame]:
 
 
 class _Rows:
-    """The rows of a file, a few at a time: never more than the limits allow."""
+    """Reads the rows of a file in small batches that respect the limits."""
 
     def __init__(self, stream: BinaryIO, reading: Reading):
         self._limits = reading.limits
@@ -80,12 +81,12 @@ class _Rows:
         self.schema = self._file.schema_arrow
 
     def _open(self, shared: list[str] | None = None) -> ParquetFile:
-        # No list of the footer has more items than the footer has bytes.
+        # No list in the footer has more items than the footer has bytes.
         longest = max(1, self._guard.footer_size)
         return ParquetFile(cast(BinaryIO, self._guard), READ_AHEAD, longest, shared)
 
     def image_column(self) -> str:
-        """Raises pa.ArrowInvalid where it cannot be told."""
+        """The name of the column with the images. Raises pa.ArrowInvalid if it cannot be determined."""
         name = parquet_columns.named(self.schema)
         if name is not None:
             return name
@@ -93,15 +94,16 @@ class _Rows:
         return parquet_columns.by_bytes(self.schema, self.batches(candidates))
 
     def batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
-        """Some columns of all rows."""
-        # In the file's order, which is the order they are read in.
+        """Yield the given columns of all rows, batch by batch."""
+        # Use the file's column order, because Arrow reads the columns in that order.
         columns = [name for name in self.schema.names if name in columns]
         leaves = [self._file.schema.column(i) for i in range(len(self._file.schema))]
         leaves = [leaf for leaf in leaves if leaf.path.split(".")[0] in columns or leaf.path in columns]
         widest = max((leaf.length or 0 for leaf in leaves), default=0)
         if widest > self._limits.frame_bytes:
             raise ValueError(
-                f"values of {widest} bytes each are more than limits.frame_bytes={self._limits.frame_bytes}"
+                f"its values of {widest} bytes each are larger than "
+                f"limits.frame_bytes={self._limits.frame_bytes}"
             )
         most = max(1, self._limits.source_memory // max(1, widest))
         in_lists = [
@@ -109,11 +111,12 @@ class _Rows:
         ]
         file = self._open(in_lists) if in_lists else self._file
         value_bytes = LEVELS + widest if any(leaf.max_repetition_level for leaf in leaves) else 0
-        # One row group after another: a batch across two would lose the first where the second is broken.
+        # Read one row group at a time: if a batch spanned two groups and the second were damaged, the rows of
+        # the first would be lost.
         for group in range(file.num_row_groups):
             meta = file.metadata.row_group(group)
             usual = meta.num_rows * _BATCH_BYTES // max(1, meta.total_byte_size)
-            rows = min(most, max(_LEAST_ROWS, min(_MOST_ROWS, usual)))
+            rows = min(most, max(_MIN_ROWS, min(_MAX_ROWS, usual)))
             yield from self._group(file, group, columns, rows, value_bytes)
 
     def _group(
@@ -132,13 +135,13 @@ class _Rows:
                     self._guard.batch_is_out()
                 return
             except FewerRowsError as error:
-                rows = error.rows  # again from the group's start, without what was given
+                rows = error.rows  # read the group again from its start; rows already yielded are skipped
 
 
 def _keys(column: pa.Array, reading: Reading) -> list[Any]:
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
-    # Text that is not UTF-8 can be had as bytes only; these are not checked.
+    # Cast text to bytes, which Arrow does not validate: the text may not be valid UTF-8.
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         column = column.cast(pa.large_binary())
     suspect = column.nbytes * _KEYS_IN_MEMORY > reading.limits.source_memory
@@ -146,7 +149,7 @@ def _keys(column: pa.Array, reading: Reading) -> list[Any]:
         longest = pc.max(pc.binary_length(column)).as_py() or 0
         if longest * _KEYS_IN_MEMORY > reading.limits.source_memory:
             raise ValueError(
-                f"a key of {longest} bytes is more than a thousandth of "
+                f"a key of {longest} bytes is larger than 1/{_KEYS_IN_MEMORY} of "
                 f"limits.source_memory={reading.limits.source_memory}"
             )
     return column.to_pylist()
@@ -160,9 +163,7 @@ def _parquet_frame(shard: Shard, content: Content, member: str, reading: Reading
     if frame_id(shard.source, member, 0) in reading.done:
         return Frame(shard.source, member, 0, None, done=True)
     if content.images > 1:
-        error = (
-            f"the image column holds a list of {content.images} images in this row: make it one image a row"
-        )
+        error = f"the image column has a list of {content.images} images in this row: store one image per row"
         return Frame(shard.source, member, 0, None, error=error)
     if content.path:
         return _file_of(shard, content.path, member, reading)
@@ -175,21 +176,22 @@ def _parquet_frame(shard: Shard, content: Content, member: str, reading: Reading
 
 
 def _file_of(shard: Shard, path: str, member: str, reading: Reading) -> Frame:
-    """A row without bytes that names a file: in the shard's folder, or anywhere in the same kind of store."""
-    told = f"the image column has no bytes in this row, only the path {printable(path)}"
+    """The frame of a row that has a path instead of bytes: relative to the shard's folder, or absolute in the
+    same kind of storage."""
+    said = f"the image column has no bytes in this row, only the path {printable(path)}"
     place = path if is_remote(path) or os.path.isabs(path) else f"{os.path.dirname(shard.path)}/{path}"
     if is_remote(place) != is_remote(shard.source) and place == path:
-        return Frame(shard.source, member, 0, None, error=f"{told}, which is not in the shard's own storage")
+        return Frame(shard.source, member, 0, None, error=f"{said}, which is not in the shard's own storage")
     files = filesystem(shard.source, reading.s3)
     place = path_of(place) if place == path else os.path.normpath(place)
     most = reading.limits.frame_bytes
     try:
         if not is_remote(shard.source) and os.path.exists(place) and not os.path.isfile(place):
-            return Frame(shard.source, member, 0, None, error=f"{told}, which is no file")
+            return Frame(shard.source, member, 0, None, error=f"{said}, which is not a file")
         image = files.cat_file(place, start=0, end=most + 1)
     except Exception as error:
         gone = isinstance(error, FileNotFoundError)
-        reason = f"{told}, and there is no such file" if gone else f"{told}: {unread(error, shard)}"
+        reason = f"{said}, and there is no such file" if gone else f"{said}: {unread(error, shard)}"
         return Frame(shard.source, member, 0, None, error=reason, **blame(shard, error))
     if len(image) > most:
         return Frame(shard.source, member, 0, None, error=too_long(len(image), reading))

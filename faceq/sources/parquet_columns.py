@@ -1,4 +1,4 @@
-"""Which column of a Parquet file holds the images, by type, name and bytes, and how to get at one."""
+"""Find the image column of a Parquet file by type, name and content, and extract images from its values."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -8,13 +8,13 @@ import pyarrow as pa
 from faceq.sources.sniff import ENOUGH, kind_of_bytes
 
 IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes", "content", "data")
-"""Names by which the image column of a Parquet shard is known, where several columns could be it."""
+"""Names that identify the image column if several columns could contain images, in order of precedence."""
 
 KEY_COLUMNS = ("key", "id", "path")
-"""The first of these that a Parquet shard has names its frames; else the row number does."""
+"""Columns with the names of frames. The first one that a file has is used, or else the row number."""
 
 PROBED = 64
-"""First rows whose bytes tell which column holds images, where names do not."""
+"""Number of first rows whose content is checked to find the image column if names are not enough."""
 
 _LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
 _BINARY = (
@@ -29,8 +29,8 @@ _LIST_SCALARS = (pa.ListScalar, pa.LargeListScalar, pa.FixedSizeListScalar)
 class Content(NamedTuple):
     """What a row has in its image column.
 
-    image: the bytes, as Arrow holds them. path: the file that has them, where the row has none. images: in a
-    list.
+    image: the encoded bytes. path: the file that contains the image, if the row has no bytes. images: number
+    of images, if the value is a list.
     """
 
     image: pa.Buffer | bytes | None = None
@@ -39,8 +39,11 @@ class Content(NamedTuple):
 
 
 def could_hold_images(kind: pa.DataType) -> bool:
-    """Whether values of this type may be encoded images: bytes, also as a list of them, alone or in lists,
-    and Hugging Face's struct of `bytes` and `path`."""
+    """Whether values of this type may be encoded images.
+
+    That is the case for binary values, lists of bytes, Hugging Face's struct of `bytes` and `path`, and lists
+    of any of these.
+    """
     if isinstance(kind, pa.BaseExtensionType):
         return could_hold_images(kind.storage_type)
     if pa.types.is_dictionary(kind):
@@ -54,7 +57,7 @@ def could_hold_images(kind: pa.DataType) -> bool:
 
 
 def is_plain(kind: pa.DataType) -> bool:
-    """Whether an array of this type has each of its values in memory, also repeated ones."""
+    """Whether an array of this type stores every value separately in memory, even repeated ones."""
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
@@ -63,16 +66,17 @@ def _is_byte(kind: pa.DataType) -> bool:
 
 
 def named(schema: pa.Schema) -> str | None:
-    """The image column, if types and names are enough to tell; None if bytes must.
+    """The image column, if types and names are enough to find it; None if the content must be checked.
 
     Raises:
-        pa.ArrowInvalid: no column can be it.
+        pa.ArrowInvalid: no column can contain images.
     """
     candidates = [field.name for field in schema if could_hold_images(field.type)]
     known = [name for name in IMAGE_COLUMNS if name in candidates]
     if len(known) == 1:
         return known[0]
-    # What is called `image` and holds text is what the owner means; other bytes there are something else.
+    # If a column called `image` contains text, it is the one that was meant: other binary columns are not
+    # images.
     others = [name for name in IMAGE_COLUMNS[:2] if name in schema.names and name not in candidates]
     if not candidates or (others and not known):
         raise pa.ArrowInvalid(_no_column(schema, others))
@@ -82,7 +86,7 @@ def named(schema: pa.Schema) -> str | None:
 def _no_column(schema: pa.Schema, named: list[str]) -> str:
     columns = ", ".join(f"{field.name} ({_short(field.type)})" for field in schema) or "none"
     listed = columns if len(columns) < 120 else f"{columns[:117]}…"
-    said = f"no binary column with images among {listed}"
+    said = f"no binary column with images: the columns are {listed}"
     text = [
         name
         for name in schema.names
@@ -91,10 +95,10 @@ def _no_column(schema: pa.Schema, named: list[str]) -> str:
     ]
     if text:
         return (
-            f"{said}: `{text[0]}` is text: if it holds paths, name the files in a manifest (--manifest); "
-            "else store the encoded images themselves, in a binary column `image`"
+            f"{said}: `{text[0]}` is text: if it contains paths, list the files in a manifest (--manifest); "
+            "otherwise store the encoded images themselves in a binary column `image`"
         )
-    return f"{said}: call the one with the encoded images `image`"
+    return f"{said}: store the encoded images in a binary column `image`"
 
 
 def _short(kind: pa.DataType) -> str:
@@ -103,13 +107,13 @@ def _short(kind: pa.DataType) -> str:
 
 
 def by_bytes(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> str:
-    """The image column by what its first values are.
+    """Find the image column by its first values.
 
     Args:
-        batches: of all columns that could be it, as long as more are wanted.
+        batches: rows of all columns that could contain images; they are consumed until PROBED rows are seen.
 
     Raises:
-        pa.ArrowInvalid: no column holds images, or several do and none of them has a known name.
+        pa.ArrowInvalid: no column contains images, or several do and none of them has a known name.
     """
     candidates = [field.name for field in schema if could_hold_images(field.type)]
     starts: dict[str, list[bytes]] = {name: [] for name in candidates}
@@ -126,19 +130,19 @@ def by_bytes(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> str:
     if len(images) == 1 or known:
         return known[0] if known else images[0]
     if images:
-        which = f"several columns with images ({', '.join(images)})"
+        which = f"several columns contain images ({', '.join(images)})"
     elif len(candidates) == 1:
-        which = f"one binary column ({candidates[0]}), whose first values are no images,"
+        which = f"the first values of the only binary column ({candidates[0]}) are not images"
     else:
-        which = f"several binary columns ({', '.join(candidates)}), whose first values are no images,"
+        which = f"the first values of all binary columns ({', '.join(candidates)}) are not images"
     raise pa.ArrowInvalid(
-        f"{which} among {', '.join(schema.names)}: call the one with the encoded images `image`"
+        f"{which}; the columns are {', '.join(schema.names)}: rename the column to read to `image`"
     )
 
 
 def content_of(value: pa.Scalar) -> Content:
-    """What one value of a column that `could_hold_images` is."""
-    if isinstance(value, _PLAIN):  # first: nearly all are
+    """The image or path in one value of a column for which `could_hold_images` is true."""
+    if isinstance(value, _PLAIN):  # checked first because it is by far the most frequent case
         return Content(value.as_buffer())
     if isinstance(value, pa.StructScalar) and value.is_valid:
         found = content_of(value["bytes"])

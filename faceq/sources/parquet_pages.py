@@ -1,6 +1,6 @@
-"""A Parquet file whose pages are looked at before they are unpacked: a few bytes of one can mean gigabytes.
+"""Check the pages of a Parquet file before Arrow unpacks them: a few bytes can unpack to gigabytes.
 
-A page's header tells what it takes in memory; the footer, which need not be true, tells it of none.
+A page's header states its unpacked size. The footer does not state it for single pages, and it may be wrong.
 """
 
 import os
@@ -17,20 +17,20 @@ _TAIL = 64 << 10
 _DICTIONARY_PAGE = 2
 _DELTA_BYTE_ARRAY = 7
 LEVELS = 16
-"""Bytes that Arrow takes for one value in a list, beside those of the value."""
+"""Bytes that Arrow takes for one value in a list, in addition to the value itself."""
 
 _COPIES = 8
-"""Times that Arrow may hold a page's bytes, where they are one value. Measured: 7."""
+"""Maximum number of copies of a page that Arrow keeps if the page is a single value. Measured: 7."""
 
 _USUAL_RATIO = 10
-"""Bytes that a packed one may become, however many they are: pages of 1,024 large images have gigabytes."""
+"""Compression ratio that is always accepted: a page of 1,024 large images legitimately has gigabytes."""
 
 BYTES_OF_FOOTER = 64
-"""Bytes that one of a footer may become in memory. Measured: 8, of row groups with one column."""
+"""Maximum bytes in memory per byte of a footer. Measured: 8, for row groups with one column."""
 
 
 class FewerRowsError(FaceqError):
-    """A batch of so many rows might be larger than is allowed; one of `rows` is not."""
+    """A batch might exceed the limit; a batch of `rows` rows does not."""
 
     def __init__(self, rows: int):
         super().__init__(rows)
@@ -38,15 +38,16 @@ class FewerRowsError(FaceqError):
 
 
 class GuardedFile:
-    """What Arrow reads a Parquet file from. Reading raises ValueError before more is unpacked than
-    `source_memory` allows.
+    """The file object from which Arrow reads a Parquet file. `read` raises ValueError before Arrow unpacks
+    more than `source_memory` allows.
 
     Args:
         stream: the file.
-        source_memory: bytes that one page may come to, or the repeats of a value in one batch, or a footer.
+        source_memory: maximum bytes of one page, of the repetitions of a value in one batch, and of the
+            footer.
 
     Raises:
-        UnsupportedError: it is something else than a Parquet file.
+        UnsupportedError: it is not a Parquet file.
         ValueError: its footer is too large.
     """
 
@@ -73,28 +74,33 @@ class GuardedFile:
             what = foreign(self._stream.read(ENOUGH), "a Parquet file")
             if what:
                 raise UnsupportedError(f"this is {what}")
-            return 0  # cut off: Arrow says so
+            return 0  # the file is cut off: Arrow reports it
         size = int.from_bytes(end[:4], "little")
         if min(size, self._size) * BYTES_OF_FOOTER > self._most:
             raise ValueError(
-                f"a footer of {size} bytes is more than limits.source_memory={self._most} allows"
+                f"its footer of {size} bytes needs more memory than limits.source_memory={self._most} allows"
             )
         return size
 
     def watch(self, rows: int, value_bytes: int) -> None:
-        """From now on columns of a row group are read, in batches of `rows`; `value_bytes`: that one value of
-        a list takes at most, 0 if no column is a list."""
-        # Where a column begins Arrow's metadata tell, but they end the process where they are damaged.
+        """Start checking pages: from now on Arrow reads the columns of a row group.
+
+        Args:
+            rows: rows per batch.
+            value_bytes: maximum bytes of one value in a list; 0 if no column is a list.
+        """
+        # Column offsets are detected here: Arrow's metadata have them, but reading damaged metadata can crash
+        # the process.
         self._chunks = []
         self._new_chunk = (rows, self._most, value_bytes)
 
     def batch_is_out(self) -> None:
-        """What was read of lists is no longer in memory."""
+        """Tell the guard that the last batch, with its lists, is no longer in memory."""
         for chunk in self._chunks:
             chunk.values = 0
 
     def read(self, size: int = -1) -> bytes:
-        """As a file's."""
+        """Like `read` of a file."""
         at = self._at
         if size < 0:
             size = self._size - at
@@ -110,28 +116,29 @@ class GuardedFile:
             if chunk is None:
                 chunk = _Chunk(at, *self._new_chunk)
                 self._chunks.append(chunk)
-            chunk.look_at(at, data)
+            chunk.check(at, data)
         return data
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """As a file's."""
+        """Like `seek` of a file."""
         self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
         return self._at
 
     def tell(self) -> int:
-        """As a file's."""
+        """Like `tell` of a file."""
         return self._at
 
     def close(self) -> None:
-        """Nothing: whoever opened the stream closes it."""
+        """Do nothing: whoever opened the stream closes it."""
 
 
 @dataclass
 class _Chunk:
-    """A column of a row group, read from front to back.
+    """A column of a row group, which Arrow reads from front to back.
 
-    at: where its next page's header begins, of which `begun` has been read. value_bytes: of one value in a
-    list; 0 if there is none. values: of lists, since the last batch.
+    at: offset of the next page header. begun: the part of that header that was read so far. rows: rows per
+    batch. most: maximum bytes in memory. value_bytes: maximum bytes of one value in a list; 0 if the column
+    is not a list. values: number of values in lists since the last batch.
     """
 
     at: int
@@ -143,11 +150,11 @@ class _Chunk:
 
     @property
     def missing(self) -> int:
-        """The first byte that has not been read of what is to be looked at."""
+        """Offset of the first byte of the next page header that has not been read."""
         return self.at + len(self.begun)
 
-    def look_at(self, at: int, data: bytes) -> None:
-        """`data`, with what is missing, was read at `at`: check the pages whose headers end in it."""
+    def check(self, at: int, data: bytes) -> None:
+        """Check the pages whose headers end in `data`. It was read at offset `at` and contains `missing`."""
         known = memoryview(self.begun + data[self.missing - at :] if self.begun else data)
         first = self.at if self.begun else at
         while self.at < first + len(known):
@@ -157,18 +164,18 @@ class _Chunk:
                 self.begun = bytes(known[self.at - first :])
                 return
             except ValueError:
-                self.at = first + len(known)  # no page: Arrow says so, if it wanted one
+                self.at = first + len(known)  # not a page: Arrow reports it if it expects one
                 break
-            self._check(header)
+            self._check_page(header)
             self.at = first + size + max(0, header.get(3, 0))
         self.begun = b""
 
-    def _check(self, header: dict[int, Any]) -> None:
+    def _check_page(self, header: dict[int, Any]) -> None:
         unpacked, packed = header.get(2, 0), header.get(3, 0)
         if _COPIES * (unpacked - _USUAL_RATIO * packed) > self.most:
             raise ValueError(
-                f"a page of {packed} bytes unpacks to {unpacked}, of which Arrow may hold {_COPIES} copies: "
-                f"more than limits.source_memory={self.most}"
+                f"a page of {packed} bytes unpacks to {unpacked} bytes, of which Arrow may keep {_COPIES} "
+                f"copies: that is more than limits.source_memory={self.most}"
             )
         page = header.get(5) or header.get(8) or {}
         encoding = page.get(4 if 8 in header else 2)
@@ -178,15 +185,15 @@ class _Chunk:
         self.values += page.get(1, 0)
         if self.values * self.value_bytes > self.most:
             raise ValueError(
-                f"a row's list with {self.values} values or more takes more memory than "
+                f"a list of at least {self.values} values in one row takes more memory than "
                 f"limits.source_memory={self.most} allows"
             )
 
 
 def _struct(data: memoryview, at: int, depth: int = 0) -> tuple[dict[int, Any], int]:
-    """A struct in Thrift's compact protocol, by field ids, and where it ends.
+    """Parse a struct in Thrift's compact protocol. Returns its values by field id, and the offset of its end.
 
-    Raises IndexError where the data end before, ValueError where there is none.
+    Raises IndexError if the data end too early, ValueError if they are not such a struct.
     """
     fields: dict[int, Any] = {}
     field = 0
@@ -218,7 +225,7 @@ def _value(data: memoryview, at: int, kind: int, depth: int) -> tuple[Any, int]:
         return None, at + size
     if kind == 12:
         return _struct(data, at, depth + 1)
-    raise ValueError("no field of a page's header")
+    raise ValueError("not a field of a page header")
 
 
 def _number(data: memoryview, at: int) -> tuple[int, int]:
@@ -236,4 +243,4 @@ def _varint(data: memoryview, at: int) -> tuple[int, int]:
         if byte < 128:
             return number, at
         if shift > 63:
-            raise ValueError("a number too long")
+            raise ValueError("number too long")

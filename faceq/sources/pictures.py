@@ -1,4 +1,4 @@
-"""Single pictures as sources, fetched several at a time."""
+"""Reader for single image files, fetched several at a time."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -15,20 +15,20 @@ from faceq.storage.filesystem import READ_AHEAD, filesystem, is_remote
 from faceq.table.schema import frame_id
 
 AT_ONCE = 16
-"""Pictures that are fetched by one call."""
+"""Number of images that are fetched in one call."""
 
 Read = Callable[[Shard, Reading], Iterator[Frame]]
 
 
 def read_pictures(shards: list[Shard], reading: Reading, read_other: Read) -> Iterator[Frame]:
-    """One frame for each picture, in their order.
+    """Yield one frame for each image, in order.
 
     Args:
-        shards: pictures by their names, or for want of a known one.
-        reading: how.
-        read_other: reads a shard that its bytes say to be of another kind.
+        shards: files with an image's extension, or with an unknown one.
+        reading: how to read them.
+        read_other: reads a shard whose content turns out to be of another kind.
     """
-    # Pictures of several inputs may stand in one task, some local and some on S3.
+    # One task may contain images from several inputs, some local and some on S3.
     for _, same in itertools.groupby(shards, key=lambda shard: is_remote(shard.source)):
         together = list(same)
         is_done = [frame_id(shard.source, None, 0) in reading.done for shard in together]
@@ -47,9 +47,10 @@ def read_pictures(shards: list[Shard], reading: Reading, read_other: Read) -> It
 
 
 def _fetch(shards: list[Shard], reading: Reading) -> list[Any]:
-    """The bytes of each picture, or the first ones of what is too long; an exception where there are none."""
-    # An end, which no picture that is wanted reaches: without one s3fs asks for the size first, two requests
-    # a picture. What may be long and no picture is not taken into memory before its first bytes are seen.
+    """The bytes of each image (only the first ones if it is too long), or an exception if reading failed."""
+    # Always pass an end, beyond the largest accepted image: without one, s3fs first asks for the size, which
+    # makes two requests per image. A file that may be long and not an image is loaded only after a look at
+    # its first bytes.
     most = reading.limits.frame_bytes + 1
     ends = [
         most if shard.known and shard.size is not None and shard.size < most else min(most, READ_AHEAD)
@@ -59,7 +60,7 @@ def _fetch(shards: list[Shard], reading: Reading) -> list[Any]:
     longer = [
         number
         for number, (shard, end) in enumerate(zip(shards, ends, strict=True))
-        if end < most and (shard.size or 0) < most and _goes_on(shard, contents[number], end)
+        if end < most and (shard.size or 0) < most and _has_more(shard, contents[number], end)
     ]
     rest = _ranges([shards[number] for number in longer], [most] * len(longer), reading)
     for number, content in zip(longer, rest, strict=True):
@@ -67,8 +68,8 @@ def _fetch(shards: list[Shard], reading: Reading) -> list[Any]:
     return contents
 
 
-def _goes_on(shard: Shard, content: bytes | Exception, end: int) -> bool:
-    """Whether a file of which the first bytes were read is a picture, and may be longer."""
+def _has_more(shard: Shard, content: bytes | Exception, end: int) -> bool:
+    """Whether a file whose first bytes were read is an image and may be longer than these bytes."""
     if isinstance(content, Exception) or len(content) < end:
         return False
     kind = kind_of_bytes(content[:ENOUGH])
@@ -76,7 +77,7 @@ def _goes_on(shard: Shard, content: bytes | Exception, end: int) -> bool:
 
 
 def _ranges(shards: list[Shard], ends: list[int], reading: Reading) -> list[Any]:
-    """The first bytes of each, up to an end. One call, so that a store answers for all of them at once."""
+    """The first bytes of each shard, up to its `end`. One call for all, so that requests run in parallel."""
     if not shards:
         return []
     paths = [shard.path for shard in shards]
@@ -94,7 +95,7 @@ def _first_bytes(path: str, end: int) -> bytes | Exception:
 
 
 def _frame(shard: Shard, content: bytes | Exception, is_picture: bool, reading: Reading) -> Iterator[Frame]:
-    """The frame of a picture; none where nothing says that the file is one."""
+    """The frame of an image; nothing if neither the file's name nor its content is that of an image."""
     if isinstance(content, Exception):
         fault = fault_of(content)
         if fault is None or fault.kind != "empty":

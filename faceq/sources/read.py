@@ -1,4 +1,4 @@
-"""All frames of some shards, whatever their kinds."""
+"""Read all frames of a list of shards, whatever their kinds."""
 
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -16,11 +16,12 @@ from faceq.table.finished_shards import Finished
 from faceq.table.schema import frame_id, wrap_int64
 
 _READERS = {"tar": read_tar, "parquet": read_parquet, "video": read_video}
+_KINDS = {"picture": "an image", "tar": "a tar", "parquet": "a Parquet file", "video": "a video"}
 
 
 @dataclass(frozen=True)
 class ReadSettings:
-    """How an input is read: where S3 is, which frames of a video count, what one source may take, and whether
+    """How an input is read: S3 settings, which frames of a video to take, limits per source, and whether
     files without a known extension are read."""
 
     s3: S3Settings
@@ -38,16 +39,16 @@ def read_shards(
     findings: Findings | None = None,
     any_name: bool = False,
 ) -> Iterator[Frame]:
-    """The frames of some shards, in order. Once a file is opened its bytes decide what it is, not its name.
+    """Yield the frames of the shards, in order. A file's content decides its type, not its name.
 
     Args:
         shards: what to read.
         s3: settings of the file system.
-        done: ids of frames that need no reading; they come as frames without bytes, marked `done`.
-        sampling: which frames of a video are frames of the input.
-        limits: what one frame or source may take; the defaults if None.
-        findings: what is met beside frames is noted there.
-        any_name: members of tars without a known ending are read, too, where their bytes are an image.
+        done: ids of frames that need not be read; they are yielded without bytes and marked `done`.
+        sampling: which frames of a video to take.
+        limits: limits on one frame or source; the defaults if None.
+        findings: collects what the readers report besides frames.
+        any_name: also read tar members without a known extension if their content is an image.
     """
     findings = Findings() if findings is None else findings
     reading = Reading(s3, done, sampling, limits or Limits(), findings, any_name)
@@ -64,8 +65,10 @@ def read_shards(
 
 
 def _read(shard: Shard, reading: Reading) -> Iterator[Frame]:
-    """The frames of a tar, a Parquet file or a video, or of what has the name of one; at its end it counts as
-    finished, unless the storage failed on the way."""
+    """The frames of one shard with several frames (a tar, a Parquet file or a video by name or content).
+
+    A shard that was read to its end is recorded as finished, unless the storage failed on the way.
+    """
     frames = ids = 0
     failed, reading.failed, reading.version = False, False, None
     for frame in _frames(shard, reading):
@@ -88,31 +91,36 @@ def _frames(shard: Shard, reading: Reading) -> Iterator[Frame]:
         else:
             yield from _READERS[other.kind](shard, reading)
     if named not in (None, shard.kind):
-        reading.findings.notes.append(f"{shard.source}: a {shard.kind} by its bytes, and read as one")
+        reading.findings.notes.append(
+            f"{shard.source}: read as {_KINDS[shard.kind]}: its content does not match its extension"
+        )
 
 
 def read_again(sources: Iterable[str], wanted: Container[int], s3: S3Settings) -> Iterator[Frame]:
-    """Frames that a table has rows of, read from their sources once more.
+    """Read frames that are in a table from their sources again.
 
     Args:
-        sources: those that hold the frames, as the table names them.
-        wanted: ids of the frames; others in the same sources are passed over.
+        sources: the sources of the frames, as named in the table.
+        wanted: ids of the frames; other frames of the same sources are skipped.
         s3: settings of the file system.
     """
-    # Not listed: for a hundred thousand pictures on S3 that would take hours. What is gone is an error.
+    # The sources are not listed: for a hundred thousand images on S3 that would take hours. A missing source
+    # becomes a frame with an error.
     shards = [_holding_more(shard_from_table(source), wanted) for source in sources]
     return (frame for frame in read_shards(shards, s3, done=_AllBut(wanted)) if not frame.done)
 
 
 def _holding_more(shard: Shard, wanted: Container[int]) -> Shard:
-    """A picture of which other frames are wanted than its only one holds more, whatever its name says: a
-    video, or what the bytes say when it is opened as one."""
+    """The shard as a video if its name is an image's but frames beyond frame 0 are wanted.
+
+    Such a file contains several frames, whatever its name. Opened as a video, its content decides its kind.
+    """
     is_more = shard.kind == "picture" and frame_id(shard.source, None, 0) not in wanted
     return replace(shard, kind="video") if is_more else shard
 
 
 class _AllBut:
-    """All ids but these."""
+    """Contains every id except the given ones."""
 
     def __init__(self, ids: Container[int]):
         self._ids = ids

@@ -1,4 +1,4 @@
-"""What the readers of all kinds of sources share: what they are told, what they find, and how they fail."""
+"""What the readers of all kinds of sources share: their parameters, their findings and their errors."""
 
 import gzip
 import io
@@ -30,16 +30,16 @@ from faceq.table.schema import BREAK, frame_id
 EVERY_FRAME = Video()
 
 DEFLATE_RATIO = 1032
-"""Bytes, at most, that gzip and ZIP can make of one."""
+"""Maximum compression ratio of gzip and ZIP."""
 
 
 @dataclass
 class Findings:
-    """What readers met beside frames.
+    """What readers report besides frames.
 
-    passed_over: files or members that hold no frames, by their ending. notes: what a person should know of a
-    source though nothing in it is broken, one line each, beginning with the source's name. finished: the
-    sources with several frames that were read to their ends.
+    passed_over: number of files or members that contain no frames, by extension. notes: remarks about a
+    source that is not damaged, one line each, starting with the source's name. finished: the sources with
+    several frames that were read to their end.
     """
 
     passed_over: Counter[str] = field(default_factory=Counter)
@@ -47,7 +47,7 @@ class Findings:
     finished: list[Finished] = field(default_factory=list)
 
     def pass_over(self, name: str) -> None:
-        """Count a file or member that holds no frames."""
+        """Count a file or member that contains no frames."""
         self.passed_over[ending_of(name)] += 1
 
 
@@ -55,11 +55,11 @@ class Findings:
 class Reading:
     """How sources are read.
 
-    done: ids of frames that need no reading; they come as frames without bytes, marked `done`. sampling:
-    which frames of a video are frames of the input. limits: what one frame or source may take. findings: what
-    the readers meet beside frames is noted there. any_name: what has no known ending is read, too, where its
-    bytes are an image. version: of the source that was opened last (see `Finished`), None where that is not
-    known. failed: the last source broke off for a reason that may be gone the next time.
+    done: ids of frames that need not be read; they are yielded without bytes and marked `done`. sampling:
+    which frames of a video to take. limits: limits on one frame or source. findings: collects what the
+    readers report besides frames. any_name: also read files without a known extension if their content is an
+    image. version: version of the source that was opened last (see `Finished`), None if unknown. failed:
+    reading the last source failed for a reason that may be temporary.
     """
 
     s3: S3Settings
@@ -73,16 +73,16 @@ class Reading:
 
 
 class UnsupportedError(FaceqError):
-    """A source that is whole, and not what it should be; the message says what it is and what to do."""
+    """A source that is intact but of an unsupported format; the message says which, and what to do."""
 
 
 class Expansion:
-    """Counts what a source's frames take beyond its own bytes: a repeated value in a Parquet file and a hole
-    in a tar take none there.
+    """Limits the total size of a source's frames, because a small file can expand to an enormous one:
+    repeated values in a Parquet file and holes in a sparse tar member take no space.
 
     Args:
         stream: the source; it is at its start afterwards.
-        limits: `source_memory` is granted to every source, however small.
+        limits: every source may expand to `source_memory` bytes, however small it is.
     """
 
     def __init__(self, stream: BinaryIO, limits: Limits):
@@ -92,17 +92,17 @@ class Expansion:
         self._left = max(self._memory, DEFLATE_RATIO * self._size)
 
     def add(self, count: int) -> None:
-        """Raises ValueError where it is more than any compressor of files would make of so many bytes."""
+        """Add `count` bytes. Raises ValueError if the total exceeds what any compressor of files achieves."""
         self._left -= count
         if self._left < 0:
             raise ValueError(
-                f"its frames take more than {DEFLATE_RATIO} times the {self._size} bytes of the file, "
-                f"and more than limits.source_memory={self._memory}"
+                f"its frames expand to more than {DEFLATE_RATIO} times the {self._size} bytes of the file, "
+                f"and to more than limits.source_memory={self._memory}"
             )
 
 
 class OtherKindError(FaceqError):
-    """A shard's bytes say that it is of another kind than its name says."""
+    """A shard's content is of another kind than its name suggests."""
 
     def __init__(self, kind: Kind):
         super().__init__(kind)
@@ -110,26 +110,27 @@ class OtherKindError(FaceqError):
 
 
 def read_as(limits: Limits, any_name: bool) -> str:
-    """What decides, beside the job's record, which frames a shard gives: a newer faceq may read more, too."""
+    """Everything, besides the job's record, that determines which frames are read from a shard, as JSON. The
+    version of faceq is included because a newer one may read more."""
     return json.dumps({"faceq": __version__, "any_name": any_name, "limits": limits.model_dump()})
 
 
 def tag_of(details: dict[str, Any]) -> str | None:
-    """The ETag of an object by what s3fs knows of it. Some stores put it into quotes in one answer only."""
+    """The ETag of an object from its s3fs details. Some stores quote it in some of their responses only."""
     tag = details.get("ETag")
     return tag.strip('"') if tag else None
 
 
 def version_of(file: os.stat_result) -> str:
-    """Which version of a local file this is."""
+    """A text that changes when a local file changes: its size and modification time."""
     return f"{file.st_size} bytes at {file.st_mtime_ns} ns"
 
 
 def open_shard(shard: Shard, reading: Reading) -> BinaryIO:
-    """The shard, opened to be read from front to back; `reading.version` is its version then.
+    """Open the shard for reading from front to back, and set `reading.version` to its version.
 
     Raises:
-        OtherKindError: its bytes are those of another kind of source; `break_of` lets it through to who
+        OtherKindError: its content is of another kind. `break_of` passes this error on to the caller that
             chose the reader.
     """
     if not is_remote(shard.source):
@@ -140,7 +141,7 @@ def open_shard(shard: Shard, reading: Reading) -> BinaryIO:
             stream = files.open(shard.path, "rb", block_size=READ_AHEAD, cache_type="readahead")
         except OSError as error:
             said = detailed_error(error, files, shard.path)
-            raise said from said.__cause__  # which holds S3's answer
+            raise said from said.__cause__  # the cause contains S3's response
     try:
         kind = _kind_of_stream(stream, shard)
         if kind not in (None, shard.kind):
@@ -155,16 +156,19 @@ def open_shard(shard: Shard, reading: Reading) -> BinaryIO:
 
 def _version_of_stream(stream: Any, shard: Shard) -> str | None:
     if is_remote(shard.source):
-        return tag_of(stream.details)  # s3fs has asked before it opened the object
+        return tag_of(stream.details)  # no request: s3fs has fetched them before it opened the object
     return version_of(os.fstat(stream.fileno()))
 
 
 _FOOTER = 64 << 10
-"""What Arrow reads first of a Parquet file: its last bytes."""
+"""Number of last bytes that Arrow reads first from a Parquet file."""
 
 
 def _kind_of_stream(stream: BinaryIO, shard: Shard) -> Kind | None:
-    """What it is by its bytes. Those that its reader asks for first are read, lest a store is asked twice."""
+    """The kind of the shard's content.
+
+    To save a request, this reads the bytes that the shard's reader needs first anyway.
+    """
     if shard.kind == "parquet" and is_remote(shard.source):
         end = stream.seek(0, io.SEEK_END)
         stream.seek(max(0, end - _FOOTER))
@@ -175,7 +179,7 @@ def _kind_of_stream(stream: BinaryIO, shard: Shard) -> Kind | None:
 
 
 def break_of(shard: Shard, error: Exception, where: str, reading: Reading) -> Frame:
-    """The frame that stands for a source, or the rest of one, that cannot be read."""
+    """The frame that represents a source, or the rest of one, that cannot be read."""
     if isinstance(error, OtherKindError):
         raise error
     reading.failed = is_storage_error(error) or isinstance(error, MemoryError)
@@ -184,9 +188,9 @@ def break_of(shard: Shard, error: Exception, where: str, reading: Reading) -> Fr
     if is_storage_error(error):
         what = unread(error, shard)
     elif isinstance(error, video.DamagedError | UnsupportedError | SpecialFileError | ChangedError):
-        what = str(error)  # some of what comes after damage may have been read
+        what = str(error)  # not "the rest is not read": frames after the damage may have been read
     else:
-        what = f"broken {where}: {_reason(error)}: what comes after it is not read"
+        what = f"broken {where}: {_reason(error)}: the rest is not read"
     return Frame(shard.source, None, BREAK, None, error=what, **blame(shard, error))
 
 
@@ -198,7 +202,7 @@ def blame(shard: Shard, error: Exception) -> dict[str, bool]:
 
 
 def unread(error: Exception, shard: Shard) -> str:
-    """Why the storage gave nothing, for people."""
+    """Why the storage returned nothing, as text for the row's `error`."""
     fault = fault_of(error)
     if isinstance(error, SpecialFileError | ChangedError):
         return str(error)
@@ -207,24 +211,24 @@ def unread(error: Exception, shard: Shard) -> str:
     if fault.kind != "missing":
         return fault.text
     if not is_remote(shard.source) and os.path.islink(shard.path):
-        return "gone: it is a link to nothing"
-    return "gone: it was there when the input was listed" if shard.seen else f"not found: {fault.text}"
+        return "gone: it is a broken symbolic link"
+    return "gone: it existed when the input was listed" if shard.seen else f"not found: {fault.text}"
 
 
 _PUZZLING = (LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, struct.error)
-"""What parsers raise where bytes contradict each other, in words for programmers."""
+"""Errors that parsers raise for inconsistent bytes; their messages only make sense to programmers."""
 
 
 def _reason(error: BaseException) -> str:
-    """The error's own words on one line, its type where it has none."""
+    """The error's message on one line; its type if it has none."""
     if isinstance(error, _PUZZLING) and not isinstance(error, pa.ArrowException):
         return f"its structure is damaged ({type(error).__name__})"
     if isinstance(error, gzip.BadGzipFile) and "Not a gzipped file" in str(error):
-        return "bytes that are not gzip follow"
+        return "the next bytes are not gzip data"
     return one_line(error)
 
 
 def too_long(size: int, reading: Reading) -> str:
-    """Why a frame of so many encoded bytes is not read."""
+    """Why a frame of `size` encoded bytes is not read."""
     most = reading.limits.frame_bytes
     return f"{size} bytes are more than limits.frame_bytes={most}: make the image smaller or raise the limit"

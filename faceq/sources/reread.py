@@ -1,4 +1,4 @@
-"""The frames of a table's rows, read from their sources once more."""
+"""Read the frames of a table's rows from their sources again."""
 
 from collections.abc import Iterator
 
@@ -10,21 +10,20 @@ from faceq.storage.settings import S3Settings
 from faceq.table.schema import BREAK, frame_id
 
 COLUMNS = ("frame_id", "source", "member", "frame_index", "timestamp_s")
-"""What of a row says where its frame is."""
+"""The columns that locate a row's frame."""
 
 
 def frames_of(rows: pa.Table, s3: S3Settings) -> Iterator[tuple[int, Frame]]:
-    """Each row's frame, in the order in which the sources give them.
+    """Yield each row's frame, in the order in which they are read.
 
-    A source is read no further than the last frame that is wanted of it; single pictures are read
-    several at a time.
+    A source is read only up to the last frame that is needed. Single images are read several at a time.
 
     Args:
-        rows: with COLUMNS; no breaks. Rows of one source need not stand together.
+        rows: a table with COLUMNS, without rows for breaks. Rows of one source need not be adjacent.
         s3: settings of the file system.
 
     Yields:
-        The row's number, and its frame; one that cannot be had any more has no image, but an error.
+        The row's number and its frame. A frame that can no longer be read has an error and no image.
     """
     row_of = {row["frame_id"]: (number, row) for number, row in enumerate(rows.select(COLUMNS).to_pylist())}
     together: dict[str, set[int]] = {}
@@ -36,7 +35,7 @@ def frames_of(rows: pa.Table, s3: S3Settings) -> Iterator[tuple[int, Frame]]:
     for reading in [together, *readings] if together else readings:
         missing = set().union(*reading.values())
         breaks = {frame_id(source, None, BREAK) for source in reading}
-        reason = "it is not there any more"
+        reason = "it no longer exists in its source"
         for frame in read_again(reading, missing | breaks, s3):
             if frame.id in missing:
                 missing.discard(frame.id)

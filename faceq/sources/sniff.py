@@ -1,4 +1,4 @@
-"""What a file is by its first bytes. People rename, cameras and download tools misname."""
+"""Detect the type of a file from its first bytes, because file names are often wrong."""
 
 import re
 import zlib
@@ -6,24 +6,24 @@ import zlib
 from faceq.sources.listing import Kind
 
 ENOUGH = 512
-"""First bytes of a file that tell what it is: a tar's header is so long."""
+"""Number of first bytes needed to detect a file's type: the length of a tar header."""
 
 _PICTURES = re.compile(
     rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|RIFF....WEBP|II[*+]\0|MM\0[*+]"
-    # A bitmap says how long its second header is.
+    # A BMP states the length of its second header.
     rb"|BM............[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0"
     rb"|P[1-6][ \t\r\n#]"
-    # Not decoded: each has a row that says so.
+    # These are not decoded: their rows say so.
     rb"|....ftyp(?:hei[cmsx]|hev[cmsx]|mif1|msf1|avi[fs]|crx )"
     rb"|\0\0\0\x0c(?:jP  |JXL )|\xff\x4f\xff\x51|\xff\x0a",
     re.DOTALL,
 )
 _VIDEOS = re.compile(
-    # MP4, and QuickTime before it had a type
+    # MP4, and old QuickTime files without `ftyp`
     rb"....(?:ftyp|moov|mdat)|\0\0..(?:wide|free|skip|pnot)"
     # Matroska and WebM; AVI; Flash; Windows Media; Ogg; MPEG's program and elementary streams
     rb"|\x1aE\xdf\xa3|RIFF....AVI |FLV\x01|\x30\x26\xb2\x75\x8e\x66\xcf\x11|OggS|\0\0\x01[\xba\xb3]"
-    # MPEG's transport stream: packets of 188 bytes, or of 192 with a time before each
+    # MPEG transport stream: packets of 188 bytes, or of 192 bytes with a timestamp in front
     rb"|(?:.{4})?G.{187}(?:.{4})?G.{187}(?:.{4})?G",
     re.DOTALL,
 )
@@ -31,8 +31,8 @@ _TAR_MAGIC = slice(257, 262)
 
 
 def kind_of_bytes(head: bytes) -> Kind | None:
-    """What a file is, by its first bytes (ENOUGH of them, or all); None where they do not tell."""
-    # Before all others: a tar begins with the name of its first member, whatever that is.
+    """The kind of a file, from its first ENOUGH bytes (or all of them); None if it is unknown."""
+    # Check for a tar first: it begins with the name of its first member, which can be anything.
     if head[_TAR_MAGIC] == b"ustar":
         return "tar"
     if head.startswith(b"\x1f\x8b"):
@@ -45,7 +45,7 @@ def kind_of_bytes(head: bytes) -> Kind | None:
 
 
 def _unpacked(head: bytes) -> bytes:
-    """The first bytes of what a gzip file holds."""
+    """The first bytes of a gzip file's content; empty if the file is damaged."""
     try:
         return zlib.decompressobj(wbits=31).decompress(head, ENOUGH)
     except zlib.error:

@@ -1,4 +1,4 @@
-"""WebDataset tars, plain or gzipped, as streams of frames: no shard is ever held whole in memory."""
+"""Reader for WebDataset tars, plain or gzipped. It streams: a shard is never loaded as a whole."""
 
 import contextlib
 import gzip
@@ -28,7 +28,7 @@ _GZIP = b"\x1f\x8b"
 
 
 def read_tar(shard: Shard, reading: Reading) -> Iterator[Frame]:
-    """The frames of one shard, in its order."""
+    """Yield the frames of one tar, in its order."""
     names = Names(shard.source)
     offset = 0
     packed = False
@@ -36,7 +36,7 @@ def read_tar(shard: Shard, reading: Reading) -> Iterator[Frame]:
         with contextlib.ExitStack() as stack:
             stream = stack.enter_context(open_shard(shard, reading))
             expansion = Expansion(stream, reading.limits)
-            # Its content decides, not its ending: people rename, and download tools unpack or do not.
+            # The content decides, not the extension: files get renamed, and some download tools unpack them.
             packed = stream.read(len(_GZIP)) == _GZIP
             stream.seek(0)
             if packed:
@@ -58,12 +58,12 @@ def _archive_in(stream: BinaryIO, reading: Reading) -> Archive:
     try:
         return Archive(stream, reading)
     except tarfile.ReadError as error:
-        with contextlib.suppress(EOFError, zlib.error):  # of gzip; they are what `error` tells
+        with contextlib.suppress(EOFError, zlib.error):  # from gzip: `error` is about the same damage
             stream.seek(0)
             what = foreign(stream.read(ENOUGH), "a tar")
             if what:
                 raise UnsupportedError(f"this is {what}") from None
-        raise tarfile.ReadError(f"it does not open as a tar ({error})") from None
+        raise tarfile.ReadError(f"it is not a valid tar ({error})") from None
 
 
 def _tar_frame(
@@ -74,7 +74,7 @@ def _tar_frame(
     expansion: Expansion,
     reading: Reading,
 ) -> Frame | None:
-    """The frame in a member; None if there is none."""
+    """The frame in a member; None if the member is not an image."""
     if posixpath.basename(member.name).startswith("."):
         return None
     if not _is_picture(archive, member, reading):
@@ -103,4 +103,4 @@ def _no_file(member: Member) -> str:
     what = member.no_file
     if what == "a link":
         what = f"a link to {printable(member.linkname)}"
-    return f"{what}, not a picture: pack the shard with its content"
+    return f"{what}, not an image: store the image itself in the tar"

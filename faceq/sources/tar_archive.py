@@ -1,4 +1,4 @@
-"""Tar archives read from front to back: tarfile, with bounds and with the dialects that it misreads."""
+"""Stream tar archives with tarfile, adding limits and support for dialects that tarfile misreads."""
 
 import tarfile
 from typing import BinaryIO, cast
@@ -19,28 +19,28 @@ _USED = (b"path", b"linkpath", b"size")
 _SPARSE = b"GNU.sparse."
 
 HEADERS_IN_MEMORY = 1024
-"""Headers of a tar, such as long names, that fit into `limits.source_memory`: one takes up to 40 times its
-bytes while it is taken apart, and its name is a column of a batch's rows."""
+"""Number of headers of the maximum size, such as long names, that fit into `limits.source_memory`. Parsing a
+header takes up to 40 times its size, and its name is stored in each row of a batch."""
 
-MOST_PADDING = 4 << 20
-"""Zero bytes that may follow an archive. tar fills up to 10 KiB, with a large blocking factor (-b) to a few
-MiB. More of them are a copy that is not finished, which would otherwise look like a shorter archive."""
+MAX_PADDING = 4 << 20
+"""Maximum number of zero bytes after an archive. tar pads to 10 KiB, or to a few MiB with a large blocking
+factor (-b). More zeros mean an unfinished copy, which would otherwise look like a shorter archive."""
 
 
 class Archive(tarfile.TarFile):
-    """A tar of which nothing is kept but what is being read.
+    """A tar archive that is read member by member. Only the current member is in memory.
 
-    Names are those that GNU tar extracts. Archives that were joined by `cat` are read to their end, which
-    also brings gzip to its checksum.
+    Members have the names under which GNU tar extracts them. Archives that were concatenated with `cat` are
+    read to their end. Reading to the end also makes gzip verify its checksum.
 
-    fault: why there are no further members, if the archive did not end as it should.
+    fault: why there are no further members, if the archive did not end properly.
 
     Args:
-        stream: gives the archive; only read, and sought forward.
-        reading: its limits hold for headers.
+        stream: the archive; it is only read, and only sought forward.
+        reading: its limits apply to headers.
 
     Raises:
-        tarfile.ReadError: the first bytes are no member.
+        tarfile.ReadError: the first bytes are not a member.
     """
 
     def __init__(self, stream: BinaryIO, reading: Reading):
@@ -49,27 +49,31 @@ class Archive(tarfile.TarFile):
         super().__init__(fileobj=stream, tarinfo=Member, encoding="utf-8")
 
     def next_member(self) -> "Member | None":
-        """The next file, link or device; directories and labels are passed over."""
+        """The next file, link or device, or None; directories and labels are skipped."""
         while True:
             info = cast("Member | None", self.next())
-            # tarfile remembers all that it has seen: a leak on large shards.
+            # tarfile keeps a list of all members, which would be a memory leak on large shards.
             self.members.clear()  # type: ignore[attr-defined]
             if info is None or info.type not in (*_DIRECTORIES, *_NO_FILES):
                 return info
 
     def check_header(self, size: int) -> None:
-        """tarfile reads a header whole, and a gzipped one of any size takes no room in a shard."""
+        """Raises tarfile.HeaderError if a header is too large.
+
+        tarfile loads a header as a whole, and gzip can compress a huge header to almost nothing.
+        """
         if size * HEADERS_IN_MEMORY > self.source_memory:
             raise tarfile.HeaderError(
-                f"a header of {size} bytes, which is more than a thousandth of "
+                f"a header of {size} bytes is larger than 1/{HEADERS_IN_MEMORY} of "
                 f"limits.source_memory={self.source_memory}"
             )
 
 
 class Member(tarfile.TarInfo):
-    """One member. `size` is that of the file, `stored` that of what the archive holds of it.
+    """One member. `size` is the size of the file, `stored` the number of bytes that the archive contains.
 
-    stretches: of a sparse file, (offset, bytes) of each one that is stored; between them are zeros.
+    stretches: (offset, bytes) of each stored stretch of a sparse file; between them are zeros. None for other
+    files.
     """
 
     stored = 0
@@ -78,24 +82,24 @@ class Member(tarfile.TarInfo):
 
     @property
     def no_file(self) -> str | None:
-        """What this is, if it is not a file with its content."""
+        """What the member is, if it is not a file with content."""
         if self.type in _LINKS:
             return "a link"
         if self.type in _DEVICES:
             return "a device or pipe"
-        return "the rest of a file from the volume before (tar -M)" if self.type == _CONTINUED else None
+        return "the rest of a file from the previous volume (tar -M)" if self.type == _CONTINUED else None
 
     def start(self, archive: Archive, most: int) -> bytes:
-        """The file's first bytes, up to `most`; none of a sparse file. To be called before `read`."""
+        """The first bytes of the file, at most `most`; empty for a sparse file. Call it before `read`."""
         if self.stretches is None:
             self._start = _exactly(archive, min(most, self.size))
         return self._start
 
     def read(self, archive: Archive) -> bytes:
-        """The file's bytes: only once, and before the next member is asked for.
+        """The file's bytes. Call this only once, and before the next `next_member`.
 
         Raises:
-            tarfile.ReadError: the archive ends before.
+            tarfile.ReadError: the archive ends early.
         """
         if self.stretches is not None:
             return self._spread(archive)
@@ -107,24 +111,27 @@ class Member(tarfile.TarInfo):
         for offset, count in self.stretches or ():
             left -= count
             if count < 0 or offset < end or offset + count > self.size or left < 0:
-                raise tarfile.ReadError("a sparse map that contradicts its file's size")
+                raise tarfile.ReadError("a sparse map contradicts the size of its file")
             end = offset + count
             whole[offset:end] = _exactly(archive, count)
         return bytes(whole)
 
     @classmethod
     def fromtarfile(cls, tarfile_: tarfile.TarFile) -> "Member":
-        """tarfile ends quietly at a header that it cannot read, and at the first end-of-archive mark; this
-        notes the one on the archive, and reads on after the other."""
+        """Read the next header from an archive.
+
+        tarfile stops silently at a header that it cannot read and at the first end-of-archive marker. This
+        method records the unreadable header in `archive.fault`, and continues after the marker.
+        """
         archive = cast(Archive, tarfile_)
         stream = cast(BinaryIO, archive.fileobj)
         start, ended = stream.tell(), False
         while (block := stream.read(tarfile.BLOCKSIZE)) and not block.strip(b"\0"):
             ended = True
-            if stream.tell() - start > MOST_PADDING:
+            if stream.tell() - start > MAX_PADDING:
                 archive.fault = (
-                    f"more than {MOST_PADDING >> 20} MiB of zero bytes where a member should be, as an "
-                    "unfinished copy leaves them: copy the file again"
+                    f"more than {MAX_PADDING >> 20} MiB of zero bytes instead of a member, probably an "
+                    "unfinished copy: copy the file again"
                 )
                 raise tarfile.InvalidHeaderError(archive.fault)  # type: ignore[attr-defined]
         if not block and ended:
@@ -134,20 +141,20 @@ class Member(tarfile.TarInfo):
             member.offset = stream.tell() - tarfile.BLOCKSIZE
             return member._proc_member(archive)
         except tarfile.EmptyHeaderError:  # type: ignore[attr-defined]
-            archive.fault = "no end-of-archive mark: cut off, or its writer was stopped"
+            archive.fault = "no end-of-archive marker: the file is cut off, or its writer was stopped"
             raise
         except tarfile.HeaderError as error:
-            archive.fault = "no tar follows the end-of-archive mark" if ended else str(error)
+            archive.fault = "no tar follows the end-of-archive marker" if ended else str(error)
             raise
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "Member":
-        """512 bytes of a header."""
+        """Parse a header of 512 bytes."""
         member = super().frombuf(buf, encoding, errors)
         if member.size < 0:
             raise tarfile.InvalidHeaderError("a negative size")  # type: ignore[attr-defined]
         if buf[257:265] == _GNU or not buf.startswith(b"ustar", 257):
-            # In GNU tar's own layout other fields stand where ustar has the front part of long names.
+            # Where ustar has the prefix of a long name, GNU tar's own layout has other fields.
             name = bytes(buf[:100]).split(b"\0", 1)[0].decode(encoding, errors)
             member.name = name.rstrip("/") if member.isdir() else name
         member.stored = member.size
@@ -159,7 +166,8 @@ class Member(tarfile.TarInfo):
         return super()._proc_member(archive)  # type: ignore[misc]
 
     def _proc_sparse(self, archive: Archive) -> "Member":
-        """GNU tar's old layout: the first of the map in the header, the others in blocks after it."""
+        """Read a sparse map in GNU tar's old layout. It starts in the header and continues in extra
+        blocks."""
         stream = cast(BinaryIO, archive.fileobj)
         found, more, self.size = self._sparse_structs  # type: ignore[attr-defined]
         size = 0
@@ -181,8 +189,10 @@ class Member(tarfile.TarInfo):
         return self
 
     def _proc_pax(self, archive: Archive) -> "Member":
-        """An extended header, of which only what decides a member's name and data is used; a global one has
-        nothing of that. tarfile's own reading takes time by the square of its bytes (CVE-2024-6232)."""
+        """Read an extended (pax) header, but only the records that determine a member's name and data.
+
+        A global header has no such records. tarfile's own parser takes quadratic time (CVE-2024-6232).
+        """
         stream = cast(BinaryIO, archive.fileobj)
         header = stream.read(self._block(self.size))[: self.size]  # type: ignore[attr-defined]
         try:
@@ -195,7 +205,7 @@ class Member(tarfile.TarInfo):
         return member
 
     def _apply(self, records: list[tuple[str, str]], archive: Archive) -> None:
-        """What an extended header says of this member."""
+        """Apply the records of an extended header to this member."""
         values = {name: value for name, value in records if value}
         self.name = values.get("GNU.sparse.name", values.get("path", self.name))
         self.linkname = values.get("linkpath", self.linkname)
@@ -224,7 +234,8 @@ class Member(tarfile.TarInfo):
         return [(offset, count) for offset, count in zip(numbers[::2], numbers[1::2], strict=True) if count]
 
     def _map_before_data(self, archive: Archive) -> list[int]:
-        """One number a line, how many pairs there are in the first, up to the end of a block."""
+        """Read a sparse map that precedes the data: one number per line, first the number of pairs, padded to
+        a full block."""
         stream = cast(BinaryIO, archive.fileobj)
         blocks: list[bytes] = []
         lines, wanted = 0, 1
@@ -249,14 +260,14 @@ def _exactly(archive: Archive, size: int) -> bytes:
 
 
 def _number(text: str | bytes) -> int:
-    """A number of a header, which cannot be negative."""
+    """Parse a number in a header. It cannot be negative."""
     if not text.isdigit() or len(text) > 20:
         raise tarfile.InvalidHeaderError("bad number in an extended header")  # type: ignore[attr-defined]
     return int(text)
 
 
 def _pax_records(header: bytes) -> list[tuple[str, str]]:
-    """Names and values of those records ("LENGTH NAME=VALUE\\n") that decide a member's name and data."""
+    """Names and values of the records ("LENGTH NAME=VALUE\\n") that determine a member's name and data."""
     found = []
     at = 0
     while at < len(header) and header[at]:

@@ -1,4 +1,4 @@
-"""The models that a job's settings choose, and what is known of them."""
+"""Resolve the models that a job's settings choose."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,11 +17,12 @@ Role = Literal["detector", "recogniser", "landmarks", "quality"]
 
 @dataclass(frozen=True)
 class ChosenModels:
-    """The models of a job, resolved once and passed on to the stages, also to those on other machines.
+    """The models of a job, resolved once and passed to the stages on all machines.
 
-    preset: the names of the models, with those that replace the preset's. replaced: the roles of the latter.
-    known: the zoo's entries, or the user's files, in the order of `preset.models()`. recogniser: what its
-    file does not say. quality_scale: the best score on the quality checkpoint's own scale, None if unknown.
+    preset: the names of the models, after replacements. replaced: the roles whose models replace those of the
+    preset. known: entries of the model zoo, or the user's files, in the order of `preset.models()`.
+    recogniser: information about the recogniser that its file does not contain. quality_scale: the best score
+    on the quality checkpoint's own scale, None if unknown.
     """
 
     preset: Preset
@@ -33,26 +34,30 @@ class ChosenModels:
     options: FetchOptions
 
     def path(self, role: Role) -> Path:
-        """A verified copy of the model's file on this machine; raises as `faceq.models.fetch.fetch`."""
+        """A verified copy of the model's file on this machine. Raises like `faceq.models.fetch.fetch`."""
         return fetch(getattr(self.preset, role), self.options)
 
     def fetch_all(self) -> None:
-        """Fetch what is missing on this machine, before anything depends on it."""
+        """Fetch all models that are missing on this machine."""
         for name in self.preset.models():
             fetch(name, self.options)
 
     def accept_terms(self) -> dict[str, str]:
-        """Ensure that all licences are accepted; the models that require it, with their licences.
+        """Check that all licences that must be accepted are accepted.
 
-        Raises LicenceError if one is not accepted.
+        Returns:
+            The models with such a licence, and their licences.
+
+        Raises:
+            LicenceError: one of them is not accepted.
         """
         for name in self.preset.models():
             accept_terms(name, self.options.accept)
         return {model.name: model.licence for model in self.known if model.terms}
 
     def digests(self) -> dict[str, str]:
-        """The whole SHA-256 of each model. Of those whose publisher states its first digits only, the file is
-        fetched for it."""
+        """The full SHA-256 of each model. If the publisher states only its first digits, the file is fetched
+        to compute it."""
         return {
             model.name: model.sha256
             if len(model.sha256) == zoo.HEX_DIGITS
@@ -62,14 +67,14 @@ class ChosenModels:
 
 
 def fetch_options(config: Config) -> FetchOptions:
-    """How these settings have models fetched."""
+    """The options for fetching models in these settings."""
     return FetchOptions(config.accept_licence, config.model_mirrors, config.s3)
 
 
 def choose(config: Config) -> ChosenModels:
-    """What these settings choose. Nothing is fetched.
+    """Resolve the models of these settings, without fetching them.
 
-    Raises UsageError for a file that is missing, ModelError for a recogniser that is none.
+    Raises UsageError if a file is missing, ModelError if the recogniser's model is not a recogniser.
     """
     preset = config.chosen
     known = tuple(zoo.find(name) for name in preset.models())
@@ -89,10 +94,10 @@ def choose(config: Config) -> ChosenModels:
 
 
 def comparison_record(config: Config, models: ChosenModels) -> dict[str, Any]:
-    """What decides which rows there are, and their values, as JSON.
+    """Everything that determines which rows there are, and their values, as JSON.
 
-    Kept with every table and compared before a rerun. Whoever adds a key here gives it a place in
-    `faceq.table.comparable.WHEN_UNNAMED`, too.
+    It is stored with every table and compared before a rerun. If you add a key here, also add it to
+    `faceq.table.comparable.EARLIER_DEFAULTS`.
     """
     digests = models.digests()
     return {

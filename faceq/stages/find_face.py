@@ -1,7 +1,7 @@
-"""The first stage of the job (the others: `faceq.stages.scores`): where the face is, and its pixels cut out.
+"""The first stage of the job: find the face and crop it. The other stages are in `faceq.stages.scores`.
 
-It runs on every CPU of a cluster, in processes that come and go: it does without torch, whose import costs
-more than all of its models.
+It runs on every CPU of a cluster, in short-lived processes. It does not use torch, whose import takes longer
+than loading all of its models.
 """
 
 import numpy as np
@@ -20,18 +20,18 @@ from faceq.table.schema import pending, scatter_column
 
 BOX_ENLARGEMENT = 1.5
 MESH_ENLARGEMENT = 1.68
-"""Side of the crop that quality is judged on, over that of the detector's box, and of the square around the
-mesh's points: the same size of crop, at the median of CelebA's faces."""
+"""Side of the quality crop, relative to the side of the detector's box, and relative to the square around
+FaceMesh's points. Both give the same crop size for the median CelebA face."""
 
 
 class FindFace:
-    """Decode a frame, find the face that is scored, measure its landmarks, pose and outline, cut it out.
+    """Decode a frame, find the face that is scored, compute its landmarks, pose and outline, and crop it.
 
-    In: image (encoded bytes). Out: status, error, width … roll, mask_coverage, dhash, and for the frames that
-    go on `aligned` (112x112 RGB, for the recogniser), `crop` (RGB, `crop_side` wide and high: the face
-    upright; of FRAME_REGIONS the whole frame, blacked out) and `outline` (of the face, as far as it
-    lies in the frame: (N, 2) float32 in crop pixels), for the quality stage. One stage for all of it, so that
-    a frame's pixels never leave the process: only crops do.
+    In: image (encoded bytes). Out: status, error, width … roll, mask_coverage, dhash. Frames with a face also
+    get `aligned` (112x112 RGB, for the recogniser), and for the quality stage `crop` (RGB, `crop_side` wide
+    and high: the upright face or, for FRAME_REGIONS, the whole frame, blacked out) and `outline` (the part of
+    the face's outline inside the frame, (N, 2) float32 in crop pixels). All of this is one stage, so that
+    only crops, and never a frame's pixels, leave the process.
     """
 
     def __init__(self, config: Config, models: ChosenModels):
@@ -76,7 +76,7 @@ class FindFace:
         else:
             matrix = quality_matrix(found)
             crop = geometry.crop(picture, matrix)
-            # Beyond the frame's edge the crop mirrors the frame, which is not the face.
+            # Outside the frame the crop contains mirrored pixels: exclude them from the outline.
             corners = geometry.from_frame(geometry.frame_corners(width, height), matrix)
             edge = geometry.clipped(geometry.from_frame(outline, matrix), corners)
         aligned = geometry.align(picture, face.landmarks)
@@ -98,12 +98,12 @@ class FindFace:
         if self._preset.pose == "five":
             return {}
         pose = geometry.head_pose_pnp(dense.points[list(dense.pose)], width, height)
-        # Without a fit the five landmarks' pose stays: whatever has a face has a pose.
+        # Without a fit, keep the pose from the five landmarks, so that every face has a pose.
         return dict(zip(("yaw", "pitch", "roll"), pose, strict=True)) if pose else {}
 
 
 def crop_side(config: Config) -> int:
-    """Pixels that the crops which FindFace makes are wide and high."""
+    """Side of the crops made by FindFace, in pixels."""
     return region.FRAME_SIDE if config.quality_region in FRAME_REGIONS else geometry.CROP_SIZE
 
 
@@ -115,10 +115,10 @@ _FACE_COLUMNS = (
 
 
 def quality_matrix(found: Found) -> np.ndarray:
-    """Map (2, 3) from the frame to the upright crop that quality is judged on.
+    """The map (2, 3) from the frame to the upright crop for the quality score.
 
-    By the mesh where it gives landmarks, so that the crop does not depend on what surrounds the face; else by
-    the detector's box.
+    The crop is based on FaceMesh's points, so that it does not depend on the background; if the landmark
+    model does not give the five landmarks, it is based on the detector's box.
     """
     face = found.face
     angle = geometry.eye_angle(face.landmarks)

@@ -1,4 +1,4 @@
-"""What the stages ask for, and which of their pools run on the GPUs that are there."""
+"""The resources that the stages request, and the assignment of their pools to the available GPUs."""
 
 from dataclasses import dataclass
 
@@ -6,14 +6,15 @@ from faceq.config import HALF_A_GPU, Config, Pool, Stage
 
 MINI_BATCH_ON_GPU = 64
 BATCH_ON_GPU = 4 * MINI_BATCH_ON_GPU
-"""Frames that a pool shows its model and takes at a time, where a GPU is found for it and nothing is set.
-The defaults, 8 of 32, are for CPUs: with them a GPU waits for its host. Frames that fell out leave gaps in
-a batch, so it is several mini-batches long."""
+"""Default mini-batch and batch size of a pool on a GPU, in frames. The CPU defaults, mini-batches of 8 in
+batches of 32, would leave a GPU waiting for its host. Frames that were dropped in an earlier stage leave gaps
+in a batch, so it is several mini-batches long."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What one task or actor of a stage asks for; `count` of them must run at once for the job to go on."""
+    """The resources of one task or actor of a stage. For the job to make progress, `count` of them must run
+    at the same time."""
 
     stage: str
     count: int
@@ -22,7 +23,8 @@ class Request:
 
 
 def requests(config: Config) -> list[Request]:
-    """The least that has to run at once: each pool at its smallest, beside one task that feeds it."""
+    """The minimum that must run at the same time: each pool at its minimum size, and one task to feed
+    them."""
     pools: list[tuple[str, Stage]] = [("serfiq", config.serfiq), ("dbcnn", config.dbcnn)]
     feeding = max(config.read.num_cpus, config.find_face.num_cpus)
     if config.find_face.num_gpus:
@@ -32,10 +34,10 @@ def requests(config: Config) -> list[Request]:
 
 
 def on_gpus(config: Config, gpus: float) -> Config:
-    """The settings for a machine with this many GPUs that models can run on.
+    """Adapt the settings to a machine with this many usable GPUs.
 
-    Pools whose device is `auto` share what the others leave of the GPUs, with half a GPU at most for each
-    actor, and take batches to match; they stay on the CPU if nothing is left.
+    Pools whose device is `auto` share the GPUs that the other pools leave, with at most half a GPU for each
+    actor, and get matching batch sizes. They stay on the CPU if no GPU is left.
     """
     pools = {"serfiq": config.serfiq, "dbcnn": config.dbcnn}
     taken = sum(stage.min_size * stage.num_gpus for stage in (config.find_face, *pools.values()))
@@ -48,7 +50,7 @@ def on_gpus(config: Config, gpus: float) -> Config:
 
 
 def _on_gpu(pool: Pool, share: float) -> Pool:
-    """The pool with this share of a GPU for each actor, in batches of a GPU's size unless they are set."""
+    """The pool with this share of a GPU for each actor, and with batch sizes for GPUs unless they are set."""
     batch = pool.batch_size if "batch_size" in pool.model_fields_set else BATCH_ON_GPU
     mini_batch = pool.mini_batch if "mini_batch" in pool.model_fields_set else min(MINI_BATCH_ON_GPU, batch)
     return pool.model_copy(update={"num_gpus": share, "batch_size": batch, "mini_batch": mini_batch})

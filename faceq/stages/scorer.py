@@ -1,4 +1,4 @@
-"""Scoring in one process, without Ray: the same stages as the job, over a few pictures."""
+"""Score images in one process, without Ray, by the same stages as the job."""
 
 import io
 import os
@@ -27,7 +27,7 @@ from faceq.table.runs import new_run_id
 from faceq.table.schema import schema, to_result_rows
 
 AT_ONCE = 256
-"""Frames that are taken through the stages together, at most: they fill a card's mini-batches."""
+"""Maximum number of frames that go through the stages together: enough to fill the mini-batches of a GPU."""
 
 
 Picture = str | os.PathLike[str] | bytes | np.ndarray
@@ -35,11 +35,11 @@ Picture = str | os.PathLike[str] | bytes | np.ndarray
 
 
 class Scorer:
-    """Scores pictures in this process. It loads the models once; each call then scores some pictures.
+    """Scores images in this process. It loads the models once and can then be called many times.
 
-    Several threads may use one Scorer: it scores for one of them at a time, since the models already use the
-    CPUs that they are given (`serfiq.num_cpus`, `dbcnn.num_cpus`). torch's thread count and TensorFloat-32
-    switches are changed during a call only; other settings of the process stay as they are.
+    Several threads may share one Scorer. Their calls run one at a time, because the models already use all
+    the CPUs assigned to them (`serfiq.num_cpus`, `dbcnn.num_cpus`). torch's thread count and TensorFloat-32
+    switches are changed only during a call; other settings of the process are never changed.
 
     Args:
         preset: the set of models.
@@ -50,7 +50,7 @@ class Scorer:
         LicenceError: the licence of a model was not accepted.
         ModelError: a model cannot be downloaded.
 
-    Example:
+    Examples:
         >>> import faceq, skimage
         >>> scorer = faceq.Scorer(fiq_threshold=0)
         >>> scorer.score([skimage.data.astronaut()])["status"][0].as_py()
@@ -65,18 +65,18 @@ class Scorer:
         self._at_work = threading.Lock()
 
     def score(self, images: Iterable[Picture]) -> pa.Table:
-        """Score pictures.
+        """Score images.
 
         Args:
             images: local paths or `s3://` URIs, encoded bytes (JPEG, PNG, …), or RGB uint8 arrays (H, W, 3),
                 in any mixture.
 
         Returns:
-            One row per picture, in the order given, with the result table's columns. `source` is the absolute
-            path, the URI, or `image:<position>`. A picture that cannot be read has the status `unreadable`.
+            One row per image, in the given order, with the result table's columns. `source` is the absolute
+            path, the URI, or `image:<position>`. An image that cannot be read has the status `unreadable`.
 
         Raises:
-            UsageError: something that is none of the kinds above.
+            UsageError: an element of `images` is of another type.
         """
         run_id = new_run_id()
         parts = [self._columns.empty_table()]
@@ -90,9 +90,9 @@ class Scorer:
 
 
 def score_images(images: Iterable[Picture], preset: str = "embedded", **config: Any) -> pa.Table:
-    """Score pictures in this process, once.
+    """Score images in this process.
 
-    Each call loads the models. Pass all pictures in one call, or keep a `Scorer`.
+    Each call loads the models. Pass all images in one call, or create a `Scorer` and reuse it.
 
     Args:
         images: local paths or `s3://` URIs, encoded bytes (JPEG, PNG, …), or RGB uint8 arrays (H, W, 3),
@@ -101,14 +101,15 @@ def score_images(images: Iterable[Picture], preset: str = "embedded", **config: 
         config: other settings of `faceq.config.Config`, e.g. `fiq_threshold=0` to score every face.
 
     Returns:
-        One row per picture, in the order given, with the result table's columns. `source` is the
-        absolute path, the URI, or `image:<position>`. A picture that cannot be read has the status
-        `unreadable`.
+        One row per image, in the given order, with the result table's columns. `source` is the absolute path,
+        the URI, or `image:<position>`. An image that cannot be read has the status `unreadable`.
 
     Raises:
-        UsageError: an unknown preset or setting, or something that is none of the kinds above.
+        UsageError: an unknown preset or setting, or an element of `images` of another type.
+        LicenceError: the licence of a model was not accepted.
+        ModelError: a model cannot be downloaded.
 
-    Example:
+    Examples:
         >>> import faceq, skimage
         >>> table = faceq.score_images([skimage.data.astronaut()])
         >>> table["status"][0].as_py()
@@ -118,7 +119,7 @@ def score_images(images: Iterable[Picture], preset: str = "embedded", **config: 
 
 
 def stages_of(config: Config) -> list[Callable[[pa.Table], pa.Table]]:
-    """The stages of the job, loaded into this process, in their order; on its GPU where it has one."""
+    """Load the stages of the job into this process, in order. They use its GPU if it has one."""
     if device.missing() is None:
         config = on_gpus(config, 1)
     else:
@@ -130,7 +131,7 @@ def stages_of(config: Config) -> list[Callable[[pa.Table], pa.Table]]:
 def run_stages(
     frames: list[Frame], stages: Iterable[Callable[[pa.Table], pa.Table]], columns: pa.Schema, run_id: str
 ) -> pa.Table:
-    """The result rows of a few frames, in their order; `columns`: the result table's."""
+    """Run frames through the stages. Returns their result rows, in order, with the given columns."""
     table = to_table(frames)
     for stage in stages:
         table = stage(table)
@@ -150,7 +151,7 @@ def _frame(position: int, image: Any, s3: S3Settings) -> Frame:
         and image.shape[2] == 3
         and image.size
     ):
-        # As a lossless picture it takes the way that every other frame takes.
+        # Encode it losslessly, so that it goes through the same stages as every other frame.
         encoded = io.BytesIO()
         Image.fromarray(image).save(encoded, "PNG", compress_level=1)
         return Frame(name, None, 0, encoded.getvalue())

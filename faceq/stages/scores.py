@@ -1,10 +1,11 @@
-"""The stages of the job; the first one, FindFace, has a module of its own. Each is a plain class: `__init__`
-loads a model, `__call__` takes a table of frames and returns the same rows with more columns. None knows that
-it is distributed.
+"""The stages that score faces. The first stage of the job, FindFace, is in `faceq.stages.find_face`.
 
-A frame that falls out gets its `status`; its pixels go, the row flows on, and later stages leave it be.
-Models run on mini-batches of one fixed shape, padded, because a network may give other last bits for
-another batch size, and a row must not depend on the frames that came with it.
+Each stage is a plain class: `__init__` loads a model, `__call__` takes a table of frames and returns the same
+rows with more columns. Stages contain no code for distribution.
+
+A frame that is dropped gets its `status`. Its pixels are removed; its row passes through the later stages
+unchanged. Models run on padded mini-batches of one fixed shape. With another batch size the last bits of a
+result may differ, and a row must not depend on the other frames of its batch.
 """
 
 import contextlib
@@ -33,25 +34,27 @@ from faceq.stages.find_face import crop_side
 from faceq.table.schema import pending, pixels, scatter_column
 
 _PROBE_SIDE = 128
-"""Pixels of the pictures on which a checkpoint of one's own is tried before the job: it shows its scale on
-small ones, too."""
+"""Side, in pixels, of the test images for a user's quality checkpoint before the job. Small images are enough
+to detect its scale."""
 
 _ALIGNED_SHAPE = (geometry.ALIGNED_SIZE, geometry.ALIGNED_SIZE, 3)
 
 
 NO_FEATURES = (
-    "the recogniser gives no usable features for this face (they are zero or not finite): check its file, or "
-    "leave the frame out"
+    "the recogniser gives no usable features for this face (they are zero or not finite): check its model "
+    "file, or exclude the frame"
 )
-NO_QUALITY = "the quality network gives no finite score for this face: check its file, or leave the frame out"
+NO_QUALITY = (
+    "the quality network gives no finite score for this face: check its model file, or exclude the frame"
+)
 
 
 class ScoreFiq:
-    """SER-FIQ of the aligned face: in closed form, or by dropout passes.
+    """SER-FIQ of the aligned face, in closed form or by Monte Carlo dropout passes.
 
-    In: aligned. Out: serfiq_raw, serfiq, embedding_norm, and embedding if it is kept; the faces below
-    the threshold get their `status` and lose what the quality stage would need. A face for which the
-    recogniser gives no usable features becomes an unreadable row.
+    In: aligned. Out: serfiq_raw, serfiq, embedding_norm, and embedding if it is kept. Faces below the
+    threshold get the status `below_fiq`, and the inputs of the quality stage are removed. A face for which
+    the recogniser gives no usable features becomes an unreadable row.
     """
 
     def __init__(self, config: Config, models: ChosenModels):
@@ -66,7 +69,7 @@ class ScoreFiq:
         self._embeddings = config.embeddings
         self._threshold = np.float32(config.fiq_threshold)
         self._unmeasured = config.serfiq_passes is None and not known.closed_form_holds
-        # The first batch costs more than others (CUDA loads its kernels): an actor is ready after it.
+        # Warm up: the first batch takes longer than others (CUDA loads its kernels).
         with self._torch():
             self._distances(np.full((1, *_ALIGNED_SHAPE), 128, np.uint8))
 
@@ -79,7 +82,7 @@ class ScoreFiq:
         faces = pixels(batch, "aligned", rows, _ALIGNED_SHAPE)
         none = np.empty(0, np.float32), np.empty((0, 1), np.float32)
         distance, embedding = self._distances(faces) if len(faces) else none
-        good = serfiq.has_size(distance, embedding)
+        good = serfiq.is_valid(distance, embedding)
         batch = without_values(batch, rows[~good], NO_FEATURES)
         rows, faces, distance, embedding = rows[good], faces[good], distance[good], embedding[good]
         if self._unmeasured and len(faces):
@@ -93,7 +96,7 @@ class ScoreFiq:
         batch = scatter_column(batch, "embedding_norm", rows, norm)
         if self._embeddings:
             batch = scatter_column(batch, "embedding", rows, embedding / norm[:, None])
-        # The stored value decides, so that a later query draws the line at the same faces.
+        # Compare the stored (rounded) value, so that a later query separates the same faces.
         below = rows[score.astype(np.float32) < self._threshold]
         batch = scatter_column(batch, "status", below, ["below_fiq"] * len(below))
         for name in ("crop", "outline", "crop_map", "mask_coverage"):
@@ -101,23 +104,23 @@ class ScoreFiq:
         return batch.drop_columns(["aligned"])
 
     def _measure_gap(self, faces: np.ndarray) -> None:
-        """Warn where the closed form does not hold for this recogniser; no row depends on it."""
+        """Warn if the closed form is not valid for this recogniser. No row depends on the result."""
         gap = self._distances.gap(faces)
         if gap is not None and not abs(gap) <= GAP:
             self.warn(
-                f"serfiq: for this recogniser the closed form's distances are about {gap:+.0%} off those of "
-                "dropout passes: set serfiq_passes: 100 to draw passes, as published"
+                f"serfiq: for this recogniser the closed form's distances differ by about {gap:+.0%} from "
+                "those of Monte Carlo dropout: set serfiq_passes: 100 for Monte Carlo dropout, as published"
             )
 
     def warn(self, note: str) -> None:
-        """Tell the user what holds for all scores of this stage."""
+        """Show the user a warning about all scores of this stage."""
         logging.getLogger(__name__).warning("%s", note)
 
 
 class ScoreQuality:
-    """DB-CNN of the face, pooled inside the mask (or what `quality_region` says).
+    """DB-CNN of the face, pooled inside the mask (or in another region, see `quality_region`).
 
-    In: crop, outline. Out: dbcnn, and `status` scored. A face for which the network gives no finite score
+    In: crop, outline. Out: dbcnn, and the status `scored`. A face for which the network gives no finite score
     becomes an unreadable row.
     """
 
@@ -130,11 +133,11 @@ class ScoreQuality:
             check_cuda()
         self._region = config.quality_region
         self._name = models.preset.quality
-        # Making a network draws its first weights, by the host's random numbers.
+        # Creating a network draws random initial weights: keep the host's random state unchanged.
         with self._torch(), torch.random.fork_rng(devices=[]):
             self._network = scorer.load(models.path("quality"), device, models.quality_scale)
             self._scores_of = self._on_cuda(pool) if device == "cuda" else self._on_cpu(pool)
-            probes = scorer.probes(self._side)  # an actor is ready after them, as ScoreFiq's
+            probes = scorer.probes(self._side)  # also warms up the model, as in ScoreFiq
             self._check(self._rate(probes, np.ones(probes.shape[:3], np.float32)))
 
     def __call__(self, batch: pa.Table) -> pa.Table:
@@ -179,14 +182,13 @@ class ScoreQuality:
 
 @contextlib.contextmanager
 def _torch_settings(threads: int, device: str) -> Iterator[None]:
-    """What a stage asks of torch while it loads or runs a model; torch is as it was after the block."""
+    """Apply the stage's torch settings within a block, and restore the previous ones afterwards."""
     with limit_threads(threads), without_tf32() if device == "cuda" else contextlib.nullcontext():
         yield
 
 
 def without_values(batch: pa.Table, rows: np.ndarray, error: str) -> pa.Table:
-    """The batch with the frames at `rows` (int64) unreadable: of a frame that has no scores nothing is kept
-    but which one it is, and why."""
+    """Mark the frames at `rows` (int64) as unreadable. Only their identity and the error are kept."""
     if not len(rows):
         return batch
     for name in batch.column_names:
@@ -197,10 +199,11 @@ def without_values(batch: pa.Table, rows: np.ndarray, error: str) -> pa.Table:
 
 
 def check_own_models(config: Config, models: ChosenModels) -> None:
-    """Load what stands in the preset's models' places, so that a job with a wrong file stops before it
+    """Load the models that replace those of the preset, so that a wrong file is reported before the job
     starts.
 
-    Raises ModelFileError.
+    Raises:
+        ModelFileError: a file is not the model it should be.
     """
     if "detector" in models.replaced:
         detect.load(models.path("detector"), config.det_threshold)
@@ -218,7 +221,7 @@ def check_own_models(config: Config, models: ChosenModels) -> None:
 
 
 def masks_of(batch: pa.Table, rows: np.ndarray, side: int = geometry.CROP_SIZE) -> np.ndarray:
-    """(len(rows), side, side) float32, 1 inside the outlines that FindFace found."""
+    """(len(rows), side, side) float32: 1 inside the outlines from FindFace, 0 outside."""
     column = batch["outline"]
     outlines = [np.frombuffer(column[int(row)].as_buffer(), np.float32).reshape(-1, 2) for row in rows]
     return np.stack([geometry.polygon_mask(outline, side) for outline in outlines])

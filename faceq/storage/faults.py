@@ -1,7 +1,7 @@
-"""What a storage's error means: nothing there, no permission, an archived object, or an outage.
+"""Classify storage errors: missing object, no permission, archived object, or outage.
 
-s3fs turns some ninety codes of S3 into a few kinds of OSError (EINVAL alone stands for thirty-five), but
-keeps S3's answer as the cause: its code tells them apart.
+s3fs maps some ninety error codes of S3 to a few subclasses of OSError (EINVAL alone stands for thirty-five
+codes), but keeps the response of S3 as the cause. The code in that response tells the errors apart.
 """
 
 import errno
@@ -17,11 +17,11 @@ from faceq.storage.filesystem import answer_of, is_storage_error
 Kind = Literal["empty", "missing", "forbidden", "archived", "outage"]
 
 _EMPTY = {"InvalidRange", "416"}
-"""Every object but an empty one has a first byte."""
+"""Error codes of a request for the first byte of an empty object."""
 
 _MISSING = {"NoSuchKey", "NoSuchVersion", "404"}
 _ARCHIVED = "InvalidObjectState"
-_ELSEWHERE = {
+_WRONG_REGION = {
     *("PermanentRedirect", "TemporaryRedirect", "Redirect", "301", "307", "308"),
     *("AuthorizationHeaderMalformed", "IllegalLocationConstraintException"),
 }
@@ -39,62 +39,62 @@ _BUSY = {
 _ADVICE = (
     (_CREDENTIALS, "renew or correct the credentials"),
     (_CLOCK, "set this machine's clock"),
-    (_CHANGED, "the object was replaced while it was read: start the job again"),
+    (_CHANGED, "the object was replaced during the read: start the job again"),
     (_BUSY, "the storage is busy or down: try again later"),
 )
-_NAMED_WRONG = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
-"""Nothing can be read or written by such a name: another one has to be given."""
+_WRONG_NAME = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
+"""The path itself cannot be read or written: the user must give another one."""
 
-_ROOM = {errno.ENOSPC, errno.EDQUOT}
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 _NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError")
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A storage's error. text: what happened and what to do, for people, on one line."""
+    """A classified storage error. text: one line that says what happened and what to do about it."""
 
     kind: Kind
     text: str
 
 
 def failure(what: str, error: BaseException) -> FaceqError:
-    """The error to raise where the storage of what a command was given has failed.
+    """The error to raise when the storage of a command's input or output fails.
 
     Args:
         what: the place, and what could not be done there: `s3://b/t: cannot be written`.
-        error: as the storage raised it.
+        error: the error of the storage.
 
     Returns:
-        A UsageError where nothing can be there by that name, else a StorageError.
+        A UsageError if the path itself is wrong, otherwise a StorageError.
     """
-    inner = getattr(error, "error", None)  # of `folders.UnlistedError`, which names the folder itself
+    inner = getattr(error, "error", None)  # set by `folders.UnlistedError`, which names the folder itself
     cause = inner if isinstance(inner, Exception) else error
     number = cause.errno if isinstance(cause, OSError) else None
-    kind = UsageError if number in _NAMED_WRONG or isinstance(cause, FileNotFoundError) else StorageError
-    text = f"{what}: {_in_place(error)}"
-    if number in _ROOM:
-        text += ": make room, and run the same command again"
+    kind = UsageError if number in _WRONG_NAME or isinstance(cause, FileNotFoundError) else StorageError
+    text = f"{what}: {_reason_with_file(error)}"
+    if number in _DISK_FULL:
+        text += ": free some space, then run the same command again"
     else:
         advice = _advice(code_of(cause), cause)
         text += f": {advice}" if advice else ""
     return kind(text)
 
 
-def _in_place(error: BaseException) -> str:
-    """The storage's own words, and the file where it is a local one."""
+def _reason_with_file(error: BaseException) -> str:
+    """The message of the storage, preceded by the name of the local file or of the unlisted folder."""
     if inner := getattr(error, "error", None):
-        return f"{getattr(error, 'folder', '')}: {_in_place(inner)}"
-    said = reason_of(error)
+        return f"{getattr(error, 'folder', '')}: {_reason_with_file(inner)}"
+    reason = reason_of(error)
     name = error.filename if isinstance(error, OSError) else None
-    return f"{name}: {said}" if isinstance(name, str) and name not in said else said
+    return f"{name}: {reason}" if isinstance(name, str) and name not in reason else reason
 
 
 def fault_of(error: BaseException) -> Fault | None:
-    """What a storage's error means; None for an error that is not the storage's but of what it gave.
+    """Classify a storage error. None if the storage worked and the error is in the content.
 
-    empty: the object has no bytes. missing: nothing is there by that name. forbidden: this one may not be
-    read. archived: it must be restored first. outage: all else, such as expired credentials, a wrong region
-    or a storage that is down; it is likely to hold for other objects, too.
+    empty: the object has no bytes. missing: there is no object of that name. forbidden: this object may not
+    be read. archived: it must be restored first. outage: everything else, such as expired credentials, a
+    wrong region or a storage that is down; other objects probably cannot be read either.
     """
     if not is_storage_error(error):
         return None
@@ -106,8 +106,8 @@ def fault_of(error: BaseException) -> Fault | None:
     if code == _ARCHIVED:
         tier = _part(error, "StorageClass")
         where = f" in the storage class {tier}" if tier else ""
-        return Fault("archived", f"the object is archived{where}: restore it first, then try it again")
-    general = code in _CREDENTIALS | _CLOCK | _ELSEWHERE
+        return Fault("archived", f"the object is archived{where}: restore it, then try again")
+    general = code in _CREDENTIALS | _CLOCK | _WRONG_REGION
     denied = isinstance(error, PermissionError) and not general
     what = "access denied" if denied else "could not be read"
     advice = _advice(code, error)
@@ -118,27 +118,29 @@ def fault_of(error: BaseException) -> Fault | None:
 
 
 def code_of(error: BaseException) -> str:
-    """S3's code of an error, such as `NoSuchKey`, or the HTTP status of an answer without a body; "" where
-    the error is no answer of S3."""
+    """The S3 error code, such as `NoSuchKey`, or the HTTP status of a response without a body; "" if the
+    error does not come from a response of S3."""
     return _part(error, "Code")
 
 
 def detailed_error(error: Exception, files: fsspec.AbstractFileSystem, path: str) -> Exception:
-    """The error of a request to S3, or one that says more of the same object.
+    """The error of a request to S3, or a more detailed error for the same object.
 
-    Whether an object is there is asked by HEAD, and the answer is a bare status: 400 for an expired token.
+    A HEAD request, which checks whether an object exists, fails with a bare HTTP status: 400 for an expired
+    token. A GET request for the same object returns the error code too.
     """
     if not code_of(error).isdigit():
         return error
     try:
         files.cat_file(path, 0, 1)
-    except Exception as said:
-        return said if code_of(said) else error
+    except Exception as detailed:
+        return detailed if code_of(detailed) else error
     return error
 
 
 def reason_of(error: BaseException) -> str:
-    """The storage's own words on one line, with S3's code; the error's type where it has none."""
+    """The message of the storage on one line, with the S3 error code; the type of an error without a
+    message."""
     of_system = isinstance(error, OSError) and error.strerror
     text = one_line(error if of_system else _part(error, "Message") or error)
     code = code_of(error)
@@ -151,14 +153,14 @@ def _part(error: BaseException, name: str) -> str:
 
 
 def _advice(code: str, error: BaseException) -> str:
-    """What to do; "" where nobody knows."""
+    """What the user can do about an error; "" if there is no known advice."""
     advice = next((text for codes, text in _ADVICE if code in codes), "")
-    if code in _ELSEWHERE:
-        advice = _where_to_look(error)
+    if code in _WRONG_REGION:
+        advice = _region_advice(error)
     elif type(error).__name__ in _NO_CREDENTIALS:
         advice = "set credentials, or s3.anonymous for a public bucket"
     elif code.startswith("KMS.") or "kms:" in str(error).lower():
-        advice = "the object is encrypted: enable its KMS key, or ask for permission to decrypt by it"
+        advice = "the object is encrypted: enable its KMS key, or ask for permission to decrypt with it"
     elif not advice and isinstance(error, PermissionError):
         advice = "check permissions and credentials"
         if code:
@@ -166,8 +168,8 @@ def _advice(code: str, error: BaseException) -> str:
     return advice
 
 
-def _where_to_look(error: BaseException) -> str:
+def _region_advice(error: BaseException) -> str:
     headers = answer_of(error).get("ResponseMetadata", {}).get("HTTPHeaders", {})
     region = _part(error, "Region") or headers.get("x-amz-bucket-region")
-    there = f"the bucket is in {region}" if region else "the bucket is in another region or store"
-    return f"{there}: set s3.region (or AWS_REGION), or s3.endpoint_url"
+    location = f"the bucket is in {region}" if region else "the bucket is in another region or store"
+    return f"{location}: set s3.region (or AWS_REGION), or s3.endpoint_url"

@@ -1,4 +1,4 @@
-"""Local disks and S3 behind one interface: fsspec file systems, S3 by botocore's usual settings."""
+"""Local disks and S3 behind one interface: fsspec file systems. S3 uses the usual settings of botocore."""
 
 import contextlib
 import errno
@@ -19,21 +19,22 @@ from faceq.messages.masking import holds_secret
 from faceq.storage.settings import S3Settings
 
 ATTEMPTS = 6
-"""Requests to S3 for one answer. With the backoff of `standard`, 20 seconds at most between two, the last
-comes about 15 seconds after the first: an endpoint with a typing error is told before one loses patience."""
+"""Number of attempts for one request to S3. With the backoff of the mode `standard`, at most 20 seconds
+between two attempts, the last one starts about 15 seconds after the first. A mistyped endpoint is thus
+reported soon."""
 
 READ_AHEAD = 8 << 20
-"""Bytes of a request to S3 beyond those asked for, where a file is read from front to back."""
+"""Number of extra bytes to request from S3 when a file is read sequentially."""
 
 
 _Kind = type[Exception]
 
 
 def storage_errors() -> tuple[_Kind, _Kind, _Kind, _Kind]:
-    """What a storage that fails raises beside OSError.
+    """The exceptions other than OSError that a failing storage raises.
 
-    A function: `except` asks it only once something was raised, and who stays on local disks does not wait
-    for S3's libraries to be imported.
+    This is a function because `except` evaluates it only when an exception is raised: a program that uses
+    only local disks does not wait for the import of the S3 libraries.
     """
     import aiohttp  # noqa: PLC0415
     import botocore.exceptions  # noqa: PLC0415
@@ -42,28 +43,29 @@ def storage_errors() -> tuple[_Kind, _Kind, _Kind, _Kind]:
     return (
         botocore.exceptions.BotoCoreError,
         botocore.exceptions.ClientError,
-        # What s3fs gives up with: a body that ended too early (five times), an answer that is no XML.
+        # Raised by s3fs when it gives up: an incomplete body (after five attempts), a response that is not
+        # XML.
         aiohttp.ClientError,
         botocore.parsers.ResponseParserError,
     )
 
 
 def answer_of(error: BaseException) -> dict[str, Any]:
-    """S3's own answer to the request that an error comes from, as botocore gives it; empty without one.
+    """The response of S3 to the request that caused an error, as botocore returns it; empty if there is none.
 
-    s3fs turns an answer into an OSError and keeps the original as its cause.
+    s3fs converts an error response to an OSError and keeps the original error as its cause.
     """
-    seen: BaseException | None = error
-    while seen is not None:
-        answer = getattr(seen, "response", None)
+    current: BaseException | None = error
+    while current is not None:
+        answer = getattr(current, "response", None)
         if isinstance(answer, dict) and "Error" in answer:
             return answer
-        seen = seen.__cause__
+        current = current.__cause__
     return {}
 
 
 def is_storage_error(error: BaseException) -> bool:
-    """Whether the storage failed; for broken content pyarrow raises OSError, too, but without a number."""
+    """Whether the storage failed. For damaged content pyarrow also raises OSError, but without an errno."""
     if answer_of(error) or isinstance(error, storage_errors()):
         return True
     named = PermissionError | FileNotFoundError | ConnectionError | TimeoutError
@@ -75,14 +77,15 @@ def is_remote(uri: str) -> bool:
 
 
 def check_uri(uri: str) -> None:
-    """That a remote place is of a kind that can be read, and is named without what opens it: a table records
-    the names of its sources. Raises UsageError."""
+    """Check that a remote URI is an `s3://` URI without credentials: a table records the URIs of its sources.
+    Raises UsageError."""
     if not uri.startswith("s3://"):
-        hint = ": give the s3:// URI of a signed URL's object, and credentials" if holds_secret(uri) else ""
+        advice = ": for a signed URL, give the s3:// URI of its object, and credentials"
+        hint = advice if holds_secret(uri) else ""
         raise UsageError(f"{uri}: only local paths and s3:// are supported{hint}")
     if holds_secret(uri):
         raise UsageError(
-            f"{uri}: holds a key or a signature: name s3://BUCKET/KEY alone; credentials come from the AWS "
+            f"{uri}: contains a key or a signature: give only s3://BUCKET/KEY; credentials come from the AWS "
             "variables or a profile"
         )
 
@@ -90,19 +93,19 @@ def check_uri(uri: str) -> None:
 def filesystem(uri: str, s3: S3Settings) -> fsspec.AbstractFileSystem:
     """The file system of a local path or an `s3://` URI.
 
-    S3's endpoint, region and credentials come from the AWS variables and profiles, `s3` going before
-    them; with `s3.anonymous` no request is signed, with `s3.requester_pays` each says who pays. Retries and
-    their backoff are botocore's (AWS_MAX_ATTEMPTS, AWS_RETRY_MODE), and s3fs tries five times around those
-    where a connection breaks or a body ends too early.
+    Endpoint, region and credentials of S3 come from the AWS environment variables and profiles; `s3`
+    overrides them. With `s3.anonymous`, requests are not signed. With `s3.requester_pays`, every request
+    agrees to pay. Retries and their backoff are those of botocore (AWS_MAX_ATTEMPTS, AWS_RETRY_MODE). If a
+    connection breaks or a body is incomplete, s3fs makes up to five such attempts.
 
     Raises:
-        UsageError: another kind of URI, or one that holds keys.
+        UsageError: the URI is of another kind, or contains keys.
     """
     if not is_remote(uri):
         return AtomicLocalFileSystem()
     check_uri(uri)
     options: dict[str, Any] = {"endpoint_url": s3.endpoint_url, "profile": s3.profile}
-    # botocore itself reads AWS_DEFAULT_REGION only; the other SDKs, and people, say AWS_REGION.
+    # botocore reads only AWS_DEFAULT_REGION; the other SDKs, and most users, use AWS_REGION.
     region = s3.region or os.environ.get("AWS_REGION")
     if region:
         options["client_kwargs"] = {"region_name": region}
@@ -114,12 +117,13 @@ def filesystem(uri: str, s3: S3Settings) -> fsspec.AbstractFileSystem:
 
 
 def _retries(s3: S3Settings) -> dict[str, Any]:
-    """botocore's settings for retries, where no variable and no profile has others.
+    """Retry settings for botocore; environment variables and the profile override them.
 
-    Mode `standard`: unlike `legacy` it takes every broken connection for one to try again, and draws all
-    retries of a process from one quota, so that a store that is down is not asked for hours.
+    The mode is `standard`. Unlike `legacy`, it retries after every broken connection, and it takes all
+    retries of a process from one quota, so that faceq does not send requests for hours to a store that is
+    down.
     """
-    profile = _profile(s3.profile, *map(os.environ.get, _WHERE_PROFILES_ARE))
+    profile = _profile(s3.profile, *map(os.environ.get, _PROFILE_VARIABLES))
     retries: dict[str, Any] = {}
     if not (os.environ.get("AWS_RETRY_MODE") or profile.get("retry_mode")):
         retries["mode"] = "standard"
@@ -128,7 +132,7 @@ def _retries(s3: S3Settings) -> dict[str, Any]:
     return retries
 
 
-_WHERE_PROFILES_ARE = (
+_PROFILE_VARIABLES = (
     "AWS_PROFILE",
     "AWS_DEFAULT_PROFILE",
     "AWS_CONFIG_FILE",
@@ -138,60 +142,63 @@ _WHERE_PROFILES_ARE = (
 
 
 @functools.lru_cache
-def _profile(name: str | None, *where: str | None) -> Mapping[str, Any]:
-    """The settings of a profile, read once for each place that it may come from: a session of botocore takes
-    20 ms to make, and a job asks for a file system at every file.
+def _profile(name: str | None, *variables: str | None) -> Mapping[str, Any]:
+    """The settings of a profile. They are cached, because a botocore session takes 20 ms to create and a job
+    asks for a file system once per file.
 
     Args:
-        where: the variables that say where profiles are.
+        name: the name of the profile; None: the default profile.
+        variables: values of the environment variables that choose the profile. They are only the cache key.
     """
     import botocore.session  # noqa: PLC0415 - see `storage_errors`
 
     try:
         found: Mapping[str, Any] = botocore.session.Session(profile=name).get_scoped_config()
     except botocore.exceptions.BotoCoreError:
-        return {}  # whoever uses the file system is told of it
+        return {}  # the file system raises the error on first use
     return found
 
 
 def absolute(uri: str) -> str:
-    """The name by which a source or a table is recorded: an absolute local path, or the URI as it is.
+    """The name under which a source or a table is recorded: an absolute local path, or the unchanged URI.
 
-    Only in a `file://` URI, as `Path.as_uri` gives it, does `%20` stand for a space.
+    Percent-encoding, such as `%20` for a space, is decoded only in a `file://` URI, as `Path.as_uri` returns
+    it.
     """
     if is_remote(uri):
         return uri.rstrip("/")
     if uri.startswith("file://"):
         uri = unquote(uri.removeprefix("file://").removeprefix("localhost"), errors="surrogateescape")
     path = os.path.abspath(uri)
-    return path[1:] if path.startswith("//") else path  # POSIX lets two slashes be; here they are one
+    return path[1:] if path.startswith("//") else path  # abspath keeps two leading slashes, as POSIX demands
 
 
 def path_of(uri: str) -> str:
-    """What the URI's file system calls it: an absolute local path, or `bucket/key`."""
+    """The path in the file system of the URI: an absolute local path, or `bucket/key`."""
     return absolute(uri).removeprefix("s3://")
 
 
 def is_special(path: str) -> bool:
-    """Whether a pipe, a device or a folder has that name: a file cannot take its place."""
+    """Whether the path is a pipe, a device or a folder, which a file cannot replace."""
     return os.path.exists(path) and not os.path.isfile(path)
 
 
 def is_temporary(name: str) -> bool:
-    """Whether a file is one that AtomicLocalFileSystem did not finish, by its name."""
+    """Whether a file name is that of an unfinished file of AtomicLocalFileSystem."""
     return bool(_TEMPORARY.fullmatch(name))
 
 
 _TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}", re.DOTALL)
-"""A dot, the file's name, and what `tempfile` puts behind it."""
+"""A dot, the name of the file, a dot, and the suffix from `tempfile`."""
 
 
 class AtomicLocalFileSystem(LocalFileSystem):
-    """Local disk on which a written file appears whole or not at all, as an object on S3 does.
+    """Local disk with atomic writes: a file appears complete or not at all, like an object on S3.
 
-    A file is written beside its place under a name that dataset readers pass over (it starts with a
-    dot), and is renamed when it is closed without an error. It is on the disk by then, and its name when
-    `close` returns: what was reported as written survives a power loss.
+    A file is written in its own folder under a temporary name that dataset readers skip (it starts with a
+    dot). When it is closed without an error, its content is synced to the disk, then it is renamed, and the
+    folder is synced before `close` returns. A file that was reported as written therefore survives a power
+    loss.
     """
 
     protocol = "faceq-local"
@@ -201,20 +208,20 @@ class AtomicLocalFileSystem(LocalFileSystem):
         super().__init__(**{"auto_mkdir": True, **options})
 
     def _open(self, path: str, mode: str = "rb", block_size: int | None = None, **options: Any) -> Any:
-        # /dev/stdout, say, is no file that another could take the place of.
+        # A device such as /dev/stdout cannot be replaced by a file.
         if mode != "wb" or is_special(path):
             return super()._open(path, mode, block_size=block_size, **options)
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        return _AppearsWhenClosed(path)
+        return _AtomicFile(path)
 
 
-class _AppearsWhenClosed(io.BufferedWriter):
-    """A binary file that takes its name when it is closed; not if something could not be written."""
+class _AtomicFile(io.BufferedWriter):
+    """A binary file that gets its final name when it is closed, unless a write failed."""
 
     def __init__(self, path: str):
         folder, name = os.path.split(path)
         handle, self._temporary = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
-        # mkstemp makes files private to their owner; a table is as readable as any other file.
+        # mkstemp makes files private to their owner; a table gets the usual permissions.
         os.chmod(self._temporary, 0o666 & ~get_umask())
         super().__init__(io.FileIO(handle, "wb"))
         self._target = path
@@ -232,12 +239,12 @@ class _AppearsWhenClosed(io.BufferedWriter):
         self.close()
 
     def __del__(self) -> None:
-        # Dropped without a close: whoever wrote it did not finish.
+        # Not closed before it was deleted: the writer did not finish.
         self._failed = True
         super().__del__()
 
     def discard(self) -> None:
-        """Close it, and let no file appear."""
+        """Close the file and delete it."""
         self._failed = True
         self.close()
 
@@ -261,22 +268,22 @@ class _AppearsWhenClosed(io.BufferedWriter):
                 _sync_names(os.path.dirname(self._target))
 
     def _sync(self) -> None:
-        """Bring the content to the disk, while the file is open."""
+        """Sync the content to the disk. The file must be open."""
         self.flush()
         try:
             os.fsync(self.fileno())
         except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):  # there is no such thing here
+            if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):  # fsync is not supported here
                 raise
 
 
 _synced: set[tuple[str, int]] = set()
-"""Folders, by path and inode, whose own names this process has brought to the disk."""
+"""Folders, by path and inode, whose entries in their parent folders this process has synced to the disk."""
 
 
 def _sync_names(folder: str) -> None:
-    """Bring the names of a folder's files to the disk, and, once in a process, those of the folders that it
-    lies in: whoever made them."""
+    """Sync the entries of a folder to the disk, and, once per process, those of the folders above it, even if
+    another process created them."""
     outer = os.path.dirname(folder)
     with contextlib.suppress(OSError):  # a file system on which folders cannot be opened or synced
         handle = os.open(folder, os.O_RDONLY)

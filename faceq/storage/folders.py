@@ -1,7 +1,7 @@
-"""All files below a folder or an S3 prefix, and those that a glob names.
+"""List all files below a folder or an S3 prefix, and the files that match a glob.
 
-What cannot be listed is an error: a folder that is left out would be frames without a row. (fsspec's own
-`find` and `glob`, and Python's `glob`, leave out what they may not list.)
+A folder that cannot be listed is an error: its frames would get no rows. (`find` and `glob` of fsspec, and
+Python's `glob`, silently skip folders that they may not list.)
 """
 
 import contextlib
@@ -22,11 +22,11 @@ from faceq.storage.filesystem import storage_errors
 MAGIC = re.compile(r"[*?[]")
 
 Files = dict[str, int | None]
-"""Bytes of each file by its path, as the file system calls it; None for a link that leads nowhere."""
+"""Size of each file in bytes, by its path in the file system; None for a broken symbolic link."""
 
 
 class UnlistedError(FaceqError, OSError):
-    """A folder could not be listed; `error` says why."""
+    """A folder could not be listed; `error` holds the reason."""
 
     def __init__(self, folder: str, error: Exception):
         super().__init__(f"{folder}: {error}")
@@ -34,24 +34,26 @@ class UnlistedError(FaceqError, OSError):
 
 
 class Place(Protocol):
-    """Where folders are. Hidden files and folders are left out, unless a pattern begins with a dot."""
+    """A disk or a bucket whose folders can be listed. Hidden files and folders are skipped, unless a pattern
+    begins with a dot."""
 
     def below(self, folder: str) -> Files:
-        """Files in a folder, through all levels."""
+        """All files below a folder, at any depth."""
 
     def matching(self, folder: str, pattern: str, last: bool) -> tuple[Files, list[str]]:
-        """Files and folders right in a folder, by a pattern of their names; `last`: of a glob's parts."""
+        """Files and folders directly in a folder whose names match a pattern. `last`: whether the pattern is
+        the last part of a glob."""
 
 
 def glob(place: Place, pattern: str) -> Files:
-    """Files that match a pattern, and all files in the folders that do.
+    """Files that match a pattern, and all files below the folders that match it.
 
     Args:
-        place: where.
+        place: the disk or the bucket.
         pattern: a path with `*`, `?`, `[…]`, or `**` for any number of folders.
 
     Raises:
-        UnlistedError: a folder in which something could match cannot be listed.
+        UnlistedError: a folder that could contain a match cannot be listed.
     """
     parts = [part if part == "**" else re.sub(r"\*+", "*", part) for part in pattern.split("/")]
     first = next(number for number, part in enumerate(parts) if MAGIC.search(part))
@@ -59,11 +61,11 @@ def glob(place: Place, pattern: str) -> Files:
 
 
 def inside(files: fsspec.AbstractFileSystem, folder: str, pattern: str) -> list[str]:
-    """Files in a folder that match a pattern of their path from there, sorted; raises as `glob`. Folders that
-    match come too: who opens one is told.
+    """Files in a folder whose path relative to it matches a pattern, sorted. Folders that match are included;
+    opening one fails. Raises the same errors as `glob`.
 
-    On S3 the file system lists the last folders by itself: it then knows the files, and to open one takes no
-    request to find out.
+    On S3, the file system lists the innermost folders itself. It then caches their files, and needs no
+    further request to open one of them.
     """
     local = isinstance(files, LocalFileSystem)
     *parts, name = pattern.split("/")
@@ -77,7 +79,7 @@ def inside(files: fsspec.AbstractFileSystem, folder: str, pattern: str) -> list[
             named, below = place.matching(each, name, last=True)
             found += [*named, *below]
             continue
-        with _naming_the_folder(each), contextlib.suppress(FileNotFoundError):
+        with _listing_errors(each), contextlib.suppress(FileNotFoundError):
             found += files.ls(each, detail=False)
     wanted = _wanted(name)
     return sorted(path for path in found if wanted(path.rsplit("/", 1)[1]))
@@ -102,7 +104,8 @@ Test = Callable[[str], bool]
 
 
 def _fits(path: list[str], tests: list[Test | None]) -> bool:
-    """Whether the parts of a path, or of a folder that it lies in, fit; None fits any number of parts."""
+    """Whether the parts of a path, or those of a folder above it, pass the tests; None matches any number of
+    parts."""
     if not tests:
         return True
     test, *rest = tests
@@ -112,7 +115,7 @@ def _fits(path: list[str], tests: list[Test | None]) -> bool:
 
 
 def _is_hidden(name: str) -> bool:
-    """On S3 `.` and `..` are names like others."""
+    """Whether a name begins with a dot. `.` and `..` are ordinary names on S3."""
     return name.startswith(".") and name not in (".", "..")
 
 
@@ -122,7 +125,7 @@ def _wanted(pattern: str) -> Test:
 
 
 class Disk:
-    """Folders on local disks. A link to a file is a file, a link to a folder is passed over."""
+    """Folders on local disks. A symbolic link to a file counts as a file; one to a folder is skipped."""
 
     def below(self, folder: str) -> Files:
         found: Files = {}
@@ -168,7 +171,7 @@ class Disk:
 
 
 def _add(found: Files, path: str, is_link: bool) -> None:
-    """Add a file that was listed: no pipe, which one would wait for, and none that was deleted since."""
+    """Add a listed file, if it is a regular file that still exists. Reading from a pipe would block."""
     try:
         info = os.stat(path)
     except FileNotFoundError:
@@ -184,13 +187,13 @@ def _add(found: Files, path: str, is_link: bool) -> None:
 
 
 class Bucket:
-    """Prefixes on S3, as folders. Names of objects stay as they are: `a//b`, `./a` and `a/../b` differ.
+    """Prefixes on S3, as folders. Object names are not normalised: `a//b`, `./a` and `a/../b` differ.
 
-    tags: ETags of the objects that were listed and are `tagged`.
+    tags: ETags of the listed objects for which `tagged` is true, by `bucket/key`.
     """
 
     def __init__(self, files: Any, tagged: Test = lambda path: False):
-        """`files`: s3fs's file system; `tagged`: of which objects, by their names, the ETag is kept."""
+        """`files`: the file system of s3fs; `tagged`: whether to keep the ETag of an object, by its name."""
         self._files = files
         self._tagged = tagged
         self.tags: dict[str, str] = {}
@@ -200,24 +203,24 @@ class Bucket:
             self.tags[path] = tag
 
     def below(self, folder: str) -> Files:
-        with _naming_the_folder(folder):
+        with _listing_errors(folder):
             found: Files = s3_listing.find(self._files, folder, self._note)
         start = len(folder) + 1
 
-        def counts(path: str) -> bool:
+        def is_skipped(path: str) -> bool:
             # An object whose name ends in a slash stands for a folder.
-            return not (path.endswith("/") or any(map(_is_hidden, path[start:].split("/"))))
+            return path.endswith("/") or any(map(_is_hidden, path[start:].split("/")))
 
-        # In place: of ten million names a second dictionary would take a gigabyte.
-        for path in [path for path in found if not counts(path)]:
+        # Delete in place: a second dictionary of ten million names would take a gigabyte.
+        for path in [path for path in found if is_skipped(path)]:
             del found[path]
         return found
 
     def matching(self, folder: str, pattern: str, last: bool) -> tuple[Files, list[str]]:
         beginning = MAGIC.split(pattern, maxsplit=1)[0]
         if beginning == pattern and not last:
-            return {}, [f"{folder}/{pattern}"]  # what is not there has nothing below it
-        with _naming_the_folder(folder):
+            return {}, [f"{folder}/{pattern}"]  # a prefix that does not exist lists as empty
+        with _listing_errors(folder):
             found, folders = s3_listing.level(self._files, folder, beginning, self._note)
         start, wanted = len(folder) + 1, _wanted(pattern)
         inside: Files = {path: size for path, size in found.items() if wanted(path[start:])}
@@ -225,8 +228,9 @@ class Bucket:
 
 
 @contextlib.contextmanager
-def _naming_the_folder(folder: str) -> Iterator[None]:
-    """Turns what S3 raises into an error that names the prefix; not that there is no such bucket."""
+def _listing_errors(folder: str) -> Iterator[None]:
+    """Turn errors of S3 into an UnlistedError that names the prefix; a FileNotFoundError (no such bucket) is
+    raised unchanged."""
     try:
         yield
     except FileNotFoundError:

@@ -1,4 +1,5 @@
-"""Single files that a command writes: checked before the work, and written whole."""
+"""Write single output files of a command: check that they can be written before the work starts, and write
+them atomically."""
 
 import os
 
@@ -9,31 +10,31 @@ from faceq.storage.settings import S3Settings
 
 
 def check_output(uri: str, s3: S3Settings) -> None:
-    """That a file can be written there, as far as can be seen before the work that it shall hold.
+    """Check that a file can be written, as far as this is known before the work starts.
 
     Raises:
-        UsageError: a folder, a file in a folder that is not there, another kind of URI.
-        StorageError: a file in a folder that may not be written into.
+        UsageError: the path is a folder, its folder does not exist, or the URI is of an unsupported kind.
+        StorageError: there is no permission to write into the folder.
     """
-    filesystem(uri, s3)  # says so of another kind
+    filesystem(uri, s3)  # raises for an unsupported kind of URI
     path = path_of(uri)
     folder = os.path.dirname(path)
     local = not is_remote(uri)
     if uri.endswith("/") or not folder or (local and os.path.isdir(path)):
-        raise UsageError(f"{uri}: cannot be written: it is a folder or a bucket: name a file")
+        raise UsageError(f"{uri}: cannot be written: it is a folder or a bucket: give the path of a file")
     if local and not os.path.isdir(folder):
         raise UsageError(f"{uri}: cannot be written: there is no folder {folder}")
-    # A pipe or a device is written to as it is, a file replaced.
+    # A pipe or a device is written to directly; a file is replaced by a new one in its folder.
     target = path if is_special(path) else folder
     if local and not os.access(target, os.W_OK):
         raise StorageError(
-            f"{uri}: cannot be written: you may not write into {target}: change its permissions, or name "
-            "another folder"
+            f"{uri}: cannot be written: no permission to write to {target}: change its permissions, or "
+            "choose another folder"
         )
 
 
 def write_output(uri: str, data: bytes, s3: S3Settings) -> None:
-    """Write a file that a command was asked for; raises as `faults.failure` where that fails."""
+    """Write an output file of a command. If that fails, raises the error that `faults.failure` returns."""
     try:
         with filesystem(uri, s3).open(path_of(uri), "wb") as file:
             file.write(data)

@@ -1,7 +1,7 @@
-"""Parquet files read through Python's file objects, by none but the thread that asks.
+"""Read Parquet files through Python file objects, in the calling thread only.
 
-Arrow's own threads still hold parts of such a file when its rows are long there. A program that ends
-meanwhile is ended by SIGABRT, or hangs (https://github.com/apache/arrow/issues/50482, and 34314).
+Arrow's own threads may still hold parts of such a file after all its rows have been read. A program that
+exits at that moment is killed by SIGABRT, or hangs (https://github.com/apache/arrow/issues/50482, and 34314).
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,17 +12,17 @@ import pyarrow.parquet as pq
 
 
 class ParquetFile(pq.ParquetFile):
-    """A Parquet file of which no more is in memory than what was asked for.
+    """A Parquet file that keeps only the requested data in memory.
 
     Args:
-        file: opened for reading, with `seek`; whoever opened it closes it.
-        buffer_size: bytes that a column is read by; 0: each column of a row group at once.
-        longest_list: items of a list in the footer, such as row groups, that are believed; none: Arrow's own
-            limit, a million.
-        shared: binary columns of which a repeated value stays one in memory, by their paths.
+        file: opened for reading, with `seek`. The caller closes it.
+        buffer_size: number of bytes of a column to read at a time; 0: each column of a row group at once.
+        longest_list: maximum number of items of a list in the footer, such as the row groups. None: the limit
+            of Arrow, a million.
+        shared: paths of binary columns whose repeated values are stored in memory only once.
 
     Raises:
-        pa.ArrowInvalid: it is no Parquet file.
+        pa.ArrowInvalid: the file is not a Parquet file.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class ParquetFile(pq.ParquetFile):
         longest_list: int | None = None,
         shared: Sequence[str] | None = None,
     ):
-        # Buffering ahead reads whole row groups, in threads.
+        # Pre-buffering would read whole row groups, in threads.
         super().__init__(
             file,
             buffer_size=buffer_size,
@@ -42,11 +42,11 @@ class ParquetFile(pq.ParquetFile):
         )
 
     def read(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """Some columns, or all, of all rows."""
+        """All rows, with the given columns or all of them."""
         return super().read(columns, use_threads=False)
 
     def iter_batches(
         self, batch_size: int, row_groups: Sequence[int] | None = None, columns: Sequence[str] | None = None
     ) -> Iterator[pa.RecordBatch]:
-        """The rows in batches of `batch_size`, of some row groups and columns, or of all."""
+        """The rows in batches of `batch_size`, from the given row groups and columns or from all of them."""
         return super().iter_batches(batch_size, row_groups, columns, use_threads=False)

@@ -1,4 +1,4 @@
-"""A place for half a file that nobody else can put a link or a file of theirs into."""
+"""Private folders for unfinished files: no other user can place a file or a symbolic link in them."""
 
 import contextlib
 import os
@@ -11,12 +11,12 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def private_folder(place: Path) -> Iterator[Path]:
-    """A folder that only this user may enter. It is removed at the end of the block, but after an error what
-    is in it stays for the next try.
+    """A folder that only this user may enter. It is removed at the end of the block. After an error it is
+    kept for the next attempt.
 
     Args:
-        place: where the folder should be, so that it is found again. If somebody else has put something
-            there, the folder gets a random name beside it, and is always removed.
+        place: the preferred path, so that the next attempt finds the folder. If another user has placed
+            something there, the folder gets a random name next to it, and is always removed.
     """
     if _is_mine(place):
         yield place
@@ -27,7 +27,8 @@ def private_folder(place: Path) -> Iterator[Path]:
 
 
 def _is_mine(place: Path) -> bool:
-    """Whether a folder of this user, closed to all others, is there; it is made where none is."""
+    """Create the folder if it is missing, and return whether it belongs to this user and is closed to all
+    others."""
     with contextlib.suppress(OSError):
         if not stat.S_ISDIR(os.lstat(place).st_mode):
             os.unlink(place)  # a link is not followed

@@ -1,9 +1,10 @@
-"""All objects below an S3 prefix, listed by several requests at once.
+"""List all objects below an S3 prefix with several requests at once.
 
-An answer holds a thousand keys at most, and where the next one begins only this one tells: a million keys are
-a thousand requests one after another, minutes of them. But keys come in order, and a listing may start after
-any name, be it there or not. So while fewer requests are under way than may be, what is left after an answer
-is cut in two at a name half way, and both parts are listed side by side.
+A response holds at most a thousand keys, and only the response says where the next one begins. A million keys
+therefore take a thousand requests one after another, which is minutes. But keys come in order, and a listing
+may start after any name, whether or not that name exists. So whenever fewer than REQUESTS_AT_ONCE requests
+are running, the range that is left after a response is split at a name half way, and both halves are listed
+in parallel.
 """
 
 import asyncio
@@ -21,35 +22,37 @@ from faceq.errors import FaceqError
 from faceq.storage.faults import code_of
 
 KEYS_AT_ONCE = 1000
-"""Keys of an answer; S3 gives no more."""
+"""Maximum number of keys in a response; S3 returns no more."""
 
 REQUESTS_AT_ONCE = 10
-"""So many connections botocore keeps open; more requests would wait for one."""
+"""Number of connections that botocore keeps open; more requests would wait for one."""
 
 _TOP = 0x7F
-"""The last of ASCII. Names are cut at its letters: half way between two others there may be none at all."""
+"""The last code of ASCII. Ranges are split only at ASCII names: a code half way between two other characters
+may not be a character."""
 
 _names_only = contextvars.ContextVar("_names_only", default=False)
-"""Whether the answers that this task gets are read by `_read_contents`."""
+"""Whether `_read_contents` parses the responses in this task."""
 
-_NOT_THIS_WAY = {"NotImplemented", "501", "InvalidArgument", "InvalidRequest", "400"}
-"""Answers of stores that do not list from any name on. What else is wrong the plain listing tells, too."""
+_CANNOT_START_AFTER = {"NotImplemented", "501", "InvalidArgument", "InvalidRequest", "400"}
+"""Error codes of stores that cannot start a listing after a given name. If something else is wrong, the plain
+listing fails with the same error."""
 
 Objects = dict[str, int | None]
-"""Bytes by `bucket/key`; never None here, but for who adds to it."""
+"""Size in bytes by `bucket/key`. No size is None here; the type permits it for callers that add entries."""
 
 Note = Callable[[str, str], None]
-"""Takes the ETag of an object that was listed, by its `bucket/key`."""
+"""Called with the `bucket/key` and the ETag of each listed object."""
 
 
 class _NoOrderError(FaceqError):
-    """The storage lists in another order than S3 does, or not from any name on."""
+    """The storage does not list in the order of S3, or cannot start a listing after a given name."""
 
 
 @dataclass(frozen=True)
 class _Part:
-    """What is still to be listed: keys after one, up to `end` (None: all). `token` goes on with a listing;
-    without it one begins."""
+    """A range of keys that is still to be listed: after `after`, up to and including `end` (None: to the
+    last). `token` continues a listing; without it, a new listing starts."""
 
     after: str
     end: str | None = None
@@ -57,15 +60,15 @@ class _Part:
 
 
 def find(files: Any, path: str, note: Note = lambda path, tag: None) -> Objects:
-    """Objects below a prefix, through all levels.
+    """All objects below a prefix, at any depth.
 
     Args:
-        files: s3fs's file system.
-        path: `bucket` or `bucket/prefix`, without a slash at its end.
-        note: told the objects' ETags.
+        files: the file system of s3fs.
+        path: `bucket` or `bucket/prefix`, without a trailing slash.
+        note: called with the ETag of each object.
 
     Raises:
-        OSError: what s3fs makes of S3's refusals (PermissionError, FileNotFoundError).
+        OSError: S3 refuses the request; s3fs chooses the subclass (PermissionError, FileNotFoundError).
     """
     try:
         return sync(files.loop, _find, files, path, note)
@@ -78,19 +81,19 @@ def find(files: Any, path: str, note: Note = lambda path, tag: None) -> Objects:
 def level(
     files: Any, folder: str, beginning: str = "", note: Note = lambda path, tag: None
 ) -> tuple[Objects, list[str]]:
-    """What lies right below a prefix, under names with some beginning.
+    """The objects and prefixes directly below a prefix.
 
     Args:
-        files: s3fs's file system.
-        folder: `bucket` or `bucket/prefix`, without a slash at its end.
-        beginning: of the names.
-        note: told the objects' ETags.
+        files: the file system of s3fs.
+        folder: `bucket` or `bucket/prefix`, without a trailing slash.
+        beginning: only names that begin with this.
+        note: called with the ETag of each object.
 
     Returns:
-        The objects, and the prefixes, as `folder` has them.
+        The objects, and the prefixes in the form of `folder`.
 
     Raises:
-        OSError: as `find`.
+        OSError: as for `find`.
     """
     bucket, key, _ = files.split_path(folder)
     prefix = f"{key}/" if key else ""
@@ -101,7 +104,7 @@ def level(
 async def _pages(
     files: Any, bucket: str, prefix: str, delimiter: str, note: Note
 ) -> tuple[Objects, list[str]]:
-    """A listing in the store's own order, one page after another: objects, and prefixes up to a delimiter."""
+    """A listing in the order of the store, page by page: objects, and prefixes up to a delimiter."""
     objects: Objects = {}
     prefixes: list[str] = []
     where: dict[str, str] = {"Delimiter": delimiter} if delimiter else {}
@@ -114,7 +117,7 @@ async def _pages(
         if not page.get("IsTruncated"):
             return objects, prefixes
         if not page.get("NextContinuationToken"):
-            raise OSError(errno.EIO, "the storage says that its list goes on, but not where")
+            raise OSError(errno.EIO, "the storage sent an incomplete listing without a continuation token")
         where["ContinuationToken"] = page["NextContinuationToken"]
 
 
@@ -128,7 +131,7 @@ async def _find(files: Any, path: str, note: Note) -> Objects:
 
     found: Objects = {}
     beyond: set[str] = set()
-    # After the prefix, since an object that is called so stands for a folder.
+    # Start after the prefix itself: an object of that name stands for a folder.
     running = {asyncio.create_task(_answer(files, bucket, prefix, _Part(prefix), note))}
     try:
         while running:
@@ -144,7 +147,7 @@ async def _find(files: Any, path: str, note: Note) -> Objects:
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
-    # A key that lay beyond the end of one part must have come in another one.
+    # A key beyond the end of one part must have been listed in another part.
     if not beyond <= found.keys():
         raise _NoOrderError
     return found
@@ -153,7 +156,8 @@ async def _find(files: Any, path: str, note: Note) -> Objects:
 async def _answer(
     files: Any, bucket: str, prefix: str, part: _Part, note: Note
 ) -> tuple[Objects, set[str], _Part | None]:
-    """A part's first objects; names of others that came along, beyond its end; what is left of the part."""
+    """The first objects of a part; the names in the same response that lie beyond its end; the rest of the
+    part (None: nothing is left)."""
     where = {"ContinuationToken": part.token} if part.token else {"StartAfter": part.after}
     try:
         answer = await files._call_s3(
@@ -164,7 +168,7 @@ async def _answer(
             **{name: value for name, value in where.items() if value},
         )
     except OSError as error:
-        if code_of(error) in _NOT_THIS_WAY:
+        if code_of(error) in _CANNOT_START_AFTER:
             raise _NoOrderError from None
         raise
     sizes = _sizes(answer)
@@ -183,11 +187,11 @@ async def _answer(
 
 
 def _sizes(answer: dict[str, Any]) -> Objects:
-    """Bytes by key of what an answer lists.
+    """Size in bytes by key, of the objects in a response.
 
     Raises:
-        OSError: two keys look alike. Those that are not UTF-8, which some stores take, cannot be told apart,
-            nor read: without an error one of them would have no row.
+        OSError: two keys are equal. Some stores accept keys that are not UTF-8. Such keys can be neither told
+            apart nor read, so without an error one of them would get no row.
     """
     listed = answer.get("Contents", ())
     sizes = {found["Key"]: found["Size"] for found in listed}
@@ -195,13 +199,14 @@ def _sizes(answer: dict[str, Any]) -> Objects:
         keys = [found["Key"] for found in listed]
         alike = next(key for key in sizes if keys.count(key) > 1)
         raise OSError(
-            errno.EILSEQ, f"several objects are listed as {alike!r}: their names are not UTF-8: rename them"
+            errno.EILSEQ, f"several objects are listed as {alike!r}: their keys are not UTF-8: rename them"
         )
     return sizes
 
 
 def _cut(part: _Part, prefix: str, most: int) -> list[_Part]:
-    """A part in at most so many: the first one goes on, the others begin."""
+    """Split a part into at most `most` parts. The first one continues the listing, the others start new
+    ones."""
     parts: list[_Part] = []
     while len(parts) + 1 < most:
         middle = between(part.after, part.end or prefix + chr(_TOP))
@@ -213,19 +218,19 @@ def _cut(part: _Part, prefix: str, most: int) -> list[_Part]:
 
 
 def _read_contents(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: Any) -> None:
-    """Take keys, sizes and ETags out of an answer before botocore reads the rest of it, if it is one of ours.
+    """Parse keys, sizes and ETags out of a response to `_find` before botocore parses the rest.
 
-    botocore takes 0.1 s of CPU for a thousand keys, most of it for their times, this a tenth. Old versions of
-    it do not ask, and read all themselves.
+    For a thousand keys, botocore takes 0.1 s of CPU, mostly to parse dates; this function takes a tenth of
+    it. Old versions of botocore do not call it and parse everything themselves.
     """
     if not _names_only.get():
         return
     try:
         root = ElementTree.fromstring(response_dict["body"])
     except ElementTree.ParseError:
-        return  # a part of an answer, which botocore refuses
+        return  # a truncated response; botocore raises the error
     if not root.tag.endswith("ListBucketResult"):
-        return  # an error
+        return  # an error response
     space = root.tag.removesuffix("ListBucketResult")
     customized_response_dict["Contents"] = found = []
     for listed in root.findall(f"{space}Contents"):
@@ -237,10 +242,10 @@ def _read_contents(response_dict: dict[str, Any], customized_response_dict: dict
 
 
 def between(low: str, high: str) -> str | None:
-    """A name between two names, low < high: half way, or as near to that as letters of ASCII come; None where
-    there is none.
+    """A name between two names, low < high: half way, or as close to it as ASCII characters allow; None if
+    there is no such name.
 
-    It is no longer than to the first letter in which it differs from `low`.
+    The name ends with the first character in which it differs from `low`.
     """
     name = ""
     for index in range(len(low) + 1):

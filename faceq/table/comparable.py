@@ -1,4 +1,5 @@
-"""Whether rows of two runs are comparable: what decides a value must be equal in all runs of a table."""
+"""Check that rows of two runs are comparable: settings that affect values must be equal in all runs of a
+table."""
 
 import json
 from collections.abc import Mapping
@@ -6,49 +7,51 @@ from typing import Any
 
 from faceq.errors import UsageError
 
-WHEN_UNNAMED: dict[str, Any] = {"face_finding": 1, "quality_scale": None}
-"""The value of a setting in runs whose record does not name it: what held before there was such a setting.
-Whoever adds a key to `comparison_record` adds it here, so that tables of older versions can be continued."""
+EARLIER_DEFAULTS: dict[str, Any] = {"face_finding": 1, "quality_scale": None}
+"""Values of settings that older records do not contain, because the settings did not exist yet. If you add a
+key to `comparison_record`, add it here too, so that tables of older versions can be continued."""
 
 
 def check(uri: str, run: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
-    """That a new run may add rows to those of an earlier one.
+    """Check that a new run may add rows to those of an earlier run.
 
-    Settings that only `run` names are not compared: `fiq_threshold`, which older records name beside the
-    others, may change from run to run. Neither is what a record says beyond the values, such as a licence.
+    Settings that only `run` contains are not compared: older records also contain `fiq_threshold`, which may
+    change from run to run. Parts of a record that do not affect values, such as a licence, are not compared
+    either.
 
     Args:
-        uri: of the table, for the message.
-        run: an earlier run's record.
-        mine: the new run's settings, as `comparison_record` gives them.
+        uri: URI of the table, for the message.
+        run: the record of an earlier run.
+        mine: the settings of the new run, as `comparison_record` returns them.
 
     Raises:
-        UsageError: their values are not comparable; says what differs.
+        UsageError: the rows would not be comparable. The message says what differs.
     """
-    there = {key: run.get(key, WHEN_UNNAMED.get(key)) for key in mine}
-    _check_face_finding(uri, there, mine)
-    differences = "; ".join(_differences(_values(there), _values(mine)))
+    earlier = {key: run.get(key, EARLIER_DEFAULTS.get(key)) for key in mine}
+    _check_face_finding(uri, earlier, mine)
+    differences = "; ".join(_differences(_values(earlier), _values(mine)))
     if differences:
         raise UsageError(
-            f"{uri}: already holds a table made with other settings ({differences}): name another folder for "
-            "--out, use the same settings, or replace it by --overwrite"
+            f"{uri}: already contains a table made with other settings ({differences}): choose another "
+            "folder for --out, use the same settings, or replace the table with --overwrite"
         )
 
 
 def _check_face_finding(uri: str, run: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
-    """A table of another faceq has a message of its own: no settings make its rows comparable."""
-    there, now = run.get("face_finding"), mine.get("face_finding")
-    if there != now:
-        other = "an older" if (there or 0) < (now or 0) else "a newer"
+    """Check the version of face finding. It has its own message, because no settings can make such rows
+    comparable."""
+    before, now = run.get("face_finding"), mine.get("face_finding")
+    if before != now:
+        other = "an older" if (before or 0) < (now or 0) else "a newer"
         raise UsageError(
-            f"{uri}: already holds a table of {other} faceq, which found and aligned faces in another way "
-            f"(face_finding {there} there, {now} now), so that scores cannot be compared: name another "
-            "folder for --out, or replace the table by --overwrite"
+            f"{uri}: already contains a table of {other} faceq, which found and aligned faces differently "
+            f"(face_finding was {before}, is now {now}), so that scores cannot be compared: choose another "
+            "folder for --out, or replace the table with --overwrite"
         )
 
 
 def _values(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings; of each model only its SHA-256, since what its licence says changes no value."""
+    """The settings, with only the SHA-256 of each model: its licence does not affect values."""
     models = settings.get("models")
     if not isinstance(models, Mapping):
         return dict(settings)
@@ -62,11 +65,11 @@ def _values(settings: Mapping[str, Any]) -> dict[str, Any]:
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any], where: str = "") -> list[str]:
     found = []
     for key in sorted({*old, *new}):
-        there, now = old.get(key), new.get(key)
-        if isinstance(there, Mapping) and isinstance(now, Mapping):
-            found += _differences(there, now, f"{where}{key}.")
-        elif there != now:
-            found.append(f"{where}{key} {_short(there)} there, {_short(now)} now")
+        before, now = old.get(key), new.get(key)
+        if isinstance(before, Mapping) and isinstance(now, Mapping):
+            found += _differences(before, now, f"{where}{key}.")
+        elif before != now:
+            found.append(f"{where}{key} was {_short(before)}, is now {_short(now)}")
     return found
 
 

@@ -1,11 +1,12 @@
-"""Shards that were read to their end, on record in a table: a later run skips them without opening them.
+"""Record which shards were read to the end, so that a later run skips them without opening them.
 
-`TABLE/_faceq/shards-<run_id>.arrow` says of each tar, Parquet file and video which version of it was read and
-which frames it gave. A shard is skipped only if it still is that version and the table holds a row of each of
-these frames and no others. So a record that is lost or wrong costs time, and nothing else. Single pictures
-need no record: a row with their id says that they are done.
+`TABLE/_faceq/shards-<run_id>.arrow` records, for each tar, Parquet file and video, which version of it was
+read and which frames it contained. A shard is skipped only if its version is unchanged and the table has a
+row for every one of these frames and for no others. A lost or wrong record therefore costs only time. Single
+images need no record: a row with their id shows that they are finished.
 
-The files are Arrow IPC, since some programs take every `.parquet` file below a folder for rows of its table.
+The files are in Arrow IPC format, because some programs treat every `.parquet` file below a folder as part of
+the table.
 """
 
 import contextlib
@@ -19,7 +20,8 @@ from faceq.storage.filesystem import storage_errors
 from faceq.table.store import Table
 
 EVERY_S = 60
-"""How often a job that runs writes what it has: a job that is killed loses the records of a minute."""
+"""Interval in seconds at which a running job writes its records. A killed job loses the records of at most
+one interval."""
 
 _COLUMNS = pa.schema(
     [
@@ -34,11 +36,11 @@ _COLUMNS = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A tar, a Parquet file or a video that was read to its end, or to where it breaks off.
+    """A tar, a Parquet file or a video that was read to its end, or to the point where it is damaged.
 
-    version: what tells it from other files of its name: its bytes and when they were written, or its ETag.
-    read_as: the settings, and the faceq, that decide which frames it gives. frames: how many that are, with
-    the break; ids: the sum of their ids, as `wrap_int64` gives it.
+    version: identifies the version of the file: its size and modification time, or its ETag. read_as: the
+    settings and the version of faceq that decide which frames it contains. frames: the number of frames,
+    including the row for the damage. ids: the sum of their ids, as `wrap_int64` returns it.
     """
 
     source: str
@@ -53,7 +55,7 @@ Shards = dict[str, Finished]
 
 
 def load(table: Table) -> tuple[Shards, list[str]]:
-    """What is on record, and the files that hold it. A file that cannot be read is passed over."""
+    """The recorded shards, and the files that contain the records. Files that cannot be read are skipped."""
     files = table.shard_files()
     found: Shards = {}
     for path in files:
@@ -64,31 +66,32 @@ def load(table: Table) -> tuple[Shards, list[str]]:
 
 
 def save(table: Table, name: str, shards: Iterable[Finished]) -> str:
-    """Write what is on record; readers see the old file or the new one. Returns its path."""
+    """Write the records atomically. Returns the path of the file."""
     rows = pa.Table.from_pylist([asdict(each) for each in shards], schema=_COLUMNS)
-    whole = pa.BufferOutputStream()
-    with pa.ipc.new_file(whole, _COLUMNS, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
+    buffer = pa.BufferOutputStream()
+    with pa.ipc.new_file(buffer, _COLUMNS, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
         writer.write_table(rows)
     path = f"{table.path}/_faceq/shards-{name}.arrow"
     with table.translate_errors(), table.files.open(path, "wb") as file:
-        file.write(whole.getvalue().to_pybytes())
+        file.write(buffer.getvalue().to_pybytes())
     return path
 
 
 def copy(old: Table, new: Table) -> None:
-    """Put what is on record in one table into another one that holds the same rows."""
+    """Copy the records of one table into another table with the same rows."""
     shards, _ = load(old)
     if shards:
         save(new, "compacted", shards.values())
 
 
 class Keeper:
-    """Keeps on record what the read tasks of a run finish.
+    """Records the shards that the read tasks of a run finish.
 
     Args:
-        table, run_id: the run's.
-        since: gives those that were finished after the first so many.
-        known: what was on record before, and stays so.
+        table: the table of the run.
+        run_id: the id of the run.
+        since: a function of n that returns the finished shards after the first n.
+        known: shards that were recorded earlier; they are kept.
     """
 
     def __init__(
@@ -105,19 +108,19 @@ class Keeper:
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        """Write what is new every EVERY_S seconds while the block runs, and at its end."""
+        """Write new records every EVERY_S seconds while the block runs, and once at its end."""
         ended = threading.Event()
-        beating = threading.Thread(target=self._write_regularly, args=(ended,), daemon=True)
-        beating.start()
+        thread = threading.Thread(target=self._write_regularly, args=(ended,), daemon=True)
+        thread.start()
         try:
             yield
         finally:
             ended.set()
-            beating.join()
+            thread.join()
             self._write()
 
     def replace(self, files: Iterable[str]) -> None:
-        """Delete the files of earlier runs, whose records are now in this run's file."""
+        """Delete the files of earlier runs. Their records are now in the file of this run."""
         if self._path is None:
             return
         with self._table.translate_errors():
@@ -130,7 +133,7 @@ class Keeper:
             self._write()
 
     def _write(self) -> None:
-        """A failure is no reason to stop the job: the record saves time, and decides nothing."""
+        """Write new records. A failure does not stop the job: the records only save time."""
         with contextlib.suppress(Exception):
             new = self._since(self._taken)
             if new:

@@ -1,7 +1,7 @@
-"""Heartbeats of jobs: `TABLE/_faceq/heartbeat-<run_id>`, an empty object that its job writes again and again.
+"""Heartbeats of jobs: `TABLE/_faceq/heartbeat-<run_id>`, an empty object that the job rewrites regularly.
 
-Times are those at which the storage itself says that it wrote an object, in seconds. Only their differences
-mean something: clocks of machines need not agree with it, or with each other.
+Times are the modification times that the storage reports, in seconds. Only their differences are used, so the
+clocks of the machines need not agree with the storage or with each other.
 """
 
 import contextlib
@@ -18,19 +18,19 @@ _HEARTBEAT, _RECORD = "heartbeat-", "run-"
 
 @dataclass(frozen=True)
 class Seen:
-    """When a run's record and its heartbeat were last written; None for what is not there."""
+    """When the record and the heartbeat of a run were last written; None if they do not exist."""
 
     record: float | None = None
     heartbeat: float | None = None
 
     @property
-    def whole(self) -> bool:
-        """Whether both are there."""
+    def is_complete(self) -> bool:
+        """Whether both exist."""
         return self.record is not None and self.heartbeat is not None
 
 
 def beat(table: Table, run_id: str) -> None:
-    """Write the heartbeat of a run; StorageError where nothing can be written."""
+    """Write the heartbeat of a run. Raises StorageError if it cannot be written."""
     with table.translate_errors():
         table.files.touch(_path(table, run_id), truncate=True)
 
@@ -42,8 +42,8 @@ def stop(table: Table, run_id: str) -> None:
 
 
 def look(table: Table, mine: str) -> dict[str, Seen]:
-    """The runs that have a record or a heartbeat, by id, and run `mine`. One request, however many there are
-    (on S3, one for each thousand)."""
+    """The runs that have a record or a heartbeat, by id; the run `mine` is always included. This takes one
+    listing (on S3, one request per thousand objects)."""
     records: dict[str, float] = {}
     beats: dict[str, float] = {}
     with table.translate_errors():
@@ -54,7 +54,7 @@ def look(table: Table, mine: str) -> dict[str, Seen]:
                 records[name.removeprefix(_RECORD).removesuffix(".json")] = written
     seen = {run_id: Seen(records.get(run_id), beats.get(run_id)) for run_id in {*records, *beats}}
     if mine not in records or mine not in beats:
-        # A listing may be a moment older than what this job has just written.
+        # A listing may not yet contain what this job has just written.
         seen[mine] = Seen(_written(table, f"run-{mine}.json"), _written(table, f"{_HEARTBEAT}{mine}"))
     return seen
 
@@ -70,12 +70,12 @@ def _path(table: Table, run_id: str) -> str:
 
 
 def _times(files: Any, folder: str) -> dict[str, float]:
-    """When each file in a folder was last written, by name; none where there is no such folder."""
+    """When each file in a folder was last written, by name; empty if there is no such folder."""
     found = {}
     if isinstance(files, LocalFileSystem):
         with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
             for entry in entries:
-                with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
+                with contextlib.suppress(FileNotFoundError):  # deleted after it was listed
                     found[entry.name] = entry.stat().st_mtime
         return found
     files.invalidate_cache()

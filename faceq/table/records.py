@@ -1,7 +1,7 @@
-"""Records of runs as they lie in a table: checked once, where they are read.
+"""Parse and validate the records of runs.
 
-Disks fill up, tools that synchronise folders make copies, and people edit. Who uses a record may rely on its
-keys.
+A record file may be damaged: disks fill up, synchronisation tools make copies, and people edit files. Records
+are validated when they are read, so that other code can rely on their keys.
 """
 
 import json
@@ -23,7 +23,7 @@ _OPTIONAL: dict[str, tuple[type, ...]] = {
     "counts": (dict,),
     "notes": (list,),
 }
-"""Keys that a record of an older faceq may lack, and their types where they are there."""
+"""Keys that a record of an older faceq may lack, and the types of their values."""
 
 _DEFAULTS = {"state": "ended", "started": "", "finished": None}
 _OWNER = ("host", "pid", "machine", "began")
@@ -35,26 +35,26 @@ def name_of(run_id: str) -> str:
 
 
 def parse(content: bytes, name: str, table: str) -> dict[str, Any]:
-    """A run's record.
+    """Parse the record of a run.
 
     Args:
-        content: of its file.
-        name: of its file.
-        table: where it lies, for messages.
+        content: content of the file.
+        name: name of the file.
+        table: URI of the table, for messages.
 
     Returns:
         The record. It has run_id and version (str), config (dict), input (list of str), state, started,
         finished, and in the states `claiming` and `running` the owner.
 
     Raises:
-        StorageError: it is no such record.
+        StorageError: the file is not a valid record.
     """
     try:
         record = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise damaged(table, name, f"it is no JSON: {error}" if content else "it is empty") from None
+        raise damaged(table, name, f"it is not JSON: {error}" if content else "it is empty") from None
     if not isinstance(record, dict):
-        raise damaged(table, name, "it is no JSON object")
+        raise damaged(table, name, "it is not a JSON object")
     wrong = _wrong(record)
     if wrong is None and name_of(record["run_id"]) != name:
         wrong = f"it is the record of another run, {record['run_id']!r}"
@@ -64,15 +64,15 @@ def parse(content: bytes, name: str, table: str) -> dict[str, Any]:
 
 
 def damaged(table: str, name: str, why: str) -> StorageError:
-    """The error to raise for a record that cannot be used."""
+    """The error to raise for a damaged record."""
     return StorageError(
         f"{table}: the record _faceq/{name} is damaged ({one_line(why)}): restore it from a backup, "
-        "or delete it and run the job again, which keeps the rows that are there"
+        "or delete it and run the job again, which keeps the existing rows"
     )
 
 
 def _wrong(record: dict[str, Any]) -> str | None:
-    """What is wrong with a record; None if nothing is."""
+    """A description of what is wrong with a record; None if it is valid."""
     for key in _TEXTS:
         if not isinstance(record.get(key), str) or not record[key]:
             return f"its {key} is {_short(record.get(key))}"

@@ -1,9 +1,9 @@
-"""What earlier runs left in a table, put right before and after a new one.
+"""Repair what interrupted runs left in a table, before and after a new run.
 
-A run that was killed may leave frames that it called unreadable while the storage was failing; files that
-its last workers write when it is already gone; frames with two rows, where those hold what a later run
-has scored too; and, on local disks, files that were not finished. Every step here deletes or replaces whole
-files, can be interrupted, and can be done again.
+A killed run may leave: frames recorded as unreadable only because the storage was failing; files that its
+last workers write after the run is gone; frames with two rows, if a later run scored the frames of such files
+again; and, on local disks, unfinished files. Every step in this module deletes or replaces whole files, can
+be interrupted, and can be repeated.
 """
 
 import glob
@@ -24,9 +24,10 @@ _FRAMES = pa.schema([SCHEMA.field("frame_id"), SCHEMA.field("source")])
 
 @dataclass(frozen=True)
 class TableContents:
-    """What a table holds.
+    """The contents of a table.
 
-    ids: (N,) int64, sorted, of the frames that have a row. files: with these rows. tallies: of some sources.
+    ids: (N,) int64, sorted, the ids of all frames that have a row. files: the files that contain the rows.
+    tallies: the tallies of the requested sources.
     """
 
     ids: np.ndarray
@@ -35,25 +36,31 @@ class TableContents:
 
 
 def prepare(table: Table, sources: Collection[str], counted: Collection[str] = ()) -> TableContents:
-    """Put right what is there, and say what is there then, with tallies of those `counted`.
+    """Repair a table before a new run, and return its contents.
 
-    A frame of `sources`, those of the new run, which a run without an end called unreadable has no row any
-    more: it may have been the storage.
+    If a run did not finish, its `unreadable` rows of `sources` are deleted, because the cause may have been
+    the storage. The new run then reads these frames again.
+
+    Args:
+        table: the table.
+        sources: the sources of the new run.
+        counted: the sources for which to return tallies.
     """
-    unended = [run["run_id"] for run in table.runs() if not run["finished"]]
-    for run_id in unended:
-        _forget([path for path in table.files_of(run_id) if status_of(path) == "unreadable"], table, sources)
+    unfinished = [run["run_id"] for run in table.runs() if not run["finished"]]
+    for run_id in unfinished:
+        suspect = [path for path in table.files_of(run_id) if status_of(path) == "unreadable"]
+        _delete_rows(suspect, table, sources)
     _remove_unfinished_files(table)
-    held = contents(table, counted)
-    doubled = doubles(held.ids)
-    if len(doubled):
-        _drop_doubles(table, doubled)
-        held = contents(table, counted)
-    return held
+    found = contents(table, counted)
+    repeated = doubles(found.ids)
+    if len(repeated):
+        _drop_doubles(table, repeated)
+        found = contents(table, counted)
+    return found
 
 
 def contents(table: Table, counted: Collection[str] = ()) -> TableContents:
-    """What the table holds, as `prepare` returns it; nothing is changed."""
+    """The contents of the table, as `prepare` returns them. Changes nothing."""
     files = table.row_files()
     ids, tallies = table.frames_of(files, counted)
     return TableContents(ids, set(files), tallies)
@@ -75,19 +82,19 @@ def unsure(table: Table, sources: Collection[str], retry_unreadable: bool) -> pa
 
 
 def doubles(ids: np.ndarray) -> np.ndarray:
-    """Those of some sorted ids that are there more than once."""
+    """The ids that occur more than once in a sorted array."""
     return ids[1:][ids[1:] == ids[:-1]]
 
 
 def passing(table: Table, sources: Collection[str], threshold: float) -> pa.Table:
-    """frame_id and source of the rows `below_fiq` of some sources that a lower threshold lets through.
+    """frame_id and source of the `below_fiq` rows of some sources that pass a lower threshold.
 
-    A run with that threshold scores these frames again. Until it has, their rows stay; then, or when the next
-    run finds a frame with two rows, the new row takes the old one's place.
+    A run with that threshold scores these frames again. Their old rows stay until the new rows are written;
+    then the old rows are deleted. If the run is interrupted, the next run deletes them.
     """
     highest = max(map(threshold_of, table.runs()), default=0.0)
     if highest <= threshold:
-        return _FRAMES.empty_table()  # most tables: nothing need be read
+        return _FRAMES.empty_table()  # the usual case: no file has to be read
     wanted = pa.array(sorted(sources), pa.string())
     found = [
         rows.filter(pc.is_in(rows["source"], value_set=wanted))
@@ -97,37 +104,40 @@ def passing(table: Table, sources: Collection[str], threshold: float) -> pa.Tabl
 
 
 def threshold_of(run: Mapping[str, Any]) -> float:
-    """The least `serfiq` that a run scored further; 1 where its record does not say."""
+    """The `fiq_threshold` of a run; 1 if its record does not contain it."""
     return float(run.get("config", {}).get("fiq_threshold", 1.0))
 
 
 def drop_replaced(table: Table, run: Run, again: np.ndarray) -> None:
-    """Delete the old rows of frames (ids: int64) that have a row of this run now."""
+    """Delete the old rows of frames (`again`: ids, int64) that now have a row of this run."""
     if not len(again):
         return
-    there = table.frame_ids(table.files_of(run.run_id))
-    new = np.sort(again[isin_sorted(again, there)])
+    written = table.frame_ids(table.files_of(run.run_id))
+    new = np.sort(again[isin_sorted(again, written)])
     for path in table.row_files():
         if status_of(path) == "below_fiq" and not is_of(path, run.run_id):
             table.keep_rows(path, ~isin_sorted(table.column(path, "frame_id").to_numpy(), new))
 
 
 def forget_unreadable(table: Table, sources: Collection[str]) -> int:
-    """Take back the rows of unreadable frames of some sources, so that they are tried again; how many."""
-    return _forget([path for path in table.row_files() if status_of(path) == "unreadable"], table, sources)
+    """Delete the `unreadable` rows of some sources, so that these frames are read again. Returns the number
+    of deleted rows."""
+    unreadable = [path for path in table.row_files() if status_of(path) == "unreadable"]
+    return _delete_rows(unreadable, table, sources)
 
 
 def drop_stragglers(table: Table, run: Run, known: Collection[str]) -> None:
-    """Delete the files that are neither this run's nor `known` to `prepare`: last workers of a run that died,
-    or was removed, wrote them later. This run has scored the same frames, or, where its input is another, a
-    later one will."""
+    """Delete row files that are neither from this run nor `known` to `prepare`. The last workers of a run
+    that died or was removed wrote them later. This run has scored the same frames, or, if its input is
+    different, a later run will."""
     with table.translate_errors():
         for path in table.row_files():
             if path not in known and not is_of(path, run.run_id):
                 table.files.rm_file(path)
 
 
-def _forget(files: list[str], table: Table, sources: Collection[str]) -> int:
+def _delete_rows(files: list[str], table: Table, sources: Collection[str]) -> int:
+    """Delete the rows of some sources from some files. Returns the number of deleted rows."""
     count = 0
     for path in files:
         keep = np.array([source not in sources for source in table.column(path, "source").to_pylist()])
@@ -137,29 +147,30 @@ def _forget(files: list[str], table: Table, sources: Collection[str]) -> int:
 
 
 def _remove_unfinished_files(table: Table) -> None:
-    """Those that a killed process was writing on a local disk, as `AtomicLocalFileSystem` names them."""
+    """Delete the temporary files of `AtomicLocalFileSystem` that a killed process left on a local disk."""
     with table.translate_errors():
         for path in table.files.glob(f"{glob.escape(table.path)}/status=*/.*.parquet.*"):
             table.files.rm_file(path)
 
 
-def _drop_doubles(table: Table, doubled: np.ndarray) -> None:
-    """Of frames with several rows (ids: int64, sorted) the row of the latest run stays, by `runs.in_order`.
-    Files without such a frame are only looked through."""
-    found = list(table.places_of(doubled))
+def _drop_doubles(table: Table, repeated: np.ndarray) -> None:
+    """Keep only the row of the latest run, by `runs.in_order`, of frames with several rows (`repeated`: ids,
+    int64, sorted). Files without such a frame are read but not rewritten."""
+    found = list(table.places_of(repeated))
     owner: dict[int, str] = {}
-    latest_last = [run["run_id"] for run in table.runs()]
+    oldest_first = [run["run_id"] for run in table.runs()]
 
     def age(place: tuple[str, np.ndarray]) -> tuple[int, str]:
         path = place[0]
-        of = [position for position, run_id in enumerate(latest_last) if is_of(path, run_id)]
-        return max(of, default=-1), path.rsplit("/", 1)[1]  # a compacted file is of no run: older than all
+        positions = [position for position, run_id in enumerate(oldest_first) if is_of(path, run_id)]
+        # A compacted file belongs to no run: it counts as older than all runs.
+        return max(positions, default=-1), path.rsplit("/", 1)[1]
 
-    for path, there in sorted(found, key=age):
-        owner.update(dict.fromkeys(there.tolist(), path))
+    for path, frame_ids in sorted(found, key=age):
+        owner.update(dict.fromkeys(frame_ids.tolist(), path))
     for path, _ in found:
         ids = table.column(path, "frame_id").to_numpy()
-        keep = ~isin_sorted(ids, doubled)
+        keep = ~isin_sorted(ids, repeated)
         last = {int(ids[row]): row for row in np.flatnonzero(~keep)}
         keep[[row for frame_id, row in last.items() if owner[frame_id] == path]] = True
         table.keep_rows(path, keep)

@@ -1,4 +1,4 @@
-"""The runs that made a table: their records, `TABLE/_faceq/run-<run_id>.json`, and the order they ran in."""
+"""The runs that wrote a table: their records, `TABLE/_faceq/run-<run_id>.json`, and their order."""
 
 import contextlib
 import json
@@ -22,14 +22,15 @@ from faceq.storage.settings import S3Settings
 from faceq.table import records
 
 FILES_AT_ONCE = 10
-"""As many connections as s3fs opens: most of the time of a small file on S3 is waiting for answers."""
+"""Number of files to read in parallel: the number of connections that s3fs opens. Reading a small file from
+S3 is mostly waiting for responses."""
 
-_IN_NO_FOOTER = {"input", "manifest", "out", "s3", "model_mirrors", "accept_licence"}
-"""Settings that no value in a row depends on."""
+_NOT_IN_FOOTER = {"input", "manifest", "out", "s3", "model_mirrors", "accept_licence"}
+"""Settings that do not affect any value in a row."""
 
 
 def new_run_id() -> str:
-    """A name for a run: when it started (UTC) and eight random hex digits."""
+    """A new id for a run: its start time (UTC) and eight random hex digits."""
     return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}"
 
 
@@ -37,14 +38,14 @@ def new_run_id() -> str:
 class Run:
     """One scoring run.
 
-    state: claiming, running or ended; owner: the process (see `faceq.table.lock`). version: faceq's. record:
-    what decides the values in a row. frames: those of the input that had no row yet; None also where the
-    process that counted them died. rows: those that it wrote. counts: the rows by status. already_done:
-    frames of the input that had a row before. accepted: models that come under terms which had to be
-    accepted, and their licences. passed_over: files and members of shards that hold no frames, by their
-    ending. notes: what a person should know of a source, or of the scores, though nothing is broken.
-    sequence: 1 for the first run of the table, one more for each that came after (see `in_order`). Times are
-    UTC, ISO 8601; `finished` is None while the run goes on, or if it was stopped.
+    state: claiming, running or ended. owner: the process (see `faceq.table.lock`). version: version of faceq.
+    record: the settings that affect values. frames: number of input frames that had no row yet; None also if
+    the process that counted them died. rows: number of rows written. counts: number of rows by status.
+    already_done: number of input frames that already had a row. accepted: the models whose licences had to be
+    accepted, with these licences. passed_over: number of skipped files and shard members that are not frames,
+    by extension. notes: remarks about a source or about the scores that are not errors. sequence: 1 for the
+    first run of the table, one more for each later run (see `in_order`). Times are UTC, ISO 8601. `finished`
+    is None while the run is running, or if it was stopped.
     """
 
     run_id: str
@@ -66,11 +67,11 @@ class Run:
     sequence: int = 0
 
     def footer(self) -> dict[str, Any]:
-        """What each Parquet file of the run holds in its metadata."""
+        """The part of the record that every Parquet file of the run contains in its metadata."""
         return footer_of(self.as_json())
 
     def as_json(self) -> dict[str, Any]:
-        """The run's record: its fields, what decides the values not under a name of its own."""
+        """The record of the run as JSON: its fields, with the keys of `record` at the top level."""
         found = asdict(self)
         return {**found.pop("record"), **found}
 
@@ -86,7 +87,7 @@ class RunRecords:
 
     @contextlib.contextmanager
     def translate_errors(self) -> Iterator[None]:
-        """Turns what storage raises into an error that names the place: see `faults.failure`."""
+        """Turn storage errors into the errors of `faults.failure`, which name the place."""
         try:
             yield
         except folders.UnlistedError as error:
@@ -99,12 +100,12 @@ class RunRecords:
             raise failure(f"{self.uri}: cannot be used", error) from None
 
     def exists(self) -> bool:
-        """Whether a run has begun to write here; StorageError if the place cannot be read."""
+        """Whether any run has started to write here. Raises StorageError if the place cannot be read."""
         with self.translate_errors():
             return bool(self._run_files())
 
     def runs(self) -> list[dict[str, Any]]:
-        """Records of all runs, as `in_order`.
+        """Records of all runs, in the order of `in_order`.
 
         Raises:
             StorageError: the place cannot be read, or a record is damaged (see `records.parse`).
@@ -114,20 +115,23 @@ class RunRecords:
             return in_order(self._records(self._run_files()))
 
     def runs_of(self, files: list[str]) -> list[dict[str, Any]]:
-        """Records of the runs that wrote some of `row_files`; of all runs, where the name of a file does not
-        begin with a run's id, as after a compaction."""
+        """Records of the runs that wrote the given `row_files`. If the name of a file does not begin with the
+        id of a run, as after a compaction, records of all runs."""
         with self.translate_errors():
-            there = {path.rsplit("/", 1)[1][len("run-") : -len(".json")]: path for path in self._run_files()}
-            wrote = {_writer(path.rsplit("/", 1)[1], there) for path in files}
-            return self._records([path for run_id, path in there.items() if None in wrote or run_id in wrote])
+            known = {path.rsplit("/", 1)[1][len("run-") : -len(".json")]: path for path in self._run_files()}
+            wrote = {_writer(path.rsplit("/", 1)[1], known) for path in files}
+            return self._records([path for run_id, path in known.items() if None in wrote or run_id in wrote])
 
     def run(self, run_id: str) -> dict[str, Any] | None:
-        """The record of one run; None where there is none."""
+        """The record of one run; None if there is none."""
         with self.translate_errors():
             return self._record_at(self._run_file(run_id))
 
     def record(self) -> dict[str, Any]:
-        """What decides the values in the rows: the record that all runs of this table share. One is read."""
+        """A record of one of the runs. The settings that affect values are the same in all of them.
+
+        Raises UsageError if there is no table.
+        """
         with self.translate_errors():
             self.files.invalidate_cache()
             found = next(filter(None, map(self._record_at, self._run_files())), None)
@@ -136,20 +140,20 @@ class RunRecords:
         return found
 
     def save(self, run: Run) -> None:
-        """Write the run's record; readers see the old one or the new one, never a part.
+        """Write the record of a run atomically.
 
-        Raises StorageError where nothing can be written.
+        Raises StorageError if it cannot be written.
         """
         self.put_record(run.as_json())
 
     def put_record(self, record: dict[str, Any]) -> None:
-        """Write a run's record as `runs` gives it, with secrets masked; otherwise as `save`."""
+        """Write a record in the form that `runs` returns, with secrets masked; otherwise like `save`."""
         text = json.dumps(masked(record), indent=2, sort_keys=True)
         with self.translate_errors(), self.files.open(self._run_file(record["run_id"]), "wb") as file:
             file.write(text.encode())
 
     def forget(self, run: Run) -> None:
-        """Delete the record of a run that has written nothing, if it is there."""
+        """Delete the record of a run that wrote nothing, if it exists."""
         with self.translate_errors(), contextlib.suppress(FileNotFoundError):
             self.files.rm_file(self._run_file(run.run_id))
 
@@ -158,7 +162,8 @@ class RunRecords:
             return [record for record in pool.map(self._record_at, paths) if record is not None]
 
     def _record_at(self, path: str) -> dict[str, Any] | None:
-        """A run's record; None if it is gone: a job that was refused takes its record back."""
+        """The record in a file; None if the file is gone: a job that could not get the lock deletes its
+        record."""
         try:
             content = self.files.cat_file(path)
         except FileNotFoundError:
@@ -175,40 +180,41 @@ class RunRecords:
 
 
 def footer_of(record: dict[str, Any]) -> dict[str, Any]:
-    """What the Parquet files of a run say, from its record: what decides their values. Places and access are
-    in the record only: the input may be a hundred thousand paths, and files are copied and shared."""
-    found = {each.name for each in fields(Run)} - {"version", "run_id", "config"}
-    config = {key: value for key, value in record["config"].items() if key not in _IN_NO_FOOTER}
-    return {key: value for key, value in record.items() if key not in found} | {"config": config}
+    """The part of a record that goes into the footers of the Parquet files: what affects their values. Paths
+    and access settings stay in the record only, because the input may be a hundred thousand paths, and row
+    files may be copied and shared."""
+    excluded = {each.name for each in fields(Run)} - {"version", "run_id", "config"}
+    config = {key: value for key, value in record["config"].items() if key not in _NOT_IN_FOOTER}
+    return {key: value for key, value in record.items() if key not in excluded} | {"config": config}
 
 
 def in_order(found: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Records of runs in the order in which the runs held the table, the oldest first.
+    """Records of runs in the order in which the runs held the lock, oldest first.
 
-    By the number that a run gets while it holds the lock, not by its id, which begins with the time of the
-    clock of some machine. Only runs of version 0.1.0, which have no number, are ordered by their ids, and are
-    older than all others.
+    They are sorted by the sequence number that a run gets while it holds the lock. The id is not reliable: it
+    begins with the time of the clock of some machine. Runs of version 0.1.0 have no sequence number; they are
+    older than all others, and are sorted by id.
     """
     return sorted(found, key=lambda record: (record.get("sequence", 0), record["run_id"]))
 
 
 def unfinished(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Those of a table's runs (the oldest first) that were stopped, if no later one has gone on over the same
-    input to its end."""
+    """The runs of a table (oldest first) that were stopped and whose input no later run has finished."""
     return [
         run
         for position, run in enumerate(runs)
-        if not run["finished"] and not any(_makes_good(later, run) for later in runs[position + 1 :])
+        if not run["finished"] and not any(_completes(later, run) for later in runs[position + 1 :])
     ]
 
 
-def _makes_good(later: dict[str, Any], stopped: dict[str, Any]) -> bool:
+def _completes(later: dict[str, Any], stopped: dict[str, Any]) -> bool:
+    """Whether a later run finished the whole input of a stopped run."""
     limit, needed = later["config"].get("limit"), stopped["config"].get("limit")
-    whole = limit is None or (needed is not None and limit >= needed)
-    return bool(later["finished"]) and whole and set(stopped["input"]) <= set(later["input"])
+    covers_limit = limit is None or (needed is not None and limit >= needed)
+    return bool(later["finished"]) and covers_limit and set(stopped["input"]) <= set(later["input"])
 
 
 def _writer(name: str, run_ids: Collection[str]) -> str | None:
-    """Which of some runs wrote a file of rows, by its name; None if none of them did."""
+    """The id of the run that wrote a row file, by the name of the file; None if it is none of these runs."""
     ends = (end for end, char in enumerate(name) if char == "-")
     return next((name[:end] for end in ends if name[:end] in run_ids), None)

@@ -1,12 +1,13 @@
-"""The result table: its columns, its row ids, and the record that every file of it carries.
+"""The schema of the result table: its columns, its row ids, and the record in the footer of every file.
 
-Columns, types and null rules are a contract with the programs that read the table; a column may be
-added, but is not renamed or removed lightly.
+Columns, types and null rules are a contract with the programs that read the table. Columns may be added, but
+should not be renamed or removed.
 """
 
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,55 +16,255 @@ import pyarrow as pa
 from faceq.messages.masking import mask, masked
 
 STATUSES = ("unreadable", "no_face", "face_too_small", "below_fiq", "scored")
-"""Why a frame's row is as it is. The first that applies wins."""
+"""The possible values of `status`, in order: a row gets the first one that applies."""
 
 BREAK = -1
-"""`frame_index` of the row that stands for a source, or the rest of one, that cannot be read."""
+"""`frame_index` of a row that stands for a source, or the rest of a source, that cannot be read."""
 
-SCHEMA = pa.schema(
-    [
-        pa.field("frame_id", pa.int64(), nullable=False),
-        pa.field("source", pa.string(), nullable=False),
-        ("member", pa.string()),
-        pa.field("frame_index", pa.int32(), nullable=False),
-        ("timestamp_s", pa.float64()),
-        pa.field("status", pa.string(), nullable=False),
-        ("error", pa.string()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("n_faces", pa.int32()),
-        ("face_x", pa.float32()),
-        ("face_y", pa.float32()),
-        ("face_w", pa.float32()),
-        ("face_h", pa.float32()),
-        ("det_score", pa.float32()),
-        ("landmarks", pa.list_(pa.float32())),  # of a fixed size, many readers could not read nulls
-        ("yaw", pa.float32()),
-        ("pitch", pa.float32()),
-        ("roll", pa.float32()),
-        ("face_confidence", pa.float32()),
-        ("align_error", pa.float32()),
-        ("serfiq_raw", pa.float32()),
-        ("serfiq", pa.float32()),
-        ("embedding_norm", pa.float32()),
-        ("dhash", pa.int64()),
-        ("mask_coverage", pa.float32()),
-        ("dbcnn", pa.float32()),
-        pa.field("run_id", pa.string(), nullable=False),
-    ]
+
+@dataclass(frozen=True)
+class Column:
+    """One column of the result table.
+
+    name, type: as in each Parquet file. meaning: what a value says, in Markdown. unit, range: of the numbers;
+    empty where there is none. null: when the column is null; `never` if it cannot be.
+    """
+
+    name: str
+    type: pa.DataType
+    meaning: str
+    unit: str = ""
+    range: str = ""
+    null: str = "never"
+
+    @property
+    def field(self) -> pa.Field:
+        return pa.field(self.name, self.type, nullable=self.null != "never")
+
+
+_NO_FRAME = "`status` is `unreadable`"
+_NO_FACE = "`status` is `unreadable` or `no_face`"
+_NO_SERFIQ = "`status` is `unreadable`, `no_face` or `face_too_small`"
+_NO_DBCNN = "`status` is not `scored`"
+
+COLUMNS = (
+    Column(
+        "frame_id",
+        pa.int64(),
+        "Identifies the frame: the same frame has the same number in every run and on every machine. It is "
+        "the 8-byte BLAKE2b hash of `source`, NUL, `member` (empty if null), NUL and `frame_index` in "
+        "decimal.",
+    ),
+    Column(
+        "source",
+        pa.string(),
+        "The image, video or shard that contains the frame: an absolute local path, or an `s3://` URI as you "
+        "named it (not percent-encoded).",
+    ),
+    Column(
+        "member",
+        pa.string(),
+        "The frame's place inside a shard. In a tar it is the member's name; a repeated name gets `#2`, "
+        "`#3`, …. In a Parquet shard it is the value of the column `key`, `id` or `path`, or the row number "
+        "if there is no such column. A video inside a shard is a member, too.",
+        null="the source is one image or one video, or the row describes a shard that is damaged",
+    ),
+    Column(
+        "frame_index",
+        pa.int32(),
+        "Index of the frame in its video, in display order; it counts all frames, also those that "
+        "`video.fps` or `video.every` leave out. 0 for images. -1 marks damage: the source, or the rest of "
+        "it, cannot be read, and `error` says why.",
+        range="≥ -1",
+    ),
+    Column(
+        "timestamp_s",
+        pa.float64(),
+        "Time of the frame, counted from the first frame of its video.",
+        unit="seconds",
+        range="≥ 0",
+        null="the frame is not from a video",
+    ),
+    Column(
+        "status",
+        pa.string(),
+        "How far the frame was scored; the first one that applies. `unreadable`: there are no pixels. "
+        "`no_face`: no face was found, or what was found is probably not a face. `face_too_small`: the "
+        "shorter side of the face's box is less than `min_face` (40 pixels by default). `below_fiq`: "
+        "`serfiq` is less than `fiq_threshold`. `scored`: the row has all scores. The table is partitioned "
+        "by this column.",
+    ),
+    Column("error", pa.string(), "Why the frame is unreadable, in one line.", null="the frame was read"),
+    Column(
+        "width",
+        pa.int32(),
+        "Width of the frame as it is displayed: after EXIF orientation, and after a video's rotation and "
+        "pixel aspect ratio.",
+        unit="pixels",
+        range="≥ 1",
+        null=_NO_FRAME,
+    ),
+    Column(
+        "height",
+        pa.int32(),
+        "Height of the frame as it is displayed.",
+        unit="pixels",
+        range="≥ 1",
+        null=_NO_FRAME,
+    ),
+    Column(
+        "n_faces",
+        pa.int32(),
+        "Number of faces that the detector found with a confidence of at least `det_threshold`.",
+        range="≥ 0",
+        null=_NO_FRAME,
+    ),
+    Column(
+        "face_x",
+        pa.float32(),
+        "Left edge of the box of the scored face, clipped to the frame. The scored face is the largest one "
+        "among the faces whose confidence is close to the best.",
+        unit="pixels",
+        range="0 to `width`",
+        null=_NO_FACE,
+    ),
+    Column(
+        "face_y", pa.float32(), "Top edge of the box.", unit="pixels", range="0 to `height`", null=_NO_FACE
+    ),
+    Column("face_w", pa.float32(), "Width of the box.", unit="pixels", range="≤ `width`", null=_NO_FACE),
+    Column("face_h", pa.float32(), "Height of the box.", unit="pixels", range="≤ `height`", null=_NO_FACE),
+    Column(
+        "det_score",
+        pa.float32(),
+        "The detector's confidence in the scored face.",
+        range="0 to 1",
+        null=_NO_FACE,
+    ),
+    Column(
+        "landmarks",
+        pa.list_(pa.float32()),  # many readers cannot read nulls in a fixed-size list
+        "Five points of the scored face as ten numbers, x and y of each: both eyes (the one on the image's "
+        "left first), the tip of the nose, both corners of the mouth (the image's left first). Left is meant "
+        "as if the face stood upright.",
+        unit="pixels",
+        null=_NO_FACE,
+    ),
+    Column(
+        "yaw",
+        pa.float32(),
+        "Head pose: how far the face is turned to the side. Positive: to the image's right.",
+        unit="degrees",
+        range="-180 to 180",
+        null=_NO_FACE,
+    ),
+    Column(
+        "pitch",
+        pa.float32(),
+        "Head pose: how far the face is tilted up (positive) or down (negative).",
+        unit="degrees",
+        range="-90 to 90",
+        null=_NO_FACE,
+    ),
+    Column(
+        "roll",
+        pa.float32(),
+        "Head pose: how far the face is rotated in the image plane. Positive: clockwise. About ±180 means "
+        "upside down.",
+        unit="degrees",
+        range="-180 to 180",
+        null=_NO_FACE,
+    ),
+    Column(
+        "face_confidence",
+        pa.float32(),
+        "Confidence of the dense landmark model that this is a face.",
+        range="0 to 1",
+        null=f"{_NO_SERFIQ}, or the landmark model gives no confidence",
+    ),
+    Column(
+        "align_error",
+        pa.float32(),
+        "How badly the five landmarks fit the recogniser's alignment template: root mean square distance "
+        "after the fit. It grows with poor landmarks, and also with faces that are turned to the side.",
+        unit="pixels of the aligned face (112 x 112)",
+        range="≥ 0",
+        null=_NO_SERFIQ,
+    ),
+    Column(
+        "serfiq_raw",
+        pa.float32(),
+        "SER-FIQ as published, not calibrated: 2 / (1 + exp(d)), where d is the mean distance between "
+        "embeddings under dropout. Its range differs between recognisers.",
+        range="0 to 1",
+        null=_NO_SERFIQ,
+    ),
+    Column(
+        "serfiq",
+        pa.float32(),
+        "SER-FIQ: how well a recogniser can recognise the face, higher is better. It is `serfiq_raw` on the "
+        "calibrated scale of the model. It is not a probability. With the preset `embedded`, 2% of CelebA's "
+        "photos have less than 0.5.",
+        range="0 to 1",
+        null=_NO_SERFIQ,
+    ),
+    Column(
+        "embedding_norm",
+        pa.float32(),
+        "L2 norm of the recognition embedding before it is normalised.",
+        range="> 0",
+        null=_NO_SERFIQ,
+    ),
+    Column(
+        "dhash",
+        pa.int64(),
+        "64-bit difference hash of the aligned face, as a signed number. Frames that look alike differ in "
+        "few bits: count the ones of the exclusive or of two hashes.",
+        null=_NO_SERFIQ,
+    ),
+    Column(
+        "mask_coverage",
+        pa.float32(),
+        "Share of the frame's area that the face mask covers.",
+        range="0 to 1",
+        null=_NO_DBCNN,
+    ),
+    Column(
+        "dbcnn",
+        pa.float32(),
+        "DB-CNN: how good the face looks to people, higher is better. Only pixels inside the face mask "
+        "count, unless `quality_region` says otherwise.",
+        range="0 to 100, clipped",
+        null=_NO_DBCNN,
+    ),
+    Column(
+        "run_id",
+        pa.string(),
+        "The run that wrote the row. Its record is `TABLE/_faceq/run-<run_id>.json`.",
+    ),
 )
+"""Every column, in the order of the files. `docs/reference/columns.md` is written from this."""
 
-EMBEDDING = pa.field("embedding", pa.list_(pa.float32()))
-"""Recognition embedding of length one, in tables that were asked to keep it."""
+SCHEMA = pa.schema([column.field for column in COLUMNS])
+
+EMBEDDING_COLUMN = Column(
+    "embedding",
+    pa.list_(pa.float32()),
+    "The recognition embedding, scaled to an L2 norm of 1. Only in tables that were made with `embeddings` "
+    "(`--embeddings`).",
+    range="-1 to 1",
+    null=_NO_SERFIQ,
+)
+EMBEDDING = EMBEDDING_COLUMN.field
+"""Recognition embedding with an L2 norm of 1. Only in tables with the setting `embeddings`."""
 
 METADATA_KEY = b"faceq"
 
 
 def frame_id(source: str, member: str | None, frame_index: int) -> int:
-    """Identity of a frame: the same wherever and whenever it is read, a signed 64-bit integer.
+    """The id of a frame: a signed 64-bit integer that depends only on source, member and frame index.
 
-    BLAKE2b with an 8-byte digest, big-endian, over source, NUL, member (empty if there is none), NUL
-    and the frame index in decimal.
+    It is the BLAKE2b digest (8 bytes, big-endian) of source, NUL, member (empty if there is none), NUL and
+    the frame index in decimal.
     """
     name = f"{source}\0{member or ''}\0{frame_index}".encode("utf-8", "surrogateescape")
     digest = hashlib.blake2b(name, digest_size=8).digest()
@@ -71,37 +272,37 @@ def frame_id(source: str, member: str | None, frame_index: int) -> int:
 
 
 def wrap_int64(number: int) -> int:
-    """A number as int64 holds it, which drops all higher bits."""
+    """A number wrapped to int64: higher bits are dropped."""
     return (number + 2**63) % 2**64 - 2**63
 
 
 def isin_sorted(ids: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """(N,) bool: which ids (N,) are among those known (M,), sorted."""
+    """Which ids (N,) are in the sorted array `known` (M,): (N,) bool."""
     if not len(known):
         return np.zeros(len(ids), bool)
     return known[np.searchsorted(known, ids).clip(max=len(known) - 1)] == ids
 
 
 def schema(embeddings: bool) -> pa.Schema:
-    """The table's columns, with EMBEDDING at the end if it is kept."""
+    """The columns of the table, with EMBEDDING at the end if embeddings are kept."""
     return SCHEMA.append(EMBEDDING) if embeddings else SCHEMA
 
 
 def schema_with(record: Mapping[str, Any]) -> pa.Schema:
-    """The table's schema with a run's record (JSON, secrets masked) as metadata, which reaches each file's
-    footer."""
+    """The schema of the table with the record of a run (JSON, secrets masked) as metadata, which Parquet
+    stores in the footer of every file."""
     metadata = {METADATA_KEY: json.dumps(masked(record), sort_keys=True).encode()}
     return schema(record.get("embeddings", False)).with_metadata(metadata)
 
 
 def record_of(schema: pa.Schema) -> dict[str, Any]:
-    """The record that `schema_with` put there; empty where there is none."""
+    """The record that `schema_with` stored in a schema; empty if there is none."""
     return json.loads((schema.metadata or {}).get(METADATA_KEY, b"{}"))
 
 
 def to_result_rows(batch: pa.Table, columns: pa.Schema, run_id: str) -> pa.Table:
-    """A batch that has been through all stages, as rows of the result table: its columns, in order, and no
-    secrets in its errors."""
+    """Convert a batch that has passed all stages to rows of the result table: the columns in their order,
+    with secrets masked in `error`."""
     column = pa.array([run_id] * len(batch), pa.string())
     failed = np.flatnonzero(batch["error"].is_valid().to_numpy())
     batch = scatter_column(batch, "error", failed, [mask(batch["error"][int(row)].as_py()) for row in failed])
@@ -109,7 +310,7 @@ def to_result_rows(batch: pa.Table, columns: pa.Schema, run_id: str) -> pa.Table
 
 
 def pending(batch: pa.Table) -> np.ndarray:
-    """Positions (int64) of the rows that no stage has decided yet: their `status` is null."""
+    """Positions (int64) of the rows whose `status` is still null: no stage has set it yet."""
     return np.flatnonzero(batch["status"].is_null().to_numpy())
 
 
@@ -117,15 +318,15 @@ _KINDS = {field.name: field.type for field in schema(embeddings=True)}
 
 
 def scatter_column(batch: pa.Table, name: str, rows: np.ndarray, values: Any) -> pa.Table:
-    """The batch with `values` at positions `rows` of column `name`, other rows as they were.
+    """The batch with `values` at positions `rows` of column `name`; other rows stay unchanged.
 
-    A column that is not there yet starts all null. The type is the table's, or binary for pixels
-    that travel between two stages.
+    A missing column is added, with nulls in all other rows. The type is that of the result table, or binary
+    for pixel columns, which exist only between two stages.
     """
     kind = _KINDS.get(name, pa.binary())
     index = batch.schema.get_field_index(name)
     if index >= 0 and not len(rows):
-        return batch  # most batches lose no face: their pixels need no copy
+        return batch  # the usual case: no pixels need to be copied
     column = [None] * len(batch) if index < 0 else batch[name].to_pylist()
     for row, value in zip(rows, values, strict=True):
         column[row] = value
@@ -135,7 +336,7 @@ def scatter_column(batch: pa.Table, name: str, rows: np.ndarray, values: Any) ->
 
 
 def pixels(batch: pa.Table, name: str, rows: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Pixel column `name` at `rows` as one uint8 array (len(rows), *shape)."""
+    """The pixels of column `name` at positions `rows` as one uint8 array (len(rows), *shape)."""
     column = batch[name]
     parts = [np.frombuffer(column[int(row)].as_buffer(), np.uint8) for row in rows]
     return np.stack(parts).reshape(-1, *shape) if parts else np.empty((0, *shape), np.uint8)

@@ -1,10 +1,10 @@
-"""Whether other programs, old and new, read a result table and an export of it, and find the same values.
+"""Check that old and new versions of other programs read the same values from a result table and its export.
 
     python -m jobs.benchmarks.check_readers TABLE [WORD…]
 
-makes a virtual environment for each line of CASES (those that hold a WORD, if any is given), installs the
-reader there, and prints a table. It takes a few minutes and a few gigabytes in a temporary folder, which is
-deleted at the end.
+For each line of CASES (that contains a WORD, if you give any), this creates a virtual environment and
+installs the reader there. It prints a table. It takes a few minutes, and a few gigabytes in a temporary
+folder that is deleted at the end.
 """
 
 import argparse
@@ -41,14 +41,14 @@ CASES = (
     ("datasets", "datasets==3.0.0", "pyarrow==17.0.0", "numpy<2"),
     ("datasets", "datasets"),
 )
-"""Readers and what is installed of them: the oldest allowed, or usual, and the newest."""
+"""Readers and the packages to install: the oldest supported or common versions, and the newest."""
 
 
 def main() -> int:
     """Check and print; 1 if a reader fails or finds another value."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("table", help="a local result table, best with every status")
-    parser.add_argument("words", nargs="*", help="only the cases that hold one of these")
+    parser.add_argument("table", help="a local result table, ideally with rows of every status")
+    parser.add_argument("words", nargs="*", help="run only the cases that contain one of these")
     options = parser.parse_args()
     expected = by_id(faceq.read_table(options.table).to_pylist())
     failed = False
@@ -69,7 +69,7 @@ def main() -> int:
 
 
 def by_id(rows: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
-    """Rows of a reader by their frame, in values that can be compared."""
+    """Rows of a reader by `frame_id`, with values that can be compared."""
     plain = [{name: readers.plain(value) for name, value in row.items()} for row in rows]
     return {row["frame_id"]: row for row in plain}
 

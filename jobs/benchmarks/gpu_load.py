@@ -1,4 +1,4 @@
-"""How busy the GPUs of a cluster are while a job runs, by `nvidia-smi` on each node."""
+"""GPU load of a cluster while a job runs, measured by `nvidia-smi` on each node."""
 
 import subprocess
 import threading
@@ -9,12 +9,12 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 LOOK_FOR_NODES_S = 10
 QUERY = ["nvidia-smi", "--query-gpu=utilization.gpu,memory.used", "--format=csv,noheader,nounits", "--loop=1"]
-"""Prints a line for each card each second."""
+"""Prints a line per GPU every second."""
 
 
 @ray.remote(num_cpus=0)
 class _Watcher:
-    """Reads the load of one node's cards, each second."""
+    """Reads the load of one node's GPUs every second."""
 
     def __init__(self, command: list[str]) -> None:
         self._command = command
@@ -30,14 +30,14 @@ class _Watcher:
                 self._found.append((float(load), float(memory)))
 
     def readings(self) -> tuple[int, float, float]:
-        """Readings of all cards, their mean load in percent, and the most memory of a card in MB."""
+        """Number of readings of all GPUs, their mean load in percent, the peak memory of one GPU in MB."""
         found = list(self._found)
         loads, memory = zip(*found, strict=True) if found else ((0.0,), (0.0,))
         return len(found), sum(loads) / len(loads), max(memory)
 
 
 class GpuLoad:
-    """Watches the GPUs of all nodes, those that come later too, while the block runs. Needs Ray."""
+    """Watches the GPUs of all nodes, also of nodes that join later, while the block runs. Needs Ray."""
 
     def __enter__(self) -> "GpuLoad":
         self._watchers: dict[str, Any] = {}
@@ -52,7 +52,7 @@ class GpuLoad:
         self._looker.join()
 
     def mean(self) -> dict[str, dict[str, float]]:
-        """By node: mean load of its cards, 0...100, and the most memory that one of them held, MB."""
+        """By node: mean load of its GPUs, 0...100, and the peak memory of one GPU in MB."""
         found = {}
         for node, watcher in self._watchers.items():
             try:

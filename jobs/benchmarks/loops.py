@@ -1,4 +1,4 @@
-"""What the job is measured against: its stages in one process without Ray, and CAFI as it was published."""
+"""The baselines of the benchmark: the stages of the job in one process without Ray, and CAFI as published."""
 
 import sys
 import time
@@ -29,7 +29,7 @@ WARM_UP_FRAMES = 32
 
 
 def bare(settings: config.Config) -> dict[str, Any]:
-    """The job's stages, one after the other, some hundred frames at a time."""
+    """The stages of the job, one after the other, on a few hundred frames at a time."""
     cores = device.usable_cpus()
     whole = {
         name: getattr(settings, name).model_copy(update={"num_cpus": cores})
@@ -58,7 +58,7 @@ def bare(settings: config.Config) -> dict[str, Any]:
 
 
 def cafi(settings: config.Config) -> dict[str, Any]:
-    """CAFI's two networks as published, on the detector, landmarks and recogniser of the job's preset."""
+    """CAFI's two networks as published, with the detector, landmarks and recogniser of the job's preset."""
     cores, models = device.usable_cpus(), choose(settings)
     torch.set_num_threads(cores)
     cv2.setNumThreads(cores)
@@ -85,7 +85,7 @@ def cafi(settings: config.Config) -> dict[str, Any]:
         outline = marks(picture, face).outline(models.preset.outline)
         aligned = geometry.align(picture, face.landmarks)
         with torch.inference_mode():
-            # The released code puts 100 copies of the face through the whole network.
+            # The released code runs the whole network on 100 copies of the face.
             features = backbone.on_device(to_device(np.repeat(aligned[None], CAFI_PASSES, axis=0), place))
             passes(features[:1], [serfiq.seed_of(aligned)])
             black = region.blacked_out(picture, outline, as_jpeg=True)
@@ -95,7 +95,7 @@ def cafi(settings: config.Config) -> dict[str, Any]:
 
 
 def decode_or_none(image: bytes, max_pixels: int) -> np.ndarray | None:
-    """RGB (H, W, 3), None for what is no picture."""
+    """RGB (H, W, 3), or None if the bytes are not an image."""
     try:
         return decode(image, max_pixels)
     except UnreadableError:
@@ -103,7 +103,7 @@ def decode_or_none(image: bytes, max_pixels: int) -> np.ndarray | None:
 
 
 def tables_of(settings: config.Config) -> Iterator[pa.Table]:
-    """The first `limit` frames, as the stages take them."""
+    """The first `limit` frames as tables, the input of the stages."""
     left = settings.limit or sys.maxsize
     frames = read_shards(list_shards(settings.input, settings.s3, settings.manifest), settings.s3)
     for batch in in_batches(frames, AT_ONCE):

@@ -1,11 +1,14 @@
-"""Measure what DB-CNN-Lite costs: arithmetic, size, and speed beside DB-CNN as published.
+"""Measure the cost of DB-CNN-Lite: operations, size, and speed compared with DB-CNN as published.
 
     python -m jobs.benchmarks.measure_dbcnn [--threads 2] [--rounds 5]
 
-Prints, as JSON, the floating-point operations (two for each multiply-add, both branches, pooling and head)
-of DB-CNN-Lite at 256x256 and of DB-CNN with VGG-16 at 384x384, and faces per second of DB-CNN-Lite in eager
-torch, in torch with channels last, in ONNX Runtime as the job runs it, and of DB-CNN as published (random
-weights: they do not change the time), in alternating rounds of one run. Medians.
+Prints as JSON:
+
+- floating-point operations (two per multiply-add; both branches, pooling and head) of DB-CNN-Lite at 256x256
+  and of DB-CNN with VGG-16 at 384x384;
+- faces per second of DB-CNN-Lite in eager torch, in torch with channels last, and in ONNX Runtime as the job
+  runs it, and of DB-CNN as published, with random weights, which do not change the time. Rounds alternate
+  between the networks; the figures are medians.
 """
 
 import argparse
@@ -58,7 +61,7 @@ def main() -> None:
         for name, (run, count) in runs.items():
             start = time.perf_counter()
             run()
-            if round_:  # the first one warms up
+            if round_:  # the first round warms up
                 times[name].append((time.perf_counter() - start) / count)
     rates = {name: 1 / float(np.median(each)) for name, each in times.items()}
     figures = {
@@ -73,7 +76,7 @@ def main() -> None:
 
 
 def operations(run: Callable[[], Tensor]) -> float:
-    """Floating-point operations of one run, two for each multiply-add."""
+    """Floating-point operations of one run, two per multiply-add."""
     with FlopCounterMode(display=False) as counter:
         run()
     return counter.get_total_flops()

@@ -1,9 +1,9 @@
-"""How well faces are found: tilted, turned, small, on large canvases, cut by the frame, moved by pixels.
+"""Measure how well faces are found if they are tilted, rotated, small, in large images, cut off, or shifted.
 
     python -m jobs.benchmarks.measure_find DATA [--faces 60]
 
-DATA holds `celeba_dev/images`, `live_challenge/images` and `kodak24`. Every figure comes from the job's own
-stages on copies of photos, so that the same script measures other versions of faceq.
+DATA holds `celeba_dev/images`, `live_challenge/images` and `kodak24`. All figures come from the stages of the
+job, run on modified copies of photos, so that the same script measures other versions of faceq.
 """
 
 import argparse
@@ -30,13 +30,13 @@ Row = dict[str, Any]
 
 
 class Scorer:
-    """The job's stages in one process, every face to its end."""
+    """The stages of the job in one process. Every face gets all scores."""
 
     def __init__(self) -> None:
         self._stages = scorer.stages_of(config.build({"fiq_threshold": 0}))
 
     def __call__(self, pictures: Iterable[np.ndarray]) -> list[Row]:
-        """Rows of pictures (H, W, 3) uint8 RGB."""
+        """Rows of images (H, W, 3) uint8 RGB."""
         rows = []
         for number, picture in enumerate(pictures):
             batch = to_table([Frame(str(number), None, 0, _bmp(picture))])
@@ -46,7 +46,7 @@ class Scorer:
         return rows
 
     def cpu(self, picture: np.ndarray, repeats: int = 7) -> float:
-        """Milliseconds of CPU that finding the face takes, decoding included: the least of some runs."""
+        """CPU time of finding the face, decoding included, in milliseconds: the minimum of several runs."""
         batch, spent = to_table([Frame("0", None, 0, _bmp(picture))]), []
         for _ in range(repeats):
             before = time.process_time()
@@ -56,7 +56,7 @@ class Scorer:
 
 
 def main() -> int:
-    """Print one table for each question."""
+    """Print one table per measurement."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("--faces", type=int, default=60, help="photos of celeba_dev (60)")
@@ -76,7 +76,7 @@ def main() -> int:
 
 
 def _turned(score: Scorer, known: list[tuple[np.ndarray, Row]]) -> None:
-    print("turned by: found, median |roll error|, serfiq within .05 of upright's")
+    print("rotated by: found, median |roll error|, share with serfiq at most .05 below the upright photo's")
     for turn in TURNS:
         rows = score(_rotated(photo, turn) for photo, _ in known)
         pairs = [(row, one) for row, (_, one) in zip(rows, known, strict=True) if _has(row)]
@@ -86,7 +86,7 @@ def _turned(score: Scorer, known: list[tuple[np.ndarray, Row]]) -> None:
 
 
 def _small(score: Scorer, known: list[tuple[np.ndarray, Row]]) -> None:
-    print("faces brought to 41 pixels, pasted: recall")
+    print("faces scaled to 41 pixels and pasted on a canvas: recall")
     chance = np.random.default_rng(0)
     for name, size in CANVASES.items():
         hits, tried = 0, 0
@@ -104,7 +104,7 @@ def _small(score: Scorer, known: list[tuple[np.ndarray, Row]]) -> None:
 
 
 def _canvas(score: Scorer, known: list[tuple[np.ndarray, Row]]) -> None:
-    print("pasted 1:1, canvas: mean and largest |change of serfiq|")
+    print("pasted unscaled on a canvas of this width: mean and maximum |change of serfiq|")
     for width in (1280, 2560, 5120):
         some = [(photo, row) for photo, row in known[:30] if max(photo.shape) < width * 0.75]
         rows = score(_pasted(photo, (width, width * 3 // 4), np.array([50, 70])) for photo, _ in some)
@@ -113,7 +113,7 @@ def _canvas(score: Scorer, known: list[tuple[np.ndarray, Row]]) -> None:
 
 
 def _cuts(score: Scorer, known: list[tuple[np.ndarray, Row]]) -> None:
-    print("cut on one side: mean change of dbcnn, |change| at the 90th percentile, faces")
+    print("face cut off on one side: mean change of dbcnn, 90th percentile of |change|, number of faces")
     for share in (0.2, 0.4):
         for side in ("left", "right", "above", "below"):
             rows = score(_cut(photo, row, share, side) for photo, row in known)
@@ -125,7 +125,7 @@ def _cuts(score: Scorer, known: list[tuple[np.ndarray, Row]]) -> None:
 
 
 def _shifts(score: Scorer, known: list[tuple[np.ndarray, Row]]) -> None:
-    print("moved by up to 8 pixels, and mirrored: mean standard deviation")
+    print("shifted by up to 8 pixels, and mirrored: mean standard deviation")
     spread: dict[str, list[float]] = {"dbcnn": [], "serfiq": [], "yaw": []}
     for photo, _ in known[:30]:
         copies = [np.roll(photo, (step, -step), (0, 1)) for step in SHIFTS]
@@ -138,7 +138,7 @@ def _shifts(score: Scorer, known: list[tuple[np.ndarray, Row]]) -> None:
 
 
 def _cost(score: Scorer, known: list[tuple[np.ndarray, Row]]) -> None:
-    print("find_face, milliseconds of CPU a frame (median of photos)")
+    print("find_face: CPU time per frame, milliseconds (median over photos)")
     for name, size in {"384x384": (384, 384), "1024x1024": (1024, 1024), "4K": (3840, 2160)}.items():
         photos = [_fitted(photo, size) for photo, _ in known[:12]]
         print(f"  {name}: {np.median([score.cpu(photo) for photo in photos]):.1f}", flush=True)
@@ -158,7 +158,7 @@ def _centre(row: Row) -> np.ndarray:
 
 
 def _rotated(photo: np.ndarray, turn: int) -> np.ndarray:
-    """The photo turned clockwise, whole, its surroundings grey."""
+    """The whole photo rotated clockwise, on a grey background."""
     height, width = photo.shape[:2]
     side = int(np.ceil(np.hypot(height, width)))
     matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), -turn, 1)

@@ -1,18 +1,18 @@
-"""Whether a frame costs the same in a long job as in a short one: rate, driver memory and object store.
+"""Measure whether a frame costs the same in long and short jobs: rate, driver memory and object store.
 
     python -m jobs.benchmarks.measure_scale 500 2_000 8_000 [--config job.yaml]
     python -m jobs.benchmarks.measure_scale --stand-ins 10_000 100_000 1_000_000
 
-Runs the job once for each number of frames, each in a process of its own, over frames of 384x384 out of the
-benchmark. With `--stand-ins` the three model stages make up their values instead of computing them, so that
-what is left is the job itself: reading, blocks, batches, writing, books; frames are then bytes of no picture.
+Runs the job once per number of frames, each time in its own process, on the 384x384 frames of the benchmark.
+With `--stand-ins`, the three model stages return made-up values. The rest is the job itself: reading, blocks,
+batches, writing, counting. The frames are then bytes that are not an image.
 
-Prints for each run: its seconds, frames/s without the start, the most memory that the driver held, the most
-that lay in the object store of all nodes, and what was spilled from it to disk.
+Prints for each run: seconds, frames/s without start-up, the peak memory of the driver, the peak size of the
+object store of all nodes, and the bytes spilled from it to disk.
 
-Without the start: by the frames and seconds that a run has more than one of BASE frames. (A run's own summary
-leaves out the time until its first frames are through. Others are half done by then, which makes short runs
-look fast: 500 frames by a tenth.)
+To exclude the start-up, the rate uses only the additional frames and seconds compared with a run of BASE
+frames. (A run's own summary excludes the time until its first frames are finished. Other frames are half
+finished by then, which makes short runs look fast: 500 frames by a tenth.)
 """
 
 import argparse
@@ -36,15 +36,15 @@ from jobs.benchmarks import stand_ins, throughput
 SAMPLE_S = 1
 
 BASE = 100
-"""Frames of the run that stands for the start: a few batches, so that each stage has begun."""
+"""Frames of the run that measures the start-up: a few batches, so that every stage has started."""
 
 
 def main() -> int:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("frames", type=int, nargs="+", metavar="N", help="frames of a run")
-    parser.add_argument("--stand-ins", action="store_true", help="made-up values in place of the models'")
-    parser.add_argument("--config", metavar="job.yaml", help="the job's resources")
+    parser.add_argument("frames", type=int, nargs="+", metavar="N", help="number of frames of a run")
+    parser.add_argument("--stand-ins", action="store_true", help="use made-up values instead of the models")
+    parser.add_argument("--config", metavar="job.yaml", help="settings file with the resources of the job")
     options = parser.parse_args()
     table = rich.table.Table(box=None, pad_edge=False)
     for title in ("frames", "seconds", "frames/s", "of the first", "driver, MB", "store, MB", "spilled, MB"):
@@ -62,13 +62,13 @@ def main() -> int:
             f"{rate / first:.3f}",
             *(f"{found[name] / 1e6:,.0f}" for name in ("driver", "store", "spilled")),
         )
-    print(f"The run that stands for the start: {base['frames']} frames in {base['seconds']:.1f} s")
+    print(f"Start-up run: {base['frames']} frames in {base['seconds']:.1f} s")
     rich.console.Console().print(table)
     return 0
 
 
 def _run(count: int, options: argparse.Namespace) -> dict[str, Any]:
-    """What a job of so many frames took."""
+    """The measurements of a job with `count` frames."""
     with tempfile.TemporaryDirectory(prefix="faceq-scale-") as folder:
         frames = Path(folder) / "frames"
         write = _write_numbers if options.stand_ins else throughput.write_frames
@@ -87,7 +87,7 @@ def _measured(settings: config.Config) -> dict[str, Any]:
 
 
 class _Memory:
-    """The most bytes that this process held, that lay in the object stores, and that were spilled."""
+    """Peak memory of this process, peak size of the object stores, and spilled data, in bytes."""
 
     def __enter__(self) -> "_Memory":
         self.most = {"driver": 0.0, "store": 0.0, "spilled": 0.0}
@@ -114,12 +114,12 @@ class _Memory:
 
 
 def _with_stand_ins(settings: config.Config) -> dict[str, Any]:
-    stand_ins.put_in()
+    stand_ins.install()
     return _measured(settings)
 
 
 def _write_numbers(folder: Path, count: int) -> str:
-    """Tar shards of 1,000 files, as large data sets come, with a number in each; the folder's path."""
+    """Write tar shards of 1,000 files, as in large data sets. Each file holds a number. Returns the path."""
     numbers = ((f"{index:09}.jpg", str(index).encode()) for index in range(count))
     demo.write_shards(folder, numbers, each=1000)
     return str(folder)

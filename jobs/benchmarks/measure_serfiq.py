@@ -1,11 +1,11 @@
-"""Measure SER-FIQ's closed form against dropout passes: how exact it is, and how fast.
+"""Measure the accuracy and speed of SER-FIQ's closed form compared with Monte Carlo dropout.
 
-    python -m jobs.benchmarks.measure_serfiq PICTURES… [--faces 400] [--passes 5000]
+    python -m jobs.benchmarks.measure_serfiq IMAGES… [--faces 400] [--passes 5000]
 
-Takes faces from the pictures, each sharp and as a degraded copy (kinds and severities of the demo's
-ladders in turn, on the aligned face itself, which is harder than on the frame around it). Prints the error
-of the mean distance against the passes, the rank correlation, the noise that the passes themselves have,
-and the time per face against 100 passes of the last layer, interleaved in one run.
+Uses the faces in the images, each unchanged and as a degraded copy. The copies take the kinds and severities
+of the demo's ladders in turn. They degrade the aligned face, which is harder than degrading the frame around
+it. Prints the error of the mean distance compared with the dropout passes, the rank correlation, the noise of
+the passes themselves, and the time per face compared with 100 passes of the last layer.
 """
 
 import argparse
@@ -37,8 +37,8 @@ TIMINGS = 10
 def main() -> None:
     """Print the figures as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("pictures", nargs="+", help="pictures, shards, folders with faces")
-    parser.add_argument("--faces", type=int, default=400, help="sharp and degraded together")
+    parser.add_argument("pictures", nargs="+", metavar="IMAGES", help="images, shards or folders with faces")
+    parser.add_argument("--faces", type=int, default=400, help="number of faces, with the degraded copies")
     parser.add_argument("--passes", type=int, default=5000)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -46,7 +46,7 @@ def main() -> None:
     backbone = recogniser.from_zoo(settings.chosen.recogniser)
     found = list(_with_copies(settings, options.pictures, options.faces))
     if len(found) < HEAD_BATCH:
-        parser.error(f"{len(found)} faces in {', '.join(options.pictures)}: give pictures with more")
+        parser.error(f"{len(found)} faces in {', '.join(options.pictures)}: give at least {HEAD_BATCH}")
     faces = np.stack(found)
     (features,) = in_mini_batches(lambda part: (backbone(part),), MINI_BATCH, faces)
     print(json.dumps(accuracy(backbone.head, features, faces, options.passes), indent=1))
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def _with_copies(settings: config.Config, pictures: list[str], count: int) -> Iterator[np.ndarray]:
-    """`count` aligned faces (112, 112, 3) uint8 RGB: a sharp one, its degraded copy, the next sharp one…"""
+    """`count` aligned faces (112, 112, 3) uint8 RGB: a face, its degraded copy, the next face, …"""
     find = FindFace(settings, choose(settings))
     copies = [(kind, severity) for severity in SEVERITIES[1:] for kind in STEPS]
     made = 0
@@ -70,7 +70,7 @@ def _with_copies(settings: config.Config, pictures: list[str], count: int) -> It
 
 
 def accuracy(head: serfiq.Head, features: np.ndarray, faces: np.ndarray, passes: int) -> dict[str, float]:
-    """The closed form's distance against that of many passes; errors relative to the passes'."""
+    """The distance in closed form compared with many dropout passes; errors are relative to the passes."""
     closed_form = serfiq.ClosedForm(head)
     closed, _ = in_mini_batches(lambda part: closed_form(torch.from_numpy(part)), HEAD_BATCH, features)
     half = serfiq.MonteCarlo(head, passes // 2)
@@ -97,7 +97,7 @@ def accuracy(head: serfiq.Head, features: np.ndarray, faces: np.ndarray, passes:
 
 
 def speed(head: serfiq.Head, features: np.ndarray) -> dict[str, float]:
-    """Milliseconds per face of the last layer: closed form, and 100 passes; medians of alternating runs."""
+    """Milliseconds per face for the last layer: closed form and 100 passes, medians of alternating runs."""
     closed, drawn = serfiq.ClosedForm(head), serfiq.MonteCarlo(head, passes=100)
     batch = torch.from_numpy(features[:HEAD_BATCH])
     times: dict[str, list[float]] = {"closed_form": [], "passes_100": []}
@@ -108,7 +108,7 @@ def speed(head: serfiq.Head, features: np.ndarray) -> dict[str, float]:
         ):
             start = time.perf_counter()
             run()
-            if round_:  # the first one warms up
+            if round_:  # the first round warms up
                 times[name].append((time.perf_counter() - start) / len(batch) * 1e3)
     medians = {f"{name}_ms": float(np.median(values)) for name, values in times.items()}
     return {**medians, "ratio": medians["passes_100_ms"] / medians["closed_form_ms"]}

@@ -1,10 +1,9 @@
-"""A result table or an exported Parquet file, as other programs read it.
-
-This imports nothing of faceq, and runs where only the reader is installed:
+"""Read a result table or an exported Parquet file with another program.
 
     python jobs/benchmarks/readers.py pandas PATH
 
-prints one JSON object a row, for `jobs.benchmarks.check_readers`.
+prints one JSON object per row, for `jobs.benchmarks.check_readers`. This module imports nothing from faceq:
+it runs in environments in which only the reader is installed.
 """
 
 import glob
@@ -20,7 +19,7 @@ Row = dict[str, Any]
 
 
 def read_pyarrow(path: str) -> list[Row]:
-    import pyarrow.dataset as pds  # noqa: PLC0415 - each reader is imported only where it is asked for
+    import pyarrow.dataset as pds  # noqa: PLC0415 - only one of the readers is installed
 
     return pds.dataset(path, partitioning="hive").to_table().to_pylist()
 
@@ -28,7 +27,7 @@ def read_pyarrow(path: str) -> list[Row]:
 def read_pandas(path: str) -> list[Row]:
     import pandas as pd  # noqa: PLC0415
 
-    # By default pandas makes floats of whole numbers with nulls: `dhash` would lose its last bits.
+    # By default, pandas converts integers with nulls to floats: `dhash` would lose its last bits.
     return pd.read_parquet(path, dtype_backend="numpy_nullable").to_dict("records")
 
 
@@ -55,7 +54,7 @@ def read_fastparquet(path: str) -> list[Row]:
 def read_datasets(path: str) -> list[Row]:
     import datasets  # noqa: PLC0415
 
-    # It makes no column of the folders' names: here each status is a split.
+    # datasets does not make a column from folder names, so each status becomes a split.
     files: dict[str, list[str]] = {}
     for file in _files(path):
         files.setdefault(_status(file), []).append(file)
@@ -75,7 +74,7 @@ READERS: dict[str, Callable[[str], list[Row]]] = {
 
 
 def plain(value: Any) -> Any:
-    """A value of any reader as JSON has it: null for what each of them calls missing."""
+    """A reader's value as JSON represents it: None for each reader's own kind of missing value."""
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, list | tuple):

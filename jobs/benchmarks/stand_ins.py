@@ -1,7 +1,7 @@
-"""The job's three stages with made-up values in place of the models', to measure what is around them.
+"""The three stages of the job with made-up values instead of models, to measure the rest of the job.
 
-They take and give the columns that the real ones do, but for pixels. A module of its own: Ray's workers
-import it.
+They take and return the same columns as the real stages, except pixels. They have their own module because
+Ray's workers import it.
 """
 
 from collections import Counter
@@ -17,8 +17,8 @@ from faceq.stages.chosen_models import ChosenModels
 from faceq.table.schema import pending, scatter_column
 
 
-def put_in() -> None:
-    """Have jobs that this process starts from now on run these stages."""
+def install() -> None:
+    """Make all later jobs of this process run these stages."""
     graph.find_face = find_face
     graph.FiqStage = FiqStage  # type: ignore[misc, assignment]
     graph.QualityStage = QualityStage  # type: ignore[misc, assignment]
@@ -63,6 +63,6 @@ class QualityStage:
 
 
 def _made_up(batch: pa.Table, name: str) -> np.ndarray:
-    """(len(batch),) float64, 0..1, the same for a frame each time."""
+    """(len(batch),) float64, 0..1, always the same for a frame."""
     ids = batch["frame_id"].to_numpy() % (1 << 32)
     return (ids * (2 * len(name) + 1) % 1_000_003) / 1_000_003

@@ -1,22 +1,22 @@
-"""How fast the job is: beside the bare loop over the same frames, and beside CAFI as it was published.
+"""Measure the speed of the job compared with a bare loop over the same frames and with CAFI as published.
 
     python -m jobs.benchmarks.throughput [INPUT…] [--frames N] [--cafi-frames 6] [--config job.yaml]
 
-Three measurements, one after the other, each in a process of its own:
+Makes three measurements, one after the other, each in its own process:
 
-- job: `faceq score`, on this machine or on the cluster that RAY_ADDRESS names; Ray Data's account of each
-  stage follows the table, and the mean load of the cluster's GPUs, if there are any;
-- bare loop: the stages of the job over the same frames (1,500 of them at most) in one process without Ray, on
-  the devices that the job ran on, with as many threads as the process has cores;
-- CAFI: for each face 100 passes of the whole recogniser, then the frame with all but the face blacked out,
-  384x384, through DB-CNN with VGG-16, one picture at a time. The network's speed does not hang on its
-  weights: they are drawn at random.
+- job: `faceq score` on this machine, or on the cluster that RAY_ADDRESS names. After the table, it prints the
+  mean load of the cluster's GPUs, if there are any. Ray Data logs its statistics of each stage;
+- bare loop: the stages of the job over the same frames (at most 1,500) in one process without Ray, on the
+  same devices, with as many threads as the process has cores;
+- CAFI: for each face, 100 passes of the whole recogniser, then DB-CNN with VGG-16 on the 384x384 frame with
+  everything but the face blacked out, one image at a time. The weights of this network are random, which does
+  not change its speed.
 
-On a cluster the last two run on one machine of it, with a card if the job's models do. Without INPUT, on the
-command line or in the configuration, the frames are 384x384 JPEGs of faces out of photos that installed
-packages ship, each moved, turned over and lit a little differently; on a cluster INPUT and `out` must be
-where all its machines reach them. All faces are scored to the end. Rates leave out the start; memory is the
-sum over the process and those below it (on a cluster: the driver's alone), shared pages counted once.
+On a cluster, the last two run on one node, with a GPU if the job's models use one. If neither the command
+line nor the settings file names an input, the frames are 384x384 JPEGs of faces from photos in installed
+packages, each shifted, mirrored and lit slightly differently. On a cluster, all nodes must be able to reach
+INPUT and `out`. All faces get both scores. Rates exclude the start-up. Memory is the sum over the process and
+its children (on a cluster: the driver's only); shared pages count once.
 """
 
 import argparse
@@ -56,11 +56,11 @@ def main() -> int:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("input", nargs="*", help="pictures, shards, folders (default: made of photos in installed packages)")
-    add("--frames", type=int, metavar="N", help=f"of the input, the first N; made up: {FRAMES:,}")
-    add("--cafi-frames", type=int, default=6, metavar="N", help="of these, for CAFI: it takes seconds each")
-    add("--config", metavar="job.yaml", help="input, resources; the table goes beside its `out`, for a while")
-    add("--json", metavar="FILE", help="write the figures there, too")
+    add("input", nargs="*", help="images, shards, folders (default: made from photos in installed packages)")
+    add("--frames", type=int, metavar="N", help=f"only the first N frames (without INPUT: {FRAMES:,})")
+    add("--cafi-frames", type=int, default=6, metavar="N", help="frames for CAFI, seconds each (default: 6)")
+    add("--config", metavar="job.yaml", help="settings file; a temporary table goes next to its `out`")
+    add("--json", metavar="FILE", help="also write the figures to this file")
     options = parser.parse_args()
     try:
         figures = figures_of(options)
@@ -78,28 +78,28 @@ def main() -> int:
 
 
 def figures_of(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """The figures of each measurement, by its name."""
+    """The figures of each measurement, by name."""
     settings = config.load(options.config, {"input": options.input or None, "limit": options.frames})
     settings = settings.model_copy(update={"fiq_threshold": 0.0})
     made_up = not settings.input and not settings.manifest
     if os.environ.get("RAY_ADDRESS") and (made_up or settings.out is None):
         raise UsageError(
-            "benchmark: on a cluster name INPUT, and `out` in the configuration, in places that all its "
-            "machines reach"
+            "benchmark: on a cluster, give INPUT, and `out` in the settings file, in places that all nodes "
+            "can reach"
         )
     with tempfile.TemporaryDirectory(prefix="faceq-benchmark-") as folder:
         if made_up:
-            # No limit: it would keep the frames' order, which costs a job something.
+            # No limit: with a limit, the job keeps the order of the frames, which costs time.
             frames = write_frames(Path(folder) / "frames", options.frames or FRAMES)
             settings = settings.model_copy(update={"input": (frames,), "limit": None})
-        # Beside the table that the configuration names, never in it.
+        # Next to the table that the settings name, never inside it.
         out = f"{settings.out or f'{folder}/table'}-benchmark-{new_run_id()}"
         try:
             whole = in_own_process(job, settings.model_copy(update={"out": out}))
         finally:
             with contextlib.suppress(FileNotFoundError):
                 filesystem.filesystem(out, settings.s3).rm(filesystem.path_of(out), recursive=True)
-        # With the devices that the job found.
+        # The other measurements use the devices that the job found.
         settings = whole.pop("settings")
         few = settings.model_copy(update={"limit": min(settings.limit or FRAMES, FRAMES)})
         fewer = settings.model_copy(update={"limit": options.cafi_frames})
@@ -111,7 +111,7 @@ def figures_of(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
 
 
 def table_of(figures: dict[str, dict[str, Any]]) -> rich.table.Table:
-    """One line for each measurement."""
+    """One row per measurement."""
     table = rich.table.Table(box=None, pad_edge=False)
     for title in ("", "frames", "start-up, s", "frames/s", "of the bare loop", "peak memory, MB"):
         table.add_column(title, justify="right" if title else "left")
@@ -134,7 +134,7 @@ def table_of(figures: dict[str, dict[str, Any]]) -> rich.table.Table:
 def on_one_machine(
     measure: Callable[[config.Config], dict[str, Any]], settings: config.Config
 ) -> dict[str, Any]:
-    """A measurement on this machine; on a cluster, on one of its machines that has what its models run on."""
+    """Run a measurement on this machine, or, on a cluster, on a node that has the devices of its models."""
     if not os.environ.get("RAY_ADDRESS"):
         return measure(settings)
     ray.init()
@@ -146,11 +146,11 @@ def on_one_machine(
 
 
 def job(settings: config.Config) -> dict[str, Any]:
-    """The job as `faceq score` runs it."""
+    """Run the job as `faceq score` does."""
     started = time.perf_counter()
     with cluster.ray_for(settings) as chosen:
         ray_up = time.perf_counter() - started
-        # Ray Data's account of each stage: wall and CPU time, rows, block sizes.
+        # Ray Data's statistics of each stage: wall and CPU time, rows, block sizes.
         ray.data.DataContext.get_current().enable_auto_log_stats = True
         with GpuLoad() as load:
             done = pipeline.score(chosen)
@@ -168,7 +168,7 @@ def job(settings: config.Config) -> dict[str, Any]:
 
 
 def write_frames(folder: Path, count: int) -> str:
-    """`count` frames of 384x384 in tar shards, made of the demo's eight faces; the folder's path."""
+    """Write `count` 384x384 frames of the demo's eight faces as tar shards. Returns their folder."""
     faces = list(demo.source_faces().values())
     chance = np.random.default_rng(0)
 
@@ -187,7 +187,7 @@ def write_frames(folder: Path, count: int) -> str:
 def in_own_process(
     measure: Callable[[config.Config], dict[str, Any]], settings: config.Config
 ) -> dict[str, Any]:
-    """What a measurement found, and the peak memory of its process and all below it."""
+    """Run a measurement in its own process. Adds the peak memory of this process and its children."""
     spawn = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(1, mp_context=spawn) as pool:
         pid = pool.submit(os.getpid).result()
@@ -209,7 +209,7 @@ def _watch_memory(pid: int, ended: threading.Event, peak: list[float]) -> None:
 
 
 def _memory(pid: int) -> float:
-    """Bytes that a process and those below it hold; of pages that several share, each counts its part."""
+    """Bytes held by a process and its children. Processes that share a page count a part of it each."""
     total = 0.0
     try:
         processes = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
@@ -219,7 +219,7 @@ def _memory(pid: int) -> float:
         try:
             total += process.memory_full_info().pss
         except psutil.Error:
-            continue  # it has ended meanwhile
+            continue  # the process has ended meanwhile
     return total
 
 

@@ -1,12 +1,12 @@
-"""Is there a better score than SER-FIQ among what one look at a face gives, all taken together?
+"""Test whether SER-FIQ combined with other measures of a face predicts recognition errors better than alone.
 
     python -m jobs.training.combine_fiq TABLE identities.csv [--job job.yaml]
 
-Half of the people (by a hash of the name) choose a weighted sum, the other half judge it: standardised
-scores are added to SER-FIQ one after the other, each with the weight that lowers the area under the
-error-versus-discard curve most, as long as one does. `mirror` is the cosine between the embeddings of
-the face and of its mirror image, which costs a second pass. The verdict is a bootstrap over the judging
-people: a sum is better where the interval of the difference leaves out zero.
+The people are split in half by a hash of their name. On the first half, the script chooses a weighted sum: it
+adds standardised scores to SER-FIQ one at a time, each with the weight that reduces the area under the
+error-versus-discard curve most, until none reduces it. On the second half, it judges the sum by a bootstrap
+over people: a sum is better than SER-FIQ if the interval of the difference excludes zero. `mirror` is the
+cosine similarity between the embeddings of the face and of its mirror image. It needs a second forward pass.
 """
 
 import argparse
@@ -25,13 +25,13 @@ from faceq.table.store import Table
 
 FMR = 1e-3
 WEIGHTS = (0.1, 0.2, 0.3, 0.5, 0.8)
-LEAST_GAIN = 0.002
-"""Of the area on the choosing half, for one more score: less is noise."""
+MINIMUM_GAIN = 0.002
+"""Minimum reduction of the area on the choosing half for each added score. Smaller reductions are noise."""
 
 
 @dataclass(frozen=True)
 class Half:
-    """Some of the people: positions of their faces, who they are (0...M-1), and their pairs."""
+    """Half of the people: positions of their faces, person of each face (0...M-1), and pairs of faces."""
 
     faces: np.ndarray
     people: np.ndarray
@@ -46,11 +46,11 @@ class Half:
 
 
 def main() -> None:
-    """Choose on one half, judge on the other, print both."""
+    """Choose a sum on one half, judge it on the other, and print both results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("table", help="result table, scored with fiq_threshold 0")
     parser.add_argument("identities", help="CSV file with the columns image, identity")
-    parser.add_argument("--job", help="the job's settings in YAML: where its S3 is")
+    parser.add_argument("--job", help="settings file of the job, for its S3 settings")
     options = parser.parse_args()
     settings = config.load(options.job, {})
     table = Table(options.table, settings.s3)
@@ -66,8 +66,8 @@ def main() -> None:
         name: (score - score[choosing.faces].mean()) / score[choosing.faces].std()
         for name, score in scores.items()
     }
-    print(f"{len(choosing.faces)} faces of {int((~judges).sum())} people choose, ", end="")
-    print(f"{len(judging.faces)} of {int(judges.sum())} judge; pAUC {edc.AREAS[-1]:.0%} at FMR {FMR:g}")
+    print(f"chosen on {len(choosing.faces)} faces of {int((~judges).sum())} people, ", end="")
+    print(f"judged on {len(judging.faces)} of {int(judges.sum())}; pAUC {edc.AREAS[-1]:.0%} at FMR {FMR:g}")
     sums = {
         "serfiq": standard["serfiq"],
         "one pass": chosen_sum(choosing, {k: v for k, v in standard.items() if k != "mirror"}, "one pass"),
@@ -79,14 +79,14 @@ def main() -> None:
 
 
 def candidates(rows: pa.Table, mirror: np.ndarray) -> dict[str, np.ndarray]:
-    """Scores by name, (N,) float64, higher is better, on scales on which a sum makes sense."""
+    """Scores by name, (N,) float64, higher is better, on scales that can be added."""
     column = {name: rows[name].to_numpy().astype(np.float64) for name in rows.column_names if name in _USED}
     size = np.minimum(column["face_w"], column["face_h"])
     return {
-        "serfiq": -np.log(2 / column["serfiq_raw"] - 1),  # the mean distance, its sign turned
+        "serfiq": -np.log(2 / column["serfiq_raw"] - 1),  # the negative mean distance
         "norm": np.log(column["embedding_norm"]),
         "detection": column["det_score"],
-        "size": np.log(np.minimum(size, 200)),  # beyond, alignment shrinks every face
+        "size": np.log(np.minimum(size, 200)),  # larger faces are all shrunk by alignment
         **{name: -np.abs(column[name]) for name in ("yaw", "pitch", "roll")},
         "mirror": mirror.astype(np.float64),
     }
@@ -96,7 +96,7 @@ _USED = ("serfiq_raw", "embedding_norm", "det_score", "face_w", "face_h", "yaw",
 
 
 def half(people: np.ndarray, embeddings: np.ndarray, mine: np.ndarray) -> Half:
-    """The people for whom `mine` (M,) is true."""
+    """The people for which `mine` (M,) is true."""
     faces = np.flatnonzero(mine[people])
     numbers = np.unique(people[faces], return_inverse=True)[1].astype(np.int64)
     pairs = edc.genuine_pairs, edc.impostor_pairs
@@ -105,27 +105,27 @@ def half(people: np.ndarray, embeddings: np.ndarray, mine: np.ndarray) -> Half:
 
 
 def chosen_sum(choosing: Half, standard: dict[str, np.ndarray], title: str) -> np.ndarray:
-    """SER-FIQ plus what lowers the area on the choosing half; prints the recipe."""
+    """SER-FIQ plus the scores that reduce the area on the choosing half. Prints the sum."""
     quality, recipe = standard["serfiq"], "serfiq"
     best = choosing.area(quality)
     rest = [name for name in standard if name != "serfiq"]
     while rest:
         tried = [(choosing.area(quality + w * standard[name]), name, w) for name in rest for w in WEIGHTS]
         area, name, weight = min(tried)
-        if area > best - LEAST_GAIN:
+        if area > best - MINIMUM_GAIN:
             break
         best, quality, recipe = area, quality + weight * standard[name], f"{recipe} + {weight:g} {name}"
         rest.remove(name)
-    print(f"{title}: {recipe}: {best:.3f} on the half that chose")
+    print(f"{title}: {recipe}: {best:.3f} on the choosing half")
     return quality
 
 
 def verdict(judging: Half, qualities: dict[str, np.ndarray]) -> rich.table.Table:
-    """Area of each on the judging half, and its difference from SER-FIQ's with an interval."""
+    """The area of each score on the judging half, and its difference from SER-FIQ's with an interval."""
     mine = {name: quality[judging.faces] for name, quality in qualities.items()}
     results = edc.evaluate(judging.genuine, judging.impostor, judging.people, mine, fmrs=[FMR])
     base = results[0]
-    table = rich.table.Table(title="On the half that judges", box=None, pad_edge=False)
+    table = rich.table.Table(title="On the judging half", box=None, pad_edge=False)
     for title in ("quality", "pAUC", "minus serfiq", "95% interval"):
         table.add_column(title, justify="left" if title == "quality" else "right")
     for result in results:

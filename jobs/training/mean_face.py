@@ -1,4 +1,4 @@
-"""Make `faceq/models/weights/mean-face.npy`: FaceMesh's landmarks of an average face.
+"""Make `faceq/models/weights/mean-face.npy`: the FaceMesh landmarks of an average face.
 
     python -m jobs.training.mean_face PHOTOS OUT
 
@@ -20,18 +20,18 @@ from faceq.sources.decode import image
 from faceq.stages.chosen_models import choose
 from faceq.stages.find_face import FindFace
 
-MOST_TURN = 15.0
-"""Degrees of yaw up to which a face counts as seen from the front."""
+MAXIMUM_YAW = 15.0
+"""Maximum yaw, degrees, of a frontal face."""
 
 ROUNDS = 5
 
 
 def main() -> int:
-    """Write the mean over the faces that are sure, whole and seen from the front."""
+    """Write the mean over the faces that are confidently detected, complete and frontal."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("photos", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--most", type=int, default=200, help="photos (200)")
+    parser.add_argument("--most", type=int, default=200, help="maximum number of photos (200)")
     options = parser.parse_args()
     paths = sorted(options.photos.glob("*.jpg"))
     faces = np.stack(list(_faces(paths[2 :: max(1, len(paths) // options.most)][: options.most])))
@@ -41,7 +41,7 @@ def main() -> int:
 
 
 def _faces(paths: list[Path]) -> Iterator[np.ndarray]:
-    """Landmarks (468, 3) of the faces that count, as the mesh sees them upright."""
+    """Landmarks (468, 3) of the usable faces, as FaceMesh gives them for the upright face."""
     settings = config.build({"fiq_threshold": 0})
     models = choose(settings)
     find = FindFace(settings, models)._find
@@ -58,14 +58,15 @@ def _faces(paths: list[Path]) -> Iterator[np.ndarray]:
         centre, side = geometry.upright_extent(points, angle)
         matrix = geometry.crop_matrix(centre, landmarks.MESH_ENLARGEMENT * side, angle, region.MESH_SIZE)
         seen, _ = mesh(geometry.warp(photo, matrix, region.MESH_SIZE))
-        if abs(geometry.head_pose(region.five(seen))[0]) < MOST_TURN:
+        if abs(geometry.head_pose(region.five(seen))[0]) < MAXIMUM_YAW:
             yield seen.astype(np.float64)
 
 
 def mean_face(faces: np.ndarray) -> np.ndarray:
-    """Mean shape (P, 3) of faces (N, P, 3), each one turned in the plane, scaled and moved to fit it.
+    """Mean shape (P, 3) of faces (N, P, 3), each rotated in the plane, scaled and shifted to fit it.
 
-    It is symmetric; its mean is 0, the root mean square of its points' distance from there in the plane 1.
+    The shape is symmetric, with mean 0. In the plane, the root mean square distance of its points from 0 is
+    1.
     """
     mean = faces[0]
     for _ in range(ROUNDS):

@@ -1,10 +1,10 @@
-"""A result table of any length with made-up but realistic values, to measure what reads tables.
+"""Write a result table of any length with made-up but realistic values, to measure the reading of tables.
 
     python -m jobs.training.synthetic 10_000_000 TABLE
 
-Frames of videos, 500 each. A video has a quality of its own, around which its frames lie, so that
-scores cluster by source as they do in life; 4% of the frames show no face, 2% a small one, 12% are
-below the threshold, and of one video in a hundred most frames are damaged.
+The frames come from videos with 500 frames each. Each video has its own mean quality, so that scores cluster
+by source, as in real data. 4% of the frames show no face, 2% a face that is too small, and 12% are below the
+threshold. In one video of a hundred, most frames are damaged.
 """
 
 import argparse
@@ -29,26 +29,26 @@ FRAMES_PER_SECOND = 25
 VIDEOS_PER_FILE = 400
 WIDTH, HEIGHT = 1280, 720
 ERRORS = (
-    "this frame of the video is damaged: the decoder patched it over",
-    "the picture is damaged or cut off (its header cannot be read): copy or export it again",
+    "this video frame is damaged: the decoder concealed errors in it",
+    "the image is damaged or cut off (its header cannot be read): copy or export it again",
 )
 
-# Eyes, nose tip and mouth corners of a frontal face, in sides of its box.
+# Eyes, nose tip and mouth corners of a frontal face, as fractions of the side of its box.
 _LANDMARKS = np.array([[0.3, 0.4], [0.7, 0.4], [0.5, 0.6], [0.35, 0.8], [0.65, 0.8]])
 
 
 def main() -> int:
     """Write the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("rows", type=int, help="frames, in videos of 500")
-    parser.add_argument("table", type=Path, help="folder, new or empty")
+    parser.add_argument("rows", type=int, help="number of frames")
+    parser.add_argument("table", type=Path, help="a new or empty folder")
     options = parser.parse_args()
     write(options.table, options.rows)
     return 0
 
 
 def write(folder: Path, rows: int, rows_per_group: int = 100_000) -> None:
-    """Write a result table of `rows` frames into a folder, in row groups of some size."""
+    """Write a result table with `rows` frames, with at most `rows_per_group` rows per row group."""
     settings = config.build({"input": ["videos"], "out": str(folder)})
     started, finished = "2026-01-01T00:00:00+00:00", "2026-01-01T01:00:00+00:00"
     record, plain = comparison_record(settings, choose(settings)), settings.model_dump()
@@ -81,7 +81,7 @@ def _parts(generator: np.random.Generator, rows: int, run_id: str, columns: pa.S
 def _frames(
     generator: np.random.Generator, first: int, count: int, run_id: str, columns: pa.Schema
 ) -> pa.Table:
-    """`count` frames of the videos from number `first` on, in order."""
+    """`count` frames, in order, of the videos that start at number `first`."""
     video = first + np.arange(count) // FRAMES_PER_VIDEO
     index = np.arange(count) % FRAMES_PER_VIDEO
     own = generator.normal(0, 1, FRAMES_PER_VIDEO * VIDEOS_PER_FILE)[video - first]
@@ -127,14 +127,14 @@ def _frames(
 
 
 def _where(known: np.ndarray, **values: np.ndarray) -> dict[str, pa.Array]:
-    """Columns that are null where they are not known."""
+    """Columns that are null where `known` is false."""
     return {name: pa.array(column, mask=~known) for name, column in values.items()}
 
 
 def _landmarks(
     generator: np.random.Generator, left: np.ndarray, top: np.ndarray, side: np.ndarray, known: np.ndarray
 ) -> pa.Array:
-    """Landmarks in boxes, a little off their usual places."""
+    """Landmarks in boxes, with a small deviation from their usual positions."""
     inside = _LANDMARKS + generator.normal(0, 0.02, (len(side), *_LANDMARKS.shape))
     points = np.stack([left, top], axis=1)[:, None] + side[:, None, None] * inside
     flat = pa.array(points.ravel().astype(np.float32))

@@ -1,4 +1,4 @@
-"""What DB-CNN-Lite learns from: rated pictures, untouched ones, spoiled ones, and masks."""
+"""Training data of DB-CNN-Lite: rated images, pristine images, degraded images, and masks."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from torch.utils.data import DataLoader, Dataset
 
 from faceq.evaluation.distortions import Image
 from faceq.iqa.dbcnn_lite import VIEW_SIDE
-from jobs.training.train_distortions import NAMED, RANKED, spoiled
+from jobs.training.train_distortions import NAMED, RANKED, degraded
 
 PRISTINE_FROM_LIVE = 100
-"""Best-rated training pictures that join Kodak's as untouched ones."""
+"""Number of best-rated training images that are used as pristine images, in addition to Kodak's."""
 
-NAMING_BATCH, NAMING_SIDE, NAMING_SPOILED_SIDE = 64, 112, 256
+NAMING_BATCH, NAMING_SIDE, NAMING_DEGRADED_SIDE = 64, 112, 256
 CROPS_OF_ONE = 4
-"""Crops out of one spoiled picture: spoiling takes longer than learning from it."""
+"""Crops per degraded image: degrading an image takes longer than a training step on it."""
 
 FACE_SIDE = 256
-"""What faces are scored at."""
+"""Side, pixels, at which faces are scored."""
 
 RUNGS = 4
-LEAST_STEP = 0.08
-"""Least difference of severity between two rungs, of 1."""
+MINIMUM_STEP = 0.08
+"""Minimum difference between the severities (0..1) of two steps of a ladder."""
 
 Item = TypeVar("Item")
 
@@ -43,7 +43,7 @@ _LIBC = ctypes.CDLL(None)
 
 @dataclass(frozen=True)
 class Rated:
-    """Rated pictures: their names, RGB uint8 images, and (N,) float32 ratings 0..100."""
+    """Rated images: names, RGB uint8 images, and (N,) float32 ratings 0..100."""
 
     names: list[str]
     images: list[Image]
@@ -57,7 +57,7 @@ class Rated:
 def read_rgb(path: Path) -> Image:
     bgr = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if bgr is None:
-        raise ValueError(f"train: {path} is missing or no picture")
+        raise ValueError(f"train: {path} is missing or is not an image")
     return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
 
 
@@ -70,27 +70,27 @@ def read_rated(folder: Path) -> Rated:
 
 
 def is_held_out(name: str) -> bool:
-    """A fifth of all names, the same on every machine and for every version of the data."""
+    """True for a fifth of all names, the same on every machine and for every version of the data."""
     digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") % 5 == 0
 
 
 def read_pristine(data: Path, rated: Rated) -> list[Image]:
-    """Kodak's pictures, the best-rated ones, and two that scikit-image ships."""
+    """Kodak's images, the best-rated images, and two images that scikit-image ships."""
     pictures = [read_rgb(path) for path in sorted((data / "kodak24").glob("*.png"))]
     best = np.argsort(-rated.ratings, kind="stable")[:PRISTINE_FROM_LIVE]
     return [*pictures, *(rated.images[i] for i in best), skimage.data.coffee(), skimage.data.chelsea()]
 
 
 def resize(image: Image, side: int) -> Image:
-    """To a square of `side` pixels; by area when shrinking, which does not alias."""
+    """Resize to a square of `side` pixels, by area when shrinking, which avoids aliasing."""
     smaller = side < min(image.shape[:2])
     how = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
     return np.asarray(cv2.resize(image, (side, side), interpolation=how), np.uint8)
 
 
 def random_crop(image: Image, side: int, rng: np.random.Generator) -> Image:
-    """A square of `side` pixels, or the largest that fits, flipped half of the time."""
+    """A square of `side` pixels, or the largest that fits, mirrored half of the time."""
     side = min(side, *image.shape[:2])
     top, left = (int(rng.integers(0, length - side + 1)) for length in image.shape[:2])
     crop = image[top : top + side, left : left + side]
@@ -100,7 +100,7 @@ def random_crop(image: Image, side: int, rng: np.random.Generator) -> Image:
 def ellipse_mask(
     side: int, centre: tuple[float, float], radii: tuple[float, float], angle: float = 0.0
 ) -> NDArray[np.float32]:
-    """(side, side) float32, 1 inside; centre and radii (x, y) as parts of the side."""
+    """(side, side) float32, 1 inside the ellipse. Centre and radii (x, y) are fractions of the side."""
     mask = np.zeros((side, side), np.float32)
     at, axes = (tuple(round(side * part) for part in pair) for pair in (centre, radii))
     cv2.ellipse(mask, at, axes, angle, 0, 360, 1.0, thickness=-1)
@@ -108,7 +108,7 @@ def ellipse_mask(
 
 
 def random_ellipse(side: int, rng: np.random.Generator) -> NDArray[np.float32]:
-    """About as large as a face in its crop."""
+    """An ellipse about as large as a face in its crop."""
     x, y, wide, high = rng.uniform((0.4, 0.4, 0.25, 0.25), (0.6, 0.6, 0.5, 0.5))
     return ellipse_mask(side, (x, y), (wide, high), rng.uniform(0, 180))
 
@@ -120,9 +120,9 @@ def to_tensor(images: list[Image]) -> Tensor:
 
 
 class NamingBatches(Dataset[tuple[Tensor, Tensor]]):
-    """Small crops, each spoiled in one of the 39 ways, and which way it was.
+    """Small crops, each with one of the 39 distortions, and the number of this distortion.
 
-    Item i of an epoch depends on the seed, the epoch and i only, so a resumed run sees what it would have.
+    Item i of an epoch depends only on the seed, the epoch and i, so that a resumed run sees the same items.
     """
 
     def __init__(self, pristine: list[Image], seed: int, epoch: int, steps: int) -> None:
@@ -137,7 +137,7 @@ class NamingBatches(Dataset[tuple[Tensor, Tensor]]):
         names: list[int] = []
         for name in rng.integers(0, len(NAMED), NAMING_BATCH // CROPS_OF_ONE):
             picture = self.pristine[rng.integers(len(self.pristine))]
-            part = random_crop(picture, NAMING_SPOILED_SIDE, rng)
+            part = random_crop(picture, NAMING_DEGRADED_SIDE, rng)
             part = NAMED[name](part, int(rng.integers(2**31)))
             crops += [random_crop(part, NAMING_SIDE, rng) for _ in range(CROPS_OF_ONE)]
             names += [int(name)] * CROPS_OF_ONE
@@ -146,10 +146,10 @@ class NamingBatches(Dataset[tuple[Tensor, Tensor]]):
 
 @dataclass(frozen=True)
 class Ladder:
-    """One crop spoiled further and further.
+    """One crop, degraded in steps of rising severity.
 
     images: RUNGS of (FACE_SIDE, FACE_SIDE, 3) uint8 RGB. mask: (FACE_SIDE, FACE_SIDE) float32. severities:
-    (RUNGS,) float32, rising from 0 (untouched) to 1.
+    (RUNGS,) float32, rising from 0 (pristine) to 1.
     """
 
     images: list[Image]
@@ -158,9 +158,9 @@ class Ladder:
 
 
 class RatedBatches(Dataset[tuple[Tensor, Tensor]]):
-    """An epoch of rated pictures in a random order: a random square of each, and its picture's rating.
+    """An epoch of rated images in random order: a random square crop of each, and the rating of the image.
 
-    Squares are cut at the pictures' own size. Item i depends on the seed, the epoch and i only.
+    Crops are not resized. Item i depends only on the seed, the epoch and i.
     """
 
     def __init__(self, rated: Rated, seed: int, epoch: int, batch: int) -> None:
@@ -180,11 +180,11 @@ class RatedBatches(Dataset[tuple[Tensor, Tensor]]):
 
 
 class Ladders(Dataset[Ladder]):
-    """Crops spoiled at their own size, then brought to FACE_SIDE, as faces arrive: spoiled at the size that
-    they were taken at.
+    """Crops degraded at their original size, then resized to FACE_SIDE, because real faces are degraded at
+    the size at which they were recorded.
 
-    Half of them have a mask of an ellipse, and outside it the crop is spoiled on its own, which must not
-    matter; the others count as a whole. `reach`: the most severity.
+    Half of the crops have an elliptical mask. Outside the mask they are degraded independently, which must
+    not change the score. The others have no mask. `reach`: the maximum severity.
     """
 
     def __init__(self, pristine: list[Image], seed: int, epoch: int, count: int, reach: float = 1.0) -> None:
@@ -199,11 +199,11 @@ class Ladders(Dataset[Ladder]):
         crop = random_crop(picture, int(rng.integers(200, 450)), rng)
         kind, seed = RANKED[index % len(RANKED)], int(rng.integers(2**31))
         severities = self.reach * _severities(rng)
-        rungs = [resize(spoiled(crop, kind, float(s), seed), FACE_SIDE) for s in severities]
+        rungs = [resize(degraded(crop, kind, float(s), seed), FACE_SIDE) for s in severities]
         if index // len(RANKED) % 2:
             return Ladder(rungs, np.ones((FACE_SIDE, FACE_SIDE), np.float32), severities)
         mask = random_ellipse(FACE_SIDE, rng)
-        # A soft seam: a hard one would be a distortion of its own.
+        # The seam is soft, because a hard edge would be another distortion.
         seam = cv2.GaussianBlur(cv2.dilate(mask, np.ones((9, 9))), (0, 0), 2)[..., None]
         around = [self._around(crop, rng) for _ in rungs]
         mixed = [
@@ -215,11 +215,11 @@ class Ladders(Dataset[Ladder]):
     @staticmethod
     def _around(crop: Image, rng: np.random.Generator) -> Image:
         kind, severity = RANKED[rng.integers(len(RANKED))], max(0.0, float(rng.uniform(-0.3, 1)))
-        return resize(spoiled(crop, kind, severity, int(rng.integers(2**31))), FACE_SIDE)
+        return resize(degraded(crop, kind, severity, int(rng.integers(2**31))), FACE_SIDE)
 
 
 class LadderBatches(Dataset[tuple[Tensor, Tensor, Tensor]]):
-    """`each` ladders at a time: rungs (each * RUNGS, 3, FACE_SIDE, FACE_SIDE) float32 0..1, their masks
+    """Batches of `each` ladders: rungs (each * RUNGS, 3, FACE_SIDE, FACE_SIDE) float32 0..1, their masks
     (each * RUNGS, 1, FACE_SIDE, FACE_SIDE), and severities (each, RUNGS)."""
 
     def __init__(
@@ -240,17 +240,17 @@ class LadderBatches(Dataset[tuple[Tensor, Tensor, Tensor]]):
 
 
 def _severities(rng: np.random.Generator) -> NDArray[np.float32]:
-    """RUNGS of them, at least LEAST_STEP apart; every other time the first is 0."""
-    room = 1 - LEAST_STEP * (RUNGS - 1)
-    values = np.sort(rng.uniform(0, room, RUNGS)) + LEAST_STEP * np.arange(RUNGS)
+    """RUNGS severities that differ by at least MINIMUM_STEP. Half of the time the first one is 0."""
+    room = 1 - MINIMUM_STEP * (RUNGS - 1)
+    values = np.sort(rng.uniform(0, room, RUNGS)) + MINIMUM_STEP * np.arange(RUNGS)
     if rng.random() < 0.5:
         values[0] = 0
     return values.astype(np.float32)
 
 
-def made_ahead(dataset: Dataset[Item]) -> Iterator[Item]:
-    """Items in order, made ahead of time by another process."""
-    give_back_freed_memory()  # or that process would hold on to a copy of it
+def prefetched(dataset: Dataset[Item]) -> Iterator[Item]:
+    """Items in order, prepared ahead of time by another process."""
+    give_back_freed_memory()  # or the other process would keep a copy of it
     yield from DataLoader(dataset, batch_size=None, num_workers=1, worker_init_fn=_start_maker)
 
 
@@ -260,19 +260,19 @@ def _start_maker(_: int) -> None:
 
 
 def keep_freed_memory(keep: bool) -> None:
-    """Whether glibc keeps what this process frees, or gives it back to the system, as it does by default.
+    """Set whether glibc keeps the memory that this process frees. By default it returns it to the system.
 
-    A step of training frees and takes gigabytes, in blocks that glibc maps anew each time, and their first
-    touch costs a page fault for every 4 KiB: on one core a step of 16 pictures in single precision took 7.5 s
-    that way, 3.6 s with memory that is kept.
+    A training step frees and allocates gigabytes. By default, glibc maps these blocks anew each time, which
+    costs a page fault for every 4 KiB. On one core, a step with 16 images in single precision took 7.5 s that
+    way, and 3.6 s with memory that is kept.
     """
-    if hasattr(_LIBC, "mallopt"):  # other C libraries have their own ways
+    if hasattr(_LIBC, "mallopt"):  # other C libraries have no such function
         m_trim_threshold, m_mmap_max = -1, -4
         _LIBC.mallopt(m_mmap_max, 0 if keep else 65_536)
         _LIBC.mallopt(m_trim_threshold, 2**31 - 1 if keep else 128 << 10)
 
 
 def give_back_freed_memory() -> None:
-    """What was kept so far, to the system."""
+    """Return the freed memory that was kept so far to the system."""
     if hasattr(_LIBC, "malloc_trim"):
         _LIBC.malloc_trim(0)

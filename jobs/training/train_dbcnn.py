@@ -1,20 +1,20 @@
-"""Train DB-CNN-Lite on people's ratings and on pictures spoiled on purpose.
+"""Train DB-CNN-Lite on human ratings and on synthetic distortions.
 
     python -m jobs.training.train_dbcnn --data DIR --init efficientnet-lite0-57934424.pth --out FOLDER [--all]
 
-DIR holds `live_challenge/` (images/, mos.csv, NOTICE.txt) and `kodak24/`; `portraits_1024/` and
-`faces/` are looked at after training only. Stages:
+DIR holds `live_challenge/` (images/, mos.csv, NOTICE.txt) and `kodak24/`. `portraits_1024/` and `faces/` are
+used only for measurements after training. The stages:
 
-1. naming: the distortion network alone learns to tell 39 synthetic distortions apart.
-2. rating: everything together learns the ratings, and that the same crop, spoiled further, scores less,
-   whatever lies outside its mask.
-3. The norms' statistics are gathered anew, and the head is finished: on the ratings' scale, and falling to
-   the end of the ladders.
+1. Naming: the distortion network alone learns to tell 39 synthetic distortions apart.
+2. Rating: the whole model learns the ratings. It also learns that a crop scores lower if it is degraded more,
+   whatever is outside its mask.
+3. Finishing: the statistics of the norms are computed again, and the head is tuned so that scores match the
+   scale of the ratings and keep falling up to the highest severity.
 
-A fifth of the rated pictures, chosen by a hash of the name, is never trained on in any stage, unless
-`--all` says so. A run that was killed goes on from its last epoch with the same command. FOLDER ends
-up with `dbcnn-lite.safetensors`, `dbcnn-lite.md` (the model card), `figures.json`, and the curves of each
-stage as `<stage>.csv`.
+A fifth of the rated images, chosen by a hash of the name, is held out from all stages unless you pass
+`--all`. To resume a killed run from its last epoch, run the same command again. The script writes
+`dbcnn-lite.safetensors`, `dbcnn-lite.md` (the model card), `figures.json`, and the training curves of each
+stage (`<stage>.csv`) to FOLDER.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ from jobs.training.train_data import (
     RatedBatches,
     is_held_out,
     keep_freed_memory,
-    made_ahead,
+    prefetched,
     read_pristine,
     read_rated,
 )
@@ -66,15 +66,15 @@ RATING_BATCH = 16
 RATING_EPOCHS = 12
 WEIGHT_DECAY = 0.02
 TUNED_RATE, NEW_RATE = 3e-4, 1e-3  # of both networks; of the projection and the head
-RANK_MARGIN = 30.0  # points of rating that the whole range of severity must cost
+RANK_MARGIN = 30.0  # minimum fall of the score over the whole range of severity
 RANKING_WEIGHT = 0.3
 LADDERS_A_STEP = 2
 
-FINISH_LADDERS, FINISH_REACH = 600, 1.15  # severities beyond those learned from
+FINISH_LADDERS, FINISH_REACH = 600, 1.15  # maximum severity, above that of the training
 FINISH_STEPS, FINISH_RATE = 300, 1e-3
 KEEP_SCORES = 10.0
 
-Part = nn.Module | torch.optim.Optimizer | OneCycleLR  # what has a state to keep
+Part = nn.Module | torch.optim.Optimizer | OneCycleLR  # objects whose state is saved in a checkpoint
 
 
 def train_stage(
@@ -85,9 +85,9 @@ def train_stage(
     run_epoch: Callable[[int], dict[str, float]],
     of: str,
 ) -> None:
-    """Run the epochs that are not done yet, keeping the state of all parts and the curves after each.
+    """Run the remaining epochs. After each one, save the state of all parts and the curves.
 
-    `of`: what else makes a run; a checkpoint of another one is refused.
+    `of`: identifies the run. A checkpoint of another run is refused.
     """
     checkpoint = folder / f"{name}.checkpoint.pt"
     curves: list[dict[str, float]] = []
@@ -103,7 +103,7 @@ def train_stage(
             part.load_state_dict(state[key])
     for epoch in range(len(curves), epochs):
         start = time.monotonic()
-        torch.manual_seed(epoch)  # dropout's draws, also after a resume
+        torch.manual_seed(epoch)  # makes dropout repeatable, also after a resume
         curves.append({"epoch": epoch + 1, **run_epoch(epoch), "seconds": time.monotonic() - start})
         print(f"{name}: " + ", ".join(f"{key} {value:.4g}" for key, value in curves[-1].items()), flush=True)
         state = {key: part.state_dict() for key, part in parts.items()}
@@ -120,7 +120,7 @@ def train_stage(
 
 
 def naming_network() -> nn.Sequential:
-    """S-CNN with its batch norms: each layer a convolution, a norm and a ReLU."""
+    """S-CNN with batch norms: each layer has a convolution, a norm and a ReLU."""
     layers: list[nn.Module] = []
     channels = 3
     for out, stride in SCNN_LAYERS:
@@ -131,12 +131,12 @@ def naming_network() -> nn.Sequential:
 
 
 def channels_last(network: nn.Module) -> None:
-    """The layout in which CPUs convolve faster."""
+    """Convert to the memory layout in which convolutions are faster on CPUs."""
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def learn_distortions(network: DistortionNet, pristine: list[Image], folder: Path, of: str) -> None:
-    """Learn to tell 39 distortions apart; leaves the folded weights in `network`."""
+    """Learn to tell 39 distortions apart, and store the folded weights in `network`."""
     torch.manual_seed(NAMING_SEED)
     layers = naming_network()
     channels_last(layers)
@@ -147,8 +147,8 @@ def learn_distortions(network: DistortionNet, pristine: list[Image], folder: Pat
     def run_epoch(epoch: int) -> dict[str, float]:
         layers.train()
         right = total = 0.0
-        for images, names in made_ahead(NamingBatches(pristine, NAMING_SEED, epoch, NAMING_STEPS)):
-            # About the normalisation that the whole model applies, without its split by colour.
+        for images, names in prefetched(NamingBatches(pristine, NAMING_SEED, epoch, NAMING_STEPS)):
+            # Approximately the normalisation of the whole model, which differs by colour channel.
             logits = classifier(layers((images - 0.45) / 0.225).mean(dim=(2, 3)))
             loss = F.cross_entropy(logits, names)
             optimiser.zero_grad()
@@ -173,10 +173,10 @@ def learn_distortions(network: DistortionNet, pristine: list[Image], folder: Pat
 
 
 class LiveLite(nn.Module):
-    """DBCNNLite whose standardisation follows the batch while it learns, as its semantic network's norms do.
+    """DBCNNLite that standardises with batch statistics during training, as its semantic network does.
 
-    Without that noise the head learns its few hundred pictures by heart: with the statistics of a whole pass
-    over them the training loss fell to 0.2 in two epochs, and the correlation on held-out ones with it.
+    Without this noise, the head overfits to its few hundred images: with statistics of a whole pass over
+    them, the training loss fell to 0.2 in two epochs, and the correlation on held-out images fell too.
     """
 
     def __init__(self, model: DBCNNLite) -> None:
@@ -185,10 +185,10 @@ class LiveLite(nn.Module):
         self.norm = nn.BatchNorm1d(model.head.in_features, affine=False, momentum=BATCH_NORM_MOMENTUM)
 
     def forward(self, images: Tensor, mask: Tensor, live: bool) -> Tensor:
-        """As DBCNNLite; `live`: statistics are the batch's own, which needs unlike pictures, and are kept."""
+        """As DBCNNLite. `live`: use and record the statistics of the batch, whose images must be varied."""
         self.model.semantic.train(live)
         self.norm.train(live)
-        # Learning in half precision takes two thirds of the time and of the memory.
+        # Training in half precision takes two thirds of the time and of the memory.
         with torch.autocast("cpu", torch.bfloat16, enabled=torch.is_grad_enabled()):
             maps = self.model.maps(images)
         pooled = self.model.pool(maps, mask)
@@ -197,7 +197,7 @@ class LiveLite(nn.Module):
         return RATING_CENTRE + RATING_SPREAD * score
 
     def freeze(self) -> None:
-        """Give the model the statistics that were kept."""
+        """Copy the recorded statistics into the model."""
         mean, variance = self.norm.running_mean, self.norm.running_var
         assert mean is not None and variance is not None
         self.model.pooled_mean.copy_(mean)
@@ -206,14 +206,14 @@ class LiveLite(nn.Module):
 
 
 def rating_loss(scores: Tensor, ratings: Tensor) -> Tensor:
-    """Squared error in units of the ratings' spread, plus one minus Pearson's correlation."""
+    """Squared error in units of the spread of the ratings, plus one minus Pearson's correlation."""
     squared = ((scores - ratings) / RATING_SPREAD).square().mean()
     correlation = F.cosine_similarity(scores - scores.mean(), ratings - ratings.mean(), dim=0)
     return squared + 1 - correlation
 
 
 def ranking_loss(scores: Tensor, severities: Tensor) -> Tensor:
-    """Hinge on every pair of rungs of a ladder: severity must cost RANK_MARGIN points for its whole range.
+    """Hinge loss on all pairs of rungs: the score must fall by RANK_MARGIN points over severity 0..1.
 
     Args:
         scores, severities: (ladders, rungs) float32; severities 0..1, rising along each ladder.
@@ -228,7 +228,7 @@ def ranking_loss(scores: Tensor, severities: Tensor) -> Tensor:
 def learn_ratings(
     lite: LiveLite, rated: Rated, pristine: list[Image], seed: int, folder: Path, of: str
 ) -> None:
-    """Ratings and rankings together."""
+    """Train on ratings and rankings together."""
     model, steps = lite.model, len(rated.names) // RATING_BATCH
     rates: dict[nn.Module, float] = {
         **dict.fromkeys((model.semantic, model.distortion), TUNED_RATE),
@@ -240,14 +240,14 @@ def learn_ratings(
 
     def run_epoch(epoch: int) -> dict[str, float]:
         model.dropout.train()
-        crops = made_ahead(RatedBatches(rated, seed, epoch, RATING_BATCH))
-        ladders = made_ahead(LadderBatches(pristine, seed, epoch, steps, LADDERS_A_STEP))
+        crops = prefetched(RatedBatches(rated, seed, epoch, RATING_BATCH))
+        ladders = prefetched(LadderBatches(pristine, seed, epoch, steps, LADDERS_A_STEP))
         totals = np.zeros(2)
         for (images, ratings), (rungs, masks, severities) in zip(crops, ladders, strict=True):
             rating = rating_loss(lite(images, torch.ones_like(images[:, :1]), live=True), ratings)
             scores = lite(rungs, masks, live=False).view_as(severities)
             ranking = ranking_loss(scores, severities)
-            weight = RANKING_WEIGHT if epoch else 0  # before, no statistics worth using were kept
+            weight = RANKING_WEIGHT if epoch else 0  # the first epoch has no usable statistics
             optimiser.zero_grad()
             (rating + weight * ranking).backward()
             optimiser.step()
@@ -264,32 +264,34 @@ def learn_ratings(
 
 @torch.no_grad()
 def gather_statistics(lite: LiveLite, crops: RatedBatches) -> None:
-    """Statistics of all norms over crops, for the weights as they are in the end.
+    """Compute the statistics of all norms over the crops, with the final weights.
 
-    Those that were kept on the way belong to weights of some twenty steps before. Four epochs into a run,
-    where weights move fast, the correlation on held-out pictures was 0.67 with them and 0.83 with these.
+    Statistics recorded during training belong to weights of about twenty steps before. After four epochs,
+    when weights change fast, the correlation on held-out images was 0.67 with the recorded statistics and
+    0.83 with these.
     """
     lite.model.dropout.eval()
     for module in lite.modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             module.reset_running_stats()
             module.momentum = None  # the mean over all batches
-    for images, _ in made_ahead(crops):
+    for images, _ in prefetched(crops):
         lite(images, torch.ones_like(images[:, :1]), live=True)
 
 
 def finish_head(model: DBCNNLite, rated: Rated, pristine: list[Image], seed: int) -> None:
-    """Bring the scores to the ratings' scale, and have them fall to the end of ladders that reach further.
+    """Map the scores to the scale of the ratings, and make them fall beyond the severities of the training.
 
-    A line first: learned under much noise, scores lie too close together. Then the head alone, on networks
-    that stay: beyond the severities that these learned from, most of what is pooled is at its bound, and what
-    still moves decides. The scores of rated crops, and the head, are held near to where they are.
+    The first step is a linear fit: training under much noise leaves the scores too close together. The second
+    step trains only the head, with the networks frozen. Above the severities of the training, most pooled
+    features are at their bound, so the remaining ones decide. Penalties keep the scores of rated crops, and
+    the weights of the head, close to their values after the fit.
     """
     steps = FINISH_LADDERS // LADDERS_A_STEP
     ladders = LadderBatches(pristine, seed, RATING_EPOCHS, steps, LADDERS_A_STEP, FINISH_REACH)
-    seen = [(head_input(model, rungs, masks), each) for rungs, masks, each in made_ahead(ladders)]
+    seen = [(head_input(model, rungs, masks), each) for rungs, masks, each in prefetched(ladders)]
     rungs, severities = torch.cat([each for each, _ in seen]), torch.cat([each for _, each in seen])
-    crops = made_ahead(RatedBatches(rated, seed, RATING_EPOCHS + 1, RATING_BATCH))
+    crops = prefetched(RatedBatches(rated, seed, RATING_EPOCHS + 1, RATING_BATCH))
     known = [(head_input(model, images, torch.ones_like(images[:, :1])), each) for images, each in crops]
     pictures, ratings = torch.cat([each for each, _ in known]), torch.cat([each for _, each in known])
 
@@ -317,12 +319,12 @@ def finish_head(model: DBCNNLite, rated: Rated, pristine: list[Image], seed: int
 
 @torch.no_grad()
 def head_input(model: DBCNNLite, images: Tensor, mask: Tensor) -> Tensor:
-    """What the head makes a score of: (N, D)."""
+    """Input of the head: (N, D)."""
     return model.standardised(model.pool(model.maps(images), mask))
 
 
 def write_weights(state: dict[str, Tensor], path: Path) -> None:
-    """As float16, which halves the file."""
+    """Write as float16, which halves the size of the file."""
     beside = path.with_suffix(".tmp")
     save_file({key: value.half().contiguous() for key, value in state.items()}, beside)
     os.replace(beside, path)
@@ -330,11 +332,11 @@ def write_weights(state: dict[str, Tensor], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
-    parser.add_argument("--data", type=Path, required=True, help="folder of live_challenge/ etc.")
-    parser.add_argument("--init", type=Path, required=True, help="efficientnet-lite0 .pth")
-    parser.add_argument("--out", type=Path, required=True, help="checkpoints and results")
-    parser.add_argument("--all", action="store_true", help="train on the held-out pictures too")
-    parser.add_argument("--seed", type=int, default=1, help="of all stages but the first (1)")
+    parser.add_argument("--data", type=Path, required=True, help="folder with live_challenge/ and kodak24/")
+    parser.add_argument("--init", type=Path, required=True, help="EfficientNet-Lite0 checkpoint (.pth)")
+    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and results")
+    parser.add_argument("--all", action="store_true", help="train on the held-out images too")
+    parser.add_argument("--seed", type=int, default=1, help="seed of all stages except the first (1)")
     arguments = parser.parse_args()
     folder: Path = arguments.out
     folder.mkdir(parents=True, exist_ok=True)
@@ -344,8 +346,8 @@ def main() -> None:
     held = np.array([is_held_out(name) and not arguments.all for name in rated.names])
     training, held_out = rated.only(~held), rated.only(held)
     pristine = read_pristine(arguments.data, training)
-    counts = f"{len(training.names)} pictures trained on, {len(held_out.names)} held out"
-    print(f"{counts}, {len(pristine)} untouched pictures", flush=True)
+    counts = f"{len(training.names)} images for training, {len(held_out.names)} held out"
+    print(f"{counts}, {len(pristine)} pristine images", flush=True)
 
     distortion = DistortionNet()
     channels_last(distortion)

@@ -1,10 +1,11 @@
-"""Pictures spoiled on purpose, for the training of DB-CNN-Lite.
+"""Synthetic distortions for the training of DB-CNN-Lite.
 
-NAMED are the 39 synthetic distortions that the distortion network learns to tell apart. RANKED are the
-kinds along which a picture is spoiled further and further, and its score must fall.
+NAMED are the 39 distortions that the distortion network learns to tell apart. RANKED are the kinds of
+distortion along which the score of an image must fall as severity rises.
 
-Source of the 39: Zhang et al., "Blind Image Quality Assessment Using a Deep Bilinear Convolutional Neural
-Network", IEEE TCSVT 30(1), 2020, section III-A, and the levels of the authors' generator.
+Source of the 39 distortions: Zhang et al., "Blind Image Quality Assessment Using a Deep Bilinear
+Convolutional Neural Network", IEEE TCSVT 30(1), 2020, section III-A, and the levels of the authors'
+generator.
 """
 
 import io
@@ -23,22 +24,22 @@ from faceq.evaluation.distortions import (
     white_noise,
 )
 
-# --- the 39 that are named -----------------------------------------------------------------------
+# --- the 39 distortions that are classified -------------------------------------------------------
 
-BLUR_KERNEL = (7, 15, 39, 91, 199)  # pixels; sigma is a sixth of it
+BLUR_KERNEL = (7, 15, 39, 91, 199)  # pixels; sigma is a sixth of the kernel
 NOISE_VARIANCE = (2**-10, 2**-7.5, 2**-5.5, 2**-3.5, 2**0)  # of values 0..1
 JPEG_QUALITY = (43, 12, 7, 4, 0)
 JPEG2000_BITS = (0.46, 0.16, 0.07, 0.04, 0.02)  # per pixel
 CONTRAST_RANGE = ((0.2, 0.8), (0.3, 0.7), (0.4, 0.6), (0.45, 0.55), (0.49, 0.51))  # of values 0..1
-PINK_NOISE = (0.3, 0.7, 1.2, 2.0, 4.0)  # times 255 at its strongest pixel
+PINK_NOISE = (0.3, 0.7, 1.2, 2.0, 4.0)  # times 255, at the strongest pixel
 COLOURS = (64, 32, 16, 8, 4)
-EXPOSURE_SHIFT = (0.3, 0.6)  # of values 0..1, either way
+EXPOSURE_SHIFT = (0.3, 0.6)  # of values 0..1, in both directions
 
-CONTRAST_TAILS = (1, 99)  # percentiles that become the ends of the range
+CONTRAST_TAILS = (1, 99)  # percentiles that are mapped to the ends of the range
 
 
 def pink_noise(image: Image, strength: float, seed: int) -> Image:
-    """Noise whose amplitude falls as 1/frequency, on each channel, its strongest pixel `strength` * 255."""
+    """Add noise with an amplitude of 1/frequency to each channel; its strongest pixel is `strength` * 255."""
     rng = np.random.default_rng(seed)
     height, width = image.shape[:2]
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
@@ -50,7 +51,7 @@ def pink_noise(image: Image, strength: float, seed: int) -> Image:
 
 
 def jpeg2000(image: Image, bits: float) -> Image:
-    """Through a JPEG 2000 file of `bits` per pixel (24 is not compressed)."""
+    """Compress and decompress as JPEG 2000 with `bits` per pixel (24 is uncompressed)."""
     stored = io.BytesIO()
     PillowImage.fromarray(image).save(
         stored, "JPEG2000", quality_mode="rates", quality_layers=[24 / bits], irreversible=True
@@ -59,14 +60,14 @@ def jpeg2000(image: Image, bits: float) -> Image:
 
 
 def contrast(image: Image, low: float, high: float) -> Image:
-    """Each channel's range, but for its outermost percent, brought to low..high of 0..1."""
+    """Map each channel's range, without its outermost percent on both sides, to low..high of 0..1."""
     dark, bright = np.percentile(image, CONTRAST_TAILS, axis=(0, 1))
     share = np.clip((image - dark) / np.maximum(bright - dark, 1), 0, 1)
     return as_image(255 * (low + (high - low) * share))
 
 
 def dithered(image: Image, colours: int) -> Image:
-    """The picture in `colours` colours of its own, with Floyd and Steinberg's dither."""
+    """Reduce the image to `colours` of its own colours, with Floyd-Steinberg dithering."""
     picture = PillowImage.fromarray(image)
     palette = picture.quantize(colours, PillowImage.Quantize.MEDIANCUT)
     return np.array(
@@ -75,7 +76,7 @@ def dithered(image: Image, colours: int) -> Image:
 
 
 def exposure(image: Image, shift: float) -> Image:
-    """Every value moved by `shift` of the range and clipped."""
+    """Add `shift` times the range to every value, and clip."""
     return as_image(image + 255 * np.float32(shift))
 
 
@@ -84,7 +85,7 @@ def _blur(image: Image, kernel: int) -> Image:
 
 
 Named = Callable[[Image, int], Image]
-"""Takes a picture (H, W, 3) uint8 RGB and a seed."""
+"""Takes an image (H, W, 3) uint8 RGB and a seed."""
 
 NAMED: tuple[Named, ...] = (
     *(lambda image, seed, k=k: _blur(image, k) for k in BLUR_KERNEL),
@@ -99,16 +100,16 @@ NAMED: tuple[Named, ...] = (
 )
 
 
-# --- ladders, which are ranked -------------------------------------------------------------------
+# --- the distortions that are ranked --------------------------------------------------------------
 
 
 def _between(first: float, last: float, severity: float) -> float:
-    """From `first` at 0 to `last` at 1, by equal ratios."""
+    """Geometric interpolation from `first` at severity 0 to `last` at 1."""
     return first * (last / first) ** severity
 
 
 def _saved(image: Image, severity: float, seed: int) -> Image:
-    """As JPEG, half of the time twice, the second time off the first one's grid: as shared pictures are."""
+    """Compress as JPEG once (odd seeds), or twice with a shifted block grid, as happens to shared images."""
     quality = round(_between(60, 2, severity))
     once = jpeg(image, quality)
     if seed % 2:
@@ -118,10 +119,10 @@ def _saved(image: Image, severity: float, seed: int) -> Image:
 
 
 Kind = Callable[[Image, float, int], Image]
-"""Takes a picture (H, W, 3) uint8 RGB, a severity above 0 and up to 1, and a seed."""
+"""Takes an image (H, W, 3) uint8 RGB, a severity above 0 and at most 1, and a seed."""
 
-# From what a careful eye just sees to beyond what a detector still takes for a face. Sizes are in pixels
-# of a crop of 200 to 450, which is about a face in a frame of 384.
+# The severities range from barely visible to stronger than a detector tolerates. Sizes are pixels of a crop
+# of 200 to 450 pixels, about the size of a face in a 384-pixel frame.
 RANKED: tuple[Kind, ...] = (
     lambda image, severity, seed: gaussian_blur(image, _between(0.5, 9, severity)),
     lambda image, severity, seed: white_noise(image, _between(4, 90, severity), seed),
@@ -131,6 +132,6 @@ RANKED: tuple[Kind, ...] = (
 )
 
 
-def spoiled(image: Image, kind: Kind, severity: float, seed: int) -> Image:
-    """One rung of a ladder; severity 0 is the picture itself."""
+def degraded(image: Image, kind: Kind, severity: float, seed: int) -> Image:
+    """One step of a ladder. Severity 0 returns the image itself."""
     return kind(image, severity, seed) if severity else image

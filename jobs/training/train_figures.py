@@ -1,4 +1,4 @@
-"""What a trained DB-CNN-Lite is worth: agreement with people, ladders on portraits, and the model card."""
+"""Evaluate a trained DB-CNN-Lite: agreement with ratings, ladders on portraits, and the model card."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ from faceq.table.schema import pixels
 from jobs.training.train_data import FACE_SIDE, PRISTINE_FROM_LIVE, Rated, read_rgb, resize
 
 LADDER_SIDE = 384
-"""What portraits are scaled to before they are spoiled."""
+"""Side, pixels, to which portraits are resized before they are degraded."""
 
 REGIONS: tuple[Region, ...] = ("mask", "black_out", "crop")
-"""What of a crop may be judged."""
+"""The parts of a crop that can be scored."""
 
 SEVERITIES = range(6)
 MINI_BATCH = 8
 
 
 def measure(weights: Path, held_out: Rated | None, data: Path) -> dict[str, object]:
-    """Figures of the file as it will be shipped; `held_out` if there are pictures it was not trained on."""
+    """Figures of the weights file that will be shipped; `held_out` if it was not trained on all images."""
     model = load_dbcnn_lite(weights)
     figures: dict[str, object] = {}
     if held_out is not None:
@@ -56,14 +56,14 @@ def measure(weights: Path, held_out: Rated | None, data: Path) -> dict[str, obje
 
 
 def agreement(model: DBCNNLite, rated: Rated) -> dict[str, float]:
-    """As `faceq evaluate iqa` gives it."""
+    """Agreement as `faceq evaluate iqa` computes it."""
     rate = iqa.whole_pictures(model, iqa.lite_views)
     scores = np.array([rate(image) for image in rated.images])
     return iqa.agreement(tuple(rated.names), scores, rated.ratings.astype(np.float64)).figures()
 
 
 def whole_crop(model: DBCNNLite, image: Image) -> float:
-    """A picture of a face that fills it, without a mask."""
+    """Score of an image that is filled by a face, without a mask."""
     (score,) = OnnxQuality(model, 1, threads=1)(
         resize(image, FACE_SIDE)[None], np.ones((1, FACE_SIDE, FACE_SIDE), np.float32)
     )
@@ -71,11 +71,11 @@ def whole_crop(model: DBCNNLite, image: Image) -> float:
 
 
 def ladder_figures(model: DBCNNLite, portraits: list[Path]) -> dict[str, object]:
-    """How reliably a portrait's score falls as it is spoiled, for each region that may be judged.
+    """How reliably a portrait's score falls with severity, for each region that can be scored.
 
-    Frames go through the job's own first stage: found, cut out and masked. By region and kind: the mean
-    over faces of Spearman's correlation of severity 0..5 and score (-1 is best), the mean score at each
-    severity, and how many steps had a face.
+    Frames pass through the first stage of the job, which finds, crops and masks the face. By region and kind:
+    the mean over faces of Spearman's correlation of severity 0..5 and score (-1 is best), the mean score at
+    each severity, and the number of frames with a face.
     """
     quality = OnnxQuality(model, MINI_BATCH, threads=1)
     settings = config.Config()
@@ -105,7 +105,7 @@ def ladder_figures(model: DBCNNLite, portraits: list[Path]) -> dict[str, object]
 def _seen(
     find: FindFace, frames: list[Image]
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.int64]]:
-    """Crops and masks of the frames with a face, and which ones those are."""
+    """Crops and masks of the frames with a face, and the positions of these frames."""
     stored = [cv2.imencode(".png", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))[1].tobytes() for frame in frames]
     rows = find(pa.table({"image": stored, "status": pa.nulls(len(stored), pa.string())}))
     found = np.flatnonzero(rows["status"].is_null().to_numpy())
@@ -114,7 +114,7 @@ def _seen(
 
 
 def write_curves(folder: Path) -> None:
-    """Each stage's curves, out of its CSV, into `curves.png`."""
+    """Plot the curves of each stage from its CSV file into `curves.png`."""
     stages = sorted(folder.glob("*.csv"))
     figure = matplotlib.figure.Figure(figsize=(5 * len(stages), 3.5), layout="constrained")
     for axes, stage in zip(np.atleast_1d(figure.subplots(1, len(stages))), stages, strict=True):
@@ -129,44 +129,46 @@ def write_curves(folder: Path) -> None:
 
 
 def write_card(path: Path, figures: dict[str, object], notice: str, counts: str, seed: int) -> None:
-    """The model card: what it learned from, how, what was measured, and whom to cite."""
+    """Write the model card: training data, method, measurements, and citations."""
     copyright_notice = notice.split("START", 1)[1].split("\n", 1)[1].split("-----------COPY", 1)[0]
     path.write_text(
         f"""# DB-CNN-Lite
 
-Scores how good a picture, or the part of it under a mask, looks to people: 0 (bad) to 100
-(excellent), the scale of LIVE In the Wild's ratings. Written by `python -m jobs.training.train_dbcnn` on
-{date.today():%Y-%m-%d}; the networks are in `faceq/iqa/dbcnn_lite.py`.
+Scores the perceptual quality of an image, or of the part of it inside a mask: 0 (bad) to 100
+(excellent), the scale of the human ratings in LIVE In the Wild. Written by
+`python -m jobs.training.train_dbcnn` on {date.today():%Y-%m-%d}; the networks are in
+`faceq/iqa/dbcnn_lite.py`.
 
-## What it learned from
-- Start of the semantic network: EfficientNet-Lite0, ImageNet (Apache-2.0), sha256
+## Training data
+- Initial weights of the semantic network: EfficientNet-Lite0, ImageNet (Apache-2.0), sha256
   `579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db`.
 - Ratings: LIVE In the Wild Image Quality Challenge Database, {counts}.
-- Untouched pictures for synthetic distortions: the Kodak test set, the {PRISTINE_FROM_LIVE} best-rated
-  training pictures, and two that scikit-image ships (coffee, chelsea).
-- Held out, where some are: pictures whose name hashes so (`int(blake2b(name, digest_size=8)) % 5 == 0`).
-  No stage was trained on them, and no epoch was picked by them; but settings were revised
-  after looking at figures like those below: expect a little less elsewhere.
+- Undistorted images, which are then distorted synthetically: the Kodak test set, the
+  {PRISTINE_FROM_LIVE} best-rated training images, and two that scikit-image ships (coffee, chelsea).
+- Held-out images, if there are any: those with `int(blake2b(name, digest_size=8)) % 5 == 0`.
+  No stage was trained on them, and they were not used to choose an epoch. But settings were revised after
+  looking at figures like those below, so expect slightly lower agreement on other data.
 - Seed {seed}; the weights of the last epoch, as float16.
 
-## What was measured
-`held_out`: agreement with ratings of pictures, each seen in ten squares, as `faceq evaluate iqa` does.
-`ladders`: portraits at {LADDER_SIDE} pixels, spoiled as in `faceq.evaluation.distortions.LADDERS`, through
-the job's own first stage; by the region that is judged (`mask` is the default), Spearman's correlation of
-severity 0..5 and score, mean over faces (-1 is best), and the mean score by severity. `high_quality`,
-`low_quality`: one good and one bad photo of a face.
+## Measurements
+`held_out`: agreement with the human ratings of whole images. The model scores ten square crops of each
+image, as in `faceq evaluate iqa`.
+`ladders`: portraits at {LADDER_SIDE} pixels, degraded as in `faceq.evaluation.distortions.LADDERS`, processed
+by the first stage of the job. For each region that is scored (`mask` is the default): Spearman's correlation
+between severity 0..5 and score, as the mean over faces (-1 is best), and the mean score by severity.
+`high_quality`, `low_quality`: the scores of one good and one bad photo of a face.
 
 ```json
 {json.dumps(figures, indent=1)}
 ```
 
 ## Limits
-Rated pictures are of everyday scenes, not of faces. Synthetic severities are ordered, not rated:
-that a spoiled picture scores less is learned, how much less is not. Scores are not clipped and
-may leave 0..100. Deep features see past the mask's edge, so the surroundings of a face still move
-its score, though less than with a mask of ones.
+The rated images show everyday scenes, not faces. Synthetic distortions have an order of severity but no
+ratings: the model learned that a degraded image scores lower, but not how much lower. Scores are not
+clipped and may leave 0..100. Deep features also depend on pixels outside the mask, so the surroundings of
+a face still change its score, though less than without a mask.
 
-## Cite, and the notice that goes with the ratings
+## Citations, and the notice that comes with the ratings
 - W. Zhang, K. Ma, J. Yan, D. Deng, Z. Wang, "Blind Image Quality Assessment Using a Deep Bilinear
   Convolutional Neural Network," IEEE Transactions on Circuits and Systems for Video Technology,
   2020.

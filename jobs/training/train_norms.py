@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0's batch norms: layers of their own while DB-CNN-Lite learns, folded in after it."""
+"""Batch norms of EfficientNet-Lite0: separate layers during training, folded into convolutions after it."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from faceq.iqa.dbcnn_lite import SemanticNet
 
 BATCH_NORM_EPS = 1e-3  # EfficientNet's
 BATCH_NORM_MOMENTUM = 0.05
-"""Statistics of some 20 batches: EfficientNet's 0.01 would trail behind weights that move this fast."""
+"""Averages over about 20 batches: with EfficientNet's 0.01, statistics would lag behind the fast weights."""
 
 
 @torch.no_grad()
 def folded(weight: Tensor, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a convolution that does what one without bias and the norm after it do."""
+    """Weight and bias of the convolution that equals a convolution without bias followed by the norm."""
     assert norm.running_mean is not None and norm.running_var is not None
     factor = norm.weight / (norm.running_var + norm.eps).sqrt()
     return weight * factor.view(-1, 1, 1, 1), norm.bias - norm.running_mean * factor
 
 
 class Normed(nn.Module):
-    """A convolution without bias and the batch norm after it."""
+    """A convolution without bias, followed by a batch norm."""
 
     def __init__(self, convolution: nn.Conv2d) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class Normed(nn.Module):
         if features.requires_grad:
             features.register_hook(dense)
         if self.convolution.groups > 1:
-            # In half precision the gradients of these alone took twice the time of everything else.
+            # In half precision, the gradients of these layers took twice the time of all the rest.
             with torch.autocast("cpu", enabled=False):
                 out: Tensor = self.norm(self.convolution(features.float()))
             return out
@@ -44,15 +44,15 @@ class Normed(nn.Module):
 
 
 def dense(gradient: Tensor) -> Tensor:
-    """In one piece: the gradient of a padded map is a window, with which a batch norm takes its slow path."""
+    """Make the gradient contiguous: for the strided gradient of a padded map, batch norm is slow."""
     return gradient.contiguous(memory_format=torch.channels_last)
 
 
 def unfold(network: SemanticNet, init: Path) -> None:
-    """Put EfficientNet-Lite0's published weights into the semantic network, its batch norms as layers again.
+    """Load EfficientNet-Lite0's published weights, with batch norms as separate layers.
 
-    Trained with their statistics frozen, the network learns its few hundred pictures by heart: the noise of
-    a batch's own statistics keeps it from that.
+    With frozen statistics, the network overfits to its few hundred training images. The noise of the batch
+    statistics prevents that.
     """
     parts = {
         "_expand_conv": ("_bn0", "expand.0"),
@@ -76,7 +76,7 @@ def unfold(network: SemanticNet, init: Path) -> None:
 
 
 def fold(network: SemanticNet) -> None:
-    """Undo `unfold`: the same network, each batch norm folded into the convolution before it."""
+    """Undo `unfold`: fold each batch norm into the convolution before it."""
     for name, layer in list(network.named_modules()):
         if isinstance(layer, Normed):
             weight, bias = folded(layer.convolution.weight, layer.norm)

@@ -1,5 +1,5 @@
-"""A cluster that grows and shrinks, by Ray's fake multi-node provider: nodes are processes of this machine,
-GPUs are logical. `AutoscalingCluster` ends every Ray on the machine, so these tests run alone."""
+"""A cluster that grows and shrinks, with Ray's fake multi-node provider: nodes are processes on this machine,
+GPUs are logical. `AutoscalingCluster` stops every Ray process on the machine, so these tests run alone."""
 
 import os
 import sys
@@ -23,8 +23,8 @@ IDLE_MINUTES = 0.2
 
 
 class FakeCloud(AutoscalingCluster):
-    """Without the example file that Ray's wheel leaves out; run by Ray's second autoscaler, as `ray up` and
-    KubeRay have it."""
+    """AutoscalingCluster without the example file, which Ray's wheel does not contain, and with Ray's second
+    autoscaler, which `ray up` and KubeRay use."""
 
     def __init__(self, head_resources, worker_node_types, **settings):
         super().__init__(head_resources, worker_node_types, autoscaler_v2=True, **settings)
@@ -36,12 +36,12 @@ class FakeCloud(AutoscalingCluster):
             "cluster_name": "fake",
             "max_workers": 8,
             "provider": {
-                # By its module: by its name Ray would look for that file.
+                # Named by its module: if it were named by type, Ray would look for the missing example file.
                 "type": "external",
                 "module": f"{FakeMultiNodeProvider.__module__}.{FakeMultiNodeProvider.__name__}",
                 "launch_multiple": True,
                 "head_node_id": FAKE_HEAD_NODE_ID,
-                # Nobody logs into these nodes.
+                # There is no SSH to these nodes.
                 "disable_node_updaters": True,
                 "disable_launch_config_check": True,
             },
@@ -70,16 +70,18 @@ def cloud(aws, monkeypatch):
 
 
 def workers() -> tuple[int, int]:
-    """Workers that are there: with a GPU, and without."""
+    """Number of current workers with a GPU and without."""
     there = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     gpus = sum("GPU" in resources for resources in there)
     return gpus, sum(resources.get("CPU") == 2 for resources in there)
 
 
-def test_workers_of_both_kinds_come_pools_grow_workers_go(cloud, tmp_path, astronaut, monkeypatch):
+def test_both_types_of_workers_start_pools_grow_and_idle_workers_stop(
+    cloud, tmp_path, astronaut, monkeypatch
+):
     shards = write_input(tmp_path / "in", astronaut, FRAMES)
     trace_stages(monkeypatch, tmp_path / "trace", pause=0.1)
-    # Two actors take all of a GPU worker: what finds faces wants workers of the other kind.
+    # Two actors use up a GPU worker, so find_face needs workers of the other type.
     pool = {"num_cpus": 0.5, "num_gpus": 0.5, "device": "cpu", "batch_size": 8}
     chosen = config.build(
         {"input": str(shards), "out": str(tmp_path / "t"), "serfiq": pool, "dbcnn": pool, "rows_per_file": 50}
@@ -103,7 +105,7 @@ def test_workers_of_both_kinds_come_pools_grow_workers_go(cloud, tmp_path, astro
     assert max(cpus for _, cpus in most) > 0
     for stage in ("serfiq", "dbcnn"):
         assert len(workers_of(tmp_path / "trace", stage)) > 1, f"the pool of {stage} did not grow"
-    # Ray Data takes its request for machines back when the job ends; then the idle timeout runs.
+    # Ray Data withdraws its resource request when the job ends. Then the idle timeout starts.
     deadline = time.monotonic() + 60 * IDLE_MINUTES + 60
     while any(workers()):
         assert time.monotonic() < deadline, "idle workers stay"

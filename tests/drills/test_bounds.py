@@ -1,8 +1,8 @@
-"""Parts that die for ever, in a bad world; too long for every run.
+"""Jobs whose processes die repeatedly, or whose machine lacks resources.
 
-Workers that are killed whenever they show: in the read stage by SIGSEGV, actors while they load; a full
-temporary folder and a full /dev/shm; a control group with little memory. Each job ends by itself, with every
-row or with exit status 1 and a reason, and goes on afterwards.
+The cases: workers killed as soon as they start (by SIGSEGV in the read stage, actors while they load), a full
+temporary folder, a full /dev/shm, and a control group with little memory. Each job ends by itself, with every
+row, or with exit status 1 and a reason. It can be resumed afterwards.
 """
 
 import os
@@ -33,7 +33,7 @@ def shards(tmp_path_factory, astronaut) -> Path:
 
 
 class Killer(threading.Thread):
-    """Sends a signal to every worker of a job whose title holds a word, as soon as it shows."""
+    """Sends a signal to every worker of a job whose process title contains a word, as soon as it starts."""
 
     def __init__(self, job: Job, word: str, number: signal.Signals):
         super().__init__(daemon=True)
@@ -53,7 +53,7 @@ class Killer(threading.Thread):
                         self.killed += 1
                     except psutil.Error:
                         pass
-            time.sleep(0.02)  # a task that writes a small file lasts a tenth of a second
+            time.sleep(0.02)  # a task that writes a small file takes a tenth of a second
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ class Killer(threading.Thread):
             600,
             marks=pytest.mark.full,
         ),
-        # Ray starts an actor again without end.
+        # Ray restarts an actor without limit.
         pytest.param(
             "FiqStage",
             signal.SIGKILL,
@@ -77,7 +77,7 @@ class Killer(threading.Thread):
         ),
     ],
 )
-def test_workers_that_die_whenever_they_start(shards, tmp_path, word, number, reason, most):
+def test_workers_that_die_at_every_start(shards, tmp_path, word, number, reason, most):
     job = Job(shards, tmp_path)
     killer = Killer(job, word, number)
     killer.start()
@@ -92,9 +92,9 @@ def test_workers_that_die_whenever_they_start(shards, tmp_path, word, number, re
 
 
 def _in_a_namespace(tmp_path: Path, mounts: str, shards: Path, **environment: str) -> tuple[int, str, float]:
-    """A job that sees file systems of its own; exit status, what it said, seconds."""
+    """Run a job in its own mount namespace. Returns exit status, output, and seconds."""
     if os.geteuid():
-        pytest.skip("only root may mount")
+        pytest.skip("needs root, to mount")
     command = f"{sys.executable} -m faceq score {shards} --out {tmp_path}/table"
     started = time.monotonic()
     done = subprocess.run(
@@ -125,13 +125,13 @@ def test_a_full_shared_memory(shards, tmp_path):
 
 @pytest.mark.parametrize("limit", [4 << 30, pytest.param(3 << 29, marks=pytest.mark.full)])
 def test_a_control_group_with_little_memory(shards, tmp_path, limit):
-    """The kernel ends processes of the group, workers mostly: the job ends with every row, or says why
+    """The kernel kills processes of the group, mostly workers. The job ends with every row, or reports why
     not."""
     group = Path("/sys/fs/cgroup/memory") / f"faceq-drill-{os.getpid()}"
     try:
         group.mkdir()
     except OSError:
-        pytest.skip("no control groups of version 1 that may be made here")
+        pytest.skip("cannot create control groups of version 1")
     (group / "memory.limit_in_bytes").write_text(str(limit))
     command = f"{sys.executable} -m faceq score {shards} --out {tmp_path}/table"
     started = time.monotonic()
@@ -148,7 +148,7 @@ def test_a_control_group_with_little_memory(shards, tmp_path, limit):
         f"group of {limit / 1e9:.1f} GB: exit status {done.returncode}, {seconds:.0f} s, {peak / 1e9:.1f} GB"
     )
     while (group / "tasks").read_text():
-        time.sleep(0.5)  # Ray's last processes
+        time.sleep(0.5)  # for Ray's last processes
     group.rmdir()
     last = (done.stdout + done.stderr).strip().splitlines()[-1]
     assert done.returncode == 0 or (done.returncode == 1 and last.startswith("faceq: ")), last

@@ -1,7 +1,7 @@
-"""The census under as many calls as a large job makes.
+"""The census under the number of calls of a large job.
 
-A minute on two free CPUs at full length. For each 32 frames a job makes four calls: one from the read task,
-two from find_face, one from the last stage.
+The full drill takes a minute on two free CPUs. Per 32 frames, a job makes four calls: one in the read task,
+two in find_face, one in the last stage.
 """
 
 import time
@@ -21,7 +21,7 @@ CALLERS = 3
 
 @ray.remote(num_cpus=0.5)
 def call(census, caller: int, batches: int) -> None:
-    """What workers send, as fast as it is answered."""
+    """Make the calls of the workers, as fast as they are answered."""
     waiting = []
     for batch in range(caller * batches, (caller + 1) * batches):
         waiting += [
@@ -36,7 +36,7 @@ def call(census, caller: int, batches: int) -> None:
     ray.get(waiting)
 
 
-def test_calls_of_a_thousand_actors_are_answered_and_leave_nothing(local_ray, full):
+def test_calls_of_a_thousand_actors_are_answered_and_leave_no_memory_behind(local_ray, full):
     batches = 4_000 if full else 1_000
     census = Census.options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote(1_000_000, TASKS)
     ray.get(census.incarnation.remote())
@@ -45,7 +45,7 @@ def test_calls_of_a_thousand_actors_are_answered_and_leave_nothing(local_ray, fu
     calls = 4 * CALLERS * batches
     ray.get(
         [call.remote(census, caller, batches) for caller in range(CALLERS)]
-    )  # every task has its entries then
+    )  # after these, every task has its entries
     started, cpu = time.monotonic(), sum(actor.cpu_times()[:2])
     memory = actor.memory_info().rss
     running = [call.remote(census, caller, batches) for caller in range(CALLERS, 2 * CALLERS)]
@@ -63,4 +63,4 @@ def test_calls_of_a_thousand_actors_are_answered_and_leave_nothing(local_ray, fu
     print(f"{grown / 1e6:.1f} MB more")
     assert ray.get(census.progress.remote()).finished == 2 * 32 * CALLERS * batches
     assert calls / cpu > 2000
-    assert grown < 32e6  # what Ray itself keeps of calls comes to an end at some 20 MB
+    assert grown < 32e6  # Ray's own records of calls stop growing at about 20 MB

@@ -1,7 +1,6 @@
-"""Exports killed at every call that changes a file system, and several exports to one place at once.
+"""Exports that are killed at every call that changes a file system, and concurrent exports to one place.
 
-`strace` kills the process at the N-th call of one kind: for every N that there is, or for every fourth where
-the drills do not run at full length.
+`strace` kills the process at the N-th call of one kind, for every N, or for every fourth N without `--full`.
 """
 
 import io
@@ -34,7 +33,7 @@ CALLS = ("mkdir", "rename", "unlink", "chmod", "fsync", "rmdir")
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory) -> str:
-    """A table of pictures that were not scored: exports read only what a row says of its source."""
+    """A table of images that were not scored: exports only need the source that a row names."""
     root = tmp_path_factory.mktemp("exports")
     (root / "in").mkdir()
     rows = []
@@ -57,7 +56,7 @@ def command(table: str, *arguments: str) -> list[str]:
 
 
 def frames_in(folder: Path) -> Counter:
-    """How often each frame is in the tars of an export."""
+    """How often each frame occurs in the tars of an export."""
     found: Counter[int] = Counter()
     for path in folder.glob("*.tar"):
         with tarfile.open(path) as tar:
@@ -74,7 +73,7 @@ def frames_in(folder: Path) -> Counter:
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
 @pytest.mark.parametrize("call", CALLS)
-def test_an_export_killed_at_any_call_goes_on(table, tmp_path, call, full):
+def test_an_export_killed_at_any_call_resumes(table, tmp_path, call, full):
     whole = Counter(Table(table, S3Settings()).frame_ids().tolist())
     for point in range(1, 100, 1 if full else 4):
         out = tmp_path / str(point)
@@ -95,7 +94,7 @@ def test_an_export_killed_at_any_call_goes_on(table, tmp_path, call, full):
 def test_three_exports_to_one_file_at_once(table, tmp_path, ending):
     out = tmp_path / f"x.{ending}"
     for _ in range(3):
-        # Different rows each, and enough of them that the exports overlap.
+        # Each export has different rows, and enough of them that the exports overlap.
         statements = [
             f"select {n} as n, i, md5(i::text) as t from range({300_000 + n}) t(i)" for n in (1, 2, 3)
         ]

@@ -1,4 +1,4 @@
-"""Jobs whose table lies on a disk that gets full."""
+"""Jobs whose table is on a disk that fills up."""
 
 import pytest
 from disks import fill, needs_mounts, small_disk
@@ -10,8 +10,9 @@ from faceq.cli import main
 
 @needs_mounts
 @pytest.mark.parametrize("leave", [0, 4096, 3 * 4096])
-def test_a_job_goes_on_where_a_full_disk_stopped_it(local_ray, tmp_path, capsys, leave):
-    """With no room at all, for the heartbeat, and for the record but no rows."""
+def test_a_job_resumes_where_a_full_disk_stopped_it(local_ray, tmp_path, capsys, leave):
+    """With no space at all, with space for the heartbeat only, and with space for the run record but no
+    rows."""
     with small_disk(tmp_path / "disk") as disk:
         filler = fill(disk, leave)
         command = ["score", str(PHOTOS), "--out", str(disk / "table"), "--fiq-threshold", "0"]

@@ -1,4 +1,4 @@
-"""How jobs in processes of their own end: by signals, and without anybody who reads what they print."""
+"""How jobs in their own processes end: by signals, and with no reader for their output."""
 
 import shutil
 import signal
@@ -32,13 +32,13 @@ def scored(tmp_path_factory, astronaut) -> tuple[str, str]:
 @pytest.mark.parametrize(
     ("sent", "status"),
     [
-        # Once; a second one while it cleans up; and by somebody who loses patience.
+        # One signal; a second one during the cleanup; repeated signals by an impatient user.
         ([signal.SIGHUP], 129),
         ([signal.SIGTERM, signal.SIGTERM], 143),
         ([signal.SIGINT, signal.SIGINT, signal.SIGINT], 130),
     ],
 )
-def test_a_signal_keeps_what_is_written_and_frees_the_table(shards, tmp_path, sent, status):
+def test_a_signal_keeps_written_rows_and_unlocks_the_table(shards, tmp_path, sent, status):
     job = Job(shards, tmp_path)
     job.until(lambda: len(job.files()) >= 2)
     for number in sent:
@@ -54,11 +54,11 @@ def test_a_signal_keeps_what_is_written_and_frees_the_table(shards, tmp_path, se
     assert not list(Path(table.path, "_faceq").glob("heartbeat*"))
     assert 0 < table.count() < FRAMES
     with lock.exclusive(table, Run("20261123T170000Z-00000000", "0", [], {}, {}, "", owner=lock.owner())):
-        pass  # nobody has to wait
+        pass  # the table is unlocked
 
 
 @pytest.mark.parametrize("streams", ["2>&1 | head -1", ">&- 2>&-", ">/dev/full 2>&1"])
-def test_a_job_goes_on_without_its_reader(scored, tmp_path, streams):
+def test_a_job_continues_if_nobody_reads_its_output(scored, tmp_path, streams):
     source, table = scored
     there = shutil.copytree(table, tmp_path / "table")
     job = f"{sys.executable} -m faceq score {source} --out {there} --overwrite"

@@ -1,9 +1,9 @@
-"""Jobs that are killed at random moments; `test_resume.py` has the short version of some of these drills.
+"""Jobs that are killed at random moments. `test_resume.py` has short versions of some of these drills.
 
-At full length: 2,000 frames; the driver is killed at five random moments and started again each time; it gets
-a SIGTERM at twenty; worker processes are killed while a job runs; one of three nodes is lost; a reader opens
-the table in a loop all the while. And a million single pictures: how soon the first is through, and what the
-driver holds.
+With `--full`, a job has 2,000 frames. The driver is killed at five random moments and restarted each time. It
+gets SIGTERM at twenty moments. Worker processes are killed while a job runs, and one of three nodes is lost.
+Meanwhile, a reader opens the table in a loop. Another drill has a million single images: it measures when the
+first one is finished and how much memory the driver uses.
 """
 
 import os
@@ -37,13 +37,13 @@ KILLS = 5
 
 @pytest.fixture(scope="module")
 def count(full) -> int:
-    """Frames of a job."""
+    """Number of frames of a job."""
     return 2000 if full else 500
 
 
 @pytest.fixture(scope="module")
 def shards(count, tmp_path_factory, astronaut) -> Path:
-    """Small frames, 112 pixels, each a little different; every 17th is broken."""
+    """Small frames of 112 pixels, each slightly different. Every 17th frame is damaged."""
     folder = tmp_path_factory.mktemp("drill") / "in"
     face = Image.fromarray(demo._frame_around(astronaut, [200, 60, 80, 110])).resize((160, 160))
     chance = np.random.default_rng(0)
@@ -59,7 +59,7 @@ def shards(count, tmp_path_factory, astronaut) -> Path:
 
 
 class Reader(threading.Thread):
-    """Reads the whole table again and again; keeps what went wrong."""
+    """Reads the whole table in a loop and records errors."""
 
     def __init__(self, table: Table):
         super().__init__(daemon=True)
@@ -73,7 +73,7 @@ class Reader(threading.Thread):
                     pq.read_table(path)
                 self.read += 1
             except FileNotFoundError:
-                pass  # rows of unreadable frames that are tried again
+                pass  # a file with rows of unreadable frames that are retried
             except Exception as error:
                 self.errors.append(error)
 
@@ -97,7 +97,7 @@ def undisturbed(shards, count, tmp_path_factory) -> list[dict]:
 
 
 def _until_it_writes(job: Job) -> None:
-    """Wait until a job that has just started has written a file, or has ended."""
+    """Wait until a job that just started has written a file or has ended."""
     before = len(job.files())
     while len(job.files()) <= before and job.process.poll() is None:
         time.sleep(0.1)
@@ -113,7 +113,7 @@ def test_killed_at_random_moments(shards, undisturbed, tmp_path, whole):
         if reader is None:
             reader = Reader(Table(job.settings.out, job.settings.s3))
             reader.start()
-        # A moment after this attempt has begun to write: before, there is little to lose.
+        # Kill shortly after this attempt started to write. Before, there is little to lose.
         _until_it_writes(job)
         time.sleep(chance.uniform(0, 20))
         if job.process.poll() is not None:
@@ -130,7 +130,7 @@ def test_killed_at_random_moments(shards, undisturbed, tmp_path, whole):
 
 
 def test_terminated_at_random_moments(shards, undisturbed, tmp_path, full):
-    """Every other one while Python and Ray start, the rest while rows are written."""
+    """Every other signal arrives while Python and Ray start, the others while rows are written."""
     chance = random.Random(11)
     reader = None
     for term in range(20 if full else 4):
@@ -149,7 +149,7 @@ def test_terminated_at_random_moments(shards, undisturbed, tmp_path, full):
         job.process.terminate()
         asked = time.monotonic()
         status = job.process.wait(120)
-        # Before Python has come to faceq's first line the signal itself ends the process: 143 in a shell.
+        # Before faceq's first line runs, the signal itself ends the process, which a shell reports as 143.
         assert (status if status >= 0 else 128 - status) == 143, job.said()
         states = [run["state"] for run in reader.table.runs()] if Path(job.settings.out).exists() else []
         assert set(states) <= {"ended"}
@@ -178,6 +178,7 @@ def test_workers_killed(shards, undisturbed, tmp_path):
     assert job.rows() == undisturbed
 
 
+@pytest.mark.alone  # it connects this process to a Ray of its own
 def test_a_node_is_lost(shards, undisturbed, tmp_path):
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
     nodes = [cluster.add_node(num_cpus=2) for _ in range(2)]
@@ -203,8 +204,8 @@ def test_a_node_is_lost(shards, undisturbed, tmp_path):
         cluster.shutdown()
 
 
-def test_a_million_pictures_begin_within_a_minute_in_two_gigabytes(tmp_path, astronaut, full):
-    """They are one picture, under a thousand names in a folder that has a thousand names."""
+def test_a_million_images_start_within_a_minute_and_two_gigabytes(tmp_path, astronaut, full):
+    """All of them are one image, under a thousand names in a folder that has a thousand names."""
     (tmp_path / "0").mkdir()
     (tmp_path / "face.jpg").write_bytes(demo._jpeg(demo._frame_around(astronaut, [200, 60, 80, 110])))
     for index in range(1000):
@@ -230,5 +231,5 @@ def test_a_million_pictures_begin_within_a_minute_in_two_gigabytes(tmp_path, ast
     finally:
         os.killpg(job.pid, signal.SIGKILL)
     print(f"first frames finished after {first:.0f} s at most, driver {memory / 1e6:.0f} MB")
-    assert first < 60 + 10  # the log says so every ten seconds
+    assert first < 60 + 10  # the log has a line every ten seconds
     assert memory < 2e9

@@ -1,4 +1,4 @@
-"""Tars of 50 GB of which little is wanted: time and memory follow the pictures, not the rest."""
+"""Tars of 50 GB with few images: time and memory depend on the images only."""
 
 import os
 import tarfile
@@ -14,13 +14,14 @@ from faceq.sources.listing import list_shards
 from faceq.storage.settings import S3Settings
 
 HOLES = (5 << 30, 9 << 30, 36 << 30)
-"""Bytes of members that are no pictures; sizes from 8 GiB on do not fit into a header's octal digits."""
+"""Sizes of the members that are not images. Sizes of 8 GiB and more do not fit into the octal digits of a
+header."""
 
 pytestmark = pytest.mark.timeout(120)
 
 
 class Sparse:
-    """A file on disk as an object of `SmallS3`, read where it is asked for."""
+    """A file on disk as an object of `SmallS3`. Only requested ranges are read."""
 
     def __init__(self, path: Path):
         self._path = path
@@ -36,7 +37,7 @@ class Sparse:
 
 @pytest.fixture(params=["gnu", "pax"])
 def large(request, tmp_path) -> Path:
-    """A picture behind each hole; the file takes some kilobytes of the disk."""
+    """A sparse tar with an image after each hole. It takes a few kilobytes of disk space."""
     image = (PHOTOS / "mask_blue.jpg").read_bytes()
     layout = tarfile.GNU_FORMAT if request.param == "gnu" else tarfile.PAX_FORMAT
     path = tmp_path / "large.tar"
@@ -57,7 +58,7 @@ def large(request, tmp_path) -> Path:
 
 
 @pytest.mark.parametrize("where", ["disk", "s3"])
-def test_pictures_beyond_holes_are_read_without_the_holes(large, where):
+def test_images_after_holes_are_read_without_reading_the_holes(large, where):
     image = (PHOTOS / "mask_blue.jpg").read_bytes()
     with small_s3({"large.tar": Sparse(large)}) as store:
         settings = store.settings if where == "s3" else S3Settings()
@@ -72,7 +73,7 @@ def test_pictures_beyond_holes_are_read_without_the_holes(large, where):
     assert len(requests) <= 6
 
 
-def test_a_large_tar_that_is_cut_off_in_a_hole_says_so(large):
+def test_a_large_tar_truncated_in_a_hole_is_reported(large):
     os.truncate(large, 40 << 30)
     *whole, last = read_shards(list_shards([str(large)], S3Settings()), S3Settings())
     assert len(whole) == 2 and "unexpected end of data" in last.error

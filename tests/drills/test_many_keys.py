@@ -1,8 +1,8 @@
-"""Millions of keys on S3, listed and grouped.
+"""Listing and grouping of millions of S3 keys.
 
-Ten million take about five minutes of one CPU, and as much of another for the server. Ray is not started:
-what a job holds in the driver beside this are its read tasks, whose shards are these. `test_kills.py` runs
-a million through a job.
+Ten million keys take about five minutes of one CPU, and as much of another CPU for the server. Ray is not
+started: in the driver of a job, only the read tasks are added, which hold these shards. `test_kills.py` runs
+a job with a million images.
 """
 
 import subprocess

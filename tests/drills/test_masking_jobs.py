@@ -1,4 +1,4 @@
-"""Whole jobs that are told secrets leave none of them behind, not even in Ray's logs."""
+"""Whole jobs that are given secrets leave none of them behind, not even in Ray's logs."""
 
 import http.server
 import os
@@ -22,7 +22,7 @@ from faceq.models.fetch import fetch
 
 @pytest.fixture
 def mirror() -> Iterator[str]:
-    """A model mirror that asks for a password; its address, with the password."""
+    """Start a model mirror that requires a password. Returns its address with the password."""
     cached = cache_dir()
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -53,14 +53,14 @@ def _settings(folder: Path, text: str) -> Path:
 
 @pytest.fixture
 def rays() -> Iterator[Path]:
-    """Where Ray writes its logs; with a short name, since it makes sockets there."""
+    """Ray's temporary folder, with its logs. Its name is short because Ray creates sockets there."""
     folder = Path(tempfile.mkdtemp(prefix="fq"))
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def faceq(folder: Path, rays: Path, *arguments: str) -> int:
-    """Run a command with all secrets around it; what it prints goes into a file of the folder."""
+    """Run a command with all secrets in its environment. Its output goes to a file in the folder."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("AWS_")}
     there = {"FACEQ_CACHE": str(folder / "cache"), "RAY_TMPDIR": str(rays), "AWS_REGION": "us-east-1"}
     command = [sys.executable, "-m", "faceq", *arguments]
@@ -70,8 +70,8 @@ def faceq(folder: Path, rays: Path, *arguments: str) -> int:
 
 
 def found_in(*folders: Path) -> list[str]:
-    """Files below the folders that hold a secret, Parquet files also as they are read. Settings apart, which
-    the user wrote."""
+    """Files below the folders that contain a secret. Parquet files are also searched decoded. Excludes
+    settings files, which the user wrote."""
     found = []
     for path in (each for folder in folders for each in folder.rglob("*") if each.is_file()):
         text = path.read_bytes()
@@ -83,8 +83,8 @@ def found_in(*folders: Path) -> list[str]:
     return found
 
 
-def test_a_job_leaves_none_of_the_secrets_that_it_was_told(tmp_path, mirror, rays):
-    """One that reads from a store behind a password, of which an answer quotes a secret."""
+def test_a_job_leaves_no_secret_behind(tmp_path, mirror, rays):
+    """The job reads from a store that needs a password. One response of the store contains a secret."""
     picture = (PHOTOS / "Tom_Hanks_54745.png").read_bytes()
     answer = f"sign http://user:{PLANTED}@h/?{SIGNED} with {KEYS['AWS_SECRET_ACCESS_KEY']}".replace(
         "&", "&amp;"
@@ -114,8 +114,8 @@ def test_a_job_leaves_none_of_the_secrets_that_it_was_told(tmp_path, mirror, ray
     assert "http://***@127.0.0.1:" in record.read_text()
 
 
-def test_a_job_that_is_stopped_names_no_secret_either(tmp_path, mirror, rays):
-    """Workers tell Ray why, and Ray writes it into its logs."""
+def test_a_stopped_job_leaves_no_secret_behind(tmp_path, mirror, rays):
+    """Workers report the reason to Ray, and Ray writes it to its logs."""
     answer = f"https://host/?{SIGNED} of {KEYS['AWS_SESSION_TOKEN']}".replace("&", "&amp;")
     objects = {f"in/{number}.jpg": b"of no matter" for number in range(12)}
 

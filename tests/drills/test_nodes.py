@@ -1,4 +1,4 @@
-"""Three nodes on one machine: stages land where their resources are, and the table is the same."""
+"""Three nodes on one machine: stages run on nodes that have their resources, and the table is the same."""
 
 import pytest
 import ray
@@ -10,14 +10,14 @@ from faceq.job import pipeline
 from faceq.table.schema import SCHEMA
 from faceq.table.store import Table
 
-pytestmark = pytest.mark.alone  # a process has one Ray, and the other tests share another
+pytestmark = pytest.mark.alone  # a process can have only one Ray, and the other tests share another one
 VALUES = [name for name in SCHEMA.names if name != "run_id"]
 FRAMES = 120
 
 
 @pytest.fixture
 def nodes(aws):
-    """A head without CPUs, a node for decoding, and one whose two CPUs are for the pools on its GPU."""
+    """A head without CPUs, a node for decoding, and a node with a GPU and two CPUs for its pools."""
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     names = {"decoding": cluster.add_node(num_cpus=2), "gpu": cluster.add_node(num_cpus=1, num_gpus=1)}
     cluster.wait_for_nodes()
@@ -27,7 +27,7 @@ def nodes(aws):
     cluster.shutdown()
 
 
-def test_stages_land_as_asked(nodes, tmp_path, astronaut, monkeypatch):
+def test_stages_run_on_the_nodes_with_their_resources(nodes, tmp_path, astronaut, monkeypatch):
     shards = write_input(tmp_path / "in", astronaut, FRAMES)
     trace_stages(monkeypatch, tmp_path / "trace")
     pool = {"num_cpus": 0.5, "num_gpus": 0.5, "device": "cpu"}
@@ -36,10 +36,10 @@ def test_stages_land_as_asked(nodes, tmp_path, astronaut, monkeypatch):
     assert done.run.rows == FRAMES and done.run.counts["unreadable"] == FRAMES // 10
     assert nodes_of(tmp_path / "trace", "serfiq") == nodes_of(tmp_path / "trace", "dbcnn") == {nodes["gpu"]}
     assert nodes_of(tmp_path / "trace", "find_face") == {nodes["decoding"]}
-    # The two pools share the node's one card, by halves; what decodes has none.
+    # The two pools share the one GPU of the node by halves. Decoding uses no GPU.
     assert gpus_of(tmp_path / "trace", "serfiq") == gpus_of(tmp_path / "trace", "dbcnn") == {"0"}
     assert gpus_of(tmp_path / "trace", "find_face") == set()
-    # The machine that the rows come from leaves nothing in them.
+    # Rows do not depend on the node that computed them.
     monkeypatch.undo()
     ray.shutdown()
     alone = config.build({"input": str(shards), "out": str(tmp_path / "alone")})
@@ -48,7 +48,7 @@ def test_stages_land_as_asked(nodes, tmp_path, astronaut, monkeypatch):
     assert one.to_pylist() == other.to_pylist()
 
 
-def test_three_stages_share_a_card(nodes, tmp_path, astronaut, monkeypatch):
+def test_three_stages_share_a_gpu(nodes, tmp_path, astronaut, monkeypatch):
     shards = write_input(tmp_path / "in", astronaut, FRAMES)
     trace_stages(monkeypatch, tmp_path / "trace")
     share = {"num_cpus": 0.25, "num_gpus": 0.3, "device": "cpu"}

@@ -1,4 +1,5 @@
-"""Jobs that are killed, wholly or in part: readers never meet half a file, no row is lost or doubled."""
+"""Jobs that are killed as a whole or in part: readers never see a partial file, and no row is lost or
+duplicated."""
 
 import contextlib
 import io
@@ -28,7 +29,7 @@ def shards(tmp_path_factory, astronaut) -> Path:
     folder = tmp_path_factory.mktemp("shards") / "in"
     face = demo._frame_around(astronaut, [200, 60, 80, 110])
     spoiled = ((f"{i}.jpg", demo._jpeg(demo.degraded(face, "noise", 1 + i % 2, i))) for i in range(FRAMES))
-    # Some that cannot be read: their rows must survive too.
+    # Some frames are unreadable: their rows must survive too.
     members = ((name, data if i % 17 else data[:2000]) for i, (name, data) in enumerate(spoiled))
     demo.write_shards(folder, members)
     return folder
@@ -36,37 +37,37 @@ def shards(tmp_path_factory, astronaut) -> Path:
 
 @pytest.fixture(scope="module")
 def undisturbed(shards, local_ray, tmp_path_factory) -> list[dict]:
-    """The rows of a run that nothing happened to, by source."""
+    """The rows of an undisturbed run, by source."""
     out = str(tmp_path_factory.mktemp("undisturbed") / "table")
     chosen = config.build({"input": [str(shards)], "out": out})
     pipeline.score(chosen)
     return Table(out, chosen.s3).rows(VALUES).sort_by("frame_id").to_pylist()
 
 
-def test_killed_as_a_whole_and_started_again(shards, undisturbed, tmp_path):
+def test_a_job_killed_as_a_whole_resumes(shards, undisturbed, tmp_path):
     job = Job(shards, tmp_path)
     job.until(lambda: len(job.files()) >= 3)
     below = psutil.Process(job.process.pid).children(recursive=True)
     os.killpg(job.process.pid, signal.SIGKILL)
     job.process.wait()
-    psutil.wait_procs(below, timeout=60)  # Ray's workers have groups of their own, and may still write
+    psutil.wait_procs(below, timeout=60)  # Ray's workers have their own process groups and may still write
     table = Table(job.settings.out, job.settings.s3)
     before = {
         row["frame_id"]
         for row in table.rows(["frame_id", "status"]).to_pylist()
-        if row["status"] != "unreadable"  # these are tried again: it might have been the storage
+        if row["status"] != "unreadable"  # these are retried, because the storage may have been the cause
     }
     assert 0 < len(before) < FRAMES
     Job(shards, tmp_path).end()
     assert job.rows() == undisturbed
-    # What the first run had written was kept, not scored again. (Run ids sort by when they started.)
+    # The rows of the first run were kept, not scored again. (Run ids sort by start time.)
     rows = table.rows(["frame_id", "run_id"]).to_pylist()
     first = min(row["run_id"] for row in rows)
     assert {row["frame_id"] for row in rows if row["run_id"] == first} == before
 
 
-def test_only_the_driver_is_killed_and_a_new_one_starts_at_once(shards, undisturbed, tmp_path):
-    """The first job's last workers may still write while the second one begins."""
+def test_a_new_job_starts_at_once_after_only_the_driver_was_killed(shards, undisturbed, tmp_path):
+    """The last workers of the first job may still write while the second job starts."""
     job = Job(shards, tmp_path)
     job.until(lambda: len(job.files()) >= 2)
     job.process.kill()
@@ -75,18 +76,18 @@ def test_only_the_driver_is_killed_and_a_new_one_starts_at_once(shards, undistur
     assert job.rows() == undisturbed
 
 
-def test_a_reader_of_s3_never_meets_half_a_file(s3, shards, undisturbed, tmp_path):
-    """It reads the whole table in a loop while the job runs, is killed, and runs again."""
+def test_a_reader_of_s3_never_sees_a_partial_file(s3, shards, undisturbed, tmp_path):
+    """The reader reads the whole table in a loop while the job runs, is killed, and runs again."""
     out = f"{s3}/read-while-written"
     job = Job(shards, tmp_path, out=out)
     table, read = Table(out, job.settings.s3), 0
     kills = 0
     while job.process.poll() is None:
         for path in table.row_files():
-            with contextlib.suppress(FileNotFoundError):  # rows of unreadable frames that are tried again
+            with contextlib.suppress(FileNotFoundError):  # a file with unreadable rows that are retried
                 pq.read_table(path, filesystem=table.arrow_files, partitioning=None)
                 read += 1
-        time.sleep(0.1)  # the job wants these cores, too
+        time.sleep(0.1)  # leave CPU time to the job
         if not kills and read > 20:
             os.killpg(job.process.pid, signal.SIGKILL)
             job.process.wait()
@@ -97,7 +98,7 @@ def test_a_reader_of_s3_never_meets_half_a_file(s3, shards, undisturbed, tmp_pat
     assert job.rows() == undisturbed
 
 
-def test_worker_processes_die_while_it_runs(shards, undisturbed, tmp_path):
+def test_a_job_survives_the_death_of_worker_processes(shards, undisturbed, tmp_path):
     job = Job(shards, tmp_path)
     chance = random.Random(1)
     killed = []
@@ -110,8 +111,8 @@ def test_worker_processes_die_while_it_runs(shards, undisturbed, tmp_path):
     assert job.rows() == undisturbed, killed
 
 
-def test_a_picture_that_kills_the_decoder_is_a_row(tmp_path, astronaut):
-    """A stand-in for a native crash: a process that opens this picture gets a SIGKILL."""
+def test_an_image_that_kills_the_decoder_is_a_row(tmp_path, astronaut):
+    """Simulates a native crash: a process that opens this image gets SIGKILL."""
     (tmp_path / "sitecustomize.py").write_text(
         "import os, PIL.Image\n"
         "opened = PIL.Image.open\n"
@@ -152,16 +153,16 @@ def frombuf(cls, header, *arguments):
 os.open = open
 tarfile.TarInfo.frombuf = classmethod(frombuf)
 """
-"""A stand-in for a crash of a reader, and for the end of a process that takes too much memory."""
+"""Simulates a crash of a reader, and the kill of a process that uses too much memory."""
 
 
-def test_what_kills_who_reads_it_is_a_row(tmp_path, astronaut):
-    """Nothing before it is lost or doubled, wherever it stands: at the start, in the middle of a batch, after
-    some; and what comes after it in other shards is read."""
+def test_a_frame_that_kills_its_reader_is_a_row(tmp_path, astronaut):
+    """The frame is at the start, in the middle of a batch, or after several batches. No frame before it is
+    lost or duplicated, and the other shards are read."""
     (tmp_path / "sitecustomize.py").write_text(KILLS_READERS)
     shards = tmp_path / "in"
     shards.mkdir()
-    # So large that some blocks of a tar have gone on before it ends its process.
+    # So large that several blocks of a tar are emitted before the process dies.
     good = demo._jpeg(astronaut[60:188, 160:288]) + bytes(500_000)
     expected: Counter[tuple[str, str | None, int]] = Counter()
     for name, count, place in (("a", 90, 70), ("b", 20, 0), ("c", 40, None), ("d", 32, 32)):

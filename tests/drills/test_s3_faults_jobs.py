@@ -1,5 +1,5 @@
-"""S3 that says SlowDown, resets connections, cuts bodies off and is slow: whole jobs, and more seeds than
-`tests/integration/test_s3_faults.py` has."""
+"""An S3 server that answers SlowDown, resets connections, truncates bodies and is slow: whole jobs, and more
+seeds than in `tests/integration/test_s3_faults.py`."""
 
 import os
 import subprocess
@@ -15,13 +15,13 @@ from faceq.table.schema import SCHEMA
 from faceq.table.store import Table
 
 EVERY_KIND = 114
-"""With this seed `by_chance` draws 13 faults for the first 70 requests, two bodies cut off and every other
-kind among them. A job makes more: 63 objects are read."""
+"""With this seed, `by_chance` draws 13 faults for the first 70 requests: every kind at least once, and two
+truncated bodies. A job makes more requests than that: it reads 63 objects."""
 
 
 @pytest.fixture(autouse=True)
 def as_shipped(monkeypatch):
-    """faceq's own settings for retries, not those of the other tests."""
+    """Use faceq's own retry settings instead of those of the other tests."""
     monkeypatch.delenv("AWS_MAX_ATTEMPTS", raising=False)
 
 
@@ -31,7 +31,7 @@ def uploaded(s3) -> str:
 
 
 @pytest.mark.parametrize("seed", range(2, 10))
-def test_frames_listings_and_tables_are_the_same_whatever_the_storage_does(seed, uploaded, s3, monkeypatch):
+def test_frames_listings_and_tables_are_the_same_despite_faults(seed, uploaded, s3, monkeypatch):
     undisturbed = read(uploaded, S3Settings())
     assert len(undisturbed) == 150 and all(frame.error is None for frame in undisturbed)
     check_reading(seed, uploaded, undisturbed)
@@ -41,12 +41,12 @@ def test_frames_listings_and_tables_are_the_same_whatever_the_storage_does(seed,
 
 @pytest.fixture(scope="module")
 def expected(uploaded, s3, tmp_path_factory) -> list[dict]:
-    """The rows of a job that meets no fault."""
+    """The rows of a job without faults."""
     return score(uploaded, f"{s3}/faults/table", tmp_path_factory.mktemp("undisturbed"), S3Settings())
 
 
 def score(uri: str, out: str, folder: Path, s3: S3Settings) -> list[dict]:
-    """The rows of a job with a Ray of its own; none of them unreadable."""
+    """The rows of a job with its own Ray. None of them is unreadable."""
     command = [sys.executable, "-m", "jobs.score", uri, "--out", out, "--fiq-threshold", "0"]
     environment = {key: value for key, value in os.environ.items() if key != "AWS_MAX_ATTEMPTS"}
     if s3.endpoint_url:
@@ -67,7 +67,7 @@ def test_a_job_through_the_proxy_equals_one_without(uploaded, expected, s3, tmp_
     with proxy(by_chance(EVERY_KIND)) as (settings, met):
         assert score(uploaded, f"{s3}/faults/table-faulty", tmp_path, settings) == expected
     assert met.total() > 10
-    # Not `truncate`: the answers that it falls on may have no body.
+    # Without `truncate`, because it may hit responses that have no body.
     assert {"slow_down", "reset", "lost", "delay"} <= met.keys()
 
 

@@ -1,4 +1,4 @@
-"""`ray job submit` to a cluster that the test starts: the same table, and failures that say why."""
+"""`ray job submit` to a cluster that the test starts: the table is the same, and failures give the reason."""
 
 import subprocess
 import sys
@@ -23,9 +23,9 @@ VALUES = [name for name in SCHEMA.names if name != "run_id"]
 
 @pytest.fixture(scope="module")
 def dashboard(aws):
-    """The address that jobs are submitted to."""
+    """The address for job submission."""
     port = free_port()
-    # Another Ray on the machine has the usual port of the agent that starts jobs.
+    # Another Ray on the machine may use the default port of the agent that starts jobs.
     ports = {"dashboard_port": port, "dashboard_agent_listen_port": free_port()}
     head = {"num_cpus": 2, "include_dashboard": True, **ports}
     cluster = Cluster(initialize_head=True, head_node_args=head)
@@ -97,7 +97,7 @@ def test_a_stopped_job_keeps_its_rows_and_can_be_submitted_again(dashboard, tmp_
     assert len(rows) == len(set(rows)) == 600 > kept > 0
 
 
-def test_a_failed_job_is_called_so_and_ends_its_log_with_the_reason(dashboard, tmp_path):
+def test_a_failed_job_has_that_status_and_ends_its_log_with_the_reason(dashboard, tmp_path):
     demo.write_shards(tmp_path / "in", ((f"{i}.jpg", b"<html>403</html>") for i in range(300)))
     done = submit(dashboard, "bad", f"input: {tmp_path}/in\nout: {tmp_path}/table\n", tmp_path)
     assert done.returncode == 1

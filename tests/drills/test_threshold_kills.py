@@ -1,4 +1,4 @@
-"""Kills while a threshold is lowered, and what a kill loses."""
+"""Kills during a run with a lower threshold, and the rows that a kill loses."""
 
 import os
 import random
@@ -32,13 +32,13 @@ sys.exit(main.main(sys.argv[1:]))
 
 @pytest.fixture(scope="module")
 def count(full) -> int:
-    """Frames of a job."""
+    """Number of frames of a job."""
     return 500 if full else 200
 
 
 @pytest.fixture(scope="module")
 def shards(count, tmp_path_factory) -> Path:
-    """The demo's frames, each twice or thrice."""
+    """The demo's frames, each two or three times."""
     folder = tmp_path_factory.mktemp("drill") / "in"
     frames = list(demo.frames(demo.source_faces()))
     members = ((f"{i:03}-{frames[i % len(frames)][0]}", frames[i % len(frames)][1]) for i in range(count))
@@ -75,8 +75,8 @@ class Job:
         assert self.process.wait(1800) == 0, self.log.read_text(errors="replace")[-3000:]
 
 
-def test_what_a_kill_loses(shards, tmp_path, full):
-    """Of finished frames, only the rows that wait for their file; the rows that are written are kept."""
+def test_a_kill_loses_only_rows_that_wait_to_be_written(shards, tmp_path, full):
+    """A kill loses only finished rows that wait to be written. Written rows are kept."""
     chance = random.Random(5)
     for kill in range(4 if full else 1):
         out = tmp_path / f"{kill}" / "table"

@@ -1,4 +1,4 @@
-"""The whole training of DB-CNN-Lite, in small: minutes of CPU."""
+"""The whole training of DB-CNN-Lite on a small scale, which takes minutes of CPU time."""
 
 import json
 import shutil
@@ -12,13 +12,11 @@ from lite0_files import published_state
 
 from faceq.iqa.dbcnn_lite import load_dbcnn_lite
 from jobs.training import train_dbcnn
-from jobs.training.train_distortions import RANKED, spoiled
+from jobs.training.train_distortions import RANKED, degraded
 
 
-def test_the_whole_recipe_in_small_ends_with_weights_that_load_and_a_card(
-    tmp_path: Path, monkeypatch
-) -> None:
-    """Sixteen pictures, one or two epochs a stage: the real job, with nothing but its lengths changed."""
+def test_a_small_training_writes_loadable_weights_and_a_model_card(tmp_path: Path, monkeypatch) -> None:
+    """Sixteen images, and one or two epochs per stage. Only the lengths differ from the real training."""
     data = tmp_path / "data"
     (data / "live_challenge/images").mkdir(parents=True)
     (data / "kodak24").mkdir()
@@ -27,7 +25,7 @@ def test_the_whole_recipe_in_small_ends_with_weights_that_load_and_a_card(
     for number in range(16):
         photo = (skimage.data.coffee(), skimage.data.chelsea(), skimage.data.astronaut())[number % 3]
         top, left = rng.integers(0, 40, 2)
-        image = spoiled(photo[top : top + 256, left : left + 256], RANKED[number % 5], number / 16, 0)
+        image = degraded(photo[top : top + 256, left : left + 256], RANKED[number % 5], number / 16, 0)
         cv2.imwrite(str(data / f"live_challenge/images/{number}.png"), image[..., ::-1])
         lines.append(f"{number}.png,{90 - 5 * number},20")
     (data / "live_challenge/mos.csv").write_text("\n".join(lines) + "\n")
@@ -48,10 +46,10 @@ def test_the_whole_recipe_in_small_ends_with_weights_that_load_and_a_card(
 
     weights = (out / "dbcnn-lite.safetensors").read_bytes()
     assert load_dbcnn_lite(out / "dbcnn-lite.safetensors")
-    monkeypatch.setattr(train_dbcnn, "rating_loss", None)  # what was learned is not learned again
+    monkeypatch.setattr(train_dbcnn, "rating_loss", None)  # a finished stage is not trained again
     train_dbcnn.main()
     assert (out / "dbcnn-lite.safetensors").read_bytes() == weights
-    assert "16 pictures trained on, 0 held out" in (out / "dbcnn-lite.md").read_text()
+    assert "16 images for training, 0 held out" in (out / "dbcnn-lite.md").read_text()
     assert "the notice" in (out / "dbcnn-lite.md").read_text()
     assert json.loads((out / "figures.json").read_text()) == {}
     assert (out / "curves.png").stat().st_size > 5000

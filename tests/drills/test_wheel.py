@@ -1,4 +1,4 @@
-"""A wheel, away from the clone, holds all that a job needs."""
+"""The wheel contains everything that a job needs outside the clone."""
 
 import os
 import subprocess
@@ -22,12 +22,12 @@ def _run(*command: str | Path, **options: Any) -> str:
 
 
 @pytest.mark.timeout(600)
-def test_a_wheel_scores_pictures_away_from_the_clone(tmp_path):
+def test_the_wheel_scores_images_outside_the_clone(tmp_path):
     python, dist, there = sys.executable, tmp_path / "dist", tmp_path / "installed"
     _run(python, "-m", "build", "--outdir", dist, ROOT)
     (wheel,) = dist.glob("*.whl")
     _run(python, "-m", "twine", "check", "--strict", *dist.iterdir())
-    # Its dependencies are those of this Python; deptry knows whether they are named.
+    # It uses the dependencies of this Python. deptry checks that pyproject.toml declares them.
     _run(python, "-m", "pip", "install", "--quiet", "--no-deps", "--target", there, wheel)
     assert {path.name for path in there.iterdir()} == {"faceq", "bin", f"faceq-{faceq.__version__}.dist-info"}
     away = {"cwd": tmp_path, "env": {**os.environ, "PYTHONPATH": str(there)}}

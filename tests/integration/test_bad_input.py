@@ -1,4 +1,4 @@
-"""A corpus of bad and odd input: every frame has its row, and the row of a bad one says what to do."""
+"""A corpus of damaged and unusual input: every frame has a row, and an error says what to do."""
 
 import gzip
 import io
@@ -40,8 +40,8 @@ S3Settings = S3Settings()
 class Case:
     """One shard of the corpus.
 
-    file: its name. content: its bytes, or what makes it at a path. good: readable frames. bad: what the
-    errors of the unreadable ones say, as regular expressions, in the order of the rows.
+    file: its name. content: its bytes, or a function that creates it at a path. good: number of readable
+    frames. bad: regular expressions for the errors of the unreadable frames, in the order of the rows.
     """
 
     file: str | bytes
@@ -50,7 +50,7 @@ class Case:
     bad: tuple[str, ...] = ()
 
 
-# --- pictures ---
+# --- images ---
 
 PHOTO = Image.fromarray(np.ascontiguousarray(skimage.data.astronaut()[60:188, 160:288]))
 
@@ -60,7 +60,7 @@ DARK = Image.new("RGB", PHOTO.size)
 
 
 def png(width: int, height: int, rows: bytes = b"", extra: bytes = b"") -> bytes:
-    """A PNG that claims this size, whatever its rows are."""
+    """A PNG whose header has this size, independent of its rows."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
@@ -75,7 +75,7 @@ def changed(data: bytes, at: int, new: bytes) -> bytes:
 
 
 def cut_off() -> dict[str, Case]:
-    """Each format, cut in its first bytes, its header, its pixels and near its end."""
+    """Each format, truncated in its first bytes, in its header, in its pixels and near its end."""
     cases = {}
     for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"):
         data = encoded(PHOTO, kind)
@@ -91,7 +91,7 @@ def cut_off() -> dict[str, Case]:
 
 
 def tiff_of_page(tags: dict[int, tuple[int, ...]]) -> bytes:
-    """A TIFF with these tags of bytes added."""
+    """A TIFF with these additional tags of bytes."""
     info = TiffImagePlugin.ImageFileDirectory_v2()
     for tag, values in tags.items():
         info[tag] = bytes(values)
@@ -100,7 +100,7 @@ def tiff_of_page(tags: dict[int, tuple[int, ...]]) -> bytes:
 
 
 def foreign() -> dict[str, Case]:
-    """What is called .jpg and is none."""
+    """Files that are called .jpg but are not JPEGs."""
     unsupported = {
         "heic": (b"\0\0\0\x18ftypheic" + bytes(40), "HEIC and AVIF"),
         "avif": (b"\0\0\0\x1cftypavif" + bytes(40), "HEIC and AVIF"),
@@ -122,7 +122,10 @@ def foreign() -> dict[str, Case]:
     }
     others = {
         "html": (b"<!DOCTYPE html><html><body>404</body></html>", "a web page .*failed download"),
-        "xml": (b"<?xml version='1.0'?><Error><Code>NoSuchKey</Code></Error>", "XML, as an object store"),
+        "xml": (
+            b"<?xml version='1.0'?><Error><Code>NoSuchKey</Code></Error>",
+            "XML, such as an error response",
+        ),
         "json": (b'{"error": "not found"}', "JSON"),
         "git-lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:1f\n", "git lfs pull"),
         "mp3": (b"ID3\x04" + bytes(60), "audio"),
@@ -139,12 +142,12 @@ def foreign() -> dict[str, Case]:
         for name, (data, words) in unsupported.items()
     }
     cases |= {
-        name: Case(f"{name}.jpg", data, 0, (f"not a picture but .*{words}",))
+        name: Case(f"{name}.jpg", data, 0, (f"not an image but .*{words}",))
         for name, (data, words) in others.items()
     }
     cases["video"] = Case("video.jpg", b"\0\0\0\x18ftypisom" + bytes(60), 0, ("without its index",))
     cases["noise"] = Case(
-        "noise.jpg", b"\x93\x01\x02", 0, ("not a picture .first bytes: 93 01 02.*JPEG, PNG",)
+        "noise.jpg", b"\x93\x01\x02", 0, ("not an image .first bytes: 93 01 02.*JPEG, PNG",)
     )
     cases["empty"] = Case("empty.jpg", b"", 0, (r"empty \(0 bytes\)",))
     return cases
@@ -157,12 +160,12 @@ def with_scans(count: int) -> bytes:
 
 
 def damaged() -> dict[str, Case]:
-    """Whole files with something wrong inside."""
+    """Complete files with damage inside."""
     tables = JPEG.index(b"\xff\xc4")
     size = JPEG.index(b"\xff\xc0") + 5
     again = ("damaged or cut off .*copy or export it again",)
     return {
-        # The decoder goes on after a damaged stretch, as viewers do.
+        # The decoder continues after a damaged section, as image viewers do.
         "jpeg-scan-damaged": Case("scan.jpg", changed(JPEG, len(JPEG) // 2, bytes(range(200))), 1),
         "jpeg-huffman-tables": Case("huffman.jpg", changed(JPEG, tables + 5, b"\xff" * 16), 0, again),
         "jpeg-no-size": Case("nosize.jpg", changed(JPEG, size, bytes(4)), 0, again),
@@ -182,7 +185,7 @@ def damaged() -> dict[str, Case]:
         "tiff-float": Case(
             "float.tif", encoded(Image.fromarray(np.ones((9, 9), np.float32)), "TIFF"), 0, ("convert",)
         ),
-        "png-bomb": Case("bomb.png", png(60_000, 60_000), 0, ("3600000000 pixels.*scale the picture down",)),
+        "png-bomb": Case("bomb.png", png(60_000, 60_000), 0, ("3600000000 pixels.*scale the image down",)),
         "png-bomb-of-bits": Case(
             "bits.png", encoded(Image.new("1", (9000, 9000)), "PNG"), 0, ("9000x9000.*max_pixels",)
         ),
@@ -201,12 +204,12 @@ def png_with_text(body: bytes, checksum: int) -> bytes:
 
 
 def odd() -> dict[str, Case]:
-    """Rare, and readable."""
+    """Unusual but readable files."""
     rotated = Image.Exif()
     rotated[0x0112] = 6
     paletted = PHOTO.quantize(16)
     wide = Image.fromarray(np.asarray(PHOTO.convert("L")).astype(np.uint16) * 257)
-    # Its byte order mark names BigTIFF, which Pillow's EXIF reader stumbles over.
+    # Its byte order mark is that of BigTIFF, on which Pillow's EXIF reader fails.
     bad_exif = b"Exif\0\0II+\0\x08\0\0\0"
     pictures = {
         "png-called-jpg": ("p.jpg", encoded(PHOTO, "PNG")),
@@ -255,7 +258,7 @@ def names_and_places() -> dict[str, Case]:
     def link(target: str) -> Callable[[str], object]:
         return lambda path: os.symlink(target, path)
 
-    (gone,) = ("gone: .*a link to nothing",)
+    (gone,) = ("gone: .*a broken symbolic link",)
     cases["link-to-a-picture"] = Case("link.jpg", link("../animated-gif/a.gif"), 1)
     cases["link-to-nothing"] = Case("nowhere.jpg", link("nothing-here"), 0, (gone,))
     cases["link-in-a-circle"] = Case(
@@ -284,14 +287,14 @@ def tar(*members: tuple[tarfile.TarInfo, bytes], layout: int = tarfile.GNU_FORMA
 
 
 def header(name: str, size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
-    """A member's header alone, whatever follows."""
+    """Only the header of a member."""
     info, _ = info_of(name, type=kind)
     info.size = size
     return info.tobuf(tarfile.GNU_FORMAT)
 
 
 def sparse(name: str, size: int) -> bytes:
-    """A file of old GNU sparse format: a hole of `size` bytes, and nothing else."""
+    """A file in the old GNU sparse format that consists of a hole of `size` bytes."""
     head = bytearray(header(name, 0, tarfile.GNUTYPE_SPARSE))
     head[386:410] = b"%011o\0%011o\0" % (size, 0)
     head[483:495] = b"%011o\0" % size
@@ -311,7 +314,7 @@ NO_TARS = {
     "html": (b"<!DOCTYPE html><html>", "a web page .HTML.", "download"),
     "lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:1f\n", "a Git LFS pointer", "fetch"),
 }
-"""What people call .tar: first bytes, and the words for it."""
+"""Other formats that are called .tar: first bytes, and their name in the error."""
 
 
 THREE = tuple(info_of(f"{i}.jpg", JPEG) for i in range(3))
@@ -373,7 +376,7 @@ def tars() -> dict[str, Case]:
                 info_of("s.jpg", type=b"2", linkname="/x"),
             ),
             3,
-            ("a link to 0.jpg.*with its content", "a link to /x"),
+            ("a link to 0.jpg.*store the image itself", "a link to /x"),
         ),
         "tar-pipe": Case("t.tar", tar(info_of("p.jpg", type=tarfile.FIFOTYPE)), 0, ("a device or pipe",)),
         "tar-folder-like-a-picture": Case("t.tar", tar(info_of("d.jpg", type=tarfile.DIRTYPE), *THREE), 3),
@@ -384,7 +387,9 @@ def tars() -> dict[str, Case]:
             ("0 bytes", "damaged or cut off"),
         ),
         "tar-twice": Case("t.tar", TAR + tar(info_of("more.jpg", JPEG)), 4),
-        "tar-then-noise": Case("t.tar", TAR + b"noise" * 300, 3, ("no tar follows the end-of-archive mark",)),
+        "tar-then-noise": Case(
+            "t.tar", TAR + b"noise" * 300, 3, ("no tar follows the end-of-archive marker",)
+        ),
         "tar-negative-size": Case("t.tar", changed(TAR, MEMBER + 124, b"\xff" * 12), 1, ("broken at",)),
     }
     gz = {
@@ -402,7 +407,7 @@ def tars() -> dict[str, Case]:
         "gz-damaged": Case(
             "t.tar.gz", changed(packed, 30, b"\xff" * 40), 0, (r"byte 0 \(unpacked\): .*zlib error",)
         ),
-        "gz-then-noise": Case("t.tar.gz", packed + b"noise", 3, ("bytes that are not gzip follow",)),
+        "gz-then-noise": Case("t.tar.gz", packed + b"noise", 3, ("the next bytes are not gzip data",)),
         "gz-twice": Case("t.tar.gz", packed + gzip.compress(tar(info_of("more.jpg", JPEG))), 4),
         "gz-in-members": Case("t.tar.gz", gzip.compress(TAR[:3000]) + gzip.compress(TAR[3000:]), 3),
     }
@@ -419,7 +424,7 @@ def parquet(columns: dict[str, object], **options) -> bytes:
 
 
 def pages_damaged(data: bytes, group: int) -> bytes:
-    """The file with the image pages of one row group overwritten."""
+    """The file with overwritten image pages in one row group."""
     chunk = pq.ParquetFile(io.BytesIO(data)).metadata.row_group(group).column(0)
     return changed(data, chunk.data_page_offset, b"\xff" * chunk.total_compressed_size)
 
@@ -442,19 +447,23 @@ def parquets() -> dict[str, Case]:
         "no-image": (
             parquet({"text": ["a"], "n": [1]}),
             0,
-            (r"no binary column with images among text \(string\), n \(int64\): call the one .*`image`",),
+            (r"no binary column with images: the columns are text \(string\), n \(int64\): .*`image`",),
         ),
         "two-images": (
             parquet({"a": [JPEG], "b": [JPEG]}),
             0,
-            (r"several columns with images \(a, b\).*call the one",),
+            (r"several columns contain images \(a, b\).*rename",),
         ),
         "list-of-images": (
             parquet({"image": pa.array([[JPEG, JPEG], [JPEG], [], None])}),
             1,
-            ("a list of 2 images in this row: make it one", null, null),
+            ("a list of 2 images in this row: store one", null, null),
         ),
-        "nested-struct": (parquet({"image": nested}), 0, ("no binary column with images among image",)),
+        "nested-struct": (
+            parquet({"image": nested}),
+            0,
+            ("no binary column with images: the columns are image",),
+        ),
         "struct": (
             parquet({"image": structs}),
             1,
@@ -482,14 +491,14 @@ def parquets() -> dict[str, Case]:
         "pages-damaged": (
             pages_damaged(groups, 2),
             20,
-            ("broken at row 20: .*what comes after it is not read",),
+            ("broken at row 20: .*the rest is not read",),
         ),
         "first-pages-damaged": (pages_damaged(groups, 0), 0, ("broken at row 0",)),
     }
     return {f"parquet-{name}": Case("p.parquet", *rest) for name, rest in contents.items()}
 
 
-# --- bombs: few bytes that mean many ---
+# --- bombs: few bytes that expand to many ---
 
 
 def repeated(value: bytes, rows: int) -> pa.Array:
@@ -497,7 +506,7 @@ def repeated(value: bytes, rows: int) -> pa.Array:
 
 
 def pax(records: dict[str, str], member: bytes) -> bytes:
-    """A member with an extended header of these records."""
+    """A member with an extended header that has these records."""
     body = b""
     for name, value in records.items():
         record = f" {name}={value}\n".encode()
@@ -509,7 +518,7 @@ def pax(records: dict[str, str], member: bytes) -> bytes:
 
 
 def more_map(size: int) -> bytes:
-    """An old GNU sparse file whose map goes on for so many blocks."""
+    """An old GNU sparse file whose map continues for this number of blocks."""
     head = bytearray(sparse("h.jpg", 1000))
     head[482] = 1
     head[148:156] = b" " * 8
@@ -535,7 +544,7 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
         f"a header of .*{MEMORY}",
     ),
     "header.tar": (lambda: header("h", 1 << 30, b"x") + bytes(1 << 20), f"a header of .*{MEMORY}"),
-    # tarfile's regular expressions would search this for an hour.
+    # Python's tarfile would search this with its regular expressions for an hour.
     "digits.tar": (lambda: pax({"comment": "1" * 200_000}, header("h.json", 0)) + END, ""),
     "repeats.parquet": (lambda: parquet({"image": repeated(VALUE, 1000)}, compression="zstd"), MEMORY),
     "large-repeats.parquet": (
@@ -552,7 +561,7 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "list-of-bytes.parquet": (
         lambda: parquet({"image": pa.ListArray.from_arrays([0, 50 << 20], np.zeros(50 << 20, np.uint8))}),
-        f"a row's list .*{MEMORY}",
+        f"a list of at least .* in one row .*{MEMORY}",
     ),
     "list-of-repeats.parquet": (
         lambda: parquet({"image": pa.ListArray.from_arrays([0, 900], repeated(VALUE, 900))}),
@@ -579,7 +588,7 @@ print(last.error if last else "")
 
 
 @pytest.mark.parametrize("name", BOMBS)
-def test_a_small_file_takes_no_more_memory_than_is_allowed(tmp_path, name):
+def test_a_small_file_stays_within_the_memory_limit(tmp_path, name):
     content, error = BOMBS[name]
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / name).write_bytes(content())
@@ -587,7 +596,7 @@ def test_a_small_file_takes_no_more_memory_than_is_allowed(tmp_path, name):
     command = [sys.executable, "-c", PEAK, str(tmp_path / "in")]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=100)
     kibibytes, said = done.stdout.splitlines()
-    assert int(kibibytes) < 512 << 10  # twice what is allowed
+    assert int(kibibytes) < 512 << 10  # twice the allowed memory
     assert re.search(error, said) if error else not said
 
 
@@ -605,7 +614,7 @@ ROWS = sum(case.good + len(case.bad) for case in CORPUS.values())
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory) -> Path:
-    """All cases, each in a folder of its own name."""
+    """All cases, each in a folder with its name."""
     root = tmp_path_factory.mktemp("corpus")
     for name, case in CORPUS.items():
         (root / name).mkdir()
@@ -635,12 +644,12 @@ def rows_of(frames: list[Frame], find_face: FindFace) -> list[dict]:
     return [row for batch in in_batches(frames) for row in find_face(to_table(batch)).to_pylist()]
 
 
-# Signs that a programmer's words, not a person's, have got into a message.
+# Internal details that must not appear in an error.
 PUZZLING = re.compile(r"<\w+[. ].* at 0x|b'|\\x|Traceback|Error\(|\n|NoneType")
 
 
 @pytest.mark.parametrize("name", CORPUS)
-def test_every_frame_has_its_row_and_a_bad_one_says_why(name, corpus, find_face):
+def test_every_frame_has_a_row_and_an_unreadable_one_says_why(name, corpus, find_face):
     case = CORPUS[name]
     frames = read(corpus / name)
     rows = rows_of(frames, find_face)
@@ -653,8 +662,8 @@ def test_every_frame_has_its_row_and_a_bad_one_says_why(name, corpus, find_face)
     assert all(row["width"] and row["error"] is None for row in rows if row["status"] != "unreadable")
 
 
-def test_what_comes_first_is_taken(corpus, find_face):
-    """The photo comes out of each of these cases, not the dark page after it."""
+def test_the_first_image_of_a_file_is_scored(corpus, find_face):
+    """Each of these cases gives the photo, not the dark page after it."""
     batch = [
         frame
         for name in ("animated-gif", "animated-webp", "animated-png", "pages-of-tiff")
@@ -684,7 +693,7 @@ def test_a_gzipped_tar_damaged_in_the_middle_gives_what_comes_before(tmp_path):
     assert "at byte" in last.error and last.frame_index == -1
 
 
-def test_nothing_of_a_shard_is_written_anywhere(tmp_path, monkeypatch):
+def test_reading_a_shard_writes_no_files(tmp_path, monkeypatch):
     work = tmp_path / "a" / "b" / "work"
     work.mkdir(parents=True)
     (tmp_path / "t.tar").write_bytes(CORPUS["tar-unsafe-names"].content)
@@ -695,7 +704,7 @@ def test_nothing_of_a_shard_is_written_anywhere(tmp_path, monkeypatch):
     assert not Path("/abs.jpg").exists()
 
 
-def test_a_folder_called_like_a_picture_is_a_folder(tmp_path):
+def test_a_folder_named_like_an_image_is_a_folder(tmp_path):
     (tmp_path / "x.jpg").mkdir()
     (tmp_path / "x.jpg" / "y.jpg").write_bytes(JPEG)
     (tmp_path / "link.jpg").symlink_to("x.jpg")
@@ -711,7 +720,7 @@ def test_a_pipe_is_not_waited_for(tmp_path):
         read(tmp_path / "pipe.jpg")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.skipif(os.geteuid() == 0, reason="root can read every file")
 @pytest.mark.parametrize("name", ["x.jpg", "x.tar", "x.parquet"])
 def test_a_file_that_may_not_be_read_is_a_row(tmp_path, name):
     (tmp_path / name).write_bytes(JPEG)

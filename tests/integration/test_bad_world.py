@@ -1,4 +1,5 @@
-"""Damaged tables, wrong endpoints, full devices, plain terminals, users without a home: one line each."""
+"""One-line errors for damaged tables, wrong endpoints, full devices, ASCII terminals, and users without a
+home."""
 
 import codecs
 import json
@@ -24,11 +25,12 @@ from faceq.report import page
 from faceq.table.records import name_of
 
 IMPORTED = (calibration, compact, export, identities, pipeline, page, shard_export)
-"""What commands import: before another user does, who may not read the files of this Python."""
+"""Modules that commands import. They are imported before the user changes, because the other user may not
+read the files of this Python."""
 
 
 def status_and_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
-    """The exit status of a command, and the only line that it says on standard error."""
+    """The exit status of a command, and its only line on standard error."""
     capsys.readouterr()
     status = main.main(arguments)
     said = capsys.readouterr().err.strip()
@@ -65,14 +67,14 @@ def valid(run_id: str) -> dict[str, object]:
 DAMAGE: dict[str, tuple[bytes, str]] = {
     "empty file": (b"", "it is empty"),
     "empty object": (b"{}", "its run_id is null"),
-    "list": (b"[]", "it is no JSON object"),
-    "null": (b"null", "it is no JSON object"),
-    "text": (b'"run"', "it is no JSON object"),
-    "half a file": (json.dumps(valid("0x")).encode()[:40], "it is no JSON"),
-    "zeros": (bytes(512), "it is no JSON"),
-    "not UTF-8": (b'{"run_id": "\xff"}', "it is no JSON"),
-    "nested": (b"[" * 100_000, "it is no JSON"),
-    "a number of a million digits": (b"1" * 1_000_000, "it is no JSON"),
+    "list": (b"[]", "it is not a JSON object"),
+    "null": (b"null", "it is not a JSON object"),
+    "text": (b'"run"', "it is not a JSON object"),
+    "half a file": (json.dumps(valid("0x")).encode()[:40], "it is not JSON"),
+    "zeros": (bytes(512), "it is not JSON"),
+    "not UTF-8": (b'{"run_id": "\xff"}', "it is not JSON"),
+    "nested": (b"[" * 100_000, "it is not JSON"),
+    "a number of a million digits": (b"1" * 1_000_000, "it is not JSON"),
     "copy": (json.dumps(valid("y")).encode(), "it is the record of another run, 'y'"),
     "way out": (json.dumps(valid("../../x")).encode(), "it is the record of another run"),
     "no config": (json.dumps({**valid("0x"), "config": None}).encode(), "its config is null"),
@@ -86,8 +88,8 @@ DAMAGE: dict[str, tuple[bytes, str]] = {
 
 @pytest.fixture
 def table(looked_at, tmp_path) -> Path:
-    """A table in which the run `0x` has written some rows: queries read only records of such runs, and other
-    commands one at least, the first."""
+    """A table in which the run `0x` has written some rows. Queries read only the records of such runs. Other
+    commands read at least the first record."""
     copy = Path(shutil.copytree(looked_at, tmp_path / "table"))
     rows = min(copy.glob("status=*/*.parquet"))
     rows.rename(rows.with_name(f"0x-{rows.name}"))
@@ -95,7 +97,7 @@ def table(looked_at, tmp_path) -> Path:
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_record_is_named_by_every_command(table, tmp_path, capsys, damage):
+def test_every_command_names_a_damaged_run_record(table, tmp_path, capsys, damage):
     content, said = DAMAGE[damage]
     (table / "_faceq" / name_of("0x")).write_bytes(content)
     for name, arguments in on_a_table(str(table), tmp_path).items():
@@ -112,7 +114,7 @@ PLACES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "folder that is no status": (
         lambda table: shutil.copytree(table / "status=scored", table / "status=foo"),
-        "status=foo is no folder of a faceq table",
+        "status=foo is not a folder of a faceq table",
     ),
     "half a file of rows": (
         lambda table: [path.write_bytes(path.read_bytes()[:-9]) for path in table.glob("status=*/*")],
@@ -122,7 +124,7 @@ PLACES: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_what_is_no_part_of_a_table_is_named_by_every_command(table, tmp_path, capsys, place):
+def test_every_command_names_a_path_that_is_not_part_of_a_table(table, tmp_path, capsys, place):
     spoil, said = PLACES[place]
     spoil(table)
     commands = on_a_table(str(table), tmp_path)
@@ -134,18 +136,18 @@ def test_what_is_no_part_of_a_table_is_named_by_every_command(table, tmp_path, c
         assert (status, said in line) == (1, True), f"{name}: {line}"
 
 
-def test_a_record_that_may_not_be_read_is_named_by_every_command(looked_at, capsys, tmp_path_factory):
+def test_every_command_names_a_run_record_without_read_permission(looked_at, capsys, tmp_path_factory):
     place = Path("/tmp") / f"faceq-closed-{os.getpid()}"
     shutil.copytree(looked_at, place / "table")
     try:
         for path in (place, *place.rglob("*")):
             path.chmod(0o777 if path.is_dir() else 0o644)
-        codecs.lookup("utf-8-sig")  # as IMPORTED
+        codecs.lookup("utf-8-sig")  # imported early, like IMPORTED
         (record,) = (place / "table" / "_faceq").glob("run-*.json")
         record.chmod(0)
         commands = on_a_table(str(place / "table"), place)
         for name in ("score", "overwrite"):
-            del commands[name]  # they look for models first
+            del commands[name]  # these look for models first
         for name, arguments in commands.items():
             with as_nobody():
                 status, line = status_and_line(arguments, capsys)
@@ -158,7 +160,7 @@ def test_a_record_that_may_not_be_read_is_named_by_every_command(looked_at, caps
 
 
 def over_s3(table: str, folder: Path, config: Path) -> dict[str, list[str]]:
-    """Every command, with S3 where it may stand."""
+    """Every command, with S3 URIs wherever they are allowed."""
     ratings = folder / "mos.csv"
     ratings.write_text("image,mos\n" + "".join(f"{number}.jpg,{number}\n" for number in range(12)))
     commands = {
@@ -197,7 +199,8 @@ def test_a_wrong_endpoint_is_one_line(looked_at, tmp_path, monkeypatch, capsys, 
 
 
 def ran(arguments: list[str], to: str | None = None, **variables: str | None) -> tuple[int, str, str]:
-    """A command in a process of its own, its output to a file or device; `variables` None are unset."""
+    """Run a command in its own process, with output to a file or device. `variables` that are None are
+    unset."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
     environment = {name: value for name, value in environment.items() if value is not None}
     with open(to or os.devnull, "wb") as device:
@@ -222,7 +225,7 @@ def test_a_full_device_behind_standard_output_is_one_line(looked_at, arguments):
     assert said == "faceq: standard output cannot be written: No space left on device\n"
 
 
-def test_a_command_whose_product_is_a_file_needs_no_standard_output(looked_at, tmp_path):
+def test_a_command_that_writes_a_file_needs_no_standard_output(looked_at, tmp_path):
     status, _, said = ran(["query", looked_at, "--export", str(tmp_path / "x.csv")], to="/dev/full")
     assert (status, said) == (0, "") and (tmp_path / "x.csv").stat().st_size > 0
 
@@ -245,17 +248,17 @@ def test_a_full_device_as_a_target_is_one_line(looked_at, tmp_path, capsys, targ
 PLAIN = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
 
 
-def test_an_ascii_terminal_gets_escapes_for_what_it_cannot_show(tmp_path):
+def test_an_ascii_terminal_gets_escapes_for_other_characters(tmp_path):
     status, _, said = ran(["score", "/nothing/é 中 …", "--out", str(tmp_path)], **PLAIN)
     assert status == 2
-    # Python takes arguments there for bytes.
+    # With this locale, Python takes arguments as bytes, so that each byte has its own escape.
     assert said.startswith("faceq: /nothing/\\xc3\\xa9 \\xe4\\xb8\\xad ") and said.count("\n") == 1
     status, printed, said = ran(["query", "--help"], **PLAIN)
     assert (status, said) == (0, "") and "A,B,..." in printed
 
 
 def as_user(uid: int, arguments: list[str], **variables: str | None) -> tuple[int, str]:
-    """A command of a user whom the system does not know; its exit status and what it says."""
+    """Run a command as a user that the system does not know. Returns exit status and output."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HOME": None, "XDG_CACHE_HOME": None, **variables}
     done = subprocess.run(
         [
@@ -278,7 +281,7 @@ def as_user(uid: int, arguments: list[str], **variables: str | None) -> tuple[in
 
 
 needs_root = pytest.mark.skipif(
-    os.geteuid() != 0 or not shutil.which("setpriv"), reason="becomes another user"
+    os.geteuid() != 0 or not shutil.which("setpriv"), reason="needs root and setpriv, to become another user"
 )
 
 
@@ -294,7 +297,7 @@ def test_a_cache_that_may_not_be_written_is_one_line():
     for arguments in (["models", "pull", "yunet"], ["inspect", str(PHOTOS / "t1.jpg")]):
         status, said = as_user(12345, arguments, FACEQ_CACHE="/closed")
         assert status == 1
-        assert "/closed, where models are kept, cannot be used: Permission denied" in said
+        assert "the model cache /closed cannot be used: Permission denied" in said
         assert said.startswith("faceq: ") and said.count("\n") == 1
 
 

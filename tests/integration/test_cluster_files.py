@@ -1,5 +1,4 @@
-"""`cluster.yaml` and `rayjob.yaml`: what Ray itself makes of the one, and the form of the other; what either
-leaves open to others."""
+"""`cluster.yaml` as Ray parses it, the structure of `rayjob.yaml`, and what both expose to others."""
 
 import copy
 import re
@@ -35,7 +34,7 @@ def rayjob() -> dict:
     return yaml.safe_load((ROOT / "rayjob.yaml").read_text(encoding="utf-8"))
 
 
-def test_ray_takes_the_cluster_file(cluster):
+def test_ray_accepts_the_cluster_file(cluster):
     prepared = prepare_config(copy.deepcopy(cluster))
     validate_config(prepared)
     types = prepared["available_node_types"]
@@ -44,8 +43,8 @@ def test_ray_takes_the_cluster_file(cluster):
     assert prepared["idle_timeout_minutes"] == 5
 
 
-def test_ray_refuses_a_cluster_file_with_a_slip(cluster):
-    """So that the test above is known to look."""
+def test_ray_refuses_a_cluster_file_with_a_misspelled_key(cluster):
+    """Checks that the test above can fail."""
     cluster["available_node_types"]["gpu"]["max_worker"] = 8
     with pytest.raises(jsonschema.ValidationError, match="max_worker"):
         validate_config(prepare_config(cluster))
@@ -56,7 +55,7 @@ def test_machines_get_drivers_models_and_a_role_but_no_keys(cluster):
     for node in prepared["available_node_types"].values():
         machine = node["node_config"]
         assert machine["ImageId"].startswith("ami-") and machine["IamInstanceProfile"]
-    # A node type's own commands come in place of the common ones.
+    # The commands of a node type replace the common ones.
     gpu = prepared["available_node_types"]["gpu"]["worker_setup_commands"]
     for commands in (prepared["head_setup_commands"], prepared["worker_setup_commands"], gpu):
         assert any("pip install" in each and "constraints.txt" in each for each in commands)
@@ -66,14 +65,14 @@ def test_machines_get_drivers_models_and_a_role_but_no_keys(cluster):
     assert "access_key" not in text and "secret" not in text
 
 
-def test_spot_workers_and_a_head_that_stays(cluster):
+def test_workers_are_spot_instances_and_the_head_is_not(cluster):
     machines = {name: node["node_config"] for name, node in cluster["available_node_types"].items()}
     spot = {name for name, each in machines.items() if "spot" in str(each.get("InstanceMarketOptions"))}
     assert spot == {"gpu", "cpu"} and cluster["head_node_type"] == "head"
 
 
 def test_the_autoscaler_finds_an_image_for_each_kind_of_machine(cluster):
-    """`ray up` starts Ray's second autoscaler, which gives a worker up whose image it does not find."""
+    """`ray up` starts Ray's second autoscaler, which gives up on a worker if it does not find its image."""
     there = AutoscalingConfig(prepare_config(copy.deepcopy(cluster)), skip_content_hash=True)
     kinds = {"head": "cpu", "cpu": "cpu", "gpu": "gpu"}
     for kind, ending in kinds.items():
@@ -84,8 +83,8 @@ def test_the_autoscaler_finds_an_image_for_each_kind_of_machine(cluster):
     assert sum("onnxruntime-gpu[cuda,cudnn]" in command for command in gpu) == 1
 
 
-def test_ec2_takes_the_machines_with_encrypted_disks_and_sessions_for_their_keys(cluster):
-    """Checked against EC2's own description of a request."""
+def test_ec2_accepts_the_machines_with_encrypted_disks_and_imdsv2(cluster):
+    """Checked against EC2's own description of the request."""
     request = botocore.session.get_session().get_service_model("ec2").operation_model("RunInstances")
     check = botocore.validate.ParamValidator()
     profiles = {}
@@ -99,12 +98,12 @@ def test_ec2_takes_the_machines_with_encrypted_disks_and_sessions_for_their_keys
         assert (options["HttpTokens"], options["HttpPutResponseHopLimit"]) == ("required", 1)
         assert all(disk["Ebs"]["Encrypted"] for disk in machine["BlockDeviceMappings"])
         profiles[kind] = machine["IamInstanceProfile"]["Name"]
-    # Workers may not start machines: the head's role is another.
+    # Workers must not be able to start machines, so the head has another role.
     assert profiles == {"head": "faceq-head", "gpu": "faceq", "cpu": "faceq"}
 
 
-def test_a_machine_with_a_slip_in_its_metadata_options_is_found(cluster):
-    """So that the test above is known to look."""
+def test_ec2_refuses_a_wrong_metadata_option(cluster):
+    """Checks that the test above can fail."""
     request = botocore.session.get_session().get_service_model("ec2").operation_model("RunInstances")
     machine = cluster["available_node_types"]["head"]["node_config"]
     machine["MetadataOptions"]["HttpPutResponseHopLimit"] = "one"
@@ -125,7 +124,7 @@ def test_from_outside_only_ssh_reaches_the_machines(cluster):
     assert "--dashboard-host=127.0.0.1" in head
 
 
-def test_only_what_runs_goes_to_the_machines(cluster):
+def test_only_the_code_is_copied_to_the_machines(cluster):
     assert cluster["file_mounts"] == {"/home/ray/faceq": "."}
     text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
     copied = {name for line in text.splitlines() if line.startswith("COPY ") for name in line.split()[2:-1]}
@@ -136,7 +135,7 @@ def test_only_what_runs_goes_to_the_machines(cluster):
 
 
 @pytest.mark.parametrize("name", SECRETS)
-def test_secrets_that_lie_in_the_clone_stay_here(cluster, name):
+def test_secrets_in_the_clone_are_not_copied(cluster, name):
     ignored = _patterns(".dockerignore")
     submitted = _patterns(".rayignore")
     for place in (name, f"faceq/{name}", f"jobs/deep/{name}"):
@@ -153,16 +152,16 @@ def _patterns(name: str) -> list[str]:
     return [line for line in lines if line and not line.startswith("#")]
 
 
-def test_the_kubernetes_cluster_has_the_ray_that_the_tests_run_with(rayjob):
+def test_the_kubernetes_cluster_has_the_ray_version_of_the_tests(rayjob):
     assert rayjob["spec"]["rayClusterSpec"]["rayVersion"] == ray.__version__
 
 
-def test_the_image_is_made_as_gpu_workers_are_set_up(cluster, rayjob):
+def test_the_container_image_has_the_setup_of_gpu_workers(cluster, rayjob):
     text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
     lines = text.splitlines()
     assert f"FROM rayproject/ray:{ray.__version__}-py311-gpu${{RAY_DIGEST}}" in lines
     (digest,) = (line.removeprefix("ARG RAY_DIGEST=").strip('"') for line in lines if line.startswith("ARG "))
-    assert re.fullmatch(f"({DIGEST})?", digest)  # a release fills it in
+    assert re.fullmatch(f"({DIGEST})?", digest)  # a release sets it
     assert "USER 1000" in lines
     steps = [line.removeprefix("RUN ") for line in lines if line.startswith("RUN ")]
     made = [step.replace("--no-cache-dir ", "") for line in steps for step in line.split(" && ")]
@@ -175,7 +174,8 @@ def test_the_image_is_made_as_gpu_workers_are_set_up(cluster, rayjob):
 
 
 def test_onnx_runtime_for_cuda_is_pinned(cluster):
-    """By constraints.txt, as all else is. Its versions are not those of the build without CUDA."""
+    """constraints.txt pins it like all other packages. Its versions differ from those of the build without
+    CUDA."""
     pins = dict(line.split("==") for line in _patterns("constraints.txt"))
     assert re.fullmatch(r"\d+\.\d+\.\d+", pins["onnxruntime-gpu"])
     dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8").splitlines()
@@ -185,7 +185,7 @@ def test_onnx_runtime_for_cuda_is_pinned(cluster):
         assert "--constraint constraints.txt" in install
 
 
-def test_the_rayjob_has_the_form_that_kuberay_asks_for(rayjob):
+def test_the_rayjob_has_the_structure_that_kuberay_requires(rayjob):
     assert (rayjob["apiVersion"], rayjob["kind"]) == ("ray.io/v1", "RayJob")
     spec = rayjob["spec"]
     assert spec["entrypoint"].startswith("python /home/ray/faceq/jobs/score.py --config ")
@@ -198,7 +198,7 @@ def test_the_rayjob_has_the_form_that_kuberay_asks_for(rayjob):
     pods = [there["headGroupSpec"]["template"], *(group["template"] for group in groups)]
     for pod in [spec["submitterPodTemplate"], *pods]:
         (container,) = pod["spec"]["containers"]
-        # Ray takes its CPUs and GPUs from the limits; without requests alike, pods are thrown out.
+        # Ray derives CPUs and GPUs from the limits. Kubernetes evicts pods first whose requests are lower.
         if container["name"] != "ray-job-submitter":
             assert container["resources"]["limits"] == container["resources"]["requests"]
         assert container["image"] == pods[0]["spec"]["containers"][0]["image"]
@@ -221,7 +221,7 @@ def test_no_pod_runs_as_root_or_may_become_it(rayjob):
         rights += [container["securityContext"] for container in pod["spec"]["containers"]]
     for each in rights:
         assert each["allowPrivilegeEscalation"] is False and each["capabilities"] == {"drop": ["ALL"]}
-    # Only the head, whose autoscaler makes pods, gets Kubernetes' own token.
+    # Only the head gets a Kubernetes token, because its autoscaler creates pods.
     with_token = [pod for pod in pods if pod["spec"].get("automountServiceAccountToken", True)]
     assert with_token == [there["headGroupSpec"]["template"]]
 
@@ -242,7 +242,7 @@ def test_only_kuberay_and_the_pods_themselves_reach_the_cluster_and_only_with_it
 
 
 def test_the_example_job_fits_the_cluster(cluster):
-    """Both pools share the one card of a GPU worker, and their CPUs leave some for decoding."""
+    """Both pools share the one GPU of a GPU worker, and leave CPUs for decoding."""
     job = config.load(str(ROOT / "jobs" / "score.yaml"), {})
     worker = cluster["available_node_types"]["gpu"]["resources"]
     assert job.serfiq.num_gpus + job.dbcnn.num_gpus <= worker["GPU"]

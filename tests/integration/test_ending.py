@@ -1,4 +1,4 @@
-"""How commands end: by signals, and without anybody who reads what they print."""
+"""How commands end: by signals, and with no reader for their output."""
 
 import subprocess
 import sys
@@ -35,8 +35,8 @@ def rows_in(table: str) -> int:
     return Table(table, S3Settings()).count()
 
 
-def test_a_command_that_ignores_sighup_goes_on_ignoring_it(tmp_path):
-    """As `nohup` starts it; and the handlers of a program that calls a command are its own again."""
+def test_a_command_that_ignores_sighup_keeps_ignoring_it(tmp_path):
+    """`nohup` starts commands like this. The handlers of a program that calls a command are restored."""
     code = (
         "import os, signal, sys\n"
         "from faceq.cli import main, plan\n"
@@ -53,7 +53,7 @@ def test_a_command_that_ignores_sighup_goes_on_ignoring_it(tmp_path):
 
 
 @pytest.mark.parametrize("command", ["plan --frames 9 --gpu g5", "--help", "models list"])
-def test_a_command_that_only_prints_ends_well_without_its_reader(command):
+def test_a_command_that_only_prints_ends_with_its_reader(command):
     line = f"{sys.executable} -m faceq {command} | true"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", line], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
@@ -69,7 +69,7 @@ def test_nothing_is_deleted_for_a_job_whose_models_cannot_be_fetched(scored, mod
 
 
 def test_a_job_that_has_lost_the_table_stops(local_ray, shards, tmp_path, monkeypatch):
-    """Not at its end, but while it runs; also in a program that calls it in a thread."""
+    """It stops while it runs, not at its end, even if a program runs it in a thread."""
     monkeypatch.setattr(lock, "BEAT_S", 1)
     chosen = config.build({"input": [str(shards)], "out": str(tmp_path / "table"), "rows_per_file": 16})
     table = Table(chosen.out, chosen.s3)
@@ -88,7 +88,7 @@ def test_a_job_that_has_lost_the_table_stops(local_ray, shards, tmp_path, monkey
     other = Run("20261123T170000Z-00000000", "0", [], {}, {}, "", state="running", owner=lock.owner())
     table.save(other)
     thread.join()
-    assert isinstance(failed[0], JobError) and f"{other.run_id} took this job for dead" in str(failed[0])
+    assert isinstance(failed[0], JobError) and f"{other.run_id} took over this table" in str(failed[0])
     assert 0 < table.count() < FRAMES
     (mine,) = [run for run in table.runs() if run["run_id"] != other.run_id]
     assert mine["state"] == "ended" and mine["finished"] is None

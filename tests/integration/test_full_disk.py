@@ -1,4 +1,4 @@
-"""A disk that is full: one line, and once there is room the same command goes on."""
+"""A full disk is a one-line error. Once there is space, the same command continues."""
 
 import pytest
 from disks import fill, needs_mounts, small_disk
@@ -11,7 +11,7 @@ from faceq.table.store import Table
 
 @needs_mounts
 @pytest.mark.parametrize("ending", [".csv", ".jsonl", ".parquet"])
-def test_an_export_to_a_full_disk_is_a_failure_of_the_world(looked_at, tmp_path, capsys, ending):
+def test_an_export_to_a_full_disk_has_exit_status_1(looked_at, tmp_path, capsys, ending):
     with small_disk(tmp_path / "disk") as disk:
         fill(disk, 4096)
         assert main.main(["query", looked_at, "--export", str(disk / f"x{ending}")]) == 1
@@ -22,8 +22,8 @@ def test_an_export_to_a_full_disk_is_a_failure_of_the_world(looked_at, tmp_path,
 
 @needs_mounts
 @pytest.mark.parametrize(("leave", "whole"), [(8192, False), (40 << 10, True)])
-def test_a_compaction_goes_on_where_a_full_disk_stopped_it(looked_at, tmp_path, capsys, leave, whole):
-    """Before its first file was whole, or after."""
+def test_a_compaction_resumes_where_a_full_disk_stopped_it(looked_at, tmp_path, capsys, leave, whole):
+    """The disk fills up before or after its first file is complete."""
     with small_disk(tmp_path / "disk", kilobytes=512) as disk:
         filler = fill(disk, leave)
         command = ["compact", looked_at, "--out", str(disk / "table")]
@@ -36,7 +36,7 @@ def test_a_compaction_goes_on_where_a_full_disk_stopped_it(looked_at, tmp_path, 
 
 
 @needs_mounts
-def test_shards_are_exported_on_once_there_is_room(looked_at, tmp_path, capsys):
+def test_an_export_of_shards_resumes_once_there_is_space(looked_at, tmp_path, capsys):
     with small_disk(tmp_path / "disk", kilobytes=8192) as disk:
         filler = fill(disk, 4096)
         command = ["query", looked_at, "--export-shards", str(disk / "shards")]
@@ -47,12 +47,12 @@ def test_shards_are_exported_on_once_there_is_room(looked_at, tmp_path, capsys):
 
 
 def test_rows_without_a_record_count_by_the_settings_in_their_files(looked_at, tmp_path):
-    """As a worker leaves them that outlived a job which had written nothing."""
+    """A worker that outlived a job without rows leaves such files."""
     table = Table(str(tmp_path / "table"), S3Settings())
     table.files.put(f"{looked_at}/", f"{table.path}/", recursive=True)
     record = table.record()
     for path in table._run_files():
         table.files.rm_file(path)
     table.check({"min_face": record["min_face"], "models": record["models"]})
-    with pytest.raises(faceq.errors.UsageError, match=r"min_face 40 there, 20 now"):
+    with pytest.raises(faceq.errors.UsageError, match=r"min_face was 40, is now 20"):
         table.check({"min_face": 20})

@@ -1,4 +1,4 @@
-"""The Ray that a job starts on this machine: what it is given, who reaches it, what is printed."""
+"""The local Ray of a job: its resources, who can connect to it, and what it prints."""
 
 import os
 import re
@@ -17,7 +17,7 @@ from faceq.job import local_ray
 from faceq.runtime import cgroup, device
 
 
-def test_memory_decides_with_the_cpus_how_many_ray_is_given(monkeypatch):
+def test_cpus_and_memory_decide_how_many_cpus_ray_gets(monkeypatch):
     monkeypatch.setattr(device, "usable_cpus", lambda: 64)
     for limit, cpus in ((64 * local_ray.MEMORY_PER_CPU, 64), (5 * local_ray.MEMORY_PER_CPU, 5), (1 << 20, 2)):
         monkeypatch.setattr(cgroup, "memory_limit", lambda limit=limit: limit)
@@ -25,14 +25,14 @@ def test_memory_decides_with_the_cpus_how_many_ray_is_given(monkeypatch):
         assert local_ray.cpus() == cpus
 
 
-def test_a_quota_counts_where_the_machine_has_more_cpus(monkeypatch):
+def test_a_cpu_quota_counts_even_if_the_machine_has_more_cpus(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(64)))
     for quota, cpus in ((None, 64), (2.0, 2), (2.9, 2), (0.5, 1), (100.0, 64)):
         monkeypatch.setattr(cgroup, "cpu_quota", lambda quota=quota: quota)
         assert device.usable_cpus() == cpus
 
 
-def test_a_full_temporary_folder_is_told_before_ray_starts(monkeypatch, tmp_path):
+def test_a_full_temporary_folder_is_reported_before_ray_starts(monkeypatch, tmp_path):
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "not" / "there" / "yet"))
     local_ray.check_room(2)
     monkeypatch.setattr(local_ray, "TEMP_BYTES", 1 << 60)
@@ -40,7 +40,7 @@ def test_a_full_temporary_folder_is_told_before_ray_starts(monkeypatch, tmp_path
         local_ray.check_room(2)
 
 
-def test_too_few_open_files_are_told_before_ray_starts(photos, tmp_path):
+def test_a_low_limit_of_open_files_is_reported_before_ray_starts(photos, tmp_path):
     def few() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
 
@@ -65,21 +65,21 @@ def test_too_few_open_files_are_told_before_ray_starts(photos, tmp_path):
 
 
 def _listening(job: psutil.Process) -> set[str]:
-    """Addresses on which a job and the processes below it take connections."""
+    """Addresses on which a job and its child processes listen."""
     found = set()
     for process in [job, *job.children(recursive=True)]:
         try:
             connections = process.net_connections(kind="inet")
-        except psutil.Error:  # it has ended
+        except psutil.Error:  # the process has ended
             continue
         found |= {c.laddr.ip for c in connections if c.status == psutil.CONN_LISTEN}
     return found
 
 
-def test_a_job_of_ones_own_is_for_this_user_only_and_says_nothing_but_its_own_words(photos, tmp_path):
+def test_a_local_ray_is_private_and_only_faceq_prints(photos, tmp_path):
     token = tmp_path / ".ray" / "auth_token"
     token.parent.mkdir()
-    token.write_text("0" * 64)  # as Ray itself leaves it
+    token.write_text("0" * 64)  # as Ray itself writes it
     token.chmod(0o644)
     (tmp_path / "job.yaml").write_text(f"input: {photos}/t1.jpg\nout: {tmp_path}/t\nnum_cpus: 2\n")
     heard: set[str] = set()
@@ -104,7 +104,7 @@ def test_a_job_of_ones_own_is_for_this_user_only_and_says_nothing_but_its_own_wo
     assert "\x1b" not in said
 
 
-def test_a_token_is_made_where_there_is_none_and_no_home_is_no_obstacle(tmp_path, monkeypatch):
+def test_a_token_is_created_if_there_is_none_even_without_a_home(tmp_path, monkeypatch):
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -115,14 +115,15 @@ def test_a_token_is_made_where_there_is_none_and_no_home_is_no_obstacle(tmp_path
     assert [path.name for path in token.parent.iterdir()] == ["auth_token"]
     (tmp_path / "file").touch()
     monkeypatch.setenv("HOME", str(tmp_path / "file"))
-    monkeypatch.setenv("RAY_AUTH_TOKEN", "")  # so that it is put back
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "")  # so that it is restored
     monkeypatch.delenv("RAY_AUTH_TOKEN")
     local_ray._keep_token_private()
     assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
 
 
-def test_sigterm_ends_a_command_in_order_also_after_its_ray_has_ended():
-    """Ray's end gives SIGTERM back to the system, which would end the process without a word."""
+def test_sigterm_ends_a_command_cleanly_even_after_ray_has_stopped():
+    """When Ray shuts down, it restores the default handler of SIGTERM, which would kill the process without a
+    message."""
     code = (
         "import os, signal, time\n"
         "from faceq import config\n"

@@ -1,4 +1,4 @@
-"""What a job passes over is told and recorded, and an input without any frame is no success."""
+"""A job reports and records skipped files. An input without frames is an error."""
 
 import io
 import json
@@ -26,12 +26,12 @@ def write_tar(path: Path, *names: str) -> None:
 
 @pytest.fixture
 def score(tmp_path, capsys):
-    """`faceq score` into one table: its status, and what it said."""
+    """Runs `faceq score` into one table. Returns its exit status and its output."""
 
     def run(*arguments: str) -> tuple[int, str]:
         status = main.main(["score", *arguments, "--out", str(tmp_path / "table")])
         said = capsys.readouterr()
-        # Ray may say more after faceq's last line.
+        # Ray may print more after faceq's last line.
         own = [line for line in said.err.splitlines() if line.startswith("faceq: ")]
         return status, own[-1] if status else said.out
 
@@ -48,12 +48,12 @@ def test_an_input_without_a_frame_is_wrong_usage_and_leaves_the_table_as_it_was(
     (tmp_path / "in" / "notes.md").write_text("text")
     status, said = score(str(tmp_path / "in"))
     assert status == 2
-    assert f"{tmp_path}/in: no frames here: passed over " in said and "1 .md" in said
+    assert f"{tmp_path}/in: no frames here: skipped " in said and "1 .md" in said
     assert runs(tmp_path) == []
-    # Nothing ties the table to the settings of a run that gave nothing.
+    # A run without rows does not tie the table to its settings.
     (tmp_path / "face.jpg").write_bytes(PHOTO)
     assert score(str(tmp_path / "face.jpg"), "--fiq-threshold", "0")[0] == 0
-    # Nor does a table with rows lose any.
+    # A table with rows does not lose any.
     assert score(str(tmp_path / "in"), "--fiq-threshold", "0")[0] == 2
     assert len(runs(tmp_path)) == 1 and Table(str(tmp_path / "table"), S3Settings()).count() == 1
     assert score(str(tmp_path / "face.jpg"), "--fiq-threshold", "0")[0] == 0
@@ -64,27 +64,27 @@ def test_an_empty_shard_is_named(tmp_path, score):
     assert score(str(tmp_path / "empty.tar")) == (2, f"faceq: {tmp_path}/empty.tar: no frames here")
 
 
-def test_files_that_are_passed_over_are_counted_in_summary_and_record(tmp_path, score):
+def test_skipped_files_are_counted_in_summary_and_record(tmp_path, score):
     (tmp_path / "in").mkdir()
     for name in ("a.txt", "b.TXT", "c", ".hidden", "photo.jpg"):
         (tmp_path / "in" / name).write_bytes(PHOTO)
-    # The table lies in the input: it is no part of it.
+    # The table is in the input folder, but not part of the input.
     assert main.main(["score", str(tmp_path / "in"), "--out", str(tmp_path / "in" / "table")]) == 0
     status, said = score(str(tmp_path / "in"))
     assert status == 0
-    assert "files without frames: 2 .txt, 1 (no ending)" in said
+    assert "files without frames: 2 .txt, 1 (no extension)" in said
     (record,) = (tmp_path / "table" / "_faceq").glob("run-*.json")
-    assert json.loads(record.read_text())["passed_over"] == {".txt": 2, "(no ending)": 1}
-    assert runs(tmp_path / "in")[0]["passed_over"] == {".txt": 2, "(no ending)": 1}
+    assert json.loads(record.read_text())["passed_over"] == {".txt": 2, "(no extension)": 1}
+    assert runs(tmp_path / "in")[0]["passed_over"] == {".txt": 2, "(no extension)": 1}
 
 
-def test_any_name_reads_what_bytes_say_are_frames(tmp_path, score):
+def test_any_name_reads_files_whose_bytes_are_frames(tmp_path, score):
     (tmp_path / "in").mkdir()
     for name in ("0123abcd", "photo.jpg_large"):
         (tmp_path / "in" / name).write_bytes(PHOTO)
     (tmp_path / "in" / "notes.txt").write_text("text")
     status, said = score(str(tmp_path / "in"))
-    assert status == 2 and "--any-name reads files by their bytes" in said
+    assert status == 2 and "--any-name reads files whatever their extension" in said
     status, said = score(str(tmp_path / "in"), "--any-name")
     assert status == 0 and "files without frames: 1 .txt" in said
     rows = Table(str(tmp_path / "table"), S3Settings()).rows(["source", "status"]).to_pylist()

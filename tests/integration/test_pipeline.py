@@ -1,4 +1,4 @@
-"""The whole job on a local Ray: one row per frame, whatever the frames are."""
+"""Whole jobs on a local Ray: one row per frame for all kinds of frames."""
 
 import io
 import json
@@ -27,7 +27,7 @@ VALUES = [name for name in SCHEMA.names if name != "run_id"]
 
 @pytest.fixture(scope="module")
 def frames() -> list[tuple[str, bytes]]:
-    """Some of the demo's frames: every status is among them, and a member that comes twice."""
+    """Some of the demo's frames. They give every status, and one member name occurs twice."""
     chosen = [
         (name, data)
         for name, data in demo.frames(demo.source_faces())
@@ -38,7 +38,7 @@ def frames() -> list[tuple[str, bytes]]:
 
 @pytest.fixture(scope="module")
 def shards(frames, tmp_path_factory):
-    """The frames in a tar, a gzipped tar that is cut off, a Parquet file and single pictures."""
+    """The frames in a tar, a truncated gzipped tar, a Parquet file and single images."""
     folder = tmp_path_factory.mktemp("input")
     demo.write_shards(folder / "tars", iter(frames))
     packed = folder / "packed.tar.gz"
@@ -165,7 +165,7 @@ def test_the_summary_says_what_happened(scored):
 
 
 def test_a_second_run_scores_nothing_and_new_input_is_added(light_job, shards, tmp_path):
-    # The cut-off shard: its break is done after the first run, too.
+    # The end of the truncated shard counts as done after the first run, too.
     chosen = settings(shards / "packed.tar.gz", tmp_path / "table")
     first = pipeline.score(chosen)
     again = pipeline.score(chosen)
@@ -175,7 +175,7 @@ def test_a_second_run_scores_nothing_and_new_input_is_added(light_job, shards, t
     assert len(rows_of(chosen)) == first.run.rows + 1
 
 
-def test_a_limit_takes_the_first_frames_however_often(light_job, shards, tmp_path):
+def test_a_limit_takes_the_same_first_frames_in_every_run(light_job, shards, tmp_path):
     chosen = settings(shards / "tars", tmp_path / "table", limit=5)
     assert pipeline.score(chosen).run.frames == 5
     assert pipeline.score(chosen).run.frames == 0
@@ -185,7 +185,7 @@ def test_a_limit_takes_the_first_frames_however_often(light_job, shards, tmp_pat
 
 def test_a_table_of_other_settings_is_refused_with_the_difference(scored, shards):
     chosen, _ = scored
-    with pytest.raises(UsageError, match=r"min_face 40 there, 30 now"):
+    with pytest.raises(UsageError, match=r"min_face was 40, is now 30"):
         pipeline.score(settings(shards, chosen.out, min_face=30))
 
 
@@ -208,7 +208,7 @@ def test_the_table_inside_the_input_is_not_input(light_job, tmp_path, astronaut,
 
 def test_a_million_bad_frames_stop_the_job_with_the_reason(light_job, tmp_path):
     demo.write_shards(tmp_path / "in", ((f"{i}.jpg", b"<html>403</html>") for i in range(300)))
-    with pytest.raises(JobError, match=r"stopped: .* frames are unreadable, the last with: not a picture"):
+    with pytest.raises(JobError, match=r"stopped: .* frames are unreadable, the last with: not an image"):
         pipeline.score(settings(tmp_path / "in", tmp_path / "table"))
 
 
@@ -218,7 +218,7 @@ def test_a_handful_of_bad_frames_are_rows(light_job, tmp_path):
     assert done.run.counts["unreadable"] == done.run.rows == 12
 
 
-def test_an_error_in_a_worker_is_told_in_its_own_words(light_job, shards, tmp_path, monkeypatch):
+def test_an_error_in_a_worker_is_reported_unchanged(light_job, shards, tmp_path, monkeypatch):
     class Broken:
         def __init__(self, config, models, census):
             raise ModelError("models: dbcnn-lite could not be fetched")
@@ -230,5 +230,5 @@ def test_an_error_in_a_worker_is_told_in_its_own_words(light_job, shards, tmp_pa
 
 def test_an_input_that_is_only_the_table_is_wrong_usage(scored):
     chosen, _ = scored
-    with pytest.raises(UsageError, match="no frames here but those of a faceq result table"):
+    with pytest.raises(UsageError, match="no frames here except in a faceq result table"):
         pipeline.score(settings(chosen.out, chosen.out))

@@ -1,4 +1,4 @@
-"""The report: what it counts, what it holds, and what a person can do with it in a browser."""
+"""The report: its counts, its content, and its use in a browser."""
 
 import base64
 import io
@@ -39,7 +39,7 @@ def made_up(tmp_path_factory) -> str:
 
 
 def test_counts_are_those_of_the_queries_that_the_page_offers(made_up):
-    """At every step of either slider, the steps that float32 has no exact number for too."""
+    """At every step of both sliders, including steps that float32 cannot represent exactly."""
     with Rows(made_up, S3Settings()) as rows:
         counts = report.count(rows)
         assert counts.rows == 100_000 and set(counts.statuses) == set(STATUSES)
@@ -50,8 +50,8 @@ def test_counts_are_those_of_the_queries_that_the_page_offers(made_up):
     assert kept == list(asked)
 
 
-def test_a_score_on_a_step_has_reached_it(made_up):
-    """Every step of serfiq as float32, and the number just below it."""
+def test_a_score_on_a_step_counts_as_reaching_it(made_up):
+    """Every step of serfiq as float32, and the next smaller number."""
     steps = np.arange(101)
     at = (steps / 100).astype(np.float32)
     below = np.nextafter(at, np.float32(-1))[1:]
@@ -61,7 +61,7 @@ def test_a_score_on_a_step_has_reached_it(made_up):
     assert [step for (step,) in found] == [*steps, *(steps[1:] - 1)]
 
 
-def test_the_page_tells_of_every_status_error_and_source(page, looked_at, frames_in):
+def test_the_page_shows_every_status_error_and_source(page, looked_at, frames_in):
     text = page.read_text(encoding="utf-8")
     rows = faceq.read_table(looked_at).to_pylist()
     for status in STATUSES:
@@ -81,7 +81,7 @@ def test_the_worst_source_comes_first(made_up):
     assert worst[0]["usable"] == pytest.approx(np.nan_to_num(frames["serfiq"].to_numpy()).mean())
 
 
-def test_faces_are_cut_from_the_frames_they_belong_to(looked_at):
+def test_faces_are_cropped_from_their_own_frames(looked_at):
     with Rows(looked_at, S3Settings()) as rows:
         faces = sample(rows, report.SCALES, S3Settings())
     scored = {row["serfiq"]: row for row in faceq.read_table(looked_at, "serfiq is not null").to_pylist()}
@@ -90,21 +90,21 @@ def test_faces_are_cut_from_the_frames_they_belong_to(looked_at):
         assert scored[face.serfiq]["dbcnn"] == face.dbcnn
         encoded = base64.b64decode(face.picture.removeprefix("data:image/jpeg;base64,"))
         assert Image.open(io.BytesIO(encoded)).size == (FACE_SIDE,) * 2
-    # A face that fills the small picture is found again by the detector, where it is sharp.
+    # In the sharp small images, the detector finds the face again.
     best = faces.by_score["dbcnn"][-1]
     picture = Image.open(io.BytesIO(base64.b64decode(best.picture.split(",")[1]))).resize((384, 384))
     assert faceq.score_images([np.asarray(picture)])["n_faces"].to_pylist() == [1]
 
 
-def test_a_page_without_faces_has_no_picture_and_says_so(looked_at, tmp_path):
+def test_a_page_without_faces_has_no_image_and_says_so(looked_at, tmp_path):
     path = tmp_path / "r.html"
     assert main.main(["report", looked_at, "--out", str(path), "--no-faces"]) == 0
     text = path.read_text(encoding="utf-8")
-    assert "data:image" not in text and "No pictures." in text
+    assert "data:image" not in text and "It contains no images." in text
 
 
 def test_names_and_errors_cannot_become_part_of_the_page(looked_at, tmp_path):
-    """A file may be called anything."""
+    """File names can contain anything."""
     place = tmp_path / "</script><img src=x onerror=alert(1)>"
     place.parent.mkdir(parents=True)
     shutil.copytree(looked_at, place)
@@ -119,9 +119,9 @@ def test_sources_that_are_gone_leave_a_page_that_says_so(made_up):
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [(["--out", "/no/such/folder/r.html"], "there is no folder"), (["--out", "/tmp"], "name a file")],
+    [(["--out", "/no/such/folder/r.html"], "there is no folder"), (["--out", "/tmp"], "path of a file")],
 )
-def test_a_place_that_cannot_be_written_is_told_at_once(looked_at, arguments, said, capsys):
+def test_an_output_that_cannot_be_written_is_reported_at_once(looked_at, arguments, said, capsys):
     assert main.main(["report", looked_at, *arguments]) == 2
     assert said in capsys.readouterr().err
 
@@ -137,7 +137,8 @@ def text(tab, element: str) -> str:
 
 @needs_chromium
 def test_in_a_browser(page, looked_at, tmp_path, capsys):
-    """Charts are drawn; sliders move lines, share, filter and faces; by keyboard too; nothing is fetched."""
+    """Charts are drawn. Sliders change lines, share, filter and faces, also by keyboard. The page makes no
+    requests."""
     with chromium(tmp_path / "profile") as tab:
         tab.open(page, 1280, 900)
         shapes = "[...document.querySelectorAll('svg.chart')].map(c => c.querySelectorAll('rect').length)"
@@ -153,7 +154,7 @@ def test_in_a_browser(page, looked_at, tmp_path, capsys):
         places = [place for _, place in seen]
         assert places[0] < places[1] < places[2]
 
-        # By mouse: a third along the slider.
+        # With the mouse, at a third of the slider.
         slider = "document.getElementById('serfiq').getBoundingClientRect()"
         box = tab.value(f"(b => [b.x, b.y, b.width, b.height])({slider})")
         tab.click(box[0] + box[2] / 3, box[1] + box[3] / 2)

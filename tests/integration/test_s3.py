@@ -1,4 +1,4 @@
-"""The job with `s3://` on both ends, against a real S3 server."""
+"""Jobs with `s3://` as input and output, on a real S3 server."""
 
 import os
 import subprocess
@@ -21,7 +21,7 @@ from faceq.table.store import Table
 def uploaded(s3: str, photos) -> str:
     client = boto3.client("s3")
     for name in ("t1.jpg", "mask_blue.jpg", "Tom_Hanks_54745.png"):
-        # A key with a space and a percent sign must come back as it is named.
+        # A key with a space and a percent sign must be recorded unchanged.
         client.upload_file(str(photos / name), BUCKET, f"in/50% of {name}")
     return f"{s3}/in"
 
@@ -58,12 +58,12 @@ def test_a_second_run_finds_everything_done(light_job, uploaded, s3):
     assert Table(settings.out, settings.s3).rows(["frame_id"]).num_rows == 3
 
 
-def test_a_bucket_that_is_not_there_is_wrong_usage(s3, tmp_path, capsys):
+def test_a_missing_bucket_is_wrong_usage(s3, tmp_path, capsys):
     assert main.main(["score", "s3://no-such-bucket/in", "--out", str(tmp_path / "t")]) == 2
     assert "s3://no-such-bucket/in" in capsys.readouterr().err
 
 
-def test_wrong_credentials_are_a_failure_of_the_world(s3, uploaded, tmp_path, aws):
+def test_wrong_credentials_have_exit_status_1(s3, uploaded, tmp_path, aws):
     stranger = {**os.environ, "AWS_ACCESS_KEY_ID": "somebody-else"}
     command = [sys.executable, "-m", "jobs.score", uploaded, "--out", str(tmp_path / "t")]
     done = subprocess.run(command, env=stranger, capture_output=True, text=True, check=False)

@@ -1,6 +1,7 @@
-"""S3 that says SlowDown, resets connections, cuts bodies off and is slow: no row is lost, doubled or changed.
+"""An S3 server that answers SlowDown, resets connections, truncates bodies and is slow: no row is lost,
+duplicated or changed.
 
-`tests/drills/test_s3_faults_jobs.py` has whole jobs, and more seeds.
+`tests/drills/test_s3_faults_jobs.py` has whole jobs and more seeds.
 """
 
 import os
@@ -20,7 +21,7 @@ SEEDS = range(2)
 
 @pytest.fixture(autouse=True)
 def as_shipped(monkeypatch):
-    """faceq's own settings for retries, not those of the other tests."""
+    """Use faceq's own retry settings instead of those of the other tests."""
     monkeypatch.delenv("AWS_MAX_ATTEMPTS", raising=False)
 
 
@@ -45,21 +46,21 @@ def test_frames_are_the_same_whatever_the_storage_does(seed, uploaded, undisturb
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_listing_in_many_parts_is_whole(seed, uploaded, monkeypatch):
+def test_a_listing_in_many_parts_is_complete(seed, uploaded, monkeypatch):
     check_listing(seed, uploaded, monkeypatch)
 
 
 @pytest.mark.parametrize("fault", ["truncate", "reset", "slow_down", "lost"])
-def test_each_first_answer_fails(fault, uploaded, undisturbed):
+def test_frames_are_the_same_if_every_first_response_fails(fault, uploaded, undisturbed):
     with proxy(each_in_turn(fault)) as (s3, met):
         assert read(uploaded, s3) == undisturbed
-    # 63 objects, and the listing.
+    # 63 objects and the listing.
     assert met[fault] >= 63
 
 
 @pytest.mark.parametrize("name", ["0.tar", "rows.parquet", "90.jpg"])
-def test_a_body_that_is_always_cut_off_is_a_refusal_and_no_shorter_frame(name, uploaded):
-    """So that it counts as an outage, not as a broken frame; and nothing of a part is taken for the whole."""
+def test_a_body_that_is_always_truncated_is_a_refusal_not_a_shorter_frame(name, uploaded):
+    """It counts as an outage, not as a damaged frame. A partial body is never used as the whole one."""
 
     def choose(method: str, path: str) -> Fault:
         return "truncate" if method == "GET" and path.split("?", 1)[0].endswith(name) else None
@@ -73,7 +74,7 @@ def test_a_body_that_is_always_cut_off_is_a_refusal_and_no_shorter_frame(name, u
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_table_is_written_whole(seed, s3):
+def test_a_table_is_written_completely(seed, s3):
     check_writing(seed, s3)
 
 

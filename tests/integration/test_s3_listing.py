@@ -1,4 +1,4 @@
-"""Listing of S3 prefixes side by side: every object once, wherever a listing is cut."""
+"""Parallel listing of S3 prefixes: every object occurs once, wherever the listing is split."""
 
 import random
 import string
@@ -15,10 +15,10 @@ from faceq.storage.settings import S3Settings
 LETTERS = f"{string.ascii_letters}{string.digits} !/=%+~-_.äß日😀"
 
 
-def test_between_two_names_lies_a_third():
+def test_there_is_a_name_between_any_two_names():
     chance = random.Random(0)
     for _ in range(20_000):
-        # Names that share their beginning, as those of a video's frames do.
+        # Names with a common prefix, such as those of a video's frames.
         start = "".join(chance.choices(LETTERS, k=chance.randrange(4)))
         ends = ("".join(chance.choices(LETTERS, k=chance.randrange(5))) for _ in range(2))
         low, high = sorted(start + end for end in ends)
@@ -40,13 +40,13 @@ def test_between_two_names_lies_a_third():
         ("in/a", "in/a\x01", None),
     ],
 )
-def test_names_are_cut_about_half_way_at_letters_of_ascii(low, high, middle):
+def test_names_are_split_about_half_way_at_ascii_letters(low, high, middle):
     assert s3_listing.between(low, high) == middle
 
 
 @pytest.fixture(scope="module")
 def listed(s3) -> str:
-    """A prefix with 423 objects: numbered frames, folders in folders, names that URLs spell out."""
+    """A prefix with 423 objects: numbered frames, nested folders, and names that must be escaped in URLs."""
     names = [f"video_{i // 40:04}/{i:06}.jpg" for i in range(400)]
     names += [f"{i} 100%/a+b=c&d.jpg" for i in range(10)] + [f"日本/{i}.png" for i in range(9)]
     names += ["ä/ö.jpg", "日本/😀.jpg", "~~~/~.jpg", "~~~~.png"]
@@ -54,13 +54,13 @@ def listed(s3) -> str:
     with ThreadPoolExecutor(8) as pool:
         for name in names:
             pool.submit(client.put_object, Bucket=BUCKET, Key=f"listed/in/{name}", Body=name.encode())
-    # Beside it, with the same beginning: none of it.
+    # Next to the prefix, with the same beginning, but not below it.
     client.put_object(Bucket=BUCKET, Key="listed/in-not.jpg", Body=b"x")
     return f"{BUCKET}/listed/in"
 
 
 class Counting:
-    """s3fs's file system that notes requests for lists. `ignored`: a setting that never reaches S3."""
+    """s3fs's file system that records list requests. `ignored`: a parameter that is not sent to S3."""
 
     def __init__(self, s3: str, ignored: str | None = None):
         self._files = filesystem(s3, S3Settings())
@@ -84,23 +84,24 @@ def test_every_object_is_found_with_its_size(monkeypatch, s3, listed, keys):
     assert found == {name: info["size"] for name, info in files.find(listed, detail=True).items()}
     assert len(found) == 423
     pages = -(-423 // keys)
-    # A part that holds no key costs one request, and a last answer may reach beyond its part.
+    # A part without keys costs one request, and the last response may extend beyond its part.
     assert pages <= len(files.starts) <= 3 * pages + 8 * s3_listing.REQUESTS_AT_ONCE
     assert len(set(files.starts)) == len(files.starts)
 
 
-def test_a_server_that_ignores_where_to_start_is_listed_in_its_own_order(monkeypatch, s3, listed):
+def test_a_server_that_ignores_start_after_is_listed_completely(monkeypatch, s3, listed):
     monkeypatch.setattr(s3_listing, "KEYS_AT_ONCE", 50)
     assert len(s3_listing.find(Counting(s3, ignored="StartAfter"), listed)) == 423
 
 
-def test_a_bucket_that_is_not_there_is_not_an_empty_one(s3):
+def test_a_missing_bucket_is_not_an_empty_bucket(s3):
     with pytest.raises(FileNotFoundError):
         s3_listing.find(filesystem(s3, S3Settings()), "no-such-bucket/in")
 
 
-def test_a_server_that_lists_in_another_order_is_taken_by_its_own(monkeypatch, s3, listed):
-    """Capital letters among the small ones: a part ends before keys that come later, but belong to it."""
+def test_a_server_with_another_sort_order_is_listed_completely(monkeypatch, s3, listed):
+    """The server sorts capital and small letters together. A part would end before keys that sort later but
+    belong to it."""
     names = sorted((f"{BUCKET}/o/{a}{b}.jpg" for a in "aBcDeFgH" for b in range(9)), key=str.lower)
 
     class CaseInsensitive(Counting):
@@ -119,7 +120,7 @@ def test_a_server_that_lists_in_another_order_is_taken_by_its_own(monkeypatch, s
 
 
 def test_a_bucket_may_be_called_by_its_access_point(s3):
-    """Its name holds a slash: what comes after that is no prefix yet."""
+    """The name contains a slash. The text after it is not a prefix."""
     asked = []
 
     class Asked(Counting):
@@ -132,7 +133,7 @@ def test_a_bucket_may_be_called_by_its_access_point(s3):
     assert asked == [(point, "in/deep/")]
 
 
-def test_only_answers_to_these_requests_lack_what_nobody_asked_for(s3, listed):
+def test_other_list_requests_still_get_all_fields(s3, listed):
     files = filesystem(s3, S3Settings())
     s3_listing.find(files, listed)
     asked = {"Bucket": BUCKET, "Prefix": "listed/in/ä", "StartAfter": "listed/in/ä"}
@@ -140,7 +141,7 @@ def test_only_answers_to_these_requests_lack_what_nobody_asked_for(s3, listed):
     assert {"Key", "Size", "LastModified", "ETag"} <= whole.keys()
 
 
-def test_a_listing_reads_names_sizes_and_etags_alone(monkeypatch, s3, listed):
+def test_a_listing_reads_only_names_sizes_and_etags(monkeypatch, s3, listed):
     kept = []
 
     class Seen(Counting):

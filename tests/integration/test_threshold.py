@@ -1,4 +1,5 @@
-"""A table whose SER-FIQ threshold is lowered: the same rows as if it had been low from the beginning."""
+"""A table with a lowered SER-FIQ threshold has the same rows as if the threshold had been low from the
+start."""
 
 import pytest
 from here import score_here
@@ -16,7 +17,7 @@ VALUES = [name for name in SCHEMA.names if name != "run_id"]
 
 @pytest.fixture
 def folder(tmp_path, astronaut):
-    """A tar and a picture; what is sharp has a `serfiq` of 0.94, what is blurred 0.68 and 0.14."""
+    """A tar and an image. The sharp frames have a `serfiq` of 0.94, the blurred ones 0.68 and 0.14."""
     face = demo._frame_around(astronaut, [200, 60, 80, 110])
     images = [face, demo.degraded(face, "blur", 2, 0), demo.degraded(face, "blur", 4, 0)]
     members = [(f"{number}.jpg", demo._jpeg(image)) for number, image in enumerate(images)]
@@ -29,7 +30,7 @@ def rows_of(uri: str) -> list[dict]:
     return Table(uri, S3Settings()).rows(VALUES).sort_by("frame_id").to_pylist()
 
 
-def test_a_lower_threshold_scores_what_now_passes_and_a_higher_one_nothing(folder, capsys):
+def test_a_lower_threshold_scores_frames_that_now_pass_and_a_higher_one_none(folder, capsys):
     table = Table(str(folder / "table"), S3Settings())
 
     def score(threshold: str) -> str:

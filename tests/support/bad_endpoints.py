@@ -1,4 +1,4 @@
-"""Servers that are not S3, at an address that somebody took for it."""
+"""Servers that are not S3, at the address of an S3 endpoint."""
 
 import contextlib
 import socket
@@ -8,12 +8,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 PAGE = b"<!DOCTYPE html><html><head><title>Sign in</title></head><body><p>Hello<br></body></html>"
 XML = b"<html><head><title>ok</title></head><body/></html>"
-"""A page that parses as XML."""
+"""A page that is valid XML."""
 
 
 @contextlib.contextmanager
 def web_server(status: int, body: bytes, location: str = "") -> Iterator[str]:
-    """Answers every request alike; its address."""
+    """Start a server that answers all requests in the same way. Returns its address."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -50,7 +50,7 @@ def web_server(status: int, body: bytes, location: str = "") -> Iterator[str]:
 
 @contextlib.contextmanager
 def other_protocol(answer: bytes) -> Iterator[str]:
-    """Answers the first bytes of each connection, and closes it."""
+    """Start a server that answers the first bytes of each connection and closes it. Returns its address."""
 
     def serve(listening: socket.socket) -> None:
         with contextlib.suppress(OSError):
@@ -92,7 +92,7 @@ ENDPOINTS: dict[str, Callable[[], contextlib.AbstractContextManager[str]]] = {
     "no-scheme": lambda: address("127.0.0.1:9000"),
     "no-url": lambda: address("http://[::1"),
 }
-"""By name, what stands at the endpoint."""
+"""The servers at the endpoint, by name."""
 
 MISNAMED = ("no-scheme", "no-url")
-"""Those that the settings could never have meant."""
+"""Addresses that cannot be an endpoint at all."""

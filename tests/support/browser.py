@@ -1,4 +1,4 @@
-"""Headless Chromium, by its DevTools protocol: a page is opened, used, and watched while it is."""
+"""Open, use and observe a page in headless Chromium through its DevTools protocol."""
 
 import base64
 import itertools
@@ -24,7 +24,7 @@ _PATIENCE_S = 240
 
 
 class Page:
-    """One tab. errors: what its console said, and exceptions; requests: every address that it asked for."""
+    """One tab. errors: console messages and exceptions; requests: every address that it requested."""
 
     def __init__(self, socket: ClientConnection):
         self._socket = socket
@@ -36,7 +36,7 @@ class Page:
             self.call(f"{domain}.enable")
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
-        """One command of the protocol, and its result; events on the way are noted."""
+        """Send one command of the protocol and return its result. Records events that arrive meanwhile."""
         number = next(self._numbers)
         self._socket.send(json.dumps({"id": number, "method": method, "params": params}))
         while True:
@@ -61,7 +61,7 @@ class Page:
                 self.loaded = True
 
     def open(self, path: Path, width: int, height: int, dark: bool = False) -> None:
-        """Load a file in a window of some size, and wait until all of it is there."""
+        """Load a file in a window of the given size, and wait until it is completely loaded."""
         self.loaded = False
         self.call(
             "Emulation.setDeviceMetricsOverride",
@@ -80,24 +80,24 @@ class Page:
             time.sleep(0.05)
 
     def value(self, expression: str) -> Any:
-        """What a JavaScript expression gives."""
+        """Evaluate a JavaScript expression."""
         result = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in result, result
         return result["result"].get("value")
 
     def press(self, key: str, times: int = 1) -> None:
-        """A key of the keyboard, for whatever has the focus."""
+        """Press a key for the element with the focus."""
         for _ in range(times):
             for kind in ("rawKeyDown", "keyUp"):
                 self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, **_KEYS[key])
 
     def click(self, x: float, y: float) -> None:
-        """The left button, at a place of the window."""
+        """Click the left button at a position in the window."""
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
     def screenshot(self, path: Path) -> None:
-        """The whole page, below the window's edge too, as PNG."""
+        """The whole page as PNG, including the part below the window."""
         shot = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=True)
         path.write_bytes(base64.b64decode(shot["data"]))
 
@@ -113,14 +113,14 @@ _KEYS: dict[str, dict[str, int]] = {
 
 @contextmanager
 def chromium(profile: Path) -> Iterator[Page]:
-    """A browser of its own, with an empty profile; ended with the block."""
+    """A new browser with an empty profile. It is closed at the end of the block."""
     assert CHROMIUM is not None
     command = [CHROMIUM, *_FLAGS, f"--user-data-dir={profile}", "about:blank"]
     environment = {**os.environ, "HOME": str(profile)}
     running = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         port = _port(profile / "DevToolsActivePort", running)
-        # The browser's own socket names its tabs; the first is the one opened above.
+        # The browser's own socket lists its tabs. The first one is the tab opened above.
         with connect(f"ws://127.0.0.1:{port[0]}{port[1]}", max_size=None) as browser:
             browser.send(json.dumps({"id": 1, "method": "Target.getTargets"}))
             targets = json.loads(browser.recv(timeout=_PATIENCE_S))["result"]["targetInfos"]

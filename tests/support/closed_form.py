@@ -1,4 +1,4 @@
-"""SER-FIQ's closed form beside Monte Carlo dropout, on real faces."""
+"""SER-FIQ's closed form compared with Monte Carlo dropout, on real faces."""
 
 from pathlib import Path
 

@@ -1,4 +1,5 @@
-"""What tests on several nodes share: stages that hold a logical GPU, run on the CPU, and leave a trace."""
+"""Helpers of tests on several nodes: stages that hold a logical GPU, run on the CPU, and record where they
+ran."""
 
 import time
 from pathlib import Path
@@ -13,7 +14,7 @@ from jobs import demo
 
 
 def write_input(folder: Path, face: np.ndarray, count: int) -> Path:
-    """`count` frames of one face, each a little different; every tenth is broken."""
+    """Write `count` frames of one face, each slightly different. Every tenth frame is damaged."""
     picture = np.asarray(Image.fromarray(demo._frame_around(face, [200, 60, 80, 110])).resize((192, 192)))
     chance = np.random.default_rng(0)
 
@@ -28,12 +29,12 @@ def write_input(folder: Path, face: np.ndarray, count: int) -> Path:
 
 
 def trace_stages(monkeypatch: Any, folder: Path, pause: float = 0.0) -> None:
-    """Have each stage note on which node and as which actor it runs, and which logical GPUs Ray gave it:
-    `folder`/stage/node/worker holds their ids.
+    """Make each stage record its node, its worker and the logical GPUs that Ray gave it: the file
+    `folder`/stage/node/worker holds the ids of the GPUs.
 
-    The stages are the job's own, on real models; pools with a share of a logical GPU want `device: cpu`, or
-    they would look for CUDA. `pause`: seconds that a pool's actor sleeps for each frame, as if its card were
-    slow and the CPUs were not what everything waits for.
+    The stages are those of the job, with real models. Pools with a share of a logical GPU need `device: cpu`,
+    or they would look for CUDA. `pause`: seconds that an actor of a pool sleeps per frame, to simulate a slow
+    GPU, so that the CPUs are not the bottleneck.
     """
 
     def note(stage: str) -> None:
@@ -78,15 +79,15 @@ def trace_stages(monkeypatch: Any, folder: Path, pause: float = 0.0) -> None:
 
 
 def nodes_of(folder: Path, stage: str) -> set[str]:
-    """Nodes that a stage ran on."""
+    """Nodes on which a stage ran."""
     return {path.name for path in (folder / stage).iterdir()} if (folder / stage).is_dir() else set()
 
 
 def gpus_of(folder: Path, stage: str) -> set[str]:
-    """Ids of the logical GPUs that a stage's processes were given, of all nodes."""
+    """Ids of the logical GPUs of a stage's processes on all nodes."""
     return {gpu for path in folder.glob(f"{stage}/*/*") for gpu in path.read_text().split()}
 
 
 def workers_of(folder: Path, stage: str) -> set[str]:
-    """Processes that a stage ran in, of all nodes."""
+    """Processes in which a stage ran on all nodes."""
     return {path.name for path in folder.glob(f"{stage}/*/*")}

@@ -1,4 +1,4 @@
-"""Small disks, for tests of full ones."""
+"""Small disks, for tests of full disks."""
 
 import contextlib
 import os
@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 
 MOUNTS = os.geteuid() == 0 and Path("/proc/mounts").exists()
-needs_mounts = pytest.mark.skipif(not MOUNTS, reason="mounts a small disk: root only")
+needs_mounts = pytest.mark.skipif(not MOUNTS, reason="needs root, to mount a small disk")
 
 
 @contextlib.contextmanager
 def small_disk(place: Path, kilobytes: int = 128) -> Iterator[Path]:
-    """A disk of its own at a place, full but for what a filler file leaves."""
+    """Mount a small disk at a path, and unmount it at the end of the block."""
     place.mkdir()
     made = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "none", str(place)]
     if subprocess.run(made, capture_output=True, check=False).returncode:
-        pytest.skip("this container may not mount disks")
+        pytest.skip("this container cannot mount disks")
     try:
         yield place
     finally:
@@ -26,7 +26,7 @@ def small_disk(place: Path, kilobytes: int = 128) -> Iterator[Path]:
 
 
 def fill(disk: Path, leave: int) -> Path:
-    """Fill a disk up to some bytes; the file that does."""
+    """Fill a disk up to the given number of free bytes. Returns the filler file."""
     filler = disk / "filler"
     free = os.statvfs(disk)
     filler.write_bytes(bytes(max(0, free.f_bavail * free.f_frsize - leave)))

@@ -1,4 +1,4 @@
-"""A way to the S3 server on which requests fail as they do on S3, and 150 frames behind it."""
+"""A proxy to the S3 server on which requests fail as they do on S3, and 150 frames on that server."""
 
 import contextlib
 import http.client
@@ -38,12 +38,13 @@ SLOW_DOWN = (
 )
 
 Fault = str | None
-"""slow_down, reset (before the server sees the request), lost (after it), truncate, delay, or none."""
+"""slow_down, reset (before the server gets the request), lost (after the server handled it), truncate, delay,
+or none."""
 
 
 def by_chance(seed: int) -> Callable[[str, str], Fault]:
-    """5% of requests get a 503, 2% a reset, half of them after they were served, 1% a body that is cut
-    off, 5% come late."""
+    """5% of requests get a 503, 2% a connection reset (half of them after the request was handled), 1% a
+    truncated body, and 5% a delay."""
     rng = random.Random(seed)
     kinds = ("slow_down", "reset", "lost", "truncate", "delay", None)
     lock = threading.Lock()
@@ -56,7 +57,7 @@ def by_chance(seed: int) -> Callable[[str, str], Fault]:
 
 
 def each_in_turn(*faults: Fault) -> Callable[[str, str], Fault]:
-    """The first requests for each object fail, one way after another."""
+    """The first requests for each object fail, each with the next kind of fault."""
     seen: Counter[tuple[str, str]] = Counter()
     lock = threading.Lock()
 
@@ -70,8 +71,8 @@ def each_in_turn(*faults: Fault) -> Callable[[str, str], Fault]:
 
 
 class _Proxy(BaseHTTPRequestHandler):
-    """Passes requests on as they are. The `Host` that the client signed stays, or the signature would not
-    hold."""
+    """Forwards requests unchanged. It keeps the `Host` that the client signed, because the signature covers
+    it."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
@@ -119,7 +120,7 @@ class _Proxy(BaseHTTPRequestHandler):
 
     def _drop(self, fault: str) -> None:
         self.server.met[fault] += 1
-        # Lingering for no time at all makes the close a reset.
+        # With a linger time of 0, closing the socket resets the connection.
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.close_connection = True
         self.connection.close()
@@ -145,12 +146,12 @@ class _Server(ThreadingHTTPServer):
         self.met: Counter[str] = Counter()
 
     def handle_error(self, *_: object) -> None:
-        pass  # clients go away as they like
+        pass  # clients may close the connection at any time
 
 
 @contextlib.contextmanager
 def proxy(choose: Callable[[str, str], Fault]) -> Iterator[tuple[S3Settings, Counter[str]]]:
-    """A faulty way to the S3 server: settings that lead there, and how often each fault was met."""
+    """Start a faulty proxy to the S3 server. Returns settings that use it, and a count of each fault."""
     server = _Server(os.environ["AWS_ENDPOINT_URL"].removeprefix("http://"), choose)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
@@ -161,7 +162,7 @@ def proxy(choose: Callable[[str, str], Fault]) -> Iterator[tuple[S3Settings, Cou
 
 
 def faces() -> list[bytes]:
-    """150 different pictures of one face, 128x128."""
+    """150 different images of one face, 128x128."""
     face = Image.fromarray(skimage.data.astronaut()[30:230, 120:320])
     frames = []
     for index in range(150):
@@ -209,7 +210,7 @@ def check_listing(seed: int, uploaded: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def check_writing(seed: int, s3: str) -> None:
-    """By the same calls as the job's write tasks, and the run's record as the driver writes it."""
+    """Check writing: rows with the calls of the job's write tasks, and the run record as in the driver."""
     columns = pa.schema([field for field in SCHEMA if field.name in ("frame_id", "source", "status")])
     rows = [{"frame_id": i, "source": f"s{i}", "status": ("scored", "no_face")[i % 2]} for i in range(400)]
     with proxy(by_chance(100 + seed)) as (settings, _):
@@ -229,5 +230,5 @@ def check_writing(seed: int, s3: str) -> None:
             )
         table.save(run)
         assert table.frame_ids().tolist() == list(range(400))
-    # The same without the proxy: what it showed is what lies there.
+    # Reading without the proxy gives the same: the proxy showed the stored content.
     assert Table(table.uri, S3Settings()).frame_ids().tolist() == list(range(400))

@@ -1,6 +1,6 @@
-"""Mutated pictures and shards, read in a process of their own: a decoder may die or hang natively.
+"""Mutated images and shards, read in their own process because a decoder may crash or hang in native code.
 
-An input is known by its kind and its seed. To see one again: `python tests/support/fuzz.py KIND SEED 1`.
+A kind and a seed identify an input. To reproduce one: `python tests/support/fuzz.py KIND SEED 1`.
 """
 
 import gzip
@@ -36,13 +36,13 @@ KINDS = ("jpeg", "png", "webp", "tar", "tar.gz", "parquet")
 MAX_PIXELS = 1_000_000
 SECONDS_EACH = 10
 ADDRESS_SPACE = 2 << 30
-"""Bytes that a process may ask for after its start: what the machine survives."""
+"""Maximum bytes that a process may allocate after its start, to protect the machine."""
 
 MEMORY = 256 << 20
-"""Bytes by which a process may really grow. A picture of MAX_PIXELS takes some 30 MB while it is decoded."""
+"""Maximum growth of the memory in use, bytes. Decoding an image of MAX_PIXELS takes about 30 MB."""
 
 
-# --- what is mutated ---
+# --- samples to mutate ---
 
 
 def _pictures(kind: str) -> list[bytes]:
@@ -130,8 +130,8 @@ SAMPLES: dict[str, Callable[[], list[bytes]]] = {
 
 
 def mutated(kind: str, samples: list[bytes], seed: int) -> bytes:
-    """One of the samples, changed in one to four places; half of the PNGs and tars get right checksums, so
-    that what stands behind them is reached too."""
+    """One of the samples, changed in one to four places. Half of the PNGs and tars get correct checksums, so
+    that the code after the check is tested too."""
     rng = random.Random(f"{kind}{seed}")
     data = bytearray(rng.choice(samples))
     other = rng.choice(samples)
@@ -181,11 +181,11 @@ def _with_tar_checksums(data: bytearray) -> bytearray:
     return data
 
 
-# --- the process that reads ---
+# --- the reading process ---
 
 
 def outcomes(kind: str, data: bytes, folder: str) -> Iterator[str]:
-    """Reads one input; AssertionError where the result is not what the readers promise."""
+    """Read one input. Raises AssertionError if the result breaks a guarantee of the readers."""
     if kind in ("tar", "tar.gz", "parquet"):
         yield from _of_shard(kind, data, os.path.join(folder, f"input.{kind}"))
         return
@@ -214,7 +214,7 @@ def _of_shard(kind: str, data: bytes, path: str) -> Iterator[str]:
 
 
 def main(kind: str, first: int, count: int) -> None:
-    """Reads `count` inputs and prints what came of them; before each, its seed."""
+    """Read `count` inputs. Prints the seed before each one and the results at the end."""
     samples = SAMPLES[kind]()
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -224,8 +224,9 @@ def main(kind: str, first: int, count: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(first, first + count):
             print(seed, flush=True)
-            # Kills the process, whether it is Python that goes round in circles or a decoder. Seconds of
-            # computing, so that a busy machine is no hang; what waits for ever meets the parent's limit.
+            # Kills the process if Python or a decoder loops forever. The limit is CPU time, so that a busy
+            # machine does not count as a hang. A process that waits forever hits the time limit of its
+            # parent.
             signal.setitimer(signal.ITIMER_PROF, SECONDS_EACH)
             found.update(outcomes(kind, mutated(kind, samples, seed), folder))
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
@@ -233,9 +234,9 @@ def main(kind: str, first: int, count: int) -> None:
 
 
 def read_mutated(kind: str, count: int) -> dict[str, int]:
-    """Have a process read `count` inputs; how many frames were readable, unreadable and broken."""
+    """Read `count` inputs in a process. Returns the number of readable, unreadable and truncated frames."""
     command = [sys.executable, "-W", "ignore", __file__, kind, "0", str(count)]
-    # One pool of plain malloc: the others reserve address space by the gigabyte.
+    # Arrow's plain malloc pool: its other allocators reserve gigabytes of address space.
     environment = {
         **os.environ,
         "ARROW_DEFAULT_MEMORY_POOL": "system",

@@ -1,4 +1,4 @@
-"""A scoring job without Ray, for tests that are about what is done with its table."""
+"""A scoring job without Ray, for tests of the use of its table."""
 
 import functools
 from collections.abc import Callable
@@ -23,7 +23,8 @@ from jobs import demo
 
 
 def score_here(source: str, out: str, **values: Any) -> str:
-    """Score an input by the job's own readers and stages, in this process; returns the table's place."""
+    """Score an input in this process with the readers and stages of the job. Returns the path of the
+    table."""
     settings = config.build({"input": [source], "out": out, **values})
     table = Table(out, settings.s3)
     now = datetime.now(UTC).isoformat()
@@ -42,12 +43,12 @@ def score_here(source: str, out: str, **values: Any) -> str:
 
 @functools.lru_cache(maxsize=2)
 def _stages(settings: config.Config) -> list[Callable[[pa.Table], pa.Table]]:
-    """Stages that several tables of these settings share."""
+    """Stages for these settings, shared by several tables."""
     return scorer.stages_of(settings)
 
 
 def write_rows(rows: pa.Table, table: Table, run_id: str, rows_per_file: int | None = None) -> None:
-    """Rows into the files of a run, one for each status, or of so many rows at most."""
+    """Write rows to the files of a run: one file per status, or files with at most a given number of rows."""
     pds.write_dataset(
         rows,
         table.path,
@@ -55,14 +56,14 @@ def write_rows(rows: pa.Table, table: Table, run_id: str, rows_per_file: int | N
         format="parquet",
         partitioning=pds.partitioning(pa.schema([("status", pa.string())]), flavor="hive"),
         basename_template=f"{run_id}-{{i}}.parquet",
-        existing_data_behavior="overwrite_or_ignore",  # the run's record is there
+        existing_data_behavior="overwrite_or_ignore",  # the run record is there already
         max_rows_per_file=rows_per_file or 0,
         max_rows_per_group=rows_per_file or 1 << 20,
     )
 
 
 def write_as_before(path: str) -> None:
-    """Write a file of rows again as faceq did when landmarks were a list of a fixed size."""
+    """Rewrite a file of rows in the old format, in which landmarks were a fixed-size list."""
     rows = pq.read_table(path, partitioning=None)
     index = rows.schema.get_field_index("landmarks")
     field = pa.field("landmarks", pa.list_(pa.float32(), 10))
@@ -71,12 +72,12 @@ def write_as_before(path: str) -> None:
 
 
 def settings(shards: object, out: object, **values: Any) -> config.Config:
-    """The settings of a job from one input to one table."""
+    """The settings of a job with one input and one table."""
     return config.build({"input": [str(shards)], "out": str(out), **values})
 
 
 def many_small_tars(folder: Path, face: np.ndarray, frames: int) -> Path:
-    """Write tars of 12 frames, so that a job has many small blocks; every 17th frame is broken."""
+    """Write tars of 12 frames, so that a job has many small blocks. Every 17th frame is damaged."""
     image = demo._jpeg(demo._frame_around(face, [200, 60, 80, 110]))
     for part in range(frames // 12):
         numbers = range(part * 12, part * 12 + 12)

@@ -1,4 +1,4 @@
-"""A job in a process of its own, for tests that kill it or parts of it."""
+"""A job in its own process, for tests that kill it or parts of it."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ VALUES = [name for name in SCHEMA.names if name != "run_id"]
 
 
 class Job:
-    """`jobs.score` in a process of its own, with a Ray of its own."""
+    """`jobs.score` in its own process, with its own Ray."""
 
     def __init__(
         self, shards: Path, folder: Path, environment: dict[str, str] | None = None, out: str | None = None
@@ -28,7 +28,8 @@ class Job:
         file.write_text(f"input: {shards}\nout: {out or folder / 'table'}\nrows_per_file: 16\n")
         self.settings = config.load(str(file), {})
         with open(folder / "log", "ab") as log:
-            # Tests that run in the background, or under nohup, pass on that they ignore some signals.
+            # Tests that run in the background or under nohup ignore some signals, and child processes inherit
+            # that.
             heeding = ["env", "--default-signal=INT,TERM,HUP"]
             self.process = subprocess.Popen(
                 [*heeding, sys.executable, "-m", "jobs.score", "--config", str(file)],
@@ -46,14 +47,14 @@ class Job:
         while not fulfilled():
             assert self.process.poll() is None and time.monotonic() < deadline, self.said()
             for path in self.files():
-                pq.read_table(path)  # whatever has its name is whole
+                pq.read_table(path)  # a file that has its final name is complete
             time.sleep(0.05)
 
     def workers(self) -> list[psutil.Process]:
-        """Ray's worker processes of this job that hold a task, an actor, or wait for one."""
+        """Ray's worker processes of this job that run a task or an actor, or wait for one."""
         below = psutil.Process(self.process.pid).children(recursive=True)
         titles = {process: title(process) for process in below}
-        # Not the agents: a raylet ends with them, which is the death of a whole node.
+        # Without the agents: the raylet dies with them, which is the loss of a whole node.
         return [p for p, name in titles.items() if name.startswith("ray::") and "Agent" not in name]
 
     def end(self) -> None:

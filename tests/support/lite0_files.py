@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0's published checkpoint, with random values."""
+"""EfficientNet-Lite0's published checkpoint with random values."""
 
 import numpy as np
 import torch
@@ -8,7 +8,7 @@ from faceq.iqa.dbcnn_lite import LITE0_BLOCKS
 
 
 def published_state(seed: int) -> dict[str, Tensor]:
-    """EfficientNet-Lite0's keys and shapes, with random values."""
+    """EfficientNet-Lite0's keys and shapes with random values."""
     torch.manual_seed(seed)
     state: dict[str, Tensor] = {}
 

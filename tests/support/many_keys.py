@@ -1,7 +1,7 @@
-"""An S3 server that lists millions of objects which it does not hold.
+"""An S3 server that lists millions of objects without storing them.
 
-In a process of its own, so that the memory and the CPU of who lists them can be measured alone. A page of a
-thousand keys takes it about a millisecond.
+It runs in its own process, so that tests can measure the memory and CPU time of the listing alone. A page of
+a thousand keys takes about a millisecond.
 """
 
 import argparse
@@ -22,13 +22,14 @@ _PER_FOLDER = 1000
 
 
 def key(number: int) -> str:
-    """The key of an object; their order is that of the numbers."""
+    """The key of an object. Keys sort like their numbers."""
     return f"{PREFIX}{number // _PER_FOLDER:06}/frame-{number:09}.jpg"
 
 
 @contextlib.contextmanager
 def many_keys(count: int) -> Iterator[S3Settings]:
-    """A server with so many objects in BUCKET under PREFIX, each of 1000 bytes as it says; its settings."""
+    """Start a server that lists `count` objects of 1000 bytes in BUCKET under PREFIX. Returns its
+    settings."""
     command = [sys.executable, __file__, str(count)]
     environment = {"PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as server:
@@ -40,7 +41,7 @@ def many_keys(count: int) -> Iterator[S3Settings]:
 
 
 def _first_after(name: str, count: int) -> int:
-    """The number of the first key behind a name."""
+    """The number of the first key after a name."""
     low, high = 0, count
     while low < high:
         middle = (low + high) // 2
@@ -57,7 +58,7 @@ def _page(query: dict[str, str], count: int) -> bytes:
     start = _first_after(max(prefix, after), count) if PREFIX.startswith(prefix) else count
     stop = min(count, start + int(query.get("max-keys", 1000)))
     if query.get("delimiter"):
-        stop = min(stop, start + 1)  # asked only whether there is anything
+        stop = min(stop, start + 1)  # the client only checks whether there is any key
     listed = "".join(f"<Contents><Key>{key(n)}</Key>{_REST}</Contents>" for n in range(start, stop))
     more = f"<NextContinuationToken>{key(stop - 1)}</NextContinuationToken>" if stop < count else ""
     return (
@@ -70,7 +71,7 @@ _REST = (
     "<LastModified>2025-01-06T10:00:00.000Z</LastModified><ETag>&quot;9a0364b9e99bb480dd25e1f0284c8555&quot;"
     "</ETag><Size>1000</Size><StorageClass>STANDARD</StorageClass>"
 )
-"""What S3 says of an object beside its key."""
+"""What S3 lists for an object besides its key."""
 
 
 async def _serve(count: int) -> None:

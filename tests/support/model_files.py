@@ -1,5 +1,5 @@
-"""Model files that tests make: of the layouts of insightface's pack and of DB-CNN's checkpoints, small where
-they may be, with weights drawn at random."""
+"""Model files made by tests: with the layouts of insightface's pack and of DB-CNN's checkpoints, small where
+possible, and with random weights."""
 
 import math
 from pathlib import Path
@@ -15,7 +15,7 @@ node = helper.make_node
 
 
 def save(path: Path, nodes, weights, taken, given) -> Path:
-    """An ONNX file: nodes, weights by name, and (name, shape) of what it takes and gives."""
+    """Write an ONNX file from nodes, weights by name, and (name, shape) of inputs and outputs."""
     values = [
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in side]
         for side in (taken, given)
@@ -30,8 +30,8 @@ def save(path: Path, nodes, weights, taken, given) -> Path:
 
 
 def arcface(path: Path, side: int = 112, tail=()) -> Path:
-    """As w600k_r50.onnx is laid out: no normalisation and no dropout inside, a linear layer of 512 with its
-    batch norm behind; `tail`: nodes after it, from `norm` to `683`."""
+    """A recogniser with the layout of w600k_r50.onnx: no normalisation and no dropout inside, a linear layer
+    of 512 followed by its batch norm. `tail`: the nodes after it, from `norm` to `683`."""
     rng = np.random.default_rng(11)
     features = 8 * (side // 16) ** 2
     weights = {
@@ -57,7 +57,7 @@ def arcface(path: Path, side: int = 112, tail=()) -> Path:
 
 
 def heavy_tailed(path: Path) -> Path:
-    """The same with features of which a few outweigh all others: an exponential makes them lognormal."""
+    """The same with a few features that outweigh all others: an exponential makes the features lognormal."""
     model = onnx.load(str(arcface(path)))
     (bent,) = [each for each in model.graph.node if each.op_type == "PRelu"]
     place = list(model.graph.node).index(bent)
@@ -71,7 +71,7 @@ def heavy_tailed(path: Path) -> Path:
 
 
 def blind_to_the_dark(path: Path, operation: str) -> Path:
-    """An arcface whose features are zero (`Mul`) or not finite (`Div`) for dark faces only."""
+    """An arcface whose features are zero (`Mul`) or not finite (`Div`) only for dark faces."""
     model = onnx.load(str(arcface(path)))
     (last,) = [each for each in model.graph.node if each.op_type == "Gemm"]
     place = list(model.graph.node).index(last)
@@ -92,8 +92,8 @@ def blind_to_the_dark(path: Path, operation: str) -> Path:
 
 
 def landmarks_106(path: Path, numbers: int = 212, side: int = 192) -> Path:
-    """As 2d106det.onnx is laid out: normalises inside; gives 106 points, -1...1 in its cut, which here lie on
-    an average face and move a little with the picture."""
+    """Landmarks with the layout of 2d106det.onnx, which normalises inside and gives 106 points, -1...1 in its
+    crop. Here the points are on an average face and move slightly with the image."""
     rng = np.random.default_rng(12)
     points = rng.uniform(-0.4, 0.4, (max(numbers // 2, 106), 2))
     around = np.linspace(0, np.pi, 33)
@@ -122,7 +122,7 @@ def landmarks_106(path: Path, numbers: int = 212, side: int = 192) -> Path:
 
 
 def detector(path: Path, outputs: int, channels: int = 3) -> Path:
-    """A network with a detector's number of outputs, which are not a detector's."""
+    """A network that has the number of outputs of a detector, but is not a detector."""
     names = [f"out{index}" for index in range(outputs)]
     nodes = [node("Identity", ["input.1"], [name]) for name in names]
     picture = [1, channels, 64, 64]
@@ -130,7 +130,7 @@ def detector(path: Path, outputs: int, channels: int = 3) -> Path:
 
 
 def dbcnn_state(best: float = 1.0) -> dict[str, torch.Tensor]:
-    """Published DB-CNN's weights, at random, under which scores lie about the middle of 0 to `best`."""
+    """Random weights for the published DB-CNN, with scores near the middle of 0 to `best`."""
     generator = torch.Generator().manual_seed(7)
     filled = {}
     for key, value in DBCNN().state_dict().items():
@@ -149,7 +149,7 @@ def dbcnn_state(best: float = 1.0) -> dict[str, torch.Tensor]:
 
 
 def dbcnn(path: Path, best: float = 1.0) -> Path:
-    """A checkpoint as DBCNN_KonIQ10k-2de81c0a.pth is laid out, and with another `best` than 1 the same with
-    answers on that scale."""
+    """A checkpoint with the layout of DBCNN_KonIQ10k-2de81c0a.pth. If `best` is not 1, it scores on a scale
+    up to `best`."""
     torch.save({"params": dbcnn_state(best)}, path)
     return path

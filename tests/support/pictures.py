@@ -1,4 +1,4 @@
-"""Pictures as files."""
+"""Images as files."""
 
 import io
 from typing import Any
@@ -7,7 +7,7 @@ from PIL import Image
 
 
 def encoded(picture: Image.Image, kind: str, **options: Any) -> bytes:
-    """A picture as a file of Pillow's format `kind`; `options` are those of `Image.save`."""
+    """An image as a file of Pillow's format `kind`. `options` are those of `Image.save`."""
     out = io.BytesIO()
     picture.save(out, kind, **options)
     return out.getvalue()

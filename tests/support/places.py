@@ -1,4 +1,4 @@
-"""Where things are: this clone, the pictures of installed packages, and what lies beside the clone."""
+"""Paths of this clone, of images in installed packages, and of data next to the clone."""
 
 import importlib.metadata
 from pathlib import Path
@@ -10,4 +10,5 @@ PHOTOS = Path(str(importlib.metadata.distribution("insightface").locate_file("in
 """insightface's sample pictures."""
 
 SHARED = ROOT.parent / "shared" / "data"
-"""Pictures and weights beside the project, too large or too restricted to be part of it."""
+"""Images and weights next to the clone that are too large for it, or whose licence does not permit adding
+them."""

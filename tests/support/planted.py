@@ -1,7 +1,7 @@
-"""Secrets that tests plant where a job is told one."""
+"""Secrets that tests put wherever a job takes one."""
 
 PLANTED = "pLaNtEd"
-"""Begins each of the secrets."""
+"""All secrets begin with it."""
 
 KEYS = {
     "AWS_ACCESS_KEY_ID": "AKIAEXAMPLE",

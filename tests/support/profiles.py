@@ -1,10 +1,10 @@
-"""ICC profiles, written byte by byte, so that the right colours are known without a library's help."""
+"""ICC profiles written byte by byte, so that the correct colours are known without a library."""
 
 import struct
 
 import numpy as np
 
-# From linear RGB to XYZ under D50: columns are the colorants (B. Lindbloom).
+# Matrices from linear RGB to XYZ under D50. The columns are the colorants (B. Lindbloom).
 SRGB = np.array(
     [
         [0.4360747, 0.3850649, 0.1430804],
@@ -37,19 +37,19 @@ D50 = (0.9642, 1.0, 0.8249)
 
 
 def srgb_light(levels: np.ndarray) -> np.ndarray:
-    """Linear light, 0 to 1, of sRGB levels 0 to 255."""
+    """Convert sRGB levels 0 to 255 to linear light, 0 to 1."""
     v = levels / 255
     return np.where(v <= 0.04045, v / 12.92, ((v + 0.055) / 1.055) ** 2.4)
 
 
 def srgb_levels(light: np.ndarray) -> np.ndarray:
-    """Levels 0 to 255, not rounded, of linear light; beyond the gamut they are clipped."""
+    """Convert linear light to sRGB levels 0 to 255, not rounded. Values outside the gamut are clipped."""
     v = np.clip(light, 0, 1)
     return 255 * np.where(v <= 0.0031308, v * 12.92, 1.055 * v ** (1 / 2.4) - 0.055)
 
 
 def rgb(colorants: np.ndarray, gamma: float | None) -> bytes:
-    """A display's profile. `gamma`: None for sRGB's curve."""
+    """The profile of a display. `gamma`: None for the sRGB curve."""
     curve = _curve(gamma)
     tags = {name: _xyz(column) for name, column in zip(("rXYZ", "gXYZ", "bXYZ"), colorants.T, strict=True)}
     return _profile("mntr", "RGB ", "XYZ ", tags | {"rTRC": curve, "gTRC": curve, "bTRC": curve})
@@ -60,7 +60,8 @@ def grey(gamma: float) -> bytes:
 
 
 def cmyk() -> bytes:
-    """A printer's whose inks are all grey: cyan of CIELAB's lightness 70, magenta of 60, yellow of 90."""
+    """The profile of a printer whose inks are all grey: cyan with CIELAB lightness 70, magenta 60, yellow
+    90."""
     corners = np.indices((2, 2, 2, 2)).reshape(4, -1).T
     lights = [(1 - 0.3 * c - 0.4 * m - 0.1 * y) * (1 - k) for c, m, y, k in corners]
     coded = b"".join(bytes((round(light * 255), 128, 128)) for light in lights)

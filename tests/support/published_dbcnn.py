@@ -1,4 +1,4 @@
-"""DB-CNN by the equations of its paper, in plain arithmetic."""
+"""DB-CNN computed directly from the equations of its paper."""
 
 import numpy as np
 import torch
@@ -7,14 +7,14 @@ from torch.nn import functional as F
 
 State = dict[str, Tensor]
 
-# The places of the layers in the public checkpoints.
+# The positions of the layers in the public checkpoints.
 VGG_CONVOLUTIONS = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
 VGG_POOLS = (4, 9, 16, 23)
 SCNN_STRIDES = {0: 1, 3: 2, 6: 1, 9: 2, 12: 1, 15: 2, 18: 1, 21: 1, 24: 2}
 
 
 def vgg_layers(state: State, images: Tensor) -> dict[int, Tensor]:
-    """By the published layout: the output of each of `features1`'s thirty layers."""
+    """The outputs of the thirty layers of `features1` in the published layout."""
     outputs, out = {}, images
     for index in range(30):
         if index in VGG_POOLS:
@@ -29,7 +29,7 @@ def vgg_layers(state: State, images: Tensor) -> dict[int, Tensor]:
 
 
 def normed(state: State, convolution: str, norm: str, images: Tensor, stride: int) -> list[Tensor]:
-    """A convolution, batch normalisation by its equation, and ReLU: the three outputs."""
+    """The outputs of a convolution, of batch normalisation by its equation, and of ReLU."""
     weight = state[f"{convolution}.weight"]
     pad = weight.shape[2] // 2
     convolved = F.conv2d(images, weight, state[f"{convolution}.bias"], stride, pad)
@@ -57,7 +57,7 @@ def scnn_logits(state: State, images: Tensor) -> Tensor:
 
 
 def resized(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear with aligned corners: linear interpolation along one axis after the other."""
+    """Bilinear resizing with aligned corners: linear interpolation along one axis, then along the other."""
     out = maps.numpy()
     for axis, length in zip((2, 3), size, strict=True):
         old = out.shape[axis]
@@ -67,7 +67,7 @@ def resized(maps: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def published_score(state: State, images: Tensor, columns: slice = slice(None)) -> Tensor:
-    """The paper's equations on `images`, normalised; of the maps only the given columns count."""
+    """The score of normalised `images` by the paper's equations. Only the given columns of the maps count."""
     semantic = vgg_layers(state, images)[29]
     distortion = resized(scnn_layers(state, "features2", images)[26], (semantic.shape[2], semantic.shape[3]))
     semantic, distortion = semantic[..., columns], distortion[..., columns]

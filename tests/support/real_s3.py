@@ -23,8 +23,8 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def real_s3(aws: dict[str, str], folder: Path) -> Iterator[str]:
-    """Serve objects kept in `folder`, at the address and with the keys of `aws`; gives the `s3://` URI of its
-    one bucket."""
+    """Serve the objects in `folder` at the address and with the keys in `aws`. Returns the `s3://` URI of its
+    bucket."""
     juicefs = str(Path(sys.executable).parent / "juicefs")
     volume = f"sqlite3://{folder}/meta.db"
     keys = {

@@ -1,7 +1,7 @@
-"""A small S3 server over a dict, which can be told to refuse, and keeps what it was asked.
+"""A small S3 server over a dict. It can refuse requests, and records them.
 
-For answers that a real server gives seldom or never (expired tokens, archived objects), and for keys that
-some servers do not take (`a/../b`).
+It is for responses that a real server gives rarely or never (expired tokens, archived objects), and for keys
+that some servers do not accept (`a/../b`).
 """
 
 import contextlib
@@ -19,7 +19,7 @@ BUCKET = "small"
 
 @dataclass(frozen=True)
 class Refusal:
-    """An answer other than 200. more: further elements of S3's error."""
+    """A response other than 200. more: further elements of S3's error."""
 
     status: int
     code: str
@@ -29,7 +29,7 @@ class Refusal:
 
 @dataclass
 class Asked:
-    """A request. key: None for a list."""
+    """A request. key: None for a list request."""
 
     method: str
     key: str | None
@@ -54,7 +54,7 @@ def small_s3(
     refuse: Callable[[Asked], Refusal | None] = lambda asked: None,
     **settings: bool,
 ) -> Iterator[SmallS3]:
-    """A server with these objects in BUCKET; `settings`: more of `S3`'s than its endpoint."""
+    """Start a server with these objects in BUCKET. `settings`: S3 settings besides its endpoint."""
     server = _Server(("127.0.0.1", 0), _Handler)
     server.store = SmallS3(objects, refuse)
     server.store.settings = S3Settings(endpoint_url=f"http://127.0.0.1:{server.server_port}", **settings)
@@ -72,7 +72,7 @@ class _Server(ThreadingHTTPServer):
     store: SmallS3
 
     def handle_error(self, *_: object) -> None:
-        pass  # clients go away as they like
+        pass  # clients may close the connection at any time
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -81,7 +81,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def do_GET(self) -> None:
-        # As it came: urlsplit and unquote change no `..`, unlike servers that tidy up paths.
+        # The path as it was sent: urlsplit and unquote keep `..`, unlike servers that normalise paths.
         parts = urlsplit(self.path)
         bucket, _, key = unquote(parts.path[1:]).partition("/")
         query = dict(parse_qsl(parts.query, keep_blank_values=True))
@@ -136,12 +136,12 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _tag(content: bytes) -> str:
-    """Of the object that it is now: it is replaced, never changed."""
+    """The ETag of the current object. Objects are replaced, never changed."""
     return f'"{id(content):x}"'
 
 
 def _listed(objects: dict[str, bytes], query: dict[str, str]) -> str:
-    """ListObjectsV2's answer."""
+    """The response to ListObjectsV2."""
     prefix, delimiter = query.get("prefix", ""), query.get("delimiter", "")
     after = query.get("continuation-token") or query.get("start-after") or ""
     names: dict[str, int | None] = {}

@@ -1,7 +1,7 @@
-"""The job's two scoring stages without models, for tests that are about the job and not about its scores.
+"""The two scoring stages of the job without models, for tests of the job that do not need real scores.
 
-Frames are read, decoded and searched for faces as ever. Every face has the same scores then; a worker process
-starts in a third of the time, since it does without torch.
+The job reads and decodes frames and detects faces as usual. Then every face gets the same scores. A worker
+process starts in a third of the time, because it does not import torch.
 """
 
 from collections import Counter

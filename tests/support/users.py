@@ -1,4 +1,4 @@
-"""Code that runs as another user."""
+"""Running code as another user."""
 
 import contextlib
 import os
@@ -11,11 +11,11 @@ NOBODY = 65534
 
 @contextlib.contextmanager
 def as_nobody() -> Iterator[None]:
-    """Permissions hold for anyone but root."""
+    """Run the block as a user other than root, because permissions do not apply to root."""
     if os.geteuid() != 0:
         yield
         return
-    storage_errors()  # imported now: another user may not read this Python's files
+    storage_errors()  # imported now, because another user may not be able to read the files of this Python
     os.seteuid(NOBODY)
     try:
         yield

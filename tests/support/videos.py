@@ -1,4 +1,4 @@
-"""Videos made for tests, and their frames as the readers give them."""
+"""Videos made by tests, and their frames as the readers return them."""
 
 from collections.abc import Sequence
 from fractions import Fraction
@@ -19,7 +19,7 @@ BLOCK = 16
 
 
 def numbered(index: int) -> np.ndarray:
-    """A frame that tells its number: eight blocks of 16x16, black and white, for its bits."""
+    """A frame that encodes its number in eight black and white blocks of 16x16 pixels, one per bit."""
     bits = (index >> np.arange(8).reshape(2, 4) & 1).astype(np.uint8) * 255
     return bits.repeat(BLOCK, 0).repeat(BLOCK, 1)[..., None].repeat(3, 2)
 
@@ -42,8 +42,9 @@ def write_video(
     context: dict[str, Any] | None = None,
     **options: str,
 ) -> Path:
-    """A video of RGB frames; `times`, in milliseconds, where they are not even; `options` of the encoder,
-    `context` its attributes; `form`, where the ending does not say the container; `pixels`, their format."""
+    """Write a video of RGB frames. `times`: milliseconds, if the frames are not evenly spaced. `options`: of
+    the encoder. `context`: attributes of the encoder. `form`: the container, if the ending does not give it.
+    `pixels`: the pixel format."""
     with av.open(str(path), "w", form, options=muxer or {}) as container:
         stream = container.add_stream(codec, rate, options=options)
         for name, value in (context or {}).items():

@@ -1,4 +1,4 @@
-"""The names that `import faceq` gives, and the errors of all modules."""
+"""The public names of `faceq`, and the error classes of all modules."""
 
 import importlib
 import inspect
@@ -29,7 +29,7 @@ def test_every_error_class_is_a_faceq_error():
     modules = [
         importlib.import_module(found.name)
         for found in pkgutil.walk_packages(faceq.__path__, "faceq.")
-        if found.name != "faceq.__main__"  # runs a command
+        if found.name != "faceq.__main__"  # importing it runs a command
     ]
     classes = {
         each
@@ -42,7 +42,7 @@ def test_every_error_class_is_a_faceq_error():
 
 
 def test_public_errors_are_those_that_the_modules_raise():
-    """One class under one name, wherever it is imported from."""
+    """A public name is the same class in every module."""
     public = {getattr(faceq, name) for name in faceq.__all__ if name.endswith("Error")}
     names = {each.__name__ for each in public}
     for found in pkgutil.walk_packages(faceq.__path__, "faceq."):

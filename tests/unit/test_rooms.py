@@ -1,4 +1,4 @@
-"""The map in docs/architecture.md, the import contract and the folders say the same."""
+"""docs/architecture.md, the import contract and the folders agree."""
 
 import re
 import tomllib
@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def _there() -> set[str]:
-    """Folders and modules of the package, as the contract calls them."""
+    """Folders and modules of the package, with their names in the contract."""
     inside = (ROOT / "faceq").iterdir()
     names = {path.stem for path in inside if path.suffix == ".py" or any(path.glob("*.py"))}
     return names - {"__init__", "__main__"}
@@ -31,7 +31,7 @@ def _layers_of_the_contract() -> list[set[str]]:
     return [set(re.findall(r"\w+", layer)) for layer in layers]
 
 
-def test_the_map_shows_the_rooms_that_are_there_in_the_layers_of_the_contract():
+def test_the_map_shows_the_existing_rooms_in_the_layers_of_the_contract():
     there = _there()
     on_the_map, in_the_contract = (
         [layer & there for layer in layers] for layers in (_layers_of_the_map(), _layers_of_the_contract())

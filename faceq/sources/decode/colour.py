@@ -1,11 +1,12 @@
-"""Colour profiles: pixels of any profile to sRGB, which is what models are trained on.
+"""Colour management: convert pixels with an embedded profile to sRGB, which models are trained on.
 
-By relative colorimetric intent with black point compensation: what both spaces can show keeps its colour,
-white stays white, and a printer's black becomes black. Photoshop does so by default; for the profiles of
-cameras and displays browsers do the same, as their black is 0 and the intent makes no difference.
+The conversion uses the relative colorimetric intent with black point compensation: colours that both spaces
+can show are preserved, white stays white, and a printer's black becomes black. This is Photoshop's default.
+For camera and display profiles browsers give the same result, because their black is 0 and the intent makes
+no difference.
 
-Of PNG's own chunks the gamma counts if there is neither a profile nor the sRGB chunk, as in browsers. Its
-primaries (cHRM) and its code points (cICP) do not: files that need them also have a profile.
+PNG's gamma chunk is applied if the file has neither a profile nor an sRGB chunk, as in browsers. The
+primaries (cHRM) and code points (cICP) are ignored: files that need them also have a profile.
 """
 
 import io
@@ -17,28 +18,28 @@ import numpy as np
 from PIL import Image, ImageCms
 
 Convert = Callable[[Image.Image], Image.Image]
-"""From a picture of mode L, RGB, CMYK or LAB to one of sRGB: L stays L, all others become RGB."""
+"""Converts an image of mode L, RGB, CMYK or LAB to sRGB: L stays L, all others become RGB."""
 
 _SPACES = {"L": "GRAY", "RGB": "RGB ", "CMYK": "CMYK", "LAB": "Lab "}
 _CLASSES = ("scnr", "mntr", "prtr", "spac")
 
 _SAME = 2
-"""Levels by which a profile may differ from sRGB and still be taken for one of its many descriptions."""
+"""Maximum difference from sRGB, in levels, at which a profile counts as one of the many variants of sRGB."""
 
 _PROFILES = 16
-"""Profiles whose transforms are kept: a data set has a few."""
+"""Number of profiles whose transforms are cached: a data set has only a few different profiles."""
 
 _SRGB_GAMMA = 1 / 2.2
 _SAME_GAMMA = 0.05
-"""Relative difference, libpng's, up to which a gamma counts as sRGB's."""
+"""Maximum relative difference at which a gamma counts as sRGB's; libpng's value."""
 
 
 def to_srgb(info: Mapping[Any, Any], mode: str) -> Convert | None:
-    """How pixels become sRGB; None if they are that already, or nothing valid is said about them.
+    """The conversion to sRGB; None if the pixels are sRGB already or there is no valid colour information.
 
     Args:
-        info: Pillow's, which holds the profile. A broken one is ignored, and so is one whose colour space is
-            not that of the pixels.
+        info: Pillow's `info` dictionary with the profile. A damaged profile is ignored, and so is one whose
+            colour space is not that of the pixels.
         mode: L, RGB, CMYK or LAB.
     """
     profile = info.get("icc_profile")
@@ -53,7 +54,7 @@ def to_srgb(info: Mapping[Any, Any], mode: str) -> Convert | None:
 
 @lru_cache(maxsize=_PROFILES)
 def _by_profile(profile: bytes | None, mode: str) -> Convert | None:
-    """`profile`: None for that of CIELAB, under D50."""
+    """The conversion for a profile; None stands for CIELAB under D50."""
     try:
         source = ImageCms.ImageCmsProfile(
             ImageCms.createProfile("LAB") if profile is None else io.BytesIO(profile)
@@ -81,7 +82,7 @@ def _by_profile(profile: bytes | None, mode: str) -> Convert | None:
 
 
 def _samples(mode: str) -> Image.Image:
-    """All greys, or a lattice of the colours."""
+    """Test colours for a mode: all greys for L, a grid of colours for RGB, one pixel for others."""
     if mode == "L":
         return Image.fromarray(np.arange(256, dtype=np.uint8)[None])
     if mode != "RGB":
@@ -96,13 +97,13 @@ def _levels_apart(one: Image.Image, other: Image.Image) -> int:
 
 def _transformed(picture: Image.Image, transform: ImageCms.ImageCmsTransform) -> Image.Image:
     changed = ImageCms.applyTransform(picture, transform)
-    assert changed is not None  # it is only for changes in place
+    assert changed is not None  # only a conversion in place returns None
     return changed
 
 
 @lru_cache(maxsize=_PROFILES)
 def _by_gamma(gamma: float, mode: str) -> Convert | None:
-    """`gamma`: the exponent from light to samples."""
+    """The conversion for a gamma, the exponent from light to samples."""
     if gamma <= 0 or abs(gamma / _SRGB_GAMMA - 1) <= _SAME_GAMMA:
         return None
     light = (np.arange(256) / 255) ** (1 / gamma)

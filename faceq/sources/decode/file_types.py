@@ -1,10 +1,10 @@
-"""Kinds of file that folders hold under an image's name, and that no decoder takes."""
+"""Name the format of a file with an image's name that no decoder accepts."""
 
 import re
 
 SUPPORTED = "supported are JPEG, PNG, WebP, BMP, GIF, TIFF and PPM"
 
-# By the first bytes of a file; `.` stands for any byte.
+# Patterns for the first bytes of a file; `.` matches any byte.
 _BROKEN = re.compile(
     rb"\xff\xd8\xff|\x89PNG|GIF8|BM|RIFF(....WEBP|.{0,7}$)|II[*+]\0|MM\0[*+]|P[1-6]\s", re.DOTALL
 )
@@ -33,8 +33,8 @@ _VIDEO = (
     rb"|\0\0\x01[\xba\xb3]|G.{187}G|.{4}G.{191}G"
 )
 _OTHERS = (
-    (rb"\s*(<!DOCTYPE html|<html|<head|<body)", "a web page (HTML), as a failed download leaves it"),
-    (rb"\s*<\?xml|\s*<Error>", "XML, as an object store answers with an error"),
+    (rb"\s*(<!DOCTYPE html|<html|<head|<body)", "a web page (HTML), probably from a failed download"),
+    (rb"\s*<\?xml|\s*<Error>", "XML, such as an error response of an object store"),
     (rb"\s*[{\[]", "JSON or other text"),
     (rb"version https://git-lfs", "a Git LFS pointer: fetch the real file with `git lfs pull`"),
     (
@@ -46,27 +46,28 @@ _OTHERS = (
     (rb"PK\x03\x04|\x1f\x8b|BZh|\xfd7zXZ|7z\xbc\xaf|\x28\xb5\x2f\xfd|Rar!", "a compressed file: unpack it"),
     (rb".{257}ustar", "a tar"),
     (rb"PAR1", "a Parquet file"),
-    (rb"\0\x05\x16\x07", "what macOS keeps beside a file (AppleDouble)"),
-    (rb"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "what Windows keeps of a folder (Thumbs.db), or an Office file"),
+    (rb"\0\x05\x16\x07", "macOS metadata (AppleDouble)"),
+    (rb"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "a Windows thumbnail cache (Thumbs.db) or an Office file"),
     (rb"\x93NUMPY", "a NumPy array"),
 )
 
 
 def unknown(data: bytes) -> str:
-    """Why no decoder took it, for people."""
+    """Why no decoder accepted the file, as text for the row's `error`."""
     start = data[:512]
     for pattern, name in _PICTURES:
         if re.match(pattern, start, re.DOTALL):
-            return f"{name} pictures are not supported: convert to JPEG or PNG ({SUPPORTED})"
+            return f"{name} images are not supported: convert to JPEG or PNG ({SUPPORTED})"
     if _BROKEN.match(start):
         return damaged("its header cannot be read")
     for pattern, what in _OTHERS:
         if re.match(pattern, start, re.DOTALL | re.IGNORECASE):
-            return f"not a picture but {what}; {SUPPORTED}"
+            return f"not an image but {what}; {SUPPORTED}"
     if not data.strip(b"\0"):
-        return f"not a picture but {len(data)} zero bytes, as a copy that did not finish leaves them"
-    return f"not a picture (first bytes: {data[:8].hex(' ')}); {SUPPORTED}"
+        return f"not an image but {len(data)} zero bytes, probably an unfinished copy: copy the file again"
+    return f"not an image (first bytes: {data[:8].hex(' ')}); {SUPPORTED}"
 
 
 def damaged(reason: str) -> str:
-    return f"the picture is damaged or cut off ({reason}): copy or export it again"
+    """The message for a damaged image."""
+    return f"the image is damaged or cut off ({reason}): copy or export it again"

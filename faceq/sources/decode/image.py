@@ -1,4 +1,4 @@
-"""Encoded image bytes to RGB pixels, or the reason why not in words a person can act on."""
+"""Decode image files to RGB pixels, or raise an error that says what to do."""
 
 import io
 import re
@@ -12,11 +12,11 @@ from faceq.messages.one_line import one_line
 from faceq.sources.decode import jpeg, pixels, png, tiff, webp
 from faceq.sources.decode.file_types import SUPPORTED, damaged, unknown
 
-Image.init()  # with a list of formats, `Image.open` looks only at those whose plugins are loaded already
+Image.init()  # given a list of formats, `Image.open` only tries those whose plugins are already loaded
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-"""Pillow's decoders that are let near a frame; others (PostScript, say) start programs or are rare. The
-phones' multi-picture JPEG (MPO) opens as JPEG."""
+"""The Pillow decoders that may be used. Others are rare or unsafe (the one for PostScript starts a program).
+The multi-picture JPEGs of phones (MPO) open as JPEG."""
 
 _LIMITS = Limits()
 
@@ -24,23 +24,23 @@ _LIMITS = Limits()
 def decode(data: bytes, max_pixels: int, limits: Limits = _LIMITS) -> np.ndarray:
     """Decode one image to 8-bit RGB in sRGB, upright.
 
-    - EXIF orientation is applied. Of an animation, and of several pages, the first is taken.
-    - Transparent parts are laid over white, as viewers show them.
-    - Of samples of more than 8 bits the upper eight are taken, as libpng and OpenCV do: 65535, and 4095 of
-      12 bits, become 255. What a TIFF calls white is white. Samples that have no fixed range (signed,
-      floating-point) are refused.
+    - The EXIF orientation is applied. Only the first frame of an animation, or the first page, is decoded.
+    - Transparent areas are blended with white, as in viewers.
+    - Samples of more than 8 bits are reduced to their upper eight bits, as in libpng and OpenCV: 65535
+      becomes 255, and so does 4095 in a 12-bit image. A TIFF whose zero is white is inverted. Samples without
+      a fixed range (signed, floating-point) are refused.
     - An embedded colour profile, or PNG's gamma, is applied (see `faceq.sources.decode.colour`).
-    - Pixels are taken to be square, whatever JPEG, PNG and TIFF say of their density: image viewers, browsers
-      and libraries do the same (video players do not). A fax of 204x98 dots per inch stays as it is stored.
-    - An image all of whose pixels are there is read, even if its end marker or what follows is not, or chunks
-      beside the pixels are damaged. An image of which a part is missing is unreadable. Where the data are
-      damaged in the middle, and the decoder goes on after that, the image is read, as viewers show it.
+    - Pixels are treated as square, whatever density JPEG, PNG and TIFF state, as in image viewers, browsers
+      and libraries (but not in video players). A fax of 204x98 dots per inch keeps its stored size.
+    - An image is read if all of its pixels are there, even if its end marker or later data are missing or
+      metadata chunks are damaged. An image with missing pixels is unreadable. If the data are damaged in the
+      middle and the decoder can continue, the image is read, as in viewers.
 
     Args:
         data: an encoded image in one of FORMATS.
-        max_pixels: larger images are refused before their pixels are decoded, which guards against
+        max_pixels: larger images are refused before their pixels are decoded, as a protection against
             decompression bombs.
-        limits: `jpeg_scans` and `source_memory` bound the work and the memory that one image may take.
+        limits: `jpeg_scans` and `source_memory` limit the work and the memory for one image.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -67,12 +67,12 @@ def decode(data: bytes, max_pixels: int, limits: Limits = _LIMITS) -> np.ndarray
     except Image.DecompressionBombError as error:
         reason = str(error).rstrip(".")
         raise UnreadableError(
-            f"more pixels than are ever opened ({reason}): scale the picture down"
+            f"too many pixels to open, whatever max_pixels is ({reason}): scale the image down"
         ) from None
     except MemoryError:
-        raise UnreadableError("not enough memory to decode the picture") from None
+        raise UnreadableError("not enough memory to decode the image") from None
     except Exception as error:
-        # Pillow's decoders raise almost any type on corrupt bytes; the frame is unreadable all the same.
+        # On corrupt bytes Pillow's decoders raise errors of almost any type.
         raise UnreadableError(_reason(error)) from None
 
 
@@ -82,7 +82,7 @@ def _opened(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
     if width * height > max_pixels:
         raise UnreadableError(
             f"{width}x{height} pixels are more than max_pixels={max_pixels}: "
-            "scale the picture down or raise max_pixels"
+            "scale the image down or raise max_pixels"
         )
     return picture
 
@@ -107,14 +107,14 @@ def _jpeg(data: bytes, max_pixels: int, limits: Limits) -> np.ndarray:
     layout = jpeg.layout(data, limits.jpeg_scans)
     if layout is not None and (kind := jpeg.unsupported(layout)):
         raise UnreadableError(f"{kind} is not supported: convert it to an ordinary 8-bit JPEG or to PNG")
-    if layout is not None and layout.extras > jpeg.MOST_EXTRAS:
+    if layout is not None and layout.extras > jpeg.MAX_EXTRAS:
         data = jpeg.without_extras(data, layout)
         layout = jpeg.layout(data, limits.jpeg_scans)
     with _opened(data, max_pixels) as picture:
         if layout is None:
             picture.load()
         elif not jpeg.load(picture, data, layout):
-            raise UnreadableError(damaged("a part of its pixels is missing"))
+            raise UnreadableError(damaged("some of its pixels are missing"))
         return pixels.to_rgb(picture)
 
 
@@ -126,7 +126,7 @@ def _png(data: bytes, max_pixels: int) -> np.ndarray:
         except UnreadableError:
             raise
         except (OSError, SyntaxError, ValueError):
-            pass  # maybe a chunk beside the pixels is damaged, cut off, or larger than Pillow takes
+            pass  # a metadata chunk may be damaged, cut off, or too large for Pillow: try without metadata
     needed, profile = png.needed_chunks(data)
     return _png_pixels(needed, max_pixels, profile)
 
@@ -158,7 +158,7 @@ def _tiff(data: bytes, max_pixels: int, limits: Limits) -> np.ndarray:
             if _UNSUPPORTED.search(str(error)):
                 raise UnreadableError(tiff.unsupported(directory)) from None
             if directory.is_rarely_supported:
-                raise UnreadableError(f"damaged, or else {tiff.unsupported(directory)}") from None
+                raise UnreadableError(f"it is damaged, or {tiff.unsupported(directory)}") from None
             raise
         return pixels.to_rgb(picture, *tiff.samples(directory))
 
@@ -166,15 +166,15 @@ def _tiff(data: bytes, max_pixels: int, limits: Limits) -> np.ndarray:
 _UNSUPPORTED = re.compile(
     r"unsupported|not (yet )?supported|raw mode|not available|cannot handle", re.IGNORECASE
 )
-"""How Pillow says that it lacks a part, and not the file."""
+"""Matches Pillow's messages about features that Pillow lacks, as opposed to damage in the file."""
 
 
 def _reason(error: Exception) -> str:
-    """The decoder's own words; of errors that only a programmer could read, their kind."""
+    """The decoder's message; for an error whose message only makes sense to programmers, its type."""
     text = one_line(str(error))
     if isinstance(error, OSError | SyntaxError | ValueError) and text:
         text = re.sub(r"b'([^']*)'", r"\1", text)
         if _UNSUPPORTED.search(text):
-            return f"this kind of picture is not supported ({text}): convert to JPEG or PNG ({SUPPORTED})"
+            return f"this kind of image is not supported ({text}): convert to JPEG or PNG ({SUPPORTED})"
         return damaged(text)
-    return damaged(f"its data contradict themselves, {type(error).__name__}")
+    return damaged(f"its data are inconsistent, {type(error).__name__}")

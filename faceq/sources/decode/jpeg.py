@@ -1,8 +1,8 @@
-"""JPEG: what a file holds by its markers, and whether all of its pixels are there.
+"""JPEG: parse a file's markers, and detect missing pixels.
 
-libjpeg fills what is missing with grey and only warns, and Pillow drops the warning. So the decoder gets the
-image data first and the end marker afterwards: a whole image is through by then, one of which a part is
-missing is not.
+libjpeg fills missing pixels with grey and only warns, and Pillow drops the warning. Therefore the decoder
+gets the image data first and the end marker later: it finishes a complete image before the end marker, and an
+incomplete one only with it.
 """
 
 import io
@@ -19,13 +19,13 @@ MAGIC = b"\xff\xd8\xff"
 
 _EOI = b"\xff\xd9"
 _AFTER_DATA = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
-"""What ends the data of a scan: inside them 0xFF is followed by 0, or is a restart marker."""
+"""Matches the marker after a scan's data. Inside the data, 0xFF is followed by 0 or is a restart marker."""
 
 _FILLER = b"\xff\x00" * 8
-"""Bits that no Huffman code has, as many as the decoder reads ahead."""
+"""Bits that are not a valid Huffman code; as many as the decoder reads ahead."""
 
 _OTHER_DATA = b"".join(b"\x5a\x93\x2c\x67\xb1\x0e\xd4\x78" * 8 + bytes((0xFF, 0xD0 + i)) for i in range(8))
-"""Pixels of no picture, between all restart markers."""
+"""Arbitrary data with all restart markers, to see whether the decoder takes pixels from it."""
 
 _PROGRESSIVE, _LOSSLESS, _JPEG_LS = 0xC2, 0xC3, 0xF7
 _ARITHMETIC = (0xC9, 0xCA)
@@ -33,21 +33,23 @@ _RARE = (0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF)
 _FRAMES = (0xC0, 0xC1, _PROGRESSIVE, _LOSSLESS, *_ARITHMETIC, *_RARE, _JPEG_LS)
 _SOS, _DRI, _END, _FIRST_EXTRA = 0xDA, 0xDD, 0xD9, 0xE0
 _NEEDED = (b"JFIF\0", b"Adobe", b"ICC_PROFILE\0")
-MOST_EXTRAS = 512
-"""Segments beside the pixels that Pillow gets to see; a large profile, the most frequent one, has 255."""
+MAX_EXTRAS = 512
+"""Maximum number of segments without pixels that Pillow gets. A large colour profile, the most frequent
+reason for many segments, has up to 255."""
 
 _ALONE = (0x01, *range(0xD0, 0xDA))
-"""Markers that no length follows."""
+"""Markers without a length field."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What the markers say.
+    """The structure of a JPEG according to its markers.
 
-    process: the frame's marker, which names its coding. bits: of a sample. components: their ids. restarts:
-    whether restart markers divide the data. scans: of each its header (components, spectral selection,
-    approximation). start, end: where the first scan starts, and where the data of the last one end. extras:
-    segments before the first scan that hold no pixels, such as EXIF's.
+    process: the start-of-frame marker, which determines the coding. bits: bits per sample. components:
+    component ids. restarts: whether restart markers divide the data. scans: the header of each scan
+    (components, spectral selection, approximation). start, end: offsets where the first scan starts and where
+    the last scan's data end. extras: number of segments before the first scan that contain no pixels, such as
+    EXIF.
     """
 
     process: int
@@ -61,10 +63,10 @@ class Layout:
 
 
 def layout(data: bytes, most_scans: int) -> Layout | None:
-    """Of the first picture in a file; None where it has no scan, for which the decoder has its own words.
+    """Parse the first image in a file. Returns None if it has no scan; then the decoder reports the error.
 
     Raises:
-        UnreadableError: it has more scans than `most_scans`.
+        UnreadableError: it has more than `most_scans` scans.
     """
     frame, restarts, scans, start, extras = None, False, list[bytes](), 0, 0
     end = len(data)
@@ -80,7 +82,7 @@ def layout(data: bytes, most_scans: int) -> Layout | None:
             scans.append(data[at + 4 : at + 2 + length])
             if len(scans) > most_scans:
                 raise UnreadableError(
-                    f"its scans are more than limits.jpeg_scans={most_scans}: "
+                    f"more scans than limits.jpeg_scans={most_scans}: "
                     "save the JPEG again, without progressive coding, or raise the limit"
                 )
         elif marker == _END:
@@ -89,7 +91,7 @@ def layout(data: bytes, most_scans: int) -> Layout | None:
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Each marker up to the first end of image: its code, where it is, and its length (0 if it has none)."""
+    """Yield the code, offset and length (0 if it has none) of each marker, up to the first end of image."""
     at = 2
     while 0 <= (at := data.find(b"\xff", at)) < len(data) - 1:
         marker = data[at + 1]
@@ -110,10 +112,10 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def without_extras(data: bytes, found: Layout) -> bytes:
-    """The file without the segments before its pixels that do not matter to them.
+    """The file without the segments before the first scan that do not affect the pixels.
 
-    Pillow takes quadratic time for many of them. Kept are the first EXIF data, colour profiles, and what
-    names the colour space.
+    Pillow takes quadratic time if there are many. The first EXIF segment, colour profiles and the segments
+    that determine the colour space are kept.
     """
     parts, exif = [data[:2]], False
     for marker, at, length in _segments(data):
@@ -128,38 +130,38 @@ def without_extras(data: bytes, found: Layout) -> bytes:
 
 
 def unsupported(found: Layout) -> str | None:
-    """The name of a kind of JPEG that cannot be decoded."""
+    """The name of the kind of JPEG if it cannot be decoded, else None."""
     if found.process == _JPEG_LS:
         return "JPEG-LS"
     if found.process == _LOSSLESS:
-        return "lossless JPEG (whose colours are RGB to some programs and YCbCr to others)"
+        return "lossless JPEG (programs disagree on whether its colours are RGB or YCbCr)"
     if found.process in _RARE:
         return "hierarchical JPEG"
     if found.bits != 8:
-        return f"JPEG with {found.bits} bits a sample"
+        return f"JPEG with {found.bits} bits per sample"
     if len(found.components) not in (1, 3, 4):
         return f"JPEG with {len(found.components)} colour components"
     return None
 
 
 def load(picture: ImageFile, data: bytes, found: Layout) -> bool:
-    """Decodes a JPEG that is open, and says whether all of its pixels were there.
+    """Decode an open JPEG. Returns whether all of its pixels were there.
 
-    A picture without an end marker, and a progressive one with restart markers, is decoded twice; of cuts in
-    the last 20 bytes of its data 1 in 100 is taken for whole. Others are decoded once, and one that ends
-    within its last two 8x8 blocks is taken for whole, or, if it is progressive, within the blocks to which
-    64 bits add their last detail.
+    An image without an end marker, and a progressive one with restart markers, is decoded twice. If it is cut
+    off within the last 20 bytes of its data, it is mistaken for complete in 1 of 100 cases. All other images
+    are decoded once. They are mistaken for complete if at most their last two 8x8 blocks are missing or, if
+    they are progressive, at most the last refinement of the blocks that the last 64 bits refine.
 
     Raises:
         OSError: the data are damaged.
     """
     ended = data.startswith(_EOI, found.end)
     if found.process in _ARITHMETIC:
-        picture.decodermaxblock = len(data)  # this decoder takes all data at once, and may lack the last
+        picture.decodermaxblock = len(data)  # this decoder needs all data in one call, or it may lose the end
         picture.load()
         return ended
     end = found.end
-    while data[end - 1] == 0xFF:  # half a marker, or what may stand before one
+    while data[end - 1] == 0xFF:  # half a marker, or the padding before one
         end -= 1
     body = memoryview(data)[:end]
     several = found.process == _PROGRESSIVE or len(found.scans) > 1
@@ -173,9 +175,9 @@ def load(picture: ImageFile, data: bytes, found: Layout) -> bool:
 
 
 def _decode(picture: ImageFile, body: memoryview, several: bool) -> bool:
-    """Whether the data up to the end of the last scan are enough.
+    """Whether the data up to the end of the last scan are enough to decode all pixels.
 
-    Pillow's loop of reading and decoding is done here, as it keeps for itself what the decoder left over.
+    This replaces Pillow's own loop, which does not expose how much data the decoder left over.
     """
     name, box, _, args = picture.tile[0]
     picture.load_prepare()
@@ -185,7 +187,8 @@ def _decode(picture: ImageFile, body: memoryview, several: bool) -> bool:
         content = b"".join((body, _FILLER))
         used, error = decoder.decode(content)
         if used >= 0:
-            # One scan's pixels come out as they are read; those of several after the end marker.
+            # The pixels of a single scan are decoded as they are read; those of several scans only after the
+            # end marker.
             if not several or used < len(content):
                 return False
             used, error = decoder.decode(_EOI)
@@ -198,15 +201,16 @@ def _decode(picture: ImageFile, body: memoryview, several: bool) -> bool:
 
 
 def _same_whatever_follows(picture: ImageFile, body: memoryview) -> bool:
+    """Whether the pixels stay the same if arbitrary data follow. Then none of them is missing."""
     with Image.open(io.BytesIO(b"".join((body, _OTHER_DATA, _EOI))), formats=("JPEG",)) as other:
         try:
             return ImageChops.difference(picture, other).getbbox() is None
         except OSError:
-            return False  # what followed was taken for pixels, and made no sense
+            return False  # the decoder tried to read pixels from the arbitrary data and failed
 
 
 def _all_scans(found: Layout) -> bool:
-    """Whether each coefficient of each component comes, down to its last bit."""
+    """Whether the scans contain every coefficient of every component, down to the last bit."""
     lowest = {component: bytearray(b"\xff" * 64) for component in found.components}
     for scan in found.scans:
         count = scan[0] if scan else 0

@@ -1,7 +1,6 @@
-"""Pixels of any depth, mode and orientation to 8-bit RGB, a band of rows at a time.
+"""Convert pixels of any depth, mode and orientation to 8-bit RGB, one band of rows at a time.
 
-The bands keep memory low: beside Pillow's pixels and the result there is one band's worth of what comes
-between them.
+Bands save memory: besides Pillow's pixels and the result, only one band of intermediate pixels is in memory.
 """
 
 import numpy as np
@@ -11,13 +10,14 @@ from faceq.errors import UnreadableError
 from faceq.sources.decode import colour
 
 _BAND = 1 << 21
-"""Pixels of a band. Most pictures are one, which costs no copy."""
+"""Maximum pixels in a band. Most images fit into one band, which saves a copy."""
 
 _SPACES = {"1": "L", "LA": "L", "La": "L", "L": "L", "CMYK": "CMYK", "LAB": "LAB"}
-"""The mode in which colours are converted, RGB for all others; wide grey becomes L."""
+"""The mode in which the colours of each Pillow mode are converted to sRGB; RGB for all others. Grey with more
+than 8 bits is converted as L."""
 
-_MOST_EXIF = 1 << 20
-"""Bytes of EXIF data that are looked into; cameras write up to 64 KB."""
+_MAX_EXIF = 1 << 20
+"""Maximum bytes of EXIF data; larger data are ignored. Cameras write up to 64 KB."""
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -28,18 +28,19 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What undoes EXIF's orientation."""
+"""The transposition that undoes each EXIF orientation."""
 
 _FROM_THE_END = (3, 4, 6, 7)
 _SIDEWAYS = (5, 6, 7, 8)
-"""Orientations by which the first band comes last, and by which rows become columns."""
+"""Orientations in which the first band becomes the last, and in which rows become columns."""
 
 
 def to_rgb(picture: Image.Image, bits: int = 16, white_is_zero: bool = False) -> np.ndarray:
-    """The pixels of a picture that is loaded.
+    """The pixels of a loaded image.
 
     Args:
-        bits, white_is_zero: of grey samples of more than 8 bits, which the picture does not say.
+        bits: bits per sample of grey with more than 8 bits, which Pillow's mode does not contain.
+        white_is_zero: whether zero is white in such samples.
 
     Returns:
         (H, W, 3) uint8 RGB in sRGB, upright.
@@ -48,7 +49,7 @@ def to_rgb(picture: Image.Image, bits: int = 16, white_is_zero: bool = False) ->
         UnreadableError: the pixels have no fixed range.
     """
     if picture.mode == "F":
-        raise UnreadableError("32-bit float pixels have no fixed range: convert the picture to 8 or 16 bit")
+        raise UnreadableError("32-bit float pixels have no fixed range: convert the image to 8 or 16 bit")
     space = "L" if picture.mode.startswith("I") else _SPACES.get(picture.mode, "RGB")
     convert = colour.to_srgb(picture.info, space)
     turn = _orientation(picture)
@@ -74,10 +75,12 @@ def to_rgb(picture: Image.Image, bits: int = 16, white_is_zero: bool = False) ->
 
 
 def _orientation(picture: Image.Image) -> int:
-    """As EXIF or XMP say that the camera was held, 1 to 8; 1 where they say nothing or are damaged. TIFF's
-    own is undone when Pillow loads it. (Pillow's `exif_transpose` also rewrites the EXIF data, and fails
-    where those are damaged, though the pixels are good.)"""
-    if len(picture.info.get("exif") or b"") > _MOST_EXIF:
+    """The orientation from EXIF or XMP, 1 to 8; 1 if it is missing or damaged.
+
+    Pillow itself applies a TIFF's orientation when it loads the image. (Pillow's `exif_transpose` is not
+    used: it also rewrites the EXIF data, and fails if they are damaged although the pixels are intact.)
+    """
+    if len(picture.info.get("exif") or b"") > _MAX_EXIF:
         return 1
     try:
         return picture.getexif().get(ExifTags.Base.Orientation, 1)
@@ -86,7 +89,7 @@ def _orientation(picture: Image.Image) -> int:
 
 
 def _narrow(part: Image.Image, bits: int, white_is_zero: bool) -> Image.Image:
-    """Grey of more than 8 bits as L, or as LA if one of its levels is transparent: the upper eight bits."""
+    """Reduce grey with more than 8 bits to its upper eight bits: L, or LA if one level is transparent."""
     wide = np.asarray(part)
     if wide.dtype == np.int32:
         wide = wide.view(np.uint32)
@@ -99,7 +102,7 @@ def _narrow(part: Image.Image, bits: int, white_is_zero: bool) -> Image.Image:
 
 
 def _opaque_srgb(part: Image.Image, space: str, convert: colour.Convert | None) -> Image.Image:
-    """RGB of sRGB, its transparent parts over white."""
+    """Convert to RGB in sRGB, with transparent areas blended with white."""
     if part.mode == "La":
         part = part.convert("LA")
     if not part.has_transparency_data:

@@ -1,4 +1,4 @@
-"""TIFF, as far as Pillow leaves it to others: how wide samples are, and what kinds are not supported."""
+"""TIFF: information that Pillow does not expose (bits per sample), and detection of unsupported kinds."""
 
 import contextlib
 import struct
@@ -13,7 +13,7 @@ from faceq.errors import UnreadableError
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 _TYPES = {1: "B", 3: "H", 4: "I", 16: "Q"}
-"""Unsigned integers of 1, 2, 4 and 8 bytes; tags of other types are not looked at."""
+"""Unsigned integers of 1, 2, 4 and 8 bytes; tags of other types are ignored."""
 
 _SUB_FILE, _WIDTH, _HEIGHT = 254, 256, 257
 _BITS, _COMPRESSION, _PHOTOMETRIC, _STRIPS = 258, 259, 262, 273
@@ -21,14 +21,14 @@ _SAMPLES, _PLANES, _COLOUR_MAP, _TILES, _EXTRA, _FORMAT, _SUBSAMPLING = 277, 284
 _DNG = 50706
 
 _UNKNOWN_FORM = "BigTIFF, big-endian"
-"""Pillow takes its 8-byte offsets for 4-byte ones."""
+"""Pillow misreads this form: it treats the 8-byte offsets as 4-byte offsets."""
 
-_MOST_ENTRIES = 65535
+_MAX_ENTRIES = 65535
 _BYTES_OF_A_STRIP = 320
-"""What Pillow takes in memory for each strip or tile of a TIFF; measured."""
+"""Memory that Pillow takes for each strip or tile of a TIFF; measured."""
 
 _BYTES_OF_A_NUMBER = 48
-"""What Python takes for each number of a tag."""
+"""Memory that Python takes for each number in a tag."""
 
 _PHOTOMETRICS = {
     **{0: "grey, white is zero", 1: "grey", 2: "RGB", 3: "palette", 4: "transparency mask", 5: "CMYK"},
@@ -46,9 +46,10 @@ _COMPRESSIONS = {
 
 @dataclass(frozen=True)
 class Directory:
-    """The first image's tags that hold unsigned integers: the first values of each, and how many it has.
+    """The tags of the first image that contain unsigned integers.
 
-    form: TIFF or BigTIFF, as a name.
+    values: the first values of each tag, at most 8. counts: the number of values that each tag states. form:
+    the name of the format, TIFF or BigTIFF.
     """
 
     values: dict[int, tuple[int, ...]]
@@ -57,12 +58,12 @@ class Directory:
 
     @property
     def is_whole(self) -> bool:
-        """Whether it says where the pixels are, and how many."""
+        """Whether it contains the image's size and the location of its pixels."""
         return {_WIDTH, _HEIGHT} <= self.values.keys() and bool({_STRIPS, _TILES} & self.values.keys())
 
     @property
     def is_rarely_supported(self) -> bool:
-        """Whether libtiff may come without the codec that the pixels need."""
+        """Whether some builds of libtiff lack the codec for the pixels."""
         return self.first(_COMPRESSION, 1) in (34887, 34925, 50000, 50001)
 
     def first(self, tag: int, default: int) -> int:
@@ -70,7 +71,7 @@ class Directory:
 
 
 def directory(data: bytes) -> Directory | None:
-    """None where there is none, or it is damaged."""
+    """Parse the first directory of a TIFF; None if it is missing or damaged."""
     order = ">" if data[:2] == b"MM" else "<"
     big = data[2:4] in (b"+\0", b"\0+")
     offset = order + ("Q" if big else "I")
@@ -80,7 +81,7 @@ def directory(data: bytes) -> Directory | None:
         (count,) = struct.unpack_from(order + ("Q" if big else "H"), data, at)
     except struct.error:
         return None
-    if count > _MOST_ENTRIES:
+    if count > _MAX_ENTRIES:
         return None
     at += 8 if big else 2
     whole = min(count, max(0, len(data) - at) // entry.size)
@@ -98,16 +99,16 @@ def directory(data: bytes) -> Directory | None:
 
 
 def check(found: Directory, source_memory: int) -> None:
-    """Refuses what Pillow would read as something else, and what would take too much memory.
+    """Check for images that Pillow would misread, and for those that would take too much memory.
 
     Raises:
-        UnreadableError
+        UnreadableError: the image is one of these.
     """
     if _DNG in found.values:
         raise UnreadableError("Camera raw (DNG) images are not supported: develop them to JPEG or PNG")
     if found.first(_SUB_FILE, 0) & 1:
         raise UnreadableError(
-            "this TIFF begins with a preview, as camera raw does: export the image itself as JPEG or PNG"
+            "this TIFF begins with a preview, like a camera raw file: export the image itself as JPEG or PNG"
         )
     if found.first(_FORMAT, 1) != 1 or found.form == _UNKNOWN_FORM:
         raise UnreadableError(unsupported(found))
@@ -124,22 +125,22 @@ def check(found: Directory, source_memory: int) -> None:
 
 
 def unsupported(found: Directory) -> str:
-    """What kind of TIFF it is, and what to do."""
+    """The message for an unsupported kind of TIFF: which kind it is, and what to do."""
     bits = "/".join(map(str, sorted(set(found.values.get(_BITS, (1,))))))
     photometric, compression = found.first(_PHOTOMETRIC, 0), found.first(_COMPRESSION, 1)
     kind = (
         f"{_PHOTOMETRICS.get(photometric, f'photometric interpretation {photometric}')}, "
-        f"{found.first(_SAMPLES, 1)} x {bits}-bit{_FORMATS.get(found.first(_FORMAT, 1), ' odd')}, "
+        f"{found.first(_SAMPLES, 1)} x {bits}-bit{_FORMATS.get(found.first(_FORMAT, 1), ' unknown')}, "
         f"compression {_COMPRESSIONS.get(compression, compression)}"
     )
     return f"this kind of {found.form} is not supported ({kind}): convert it to 8-bit RGB, or to PNG"
 
 
 def mend(picture: ImageFile, found: Directory) -> None:
-    """Puts right what Pillow takes for something else, before the pixels are loaded."""
+    """Correct what Pillow misreads, before the pixels are loaded."""
     assert isinstance(picture, TiffImageFile)
     if found.first(_PLANES, 1) == 2 and found.first(_BITS, 8) == 16 and found.first(_COMPRESSION, 1) == 1:
-        # Pillow reads planes of 16 bits as if they had 8.
+        # Pillow reads 16-bit planes as if they had 8 bits.
         order = "B" if picture.tag_v2.prefix == b"MM" else "L"
         picture.tile = [
             tile._replace(args=(f"{tile.args[0]};16{order}", *tile.args[1:]))
@@ -149,10 +150,10 @@ def mend(picture: ImageFile, found: Directory) -> None:
     if picture.mode == "P":
         colours = picture.tag_v2[_COLOUR_MAP]
         if max(colours) < 256:
-            # Some writers put 8-bit values there, though the format has 16-bit ones.
+            # Some programs write 8-bit values here, although the format requires 16-bit values.
             picture.palette = ImagePalette.raw("RGB;L", bytes(colours))
 
 
 def samples(found: Directory) -> tuple[int, bool]:
-    """Bits of a grey sample, and whether its zero is white."""
+    """Bits per sample of a grey image, and whether zero is white."""
     return found.first(_BITS, 1), found.first(_PHOTOMETRIC, 0) == 0

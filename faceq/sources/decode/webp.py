@@ -1,4 +1,4 @@
-"""WebP whose end is missing: libwebp refuses it, though the first frame may be there."""
+"""WebP files that are cut off: libwebp refuses them, although the first frame may be complete."""
 
 import struct
 
@@ -8,9 +8,9 @@ def is_webp(data: bytes) -> bool:
 
 
 def whole_chunks(data: bytes) -> bytes | None:
-    """The file without its last chunk, of which a part is missing; None if it is not cut off.
+    """The file without its last, incomplete chunk; None if the file is not cut off.
 
-    Where the pixels are in that chunk there is no picture left.
+    If the pixels are in that chunk, no image is left.
     """
     (size,) = struct.unpack_from("<I", data, 4)
     if size + 8 <= len(data):

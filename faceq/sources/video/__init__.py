@@ -1,7 +1,7 @@
-"""Frames of a video, decoded one after the other, and as the lossless pictures in which they travel.
+"""Decode the frames of a video one by one, and encode them losslessly for the stages.
 
-FFmpeg does the work, through PyAV, with one thread: tasks own parts of CPUs, and the same video gives
-the same frames everywhere. A few decoded frames are in memory at a time, however long the video is.
+FFmpeg decodes through PyAV, with one thread, because a task may own only part of a CPU. The same video gives
+the same frames on every machine. Only a few decoded frames are in memory at a time.
 """
 
 from faceq.sources.video.errors import DamagedError

@@ -1,7 +1,8 @@
-"""What the boxes of an MP4 or MOV file claim, looked at before FFmpeg believes it.
+"""Check the boxes of an MP4 or MOV file before FFmpeg reads them, to limit the memory of FFmpeg's index.
 
-FFmpeg builds a list of all coded frames when it opens such a file, out of tables that say "the next million
-are alike" in a few bytes. Other formats that are read have an entry in the file for each one in memory.
+When FFmpeg opens such a file it builds a list of all coded frames. The file's tables are run-length coded: a
+few bytes can stand for millions of entries. In the other supported formats, each entry in memory also exists
+in the file.
 """
 
 import struct
@@ -14,24 +15,24 @@ import numpy as np
 from faceq.sources.video.errors import DamagedError
 
 SAMPLE_BYTES = 40
-"""Memory that FFmpeg takes for one coded frame of the index: measured 24 to 37."""
+"""Bytes that FFmpeg takes for one coded frame in the index. Measured: 24 to 37."""
 
 FRAGMENT_BYTES = 80
-"""Memory that FFmpeg takes for each track of each fragment: measured 72."""
+"""Bytes that FFmpeg takes for each track of each fragment. Measured: 72."""
 
 PIXEL_BYTES = 3
-"""Memory that FFmpeg takes for each pixel of each video stream while it finds out what they are."""
+"""Bytes that FFmpeg takes for each pixel of each video stream while it probes the streams."""
 
 _FOLDERS = {
     *(b"moov", b"trak", b"mdia", b"minf", b"stbl", b"edts", b"moof", b"traf", b"mvex", b"dinf"),
     *(b"udta", b"tref", b"gmhd", b"tapt", b"wave", b"sinf", b"schi", b"strd"),
 }
-"""Boxes that hold boxes, as FFmpeg sees it."""
+"""Boxes in which FFmpeg looks for further boxes."""
 
 
 @dataclass
 class _Track:
-    """What a track says of itself. Lengths in its own unit of time, of which `scale` are a second."""
+    """The information in a track's boxes. Durations are in the track's time unit, 1 / `scale` seconds."""
 
     number: int = 0
     kind: bytes = b""
@@ -47,7 +48,7 @@ class _Track:
     edits: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), np.int64))
 
     def note(self, kind: bytes, content: bytes) -> None:
-        """Take down what one of its boxes says."""
+        """Store the information from one of the track's boxes."""
         match kind:
             case b"tkhd":
                 self.number = _scale(content)
@@ -78,12 +79,13 @@ class _Track:
                 self.edits = _edits(content)
 
     def entries(self, movie_scale: int) -> int:
-        """How many entries FFmpeg's list of this track will have."""
+        """The number of entries in FFmpeg's index of this track."""
         if self.kind == b"soun" and self.even:
-            return self._pieces()  # of sound that is not coded, a chunk is cut into pieces of 1024
+            return self._pieces()  # FFmpeg cuts chunks of uncompressed sound into pieces of 1024 samples
         if not len(self.edits) or not self.samples:
             return self.samples
-        # Each edit copies what it shows, and what must be decoded before it, from the last key frame on.
+        # Each edit copies the entries of the frames that it shows, and of those that must be decoded first,
+        # from the last key frame on.
         shown = self.edits[:, 0] * self.scale / max(1, movie_scale) / max(1, self.length)
         shown[self.edits[:, 0] <= 0] = 1
         apart = 1 if self.keys is None else int(np.diff([0, *self.keys, self.samples + 1]).max())
@@ -97,10 +99,10 @@ class _Track:
 
 
 class Boxes:
-    """The outermost boxes of a file, followed as far as FFmpeg has come."""
+    """Checks the top-level boxes of a file as far as FFmpeg has read."""
 
     def __init__(self, peek: Callable[[int, int], bytes], limit: int):
-        """peek: bytes of the file by offset and size. limit: bytes that the index may take in memory."""
+        """peek: returns bytes of the file by offset and size. limit: maximum bytes of the index in memory."""
         self.codecs: dict[int, str] = {}
         self.second: int | None = None
         self._peek = peek
@@ -113,22 +115,22 @@ class Boxes:
         self._seen: set[bytes] = set()
 
     def look(self, end: int) -> None:
-        """Look at all boxes that begin before `end`, up to which FFmpeg is about to read.
+        """Check all boxes that begin before `end`, the offset up to which FFmpeg is about to read.
 
         Raises:
-            DamagedError: they claim more than the limit.
+            DamagedError: the index would take more memory than the limit.
         """
         while self._next < end and self.second is None:
             kind, start, size = self._header(self._next)
             if kind == b"ftyp" and self._seen & {b"moov", b"moof"}:
-                self.second = self._next  # another file was joined to this one
+                self.second = self._next  # another file was appended to this one
                 return
             self._seen.add(kind)
             self._weigh_box(kind, start, size)
             self._next = start + size
 
     def _header(self, place: int) -> tuple[bytes, int, int]:
-        """Kind, start and size of the content of the box there; what is no box goes on for ever."""
+        """Kind of the box at `place`, and offset and size of its content; infinite if it is not a box."""
         head = self._peek(place, 16)
         if len(head) < 8:
             return b"", place, 1 << 62
@@ -139,7 +141,7 @@ class Boxes:
 
     def _weigh_box(self, kind: bytes, start: int, size: int) -> None:
         if kind in {b"free", b"hoov"} and self._peek(start, 8)[4:] in {b"mvhd", b"cmov"}:
-            kind = b"moov"  # renamed by a program that made another one; FFmpeg reads it if there is no other
+            kind = b"moov"  # a renamed old `moov`, which FFmpeg reads if there is no other
         if kind in _FOLDERS:
             content = self._peek(start, min(size, self._limit + 1))
             self._check_limit(len(content))
@@ -179,7 +181,7 @@ class Boxes:
             self.codecs[track.number] = track.codec.decode("latin-1")
 
     def _walk_compressed(self, data: bytes) -> None:
-        """A moov box that is compressed as a whole, as old QuickTime programs write it."""
+        """Walk a compressed `moov` box, as written by old QuickTime programs."""
         for child, first, last in _children(data, 0, len(data)):
             if child == b"cmvd":
                 self._check_limit(int.from_bytes(data[first : first + 4], "big"))
@@ -200,7 +202,7 @@ class Boxes:
 
 
 def _children(data: bytes, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """Kind, start and end of the content of each box inside a box."""
+    """Yield the kind of each box inside a box, and start and end of its content."""
     while start + 8 <= end:
         size, kind = struct.unpack_from(">I4s", data, start)
         header = 8
@@ -214,19 +216,20 @@ def _children(data: bytes, start: int, end: int) -> Iterator[tuple[bytes, int, i
 
 
 def _scale(content: bytes) -> int:
-    """The number after two times, which are short or long by the box's version: a unit of time, a track's."""
+    """The number after the two times at the start of a box, whose length depends on the box's version. It is
+    the time scale in `mdhd` and `mvhd`, and the track's number in `tkhd`."""
     return int.from_bytes(content[20:24] if content[:1] == b"\1" else content[12:16], "big")
 
 
 def _table(content: bytes, columns: int) -> np.ndarray:
-    """(N, columns) int64: a box's table of 32-bit numbers, as far as it is there."""
+    """(N, columns) int64: a box's table of 32-bit numbers, without rows beyond the end of the box."""
     rows = min(int.from_bytes(content[4:8], "big"), max(0, len(content) - 8) // (4 * columns))
     numbers = np.frombuffer(content, ">u4", rows * columns, 8 if rows else 0)
     return numbers.reshape(rows, columns).astype(np.int64)
 
 
 def _edits(content: bytes) -> np.ndarray:
-    """(N, 2) int64: length and start of each edit; the start is -1 where nothing is shown."""
+    """(N, 2) int64: duration and start of each edit; the start is -1 if the edit shows nothing."""
     if content[:1] != b"\1":
         edits = _table(content, 3)[:, :2]
         edits[edits[:, 1] == 0xFFFFFFFF, 1] = -1

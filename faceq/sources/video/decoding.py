@@ -1,4 +1,4 @@
-"""From coded frames to decoded ones, with what is known of each, and what is missing counted."""
+"""Decode coded frames, keep track of their pixel aspect ratios, and count missing frames."""
 
 from collections.abc import Iterator
 from fractions import Fraction
@@ -15,14 +15,14 @@ from faceq.sources.video.picture import valid_aspect
 
 
 class _Coded:
-    """What is known of a coded frame once it is decoded: the aspect ratio of its pixels, if it states one.
-    It travels with the frame through the decoder, which may hold several."""
+    """Information about a coded frame that is known once it is decoded: its pixel aspect ratio, if it states
+    one. It travels with the frame through the decoder, which may buffer several frames."""
 
     aspect: Fraction | None = None
 
 
 class Decoding:
-    """The decoding of one stream, from the first coded frame to the last."""
+    """Decodes one stream, from the first coded frame to the last."""
 
     def __init__(
         self,
@@ -39,15 +39,16 @@ class Decoding:
         self._tally = tally
         self._clock = clock
         self._stated = stream.sample_aspect_ratio
-        # The container's word goes before the frames' where they differ at the start, as with FFmpeg.
+        # If the container and the frames state different ratios at the start, the container's counts, as in
+        # FFmpeg.
         self._is_fixed = self._stated != self._decoder.sample_aspect_ratio
         self._last: int | None = None
 
     def frames(self) -> Iterator[tuple[av.VideoFrame, Fraction]]:
-        """Decoded frames and the aspect ratios of their pixels, in the order shown."""
+        """Yield decoded frames and their pixel aspect ratios, in display order."""
         for packet in self._packets():
             if self._file.fault is not None:
-                continue  # a part of a packet
+                continue  # the packet is incomplete
             if self._begins_recording(packet):
                 yield from self._rest()
                 self._decoder.flush_buffers()
@@ -70,7 +71,7 @@ class Decoding:
             yield frame, self._aspect(frame)
 
     def _rest(self) -> Iterator[tuple[av.VideoFrame, Fraction]]:
-        """What the decoder still holds, for frames whose order is not yet certain."""
+        """The frames that the decoder still buffers because their order was not certain yet."""
         try:
             frames = self._decoder.decode(None)
         except av.FFmpegError:
@@ -84,8 +85,8 @@ class Decoding:
         return valid_aspect(own or self._stated)
 
     def _begins_recording(self, packet: av.Packet) -> bool:
-        """Whether the file's clock falls back at a frame that needs no others: what the decoder still holds
-        of the recording before would get lost."""
+        """Whether another recording begins here: the file's clock goes back at a key frame. The frames of the
+        previous recording that the decoder still buffers would otherwise get lost."""
         last, stamp = self._last, _stamp(packet)
         self._last = stamp if packet.dts is None else packet.dts
         if last is None or stamp is None or not packet.is_keyframe:
@@ -98,19 +99,19 @@ class Decoding:
             for packet in self._container.demux(self._stream):
                 stamp = _stamp(packet)
                 if not packet.size and stamp is None:
-                    return  # PyAV's mark for the end
+                    return  # PyAV marks the end with an empty packet
                 tally.coded += 1
                 tally.end = max(tally.end, (stamp or 0) + (packet.duration or 0))
                 tally.place = max(tally.place, packet.pos or 0)
                 if packet.has_sidedata("encryption_info"):
                     tally.encrypted += 1
-                # An AVI says by an empty packet that a frame repeats; a decoder would take it for the end.
+                # In an AVI, an empty packet repeats a frame; the decoder would treat it as the end.
                 elif packet.size:
                     yield packet
         except av.FFmpegError as error:
             tally.stopped = error.strerror or type(error).__name__
         except IndexError:
-            return  # at the end PyAV stumbles over streams that came into being on the way
+            return  # at the end, PyAV fails if streams were added during demuxing
 
 
 def _stamp(packet: av.Packet) -> int | None:

@@ -1,4 +1,4 @@
-"""What is missing of a video when no more frames come: demuxers end quietly where a file is cut."""
+"""Detect missing frames at the end of a video: demuxers stop silently where a file is cut off."""
 
 import re
 import uuid
@@ -17,28 +17,29 @@ from faceq.sources.video.protection import WAY_OUT
 _ASF_PROPERTIES = uuid.UUID("8cabdca1-a947-11cf-8ee4-00c00c205365").bytes_le
 _ASF_HEADER = uuid.UUID("75b22630-668e-11cf-a6d9-00aa0062ce6c").bytes_le
 _OGG_LAST = 4
-"""The bit of an Ogg page that says that it is the last one."""
+"""The flag of the last page of an Ogg stream."""
 
 _DELAY = 32
-"""Coded frames that a decoder may keep for itself before it gives one; in truth 16 at most."""
+"""Number of coded frames that a decoder may buffer before it returns one. Real decoders buffer at most 16."""
 
 
 @dataclass
 class Tally:
-    """What was met on the way.
+    """Counts of coded frames and problems during decoding.
 
-    coded: coded frames. refused, encrypted: how many of them the decoder refused, or could not be given.
-    first_refused: when the first of those is shown, for people. barren: coded frames, many in a row, that
-    the decoder took and gave nothing for; first_barren likewise. end: of the last coded frame, in units of
-    time; place: where in the file it is. stopped: why reading stopped before the end, if it did.
+    coded: number of coded frames. refused: how many of them the decoder refused. first_refused: time of the
+    first of these, as text. encrypted: how many were not passed to the decoder because they are encrypted.
+    empty: how many the decoder accepted, in long runs, without returning a frame; first_empty: time of the
+    first of these. end: end time of the last coded frame, in units; place: its offset in the file. stopped:
+    why reading stopped before the end, if it did.
     """
 
     coded: int = 0
     refused: int = 0
     encrypted: int = 0
     first_refused: str = ""
-    barren: int = 0
-    first_barren: str = ""
+    empty: int = 0
+    first_empty: str = ""
     end: int = 0
     place: int = 0
     stopped: str = ""
@@ -46,22 +47,22 @@ class Tally:
     _run_began: str = ""
 
     def refuse(self, time: str) -> None:
-        """The decoder refused a coded frame, which is shown at that time."""
+        """Count a coded frame, shown at `time`, that the decoder refused."""
         self.first_refused = self.first_refused or time
         self.refused += 1
         self._run = 0
 
     def give(self) -> None:
-        """The decoder gave a decoded frame or several."""
+        """Record that the decoder returned one or more frames."""
         self._run = 0
 
     def give_nothing(self, time: str) -> None:
-        """The decoder took a coded frame, which is shown at that time, and gave nothing yet."""
+        """Record that the decoder accepted a coded frame, shown at `time`, but has returned no frame yet."""
         self._run_began = self._run_began if self._run else time
         self._run += 1
         if self._run >= _DELAY:
-            self.first_barren = self.first_barren or self._run_began
-            self.barren += _DELAY if self._run == _DELAY else 1
+            self.first_empty = self.first_empty or self._run_began
+            self.empty += _DELAY if self._run == _DELAY else 1
 
 
 def missing(
@@ -71,11 +72,11 @@ def missing(
     tally: Tally,
     clock: Clock,
 ) -> str:
-    """What of the video gave no frames, for people; empty if nothing is known to be missing."""
+    """What is missing from the video, as text for the row's `error`; empty if nothing seems to be missing."""
     found = []
     end = clock.place(tally.end)
     if tally.stopped:
-        found.append(f"broken at {end}: {tally.stopped}: what comes after it is not read")
+        found.append(f"broken at {end}: {tally.stopped}: the rest is not read")
     else:
         short = _short_of(container, stream, file, tally, clock)
         if short:
@@ -89,20 +90,20 @@ def missing(
             f"damaged: {tally.refused} of {tally.coded} coded frames cannot be decoded, "
             f"the first at {tally.first_refused}"
         )
-    if tally.barren:
+    if tally.empty:
         found.append(
-            f"damaged: {tally.barren} of {tally.coded} coded frames gave no picture, "
-            f"the first at {tally.first_barren}"
+            f"damaged: {tally.empty} of {tally.coded} coded frames give no image, "
+            f"the first at {tally.first_empty}"
         )
     if container.format.name == "mpegts":
         other = transport.other_video(file, tally.place)
         if other is not None:
             found.append(
-                f"a recording with streams of other numbers was joined to this one at byte {other}: "
-                "it is not read: give it as a file of its own"
+                f"a recording with other stream numbers was appended at byte {other} and is not read: "
+                "save it as a separate file"
             )
     if not tally.coded and not found:
-        found.append("no frames in its video stream")
+        found.append("its video stream has no frames")
     return "; ".join(found)
 
 
@@ -113,19 +114,21 @@ def _short_of(
     tally: Tally,
     clock: Clock,
 ) -> str:
-    """What the file says of its length, if it ended earlier. MPEG-TS says nothing of it beyond its packets'
-    size, MPEG-PS nothing at all."""
+    """How the file shows that it ended early; empty if it does not.
+
+    MPEG-TS states no length, but an incomplete last packet shows that it is cut off. MPEG-PS shows nothing.
+    """
     name = container.format.name
     if "mp4" in name:
         listed = len(stream.index_entries)
-        return f"{tally.coded} of {listed} coded frames are there" if tally.coded < listed else ""
+        return f"only {tally.coded} of {listed} coded frames are there" if tally.coded < listed else ""
     if name == "mpegts":
         packet = transport.packet_size(file)
-        return "its last packet is not whole" if packet and file.size() % packet else ""
+        return "its last packet is incomplete" if packet and file.size() % packet else ""
     if name == "asf":
         return _asf_short(file)
     if name == "ogg":
-        return "" if _ogg_ends(file) else "its last page is not there"
+        return "" if _ogg_ends(file) else "its last page is missing"
     if name == "mpeg":
         return ""
     return _too_early(container, stream, tally, clock)
@@ -141,13 +144,14 @@ def _too_early(
         claimed = _tagged_duration(stream)
         if not claimed and len(container.streams) == 1:
             claimed = Fraction(container.duration or 0, av.time_base)
-    # The last frames' durations are guesses where a file does not state them.
+    # The durations of the last frames are guesses if the file does not state them.
     allowance = max(Fraction(1, 10), 3 / Fraction(rate))
-    return f"it says it lasts {float(claimed):.2f} s" if tally.end * clock.unit + allowance < claimed else ""
+    is_short = tally.end * clock.unit + allowance < claimed
+    return f"its header states a duration of {float(claimed):.2f} s" if is_short else ""
 
 
 def _tagged_duration(stream: VideoStream) -> Fraction:
-    """Seconds that a Matroska file's tags give the stream; 0 without them."""
+    """The stream's duration in seconds from the tags of a Matroska file; 0 without such a tag."""
     text = stream.metadata.get("DURATION", "")
     found = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", text.strip())
     return int(found[1]) * 3600 + int(found[2]) * 60 + Fraction(found[3]) if found else Fraction(0)
@@ -158,12 +162,12 @@ def _asf_short(file: WatchedFile) -> str:
     place = head.find(_ASF_PROPERTIES)
     stated = 0 if place < 0 else int.from_bytes(head[place + 40 : place + 48], "little")
     if stated and file.peek(stated, len(_ASF_HEADER)) == _ASF_HEADER:
-        file.second = stated  # FFmpeg does not go as far
-    return f"it says it has {stated} bytes" if file.size() < stated else ""
+        file.second = stated  # FFmpeg stops before it
+    return f"its header states a size of {stated} bytes" if file.size() < stated else ""
 
 
 def _ogg_ends(file: WatchedFile) -> bool:
-    """Whether the last page of an Ogg file is marked as the last one of its stream."""
+    """Whether the last page of an Ogg file is marked as the last page of its stream."""
     end = file.size() if file.second is None else file.second
     tail = file.peek(max(0, end - (1 << 16)), min(end, 1 << 16))
     place = tail.rfind(b"OggS\0")

@@ -1,7 +1,7 @@
-"""What is raised when a video cannot be read whole."""
+"""The error for videos that cannot be read completely."""
 
 from faceq.errors import FaceqError
 
 
 class DamagedError(FaceqError):
-    """A video of which frames are missing. The message says which and why, for people."""
+    """Frames of a video are missing. The message says which ones, why, and what to do."""

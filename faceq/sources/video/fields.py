@@ -1,4 +1,4 @@
-"""Interlaced frames, which hold two moments in alternate lines, made into frames of one moment."""
+"""Deinterlace frames. An interlaced frame contains two moments in alternate lines."""
 
 import dataclasses
 from collections import deque
@@ -13,22 +13,21 @@ from av.video.codeccontext import VideoCodecContext
 from faceq.sources.video.picture import VideoFrame
 
 _FIELD_ORDERS = {2: "tff", 3: "bff", 4: "tff", 5: "bff"}
-"""FFmpeg's AVFieldOrder: which field is shown first; 0 is unknown, 1 progressive."""
+"""FFmpeg's AVFieldOrder: the field that is shown first. 0 means unknown, 1 progressive."""
 
 _SILENT = {"huffyuv", "ffvhuff", "utvideo", "magicyuv", "png", "jpeg2000", "qtrle", "r210", "cfhd"}
-"""Codecs whose frames cannot say that they are interlaced: the file's header says it for them. Of all
-others the frames' own word counts, which may change on the way."""
+"""Codecs whose frames have no flag for interlacing: the file's header states it. For all other codecs the
+flags of the frames count, which may change within a video."""
 
 _SINGLE_FIELDS = {"hevc"}
-"""Codecs that know interlaced pictures only as fields, one after the other: nothing is woven in them."""
+"""Codecs that store interlaced video only as single fields, one after the other, never woven into frames."""
 
 
 class Deinterlacer:
-    """Frames as they were, but those that are marked as interlaced without their combs.
+    """Deinterlaces the frames that are marked as interlaced, and leaves all others unchanged, bit by bit.
 
-    FFmpeg's filter bwdif makes one frame of each: the moment of its first field, with the lines between
-    from its neighbours in time and space. Frames that are not marked stay as they are, bit by bit. Three
-    frames are in memory while it works.
+    FFmpeg's filter bwdif turns each interlaced frame into one progressive frame: it keeps the first field and
+    interpolates the other lines from neighbours in time and space. The filter keeps three frames in memory.
     """
 
     def __init__(self, decoder: VideoCodecContext):
@@ -40,7 +39,7 @@ class Deinterlacer:
         self._waiting: deque[VideoFrame] = deque()
 
     def frames(self, frames: Iterable[VideoFrame]) -> Iterator[VideoFrame]:
-        """The same frames in the same order, each with its own index and time."""
+        """Yield the same frames in the same order, with their own indices and times."""
         for frame in frames:
             decoded = frame.decoded
             if self._graph is not None and _format(decoded) != self._format:
@@ -68,15 +67,15 @@ class Deinterlacer:
             except (av.BlockingIOError, av.EOFError):
                 return
             if not self._waiting:
-                return  # the second of one frame that went in twice
-            # One comes out for each that went in, in order.
+                return  # a single frame was pushed twice: drop its second result
+            # The filter returns one frame for each that was pushed, in order.
             yield dataclasses.replace(self._waiting.popleft(), decoded=decoded)
 
     def _rest(self) -> Iterator[VideoFrame]:
-        """What the filter still holds; it is spent then."""
+        """Yield the frames that the filter still buffers. The filter cannot be used afterwards."""
         if self._graph is not None:
             if self._pushed == 1:
-                self._graph.push(self._waiting[0].decoded)  # the filter lets a single frame pass as it is
+                self._graph.push(self._waiting[0].decoded)  # the filter does not deinterlace a single frame
             self._graph.push(None)
             yield from self._ready()
             self._graph = None
@@ -84,7 +83,7 @@ class Deinterlacer:
     def _new_graph(self, decoded: av.VideoFrame) -> av.filter.Graph:
         graph = av.filter.Graph()
         graph.threads = 1
-        # Which unit of time is told does not matter: frames keep their own times.
+        # The time base does not matter: frames keep their own times.
         width, height, pixels = decoded.width, decoded.height, decoded.format
         nodes = [graph.add_buffer(None, width, height, pixels, time_base=Fraction(1, 1000))]
         if self._order is not None:
@@ -96,5 +95,5 @@ class Deinterlacer:
 
 
 def _format(decoded: av.VideoFrame) -> tuple[Any, ...]:
-    """What must not change inside a filter graph."""
+    """The properties of frames that must not change within a filter graph."""
     return decoded.width, decoded.height, decoded.format.name, decoded.colorspace, decoded.color_range

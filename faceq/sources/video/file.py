@@ -1,4 +1,4 @@
-"""A video's file as FFmpeg reads it: watched, so that no error is lost and no claim is believed unseen."""
+"""The file object from which FFmpeg reads a video. It keeps errors and checks MP4 boxes in advance."""
 
 import io
 import re
@@ -10,39 +10,40 @@ _BEGINNINGS = {
     b"FLV\x01": re.compile(rb"FLV\x01[\x01\x04\x05]\0\0\0\x09\0{4}", re.DOTALL),
     b"\x1a\x45\xdf\xa3": re.compile(rb"\x1a\x45\xdf\xa3.{1,8}?\x42\x86\x81\x01", re.DOTALL),
     b"RIFF": re.compile(rb"RIFF.{4}AVI LIST.{4}hdrlavih", re.DOTALL),
-    b"OggS": re.compile(rb"(?<=OggS\0)\x02"),  # a page that begins a stream
+    b"OggS": re.compile(rb"(?<=OggS\0)\x02"),  # the first page of a stream
 }
-"""How files of a kind begin, by their first four bytes: whole headers, which frames do not hold by chance."""
+"""The beginning of a file, by its first four bytes: long enough not to occur inside frames by chance."""
 
 _OGG_PAGE = re.compile(rb"OggS\0[\0\1\4\5]")
-"""A page of an Ogg file that does not begin a stream."""
+"""A page of an Ogg file that is not the first of a stream."""
 
 _HEADER = 32
-"""Bytes of the longest of these headers, and more."""
+"""An upper bound on the length of these headers, bytes."""
 
 HEAD = 1 << 16
-"""Bytes from the beginning of a file that are kept, so that a look at them later is no request more."""
+"""Number of first bytes that are cached, so that reading them again needs no further request."""
 
 
 class WatchedFile:
-    """What the storage raises is kept, and FFmpeg sees the file end there.
+    """A file for FFmpeg that stores errors in `fault` instead of raising them.
 
-    Raised through FFmpeg it could get lost: some demuxers take an error for the end of the video. The boxes
-    of an MP4 are looked at before FFmpeg gets them; a claim beyond the limit is a fault too.
+    For FFmpeg the file ends at an error. If the error was raised through FFmpeg it could get lost, because
+    some demuxers treat it as the end of the video. The boxes of an MP4 are checked before FFmpeg gets them;
+    exceeding the limit is a fault, too.
 
-    Where another file of the same kind was joined to this one, byte by byte, FFmpeg would lose its way: for
-    it the file ends there. `second` is the place, once it is known.
+    If another file of the same kind is appended to this one, FFmpeg cannot read across the boundary. The file
+    then ends there for FFmpeg, and `second` is the offset of the appended file, once it is known.
     """
 
     def __init__(self, file: BinaryIO, memory: int, start: int = 0):
-        """memory: bytes that an index may take. start: where in the file the video begins, which is
-        place 0 here."""
+        """memory: maximum bytes of an index. start: offset at which the video begins; offsets in this class
+        are relative to it."""
         self._file = file
         self._start = start
-        self._here = -1  # place of the file, which `peek` moves
-        self._place = 0  # of the reader
+        self._here = -1  # position of the underlying file, which `peek` moves
+        self._place = 0  # position of the reader
         self._size: int | None = None
-        self._kept = (0, b"")  # what has been read ahead: its offset, its bytes
+        self._kept = (0, b"")  # data that were read ahead: offset, bytes
         self._head = b""
         self.boxes = Boxes(self.peek, memory)
         self.fault: Exception | None = None
@@ -76,7 +77,7 @@ class WatchedFile:
         if self.second is None and self._kind in _BEGINNINGS:
             text = self._tail + data
             before = self._place - len(self._tail)
-            first = 1 - before  # the file's own beginning is none
+            first = 1 - before  # skip the file's own beginning
             if self._kind == b"OggS" and not self._is_inside:
                 page = _OGG_PAGE.search(text)
                 self._is_inside, first = page is not None, page.end() if page else len(text)
@@ -105,7 +106,7 @@ class WatchedFile:
         return self._size
 
     def peek(self, offset: int, size: int) -> bytes:
-        """Bytes from there, fewer where the file ends; the reader stays where it is."""
+        """Bytes at an offset, fewer at the end of the file, without moving the reader's position."""
         if offset + size <= len(self._head):
             return self._head[offset : offset + size]
         if not self._keeps(offset) or offset + size > self._kept[0] + len(self._kept[1]):
@@ -116,7 +117,7 @@ class WatchedFile:
         if self._keeps(offset):
             start = offset - self._kept[0]
             return self._kept[1][start : start + size]
-        self._kept = (0, b"")  # may be large
+        self._kept = (0, b"")  # free it: it may be large
         return self._from_file(offset, size)
 
     def _keeps(self, offset: int) -> bool:
@@ -126,7 +127,7 @@ class WatchedFile:
     def _from_file(self, offset: int, size: int) -> bytes:
         if self._here != offset:
             if offset >= self.size():
-                return b""  # damaged files name places that no system can go to
+                return b""  # damaged files contain offsets that no file system can seek to
             self._file.seek(self._start + offset)
         data = self._file.read(size)
         self._here = offset + len(data)

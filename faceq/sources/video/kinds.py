@@ -1,27 +1,27 @@
-"""What a file is that FFmpeg finds no video in, by its first bytes.
+"""Name the format of a file in which FFmpeg finds no video, from its first bytes.
 
-Images, tars and Parquet files with a video's name are read as what they are (`faceq.sources.sniff`).
+Images, tars and Parquet files with a video's name do not get here (`faceq.sources.sniff`).
 """
 
 import re
 
 SUPPORTED = "supported are MP4, MOV, Matroska, WebM, AVI, MPEG-TS, MPEG-PS, FLV, WMV and Ogg"
 
-# `.` stands for any byte.
+# `.` matches any byte.
 _OTHERS = (
-    (rb"8BPS", "a picture (Photoshop)"),
-    (rb"ID3|\xff[\xfb\xf3\xf2\xfa]", "a sound file (MP3)"),
-    (rb"\xff[\xf1\xf9]", "a sound file (AAC)"),
-    (rb"fLaC", "a sound file (FLAC)"),
-    (rb"RIFF....WAVE|RF64", "a sound file (WAV)"),
-    (rb"#!AMR", "a sound file (AMR)"),
+    (rb"8BPS", "an image (Photoshop)"),
+    (rb"ID3|\xff[\xfb\xf3\xf2\xfa]", "an audio file (MP3)"),
+    (rb"\xff[\xf1\xf9]", "an audio file (AAC)"),
+    (rb"fLaC", "an audio file (FLAC)"),
+    (rb"RIFF....WAVE|RF64", "an audio file (WAV)"),
+    (rb"#!AMR", "an audio file (AMR)"),
     (
         rb"PK\x03\x04|\x1f\x8b|BZh|\xfd7zXZ|7z\xbc\xaf|\x28\xb5\x2f\xfd|Rar!",
         "a compressed file: unpack it",
     ),
     (rb"#EXTM3U|\[playlist\]|\s*<smil|ffconcat", "a playlist: name the videos themselves"),
-    (rb"\s*(<!DOCTYPE html|<html|<head|<body)", "a web page (HTML), as a failed download leaves it"),
-    (rb"\s*<\?xml|\s*<Error>", "XML, as an object store answers with an error"),
+    (rb"\s*(<!DOCTYPE html|<html|<head|<body)", "a web page (HTML), probably from a failed download"),
+    (rb"\s*<\?xml|\s*<Error>", "XML, such as an error response of an object store"),
     (rb"\s*[{\[]\s*[\"{\[\]}\d-]", "JSON or other text"),
     (rb"version https://git-lfs", "a Git LFS pointer: fetch the real file with `git lfs pull`"),
     (rb"%PDF", "PDF"),
@@ -51,11 +51,15 @@ _UNSUPPORTED = (
 
 
 def not_a_video(head: bytes) -> str:
-    """Why a file with this beginning, at least 4 KiB of it, cannot be opened as a video, for people."""
+    """Why a file cannot be opened as a video, as text for the row's `error`.
+
+    Args:
+        head: the first bytes of the file, at least 4 KiB or all.
+    """
     if not head:
         return "the file is empty (0 bytes)"
     if not head.strip(b"\0"):
-        return f"not a video but zero bytes, as a copy that did not finish leaves them; {SUPPORTED}"
+        return "not a video but zero bytes, probably an unfinished copy: copy the file again"
     if what := _first(_OTHERS, head):
         return f"not a video but {what}; {SUPPORTED}"
     if what := _first(_VIDEOS, head):
@@ -66,5 +70,5 @@ def not_a_video(head: bytes) -> str:
 
 
 def _first(kinds: tuple[tuple[bytes, str], ...], head: bytes) -> str:
-    """The first of the kinds that fits; empty if none does."""
+    """The first format that matches; empty if none does."""
     return next((what for pattern, what in kinds if re.match(pattern, head, re.DOTALL | re.IGNORECASE)), "")

@@ -1,4 +1,4 @@
-"""One decoded frame as players show it: upright, with square pixels, and as a PNG."""
+"""A decoded video frame as players show it (upright, with square pixels), and its encoding as a PNG."""
 
 from dataclasses import dataclass
 from fractions import Fraction
@@ -8,15 +8,17 @@ import numpy as np
 from av.video.reformatter import Interpolation
 
 MAX_PIXELS = 178_956_970
-"""A video of larger frames is refused before one is decoded: Pillow, which reads them next, opens none."""
+"""Maximum pixels of a frame. Videos with larger frames are refused before decoding, because Pillow, which
+reads the frames next, cannot open them."""
 
-MOST_STRETCH = 8
-"""Pixel aspect ratios further from 1 than 8:1 and 1:8 are taken for damage and ignored. The most extreme
-ones of real formats are below 3:1 (352x576 shown at 16:9)."""
+MAX_STRETCH = 8
+"""Pixel aspect ratios beyond 8:1 or 1:8 are treated as damage and ignored. The most extreme ones in real
+formats are below 3:1 (352x576 shown at 16:9)."""
 
 _SQUARE = Fraction(1)
 
-# Luma and chroma each go straight to the display size. Without exact rounding, processors differ.
+# Luma and chroma are each scaled directly to the display size. Without exact rounding, results would differ
+# between processors.
 _RESAMPLING = (
     Interpolation.BICUBIC
     | Interpolation.ACCURATE_RND
@@ -30,10 +32,10 @@ _RESAMPLING = (
 class VideoFrame:
     """One decoded frame.
 
-    index: its place among all frames that could be decoded, in the order in which they are shown, from 0.
-    time: seconds after frame 0. rounding: by how much (seconds) the file may have rounded the time.
-    damaged: the decoder found errors in it and patched them over. aspect: width of its pixels over their
-    height. matrix: the video's display matrix.
+    index: position among all frames that could be decoded, in display order, from 0. time: seconds since
+    frame 0. rounding: maximum error of the time, in seconds, because the file rounds it. damaged: the decoder
+    found errors and concealed them. aspect: width of a pixel divided by its height. matrix: the video's
+    display matrix.
     """
 
     index: int
@@ -46,19 +48,19 @@ class VideoFrame:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height in display pixels, before the frame is turned."""
+        """Width and height in display pixels, before rotation."""
         return display_size(self.decoded.width, self.decoded.height, self.aspect)
 
     @property
     def fault(self) -> str:
-        """Why its pixels say nothing of the frame, for people; empty if they do."""
+        """Why the frame's pixels cannot be used, as text for the row's `error`; empty if they can."""
         if self.damaged:
-            return "this frame of the video is damaged: the decoder patched it over"
+            return "this video frame is damaged: the decoder concealed errors in it"
         width, height = self.size
         return "" if width * height <= MAX_PIXELS else too_large(width, height)
 
     def pixels(self) -> np.ndarray:
-        """(H, W, 3) uint8 RGB, turned and mirrored as the video asks players to do, with square pixels."""
+        """(H, W, 3) uint8 RGB with square pixels, rotated and mirrored according to the display matrix."""
         width, height = self.size
         if (width, height) == (self.decoded.width, self.decoded.height):
             shown = self.decoded.reformat(format="rgb24", threads=1)
@@ -68,11 +70,12 @@ class VideoFrame:
         return rgb if self.matrix is None else upright(rgb, self.matrix)
 
     def encode(self) -> bytes:
-        """The pixels as a PNG, without loss.
+        """Encode the pixels losslessly as a PNG.
 
-        Measured on a 3840x2160 frame out of an H.264 video, one core: 0.18 s and 6.2 MB, and 0.13 s to
-        decode; by Pillow's encoder 0.40 s and 6.6 MB; lossless WebP 0.44 s and 4.1 MB; not compressed
-        0.03 s and 24.9 MB, and find_face gathers 32 frames for a task.
+        Measured on a 3840x2160 frame of an H.264 video, one core: 0.18 s to encode, 0.13 s to decode, 6.2 MB.
+        Alternatives: Pillow's PNG encoder takes 0.40 s and 6.6 MB, lossless WebP 0.44 s and 4.1 MB.
+        Uncompressed frames take 0.03 s and 24.9 MB each, too much memory for the 32 frames of a find_face
+        batch.
         """
         pixels = np.ascontiguousarray(self.pixels())
         encoder = av.CodecContext.create("png", "w")
@@ -81,25 +84,26 @@ class VideoFrame:
         encoder.time_base = Fraction(1)
         encoder.thread_count = 1
         encoder.options = {"compression_level": "1", "pred": "up"}
-        # Made from bare pixels, lest the display matrix come along as an orientation of the PNG.
+        # A new frame is made from the pixels, so that the PNG does not get the display matrix as its
+        # orientation.
         return b"".join(bytes(packet) for packet in encoder.encode(av.VideoFrame.from_numpy_buffer(pixels)))
 
 
 def too_large(width: int, height: int) -> str:
-    """Why frames of that size are not read, for people."""
-    return f"{width}x{height} pixels are more than the {MAX_PIXELS} that a frame may have"
+    """Why frames of this size are not read, as text for the row's `error`."""
+    return f"{width}x{height} pixels are more than the maximum of {MAX_PIXELS}: scale the video down"
 
 
 def valid_aspect(aspect: Fraction | None) -> Fraction:
-    """The aspect ratio of pixels, or 1 where none is stated or the stated one makes no sense."""
+    """The aspect ratio of pixels, or 1 if none is stated or the stated one is implausible."""
     if aspect is None:
         return _SQUARE
     wide, high = aspect.numerator, aspect.denominator
-    return aspect if 0 < wide <= MOST_STRETCH * high and high <= MOST_STRETCH * wide else _SQUARE
+    return aspect if 0 < wide <= MAX_STRETCH * high and high <= MAX_STRETCH * wide else _SQUARE
 
 
 def display_size(width: int, height: int, aspect: Fraction) -> tuple[int, int]:
-    """Width and height in square pixels: the shorter direction is stretched, so that no detail is lost."""
+    """Width and height in square pixels. One side is stretched, so that no detail is lost."""
     wide, high = aspect.numerator, aspect.denominator
     if wide >= high:
         return (round(width * aspect), height) if wide > high else (width, height)
@@ -107,16 +111,16 @@ def display_size(width: int, height: int, aspect: Fraction) -> tuple[int, int]:
 
 
 def upright(pixels: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """The picture as a display matrix shows it.
+    """Rotate and mirror pixels according to a display matrix.
 
     Args:
         pixels: (H, W, 3).
-        matrix: (3, 3) of fixed-point numbers; a row vector (x, y, 1) times it is where the point (x, y)
-            goes. Quarter turns and mirrorings are done; other angles, which players do not know
-            either, go to the nearest of them.
+        matrix: (3, 3) of fixed-point numbers. It maps the point (x, y) to (x, y, 1) times the matrix.
+            Rotations by multiples of 90 degrees and mirroring are applied. Other angles, which players do not
+            support either, are rounded to the nearest of these.
 
     Returns:
-        A view of the pixels, (H, W, 3), or (W, H, 3) after a quarter turn.
+        A view of the pixels, (H, W, 3), or (W, H, 3) after a rotation by 90 degrees.
     """
     (a, b), (c, d) = matrix[:2, :2].astype(np.int64)
     if abs(b) > abs(a):

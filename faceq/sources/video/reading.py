@@ -1,4 +1,4 @@
-"""From a video's file to its frames."""
+"""Read the frames of a video file."""
 
 import contextlib
 import math
@@ -22,26 +22,27 @@ from faceq.sources.video.picture import VideoFrame
 from faceq.sources.video.streams import choose
 
 FORMATS = "mov,matroska,avi,mpegts,mpeg,flv,asf,ogg"
-"""FFmpeg's demuxers that are let near a file, whatever its ending. Among the others are playlists, which
-open the files and addresses that they name."""
+"""The FFmpeg demuxers that may be used, whatever the file's extension. Others are excluded because they
+include playlists, which open the files and URLs that they contain."""
 
 _OPENING = {
     "format_whitelist": FORMATS,
-    "protocol_whitelist": "none",  # a file that names another one does not get it
+    "protocol_whitelist": "none",  # a file must not make FFmpeg open other files
 }
 
 
 def sample(frames: Iterable[VideoFrame], settings: Video) -> Iterator[VideoFrame]:
-    """Those of a video's frames that the settings ask for; which ones, the video alone decides.
+    """Yield the frames that the sampling settings select. The selection depends only on the video.
 
-    With `every` k: frames 0, k, 2k, … With `fps`: for each tick 0, 1/fps, 2/fps, … seconds the first frame
-    at or after it, but no frame twice. A time that the file has rounded down from a tick is at the tick.
+    With `every` k: frames 0, k, 2k, … With `fps`: for each tick 0, 1/fps, 2/fps, … seconds, the first frame
+    at or after it; no frame is selected twice. A time that the file may have rounded down from a tick counts
+    as being at the tick.
     """
     if settings.fps is None:
         step = settings.every or 1
         yield from (frame for frame in frames if frame.index % step == 0)
         return
-    fps = Fraction(str(settings.fps))  # as it was written: 0.3 is 3/10
+    fps = Fraction(str(settings.fps))  # the decimal number as written: 0.3 is 3/10
     tick = 0
     for frame in frames:
         reached = (frame.time + frame.rounding) * fps
@@ -55,20 +56,20 @@ def read(
     memory: int = Limits().source_memory,
     note: Callable[[str], None] = lambda text: None,
 ) -> Iterator[VideoFrame]:
-    """All frames of a file's video stream that can be decoded, in the order they are shown.
+    """Yield all frames of a file's video stream that can be decoded, in display order.
 
-    Where files were joined byte by byte, the frames of all of them: indices and times go on. Coded frames
-    that the decoder refuses are passed over, as players do.
+    If several video files were concatenated, the frames of all of them are read, with continuous indices and
+    times. Coded frames that the decoder refuses are skipped, as in players.
 
     Args:
         file: seekable, open for reading.
-        memory: bytes that the video's index may take.
-        note: told what a person should know of the video, though nothing in it is broken.
+        memory: maximum bytes of the video's index.
+        note: called with remarks about a video that is not damaged.
 
     Raises:
-        DamagedError: after the last frame, if some are missing (refused, or the file is cut off); at
-            once, if it is no video that can be decoded.
-        Exception: what `file` itself raised, after the frames that were read before.
+        DamagedError: after the last frame, if some are missing (refused by the decoder, or the file is cut
+            off); immediately, if the file is not a video that can be decoded.
+        Exception: an error that `file` raised, after the frames that were read before it.
     """
     faults = []
     index, time, start = 0, Fraction(0), 0
@@ -77,7 +78,7 @@ def read(
         try:
             yield from part.frames(note)
         except DamagedError as error:
-            where = f"in the file that was joined to this one at byte {start}: " if start else ""
+            where = f"in the file that is appended at byte {start}: " if start else ""
             faults.append(f"{where}{error}")
         if part.file.second is None:
             break
@@ -87,9 +88,9 @@ def read(
 
 
 class _Part:
-    """A file, or one of those that were joined to one.
+    """A video file, or one of several that were concatenated.
 
-    index, time: of its first frame; in the end, of the first one after it.
+    index, time: index and time of its first frame; after `frames`, of the frame that follows its last one.
     """
 
     def __init__(self, file: WatchedFile, index: int, time: Fraction):
@@ -98,15 +99,15 @@ class _Part:
         self.time = time
 
     def frames(self, note: Callable[[str], None]) -> Iterator[VideoFrame]:
-        """Its frames; raises as `read` does."""
+        """Yield its frames. Raises the errors of `read`."""
         try:
             yield from self._frames(note)
         except DamagedError:
-            # What the storage did not give looks to FFmpeg like a file that is cut off.
+            # After a storage error the file looks cut off to FFmpeg: raise the storage error instead.
             if self.file.fault is None:
                 raise
         if self.file.fault is not None:
-            raise self.file.fault from self.file.fault.__cause__  # which holds S3's answer
+            raise self.file.fault from self.file.fault.__cause__  # the cause contains S3's response
 
     def _frames(self, note: Callable[[str], None]) -> Iterator[VideoFrame]:
         with _opened(self.file) as container:
@@ -132,7 +133,7 @@ def _opened(file: WatchedFile) -> Iterator[av.container.InputContainer]:
     except (av.FFmpegError, UnicodeError):
         raise DamagedError(not_a_video(file.peek(0, 4096))) from None
     with container:
-        # A cut-off MP4 may still open, with stray bytes for a stream of data.
+        # A cut-off MP4 may still open, with stray bytes interpreted as a data stream.
         if all(stream.type == "data" for stream in container.streams):
             raise DamagedError(not_a_video(file.peek(0, 4096)))
         yield container
@@ -143,8 +144,8 @@ def _timed(
 ) -> Iterator[VideoFrame]:
     matrix = None
     for index, (frame, aspect) in enumerate(decoded, first):
-        # Asked of the first frame alone: a frame whose side data was looked at is in a reference
-        # cycle, and its pixels (12 MB at 4K) would stay until the garbage collector comes by.
+        # Read the side data of the first frame only: reading them creates a reference cycle, which keeps the
+        # frame's pixels (12 MB at 4K) in memory until the garbage collector runs.
         matrix = _display_matrix(frame) if index == first else matrix
         yield VideoFrame(index, clock.time(frame), clock.rounding, frame.is_corrupt, frame, aspect, matrix)
 

@@ -1,4 +1,4 @@
-"""Which of a file's streams is the video, and how it is decoded."""
+"""Choose a file's video stream and set up its decoder."""
 
 import re
 from typing import NamedTuple
@@ -16,20 +16,20 @@ _COVERS = Disposition.attached_pic | Disposition.timed_thumbnails
 
 
 class Choice(NamedTuple):
-    """The stream that is read, and what is to be said of others; empty if there are none."""
+    """The stream that is read, and a note about other video streams (empty if there are none)."""
 
     stream: VideoStream
     note: str
 
 
 def choose(container: av.container.InputContainer, file: WatchedFile) -> Choice:
-    """The video stream that is read; others are not. Its decoder is set up.
+    """Choose the video stream to read, and set up its decoder.
 
-    Cover pictures are none. Of several, the one that alone is marked as the default, else the one of the
-    most pixels, the first of these.
+    Cover art does not count as a video stream. If there are several streams and exactly one of them is marked
+    as the default, it is chosen, otherwise the (first) one with the most pixels.
 
     Raises:
-        DamagedError: there is none, or none that can be decoded.
+        DamagedError: there is no video stream, or none that can be decoded.
     """
     found = [stream for stream in container.streams.video if not stream.disposition & _COVERS]
     if not found:
@@ -49,8 +49,8 @@ def choose(container: av.container.InputContainer, file: WatchedFile) -> Choice:
         raise DamagedError(picture.too_large(decoder.width, decoder.height))
     decoder.thread_count = 1
     decoder.thread_type = "NONE"
-    decoder.copy_opaque = True  # so that a frame knows its packet
-    decoder.options = {"max_pixels": str(picture.MAX_PIXELS)}  # frames may grow on the way
+    decoder.copy_opaque = True  # passes a packet's information on to its frame
+    decoder.options = {"max_pixels": str(picture.MAX_PIXELS)}  # later frames may be larger
     for stream in container.streams:
         if stream is not chosen:
             stream.discard = Discard.all
@@ -68,7 +68,7 @@ def _of_several(found: list[VideoStream], chosen: VideoStream, is_default: bool)
     reason = "the default one" if is_default else "the largest one"
     return (
         f"{len(found)} video streams ({sizes}): only number {found.index(chosen) + 1} is read, {reason}; "
-        "for the others, give each a file of its own"
+        "to score the others, save each one as a separate file"
     )
 
 
@@ -80,12 +80,12 @@ def _size(stream: VideoStream) -> str:
 def _no_video(container: av.container.InputContainer) -> str:
     kinds = {stream.type for stream in container.streams if not stream.disposition & _COVERS}
     if len(container.streams.video) and "audio" in kinds:
-        return "an audio file: its only picture is the cover art"
-    return f"no video stream in it, only: {', '.join(sorted(kinds)) or 'pictures of its cover'}"
+        return "an audio file: its only image is the cover art"
+    return f"it has no video stream, only: {', '.join(sorted(kinds)) or 'cover art'}"
 
 
 def _codec_name(container: av.container.InputContainer, stream: VideoStream, file: WatchedFile) -> str:
-    """What the file calls the codec, in parentheses, if it can be found."""
+    """The file's name for the codec, in parentheses; empty if unknown."""
     if "matroska" in container.format.name:
         found = re.search(rb"V_[A-Z0-9/_.]+", file.peek(0, HEAD))
         name = found[0].decode() if found else ""

@@ -1,21 +1,22 @@
-"""MPEG transport streams, as far as they must be looked at beside FFmpeg."""
+"""MPEG transport streams: checks that FFmpeg does not make."""
 
 import numpy as np
 
 from faceq.sources.video.file import WatchedFile
 
 _SIZES = (188, 192, 204)
-"""Bytes of a packet: plain, with a time before it (cameras, Blu-ray), with check bytes behind it."""
+"""Bytes of a packet: plain, with a timestamp in front (cameras, Blu-ray), or with check bytes at the end."""
 
 _BLOCK = 5000
-"""Packets that are looked at together."""
+"""Number of packets that are checked in one step."""
 
 _MANY = 25
-"""So many frames of another video after the last one of the chosen are no interleaving."""
+"""This many frames of another video stream after the last frame of the chosen stream are too many for
+interleaving: they belong to an appended recording."""
 
 
 def packet_size(file: WatchedFile) -> int | None:
-    """Bytes of the packets, by the sign with which each begins; None if no size fits."""
+    """The packet size in bytes, from the positions of the sync bytes; None if no size fits."""
     head = file.peek(0, 8 * max(_SIZES))
     for size in _SIZES:
         signs = head[_offset(size) :: size]
@@ -34,7 +35,8 @@ def is_scrambled(file: WatchedFile) -> bool:
 
 
 def other_video(file: WatchedFile, place: int) -> int | None:
-    """Where a video of another stream begins, long after the last frame of the chosen one (at `place`)."""
+    """The offset at which another recording's video begins after `place`, the last frame of the chosen
+    stream; None if there is none."""
     size = packet_size(file)
     if size is None:
         return None
@@ -56,13 +58,13 @@ def _offset(size: int) -> int:
 
 
 def _packets(data: bytes, size: int) -> np.ndarray:
-    """(N, 188) uint8: the packets that are whole."""
+    """(N, 188) uint8: the complete packets."""
     whole = np.frombuffer(data, np.uint8, len(data) // size * size).reshape(-1, size)
     return whole[:, _offset(size) : _offset(size) + 188]
 
 
 def _begins_video(packets: np.ndarray) -> np.ndarray:
-    """(N,) bool: whether a coded frame of a video begins in the packet."""
+    """(N,) bool: whether a coded video frame begins in the packet."""
     adapted = packets[:, 3] >> 5 & 1
     start = 4 + adapted * (1 + packets[:, 4].astype(np.int64))
     inside = np.minimum(start, 184)[:, None] + np.arange(4)

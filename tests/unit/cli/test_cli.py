@@ -1,4 +1,4 @@
-"""The command line: exit statuses and what people read."""
+"""The command line: exit statuses and output."""
 
 import json
 import os
@@ -33,7 +33,7 @@ def test_score_prints_its_summary(light_job, tmp_path, capsys):
         (["/not/there", "--out", "/tmp/t"], "/not/there: there is no such file"),
         ([str(PHOTOS)], "--out"),
         (["--out", "/tmp/t"], "no input given"),
-        ([str(PHOTOS), "--out", "/tmp/t", "--preset", "embeded"], "no preset is called 'embeded'"),
+        ([str(PHOTOS), "--out", "/tmp/t", "--preset", "embeded"], "unknown preset 'embeded'"),
         ([str(PHOTOS), "--out", "/tmp/t", "--config", "/none.yaml"], "no such file"),
         ([str(PHOTOS), "--out", str(PHOTOS)], "not a faceq table"),
         ([str(PHOTOS), "--out", str(PHOTOS / "t1.jpg")], "is a file"),
@@ -79,7 +79,7 @@ def test_a_wrong_query_is_one_line_and_status_2(table, arguments, said, capsys):
     assert said in message and message.count("\n") == 1
 
 
-def test_odd_names_are_shown_as_they_are(tmp_path, capsys):
+def test_unusual_names_are_printed_unchanged(tmp_path, capsys):
     folder = tmp_path / "in"
     folder.mkdir()
     (folder / "x[final].jpg").write_bytes((PHOTOS / "mask_blue.jpg").read_bytes())
@@ -95,7 +95,7 @@ def test_odd_names_are_shown_as_they_are(tmp_path, capsys):
         ("serfiq: {num_cpus: 400}", "400 CPUs, and this machine has"),
     ],
 )
-def test_more_than_the_machine_has_is_wrong_usage_not_a_wait(tmp_path, resources, said):
+def test_requesting_more_than_the_machine_has_is_wrong_usage(tmp_path, resources, said):
     (tmp_path / "job.yaml").write_text(resources)
     command = [sys.executable, "-m", "faceq", "score", str(PHOTOS), "--out", str(tmp_path / "t")]
     done = subprocess.run(
@@ -110,7 +110,7 @@ def test_an_output_that_cannot_be_written_is_wrong_usage(capsys):
     assert "/dev/null/table: cannot be used" in capsys.readouterr().err
 
 
-def test_a_storage_that_is_down_is_a_failure_of_the_world(tmp_path):
+def test_storage_that_is_down_has_exit_status_1(tmp_path):
     nobody = {**os.environ, "AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_MAX_ATTEMPTS": "1"}
     for arguments in (["query", "s3://b/t"], ["score", str(PHOTOS), "--out", "s3://b/t"]):
         command = [sys.executable, "-m", "faceq", *arguments]
@@ -128,7 +128,7 @@ COMMANDS = ("score", "query", "report", "inspect", "compact", "plan", "evaluate 
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, "evaluate calibrate", "models pull"])
-def test_help_has_examples_that_the_parser_takes(command, capsys):
+def test_help_has_examples_that_the_parser_accepts(command, capsys):
     with pytest.raises(SystemExit) as ended:
         main.main([*command.split(), "--help"])
     assert ended.value.code == 0
@@ -147,7 +147,7 @@ def test_help_has_examples_that_the_parser_takes(command, capsys):
         ("iqa", "image: the image's path below IMAGE_DIR"),
     ],
 )
-def test_help_says_what_a_list_calls_a_picture(action, said, capsys):
+def test_help_says_how_a_list_names_an_image(action, said, capsys):
     with pytest.raises(SystemExit):
         main.main(["evaluate", action, "--help"])
     assert said in " ".join(capsys.readouterr().out.split())
@@ -183,7 +183,7 @@ def test_a_licence_may_be_spelled_as_a_license():
         assert main._parser(words).parse_args(words).accept_licence
 
 
-def test_a_reader_that_has_seen_enough_is_no_error(table):
+def test_a_reader_that_closes_the_pipe_is_no_error(table):
     command = f"{sys.executable} -m faceq query {table} --columns source | true"
     done = subprocess.run(
         ["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False

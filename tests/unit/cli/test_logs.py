@@ -1,4 +1,4 @@
-"""What commands write on standard error: for people, and as JSON."""
+"""What commands write to standard error, as text and as JSON."""
 
 import json
 import logging
@@ -14,7 +14,7 @@ log = logging.getLogger("faceq.stages.scores")
 
 @pytest.fixture
 def during(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """Runs `faceq query`, which does what it is given in place of a query."""
+    """Run `faceq query` with a function in place of the query."""
 
     def run(work: Callable[[], None], *flags: str, before: tuple[str, ...] = ()) -> int:
         def instead(options: object) -> int:
@@ -92,7 +92,7 @@ def test_every_command_takes_the_flags_and_they_exclude_each_other(capsys):
     assert "not allowed with" in capsys.readouterr().err
 
 
-def test_loggers_are_as_before_when_a_command_has_ended(during):
+def test_a_command_restores_the_loggers(during):
     own, root = logging.getLogger("faceq"), logging.getLogger()
     before = own.level, own.handlers[:], own.propagate, root.level, root.handlers[:]
     seen = []

@@ -1,4 +1,4 @@
-"""What commands import: a command should be there at once."""
+"""What commands import: they must start fast."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ HEAVY = {*NETWORKS, "ray", "duckdb", "pyarrow", "numpy", "pydantic", "yaml", "fs
 
 
 def imported(*arguments: str) -> set[str]:
-    """The packages that a command has imported when it ends."""
+    """The packages that a command has imported by its end."""
     code = (
         "import sys\nfrom faceq.cli.main import main\n"
         "try:\n    main(sys.argv[1:])\nexcept SystemExit:\n    pass\n"
@@ -23,7 +23,7 @@ def imported(*arguments: str) -> set[str]:
 
 
 @pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["plan", "--frames", "9", "--gpu", "g5"]])
-def test_what_needs_no_settings_imports_no_heavy_package(arguments):
+def test_commands_without_settings_import_no_heavy_package(arguments):
     assert imported(*arguments) & HEAVY == set()
 
 

@@ -1,4 +1,4 @@
-"""One configuration from YAML, command line and Python."""
+"""Settings from YAML, the command line and Python."""
 
 import pytest
 from places import ROOT
@@ -8,7 +8,7 @@ from faceq.errors import UsageError
 from faceq.stages.placement import on_gpus
 
 
-def test_the_command_line_goes_before_the_file(tmp_path):
+def test_the_command_line_overrides_the_file(tmp_path):
     (tmp_path / "job.yaml").write_text("fiq_threshold: 0.3\nmin_face: 64\ninput: s3://b/shards\n")
     loaded = config.load(str(tmp_path / "job.yaml"), {"fiq_threshold": 0.0, "out": "/t", "limit": None})
     assert (loaded.fiq_threshold, loaded.min_face, loaded.out) == (0.0, 64, "/t")
@@ -21,7 +21,7 @@ def test_the_command_line_goes_before_the_file(tmp_path):
         ("fiq_treshold: 1", "unknown key 'fiq_treshold': did you mean 'fiq_threshold'?"),
         ("dbcnn: {num_gpu: 1}", "unknown key 'dbcnn.num_gpu': did you mean 'num_gpus'?"),
         ("calibration: {slope: 1, threshold: 0.5, treshold: 1}", "unknown key 'calibration.treshold'"),
-        ("preset: embeded", "no preset is called 'embeded'; known are embedded"),
+        ("preset: embeded", "unknown preset 'embeded': choose from embedded"),
         ("fiq_threshold: 1.5", "fiq_threshold: input should be less than or equal to 1 (got 1.5)"),
         ("serfiq: {min_size: 3, max_size: 1}", "max_size 1 is less than min_size 3"),
         ("min_face: big", "min_face: input should be a valid integer"),
@@ -52,7 +52,7 @@ def test_the_device_follows_the_resources():
     assert (asked.runs_on, asked.num_gpus) == ("cuda", 0.5)
 
 
-def test_a_card_that_is_there_is_shared_by_the_pools_that_may_have_it():
+def test_an_available_gpu_is_shared_by_the_pools_that_may_use_it():
     chosen = on_gpus(config.build({"serfiq": {"num_gpus": 0.25}, "dbcnn": {"device": "cpu"}}), 1)
     assert (chosen.serfiq.num_gpus, chosen.dbcnn.num_gpus) == (0.25, 0)
     both = on_gpus(config.build({}), 1)
@@ -64,7 +64,7 @@ def test_a_card_that_is_there_is_shared_by_the_pools_that_may_have_it():
     ("given", "mini_batch", "batch_size"),
     [({}, 64, 256), ({"mini_batch": 16}, 16, 256), ({"batch_size": 32}, 32, 32), ({"mini_batch": 8}, 8, 256)],
 )
-def test_a_pool_that_gets_a_card_takes_its_batches_unless_they_are_set(given, mini_batch, batch_size):
+def test_a_pool_with_a_gpu_takes_larger_batches_unless_they_are_set(given, mini_batch, batch_size):
     plain = config.build({"dbcnn": given})
     pool = on_gpus(plain, 1).dbcnn
     assert (pool.mini_batch, pool.batch_size) == (mini_batch, batch_size)
@@ -78,7 +78,7 @@ def test_the_example_job_is_valid():
     assert all(pool.batch_size == 4 * pool.mini_batch for pool in (job.serfiq, job.dbcnn))
 
 
-def test_models_of_the_command_line_join_those_of_the_file(tmp_path):
+def test_models_of_the_command_line_are_merged_with_those_of_the_file(tmp_path):
     (tmp_path / "job.yaml").write_text("models: { recogniser: sface, detector: scrfd-10g }\n")
     chosen = config.load(str(tmp_path / "job.yaml"), {"models": {"detector": "yunet"}}).models
     assert (chosen.recogniser, chosen.detector, chosen.quality) == ("sface", "yunet", None)

@@ -1,4 +1,4 @@
-"""Models of one's own in a preset's models' places, from Python, the command line and YAML; and wrong
+"""The user's own models in place of a preset's, set from Python, the command line and YAML; and invalid
 files."""
 
 import contextlib
@@ -44,12 +44,12 @@ from faceq.table.store import Table
 from jobs import demo
 
 ALONE = "dbcnn: { mini_batch: 1 }\n"
-"""No mini-batches for a single picture: VGG-16 takes a second for each place in them."""
+"""Mini-batches of one for single images: VGG-16 takes a second for each item of a mini-batch."""
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory) -> dict[str, Path]:
-    """A file for each role, none of them the preset's own."""
+    """A file for each role. None of them is a model of the preset."""
     folder = tmp_path_factory.mktemp("own")
     yunet = onnx.load(str(fetch("yunet")))
     yunet.doc_string = "another file, the same network"
@@ -87,7 +87,7 @@ def test_each_model_can_be_swapped_by_file(files, astronaut, role, moved):
 
 
 def test_all_of_them_from_yaml_and_from_the_command_line(files, photos, tmp_path, capsys):
-    """Through `faceq inspect`, which takes its models as `faceq score` does."""
+    """Uses `faceq inspect`, which chooses its models like `faceq score`."""
     lines = "".join(f"  {role}: {path}\n" for role, path in files.items())
     (tmp_path / "job.yaml").write_text(f"{ALONE}dropout: 0.3\nmodels:\n{lines}")
     (tmp_path / "alone.yaml").write_text(ALONE)
@@ -117,7 +117,7 @@ def test_the_same_file_elsewhere_is_the_same_model(files, tmp_path):
     assert one == other
 
 
-def test_a_model_of_the_zoo_takes_anothers_place_by_name():
+def test_a_model_of_the_zoo_replaces_another_by_name():
     chosen = config.build({"preset": "insightface", "models": {"detector": "yunet"}}).chosen
     assert (chosen.detector, chosen.recogniser) == ("yunet", "arcface-r50")
 
@@ -208,44 +208,52 @@ def two_inputs(folder):
 
 
 WRONG = [
-    ("detector", no_such_file, "there is no such file, and no model of that name; known are .*yunet"),
-    ("recogniser", lambda folder: folder, "is a folder: name the model's file"),
+    ("detector", no_such_file, "neither a file nor the name of a model: choose from .*yunet"),
+    ("recogniser", lambda folder: folder, "is a folder: give the path of the model file"),
     ("detector", html, "is not an ONNX file"),
     ("detector", cut_off, "is not an ONNX file"),
-    ("detector", a_recogniser, r"is no face detector that is known: .*9 or 15, this has 1"),
+    ("detector", a_recogniser, r"is not a supported face detector: .*9 or 15, this model has 1"),
     ("detector", lambda folder: detector(folder / "d.onnx", 6), r"faces but no landmarks \(6 outputs\)"),
-    ("detector", lambda folder: detector(folder / "d.onnx", 9), "does not give what SCRFD gives"),
-    ("detector", lambda folder: detector(folder / "d.onnx", 9, 1), r"takes \[\[1, 1, 64, 64\]\]: detectors"),
-    ("recogniser", a_recogniser, "no Dropout node .*give it as `dropout`"),
-    ("recogniser", other_size, r"does not run on two faces of \(3, 112, 112\)"),
-    ("recogniser", not_linear, "the last layer is not linear: behind it stands Tanh"),
-    ("recogniser", two_inputs, "expected one input of pictures .*found input.1, other"),
-    ("landmarks", sixty_eight, r"106 landmarks in the plane are \(N, 212\) numbers"),
-    ("landmarks", lambda folder: landmarks_106(folder / "l.onnx", side=128), r"models take \(N, 3, 192"),
+    ("detector", lambda folder: detector(folder / "d.onnx", 9), "its outputs are not those of SCRFD"),
+    (
+        "detector",
+        lambda folder: detector(folder / "d.onnx", 9, 1),
+        r"has inputs \[\[1, 1, 64, 64\]\]: a detector",
+    ),
+    ("recogniser", a_recogniser, "no Dropout node .*set `dropout`"),
+    ("recogniser", other_size, r"fails on two faces of shape \(3, 112, 112\)"),
+    ("recogniser", not_linear, "the last layer is not linear: it is followed by Tanh"),
+    ("recogniser", two_inputs, "expected one input of images .*found input.1, other"),
+    ("landmarks", sixty_eight, r"106 landmarks has one output \(N, 212\)"),
+    ("landmarks", lambda folder: landmarks_106(folder / "l.onnx", side=128), r"one input \(N, 3, 192"),
     ("landmarks", no_tflite, "is not a TFLite file: FaceMesh is a TFLite file with 468 landmarks"),
     ("quality", html, "is not a checkpoint of plain tensors"),
     ("quality", runs_code, "is not a checkpoint of plain tensors"),
-    ("quality", other_network, "is of neither form of DB-CNN: .* this has conv.weight"),
+    ("quality", other_network, "is neither DB-CNN-Lite, .* this file has conv.weight"),
     ("quality", wide_head, r"wrong shapes: fc.bias \(2,\), expected \(1,\)"),
     ("quality", narrow_lite, r"wrong shapes.*head.weight"),
     (
         "quality",
         of_a_hundred,
-        r"answers from [\d.]+ to [\d.]+, .* 0 to 1: set quality_scale to the best score",
+        r"scores are [\d.]+ to [\d.]+, .* 0 to 1: set quality_scale to the best possible",
     ),
-    ("quality", of_tid2013, r"answers from [\d.]+ to [\d.]+, .* 0 to 1: set quality_scale to the best score"),
+    (
+        "quality",
+        of_tid2013,
+        r"scores are [\d.]+ to [\d.]+, .* 0 to 1: set quality_scale to the best possible",
+    ),
 ]
 
 
 @pytest.mark.parametrize(("role", "make", "said"), WRONG)
-def test_a_wrong_file_is_named_with_what_it_lacks(role, make, said, tmp_path, photos, capsys):
+def test_the_error_names_a_wrong_file_and_what_it_lacks(role, make, said, tmp_path, photos, capsys):
     path = make(tmp_path)
     dropout = ["--dropout", "0.4"] if make in (other_size, not_linear, two_inputs) else []
     arguments = ["inspect", str(photos / "t1.jpg"), f"--{role}", str(path), *dropout]
     assert main.main(arguments) == 2
     said_in_all = capsys.readouterr().err
     assert "Traceback" not in said_in_all
-    message = said_in_all.splitlines()[-1]  # a Ray that other tests use may have spoken before
+    message = said_in_all.splitlines()[-1]  # a Ray of other tests may have printed before
     assert re.search(re.escape(str(path)) + ".*" + said, message), message
 
 
@@ -253,12 +261,13 @@ def test_a_job_with_a_wrong_file_stops_before_it_starts(photos, tmp_path, capsys
     out = tmp_path / "table"
     arguments = ["score", str(photos), "--out", str(out), "--quality", str(other_network(tmp_path))]
     assert main.main(arguments) == 2
-    assert "is of neither form of DB-CNN" in capsys.readouterr().err
+    assert "is neither DB-CNN-Lite" in capsys.readouterr().err
     assert not out.exists()
 
 
 def test_a_checkpoint_is_read_on_its_own_scale(files, astronaut, tmp_path):
-    """LIVE Challenge's answer from 0 to 100: read on KonIQ-10k's 0 to 1, each face would be 100."""
+    """Models trained on LIVE Challenge score from 0 to 100. On KonIQ-10k's scale of 0 to 1, every face would
+    get 100."""
     wanted = scored(astronaut, models={"quality": str(files["quality"])})["dbcnn"]
     for best in (100, 9):
         own = dbcnn(tmp_path / f"{best}.pth", best)
@@ -267,20 +276,22 @@ def test_a_checkpoint_is_read_on_its_own_scale(files, astronaut, tmp_path):
 
 
 def test_a_scale_that_is_too_large_is_refused_too(files, photos, tmp_path, capsys):
-    """Each face would have less than a point."""
+    """Every face would get less than one point."""
     out = tmp_path / "table"
     (tmp_path / "job.yaml").write_text("quality_scale: 100\n")
     said = ["--quality", str(files["quality"]), "--config", str(tmp_path / "job.yaml")]
     assert main.main(["score", str(photos / "t1.jpg"), "--out", str(out), *said]) == 2
     message = capsys.readouterr().err.splitlines()[-1]
-    assert re.search(r"quality\.pth: answers from 0\.\d+ to 0\.\d+, .* 0 to 100: set quality_scale", message)
+    assert re.search(
+        r"quality\.pth: its scores are 0\.\d+ to 0\.\d+, .* 0 to 100: set quality_scale", message
+    )
     assert not out.exists()
 
 
 def test_dbcnn_lite_has_no_other_scale(photos, capsys, tmp_path):
     (tmp_path / "job.yaml").write_text("quality_scale: 1\n")
     assert main.main(["inspect", str(photos / "t1.jpg"), "--config", str(tmp_path / "job.yaml")]) == 2
-    assert "is DB-CNN-Lite, which always answers from 0 to 100" in capsys.readouterr().err
+    assert "is DB-CNN-Lite, whose scale is always 0 to 100" in capsys.readouterr().err
 
 
 def test_the_scale_decides_values_and_is_on_record(files):
@@ -295,23 +306,23 @@ def test_the_scale_decides_values_and_is_on_record(files):
         ([3512.0, 8020.0, 5100.0], True),
         ([np.nan, np.nan, np.nan], True),
         ([-90.0, 400.0, 300.0], True),
-        ([104.0, 112.0, 109.0], False),  # excellent, and not clipped
-        ([-12.0, -3.0, 0.4], False),  # dreadful
-        ([5100.0, 55.0, 8020.0], False),  # one within it: its scale is right
-        ([230.0], False),  # one face may be unlike all that were rated
+        ([104.0, 112.0, 109.0], False),  # excellent images, not clipped
+        ([-12.0, -3.0, 0.4], False),  # very bad images
+        ([5100.0, 55.0, 8020.0], False),  # one score is within the scale, so the scale is right
+        ([230.0], False),  # a single face may be unlike all rated images
     ],
 )
-def test_a_batch_all_of_it_far_outside_the_scale_stops_the_job(files, points, wrong):
+def test_a_batch_completely_outside_the_scale_stops_the_job(files, points, wrong):
     network = scorer.load(files["quality"])
     told = pytest.raises(
-        ModelFileError, match=r"mine: answers from .*, but its scale is taken to be 0 to 1: set"
+        ModelFileError, match=r"mine: its scores are .*, but the assumed scale is 0 to 1: set"
     )
     with told if wrong else contextlib.nullcontext():
         scorer.check_scale(np.array(points, np.float32), network, "mine", both_sides=False)
 
 
-def test_a_recogniser_that_also_gives_the_length_is_taken(files, tmp_path, astronaut):
-    """The embedding is its first output."""
+def test_a_recogniser_with_a_second_output_for_the_norm_is_accepted(files, tmp_path, astronaut):
+    """The first output is the embedding."""
     model = onnx.load(str(files["recogniser"]))
     model.graph.node.append(node("ReduceL2", ["683"], ["length"], axes=[1]))
     model.graph.output.append(helper.make_tensor_value_info("length", onnx.TensorProto.FLOAT, None))
@@ -328,7 +339,7 @@ def test_a_dropout_rate_lies_between_0_and_1():
         config.build({"dropout": 1.0})
 
 
-# --- the closed form, for recognisers whose features it was not measured on ---------------------------
+# --- the closed form on recognisers for which it was not measured --------------------------------------
 
 
 def warnings_of(caplog) -> list[str]:
@@ -343,9 +354,9 @@ def test_heavy_tailed_features_bring_one_warning_with_the_gap_and_change_no_row(
     settings = {"models": own, "dropout": 0.5, "fiq_threshold": 0}
     rows = faceq.score_images(images, **settings).to_pylist()
     (said,) = warnings_of(caplog)
-    (gap,) = re.findall(r"distances are about ([+-]\d+)% off .*: set serfiq_passes: 100", said)
+    (gap,) = re.findall(r"distances differ by about ([+-]\d+)% .*: set serfiq_passes: 100", said)
     drawn = faceq.score_images(images, serfiq_passes=2000, **settings).to_pylist()
-    assert len(warnings_of(caplog)) == 1  # nothing to warn of where passes are drawn
+    assert len(warnings_of(caplog)) == 1  # with dropout passes there is nothing to warn about
     distances = [np.log(2 / np.array([row["serfiq_raw"] for row in each]) - 1) for each in (rows, drawn)]
     assert (distances[0] / distances[1] - 1).mean() == pytest.approx(int(gap) / 100, abs=0.015)
     assert abs(int(gap)) >= 2
@@ -353,8 +364,8 @@ def test_heavy_tailed_features_bring_one_warning_with_the_gap_and_change_no_row(
     assert [row["serfiq_raw"] for row in backwards] == [row["serfiq_raw"] for row in rows]
 
 
-def test_where_the_closed_form_holds_nothing_is_said(files, astronaut, caplog):
-    """SFace was measured; at another rate it is measured again."""
+def test_there_is_no_warning_if_the_closed_form_holds(files, astronaut, caplog):
+    """The closed form was measured on SFace. With another dropout rate, the job measures it again."""
     for settings in ({}, {"dropout": 0.3}):
         scored(astronaut, **settings)
     assert warnings_of(caplog) == []
@@ -365,7 +376,7 @@ def test_where_the_closed_form_holds_nothing_is_said(files, astronaut, caplog):
     assert abs(gap.gap(face[None])) < GAP / 2
 
 
-def test_a_job_takes_a_recogniser_and_records_which_one_and_its_gap(local_ray, photos, tmp_path, capsys):
+def test_a_job_records_its_own_recogniser_and_its_gap(local_ray, photos, tmp_path, capsys):
     out, recogniser = str(tmp_path / "table"), heavy_tailed(tmp_path / "heavy.onnx")
     said = ["--recogniser", str(recogniser), "--dropout", "0.5"]
     assert main.main(["score", str(photos / "t1.jpg"), "--out", out, *said]) == 0
@@ -374,11 +385,11 @@ def test_a_job_takes_a_recogniser_and_records_which_one_and_its_gap(local_ray, p
     assert run["models"][f"heavy.onnx@{digest[:8]}"] == {"sha256": digest, "licence": "not stated"}
     assert run["dropout"] == 0.5
     (note,) = run["notes"]
-    assert re.match(r"serfiq: for this recogniser .* are about [+-]\d+% off", note)
+    assert re.match(r"serfiq: for this recogniser .* differ by about [+-]\d+%", note)
     assert note in capsys.readouterr().out
 
 
-# --- a face that a recogniser makes nothing of ----------------------------------------------------------
+# --- faces without usable features ----------------------------------------------------------------------
 
 
 MEASURED = (
@@ -408,9 +419,7 @@ def test_a_face_without_usable_features_is_an_unreadable_row(astronaut, tmp_path
     assert {**rows[0], "run_id": None} == {**alone, "run_id": None}
 
 
-def test_one_such_face_is_a_row_and_a_job_in_which_nearly_all_are_such_stops(
-    astronaut, tmp_path, local_ray, capsys
-):
+def test_one_such_face_is_a_row_and_a_job_stops_if_nearly_all_are(astronaut, tmp_path, local_ray, capsys):
     dark, bright = (demo._jpeg((astronaut * share).astype(np.uint8)) for share in (0.12, 1.0))
     recogniser = str(blind_to_the_dark(tmp_path / "r.onnx", "Mul"))
     models = {"models": {"recogniser": recogniser}, "dropout": 0.4, "fiq_threshold": 0}
@@ -425,7 +434,7 @@ def test_one_such_face_is_a_row_and_a_job_in_which_nearly_all_are_such_stops(
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_face_without_a_finite_quality_is_an_unreadable_row(astronaut, monkeypatch, value):
-    """A stand-in for half precision that overflows on a card."""
+    """Simulates half precision that overflows on a GPU."""
     rate = scores.ScoreQuality._rate
 
     def overflows(stage, crops, masks):

@@ -1,5 +1,5 @@
-"""The presets of the published models: the whole pack's way, and CAFI against a script of its published
-steps."""
+"""The presets with published models: from the downloaded pack to the score, and CAFI compared with a script
+of its published steps."""
 
 import dataclasses
 import hashlib
@@ -67,13 +67,13 @@ def pictures(shared) -> list[Path]:
 
 
 def largest(detector: detect.Detector, picture: np.ndarray) -> detect.Face:
-    """The largest face that it sees in a picture with a longer side of 640 pixels at most."""
+    """The largest face that a detector finds in an image whose longer side is at most 640 pixels."""
     scale = min(1.0, 640 / max(picture.shape[:2]))
     return max(detect_in_view(detector, View.of(picture, scale), 0), key=lambda face: face.area)
 
 
 def filled(path: Path) -> np.ndarray:
-    """The face of a picture cut out as 384x384, so that it covers more than 40% of that."""
+    """The face of an image, cropped to 384x384 so that it covers more than 40% of the crop."""
     picture = image.decode(path.read_bytes(), 10**8)
     face = largest(detect.YuNet(fetch("yunet"), 0.6), picture)
     x, y, width, height = face.box
@@ -84,7 +84,7 @@ def filled(path: Path) -> np.ndarray:
 
 
 def test_faces_that_fill_the_frame_are_found_by_scrfd(scrfd, pictures):
-    """Without a border around the picture SCRFD itself sees none of these."""
+    """Without a border around the image, SCRFD finds none of these faces."""
     ours = detect.load(scrfd, 0.5)
     plain = SCRFD(str(scrfd))
     missed = 0
@@ -107,17 +107,17 @@ def test_scrfd_finds_what_yunet_finds(scrfd, pictures):
         picture = image.decode(path.read_bytes(), 10**8)
         one, other = largest(ours, picture), largest(yunet, picture)
         between = np.linalg.norm(other.landmarks[1] - other.landmarks[0])
-        if path.name != "group_many_faces.jpg":  # of six alike, either may call another the largest
+        if path.name != "group_many_faces.jpg":  # six faces of similar size
             assert np.linalg.norm(one.landmarks - other.landmarks, axis=1).max() < 0.3 * between, path.name
 
 
 @pytest.mark.parametrize("shape", [(1, 700), (9000, 3), (640, 640)])
-def test_scrfd_takes_pictures_of_any_shape(scrfd, shape):
-    """insightface's own class scales the shorter side of the first two to nothing."""
+def test_scrfd_accepts_images_of_any_shape(scrfd, shape):
+    """insightface's own class scales the shorter side of the first two images to zero."""
     assert detect.load(scrfd, 0.5)(np.full((*shape, 3), 128, np.uint8)) == []
 
 
-def test_a_border_around_a_large_picture_takes_little_memory(scrfd):
+def test_a_border_around_a_large_image_takes_little_memory(scrfd):
     ours = detect.load(scrfd, 0.5)
     picture = np.full((4000, 4000, 3), 128, np.uint8)
     tracemalloc.start()
@@ -131,7 +131,7 @@ def test_a_border_around_a_large_picture_takes_little_memory(scrfd):
     assert most < 2 * picture.nbytes
 
 
-def test_faces_in_large_pictures_lie_where_a_border_at_full_size_shows_them(scrfd, shared):
+def test_faces_in_large_images_have_the_positions_found_with_a_full_size_border(scrfd, shared):
     ours, plain = detect.load(scrfd, 0.5), SCRFD(str(scrfd))
     for path in sorted((shared / "portraits_1024").glob("*.jpg"))[:12]:
         picture = image.decode(path.read_bytes(), 10**8)
@@ -140,7 +140,7 @@ def test_faces_in_large_pictures_lie_where_a_border_at_full_size_shows_them(scrf
         assert np.abs(largest(ours, picture).landmarks - (expected - 512)).max() < 8, path.name
 
 
-def test_scrfd_for_any_size_runs_in_the_one_session_that_never_falls_back_to_the_cpu(
+def test_scrfd_for_any_size_uses_a_session_without_fallback_to_the_cpu(
     scrfd, tmp_path, monkeypatch, pictures
 ):
     made, fallbacks = onnxruntime.InferenceSession, []
@@ -161,7 +161,7 @@ def test_scrfd_for_any_size_runs_in_the_one_session_that_never_falls_back_to_the
 
 
 def any_size(scrfd: Path, path: Path) -> Path:
-    """SCRFD for pictures of any size, as det_10g.onnx is, out of one for 640x640."""
+    """Make SCRFD for images of any size, as in det_10g.onnx, from SCRFD for 640x640."""
     model = onnx.load(str(scrfd))
     height, width = model.graph.input[0].type.tensor_type.shape.dim[2:]
     rows = [output.type.tensor_type.shape.dim[1] for output in model.graph.output]
@@ -174,8 +174,8 @@ def any_size(scrfd: Path, path: Path) -> Path:
 
 @pytest.fixture
 def pack(files, tmp_path, model_dir, monkeypatch) -> dict[str, str]:
-    """A pack laid out like buffalo_l behind a local server, and a checkpoint beside it; the zoo knows them by
-    their own SHA-256. Returns what was asked of the server."""
+    """A pack with the layout of buffalo_l and a checkpoint on a local server. The zoo has their SHA-256.
+    Returns the requests to the server."""
     served = tmp_path / "served"
     served.mkdir()
     files = {**files, "detector": any_size(files["detector"], tmp_path / "det_10g.onnx")}
@@ -229,7 +229,7 @@ def test_the_insightface_preset_from_its_pack_to_the_score(pack, files, pictures
     assert pack == {"/buffalo_l.zip": "all", "/DBCNN_KonIQ10k-2de81c0a.pth": "all"}
     for row in rows:
         assert 0.01 < row["mask_coverage"] < 0.5 and 0 < row["dbcnn"] < 100
-    # The embedding's length is that of insightface's own class.
+    # The L2 norm of the embedding equals that of insightface's own class.
     picture = cv2.imread(str(pictures[1]))
     aligned = face_align.norm_crop(picture, np.array(rows[1]["landmarks"], np.float32).reshape(5, 2))
     length = np.linalg.norm(ArcFaceONNX(str(files["recogniser"])).get_feat(aligned))
@@ -237,7 +237,7 @@ def test_the_insightface_preset_from_its_pack_to_the_score(pack, files, pictures
     said = caplog.text
     assert "terms accepted (InsightFace-NC): InsightFace's pretrained models" in said
     assert "terms accepted (CC-BY-NC-SA-4.0)" in said
-    # Unpacked, and the archive gone.
+    # The pack is unpacked, and the archive is deleted.
     kept = {path.name for path in cache_dir().iterdir() if not path.name.endswith(".lock")}
     assert kept == {"det_10g.onnx", "w600k_r50.onnx", "2d106det.onnx", files["quality"].name, "accepted.json"}
 
@@ -245,15 +245,16 @@ def test_the_insightface_preset_from_its_pack_to_the_score(pack, files, pictures
 # --- CAFI -----------------------------------------------------------------------------------------
 
 
-# CAFI's steps as its repository has them (its SER-FIQ is that of the authors), written down without a line of
-# faceq's: OpenCV, NumPy, torch, ONNX Runtime and insightface's own classes. The models are the preset's or
-# stand-ins; what faceq does in its own way besides (a second look for faces that fill the frame, stretching
-# frames to 384x384) plays no part in these frames. docs/reference/presets.md lists what differs.
+# The steps of CAFI's repository (its SER-FIQ is the authors' code), written without faceq's code, with
+# OpenCV, NumPy, torch, ONNX Runtime and insightface's classes. The models are those of the preset or
+# stand-ins. Steps that faceq does differently (a second detection pass for faces that fill the frame,
+# stretching frames to 384x384) have no effect on these frames. docs/reference/presets.md lists the
+# differences.
 
 
 @dataclasses.dataclass(frozen=True)
 class Cafi:
-    """What CAFI's script gives for one picture; angles in degrees, of its own signs."""
+    """The result of CAFI's script for one image. Angles are in degrees, with CAFI's signs."""
 
     serfiq_raw: float
     quality: float
@@ -264,23 +265,23 @@ class Cafi:
 
 
 def cafi(path: Path, files: dict[str, Path], best: float) -> Cafi:
-    """The published steps, one after the other, on one picture of 384x384."""
+    """The published steps on one 384x384 image."""
     picture = cv2.imread(str(path))
     boxes, points = SCRFD(str(files["detector"])).detect(picture, det_thresh=0.5)
     largest = int(((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).argmax())
 
-    # SER-FIQ: 100 passes of the whole network, each with units left out before the last layer.
+    # SER-FIQ: 100 passes of the whole network, each with random units dropped before the last layer.
     aligned = cv2.cvtColor(face_align.norm_crop(picture, points[largest]), cv2.COLOR_BGR2RGB)
     passes = dropout_passes(files["recogniser"], aligned, count=100)
     passes /= np.linalg.norm(passes, axis=1, keepdims=True)
     distance = np.mean([np.linalg.norm(passes[i] - passes[j]) for i in range(100) for j in range(i)])
     raw = 2 * (1 / (1 + np.exp(distance)))
 
-    # All but the hull of the landmarks black, in a JPEG file.
+    # Everything outside the hull of the landmarks is black, in a JPEG file.
     dense = Landmark(str(files["landmarks"])).get(picture, Face(bbox=boxes[largest, :4]))
     hull = np.round(cv2.convexHull(dense)).astype(np.int32)
     inside = np.zeros(picture.shape[:2])
-    cv2.fillPoly(inside, [hull], 1)  # CAFI's fillConvexPoly differs by some pixels at its edge
+    cv2.fillPoly(inside, [hull], 1)  # CAFI's fillConvexPoly differs by a few pixels at the edge
     out_face = np.zeros_like(picture)
     out_face[inside.astype(bool)] = picture[inside.astype(bool)]
     masked = path.with_name(f"masked_{path.name}")
@@ -297,8 +298,8 @@ def cafi(path: Path, files: dict[str, Path], best: float) -> Cafi:
 
 
 def dropout_passes(path: Path, aligned: np.ndarray, count: int) -> np.ndarray:
-    """Embeddings (count, E) of one face (112, 112, 3) RGB by a recogniser's file whose last layer gets what a
-    mask leaves of its input, scaled up by 1 / (1 - p)."""
+    """Embeddings (count, E) of one face (112, 112, 3) RGB with the recogniser in a file. A random mask drops
+    inputs of the last layer and scales the others by 1 / (1 - p)."""
     model = onnx.load(str(path))
     last = [node for node in model.graph.node if node.op_type in ("Gemm", "MatMul")][-1]
     place = list(model.graph.node).index(last)
@@ -315,7 +316,7 @@ def dropout_passes(path: Path, aligned: np.ndarray, count: int) -> np.ndarray:
     (name,) = (value.name for value in session.get_inputs() if value.name != "mask")
     blob = aligned.transpose(2, 0, 1)[None].astype(np.float32)
     if path.name.startswith("w600k"):
-        blob = (blob - 127.5) / 127.5  # SFace has this inside its graph
+        blob = (blob - 127.5) / 127.5  # SFace's graph contains this step
     units = FEATURES[path.name.split("_")[0]]
     generator = np.random.default_rng(1)
     found = []
@@ -328,12 +329,12 @@ def dropout_passes(path: Path, aligned: np.ndarray, count: int) -> np.ndarray:
 
 PASSES_RATE = 0.4
 FEATURES = {"w600k": 392, "face": 50_176}
-"""Of the stand-in and of SFace, before their last layers."""
+"""Number of inputs of the last layer of the stand-in and of SFace."""
 
 
 def euler_angles(six: np.ndarray, width: int, height: int) -> tuple[float, float, float]:
-    """Roll, pitch and yaw as CAFI takes them: by cv2.solvePnP, y up and z towards the camera, and OpenCV's
-    own Euler angles, each brought into -90 to 90."""
+    """Roll, pitch and yaw as CAFI computes them: cv2.solvePnP with y up and z towards the camera, then
+    OpenCV's Euler angles, each mapped to -90 to 90."""
     head = np.array(
         [
             *((0.0, 0.0, 0.0), (0.0, -330.0, -65.0), (-225.0, 170.0, -135.0)),
@@ -349,7 +350,7 @@ def euler_angles(six: np.ndarray, width: int, height: int) -> tuple[float, float
 
 @pytest.fixture(scope="module")
 def frames(scrfd, pictures, tmp_path_factory) -> list[Path]:
-    """Frames as CAFI wants them: JPEG files of 384x384, their faces a third as wide."""
+    """Frames for CAFI: 384x384 JPEG files whose faces are a third of the width."""
     folder = tmp_path_factory.mktemp("frames")
     detector = SCRFD(str(scrfd))
     made = []
@@ -370,11 +371,11 @@ def frames(scrfd, pictures, tmp_path_factory) -> list[Path]:
     return made
 
 
-@pytest.mark.timeout(900)  # VGG-16 takes a second and more for a frame, on each side
+@pytest.mark.timeout(900)  # VGG-16 takes more than a second per frame in both implementations
 @pytest.mark.parametrize("recogniser", ["sface", "arcface"])
 def test_cafi_agrees_with_the_published_steps(files, frames, recogniser, tmp_path):
-    """Once with a real recogniser, once with ArcFace's layout and random weights, which is sure of no face;
-    the quality checkpoint of the second one answers from 0 to 100, as CAFI's own does."""
+    """Once with a real recogniser, and once with ArcFace's layout and random weights, which gives low scores
+    to all faces. The second quality checkpoint scores from 0 to 100, as CAFI's does."""
     best = 1 if recogniser == "sface" else 100
     chosen = {**files, "quality": dbcnn(tmp_path / "quality.pth", best)}
     if recogniser == "sface":
@@ -388,13 +389,15 @@ def test_cafi_agrees_with_the_published_steps(files, frames, recogniser, tmp_pat
     for path, row in zip(frames, rows, strict=True):
         expected = cafi(path, chosen, best)
         assert row["status"] == "scored"
-        # A hundred passes against a hundred others; a rate of 0.5 in place of 0.4 would move it by 0.02.
+        # Both sides use a hundred random passes. A dropout rate of 0.5 instead of 0.4 would change this by
+        # 0.02.
         assert row["serfiq_raw"] == pytest.approx(expected.serfiq_raw, abs=0.01), path.name
         scaled = 1 / (1 + math.exp(-130.0 * (row["serfiq_raw"] - 0.88)))
         assert row["serfiq"] == pytest.approx(scaled, abs=1e-4), path.name
         assert row["mask_coverage"] == pytest.approx(expected.share, abs=1e-6), path.name
         assert row["dbcnn"] == pytest.approx(expected.quality, abs=0.003), path.name
-        # The table's signs: to the image's right, up, clockwise. CAFI's yaw and roll have the other ones.
+        # The signs in the table: to the image's right, up, clockwise. CAFI's yaw and roll have opposite
+        # signs.
         assert row["pitch"] == pytest.approx(expected.pitch, abs=0.5), path.name
         assert row["yaw"] == pytest.approx(-expected.yaw, abs=0.5), path.name
         assert row["roll"] == pytest.approx(-expected.roll, abs=0.5), path.name
@@ -402,8 +405,8 @@ def test_cafi_agrees_with_the_published_steps(files, frames, recogniser, tmp_pat
 
 @pytest.mark.parametrize("turn", [(25, 0, 0), (-25, 10, 0), (0, 15, 20), (15, -10, -20)])
 def test_cafis_yaw_and_roll_have_the_opposite_sign(turn):
-    """The table's: to the image's right, up, clockwise. The Euler angles of a turn about several axes are
-    others than the table's by some degrees."""
+    """Signs in the table: to the image's right, up, clockwise. For a rotation about several axes, the Euler
+    angles differ from those in the table by a few degrees."""
     yaw, pitch, roll = np.radians(turn)
     about_y = [[np.cos(yaw), 0, -np.sin(yaw)], [0, 1, 0], [np.sin(yaw), 0, np.cos(yaw)]]
     about_x = [[1, 0, 0], [0, np.cos(pitch), np.sin(pitch)], [0, -np.sin(pitch), np.cos(pitch)]]
@@ -417,7 +420,7 @@ def test_cafis_yaw_and_roll_have_the_opposite_sign(turn):
 
 
 def test_the_insightface_preset_as_a_job(files, local_ray, pictures, tmp_path):
-    """Through Ray the rows are those of one process."""
+    """The rows of a job on Ray equal those of one process."""
     settings = {
         "preset": "insightface",
         "models": {role: str(path) for role, path in files.items()},

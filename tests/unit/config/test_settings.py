@@ -1,4 +1,4 @@
-"""Settings on the command line: `--set`, `faceq config`, and their order of precedence."""
+"""Settings on the command line: `--set`, `faceq config`, and the order of precedence."""
 
 import argparse
 
@@ -22,7 +22,7 @@ def load(*arguments: str, **overrides) -> Config:
     [
         ("dbcnn.batch_size=64", "dbcnn.batch_size", 64),
         ("det_threshold=0.25", "det_threshold", 0.25),
-        ("det_threshold=1e-2", "det_threshold", 0.01),  # no number in YAML 1.1, and one for people
+        ("det_threshold=1e-2", "det_threshold", 0.01),  # a string in YAML 1.1, but users mean a number
         ("embeddings=true", "embeddings", True),
         ("input=s3://bucket/in", "input", ("s3://bucket/in",)),
         ("model_mirrors=[/a, s3://b/c]", "model_mirrors", ("/a", "s3://b/c")),
@@ -46,12 +46,12 @@ def test_every_setting_has_a_key_and_a_description():
         assert brief(key)
 
 
-def test_what_is_more_particular_wins(tmp_path):
-    """Defaults, preset, file, --set, flags of their own."""
+def test_more_specific_settings_override_others(tmp_path):
+    """The order: defaults, preset, file, --set, flags."""
     path = tmp_path / "job.yaml"
     path.write_text("preset: cafi\nmin_face: 50\nserfiq_passes: 20\nlimit: 5\n")
     found = load("--config", str(path), "--set", "min_face=60", "--set", "limit=6", limit=7)
-    assert found.quality_region == "frame_jpeg"  # of the preset
+    assert found.quality_region == "frame_jpeg"  # from the preset
     assert (found.serfiq_passes, found.min_face, found.limit) == (20, 60, 7)
 
 
@@ -71,7 +71,7 @@ def test_one_key_of_a_section_leaves_the_others_of_the_file_and_of_the_preset(tm
     assert cafi == config.Calibration(slope=90, threshold=0.88)
 
 
-def test_null_takes_a_value_away(tmp_path):
+def test_null_removes_a_value(tmp_path):
     path = tmp_path / "job.yaml"
     path.write_text("video: { every: 3 }\nlimit: 5\n")
     found = load(
@@ -129,7 +129,7 @@ def test_a_wrong_file_is_not_blamed_on_an_assignment(tmp_path, capsys):
         ],
     ],
 )
-def test_what_config_prints_can_be_given_back(tmp_path, capsys, arguments):
+def test_the_output_of_config_is_a_valid_settings_file(tmp_path, capsys, arguments):
     assert main.main(["config", *arguments]) == 0
     path = tmp_path / "job.yaml"
     path.write_text(capsys.readouterr().out, encoding="utf-8")
@@ -139,8 +139,8 @@ def test_what_config_prints_can_be_given_back(tmp_path, capsys, arguments):
     assert read == load(*_preset_as_set(arguments))
 
 
-def test_what_a_job_chooses_for_its_machine_stays_open(tmp_path):
-    """Batches are larger on a GPU, unless somebody sets them."""
+def test_values_that_depend_on_the_machine_stay_unset(tmp_path):
+    """Batches are larger on a GPU, unless the user sets their size."""
     given = load("--set", "serfiq.batch_size=32")
     values = yaml.safe_load(as_yaml(given))
     assert values["serfiq"]["batch_size"] == 32

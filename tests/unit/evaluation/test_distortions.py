@@ -1,4 +1,4 @@
-"""What each way of spoiling a picture does to a real one."""
+"""The effect of each distortion on a real image."""
 
 import cv2
 import numpy as np
@@ -55,7 +55,7 @@ def test_other_seed_other_noise_of_the_strength_asked_for() -> None:
 
 
 @pytest.mark.parametrize("kind", ["blur", "low_resolution"])
-def test_softening_takes_fine_detail_and_leaves_the_brightness(kind: str, picture: Image) -> None:
+def test_blur_removes_fine_detail_and_keeps_the_brightness(kind: str, picture: Image) -> None:
     soft = LADDERS[kind](picture, 4, 0)
     assert cv2.Laplacian(soft, cv2.CV_32F).var() < 0.1 * cv2.Laplacian(picture, cv2.CV_32F).var()
     assert soft.mean() == pytest.approx(picture.mean(), abs=2)
@@ -67,7 +67,7 @@ def test_jpeg_keeps_red_red() -> None:
     assert np.abs(jpeg(red, 40).astype(int) - red).max() < 12
 
 
-def test_low_light_takes_half_of_the_light_per_stop() -> None:
+def test_low_light_halves_the_light_per_stop() -> None:
     grey = np.full((300, 300, 3), 200, np.uint8)
     linear = (low_light(grey, 2.0, 0) / 255.0) ** 2.2
     assert linear.mean() == pytest.approx((200 / 255) ** 2.2 / 4, rel=0.03)

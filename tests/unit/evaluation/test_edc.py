@@ -1,4 +1,4 @@
-"""Error-versus-discard: known answers, and what must hold for any scores."""
+"""Error-versus-discard curves: known results, and properties that hold for any scores."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def world():
-    """40 people with 8 faces each: the worse a face's quality, the further its embedding strays."""
+    """40 people with 8 faces each. The lower the quality of a face, the more its embedding deviates."""
     generator = np.random.default_rng(2)
     people = np.repeat(np.arange(40), 8)
     quality = generator.uniform(0, 1, len(people))
@@ -37,13 +37,13 @@ def results(world):
 
 
 def test_a_curve_worked_out_by_hand():
-    """Ten pairs, the three worst of them missed, one of the good ones too."""
+    """Ten pairs. The three of lowest quality are false non-matches, and so is one pair of high quality."""
     worst = np.array([1, 2, 3, 4, 5, 6, 7, 8, 9, 10])
     similarity = np.array([0.1, 0.1, 0.1, 0.9, 0.9, 0.9, 0.1, 0.9, 0.9, 0.9], np.float32)
     curve = edc.curve(worst, similarity, threshold=0.5)
     assert curve.discarded.tolist() == pytest.approx([i / 10 for i in range(10)])
     assert curve.fnmr[:4].tolist() == pytest.approx([4 / 10, 3 / 9, 2 / 8, 1 / 7])
-    # To 20%: 0.4 over the first tenth, a third over the second.
+    # Up to 20%: 0.4 over the first tenth, a third over the second.
     assert curve.relative_area(0.2) == pytest.approx((0.4 + 1 / 3) / 2 / 0.4)
     assert curve.relative_area(0.25) == pytest.approx((0.1 * 0.4 + 0.1 / 3 + 0.05 / 4) / 0.25 / 0.4)
 
@@ -55,19 +55,19 @@ def test_ties_are_discarded_together():
     assert curve.discarded.tolist() == [0, 0.6] and curve.fnmr.tolist() == [0.2, 0]
     shuffled = edc.curve(worst[::-1], similarity[::-1], threshold=0.5)
     assert shuffled.fnmr.tolist() == curve.fnmr.tolist()
-    assert curve.relative_area(0.3) == 1  # none of them can be discarded before 60% are
+    assert curve.relative_area(0.3) == 1  # all three ties are discarded together, at 60%
 
 
-def test_without_errors_there_is_nothing_to_lower():
+def test_without_errors_the_relative_area_is_nan():
     curve = edc.curve(np.arange(3), np.ones(3, np.float32), threshold=0.5)
     assert np.isnan(curve.relative_area(0.3))
 
 
-def test_the_threshold_lets_through_what_the_rate_allows():
+def test_the_threshold_gives_at_most_the_requested_match_rate():
     similarity = np.random.default_rng(0).permutation(np.linspace(-1, 1, 10_000)).astype(np.float32)
     for fmr in (1e-2, 1e-3, 1e-4):
         assert (similarity >= edc.threshold_at(similarity, fmr)).mean() == pytest.approx(fmr)
-    # With ties at the line none of them match: the rate is a limit.
+    # With ties at the threshold, none of them match, because the rate is a maximum.
     tied = np.array([0.9] * 5 + [0.1] * 95, np.float32)
     assert (tied >= edc.threshold_at(tied, 0.03)).sum() == 0
     assert (tied >= edc.threshold_at(tied, 0.05)).sum() == 5
@@ -82,7 +82,7 @@ def test_a_better_score_has_a_smaller_area(results):
         assert results["constant", fmr].pauc == (1.0, 1.0)
 
 
-def test_the_interval_holds_the_area(results):
+def test_the_interval_contains_the_area(results):
     for result in results.values():
         if result.fnmr > 0.01:
             assert result.low <= result.pauc[-1] <= result.high
@@ -122,7 +122,7 @@ def test_pairs_are_numbered_as_numpy_numbers_them(count):
     assert np.array_equal(found, (first, second))
 
 
-def test_one_person_with_a_hundred_thousand_faces_takes_no_list_of_all_pairs():
+def test_one_person_with_a_hundred_thousand_faces_needs_no_list_of_all_pairs():
     people = np.zeros(100_000, np.int64)
     pairs = edc.genuine_pairs(people, np.ones((len(people), 1), np.float32))
     assert len(pairs.first) == edc.GENUINE_PER_PERSON and (pairs.first < pairs.second).all()
@@ -140,7 +140,8 @@ def test_drawn_impostors_are_distinct_and_of_two_people(world):
 
 
 def test_few_people_with_pairs_give_figures_where_there_are_any():
-    """Of three people one has two photos: resamples without that one say nothing, and none fails."""
+    """Only one of three people has two photos. Resamples without this person give no figure, and none
+    fails."""
     generator = np.random.default_rng(0)
     people = np.array([0, 0, 1, 2])
     embeddings = unit(generator.standard_normal((4, 8)))
@@ -150,7 +151,7 @@ def test_few_people_with_pairs_give_figures_where_there_are_any():
     assert np.isnan(result.resampled).any()
 
 
-def test_one_person_with_nearly_all_photos_is_no_trouble():
+def test_one_person_with_nearly_all_photos_is_no_problem():
     people = np.array([0] * 6000 + [1] * 20)
     embeddings = unit(np.random.default_rng(0).standard_normal((len(people), 4)))
     drawn = edc.impostor_pairs(people, embeddings, most=50_000)

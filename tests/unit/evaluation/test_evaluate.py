@@ -1,4 +1,4 @@
-"""From a table and a list of who is who to figures, a JSON file and a plot."""
+"""From a table and a list of identities to figures, a JSON file and a plot."""
 
 import csv
 import json
@@ -24,7 +24,7 @@ STORAGE = S3Settings()
 
 @pytest.fixture(scope="module")
 def shots() -> list[tuple[str, bytes]]:
-    """Eight people, each sharp and in every degraded copy of three of the demo's ladders."""
+    """Eight people, each sharp and in all degraded copies of three of the demo's ladders."""
     kinds = ("-sharp-", "-blur-", "-noise-", "-low_light-")
     made = demo.frames(demo.source_faces())
     return [(name, data) for name, data in made if any(kind in name for kind in kinds)]
@@ -32,7 +32,7 @@ def shots() -> list[tuple[str, bytes]]:
 
 @pytest.fixture(scope="module")
 def folder(shots, tmp_path_factory):
-    """Half of the frames as pictures, half in a tar; a list of identities beside them."""
+    """Half of the frames as images, half in a tar, with a list of identities."""
     folder = tmp_path_factory.mktemp("edc")
     (folder / "in").mkdir()
     for name, data in shots[::2]:
@@ -73,14 +73,15 @@ def test_faces_are_found_in_pictures_and_tars_by_name(found, shots):
     assert named == [image.split("-")[0] for image in known.rows["image"].to_pylist()]
 
 
-def test_serfiq_foretells_errors_and_chance_does_not(found):
+def test_serfiq_predicts_errors_and_a_random_score_does_not(found):
     areas = {r.quality: r.pauc[-1] for r in found.results if r.fmr == 1e-2}
     assert list(areas) == ["serfiq_raw", "embedding_norm", "det_score", "face_size", "random"]
     assert areas["serfiq_raw"] < 0.85 < areas["random"]
 
 
 def test_kept_embeddings_give_the_same_figures(folder, kept, found):
-    """The frames need not be read again; the faces aligned anew from the table are the same faces."""
+    """Kept embeddings save reading the frames again. Faces that are aligned again from the table are the
+    same."""
     again = identities.evaluate_edc(kept, str(folder / "identities.csv"), STORAGE, FetchOptions())
     for one, other in zip(found.results, again.results, strict=True):
         assert (one.fmr, one.quality, one.fnmr) == (other.fmr, other.quality, other.fnmr)
@@ -132,7 +133,7 @@ def test_the_command_fits_a_calibration(folder, table, capsys):
         ("file,who\na.jpg,1\n", "no column image and identity; found file, who"),
         ("", "no column image and identity; found none"),
         ("image,identity\na.jpg,\n", "line 2: image or identity is empty"),
-        ("image,identity\na.jpg,1\na.jpg,2\n", "line 3: a.jpg is 2 here and 1 further up"),
+        ("image,identity\na.jpg,1\na.jpg,2\n", "line 3: a.jpg is 2 here and 1 in an earlier line"),
         ("image,identity\na.jpg,1\n", "0 of its images have a scored face"),
         (b"image,identity\n\xff\xfe,1\n", "cannot be read as CSV"),
         ('image,identity\n"' + "a.jpg,1\n" * 30_000, "cannot be read as CSV"),
@@ -146,7 +147,7 @@ def test_a_wrong_list_is_one_line_and_status_2(table, tmp_path, text, said, caps
     assert said in message and str(path) in message and message.count("\n") == 1
 
 
-def test_wrong_usage_is_said(table, folder, tmp_path, capsys):
+def test_wrong_usage_is_an_error(table, folder, tmp_path, capsys):
     identities = str(folder / "identities.csv")
     for arguments, said in (
         (["edc", str(tmp_path), identities], "there is no faceq table here"),
@@ -166,7 +167,9 @@ def test_a_name_that_two_sources_have_is_refused(shots, tmp_path):
         (tmp_path / "in" / place / "same.jpg").write_bytes(shots[0][1])
     table = scored(tmp_path, "table")
     (tmp_path / "list.csv").write_text("image,identity\nsame.jpg,x\n")
-    with pytest.raises(UsageError, match=r"same\.jpg may be of .*a/same\.jpg or of .*b/same\.jpg"):
+    with pytest.raises(
+        UsageError, match=r"same\.jpg is ambiguous: it is in .*a/same\.jpg and in .*b/same\.jpg"
+    ):
         identities.known_faces(table, str(tmp_path / "list.csv"), STORAGE)
 
 
@@ -180,5 +183,5 @@ def test_a_frame_that_is_gone_is_named(shots, tmp_path):
     )
     lost = tmp_path / "in" / shots[1][0]
     lost.write_bytes(b"")
-    with pytest.raises(UsageError, match=rf"{lost.name} cannot be read any more"):
+    with pytest.raises(UsageError, match=rf"{lost.name} can no longer be read"):
         identities.evaluate_edc(table, str(tmp_path / "list.csv"), STORAGE, FetchOptions())

@@ -1,4 +1,4 @@
-"""Agreement with people's ratings: known figures, ties, order, odd shapes, and files that are not usable."""
+"""Agreement with human ratings: known figures, ties, order, unusual sizes, and unusable files."""
 
 import doctest
 import io
@@ -26,7 +26,7 @@ TIED = (
 
 
 def related(count: int = 400, noise: float = 5.0) -> tuple[np.ndarray, np.ndarray]:
-    """Scores around 0.5 and ratings that follow them along a known logistic."""
+    """Scores around 0.5, and ratings that depend on them by a known logistic function."""
     rng = np.random.default_rng(3)
     scores = rng.normal(0.5, 0.2, count)
     return scores, iqa.Logistic(90, 10, 0.55, 0.08)(scores) + rng.normal(0, noise, count)
@@ -44,7 +44,7 @@ def test_the_examples_in_the_docstrings_hold() -> None:
 @pytest.mark.parametrize("pair", [TIED, related(60)], ids=["tied", "untied"])
 def test_correlations_are_those_of_their_formulas(pair: tuple[np.ndarray, np.ndarray]) -> None:
     assert iqa.plcc(*pair) == pytest.approx(np.corrcoef(*pair)[0, 1], abs=1e-12)
-    # The mean rank of a value: those below it, and half of those that are tied with it.
+    # The mean rank of a value: the values below it, and half of those tied with it.
     ranks = [np.array([(some < one).sum() + (some == one).sum() / 2 for one in some]) for some in pair]
     assert iqa.srcc(*pair) == pytest.approx(np.corrcoef(*ranks)[0, 1], abs=1e-12)
 
@@ -62,7 +62,7 @@ def test_a_constant_has_no_correlation() -> None:
         assert math.isnan(correlation(rising, constant)) and math.isnan(correlation(constant, rising))
 
 
-def test_kendalls_is_the_count_of_pairs_in_order() -> None:
+def test_kendalls_tau_counts_pairs_in_order() -> None:
     scores, ratings = TIED
     pairs = list(itertools.combinations(range(len(scores)), 2))
     signs = np.array([np.sign([scores[i] - scores[j], ratings[i] - ratings[j]]) for i, j in pairs])
@@ -150,19 +150,20 @@ def test_a_fit_that_does_not_converge_falls_back_to_a_line_and_says_so(monkeypat
 @pytest.mark.parametrize(
     ("scores", "ratings", "told"),
     [
-        (np.arange(9.0), np.arange(9.0), "9 rated pictures are too few: give at least 10"),
+        (np.arange(9.0), np.arange(9.0), "9 rated images are too few: give at least 10"),
         (np.full(12, 50.0), np.arange(12.0), "every score is 50"),
         (np.arange(12.0), np.full(12, 3.5), "every rating is 3.5"),
     ],
 )
-def test_what_cannot_be_correlated_is_said(scores, ratings, told) -> None:
+def test_values_that_cannot_be_correlated_are_an_error(scores, ratings, told) -> None:
     with pytest.raises(UsageError, match=told):
         iqa.agreement(names(len(scores)), scores, ratings)
 
 
 @pytest.fixture
 def rated(tmp_path: Path) -> tuple[str, str]:
-    """Twelve grey pictures of growing brightness and sizes, in two folders, with ratings that follow it."""
+    """Twelve grey images of rising brightness and size in two folders, with ratings that rise with
+    brightness."""
     (tmp_path / "pictures" / "more").mkdir(parents=True)
     lines = ["rater,image,mos"]
     for number in range(12):
@@ -191,9 +192,9 @@ def test_pictures_are_rated_whole_and_compared(rated, monkeypatch, caplog) -> No
     assert caplog.messages[6].startswith("6 of 12 pictures")
 
 
-def test_the_command_prints_figures_and_tells_its_progress_apart(rated, monkeypatch, capsys) -> None:
+def test_the_command_prints_figures_and_reports_progress_separately(rated, monkeypatch, capsys) -> None:
     monkeypatch.setattr(iqa, "REPORT_EVERY_S", 0)
-    monkeypatch.setattr(iqa, "rater", lambda model, settings: brightness)  # DB-CNN takes minutes here
+    monkeypatch.setattr(iqa, "rater", lambda model, settings: brightness)  # DB-CNN would take minutes
     assert main.main(["evaluate", "iqa", *rated]) == 0
     printed = capsys.readouterr()
     assert "SRCC" in printed.out and "of 12 pictures" not in printed.out
@@ -222,7 +223,7 @@ def test_pictures_and_ratings_may_lie_on_s3(rated, s3) -> None:
         ("more/3.png", "", "line 5: image or mos is empty"),
     ],
 )
-def test_a_ratings_file_that_is_not_usable_is_told_by_line(rated, before, after, told) -> None:
+def test_an_unusable_ratings_file_is_an_error_with_the_line(rated, before, after, told) -> None:
     path = Path(rated[1])
     content = path.read_text(encoding="utf-8-sig")
     assert before in content
@@ -237,11 +238,11 @@ def test_inputs_that_are_not_there_or_not_readable_are_named(rated, tmp_path) ->
     with pytest.raises(UsageError, match="nowhere: there is no such folder"):
         iqa.evaluate(str(tmp_path / "nowhere"), rated[1], brightness)
     (Path(rated[0]) / "4.png").write_bytes(b"cut off")
-    with pytest.raises(UsageError, match=r"4\.png: not a picture"):
+    with pytest.raises(UsageError, match=r"4\.png: not an image"):
         iqa.evaluate(*rated, brightness)
     short = tmp_path / "short.csv"
     short.write_text("image,mos\n0.png,3\n")
-    with pytest.raises(UsageError, match="rates 1 pictures: give at least 10"):
+    with pytest.raises(UsageError, match="rates 1 images: give at least 10"):
         iqa.evaluate(rated[0], str(short), brightness)
 
 
@@ -276,8 +277,8 @@ def test_a_picture_too_small_for_vgg_is_named(rated) -> None:
         iqa.evaluate(*rated, rate)
 
 
-def test_a_score_that_is_no_number_stops_the_evaluation(rated) -> None:
-    with pytest.raises(JobError, match=r"0\.png got the score nan"):
+def test_a_nan_score_stops_the_evaluation(rated) -> None:
+    with pytest.raises(JobError, match=r"0\.png: the score is nan"):
         iqa.evaluate(*rated, lambda picture: math.nan)
 
 

@@ -1,4 +1,4 @@
-"""Where the landmarks of a face lie that its frame cuts."""
+"""Landmarks of a face that is cut off by the frame."""
 
 import cv2
 import numpy as np
@@ -39,7 +39,7 @@ def scale(matrix: np.ndarray) -> float:
 
 @pytest.mark.parametrize("angles", [(0, 0, 0), (30, 0, 0), (0, -20, 10), (-25, 10, 170)])
 @pytest.mark.parametrize("axis", [0, 1])
-def test_the_points_beyond_the_frame_are_those_of_the_head_that_fits_the_others(angles, axis):
+def test_points_outside_the_frame_come_from_a_head_fitted_to_the_visible_points(angles, axis):
     head = 80 * MEAN_FACE @ rotation(*angles).T + (300, 200, 0)
     shown = head[:, axis] < np.median(head[:, axis])
     squeezed = np.where(shown[:, None], head, head * (0.9, 0.9, 1))
@@ -48,15 +48,15 @@ def test_the_points_beyond_the_frame_are_those_of_the_head_that_fits_the_others(
     assert np.array_equal(whole[shown], head[shown, :2])
 
 
-def test_a_whole_face_and_one_of_which_next_to_nothing_shows_stay_as_they_are():
+def test_a_whole_face_and_a_barely_visible_face_are_not_changed():
     points = MEAN_FACE[:, :2]
-    for shown in (np.ones(468, bool), np.arange(468) < cut_face.LEAST_POINTS - 1):
+    for shown in (np.ones(468, bool), np.arange(468) < cut_face.MIN_POINTS - 1):
         assert cut_face.completed(points, MEAN_FACE[:, 2], shown) is points
 
 
 @pytest.mark.parametrize("side", SIDES)
-def test_a_face_that_the_frame_cuts_is_cropped_at_the_size_of_the_whole_one(stage, photos, side):
-    """Of most faces: where both eyes are cut off, FaceMesh may see a whole face in what is left."""
+def test_a_face_cut_off_by_the_frame_is_cropped_at_the_size_of_the_whole_face(stage, photos, side):
+    """This holds for most faces. If both eyes are cut off, FaceMesh may see a whole face in the rest."""
     sizes = []
     for photo in photos:
         whole = stage._find(photo)
@@ -66,7 +66,7 @@ def test_a_face_that_the_frame_cuts_is_cropped_at_the_size_of_the_whole_one(stag
 
 
 def cut(photo: np.ndarray, found: Found, share: float, side: str) -> np.ndarray:
-    """The photo without some share of a face's box on one side."""
+    """The photo, cropped so that a share of the face's box is cut off on one side."""
     x, y, width, height = found.face.box
     part = {
         "left": photo[:, round(x + share * width) :],

@@ -25,7 +25,7 @@ def test_six_people_are_six_faces(detector, photos):
     assert max(overlap(one, other) for one, other in itertools.combinations(faces, 2)) < 0.1
 
 
-def test_landmarks_lie_where_the_docstring_says(detector, astronaut):
+def test_landmarks_have_the_documented_order(detector, astronaut):
     (face,) = detector(astronaut)
     left_eye, right_eye, nose, left_mouth, right_mouth = face.landmarks
     assert left_eye[0] < nose[0] < right_eye[0]
@@ -62,7 +62,7 @@ def test_yunet_finds_what_opencvs_own_class_finds(astronaut, photos, size):
 
 
 @pytest.mark.parametrize("layout", ["one scale", "one for each channel", "one for each block"])
-def test_stored_integers_become_the_floats_that_onnx_means(layout):
+def test_dequantised_weights_are_those_of_the_onnx_specification(layout):
     stored = np.random.default_rng(0).integers(-128, 128, (6, 4), np.int8)
     if layout == "one scale":
         scale, zero, attributes = np.array(0.5), np.array(3), {}

@@ -18,7 +18,7 @@ def bits_apart(one: int, other: int) -> int:
 def test_each_bit_is_one_comparison():
     face = np.zeros((8, 9, 3), np.uint8)
     assert dhash(face) == 0
-    face[0, 1:] = 200  # the first row rises once, at its left end: the sign bit
+    face[0, 1:] = 200  # the first row rises once, at its left end, which is the sign bit
     assert dhash(face) == -(2**63)
     face[:] = np.arange(9)[None, :, None] * 20
     assert dhash(face) == -1

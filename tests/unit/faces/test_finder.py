@@ -1,4 +1,4 @@
-"""Which face is found, whichever way up it is, at any size, and where its landmarks lie."""
+"""Finding the face to score: at any rotation, at any size, and the positions of its landmarks."""
 
 import cv2
 import numpy as np
@@ -26,7 +26,7 @@ CANVASES = [(384, 384), (1920, 1080), (3840, 2160)]
 
 
 class Counting:
-    """A detector that counts how often it is shown something."""
+    """A detector that records the size of each image that it gets."""
 
     def __init__(self, detector: detect.Detector):
         self._detector = detector
@@ -51,7 +51,7 @@ def find(detector) -> Finder:
 
 @pytest.fixture(scope="module")
 def upright(astronaut) -> dict[str, np.ndarray]:
-    """Photos of one face each, upright or a little tilted."""
+    """Photos of one face each, upright or slightly tilted."""
     faces = demo.source_faces()
     return {"astronaut": astronaut, **{name: faces[name] for name in ("group0", "group4", "group5")}}
 
@@ -60,11 +60,11 @@ def row_of(picture: np.ndarray, **more) -> dict:
     return faceq.score_images([picture], fiq_threshold=0, **more).to_pylist()[0]
 
 
-# --- tilted and turned ----------------------------------------------------------------------------
+# --- tilted and rotated ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("degrees", [20, 45, 60, 75, 90, 180, 270])
-def test_a_turned_copy_has_the_same_face_and_its_roll_is_the_turn(upright, degrees):
+def test_a_rotated_copy_has_the_same_face_and_its_roll_is_the_rotation(upright, degrees):
     for name, picture in upright.items():
         copy, matrix = turned(picture, degrees)
         one, other = row_of(picture, embeddings=True), row_of(copy, embeddings=True)
@@ -72,7 +72,7 @@ def test_a_turned_copy_has_the_same_face_and_its_roll_is_the_turn(upright, degre
         tilts = [geometry.eye_angle(np.reshape(row["landmarks"], (5, 2))) for row in (one, other)]
         away = (np.degrees(tilts[1] - tilts[0]) - degrees + 180) % 360 - 180
         assert abs(away) < 3, name
-        if name == "astronaut":  # of a head turned to the side a turn of the picture moves yaw and pitch, too
+        if name == "astronaut":  # frontal: for other heads, rotation also changes yaw and pitch
             assert abs((other["roll"] - one["roll"] - degrees + 180) % 360 - 180) < 3
         expected = geometry.from_frame(np.reshape(one["landmarks"], (5, 2)), matrix)
         between = np.linalg.norm(expected[1] - expected[0])
@@ -84,7 +84,7 @@ def test_a_turned_copy_has_the_same_face_and_its_roll_is_the_turn(upright, degre
 
 @pytest.mark.parametrize("degrees", [0, 7, 45, 90, 135, 180, 270, 300])
 @pytest.mark.parametrize("shape", [(40, 60), (61, 35)])
-def test_turning_a_picture_keeps_all_of_it_where_its_map_says(degrees, shape):
+def test_rotating_an_image_keeps_all_pixels_at_the_mapped_positions(degrees, shape):
     picture = np.zeros((*shape, 3), np.uint8)
     points = np.array([(4, 5), (shape[1] - 6, 7), (12, shape[0] - 8)])
     for x, y in points:
@@ -102,7 +102,7 @@ def test_turning_a_picture_keeps_all_of_it_where_its_map_says(degrees, shape):
 
 
 def pasted(picture: np.ndarray, size: tuple[int, int], at: tuple[int, int], seed: int = 0) -> np.ndarray:
-    """A picture on a canvas (width, height) of soft clouds."""
+    """An image on a canvas (width, height) of blurred noise."""
     chance = np.random.default_rng(seed).integers(60, 200, (size[1] // 120 + 2, size[0] // 120 + 2, 3))
     canvas = cv2.resize(chance.astype(np.uint8), size, interpolation=cv2.INTER_CUBIC)
     x, y = at
@@ -116,7 +116,7 @@ def brought_to(picture: np.ndarray, face: Face, pixels: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize("size", CANVASES)
-def test_a_face_of_the_least_size_is_found_in_a_picture_of_any_size(find, upright, size):
+def test_a_face_of_the_minimum_size_is_found_in_an_image_of_any_size(find, upright, size):
     for number, (name, picture) in enumerate(upright.items()):
         small = brought_to(picture, find(picture).face, MIN_FACE + 1)
         room = np.array(size) - small.shape[1::-1]
@@ -128,8 +128,9 @@ def test_a_face_of_the_least_size_is_found_in_a_picture_of_any_size(find, uprigh
         assert is_face(found), name
 
 
-def test_a_face_that_tiles_share_is_found_once(find, detector, upright):
-    """At the detector's scale for `min_face` a 4K picture is two tiles wide; faces cross their border."""
+def test_a_face_across_two_tiles_is_found_once(find, detector, upright):
+    """At the detector's scale for `min_face`, a 4K image is two tiles wide. Faces cross the border between
+    them."""
     face = brought_to(upright["astronaut"], find(upright["astronaut"]).face, 60)
     for left in range(1500, 2400, 75):
         detector.shown.clear()
@@ -158,7 +159,7 @@ def test_a_face_scores_the_same_on_a_larger_canvas(upright, size):
         assert there["yaw"] == pytest.approx(alone["yaw"], abs=2), name
 
 
-# --- which one ------------------------------------------------------------------------------------
+# --- the choice of the face -----------------------------------------------------------------------
 
 
 def a_face(box: tuple[float, float, float, float], score: float) -> Face:
@@ -168,20 +169,20 @@ def a_face(box: tuple[float, float, float, float], score: float) -> Face:
 @pytest.mark.parametrize(
     ("boxes", "wanted"),
     [
-        ([((0, 0, 100, 100), 0.9), ((500, 0, 120, 120), 0.88)], 1),  # the largest of those near the best
-        ([((0, 0, 100, 100), 0.95), ((500, 0, 300, 300), 0.61)], 0),  # a bodice
-        ([((0, 0, 100, 100), 0.91), ((500, 0, 140, 140), 0.72)], 0),  # a hand
+        ([((0, 0, 100, 100), 0.9), ((500, 0, 120, 120), 0.88)], 1),  # the largest near the best confidence
+        ([((0, 0, 100, 100), 0.95), ((500, 0, 300, 300), 0.61)], 0),  # a bodice, falsely detected
+        ([((0, 0, 100, 100), 0.91), ((500, 0, 140, 140), 0.72)], 0),  # a hand, falsely detected
         ([((0, 0, 100, 100), 0.85), ((400, 0, 100, 100), 0.95), ((700, 0, 150, 150), 0.81)], 2),
-        ([((300, 300, 100, 100), 0.9), ((-70, 300, 160, 160), 0.93)], 0),  # the frame cuts nearly half
-        ([((300, 300, 100, 100), 0.9), ((-20, 300, 400, 400), 0.9)], 1),  # large all the same
+        ([((300, 300, 100, 100), 0.9), ((-70, 300, 160, 160), 0.93)], 0),  # the frame cuts off nearly half
+        ([((300, 300, 100, 100), 0.9), ((-20, 300, 400, 400), 0.9)], 1),  # cut off, but much larger
     ],
 )
-def test_the_largest_of_the_surest_is_chosen_and_a_cut_one_yields(boxes, wanted):
+def test_the_largest_confident_face_is_chosen_and_whole_faces_win_over_cut_off_ones(boxes, wanted):
     faces = [a_face(box, score) for box, score in boxes]
     assert chosen(faces) is chosen(faces[::-1]) is faces[wanted]
 
 
-def test_half_a_face_at_the_edge_yields_to_a_whole_one_that_is_smaller(find, upright):
+def test_a_smaller_whole_face_wins_over_half_a_face_at_the_edge(find, upright):
     large, small = upright["astronaut"], upright["group5"]
     face = find(large).face
     half = large[:, round(face.centre[0]) - 10 :]
@@ -195,17 +196,17 @@ def test_half_a_face_at_the_edge_yields_to_a_whole_one_that_is_smaller(find, upr
     assert found.face.box[0] > half.shape[1]
 
 
-# --- what is no face ------------------------------------------------------------------------------
+# --- false detections -----------------------------------------------------------------------------
 
 
-def test_faces_are_sure_of_being_faces(upright):
+def test_real_faces_have_a_high_confidence(upright):
     rows = faceq.score_images([*upright.values(), *demo.source_faces().values()], fiq_threshold=0).to_pylist()
     assert min(row["face_confidence"] for row in rows) > 0.9
     assert all(0 < row["align_error"] < 12 for row in rows)
 
 
-def test_what_the_detector_takes_for_a_face_and_the_mesh_does_not_is_none(find):
-    """None of skimage's pictures without people has a face, the cat included."""
+def test_a_detection_that_the_mesh_rejects_is_no_face(find):
+    """None of skimage's images without people has a face, including the cat."""
     without = {
         name: getattr(skimage.data, name)()
         for name in ("chelsea", "coffee", "rocket", "retina", "colorwheel")
@@ -217,16 +218,16 @@ def test_what_the_detector_takes_for_a_face_and_the_mesh_does_not_is_none(find):
 @pytest.mark.parametrize(
     ("logit", "score", "wanted"), [(0.1, 0.6, True), (-0.1, 0.84, False), (-4, 0.9, True)]
 )
-def test_one_of_both_models_must_be_sure(logit, score, wanted):
-    """A blurred face or a profile is nothing to the mesh; the detector knows them."""
+def test_one_of_both_models_must_be_confident(logit, score, wanted):
+    """The mesh has a low confidence for a blurred face or a profile, but the detector finds them."""
     dense = Dense(np.zeros((468, 2), np.float32), None, (), None, logit)
     found = Found(a_face((0, 0, 50, 50), score), dense, 1, 0)
     assert is_face(found) == wanted and (face_confidence(found) > 0.5) == (logit > 0)
 
 
 @pytest.mark.parametrize("name", ["group4", "group5"])
-def test_a_find_that_is_no_face_leaves_the_columns_of_a_face_empty(find, upright, name):
-    """The detector takes the negative of a photo for a face, the mesh does not."""
+def test_a_false_detection_leaves_the_face_columns_empty(find, upright, name):
+    """The detector finds a face in the negative of a photo, the mesh does not."""
     negative = 255 - upright[name]
     found = find(negative)
     assert found is not None and not is_face(found)
@@ -244,7 +245,7 @@ def test_a_find_that_is_no_face_leaves_the_columns_of_a_face_empty(find, upright
 
 @pytest.mark.parametrize("shape", [(1, 700), (700, 1), (3, 20_000), (400, 20_000), (20_000, 60), (2, 2)])
 @pytest.mark.parametrize("value", [0, 255, "noise"])
-def test_pictures_of_any_shape_end_after_a_bounded_number_of_looks(find, detector, shape, value):
+def test_images_of_any_shape_need_a_bounded_number_of_detection_passes(find, detector, shape, value):
     picture = np.full((*shape, 3), 0 if value == "noise" else value, np.uint8)
     if value == "noise":
         picture = np.random.default_rng(0).integers(0, 256, picture.shape, np.uint8)

@@ -11,9 +11,9 @@ from faceq.stages.find_face import quality_matrix
 
 
 def rotation(yaw: float, pitch: float, roll: float) -> np.ndarray:
-    """Camera-frame rotation of a head: roll in the image, then pitch, then yaw, degrees."""
+    """Rotation of a head in camera coordinates: roll in the image, then pitch, then yaw, degrees."""
     y, p, r = np.radians([yaw, pitch, roll])
-    # x right, y down, z away: yaw turns -z towards +x, pitch turns -z towards -y, roll turns x towards y.
+    # x is right, y down, z away: yaw turns -z towards +x, pitch turns -z towards -y, roll turns x towards y.
     about_y = np.array([[np.cos(y), 0, -np.sin(y)], [0, 1, 0], [np.sin(y), 0, np.cos(y)]])
     about_x = np.array([[1, 0, 0], [0, np.cos(p), np.sin(p)], [0, -np.sin(p), np.cos(p)]])
     about_z = np.array([[np.cos(r), -np.sin(r), 0], [np.sin(r), np.cos(r), 0], [0, 0, 1]])
@@ -43,7 +43,7 @@ def test_similarity_undoes_a_known_move():
 
 
 def test_crop_is_upright_and_has_the_margin():
-    # Eyes on a slope of 30 degrees; the box is 100 wide, so the crop's 256 pixels show 150.
+    # The eyes are on a slope of 30 degrees. The box is 100 wide, so the 256 pixels of the crop show 150.
     landmarks = np.array(
         [[100, 100], [100 + 40 * np.cos(0.5236), 100 + 20], [120, 130], [110, 150], [140, 160]]
     )
@@ -57,7 +57,7 @@ def test_crop_is_upright_and_has_the_margin():
 
 
 def test_a_large_face_is_averaged_down_without_aliasing():
-    # Stripes one pixel wide: a warp that skips pixels keeps black and white, an average gives grey.
+    # Stripes one pixel wide: a warp that skips pixels gives black and white, an average gives grey.
     stripes = np.zeros((2000, 2000, 3), np.uint8)
     stripes[:, ::2] = 255
     matrix = geometry.crop_matrix(np.array([1000, 1000]), 1800, 0.0)
@@ -67,7 +67,7 @@ def test_a_large_face_is_averaged_down_without_aliasing():
     assert np.abs(geometry.align(stripes, landmarks)[8:-8, 8:-8].astype(int) - 127).max() < 40
 
 
-def test_coverage_counts_only_what_lies_in_the_frame():
+def test_coverage_counts_only_the_part_inside_the_frame():
     square = np.array([[-50, -50], [49, -50], [49, 49], [-50, 49]])
     assert geometry.coverage(square, 200, 100) == pytest.approx(0.125, abs=0.005)
 
@@ -77,9 +77,9 @@ def area(polygon: np.ndarray) -> float:
     return float(abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2)
 
 
-def test_of_a_polygon_what_lies_in_a_turned_frame_is_kept():
+def test_clipping_keeps_the_part_of_a_polygon_inside_a_rotated_frame():
     frame = geometry.frame_corners(101, 61) @ rotation(0, 0, 30)[:2, :2].T
-    # A notch from the right makes it hollow: clipped by a line, its two arms come apart.
+    # A notch from the right makes the polygon concave: clipping by a line separates its two arms.
     hollow = np.array([[20, 20], [140, 20], [140, 25], [40, 30], [140, 35], [140, 40], [20, 40]], np.float32)
     turned = (hollow @ rotation(0, 0, 30)[:2, :2].T).astype(np.float32)
     cut = geometry.clipped(turned, frame)
@@ -88,7 +88,7 @@ def test_of_a_polygon_what_lies_in_a_turned_frame_is_kept():
     assert cut.dtype == np.float32 and cut[0].tobytes() == turned[0].tobytes()
 
 
-def test_a_polygon_inside_keeps_its_bits_and_one_outside_leaves_nothing():
+def test_a_polygon_inside_is_unchanged_and_one_outside_is_empty():
     frame = geometry.frame_corners(200, 100)
     inner = (np.random.default_rng(0).random((36, 2)) * (199, 99)).astype(np.float32)
     assert geometry.clipped(inner, frame).tobytes() == inner.tobytes()
@@ -97,8 +97,8 @@ def test_a_polygon_inside_keeps_its_bits_and_one_outside_leaves_nothing():
 
 
 @pytest.mark.parametrize("angles", [(0, 0, 0), (25, 0, 0), (0, -20, 0), (0, 0, 15), (-20, 10, -10)])
-def test_the_perspective_fit_finds_the_pose_that_was_drawn(angles):
-    """Six points of a generic head, turned, put before a camera and projected."""
+def test_the_perspective_fit_finds_the_true_pose(angles):
+    """Six points of a generic head are rotated, placed in front of a camera and projected."""
     placed = geometry.PNP_MODEL @ rotation(*angles).T + [20.0, -30.0, 2000.0]
     width, height = 640, 480
     points = placed[:, :2] / placed[:, 2:] * width + [width / 2, height / 2]
@@ -106,8 +106,9 @@ def test_the_perspective_fit_finds_the_pose_that_was_drawn(angles):
     assert np.allclose(found, angles, atol=0.5)
 
 
-def test_the_perspective_fit_keeps_a_small_noisy_face_before_the_camera():
-    """100 pixels high, landmarks a pixel off: the iterative solver puts a third of these upside down."""
+def test_the_perspective_fit_keeps_a_small_noisy_face_in_front_of_the_camera():
+    """The faces are 100 pixels high, with landmark errors of a pixel. The iterative solver gives a third of
+    them upside down."""
     rng = np.random.default_rng(0)
     width, height = 640, 480
     for _ in range(100):

@@ -19,7 +19,7 @@ def mesh() -> FaceMesh:
 
 @pytest.fixture(scope="module")
 def cut(astronaut) -> tuple[np.ndarray, np.ndarray]:
-    """The upright crop, and the five landmarks in its pixels."""
+    """The upright crop, and the five landmarks in pixels of the crop."""
     (face,) = YuNet(fetch("yunet"), 0.6)(astronaut)
     side, angle = MESH_ENLARGEMENT * face.side, geometry.eye_angle(face.landmarks)
     matrix = geometry.crop_matrix(face.centre, side, angle, region.MESH_SIZE)
@@ -27,7 +27,7 @@ def cut(astronaut) -> tuple[np.ndarray, np.ndarray]:
     return crop, geometry.from_frame(face.landmarks, matrix)
 
 
-def test_the_outline_holds_eyes_nose_and_mouth_and_not_the_corners(mesh, cut):
+def test_the_outline_contains_eyes_nose_and_mouth_and_not_the_corners(mesh, cut):
     crop, landmarks = cut
     outline = mesh(crop)[0][region.FACE_OVAL, :2]
     assert outline.shape == (36, 2)
@@ -42,7 +42,7 @@ def test_dense_landmarks_agree_with_the_detector(mesh, cut):
     assert np.linalg.norm(region.five(mesh(crop)[0]) - landmarks, axis=1).max() < 0.15 * between
 
 
-def test_what_is_shown_of_a_face_is_its_inside_its_inside_on_black_or_all_of_it(mesh, cut):
+def test_a_region_is_the_inside_the_inside_on_black_or_the_whole_crop(mesh, cut):
     crop, _ = cut
     inside = geometry.polygon_mask(mesh(crop)[0][region.FACE_OVAL, :2], region.MESH_SIZE)[None]
     pictures = crop[None]
@@ -58,8 +58,8 @@ def test_what_is_shown_of_a_face_is_its_inside_its_inside_on_black_or_all_of_it(
 
 
 @pytest.mark.parametrize("shape", [(384, 384), (301, 455)])
-def test_a_frame_as_a_jpeg_is_what_a_file_of_opencvs_holds(astronaut, tmp_path, shape):
-    """Written by cv2.imwrite without a word about quality, read by Pillow; red is red."""
+def test_a_frame_as_jpeg_equals_a_file_written_by_opencv(astronaut, tmp_path, shape):
+    """cv2.imwrite writes the file with its default quality, and Pillow reads it. Red stays red."""
     picture = astronaut[: shape[0], : shape[1]]
     outline = np.array([[120, 30], [320, 30], [300, 290], [140, 290]])
     inside = np.zeros(shape, np.uint8)
@@ -68,13 +68,13 @@ def test_a_frame_as_a_jpeg_is_what_a_file_of_opencvs_holds(astronaut, tmp_path, 
     file = np.asarray(Image.open(tmp_path / "black.jpg").convert("RGB"))
     wanted = cv2.resize(file, (384, 384), interpolation=cv2.INTER_AREA)
     found = region.blacked_out(picture, outline, as_jpeg=True)
-    assert np.abs(found.astype(int) - wanted).max() <= 1  # two builds of libjpeg
+    assert np.abs(found.astype(int) - wanted).max() <= 1  # OpenCV and Pillow have different builds of libjpeg
     plain = region.blacked_out(picture, outline)
     assert np.abs(found.astype(int) - plain).max() > 20
     assert np.array_equal(found, region.blacked_out(picture, outline, as_jpeg=True))
 
 
-def test_a_frame_longer_than_a_jpeg_may_be_stays_as_it_is():
+def test_a_frame_too_long_for_jpeg_is_unchanged():
     strip = np.full((20, 70_000, 3), 90, np.uint8)
     outline = np.array([[0, 0], [40_000, 0], [40_000, 19], [0, 19]])
     assert np.array_equal(

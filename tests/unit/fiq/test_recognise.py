@@ -1,4 +1,4 @@
-"""The recogniser, cut open: its two halves together are the network in the file."""
+"""The recogniser, split into backbone and head: together they equal the network in the file."""
 
 import numpy as np
 import onnx
@@ -35,7 +35,7 @@ def embeddings(backbone: Backbone, faces: np.ndarray) -> np.ndarray:
 
 
 def whole(path, batch: np.ndarray) -> np.ndarray:
-    """The file's own embeddings, (N, E), one picture at a time."""
+    """The embeddings of the network in the file, (N, E), one image at a time."""
     model = onnx.load(str(path))
     used = {name for node in model.graph.node for name in node.input}
     for value in [value for value in model.graph.input if value.name not in used]:
@@ -60,7 +60,7 @@ def test_features_do_not_depend_on_the_batch(backbone, face):
     assert np.array_equal(together, backbone(face[None])[0])
 
 
-# --- graphs as exporters write them: a strided convolution, and one of these tails ---
+# --- graphs like those of exporters: a strided convolution followed by one of these tails ---
 
 
 def weights(**arrays) -> dict[str, np.ndarray]:
@@ -132,7 +132,7 @@ TAILS = {
 
 
 def save(path, nodes, constants, opset=13, size=112):
-    """An ONNX file of a convolution to (N, 4, 7, 7), with `nodes` behind its output `x`."""
+    """Write an ONNX file with a convolution to (N, 4, 7, 7), followed by `nodes` on its output `x`."""
     kernel = rng.standard_normal((4, 3, 16, 16)).astype(np.float32) / 3000
     constants = {**constants, "kernel": kernel}
     convolution = node("Conv", ["picture", "kernel"], ["x"], strides=[16, 16])
@@ -172,12 +172,12 @@ AFTER = node("Flatten", ["dropped"], ["flat"])
 @pytest.mark.parametrize(
     ("nodes", "constants", "said"),
     [
-        ([node("Relu", ["x"], ["out"])], {}, "the last layer is not linear: behind it stands Relu"),
+        ([node("Relu", ["x"], ["out"])], {}, "the last layer is not linear: it is followed by Relu"),
         ([FLATTEN, LINEAR], weights(w=W, b=B), "no Dropout node before its last layer"),
         (
             [DROPOUT, AFTER, GEMM, node("Tanh", ["fc"], ["out"])],
             weights(w=W, b=B, ratio=0.4),
-            "behind it stands Tanh",
+            "it is followed by Tanh",
         ),
         ([DROPOUT, AFTER, LINEAR], weights(w=W, b=B, ratio=0), "the dropout rate is 0"),
         ([DROPOUT, AFTER, LINEAR], weights(w=W * 0, b=B, ratio=0.4), "weights are all zero"),
@@ -198,11 +198,11 @@ AFTER = node("Flatten", ["dropped"], ["flat"])
                 LINEAR,
             ],
             {**weights(w=W, b=B, ratio=0.4), "shape": np.array([1, FEATURES])},
-            r"does not run on two faces",
+            r"fails on two faces",
         ),
     ],
 )
-def test_what_cannot_be_opened_is_refused_by_name(nodes, constants, said, tmp_path):
+def test_a_graph_that_cannot_be_split_is_refused_by_name(nodes, constants, said, tmp_path):
     path = save(tmp_path / "own.onnx", nodes, constants)
     with pytest.raises(ModelFileError, match=rf"own\.onnx: .*{said}"):
         Backbone(path)
@@ -212,7 +212,7 @@ def test_what_cannot_be_opened_is_refused_by_name(nodes, constants, said, tmp_pa
 def test_a_network_for_other_pictures_is_refused(tmp_path):
     constants = weights(w=np.tile(W, 4), b=B, ratio=0.4)
     path = save(tmp_path / "own.onnx", [DROPOUT, AFTER, LINEAR], constants, size=224)
-    with pytest.raises(ModelFileError, match=r"own\.onnx: does not run on two faces of \(3, 112, 112\)"):
+    with pytest.raises(ModelFileError, match=r"own\.onnx: fails on two faces of shape \(3, 112, 112\)"):
         Backbone(path)
 
 

@@ -1,4 +1,4 @@
-"""SER-FIQ's closed form against the published way, on real faces."""
+"""SER-FIQ's closed form compared with the published method, on real faces."""
 
 import numpy as np
 import pytest
@@ -37,7 +37,8 @@ def test_closed_form_agrees_with_1500_passes(backbone, features):
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.8])
 @pytest.mark.parametrize("outputs", [64, 512])
 def test_closed_form_holds_for_other_layers(rate, outputs):
-    """Other rates and widths, and clouds far wider than any face's: few directions are the harder case."""
+    """Other rates and widths, and embeddings that vary far more than those of any face. Few dimensions are
+    the harder case."""
     generator = np.random.default_rng(int(rate * 10) + outputs)
     weight = generator.standard_normal((outputs, 3000)).astype(np.float32)
     head = Head(weight, generator.standard_normal(outputs).astype(np.float32), rate)
@@ -69,7 +70,7 @@ def test_draws_depend_on_the_seed_and_nothing_else(backbone, features, faces):
 
 
 def test_passes_keep_the_rate_and_the_mean():
-    """With an identity as the last layer the draws show the masks themselves."""
+    """With an identity as the last layer, the outputs are the dropout masks."""
     head = Head(np.eye(8, dtype=np.float32), np.zeros(8, np.float32), 0.4)
     draws = MonteCarlo(head, 20_000)._draws(torch.arange(1.0, 9.0), seed=3).numpy()
     assert np.allclose((draws == 0).mean(axis=0), 0.4, atol=0.015)
@@ -105,7 +106,7 @@ def test_a_face_that_dropout_cannot_change_is_an_error_not_a_perfect_score():
     head = Head(np.eye(4, dtype=np.float32), np.ones(4, np.float32), 0.4)
     for features in (torch.zeros(1, 4), torch.full((1, 4), torch.nan)):
         for found in (ClosedForm(head)(features), MonteCarlo(head, 10)(features, [0])):
-            assert not serfiq.has_size(*found).any()
+            assert not serfiq.is_valid(*found).any()
             with pytest.raises(DropoutError, match="all dropout passes of a face are equal"):
                 serfiq.check_distances(*found)
 
@@ -116,7 +117,7 @@ def test_score_and_calibration_have_the_published_shape():
     assert np.isclose(serfiq.calibrated(np.array([0.88]), slope=80, threshold=0.88), 0.5)
 
 
-def test_both_ways_give_the_embedding_without_dropout(backbone, features):
+def test_both_methods_give_the_embedding_without_dropout(backbone, features):
     wanted = features[:5].numpy() @ backbone.head.weight.T + backbone.head.bias
     for _, embedding in (
         ClosedForm(backbone.head)(features[:5]),

@@ -1,4 +1,4 @@
-"""The shipped weights on a real picture: what the scores mean, and what they do not depend on."""
+"""The shipped weights on a real image: what the scores mean, and what they do not depend on."""
 
 from pathlib import Path
 
@@ -68,7 +68,7 @@ def test_scores_fall_as_the_face_is_degraded(
 
 
 @pytest.mark.parametrize("kind", LADDERS)
-def test_the_mask_shifts_the_say_to_what_is_under_it(
+def test_the_mask_gives_more_weight_to_the_part_inside_it(
     model: DBCNNLite, face: NDArray[np.uint8], kind: str
 ) -> None:
     inside = oval()[0, 0].bool().numpy()[..., None]
@@ -80,7 +80,9 @@ def test_the_mask_shifts_the_say_to_what_is_under_it(
     assert clean - within > clean_whole - within_whole + 1
 
 
-def test_a_mask_of_ones_and_a_mask_of_halves_weigh_alike(model: DBCNNLite, face: NDArray[np.uint8]) -> None:
+def test_a_mask_of_ones_and_a_mask_of_halves_give_the_same_score(
+    model: DBCNNLite, face: NDArray[np.uint8]
+) -> None:
     images = tensor(face)
     assert torch.allclose(scores(model, images), scores(model, images, 0.5 * whole(images)), atol=1e-2)
 

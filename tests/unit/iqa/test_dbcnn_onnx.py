@@ -1,4 +1,4 @@
-"""DB-CNN-Lite's networks in ONNX Runtime against the same networks in torch."""
+"""DB-CNN-Lite's networks in ONNX Runtime compared with the same networks in torch."""
 
 import dataclasses
 
@@ -17,7 +17,7 @@ def model() -> DBCNNLite:
 
 @pytest.fixture(scope="module")
 def pictures(astronaut) -> np.ndarray:
-    """A face, its mirror image and another part of the photo, (3, 160, 160, 3) uint8 RGB."""
+    """A face, its mirror image, and another part of the photo, (3, 160, 160, 3) uint8 RGB."""
     face = astronaut[30:190, 140:300]
     return np.stack([face, face[:, ::-1], astronaut[300:460, 300:460]])
 
@@ -45,5 +45,5 @@ def test_scores_are_the_same_to_a_thousandth_of_a_point(model: DBCNNLite, pictur
 
 
 def test_a_side_that_the_strides_do_not_divide_is_refused(model: DBCNNLite) -> None:
-    with pytest.raises(ValueError, match="250 pixels: give a multiple of 32"):
+    with pytest.raises(ValueError, match="250 pixels: it must be a multiple of 32"):
         OnnxMaps(model, 1, 250, threads=1)

@@ -1,4 +1,4 @@
-"""DB-CNN as published: every layer against the equations, and the files that it reads and refuses."""
+"""DB-CNN as published: every layer compared with the equations, and files that it accepts and refuses."""
 
 import copy
 import math
@@ -21,14 +21,14 @@ def doubled(state: State) -> State:
 
 
 def normalised(images: Tensor) -> Tensor:
-    """ImageNet's statistics, RGB, in double precision."""
+    """Normalise by ImageNet's statistics, RGB, in double precision."""
     mean = torch.tensor([0.485, 0.456, 0.406], dtype=torch.float64)
     std = torch.tensor([0.229, 0.224, 0.225], dtype=torch.float64)
     return (images.double() - mean[:, None, None]) / std[:, None, None]
 
 
 def randomised(state: State) -> State:
-    """Random weights under which activations, and the score, keep a size of about 1."""
+    """Random weights with which activations and the score have a magnitude of about 1."""
     generator = torch.Generator().manual_seed(7)
     filled = {}
     for key, value in state.items():
@@ -36,7 +36,7 @@ def randomised(state: State) -> State:
         if key.endswith(("running_var", "num_batches_tracked")):
             filled[key] = value if "num" in key else noise.abs() + 0.5
         elif key == "fc.weight":
-            filled[key] = noise  # what it meets has length 1
+            filled[key] = noise  # its input has an L2 norm of 1
         elif value.ndim > 1:
             filled[key] = noise * math.sqrt(2 / value[0].numel())
         else:
@@ -64,7 +64,7 @@ def model(state: State) -> DBCNN:
 
 @pytest.fixture(scope="module")
 def exact(model: DBCNN) -> DBCNN:
-    """In double precision: what single precision loses over thirty layers differs by processor."""
+    """The model in double precision: rounding in single precision over thirty layers differs by processor."""
     return copy.deepcopy(model).double()
 
 
@@ -77,7 +77,7 @@ def checkpoint(state: State, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def outputs_of(branch: torch.nn.Sequential, images: Tensor) -> dict[int, Tensor]:
-    """What each layer gave, copied before the next one works in place."""
+    """The output of each layer, copied before the next layer works in place."""
     seen: dict[int, Tensor] = {}
     hooks = [
         layer.register_forward_hook(lambda _, __, out, index=index: seen.update({index: out.clone()}))
@@ -100,7 +100,7 @@ def test_every_layer_is_the_published_one(exact: DBCNN, state: State, branch: st
     seen = outputs_of(getattr(exact, branch), images)
     assert seen.keys() == expected.keys()
     for index, output in expected.items():
-        assert output.abs().max() > 0.5  # the comparison is one of numbers that could differ
+        assert output.abs().max() > 0.5  # the values are large enough to differ
         assert (seen[index] - output).abs().max() <= 1e-5, f"{branch}.{index}"
 
 
@@ -112,7 +112,7 @@ def test_the_score_is_the_published_one(
     images = picture(*size)
     expected = published_score(doubled(state), normalised(images))
     assert (exact(images.double()) / 100 - expected).abs().max() <= 1e-5
-    assert (model(images) / 100 - expected).abs().max() <= 1e-4  # of a score whose range is 0..1
+    assert (model(images) / 100 - expected).abs().max() <= 1e-4  # relative to a score of 0..1
     assert torch.allclose(model(images), 100 * model.head(model.pool(*model.maps(images), None)))
 
 
@@ -127,7 +127,7 @@ def test_a_mask_of_ones_changes_nothing(exact: DBCNN) -> None:
 
 
 @torch.inference_mode()
-def test_positions_outside_the_mask_have_no_say(exact: DBCNN, state: State) -> None:
+def test_positions_outside_the_mask_do_not_change_the_score(exact: DBCNN, state: State) -> None:
     images = picture(96, 112).double()
     left = torch.zeros_like(images[:, :1])
     left[..., :64] = 0.5
@@ -162,7 +162,7 @@ def test_a_checkpoint_in_the_public_layout_loads_and_scores(
     assert not loaded.training
     assert torch.equal(loaded(images), expected)
 
-    # As the authors' own training saves it: parallel, at the top, from before batches were counted.
+    # The format of the authors' training: data-parallel names, at the top level, without batch counts.
     old = {f"module.{key}": value for key, value in state.items() if "num_batches" not in key}
     torch.save(old, tmp_path / "net_params_best.pkl", _use_new_zipfile_serialization=False)
     assert torch.equal(load_dbcnn(tmp_path / "net_params_best.pkl")(images), expected)
@@ -172,7 +172,7 @@ def test_a_checkpoint_in_the_public_layout_loads_and_scores(
 
 
 def test_a_checkpoint_is_as_large_as_the_public_one(checkpoint: Path) -> None:
-    # Same tensors, same container; the names of entries in it differ by some bytes each.
+    # The tensors and the container are the same. Names of entries differ by a few bytes each.
     assert abs(checkpoint.stat().st_size - zoo.get("dbcnn-koniq").size) < 10_000
 
 
@@ -204,7 +204,7 @@ class _Opens:
         return open, ("opened", "w")
 
 
-def test_what_is_no_checkpoint_is_named_and_never_run(
+def test_a_file_that_is_no_checkpoint_is_named_and_never_executed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -221,25 +221,25 @@ def test_what_is_no_checkpoint_is_named_and_never_run(
         load_dbcnn("evil.pth")
     assert not Path("opened").exists()
     torch.save({"params": [1, 2]}, "list.pth")
-    with pytest.raises(ValueError, match=r"list\.pth holds no state dict"):
+    with pytest.raises(ValueError, match=r"list\.pth has no state dict"):
         load_dbcnn("list.pth")
 
 
 @pytest.mark.shared
 @torch.inference_mode()
-def test_the_authors_scnn_names_distortions(shared: Path) -> None:
+def test_the_authors_scnn_classifies_distortions(shared: Path) -> None:
     path = shared / "weights" / "dbcnn_scnn_official.pkl"
     raw = torch.load(path, map_location="cpu", weights_only=True)
     state = {key.removeprefix("module."): value for key, value in raw.items()}
     images = picture(224, 224)
     logits = load_scnn(path).double()(images.double())
     assert logits.shape == (2, 39)
-    assert logits.std() > 1  # a trained network has opinions
+    assert logits.std() > 1  # a trained network separates the classes
     assert (logits - scnn_logits(doubled(state), normalised(images))).abs().max() <= 1e-5
 
 
 def test_a_compressed_checkpoint_is_not_unpacked(tmp_path):
-    """50 MB of zeros in 50 KB: PyTorch would read them."""
+    """50 KB contain 50 MB of zeros, which PyTorch would read."""
     whole, packed = tmp_path / "whole.pth", tmp_path / "packed.pth"
     torch.save({"params": {"weight": torch.zeros(50_000_000, dtype=torch.uint8)}}, whole)
     with zipfile.ZipFile(whole) as parts, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as smaller:

@@ -1,4 +1,4 @@
-"""When a job stops because nothing can be read, and when it does not."""
+"""When a job stops because its input is unreadable, and when it continues."""
 
 import logging
 
@@ -16,7 +16,7 @@ def test_refusals_in_a_row_stop_the_job_with_the_reason():
     assert "ExpiredToken" in census.read(999, 1, 0, 0, ["access denied: ExpiredToken"])
 
 
-def test_one_success_between_refusals_goes_on():
+def test_one_success_between_refusals_keeps_the_job_running():
     census = Counts(shards=10_000, tasks=1)
     for task in range(3 * REFUSALS_IN_A_ROW):
         given = int(task % 50 == 0)
@@ -24,13 +24,13 @@ def test_one_success_between_refusals_goes_on():
         assert census.read(task, 1, 0, given, refused) is None
 
 
-def test_a_small_input_that_is_refused_whole_stops_too():
+def test_a_small_input_that_is_refused_completely_stops_too():
     census = Counts(shards=2, tasks=1)
     assert census.read(0, 1, 0, 0, ["gone"]) is None
     assert "gone" in census.read(1, 1, 0, 0, ["gone"])
 
 
-def test_files_that_a_manifest_alone_knows_are_no_refusals_where_they_are_not_there():
+def test_missing_files_of_a_manifest_are_not_refusals():
     census = Counts(shards=10_000, tasks=100)
     for task in range(3):
         assert census.read(task, 500, 0, 0, ["gone"] * 500, unseen=500) is None
@@ -64,7 +64,7 @@ def test_a_bad_folder_that_comes_first_does_not_stop_the_job():
 
 
 @pytest.mark.parametrize("limit", [False, True])
-def test_bad_frames_that_are_all_that_is_left_of_a_good_input_are_rows(limit):
+def test_bad_frames_at_the_end_of_a_good_input_are_rows(limit):
     census = Counts(shards=1, tasks=1)
     if limit:  # frames that have a row are read again, counted, and dropped
         census.read(0, 10_200, 0, 10_200, [])
@@ -129,7 +129,7 @@ def test_with_a_limit_the_number_of_frames_is_known_once_as_many_were_read():
     assert Counts(shards=5, tasks=1, frames=[5], limit=50).progress().frames == 5
 
 
-def test_a_frame_over_which_two_processes_died_is_to_blame():
+def test_a_frame_on_which_two_processes_died_is_blamed():
     census = Counts(shards=3, tasks=1)
     assert census.begin_reading(0, 20) == (None, [], None)
     census.read(0, 32, 0, 32, [], 0, (1, 4))
@@ -147,8 +147,8 @@ def test_a_process_that_dies_while_others_work_is_not_blamed_on_the_frame():
         census.about_to_read(0, None)
 
 
-def test_a_frame_that_was_read_is_not_to_blame():
-    """What came after it has gone on already, and would come again after the break."""
+def test_a_frame_that_was_read_is_not_blamed():
+    """Frames after it were already passed on, and would be read again after the break."""
     census = Counts(shards=3, tasks=1)
     census.begin_reading(0, 20)
     census.about_to_read(0, (0, 7))
@@ -166,8 +166,8 @@ def test_a_task_whose_processes_die_anywhere_stops_the_job():
     assert "ended 5 times" in census.begin_reading(0, 5)[2]
 
 
-def test_a_batch_whose_processes_die_without_end_stops_the_job():
-    """On a Ray that is there already nobody else counts those that end for lack of memory."""
+def test_a_batch_whose_processes_die_repeatedly_stops_the_job():
+    """On an existing Ray cluster, nothing else counts processes that are killed for lack of memory."""
     census = Counts(shards=1, tasks=1)
     for begun in range(5):
         died, _, outage = census.begin(7, 5)
@@ -175,7 +175,7 @@ def test_a_batch_whose_processes_die_without_end_stops_the_job():
     assert "ended 5 times over the same frames" in census.begin(7, 5)[2]
 
 
-def test_what_workers_log_comes_once_and_in_order():
+def test_log_messages_of_workers_arrive_once_and_in_order():
     census = Counts(shards=1, tasks=1)
     for message in ("one", "two", "one"):
         census.say(logging.INFO, "faceq.a", message)
@@ -184,7 +184,7 @@ def test_what_workers_log_comes_once_and_in_order():
     assert census.news(2)[1] == [(logging.WARNING, "faceq.a", "one")]
 
 
-def test_what_a_task_reads_again_is_counted_once():
+def test_frames_that_a_task_reads_again_are_counted_once():
     census = Counts(shards=10_000, tasks=1)
     for _ in range(3):
         census.read(0, 8, 0, 0, ["access denied"] * 8, 0, (0, 7))

@@ -1,4 +1,4 @@
-"""How large pools may get, and how many threads their models run."""
+"""The maximum size of pools, and the number of threads of their models."""
 
 import os
 import subprocess
@@ -22,23 +22,23 @@ from faceq.stages.scores import ScoreFiq
 @pytest.mark.parametrize(
     ("cpus", "pool", "sizes"),
     [
-        # A laptop: a share for the tasks that feed two pools of one actor each.
+        # A laptop: some CPUs are left for the tasks that feed two pools of one actor each.
         (2, Pool(), (1, 1, 1)),
         (16, Pool(), (1, 1, 8)),
         (2, Pool(initial_size=3), (1, 3, 3)),
         (96, Pool(min_size=2, initial_size=4, max_size=6), (2, 4, 6)),
-        # One node with GPUs: the cards are the bound.
+        # One node with GPUs: the number of GPUs is the limit.
         (96, Pool(num_cpus=1, num_gpus=0.5), (1, 1, float("inf"))),
     ],
 )
-def test_pools_are_sized_from_what_is_there(monkeypatch, cpus, pool, sizes):
+def test_pools_are_sized_by_the_available_resources(monkeypatch, cpus, pool, sizes):
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": float(cpus)})
     strategy = cluster.pool_options(pool)["compute"]
     assert (strategy.min_size, strategy.initial_size, strategy.max_size) == sizes
 
 
 def test_a_cluster_that_was_joined_may_grow(monkeypatch):
-    """A head with two CPUs says nothing of the machines that the autoscaler will bring."""
+    """A head with two CPUs does not show which nodes the autoscaler will add."""
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     assert cluster.pool_options(Pool())["compute"].max_size == float("inf")
@@ -59,7 +59,7 @@ def test_an_initial_size_lies_between_the_others():
 
 
 @pytest.mark.parametrize(("cpus", "threads"), [(0.25, 1), (1, 1), (2.5, 2)])
-def test_a_model_runs_as_many_threads_as_it_has_whole_cpus(cpus, threads, monkeypatch):
+def test_a_model_runs_one_thread_per_whole_cpu(cpus, threads, monkeypatch):
     seen = []
 
     class Watched(DropoutDistances):
@@ -86,14 +86,14 @@ def test_a_model_runs_as_many_threads_as_it_has_whole_cpus(cpus, threads, monkey
         (1, {"serfiq": {"min_size": 3}}, (0.25, 0.25)),
     ],
 )
-def test_pools_share_what_is_left_of_the_cards(cards, asked, left):
-    """Where nothing is left they stay on the CPU."""
+def test_pools_share_the_remaining_gpus(cards, asked, left):
+    """If no GPU is left, they stay on the CPU."""
     chosen = on_gpus(config.build(asked), cards)
     assert (chosen.serfiq.num_gpus, chosen.dbcnn.num_gpus) == pytest.approx(left)
 
 
-def test_stages_that_have_no_room_are_refused_before_they_wait(monkeypatch):
-    """Finding faces on a card counts with the pools, which share that card on a machine of one's own."""
+def test_stages_that_do_not_fit_are_refused_before_they_wait(monkeypatch):
+    """find_face on a GPU counts together with the pools, which share this GPU on a single machine."""
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0, "GPU": 1.0})
     cluster._check_room(on_gpus(config.build({"find_face": {"num_gpus": 0.2}}), 1))
     with pytest.raises(UsageError, match=r"at least 1.5 GPUs, the machine has 1: lower num_cpus, num_gpus"):
@@ -114,8 +114,8 @@ def test_a_cluster_whose_token_is_missing_here_is_wrong_usage_in_one_line(tmp_pa
     assert "this machine has no token" in done.stderr.strip().splitlines()[-1]
 
 
-def test_processes_that_read_find_faces_and_write_do_without_torch(photos):
-    """Most of a cluster's processes: each would spend a second and 120 MB on it."""
+def test_processes_that_read_find_faces_and_write_do_not_import_torch(photos):
+    """These are most processes of a cluster. Importing torch would cost each of them a second and 120 MB."""
     code = (
         "import sys, faceq.job.census, faceq.job.datasource, faceq.job.tasks\n"
         "from faceq import config; from faceq.stages import find_face; from faceq.sources import frame\n"

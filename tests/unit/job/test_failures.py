@@ -1,4 +1,4 @@
-"""Why a job has failed, out of the errors as which Ray Data reports it."""
+"""The reason for a failed job, extracted from the errors that Ray Data reports."""
 
 import copy
 import traceback
@@ -9,14 +9,15 @@ from ray.data._internal.util import _annotate_exception_with_retry_context
 
 from faceq.errors import StorageError
 from faceq.job import failures
+from faceq.job.census import OutageError
 
 
-class Odd(Exception):  # noqa: N818 - as some libraries call theirs
-    """Called neither an error nor an exception."""
+class Odd(Exception):  # noqa: N818 - some libraries name their errors like this
+    """An exception whose name ends neither in Error nor in Exception."""
 
 
 def raised_by_a_task(error: Exception) -> ray.exceptions.RayTaskError:
-    """As Ray Data reports an error of a worker: with its advice in the message, and pickled."""
+    """The error of a worker as Ray Data reports it: with added advice in the message, and pickled."""
     try:
         raise copy.copy(error)
     except Exception as caught:
@@ -39,13 +40,13 @@ ERRORS = {
 
 
 @pytest.mark.parametrize(("error", "said"), ERRORS.values(), ids=ERRORS)
-def test_an_error_in_a_task_is_told_as_it_was_raised(error, said):
+def test_an_error_in_a_task_is_reported_as_it_was_raised(error, said):
     reported = raised_by_a_task(error).as_instanceof_cause()
     assert failures._reason(reported) == said
 
 
 @pytest.mark.parametrize(("error", "said"), ERRORS.values(), ids=ERRORS)
-def test_an_error_in_the_constructor_of_an_actor_is_told_as_it_was_raised(error, said):
+def test_an_error_in_the_constructor_of_an_actor_is_reported_as_it_was_raised(error, said):
     try:
         raise copy.copy(error)
     except Exception as caught:
@@ -54,5 +55,20 @@ def test_an_error_in_the_constructor_of_an_actor_is_told_as_it_was_raised(error,
     assert failures._reason(ray.exceptions.ActorDiedError(cause)) == said
 
 
-def test_another_error_is_told_on_one_line():
+def test_another_error_is_reported_on_one_line():
     assert failures._reason(RuntimeError("two\nlines")) == "two lines"
+
+
+class Gone:
+    """A census whose process has died."""
+
+    class outage:  # noqa: N801 - as a method of an actor is called
+        @staticmethod
+        def remote() -> None:
+            raise ray.exceptions.ActorUnavailableError("the census is not there", None)
+
+
+def test_a_reason_to_stop_is_the_message_without_the_traceback_of_the_task():
+    raised = raised_by_a_task(OutageError("stopped: 300 of 300 frames are unreadable")).as_instanceof_cause()
+    assert isinstance(raised, OutageError)
+    assert failures.explain(raised, Gone()) == "stopped: 300 of 300 frames are unreadable"

@@ -1,4 +1,4 @@
-"""The token of a Ray that this process starts where the home directory cannot keep one."""
+"""The token of a local Ray if the home directory is not writable."""
 
 import os
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from faceq.job import local_ray
 
 
-def test_a_token_in_the_environment_is_gone_with_its_ray_and_comes_again(tmp_path, monkeypatch):
+def test_a_token_in_the_environment_is_removed_with_its_ray_and_created_again(tmp_path, monkeypatch):
     (tmp_path / "home").write_text("not a directory")
     monkeypatch.setattr(Path, "home", lambda: tmp_path / "home")
     monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
@@ -22,7 +22,7 @@ def test_a_token_in_the_environment_is_gone_with_its_ray_and_comes_again(tmp_pat
     assert tokens[0] == tokens[1] and len(tokens[0]) == 64
 
 
-def test_a_token_of_the_user_stays(monkeypatch: pytest.MonkeyPatch):
+def test_a_token_of_the_user_is_kept(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("RAY_AUTH_TOKEN", "mine")
     with local_ray.token_in_environment():
         local_ray._keep_token_private()

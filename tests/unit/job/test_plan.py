@@ -1,4 +1,4 @@
-"""The capacity plan: what it takes for granted, and what it prints."""
+"""The capacity plan: its assumptions and its output."""
 
 import io
 
@@ -20,8 +20,9 @@ from faceq.stages.scorer import stages_of
 PAGE = ROOT / "docs" / "explanation" / "capacity.md"
 
 
-def test_the_arithmetic_is_that_of_the_networks():
-    """DB-CNN-Lite is counted here; the recogniser, an ONNX file, is the rest and smaller."""
+def test_the_operation_counts_are_those_of_the_networks():
+    """The test counts the operations of DB-CNN-Lite. The rest is the recogniser, an ONNX file, and
+    smaller."""
     images = torch.zeros(1, 3, geometry.CROP_SIZE, geometry.CROP_SIZE)
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         DBCNNLite().eval()(images, torch.ones(1, 1, geometry.CROP_SIZE, geometry.CROP_SIZE))
@@ -29,7 +30,7 @@ def test_the_arithmetic_is_that_of_the_networks():
     assert 0.9 * counted < capacity.QUALITY_GFLOP < 1.1 * counted
 
 
-def test_many_cards_wait_for_cpus_and_one_card_can_be_fed():
+def test_many_gpus_wait_for_cpus_and_one_gpu_does_not():
     found = {name: bottleneck(capacity.machine(name), "embedded") for name in ("p5", "p4d", "g5.xlarge")}
     assert set(found.values()) == {"CPUs"}
     found = {name: bottleneck(capacity.machine(name), "embedded") for name in ("g5.16xlarge", "g6.16xlarge")}
@@ -43,14 +44,14 @@ def bottleneck(machine: capacity.Machine, preset: str) -> str:
 
 @pytest.mark.parametrize("preset", ["insightface", "cafi"])
 @pytest.mark.parametrize("kind", capacity.CLASSES)
-def test_large_networks_on_the_card_do_not_wait_for_cpus(preset, kind, capsys):
+def test_large_networks_on_the_gpu_do_not_wait_for_cpus(preset, kind, capsys):
     assert main.main(["plan", "--frames", "1000", "--gpu", kind, "--preset", preset]) == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "the bottleneck" in line]
     assert line.startswith("GPUs")
 
 
 @pytest.mark.parametrize("machine", capacity.MACHINES, ids=lambda machine: machine.name)
-def test_the_page_says_what_the_command_says(machine):
+def test_the_page_shows_the_output_of_the_command(machine):
     rates = capacity.capacity(machine, capacity.COSTS["embedded"])
     (cells,) = rows_of_the_page(f"`{machine.name}`")
     assert numbers(cells[3:7]) == [round(rate, -1) for rate in rates.values()]
@@ -58,7 +59,7 @@ def test_the_page_says_what_the_command_says(machine):
 
 
 @pytest.mark.parametrize("preset", ["insightface", "cafi"])
-def test_the_page_says_what_the_command_says_of_the_other_presets(preset):
+def test_the_page_shows_the_output_of_the_command_for_other_presets(preset):
     rows = [cells for cells in rows_of_the_page(f"`{preset}`") if cells[1] in capacity.CLASSES.values()]
     assert [cells[1] for cells in rows] == list(capacity.CLASSES.values())
     for cells in rows:
@@ -69,7 +70,7 @@ def test_the_page_says_what_the_command_says_of_the_other_presets(preset):
 
 
 def rows_of_the_page(first: str) -> list[list[str]]:
-    """Cells of the table rows that begin with that cell."""
+    """Cells of the table rows that begin with the given cell."""
     lines = PAGE.read_text(encoding="utf-8").splitlines()
     return [line.strip("| ").split(" | ") for line in lines if line.startswith(f"| {first} |")]
 
@@ -79,7 +80,7 @@ def numbers(cells: list[str]) -> list[float]:
 
 
 def test_object_store_bytes_are_those_of_the_stages_columns(astronaut):
-    """Encoded frame, then what goes on from stage to stage."""
+    """Bytes of the encoded frame, and of the columns passed from stage to stage."""
     settings = config.build({"fiq_threshold": 0})
     shown = io.BytesIO()
     Image.fromarray(astronaut).resize((384, 384)).save(shown, "JPEG")
@@ -116,7 +117,7 @@ def test_the_command_prints_machines_hours_and_with_a_price_money(capsys):
     ("kind", "name"),
     [("g6", "g6.4xlarge"), ("A100", "p4d.24xlarge"), ("h100", "p5.48xlarge"), ("g5.xlarge", "g5.xlarge")],
 )
-def test_a_machine_goes_by_class_card_or_size(kind, name):
+def test_a_machine_is_named_by_class_gpu_or_size(kind, name):
     assert capacity.machine(kind).name == name
 
 

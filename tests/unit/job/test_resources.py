@@ -1,4 +1,4 @@
-"""Whether the machines that are there can run a job's stages."""
+"""Checks whether the nodes of a cluster can run the stages of a job."""
 
 import pytest
 
@@ -24,7 +24,7 @@ CARDS = {"num_gpus": 0.5, "device": "cpu"}
             "each process of serfiq requests 0.5 CPUs and 0.5 GPUs, and the largest of 2 machines has 8 CPUs "
             "and 0 GPUs",
         ),
-        # In all there are enough, but no actor may be on two machines.
+        # The total is enough, but an actor cannot span two nodes.
         ({"dbcnn": {"num_cpus": 3}}, [Machine(2), Machine(2)], "each process of dbcnn requests 3 CPUs"),
         (
             {"serfiq": {**CARDS, "min_size": 3}, "dbcnn": {**CARDS, "min_size": 2}},
@@ -33,6 +33,6 @@ CARDS = {"num_gpus": 0.5, "device": "cpu"}
         ),
     ],
 )
-def test_what_no_machine_has_is_named(asked, machines, lacking):
+def test_resources_that_no_node_has_are_named(asked, machines, lacking):
     found = resources.shortage(requests(config.build(asked)), machines)
     assert found is None if lacking is None else (found or "").startswith(lacking)

@@ -1,4 +1,4 @@
-"""What workers log goes to the census, and only while they are told to."""
+"""Log messages of workers go to the census, but only while this is switched on."""
 
 import logging
 from types import SimpleNamespace

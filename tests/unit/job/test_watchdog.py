@@ -1,4 +1,4 @@
-"""Which jobs are stopped because they cannot go on, and which are not."""
+"""Which jobs the watchdog stops because they make no progress, and which it does not."""
 
 import pytest
 
@@ -10,7 +10,7 @@ from faceq.job.workers import Death
 
 
 class World:
-    """What a watchdog looks at, and its clock."""
+    """The state that a watchdog observes, and its clock."""
 
     def __init__(self):
         self.now, self.dead, self.lacking, self.full = 0.0, {}, None, None
@@ -24,7 +24,7 @@ class World:
             self.dead[str(number).encode()] = Death(self.now, f"process {number} on 10.0.0.1: killed")
 
     def until(self, end: float, moved: int = 0, every: float = 10, dying_every: float | None = None):
-        """Time goes on; returns all that was said, and the reason to stop."""
+        """Advance the time. Returns all messages, and the reason to stop."""
         said, died = [], self.now
         while self.now < end:
             self.now += every
@@ -38,7 +38,7 @@ class World:
         return said, None
 
 
-def test_nothing_moves_while_workers_die():
+def test_a_job_without_progress_whose_workers_die_is_stopped():
     world = World()
     said, reason = world.until(2 * STILL_S, dying_every=60)
     assert STILL_S <= world.now <= STILL_S + 20
@@ -46,17 +46,17 @@ def test_nothing_moves_while_workers_die():
     assert len(said) == 10 and "process 0" in said[0] and "Ray retries its work" in said[0]
 
 
-def test_a_slow_job_whose_workers_live_goes_on():
+def test_a_slow_job_whose_workers_live_continues():
     assert World().until(20 * STILL_S) == ([], None)
 
 
-def test_a_job_that_moves_goes_on_whoever_dies():
+def test_a_job_with_progress_continues_even_if_workers_die():
     world = World()
     for moved in range(40):
         assert world.until(world.now + STILL_S / 2, moved, dying_every=30)[1] is None
 
 
-def test_the_loss_of_a_machine_before_a_long_batch_is_no_reason():
+def test_the_loss_of_a_node_before_a_long_batch_does_not_stop_the_job():
     world = World()
     world.until(60)
     world.die(96)
@@ -66,18 +66,18 @@ def test_the_loss_of_a_machine_before_a_long_batch_is_no_reason():
     assert line.startswith("96 worker processes died, the last one, process")
 
 
-def test_a_few_deaths_are_no_reason():
+def test_a_few_deaths_do_not_stop_the_job():
     world = World()
     assert world.until(10 * STILL_S, dying_every=STILL_S / (DEATHS - 1) + 20)[1] is None
 
 
-def test_those_that_died_before_the_job_do_not_count():
+def test_deaths_before_the_job_do_not_count():
     dead = {b"0": Death(0.0, "process 0 on 10.0.0.1: killed")}
     dog = Watchdog(lambda: dict(dead), lambda: None, lambda: None)
     assert dog.look((0, 0)) == ([], None)
 
 
-def test_what_no_machine_has_is_waited_for_and_said_each_minute():
+def test_missing_resources_are_reported_each_minute():
     world = World()
     world.lacking = "each process of serfiq requests 1 GPU"
     said, reason = world.until(2 * SHORT_S)
@@ -87,7 +87,7 @@ def test_what_no_machine_has_is_waited_for_and_said_each_minute():
     assert said[0] == f"waiting for machines, at most 29 minutes more: {world.lacking}"
 
 
-def test_a_machine_that_comes_ends_the_wait():
+def test_a_new_node_ends_the_wait():
     world = World()
     world.lacking = "each process of serfiq requests 1 GPU"
     world.until(SHORT_S - 60)
@@ -102,8 +102,10 @@ def test_a_full_temporary_folder_is_named():
     assert reason.endswith("and workers cannot start: /tmp/ray: 0.1 MB are free")
 
 
-def test_a_job_on_a_ray_that_lacks_what_it_asks_for_ends(local_ray, photos, tmp_path, monkeypatch, caplog):
-    """The Ray is there already, so it may be a cluster that grows: faceq waits, and says what for."""
+def test_a_job_on_a_ray_without_the_requested_resources_ends(
+    local_ray, photos, tmp_path, monkeypatch, caplog
+):
+    """An existing Ray may be a growing cluster, so faceq waits and says which resources are missing."""
     monkeypatch.setattr(progress, "EVERY_S", 1)
     monkeypatch.setattr(watchdog, "SAY_S", 1)
     monkeypatch.setattr(watchdog, "SHORT_S", 4)

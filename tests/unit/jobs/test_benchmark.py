@@ -1,4 +1,4 @@
-"""The benchmark's frames and figures; its job runs in the tests of the pipeline."""
+"""The benchmark's frames and figures. The tests of the pipeline run its job."""
 
 import stat
 
@@ -23,7 +23,7 @@ def frames(tmp_path_factory) -> config.Config:
     return config.build({"input": folder, "fiq_threshold": 0, "limit": 36})
 
 
-def test_its_frames_are_faces_of_384_pixels_all_different(frames):
+def test_its_frames_have_384_pixels_and_are_all_different(frames):
     tables = list(loops.tables_of(frames))
     images = [image for table in tables for image in table["image"].to_pylist()]
     assert len(images) == len(set(images)) == 36
@@ -32,7 +32,7 @@ def test_its_frames_are_faces_of_384_pixels_all_different(frames):
     assert len(pending(found)) == len(tables[0])
 
 
-def test_the_bare_loop_scores_every_frame_and_names_each_stages_cost(frames):
+def test_the_bare_loop_scores_every_frame_and_reports_the_cost_of_each_stage(frames):
     few = frames.model_copy(update={"limit": 8})
     found = loops.bare(few)
     assert found["frames"] == 8 and found["rate"] > 0
@@ -49,9 +49,9 @@ def test_cafi_blacks_out_all_but_the_face_at_its_own_size():
     assert share == pytest.approx(101 * 101 / (200 * 300), rel=0.05)
 
 
-def test_a_run_with_stand_ins_writes_every_row_and_tells_what_it_held(local_ray, tmp_path, monkeypatch):
+def test_a_run_with_stand_ins_writes_every_row_and_reports_its_memory(local_ray, tmp_path, monkeypatch):
     for name in ("find_face", "FiqStage", "QualityStage"):
-        monkeypatch.setattr(graph, name, getattr(graph, name))  # restores it in the end
+        monkeypatch.setattr(graph, name, getattr(graph, name))  # restored at the end
     given = measure_scale._write_numbers(tmp_path / "in", 70)
     settings = config.build({"input": [given], "out": str(tmp_path / "table")})
     found = measure_scale._with_stand_ins(settings)
@@ -62,8 +62,8 @@ def test_a_run_with_stand_ins_writes_every_row_and_tells_what_it_held(local_ray,
     assert len(set(rows["frame_id"].to_pylist())) == len(set(rows["dbcnn"].to_pylist())) == 70
 
 
-def test_the_load_of_a_nodes_cards_is_what_nvidia_smi_says(local_ray, tmp_path, monkeypatch):
-    """A stand-in for the command: this machine has no card."""
+def test_the_gpu_load_of_a_node_is_that_of_nvidia_smi(local_ray, tmp_path, monkeypatch):
+    """Uses a stand-in for the command, because the test machine may have no GPU."""
     command = tmp_path / "nvidia-smi"
     command.write_text("#!/bin/sh\necho '80, 1000'; echo '40, 3000'; sleep 600\n")
     command.chmod(command.stat().st_mode | stat.S_IEXEC)

@@ -1,4 +1,4 @@
-"""The demo's folder: what is in it that is not the demo's stays."""
+"""The demo does not delete other files in its folder."""
 
 import subprocess
 import sys
@@ -8,22 +8,22 @@ import pytest
 from jobs import demo
 
 
-@pytest.mark.parametrize("name", demo.MADE)
-def test_what_others_have_made_is_not_removed(tmp_path, name):
+@pytest.mark.parametrize("name", demo.OUTPUTS)
+def test_files_of_others_are_not_deleted(tmp_path, name):
     (tmp_path / name).write_text("mine")
     command = [sys.executable, "-m", "jobs.demo", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 2 and f"{tmp_path / name}: is there" in done.stderr
+    assert done.returncode == 2 and f"{tmp_path / name}: already exists" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert (tmp_path / name).read_text() == "mine"
 
 
-def test_what_an_earlier_demo_has_made_is_replaced(tmp_path):
+def test_files_of_an_earlier_demo_are_replaced(tmp_path):
     folder = tmp_path / "demo"
-    demo.make_room(folder)
+    demo.prepare_folder(folder)
     demo.write_shards(folder / "shards", iter([("a.jpg", b"a")]))
     (folder / "astronaut.jpg").write_bytes(b"a")
     (folder / "notes.txt").write_text("mine")
-    demo.make_room(folder)
+    demo.prepare_folder(folder)
     assert not (folder / "shards").exists() and not (folder / "astronaut.jpg").exists()
     assert (folder / "notes.txt").read_text() == "mine"

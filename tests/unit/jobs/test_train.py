@@ -1,4 +1,4 @@
-"""The training of DB-CNN-Lite, in small: what it is fed, that it goes on after a kill, and that it ends."""
+"""The training of DB-CNN-Lite on a small scale: its data, its networks, and resuming after a kill."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from faceq.iqa.dbcnn_lite import LITE0_BLOCKS, DBCNNLite, SemanticNet
 from jobs.training import train_data, train_distortions
 from jobs.training.train_data import Ladders, NamingBatches, Rated, RatedBatches
 from jobs.training.train_dbcnn import LiveLite, gather_statistics, ranking_loss, train_stage
-from jobs.training.train_distortions import NAMED, RANKED, spoiled
+from jobs.training.train_distortions import NAMED, RANKED, degraded
 from jobs.training.train_norms import fold, unfold
 
 
@@ -23,7 +23,7 @@ def picture() -> np.ndarray:
     return np.ascontiguousarray(skimage.data.coffee()[100:356, 200:456])
 
 
-# --- what it is fed ------------------------------------------------------------------------------
+# --- training data --------------------------------------------------------------------------------
 
 
 def test_there_are_39_distortions_and_no_two_look_alike(picture) -> None:
@@ -48,11 +48,11 @@ def test_the_contrast_of_the_last_level_fills_two_hundredths_of_the_range(pictur
     assert flat.min() == 125 and flat.max() == 130
 
 
-def test_a_dithered_picture_has_as_many_colours_as_asked_for(picture) -> None:
+def test_a_dithered_image_has_the_requested_number_of_colours(picture) -> None:
     assert len(np.unique(train_distortions.dithered(picture, 8).reshape(-1, 3), axis=0)) <= 8
 
 
-def test_pink_noise_is_stronger_in_slow_waves_than_in_fast_ones() -> None:
+def test_pink_noise_is_stronger_at_low_frequencies() -> None:
     grey = np.full((128, 128, 3), 128, np.uint8)
     noise = train_distortions.pink_noise(grey, 0.3, 1)[..., 0].astype(float) - 128
     power = np.abs(np.fft.rfft2(noise)) ** 2
@@ -61,22 +61,22 @@ def test_pink_noise_is_stronger_in_slow_waves_than_in_fast_ones() -> None:
 
 @pytest.mark.parametrize("kind", RANKED)
 def test_rungs_of_a_ladder_get_further_from_the_picture(kind, picture) -> None:
-    assert spoiled(picture, kind, 0, 2) is picture
+    assert degraded(picture, kind, 0, 2) is picture
     severities = (0.05, 0.3, 0.6, 1.0)
-    far = [np.abs(spoiled(picture, kind, s, 2).astype(float) - picture).mean() for s in severities]
+    far = [np.abs(degraded(picture, kind, s, 2).astype(float) - picture).mean() for s in severities]
     assert far == sorted(far)
 
 
-def test_an_item_is_the_same_each_time_it_is_asked_for(picture) -> None:
+def test_an_item_is_the_same_each_time_it_is_requested(picture) -> None:
     naming = NamingBatches([picture], seed=3, epoch=1, steps=2)
     assert all(torch.equal(a, b) for a, b in zip(naming[1], naming[1], strict=True))
     assert naming[0][0].shape == (64, 3, 112, 112)
     first, again = (Ladders([picture], seed=3, epoch=0, count=10)[5] for _ in range(2))
     assert np.array_equal(np.stack(first.images), np.stack(again.images))
-    assert np.all(np.diff(first.severities) > train_data.LEAST_STEP / 2)
+    assert np.all(np.diff(first.severities) > train_data.MINIMUM_STEP / 2)
 
 
-def test_an_epoch_shows_each_rated_picture_once_in_an_order_of_its_own(picture) -> None:
+def test_an_epoch_has_each_rated_image_once_in_its_own_order(picture) -> None:
     rated = Rated([str(i) for i in range(7)], [picture] * 7, np.arange(7, dtype=np.float32))
     seen = []
     for epoch in (0, 1):
@@ -86,14 +86,14 @@ def test_an_epoch_shows_each_rated_picture_once_in_an_order_of_its_own(picture) 
             3,
             256,
             256,
-        )  # no crop is larger than its picture
+        )  # no crop is larger than its image
         assert torch.equal(batches[1][0], batches[1][0])
         seen.append([rating for i in range(2) for rating in batches[i][1].tolist()])
         assert len(set(seen[-1])) == 6
     assert seen[0] != seen[1]
 
 
-def test_half_of_the_ladders_are_spoiled_on_their_own_outside_the_mask(picture) -> None:
+def test_half_of_the_ladders_are_degraded_independently_outside_the_mask(picture) -> None:
     ladders = Ladders([picture], seed=0, epoch=0, count=20)
     masked = [ladders[i] for i in range(20) if ladders[i].mask.min() == 0]
     assert len(masked) == 10
@@ -158,7 +158,7 @@ def test_frozen_statistics_give_the_scores_that_were_learned(picture, tmp_path: 
     assert learned.std() > 0.01
 
 
-def test_a_ladder_costs_nothing_once_each_step_of_severity_costs_its_share() -> None:
+def test_the_ranking_loss_is_zero_once_each_step_lowers_the_score_enough() -> None:
     severities = torch.tensor([[0.0, 0.2, 0.6, 1.0]])
     assert ranking_loss(70 - 30 * severities, severities) == pytest.approx(0, abs=1e-5)
     assert ranking_loss(70 - 50 * severities, severities) == 0
@@ -166,8 +166,8 @@ def test_a_ladder_costs_nothing_once_each_step_of_severity_costs_its_share() -> 
     assert ranking_loss(70 + 30 * severities, severities) > 2 * ranking_loss(70 - 10 * severities, severities)
 
 
-def test_gathered_statistics_are_those_of_the_weights_as_they_are(picture, tmp_path: Path) -> None:
-    """Those that were kept on the way are of other weights."""
+def test_gathered_statistics_belong_to_the_final_weights(picture, tmp_path: Path) -> None:
+    """Statistics recorded during training belong to earlier weights."""
     torch.save(published_state(4), tmp_path / "lite0.pth")
     lite = LiveLite(DBCNNLite())
     unfold(lite.model.semantic, tmp_path / "lite0.pth")
@@ -190,7 +190,7 @@ def test_gathered_statistics_are_those_of_the_weights_as_they_are(picture, tmp_p
 
 
 def fit_line(folder: Path, epochs: int, dies_in: int | None = None, of: str = "seed 1") -> Tensor:
-    """A tiny stage with dropout, Adam and random data; optionally dies in the middle of an epoch."""
+    """A tiny stage with dropout, Adam and random data. It can fail in the middle of an epoch."""
     torch.manual_seed(0)
     line = nn.Sequential(nn.Dropout(0.3), nn.Linear(4, 1))
     optimiser = torch.optim.AdamW(line.parameters(), lr=0.1)
@@ -209,7 +209,7 @@ def fit_line(folder: Path, epochs: int, dies_in: int | None = None, of: str = "s
     return line[1].weight.detach()
 
 
-def test_a_run_that_was_killed_ends_as_one_that_was_not(tmp_path: Path) -> None:
+def test_a_resumed_run_gives_the_result_of_an_undisturbed_run(tmp_path: Path) -> None:
     for name in ("whole", "killed"):
         (tmp_path / name).mkdir()
     expected = fit_line(tmp_path / "whole", 6)

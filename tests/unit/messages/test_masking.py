@@ -1,4 +1,4 @@
-"""Secrets that are planted wherever a job is told one are found in nothing that it leaves behind."""
+"""Secrets that a job is given anywhere do not appear in anything that it leaves behind."""
 
 import pickle
 import re
@@ -13,7 +13,7 @@ from planted import KEYS, PLANTED, SIGNED
 from faceq import config
 from faceq.cli import main
 from faceq.errors import UsageError
-from faceq.messages.masking import clean, holds_secret, mask
+from faceq.messages.masking import holds_secret, mask, mask_error
 from faceq.models import zoo
 from faceq.models.fetch import FetchOptions, fetch
 from faceq.table.schema import record_of
@@ -48,7 +48,7 @@ def test_names_without_secrets_stay_as_they_are(text):
     assert mask(text) == text and not holds_secret(text)
 
 
-def test_keys_of_the_environment_are_masked_wherever_they_stand(monkeypatch):
+def test_keys_of_the_environment_are_masked_wherever_they_occur(monkeypatch):
     for name, value in KEYS.items():
         monkeypatch.setenv(name, value)
     assert (
@@ -62,7 +62,7 @@ def test_errors_hold_no_secrets_in_another_process_either():
     assert PLANTED not in str(error) and PLANTED not in str(pickle.loads(pickle.dumps(error)))
     endpoint = f"http://user:{PLANTED}@host:9000/bucket"
     of_botocore = botocore.exceptions.EndpointConnectionError(endpoint_url=endpoint)
-    clean(of_botocore)
+    mask_error(of_botocore)
     for each in (of_botocore, pickle.loads(pickle.dumps(of_botocore))):
         assert "http://***@host:9000/bucket" in str(each)
 
@@ -126,7 +126,7 @@ def test_a_refusal_names_no_secret(keys, tmp_path, capsys, monkeypatch, case):
     assert "***" in said.err and PLANTED not in said.err + said.out
 
 
-def test_mirrors_that_fail_are_named_without_what_opens_them(keys, model_dir, monkeypatch):
+def test_mirrors_that_fail_are_named_without_their_credentials(keys, model_dir, monkeypatch):
     entry = zoo.Model("probe", "test", "probe.bin", "0" * 64, 1, "none", ("file:///not/there",))
     monkeypatch.setitem(zoo.MODELS, "probe", entry)
     monkeypatch.setenv("FACEQ_MODEL_MIRROR", f"http://user:{PLANTED}@127.0.0.1:9/zoo")
@@ -137,7 +137,7 @@ def test_mirrors_that_fail_are_named_without_what_opens_them(keys, model_dir, mo
     assert PLANTED not in told and "http://***@127.0.0.1:9/zoo" in told and "models.invalid/zoo?***" in told
 
 
-def test_an_error_that_nobody_foresaw_is_printed_without_secrets(keys, capsys, monkeypatch):
+def test_an_unexpected_error_is_printed_without_secrets(keys, capsys, monkeypatch):
     def fail(*_: object) -> None:
         raise RuntimeError(f"at http://user:{PLANTED}@host")
 
@@ -150,7 +150,7 @@ def test_an_error_that_nobody_foresaw_is_printed_without_secrets(keys, capsys, m
 # --- jobs -----------------------------------------------------------------------------------------
 
 
-def test_a_footer_holds_what_decides_values_and_no_places(looked_at):
+def test_a_footer_has_the_settings_that_decide_values_and_no_paths(looked_at):
     found = [
         record_of(pq.ParquetFile(path).schema_arrow) for path in Path(looked_at).glob("status=*/*.parquet")
     ]

@@ -1,4 +1,4 @@
-"""Errors on one line, as messages hold them."""
+"""Errors in one line, as messages contain them."""
 
 import doctest
 
@@ -11,7 +11,7 @@ def test_the_examples_hold():
 
 
 def test_an_os_error_without_a_number_keeps_its_words():
-    """pyarrow raises such ones for broken content."""
+    """pyarrow raises such errors for damaged content."""
     assert one_line.one_line(OSError("Unexpected end of stream:\nPage was smaller")) == (
         "Unexpected end of stream: Page was smaller"
     )

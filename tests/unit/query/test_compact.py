@@ -1,4 +1,4 @@
-"""Compaction: the same table in few sorted files."""
+"""Compaction: the same table in a few sorted files."""
 
 import json
 import os
@@ -27,7 +27,7 @@ from jobs.training import synthetic
 
 @pytest.fixture(scope="module")
 def scored(astronaut, tmp_path_factory):
-    """A table that two runs wrote, in many files, with rows of every status."""
+    """A table of two runs in many files, with rows of every status."""
     folder = tmp_path_factory.mktemp("compact")
     chosen = ("astronaut-", "noface", "small", "broken")
     frames = [(n, d) for n, d in demo.frames(demo.source_faces()) if n.startswith(chosen)]
@@ -48,7 +48,7 @@ def compacted(scored, tmp_path_factory) -> str:
     return out
 
 
-def test_the_same_rows_are_in_one_sorted_file_a_status(scored, compacted):
+def test_the_same_rows_are_in_one_sorted_file_per_status(scored, compacted):
     assert rows_of(compacted) == rows_of(scored.out)
     files = Table(compacted, S3Settings()).row_files()
     statuses = {row["status"] for row in rows_of(scored.out)}
@@ -80,7 +80,7 @@ def test_files_and_records_are_those_of_a_table(scored, compacted):
         )
 
 
-def test_it_can_be_queried_and_the_job_goes_on_in_it(light_job, scored, compacted, tmp_path):
+def test_it_can_be_queried_and_the_job_resumes_in_it(light_job, scored, compacted, tmp_path):
     condition = "serfiq >= 0.6 and dbcnn >= 20"
     there, here = (
         read_table(table, condition).sort_by("frame_id").drop_columns(["run_id"])
@@ -120,17 +120,17 @@ def test_an_unfinished_job_is_refused_until_it_was_run_again(light_job, scored, 
     pipeline.score(chosen)
     (path,) = (table / "_faceq").glob("run-*.json")
     record = json.loads(path.read_text())
-    path.write_text(json.dumps({**record, "finished": None}))  # as a kill leaves it
+    path.write_text(json.dumps({**record, "finished": None}))  # like the record of a killed job
     assert main.main(["compact", str(table), "--out", str(tmp_path / "new")]) == 2
     assert f"{record['run_id']} has not finished" in capsys.readouterr().err
-    pipeline.score(chosen.model_copy(update={"input": (str(PHOTOS),)}))  # another input: not what was stopped
+    pipeline.score(chosen.model_copy(update={"input": (str(PHOTOS),)}))  # not the input of the stopped job
     assert main.main(["compact", str(table), "--out", str(tmp_path / "new")]) == 2
     assert not (tmp_path / "new").exists()
     pipeline.score(chosen)
     assert main.main(["compact", str(table), "--out", str(tmp_path / "new")]) == 0
 
 
-def test_a_killed_job_whose_clock_was_ahead_is_made_good_by_the_one_that_went_on(light_job, scored, tmp_path):
+def test_a_resumed_job_completes_a_killed_one_whose_clock_was_ahead(light_job, scored, tmp_path):
     table = tmp_path / "table"
     chosen = scored.model_copy(update={"out": str(table)})
     pipeline.score(chosen)
@@ -143,10 +143,10 @@ def test_a_killed_job_whose_clock_was_ahead_is_made_good_by_the_one_that_went_on
     assert main.main(["compact", str(table), "--out", str(tmp_path / "new")]) == 0
 
 
-def test_what_is_no_place_for_a_table_is_refused(scored, tmp_path, capsys):
+def test_a_place_that_cannot_hold_a_table_is_refused(scored, tmp_path, capsys):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").touch()
-    for out, said in ((tmp_path / "full", "is not empty"), (f"{scored.out}/new", "lies in it")):
+    for out, said in ((tmp_path / "full", "is not empty"), (f"{scored.out}/new", "one contains the other")):
         assert main.main(["compact", scored.out, "--out", str(out)]) == 2
         assert said in capsys.readouterr().err
     assert main.main(["compact", str(tmp_path), "--out", str(tmp_path / "new")]) == 2
@@ -167,7 +167,7 @@ def test_a_condition_reads_few_row_groups(scored, tmp_path, monkeypatch):
 
 
 def test_columns_that_no_file_has_yet_are_left_out(tmp_path):
-    """A table that an older version wrote."""
+    """The table was written by an older version."""
     synthetic.write(tmp_path / "old", 5_000)
     for path in Table(str(tmp_path / "old"), S3Settings()).row_files():
         pq.write_table(pq.read_table(path, partitioning=None).drop_columns("dhash"), path)
@@ -178,7 +178,7 @@ def test_columns_that_no_file_has_yet_are_left_out(tmp_path):
 
 
 def test_landmarks_of_a_fixed_size_become_plain_lists(tmp_path):
-    """A table that an older version wrote."""
+    """The table was written by an older version."""
     synthetic.write(tmp_path / "old", 5_000)
     expected = rows_of(str(tmp_path / "old"))
     for path in Table(str(tmp_path / "old"), S3Settings()).row_files():
@@ -190,7 +190,7 @@ def test_landmarks_of_a_fixed_size_become_plain_lists(tmp_path):
         assert pq.read_schema(path).field("landmarks").type == SCHEMA.field("landmarks").type
 
 
-def test_the_job_goes_on_in_a_table_of_an_older_version(local_ray, scored, tmp_path):
+def test_the_job_resumes_in_a_table_of_an_older_version(local_ray, scored, tmp_path):
     """Some of its frames have no row yet."""
     place = shutil.copytree(scored.out, tmp_path / "table")
     files = Table(str(place), S3Settings()).row_files()
@@ -206,7 +206,7 @@ def test_the_job_goes_on_in_a_table_of_an_older_version(local_ray, scored, tmp_p
 
 
 @pytest.mark.parametrize("place", ["disk", "s3"])
-def test_a_table_whose_name_looks_like_a_pattern_is_not_taken_for_others(place, tmp_path, request):
+def test_a_table_whose_name_looks_like_a_glob_is_not_mistaken_for_others(place, tmp_path, request):
     for name, rows in (("scores[1]", 3_000), ("scores1", 1_000), ("scores*", 2_000)):
         synthetic.write(tmp_path / name, rows)
     folder = str(tmp_path)

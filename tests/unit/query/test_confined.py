@@ -1,4 +1,4 @@
-"""What a query may not do, whoever sends it: read other files, write files, change settings, load code."""
+"""What no query may do: read other files, write files, change settings, load code."""
 
 import os
 import subprocess
@@ -18,12 +18,12 @@ from faceq.storage.settings import S3Settings
 from jobs.training import synthetic
 
 SECRET = "s3cr3t"
-planted = pa.table({"text": [SECRET]})  # what a table name in a query must not find
+planted = pa.table({"text": [SECRET]})  # a table name in a query must not resolve to this variable
 
 
 @pytest.fixture
 def place(tmp_path) -> Path:
-    """A table, and around it files that queries must neither read nor change."""
+    """A table, and files around it that queries must neither read nor change."""
     synthetic.write(tmp_path / "table", 1_000)
     (tmp_path / "secret.txt").write_text(SECRET)
     (tmp_path / "secret.csv").write_text(f"text\n{SECRET}\n")
@@ -138,7 +138,7 @@ def fill(statement: str, place: Path) -> str:
 
 
 @pytest.mark.parametrize("statement", [*READ, *WRITE, *CHANGE])
-def test_no_statement_gets_at_other_files_or_settings(place, statement, capsys):
+def test_no_statement_can_access_other_files_or_settings(place, statement, capsys):
     before = below(place)
     assert main.main(["query", str(place / "table"), "--sql", fill(statement, place)]) == 2
     said = capsys.readouterr()
@@ -162,9 +162,9 @@ READ_BY_PART = [
 
 @pytest.mark.parametrize("output", [[], ["--count"], ["--export"], ["--export-shards"]])
 @pytest.mark.parametrize("arguments", READ_BY_PART)
-def test_no_condition_order_or_column_gets_at_other_files(place, arguments, output, capsys):
+def test_no_condition_order_or_column_can_access_other_files(place, arguments, output, capsys):
     if output == ["--count"] and len(arguments) > 1:
-        pytest.skip("counting needs neither order nor columns")
+        pytest.skip("a count has neither an order nor columns")
     before = below(place)
     to = [str(place / "x.csv")] if output == ["--export"] else [str(place / "x")]
     to = to if output and output != ["--count"] else []
@@ -189,7 +189,7 @@ def test_the_message_says_what_can_be_read(place, capsys):
         "explain (analyze, format json) select 1",
     ],
 )
-def test_what_only_reads_goes_on_working(place, statement):
+def test_read_only_statements_work(place, statement):
     with Rows(str(place / "table"), S3Settings()) as rows:
         assert len(rows.arrow(rows.sql(statement))) > 0
 
@@ -221,14 +221,14 @@ def test_on_s3_too_only_the_table_can_be_read(place):
                     rows.arrow(rows.sql(f"select * from read_text('s3://{BUCKET}/{other}')"))
             with pytest.raises(UsageError, match="can read only the table's own files"):
                 rows.arrow(rows.sql(f"select * from read_text('{place}/secret.txt')"))
-            # On S3 `..` is a name like any other: this asks for another object, which is not there.
+            # On S3, `..` is an ordinary name: this requests another object, which does not exist.
             apart = f"select * from read_text('s3://{BUCKET}/table/status=scored/../../secret.txt')"
             assert len(rows.arrow(rows.sql(apart))) == 0
         assert not any(each.key == "secret.txt" for each in store.asked)
         assert {each.method for each in store.asked} <= {"GET", "HEAD"}
 
 
-def test_what_does_not_fit_into_memory_is_spilled_into_a_private_folder(place, monkeypatch):
+def test_data_that_does_not_fit_into_memory_is_spilled_to_a_private_folder(place, monkeypatch):
     (place / "tmp").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(place / "tmp"))
     seen = []
@@ -242,7 +242,7 @@ def test_what_does_not_fit_into_memory_is_spilled_into_a_private_folder(place, m
     assert seen and list((place / "tmp").iterdir()) == []
 
 
-def test_nothing_of_the_callers_is_found_from_python(place):
+def test_a_query_does_not_see_the_python_variables_of_its_caller(place):
     done = subprocess.run(
         [sys.executable, "-c", "import pandas, faceq, sys\n"
          f"planted = pandas.DataFrame({{'text': ['{SECRET}']}})\n"

@@ -1,4 +1,4 @@
-"""What other programs find in a table and in what is exported of it."""
+"""Other programs read tables and exports correctly."""
 
 import csv
 import json
@@ -28,7 +28,7 @@ from jobs.benchmarks.check_readers import by_id
 
 @pytest.fixture(scope="module")
 def table(looked_at, tmp_path_factory) -> str:
-    """A table with embeddings: in every column that may be null there are nulls, and values."""
+    """A table with embeddings. Every nullable column has nulls and values."""
     rows = Table(looked_at, S3Settings()).rows(SCHEMA.names)
     generator = np.random.default_rng(3)
     made = [
@@ -113,17 +113,17 @@ TYPES = {
     "null": None,
     "'nan'::FLOAT": float("nan"),
 }
-"""SQL, and what readers of the exported Parquet find."""
+"""SQL expressions, and the values that readers of the exported Parquet file get."""
 
 
 @pytest.fixture(scope="module")
 def typed(table) -> str:
-    """A statement with a column of each of TYPES, called c0, c1, …"""
+    """A statement with a column for each of TYPES: c0, c1, …"""
     columns = ", ".join(f"{sql} AS c{number}" for number, sql in enumerate(TYPES))
     return f"select {columns} from (select 9007199254740993 as width, 'x' as unused)"
 
 
-def test_whatever_a_statement_gives_is_read_by_others(table, typed, tmp_path):
+def test_other_programs_read_the_result_of_any_statement(table, typed, tmp_path):
     path = str(tmp_path / "typed.parquet")
     assert main.main(["query", table, "--sql", typed, "--export", path]) == 0
     (found,) = pq.read_table(path).to_pylist()
@@ -153,7 +153,7 @@ def test_json_has_no_nan_and_no_infinity(table, tmp_path):
 
 
 @pytest.mark.parametrize("ending", ["parquet", "csv", "jsonl"])
-def test_columns_of_one_name_are_told_apart(table, ending, tmp_path):
+def test_duplicate_column_names_get_a_number(table, ending, tmp_path):
     path = str(tmp_path / f"x.{ending}")
     statement = 'select 1 as a, 2 as a, 3 as " b"'
     assert main.main(["query", table, "--sql", statement, "--export", path]) == 0

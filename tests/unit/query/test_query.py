@@ -1,4 +1,4 @@
-"""Rows by a condition: what is found, what is read for it, and what is said of mistakes."""
+"""Rows by a condition: which rows are found, which files are read, and errors for mistakes."""
 
 import csv
 import json
@@ -35,14 +35,14 @@ def rows(looked_at) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def long(tmp_path_factory) -> str:
-    """A table of 200,000 made-up rows, in row groups of 5,000."""
+    """A table of 200,000 made-up rows in row groups of 5,000."""
     folder = tmp_path_factory.mktemp("long") / "table"
     synthetic.write(folder, 200_000, rows_per_group=5_000)
     return str(folder)
 
 
 def scan(uri: str, statement: str) -> dict:
-    """What DuckDB says it read of the table's files for a statement."""
+    """What DuckDB reports to have read from the table's files for a statement."""
     with Rows(uri, S3Settings()) as opened:
         plan = json.loads(opened.sql(f"explain (analyze, format json) {statement}").fetchall()[0][1])
     below = [plan]
@@ -174,7 +174,7 @@ def test_an_export_that_fails_leaves_nothing(looked_at, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["serfic > 0.5"], 'no column is called "serfic": did you mean "serfiq"?'),
+        (["serfic > 0.5"], 'there is no column "serfic": did you mean "serfiq"?'),
         (["SERFIC > 0.5"], 'did you mean "serfiq"?'),
         (["serfiq > 0", "--columns", "dbcn"], 'did you mean "dbcnn"?'),
         (["serfiq > 0", "--order-by", "yow"], 'did you mean "yaw"?'),
@@ -188,7 +188,7 @@ def test_an_export_that_fails_leaves_nothing(looked_at, tmp_path, capsys):
         (["serfiq > 0", "--export", "x.xlsx"], ".parquet, .csv, .jsonl"),
     ],
 )
-def test_a_mistake_is_one_line_with_the_way_out(looked_at, arguments, said, capsys):
+def test_a_mistake_is_one_line_with_the_fix(looked_at, arguments, said, capsys):
     assert main.main(["query", looked_at, *arguments]) == 2
     message = capsys.readouterr().err
     assert said in message and message.count("\n") == 1
@@ -215,7 +215,7 @@ def test_a_table_on_s3_needs_no_extension_and_takes_exports(s3, photos, tmp_path
     ]
 
 
-def test_of_files_on_s3_nothing_is_asked_that_their_listing_told(s3, tmp_path, monkeypatch):
+def test_no_request_repeats_what_the_s3_listing_returned(s3, tmp_path, monkeypatch):
     monkeypatch.setattr(synthetic, "VIDEOS_PER_FILE", 10)
     synthetic.write(tmp_path / "table", 100_000)
     uri = f"{s3}/query/many"
@@ -233,13 +233,13 @@ def test_of_files_on_s3_nothing_is_asked_that_their_listing_told(s3, tmp_path, m
     assert len(faceq.read_table(uri, "status = 'scored'", ["dbcnn"])) > 50_000
     assert len(files) > 40 and len(scored) == 20
     assert asked["head_object"] <= 1
-    assert asked["get_object"] < 3 * len(scored)  # DuckDB opens each twice
+    assert asked["get_object"] < 3 * len(scored)  # DuckDB opens each file twice
     asked.clear()
     assert len(Table(uri, S3Settings()).frame_ids()) == 100_000
     assert asked["head_object"] <= 1 and asked["get_object"] <= 2 * len(files) + 1
 
 
-def test_a_file_that_goes_while_a_table_on_s3_is_read(s3, tmp_path):
+def test_a_file_that_is_deleted_while_a_table_on_s3_is_read(s3, tmp_path):
     synthetic.write(tmp_path / "table", 5_000)
     uri = f"{s3}/query/changing"
     files = filesystem(uri, S3Settings())
@@ -249,7 +249,7 @@ def test_a_file_that_goes_while_a_table_on_s3_is_read(s3, tmp_path):
             Bucket=BUCKET, Key="query/changing/status=scored/synthetic-000000.parquet"
         )
         with pytest.raises(
-            StorageError, match=f"^{uri}: cannot be used: FileNotFoundError.* ask again$"
+            StorageError, match=f"^{uri}: cannot be used: FileNotFoundError.* run the query again$"
         ) as told:
             rows.arrow(rows.chosen("status = 'scored'"))
     assert "\n" not in str(told.value)
@@ -263,7 +263,7 @@ def test_no_colours_and_whole_lines_in_a_pipe(looked_at):
 
 
 def test_a_table_of_two_versions_has_the_columns_of_both(looked_at, tmp_path):
-    """A file that an older version wrote lacks a column: its rows have null there."""
+    """A file written by an older version lacks a column. Its rows have null in it."""
     place = tmp_path / "table"
     whole = faceq.read_table(looked_at, "status = 'scored'")
     (place / "status=scored").mkdir(parents=True)
@@ -280,7 +280,7 @@ def test_a_table_of_two_versions_has_the_columns_of_both(looked_at, tmp_path):
 
 @pytest.mark.parametrize("old", ["scored", "status=[nu]"])
 def test_files_whose_landmarks_have_a_fixed_size_are_read_beside_others(looked_at, rows, old, tmp_path):
-    """As faceq wrote them before: a job that goes on in such a table writes plain lists."""
+    """Older versions of faceq wrote such files. A job that continues in such a table writes plain lists."""
     place = str(shutil.copytree(looked_at, tmp_path / "table"))
     for path in Table(place, S3Settings()).row_files():
         if re.search(old, path):

@@ -1,4 +1,5 @@
-"""Chosen frames as WebDataset tars: bytes as they were, rows beside them, none twice, whatever happens."""
+"""Export of selected frames to WebDataset tars: unchanged bytes with their rows, and no frame twice, whatever
+happens."""
 
 import io
 import itertools
@@ -41,13 +42,13 @@ from jobs import demo
 
 @pytest.fixture
 def originals(frames_in) -> dict[int, bytes]:
-    """The input's frames by id, as the readers give them."""
+    """The frames of the input by id, as the readers return them."""
     read = sources.read_shards(listing.list_shards([str(frames_in)], S3Settings()), S3Settings())
     return {frame.id: frame.image for frame in read if frame.image is not None}
 
 
 def samples(folder: Path) -> tuple[dict[int, bytes], dict[int, dict]]:
-    """Pictures and rows of all tars, by id; that no id comes twice."""
+    """Images and rows of all tars by id. Checks that no id occurs twice."""
     pictures: dict[int, bytes] = {}
     rows: dict[int, dict] = {}
     for path in sorted(folder.glob("*.tar")):
@@ -64,7 +65,7 @@ def samples(folder: Path) -> tuple[dict[int, bytes], dict[int, dict]]:
 
 
 def endings_there(folder: Path) -> set[str]:
-    """Those of the pictures in all tars."""
+    """The endings of the images in all tars."""
     found = set()
     for path in folder.glob("*.tar"):
         with tarfile.open(path) as tar:
@@ -73,19 +74,19 @@ def endings_there(folder: Path) -> set[str]:
 
 
 def endings_told(folder: Path) -> set[str]:
-    """Those of which the dataset card says that they are columns."""
+    """The endings that the dataset card lists as columns."""
     card = yaml.safe_load((folder / "README.md").read_text(encoding="utf-8").split("---")[1])
     names = {column["name"] for column in card["dataset_info"]["features"]}
     return names - {"json", "__key__", "__url__"}
 
 
-def export(table: str, folder: Path, selection: Selection = Selection()):  # noqa: B008 - it is frozen
+def export(table: str, folder: Path, selection: Selection = Selection()):  # noqa: B008 - Selection is frozen
     with Rows(table, S3Settings()) as rows:
         return export_shards(rows, selection, str(folder), S3Settings())
 
 
 def test_chosen_frames_come_byte_for_byte_with_their_rows(looked_at, originals, tmp_path, capsys):
-    """Out of tars, a Parquet file, single pictures and a video."""
+    """Frames from tars, a Parquet file, single images and a video."""
     good = faceq.read_table(looked_at, "serfiq >= 0.5")
     assert main.main(["query", looked_at, "serfiq >= 0.5", "--export-shards", str(tmp_path)]) == 0
     assert capsys.readouterr().out == f"{len(good)} frames in {tmp_path}\n"
@@ -108,8 +109,8 @@ def test_the_ending_is_that_of_the_content(looked_at, frames_in, tmp_path):
         assert Image.open(io.BytesIO(content)).format == {"jpg": "JPEG", "png": "PNG"}[name.split(".")[1]]
 
 
-def test_an_interrupted_export_goes_on_without_doubles(looked_at, originals, tmp_path, monkeypatch):
-    """Stopped again and again, after a different number of frames each time."""
+def test_an_interrupted_export_resumes_without_duplicates(looked_at, originals, tmp_path, monkeypatch):
+    """The export is stopped repeatedly, each time after another number of frames."""
     monkeypatch.setattr(shard_export, "SHARD_FRAMES", 4)
     wanted = faceq.read_table(looked_at, "n_faces > 0", ["frame_id"])["frame_id"].to_pylist()
 
@@ -119,7 +120,7 @@ def test_an_interrupted_export_goes_on_without_doubles(looked_at, originals, tmp
     written = []
     for stop in (3, 6, 9, 5, None):
 
-        def progress(more: int, left: list[int] = [stop]) -> None:  # noqa: B006 - it counts down
+        def progress(more: int, left: list[int] = [stop]) -> None:  # noqa: B006 - it keeps the countdown
             if left[0] is not None:
                 left[0] -= 1 if more == 1 else 0
                 if left[0] == 0:
@@ -140,8 +141,8 @@ def test_an_interrupted_export_goes_on_without_doubles(looked_at, originals, tmp
     assert endings_told(tmp_path) == endings_there(tmp_path)
 
 
-def test_a_killed_export_goes_on_without_doubles(looked_at, originals, tmp_path):
-    """Killed in the middle of a tar: what it was writing is no file of the export."""
+def test_a_killed_export_resumes_without_duplicates(looked_at, originals, tmp_path):
+    """The export is killed in the middle of a tar. The partial tar is not a file of the export."""
     script = (
         "import time; from faceq.storage.settings import S3Settings\n"
         "from faceq.query import shard_export as shards; from faceq.query.rows import Rows\n"
@@ -169,12 +170,12 @@ ORDERS = {
     "b": ("clip", "astronaut-sharp", "noface", "broken"),
     "c": ("broken", "clip", "noface", "group"),
 }
-"""Folders of a table, and what is in their sources one after another."""
+"""Folders of a table, and the kinds of frames of their sources in order."""
 
 
 @pytest.fixture(scope="module")
 def orders(frames_in, tmp_path_factory) -> str:
-    """A table of sources of which each holds frames of one kind, six of most, in several orders."""
+    """A table whose sources are in several orders. Each source has frames of one kind, mostly six."""
     folder = tmp_path_factory.mktemp("orders") / "in"
     frames = list(demo.frames(demo.source_faces()))
     for name, kinds in ORDERS.items():
@@ -191,8 +192,9 @@ def orders(frames_in, tmp_path_factory) -> str:
 
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("streaming", [False, True])
-def test_datasets_find_every_value_whatever_comes_first(orders, order, streaming, tmp_path, monkeypatch):
-    """Types come from the dataset card: the first five samples of the first tar do not tell them."""
+def test_datasets_read_every_value_in_any_order(orders, order, streaming, tmp_path, monkeypatch):
+    """The types come from the dataset card, because the first five samples of the first tar do not determine
+    them."""
     monkeypatch.setattr(shard_export, "SHARD_FRAMES", 8)
     assert export(orders, tmp_path / "good", Selection(f"source like '%/in/{order}/%'")).written >= 20
     pictures, rows = samples(tmp_path / "good")
@@ -214,7 +216,7 @@ def test_datasets_find_every_value_whatever_comes_first(orders, order, streaming
 
 
 def test_datasets_infer_types_of_mixed_rows_from_the_first_samples(frames_in, tmp_path):
-    """Without the card: five frames without a face come before those that have scores."""
+    """Without the card: five frames without a face come before frames with scores."""
     frames = list(demo.frames(demo.source_faces()))
     for number, kind in enumerate(("noface", "small", "astronaut-sharp")):
         found = itertools.cycle([image for name, image in frames if name.startswith(kind)])
@@ -251,7 +253,7 @@ def test_the_dataset_card_names_every_kind_of_column(tmp_path):
 
 
 def test_rows_hold_no_nan(looked_at, tmp_path):
-    """What another program may have put into a table."""
+    """Another program may have put NaN into a table."""
     place = shutil.copytree(looked_at, tmp_path / "table")
     (path,) = [path for path in Table(str(place), S3Settings()).row_files() if "status=scored" in path]
     rows = pq.read_table(path, partitioning=None)
@@ -279,19 +281,19 @@ def test_two_exports_are_the_same_to_the_byte(looked_at, tmp_path):
     assert one == other
 
 
-def test_limit_and_order_say_which_frames(looked_at, tmp_path):
+def test_limit_and_order_choose_the_frames(looked_at, tmp_path):
     best = faceq.read_table(looked_at, "dbcnn is not null").sort_by([("dbcnn", "descending")])[:3]
     export(looked_at, tmp_path, Selection("dbcnn is not null", "dbcnn desc", 3))
     assert sorted(samples(tmp_path)[0]) == sorted(best["frame_id"].to_pylist())
 
 
-def test_broken_frames_come_as_they_are_and_breaks_are_none(looked_at, originals, tmp_path):
+def test_broken_frames_are_exported_unchanged_and_breaks_are_not(looked_at, originals, tmp_path):
     broken = faceq.read_table(looked_at, f"status = 'unreadable' and frame_index <> {BREAK}", ["frame_id"])
     export(looked_at, tmp_path, Selection("status = 'unreadable'"))
     assert samples(tmp_path)[0] == {key: originals[key] for key in broken["frame_id"].to_pylist()}
 
 
-def test_frames_that_are_gone_are_told_and_the_others_come(looked_at, frames_in, tmp_path, capsys):
+def test_missing_frames_are_reported_and_the_others_exported(looked_at, frames_in, tmp_path, capsys):
     photo = frames_in / "t1.jpg"
     content = photo.read_bytes()
     photo.unlink()
@@ -307,7 +309,7 @@ def test_frames_that_are_gone_are_told_and_the_others_come(looked_at, frames_in,
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["serfiq > 0.9"], "holds another export (where None there, 'serfiq > 0.9' now)"),
+        (["serfiq > 0.9"], "contains another export (where was None, is now 'serfiq > 0.9')"),
         (["--sql", "select 1"], "takes a CONDITION, not --sql"),
         (["--columns", "dbcnn"], "leave out --columns"),
         (["--order-by", "dbcnn"], "add --limit N to take the first N frames in that order"),
@@ -347,8 +349,8 @@ def test_shards_on_s3(s3, looked_at, originals, tmp_path):
     assert len(pictures) == done.written and all(originals[key] == pictures[key] for key in pictures)
 
 
-def test_whole_sources_come_together():
-    """However the rows are cut into batches."""
+def test_the_frames_of_a_source_stay_together():
+    """For any division of the rows into batches."""
     sources = np.repeat([f"s{i}" for i in range(9)], [1, 5, 1, 1, 12, 2, 1, 1, 4])
     table = pa.table({"source": sources, "n": range(len(sources))})
     for size in (1, 2, 3, 7, 100):

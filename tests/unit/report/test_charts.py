@@ -1,22 +1,22 @@
-"""The report's charts: where marks, ticks and thresholds lie."""
+"""The report's charts: positions of bars, ticks and thresholds."""
 
 import numpy as np
 import pytest
 
-from faceq.report.charts import Cut, bars, cells
+from faceq.report.charts import ThresholdLine, bars, cells
 
 
 def ticks(axis) -> list[str]:
     return [tick.text for tick in axis.ticks]
 
 
-def test_a_bar_for_each_count_with_what_it_stands_for():
-    chart = bars([0.0, 0.5, 1.0, 1.5], [1, 0, 2000], "serfiq", "", Cut("serfiq"))
+def test_each_count_has_a_bar_with_a_label():
+    chart = bars([0.0, 0.5, 1.0, 1.5], [1, 0, 2000], "serfiq", "", ThresholdLine("serfiq"))
     low, high = chart.marks
     assert low.title == "serfiq 0 to 0.5: 1" and high.title == "serfiq 1 to 1.5: 2,000"
     assert low.x == chart.x.start and low.width == pytest.approx(chart.x.place(0.5) - chart.x.start)
     assert high.y == chart.y.place(2000) and high.y + high.height == pytest.approx(chart.y.start)
-    assert 0 < low.height < 1  # of the tallest bar's 2,000th it would be too thin to be seen
+    assert 0 < low.height < 1  # at a 2,000th of the tallest bar, it would be too thin to see
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,11 @@ def test_no_frames_make_an_empty_chart():
 def test_the_fullest_cell_is_the_darkest():
     counts = np.array([[0, 1], [10, 100]])
     chart = cells(
-        ([0, 1, 2], [0, 50, 100]), counts, ("serfiq", "dbcnn"), "", [Cut("serfiq"), Cut("dbcnn", "y")]
+        ([0, 1, 2], [0, 50, 100]),
+        counts,
+        ("serfiq", "dbcnn"),
+        "",
+        [ThresholdLine("serfiq"), ThresholdLine("dbcnn", "y")],
     )
     one, ten, hundred = chart.marks
     assert one.opacity < ten.opacity < hundred.opacity == 1

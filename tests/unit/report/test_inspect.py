@@ -1,4 +1,4 @@
-"""A look at single pictures: the values are the table's, and the picture shows them."""
+"""`faceq inspect`: its values are those of a table, and its image shows them."""
 
 import io
 import json
@@ -57,25 +57,25 @@ def test_the_picture_shows_box_outline_and_landmarks_at_their_places(inspector, 
     assert np.abs(face - box).max() < 0.25 * row["face_h"]
 
 
-def test_what_dbcnn_left_out_is_dark_and_the_rest_is_untouched(look):
-    seen = picture.seen(look.crop, look.outline, "mask")
+def test_the_part_that_dbcnn_ignores_is_dark_and_the_rest_is_unchanged(look):
+    seen = picture.scored_pixels(look.crop, look.outline, "mask")
     inside = picture.geometry.polygon_mask(look.outline, 256).astype(bool)
     assert 0.1 < inside.mean() < 0.9
     assert (seen[inside] == look.crop[inside]).all()
     assert seen[~inside].mean() < 0.3 * look.crop[~inside].mean() + 1
 
 
-def test_of_another_region_what_it_leaves_out_is_shown(look):
+def test_the_image_shows_what_another_region_leaves_out(look):
     inside = picture.geometry.polygon_mask(look.outline, 256).astype(bool)
-    assert np.array_equal(picture.seen(look.crop, look.outline, "crop"), look.crop)
-    black = picture.seen(look.crop, look.outline, "black_out")
+    assert np.array_equal(picture.scored_pixels(look.crop, look.outline, "crop"), look.crop)
+    black = picture.scored_pixels(look.crop, look.outline, "black_out")
     assert black[~inside].max() == 0 and (black[inside] == look.crop[inside]).all()
 
 
 @pytest.mark.parametrize(
     ("content", "status"), [(b"<html>", "unreadable"), (PHOTOS / "mask_blue.jpg", "no_face")]
 )
-def test_pictures_without_a_score_are_looked_at_too(tmp_path, content, status, capsys):
+def test_images_without_a_score_are_inspected_too(tmp_path, content, status, capsys):
     path = tmp_path / "a.jpg"
     path.write_bytes(content if isinstance(content, bytes) else content.read_bytes())
     assert main.main(["inspect", str(path), "--out", str(tmp_path / "look.png")]) == 0
@@ -101,7 +101,7 @@ def test_several_pictures_go_into_a_folder(s3, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("place", "made"), [("looks/", "looks/Tom_Hanks_54745.png"), ("a.jpg", "a.jpg")])
-def test_a_look_goes_to_s3_and_nowhere_else(s3, tmp_path, monkeypatch, place, made):
+def test_an_output_on_s3_is_written_only_there(s3, tmp_path, monkeypatch, place, made):
     monkeypatch.chdir(tmp_path)
     assert main.main(["inspect", str(PORTRAIT), "--out", f"{s3}/inspected/{place}"]) == 0
     stored = boto3.client("s3").get_object(Bucket=BUCKET, Key=f"inspected/{made}")["Body"].read()
@@ -120,10 +120,10 @@ def test_a_look_goes_to_s3_and_nowhere_else(s3, tmp_path, monkeypatch, place, ma
         ([str(PORTRAIT), "--out", "gs://bucket/looks/"], "only local paths and s3://"),
         ([str(PORTRAIT), str(PHOTOS / "t1.jpg"), "--out", str(LICENCE)], "LICENSE: is a file"),
         ([str(PORTRAIT), str(PHOTOS / "t1.jpg"), "--out", "a.png"], "is one file for 2 images"),
-        ([str(PORTRAIT), "--preset", "nope"], "no preset is called"),
+        ([str(PORTRAIT), "--preset", "nope"], "unknown preset"),
     ],
 )
-def test_a_mistake_is_one_line_told_before_a_model_is_loaded(arguments, said):
+def test_a_mistake_is_one_line_before_a_model_is_loaded(arguments, said):
     command = [sys.executable, "-X", "importtime", "-m", "faceq", "inspect", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     message = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
@@ -136,11 +136,11 @@ def named(*paths: str) -> list[str]:
     return [target.removeprefix("looks/").removesuffix(".png") for target in targets]
 
 
-def test_pictures_whose_names_collide_have_looks_of_their_own():
+def test_images_whose_names_collide_have_their_own_outputs():
     assert named("a/x.jpg", "b/x.jpg", "x.png") == ["x", "x-2", "x-3"]
     assert named("x.jpg", "x.png", "x-2.jpg", "x-2.png") == ["x", "x-3", "x-2", "x-2-2"]
     assert named("x-2.jpg", "x.jpg", "x.png", "x-3.jpg") == ["x-2", "x", "x-4", "x-3"]
-    assert named("a/X.jpg", "b/x.jpg") == ["X", "x-2"]  # one file where case does not count
+    assert named("a/X.jpg", "b/x.jpg") == ["X", "x-2"]  # one file on file systems that ignore case
     long = named(*(f"{i}/{'ü' * 125}{i}.jpg" for i in range(12)))
     assert len(set(long)) == 12 and max(len(name.encode()) for name in long) < 210
 
@@ -159,7 +159,7 @@ def test_colliding_pictures_are_all_written_and_named(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("out", ["", "a.png", "link.png"])
-def test_a_look_never_replaces_the_picture_itself(tmp_path, out, capsys):
+def test_an_output_never_replaces_its_input(tmp_path, out, capsys):
     Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
     (tmp_path / "link.png").symlink_to(tmp_path / "a.png")
     before = (tmp_path / "a.png").read_bytes()

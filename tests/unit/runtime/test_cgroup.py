@@ -1,4 +1,4 @@
-"""What control groups allow a process: real trees of their files, of both versions."""
+"""Limits of control groups, from file trees of real systems with both versions."""
 
 import os
 import subprocess
@@ -10,11 +10,11 @@ import pytest
 from faceq.runtime import cgroup
 
 NONE = "9223372036854771712"
-"""What version 1 says where there is no limit on memory."""
+"""Version 1 reports this value if memory is not limited."""
 
 
 def tree(folder: Path, cgroup_file: str, mountinfo: str, files: dict[str, str]) -> Path:
-    """A /proc/self, and below `folder` the files of groups; `{}` in `mountinfo` is that folder."""
+    """Create a /proc/self, and files of groups below `folder`. `{}` in `mountinfo` stands for that folder."""
     for name, text in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(f"{text}\n")
@@ -33,9 +33,9 @@ V1 = (
 @pytest.mark.parametrize(
     ("own", "mounts", "files", "cpus", "memory"),
     [
-        # A container of version 2 that sees its own group as the root.
+        # Version 2: a container that sees its own group as the root.
         ("0::/\n", V2, {"fs/cpu.max": "200000 100000", "fs/memory.max": "4294967296"}, 2, 4 << 30),
-        # The smallest limit up the tree; the group itself has a larger one.
+        # A group further up has the smallest limit. The group itself has a larger one.
         (
             "0::/slurm/job/step\n",
             V2,
@@ -49,7 +49,7 @@ V1 = (
             1.5,
             1 << 30,
         ),
-        # A container of version 1: the path counts from the host, the mount from the container.
+        # Version 1: the path is relative to the host, the mount to the container.
         (
             "5:cpu,cpuacct:/docker/ab\n6:memory:/docker/ab\n",
             V1,
@@ -61,7 +61,7 @@ V1 = (
             3,
             2 << 30,
         ),
-        # A batch system's group inside it.
+        # The group of a batch system inside a container.
         (
             "5:cpu,cpuacct:/docker/ab/job\n6:memory:/docker/ab/job\n",
             V1,
@@ -77,19 +77,19 @@ V1 = (
             2 << 30,
         ),
         ("0::/\n", V2, {}, None, None),
-        # The process was started outside the group that the container shows.
+        # The process was started outside the group that is visible in the container.
         ("0::/../other\n", V2, {"fs/cpu.max": "400000 100000"}, 4, None),
         ("", "", {}, None, None),
     ],
 )
-def test_the_smallest_limit_up_the_tree_holds(tmp_path, own, mounts, files, cpus, memory):
+def test_the_smallest_limit_up_the_tree_applies(tmp_path, own, mounts, files, cpus, memory):
     proc = tree(tmp_path, own, mounts, files)
     assert cgroup.cpu_quota(proc) == cpus
     assert cgroup.memory_limit(proc) == memory
 
 
 def _made(controller: str) -> Path | None:
-    """A group of version 1 that this test may make; None where it may not."""
+    """Create a group of version 1. Returns None if this is not permitted."""
     parent = Path("/sys/fs/cgroup") / controller
     group = parent / f"faceq-test-{os.getpid()}"
     if not (parent / "tasks").exists():
@@ -104,7 +104,7 @@ def _made(controller: str) -> Path | None:
 def test_a_process_in_a_real_group_sees_its_limits():
     cpu, memory = _made("cpu"), _made("memory")
     if not (cpu and memory):
-        pytest.skip("no control groups of version 1 that may be made here")
+        pytest.skip("cannot create control groups of version 1")
     try:
         (cpu / "cpu.cfs_quota_us").write_text("100000")
         (cpu / "cpu.cfs_period_us").write_text("100000")

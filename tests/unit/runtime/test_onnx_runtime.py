@@ -1,4 +1,4 @@
-"""Graphs that are written anew for speed compute what they did."""
+"""Graphs that are rewritten for speed give the same results."""
 
 import copy
 
@@ -18,7 +18,7 @@ def recogniser(request, tmp_path):
     return fetch("sface") if request.param == "sface" else arcface(tmp_path / "arcface.onnx")
 
 
-def test_prelu_spelled_out_gives_the_same_embedding(recogniser):
+def test_rewritten_prelu_gives_the_same_embedding(recogniser):
     model = read(recogniser)
     _keep_inputs(model, recogniser)
     spelled = copy.deepcopy(model)
@@ -32,8 +32,8 @@ def test_prelu_spelled_out_gives_the_same_embedding(recogniser):
     assert np.abs(one[0] - other[0]).max() < 1e-4 * np.abs(one[0]).max()
 
 
-def test_one_slope_for_all_channels_is_left_as_it_is(recogniser):
-    """Nothing tells how many channels there are."""
+def test_prelu_with_one_slope_for_all_channels_is_not_rewritten(recogniser):
+    """The number of channels is unknown."""
     model = read(recogniser)
     for node in model.graph.node:
         if node.op_type == "PRelu":
@@ -63,7 +63,7 @@ def _constant(model):
 
 
 def _branch(model):
-    """In a graph within the graph."""
+    """Weights in a subgraph."""
     weight = onnx.numpy_helper.from_array(np.zeros(4, np.float32), "w")
     _in_another_file(weight, "/etc/hostname")
     out = onnx.helper.make_tensor_value_info("w", onnx.TensorProto.FLOAT, [4])

@@ -1,4 +1,4 @@
-"""FaceMesh's file as ONNX: the same numbers as OpenCV, which reads TFLite itself."""
+"""FaceMesh converted to ONNX gives the same values as OpenCV, which reads TFLite directly."""
 
 import cv2
 import numpy as np
@@ -30,8 +30,8 @@ def test_its_points_are_those_of_opencv(astronaut):
     [
         (lambda whole: b"<html>", "is not a TFLite file"),
         (lambda whole: b"", "is not a TFLite file"),
-        (lambda whole: bytes(4) + b"TFL3" + bytes(200), "holds a network that is not known|is not a TFLite"),
-        (lambda whole: whole[: len(whole) // 2], "holds a network that is not known"),
+        (lambda whole: bytes(4) + b"TFL3" + bytes(200), "contains an unsupported network|is not a TFLite"),
+        (lambda whole: whole[: len(whole) // 2], "contains an unsupported network"),
     ],
 )
 def test_another_file_is_refused_by_its_name(tmp_path, made, said):
@@ -42,19 +42,19 @@ def test_another_file_is_refused_by_its_name(tmp_path, made, said):
 
 
 def test_an_operator_that_is_not_translated_is_named(tmp_path):
-    """The number of one kind of operator is changed in the file: PReLU becomes something else."""
-    import tflite  # noqa: PLC0415 - only here
+    """The test changes the number of one operator in the file, so that PReLU becomes another operator."""
+    import tflite  # noqa: PLC0415 - only used here
 
     data = bytearray(fetch("facemesh").read_bytes())
     model = tflite.Model.GetRootAsModel(data, 0)
     for index in range(model.OperatorCodesLength()):
         code = model.OperatorCodes(index)
         if code.BuiltinCode() == tflite.BuiltinOperator.PRELU:
-            for field in (4, 10):  # the deprecated field, and the one that holds the number today
+            for field in (4, 10):  # the deprecated field, and the current field of the number
                 offset = code._tab.Offset(field)
                 if offset:
                     data[code._tab.Pos + offset] = tflite.BuiltinOperator.SOFTMAX
     path = tmp_path / "softmax.tflite"
     path.write_bytes(data)
-    with pytest.raises(ValueError, match="holds the operator SOFTMAX"):
+    with pytest.raises(ValueError, match="contains the unsupported operator SOFTMAX"):
         tflite_onnx.read(path)

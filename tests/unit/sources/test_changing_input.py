@@ -1,4 +1,5 @@
-"""Inputs that are changed, replaced or removed while they are read, and files that are none."""
+"""Inputs that are changed, replaced or removed while they are read, and entries that are not regular
+files."""
 
 import io
 import os
@@ -19,7 +20,7 @@ from faceq.sources import parquet as parquet_source
 from faceq.sources import read_shards, reading
 from faceq.sources.frame import Frame
 from faceq.sources.listing import Shard, list_shards
-from faceq.sources.tar_archive import MOST_PADDING
+from faceq.sources.tar_archive import MAX_PADDING
 from faceq.storage.settings import S3Settings
 
 COUNT = 60
@@ -45,7 +46,7 @@ def write_tar(path: Path, images: list[bytes]) -> None:
 
 
 def write(path: Path, first: int = 0) -> Path:
-    """A source of COUNT frames, by its ending; `first`: of the seeds."""
+    """Write a source of COUNT frames. The ending gives its kind. `first`: the first seed of the frames."""
     seeds = range(first, first + COUNT)
     if path.suffix == ".mkv":
         return write_video(path, [noise(seed) for seed in seeds], bf="0", g="1")
@@ -59,7 +60,7 @@ def write(path: Path, first: int = 0) -> Path:
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory) -> dict[str, tuple[bytes, bytes]]:
-    """Each kind of source as it is, and with other frames."""
+    """Each kind of source, and its replacement with other frames."""
     folder = tmp_path_factory.mktemp("sources")
     return {
         name: (write(folder / name).read_bytes(), write(folder / name, first=500).read_bytes())
@@ -131,15 +132,15 @@ def test_a_source_of_which_only_some_frames_are_wanted_may_change_later(sources,
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ("removed", "gone: it was there when the input was listed"),
-        ("replaced", "was replaced while it was read"),
+        ("removed", "gone: it existed when the input was listed"),
+        ("replaced", "was replaced during the read"),
     ],
 )
 @pytest.mark.parametrize("name", KINDS)
 def test_an_object_that_is_removed_or_replaced_while_it_is_read_is_a_break(
     sources, monkeypatch, name, change, said
 ):
-    """Frames of two objects never stand under one name."""
+    """One name never has frames of two objects."""
     for module in (reading, parquet_source):
         monkeypatch.setattr(module, "READ_AHEAD", 16 << 10)
     with small_s3({name: sources[name][0]}) as store:
@@ -158,7 +159,7 @@ def test_an_object_that_is_removed_or_replaced_while_it_is_read_is_a_break(
 
 @pytest.mark.parametrize("kind", ["picture", "tar", "parquet", "video"])
 def test_a_pipe_socket_or_device_in_a_files_place_is_a_row_and_not_waited_for(tmp_path, kind):
-    """A manifest may name one; or it has taken the place of a file that was listed."""
+    """A manifest may name one, or it may have replaced a listed file."""
     os.mkfifo(tmp_path / "pipe")
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(tmp_path / "socket"))
@@ -170,10 +171,10 @@ def test_a_pipe_socket_or_device_in_a_files_place_is_a_row_and_not_waited_for(tm
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("members", [0, 3])
 def test_zero_bytes_to_the_end_of_a_tar_are_an_unfinished_copy(tmp_path, members):
-    """A copy that reserves its room first looks like a shorter archive with much padding."""
+    """A copy that reserves its disk space first looks like a shorter archive with much padding."""
     path = tmp_path / "t.tar"
     write_tar(path, [jpeg(seed) for seed in range(members)])
-    padded = path.stat().st_size + MOST_PADDING // 2
+    padded = path.stat().st_size + MAX_PADDING // 2
     os.truncate(path, padded)
     assert len(list(read(str(path)))) == members
     os.truncate(path, 50 << 30)
@@ -181,8 +182,8 @@ def test_zero_bytes_to_the_end_of_a_tar_are_an_unfinished_copy(tmp_path, members
     assert len(whole) == members and "zero bytes" in last.error and "copy the file again" in last.error
 
 
-def test_names_that_are_numbered_already_are_numbered_on():
-    """As deep as it goes: each of these names was given to another frame before."""
+def test_names_that_already_have_a_number_get_the_next_one():
+    """At any depth: each of these names was already given to another frame."""
     image = pa.array([b"x"] * 1502)
     names = ["a" + "#2" * count for count in range(1500)] + ["a", "b"]
     file = io.BytesIO()

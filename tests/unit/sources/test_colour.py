@@ -1,4 +1,4 @@
-"""Colour profiles: whatever space the pixels are in, they come out as sRGB of the same colours."""
+"""Colour profiles: pixels of any colour space are converted to sRGB with the same colours."""
 
 import numpy as np
 import profiles
@@ -23,7 +23,8 @@ def photo(astronaut) -> Image.Image:
 
 
 def in_space(levels: np.ndarray, colorants: np.ndarray, gamma: float | None) -> np.ndarray:
-    """What a camera that uses this space writes for colours that sRGB calls `levels` (H, W, 3)."""
+    """The pixels that a camera with this colour space writes for the colours of the sRGB `levels` (H, W,
+    3)."""
     light = profiles.srgb_light(levels) @ (np.linalg.inv(colorants) @ profiles.SRGB).T
     coded = profiles.srgb_levels(light) / 255 if gamma is None else np.clip(light, 0, 1) ** (1 / gamma)
     return np.rint(coded * 255).astype(np.uint8)
@@ -36,7 +37,7 @@ def test_a_photo_of_a_wider_space_looks_as_it_does_in_srgb(astronaut, space, kin
     options = {"lossless": True} if kind == "WEBP" else {}
     data = encoded(stored, kind, icc_profile=profiles.rgb(*SPACES[space]), **options)
     away = np.abs(decode(data, LIMIT).astype(int) - astronaut)
-    # Where a step of the wide space is many of sRGB (dark saturated colours), rounding shows.
+    # Rounding is visible where one step of the wide space is many steps of sRGB (dark saturated colours).
     assert away.mean() < 1.0 and np.percentile(away, 99) <= 5
     assert np.abs(np.asarray(stored).astype(int) - astronaut).mean() > 3
 
@@ -97,7 +98,7 @@ def test_sixteen_bit_grey(photo):
 
 @pytest.mark.parametrize("kind", ["TIFF", "JPEG"])
 def test_cmyk(kind):
-    """100% of an ink is what its profile says; no ink is white, all black is black."""
+    """100% of an ink gives the colour of its profile, no ink gives white, and full black gives black."""
     inks = np.zeros((16, 80, 4), np.uint8)
     for index, ink in enumerate(
         [(0, 0, 0, 0), (255, 0, 0, 0), (0, 255, 0, 0), (0, 0, 255, 0), (0, 0, 0, 255)]
@@ -120,7 +121,7 @@ def test_lab(photo):
     assert np.abs(pixels.astype(int) - np.asarray(photo)).mean() < 2
 
 
-def test_alpha_is_kept_as_it_is_and_laid_over_white_afterwards():
+def test_alpha_is_not_converted_and_is_composited_over_white_afterwards():
     picture = Image.new("RGBA", (4, 1), (0, 128, 128, 255))
     for x, alpha in enumerate((0, 64, 192, 255)):
         picture.putpixel((x, 0), (0, 128, 128, alpha))
@@ -184,6 +185,6 @@ def test_linear_light_in_a_png_is_not_dark(astronaut, photo):
     linear = np.rint(255 * profiles.srgb_light(astronaut)).astype(np.uint8)
     away = np.abs(decode(gamma_png(Image.fromarray(linear), 1.0), LIMIT).astype(int) - astronaut)
     assert np.percentile(away[astronaut > 60], 99) <= 2
-    # The sRGB chunk goes before it, and so does what everyone writes.
+    # The sRGB chunk has priority. The usual gamma value and a gamma of 0 change nothing.
     for same in (gamma_png(photo, 1.0, (b"sRGB", b"\0")), gamma_png(photo, 0.45455), gamma_png(photo, 0)):
         assert np.array_equal(decode(same, LIMIT), np.asarray(photo))

@@ -1,4 +1,4 @@
-"""Bytes to pixels, for the kinds of picture that people have."""
+"""Decoding of common kinds of images."""
 
 import numpy as np
 import pytest
@@ -76,7 +76,8 @@ def test_every_supported_format_opens(photo, kind):
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
 def test_the_first_frame_of_an_animation_is_read_if_it_is_whole(photo, kind):
-    """Cut off behind it, that is. (TIFF's pages may stand in any order; Pillow writes them one by one.)"""
+    """The file is truncated after the first frame. (The pages of a TIFF may be in any order; Pillow writes
+    them in order.)"""
     pages = [photo, photo.rotate(90), photo.rotate(180)]
     options = {"WEBP": {"lossless": True}}.get(kind, {})
     data = encoded(pages[0], kind, save_all=True, append_images=pages[1:], **options)
@@ -88,7 +89,7 @@ def test_the_first_frame_of_an_animation_is_read_if_it_is_whole(photo, kind):
 
 
 @pytest.mark.parametrize("kind", ["WEBP", "PNG", "JPEG"])
-def test_metadata_behind_the_pixels_may_be_cut_off(photo, kind):
+def test_metadata_after_the_pixels_may_be_truncated(photo, kind):
     exif = Image.Exif()
     exif[0x010E] = "x" * 2000
     data = encoded(photo, kind, exif=exif)
@@ -98,14 +99,14 @@ def test_metadata_behind_the_pixels_may_be_cut_off(photo, kind):
 
 
 def lzw(codes: list[tuple[int, int]]) -> bytes:
-    """GIF's codes, each with its number of bits."""
+    """GIF codes, each with its number of bits."""
     bits = "".join(f"{code:0{size}b}" for code, size in reversed(codes))
     return int(bits, 2).to_bytes(-(-len(bits) // 8), "little")
 
 
 @pytest.mark.parametrize(("end", "whole"), [([(1, 3), (5, 4)], True), ([(1, 3)], True), ([(5, 3)], False)])
 def test_a_gif_whose_pixels_end_early_is_unreadable(end, whole):
-    """Two pixels: the code to begin, one pixel, and another, or the code to end."""
+    """An image of two pixels: the clear code, one pixel, and then another pixel or the end code."""
     data = lzw([(4, 3), (2, 3), *end])
     frame = b",\0\0\0\0\2\0\1\0\0\2" + bytes([len(data)]) + data + b"\0;"
     gif = b"GIF89a\2\0\1\0\x91\0\0" + bytes(range(12)) + frame
@@ -129,7 +130,7 @@ def test_ppm_of_any_maximum_is_scaled_to_it(maximum, magic):
 
 
 def test_a_pixel_with_premultiplied_alpha(photo):
-    """Pillow gives such modes from TIFF; others could."""
+    """Pillow gives such modes for TIFF. Other formats could give them too."""
     for mode, plain in (("La", "LA"), ("RGBa", "RGBA")):
         picture = photo.convert(plain)
         picture.putalpha(200)
@@ -159,7 +160,7 @@ def test_black_and_white_of_every_mode_of_pillow(mode):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "I;16"])
-def test_bands_of_rows_give_what_one_band_gives(astronaut, orientation, mode, monkeypatch):
+def test_bands_of_rows_give_the_same_pixels_as_one_band(astronaut, orientation, mode, monkeypatch):
     grey = astronaut[:301, :200, 0].astype(np.uint16) * 257
     picture = (
         Image.fromarray(grey) if mode == "I;16" else Image.fromarray(astronaut[:301, :200]).convert(mode)
@@ -178,11 +179,11 @@ def bad_pictures(photo: Image.Image) -> dict[str, tuple[bytes, str]]:
     png = encoded(photo, "PNG")
     return {
         "empty": (b"", "empty"),
-        "text": (b"<html>404</html>", "not a picture"),
+        "text": (b"<html>404</html>", "not an image"),
         "cut off": (jpeg[: len(jpeg) // 2], "cut off"),
         "header only": (jpeg[:20], "damaged or cut off"),
         "broken crc": (png[:2000] + bytes(50) + png[2050:], "damaged"),
-        "heic": (b"\0\0\0\x18ftypheic" + bytes(40), "HEIC and AVIF pictures are not supported"),
+        "heic": (b"\0\0\0\x18ftypheic" + bytes(40), "HEIC and AVIF images are not supported"),
         "float": (encoded(Image.fromarray(np.ones((9, 9), np.float32)), "TIFF"), "float"),
         "postscript": (encoded(photo, "EPS"), "PostScript .* not supported"),
     }

@@ -23,7 +23,7 @@ from faceq.storage.settings import S3Settings
 from faceq.table.schema import BREAK, frame_id
 
 JPEG = b"\xff\xd8\xff\xe0 and so on"
-"""Bytes that begin as an image."""
+"""Bytes that begin like an image."""
 
 
 def write_tar(path: Path, members: list[tuple[str, bytes]], mode: str = "w") -> Path:
@@ -116,7 +116,7 @@ def test_members_that_are_not_utf8_and_the_text_of_their_escapes_stay_apart(tmp_
 
 
 @pytest.mark.parametrize("cut", [100, 512 + 700, 512 + 1024 + 100, 2 * (512 + 1024)])
-def test_a_tar_cut_anywhere_gives_what_is_whole_and_one_break(tmp_path, cut):
+def test_a_tar_truncated_anywhere_gives_its_complete_members_and_one_break(tmp_path, cut):
     whole = write_tar(tmp_path / "whole.tar", [("a.jpg", b"a" * 1000), ("b.jpg", b"b" * 1000)])
     short = tmp_path / "short.tar"
     short.write_bytes(whole.read_bytes()[:cut])
@@ -149,7 +149,7 @@ def test_a_corrupt_header_in_the_middle_is_a_break(tmp_path):
 @pytest.mark.parametrize(
     "content", [b"", b"not a tar at all" * 100, gzip.compress(b"x" * 2000)], ids=["empty", "text", "gzip"]
 )
-def test_what_is_no_tar_is_one_break(tmp_path, content):
+def test_a_file_that_is_no_tar_is_one_break(tmp_path, content):
     (tmp_path / "s.tar").write_bytes(content)
     (frame,) = read(tmp_path / "s.tar")
     assert (frame.frame_index, frame.refused) == (BREAK, False)
@@ -171,7 +171,7 @@ def test_done_frames_are_marked_and_not_read(tmp_path):
 
 @pytest.fixture(scope="module")
 def folder_for_tar(tmp_path_factory) -> Path:
-    """Files as GNU tar meets them: below folders, with a long name, with holes."""
+    """Files for GNU tar: in folders, with a long name, with holes."""
     root = tmp_path_factory.mktemp("gnu")
     (root / "t" / "d.jpg").mkdir(parents=True)
     (root / "t" / "a.jpg").write_bytes(os.urandom(900))
@@ -228,14 +228,14 @@ def test_old_layouts(tmp_path, layout):
     assert facts(read(path)) == [("t/a.jpg", 0, b"1" * 900)]
 
 
-def test_a_file_that_goes_on_in_the_next_volume_is_a_row_in_each(folder_for_tar, tmp_path):
+def test_a_file_that_continues_in_the_next_volume_is_a_row_in_each(folder_for_tar, tmp_path):
     volumes = [tmp_path / f"{number}.tar" for number in range(3)]
     options = ["-M", "-L", "1000", *(f"--file={volume}" for volume in volumes)]
     subprocess.run(["tar", "-c", *options, "t/holes.bmp", "t/a.jpg"], cwd=folder_for_tar, check=True)
     first, second, (third, last) = map(read, volumes)
     assert [frame.frame_index for frame in first] == [BREAK]
-    assert "a file from the volume before" in second[0].error and second[0].member == "t/holes.bmp"
-    assert "a file from the volume before" in third.error and last.member == "t/a.jpg"
+    assert "a file from the previous volume" in second[0].error and second[0].member == "t/holes.bmp"
+    assert "a file from the previous volume" in third.error and last.member == "t/a.jpg"
 
 
 def findings_of(path: Path, **options) -> tuple[list[Frame], Findings]:
@@ -254,7 +254,7 @@ def test_members_that_are_no_frames_are_counted_by_their_ending(tmp_path):
         tar.addfile(folder)
     frames, findings = findings_of(path)
     assert len(frames) == 1
-    assert findings.passed_over == {".mp4": 3, ".json": 3, "(other)": 6, "(no ending)": 1}
+    assert findings.passed_over == {".mp4": 3, ".json": 3, "(other)": 6, "(no extension)": 1}
 
 
 def test_members_of_any_name_are_frames_if_their_bytes_are_an_image(tmp_path):
@@ -263,7 +263,7 @@ def test_members_of_any_name_are_frames_if_their_bytes_are_an_image(tmp_path):
     path = write_tar(tmp_path / "s.tar", members)
     frames, findings = findings_of(path, any_name=True)
     assert facts(frames) == [("a", 0, long), ("b.dat", 0, JPEG)]
-    assert findings.passed_over == {".json": 1, ".mp4": 1, "(no ending)": 1}
+    assert findings.passed_over == {".json": 1, ".mp4": 1, "(no extension)": 1}
     assert findings_of(path)[0] == []
 
 
@@ -279,7 +279,7 @@ def test_a_binary_column_is_the_image_and_key_names_the_frame(tmp_path):
 
 @pytest.mark.parametrize("order", [["key", "image"], ["image", "key"], ["key", "other", "image"]])
 def test_a_shard_is_read_from_front_to_back(order, tmp_path, monkeypatch):
-    """To go back costs a store's reader what it has read ahead."""
+    """If it went back, the reader of an object store would lose the data that it read ahead."""
     values = {
         "image": [os.urandom(5_000) for _ in range(100)],
         "key": [str(i) for i in range(100)],
@@ -308,7 +308,7 @@ def test_hugging_face_structs_and_row_numbers(tmp_path):
     assert "only the path q.jpg" in frames[1].error and "null" in frames[2].error
 
 
-def test_of_several_binary_columns_the_one_called_image_is_taken(tmp_path):
+def test_the_column_called_image_is_used_among_several_binary_columns(tmp_path):
     pq.write_table(pa.table({"thumb": [b"t"], "image": [b"i"], "mask": [b"m"]}), tmp_path / "s.parquet")
     assert [frame.image for frame in read(tmp_path)] == [b"i"]
 
@@ -316,15 +316,15 @@ def test_of_several_binary_columns_the_one_called_image_is_taken(tmp_path):
 @pytest.mark.parametrize(
     ("columns", "reason"),
     [
-        ({"text": ["a"]}, "no binary column with images among text"),
-        ({"u": [b"1"], "v": [b"2"]}, "several binary columns"),
+        ({"text": ["a"]}, "no binary column with images: the columns are text"),
+        ({"u": [b"1"], "v": [b"2"]}, "all binary columns (u, v) are not images"),
     ],
 )
 def test_parquet_without_an_image_column_is_one_break(tmp_path, columns, reason):
     pq.write_table(pa.table(columns), tmp_path / "s.parquet")
     (frame,) = read(tmp_path)
     assert frame.frame_index == BREAK
-    assert reason in frame.error and "call the one" in frame.error
+    assert reason in frame.error and "`image`" in frame.error
 
 
 def test_binary_keys_are_text_and_the_image_is_no_key(tmp_path):
@@ -348,11 +348,11 @@ def test_the_first_bytes_tell_which_column_holds_images(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["sha256", "embedding", "thumbnail", "hash"])
-def test_one_binary_column_of_something_else_is_not_taken_for_the_image(tmp_path, name):
+def test_one_binary_column_with_other_content_is_not_used_as_the_image(tmp_path, name):
     pq.write_table(pa.table({name: [os.urandom(32)] * 3, "label": [1, 2, 3]}), tmp_path / "s.parquet")
     (frame,) = read(tmp_path)
     assert frame.frame_index == BREAK
-    assert f"one binary column ({name}), whose first values are no images" in frame.error
+    assert f"the first values of the only binary column ({name}) are not images" in frame.error
 
 
 @pytest.mark.parametrize("other", [{}, {"thumbnail": [JPEG]}])
@@ -378,7 +378,7 @@ LISTS = [
 
 @pytest.mark.parametrize("images", LISTS, ids=lambda images: str(images.type)[:30])
 @pytest.mark.parametrize("name", ["image", "photo", "image.bytes"])
-def test_bytes_in_other_clothes_are_images_too(tmp_path, images, name):
+def test_bytes_in_other_column_types_are_images_too(tmp_path, images, name):
     pq.write_table(pa.table({name: images, "label": [1, 2]}), tmp_path / "s.parquet")
     first, second = read(tmp_path)
     assert first.image == JPEG
@@ -399,7 +399,7 @@ def test_a_row_without_bytes_gives_the_file_that_its_path_names(tmp_path):
     gone, elsewhere, pipe = (frame.error for frame in frames[3:])
     assert "only the path gone.jpg, and there is no such file" in gone
     assert "s3://bucket/key, which is not in the shard's own storage" in elsewhere
-    assert "no file" in pipe
+    assert "not a file" in pipe
 
 
 def test_a_row_without_bytes_in_a_shard_on_s3(s3, tmp_path):
@@ -420,7 +420,7 @@ def test_corrupt_parquet_is_a_break_not_a_refusal(tmp_path):
     assert (frame.frame_index, frame.refused) == (BREAK, False)
 
 
-# --- single pictures ---
+# --- single images ---
 
 
 def test_a_picture_that_vanished_is_refused(tmp_path):
@@ -440,7 +440,7 @@ def test_batches_are_bounded_by_frames_and_by_bytes():
     assert [len(batch) for batch in in_batches(large)] == [2, 2]
 
 
-def test_what_is_not_called_in_utf8_is_read_again(tmp_path):
+def test_frames_with_names_that_are_not_utf8_are_read_again(tmp_path):
     names = (b"a\xff.jpg", b"a\\xff.jpg", b"b\\xff.jpg", "ü.jpg".encode())
     for name in names:
         (tmp_path / os.fsdecode(name)).write_bytes(name)

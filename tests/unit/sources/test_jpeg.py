@@ -1,4 +1,5 @@
-"""JPEG: read if all of its pixels are there, whatever its end looks like; else unreadable, and by name."""
+"""A JPEG is read if it has all of its pixels, whatever follows them. Otherwise it is unreadable, with the
+reason."""
 
 import base64
 import io
@@ -51,7 +52,7 @@ def test_a_whole_picture_is_read_whatever_its_end_looks_like(photo, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("end", [b"", EOI, b"\xff", EOI + b"trailing" + EOI])
-def test_a_picture_of_which_a_part_is_missing_is_unreadable(photo, kind, end):
+def test_an_image_with_missing_parts_is_unreadable(photo, kind, end):
     data = encoded(photo, **KINDS[kind])
     start = last_scan(data) + 14
     for share in (0.0, 0.2, 0.5, 0.8, 0.9):
@@ -67,20 +68,21 @@ def test_a_progressive_picture_without_its_last_scans_is_unreadable(photo, missi
     for _ in range(missing):
         at = data.rindex(b"\xff\xda", 0, at)
     at = data.rindex(b"\xff\xc4", 0, at) if data.rfind(b"\xff\xc4", at - 60, at) > 0 else at
-    with pytest.raises(UnreadableError, match="a part of its pixels is missing"):
+    with pytest.raises(UnreadableError, match="some of its pixels are missing"):
         decode(data[:at] + EOI, LIMIT)
 
 
-def test_of_a_picture_in_one_scan_a_colour_each_none_may_be_missing(photo):
-    """Sequential, not interleaved: three scans. PyAV and Pillow do not write such, so two are cut out."""
+def test_an_image_with_one_scan_per_colour_needs_all_scans(photo):
+    """A sequential, non-interleaved image has three scans. PyAV and Pillow cannot write such files, so the
+    test removes two scans."""
     data = bytearray(encoded(photo))
     at = last_scan(bytes(data))
     header = b"\xff\xda\0\x08\x01\x01\0\0\x3f\0"
-    with pytest.raises(UnreadableError, match="a part of its pixels is missing"):
+    with pytest.raises(UnreadableError, match="some of its pixels are missing"):
         decode(bytes(data[:at]) + header + bytes(data[at + 14 :]), LIMIT)
 
 
-def test_odd_sizes_are_never_taken_for_cut_off(astronaut):
+def test_odd_sizes_never_count_as_truncated(astronaut):
     rng = np.random.default_rng(0)
     for _ in range(60):
         height, width = rng.integers(1, 70, 2)
@@ -115,7 +117,7 @@ ARITHMETIC = base64.b64decode(
     "FBQUFBQUFBT/yQARCAAQABADASIAAhEBAxEB/8wACgAQEAUBEBEF/9oADAMBAAIRAxEAPwDR1k4VXdl57BVat5SOrsz/AF6LPX5I"
     "APoN/9k="
 )
-"""A ramp of 16x16 pixels, by `jpegtran -arithmetic`."""
+"""A gradient of 16x16 pixels, written by `jpegtran -arithmetic`."""
 
 
 def test_arithmetic_coding_is_read():
@@ -140,7 +142,7 @@ def unsupported(photo: Image.Image) -> dict[str, tuple[bytes, str]]:
     return {
         "jpeg-ls": (by_ffmpeg(photo, "jpegls", "rgb24"), "JPEG-LS"),
         "lossless": (by_ffmpeg(photo, "ljpeg", "yuvj444p"), r"lossless JPEG"),
-        "12 bits": (data[: frame + 4] + b"\x0c" + data[frame + 5 :], "JPEG with 12 bits a sample"),
+        "12 bits": (data[: frame + 4] + b"\x0c" + data[frame + 5 :], "JPEG with 12 bits per sample"),
         "hierarchical": (data[:frame] + b"\xff\xc5" + data[frame + 2 :], "hierarchical JPEG"),
     }
 
@@ -174,8 +176,8 @@ def test_the_scans_of_a_thumbnail_or_of_a_second_picture_do_not_count(photo):
     assert np.array_equal(decode(padded, LIMIT), decode(data, LIMIT))
 
 
-def test_thousands_of_segments_are_passed_over(photo):
-    """Pillow copies EXIF data anew for each segment of them: 1,500 take it more than a minute."""
+def test_thousands_of_segments_are_skipped(photo):
+    """Pillow copies all EXIF data again for each EXIF segment. 1,500 segments take more than a minute."""
     exif = Image.Exif()
     exif[0x0112] = 6
     data = encoded(photo, exif=exif)
@@ -185,7 +187,7 @@ def test_thousands_of_segments_are_passed_over(photo):
 
 
 def test_pixels_are_taken_as_square(photo):
-    """Browsers and image libraries do not stretch by JFIF's density; video players do."""
+    """Browsers and image libraries do not stretch images by JFIF's density. Video players do."""
     plain = encoded(photo)
     for unit in (0, 1, 2):
         density = bytes((unit,)) + (2).to_bytes(2) + (1).to_bytes(2)

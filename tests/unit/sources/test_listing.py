@@ -1,4 +1,4 @@
-"""Which files hold frames, that none is left out, and how they share read tasks."""
+"""Which files hold frames, that none is left out, and how they are grouped into read tasks."""
 
 import os
 import random
@@ -20,7 +20,7 @@ from faceq.storage.settings import S3Settings
 from faceq.table.store import Table
 
 
-def test_folders_are_searched_and_other_files_passed_over(tmp_path):
+def test_folders_are_searched_and_other_files_skipped(tmp_path):
     for name in (
         "a.jpg",
         "deep/b.PNG",
@@ -58,8 +58,8 @@ def test_a_name_with_brackets_is_a_file_before_it_is_a_glob(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["missing", "missing.jpg", "*.jpg"])
-def test_what_is_not_there_is_wrong_usage(tmp_path, name):
-    with pytest.raises(UsageError, match=r"no such file|nothing matches"):
+def test_a_missing_input_is_wrong_usage(tmp_path, name):
+    with pytest.raises(UsageError, match=r"no such file|no file matches"):
         list_shards([str(tmp_path / name)], S3Settings())
 
 
@@ -71,7 +71,7 @@ def test_a_folder_without_frames_is_wrong_usage(tmp_path):
 
 def test_a_file_of_another_kind_is_wrong_usage(tmp_path):
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(UsageError, match="not a kind of input"):
+    with pytest.raises(UsageError, match="unknown file extension"):
         list_shards([str(tmp_path / "notes.txt")], S3Settings())
 
 
@@ -81,12 +81,12 @@ def test_pictures_share_read_tasks_and_shards_do_not():
     assert sorted(len(shards) for shards in group(shards)) == [1, 1, 2, 64, 64]
 
 
-# --- what cannot be listed ---
+# --- folders that cannot be listed ---
 
 
 @pytest.fixture
 def anywhere() -> Iterator[Path]:
-    """A folder that every user may reach; pytest's own are its user's."""
+    """A folder that every user can access. pytest's own folders are private."""
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o755)
     yield folder
@@ -96,7 +96,7 @@ def anywhere() -> Iterator[Path]:
 @pytest.mark.parametrize("mode", [0o000, 0o444])
 @pytest.mark.parametrize("pattern", ["", "/*", "/**", "/*/deep/*.jpg", "/**/*.jpg", "/[a-z]*/*"])
 def test_a_folder_in_the_input_that_may_not_be_listed_stops_the_job(anywhere, mode, pattern):
-    """Without permission to list it, or to look at what is in it."""
+    """Without permission to list the folder or to access its entries."""
     for name in ("good/deep", "private/deep"):
         (anywhere / name).mkdir(parents=True)
         (anywhere / name / "a.jpg").write_bytes(b"x")
@@ -107,7 +107,7 @@ def test_a_folder_in_the_input_that_may_not_be_listed_stops_the_job(anywhere, mo
             list_shards([f"{anywhere}{pattern}"], S3Settings())
     finally:
         closed.chmod(0o755)
-    assert f"cannot be listed whole: {closed}: access denied: Permission denied" in str(error.value)
+    assert f"cannot be listed completely: {closed}: access denied: Permission denied" in str(error.value)
 
 
 def test_an_input_that_may_not_be_listed_itself_says_so(anywhere):
@@ -124,7 +124,7 @@ def test_hidden_folders_are_no_part_of_the_input(anywhere):
 
 
 def test_a_folder_that_fails_in_another_way_stops_the_job(tmp_path, monkeypatch, capsys):
-    """Its path is longer than the system takes: an error for root, too."""
+    """Its path is longer than the system allows, which is an error even for root."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.jpg").write_bytes(b"x")
     for _ in range(20):
@@ -135,7 +135,7 @@ def test_a_folder_that_fails_in_another_way_stops_the_job(tmp_path, monkeypatch,
         for place in (".", "**/*.jpg"):
             assert main.main(["score", place, "--out", str(tmp_path / "table")]) == 2
             said = capsys.readouterr().err
-            assert "cannot be listed whole: " in said and "File name too long" in said
+            assert "cannot be listed completely: " in said and "File name too long" in said
         assert not (tmp_path / "table").exists()
     finally:
         shutil.rmtree("d" * 250)
@@ -215,7 +215,7 @@ def test_a_page_of_a_prefix_that_fails_stops_the_job(monkeypatch, place, refusal
 
 @pytest.mark.parametrize("place", ["in", "in/**", "in/**/*.jpg", "*"])
 def test_keys_of_s3_stay_as_they_are(place):
-    """On S3 `.`, `..` and nothing at all are parts of a name like others."""
+    """On S3, `.`, `..` and empty parts are ordinary parts of a name."""
     names = ("a.jpg", "./a.jpg", "../a.jpg", "x/../a.jpg", "x//a.jpg", "/a.jpg", "..a/...jpg/b.jpg")
     names += ("a.jpg?versionId=1.jpg", "50%2F +&=ä.jpg", "a\\xff.jpg", "x/./y/.../a.jpg", "x/.h/a.jpg")
     hidden = {"..a/...jpg/b.jpg", "x/./y/.../a.jpg", "x/.h/a.jpg"}
@@ -256,14 +256,14 @@ def test_names_that_are_not_utf8_and_the_text_of_their_escapes_stay_apart(tmp_pa
         ("half a letter \ud800", "half a letter \\xed\\xa0\\x80"),
     ],
 )
-def test_how_names_are_written_down(name, text):
+def test_how_names_are_recorded(name, text):
     assert printable(name) == text
 
 
-# --- what is passed over ---
+# --- skipped files ---
 
 
-def test_what_is_passed_over_is_named_and_told_where_nothing_else_is_there(tmp_path):
+def test_skipped_files_are_named_if_there_is_nothing_else(tmp_path):
     for name in (
         "a.TXT",
         "b.txt",
@@ -277,7 +277,7 @@ def test_what_is_passed_over_is_named_and_told_where_nothing_else_is_there(tmp_p
     ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
-    counted = "passed over 4 (other), 2 .txt, 1 (no ending), 1 .json: "
+    counted = "skipped 4 (other), 2 .txt, 1 (no extension), 1 .json: "
     for place in (tmp_path, tmp_path / "*"):
         with pytest.raises(UsageError) as error:
             list_shards([str(place)], S3Settings())

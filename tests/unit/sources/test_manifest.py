@@ -1,4 +1,4 @@
-"""Manifests: lists of frames in Parquet, CSV and JSONL, and a million entries on one driver."""
+"""Manifests: lists of frames in Parquet, CSV and JSONL, and a million entries in one driver."""
 
 import io
 import json
@@ -55,7 +55,7 @@ def test_places_and_sizes_come_as_they_are_listed(tmp_path, ending):
 
 
 @pytest.mark.parametrize("ending", manifest.ENDINGS)
-def test_sizes_need_not_be_there_and_a_table_of_faceq_is_a_manifest(tmp_path, ending):
+def test_sizes_are_optional_and_a_table_of_faceq_is_a_manifest(tmp_path, ending):
     path = write(tmp_path / f"m{ending}", ["/a.jpg", "/a.jpg", "/b.jpg"], column="source")
     assert list(list_shards([], S3Settings(), [path])) == [
         Shard("/a.jpg", "/a.jpg", "picture", None, seen=False),
@@ -66,27 +66,27 @@ def test_sizes_need_not_be_there_and_a_table_of_faceq_is_a_manifest(tmp_path, en
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("m.csv", b"file,size\na.jpg,1\n", "no column uri or path or source among file, size"),
+        ("m.csv", b"file,size\na.jpg,1\n", "no column uri or path or source: its columns are file, size"),
         ("m.csv", b"uri,size\na.jpg,1\n,2\n", "row 2: names no file"),
-        ("m.csv", b"uri,size\na.jpg,1kB\n", "row 1: size '1kB' is no number"),
-        ("m.csv", b"uri,size\na.jpg,1\n\nb.jpg,-1\n", "row 2: size '-1' is no number"),
-        ("m.csv", b"uri,size\na.jpg,inf\n", "row 1: size 'inf' is no number"),
-        ("m.csv", b"uri,size\na.jpg,10.5\n", "row 1: size '10.5' is no number"),
-        ("m.jsonl", b'{"uri": "a.jpg", "size": true}\n', "row 1: size True is no number"),
+        ("m.csv", b"uri,size\na.jpg,1kB\n", "row 1: size '1kB' is not a number"),
+        ("m.csv", b"uri,size\na.jpg,1\n\nb.jpg,-1\n", "row 2: size '-1' is not a number"),
+        ("m.csv", b"uri,size\na.jpg,inf\n", "row 1: size 'inf' is not a number"),
+        ("m.csv", b"uri,size\na.jpg,10.5\n", "row 1: size '10.5' is not a number"),
+        ("m.jsonl", b'{"uri": "a.jpg", "size": true}\n', "row 1: size True is not a number"),
         ("m.jsonl", b'{"uri": "a.jpg"}\n\n{"uri": null}\n', "row 3: names no file (got None)"),
-        ("m.jsonl", b'{"uri": "half \\ud83d.jpg"}\n', "row 1: 'half \\ud83d.jpg' cannot be the name"),
-        ("m.csv", b"uri\na\0b.jpg\n", "cannot be the name of a file"),
-        ("m.csv", b"uri,uri\na.jpg,b.jpg\n", "two columns of one name"),
+        ("m.jsonl", b'{"uri": "half \\ud83d.jpg"}\n', "row 1: 'half \\ud83d.jpg' is not a valid"),
+        ("m.csv", b"uri\na\0b.jpg\n", "is not a valid file name"),
+        ("m.csv", b"uri,uri\na.jpg,b.jpg\n", "two columns of the same name"),
         ("m.csv", b"uri\nhttp://a/b.jpg\n", "row 1: http://a/b.jpg: only local paths and s3://"),
         ("m.csv", b"", "no column uri"),
         ("m.csv", b"uri\n\xff\xfe.jpg\n", "cannot be read as a manifest"),
-        ("m.jsonl", b'{"uri": "a.jpg"}\n{"uri": \n', "line 2 is no JSON object"),
-        ("m.jsonl", b'["a.jpg"]\n', "line 1 is no JSON object"),
+        ("m.jsonl", b'{"uri": "a.jpg"}\n{"uri": \n', "line 2 is not a JSON object"),
+        ("m.jsonl", b'["a.jpg"]\n', "line 1 is not a JSON object"),
         ("m.parquet", b"PAR1", "cannot be read as a manifest"),
-        ("m.txt", b"a.jpg\n", "not a kind of manifest"),
+        ("m.txt", b"a.jpg\n", "unknown manifest format"),
     ],
 )
-def test_a_manifest_that_is_none_is_one_line_of_wrong_usage(tmp_path, name, content, said):
+def test_an_invalid_manifest_is_one_line_of_wrong_usage(tmp_path, name, content, said):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UsageError) as error:
         list_shards([], S3Settings(), [str(tmp_path / name)])
@@ -94,7 +94,7 @@ def test_a_manifest_that_is_none_is_one_line_of_wrong_usage(tmp_path, name, cont
 
 
 def test_sizes_are_read_as_pandas_writes_them(tmp_path):
-    """A column of whole numbers that lacks some is one of floats, and NaN where one is missing."""
+    """An integer column with missing values is written as floats, with NaN for missing values."""
     table = pandas.DataFrame({"uri": ["/a.jpg", "/b.jpg", "/c.jpg"], "size": [10, None, 2.0**40]})
     table.to_csv(tmp_path / "m.csv")
     table.to_csv(
@@ -138,13 +138,13 @@ def test_rows_without_a_place_are_named_by_their_number(tmp_path):
         ("s3://b/x/../a.jpg", "x/../a.jpg"),
     ],
 )
-def test_relative_places_are_meant_from_the_manifests_folder_and_uris_as_they_are(place, key):
+def test_relative_paths_start_at_the_manifests_folder_and_uris_are_unchanged(place, key):
     with small_s3({"lists/m.csv": f"uri\n{place}\n".encode()}) as store:
         (shard,) = list_shards([], store.settings, [f"s3://{SMALL}/lists/m.csv"])
     assert shard.source == (f"s3://b/{key}" if place.startswith("s3://b") else f"s3://{SMALL}/{key}")
 
 
-def test_of_an_entry_that_is_not_there_nobody_says_that_it_was(tmp_path):
+def test_a_missing_entry_is_not_reported_as_deleted(tmp_path):
     path = write(tmp_path / "m.csv", ["none.jpg", "none.tar", "none.parquet", "none.mp4"])
     for frame in read_shards(list_shards([], S3Settings(), [path]), S3Settings()):
         assert frame.error == "not found: there is no such file or object"
@@ -186,7 +186,7 @@ def test_a_manifest_that_the_storage_refuses_stops_the_job(monkeypatch, refused)
 
 
 def test_a_manifest_on_s3_is_scored_row_by_row(s3, light_job, tmp_path):
-    """Pictures without an ending, an empty one and one that is not there: each entry has its row."""
+    """Images without an ending, an empty file and a missing file: each entry has its row."""
     client = boto3.client("s3")
     photo = (PHOTOS / "mask_blue.jpg").read_bytes()
     for name, content in (("m/one", photo), ("m/two.jpg", photo), ("m/empty.jpg", b"")):
@@ -211,7 +211,7 @@ def test_a_manifest_on_s3_is_scored_row_by_row(s3, light_job, tmp_path):
     assert "empty" in rows[f"{s3}/m/empty.jpg"]["error"]
 
 
-def test_a_picture_of_unknown_size_is_held_to_the_limit(tmp_path):
+def test_an_image_of_unknown_size_obeys_the_limit(tmp_path):
     (tmp_path / "small.jpg").write_bytes(bytes(1000))
     (tmp_path / "large.jpg").write_bytes(bytes(5000))
     path = write(tmp_path / "m.csv", ["large.jpg", "small.jpg"])
@@ -221,7 +221,7 @@ def test_a_picture_of_unknown_size_is_held_to_the_limit(tmp_path):
     assert len(small.image) == 1000
 
 
-def test_a_run_with_a_manifest_goes_on_where_it_stopped(light_job, tmp_path):
+def test_a_run_with_a_manifest_resumes_where_it_stopped(light_job, tmp_path):
     photos = sorted(str(path) for path in PHOTOS.glob("mask_*.jpg"))
     path = write(tmp_path / "m.csv", photos[:2])
     settings = config.build({"manifest": path, "out": str(tmp_path / "table")})
@@ -232,7 +232,7 @@ def test_a_run_with_a_manifest_goes_on_where_it_stopped(light_job, tmp_path):
 
 
 def test_a_million_pictures_are_listed_and_grouped_in_little_memory(tmp_path):
-    """In a process of its own, so that its memory can be measured, without Ray's own part."""
+    """In its own process, to measure its memory without Ray's."""
     path = tmp_path / "m.parquet"
     places = [f"s3://some-bucket/faces/2024-05-17/{i // 1000:06}/frame-{i:09}.jpg" for i in range(1_000_000)]
     pq.write_table(pa.table({"uri": places}), path)

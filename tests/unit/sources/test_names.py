@@ -1,4 +1,4 @@
-"""Names of the frames of one source: each once, in little memory."""
+"""Unique names for the frames of one source, with little memory."""
 
 import subprocess
 import sys
@@ -11,7 +11,7 @@ from faceq.sources.names import Names
 
 
 def by_dictionary(given: list[str]) -> list[str]:
-    """What the names become where all of them are kept."""
+    """The expected unique names, from an implementation that keeps all names."""
     seen: Counter[str] = Counter()
 
     def unique(name: str) -> str:
@@ -36,7 +36,7 @@ def test_names_are_numbered_as_if_all_were_kept(given):
     assert [kept.unique(name) for name in given] == by_dictionary(given)
 
 
-def test_names_with_one_id_both_have_a_row(monkeypatch):
+def test_names_with_the_same_id_both_have_a_row(monkeypatch):
     monkeypatch.setattr(names, "frame_id", lambda source, name, index: len(name))
     kept = Names("x")
     assert [kept.unique(name) for name in ("aa", "bb", "cccc")] == ["aa", "bb#2", "cccc#2"]
@@ -50,4 +50,4 @@ def test_many_names_take_little_memory():
         "for i in range(100_000): names.unique(f'id-{i:012d}')\nprint(peak() - before)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert int(done.stdout) < 8_000  # KB; in a dict they take 16,000
+    assert int(done.stdout) < 8_000  # KB; a dict takes 16,000

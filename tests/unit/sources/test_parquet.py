@@ -14,7 +14,7 @@ ROWS, BYTES = 4_000, 10_000
 
 
 class Watched(io.BytesIO):
-    """A file that notes how much is read of it, and by which threads."""
+    """A file that records how much is read, and by which threads."""
 
     def __init__(self, content: bytes):
         super().__init__(content)
@@ -29,7 +29,7 @@ class Watched(io.BytesIO):
 
 
 def made(rows_per_group: int) -> Watched:
-    """A file of 40 MB."""
+    """A Parquet file of 40 MB."""
     whole = io.BytesIO()
     pictures = pa.array([os.urandom(BYTES) for _ in range(ROWS)], pa.binary())
     table = pa.table({"image": pictures, "key": pa.array(range(ROWS))})

@@ -1,4 +1,5 @@
-"""PNG: what stands beside the pixels never costs a picture, and depth and transparency are as written."""
+"""PNG: damage outside the pixels does not make an image unreadable, and bit depth and transparency are
+correct."""
 
 import resource
 import struct
@@ -28,7 +29,7 @@ def damaged(part: bytes) -> bytes:
 
 
 def png(pixels: np.ndarray, colour: int, depth: int, before: bytes = b"", after: bytes = b"") -> bytes:
-    """Of rows (H, W, channels) of uint8 or uint16, or of rows (H, bytes) that are packed already."""
+    """Write a PNG from rows (H, W, channels) of uint8 or uint16, or from packed rows (H, bytes)."""
     height, width = pixels.shape[:2]
     if depth < 8:
         width = width * 8 // depth
@@ -71,13 +72,13 @@ CHUNKS = {
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_long_texts_and_profiles_are_passed_over(photo, name):
+def test_long_texts_and_profiles_are_skipped(photo, name):
     for place in ("before", "after"):
         assert np.array_equal(decode(png(photo, 2, 8, **{place: TEXTS[name]}), LIMIT), photo)
 
 
 @pytest.mark.parametrize("name", CHUNKS)
-def test_a_damaged_chunk_beside_the_pixels_is_passed_over(photo, name):
+def test_a_damaged_chunk_outside_the_pixels_is_skipped(photo, name):
     part = damaged(chunk(name.encode(), CHUNKS[name]))
     for place in ("before", "after"):
         assert np.array_equal(decode(png(photo, 2, 8, **{place: part}), LIMIT), photo)
@@ -85,7 +86,7 @@ def test_a_damaged_chunk_beside_the_pixels_is_passed_over(photo, name):
 
 
 @pytest.mark.parametrize("name", ["gAMA", "cHRM", "sRGB", "pHYs", "tRNS", "acTL", "iCCP"])
-def test_a_chunk_that_is_too_short_is_passed_over(photo, name):
+def test_a_chunk_that_is_too_short_is_skipped(photo, name):
     assert np.array_equal(decode(png(photo, 2, 8, before=chunk(name.encode(), b"")), LIMIT), photo)
 
 
@@ -100,8 +101,8 @@ def test_a_damaged_chunk_of_the_pixels_makes_it_unreadable(photo, kind):
         decode(data, LIMIT)
 
 
-def test_what_matters_stays_when_another_chunk_is_damaged(photo):
-    """Transparency, orientation and the profile, be it above Pillow's limit or not."""
+def test_important_chunks_are_kept_if_another_chunk_is_damaged(photo):
+    """Transparency, orientation and the profile are kept, even if the profile is above Pillow's limit."""
     bad = damaged(chunk(b"tEXt", b"k\0v"))
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -120,7 +121,7 @@ def test_what_matters_stays_when_another_chunk_is_damaged(photo):
     assert np.array_equal(decode(small[:33] + bad + small[33:], LIMIT), converted)
 
 
-def test_the_whole_picture_is_read_wherever_the_file_ends_behind_it(photo):
+def test_the_whole_image_is_read_wherever_the_file_ends_after_it(photo):
     after = chunk(b"tEXt", b"k\0" + b"v" * 50) + chunk(b"tIME", bytes(7))
     data = png(photo, 2, 8, after=after)
     pixels_end = data.index(b"tEXt") - 8
@@ -131,14 +132,14 @@ def test_the_whole_picture_is_read_wherever_the_file_ends_behind_it(photo):
             decode(data[:end], LIMIT)
 
 
-def test_what_xcode_makes_of_png_is_named(photo):
+def test_xcodes_variant_of_png_is_named(photo):
     data = png(photo, 2, 8)
     with pytest.raises(UnreadableError, match=r"CgBI.*pngcrush"):
         decode(MAGIC + chunk(b"CgBI", bytes(4)) + data[8:], LIMIT)
 
 
 @pytest.mark.parametrize("colour, channels", [(0, 1), (2, 3), (4, 2), (6, 4)])
-def test_of_16_bits_the_upper_eight_are_taken(colour, channels):
+def test_16_bit_values_keep_their_upper_eight_bits(colour, channels):
     ramp = np.arange(65536, dtype=np.uint16).reshape(256, 256)
     pixels = np.stack([ramp, ramp[::-1], ramp.T, ramp][:channels], -1)
     if channels in (2, 4):
@@ -167,7 +168,7 @@ def test_the_transparent_grey_is_one_of_the_files_own_levels(depth):
         data = png(row, 0, depth, before=chunk(b"tRNS", struct.pack(">H", clear)))
         assert decode(data, LIMIT)[0, :2, 0].tolist() == expected
     if depth > 1:
-        # A level that is not in the picture makes nothing transparent.
+        # A transparent level that does not occur in the image has no effect.
         data = png(row, 0, depth, before=chunk(b"tRNS", struct.pack(">H", 1)))
         assert decode(data, LIMIT)[0, :2, 0].tolist() == [0, 255]
 
@@ -197,14 +198,15 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / pix
 
 
 def peak(data: bytes) -> float:
-    """Memory that decoding takes, in units of the RGB pixels that come out."""
+    """Peak memory of decoding, relative to the size of the RGB result."""
     command = [sys.executable, "-W", "ignore", "-c", PEAK]
     return float(subprocess.run(command, input=data, stdout=subprocess.PIPE, check=True).stdout)
 
 
 @pytest.mark.parametrize("colour, depth", [(0, 16), (2, 16), (4, 16), (6, 16), (6, 8), (3, 8), (0, 1)])
 def test_a_large_picture_takes_a_small_multiple_of_its_own_memory(colour, depth):
-    """30 megapixels. Pillow's own pixels are 4/3 of it, the result 1, bands of rows the rest."""
+    """An image of 30 megapixels. Relative to the result, Pillow's pixels take 4/3, the result 1, and bands of
+    rows the rest."""
     height, width = LARGE
     rows = np.zeros((1, {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour] * width * depth // 8), np.uint8)
     packing = zlib.compressobj(1)

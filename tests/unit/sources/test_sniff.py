@@ -1,4 +1,4 @@
-"""What a file is, its bytes decide and not its name."""
+"""The bytes of a file decide what it is, not its name."""
 
 import gzip
 import io
@@ -86,7 +86,7 @@ def test_videos_are_known_by_their_bytes(form, codec):
         pytest.skip(f"this FFmpeg has no {codec}")
     made = video(form, codec)
     assert kind_of_bytes(made[:ENOUGH]) == "video"
-    if form == "mpegts":  # as cameras write it: a time before each packet
+    if form == "mpegts":  # the variant of cameras, with a time before each packet
         timed = b"".join(b"\0\0\0\1" + made[i : i + 188] for i in range(0, len(made), 188))
         assert kind_of_bytes(timed[:ENOUGH]) == "video"
 
@@ -96,7 +96,7 @@ def test_videos_are_known_by_their_bytes(form, codec):
 )
 @pytest.mark.parametrize("layout", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 @pytest.mark.parametrize("mode", ["w", "w:gz"])
-def test_tars_are_known_whatever_their_first_member_is_called(name, layout, mode):
+def test_tars_are_recognised_whatever_the_name_of_their_first_member(name, layout, mode):
     assert kind_of_bytes(tar(name, layout, mode)[:ENOUGH]) == "tar"
 
 
@@ -113,16 +113,16 @@ def test_tars_are_known_whatever_their_first_member_is_called(name, layout, mode
         b"P7\n",
     ],
 )
-def test_of_other_bytes_nothing_is_said(data):
+def test_other_bytes_are_not_recognised(data):
     assert kind_of_bytes(data[:ENOUGH]) is None
 
 
-# --- what is read ---
+# --- reading ---
 
 
 @pytest.fixture(scope="module")
 def kinds(tmp_path_factory) -> dict[str, bytes]:
-    """A source of each kind, by an ending that says so."""
+    """A source of each kind, by its usual ending."""
     made = write_numbered(tmp_path_factory.mktemp("v") / "v.mp4").read_bytes()
     return {"jpg": picture("JPEG"), "tar": tar(), "tgz": tar(mode="w:gz"), "parquet": parquet(), "mp4": made}
 
@@ -158,11 +158,11 @@ def test_a_source_gives_the_same_frames_under_every_name(kinds, tmp_path, real, 
 
 
 @pytest.mark.parametrize("named", ["jpg", "tar", "parquet", "mp4"])
-def test_where_bytes_say_nothing_the_name_does(tmp_path, named):
+def test_the_name_decides_if_the_bytes_do_not(tmp_path, named):
     (tmp_path / f"s.{named}").write_bytes(b"neither this nor that" * 100)
     (frame,) = read_shards(list_shards([str(tmp_path)], S3Settings()), S3Settings())
     if named == "jpg":
-        assert frame.image and frame.error is None  # decoding says what is wrong
+        assert frame.image and frame.error is None  # decoding reports the error
     else:
         assert frame.frame_index == -1
 
@@ -181,14 +181,14 @@ def test_with_any_name_bytes_decide_and_what_holds_no_frames_is_counted(kinds, t
     )
     counts = Counter(frame.source.rpartition("/")[2].partition("-")[0] for frame in frames)
     assert counts == {"jpg": 1, "tar": 1, "tgz": 1, "parquet": 1, "mp4": 50, "really.jpg": 1}
-    assert findings.passed_over == {".txt": 2, "(no ending)": 1, ".bin": 1}
-    assert findings.notes == []  # their names said nothing else
+    assert findings.passed_over == {".txt": 2, "(no extension)": 1, ".bin": 1}
+    assert findings.notes == []  # no name contradicts the content
 
 
 @pytest.mark.parametrize("known", [True, False])
 @pytest.mark.parametrize("size_is_known", [True, False])
 def test_a_long_video_without_an_ending_is_not_taken_into_memory(kinds, known, size_is_known):
-    """It is asked for in parts, and only the first one before it is known to be a video."""
+    """It is requested in parts. Only the first part is read before it is known to be a video."""
     content = kinds["mp4"] + b"\0\0\0\0free" + bytes(40 << 20)
     with small_s3({"v": content}) as store:
         size = len(content) if size_is_known else None
@@ -201,7 +201,7 @@ def test_a_long_video_without_an_ending_is_not_taken_into_memory(kinds, known, s
 
 
 @pytest.mark.parametrize("size_is_known", [True, False])
-def test_a_picture_of_unknown_length_comes_whole(size_is_known):
+def test_an_image_of_unknown_size_is_read_completely(size_is_known):
     content = picture("PNG") + bytes(9 << 20)
     with small_s3({"p": content, "q": content + bytes(9 << 20)}) as store:
         shards = [
@@ -219,7 +219,7 @@ def test_a_picture_of_unknown_length_comes_whole(size_is_known):
     assert long.image is None and "limits.frame_bytes=10485760" in long.error
 
 
-# --- a video that is called like a picture, and its table ---
+# --- a video that is named like an image, and its table ---
 
 
 def rows_of(frames: list[Frame]) -> pa.Table:
@@ -248,8 +248,8 @@ def test_its_frames_are_found_again(misnamed):
 
 @pytest.mark.parametrize("finished", ["2025-01-01T00:00:00+00:00", None])
 @pytest.mark.parametrize("limit", [None, 1])
-def test_that_its_first_frame_has_a_row_does_not_mean_that_it_is_done(misnamed, tmp_path, finished, limit):
-    """As after a run that was killed, or one with --limit."""
+def test_a_row_for_its_first_frame_does_not_make_a_video_done(misnamed, tmp_path, finished, limit):
+    """This happens after a killed run, or a run with --limit."""
     shards = list_shards([str(misnamed)], S3Settings())
     frames = list(read_shards(shards, S3Settings()))
     table = Table(str(tmp_path / "table"), S3Settings())

@@ -1,4 +1,4 @@
-"""TIFF of all depths and kinds: the right levels, or a refusal by name; never wrong pixels."""
+"""TIFF of all depths and kinds: correct levels, or an error with the reason, but never wrong pixels."""
 
 import io
 import itertools
@@ -25,7 +25,7 @@ def written(pixels: np.ndarray, **options) -> bytes:
 
 
 def levels(pixels: np.ndarray) -> np.ndarray:
-    """What they are as 8 bits: the upper eight."""
+    """The values in 8 bits: their upper eight bits."""
     return (pixels >> (pixels.dtype.itemsize * 8 - 8)).astype(np.uint8)
 
 
@@ -43,7 +43,7 @@ GREY = list(
 REFUSED = {(">", "uint16", "miniswhite"), (">", "uint32", "minisblack")} | {
     (order, "uint32", "miniswhite") for order in "<>"
 }
-"""What Pillow does not know."""
+"""Kinds that Pillow does not support."""
 
 
 @pytest.mark.parametrize("order, dtype, zero, compression, tile, big", GREY)
@@ -117,7 +117,7 @@ def encoded(picture: Image.Image, **options) -> bytes:
 
 
 def by_hand(tags: dict[int, tuple[int, ...]], pixels: bytes, order: str = "<") -> bytes:
-    """A TIFF of one strip with these tags, each of LONGs, in place of those of 8-bit grey."""
+    """A TIFF with one strip. These tags, of type LONG, replace those of 8-bit grey."""
     tags = {256: (4,), 257: (4,), 258: (8,), 259: (1,), 262: (1,), 273: (8,), 277: (1,), 278: (4,)} | tags
     tags = {**tags, 279: (len(pixels),)}
     at = 8 + len(pixels) + len(pixels) % 2
@@ -213,7 +213,7 @@ def test_the_colours_of_a_palette_are_16_bit_or_as_some_write_them_8_bit(scale):
 
 
 def test_colours_as_luma_and_chroma(astronaut):
-    """Uncompressed without subsampling, and as JPEG writes them."""
+    """Uncompressed without subsampling, and as in JPEG."""
     photo = Image.fromarray(astronaut)
     raw = encoded(photo.convert("YCbCr"))
     assert np.abs(decode(raw, LIMIT).astype(int) - astronaut).max() <= 4
@@ -232,7 +232,7 @@ def test_modes_that_pillow_writes_come_back(astronaut, mode):
 
 
 def test_grey_with_premultiplied_alpha():
-    """Half transparent mid-grey, stored as half of it, over white."""
+    """Half-transparent mid-grey, stored premultiplied, over white."""
     pixels = bytes((50, 128)) * 16
     found = decode(by_hand({258: (8, 8), 277: (2,), 338: (1,)}, pixels), LIMIT)
     assert abs(int(found[0, 0, 0]) - (100 * 128 / 255 + 255 * 127 / 255)) <= 1
@@ -253,7 +253,7 @@ def test_orientation_is_applied_once(astronaut, orientation):
 
 
 def test_pixels_are_taken_as_square(astronaut):
-    """A fax of 204x98 dots per inch stays as it is stored, as in image viewers, browsers and OpenCV."""
+    """A fax with 204x98 dots per inch is not stretched, as in image viewers, browsers and OpenCV."""
     fax = Image.fromarray(astronaut[:100]).convert("1")
     data = encoded(fax, compression="group3", resolution_unit="inch", x_resolution=204, y_resolution=98)
     assert decode(data, LIMIT).shape == (100, 512, 3)

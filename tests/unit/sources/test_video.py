@@ -1,4 +1,4 @@
-"""Videos as input: which frames come, with which index, time and pixels, and what is said of broken ones."""
+"""Videos as input: the frames with their index, time and pixels, and the errors of damaged videos."""
 
 import io
 from collections.abc import Callable
@@ -36,7 +36,7 @@ from faceq.table.store import Table
         ("v.mkv", {"bf": "3"}, True),
         ("v.mov", {"codec": "mpeg4", "bf": "2"}, True),
         ("v.webm", {"codec": "libvpx-vp9", "deadline": "realtime", "cpu-used": "8"}, False),
-        # AVI has times in coded order alone, and an H.264 frame in it none of its own.
+        # AVI has times in coded order only. An H.264 frame in it has no time of its own.
         ("mpeg4.avi", {"codec": "mpeg4", "bf": "2"}, True),
         ("h264.avi", {"bf": "3"}, False),
         ("jpeg.avi", {"codec": "mjpeg"}, False),
@@ -60,7 +60,7 @@ def test_uneven_times_are_those_of_the_file(tmp_path):
     path = write_video(tmp_path / "v.mp4", [numbered(i) for i in range(6)], rate=1000, times=times)
     frames = read(path)
     assert numbers(frames) == list(range(6))
-    # The first frame is at 0, wherever the video's own clock starts.
+    # The first frame has time 0, wherever the clock of the video starts.
     assert [frame.timestamp_s for frame in frames] == pytest.approx([0, 0.04, 0.041, 0.5, 3, 3.033])
 
 
@@ -84,7 +84,7 @@ def test_a_frame_travels_without_loss_and_in_the_table(tmp_path, astronaut):
         ((270,), lambda image: np.rot90(image, 3)),
         ((0, True, False), lambda image: image[:, ::-1]),
         ((0, False, True), lambda image: image[::-1]),
-        # Mirrored after the turn, as phones' front cameras do.
+        # Mirrored after the rotation, like front cameras of phones.
         ((90, True, False), lambda image: np.rot90(image)[:, ::-1]),
         ((270, True, False), lambda image: np.rot90(image, 3)[:, ::-1]),
     ],
@@ -126,7 +126,7 @@ def test_a_rate_takes_the_first_frame_at_or_after_each_tick(tmp_path):
     assert [frame.frame_index for frame in read(path, fps=0.1)] == [0]
 
 
-def test_ticks_without_a_frame_are_passed_over(tmp_path):
+def test_ticks_without_a_frame_are_skipped(tmp_path):
     times = [0, 100, 2600, 2700, 3000, 3900]
     path = write_video(tmp_path / "v.mp4", [numbered(i) for i in range(6)], rate=1000, times=times)
     assert [frame.timestamp_s for frame in read(path, fps=1)] == pytest.approx([0, 2.6, 3.0])
@@ -148,7 +148,7 @@ def test_every_kth_frame_keeps_its_index(tmp_path):
 @pytest.mark.parametrize(
     ("chosen", "message"),
     [
-        (["--fps", "2", "--every", "3"], "video: fps and every exclude each other"),
+        (["--fps", "2", "--every", "3"], "video: fps and every cannot be combined"),
         (["--fps", "0"], "video.fps: input should be greater than 0"),
         (["--every", "0"], "video.every: input should be greater than or equal to 1"),
     ],
@@ -164,7 +164,7 @@ def test_sampling_is_on_record():
         assert comparison_record(settings, choose(settings))[f"video_{name}"] == value
 
 
-# --- broken videos ---
+# --- damaged videos ---
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_sampling_is_on_record():
     ],
 )
 @pytest.mark.parametrize("between_frames", [True, False])
-def test_a_video_that_is_cut_off_gives_what_is_whole_and_one_break(tmp_path, name, options, between_frames):
+def test_a_truncated_video_gives_its_complete_frames_and_one_break(tmp_path, name, options, between_frames):
     whole = write_video(tmp_path / f"whole-{name}", noise(40), **options)
     last = packets(whole)[24]
     short = tmp_path / f"short-{name}"
@@ -191,7 +191,7 @@ def test_a_video_that_is_cut_off_gives_what_is_whole_and_one_break(tmp_path, nam
     assert "copy the file again" in end.error and not end.refused
 
 
-def test_coded_frames_that_the_decoder_refuses_are_passed_over_and_told(tmp_path):
+def test_coded_frames_that_the_decoder_refuses_are_skipped_and_reported(tmp_path):
     path = write_video(tmp_path / "v.mp4", noise(40), g="10", bf="0")
     data = bytearray(path.read_bytes())
     for packet in packets(path)[20:23]:
@@ -203,7 +203,7 @@ def test_coded_frames_that_the_decoder_refuses_are_passed_over_and_told(tmp_path
     assert end.error == "damaged: 3 of 40 coded frames cannot be decoded, the first at 0.80 s"
 
 
-def test_a_frame_that_the_decoder_patched_over_is_unreadable(tmp_path):
+def test_a_frame_that_the_decoder_concealed_is_unreadable(tmp_path):
     path = write_video(tmp_path / "v.mp4", noise(30), bf="0")
     hit = packets(path)[12]
     data = bytearray(path.read_bytes())
@@ -239,7 +239,7 @@ def only_sound(path: Path) -> bytes:
         (lambda path: b"<html>403 Forbidden</html>" * 50, "not a video but a web page (HTML)"),
         (lambda path: np.random.default_rng(1).bytes(9000), "not a video, or cut off in its header"),
         (lambda path: bytes(9000), "not a video but zero bytes"),
-        # FFmpeg would open what a playlist names.
+        # FFmpeg would open the files that a playlist names.
         (
             lambda path: b"#EXTM3U\n#EXTINF:9,\nfile:///etc/hosts\n#EXT-X-ENDLIST\n",
             "not a video but a playlist",
@@ -248,10 +248,10 @@ def only_sound(path: Path) -> bytes:
         (lambda path: write_numbered(path).read_bytes()[:-1000], "copy it again if it is cut off"),
         (lambda path: write_numbered(path).read_bytes()[:900], "without its index (moov)"),
         (without_decoder, "no decoder for its video codec (zzzz): convert it"),
-        (only_sound, "no video stream in it, only: audio"),
+        (only_sound, "it has no video stream, only: audio"),
     ],
 )
-def test_what_is_no_video_is_one_break_with_the_reason(
+def test_a_file_that_is_no_video_is_one_break_with_the_reason(
     tmp_path, content: Callable[[Path], bytes], reason: str
 ):
     data = content(tmp_path / "made.mp4")
@@ -261,14 +261,14 @@ def test_what_is_no_video_is_one_break_with_the_reason(
     assert reason in frame.error
 
 
-def test_a_video_of_larger_frames_than_pictures_may_be_is_refused(tmp_path, monkeypatch):
+def test_a_video_with_frames_above_the_limit_for_images_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(picture, "MAX_PIXELS", 2000)
     (frame,) = read(write_numbered(tmp_path / "v.mp4"))
-    assert frame.error == "64x32 pixels are more than the 2000 that a frame may have"
+    assert frame.error == "64x32 pixels are more than the maximum of 2000: scale the video down"
 
 
 @pytest.mark.parametrize("name", ["v.mp4", "v.mkv", "v.avi"])
-def test_what_the_storage_does_not_give_is_no_damage(tmp_path, name):
+def test_a_storage_failure_is_not_damage(tmp_path, name):
     path = write_video(tmp_path / name, noise(40), muxer={"movflags": "faststart"})
 
     class Failing(io.FileIO):
@@ -296,7 +296,7 @@ def test_what_the_storage_does_not_give_is_no_damage(tmp_path, name):
         ("interlaced.mp4", {"x264-params": "interlaced=1:tff=1"}),
     ],
 )
-def test_bytes_that_changed_anywhere_never_raise(tmp_path, name, options):
+def test_changed_bytes_anywhere_never_raise(tmp_path, name, options):
     whole = write_video(tmp_path / name, noise(8), **options).read_bytes()
     random = np.random.default_rng(0)
     for _ in range(40):
@@ -312,7 +312,7 @@ def test_bytes_that_changed_anywhere_never_raise(tmp_path, name, options):
         assert times == sorted(times)
 
 
-# --- again ---
+# --- reading again ---
 
 
 def test_done_frames_are_marked(tmp_path):
@@ -339,7 +339,7 @@ def test_frames_of_a_table_are_read_again(tmp_path):
     assert [(frame.frame_index, number_in(pixels_of(frame))) for frame in frames] == [(3, 3), (17, 17)]
 
 
-def test_a_video_is_read_by_a_task_of_its_own(tmp_path):
+def test_each_video_has_its_own_read_task(tmp_path):
     for name in ("a.jpg", "b.jpg", "v.mp4", "w.webm"):
         (tmp_path / name).touch()
     assert [len(shards) for shards in group(list_shards([str(tmp_path)], S3Settings()))] == [1, 1, 2]
@@ -350,7 +350,7 @@ def test_a_video_is_read_by_a_task_of_its_own(tmp_path):
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory, astronaut) -> Path:
-    """Two seconds of a face: sharp at first, then more and more blurred."""
+    """Two seconds of a face that is sharp at first and then increasingly blurred."""
     frames = [cv2.blur(astronaut, (1 + index, 1 + index)) for index in range(20)]
     return write_video(tmp_path_factory.mktemp("clip") / "clip.mp4", frames, rate=10, bf="2")
 
@@ -380,7 +380,7 @@ def test_the_job_gives_each_frame_a_row(local_ray, clip, tmp_path):
     assert {row["width"] for row in rows} == {512}
     assert rows[0]["status"] == "scored" and rows[0]["serfiq"] > rows[-1]["serfiq"]
     assert pipeline.score(settings).run.already_done == 11
-    with pytest.raises(UsageError, match=r"video_fps 5\.0 there, null now"):
+    with pytest.raises(UsageError, match=r"video_fps was 5\.0, is now null"):
         pipeline.score(settings.model_copy(update={"video": Video()}))
 
 

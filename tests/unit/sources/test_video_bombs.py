@@ -1,4 +1,4 @@
-"""Small videos that claim much: what they may take in memory is bounded, and the row names the setting."""
+"""Small videos that claim much memory: their memory is bounded, and the error names the setting."""
 
 import struct
 import subprocess
@@ -27,7 +27,7 @@ def box(kind: str, content: bytes) -> bytes:
 
 
 def place_of(data: bytes, path: tuple[str, ...]) -> tuple[int, int]:
-    """Offset and size of a box inside of others."""
+    """Offset and size of a nested box."""
     start, size = 0, 0
     for kind in path:
         while data[start + 4 : start + 8] != kind.encode():
@@ -38,7 +38,7 @@ def place_of(data: bytes, path: tuple[str, ...]) -> tuple[int, int]:
 
 
 def replaced(data: bytes, path: tuple[str, ...], new: bytes) -> bytes:
-    """The file with another box, or several, in the place of one."""
+    """Replace one box of the file with one or several other boxes."""
     place, size = place_of(data, path)
     out = bytearray(data[:place] + new + data[place + size :])
     for depth in range(1, len(path)):
@@ -66,7 +66,7 @@ def many_samples(path: Path) -> bytes:
 
 
 def many_offsets(path: Path) -> bytes:
-    """Few samples, but times for many."""
+    """Few samples, but times for many samples."""
     data = plain(path)
     table = box("ctts", struct.pack(">IIII", 0, 1, SAMPLES, 0))
     start, size = place_of(data, (*TABLES, "stts"))
@@ -74,7 +74,7 @@ def many_offsets(path: Path) -> bytes:
 
 
 def many_edits(path: Path) -> bytes:
-    """A hundred thousand samples, shown again and again."""
+    """A hundred thousand samples that are shown repeatedly."""
     edits = struct.pack(">IiI", 100_000 * 40, 0, 1 << 16) * 800
     data = with_samples(plain(path), 100_000)
     return replaced(data, ("moov", "trak", "edts", "elst"), box("elst", struct.pack(">II", 0, 800) + edits))
@@ -96,7 +96,7 @@ def many_fragments(path: Path) -> bytes:
 
 
 def many_streams(path: Path) -> bytes:
-    """FFmpeg decodes a frame of each to learn what they are."""
+    """FFmpeg decodes a frame of each stream to detect its properties."""
     data = plain(path)
     start, size = place_of(data, ("moov", "trak"))
     track = bytearray(data[start : start + size])
@@ -106,7 +106,7 @@ def many_streams(path: Path) -> bytes:
 
 
 def packed(path: Path, index: bytes) -> bytes:
-    """A file whose index is compressed as a whole."""
+    """A file with a compressed index."""
     coded = box("cmvd", struct.pack(">I", len(index)) + zlib.compress(index, 1))
     return replaced(plain(path), ("moov",), box("moov", box("cmov", box("dcom", b"zlib") + coded)))
 
@@ -122,12 +122,12 @@ def much_packed(path: Path) -> bytes:
 
 
 def renamed(path: Path) -> bytes:
-    """FFmpeg finds the index in here too."""
+    """FFmpeg also finds the index in this box."""
     return many_samples(path).replace(b"moov", b"free")
 
 
 def first_of_its_kind(path: Path) -> bytes:
-    """The claim comes after a box that needs a long size."""
+    """The large claim comes after a box with a 64-bit size."""
     data = many_samples(path)
     return struct.pack(">I4sQ", 1, b"free", 16 + 100_000) + bytes(100_000) + data
 
@@ -170,7 +170,7 @@ def test_the_memory_is_never_taken(tmp_path, make):
     assert kilobytes < 30_000
 
 
-def test_a_limit_that_the_index_keeps_is_no_hindrance(tmp_path):
+def test_an_index_within_the_limit_is_read(tmp_path):
     path = write_numbered(tmp_path / "v.mp4")
     shards = list_shards([str(path)], S3Settings())
     assert numbers(list(read_shards(shards, S3Settings(), limits=Limits(source_memory=50_000)))) == list(
@@ -179,7 +179,7 @@ def test_a_limit_that_the_index_keeps_is_no_hindrance(tmp_path):
 
 
 def test_a_real_files_many_edits_are_no_bomb(tmp_path):
-    """An hour and more, put together out of 4,000 cuts, each from a key frame to the next."""
+    """More than an hour of video, edited from 4,000 cuts, each from one key frame to the next."""
     data = with_samples(plain(tmp_path / "a.mp4"), 100_000)
     edits = b"".join(struct.pack(">IiI", 1000, 512 * number, 1 << 16) for number in range(0, 100_000, 25))
     keys = struct.pack(">II", 0, 4000) + b"".join(struct.pack(">I", key) for key in range(1, 100_001, 25))
@@ -191,7 +191,8 @@ def test_a_real_files_many_edits_are_no_bomb(tmp_path):
 
 
 def test_sound_that_is_not_coded_is_no_bomb(tmp_path):
-    """Three hours of it, in which each sample is an entry of the file's index; FFmpeg's has one for 1024."""
+    """Three hours of sound. In the index of the file, each sample is an entry. FFmpeg's index has one entry
+    per 1024 samples."""
     path = tmp_path / "v.mov"
     with av.open(str(path), "w") as container:
         sound = container.add_stream("pcm_s16le", 48000)

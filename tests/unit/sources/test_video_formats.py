@@ -1,4 +1,5 @@
-"""Video formats beyond MP4, Matroska and AVI; files cut off or joined; words for what is no video."""
+"""Video formats besides MP4, Matroska and AVI; truncated and joined files; errors for files that are not
+videos."""
 
 import gzip
 import struct
@@ -46,27 +47,27 @@ def test_every_frame_of_each_format_comes_once_in_the_order_shown(tmp_path, name
 
 
 @pytest.mark.parametrize(("name", "options"), [FORMATS[3], FORMATS[7], FORMATS[9], FORMATS[11], FORMATS[13]])
-def test_what_a_file_is_its_bytes_say_not_its_name(tmp_path, name, options):
+def test_the_bytes_of_a_file_decide_what_it_is(tmp_path, name, options):
     data = write_numbered(tmp_path / name, **options).read_bytes()
     path = tmp_path / "renamed.mp4"
     path.write_bytes(data)
     assert numbers(read(path)) == list(range(50))
 
 
-# --- cut off ---
+# --- truncated files ---
 
 
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("v.ts", {"bf": "0"}, "its last packet is not whole"),
-        ("v.m2ts", {"bf": "0"}, "its last packet is not whole"),
-        ("v.flv", {"bf": "0"}, "it says it lasts 1.6"),
-        ("v.wmv", {"codec": "wmv2", "form": "asf"}, "it says it has "),
-        ("v.ogv", {"codec": "libvpx"}, "its last page is not there"),
+        ("v.ts", {"bf": "0"}, "its last packet is incomplete"),
+        ("v.m2ts", {"bf": "0"}, "its last packet is incomplete"),
+        ("v.flv", {"bf": "0"}, "its header states a duration of 1.6"),
+        ("v.wmv", {"codec": "wmv2", "form": "asf"}, "its header states a size of "),
+        ("v.ogv", {"codec": "libvpx"}, "its last page is missing"),
     ],
 )
-def test_a_file_that_is_cut_off_gives_what_is_whole_and_one_break(tmp_path, name, options, message):
+def test_a_truncated_file_gives_its_complete_frames_and_one_break(tmp_path, name, options, message):
     whole = write_video(tmp_path / f"whole-{name}", noise(40), **options)
     intact = [frame.image for frame in read(whole)]
     data = whole.read_bytes()
@@ -79,10 +80,10 @@ def test_a_file_that_is_cut_off_gives_what_is_whole_and_one_break(tmp_path, name
     assert "cut off at " in end.error and message in end.error and "copy the file again" in end.error
 
 
-# --- joined ---
+# --- joined files ---
 
 
-def test_files_of_different_sizes_and_codecs_that_were_joined_are_read_through(tmp_path):
+def test_joined_files_of_different_sizes_and_codecs_are_read_completely(tmp_path):
     first = write_numbered(tmp_path / "a.mkv", 20, codec="mpeg2video")
     large = [numbered(20 + index).repeat(2, 0).repeat(2, 1) for index in range(20)]
     second = write_video(tmp_path / "b.mkv", large, codec="mpeg4")
@@ -94,20 +95,18 @@ def test_files_of_different_sizes_and_codecs_that_were_joined_are_read_through(t
     assert [pixels_of(frame).shape[0] for frame in frames] == [32] * 20 + [64] * 20
 
 
-def test_damage_in_a_joined_file_is_told_with_its_place(tmp_path):
+def test_damage_in_a_joined_file_is_reported_with_its_position(tmp_path):
     first = write_numbered(tmp_path / "a.mp4", 20).read_bytes()
     second = write_video(tmp_path / "b.mp4", noise(40), muxer={"movflags": "faststart"}).read_bytes()
     path = tmp_path / "v.mp4"
     path.write_bytes(first + second[: len(second) // 2])
     *frames, end = read(path)
     assert [frame.frame_index for frame in frames] == list(range(len(frames))) and len(frames) > 30
-    assert end.error.startswith(
-        f"in the file that was joined to this one at byte {len(first)}: cut off at 1."
-    )
+    assert end.error.startswith(f"in the file that is appended at byte {len(first)}: cut off at 1.")
 
 
 @pytest.mark.parametrize("pmt", ["4096", "4352"])
-def test_a_transport_stream_that_goes_on_under_other_numbers_is_told(tmp_path, pmt):
+def test_a_transport_stream_that_continues_with_other_stream_ids_is_reported(tmp_path, pmt):
     first = write_numbered(tmp_path / "a.ts")
     muxer = {"mpegts_start_pid": "512", "mpegts_pmt_start_pid": pmt}
     path = tmp_path / "v.ts"
@@ -115,16 +114,16 @@ def test_a_transport_stream_that_goes_on_under_other_numbers_is_told(tmp_path, p
     *frames, end = read(path)
     assert numbers(frames) == list(range(50))
     assert end.error == (
-        "a recording with streams of other numbers was joined to this one at byte "
-        f"{first.stat().st_size + 3 * 188}: it is not read: give it as a file of its own"
+        "a recording with other stream numbers was appended at byte "
+        f"{first.stat().st_size + 3 * 188} and is not read: save it as a separate file"
     )
 
 
-# --- what is no video, and what cannot be decoded ---
+# --- files that are not videos or cannot be decoded ---
 
 
 def sound(path: Path, codec: str, form: str, cover: bool) -> bytes:
-    """Silence, with a cover picture."""
+    """Silence with a cover image."""
     with av.open(str(path), "w", form) as container:
         stream = container.add_stream(codec, 44100)
         if cover:
@@ -159,11 +158,11 @@ def mkv_with_codec(path: Path) -> bytes:
     [
         (lambda path: gzip.compress(bytes(9)), "not a video but a compressed file"),
         (lambda path: b'{"error": "NoSuchKey"}', "not a video but JSON"),
-        (lambda path: sound(path, "libmp3lame", "mp3", True), "not a video but a sound file (MP3)"),
-        (lambda path: sound(path, "flac", "flac", True), "not a video but a sound file (FLAC)"),
-        (lambda path: sound(path, "aac", "mp4", True), "an audio file: its only picture is the cover art"),
-        (lambda path: sound(path, "aac", "mpegts", False), "no video stream in it, only: audio"),
-        (lambda path: sound(path, "aac", "matroska", False), "no video stream in it, only: audio"),
+        (lambda path: sound(path, "libmp3lame", "mp3", True), "not a video but an audio file (MP3)"),
+        (lambda path: sound(path, "flac", "flac", True), "not a video but an audio file (FLAC)"),
+        (lambda path: sound(path, "aac", "mp4", True), "an audio file: its only image is the cover art"),
+        (lambda path: sound(path, "aac", "mpegts", False), "it has no video stream, only: audio"),
+        (lambda path: sound(path, "aac", "matroska", False), "it has no video stream, only: audio"),
         (lambda path: write_numbered(path.with_suffix(".mkv")).read_bytes()[:99], "a Matroska or WebM file"),
         (
             lambda path: write_numbered(path, form="h264").read_bytes(),
@@ -171,11 +170,11 @@ def mkv_with_codec(path: Path) -> bytes:
         ),
         (lambda path: with_codec(path, b"dvx9"), "no decoder for its video codec (dvx9)"),
         (mkv_with_codec, "no decoder for its video codec (V_MPEG9/ISO/XYZ)"),
-        # FFmpeg would open the file that is named.
+        # FFmpeg would open the file that it names.
         (lambda path: b"ffconcat version 1.0\nfile '/etc/hosts'\n", "not a video but a playlist"),
     ],
 )
-def test_what_is_no_video_says_what_it_is(tmp_path, content: Callable[[Path], bytes], reason: str):
+def test_the_error_for_another_file_says_what_it_is(tmp_path, content: Callable[[Path], bytes], reason: str):
     (tmp_path / "v.mp4").write_bytes(content(tmp_path / "made.mp4"))
     (frame,) = read(tmp_path / "v.mp4")
     assert (frame.frame_index, frame.image) == (BREAK, None)
@@ -183,8 +182,8 @@ def test_what_is_no_video_says_what_it_is(tmp_path, content: Callable[[Path], by
     assert "b'" not in frame.error and "\\x" not in frame.error and "\n" not in frame.error
 
 
-def test_noise_is_never_taken_for_a_video(tmp_path):
-    """The demuxers of MPEG streams believe a great deal."""
+def test_noise_is_never_mistaken_for_a_video(tmp_path):
+    """The demuxers of MPEG streams accept almost anything."""
     random = np.random.default_rng(0)
     for index in range(40):
         data = bytearray(random.bytes(50_000))
@@ -243,13 +242,13 @@ def scrambled_ts(path: Path) -> Path:
         ("v.ts", scrambled_ts, "the video is encrypted: "),
     ],
 )
-def test_encrypted_videos_are_called_so(tmp_path, name, make, message):
+def test_encrypted_videos_are_reported(tmp_path, name, make, message):
     (frame,) = read(make(tmp_path / name))
-    assert frame.error == f"{message}give a copy without copy protection"
+    assert frame.error == f"{message}use a copy without copy protection"
 
 
-def test_coded_frames_that_give_no_picture_are_told(tmp_path):
-    """The decoder takes them without a word."""
+def test_coded_frames_that_give_no_image_are_reported(tmp_path):
+    """The decoder accepts them without an error."""
     path = write_video(tmp_path / "v.mkv", noise(60), codec="mpeg2video", g="60")
     data = bytearray(path.read_bytes())
     for packet in packets(path)[20:]:

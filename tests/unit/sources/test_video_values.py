@@ -1,5 +1,5 @@
-"""What a video's frames look like and when they are shown, where that is hard to know: pixels that are not
-square, interlaced frames, clocks that start again, several streams."""
+"""Pixels and times of video frames in difficult cases: non-square pixels, interlaced frames, clocks that
+restart, several streams."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -23,7 +23,7 @@ def decoded(path: Path) -> list[video.VideoFrame]:
         return list(video.read(file))
 
 
-# --- pixels that are not square ---
+# --- non-square pixels ---
 
 
 def squeezed(image: np.ndarray, width: int, height: int) -> np.ndarray:
@@ -77,7 +77,7 @@ def test_a_matroska_files_display_size_counts(tmp_path):
     path = write_video(tmp_path / "v.webm", [np.full((64, 96, 3), 99, np.uint8)], codec="libvpx")
     duration, size = bytes.fromhex("23e3838402625a00"), bytes.fromhex("b08160ba8140")
     assert duration + b"\xe0\x86" + size in path.read_bytes()
-    # The duration of a frame makes room for DisplayWidth and DisplayHeight.
+    # DisplayWidth and DisplayHeight replace the bytes of the default duration of a frame.
     longer = b"\xe0\x8e" + size + bytes.fromhex("54b0818054ba8140")
     path.write_bytes(path.read_bytes().replace(duration + b"\xe0\x86" + size, longer))
     (frame,) = read(path)
@@ -85,7 +85,7 @@ def test_a_matroska_files_display_size_counts(tmp_path):
     assert np.abs(pixels_of(frame).astype(int) - 99).max() <= 2
 
 
-def test_each_frame_has_the_pixels_that_it_states_itself(tmp_path):
+def test_each_frame_has_its_own_pixel_shape(tmp_path):
     wide = write_numbered(tmp_path / "a.ts", 8, bf="2", context={"sample_aspect_ratio": Fraction(16, 11)})
     square = write_numbered(tmp_path / "b.ts", 8, bf="2", context={"sample_aspect_ratio": Fraction(1)})
     path = tmp_path / "v.ts"
@@ -95,14 +95,14 @@ def test_each_frame_has_the_pixels_that_it_states_itself(tmp_path):
 
 
 def with_pixel_shape(path: Path, wide: int, high: int) -> Path:
-    """The MP4 with another shape of its pixels than 4:3."""
+    """The MP4 with a pixel shape other than 4:3."""
     data = write_numbered(path, 3, context={"sample_aspect_ratio": Fraction(4, 3)}).read_bytes()
     place = data.index(b"pasp") + 4
     path.write_bytes(data[:place] + wide.to_bytes(4, "big") + high.to_bytes(4, "big") + data[place + 8 :])
     return path
 
 
-def test_an_mp4s_pixel_shape_goes_before_the_codecs(tmp_path):
+def test_the_pixel_shape_of_an_mp4_overrides_that_of_the_codec(tmp_path):
     assert pixels_of(read(with_pixel_shape(tmp_path / "v.mp4", 2, 1))[0]).shape == (32, 128, 3)
 
 
@@ -112,7 +112,7 @@ def test_absurd_pixel_shapes_are_ignored(tmp_path, wide, high):
 
 
 @pytest.mark.parametrize(("wide", "high"), [(0, 1), (1, 0)])
-def test_where_a_pixel_shape_is_none_the_codecs_counts(tmp_path, wide, high):
+def test_the_codecs_pixel_shape_counts_if_the_container_has_none(tmp_path, wide, high):
     assert pixels_of(read(with_pixel_shape(tmp_path / "v.mp4", wide, high))[0]).shape == (32, 85, 3)
 
 
@@ -120,7 +120,9 @@ def test_frames_that_are_too_large_once_stretched_are_unreadable_rows(tmp_path, 
     path = write_numbered(tmp_path / "v.mp4", 2, context={"sample_aspect_ratio": Fraction(2)})
     monkeypatch.setattr(picture, "MAX_PIXELS", 3000)
     errors = [(frame.frame_index, frame.error) for frame in read(path)]
-    assert errors == [(i, "128x32 pixels are more than the 3000 that a frame may have") for i in range(2)]
+    assert errors == [
+        (i, "128x32 pixels are more than the maximum of 3000: scale the video down") for i in range(2)
+    ]
 
 
 def test_stretching_leaves_colours_as_they_are(tmp_path):
@@ -134,12 +136,12 @@ def test_stretching_leaves_colours_as_they_are(tmp_path):
 
 # --- interlaced frames ---
 
-INTERLACED = 1 << 29 | 1 << 18  # FFmpeg's flags for encoders: motion estimation and DCT by fields
+INTERLACED = 1 << 29 | 1 << 18  # FFmpeg's encoder flags for interlaced motion estimation and DCT
 WIDTH, HEIGHT = 160, 96
 
 
 def moment(time: int) -> np.ndarray:
-    """Bars of many widths, in two bands, that move to the right, at a half-frame's time."""
+    """Bars of many widths in two bands, moving to the right, at the time of a field."""
     bars = np.random.default_rng(1).integers(0, 2, (2, 60)).repeat(8, 1) * 160 + 40
     bands = bars[:, 240 - 6 * time : 240 - 6 * time + WIDTH].repeat(HEIGHT // 2, 0)
     return bands.astype(np.uint8)[..., None].repeat(3, 2)
@@ -153,7 +155,7 @@ def woven(index: int) -> np.ndarray:
 
 
 def combing(pixels: np.ndarray) -> float:
-    """Mean difference of a line from those beside it."""
+    """Mean difference between a line and its neighbours."""
     green = pixels[..., 1].astype(int)
     return float(np.abs(2 * green[1:-1] - green[:-2] - green[2:]).mean())
 
@@ -162,13 +164,13 @@ INTERLACING = [
     ("v.mp4", {"x264-params": "interlaced=1:tff=1", "bf": "2", "crf": "10"}),
     ("v.ts", {"x264-params": "interlaced=1:tff=1", "bf": "2", "crf": "10"}),
     ("v.mpg", {"codec": "mpeg2video", "b": "9M", "bf": "2", "context": {"flags": INTERLACED}}),
-    # A codec whose frames cannot say it: the file's header does.
+    # The frames of this codec have no interlacing flag. The header of the file has it.
     ("v.mov", {"codec": "png", "pixels": "rgb24", "context": {"field_order": 2}}),
 ]
 
 
 @pytest.mark.parametrize(("name", "options"), INTERLACING)
-def test_interlaced_frames_lose_their_combs_and_nothing_else(tmp_path, name, options):
+def test_interlaced_frames_are_deinterlaced_without_other_changes(tmp_path, name, options):
     path = write_video(tmp_path / name, [woven(index) for index in range(12)], **options)
     frames = read(path)
     assert [frame.frame_index for frame in frames] == list(range(12))
@@ -191,7 +193,8 @@ def test_the_last_frames_come_when_reading_stops_early_or_late(tmp_path):
 
 
 def test_progressive_frames_between_interlaced_ones_stay_as_they_are(tmp_path):
-    """Recordings of either sort, joined: what passes the filter without a mark is not changed by a bit."""
+    """Joined recordings of both kinds. The filter does not change frames that are not marked as
+    interlaced."""
     progressive = write_video(tmp_path / "a.mpg", [moment(2 * i) for i in range(6)], codec="mpeg2video")
     interlaced = write_video(tmp_path / "b.mpg", [woven(i) for i in range(6)], **INTERLACING[2][1])
     path = tmp_path / "v.mpg"
@@ -228,8 +231,8 @@ def test_damage_stays_with_its_frame_through_the_filter(tmp_path):
     assert frames[7].timestamp_s == pytest.approx(7 / 25)
 
 
-def test_hevc_fields_are_frames_of_their_own(tmp_path):
-    """HEVC knows interlacing only as one field after the other: no line of them belongs to another moment."""
+def test_hevc_fields_are_separate_frames(tmp_path):
+    """HEVC stores interlaced video as separate fields, so all lines of a coded frame have the same time."""
     fields = [np.ascontiguousarray(moment(time)[time % 2 :: 2]) for time in range(12)]
     options = {"x265-params": "interlace=1:log-level=none:crf=5:pools=1"}
     path = write_video(tmp_path / "v.mp4", fields, codec="libx265", **options)
@@ -239,7 +242,7 @@ def test_hevc_fields_are_frames_of_their_own(tmp_path):
     assert max(errors) < 4
 
 
-# --- clocks that start again ---
+# --- clocks that restart ---
 
 
 def times(path: Path) -> list[float]:
@@ -263,7 +266,7 @@ def times(path: Path) -> list[float]:
         ("v.ogv", {"codec": "libvpx"}),
     ],
 )
-def test_time_goes_on_where_recordings_are_joined(tmp_path, name, options):
+def test_time_continues_where_recordings_are_joined(tmp_path, name, options):
     parts = []
     for part in range(3):
         frames = [numbered(30 * part + index) for index in range(30)]
@@ -277,7 +280,7 @@ def test_time_goes_on_where_recordings_are_joined(tmp_path, name, options):
 
 
 def shifted(path: Path, seconds: float) -> Path:
-    """The same transport stream with its clock later by so much, wrapped at 33 bits."""
+    """The same transport stream with its clock shifted by `seconds`, wrapped at 33 bits."""
     out = path.with_name(f"late-{path.name}")
     with (
         av.open(str(path)) as source,
@@ -296,21 +299,21 @@ def shifted(path: Path, seconds: float) -> Path:
 WRAP = (1 << 33) / 90000
 
 
-def test_a_transport_streams_clock_may_run_over(tmp_path):
+def test_the_clock_of_a_transport_stream_may_overflow(tmp_path):
     path = shifted(write_numbered(tmp_path / "v.ts", bf="2"), WRAP - 2.5)
     assert times(path) == pytest.approx([index / 25 for index in range(50)])
     assert [number_in(frame.pixels()) for frame in decoded(path)] == list(range(50))
 
 
-def test_a_recording_with_an_earlier_clock_after_one_with_a_later_is_no_leap(tmp_path):
-    """FFmpeg takes the earlier clock for one that ran over, and adds 26.5 hours."""
+def test_an_earlier_clock_in_the_next_recording_causes_no_time_jump(tmp_path):
+    """FFmpeg treats the earlier clock as an overflow and adds 26.5 hours."""
     first = shifted(write_numbered(tmp_path / "v.ts"), 3000)
     path = tmp_path / "both.ts"
     path.write_bytes(first.read_bytes() + (tmp_path / "v.ts").read_bytes())
     assert times(path) == pytest.approx([index / 25 for index in range(100)])
 
 
-def test_frames_a_little_out_of_order_do_not_start_the_clock_again():
+def test_frames_slightly_out_of_order_do_not_restart_the_clock():
     with av.open(str(Path(__file__).parent / "nothing"), "w", "null") as sink:
         stream = sink.add_stream("mpeg4", 25)
         stream.time_base = Fraction(1, 25)
@@ -336,7 +339,8 @@ def test_a_frame_is_not_lost_where_the_next_recording_has_another_size(tmp_path)
 
 
 def write_streams(path: Path, sizes: list[int], dispositions: list[Disposition]) -> Path:
-    """A video of several streams, 64 times `size` pixels wide, each with its number in all its frames."""
+    """Write a video with several streams, 64 times `size` pixels wide. All frames of a stream show its
+    number."""
     with av.open(str(path), "w") as container:
         streams = []
         for size, disposition in zip(sizes, dispositions, strict=True):
@@ -367,7 +371,7 @@ PLAIN, DEFAULT = Disposition(0), Disposition.default
         ("v.avi", [1, 2], [PLAIN, PLAIN], 1, "the largest one"),
     ],
 )
-def test_of_several_streams_the_default_or_largest_is_read_and_told(
+def test_the_default_or_largest_of_several_streams_is_read_and_reported(
     tmp_path, name, sizes, dispositions, chosen, why
 ):
     path = write_streams(tmp_path / name, sizes, dispositions)
@@ -381,7 +385,7 @@ def test_of_several_streams_the_default_or_largest_is_read_and_told(
     assert f"only number {chosen + 1} is read, {why}" in note
 
 
-def test_one_stream_is_nothing_to_tell(tmp_path):
+def test_a_single_stream_gives_no_note(tmp_path):
     findings = Findings()
     shards = list_shards([str(write_numbered(tmp_path / "v.mp4", 3))], S3Settings())
     assert len(list(read_shards(shards, S3Settings(), findings=findings))) == 3 and not findings.notes
@@ -406,7 +410,7 @@ def test_an_attached_picture_is_never_the_video(tmp_path):
 
 
 def test_noise_is_the_same_whoever_reads_it(tmp_path):
-    """Stretched frames too are the same bytes each time."""
+    """Stretched frames also have the same bytes each time."""
     context = {"sample_aspect_ratio": Fraction(64, 45)}
     path = write_video(tmp_path / "v.mp4", noise(4), context=context)
     assert [frame.image for frame in read(path)] == [frame.image for frame in read(path)]

@@ -1,4 +1,4 @@
-"""What a job's settings choose, and what of it a table keeps for comparison."""
+"""The models that a job's settings choose, and the record that a table keeps for comparison."""
 
 import dataclasses
 import hashlib
@@ -13,7 +13,7 @@ from faceq.models import zoo
 from faceq.stages.chosen_models import choose, comparison_record
 
 RECORDS = json.loads((Path(__file__).parent / "records.json").read_text(encoding="utf-8"))
-"""Records as tables hold them, each with the settings that gave it."""
+"""Records from tables, each with the settings that gave it."""
 
 
 @pytest.mark.parametrize("case", RECORDS)
@@ -32,7 +32,7 @@ def test_the_record_holds_the_whole_digest_of_a_file_of_which_the_zoo_knows_the_
     monkeypatch.setitem(zoo.MODELS, "probe", entry)
     settings = config.build({"models": {"quality": "probe"}})
     models = choose(settings)
-    assert not model_dir.exists()  # nothing is fetched before it is needed
+    assert not model_dir.exists()  # nothing is downloaded before it is needed
     assert comparison_record(settings, models)["models"]["probe"]["sha256"] == whole
     assert models.path("quality") == model_dir / "probe.bin"
 
@@ -43,7 +43,7 @@ def test_models_that_replace_the_presets_are_known_by_their_roles():
     assert [model.name for model in models.known] == ["yunet", "arcface-r50", "landmarks-106", "dbcnn-koniq"]
 
 
-def test_a_dropout_rate_of_the_settings_is_one_that_nobody_has_measured():
+def test_a_dropout_rate_from_the_settings_counts_as_unmeasured():
     zoos, own = (choose(config.build(values)).recogniser for values in ({}, {"dropout": 0.3}))
     assert zoos == zoo.recogniser("sface") and zoos.closed_form_holds
     assert own == dataclasses.replace(zoos, dropout=0.3, closed_form_holds=False)
@@ -67,4 +67,4 @@ def test_both_published_checkpoints_have_their_own_scale():
 def test_a_model_that_is_no_recogniser_is_refused_by_name(tmp_path, capsys):
     command = ["score", str(tmp_path), "--out", str(tmp_path / "t"), "--recogniser", "facemesh"]
     assert main.main(command) == 1
-    assert "facemesh is no recogniser" in capsys.readouterr().err
+    assert "facemesh is not a recogniser" in capsys.readouterr().err

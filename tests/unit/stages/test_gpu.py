@@ -1,5 +1,5 @@
-"""The GPU path: on CPU tensors beside the CPU's own path, on a GPU where there is one, and without one
-refused."""
+"""The GPU code: compared with the CPU code on CPU tensors, run on a GPU if there is one, and refused without
+one."""
 
 import os
 import re
@@ -54,7 +54,7 @@ def aligned() -> np.ndarray:
 @pytest.mark.parametrize("passes", [None, 20])
 @pytest.mark.parametrize("recogniser", ["sface", "arcface"])
 def test_distances_on_the_device_are_those_of_the_cpu(aligned, tmp_path, where, passes, recogniser):
-    """Features are bound to the session's output and stay where they are until they are distances."""
+    """Features are bound to the output of the session and stay on the device until distances are computed."""
     path, known = fetch("sface"), zoo.recogniser("sface")
     if recogniser == "arcface":
         path, known = arcface(tmp_path / "r.onnx"), zoo.Recogniser(zoo.PUBLISHED, dropout=0.5)
@@ -109,8 +109,8 @@ def test_faces_found_on_the_gpu_are_those_of_the_cpu(shared):
         assert np.allclose(one["landmarks"], other["landmarks"], atol=0.1)
 
 
-def test_yunet_and_facemesh_stay_on_the_cpu_where_find_face_has_a_card(photos, monkeypatch):
-    """Where no CUDA provider is, as here, a session for the card would be an error."""
+def test_yunet_and_facemesh_stay_on_the_cpu_if_find_face_has_a_gpu(photos, monkeypatch):
+    """Without a CUDA provider, as in this test, creating a session on the GPU would be an error."""
     monkeypatch.setattr(find_face, "check_cuda", lambda: None)
     monkeypatch.setattr(device, "check_cuda", lambda: None)
     image = (photos / "t1.jpg").read_bytes()
@@ -123,14 +123,14 @@ def test_yunet_and_facemesh_stay_on_the_cpu_where_find_face_has_a_card(photos, m
 
 
 @on_gpu
-def test_auto_takes_the_gpu_that_is_there():
+def test_auto_uses_an_available_gpu():
     torch.cuda.reset_peak_memory_stats()
     faceq.score_images(list(demo.source_faces().values())[:1], fiq_threshold=0)
     assert torch.cuda.max_memory_allocated() > 1e6
 
 
 @on_gpu
-def test_memory_that_runs_out_halves_the_mini_batch_on_the_card(tmp_path, caplog):
+def test_running_out_of_gpu_memory_halves_the_mini_batch(tmp_path, caplog):
     torch.cuda.empty_cache()
     total = torch.cuda.get_device_properties(0).total_memory
     network = TorchQuality(scorer.load(dbcnn(tmp_path / "dbcnn.pth"), "cuda"), "cuda", half=True)
@@ -145,7 +145,7 @@ def test_memory_that_runs_out_halves_the_mini_batch_on_the_card(tmp_path, caplog
     assert "out of GPU memory" in caplog.text
 
 
-# --- memory that runs out, as torch and ONNX Runtime tell it ----------------------------------------
+# --- out-of-memory errors of torch and ONNX Runtime ------------------------------------------------
 
 
 ORT_OUT_OF_MEMORY = onnxruntime.capi.onnxruntime_pybind11_state.RuntimeException(
@@ -188,37 +188,37 @@ def test_out_of_memory_halves_the_mini_batch_once_and_says_so(error, caplog):
     assert said == ["8", "4"]
 
 
-def test_a_card_that_holds_not_one_item_is_an_error_with_a_way_out():
+def test_a_gpu_without_memory_for_one_item_is_an_error_with_a_fix():
     def model(items):
         raise TORCH_OUT_OF_MEMORY
 
-    with pytest.raises(
-        device.DeviceError, match=r"serfiq: .* does not hold one item: CUDA out of .*num_gpus"
-    ):
+    with pytest.raises(device.DeviceError, match=r"serfiq: one item does not fit .*: CUDA out of .*num_gpus"):
         OomSafeBatcher(model, 4, "serfiq")(np.arange(3))
 
 
 @pytest.mark.parametrize("error", OUT_OF_MEMORY)
-def test_memory_that_runs_out_while_a_model_loads_is_not_blamed_on_its_file(error, monkeypatch):
+def test_running_out_of_memory_while_a_model_loads_is_not_blamed_on_its_file(error, monkeypatch):
     def made(*arguments, **options):
         raise error
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", made)
     path = fetch("sface")
-    with pytest.raises(device.DeviceError, match=r"does not hold the models: .*num_gpus"):
+    with pytest.raises(device.DeviceError, match=r"models do not fit into the GPU memory: .*num_gpus"):
         onnx_runtime.session(path, onnx_runtime.read(path), "cpu", 1)
 
 
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (PROVIDER_OUT_OF_MEMORY, "does not hold the models"),
+        (PROVIDER_OUT_OF_MEMORY, "models do not fit into the GPU memory"),
         (RuntimeError(ORT_CUDA_FAILURE.format("999: unknown error ")), "CUDA failed .*failure 999.*smi"),
         (RuntimeError("CUDA_PATH is set but CUDA wasnt able to be loaded."), "CUDA failed .*libraries"),
     ],
 )
-def test_a_card_that_fails_is_an_error_not_the_cpu_and_not_the_file(monkeypatch, capsys, error, said):
-    """ONNX Runtime's own class would make a session for the CPU then, and print so."""
+def test_a_failing_gpu_is_an_error_without_fallback_and_not_blamed_on_the_file(
+    monkeypatch, capsys, error, said
+):
+    """ONNX Runtime's own class would create a session on the CPU and only print a message."""
     made = onnxruntime.InferenceSession._create_inference_session
 
     def on_the_card(self, providers, *more):
@@ -235,7 +235,7 @@ def test_a_card_that_fails_is_an_error_not_the_cpu_and_not_the_file(monkeypatch,
     assert capsys.readouterr().out == ""
 
 
-def test_other_errors_are_not_taken_for_it():
+def test_other_errors_are_not_mistaken_for_out_of_memory():
     def model(items):
         raise RuntimeError("out of memory, says something else")
 
@@ -244,19 +244,19 @@ def test_other_errors_are_not_taken_for_it():
     assert not device.is_out_of_memory(ValueError("Failed to allocate memory"))
 
 
-# --- a GPU that was asked for and is not there -------------------------------------------------------
+# --- a requested GPU that does not exist -----------------------------------------------------------
 
 
 @without_gpu
 @pytest.mark.parametrize("pool", ["find_face", "serfiq", "dbcnn"])
 @pytest.mark.parametrize("asked", [{"device": "cuda"}, {"num_gpus": 0.5}])
-def test_a_gpu_that_is_not_there_is_an_error_not_the_cpu(astronaut, pool, asked):
-    with pytest.raises(UsageError, match=r"cuda was asked for, and .*install|check the driver"):
+def test_a_missing_gpu_is_an_error_without_fallback(astronaut, pool, asked):
+    with pytest.raises(UsageError, match=r"cuda is not available: .*install|check the driver"):
         faceq.score_images([astronaut], **{pool: asked})
 
 
 @without_gpu
-def test_a_device_that_nobody_knows_is_refused():
+def test_an_unknown_device_is_refused():
     with pytest.raises(UsageError, match=r"dbcnn.device: .*'auto', 'cpu' or 'cuda'"):
         config.build({"dbcnn": {"device": "gpu"}})
 
@@ -264,12 +264,12 @@ def test_a_device_that_nobody_knows_is_refused():
 @pytest.mark.parametrize(
     ("installed", "said"),
     [
-        ({"onnxruntime"}, "the build without CUDA, which insightface and faceq bring along"),
-        ({"onnxruntime", "onnxruntime-gpu"}, "both installed, and the one without CUDA is in the way"),
+        ({"onnxruntime"}, "the build without CUDA, on which faceq and insightface depend"),
+        ({"onnxruntime", "onnxruntime-gpu"}, "both installed, and the one without CUDA takes precedence"),
         ({"onnxruntime-gpu"}, "without its CUDA provider"),
     ],
 )
-def test_the_wrong_onnxruntime_is_told_with_what_to_install(installed, said):
+def test_the_wrong_onnxruntime_is_reported_with_the_package_to_install(installed, said):
     text = device._wrong_runtime(installed)
     assert said in text
     assert text.index("pip uninstall --yes onnxruntime") < text.index(f"`{INSTALL}`")
@@ -282,8 +282,8 @@ def test_readme_installs_what_the_messages_name():
 
 
 @without_gpu
-def test_a_machine_with_a_card_that_models_cannot_use_says_why(monkeypatch, caplog):
-    """As Ray sees it: a logical GPU beside this environment's builds without CUDA."""
+def test_a_gpu_that_models_cannot_use_is_reported_with_the_reason(monkeypatch, caplog):
+    """Ray has a logical GPU, but the packages of this environment are builds without CUDA."""
     monkeypatch.setattr(cluster.ray, "cluster_resources", lambda: {"CPU": 2.0, "GPU": 1.0})
     plain = config.build({})
     assert cluster.with_local_gpus(plain) == plain
@@ -291,21 +291,21 @@ def test_a_machine_with_a_card_that_models_cannot_use_says_why(monkeypatch, capl
     assert cluster.pool_options(Pool(device="cuda"))["num_gpus"] == 0.5
 
 
-def test_cpus_are_those_of_the_process_or_of_the_machine_where_no_system_tells(monkeypatch):
+def test_cpus_are_those_of_the_process_or_else_of_the_machine(monkeypatch):
     if hasattr(os, "sched_getaffinity"):
         assert device.usable_cpus() == len(os.sched_getaffinity(0))
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)  # as on macOS
     assert device.usable_cpus() == os.cpu_count()
 
 
-def test_bytes_reach_the_device_whole():
+def test_bytes_reach_the_device_unchanged():
     pixels = np.arange(48, dtype=np.uint8).reshape(1, 4, 4, 3)
     where = "cuda" if GPU else "cpu"
     assert np.array_equal(scorer.to_device(pixels, where).cpu().numpy(), pixels)
 
 
 @on_gpu
-def test_a_job_on_a_machine_with_a_card_takes_it(monkeypatch):
+def test_a_job_on_a_machine_with_a_gpu_uses_it(monkeypatch):
     monkeypatch.setattr(cluster.ray, "cluster_resources", lambda: {"CPU": 8.0, "GPU": 1.0})
     chosen = cluster.with_local_gpus(config.build({}))
     assert (chosen.serfiq.runs_on, chosen.dbcnn.runs_on) == ("cuda", "cuda")
@@ -313,8 +313,8 @@ def test_a_job_on_a_machine_with_a_card_takes_it(monkeypatch):
 
 
 @on_gpu
-def test_a_provider_that_did_not_load_is_an_error(monkeypatch):
-    """ONNX Runtime makes a session for the CPU then, and says so only in its log."""
+def test_a_cuda_provider_that_does_not_load_is_an_error(monkeypatch):
+    """ONNX Runtime then creates a session on the CPU and reports this only in its log."""
     made = onnxruntime.InferenceSession
 
     def on_the_cpu(model, options, providers, **more):

@@ -1,4 +1,4 @@
-"""faceq in somebody else's program: it leaves the settings of the process as they are."""
+"""faceq as a library does not change the settings of the process."""
 
 import json
 import subprocess
@@ -82,7 +82,7 @@ print(json.dumps(changed))
 
 @pytest.fixture(scope="module")
 def changed(looked_at: str, photos: Path) -> dict[str, str]:
-    """Settings that a program with faceq in it finds changed, by the step that changed them."""
+    """The settings that faceq changes in a program, by the step that changed them."""
     command = [sys.executable, "-c", PROGRAM, str(photos / "t1.jpg"), looked_at]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""A Scorer: models that are loaded once, pictures that are scored often, from several threads."""
+"""A Scorer loads its models once and scores many times, also from several threads."""
 
 import io
 import statistics
@@ -13,7 +13,7 @@ from PIL import Image
 import faceq
 
 SETTINGS = {"fiq_threshold": 0, "serfiq": {"mini_batch": 1}, "dbcnn": {"mini_batch": 1}}
-"""Mini-batches of one: a single picture would else take as long as a whole mini-batch."""
+"""Mini-batches of one: with larger ones, a single image would take as long as a whole mini-batch."""
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def scorer() -> faceq.Scorer:
 
 @pytest.fixture(scope="module")
 def picture(astronaut: np.ndarray) -> bytes:
-    """512x512, as a JPEG."""
+    """A JPEG of 512x512 pixels."""
     file = io.BytesIO()
     Image.fromarray(astronaut).save(file, "JPEG", quality=95)
     return file.getvalue()
@@ -66,8 +66,8 @@ def test_threads_that_share_a_scorer_get_the_same_rows(scorer, picture, astronau
     assert len(found) == 8 and all(table.equals(expected[name]) for name, table in found)
 
 
-def test_a_picture_costs_little_more_than_the_stages_take(scorer, picture, monkeypatch):
-    """Both times are taken of one call, so that a busy machine changes their ratio little."""
+def test_an_image_takes_little_more_time_than_the_stages(scorer, picture, monkeypatch):
+    """Both times are measured in one call, so that a busy machine hardly changes their ratio."""
     inside = [0.0]
 
     def timed(stage):

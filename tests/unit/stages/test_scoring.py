@@ -1,4 +1,4 @@
-"""The stages without Ray: what they find, and that a row does not depend on its company."""
+"""The stages without Ray: their values, and that a row does not depend on other rows."""
 
 import io
 import itertools
@@ -36,7 +36,7 @@ VALUES = [name for name in SCHEMA.names if name not in {"frame_id", "source", "r
 
 @pytest.fixture(scope="module")
 def faces() -> dict[str, np.ndarray]:
-    """The demo's eight sharp faces in frames of 384 pixels."""
+    """The demo's eight sharp faces in 384-pixel frames."""
     return demo.source_faces()
 
 
@@ -72,7 +72,7 @@ def test_each_status_and_what_is_null_with_it(faces, photos):
     fiq = ("serfiq_raw", "serfiq", "embedding_norm", "dhash", "face_confidence", "align_error")
     quality = ("mask_coverage", "dbcnn")
     groups = (readable, face, fiq, quality)
-    # What each status has, of the four groups of columns, in the order above.
+    # The groups of columns, in the order above, that have values for each status.
     for row, known in zip(
         rows, ((0, 0, 0, 0), (1, 0, 0, 0), (1, 1, 0, 0), (1, 1, 1, 0), (1, 1, 1, 1)), strict=True
     ):
@@ -101,7 +101,7 @@ def test_a_row_does_not_depend_on_its_batch(faces):
     assert [row for row in among_bad.select(VALUES).to_pylist() if row["error"] is None] == together
 
 
-def test_dropout_passes_give_the_same_bits_in_any_company(faces):
+def test_dropout_passes_give_the_same_bits_in_any_batch(faces):
     pictures = [png(face) for face in faces.values()]
     drawn = faceq.score_images(pictures, fiq_threshold=0, serfiq_passes=30)
     small = faceq.score_images(pictures[::-1], fiq_threshold=0, serfiq_passes=30, serfiq={"mini_batch": 3})
@@ -135,9 +135,9 @@ def test_a_calibration_of_ones_own_moves_serfiq_and_nothing_else(faces):
 
 
 @pytest.mark.parametrize("degrees", [0, 20])
-def test_of_a_face_that_the_frame_cuts_off_no_black_comes_into_what_quality_is_judged_on(faces, degrees):
-    """No pixel of these frames is black: what is black in a crop lies outside its frame. The recogniser,
-    which was trained on such, still gets black there."""
+def test_quality_sees_no_black_if_the_frame_cuts_off_the_face(faces, degrees):
+    """No pixel of these frames is black, so black in a crop is outside the frame. The recogniser still gets
+    black there, because it was trained on such crops."""
     find_face = FindFace(Config(), choose(Config()))
     turn = cv2.getRotationMatrix2D((demo.FRAME_SIZE / 2, demo.FRAME_SIZE / 2), degrees, 1)
     for face in faces.values():
@@ -150,21 +150,21 @@ def test_of_a_face_that_the_frame_cuts_off_no_black_comes_into_what_quality_is_j
         (aligned,) = pixels(found, "aligned", np.array([0]), (112, 112, 3))
         assert crop.max(axis=2).min() > 0 and inside.mean() > 0.1
         assert (aligned == 0).all(axis=2).any()
-        # What is mirrored is no part of the face.
+        # Mirrored parts do not belong to the face.
         matrix = np.frombuffer(found["crop_map"][0].as_py()).reshape(2, 3)
         ys, xs = np.nonzero(inside)
         there = geometry.to_frame(np.column_stack([xs, ys]), matrix)
         assert there.min() > -2 and (there < np.array(cut.shape[1::-1]) + 2).all()
 
 
-def test_each_region_judges_other_pixels_and_another_name_is_refused(faces):
+def test_each_region_scores_other_pixels_and_another_name_is_refused(faces):
     images = list(faces.values())[:3]
     by_region = {
         region: faceq.score_images(images, fiq_threshold=0, quality_region=region)["dbcnn"].to_numpy()
         for region in ("mask", "black_out", "crop")
     }
     for one, other in itertools.combinations(by_region.values(), 2):
-        assert np.median(np.abs(one - other)) > 0.5  # of one face two regions may happen to score alike
+        assert np.median(np.abs(one - other)) > 0.5  # two regions of a single face may have similar scores
     known = "'mask', 'black_out', 'crop', 'frame' or 'frame_jpeg'"
     with pytest.raises(UsageError, match=rf"quality_region: .*{known}"):
         faceq.score_images(images, quality_region="face")
@@ -187,7 +187,7 @@ def test_half_precision_moves_no_score_by_more_than_its_tolerance(faces, device)
 
 
 def test_scores_fall_along_the_demo_ladders(faces):
-    """What `make demo` shows, as a check. Low light and low resolution are shown there, not judged."""
+    """Checks the output of `make demo`, except low light and low resolution, which are only shown."""
     kinds = ("blur", "noise", "jpeg")
     members = [(name, "", 0) for name in faces]
     members += [
@@ -201,18 +201,18 @@ def test_scores_fall_along_the_demo_ladders(faces):
     rows = faceq.score_images(pictures, fiq_threshold=0).to_pylist()
     scores = {demo._member(*member): row for member, row in zip(members, rows, strict=True)}
     for kind in kinds:
-        # JPEG down to quality 14 leaves what a recogniser sees of a well aligned face as it was.
+        # JPEG down to quality 14 hardly changes a well aligned face for the recogniser.
         most = -0.8 if kind == "jpeg" else -0.9
         assert demo.correlation(scores, list(faces), kind, "serfiq_raw") <= most
         assert demo.correlation(scores, list(faces), kind, "dbcnn") <= -0.9
 
 
-def test_wrong_things_are_named(astronaut):
+def test_wrong_inputs_are_named(astronaut):
     with pytest.raises(UsageError, match=r"image:1: expected .* got array float32 \(4, 4, 3\)"):
         faceq.score_images([astronaut, np.zeros((4, 4, 3), np.float32)])
     with pytest.raises(UsageError, match="did you mean 'fiq_threshold'"):
         faceq.score_images([], fiq_treshold=0.5)
-    with pytest.raises(UsageError, match="no preset is called 'nope'"):
+    with pytest.raises(UsageError, match="unknown preset 'nope'"):
         faceq.score_images([], preset="nope")
 
 

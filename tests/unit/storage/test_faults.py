@@ -1,4 +1,4 @@
-"""What S3's errors mean: told apart by S3's own codes, whatever s3fs makes of them."""
+"""S3 errors are told apart by S3's own codes, whatever s3fs translates them to."""
 
 import errno
 import io
@@ -30,7 +30,8 @@ def few_attempts(monkeypatch):
 
 
 def is_read(asked: Asked) -> bool:
-    """Of an object; the listing asks whether the folder is one, too."""
+    """Whether the request reads an object. (The listing also requests the name of the folder as an
+    object.)"""
     return asked.key is not None and "." in asked.key
 
 
@@ -39,7 +40,7 @@ def translated(code: str, status: int = 400) -> OSError:
     return translate_boto_error(botocore.exceptions.ClientError(answer, "GetObject"))
 
 
-def test_of_all_codes_that_s3fs_translates_empty_is_only_what_has_no_first_byte():
+def test_only_an_object_without_a_first_byte_is_empty():
     kinds = {code: fault_of(translated(code)).kind for code in ERROR_CODE_TO_EXCEPTION}
     assert len(kinds) > 90
     named = {kind: {code for code, each in kinds.items() if each == kind} for kind in set(kinds.values())}
@@ -53,7 +54,7 @@ def test_of_all_codes_that_s3fs_translates_empty_is_only_what_has_no_first_byte(
     assert fault_of(translated("ACodeOfTomorrow")).kind == "outage"
 
 
-def test_what_is_wrong_with_content_is_no_fault_of_the_storage():
+def test_damaged_content_is_not_a_storage_fault():
     assert fault_of(pa.ArrowInvalid("no Parquet")) is None
     assert fault_of(OSError("no number")) is None
     assert fault_of(ValueError("x")) is None
@@ -122,26 +123,26 @@ def test_an_outage_is_a_refusal_of_every_kind_of_source(shards, code, methods):
         assert frame.error.startswith("could not be read: ") and f"({code})" in frame.error
 
 
-def test_what_has_no_bytes_is_empty_and_no_refusal(shards):
+def test_an_object_without_bytes_is_empty_not_refused(shards):
     for name, (frame,) in frames_of(dict.fromkeys(shards, b"")).items():
         assert not frame.refused, name
         assert frame.frame_index == (0 if name.endswith(".jpg") else BREAK)
         assert frame.image == b"" if name.endswith(".jpg") else re.search("empty|size is 0", frame.error)
 
 
-def test_a_store_whose_tokens_have_run_out_stops_the_job(light_job, tmp_path, capsys, monkeypatch):
-    """It lists forty keys, and answers each read with 400 InvalidToken."""
+def test_expired_tokens_stop_the_job(light_job, tmp_path, capsys, monkeypatch):
+    """The server lists forty keys and answers each read with 400 InvalidToken."""
     objects = {f"in/{i:02}.jpg": b"\xff\xd8\xff" for i in range(40)}
     with small_s3(objects, lambda asked: Refusal(400, "InvalidToken") if is_read(asked) else None) as store:
         job = tmp_path / "job.yaml"
         job.write_text(f"s3: {{endpoint_url: '{store.settings.endpoint_url}'}}\n")
         assert main.main(["score", IN, "--config", str(job), "--out", str(tmp_path / "table")]) == 1
     err = capsys.readouterr().err
-    said = [line for line in err.splitlines() if line.startswith("faceq: ")][-1]  # Ray may say more after it
+    said = [line for line in err.splitlines() if line.startswith("faceq: ")][-1]  # Ray may print more
     assert "the storage refused 40 reads in a row" in said and "InvalidToken" in said
 
 
-# --- which requests are made, and how ---
+# --- requests ---
 
 
 def test_a_shard_of_its_own_name_costs_no_more_requests_than_reading_it(shards):
@@ -153,13 +154,13 @@ def test_a_shard_of_its_own_name_costs_no_more_requests_than_reading_it(shards):
             asked = [each.method for each in store.reads()]
             expected = {"picture": ["GET"], "tar": ["HEAD", "GET"], "video": ["HEAD", "GET"]}
             if shard.kind == "parquet":
-                # The footer, then the one row group.
+                # The footer, then the only row group.
                 assert asked == ["HEAD", "GET", "GET"]
             else:
                 assert asked == expected[shard.kind], shard.source
 
 
-def test_of_a_public_bucket_nothing_is_signed(shards, monkeypatch):
+def test_requests_to_a_public_bucket_are_not_signed(shards, monkeypatch):
     with small_s3(shards, anonymous=True) as store:
         list(read_shards(list_shards([IN, f"s3://{BUCKET}/in/*.tar"], store.settings), store.settings))
     assert store.asked and not [asked for asked in store.asked if "authorization" in asked.headers]
@@ -168,7 +169,7 @@ def test_of_a_public_bucket_nothing_is_signed(shards, monkeypatch):
     assert all("authorization" in asked.headers for asked in store.asked)
 
 
-def test_where_the_requester_pays_each_request_says_so(shards):
+def test_every_request_says_that_the_requester_pays(shards):
     with small_s3(shards, requester_pays=True) as store:
         list(read_shards(list_shards([IN, f"s3://{BUCKET}/in/*.tar"], store.settings), store.settings))
     assert {(asked.method, asked.key is None) for asked in store.asked} == {

@@ -1,4 +1,4 @@
-"""Half files are where nobody else can plant a link or look."""
+"""Partial files are in folders where no other user can read them or plant a link."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Atomic writing of files."""
 
 import gc
 import os
@@ -41,8 +41,8 @@ def test_a_file_that_is_dropped_unclosed_never_appears(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def test_what_is_written_is_on_the_disk_when_close_returns(tmp_path, monkeypatch):
-    """The content before the name appears; then the name, and those of new folders."""
+def test_written_content_is_on_the_disk_when_close_returns(tmp_path, monkeypatch):
+    """First the content is synced. Then the name appears and is synced, with the names of new folders."""
     calls: list[tuple[str, int]] = []
     fsync, replace = os.fsync, os.replace
 
@@ -71,7 +71,7 @@ def test_what_is_written_is_on_the_disk_when_close_returns(tmp_path, monkeypatch
             assert not calls[3:]
 
 
-def test_content_that_the_disk_does_not_take_is_a_failed_write(tmp_path, monkeypatch):
+def test_content_that_does_not_fit_on_the_disk_is_a_failed_write(tmp_path, monkeypatch):
     def full(handle: int) -> None:
         raise OSError(28, "No space left on device")
 
@@ -112,7 +112,7 @@ def test_names_of_places(tmp_path, monkeypatch):
         ("gs://bucket/f.json", "only local paths and s3://"),
     ],
 )
-def test_an_output_that_cannot_be_a_file_is_told_before_the_work(tmp_path, monkeypatch, place, said):
+def test_an_output_that_cannot_be_a_file_is_reported_before_the_work(tmp_path, monkeypatch, place, said):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "here").mkdir()
     with pytest.raises(UsageError, match=said):
@@ -133,7 +133,7 @@ def test_other_schemes_are_wrong_usage():
         filesystem("gs://bucket/x", S3Settings())
 
 
-def test_retries_are_those_of_the_user_where_there_are_any(monkeypatch, tmp_path):
+def test_the_users_retry_settings_are_used_if_there_are_any(monkeypatch, tmp_path):
     for name in ("AWS_MAX_ATTEMPTS", "AWS_RETRY_MODE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
@@ -150,5 +150,5 @@ def test_retries_are_those_of_the_user_where_there_are_any(monkeypatch, tmp_path
 
 
 def retries_of(s3: S3Settings) -> dict:
-    """What botocore itself has made of the settings."""
+    """The retry settings as botocore applies them."""
     return filesystem("s3://bucket", s3).s3.meta.config.retries

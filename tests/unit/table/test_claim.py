@@ -1,4 +1,4 @@
-"""One job at a time on a table, on disks and on S3."""
+"""The lock: one job at a time on a table, on local disks and on S3."""
 
 import itertools
 import json
@@ -39,7 +39,7 @@ def table(request, tmp_path) -> Table:
 
 
 def running(table: Table, **owner) -> Run:
-    """A record as a job leaves it that was killed while it ran."""
+    """The run record of a job that was killed while it ran."""
     run = new_run(**owner)
     run.state = "running"
     table.save(run)
@@ -52,7 +52,7 @@ def finish(run: Run) -> None:
 
 
 def names_in(table: Table) -> set[str]:
-    """What lies in _faceq."""
+    """The names of the files in _faceq."""
     table.files.invalidate_cache()
     found = table.files.ls(f"{table.path}/_faceq", detail=False) if table.files.exists(table.path) else []
     return {path.rsplit("/", 1)[1] for path in found}
@@ -83,7 +83,7 @@ def test_a_dead_process_of_this_machine_is_known_at_once(table):
     with pytest.raises(UsageError, match="another job is writing here"), lock.exclusive(table, new_run()):
         pass
     dead.kill()
-    # Not waited for yet: a zombie is as dead.
+    # Nobody waited for the process yet. A zombie counts as dead, too.
     deadline = time.monotonic() + 10
     while lock._began(dead.pid) is not None and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -100,19 +100,19 @@ def test_another_process_that_got_the_same_pid_is_not_the_job(table):
 
 @pytest.mark.parametrize("version", ["this", "0.1.0"])
 def test_a_job_on_another_machine_is_dead_when_its_heartbeat_is_old(table, version, monkeypatch):
-    """Version 0.1.0 wrote no heartbeats but its record again and again."""
+    """Version 0.1.0 wrote no heartbeat. It rewrote its run record instead."""
     run = running(table, machine="another")
     if version == "0.1.0":
         heartbeats.stop(table, run.run_id)
     with pytest.raises(UsageError, match="another job is writing here"), lock.exclusive(table, new_run()):
         pass
     monkeypatch.setattr(lock, "DEAD_AFTER_S", 2)
-    time.sleep(3.1)  # S3 tells times in whole seconds
+    time.sleep(3.1)  # S3 reports times in whole seconds
     with lock.exclusive(table, new_run()):
         pass
 
 
-def test_a_living_job_shows_it(table, monkeypatch):
+def test_a_running_job_writes_heartbeats(table, monkeypatch):
     monkeypatch.setattr(lock, "BEAT_S", 0.2)
     monkeypatch.setattr(lock, "DEAD_AFTER_S", 3)
     mine = new_run(machine="another")
@@ -123,14 +123,14 @@ def test_a_living_job_shows_it(table, monkeypatch):
             pass
         now = heartbeats.look(table, mine.run_id)[mine.run_id]
         assert now.heartbeat > began.heartbeat + 2
-        assert now.record == began.record  # its input list may be megabytes
+        assert now.record == began.record  # its list of inputs may have megabytes
         path = f"{table.path}/_faceq/heartbeat-{mine.run_id}"
         assert table.files.size(path) < 100
 
 
 def test_no_heartbeat_is_left_by_a_job_that_ended_or_by_one_that_was_killed_before(table, monkeypatch):
     running(table, pid=1, began="never")
-    heartbeats.beat(table, "20261123T170000Z-00000000")  # killed before it wrote its record
+    heartbeats.beat(table, "20261123T170000Z-00000000")  # a job that was killed before it wrote its record
     done, failed = new_run(), new_run()
     with lock.exclusive(table, done):
         finish(done)
@@ -145,7 +145,7 @@ def test_no_heartbeat_is_left_by_a_job_that_ended_or_by_one_that_was_killed_befo
     assert not [name for name in names if name.startswith("heartbeat")]
 
 
-def test_of_jobs_that_start_at_once_never_two_hold_the_table(table):
+def test_concurrent_jobs_never_hold_the_lock_together(table):
     holding, most, won, wrong = [], [], [], []
 
     def job(run: Run) -> None:
@@ -167,16 +167,16 @@ def test_of_jobs_that_start_at_once_never_two_hold_the_table(table):
         for thread in threads:
             thread.join()
     assert not wrong and set(most) == {1}
-    assert len(won) >= 2  # whoever comes first gets it, unless two see each other at once
+    assert len(won) >= 2  # the first job gets the lock, unless two see each other at the same time
 
 
-def test_a_claim_whose_record_was_deleted_is_refused(table):
+def test_a_lock_whose_record_was_deleted_is_refused(table):
     mine = new_run()
     with pytest.raises(UsageError, match="was deleted"):
         lock.await_rivals(table, mine)
 
 
-def test_a_living_process_of_this_machine_is_alive_however_long_it_was_silent(table, monkeypatch):
+def test_a_living_process_of_this_machine_counts_as_alive_without_heartbeats(table, monkeypatch):
     running(table)
     monkeypatch.setattr(lock, "DEAD_AFTER_S", 0)
     with pytest.raises(UsageError, match="another job"), lock.exclusive(table, new_run()):
@@ -185,7 +185,7 @@ def test_a_living_process_of_this_machine_is_alive_however_long_it_was_silent(ta
 
 @pytest.mark.parametrize("state", ["running", "ended"])
 def test_a_job_that_was_taken_for_dead_does_not_finish(table, state):
-    """Whether the other one is still at work, was killed, or is through."""
+    """The other job may still be running, killed, or finished."""
     before, killed, mine = new_run(), new_run(pid=1, began="never"), new_run()
     before.state, killed.state = "ended", "running"
     for run in (before, killed):
@@ -195,17 +195,17 @@ def test_a_job_that_was_taken_for_dead_does_not_finish(table, state):
         other = new_run(machine="another")
         other.state = state
         table.save(other)
-        with pytest.raises(JobError, match=f"{other.run_id} took this job for dead"):
+        with pytest.raises(JobError, match=f"{other.run_id} took over this table"):
             held.check()
 
 
 @pytest.mark.parametrize("how", ["taken over", "record deleted", "heartbeat deleted"])
-def test_a_job_that_has_lost_the_table_is_told_within_two_heartbeats(table, monkeypatch, how):
+def test_a_job_that_lost_the_table_notices_within_two_heartbeats(table, monkeypatch, how):
     monkeypatch.setattr(lock, "BEAT_S", 0.5)
     told: list[str] = []
     mine, other = new_run(), new_run(machine="another")
     with lock.exclusive(table, mine) as held, held.notify_on_loss(told.append):
-        held.may_write = True  # its record is not to be forgotten
+        held.may_write = True  # keeps the record
         time.sleep(1.2)
         assert not told
         if how == "taken over":
@@ -221,19 +221,19 @@ def test_a_job_that_has_lost_the_table_is_told_within_two_heartbeats(table, monk
             held.check()
     names = names_in(table)
     assert not [name for name in names if name.startswith("heartbeat")]
-    # A record that is gone does not come back: the table may be another one by now.
+    # A deleted record is not written again, because the table may be another one by now.
     assert (f"run-{mine.run_id}.json" in names) == (how != "record deleted")
 
 
-def test_of_two_jobs_with_different_settings_only_one_writes(table):
-    """Both looked at the table while it was empty."""
+def test_only_one_of_two_jobs_with_different_settings_writes(table):
+    """Both jobs checked the table while it was empty."""
     one, two = new_run(), new_run()
     one.record, two.record = {"fiq_threshold": 0.5}, {"fiq_threshold": 0.1}
     for run in (one, two):
         table.check(run.record)
     with lock.exclusive(table, one):
         finish(one)
-    refused = pytest.raises(UsageError, match=r"fiq_threshold 0\.5 there, 0\.1 now")
+    refused = pytest.raises(UsageError, match=r"fiq_threshold was 0\.5, is now 0\.1")
     with refused, lock.exclusive(table, two):
         pytest.fail("the second job got the table")
     assert names_in(table) == {f"run-{one.run_id}.json"}
@@ -241,9 +241,9 @@ def test_of_two_jobs_with_different_settings_only_one_writes(table):
         pass
 
 
-def test_runs_are_in_the_order_of_their_locks_whatever_their_clocks_said(table):
+def test_runs_are_in_the_order_of_their_locks_whatever_their_clocks(table):
     ids = [f"{year}1123T170000Z-00000000" for year in (2031, 2026, 2030)]
-    old = new_run("20271123T170000Z-00000000")  # of version 0.1.0, which numbered no runs
+    old = new_run("20271123T170000Z-00000000")  # a run of version 0.1.0, which did not number runs
     old.state = "ended"
     table.save(old)
     for run_id in ids:
@@ -254,7 +254,8 @@ def test_runs_are_in_the_order_of_their_locks_whatever_their_clocks_said(table):
 
 
 def test_a_machine_with_the_same_boot_id_but_another_name_is_another_machine(table, monkeypatch):
-    """Restored from one snapshot. No process of that number is here, but the job may live there."""
+    """Both machines were restored from one snapshot. This machine has no process with that pid, but the job
+    may run on the other one."""
     monkeypatch.setattr(lock.socket, "gethostname", lambda: "twin")
     there = lock.owner()
     monkeypatch.undo()
@@ -278,7 +279,7 @@ def test_a_job_that_was_wrongly_taken_for_dead_does_not_stop_the_one_that_took_o
     holding.__exit__(None, None, None)
 
 
-def test_a_job_that_only_claims_has_not_taken_the_table(table):
+def test_a_job_that_waits_for_the_lock_has_not_taken_the_table(table):
     mine = new_run()
     with lock.exclusive(table, mine) as held:
         waiting = new_run(machine="another")
@@ -286,7 +287,7 @@ def test_a_job_that_only_claims_has_not_taken_the_table(table):
         held.check()
 
 
-def test_what_went_wrong_is_told_though_the_storage_fails_too(tmp_path, monkeypatch):
+def test_the_error_is_reported_even_if_storage_fails_too(tmp_path, monkeypatch):
     table = Table(str(tmp_path / "table"), S3Settings())
     with pytest.raises(JobError, match="credentials have expired"), lock.exclusive(table, new_run()):
 
@@ -304,8 +305,8 @@ def test_a_table_that_fails_when_the_job_has_begun_is_a_failed_job(table):
         raise UsageError(f"{table.uri}: cannot be used: no space left")
 
 
-def test_what_is_wrong_with_the_command_is_no_failed_job(table):
-    """What Ray lacks for it, say, is known only once the lock is held."""
+def test_wrong_usage_is_not_a_failed_job(table):
+    """For example, missing resources of Ray are known only after the job has the lock."""
     with pytest.raises(UsageError, match="this machine has 2"), lock.exclusive(table, new_run()):
         raise UsageError("the stages ask for 400 CPUs, this machine has 2")
     assert not names_in(table)
@@ -323,7 +324,7 @@ def test_an_end_that_cannot_be_recorded_is_a_failed_job(table, monkeypatch):
         monkeypatch.setattr(table, "save", refused)
 
 
-def test_the_record_tells_who_and_how_it_ended(tmp_path):
+def test_the_record_has_the_owner_and_the_outcome(tmp_path):
     table = Table(str(tmp_path / "table"), S3Settings())
     run = new_run()
     with lock.exclusive(table, run):

@@ -1,4 +1,4 @@
-"""Whether a table of another version, or with other settings, may be continued."""
+"""Whether a job may continue a table of another version or with other settings."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ from faceq.table.schema import STATUSES, record_of
 from faceq.table.store import Table
 
 TABLES = Path(__file__).parent / "tables"
-"""What version 0.1.0 wrote: a table of three pictures with `--fiq-threshold 0.75`; records by preset."""
+"""Files of version 0.1.0: a table of three images with `--fiq-threshold 0.75`, and run records by preset."""
 
 OLD = json.loads((TABLES / "records-0.1.0.json").read_text())
 
@@ -33,24 +33,24 @@ def old_table() -> Table:
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_settings_that_a_record_of_0_1_0_does_not_name_are_those_of_then(preset):
-    """Beside the way in which faces are found, which is why these tables are refused."""
+def test_settings_missing_in_a_0_1_0_record_have_their_values_of_that_time(preset):
+    """Except `face_finding`, because of which these tables are refused."""
     more = {"quality_region": "frame"} if preset == "cafi" else {}
     now = mine(preset=preset, accept_licence=True, **more)
     comparable.check("table", {**OLD[preset], "face_finding": FACE_FINDING}, now)
-    with pytest.raises(UsageError, match=r"\(quality_scale null there, 100 now\)"):
+    with pytest.raises(UsageError, match=r"\(quality_scale was null, is now 100\)"):
         comparable.check(
             "table", {**OLD[preset], "face_finding": FACE_FINDING}, {**now, "quality_scale": 100}
         )
 
 
-def test_each_setting_that_was_added_since_has_a_value_of_then():
+def test_each_setting_added_since_has_its_value_of_that_time():
     added = mine().keys() - OLD["embedded"].keys()
-    assert added == comparable.WHEN_UNNAMED.keys()
+    assert added == comparable.EARLIER_DEFAULTS.keys()
 
 
 def test_a_table_of_0_1_0_is_refused_by_name_and_can_be_read(old_table):
-    with pytest.raises(UsageError, match=r"a table of an older faceq, .*face_finding 1 there, 2 now"):
+    with pytest.raises(UsageError, match=r"a table of an older faceq, .*face_finding was 1, is now 2"):
         old_table.check(mine())
     old_table.check(None)  # --overwrite
     rows = old_table.rows(["source", "status", "serfiq", "face_confidence"]).to_pylist()
@@ -72,7 +72,7 @@ def test_its_files_name_the_same_settings_as_its_record(old_table):
         assert named["config"]["fiq_threshold"] == 0.75
 
 
-def test_what_a_licence_says_is_no_difference_and_a_models_bytes_are():
+def test_licence_texts_may_differ_and_model_files_may_not():
     now = mine()
     sface = now["models"]["sface"]
     for changed, refused in (({"licence": "another text"}, False), ({"sha256": "0" * 64}, True)):
@@ -84,12 +84,12 @@ def test_what_a_licence_says_is_no_difference_and_a_models_bytes_are():
             comparable.check("table", there, now)
 
 
-def test_the_threshold_may_differ_also_where_an_older_record_names_it_beside_the_others():
+def test_the_threshold_may_differ_even_if_an_older_record_names_it():
     now = mine(fiq_threshold=0.2)
     comparable.check("table", {**mine(fiq_threshold=0.7), "fiq_threshold": 0.7}, now)
     assert "fiq_threshold" not in now
 
 
 def test_a_record_that_names_nothing_is_refused():
-    with pytest.raises(UsageError, match="face_finding 1 there"):
+    with pytest.raises(UsageError, match="face_finding was 1"):
         comparable.check("table", {}, mine())

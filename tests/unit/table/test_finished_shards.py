@@ -1,4 +1,4 @@
-"""Shards that were read to their end are not opened again, unless something has changed."""
+"""Shards that were read to their end are not opened again, unless something changed."""
 
 import os
 import shutil
@@ -50,7 +50,7 @@ def read(shards: list[Shard], s3: S3Settings | None = None, **more) -> tuple[lis
 
 
 class Scored:
-    """An input and a table that holds a row of each of its frames, and which shards are finished."""
+    """An input, and a table with a row for each of its frames and a record of finished shards."""
 
     def __init__(self, folder: Path, inputs: list[str], s3: S3Settings | None = None, finished: bool = True):
         self.s3 = s3 or S3Settings()
@@ -107,7 +107,7 @@ def scored(tmp_path) -> Scored:
     return Scored(tmp_path, [str(tmp_path / "in")])
 
 
-def test_every_kind_of_shard_says_which_frames_it_gave(frames_in):
+def test_every_kind_of_shard_records_its_frames(frames_in):
     shards = list_shards([str(frames_in)], S3Settings())
     frames, finished = read(shards)
     large = {shard.source for shard in shards if shard.kind != "picture"}
@@ -119,9 +119,9 @@ def test_every_kind_of_shard_says_which_frames_it_gave(frames_in):
 
 
 def test_a_rerun_of_a_finished_input_has_nothing_to_do(scored):
-    assert scored.nothing() == scored.count == 5 + 2 + 1  # of the second tar a frame and its break
+    assert scored.nothing() == scored.count == 5 + 2 + 1  # second tar: a frame, and its damaged rest
     assert scored.left() == set()
-    assert scored.nothing(limit=2) == scored.count  # the first two are among them
+    assert scored.nothing(limit=2) == scored.count  # they include the first two frames
 
 
 def test_without_a_record_shards_are_read_and_pictures_are_not(tmp_path, scored):
@@ -147,15 +147,15 @@ def test_a_shard_that_lacks_a_row_is_read_again(scored, lost):
         return
     if lost == "file":
         os.unlink(scored.path)
-    else:  # what a run without an end called unreadable is tried again
+    else:  # unreadable frames of an unfinished run are retried
         (record,) = scored.table.runs()
         scored.table.put_record({**record, "finished": None})
     assert scored.nothing() is None
     assert scored.left() == {"a.tar", "b.tar", "c.jpg"}
 
 
-def test_rows_that_the_shard_does_not_give_do_not_stand_for_those_that_are_lost(scored):
-    """A tar was replaced by one with other members, and its table lost as many rows as are stale."""
+def test_stale_rows_of_a_shard_do_not_hide_lost_rows(scored):
+    """A tar was replaced by one with other members, and the table lost as many rows as it has stale ones."""
     rows = [row for row in scored.table.rows(SCHEMA.names).to_pylist() if "a.tar" in row["source"]]
     others = [row for row in scored.table.rows(SCHEMA.names).to_pylist() if "a.tar" not in row["source"]]
     scored.write([{**rows[0], "frame_id": 77, "member": "stale.jpg"}, *rows[1:], *others], "unreadable")
@@ -185,7 +185,7 @@ def test_a_newer_faceq_reads_again(scored, monkeypatch):
     assert scored.left() == {"a.tar", "b.tar"}
 
 
-def test_new_input_is_all_that_is_left(scored, tmp_path):
+def test_only_new_input_is_left(scored, tmp_path):
     (tmp_path / "in" / "d.jpg").write_bytes(PICTURE)
     write_tar(tmp_path / "in" / "e.tar", 2)
     assert scored.nothing() is None
@@ -193,7 +193,7 @@ def test_new_input_is_all_that_is_left(scored, tmp_path):
 
 
 def test_a_shard_that_the_storage_failed_is_not_finished(tmp_path):
-    """Also if its break has a row already: the storage may give the rest the next time."""
+    """This holds even if there is a row for the rest, because storage may return the rest the next time."""
     path = write_tar(tmp_path / "a.tar", 9_000)
     content = path.read_bytes()
 
@@ -212,8 +212,8 @@ def test_a_shard_that_the_storage_failed_is_not_finished(tmp_path):
         assert len(frames) == finished[0].frames == 9_000
 
 
-def test_a_finished_object_is_not_asked_for(tmp_path):
-    """Its ETag comes with the listing; one that only a manifest names is asked for its ETag alone."""
+def test_a_finished_object_is_not_requested(tmp_path):
+    """The listing has its ETag. For an object that only a manifest names, only the ETag is requested."""
     objects = {f"in/{n}.tar": write_tar(tmp_path / f"{n}.tar", n).read_bytes() for n in (3, 4)}
     with small_s3(objects) as store:
         scored = Scored(tmp_path, [f"s3://{BUCKET}/in"], store.settings)
@@ -229,7 +229,7 @@ def test_a_finished_object_is_not_asked_for(tmp_path):
         assert scored.left() == {"4.tar"}
 
 
-def test_later_records_take_in_earlier_ones(scored, tmp_path):
+def test_later_records_include_earlier_ones(scored, tmp_path):
     known, files = finished_shards.load(scored.table)
     new = Finished("/in/z.tar", "1", "{}", 1, 1)
     keeper = finished_shards.Keeper(scored.table, "later", lambda count: [new][count:], known)
@@ -251,7 +251,7 @@ def test_compaction_and_overwrite(scored, tmp_path):
 
 
 def test_programs_that_read_a_folder_meet_no_rows_in_the_record(scored, tmp_path):
-    import fastparquet  # noqa: PLC0415 - a second
+    import fastparquet  # noqa: PLC0415 - the import takes a second
 
     shutil.copytree(scored.table.path, tmp_path / "copy")
     assert len(fastparquet.ParquetFile(str(tmp_path / "copy")).to_pandas()) == scored.count

@@ -1,4 +1,4 @@
-"""Tables whose place has a name that URLs, globs, formats or shells would read in another way."""
+"""Tables in folders whose names are special in URLs, globs, format strings or shells."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What earlier runs left, put right: nothing lost, nothing doubled."""
+"""Repair of the files that earlier runs left: no row is lost or duplicated."""
 
 import subprocess
 import sys
@@ -62,13 +62,13 @@ def test_unreadable_frames_of_a_run_without_an_end_are_not_done(table):
         base = 0 if run == OLD else 10
         write(table, run, "unreadable", [base + 1, base + 2])
         write(table, run, "scored", [base + 3])
-    # Of the frames that the new run has in its input, that is.
+    # This applies only to frames in the input of the new run.
     assert repair.prepare(table, {"/in/2.jpg", "/in/12.jpg"}).ids.tolist() == [1, 2, 3, 11, 13]
     assert repair.prepare(table, {f"/in/{i}.jpg" for i in range(20)}).ids.tolist() == [1, 2, 3, 13]
 
 
 @pytest.mark.parametrize("place", ["disk", "s3"])
-def test_of_doubles_the_latest_run_stays(table, place, request):
+def test_the_row_of_the_latest_run_stays(table, place, request):
     if place == "s3":
         table = Table(f"{request.getfixturevalue('s3')}/doubles", S3Settings())
     for run in (OLD, NEW):
@@ -88,8 +88,8 @@ def test_of_doubles_the_latest_run_stays(table, place, request):
     ]
 
 
-def test_the_latest_run_is_the_one_that_held_the_table_last_whatever_its_clock_said(table):
-    """The first run's machine was ahead, so that its id and the names of its files sort last."""
+def test_the_latest_run_is_the_one_that_held_the_table_last_whatever_its_clock(table):
+    """The clock of the first run's machine was ahead, so that its id and the names of its files sort last."""
     for run_id, sequence in ((NEW, 1), (OLD, 2)):
         run = save_run(table, run_id, finished=True)
         run.sequence = sequence
@@ -109,7 +109,7 @@ def test_a_frame_that_is_twice_in_one_file_keeps_its_last_row(table):
     assert pq.read_table(path)["frame_id"].to_pylist() == [2, 1, 3]
 
 
-def test_one_double_loads_no_more_than_the_ids_as_numbers(tmp_path):
+def test_one_duplicate_loads_no_more_than_the_ids_as_numbers(tmp_path):
     synthetic.write(tmp_path / "table", 300_000)
     table = Table(str(tmp_path / "table"), S3Settings())
     first = int(table.frame_ids()[0])
@@ -122,7 +122,7 @@ def test_one_double_loads_no_more_than_the_ids_as_numbers(tmp_path):
     assert peak < 3 * ids.nbytes
 
 
-def test_what_a_dead_run_wrote_late_goes(table):
+def test_late_files_of_a_dead_run_are_deleted(table):
     save_run(table, OLD, finished=False)
     mine = save_run(table, NEW, finished=False)
     write(table, OLD, "scored", [1])
@@ -133,7 +133,7 @@ def test_what_a_dead_run_wrote_late_goes(table):
     assert rows_of(table) == [(1, "scored", OLD), (2, "scored", NEW)]
 
 
-def test_what_a_removed_run_wrote_late_goes(table):
+def test_late_files_of_a_removed_run_are_deleted(table):
     save_run(table, OLD, finished=False)
     write(table, OLD, "scored", [1])
     mine = save_run(table, NEW, finished=False)
@@ -163,7 +163,7 @@ def test_a_file_that_appears_while_the_ids_are_read_counts_as_late(table, monkey
     assert rows_of(table) == [(1, "scored", OLD), (2, "scored", NEW)]
 
 
-def test_what_a_killed_writer_left_on_disk_goes(table):
+def test_partial_files_of_a_killed_writer_are_deleted(table):
     save_run(table, OLD, finished=True)
     path = write(table, OLD, "scored", [1])
     folder, name = path.rsplit("/", 1)
@@ -241,15 +241,16 @@ def test_rows_that_pass_a_lower_threshold_are_scored_again(table):
         return sorted(repair.passing(table, sources, threshold)["frame_id"].to_pylist())
 
     assert passing(0.5) == [2, 3] and passing(0) == [1, 2, 3, 4]
-    # As a stage compares: 0.3 as a float32 is more than 0.3.
+    # Compared as in a stage: 0.3 as float32 is greater than 0.3.
     assert passing(0.3) == [2, 3, 4] and passing(0.7) == passing(0.9) == []
     assert passing(0.5, {"/in/3.jpg"}) == [3]
-    with_threshold(table, OLD, None)  # the record does not say
+    with_threshold(table, OLD, None)  # the record has no threshold
     assert passing(0.5) == [2, 3]
 
 
 def test_old_rows_stay_until_there_are_new_ones(table):
-    """Whatever moment a job is killed at, a frame has a row, and after the next run's beginning only one."""
+    """A frame has a row at any moment at which a job is killed, and exactly one after the start of the next
+    run."""
     save_run(table, OLD, finished=True)
     below_fiq(table, OLD, {1: 0.5, 2: 0.6, 3: 0.1})
     with_threshold(table, OLD, 0.7)
@@ -263,7 +264,7 @@ def test_old_rows_stay_until_there_are_new_ones(table):
     assert rows_of(table) == expected
 
 
-def test_after_a_kill_the_new_row_stays_but_for_one_that_may_be_the_storages_fault(table):
+def test_after_a_kill_the_new_row_stays_unless_storage_may_be_at_fault(table):
     save_run(table, OLD, finished=True)
     below_fiq(table, OLD, {1: 0.5, 2: 0.6, 3: 0.1})
     with_threshold(table, OLD, 0.7)
@@ -294,7 +295,7 @@ class TestJob:
         assert len(rows) == len({row["source"] for row in rows})
         return {row["source"].rsplit("/", 1)[1]: row["status"] for row in rows}
 
-    def test_unreadable_frames_are_tried_again_when_asked(self, folder, capsys):
+    def test_unreadable_frames_are_retried_on_request(self, folder, capsys):
         assert self.run(folder) == 0
         assert self.statuses(folder) == {"a.jpg": "scored", "b.jpg": "unreadable", "c.jpg": "unreadable"}
         (folder / "in" / "b.jpg").write_bytes((folder / "in" / "a.jpg").read_bytes())
@@ -328,7 +329,7 @@ class TestJob:
         assert done.returncode == 2 and "GPUs" in done.stderr
         assert self.run(folder) == 0
 
-    def test_an_outage_in_what_was_left_is_seen_at_the_end(self, tmp_path, astronaut):
+    def test_an_outage_in_the_remaining_frames_is_noticed_at_the_end(self, tmp_path, astronaut):
         (tmp_path / "in").mkdir()
         good = demo._jpeg(astronaut)
         for i in range(14):
@@ -336,7 +337,7 @@ class TestJob:
         chosen = config.build({"input": [str(tmp_path / "in")], "out": str(tmp_path / "table")})
         done = pipeline.score(config.build({**chosen.model_dump(), "limit": 2}))
         assert done.run.counts["scored"] == 2
-        for i in range(2, 14):  # a link to nothing: listed, and gone when it is read
+        for i in range(2, 14):  # a broken link: it is listed, but missing when it is read
             (tmp_path / "in" / f"{i:02}.jpg").unlink()
             (tmp_path / "in" / f"{i:02}.jpg").symlink_to(tmp_path / "nowhere")
         with pytest.raises(pipeline.JobError, match="refused all 12 remaining frames, the last with: gone"):
@@ -346,7 +347,7 @@ class TestJob:
             (tmp_path / "in" / f"{i:02}.jpg").write_bytes(good)
         assert pipeline.score(chosen).run.counts["scored"] == 12
 
-    def test_overwrite_spares_what_is_no_table(self, folder, capsys):
+    def test_overwrite_keeps_files_that_are_not_the_tables(self, folder, capsys):
         (folder / "photos").mkdir()
         (folder / "photos" / "x.jpg").write_bytes(b"x")
         arguments = ["score", str(folder / "in"), "--out", str(folder / "photos"), "--overwrite"]
@@ -354,7 +355,7 @@ class TestJob:
         assert "not a faceq table" in capsys.readouterr().err
         assert (folder / "photos" / "x.jpg").exists()
 
-    def test_a_job_at_work_keeps_others_out(self, folder, capsys):
+    def test_a_running_job_keeps_others_out(self, folder, capsys):
         chosen = config.build({"input": [str(folder / "in")], "out": str(folder / "table")})
         table = Table(chosen.out, chosen.s3)
         run = Run(NEW, "0", [], comparison_record(chosen, choose(chosen)), {}, "", owner=lock.owner())
@@ -364,7 +365,7 @@ class TestJob:
                 assert f"another job is writing here: {NEW}" in capsys.readouterr().err
         assert self.run(folder) == 0
 
-    def test_after_an_outage_nothing_of_it_counts_as_done(self, tmp_path, astronaut):
+    def test_frames_lost_to_an_outage_do_not_count_as_done(self, tmp_path, astronaut):
         good = demo._jpeg(astronaut)
         demo.write_shards(tmp_path / "in", ((f"{i}.jpg", b"<html>503</html>") for i in range(300)))
         chosen = config.build({"input": [str(tmp_path / "in")], "out": str(tmp_path / "table")})

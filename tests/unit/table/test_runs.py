@@ -1,4 +1,4 @@
-"""What a table knows of the runs that made it."""
+"""What a table records about its runs."""
 
 import json
 import re
@@ -45,15 +45,15 @@ for kind in (AtomicLocalFileSystem, s3fs.S3FileSystem):
 print(len(faceq.read_table(sys.argv[1], columns=["dbcnn"])))
 print(len(Table(sys.argv[1], S3Settings()).rows(["dbcnn"])))
 """
-"""A program that reads a table, and whose files take their time to be gone."""
+"""A program that reads a table and whose files are closed late."""
 
 
 RUN = {"run_id": "1", "version": "0", "input": [], "config": {}, "finished": "now"}
-"""What each record has beside the settings."""
+"""The keys of each record besides the settings."""
 
 
 class _Watched:
-    """A file that tells which threads use it."""
+    """A file that records which threads use it."""
 
     threads: ClassVar[set[threading.Thread]] = set()
 
@@ -77,13 +77,13 @@ class _Watched:
 @pytest.fixture(scope="module")
 def table(tmp_path_factory) -> Table:
     folder = Path(tmp_path_factory.mktemp("runs")) / "table"
-    synthetic.write(folder, 20_000, rows_per_group=1_000)  # one row group is read by one thread
+    synthetic.write(folder, 20_000, rows_per_group=1_000)  # one thread reads a single row group
     return Table(str(folder), S3Settings())
 
 
 @pytest.fixture(params=["disk", "s3"])
 def copied(table, request, tmp_path) -> Table:
-    """The table once more, on either storage."""
+    """Copies of the table on both kinds of storage."""
     where = str(tmp_path) if request.param == "disk" else f"{request.getfixturevalue('s3')}/runs"
     filesystem(where, S3Settings()).put(f"{table.uri}/", f"{where}/", recursive=True)
     return Table(where, S3Settings())
@@ -100,14 +100,14 @@ def test_counts_and_quantiles_are_those_of_the_rows(table):
         assert quantiles[name] == pytest.approx(exact, abs=2 * width)
 
 
-def test_a_program_that_has_read_a_table_ends_well(copied):
+def test_a_program_that_has_read_a_table_exits_cleanly(copied):
     command = [sys.executable, "-c", _READ_WITH_SLOW_FILES, copied.uri]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "20000\n20000\n"), done.stderr
 
 
 def test_only_threads_of_python_use_a_tables_files(copied, monkeypatch):
-    """Threads of Arrow's keep what they use beyond the end of the call, and of Python."""
+    """Arrow's threads keep files beyond the end of the call, and of Python."""
     files = type(copied.files)
     opened = files._open
     monkeypatch.setattr(files, "_open", lambda *given, **options: _Watched(opened(*given, **options)))
@@ -120,10 +120,10 @@ def test_only_threads_of_python_use_a_tables_files(copied, monkeypatch):
     copied.keep_rows(path, np.arange(len(copied.column(path, "frame_id"))) > 0)
     assert len(copied.frame_ids()) == 19_999
     kinds = {type(thread).__name__ for thread in _Watched.threads}
-    assert kinds and "_DummyThread" not in kinds  # what Python calls a thread that it did not start
+    assert kinds and "_DummyThread" not in kinds  # Python's name for a thread that it did not start
 
 
-def test_a_file_of_an_older_version_is_written_again_in_the_types_of_now(table, tmp_path):
+def test_a_file_of_an_older_version_is_rewritten_with_current_types(table, tmp_path):
     filesystem(str(tmp_path), S3Settings()).put(f"{table.uri}/", f"{tmp_path}/", recursive=True)
     old = Table(str(tmp_path), S3Settings())
     for path in old.row_files():
@@ -139,7 +139,7 @@ def test_a_file_of_an_older_version_is_written_again_in_the_types_of_now(table, 
 @pytest.mark.parametrize(
     "name", ["a?", "a;", "a\nb", "a\tb", "a;/b?", "a?b", "a;b", "a b%20#:=&ü", "a#", "a:b"]
 )
-def test_a_place_is_refused_where_ray_would_write_to_another_one(tmp_path, name):
+def test_a_place_is_refused_if_ray_would_write_to_another_one(tmp_path, name):
     table = Table(str(tmp_path / name), S3Settings())
     (place,), _ = _resolve_paths_and_filesystem(table.path, table.arrow_files)
     if place == table.path:
@@ -165,7 +165,7 @@ def test_a_run_without_rows_has_none_and_no_quantiles(table):
     assert set(counts.values()) == {0} and quantiles == {}
 
 
-def test_of_two_sets_of_models_the_refusal_names_what_differs(tmp_path):
+def test_the_refusal_names_the_models_that_differ(tmp_path):
     table = Table(str(tmp_path), S3Settings())
     settings = config.build({"input": "in", "out": "out"})
     mine = comparison_record(settings, choose(settings))
@@ -176,15 +176,15 @@ def test_of_two_sets_of_models_the_refusal_names_what_differs(tmp_path):
     assert "licence" not in str(refused.value) and "yunet" not in str(refused.value)
 
 
-def test_a_table_of_an_older_faceq_is_refused_because_it_found_faces_in_another_way(tmp_path):
-    """Its record does not name how, and its settings are the same."""
+def test_a_table_of_an_older_faceq_is_refused_because_face_finding_changed(tmp_path):
+    """Its record does not have `face_finding`, and its settings are the same."""
     table = Table(str(tmp_path), S3Settings())
     settings = config.build({"input": "in", "out": "out"})
     mine = comparison_record(settings, choose(settings))
     old = {key: value for key, value in mine.items() if key != "face_finding"}
     table.put_record({**old, **RUN})
     with pytest.raises(
-        UsageError, match=r"of an older faceq, .*another way .face_finding 1 there, 2 now"
+        UsageError, match=r"of an older faceq, .*differently .face_finding was 1, is now 2"
     ) as no:
         table.check(mine)
     assert "--overwrite" in str(no.value) and "\n" not in str(no.value)

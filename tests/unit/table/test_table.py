@@ -18,7 +18,7 @@ from faceq.table.schema import (
 
 
 def test_frame_id_is_the_documented_hash():
-    # Computed once by `b2sum -l 64` over the bytes "s3://b/a.tar\0x.jpg\0" + "0" and "/v.mp4\0\0" + "17".
+    # Computed with `b2sum -l 64` over the bytes "s3://b/a.tar\0x.jpg\0" + "0" and "/v.mp4\0\0" + "17".
     assert frame_id("s3://b/a.tar", "x.jpg", 0) == int.from_bytes(bytes.fromhex(B2SUM_MEMBER), signed=True)
     assert frame_id("/v.mp4", None, 17) == int.from_bytes(bytes.fromhex(B2SUM_VIDEO), signed=True)
 
@@ -51,7 +51,7 @@ def test_the_record_survives_the_schema():
     assert record_of(SCHEMA) == {}
 
 
-def test_values_go_to_their_rows_and_the_rest_stays_null():
+def test_values_are_written_to_their_rows_and_the_rest_stays_null():
     batch = pa.table({"status": pa.array([None, "unreadable", None], pa.string())})
     rows = pending(batch)
     assert rows.tolist() == [0, 2]
@@ -60,7 +60,7 @@ def test_values_go_to_their_rows_and_the_rest_stays_null():
     assert batch.schema.field("dbcnn").type == pa.float32()
 
 
-def test_a_few_ids_are_looked_up_among_a_million_without_a_sort_of_them_all():
+def test_looking_up_a_few_ids_among_a_million_does_not_sort_them_all():
     known = np.sort(np.random.default_rng(5).integers(-(2**63), 2**63 - 1, 1_000_000))
     ids = np.concatenate([known[[0, 77, -1]], [known[0] + 1, 2**63 - 1, -(2**63)]])
     started = time.process_time()

@@ -1,11 +1,10 @@
-"""Write docs/reference/settings.md from the descriptions in the code: `python -m jobs.settings_page`."""
+"""The page of all settings, generated from their descriptions in `faceq.config`."""
 
 import argparse
 import inspect
 import types
 import typing
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
@@ -15,58 +14,62 @@ from faceq.cli.score import add_arguments
 from faceq.config import Config, FindFaces, Pool, Stage, section_of
 from faceq.presets import PRESETS
 from faceq.stages.chosen_models import choose, comparison_record
-
-PAGE = Path(__file__).parent.parent / "docs" / "reference" / "settings.md"
+from jobs.reference_pages.markdown import WRITTEN, table
 
 _HEAD = """\
-<!-- Written by `python -m jobs.settings_page` from the descriptions in the code: edit them there. -->
-# Configuration
+# Settings
 
-`faceq score --config job.yaml` reads settings from a YAML file; `jobs/score.yaml` is an example. A setting
-that is left out keeps its default. `faceq.Scorer`, `faceq.score_images` and `faceq.Config` take the same
-names as keyword arguments. An unknown key is refused, and the message names the nearest known one.
+`faceq score --config job.yaml` reads settings from a YAML file; [`jobs/score.yaml`](../../jobs/score.yaml)
+is an example. A setting that the file does not contain keeps its default. `faceq.Scorer`,
+`faceq.score_images` and `faceq.Config` take the same names as keyword arguments. faceq refuses an unknown
+key, and the message names the nearest known one.
 
 Every command that takes `--config` also takes `--set KEY=VALUE`, for each setting on this page:
 
-```
+<!-- not run: the folders and the bucket are examples -->
+```shell
 faceq score frames/ --out scores/ --set dbcnn.batch_size=64 --set model_mirrors=[/models,s3://bucket/models]
 ```
 
-KEY is the name of the setting; the name of its section and a dot come first. VALUE is YAML: a number, `true`,
-a string, `null` for no value, or a list. The order of precedence, lowest first: defaults, the preset's
+KEY is the name of the setting, after the name of its section and a dot. VALUE is YAML: a number, `true`, a
+string, `null` for no value, or a list. The order of precedence, lowest first: defaults, the preset's
 defaults, `--config`, `--set`, flags such as `--fps`. If a key is set twice, the last one wins.
 
 `faceq config` prints the settings that a job would use, as YAML that `--config` accepts.
 
 ## Presets
 
-A preset chooses the models, and changes some defaults:
+A preset chooses the models and changes some defaults ([Presets](presets.md) compares them):
 
 """
 
 _RECORDED = """
-A table is only continued with the settings that its rows were made with: {recorded}. (`face_finding` is not a
-setting: it is the version of how faces are found.) All other settings may change from run to run. With a
-lower `fiq_threshold` than before, frames that now pass are scored further; a higher one leaves rows as they
-are. A setting that the record of an older table does not name counts as its default at that time.
+## Settings that a table keeps
+
+A job resumes a table only with the settings that its rows were made with: {recorded}. (`face_finding` is
+not a setting: it is the version of the way that faces are found.) All other settings may change from run to
+run. With a lower `fiq_threshold` than before, faceq scores the frames that now pass; a higher one leaves
+rows as they are. A setting that the record of an older table does not name counts as its default at that
+time.
 """
 
 _SECRETS = """
 ### Secrets
 
 Give credentials through the environment, a profile, or the role of the machine. Anybody on the machine can
-read a command line (`ps`), and Ray keeps that of a submitted job. faceq refuses `s3://` URIs that hold keys
-or a signature. For a presigned URL, give the object's `s3://` URI and credentials instead.
+read a command line (`ps`), and Ray keeps the command line of a submitted job. faceq refuses `s3://` URIs
+that contain keys or a signature. Instead of a presigned URL, give the object's `s3://` URI and credentials.
 
-A model mirror or a proxy may need a password in its URL. faceq writes `***` in its place, in messages, logs,
-records, footers and the column `error`. It does the same for the whole query of a web address, for parameters
-that sign a URL (`X-Amz-Signature`, `sig`, `token`, …), and for the values of `AWS_SECRET_ACCESS_KEY`,
-`AWS_SESSION_TOKEN` and `RAY_AUTH_TOKEN`. The columns `source` and `member` hold names as they are: a file
-that is called `a.jpg?X-Amz-Signature=…` keeps its name.
+The URL of a model mirror or a proxy may need a password. faceq replaces it by `***` in messages, logs,
+records, Parquet metadata and the column `error`. It does the same with the whole query of a web address,
+with parameters that sign a URL (`X-Amz-Signature`, `sig`, `token`, …), and with the values of
+`AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN` and `RAY_AUTH_TOKEN`. The columns `source` and `member` contain
+names as they are: a file that is called `a.jpg?X-Amz-Signature=…` keeps its name.
 """
 
 _STAGES = """\
-These sections have the same keys; `docs/how-to/cluster.md` says which number to change for which symptom.
+These sections have the same keys. [On a cluster](../how-to/cluster.md) says which number to change for
+which symptom.
 
 - `find_face`: {find_face}
 - `serfiq`, `dbcnn`: {pool}
@@ -74,8 +77,8 @@ These sections have the same keys; `docs/how-to/cluster.md` says which number to
 
 
 def page() -> str:
-    """The whole page, Markdown."""
-    parts = [_HEAD, _presets(), _RECORDED.format(recorded=_recorded())]
+    """The whole page as Markdown."""
+    parts = [WRITTEN, _HEAD, _presets(), _RECORDED.format(recorded=_recorded())]
     parts.append(_section("The job", "", Config))
     for name, field in Config.model_fields.items():
         section = section_of(field.annotation)
@@ -90,19 +93,16 @@ def page() -> str:
 
 
 def _presets() -> str:
-    """What the presets set differently, as a table: a row for each setting."""
+    """A table of the settings that presets change, with a row for each setting."""
     settings = {key: None for preset in PRESETS.values() for key in preset.settings}
     roles = ("detector", "recogniser", "landmarks", "quality")
-    rows = [f"| setting | {' | '.join(f'`{name}`' for name in PRESETS)} |"]
-    rows.append("|---" * (len(PRESETS) + 1) + "|")
-    for role in roles:
-        cells = [_code(getattr(preset, role)) for preset in PRESETS.values()]
-        rows.append(f"| `models.{role}` | {' | '.join(cells)} |")
+    rows = [
+        [f"`models.{role}`", *(_code(getattr(preset, role)) for preset in PRESETS.values())] for role in roles
+    ]
     for key in settings:
         default = Config.model_fields[key].default
-        cells = [_code(preset.settings.get(key, default)) for preset in PRESETS.values()]
-        rows.append(f"| `{key}` | {' | '.join(cells)} |")
-    return "\n".join(rows) + "\n"
+        rows.append([f"`{key}`", *(_code(preset.settings.get(key, default)) for preset in PRESETS.values())])
+    return table(["setting", *(f"`{name}`" for name in PRESETS)], rows)
 
 
 def _recorded() -> str:
@@ -112,20 +112,22 @@ def _recorded() -> str:
 
 
 def _section(title: str, prefix: str, section: type[BaseModel], about: str = "") -> str:
-    """A heading, what the section is about, and a table of its settings."""
+    """Heading, description and table of the settings of a section."""
     flags = _flags()
     intro = _text_of(section) if section is not Config else ""
     lines = [f"\n## {title}\n"]
     if about or intro:
         lines.append(f"\n{about or intro}".rstrip() + "\n")
-    lines.append("\n| setting | type | default | flag | description |\n|---|---|---|---|---|\n")
+    rows = []
     for name, field in section.model_fields.items():
         flag = flags.get(f"{prefix}{name}", "")
         description = field.description or ""
         if section is Pool and name not in FindFaces.model_fields:
             description = f"Not for `find_face`. {description}"
-        cells = (f"`{name}`", _type(field), _default(name, field), f"`{flag}`" if flag else "", description)
-        lines.append("| " + " | ".join(cells) + " |\n")
+        rows.append(
+            (f"`{name}`", _type(field), _default(name, field), f"`{flag}`" if flag else "", description)
+        )
+    lines += ["\n", table(("setting", "type", "default", "flag", "description"), rows)]
     return "".join(lines)
 
 
@@ -146,7 +148,7 @@ def _written(action: argparse.Action) -> str:
 
 
 def _keys() -> Iterator[str]:
-    """Settings that a flag may have; resources of the stages have none."""
+    """Settings that may have a flag. Resources of the stages have none."""
     yield from Config.model_fields
     for name in ("models", "video"):
         section = section_of(Config.model_fields[name].annotation)
@@ -191,7 +193,3 @@ def _code(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"`{key}: {inner}`" for key, inner in value.items())
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
-
-
-if __name__ == "__main__":
-    PAGE.write_text(page(), encoding="utf-8")

@@ -1,0 +1,52 @@
+"""The page of the columns of a result table, generated from the descriptions in `faceq.table.schema`."""
+
+import pyarrow as pa
+
+from faceq.table.schema import COLUMNS, EMBEDDING_COLUMN, Column
+from jobs.reference_pages.markdown import WRITTEN, table
+
+_HEAD = """\
+# Columns
+
+The result table is Parquet, partitioned by status: `TABLE/status=<status>/*.parquet`. It has exactly one
+row for each frame. Null is Parquet's null, never NaN. Readers that know Hive partitioning show `status` as
+a string column.
+
+Names and types of columns are stable: a new version may add columns, and removes or renames none without a
+note in the changelog. A table that was written before a column existed reads as if the column were null
+there.
+
+[What the scores mean](../explanation/scores.md) explains `serfiq` and `dbcnn`; [Settings](settings.md)
+lists the settings that are named here.
+
+"""
+
+_MORE = """
+## Metadata
+
+The metadata of each Parquet file holds, under the key `faceq`, a JSON object: the version of faceq, the
+settings that decide the values, and the SHA-256 and licence of each model. `TABLE/_faceq/run-<run_id>.json`
+holds the same for each run, and its input, number of rows, counts by status, start and end.
+"""
+
+_WORDS = {
+    pa.int32(): "int32",
+    pa.int64(): "int64",
+    pa.float32(): "float32",
+    pa.float64(): "float64",
+    pa.string(): "string",
+    pa.list_(pa.float32()): "list of float32",
+}
+
+
+def page() -> str:
+    """The whole page as Markdown."""
+    titles = ("column", "type", "values", "meaning", "null when")
+    rows = [_cells(column) for column in (*COLUMNS, EMBEDDING_COLUMN)]
+    return WRITTEN + _HEAD + table(titles, rows) + _MORE
+
+
+def _cells(column: Column) -> tuple[str, ...]:
+    type_ = _WORDS[column.type]
+    values = ", ".join(filter(None, (column.unit, column.range)))
+    return f"`{column.name}`", type_, values, column.meaning, column.null
