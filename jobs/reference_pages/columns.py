@@ -1,4 +1,4 @@
-"""The page of the result table's columns, written from their descriptions in `faceq.table.schema`."""
+"""The page of the columns of a result table, generated from the descriptions in `faceq.table.schema`."""
 
 import pyarrow as pa
 
@@ -40,7 +40,7 @@ _WORDS = {
 
 
 def page() -> str:
-    """The whole page, Markdown."""
+    """The whole page as Markdown."""
     titles = ("column", "type", "values", "meaning", "null when")
     rows = [_cells(column) for column in (*COLUMNS, EMBEDDING_COLUMN)]
     return WRITTEN + _HEAD + table(titles, rows) + _MORE

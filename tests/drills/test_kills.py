@@ -231,5 +231,5 @@ def test_a_million_images_start_within_a_minute_and_two_gigabytes(tmp_path, astr
     finally:
         os.killpg(job.pid, signal.SIGKILL)
     print(f"first frames finished after {first:.0f} s at most, driver {memory / 1e6:.0f} MB")
-    assert first < 60 + 10  # the log says so every ten seconds
+    assert first < 60 + 10  # the log has a line every ten seconds
     assert memory < 2e9

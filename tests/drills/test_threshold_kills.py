@@ -75,8 +75,8 @@ class Job:
         assert self.process.wait(1800) == 0, self.log.read_text(errors="replace")[-3000:]
 
 
-def test_what_a_kill_loses(shards, tmp_path, full):
-    """Of finished frames, only the rows that wait for their file; the rows that are written are kept."""
+def test_a_kill_loses_only_rows_that_wait_to_be_written(shards, tmp_path, full):
+    """A kill loses only finished rows that wait to be written. Written rows are kept."""
     chance = random.Random(5)
     for kill in range(4 if full else 1):
         out = tmp_path / f"{kill}" / "table"

@@ -1,4 +1,4 @@
-"""The same filter wherever faceq suggests one."""
+"""faceq suggests the same filter everywhere."""
 
 import re
 
@@ -18,7 +18,7 @@ def test_the_source_suggests_no_other_filter():
 
 
 @pytest.mark.parametrize("command", [[], ["query"]])
-def test_help_suggests_it(command, capsys):
+def test_help_suggests_the_filter(command, capsys):
     with pytest.raises(SystemExit):
         main.main([*command, "--help"])
     assert set(_FILTERS.findall(capsys.readouterr().out)) == {FILTER}

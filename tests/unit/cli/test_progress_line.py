@@ -26,7 +26,7 @@ class Terminal(io.StringIO):
 
 
 def a_terminal(monkeypatch: pytest.MonkeyPatch, columns: int, kind: str = "xterm") -> Terminal:
-    """One terminal that both streams go to from here on. (pytest has streams of its own for each fixture.)"""
+    """One terminal for both streams from here on. (pytest has its own streams for each fixture.)"""
     made = Terminal()
     monkeypatch.setattr("sys.stdout", made)
     monkeypatch.setattr("sys.stderr", made)

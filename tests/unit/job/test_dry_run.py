@@ -1,4 +1,4 @@
-"""`faceq score --dry-run`: what would be read, and what of it is done."""
+"""`faceq score --dry-run`: what would be read, and what is already done."""
 
 import shutil
 from pathlib import Path
@@ -15,7 +15,7 @@ from faceq.table.store import Table
 
 @pytest.fixture(scope="module")
 def folder(frames_in, tmp_path_factory) -> Path:
-    """Tars, a Parquet file, a video and two images; all but an image and a tar have their rows."""
+    """Tars, a Parquet file, a video and two images. All of them have rows except one image and one tar."""
     made = tmp_path_factory.mktemp("dry")
     shutil.copytree(frames_in, made / "in")
     score_here(str(made / "in"), str(made / "table"))
@@ -34,7 +34,7 @@ def printed(capsys, *arguments: str) -> str:
     return capsys.readouterr().out
 
 
-def test_of_a_new_table_everything_is_to_do(folder, tmp_path, capsys):
+def test_a_new_table_has_everything_to_do(folder, tmp_path, capsys):
     said = printed(capsys, str(folder / "in"), "--out", str(tmp_path / "table"))
     assert f"table          {tmp_path}/table   (does not exist yet)" in said
     assert "skipped        1 files without frames: 1 .txt" in said
@@ -44,13 +44,13 @@ def test_of_a_new_table_everything_is_to_do(folder, tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_of_a_table_that_is_there_it_says_what_is_done_and_changes_nothing(folder, capsys):
+def test_an_existing_table_shows_what_is_done_and_is_not_changed(folder, capsys):
     before = everything_in(folder / "table")
     given = settings(folder / "in", folder / "table")
     table = Table(given.out, given.s3)
     found = {source.shard.source.rpartition("/")[2]: source for source in dry_run.survey(given).sources}
     assert found["t1.jpg"].is_done and not found["new.jpg"].is_done
-    # What a run has read to its end is on record; without the record a shard is opened again.
+    # A record lists the shards that were read to their end. Without it, a shard is opened again.
     rows = table.rows(["source"])["source"].to_pylist()
     assert found["clip.mp4"].done == rows.count(f"{folder}/in/clip.mp4") > 0
     assert not found["clip.mp4"].is_done and found["new.tar"].done == 0
@@ -59,7 +59,7 @@ def test_of_a_table_that_is_there_it_says_what_is_done_and_changes_nothing(folde
     assert everything_in(folder / "table") == before
 
 
-def test_a_shard_on_record_is_done_and_its_frames_are_known(folder, tmp_path):
+def test_a_recorded_shard_is_done_and_its_number_of_frames_known(folder, tmp_path):
     shutil.copytree(folder / "table", tmp_path / "table")
     given = settings(folder / "in", tmp_path / "table")
     table = Table(given.out, given.s3)
@@ -75,7 +75,7 @@ def test_a_shard_on_record_is_done_and_its_frames_are_known(folder, tmp_path):
     assert found.is_done and found.frames == frames
 
 
-def test_frames_that_would_be_tried_again_are_not_done(folder, tmp_path):
+def test_frames_that_would_be_retried_are_not_done(folder, tmp_path):
     shutil.copytree(folder / "table", tmp_path / "table")
     given = settings(folder / "in", tmp_path / "table")
     assert dry_run.survey(given).again == 0
@@ -84,7 +84,9 @@ def test_frames_that_would_be_tried_again_are_not_done(folder, tmp_path):
     assert dry_run.survey(lower).again > 0
     table = Table(given.out, given.s3)
     (record,) = table.runs()
-    table.put_record({**record, "finished": None})  # stopped: what it called unreadable may be the storage's
+    table.put_record(
+        {**record, "finished": None}
+    )  # the run was stopped: storage may be the cause of its unreadable rows
     assert runs.unfinished(table.runs()) and dry_run.survey(given).again > 0
 
 
@@ -96,12 +98,12 @@ def test_a_higher_threshold_is_a_query(folder, capsys):
     assert '"serfiq >= 0.9"' in said and "of them the first 7 frames (--limit)" in said
 
 
-def test_overwrite_does_all_again(folder, capsys):
+def test_overwrite_has_everything_to_do(folder, capsys):
     said = printed(capsys, str(folder / "in"), "--out", str(folder / "table"), "--overwrite")
     assert "(exists: --overwrite removes it first)" in said and "to do          3 images and 5" in said
 
 
-def test_a_long_input_is_cut_and_nothing_left_is_said(tmp_path, photos, capsys):
+def test_a_long_list_of_inputs_is_shortened_and_a_finished_one_is_reported(tmp_path, photos, capsys):
     (tmp_path / "in").mkdir()
     for number in range(30):
         shutil.copy(photos / "mask_blue.jpg", tmp_path / "in" / f"{number:02}.jpg")
@@ -122,7 +124,7 @@ def test_a_long_input_is_cut_and_nothing_left_is_said(tmp_path, photos, capsys):
         (["{in}", "--out", "{table}", "--detector", "/none.onnx"], "there is no such file"),
     ],
 )
-def test_mistakes_end_it_as_they_end_the_job(folder, arguments, said, capsys):
+def test_mistakes_have_the_exit_status_of_the_job(folder, arguments, said, capsys):
     words = [word.format(**{"in": folder / "in", "table": folder / "table"}) for word in arguments]
     assert main.main(["score", *words, "--dry-run"]) == 2
     message = capsys.readouterr().err

@@ -24,7 +24,7 @@ CARDS = {"num_gpus": 0.5, "device": "cpu"}
             "each process of serfiq requests 0.5 CPUs and 0.5 GPUs, and the largest of 2 machines has 8 CPUs "
             "and 0 GPUs",
         ),
-        # In all there are enough, but no actor may be on two machines.
+        # The total is enough, but an actor cannot span two nodes.
         ({"dbcnn": {"num_cpus": 3}}, [Machine(2), Machine(2)], "each process of dbcnn requests 3 CPUs"),
         (
             {"serfiq": {**CARDS, "min_size": 3}, "dbcnn": {**CARDS, "min_size": 2}},

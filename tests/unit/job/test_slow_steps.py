@@ -1,4 +1,4 @@
-"""A step that takes long is named; one that takes a moment is not."""
+"""Only steps that take long are reported."""
 
 import logging
 import time

@@ -1,4 +1,4 @@
-"""The summary of a job, which a person may paste into a ticket."""
+"""The summary of a job, which can be pasted into a ticket."""
 
 import shlex
 
@@ -42,7 +42,7 @@ def done(table) -> summary.Summary:
     return summary.Summary(run, table.uri, 200.0, 10.0, 1, quantiles, None, errors)
 
 
-def test_it_names_what_was_run_and_what_came_out(done, table):
+def test_the_summary_names_the_command_and_the_result(done, table):
     text = summary.text(done)
     for line in (
         "faceq 0.1.0, preset embedded",

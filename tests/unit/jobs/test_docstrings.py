@@ -61,7 +61,7 @@ PAGE = "::: made_up.Settings\n\n::: made_up.Thing\n\n::: made_up.work\n"
 
 @pytest.fixture
 def problems(tmp_path):
-    """Gives a function: what is wrong with the package after a replacement in its only module."""
+    """Returns a function that replaces text in the only module of a package and returns the problems."""
 
     def found(old: str = "", new: str = "", page: str = PAGE) -> list[str]:
         assert old in MODULE
@@ -73,7 +73,7 @@ def problems(tmp_path):
     return found
 
 
-def test_a_package_that_describes_all_is_fine(problems):
+def test_a_complete_package_has_no_problems(problems):
     assert problems() == []
 
 
@@ -114,7 +114,7 @@ def test_a_package_that_describes_all_is_fine(problems):
         ),
     ],
 )
-def test_what_lacks_a_description_is_named_with_its_file_and_line(problems, old, new, line, said):
+def test_a_missing_description_is_named_with_its_file_and_line(problems, old, new, line, said):
     lines = MODULE.replace(old, new).split("\n")
     (number,) = (number for number, text in enumerate(lines, 1) if text.startswith(line))
     assert problems(old, new) == [f"made_up/__init__.py:{number}: undocumented {said}"]
@@ -125,5 +125,5 @@ def test_a_public_name_that_the_page_does_not_show_is_named(problems):
     assert said == "docs/reference/python.md:1: undocumented public name: add `::: made_up.Thing`"
 
 
-def test_every_public_name_of_faceq_describes_itself():
+def test_every_public_name_of_faceq_has_a_description():
     assert list(docstrings.problems()) == []

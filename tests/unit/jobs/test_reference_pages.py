@@ -35,7 +35,7 @@ def test_a_stale_page_is_named_with_its_first_wrong_line(tmp_path):
 
 @pytest.mark.parametrize("page", reference_pages.PAGES)
 def test_no_row_of_a_table_is_broken_by_its_content(page):
-    """Each row of a table has as many cells as its head."""
+    """Each row of a table has as many cells as its header."""
     cells = 0
     for line in reference_pages.PAGES[page]().splitlines():
         bars = len(re.findall(r"(?<!\\)\|", line)) if line.startswith("|") else 0

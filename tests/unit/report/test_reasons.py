@@ -1,4 +1,4 @@
-"""Why a score is low, by a row's columns; and that `inspect` calls a row what a table calls it."""
+"""The reasons for a low score, from the columns of a row; `inspect` and tables name the same status."""
 
 import pytest
 
@@ -30,7 +30,7 @@ LOW = {**GOOD, "serfiq": 0.3}
         ({}, "not size, position or pose: look for blur"),
     ],
 )
-def test_a_low_score_has_the_reasons_that_the_columns_tell(changed, said):
+def test_a_low_score_has_the_reasons_in_its_columns(changed, said):
     assert why_low({**LOW, **changed}).startswith(said)
     assert why_low({**GOOD, "dbcnn": None, **changed}).startswith(said)
 
@@ -43,7 +43,7 @@ def test_good_scores_and_frames_without_a_face_need_no_reason():
 
 
 def test_inspect_names_the_status_that_a_table_has_and_the_reason(astronaut):
-    """An image whose face is found, with a `serfiq` of 0.14."""
+    """An image with a face and a `serfiq` of 0.14."""
     blurred = demo.degraded(demo._frame_around(astronaut, [200, 60, 80, 110]), "blur", 4, 0)
     (look,) = Inspector(Config())([Frame("a.jpg", None, 0, demo._jpeg(blurred))])
     said = dict(lines_of(look, 0.5))
