@@ -190,13 +190,17 @@ def matches(expected: str, printed: str) -> bool:
 
 
 def difference(expected: str, printed: str) -> str:
-    """A unified diff. An expected line with `...` equals a printed line that it matches."""
+    """A unified diff. An expected line with `...` equals the printed lines that it stands for."""
     shown = _plain(printed).splitlines()
     wanted = []
     for line in _plain(expected).splitlines():
         fits = [other for other in shown if WILDCARD in line and line != WILDCARD and matches(line, other)]
         wanted.append(fits[0] if fits else line)
-    return "\n".join(difflib.unified_diff(wanted, shown, "the page", "printed", lineterm="", n=2))
+    filled = []
+    lines = difflib.SequenceMatcher(None, wanted, shown, autojunk=False)
+    for _, start, end, shown_start, shown_end in lines.get_opcodes():
+        filled += shown[shown_start:shown_end] if wanted[start:end] == [WILDCARD] else wanted[start:end]
+    return "\n".join(difflib.unified_diff(filled, shown, "the page", "printed", lineterm="", n=2))
 
 
 def _plain(text: str) -> str:

@@ -133,7 +133,7 @@ def test_the_command_fits_a_calibration(folder, table, capsys):
         ("file,who\na.jpg,1\n", "no column image and identity; found file, who"),
         ("", "no column image and identity; found none"),
         ("image,identity\na.jpg,\n", "line 2: image or identity is empty"),
-        ("image,identity\na.jpg,1\na.jpg,2\n", "line 3: a.jpg is 2 here and 1 in an earlier line"),
+        ("image,identity\na.jpg,1\na.jpg,2\n", "line 3: a.jpg is 2 here, but 1 in an earlier line"),
         ("image,identity\na.jpg,1\n", "0 of its images have a scored face"),
         (b"image,identity\n\xff\xfe,1\n", "cannot be read as CSV"),
         ('image,identity\n"' + "a.jpg,1\n" * 30_000, "cannot be read as CSV"),
