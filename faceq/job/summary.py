@@ -72,7 +72,7 @@ def frequent_errors(table: Table, run_id: str | None = None) -> dict[str, int]:
         files = [path for path in files if is_of(path, run_id)]
     counts: Counter[str] = Counter()
     for path in files[:_ERROR_FILES]:
-        counts.update(table.column(path, "error").to_pylist())
+        counts.update(table.column(path, "error").drop_null().to_pylist())
     return dict(counts.most_common(ERRORS_SHOWN))
 
 

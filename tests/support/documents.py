@@ -190,13 +190,17 @@ def matches(expected: str, printed: str) -> bool:
 
 
 def difference(expected: str, printed: str) -> str:
-    """A unified diff. An expected line with `...` equals a printed line that it matches."""
+    """A unified diff. An expected line with `...` equals the printed lines that it stands for."""
     shown = _plain(printed).splitlines()
     wanted = []
     for line in _plain(expected).splitlines():
         fits = [other for other in shown if WILDCARD in line and line != WILDCARD and matches(line, other)]
         wanted.append(fits[0] if fits else line)
-    return "\n".join(difflib.unified_diff(wanted, shown, "the page", "printed", lineterm="", n=2))
+    filled = []
+    lines = difflib.SequenceMatcher(None, wanted, shown, autojunk=False)
+    for _, start, end, shown_start, shown_end in lines.get_opcodes():
+        filled += shown[shown_start:shown_end] if wanted[start:end] == [WILDCARD] else wanted[start:end]
+    return "\n".join(difflib.unified_diff(filled, shown, "the page", "printed", lineterm="", n=2))
 
 
 def _plain(text: str) -> str:
@@ -235,9 +239,12 @@ class Reader:
                     f"`; echo $?`)\n{outcome.printed[-3000:]}"
                 )
                 break
-            if step.expected is not None and not _as_shown(step.expected, outcome):
-                shown = outcome.out if outcome.out.strip() else outcome.printed
-                wrong.append(f"{place}\n{difference(step.expected, shown)}")
+            if step.expected is not None:
+                # Lines of two streams that come at the same moment have no order.
+                printed = {outcome.out, outcome.printed, outcome.err + outcome.out}
+                if not any(matches(step.expected, text) for text in printed):
+                    nearest = min((difference(step.expected, text) for text in printed), key=len)
+                    wrong.append(f"{place}\n{nearest}")
         return wrong
 
     def _run(self, step: Step) -> Outcome:
@@ -303,12 +310,6 @@ def _environment() -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if name not in terminal}
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return {**kept, "PATH": path, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-
-
-def _as_shown(expected: str, outcome: Outcome) -> bool:
-    # Lines that both streams print at the same moment have no defined order.
-    candidates = (outcome.out, outcome.printed, outcome.err + outcome.out)
-    return any(matches(expected, printed) for printed in candidates)
 
 
 def _first_line(step: Step) -> str:

@@ -192,11 +192,23 @@ def test_many_wildcards_cost_no_time():
 
 
 def test_a_difference_shows_only_what_differs():
-    assert difference(".../a.tar 0.5\n.../b.tar 0.6\n", "/x/a.tar 0.5\n/x/b.tar 0.7\n").splitlines()[2:] == [
-        "@@ -1,2 +1,2 @@",
+    expected = ".../a.tar 0.5\n.../b.tar 0.6\n...\nc\n...\n"
+    assert difference(expected, "/x/a.tar 0.5\n/x/b.tar 0.7\n1\n2\nc\n").splitlines()[2:] == [
+        "@@ -1,4 +1,5 @@",
         " /x/a.tar 0.5",
         "-.../b.tar 0.6",
+        "-...",
         "+/x/b.tar 0.7",
+        "+1",
+        "+2",
+        " c",
+    ]
+    assert difference("a\n...\nb\n...\nd", "a\n1\n2\nb\nc").splitlines()[3:] == [
+        " 2",
+        " b",
+        "-...",
+        "-d",
+        "+c",
     ]
 
 
