@@ -32,7 +32,7 @@ docs: $(READY)  ## build the docs site in site/; fail on broken links, stale gen
 	$(BIN)/python -m jobs.docs_site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
-wheel: $(READY)  ## the wheel and the source archive in dist/, checked
+wheel: $(READY)  ## build and check the wheel and the source archive in dist/
 	rm -rf dist
 	$(BIN)/python -m build
 	$(BIN)/twine check --strict dist/*

@@ -19,7 +19,7 @@ import faceq
 
 READABLE = r"""timestamp_s is null and source not like 's3://%'
     and (member is null or regexp_matches(source, '\.(tar|tar\.gz|tgz)$'))"""
-"""SQL: the row is not a frame of a video, not on S3, and not in a Parquet file."""
+"""SQL condition: the frame is not from a video, S3 or a Parquet file."""
 
 SCORES = ("serfiq", "dbcnn")
 FEATURES = Features(
@@ -33,6 +33,8 @@ def good_frames(table: str, where: str) -> Dataset:
     sources: dict[str, dict[str | None, dict[str, Any]]] = {}
     for row in rows.to_pylist():
         sources.setdefault(row["source"], {})[row["member"]] = {score: row[score] for score in SCORES}
+    if not sources:
+        return Dataset.from_dict({name: [] for name in FEATURES}, features=FEATURES)
     # With num_proc=N, datasets splits the list over N processes.
     return Dataset.from_generator(
         read_frames, features=FEATURES, gen_kwargs={"sources": list(sources.items())}

@@ -1,4 +1,4 @@
-"""PyTorch: train on the frames that pass a filter, read where they are.
+"""PyTorch: train on the frames that pass a filter, without copying them.
 
     python examples/pytorch_dataset.py TABLE ["serfiq >= 0.6 and dbcnn >= 55"]
 
@@ -22,7 +22,7 @@ import faceq
 
 READABLE = r"""timestamp_s is null and source not like 's3://%'
     and (member is null or regexp_matches(source, '\.(tar|tar\.gz|tgz)$'))"""
-"""SQL: the row is not a frame of a video, not on S3, and not in a Parquet file."""
+"""SQL condition: the frame is not from a video, S3 or a Parquet file."""
 
 
 class GoodFrames(IterableDataset):

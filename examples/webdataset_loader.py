@@ -18,11 +18,11 @@ import faceq
 
 IN_TARS = r"""timestamp_s is null and source not like 's3://%'
     and regexp_matches(source, '\.(tar|tar\.gz|tgz)$')"""
-"""SQL: the row is an image in a local tar shard."""
+"""SQL condition: the frame is an image in a local tar shard."""
 
 
 class GoodFrames:
-    """Gives the frames of webdataset's samples that are in a table and fulfil a condition."""
+    """Yields the frames of webdataset's samples that are in a table and pass a condition."""
 
     def __init__(self, table: str, where: str):
         good = faceq.read_table(table, f"({where}) and {IN_TARS}", ["source", "member"])
@@ -35,7 +35,7 @@ class GoodFrames:
         self.shards = sorted({source for source, _, _ in self.wanted})
 
     def __call__(self, samples: Iterable[dict[str, Any]]) -> Iterator[tuple[str, Image.Image]]:
-        for sample in samples:  # has the sidecars as well: a label may be sample["cls"]
+        for sample in samples:  # a sample also has its sidecars, e.g. a label in sample["cls"]
             key = sample["__key__"]
             for ending, data in sample.items():  # a.0001.jpg and a.0002.jpg are one sample with two endings
                 if (sample["__url__"], key, ending) in self.wanted:
@@ -47,8 +47,9 @@ def main(table: str, where: str = "serfiq >= 0.6 and dbcnn >= 55") -> None:
     if good.skipped:
         print(f"skipped {good.skipped} frames that are not in tar shards: export them with")
         print(f'    faceq query {table} "{where}" --export-shards DIR')
-    for name, image in wds.WebDataset(good.shards, shardshuffle=False).compose(good):
-        print(name, image.size)
+    if good.shards:
+        for name, image in wds.WebDataset(good.shards, shardshuffle=False).compose(good):
+            print(name, image.size)
 
 
 if __name__ == "__main__":

@@ -2,11 +2,11 @@
 
 All of them show one photo and degraded copies of it: NASA's portrait of Eileen Collins, which is in the
 public domain and comes with scikit-image (`skimage.data.astronaut`). The scores below the faces are those of
-the `embedded` preset. The script fails if a score lies outside the band that its face stands for.
+the preset `embedded`. The script fails if a score is outside the band of its face.
 
-- inspect.png: what `faceq inspect` draws, for the sharp photo and two degraded copies.
+- inspect.png: the output of `faceq inspect` for the sharp photo and two degraded copies.
 - bands-serfiq.png, bands-dbcnn.png: one face for each band of a score.
-- combinations.png: faces with high and low values of either score.
+- combinations.png: faces with high and low values of both scores.
 """
 
 import argparse
@@ -25,11 +25,12 @@ from faceq.evaluation import distortions
 from faceq.report.picture import SIDE, Inspected, Inspector
 from faceq.sources.frame import Frame
 from jobs import demo
+from jobs.benchmarks import measure_edits
 
 GAP = 8
 PAPER, INK, QUIET = (255, 255, 255), (20, 20, 20), (100, 100, 100)
-COLOURS = 200
-"""Of the palette of a file: fewer make files smaller and faces blotchy."""
+COLOURS = 256
+"""Size of a file's palette. With fewer colours, files are smaller, but faces are blotchy."""
 
 Pixels = np.ndarray
 Degrade = Callable[[Pixels], Pixels]
@@ -37,7 +38,7 @@ Degrade = Callable[[Pixels], Pixels]
 
 @dataclass(frozen=True)
 class Example:
-    """A degraded copy of the photo, and where its scores must lie: [low, high)."""
+    """A degraded copy of the photo, and the range of its scores: [low, high)."""
 
     title: str
     degrade: Degrade
@@ -57,18 +58,18 @@ def _noise(sigma: float) -> Degrade:
     return lambda photo: distortions.white_noise(photo, sigma, seed=0)
 
 
-def _low_light(stops: float) -> Degrade:
-    return lambda photo: distortions.low_light(photo, stops, seed=0)
-
-
 def _jpeg(quality: int) -> Degrade:
     return lambda photo: distortions.jpeg(photo, quality)
 
 
-def _covered(photo: Pixels) -> Pixels:
-    """A plain band over the eyes."""
+def _sharpened(photo: Pixels) -> Pixels:
+    return measure_edits.sharpened(photo, 1.0)
+
+
+def _eyes_covered(photo: Pixels) -> Pixels:
+    """Draw a plain band over the eyes, which lie at (165, 169) and (224, 172)."""
     covered = photo.copy()
-    covered[120:190, 90:300] = (30, 30, 34)
+    covered[150:188, 120:268] = (60, 90, 120)
     return covered
 
 
@@ -79,22 +80,22 @@ INSPECT = (
 )
 SERFIQ_BANDS = (
     Example("sharp", _same, serfiq=(0.8, 1.01)),
-    Example("blur", _blur(5), serfiq=(0.6, 0.8)),
-    Example("more blur", _blur(6), serfiq=(0.5, 0.6)),
-    Example("more blur", _blur(6.5), serfiq=(0.3, 0.5)),
-    Example("more blur", _blur(8), serfiq=(0.0, 0.3)),
+    Example("blur, sigma 3.5", _blur(3.5), serfiq=(0.6, 0.8)),
+    Example("blur, sigma 4", _blur(4), serfiq=(0.5, 0.6)),
+    Example("blur, sigma 4.75", _blur(4.75), serfiq=(0.3, 0.5)),
+    Example("blur, sigma 6", _blur(6), serfiq=(0.0, 0.3)),
 )
 DBCNN_BANDS = (
-    Example("sharp", _same, dbcnn=(70, 101)),
-    Example("low light", _low_light(2), dbcnn=(55, 70)),
-    Example("JPEG quality 6", _jpeg(6), dbcnn=(35, 55)),
-    Example("blur", _blur(4), dbcnn=(0, 35)),
+    Example("sharpened", _sharpened, dbcnn=(70, 101)),
+    Example("sharp", _same, dbcnn=(55, 70)),
+    Example("noise, sigma 40", _noise(40), dbcnn=(35, 55)),
+    Example("blur, sigma 2", _blur(2), dbcnn=(0, 35)),
 )
 COMBINATIONS = (
     Example("sharp", _same, serfiq=(0.6, 1.01), dbcnn=(55, 101)),
-    Example("noise", _noise(50), serfiq=(0.6, 1.01), dbcnn=(0, 55)),
-    Example("eyes covered", _covered, serfiq=(0.0, 0.6), dbcnn=(55, 101)),
-    Example("blur", _blur(7), serfiq=(0.0, 0.6), dbcnn=(0, 55)),
+    Example("JPEG, quality 6", _jpeg(6), serfiq=(0.6, 1.01), dbcnn=(0, 55)),
+    Example("eyes covered", _eyes_covered, serfiq=(0.0, 0.6), dbcnn=(55, 101)),
+    Example("blur, sigma 6", _blur(6), serfiq=(0.0, 0.6), dbcnn=(0, 55)),
 )
 
 
@@ -141,26 +142,26 @@ class Studio:
         return Frame(example.title, None, 0, file.getvalue())
 
     def face(self, look: Inspected) -> Pixels:
-        """The middle of the frame: the face and some of what surrounds it."""
+        """The middle of the frame: the face and some of its surroundings."""
         assert look.image is not None
         photo = np.asarray(Image.open(io.BytesIO(look.image)))
         edge = len(photo) // 6
         return photo[edge:-edge, edge:-edge]
 
     def annotated(self, look: Inspected) -> Pixels:
-        """What `faceq inspect --out` draws: the photo with box, landmarks and outline."""
+        """The output of `faceq inspect --out`: the photo with box, landmarks and outline."""
         photo = self._inspector.annotated(look)[:, : -SIDE // 2]
         edge = len(photo) // 6
         return photo[edge:-edge, edge:-edge]
 
 
 def _tile(drawn: Pixels, example: Example, look: Inspected, side: int) -> Image.Image:
-    """What was drawn, with title and scores below."""
+    """The drawn image, with title and scores below."""
     serfiq, dbcnn = look.row["serfiq"], look.row["dbcnn"]
     for name, value, (low, high) in (("serfiq", serfiq, example.serfiq), ("dbcnn", dbcnn, example.dbcnn)):
         if not low <= value < high:
             sys.exit(
-                f"{example.title}: {name} is {value:.3f}, outside {low:g} to {high:g}: degrade it otherwise"
+                f"{example.title}: {name} is {value:.3f}, outside {low:g} to {high:g}: degrade it differently"
             )
     how = cv2.INTER_AREA if len(drawn) > side else cv2.INTER_CUBIC
     tile = Image.new("RGB", (side, side + 64), PAPER)

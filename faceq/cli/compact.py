@@ -1,13 +1,13 @@
-"""`faceq compact`: a table's rows in few large files."""
+"""`faceq compact`: copies a table into few large files."""
 
 import argparse
 
 from faceq.cli.settings import add_config_arguments, load_settings
 from faceq.messages.visible import visible
 
-_COMPACT = """Writes the table of a finished job again, as few large files, sorted by score inside each
-status: a query then reads only what it needs. The old table stays as it is; the new one is a whole one, in
-which the job can go on."""
+_COMPACT = """Copies the table of a finished job into few large files that are sorted by score within each
+status, so that queries read less. The old table stays as it is. The copy is a complete table: `faceq score`
+can add new frames to it."""
 
 _COMPACT_EXAMPLES = """examples:
   faceq compact scores/ --out scores-compact/
@@ -20,16 +20,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description, parser.epilog = _COMPACT, _COMPACT_EXAMPLES
     add = parser.add_argument
-    add("table", metavar="TABLE", help="folder or s3:// prefix of a result table whose job has finished")
+    add("table", metavar="TABLE", help="folder or s3:// prefix of the result table of a finished job")
     add("--out", metavar="TABLE2", required=True, help="folder or s3:// prefix of the new table")
     add_config_arguments(parser)
     parser.set_defaults(run=run_compact)
 
 
 def run_compact(options: argparse.Namespace) -> int:
-    """`faceq compact`: write a table's rows into few large files."""
+    """`faceq compact`: copy a table's rows into few large files."""
     from faceq.query import compact  # noqa: PLC0415 - DuckDB takes a while to import
 
     rows, before, after = compact.compact(options.table, options.out, load_settings(options).s3)
-    print(f"{rows:,} rows in {after:,} files, before {before:,}: {visible(options.out)}")
+    print(f"{rows:,} rows in {after:,} files ({before:,} before): {visible(options.out)}")
     return 0

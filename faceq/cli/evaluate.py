@@ -1,4 +1,4 @@
-"""`faceq evaluate`: judge the quality scores, and fit their scale."""
+"""`faceq evaluate`: evaluates the quality scores, and fits their scale."""
 
 import argparse
 import json
@@ -22,43 +22,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(required=True, metavar="ACTION")
     edc = actions.add_parser(
         "edc",
-        help="error-versus-discard: do recognition errors fall where faces are discarded by a score?",
+        help="error versus discard: do recognition errors fall if faces with low scores are discarded?",
         description=_EDC,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     edc.add_argument("table", metavar="TABLE", help="result table")
     edc.add_argument("identities", metavar="identities.csv", help=_IDENTITIES)
     add_accept(edc)
-    _add_outputs(edc, "draw the curves")
+    _add_outputs(edc, "plot the curves as a PNG file")
     edc.set_defaults(run=evaluate_edc, only_prints=_only_prints)
     iqa = actions.add_parser(
         "iqa",
-        help="agreement of the quality score with people's ratings of whole pictures",
+        help="correlation of the quality score with human ratings (MOS) of whole images",
         description=_IQA,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    iqa.add_argument("images", metavar="IMAGE_DIR", help="folder of the pictures")
+    iqa.add_argument("images", metavar="IMAGE_DIR", help="folder of the images")
     iqa.add_argument("ratings", metavar="mos.csv", help=_RATINGS)
-    iqa.add_argument("--model", choices=IQA_MODELS, default=IQA_MODELS[0], help=f"default: {IQA_MODELS[0]}")
+    what = f"quality model (default: {IQA_MODELS[0]})"
+    iqa.add_argument("--model", choices=IQA_MODELS, default=IQA_MODELS[0], help=what)
     add_accept(iqa)
-    _add_outputs(iqa, "draw scores and ratings")
+    _add_outputs(iqa, "plot scores and ratings as a PNG file")
     iqa.set_defaults(run=evaluate_iqa, only_prints=_only_prints)
     calibrate = actions.add_parser(
         "calibrate",
-        help="fit the scale of serfiq to a table, so that 0.5 discards the share that you ask for",
+        help="fit the scale of serfiq to a table, so that 0.5 discards a given share of the faces",
         description=_CALIBRATE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    calibrate.add_argument("table", metavar="TABLE", help="result table of faces such as yours")
-    calibrate.add_argument(
-        "--discard", type=float, default=0.05, metavar="SHARE", help="share of faces below 0.5 (0.05)"
-    )
+    calibrate.add_argument("table", metavar="TABLE", help="result table of faces like yours")
+    what = "share of faces below serfiq 0.5 (default: 0.05)"
+    calibrate.add_argument("--discard", type=float, default=0.05, metavar="SHARE", help=what)
     add_config_arguments(calibrate)
     calibrate.set_defaults(run=evaluate_calibrate, only_prints=lambda options: True)
 
 
 def _add_outputs(parser: argparse.ArgumentParser, plot: str) -> None:
-    parser.add_argument("--json", metavar="F", help="write the figures as JSON")
+    parser.add_argument("--json", metavar="F", help="write the results to a JSON file")
     parser.add_argument("--plot", metavar="F.png", help=plot)
     add_config_arguments(parser)
 
@@ -68,30 +68,32 @@ def _only_prints(options: argparse.Namespace) -> bool:
 
 
 _IDENTITIES = (
-    "columns image and identity; image: the file name of the picture or video, without folders; of a frame "
-    "in a tar or Parquet shard what the table has as `member`"
+    "CSV file with the columns image and identity; image: the file name of the image or video, without "
+    "folders; for a frame in a tar or Parquet shard, the `member` in the table"
 )
-_RATINGS = "columns image and mos (higher is better); image: the picture's path below IMAGE_DIR"
+_RATINGS = (
+    "CSV file with the columns image and mos (higher is better); image: the image's path below IMAGE_DIR"
+)
 
-_EDC = """Error-versus-discard characteristic of the table's scores, by recognition errors on people that you
-know. The decision threshold is set on all pairs, at false match rates of 1e-2, 1e-3 and 1e-4; then
-the genuine pairs with the lowest score (the lower one of the two faces') are discarded, step by step.
-pAUC is the area under the false non-match rate up to 20% and 30% discarded, relative to discarding
-nothing: 1.0 is useless, less is better. Intervals: 95%, bootstrap over people.
+_EDC = """Computes the error-versus-discard characteristic (EDC) of the table's scores from recognition errors
+on known people. The decision threshold is set on all pairs, at false match rates of 1e-2, 1e-3 and
+1e-4. Then the genuine pairs with the lowest score (the lower one of their two faces) are discarded step by
+step. pAUC is the area under the false non-match rate up to 20% and 30% discarded, relative to discarding
+nothing: 1.0 means no benefit, lower is better. Intervals: 95%, bootstrap over people.
 
   faceq score photos/ --out scores/
   faceq evaluate edc scores/ identities.csv --json edc.json --plot edc.png
 """
 
-_IQA = """Scores whole pictures, faces or not (by DB-CNN-Lite: the mean of ten views), and
-compares with people's ratings: rank correlations SRCC and KRCC; PLCC and RMSE after the usual
-four-parameter logistic has brought scores to the ratings' scale.
+_IQA = """Scores whole images, with or without faces (DB-CNN-Lite: the mean of ten views), and compares the
+scores with human ratings. Prints the rank correlations SRCC and KRCC, and PLCC and RMSE after the usual
+four-parameter logistic function has mapped the scores to the scale of the ratings.
 
   faceq evaluate iqa photos/ mos.csv --json iqa.json --plot iqa.png
 """
 
 _CALIBRATE = """Fits serfiq = 1 / (1 + exp(-slope * (serfiq_raw - threshold))) to the faces of a table, so
-that 0.5 is the threshold that discards the share of them that you ask for. Prints the settings for job.yaml.
+that the threshold 0.5 discards the share --discard of them. Prints the settings for job.yaml.
 
   faceq evaluate calibrate scores/ --discard 0.1
 """
@@ -125,8 +127,8 @@ def evaluate_edc(options: argparse.Namespace) -> int:
     print(f"\n{len(known.people):,} faces of {len(known.names):,} people", end="")
     print(f"; {known.without_face:,} images of the list have no scored face" if known.without_face else "")
     print(f"{found.genuine:,} genuine pairs, {found.impostors:,} impostor pairs", end="")
-    print(f"; FMR {min(edc.FMRS):g} stands on {int(min(edc.FMRS) * found.impostors):,} of them")
-    print("pAUC: relative to no discard; 1.0 is useless, less is better")
+    print(f"; FMR {min(edc.FMRS):g} is estimated from {int(min(edc.FMRS) * found.impostors):,} false matches")
+    print("pAUC: relative to no discard; 1.0 means no benefit, lower is better")
     if options.json:
         _write_json(options.json, [_as_json(result) for result in found.results], settings.s3)
     if options.plot:
@@ -158,7 +160,7 @@ def evaluate_iqa(options: argparse.Namespace) -> int:
     rate = iqa.rater(options.model, fetch_options(settings))
     found = iqa.evaluate(options.images, options.ratings, rate, settings.s3)
     figures = found.figures()
-    print(f"{figures['n']:,} pictures, {options.model}")
+    print(f"{figures['n']:,} images, {options.model}")
     for name in ("srcc", "plcc", "krcc", "rmse"):
         print(f"{name.upper()}  {figures[name]:.4f}")
     if isinstance(found.curve, iqa.Line):
@@ -173,9 +175,9 @@ def evaluate_iqa(options: argparse.Namespace) -> int:
 
 
 def _check_outputs(options: argparse.Namespace, s3: S3Settings) -> None:
-    """That the files can be written, before minutes of work."""
+    """Check that the files can be written, before minutes of work."""
     if options.plot and not options.plot.lower().endswith(".png"):
-        raise UsageError(f"{options.plot}: the plot is a PNG file: give it the ending .png")
+        raise UsageError(f"{options.plot}: the plot is a PNG file: name a file that ends in .png")
     for path in (options.json, options.plot):
         if path:
             check_output(path, s3)
@@ -195,10 +197,12 @@ def evaluate_calibrate(options: argparse.Namespace) -> int:
     fitted = calibration.fit(raw, options.discard)
     slope, threshold = fitted.calibration.slope, fitted.calibration.threshold
     print(
-        f"{fitted.faces:,} faces: serfiq_raw is {threshold:.4f} at serfiq 0.5, and {fitted.below:,} of them "
-        f"({fitted.below / fitted.faces:.1%}) lie below; the median face, {fitted.median:.4f}, "
-        f"gets {calibration.MEDIAN_SCORE:g}."
+        f"{fitted.faces:,} faces: serfiq 0.5 is serfiq_raw {threshold:.4f}; {fitted.below:,} faces "
+        f"({fitted.below / fitted.faces:.1%}) are below it. The median serfiq_raw, {fitted.median:.4f}, "
+        f"gets serfiq {calibration.MEDIAN_SCORE:g}."
     )
-    print("To score with it, put this into job.yaml (tables that are there: filter on serfiq_raw instead):\n")
+    print(
+        "To score with this scale, put it into job.yaml (in existing tables, filter on serfiq_raw instead):\n"
+    )
     print(f"calibration: {{ slope: {slope:g}, threshold: {threshold:g} }}")
     return 0

@@ -1,4 +1,4 @@
-"""`faceq inspect`: single pictures, scored at once."""
+"""`faceq inspect`: scores single images and shows what faceq found in them."""
 
 import argparse
 import io
@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_INSPECT = """Scores one or a few pictures at once and prints the values; every face is scored to its end.
-With --out it writes a picture with box, landmarks and outline, and beside it what DB-CNN saw."""
+_INSPECT = """Scores a few images without a table and prints the values. For a low score it also prints the
+reason, if the values show one. Every face gets both scores, also below the threshold. --out writes the
+image with box, landmarks and outline, next to the region that DB-CNN scores."""
 
 _EXAMPLES = """examples:
   faceq inspect face.jpg
@@ -32,10 +33,10 @@ _EXAMPLES = """examples:
 """
 
 _PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
-"""Endings of annotated pictures, and Pillow's names of the formats."""
+"""File extensions of annotated images, and Pillow's names of the formats."""
 
 _LONGEST_STEM = 200
-"""Bytes of a file's name without its ending; file systems allow 255 with it."""
+"""Maximum bytes of a file name without its extension; file systems allow 255 with it."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,13 +44,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description, parser.epilog = _INSPECT, _EXAMPLES
     add = parser.add_argument
-    add("images", nargs="+", metavar="IMAGE", help="pictures, folders, globs; local or s3://")
+    add("images", nargs="+", metavar="IMAGE", help="images, folders, globs; local or s3://")
     add(
         "--out",
         metavar="FILE",
-        help="annotated picture (.png, .jpg, .webp), or a folder of them; local or s3://",
+        help="annotated image (.png, .jpg, .webp), or a folder for several; local or s3://",
     )
-    add("--json", action="store_true", help="print the rows of the table as JSON")
+    add("--json", action="store_true", help="print the rows as JSON, as a table would hold them")
     add_config_arguments(parser)
     add_model_arguments(parser)
     parser.set_defaults(run=inspect, only_prints=lambda options: options.out is None)
@@ -68,7 +69,7 @@ def inspect(options: argparse.Namespace) -> int:
         if target is not None:
             _save(inspector.annotated(look), target, settings.s3)
     if options.json:
-        rows = [look.row for look in looks]
+        rows = [look.table_row for look in looks]
         print(json.dumps(rows if len(rows) > 1 else rows[0], indent=1))
         for look, target in zip(looks, targets, strict=True):
             if target is not None:
@@ -79,12 +80,12 @@ def inspect(options: argparse.Namespace) -> int:
         for name, value in lines_of(look, settings.fiq_threshold):
             print(f"  {name:<8} {visible(value)}")
         if target is not None:
-            print(f"  {'look':<8} {visible(target)}")
+            print(f"  {'saved':<8} {visible(target)}")
     return 0
 
 
 def _pictures(inputs: list[str], settings: config.Config) -> "list[Frame]":
-    """The pictures that the inputs name, read; UsageError for other kinds of input."""
+    """Read the images that the inputs name; UsageError for other kinds of input."""
     from faceq import sources  # noqa: PLC0415 - the readers take a while to import
     from faceq.sources import listing  # noqa: PLC0415 - the readers take a while to import
 
@@ -94,40 +95,42 @@ def _pictures(inputs: list[str], settings: config.Config) -> "list[Frame]":
             raise _not_a_picture(shard.source)
     frames = []
     for frame in sources.read_shards(shards, settings.s3, limits=settings.limits):
-        if frame.member is not None or frame.timestamp_s is not None:  # its name said so, its bytes do not
+        if frame.member is not None or frame.timestamp_s is not None:  # its bytes are not those of an image
             raise _not_a_picture(frame.source)
         frames.append(frame)
     if not frames:
-        raise UsageError(f"{', '.join(inputs)}: no pictures here")
+        raise UsageError(f"{', '.join(inputs)}: no images here")
     return frames
 
 
 def _not_a_picture(source: str) -> UsageError:
-    return UsageError(f"{source}: inspect looks at pictures: `faceq score` takes shards and videos")
+    return UsageError(f"{source}: not an image: use `faceq score` for shards and videos")
 
 
 def _targets(out: str | None, sources: list[str], s3: S3Settings) -> list[str | None]:
-    """Where each annotated picture goes."""
+    """The path of each annotated image."""
     if out is None:
         return [None] * len(sources)
     ending = os.path.splitext(out)[1].lower()
     if ending in _PICTURES:
         if len(sources) > 1:
-            raise UsageError(f"{out}: is one file for {len(sources)} pictures: name a folder")
+            raise UsageError(f"{out}: is one file for {len(sources)} images: name a folder")
         check_output(out, s3)
         return [_no_picture(out, sources)]
-    filesystem(out, s3)  # says so of a place that is neither local nor on S3
+    filesystem(out, s3)  # raises for a path that is neither local nor on S3
     if ending and not os.path.isdir(path_of(out)):
-        raise UsageError(f"{out}: an annotated picture ends in {', '.join(_PICTURES)}; a folder, in /")
+        raise UsageError(
+            f"{out}: name an annotated image {', '.join(_PICTURES)}, or end a folder's name in /"
+        )
     if not is_remote(out) and os.path.isfile(path_of(out)):
-        raise UsageError(f"{out}: is a file: name a folder, or a picture that ends in {', '.join(_PICTURES)}")
+        raise UsageError(f"{out}: is a file: name a folder, or an image that ends in {', '.join(_PICTURES)}")
     return [_no_picture(f"{out.rstrip('/')}/{name}.png", sources) for name in _names(sources)]
 
 
 def _no_picture(target: str, sources: list[str]) -> str:
-    """The target; UsageError if it is one of the pictures: writing the look would destroy it."""
+    """The target; UsageError if it is one of the images: writing would destroy it."""
     if _place(target) in map(_place, sources):
-        raise UsageError(f"{target}: is one of the pictures itself: name another file or folder for --out")
+        raise UsageError(f"{target}: is one of the input images: name another file or folder for --out")
     return target
 
 
@@ -136,13 +139,13 @@ def _place(uri: str) -> str:
 
 
 def _names(sources: list[str]) -> list[str]:
-    """A name of its own for each look, the same for the same pictures in the same order.
+    """A unique name for each annotated image, the same for the same images in the same order.
 
-    The first picture of a name keeps it; the others get -2, -3, …, never the name of another picture. Names
-    that differ in case only count as one, as some file systems have it.
+    The first image of a name keeps it; the others get -2, -3, …, but never the name of another image. Names
+    that differ only in case count as the same, as on some file systems.
     """
     stems = [os.path.splitext(os.path.basename(source))[0] for source in sources]
-    # Room for the number and the ending, and for what is added while the file is being written.
+    # Room for the number and the extension, and for what is added while the file is being written.
     stems = [stem.encode("utf-8", "replace")[:_LONGEST_STEM].decode("utf-8", "ignore") for stem in stems]
     own = {stem.casefold() for stem in stems}
     used: set[str] = set()
@@ -161,6 +164,6 @@ def _save(picture: Any, target: str, s3: S3Settings) -> None:
     file = io.BytesIO()
     try:
         Image.fromarray(picture).save(file, format=_PICTURES[os.path.splitext(target)[1].lower()])
-    except (OSError, ValueError) as error:  # larger than the format can hold
-        raise UsageError(f"{target}: cannot be written: {error}; .png holds any size") from None
+    except (OSError, ValueError) as error:  # larger than the format allows
+        raise UsageError(f"{target}: cannot be written: {error}: name a .png file for large images") from None
     write_output(target, file.getvalue(), s3)

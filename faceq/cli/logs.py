@@ -1,6 +1,6 @@
-"""What faceq logs, on standard error: as lines for people, or as JSON. `-v`, `-q` and `--log-format`.
+"""Log messages on standard error, as text or as JSON: `-v`, `-q` and `--log-format`.
 
-Only faceq's own loggers are shown here; those of other packages stay as they are.
+Only faceq's own loggers are shown. Those of other packages are not changed.
 """
 
 import argparse
@@ -20,29 +20,29 @@ FORMATS = ("text", "json")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags that say what a command reports. Where they are not given, the options lack them: so they can
-    stand before the command and after it."""
-    group = parser.add_argument_group("messages, on standard error")
+    """The flags for log messages. The parsed options lack flags that are not given, so that they can stand
+    before or after the name of the command."""
+    group = parser.add_argument_group("messages on standard error")
     absent: Any = argparse.SUPPRESS
     add = group.add_mutually_exclusive_group().add_argument
-    add("-v", "--verbose", action="store_true", default=absent, help="more messages, for finding faults")
-    add("-q", "--quiet", action="store_true", default=absent, help="warnings and errors only; no progress")
-    what = "text, or one JSON object a line (default: text)"
+    add("-v", "--verbose", action="store_true", default=absent, help="more messages, for debugging")
+    add("-q", "--quiet", action="store_true", default=absent, help="only warnings and errors, no progress")
+    what = "text, or one JSON object per line (default: text)"
     group.add_argument("--log-format", choices=FORMATS, default=absent, help=what)
 
 
 def asks_for_json(arguments: Sequence[str]) -> bool:
-    """Whether a command line, which need not be right, asks for JSON."""
+    """Whether a command line requests JSON; the command line may be wrong in other ways."""
     pairs = itertools.pairwise(arguments)
     return "--log-format=json" in arguments or ("--log-format", "json") in pairs
 
 
 class Handler(logging.Handler):
-    """Writes records to standard error, as it is when they come. That nobody reads it stops no job.
+    """Writes records to the current `sys.stderr`. A job goes on if nobody reads it.
 
-    as_json: one JSON object a line, or text. quiet: only warnings and errors are wanted. around: makes the
-    block in which a line is written (see `progress_line`). A line of text begins with `faceq: `, unless the
-    record has the attribute `bare`.
+    as_json: one JSON object per line, or text. quiet: only warnings and errors. around: returns the block in
+    which a line is written (see `progress_line`). A line of text begins with `faceq: `, unless the record has
+    the attribute `bare`.
     """
 
     def __init__(self) -> None:
@@ -51,7 +51,7 @@ class Handler(logging.Handler):
         self.around: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
 
     def configure(self, options: argparse.Namespace) -> None:
-        """Do as the flags of the command say."""
+        """Apply the flags of the command."""
         self.as_json = getattr(options, "log_format", None) == "json"
         self.quiet = getattr(options, "quiet", False)
         verbose = getattr(options, "verbose", False)
@@ -60,7 +60,7 @@ class Handler(logging.Handler):
 
     @property
     def for_people(self) -> bool:
-        """Whether somebody wants to see progress, in words."""
+        """Whether progress is shown as text."""
         return not (self.as_json or self.quiet)
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -70,7 +70,7 @@ class Handler(logging.Handler):
 
 
 def _as_text(record: logging.LogRecord) -> str:
-    if record.exc_info:  # its last line says what the message says
+    if record.exc_info:  # the last line of the traceback repeats the message
         return mask(_traceback(record)).rstrip("\n")
     line = visible(mask(record.getMessage()))
     return line if getattr(record, "bare", False) else f"faceq: {line}"
@@ -97,15 +97,15 @@ def _traceback(record: logging.LogRecord) -> str:
 
 @contextlib.contextmanager
 def shown() -> Iterator[Handler]:
-    """In the block what faceq logs goes to standard error, from the level INFO on if the handler is not
-    configured."""
+    """In the block, faceq's log messages go to standard error: those of level INFO or higher, unless the
+    handler is configured otherwise."""
     logger = logging.getLogger("faceq")
     before = logger.level, logger.propagate
     handler = Handler()
     handler.setLevel(logging.INFO)
     logger.addHandler(handler)
     logger.setLevel(logging.DEBUG)
-    logger.propagate = False  # or a handler that another package gave the root logger would show it again
+    logger.propagate = False  # a handler that another package added to the root logger would repeat them
     try:
         yield handler
     finally:

@@ -1,4 +1,4 @@
-"""The command line: what all commands share. Each command has a module of its own."""
+"""The entry point of the command line. Each command has its own module."""
 
 import argparse
 import contextlib
@@ -14,26 +14,27 @@ from faceq.cli import logs, signals, streams
 from faceq.errors import FaceqError
 from faceq.messages.masking import mask
 from faceq.messages.visible import visible
+from faceq.table.recommended import FILTER
 
 log = logging.getLogger(__name__)
 
 COMMANDS = {
     "score": ("score", "score frames and write the result table"),
-    "query": ("query", "rows of a table that fulfil a condition"),
-    "report": ("report", "a table as one HTML page, with faces"),
-    "inspect": ("inspect", "score single pictures and look at them"),
-    "compact": ("compact", "few large sorted files out of many small ones"),
-    "plan": ("plan", "machines, hours and money that a job will take"),
-    "evaluate": ("evaluate", "judge the scores, fit their scale"),
-    "models": ("models", "list, fetch or check the models"),
+    "query": ("query", "show, count or export the rows of a table"),
+    "report": ("report", "write an HTML page about a table"),
+    "inspect": ("inspect", "score single images and show what was found"),
+    "compact": ("compact", "copy a table into few large sorted files"),
+    "plan": ("plan", "estimate the machines, hours and money of a job"),
+    "evaluate": ("evaluate", "evaluate the scores, or fit their scale"),
+    "models": ("models", "list, download or verify the models"),
     "config": ("settings", "print the settings that a job would use"),
 }
-"""Commands: their modules in `faceq.cli`, each with `add_arguments(parser)`, and what they do."""
+"""Commands: their modules in `faceq.cli`, each with `add_arguments(parser)`, and their summaries."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0 done, 1 failed, 2 wrong usage; 130, 143 or 129 where
-    Ctrl-C, SIGTERM or SIGHUP has ended it."""
+    """Run one command; returns the exit status: 0 done, 1 failed, 2 wrong usage; 130, 143 or 129 if Ctrl-C,
+    SIGTERM or SIGHUP has ended it."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     with streams.guarded() as output, signals.raised() as ending, logs.shown() as shown:
         try:
@@ -41,8 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             output.only_prints = options.only_prints(options)
             return _run(options, ending)
         except streams.ReaderGone:
-            return 0  # `| head` has seen enough
-        except FaceqError as error:  # of the output of --help
+            return 0  # as after `| head`
+        except FaceqError as error:  # raised by the output of --help
             _say(str(error))
             return error.exit_status
         except signals.Interrupted:
@@ -56,43 +57,43 @@ def _run(options: argparse.Namespace, ending: signals.Ending) -> int:
         sys.stdout.flush()
         return status
     except BaseException as error:
-        if ending.received is not None:  # whatever its consequences looked like
+        if ending.received is not None:  # the error may be a consequence of the signal
             name = "Ctrl-C" if ending.received == signal.SIGINT else ending.received.name
             _say(f"stopped by {name}{options.on_interrupt(options)}")
             return ending.status
         if isinstance(error, FaceqError):
             _say(str(error))
             return error.exit_status
-        if isinstance(error, OSError):  # of a part of the world that nobody has thought of
+        if isinstance(error, OSError):  # a failure of the system that is not handled elsewhere
             _say(str(error))
             return 1
-        if isinstance(error, Exception):  # faceq's own fault
+        if isinstance(error, Exception):  # a bug of faceq
             log.critical("%s: %s", type(error).__name__, error, exc_info=True)
             return 1
         raise
 
 
 def _say(reason: str) -> None:
-    """Why it ends, as the last line of a log that both streams go to."""
-    with contextlib.suppress(FaceqError, streams.ReaderGone):  # that it cannot be written either
+    """Log why the command ends, after all output: as the last line if both streams go to the same file."""
+    with contextlib.suppress(FaceqError, streams.ReaderGone):  # standard output may fail, too
         sys.stdout.flush()
     log.error("%s", reason)
 
 
-_EXAMPLES = """a first look:
+_EXAMPLES = f"""examples:
   faceq score frames/ --out scores/
-  faceq query scores/ "serfiq >= 0.6 and dbcnn >= 55"
+  faceq query scores/ "{FILTER}"
   faceq report scores/ --out report.html
-  faceq query scores/ "serfiq >= 0.6 and dbcnn >= 55" --export-shards good/
+  faceq query scores/ "{FILTER}" --export-shards good/
 
-`faceq COMMAND --help` has more on each.
+`faceq COMMAND --help` describes a command.
 """
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser of a command, or of all. It takes the flags that all commands have.
+    """The parser of a command, or of the whole command line, with the flags that all commands have.
 
-    Of what it was given it shows nothing as it is: names of files are escaped, passwords in URLs masked.
+    In its error messages, special characters in file names are escaped and passwords in URLs are masked.
     """
 
     as_json = False
@@ -109,7 +110,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _JsonParser(_Parser):
-    """The same where errors are JSON, too."""
+    """The same, with errors in JSON."""
 
     as_json = True
 
@@ -119,17 +120,17 @@ def _options(arguments: list[str], shown: logs.Handler) -> argparse.Namespace:
     try:
         options = _parser(arguments, _JsonParser if shown.as_json else _Parser).parse_args(arguments)
     except SystemExit:
-        sys.stdout.flush()  # of --help, say
+        sys.stdout.flush()  # after --help
         raise
     shown.configure(options)
     return options
 
 
 def _parser(arguments: list[str], kind: type[_Parser] = _Parser) -> argparse.ArgumentParser:
-    """The parser; commands that `arguments` do not name get no arguments, since their modules take a while to
-    import."""
+    """The parser. Only a command that `arguments` names gets its arguments: the modules of the others take a
+    while to import."""
     as_written = argparse.RawDescriptionHelpFormatter
-    what = "Score face images at scale: can the face be recognised, does it look good?"
+    what = "Scores face images at scale: can the face be recognised, does it look good?"
     parser = kind("faceq", description=what, epilog=_EXAMPLES, formatter_class=as_written)
     parser.set_defaults(on_interrupt=lambda options: "", only_prints=lambda options: False)
     parser.add_argument("--version", action="version", version=f"faceq {__version__}")

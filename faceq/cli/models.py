@@ -1,4 +1,4 @@
-"""`faceq models`, and the arguments by which commands that score are told which models to take."""
+"""`faceq models`, and the arguments of other commands that choose models."""
 
 import argparse
 from typing import Any
@@ -16,11 +16,11 @@ ROLES = ("detector", "recogniser", "landmarks", "quality")
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which models: a preset, others in its models' places, and their terms."""
+    """The arguments that choose a preset, replace its models, and accept their licences."""
     add = parser.add_argument
     add("--preset", metavar="NAME", help=f"{brief('preset')} (default: embedded)")
     for role in ROLES:
-        what = f"{role} model in place of the preset's: a name from `faceq models list`, or a file"
+        what = f"{role} model instead of the preset's: a name from `faceq models list`, or a file"
         add(f"--{role}", metavar="MODEL", help=what)
     add("--dropout", type=float, metavar="X", help=brief("dropout"))
     add_accept(parser)
@@ -36,7 +36,7 @@ def add_accept(parser: argparse.ArgumentParser) -> None:
 
 
 def model_settings(options: argparse.Namespace) -> dict[str, Any]:
-    """Settings for `config.load` from those arguments; None where nothing was said."""
+    """Settings for `config.load` from these arguments; None where an argument is not given."""
     swapped = {role: getattr(options, role) for role in ROLES if getattr(options, role) is not None}
     return {
         "preset": options.preset,
@@ -49,7 +49,7 @@ def model_settings(options: argparse.Namespace) -> dict[str, Any]:
 _PULL_EXAMPLES = """examples:
   faceq models pull
   faceq models pull --preset insightface --accept-licence
-  faceq models pull --preset insightface --to s3://bucket/models   (for machines without internet:
+  faceq models pull --preset insightface --to s3://bucket/models   (for machines without internet: set
                                                     model_mirrors: s3://bucket/models in job.yaml)
 """
 
@@ -58,21 +58,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `faceq models`."""
     actions = parser.add_subparsers(required=True, metavar="ACTION")
     for name, action, text in (
-        ("list", list_models, "every model with its size, licence and state"),
-        ("pull", pull_models, "fetch models, replace broken copies"),
-        ("verify", verify_models, "check the SHA-256 of local copies; exit status 1 if one is wrong"),
+        ("list", list_models, "list all models with size, licence and state"),
+        ("pull", pull_models, "download models, and replace corrupt copies"),
+        ("verify", verify_models, "check the SHA-256 of the local copies; exit status 1 if one is wrong"),
     ):
         command = actions.add_parser(name, help=text, description=text)
         if name != "list":
-            command.add_argument("names", nargs="*", metavar="MODEL", help="default: those of the preset")
-            command.add_argument("--preset", metavar="NAME", help="default: embedded")
+            what = "model names (default: those of the preset)"
+            command.add_argument("names", nargs="*", metavar="MODEL", help=what)
+            command.add_argument("--preset", metavar="NAME", help="set of models (default: embedded)")
         if name == "pull":
             command.formatter_class = argparse.RawDescriptionHelpFormatter
             command.epilog = _PULL_EXAMPLES
-            command.add_argument("--to", metavar="URI", help="copy them there, too: a folder or s3:// prefix")
+            what = "also copy the models to this folder or s3:// prefix"
+            command.add_argument("--to", metavar="URI", help=what)
             add_config_arguments(command)
             add_accept(command)
-        # `verify` is asked for its exit status, too.
+        # `verify` is also run for its exit status.
         command.set_defaults(run=action, only_prints=lambda options: options.run is list_models)
 
 
@@ -86,7 +88,7 @@ def list_models(options: argparse.Namespace) -> int:
         table.add_row(model.name, model.role, size, model.licence, visible(cache.state(model)))
     rich.console.Console().print(table)
     where = visible(str(cache.cache_dir()))
-    print(f"\nkept in {where} (FACEQ_CACHE); fetched when needed, or by `faceq models pull`")
+    print(f"\nstored in {where} (FACEQ_CACHE); downloaded when needed, or by `faceq models pull`")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""`faceq plan`: machines, hours and money of a job."""
+"""`faceq plan`: estimates the machines, hours and money that a job takes."""
 
 import argparse
 import math
@@ -6,8 +6,8 @@ import math
 from faceq.cli.arguments import positive
 from faceq.job import capacity
 
-_PLAN = """Prints how many machines score that many frames in how many hours, what that costs, and which part
-of a machine is the bottleneck. The figures are estimates: see docs/explanation/capacity.md."""
+_PLAN = """Estimates how long a number of frames takes on 1, 2, 5, … machines, what it costs, and which part
+of a machine is the bottleneck. docs/explanation/capacity.md explains the estimates."""
 
 _PLAN_EXAMPLES = """examples:
   faceq plan --frames 10000000 --gpu g5
@@ -20,12 +20,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description, parser.epilog = _PLAN, _PLAN_EXAMPLES
     add = parser.add_argument
-    add("--frames", type=positive, required=True, metavar="N", help="frames to score")
+    add("--frames", type=positive, required=True, metavar="N", help="number of frames to score")
     sizes = ", ".join(machine.name for machine in capacity.MACHINES)
-    what = f"machine on AWS: {', '.join(capacity.CLASSES)}, or one of the sizes {sizes}"
+    what = f"AWS machine: {', '.join(capacity.CLASSES)}, or one of the sizes {sizes}"
     add("--gpu", required=True, metavar="TYPE", help=what)
-    add("--price-per-hour", type=_price, metavar="X", help="of one machine, in any currency")
-    add("--preset", choices=capacity.COSTS, default="embedded", help="set of models (embedded)")
+    add("--price-per-hour", type=_price, metavar="X", help="price of one machine per hour, in any currency")
+    add("--preset", choices=capacity.COSTS, default="embedded", help="set of models (default: embedded)")
     parser.set_defaults(run=run_plan, only_prints=lambda options: True)
 
 
@@ -35,11 +35,11 @@ def _price(text: str) -> float:
     except ValueError:
         price = math.nan
     if not (price >= 0 and math.isfinite(price)):
-        raise argparse.ArgumentTypeError(f"must be an amount of money, 0 or more, not {text!r}")
+        raise argparse.ArgumentTypeError(f"must be an amount of money of 0 or more, not {text!r}")
     return price
 
 
 def run_plan(options: argparse.Namespace) -> int:
-    """`faceq plan`: print what a job will take."""
+    """`faceq plan`: print the estimate."""
     print(capacity.text(options.frames, options.gpu, options.price_per_hour, options.preset))
     return 0

@@ -1,4 +1,4 @@
-"""`faceq query`: rows of a table on the terminal, in a file, or as shards of their frames."""
+"""`faceq query`: shows the rows of a table, or exports them or their frames."""
 
 import argparse
 import logging
@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import rich.console
 import rich.markup
 import rich.progress
@@ -17,23 +18,33 @@ from faceq.cli.settings import add_config_arguments, load_settings
 from faceq.errors import UsageError
 from faceq.messages.visible import visible
 from faceq.storage.settings import S3Settings
+from faceq.table.recommended import FILTER, UNREADABLE
 
 log = logging.getLogger(__name__)
 
 ROWS_SHOWN = 20
 
-_QUERY = """Rows of a result table that fulfil a condition (SQL, over the table's columns), or their number,
-or what a whole SQL statement over the view `frames` gives."""
+_QUERY = """Shows, counts or exports the rows of a result table that fulfil a condition. The condition is SQL
+over the table's columns. --sql runs a whole statement over the view `frames` instead."""
 
-_EXAMPLES = """examples:
-  faceq query scores/ "serfiq >= 0.6 and dbcnn >= 55"
-  faceq query scores/ "status = 'unreadable'" --columns source,member,error
+_EXAMPLES = f"""examples:
+  faceq query scores/ "{FILTER}"
+  faceq query scores/ "{UNREADABLE}" --columns source,member,error
   faceq query scores/ "abs(yaw) < 20" --order-by "dbcnn desc" --limit 5
-  faceq query scores/ "serfiq >= 0.6" --count
+  faceq query scores/ "{FILTER}" --count
   faceq query scores/ --sql "select status, count(*) from frames group by status"
-  faceq query scores/ "serfiq >= 0.6 and dbcnn >= 55" --export good.parquet
-  faceq query scores/ "serfiq >= 0.6 and dbcnn >= 55" --export-shards good/
+  faceq query scores/ "{FILTER}" --export good.parquet
+  faceq query scores/ "{FILTER}" --export-shards good/
 """
+
+BEST_OF_EACH = (
+    "frame_id in (select frame_id from frames where status = 'scored' "
+    "qualify row_number() over (partition by source order by dbcnn desc) <= 5)"
+)
+"""A condition that holds a whole statement: the five best frames of each source."""
+
+_VIDEO_COLUMNS = ("frame_index", "timestamp_s")
+"""Columns that are shown only if the rows have video frames."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,8 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description, parser.epilog = _QUERY, _EXAMPLES
     add = parser.add_argument
     add("table", metavar="TABLE", help="folder or s3:// prefix of a result table")
-    add("where", nargs="?", metavar="CONDITION", help='SQL, e.g. "serfiq >= 0.6 and dbcnn >= 55"')
-    add("--columns", metavar="A,B,…", help="columns to show (default: the main ones; exports: all)")
+    add("where", nargs="?", metavar="CONDITION", help=f'SQL, e.g. "{FILTER}"')
+    add("--columns", metavar="A,B,…", help="columns to show (default: the main ones; in exports: all)")
     add("--order-by", metavar="SQL", help='e.g. "dbcnn desc, serfiq"')
     add(
         "--limit",
@@ -51,14 +62,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help=f"at most N rows (default: {ROWS_SHOWN} on the terminal, all in an export)",
     )
-    add("--sql", metavar="STATEMENT", help="a whole statement over the view `frames`, in place of the above")
+    add("--sql", metavar="STATEMENT", help="a whole SELECT over the view `frames`, instead of a condition")
     output = parser.add_mutually_exclusive_group()
-    output.add_argument("--count", action="store_true", help="print only how many rows there are")
+    output.add_argument("--count", action="store_true", help="print only the number of rows")
     output.add_argument("--export", metavar="FILE", help="write the rows to a .parquet, .csv or .jsonl file")
-    what = "write the frames themselves, with their rows, as WebDataset tars into a folder"
+    what = "write the frames with their rows as WebDataset tars into a folder"
     output.add_argument("--export-shards", metavar="DIR", help=what)
     add_config_arguments(parser)
-    parser.set_defaults(run=query, on_interrupt=_how_to_go_on, only_prints=_only_prints)
+    parser.set_defaults(run=query, on_interrupt=_how_to_resume, only_prints=_only_prints)
 
 
 def query(options: argparse.Namespace) -> int:
@@ -66,12 +77,7 @@ def query(options: argparse.Namespace) -> int:
     from faceq.query.export import check_export, export  # noqa: PLC0415 - DuckDB takes a while to import
     from faceq.query.rows import Rows  # noqa: PLC0415 - as above
 
-    if options.sql and (options.where or options.columns or options.order_by or options.limit):
-        raise UsageError("query: --sql is a whole statement: put condition, columns, order and limit into it")
-    if options.export_shards and (options.sql or options.columns):
-        raise UsageError("query: --export-shards takes a CONDITION, and writes the whole row of each frame")
-    if options.export_shards and options.order_by and not options.limit:
-        raise UsageError("query: --export-shards goes by sources: --order-by says which frames --limit takes")
+    _check_combination(options)
     if options.export:
         check_export(options.export)
     s3 = load_settings(options).s3
@@ -88,7 +94,39 @@ def query(options: argparse.Namespace) -> int:
     return 0
 
 
-def _how_to_go_on(options: argparse.Namespace) -> str:
+def _check_combination(options: argparse.Namespace) -> None:
+    """UsageError for flags that exclude each other; it says what to write instead."""
+    if options.export_shards and options.sql:
+        raise UsageError(
+            "query: --export-shards takes a CONDITION, not --sql: a condition may hold a statement, such as "
+            f'"{BEST_OF_EACH}"'
+        )
+    if options.export_shards and options.columns:
+        raise UsageError(
+            "query: --export-shards writes the whole row of each frame: leave out --columns; to export some "
+            "columns without the frames, use --export"
+        )
+    if options.export_shards and options.order_by and not options.limit:
+        raise UsageError(
+            "query: --export-shards writes frames in the order of their sources: leave out --order-by, or "
+            "add --limit N to take the first N frames in that order"
+        )
+    if options.sql:
+        parts = {
+            "the condition": options.where,
+            "--columns": options.columns,
+            "--order-by": options.order_by,
+            "--limit": options.limit,
+        }
+        given = [name for name, value in parts.items() if value]
+        if given:
+            raise UsageError(
+                f"query: --sql is a whole statement: put {', '.join(given)} into it, such as "
+                '"select source, dbcnn from frames where serfiq >= 0.6 order by dbcnn desc limit 5"'
+            )
+
+
+def _how_to_resume(options: argparse.Namespace) -> str:
     return ": run the same command again to continue where it stopped" if options.export_shards else ""
 
 
@@ -109,14 +147,14 @@ def _export_shards(rows: Any, options: argparse.Namespace, s3: S3Settings) -> in
             rows, selection, options.export_shards, s3, lambda more: bar.advance(task, more)
         )
     print(f"{done.written:,} frames in {visible(options.export_shards)}", end="")
-    print(f", {done.already:,} were there before" if done.already else "")
+    print(f"; {done.already:,} were exported before" if done.already else "")
     if done.lost:
         log.warning("%s frames could not be read, the first: %s", f"{done.lost:,}", done.reason)
     return 1 if done.lost else 0
 
 
 def _chosen(rows: Any, options: argparse.Namespace, columns: Sequence[str] | None = None) -> Any:
-    """What the command line asks for, up to its limit."""
+    """The rows that the command line requests, up to its limit."""
     if options.sql:
         return rows.sql(options.sql)
     names = options.columns.split(",") if options.columns else columns
@@ -130,14 +168,24 @@ def _show(rows: Any, options: argparse.Namespace) -> None:
         shown, total = _first(rows.batches(rows.sql(options.sql), 1 << 16))
     else:
         options.limit = options.limit or ROWS_SHOWN
-        shown = rows.arrow(_chosen(rows, options, MAIN_COLUMNS))
+        source, member, *others = MAIN_COLUMNS
+        columns = (source, member, *_VIDEO_COLUMNS, *others)
+        shown = rows.arrow(_chosen(rows, options, columns))
+        if not options.columns:
+            shown = _without_video_columns(shown)
         total = rows.count(rows.chosen(options.where))
     _print_rows(shown)
     print(f"{len(shown):,} of {total:,} rows")
 
 
+def _without_video_columns(rows: pa.Table) -> pa.Table:
+    """The rows; without the columns of video frames if all rows are of images."""
+    of_images = pc.and_(pc.equal(rows["frame_index"], 0), pc.is_null(rows["timestamp_s"]))
+    return rows.drop_columns(list(_VIDEO_COLUMNS)) if pc.all(of_images, min_count=0).as_py() else rows
+
+
 def _first(batches: Iterable[pa.Table]) -> tuple[pa.Table, int]:
-    """The first rows of a stream of tables, and how many rows it has."""
+    """The first rows of a stream of tables, and its number of rows."""
     first: list[pa.Table] = []
     total = 0
     for batch in batches:
@@ -155,7 +203,7 @@ def _print_rows(rows: pa.Table) -> None:
     for field in rows.schema:
         left = pa.types.is_string(field.type)
         justify: Literal["left", "right"] = "left" if left else "right"
-        # A pipe has no width: there a row is a line.
+        # A pipe has no width: each row is one line there.
         title = rich.markup.escape(visible(field.name))
         shown.add_column(title, justify=justify, overflow="fold", no_wrap=not terminal)
     for row in zip(*(column.to_pylist() for column in rows.columns), strict=True):

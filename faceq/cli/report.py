@@ -1,4 +1,4 @@
-"""`faceq report`: a table as one HTML page."""
+"""`faceq report`: writes one HTML page about a table."""
 
 import argparse
 
@@ -7,9 +7,9 @@ import rich.console
 from faceq.cli.settings import add_config_arguments, load_settings
 from faceq.messages.visible import visible
 
-_REPORT = """Makes one HTML page out of a result table, which opens without a network: counts by status,
-histograms, sources that are bad, errors, sample faces read back from their sources, and two sliders that
-show what a threshold keeps."""
+_REPORT = """Writes one HTML page about a result table. It shows counts by status, histograms, the worst
+sources, errors, sample faces, and two sliders that show what a threshold keeps. The page opens without a
+network. Sample faces are read from the sources of the table."""
 
 _EXAMPLES = """examples:
   faceq report scores/ --out report.html
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--out", metavar="FILE", default="report.html", help="the page (default: report.html); local or s3://"
     )
-    add("--no-faces", action="store_true", help="leave pictures of faces out")
+    add("--no-faces", action="store_true", help="leave out the sample faces")
     add_config_arguments(parser)
     parser.set_defaults(run=report)
 

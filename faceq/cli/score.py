@@ -5,15 +5,18 @@ import argparse
 from faceq.cli.arguments import positive
 from faceq.cli.models import add_model_arguments, model_settings
 from faceq.cli.settings import add_config_arguments, brief, load_settings
+from faceq.config import Config
 
-_SCORE = """Score every face frame of the input: can it be recognised (SER-FIQ), how good does it look
-(DB-CNN). One row per frame goes into a Parquet table; run again, it goes on where it stopped."""
+_SCORE = """Scores every face frame of the input: can the face be recognised (SER-FIQ), does it look good
+(DB-CNN)? Writes one row per frame into a Parquet table. Run the same command again to resume: frames
+that have a row are not scored again."""
 
 _SCORE_EXAMPLES = """examples:
   faceq score frames/ --out scores/
+  faceq score frames/ --out scores/ --dry-run             (what would be read, what is already done)
   faceq score clips/*.mp4 --out scores/ --fps 2
   faceq score s3://bucket/shards/ --out s3://bucket/scores --config job.yaml
-  faceq score frames/ --out scores/ --fiq-threshold 0   (every face to the end: filter later)
+  faceq score frames/ --out scores/ --fiq-threshold 0     (every face gets both scores; filter later)
 """
 
 
@@ -22,11 +25,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description, parser.epilog = _SCORE, _SCORE_EXAMPLES
     add = parser.add_argument
-    what = "pictures, videos, .tar(.gz) or .parquet shards, folders, globs; local or s3://"
+    what = "images, videos, .tar(.gz) or .parquet shards, folders, globs; local or s3://"
     add("input", nargs="*", metavar="INPUT", help=what)
     what = f"{brief('manifest')} (repeatable)"
     add("--manifest", action="append", metavar="FILE", help=what)
     add("--out", metavar="TABLE", help=brief("out"))
+    what = "list what would be read and what is already done; score nothing, load no model"
+    add("--dry-run", action="store_true", help=what)
     add_config_arguments(parser)
     add_model_arguments(parser)
     add("--fiq-threshold", type=float, metavar="X", help=f"{brief('fiq_threshold')} (default: 0.5)")
@@ -35,15 +40,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--every", type=int, metavar="K", help=brief("video.every"))
     add("--limit", type=positive, metavar="N", help=brief("limit"))
     add("--any-name", action="store_true", default=None, help=brief("any_name"))
-    add("--retry-unreadable", action="store_true", help="try frames again that have a row as unreadable")
-    add("--overwrite", action="store_true", help="remove the table that is there first")
-    parser.set_defaults(run=score, on_interrupt=_how_to_go_on)
+    add("--retry-unreadable", action="store_true", help="score frames again whose row is `unreadable`")
+    add("--overwrite", action="store_true", help="first remove the existing table")
+    parser.set_defaults(run=score, on_interrupt=_how_to_resume, only_prints=lambda options: options.dry_run)
 
 
 def score(options: argparse.Namespace) -> int:
-    """`faceq score`: run the job and print its summary."""
+    """`faceq score`: run the job and print its summary, or only list the input."""
+    settings = _settings(options)
+    if options.dry_run:
+        from faceq.job import dry_run  # noqa: PLC0415 - OpenCV takes a while to import
+
+        print(dry_run.text(dry_run.survey(settings, options.overwrite, options.retry_unreadable)))
+        return 0
+    from faceq.cli.progress_line import ProgressLine  # noqa: PLC0415 - Ray takes seconds to import
+    from faceq.job import pipeline, summary  # noqa: PLC0415 - as above
+
+    line = ProgressLine(options.shown) if options.shown.for_people else None
+    done = pipeline.score(settings, options.overwrite, options.retry_unreadable, line)
+    print(summary.text(done))
+    return 0
+
+
+def _settings(options: argparse.Namespace) -> Config:
     sampling = {"fps": options.fps, "every": options.every}
-    settings = load_settings(
+    return load_settings(
         options,
         {
             "input": options.input or None,
@@ -57,15 +78,10 @@ def score(options: argparse.Namespace) -> int:
             **model_settings(options),
         },
     )
-    from faceq.cli.progress_line import ProgressLine  # noqa: PLC0415 - Ray takes seconds to import
-    from faceq.job import pipeline, summary  # noqa: PLC0415 - as above
-
-    line = ProgressLine(options.shown) if options.shown.for_people else None
-    done = pipeline.score(settings, options.overwrite, options.retry_unreadable, line)
-    print(summary.text(done))
-    return 0
 
 
-def _how_to_go_on(options: argparse.Namespace) -> str:
+def _how_to_resume(options: argparse.Namespace) -> str:
+    if options.dry_run:
+        return ""
     without = " without --overwrite" if options.overwrite else ""
     return f": run the same command{without} again to continue where it stopped"

@@ -1,4 +1,4 @@
-"""How every command takes settings: `--config`, `--set`, and flags of their own; and `faceq config`."""
+"""`faceq config`, and the settings of every command: `--config`, `--set`, and flags of their own."""
 
 import argparse
 import difflib
@@ -19,13 +19,13 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """`--config` and `--set`."""
     add = parser.add_argument
     add("--config", metavar="job.yaml", help="YAML settings file; --set and other flags override it")
-    what = "a setting by its name, such as --set dbcnn.batch_size=64; the value is YAML (repeatable)"
+    what = "override one setting, such as --set dbcnn.batch_size=64; the value is YAML (repeatable)"
     add("--set", type=_assignment, action="append", default=[], metavar="KEY=VALUE", help=what)
 
 
 def load_settings(options: argparse.Namespace, overrides: Mapping[str, Any] | None = None) -> Config:
-    """The settings of a command: defaults, the preset's, `--config`, `--set`, and `overrides` from flags of
-    their own; what comes later wins. Raises UsageError."""
+    """The settings of a command: the defaults, the preset's, those of `--config`, `--set`, and `overrides`
+    from other flags; each overrides those before it. Raises UsageError."""
     return config.load(options.config, overrides or {}, options.set)
 
 
@@ -39,11 +39,12 @@ def _assignment(text: str) -> tuple[str, Any]:
         return key, yaml.safe_load(value)
     except (ValueError, yaml.YAMLError, RecursionError) as error:
         reason = one_line(error)
-        raise argparse.ArgumentTypeError(f"{key}: the value is not YAML: {reason}") from None
+        raise argparse.ArgumentTypeError(f"{key}: the value is not valid YAML: {reason}") from None
 
 
 def _check_key(key: str) -> None:
-    """Refuse a key that is no setting; name the nearest one, or all settings of that name."""
+    """Refuse a key that is not a setting; the error names the most similar one, or all settings with that
+    name."""
     known = [name for name, _ in all_settings()]
     if key in known:
         return
@@ -54,7 +55,7 @@ def _check_key(key: str) -> None:
 
 
 def all_settings(section: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    """Every setting by its dotted key, a section before what it holds."""
+    """Every setting with its dotted key; a section comes before its settings."""
     for name, field in section.model_fields.items():
         yield f"{prefix}{name}", field
         inner = section_of(field.annotation)
@@ -69,8 +70,8 @@ def brief(key: str) -> str:
     return (sentence[0].lower() + sentence[1:]).replace("%", "%%")
 
 
-_CONFIG = """Prints the settings that a job would use, as YAML that --config accepts: the defaults, with
-those of the preset, the settings file and --set in their places. Passwords in URLs are replaced by ***."""
+_CONFIG = """Prints the settings that a job would use, as YAML for --config: the defaults, overridden by the
+preset, the settings file and --set. Passwords in URLs are replaced by ***."""
 
 _CONFIG_EXAMPLES = """examples:
   faceq config > job.yaml
@@ -91,16 +92,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run_config(options: argparse.Namespace) -> int:
     """`faceq config`: print the effective settings."""
     settings = load_settings(options, {"preset": options.preset})
-    print("# batch_size and mini_batch are missing where nothing sets them: a job then chooses them for the")
-    print("# machine, CPU or GPU.")
+    print("# If batch_size and mini_batch are missing, a job chooses them for its CPUs or GPUs.")
     print(as_yaml(settings), end="")
     return 0
 
 
 def as_yaml(settings: Config) -> str:
-    """The settings as YAML that gives equal ones when it is loaded; secrets are masked.
+    """The settings as YAML from which the same settings are loaded; secrets are masked.
 
-    What a job chooses for its machine if nobody sets it is left out where nobody has.
+    Settings that a job chooses for its machine are left out if they are not set.
     """
     values = settings.model_dump(mode="json")
     for name in ("find_face", "serfiq", "dbcnn"):

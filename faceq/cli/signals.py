@@ -1,7 +1,7 @@
 """Signals that end a command: Ctrl-C, SIGTERM (a lost pod, `ray job stop`) and SIGHUP (a closed terminal).
 
-All three end it in one way: an exception in the main thread, so that what is open is closed, the lock on the
-table is released, and the exit status says which signal it was.
+All three raise an exception in the main thread, so that open files are closed, the lock on the table is
+released, and the exit status tells which signal it was.
 """
 
 import contextlib
@@ -14,16 +14,16 @@ from types import FrameType
 ENDING = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
 
 CLEANUP_S = 10.0
-"""Seconds after a signal in which further ones are ignored: cleaning up has that long before a user who
-presses Ctrl-C again interrupts it, too."""
+"""Seconds after a signal in which further signals are ignored: pressing Ctrl-C again within this time does
+not interrupt the clean-up."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal asked the command to end: whatever handles Ctrl-C handles this."""
+    """A signal told the command to end. Code that handles Ctrl-C handles this, too."""
 
 
 class Ending:
-    """received: the signal that the command ends for; None while there was none."""
+    """received: the signal that ends the command; None before there was one."""
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
@@ -31,7 +31,7 @@ class Ending:
 
     @property
     def status(self) -> int:
-        """The exit status that tells the signal: 130, 143 or 129."""
+        """The exit status for the signal: 130, 143 or 129."""
         return 128 + int(self.received or 0)
 
     def handle(self, number: int, _frame: FrameType | None) -> None:
@@ -45,16 +45,16 @@ class Ending:
 
 @contextlib.contextmanager
 def raised() -> Iterator[Ending]:
-    """In the block ENDING signals raise `Interrupted`; then the handlers are the ones from before.
+    """In the block, ENDING signals raise `Interrupted`; after it, the previous handlers are restored.
 
-    A signal that is ignored stays so (`nohup`). Outside the main thread handlers cannot be set: there the
-    block changes nothing.
+    A signal that is ignored stays ignored (`nohup`). Handlers can be set only in the main thread: in other
+    threads the block changes nothing.
     """
     ending = Ending()
     before = {}
     if _in_main_thread():
         before = {each: signal.getsignal(each) for each in ENDING}
-    # None: not set from Python, so that it could not be put back.
+    # None: not set from Python, so that it could not be restored.
     mine = [each for each, handler in before.items() if handler not in (signal.SIG_IGN, None)]
     try:
         for each in mine:

@@ -1,6 +1,6 @@
-"""Standard output and error of a command, whose reader may go away before the command ends.
+"""Standard output and standard error of a command, whose reader may go away before the command ends.
 
-`faceq score … | head -1` scores every frame nevertheless; `faceq query … | head -1` has done enough.
+`faceq score … | head -1` still scores every frame; `faceq query … | head -1` ends.
 """
 
 import contextlib
@@ -16,21 +16,21 @@ from faceq.messages.visible import ENCODING_ERRORS
 
 
 class ReaderGone(BaseException):
-    """Nobody reads the standard output of a command that only prints."""
+    """The reader of standard output is gone, and the command only prints."""
 
 
 class Output:
-    """only_prints: whether the command's product is its standard output; if not, it needs no reader."""
+    """only_prints: whether standard output is the only result of the command; if not, it needs no reader."""
 
     def __init__(self) -> None:
         self.only_prints = True
 
 
 class _Stream(io.TextIOWrapper):
-    """A standard stream. When it cannot be written, what follows goes nowhere; `_lost` says what else."""
+    """A standard stream. If it cannot be written, further output is discarded; see `_lost`."""
 
     def __init__(self, stream: TextIO, output: Output | None):
-        """`output`: None for standard error, which is nobody's product."""
+        """`output`: None for standard error, which is never the result of a command."""
         super().__init__(
             stream.buffer,
             encoding=stream.encoding,
@@ -55,7 +55,7 @@ class _Stream(io.TextIOWrapper):
 
     def _lost(self, error: OSError) -> None:
         null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, self.fileno())  # what is still in the buffer goes there, too
+        os.dup2(null, self.fileno())  # also discards what is still in the buffer
         os.close(null)
         if self._output is not None and self._output.only_prints:
             if error.errno == errno.EPIPE:
@@ -65,10 +65,10 @@ class _Stream(io.TextIOWrapper):
 
 @contextlib.contextmanager
 def guarded() -> Iterator[Output]:
-    """In the block sys.stdout and sys.stderr outlive their readers, whichever thread prints.
+    """In the block, sys.stdout and sys.stderr can be written after their readers are gone, in any thread.
 
-    Descriptors that the process was started without (`>&-`) are opened to nowhere; else the first file that
-    is opened would get their number, and whatever is printed would go into it.
+    File descriptors that were closed when the process started (`>&-`) are connected to the null device.
+    Otherwise the first file that is opened would get their number, and printed text would go into it.
     """
     for descriptor in (0, 1, 2):
         _open_if_closed(descriptor)
@@ -90,14 +90,14 @@ def _open_if_closed(descriptor: int) -> None:
     try:
         os.fstat(descriptor)
     except OSError:
-        os.open(os.devnull, os.O_RDWR)  # takes the lowest free number: this one
+        os.open(os.devnull, os.O_RDWR)  # gets the lowest free number: this one
 
 
 def _guard(stream: TextIO | None, output: Output | None) -> TextIO:
-    if stream is None:  # its descriptor was closed
+    if stream is None:  # its file descriptor was closed
         return open(os.devnull, "w", encoding="utf-8")
     try:
         stream.fileno()
-    except (OSError, AttributeError):  # a buffer of the program that called
+    except (OSError, AttributeError):  # a buffer of the calling program
         return stream
     return _Stream(stream, output)

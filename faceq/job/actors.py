@@ -1,5 +1,6 @@
-"""The stages that a job runs in pools of actors: SER-FIQ and DB-CNN."""
+"""The stages that run in pools of actors: SER-FIQ and DB-CNN."""
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,7 @@ from faceq.stages.scores import NO_FEATURES, NO_QUALITY, ScoreFiq, ScoreQuality
 
 
 class FiqStage(ScoreFiq):
-    """ScoreFiq whose warnings go on record, and which stops the job when nearly no face has features."""
+    """ScoreFiq that records its warnings, and stops the job if nearly no face has features."""
 
     def __init__(self, config: Config, models: ChosenModels, census: Any):
         set_up(config.serfiq.threads)
@@ -33,7 +34,8 @@ class FiqStage(ScoreFiq):
 
 
 class QualityStage(ScoreQuality):
-    """ScoreQuality that tells the census how many rows are through, and stops the job likewise."""
+    """ScoreQuality that reports finished frames to the census, and stops the job if nearly no face has a
+    score."""
 
     def __init__(self, config: Config, models: ChosenModels, census: Any):
         set_up(config.dbcnn.threads)
@@ -43,13 +45,14 @@ class QualityStage(ScoreQuality):
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         batch = _scored(super().__call__, batch, self._census, NO_QUALITY)
-        self._census.through.remote(len(batch))
+        self._census.frames_finished.remote(Counter(batch["status"].to_pylist()))
         return batch
 
 
 def _scored(stage: Callable[[pa.Table], pa.Table], batch: pa.Table, census: Any, error: str) -> pa.Table:
-    """What a stage makes of a batch. The census is told what the stage prints, and how many faces have the
-    `error` now, since a model had no score for them; OutageError if these are nearly all of the job's."""
+    """The batch as the stage returns it. Reports to the census what the stage logs, and how many faces now
+    have the `error` because a model gave no score for them; OutageError if this holds for nearly all faces of
+    the job."""
     faces = batch["status"].null_count
     with telling(census):
         batch = stage(batch)
@@ -57,7 +60,7 @@ def _scored(stage: Callable[[pa.Table], pa.Table], batch: pa.Table, census: Any,
         return batch
     without = pc.sum(pc.equal(batch["error"], error)).as_py() or 0
     told = census.scored.remote(faces, without, error)
-    if without:  # good batches need not wait for the answer
+    if without:  # good batches do not wait for the answer
         outage = ray.get(told)
         if outage:
             raise OutageError(outage)

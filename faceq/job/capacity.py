@@ -1,7 +1,7 @@
-"""What a job of many frames takes: machines, hours, and money; reasoned, not measured.
+"""Estimates the machines, hours and money that a job of many frames takes; not measured.
 
-The costs of a frame on CPUs were measured on one core, those on GPUs follow from the networks' arithmetic and
-the cards' public figures. `docs/explanation/capacity.md` says how each number came about.
+The CPU costs of a frame were measured on one core. The GPU costs follow from the arithmetic of the networks
+and the GPUs' published figures. `docs/explanation/capacity.md` explains each number.
 """
 
 from dataclasses import dataclass, replace
@@ -11,13 +11,13 @@ from faceq.errors import UsageError
 
 @dataclass(frozen=True)
 class Cost:
-    """What a frame costs: 384x384 JPEG with one face, scored to its end.
+    """The cost of a frame: a 384x384 JPEG with one face that gets both scores.
 
-    cpu_ms: of one CPU, for decoding, landmarks and crops, and for detection where it stays there. host_ms: of
-    one CPU of the machine with the GPU, to feed it. gflop: floating-point operations on the card (a
-    multiplication and an addition are two). efficiency: share of a card's arithmetic that their layers
-    reach. gpu_bytes: that these read and write in a card's memory. read_bytes: that are read from storage.
-    object_bytes: that cross Ray's object store.
+    cpu_ms: time of one CPU for decoding, landmarks and crops, and for detection if it runs on the CPU.
+    host_ms: time of one CPU of the machine with the GPU, to feed it. gflop: floating-point operations on the
+    GPU (a multiplication and an addition are two). efficiency: share of the GPU's peak arithmetic that the
+    layers reach. gpu_bytes: read and written in the GPU's memory. read_bytes: read from storage.
+    object_bytes: passed through Ray's object store.
     """
 
     cpu_ms: float
@@ -31,8 +31,8 @@ class Cost:
 
 @dataclass(frozen=True)
 class Machine:
-    """A kind of machine: CPUs (threads, as clouds sell them), cards; of each card TFLOP/s in half precision
-    and GB/s of its memory; Gbit/s of the network."""
+    """A machine type. cpus: vCPUs (threads). card, cards: type and number of its GPUs. tflops: TFLOP/s of
+    each GPU in half precision. bandwidth: GB/s of each GPU's memory. network: Gbit/s."""
 
     name: str
     cpus: int
@@ -50,19 +50,19 @@ RECOGNISER_GFLOP = 1.15
 """SFace on a face of 112x112."""
 
 THIN, WIDE = 0.15, 0.33
-"""Share of a card's arithmetic that thin and depthwise convolutions reach, and wide ones."""
+"""Share of a GPU's peak arithmetic that thin and depthwise convolutions reach, and wide ones."""
 
 DRAWS_GFLOP = 2.6
-"""The last layer of ArcFace R50, 25,088 to 512, in 100 passes: nothing before it is repeated."""
+"""The last layer of ArcFace R50, 25,088 to 512, in 100 passes: the layers before it are not repeated."""
 
 JPEG_MS = 1.0
-"""To write a frame of 384x384 as a JPEG and to read it again."""
+"""Time to write a frame of 384x384 as a JPEG and to read it again."""
 
 DRAWS_HOST_MS = 2.5
-"""To draw the masks of these passes, 2.5 million units, on the host."""
+"""Time to draw the dropout masks of these passes, 2.5 million units, on the host."""
 
 SCRFD_GFLOP = 53.4
-"""Two looks of SCRFD-10G at 640x640: the second one is for faces that fill the frame."""
+"""Two detection passes of SCRFD-10G at 640x640: the second one is for faces that fill the frame."""
 
 _EMBEDDED = Cost(
     cpu_ms=16.5,
@@ -73,7 +73,7 @@ _EMBEDDED = Cost(
     read_bytes=60e3,
     object_bytes=492e3,
 )
-# ArcFace R50, SCRFD and VGG-16 on the card; landmarks counted with SCRFD, being a hundredth of it.
+# ArcFace R50, SCRFD and VGG-16 on the GPU. Landmarks, a hundredth of SCRFD, are counted with it.
 _INSIGHTFACE = Cost(
     cpu_ms=3.0,
     host_ms=3.0,
@@ -95,28 +95,28 @@ COSTS = {
         object_bytes=982e3,
     ),
 }
-"""By preset. `embedded` finds faces on CPUs, the others on the card, which `find_face.num_gpus` asks for."""
+"""By preset. `embedded` finds faces on CPUs, the others on the GPU, with `find_face.num_gpus`."""
 
 CPU_GFLOP_S = 86
-"""That one core reached with DB-CNN-Lite, as measured."""
+"""GFLOP/s that one core reached with DB-CNN-Lite, measured."""
 
 MEMORY_EFFICIENCY = 0.7
-"""Share of `bandwidth` that layer after layer reaches."""
+"""Share of `bandwidth` that a sequence of layers reaches."""
 
 RAY_EFFICIENCY = 0.85
-"""Share of the bare stages' rate that a job reaches beside Ray's own work: what faceq asks of itself."""
+"""Share of the rate of the stages alone that a job reaches with Ray's overhead: faceq's own target."""
 
 NETWORK_EFFICIENCY = 0.5
-"""Share of the network that small reads reach."""
+"""Share of the network's bandwidth that small reads reach."""
 
 OBJECT_STORE_BYTES_S = 1e9
-"""That one CPU copies into Ray's object store in a second, as measured; reading copies nothing."""
+"""Bytes that one CPU copies into Ray's object store per second, measured; reading copies nothing."""
 
 MEMORY_BYTES_S = 20e9
-"""That a machine's memory has to spare for these copies."""
+"""Memory bandwidth of a machine that is available for these copies, bytes/s."""
 
 START_UP_HOURS = 0.15
-"""From asking for a machine to its first frame: boot, image, setup."""
+"""From the request for a machine to its first frame: boot, image, setup."""
 
 _A10G, _L4 = ("A10G", 1, 70, 600), ("L4", 1, 121, 300)
 MACHINES = (
@@ -133,29 +133,30 @@ MACHINES = (
     Machine("p4d.24xlarge", 96, "A100", 8, 312, 1555, 400),
     Machine("p5.48xlarge", 192, "H100", 8, 989, 3350, 3200),
 )
-"""AWS's and NVIDIA's own figures; of a network that is sold as `up to`, what is sustained."""
+"""Published figures of AWS and NVIDIA; where the network is sold as `up to`, the sustained bandwidth."""
 
 CLASSES = {"g5": "g5.8xlarge", "g6": "g6.4xlarge", "p4d": "p4d.24xlarge", "p5": "p5.48xlarge"}
-"""A class alone means the size whose CPUs come nearest to feeding its card."""
+"""For a class without a size: the size whose CPUs best match its GPU."""
 
 COUNTS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
 def machine(kind: str) -> Machine:
-    """The machine of that name, class (g5) or card (A10G); UsageError with the known ones for another."""
+    """The machine with that name, class (g5) or GPU (A10G); a UsageError for other names lists the known
+    ones."""
     wanted = kind.lower()
     name = CLASSES.get(wanted, wanted)
     for found in MACHINES:
         if found.name == name or (found.card.lower() == wanted and found.name in CLASSES.values()):
             return found
     raise UsageError(
-        f"plan: no machine is called {kind!r}: known are {', '.join(CLASSES)}, "
+        f"plan: unknown machine {kind!r}: choose one of {', '.join(CLASSES)}, "
         f"{', '.join(sorted({known.card for known in MACHINES}))}, {', '.join(m.name for m in MACHINES)}"
     )
 
 
 def capacity(there: Machine, cost: Cost) -> dict[str, float]:
-    """Frames/s that each part of a machine could do, if the others were free."""
+    """Frames/s that each part of a machine could process if the other parts were no limit."""
     return {
         "CPUs": RAY_EFFICIENCY * there.cpus * 1000 / (cost.cpu_ms + cost.host_ms),
         "GPUs": RAY_EFFICIENCY * there.cards * gpu_rate(there, cost),
@@ -165,33 +166,33 @@ def capacity(there: Machine, cost: Cost) -> dict[str, float]:
 
 
 def cpu_seconds(preset: str, passes: int | None) -> float:
-    """CPU seconds of a frame that is scored to its end, where all models run on CPUs; `passes`: the dropout
-    passes of SER-FIQ."""
+    """CPU seconds of a frame that gets both scores, if all models run on CPUs; `passes`: the dropout passes
+    of SER-FIQ."""
     cost, counted = COSTS[preset], 100 if preset == "cafi" else 0
     drawn = DRAWS_GFLOP * ((passes or 0) - counted) / 100
     return cost.cpu_ms / 1000 + (cost.gflop + drawn) / CPU_GFLOP_S
 
 
 def gpu_rate(there: Machine, cost: Cost) -> float:
-    """Faces/s of one card: its arithmetic or its memory, whichever is less."""
+    """Faces/s of one GPU: limited by its arithmetic or its memory, whichever is slower."""
     arithmetic = cost.efficiency * there.tflops * 1000 / cost.gflop
     memory = MEMORY_EFFICIENCY * there.bandwidth * 1e9 / cost.gpu_bytes
     return min(arithmetic, memory)
 
 
 def hours(frames: int, rate: float, machines: int) -> float:
-    """From asking for the machines to the last row; `rate`: of one of them, frames/s."""
+    """Hours from the request for the machines to the last row; `rate`: frames/s of one machine."""
     return START_UP_HOURS + frames / (rate * machines) / 3600
 
 
 def text(frames: int, kind: str, price: float | None, preset: str = "embedded") -> str:
-    """The plan as people read it.
+    """The plan as a person reads it.
 
     Args:
-        frames: to be scored.
-        kind: a machine, its class or its card.
-        price: of one machine for an hour, in any currency.
-        preset: whose models score them.
+        frames: number of frames to score.
+        kind: a machine, its class or its GPU.
+        price: of one machine for one hour, in any currency.
+        preset: set of models.
 
     Raises:
         UsageError: an unknown machine.
@@ -209,9 +210,9 @@ def text(frames: int, kind: str, price: float | None, preset: str = "embedded") 
             for part, most in rates.items()
         ),
         "",
-        f"expected {rate:,.0f} frames/s a machine, {rate / there.cards:,.0f} a GPU",
-        f"the GPUs are busy {rate / rates['GPUs']:.0%} of the time; {feeding:,.0f} vCPUs feed one of them, "
-        "those of CPU workers counted",
+        f"expected {rate:,.0f} frames/s per machine, {rate / there.cards:,.0f} per GPU",
+        f"the GPUs are busy {rate / rates['GPUs']:.0%} of the time; feeding one GPU takes {feeding:,.0f} "
+        "vCPUs, including those of CPU workers",
         "",
         f"{'machines':>8}{'hours':>10}{'machine hours':>16}" + ("" if price is None else f"{'money':>14}"),
     ]
@@ -222,6 +223,6 @@ def text(frames: int, kind: str, price: float | None, preset: str = "embedded") 
         if needed < 2 * START_UP_HOURS:
             break  # more machines would mostly start up
     if preset != "embedded":
-        lines += ["", "with faces found on the card, too: find_face: { num_gpus: 0.2 }, 0.4 for each pool"]
-    lines += ["", "reasoned, not measured: docs/explanation/capacity.md says from what"]
+        lines += ["", "assumes that faces are found on the GPU: find_face: { num_gpus: 0.2 }, 0.4 per pool"]
+    lines += ["", "estimated, not measured: see docs/explanation/capacity.md"]
     return "\n".join(lines)

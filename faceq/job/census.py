@@ -1,13 +1,15 @@
-"""How many frames were read, and whether the job still reads anything at all.
+"""Counts the frames of a job while it runs, and stops the job when nearly nothing can be read.
 
-A broken frame is a row. A million of them in a row are something else: expired credentials, a bucket
-that is gone, the wrong folder. The census is one small actor that sees the difference.
+A broken frame becomes a row. A million broken frames in a row have another cause: expired credentials, a
+deleted bucket, the wrong folder. The census is one small actor that all tasks report to, so it can tell the
+two apart.
 """
 
 import time
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import ray
 
@@ -15,36 +17,37 @@ from faceq.errors import FaceqError
 from faceq.table.finished_shards import Finished
 
 REFUSALS_IN_A_ROW = 100
-"""So many reads refused by the storage, with none that worked between them, stop the job (or as many
-as there are shards, if those are fewer). A file that nobody has seen and that is not there is no refusal: a
-manifest may name many."""
+"""The job stops after this many reads in a row that the storage refused, with no successful read in between
+(or after as many as the input has shards, if these are fewer). A file that only a manifest names and that
+does not exist is not a refusal: a manifest may name many of them."""
 
 FEW = 10
-"""At the end of a job: so many refused frames, and none given, are an outage, too."""
+"""Minimum number of refused frames that count as an outage at the end of a job in which no read succeeded."""
 
 LEAST_DECODED = 100
-"""Frames that must have been tried before their share of unreadable ones is judged."""
+"""Minimum number of decoded frames before their share of unreadable ones is judged."""
 
 LEAST_TASKS = 0.1
-"""Share of the read tasks that must have ended before it is judged while the job runs: the files that come
-first, by name, may be of one bad folder."""
+"""Minimum share of the read tasks that must have ended before that share is judged while the job runs: the
+first files by name may all lie in one bad folder."""
 
 MOST_UNREADABLE = 0.95
 """Share of unreadable frames above which the job stops."""
 
 
 MOST_NOTES = 100
-"""Notes on sources that a run records."""
+"""Maximum number of notes that a run records."""
 
 MOST_SAID = 1000
-"""Log messages of workers that a run shows."""
+"""Maximum number of log messages of workers that a run shows."""
 
 DEATHS_OF_A_KILLER = 2
-"""Processes that must have died over a frame before it is blamed: one may have had another reason."""
+"""Number of processes that must die over a frame before the frame is blamed: one death may have another
+cause."""
 
 
 Place = tuple[int, int]
-"""A frame by its place in a read task: the index of its shard there, and its own in that shard."""
+"""A frame's place in a read task: the index of its shard, and the frame's index within the shard."""
 
 BEFORE_ALL = (-1, -1)
 
@@ -53,18 +56,55 @@ _LACK = "if no machine was lost, they lack memory: lower num_cpus, so that fewer
 
 
 class OutageError(FaceqError):
-    """The job stops: nearly nothing can be read. The message says why, in one line."""
+    """The job stops because nearly nothing can be read. The message gives the reason in one line."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How far a job is. The figures are approximate: frames of a task that ran twice may count twice.
+
+    tasks_ended: read tasks that have ended. read: frames that were read. unreadable: frames that could not be
+    decoded. statuses: finished frames by status; a frame is finished after the last stage. written: rows in
+    files of the table. frames: frames that this run scores in all; None while that is not known.
+    """
+
+    tasks_ended: int = 0
+    read: int = 0
+    unreadable: int = 0
+    statuses: Mapping[str, int] = field(default_factory=dict)
+    written: int = 0
+    frames: int | None = None
+
+    @property
+    def finished(self) -> int:
+        return sum(self.statuses.values())
 
 
 @ray.remote
 class Census:
     """Counts over all tasks of a job. `read` and `decoded` return the reason to stop, or None."""
 
-    def __init__(self, shards: int, tasks: int, already_done: int = 0):
-        """`shards`: of the input; `tasks`: that read; `already_done`: frames of shards that no task reads,
-        since they have their rows."""
+    def __init__(
+        self,
+        shards: int,
+        tasks: int,
+        already_done: int = 0,
+        frames: Sequence[int | None] = (),
+        limit: int | None = None,
+    ):
+        """Start with all counts at zero.
+
+        Args:
+            shards: number of shards of the input.
+            tasks: number of read tasks.
+            already_done: frames of shards that no task reads, because all of them have rows.
+            frames: number of frames of each read task, None if it must read to count them.
+            limit: the job takes only the first `limit` frames.
+        """
         self._tasks = tasks
         self._already_done = already_done
+        self._frames = list(frames) or [None] * tasks
+        self._frame_limit = limit
         self._incarnation = uuid.uuid4().hex
         self._limit = min(REFUSALS_IN_A_ROW, shards)
         self._ended: set[int] = set()
@@ -74,9 +114,10 @@ class Census:
         self._tried = 0
         self._unreadable = 0
         self._scored: dict[str, Counter[str]] = defaultdict(Counter)
-        self._through = 0
+        self._statuses: Counter[str] = Counter()
+        self._written: dict[int, int] = {}
         self._started = time.monotonic()
-        self._first_through: tuple[float, int] | None = None
+        self._first_finished: tuple[float, int] | None = None
         self._outage: str | None = None
         self._last_refusal: str | None = None
         self._last_unreadable: str | None = None
@@ -89,15 +130,21 @@ class Census:
         self._last_read: dict[int, Place] = {}
         self._passed_over: Counter[str] = Counter()
         self._notes: list[str] = []
-        self._finished: list[Finished] = []
+        self._finished_shards: list[Finished] = []
         self._said: dict[tuple[int, str, str], None] = {}
 
     def begin_reading(self, task: int, most: int) -> tuple[Place | None, list[Place], str | None]:
-        """Called when a read task starts: if a process has died in it, the last frame that was read before,
-        beyond which frames should be announced by `about_to_read`; the frames that are to blame; and the
-        reason to stop, if it starts more often than `most` times.
+        """Called when a read task starts.
 
-        A frame that was read is not to blame, or what came after it would come twice.
+        Args:
+            task: index of the read task.
+            most: maximum number of starts of this task.
+
+        Returns:
+            If a process died in this task: the last frame that was read before. The task announces later
+            frames by `about_to_read`. Then the frames that are blamed for deaths, and the reason to stop if
+            the task has started more than `most` times. A frame that was read is never blamed: otherwise the
+            frames after it would be read twice.
         """
         self._starts[task] += 1
         last = self._last_read.get(task, BEFORE_ALL)
@@ -107,13 +154,13 @@ class Census:
         killers = [place for place, deaths in self._deaths_in[task].items() if deaths >= DEATHS_OF_A_KILLER]
         if self._starts[task] > most:
             self._outage = (
-                f"stopped: the processes that read were ended {most} times over the same shard, at different "
+                f"stopped: the reading processes were ended {most} times over the same shard, at different "
                 f"frames: {_LACK}"
             )
         return last if self._starts[task] > 1 else None, killers, self._outage
 
     def about_to_read(self, task: int, place: Place | None) -> None:
-        """`place`: the frame that read task asks for next; None: it is not reading."""
+        """`place`: the frame that the read task requests next; None: the task is not reading."""
         if place is None:
             self._about_to_read.pop(task, None)
         else:
@@ -129,14 +176,22 @@ class Census:
         unseen: int = 0,
         place: Place | None = None,
     ) -> str | None:
-        """`new` and `done`: frames that read task has met so far; `given`: of its last batch, the new ones
-        that the storage gave; `refused`: the errors of those that it did not, `unseen` of them because what a
-        manifest names is not there; `place`: of the batch's last frame."""
+        """Called for each batch that a read task has read.
+
+        Args:
+            task: index of the read task.
+            new: frames without a row that the task has met so far.
+            done: frames with a row that it has met so far.
+            given: new frames of this batch that the storage delivered.
+            refused: errors of the frames of this batch that the storage did not deliver.
+            unseen: number of those that only a manifest names and that do not exist.
+            place: of the batch's last frame.
+        """
         self._seen[task] = (new, done)
         self._about_to_read.pop(task, None)
         if place is not None:
             if place <= self._last_read.get(task, BEFORE_ALL):
-                return self._outage  # it runs again
+                return self._outage  # the task runs again
             self._last_read[task] = place
         errors = list(refused)
         self._given += given
@@ -151,7 +206,7 @@ class Census:
         return self._outage
 
     def ended(self, task: int, passed_over: Mapping[str, int], notes: Sequence[str]) -> None:
-        """That read task has met all its frames; `passed_over` and `notes`: its `sources.Findings`."""
+        """Called when a read task has read all its frames; `passed_over`, `notes`: its `sources.Findings`."""
         if task in self._ended:
             return  # it ran twice
         self._ended.add(task)
@@ -159,36 +214,44 @@ class Census:
         self._passed_over.update(passed_over)
         self._notes += notes[: MOST_NOTES - len(self._notes)]
 
-    def finished(self, shards: Sequence[Finished]) -> None:
+    def shards_finished(self, shards: Sequence[Finished]) -> None:
         """`shards`: that a read task has read to their ends."""
-        self._finished += shards
+        self._finished_shards += shards
 
-    def finished_since(self, count: int) -> list[Finished]:
-        """The finished shards beyond the first `count`; all of them where this process has begun anew."""
-        return self._finished[count if count <= len(self._finished) else 0 :]
+    def shards_finished_since(self, count: int) -> list[Finished]:
+        """The finished shards after the first `count`; all of them if this process has been restarted."""
+        return self._finished_shards[count if count <= len(self._finished_shards) else 0 :]
 
     def note(self, note: str) -> None:
-        """What a stage has found out about all its scores; the same from many actors counts once."""
+        """A finding of a stage about all its scores. The same note of several actors is kept once."""
         if note not in self._notes and len(self._notes) < MOST_NOTES:
             self._notes.append(note)
 
     def say(self, level: int, logger: str, message: str) -> None:
-        """What a worker has logged; the same from many of them counts once."""
+        """A log message of a worker. The same message of several workers is kept once."""
         if len(self._said) < MOST_SAID:
             self._said[(level, logger, message)] = None
 
-    def news(self, heard: int) -> tuple[tuple[int, int, int, int], list[tuple[int, str, str]]]:
-        """`progress`, and what workers have logged after the first `heard` messages."""
+    def news(self, heard: int) -> tuple[Counts, list[tuple[int, str, str]]]:
+        """`progress`, and the log messages of workers after the first `heard`."""
         return self.progress(), list(self._said)[heard:]
 
     def findings(self) -> tuple[dict[str, int], list[str]]:
-        """What read tasks met beside frames: members that hold none, by their ending; and all notes."""
+        """Members of shards that hold no frames, counted by extension; and all notes."""
         return dict(self._passed_over), self._notes
 
     def begin(self, batch: int, most: int) -> tuple[bool, list[int], str | None]:
-        """Called before a batch, by the id of its first frame: whether a process has died over this batch
-        before, so that each frame should be announced by `trying`; the frames that are to blame; and the
-        reason to stop, if the batch begins more often than `most` times."""
+        """Called before faces are found in a batch.
+
+        Args:
+            batch: id of its first frame.
+            most: maximum number of starts of this batch.
+
+        Returns:
+            Whether a process has died over this batch before: then each frame is announced by `trying`. Then
+            the frames that are blamed for deaths, and the reason to stop if the batch has started more than
+            `most` times.
+        """
         self._begun[batch] += 1
         if self._begun[batch] > most:
             self._outage = (
@@ -201,15 +264,21 @@ class Census:
         return self._begun[batch] > 1, killers, self._outage
 
     def trying(self, batch: int, frame: int | None) -> None:
-        """`frame`: that is about to be decoded; None: the batch is through."""
+        """`frame`: that is about to be decoded; None: the batch is finished."""
         if frame is None:
             self._trying.pop(batch, None)
         else:
             self._trying[batch] = frame
 
     def decoded(self, batch: int, tried: int, unreadable: int, example: str | None) -> str | None:
-        """`batch`: as in `begin`, through now; `tried`: frames whose bytes were there; `unreadable`: those
-        that gave no picture."""
+        """Called when faces were found in a batch.
+
+        Args:
+            batch: as in `begin`.
+            tried: frames whose bytes were read.
+            unreadable: those of them that could not be decoded.
+            example: an error of an unreadable frame.
+        """
         self._begun.pop(batch, None)
         self._tried += tried
         self._unreadable += unreadable
@@ -219,7 +288,7 @@ class Census:
         return self._outage
 
     def scored(self, faces: int, without: int, error: str) -> str | None:
-        """`faces`: that a model was given; `without`: those that it gave no score for, because of `error`."""
+        """`faces`: given to a model; `without`: faces that it gave no score for, because of `error`."""
         counted = self._scored[error]
         counted["faces"] += faces
         counted["without"] += without
@@ -236,7 +305,7 @@ class Census:
     def _nearly_all(self, bad: int, tried: int) -> bool:
         if tried < LEAST_DECODED or bad <= MOST_UNREADABLE * tried:
             return False
-        # Frames with a row were good enough: what is left may be all the bad ones of a good input.
+        # Frames that have a row were good enough. The rest may be the few bad frames of a good input.
         done = sum(done for _, done in self._seen.values()) + sum(self._dropped.values())
         done += self._already_done
         return bad > MOST_UNREADABLE * (tried + done)
@@ -250,49 +319,73 @@ class Census:
         )
 
     def incarnation(self) -> str:
-        """Another one after the actor's process has died: then its counts are only of the time since."""
+        """Changes when the actor's process dies and is restarted: its counts then begin at zero again."""
         return self._incarnation
 
     def stop(self, reason: str) -> None:
-        """From now on every task of the job is told to stop, for this reason."""
+        """From now on every task of the job is told to stop for this reason."""
         self._outage = reason
 
     def outage(self) -> str | None:
-        """The reason to stop, if there was one."""
+        """The reason to stop, or None."""
         return self._outage
 
     def outage_at_the_end(self) -> str | None:
-        """Why the job has failed though it came to its end: too little was left to see it before."""
+        """The reason why the job has failed although it ran to its end: too few frames were left to notice
+        it earlier. None if it has not failed."""
         if not self._given and self._refused >= FEW:
             return (
-                f"stopped: the storage refused all {self._refused} frames that were left, the last with: "
-                f"{self._last_refusal}: if they will never be there, leave them out"
+                f"stopped: the storage refused all {self._refused} remaining frames, the last with: "
+                f"{self._last_refusal}: if these files no longer exist, leave them out"
             )
         return self._mostly_unreadable() or self._mostly_without_scores()
 
-    def through(self, rows: int) -> None:
-        """`rows`: that have been through all stages."""
-        self._through += rows
-        if self._first_through is None:
-            self._first_through = (time.monotonic() - self._started, rows)
+    def frames_finished(self, statuses: Mapping[str, int]) -> None:
+        """`statuses`: frames of a batch that the last stage has finished, by status."""
+        self._statuses.update(statuses)
+        if self._first_finished is None:
+            self._first_finished = (time.monotonic() - self._started, sum(statuses.values()))
 
-    def first_through(self) -> tuple[float, int]:
-        """Seconds from the start until the first rows had been through all stages, and how many these were:
-        what starting workers and loading models took. (0, 0) if there were none."""
-        return self._first_through or (0.0, 0)
+    def first_finished(self) -> tuple[float, int]:
+        """Seconds from the start until the first frames were finished, and how many these were: the time to
+        start workers and load models. (0, 0) if there were none."""
+        return self._first_finished or (0.0, 0)
 
-    def progress(self) -> tuple[int, int, int, int]:
-        """Read tasks that have ended; frames read, unreadable, and through all stages, about: what a task
-        did twice counts twice."""
-        read = sum(new for new, _ in self._seen.values())
-        return len(self._ended), read, self._unreadable, self._through
+    def rows_written(self, task: int, rows: int) -> None:
+        """`rows`: that a write task has written to the table."""
+        self._written[task] = rows  # not a sum: a task that runs again writes the same files
+
+    def progress(self) -> Counts:
+        """How far the job is."""
+        return Counts(
+            tasks_ended=len(self._ended),
+            read=sum(new for new, _ in self._seen.values()),
+            unreadable=self._unreadable,
+            statuses=dict(self._statuses),
+            written=sum(self._written.values()),
+            frames=self._frames_in_all(),
+        )
+
+    def _frames_in_all(self) -> int | None:
+        dropped = sum(self._dropped.values())
+        most = self._frame_limit
+        if most is not None and sum(new for new, _ in self._seen.values()) >= most:
+            return most - dropped
+        known = 0
+        for task, frames in enumerate(self._frames):
+            count = self._seen.get(task, (0, 0))[0] if task in self._ended else frames
+            if count is None:
+                return None
+            known += count
+        return (known if most is None else min(known, most)) - dropped
 
     def dropped(self, first_id: int, frames: int) -> None:
-        """`frames`: that had a row already, in the block that starts with frame `first_id`."""
+        """`frames`: that already had a row, in the block that starts with frame `first_id`."""
         self._dropped[first_id] = frames
 
     def totals(self, limit: int | None) -> tuple[int, int]:
-        """Frames of the input, or of its first `limit`: new ones, and ones that had a row before."""
+        """Frames of the input, or of its first `limit`: those without a row before this run, and those with
+        one."""
         new = sum(new for new, _ in self._seen.values())
         done = sum(done for _, done in self._seen.values())
         if limit is None:

@@ -1,7 +1,7 @@
-"""How many rows are written together: what a kill may lose.
+"""The number of rows that are written together: what a killed job may lose.
 
-A job that is killed loses the rows that are not written yet. On a large machine a thousand rows are a
-moment's work; where a frame takes seconds they are an hour's.
+A killed job loses the rows that are not written yet. On a large machine a thousand rows take moments; where a
+frame takes seconds, they take an hour.
 """
 
 import math
@@ -17,22 +17,23 @@ from faceq.sources.listing import Shard
 MOST_ROWS, LEAST_ROWS = 1000, 50
 
 WORK_S = 5
-"""Seconds' worth of rows that are written together, reckoned with CPUs that have nothing else to do; those
-between the stages come to it. On a machine that is ten times as slow a kill still loses about a minute."""
+"""Seconds of work whose rows are written together, estimated for CPUs that have nothing else to do. Frames
+between the stages are lost in addition. On a machine that is ten times slower, a kill still loses about a
+minute of work."""
 
 LEAST_SHARE = 0.1
-"""Of a small job, at most so much waits for its file: a job of a few hundred frames ends within seconds, and
-should lose no more of them for that."""
+"""Maximum share of a small job whose rows wait to be written together: a job of a few hundred frames takes
+seconds, and should not lose a large part of them."""
 
 LEAST_BATCH = 8
-"""Frames of a batch, at least: one mini-batch."""
+"""Minimum number of frames in a batch: one mini-batch."""
 
 
 def with_checkpoint_rows(config: Config, shards: Iterable[Shard]) -> Config:
-    """The settings with `rows_per_file` and with batches that take some seconds at most, if neither is set.
+    """The settings with `rows_per_file` and with batches that take a few seconds at most, if neither is set.
 
-    On clusters and cards a thousand rows are seconds of work. On one machine's CPUs both follow from what a
-    frame costs there, the number of rows also from the size of the input, `shards`. They are chosen once,
+    On clusters and GPUs a thousand rows are seconds of work. On the CPUs of one machine both follow from the
+    cost of a frame, and the number of rows also from the size of the input, `shards`. They are chosen once,
     before the job starts.
     """
     stages = {"find_face": config.find_face, "serfiq": config.serfiq, "dbcnn": config.dbcnn}
@@ -53,7 +54,7 @@ def with_checkpoint_rows(config: Config, shards: Iterable[Shard]) -> Config:
 
 
 def _frames_in(shards: Iterable[Shard], frame_bytes: float) -> float:
-    """About how many frames an input has, by its bytes; infinity where nobody has asked for them."""
+    """Estimated number of frames of an input, by its bytes; infinity if its size is not known."""
     return sum(
         1 if shard.kind == "picture" else math.inf if shard.size is None else shard.size / frame_bytes
         for shard in shards

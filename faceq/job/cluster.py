@@ -1,6 +1,7 @@
-"""The Ray that a job runs on: joined or started, and how large its pools of actors may get there."""
+"""The Ray that a job runs on, joined or started, and the maximum size of its pools of actors."""
 
 import contextlib
+import logging
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -18,21 +19,23 @@ from faceq.runtime import device
 from faceq.sources.listing import PICTURES_PER_TASK
 from faceq.stages.placement import on_gpus, requests
 
+log = logging.getLogger(__name__)
+
 MAX_RETRIES = 8
-"""Times that a task which reads, decodes or writes is run again after its process died. Ray's default is
-for ever: a picture that crashes a decoder would loop."""
+"""Retries of a task that reads, decodes or writes after its process died. Ray's default is unlimited: an
+image that crashes a decoder would loop forever."""
 
 TASKS_IN_FLIGHT = 4
-"""Batches that are sent to one actor at most, the one that it works on counted: the next ones are fetched
-meanwhile, from other machines, too."""
+"""Maximum number of batches that are sent to one actor, including the one that it works on: the next ones are
+fetched in the meantime, also from other machines."""
 
 
 @contextlib.contextmanager
 def ray_for(config: Config) -> Iterator[Config]:
-    """Inside the block there is a Ray: the caller's, or one that is joined or started, and left at the end.
-    The settings that it gives are those for that Ray: see `with_local_gpus`.
+    """Inside the block a Ray is available: the caller's, or one that is joined or started, and left at the
+    end. Yields the settings for this Ray: see `with_local_gpus`.
 
-    Left before a failure is told, so that the reason is the last that is said.
+    Ray is left before a failure is reported, so that the reason is the last line of the output.
     """
     if ray.is_initialized():
         yield config
@@ -41,7 +44,7 @@ def ray_for(config: Config) -> Iterator[Config]:
         try:
             with kept_from_ray():
                 start_ray(config)
-            # Of a cluster's cards the driver knows neither what runs on them, nor which are still to come.
+            # The driver knows neither what runs on a cluster's GPUs, nor which GPUs will be added.
             if not os.environ.get("RAY_ADDRESS"):
                 config = with_local_gpus(config)
                 _check_room(config)
@@ -52,41 +55,43 @@ def ray_for(config: Config) -> Iterator[Config]:
 
 
 def start_ray(config: Config) -> None:
-    """Join the Ray that RAY_ADDRESS names (a submitted job finds it set), or start one on this machine.
+    """Join the Ray that RAY_ADDRESS names (Ray sets it for submitted jobs), or start one on this machine.
 
     Raises:
-        UsageError: no cluster answers there.
+        UsageError: no cluster answers at that address.
         JobError: Ray has no room on this machine, or does not start.
     """
     address = os.environ.get("RAY_ADDRESS")
     if address:
+        log.info("joining the Ray cluster at %s", address)
         try:
             local_ray.connect()
         except ray.exceptions.AuthenticationError:
             raise UsageError(
-                f"RAY_ADDRESS={address}: RAY_AUTH_MODE=token is set, and there is no token here: bring the "
-                "cluster's to ~/.ray/auth_token, or into RAY_AUTH_TOKEN"
+                f"RAY_ADDRESS={address}: RAY_AUTH_MODE=token is set, but this machine has no token: copy the "
+                "cluster's token to ~/.ray/auth_token, or set RAY_AUTH_TOKEN"
             ) from None
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise UsageError(
-                f"RAY_ADDRESS={address}: no Ray cluster answers there: {error} (if it wants a token, set "
+                f"RAY_ADDRESS={address}: no Ray cluster answers there: {error} (if it needs a token, set "
                 "RAY_AUTH_MODE=token)"
             ) from None
         return
-    # Processes that Ray ends for their memory are not counted in `max_retries`, and come again for ever.
+    # `max_retries` does not count processes that Ray ends for lack of memory: they would be retried forever.
     batch = max(config.find_face.batch_size, PICTURES_PER_TASK)
     bounds = {"task_oom_retries": MAX_RETRIES + DEATHS_OF_A_KILLER * batch}
+    log.info("starting Ray")
     try:
         local_ray.start(config.num_cpus or local_ray.cpus(), bounds)
     except JobError:
         raise
-    except Exception as error:  # Ray raises this very class where a process of its own does not start
+    except Exception as error:  # Ray raises exactly this class if one of its processes does not start
         raise JobError(f"Ray did not start on this machine: {one_line(error)}") from error
 
 
 def _check_room(config: Config) -> None:
-    """That this machine can run every pool at its least size beside one task that feeds it: a job that
-    asks for more would wait. (A cluster may still grow, so there it waits for a while: see `watchdog`.)"""
+    """Check that this machine can run every pool at its minimum size together with one task that feeds it: a
+    job that requests more would wait forever. (A cluster may grow, so a job waits there: see `watchdog`.)"""
     there = ray.cluster_resources()
     machine = resources.Machine(there.get("CPU", 0), there.get("GPU", 0))
     lacking = resources.shortage(requests(config), [machine])
@@ -97,8 +102,8 @@ def _check_room(config: Config) -> None:
 
 
 def with_local_gpus(config: Config) -> Config:
-    """The settings as they are on a Ray that was started on this machine: where it has a GPU that models can
-    run on, pools whose device is `auto` share it."""
+    """The settings for a Ray that was started on this machine: if it has a GPU that models can run on, pools
+    whose device is `auto` share it."""
     cards = ray.cluster_resources().get("GPU", 0)
     if not cards:
         return config
@@ -111,7 +116,7 @@ def with_local_gpus(config: Config) -> Config:
 
 
 def pool_options(pool: Stage) -> dict[str, Any]:
-    """What `map_batches` needs to run a stage as a pool of actors on the Ray that is there."""
+    """The arguments of `map_batches` that run a stage as a pool of actors on the current Ray."""
     return {
         "compute": ActorPoolStrategy(
             min_size=pool.min_size,
@@ -123,19 +128,20 @@ def pool_options(pool: Stage) -> dict[str, Any]:
         "num_gpus": pool.num_gpus,
         "batch_size": pool.batch_size,
         "batch_format": "pyarrow",
-        # Actors are replaced without end, as machines come and go; a batch over which they die is not.
+        # Actors are replaced without limit, as machines come and go. A batch over which they die is retried
+        # a limited number of times.
         "max_restarts": -1,
         "max_task_retries": MAX_RETRIES,
     }
 
 
 def _most_actors(pool: Stage) -> int | None:
-    """Actors that a pool may have where the configuration does not say; None: as many as Ray Data's budget
-    for the stage allows, which follows the resources that are there, and grows as machines come.
+    """Maximum number of actors of a pool if the configuration does not set it; None: as many as Ray Data's
+    budget for the stage allows, which follows the available resources and grows as machines are added.
 
-    What a cluster may grow to is not known when the job starts: Ray's open edition reports it to nobody. A
-    bound taken from what is there would stay with the first machine. On a machine of one's own a pool on
-    CPUs is held to half of them: with the other one it would take turns at starting actors.
+    The size to which a cluster may grow is not known when the job starts: open-source Ray does not report it.
+    A limit taken from the resources at the start would remain that of the first machine. On a local machine,
+    a pool on CPUs gets at most half of them: otherwise the two pools would take turns at starting actors.
     """
     if pool.num_gpus or os.environ.get("RAY_ADDRESS"):
         return None

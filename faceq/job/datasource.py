@@ -1,4 +1,4 @@
-"""The frames as Ray Data reads them: tasks that stream out of the shards what has no row yet."""
+"""The frames as Ray Data reads them: tasks that stream the frames without a row out of the shards."""
 
 import functools
 import itertools
@@ -24,17 +24,18 @@ KILLER = (
     "reading it ended the worker process, twice: its bytes crash a reader or need more memory than there is: "
     "repair the file, or leave it out"
 )
+"""The error of a frame that ends the process which reads it."""
 
 _ANNOUNCED = BATCH_FRAMES + AT_ONCE
-"""Frames after the last that was read, at most, one of which was being read when a process died: the rest of
-a batch, and pictures that are fetched by one call."""
+"""Maximum number of frames after the last reported one among which is the frame that was being read when a
+process died: the rest of a batch, and images that are fetched by one call."""
 
 
 class FrameSource(Datasource):
     """Ray's view of the shards: one read task for each group, listed once on the driver."""
 
     def __init__(self, groups: list[list[Shard]], settings: ReadSettings, done: Any, census: Any):
-        """`done`: reference to the sorted ids (int64) of frames that need no reading."""
+        """`done`: reference to the sorted ids (int64) of frames that are not read again."""
         super().__init__()
         self._groups = groups
         self._settings = settings
@@ -53,7 +54,7 @@ class FrameSource(Datasource):
                 BlockMetadata(
                     num_rows=len(shards) if all(s.kind == "picture" and s.known for s in shards) else None,
                     size_bytes=_bytes_of(shards),
-                    input_files=None,  # nobody asks for them, and there may be millions
+                    input_files=None,  # not used, and there may be millions
                     exec_stats=None,
                 ),
                 schema=READ_SCHEMA,
@@ -64,14 +65,15 @@ class FrameSource(Datasource):
 
 
 def _bytes_of(shards: Iterable[Shard]) -> int | None:
-    """Bytes of all of them; None where a manifest does not say."""
+    """Total size in bytes; None if a manifest does not state it."""
     sizes = [shard.size for shard in shards]
     known = [size for size in sizes if size is not None]
     return sum(known) if len(known) == len(sizes) else None
 
 
 def most_starts(shards: list[Shard]) -> int:
-    """How often a read task of these shards may start: each may end some processes before it is given up."""
+    """Maximum number of starts of a read task of these shards: each shard may end some processes before faceq
+    gives it up."""
     return MAX_RETRIES + DEATHS_OF_A_KILLER * len(shards)
 
 
@@ -99,19 +101,19 @@ def _read(
 
 
 def _tell_finished(findings: Findings, census: Any) -> None:
-    """Tell of shards when they end, and not only with the task, which may have many."""
+    """Report each shard when it has been read, not only at the end of the task, which may have many."""
     if findings.finished:
-        census.finished.remote(findings.finished[:])
+        census.shards_finished.remote(findings.finished[:])
         findings.finished.clear()
 
 
 class _Reader:
     """Reads the shards of a task, also after processes have died over them.
 
-    A task that Ray runs again must give the same frames in the same order: those that came before its process
-    died are not taken twice.
+    A task that Ray retries must return the same frames in the same order: Ray skips those that came before
+    the process died.
 
-    findings: what was met beside frames. place: of the frame that was given last.
+    findings: what was found besides frames. place: of the last frame that was returned.
     """
 
     def __init__(self, task: int, settings: ReadSettings, done: Container[int], census: Any):
@@ -126,8 +128,8 @@ class _Reader:
         self._beyond = 0
 
     def frames(self, shards: list[Shard]) -> Iterator[Frame]:
-        """The frames of all shards. Where a process has died, the next frames are announced before they are
-        read, and one over which several have died is a row that says so."""
+        """The frames of all shards. After a process has died, the next frames are announced before they are
+        read. A frame over which several processes have died becomes a row with that error."""
         begun = self._census.begin_reading.remote(self._task, most_starts(shards))
         self._last, self._killers, outage = ray.get(begun)
         if outage:
@@ -140,7 +142,7 @@ class _Reader:
                 yield frame
 
     def _is_safe(self, first: int, count: int) -> bool:
-        """Whether these shards need no look at each frame."""
+        """Whether these shards can be read without announcing each frame."""
         if any(first <= index < first + count for index, _ in self._killers):
             return False
         return self._last is None or first + count <= self._last[0] or self._beyond >= _ANNOUNCED
@@ -166,7 +168,7 @@ class _Reader:
             return next(frames, None)
         ray.get(self._census.about_to_read.remote(self._task, place))
         frame = next(frames, None)
-        # Whatever ends this process while others work on the frame, it is not the reading.
+        # If this process ends while other stages work on the frame, reading is not the cause.
         ray.get(self._census.about_to_read.remote(self._task, None))
         return frame
 
@@ -185,7 +187,7 @@ class _Reader:
 
 
 def _fetched_at_once(shards: list[Shard]) -> Iterator[tuple[int, list[Shard]]]:
-    """The shards with the index of the first: pictures as many as one call fetches, others one by one."""
+    """The shards with the index of the first: images in groups that one call fetches, others one by one."""
     first = 0
     for picture, same in itertools.groupby(shards, lambda shard: shard.kind == "picture"):
         group = list(same)
@@ -196,7 +198,7 @@ def _fetched_at_once(shards: list[Shard]) -> Iterator[tuple[int, list[Shard]]]:
 
 
 class _SortedIds:
-    """Membership in a sorted int64 array: 8 bytes an id, shared between the tasks of a node."""
+    """Membership in a sorted int64 array: 8 bytes for each id, shared between the tasks of a node."""
 
     def __init__(self, ids: np.ndarray):
         self._ids = ids

@@ -1,4 +1,4 @@
-"""Why the graph of a job has failed, on one line."""
+"""The reason why the graph of a job has failed, in one line."""
 
 import contextlib
 from typing import Any
@@ -18,11 +18,11 @@ _OF_A_DEATH = (
 
 
 def explain(error: Exception, census: Any) -> str:
-    """Why the graph failed: the reason for which the job was stopped, if it was, else what went wrong.
+    """Why the graph failed: the reason to stop if the job was stopped, otherwise what went wrong.
 
     Args:
         error: as Ray Data raised it.
-        census: the job's `Census`, which may be what died.
+        census: the job's `Census`, which may itself have died.
     """
     if isinstance(error, OutageError) and not isinstance(error, ray.exceptions.RayTaskError):
         return str(error)
@@ -43,15 +43,15 @@ def _reason(error: Exception) -> str:
     if isinstance(error, _OF_A_DEATH):
         last = workers.last()
         died = f", the last one {last.text}" if last else ""
-        return f"its worker processes died again and again{died}"
+        return f"its worker processes died repeatedly{died}"
     return one_line(error)
 
 
 def _as_raised(error: ray.exceptions.RayTaskError) -> str:
     """The error that ended a task, as Python wrote it in the worker: the first line of `Type: message`.
 
-    `cause` says which error that is. Its message is no longer the one that was raised: Ray Data appends
-    advice, in an OSError in place of the file name.
+    `cause` is this error, but its message is not the one that was raised: Ray Data appends advice, in an
+    OSError in place of the file name.
     """
     kind = type(error.cause)
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
@@ -62,7 +62,7 @@ def _as_raised(error: ray.exceptions.RayTaskError) -> str:
 def _as_raised_in_constructor(error: ray.exceptions.ActorDiedError) -> str:
     """The same for an error that an actor's constructor raised.
 
-    Ray gives no `cause` for it, only the traceback: the error follows the frames, which are indented.
+    Ray provides no `cause` for it, only the traceback: the error follows the indented stack frames.
     """
     _, _, last_frame = str(error).rpartition('\n  File "')
     raised = (line for line in last_frame.splitlines()[1:] if not line.startswith(" "))

@@ -1,5 +1,6 @@
-"""The Ray Data graph: from shards to rows in the table's files."""
+"""The Ray Data graph of a job: from shards to rows in the table's files."""
 
+import logging
 import warnings
 from typing import Any
 
@@ -13,23 +14,21 @@ from faceq.job import datasource, progress, watchdog
 from faceq.job.actors import FiqStage, QualityStage
 from faceq.job.cluster import MAX_RETRIES, pool_options
 from faceq.job.datasource import FrameSource
-from faceq.job.tasks import FindFaceActor, RunFiles, drop_done, find_face, most_starts, result_rows
+from faceq.job.result_files import ResultFiles
+from faceq.job.resume import read_settings
+from faceq.job.tasks import FindFaceActor, drop_done, find_face, most_starts, result_rows
 from faceq.sources.listing import Shard
-from faceq.sources.read import ReadSettings
 from faceq.stages.chosen_models import ChosenModels
 from faceq.stages.placement import requests
 from faceq.table.runs import Run
 from faceq.table.schema import schema, schema_with
-from faceq.table.store import COMPRESSION, Table
+from faceq.table.store import Table
+
+log = logging.getLogger(__name__)
 
 BLOCK_BYTES = 8 << 20
-"""Most bytes of a block between two stages: some 30 faces' crops, or 200 small JPEGs. Ray's default of
-128 MiB would make blocks of thousands of frames, and the first one wait for all of them."""
-
-
-def read_settings(config: Config) -> ReadSettings:
-    """How a job reads its input."""
-    return ReadSettings(config.s3, config.video, config.limits, config.any_name)
+"""Maximum size of a block between two stages: about 30 crops of faces, or 200 small JPEGs. With Ray's default
+of 128 MiB a block would hold thousands of frames, and nothing would go on before the first one is full."""
 
 
 def run_graph(
@@ -42,17 +41,18 @@ def run_graph(
     census: Any,
     reporter: progress.Reporter | None,
 ) -> None:
-    """The whole job. Each step keeps the number of rows, but for the first, which makes them: one task for
-    each of `groups`."""
+    """Run the whole job, with one read task for each of `groups`. Every step after reading keeps the number
+    of rows."""
     shown = progress.watched(run.run_id, requests(config), census, len(groups), reporter)
+    log.info("loading models")
     with DataContext.current(_context(config, run)), shown, warnings.catch_warnings():
-        # Ray means to drop `max_retries` from these calls and names nothing in its place.
+        # Ray deprecates `max_retries` in these calls and offers no replacement.
         warnings.simplefilter("ignore", RayDeprecationWarning)
         # Encoded frames, or errors.
         frames = _read(config, groups, done, census)
         (
             frames
-            # Decode, detect, mask, align: from here on only crops cross the object store.
+            # Decode, detect, mask, align. After this step only crops cross the object store.
             .map_batches(**_finding_faces(config, models, census))
             # SER-FIQ: one forward pass of the recogniser. Drops the pixels of faces below the threshold.
             .map_batches(
@@ -60,15 +60,15 @@ def run_graph(
                 fn_constructor_args=(config, models, census),
                 **pool_options(config.serfiq),
             )
-            # DB-CNN inside the mask: most of the arithmetic of the job. No pixels after it.
+            # DB-CNN inside the mask: most of the arithmetic of the job. Drops all pixels.
             .map_batches(
                 QualityStage,
                 fn_constructor_args=(config, models, census),
                 **pool_options(config.dbcnn),
             )
-            # Rows are light now: gathered, or the table would be of tiny files. By a batch size and not by
-            # `repartition`, whose tasks ask for a whole CPU each: where the stages leave none, nothing would
-            # be written before they are through.
+            # Rows are small now: they are gathered, or the table would consist of tiny files. By batch size,
+            # not by `repartition`: its tasks request a whole CPU each, and if the stages leave none free,
+            # nothing would be written before the stages have finished.
             .map_batches(
                 result_rows,
                 fn_args=(schema(config.embeddings), run.run_id, census),
@@ -77,13 +77,8 @@ def run_graph(
                 num_cpus=config.read.num_cpus,
                 max_retries=MAX_RETRIES,
             )
-            .write_parquet(
-                table.path,
-                filesystem=table.arrow_files,
-                partition_cols=["status"],
-                filename_provider=RunFiles(run.run_id),
-                schema=schema_with(run.footer()),
-                compression=COMPRESSION,
+            .write_datasink(
+                ResultFiles(table, schema_with(run.footer()), run.run_id, census),
                 ray_remote_args={"num_cpus": config.read.num_cpus, "max_retries": MAX_RETRIES},
             )
         )  # fmt: skip
@@ -96,7 +91,7 @@ def _context(config: Config, run: Run) -> DataContext:
     context.enable_progress_bars = False  # see `progress.watched`
     context.raise_original_map_exception = True  # see `failures.explain`
     context.custom_execution_callback_classes = [watchdog.stopping(run.run_id)]
-    # Rows of --limit must be the same ones every time: the first.
+    # --limit must take the same rows every time: the first ones.
     context.execution_options.preserve_order = config.limit is not None
     return context
 
@@ -104,7 +99,7 @@ def _context(config: Config, run: Run) -> DataContext:
 def _read(config: Config, groups: list[list[Shard]], done: np.ndarray, census: Any) -> Any:
     """The frames without a row, as a Dataset. Its tasks wait for the network more than they compute."""
     done_ref = ray.put(done)
-    # The first N frames are the same ones on every run only if those with a row are read and counted too.
+    # The first N frames are the same on every run only if frames that have a row are read and counted, too.
     skipped = done_ref if config.limit is None else ray.put(done[:0])
     frames = ray.data.read_datasource(
         FrameSource(groups, read_settings(config), skipped, census),
@@ -125,8 +120,8 @@ def _read(config: Config, groups: list[list[Shard]], done: np.ndarray, census: A
 
 
 def _finding_faces(config: Config, models: ChosenModels, census: Any) -> dict[str, Any]:
-    """FindFace as tasks, since any CPU of the cluster will do and the models load in milliseconds; on GPUs,
-    where Ray ends a task's process with the task, as a pool of actors."""
+    """FindFace as tasks on CPUs: they can run on any CPU of the cluster, and the models load in milliseconds.
+    As a pool of actors on GPUs: there Ray ends a task's process with the task."""
     if config.find_face.num_gpus:
         constructor = {"fn_constructor_args": (census, config, models)}
         return {"fn": FindFaceActor, **constructor, **pool_options(config.find_face)}

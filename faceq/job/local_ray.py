@@ -1,7 +1,7 @@
-"""A Ray of the job's own on this machine: what it is given, who reaches it, what it prints.
+"""Starts a Ray for one job on this machine: its resources, who can reach it, what it prints.
 
-It takes what this process may use, not what the machine has; it listens on the loopback interface only; and
-of its own messages, which are for its developers, it prints none. They are all in its logs,
+It uses the resources that this process may use, not all of the machine. It listens on the loopback interface
+only. It prints none of its own messages, which address developers of Ray: they are in its logs,
 `ray/session_latest/logs` in RAY_TMPDIR or /tmp.
 """
 
@@ -29,32 +29,34 @@ from faceq.runtime import cgroup, device
 log = logging.getLogger(__name__)
 
 MEMORY_PER_CPU = 2_000_000_000
-"""Bytes for each CPU: two tasks that find faces take 0.7 GB, an actor of either pool 0.6 to 0.75 GB; Ray's
-own processes and the job's take 1.2 GB together, and the object store its share of the whole."""
+"""Bytes for each CPU: two tasks that find faces take 0.7 GB, an actor of either pool 0.6 to 0.75 GB. Ray's
+own processes and the job's process take 1.2 GB together, and the object store takes its share of the
+whole."""
 
 JOB_MEMORY = 3_000_000_000
-"""Bytes that a job takes on two CPUs, about: in a control group it held 2.7 GB at most."""
+"""Approximate memory in bytes that a job takes on two CPUs: in a control group it held at most 2.7 GB."""
 
 STORE_SHARE = 0.3
-"""Of the memory that the object store gets, as Ray's own default has it."""
+"""Share of the memory that the object store gets, equal to Ray's default."""
 
 TEMP_BYTES = 100_000_000
-"""Room that Ray must find in its temporary folder. A job's logs there are some megabytes; blocks that do not
-fit in the object store come on top. Where they find no room, workers do not start, and nobody is told."""
+"""Bytes that must be free in Ray's temporary folder. The logs of a job there are a few megabytes; blocks that
+do not fit into the object store are added. If there is no room for them, workers do not start, and Ray
+reports nothing."""
 
 LEAST_BYTES = 1 << 20
-"""Less room than that there, in the middle of a job: nothing starts any more."""
+"""If fewer bytes are free in that folder while a job runs, no new process starts."""
 
 FILES_AT_LEAST, FILES_PER_CPU = 512, 24
-"""Open files of one process: of Ray's server processes, each has some five for every worker, of which there
-are four a CPU at most."""
+"""Open files of one process: each of Ray's server processes holds about five for every worker, and there are
+at most four workers for each CPU."""
 
 
 def cpus() -> int:
-    """CPUs that Ray is given where the configuration does not say: what this process may use, and no more
-    than its memory has room for.
+    """CPUs that Ray gets if the configuration does not set them: those that this process may use, limited by
+    its memory.
 
-    Two at least: a share each for two pools, and the rest for tasks that feed them.
+    At least two: a share for each of the two pools, and the rest for the tasks that feed them.
     """
     return max(2, min(device.usable_cpus(), memory() // MEMORY_PER_CPU))
 
@@ -70,24 +72,24 @@ def start(num_cpus: int, system_config: dict[str, Any]) -> None:
     """Start a Ray on this machine and connect to it.
 
     Raises:
-        JobError: it has no room here, or does not start.
+        JobError: there is no room for it, or it does not start.
     """
     check_room(num_cpus)
     if memory() < JOB_MEMORY:
         log.warning(
-            "there are %.1f GB of memory for this job, and it takes about %.0f GB: if its processes are "
-            "killed, give the machine or the container more",
+            "this job has %.1f GB of memory and needs about %.0f GB: if its processes are killed, give the "
+            "machine or the container more memory",
             memory() / 1e9,
             JOB_MEMORY / 1e9,
         )
     _keep_token_private()
     given: dict[str, Any] = {}
-    # Ray sees the limit of a container, but not of a group below that one.
+    # Ray sees the memory limit of a container, but not that of a control group below it.
     if memory() < psutil.virtual_memory().total:
         store = int(STORE_SHARE * memory())
         given = {"object_store_memory": store, "_memory": memory() - store}
     with _on_loopback():
-        # `local`: without it Ray would join a cluster that somebody else has running on this machine.
+        # `local`: without it, Ray would join a cluster that somebody else runs on this machine.
         connect(
             address="local",
             num_cpus=num_cpus,
@@ -98,13 +100,14 @@ def start(num_cpus: int, system_config: dict[str, Any]) -> None:
 
 
 def connect(**options: Any) -> None:
-    """`ray.init`, without what Ray prints; workers' output stays in their logs."""
+    """`ray.init` without Ray's messages; the output of workers stays in their logs."""
     with _silent_native_code():
         ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **options)
 
 
 def check_room(num_cpus: int) -> None:
-    """That Ray's temporary folder has room, and this process may open enough files; JobError if not."""
+    """Check that Ray's temporary folder has room, and that this process may open enough files; JobError if
+    not."""
     folder = get_default_ray_temp_dir()
     free = free_bytes(folder)
     if free < TEMP_BYTES:
@@ -119,15 +122,15 @@ def check_room(num_cpus: int) -> None:
 
 
 def no_room(folder: str, free: int) -> str:
-    """What to say of a temporary folder that is full."""
+    """The message for a full temporary folder."""
     return (
         f"{folder}: {free / 1e6:,.1f} MB are free, and Ray needs {TEMP_BYTES / 1e6:,.0f} MB there for its "
-        "logs: delete something, or name another folder in RAY_TMPDIR"
+        "logs: delete files, or set RAY_TMPDIR to another folder"
     )
 
 
 def free_bytes(folder: str) -> int:
-    """Free bytes where a folder is, or will be made."""
+    """Free bytes on the disk of a folder that exists or will be created."""
     there = Path(folder)
     while not there.exists() and there != there.parent:
         there = there.parent
@@ -135,10 +138,10 @@ def free_bytes(folder: str) -> int:
 
 
 def _keep_token_private() -> None:
-    """See to it that nobody else can read the token that lets one into this user's Rays.
+    """Ensure that nobody else can read the token that gives access to this user's Ray clusters.
 
-    Ray writes it into the home directory as any other file. Where it cannot be kept there, this job gets one
-    of its own.
+    Ray writes it into the home directory with the default permissions. If it cannot be kept there, this job
+    gets a token of its own.
     """
     if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
         return
@@ -159,19 +162,19 @@ def _keep_token_private() -> None:
             pass  # another job was faster
         finally:
             os.unlink(written)
-    except (OSError, RuntimeError):  # no home, or one that is not ours to write to
+    except (OSError, RuntimeError):  # no home directory, or not writable
         os.environ["RAY_AUTH_TOKEN"] = _own_token()
 
 
 @functools.cache
 def _own_token() -> str:
-    """The same for all Rays that this process starts: Ray reads the token once."""
+    """The same token for every Ray that this process starts: Ray reads it once."""
     return secrets.token_hex(32)
 
 
 @contextlib.contextmanager
 def token_in_environment() -> Iterator[None]:
-    """A token that `start` puts into the environment in the block is gone after it."""
+    """Remove the token after the block that `start` has put into the environment."""
     was_there = "RAY_AUTH_TOKEN" in os.environ
     try:
         yield
@@ -182,10 +185,10 @@ def token_in_environment() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _on_loopback() -> Iterator[None]:
-    """Have the Ray that is started in the block listen on 127.0.0.1 only.
+    """A Ray that is started in the block listens on 127.0.0.1 only.
 
-    Ray replaces a loopback address that it is given by the machine's own, except where it is built for one
-    machine only, as on macOS; then all its servers, workers and agents bind to the loopback interface.
+    Ray replaces a loopback address by the machine's own address, except in builds for a single machine, as on
+    macOS: there all its servers, workers and agents bind to the loopback interface.
     """
     before = ray_constants.ENABLE_RAY_CLUSTER
     ray_constants.ENABLE_RAY_CLUSTER = False
@@ -197,10 +200,10 @@ def _on_loopback() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _silent_native_code() -> Iterator[None]:
-    """Keep what Ray's native code logs in this process off standard error; the processes that Ray starts
-    write their logs as ever.
+    """Keep the log messages of Ray's native code in this process off standard error; the processes that Ray
+    starts write their logs as usual.
 
-    The level is read once, when Ray connects, and the native code says on standard error that it was set.
+    Ray reads the level once, when it connects, and its native code reports the level on standard error.
     """
     if "RAY_BACKEND_LOG_LEVEL" in os.environ:
         yield
@@ -223,8 +226,8 @@ def _silent_native_code() -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """While the block runs, Ray and Ray Data print nothing into this process's streams; what matters of it,
-    the job says itself."""
+    """While the block runs, Ray and Ray Data print nothing to this process's streams; the job itself reports
+    what matters."""
     consoles = [handler for handler in logging.getLogger("ray.data").handlers if handler.name == "console"]
     levels = [handler.level for handler in consoles]
     for handler in consoles:

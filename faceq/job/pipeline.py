@@ -14,14 +14,15 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 import faceq
 from faceq.config import Config
 from faceq.errors import JobError, UsageError
-from faceq.job import checkpoint, failures, progress, resume
+from faceq.job import checkpoint, failures, progress, resume, slow_steps
 from faceq.job.census import Census
 from faceq.job.cluster import ray_for
-from faceq.job.graph import read_settings, run_graph
-from faceq.job.resume import Rest
-from faceq.job.summary import Summary
+from faceq.job.graph import run_graph
+from faceq.job.inputs import Input, list_input, no_frames, table_of
+from faceq.job.resume import Rest, read_settings
+from faceq.job.summary import Summary, frequent_errors
 from faceq.messages.masking import mask
-from faceq.sources.listing import Shard, ending_of, endings_text, exclude_below, group, list_shards
+from faceq.sources.listing import Shard, group
 from faceq.stages.chosen_models import ChosenModels, choose, comparison_record, fetch_options
 from faceq.stages.scores import check_own_models
 from faceq.table import finished_shards, lock, repair
@@ -29,8 +30,6 @@ from faceq.table.runs import Run, new_run_id, unfinished
 from faceq.table.store import Table
 
 log = logging.getLogger(__name__)
-
-INPUTS_SHOWN = 3
 
 
 def score(
@@ -41,89 +40,78 @@ def score(
 ) -> Summary:
     """Score the input's frames and write the rows into the table, by Ray Data.
 
-    Frames that have a row already are not read again. Runs on the Ray that this process is connected to;
-    else on the cluster that RAY_ADDRESS names, or on a Ray of its own.
+    Frames that already have a row are not read again. Runs on the Ray that this process is connected to;
+    otherwise on the cluster that RAY_ADDRESS names, or on a Ray of its own.
 
     Args:
         config: the job.
-        overwrite: remove the table that is there first.
-        retry_unreadable: try frames of the input again that have a row as unreadable.
-        reporter: gets how far the job is; None: the log, every 10 s.
+        overwrite: first remove the existing table.
+        retry_unreadable: score frames of the input again whose row is `unreadable`.
+        reporter: receives the progress of the job; None: the log, every 10 s.
 
     Returns:
         What the run did: rows, counts by status, quantiles of the scores, speed.
 
     Raises:
-        UsageError: an input or output or model that cannot be used as given, terms that are not accepted, or
-            another job at work on the table.
-        StorageError: a disk or a store that the job needs is full or down, or denies access.
-        JobError: the job was stopped, because nearly nothing could be read or a part of it failed; a
-            StorageError is one, too.
+        UsageError: an input, output or model that cannot be used as given, a licence that is not accepted, or
+            another job that is writing into the table.
+        StorageError: a disk or a store that the job needs is full, is down or denies access.
+        JobError: the job was stopped because nearly nothing could be read, or a part of it failed. A
+            StorageError is a JobError.
     """
-    if config.out is None:
-        raise UsageError("no output given: name the table's folder or s3:// prefix with --out")
-    if retry_unreadable and config.limit is not None:
-        raise UsageError("--retry-unreadable tries all unreadable frames of the input: leave --limit out")
+    table = table_of(config, retry_unreadable)
     models = choose(config)
     accepted = models.accept_terms()
     record = comparison_record(config, models)
-    table = Table(config.out, config.s3)
-    # Other machines need not ask again.
+    # Other machines do not ask again.
     config = config.model_copy(update={"accept_licence": bool(accepted)})
     models = replace(models, options=fetch_options(config))
     table.check(None if overwrite else record)
-    shards, passed_over, notes = _list_input(config, table)
+    with slow_steps.named("listing the input"):
+        found = list_input(config, table)
+    if not overwrite:
+        higher = resume.higher_threshold(table, config.fiq_threshold)
+        if higher:
+            log.info("%s", higher)
     if not (overwrite or retry_unreadable):
-        frames = resume.nothing_to_do(table, shards, read_settings(config), config.fiq_threshold)
+        with slow_steps.named("comparing the input with the table"):
+            frames = resume.nothing_to_do(table, found.shards, read_settings(config), config.fiq_threshold)
         if frames is not None:
             return _nothing_to_do(config, table, frames)
     models.fetch_all()
     check_own_models(config, models)
-    run = _new_run(config, record, accepted, passed_over, notes)
+    run = _new_run(config, record, accepted, found)
     with lock.exclusive(table, run, overwrite) as held:
-        # The lock is released when this Ray is left: no worker of this job writes any more.
+        # The lock is released after this Ray is left: no worker of this job writes any more.
         with ray_for(config) as on_this_ray:
-            config = checkpoint.with_checkpoint_rows(on_this_ray, shards)
-            run.config = config.model_dump()  # which stages run on its GPUs goes on record, too
+            config = checkpoint.with_checkpoint_rows(on_this_ray, found.shards)
+            run.config = config.model_dump()  # the record also says which stages run on GPUs
             held.begin()
-            # Nothing is deleted before here: models, input, Ray and the lock are there.
-            if overwrite:
-                removed = table.remove_others(run)
-                log.info("--overwrite: removed the %s files of %s", f"{removed:,}", table.uri)
-            if retry_unreadable:
-                again = repair.forget_unreadable(table, {shard.source for shard in shards})
-                log.info("--retry-unreadable: %s frames are tried again", f"{again:,}")
-            seconds, first = _score(config, models, shards, table, run, held, reporter)
-        quantiles, totals = _count(table, run)
+            # Nothing is deleted before this point: models, input, Ray and the lock are available.
+            _make_room(table, run, found.shards, overwrite, retry_unreadable)
+            seconds, first = _score(config, models, found.shards, table, run, held, reporter)
+        with slow_steps.named("counting the rows in the table"):
+            quantiles, totals = _count(table, run)
         held.check()
         earlier = [other for other in table.runs() if other["run_id"] != run.run_id]
         if run.rows or run.frames is None or (run.already_done and unfinished(earlier)):
             run.finished = _now()
-        # Else its record is removed: it says nothing, and would tie a table without rows to these settings.
+        # Otherwise its record is removed: it would only tie an empty table to its settings.
     if not (run.finished or run.already_done):
-        raise UsageError(_no_frames(run))
-    return Summary(run, table.uri, seconds, *first, quantiles, totals)
+        raise UsageError(no_frames(run.input, run.passed_over))
+    return Summary(run, table.uri, seconds, *first, quantiles, totals, _errors(table, run, totals))
 
 
-def _list_input(config: Config, table: Table) -> tuple[list[Shard], dict[str, int], list[str]]:
-    """The shards of the input without those of the table itself; other files by their ending; notes."""
-    others: set[str] = set()
-    notes: list[str] = []
-    shards = list_shards(config.input, config.s3, config.manifest, config.any_name, others, notes)
-    shards = exclude_below(shards, table.uri)
-    if not shards:
-        raise UsageError(f"{table.uri}: the input holds nothing but the table itself")
-    passed_over = Counter(ending_of(other) for other in others if not other.startswith(f"{table.uri}/"))
-    return shards, dict(passed_over), [note for note in notes if not note.startswith(f"{table.uri}: ")]
+def _make_room(table: Table, run: Run, shards: list[Shard], overwrite: bool, retry_unreadable: bool) -> None:
+    if overwrite:
+        removed = table.remove_others(run)
+        log.info("--overwrite: removed the %s files of %s", f"{removed:,}", table.uri)
+    if retry_unreadable:
+        again = repair.forget_unreadable(table, {shard.source for shard in shards})
+        log.info("--retry-unreadable: %s frames are tried again", f"{again:,}")
 
 
-def _new_run(
-    config: Config,
-    record: dict[str, Any],
-    accepted: dict[str, str],
-    passed_over: dict[str, int],
-    notes: list[str],
-) -> Run:
+def _new_run(config: Config, record: dict[str, Any], accepted: dict[str, str], found: Input) -> Run:
     return Run(
         run_id=new_run_id(),
         version=faceq.__version__,
@@ -133,38 +121,48 @@ def _new_run(
         started=_now(),
         owner=lock.owner(),
         accepted=accepted,
-        passed_over=passed_over,
-        notes=notes,
+        passed_over=found.passed_over,
+        notes=found.notes,
     )
 
 
 def _count(table: Table, run: Run) -> tuple[dict[str, list[float]], dict[str, int] | None]:
-    """Count the run's rows and check their number; `quantiles` and `totals` of its `Summary`."""
+    """Count the run's rows and check their number; returns `quantiles` and `totals` of its `Summary`."""
     run.counts, quantiles = table.counts_and_quantiles(run.run_id)
     run.rows = sum(run.counts.values())
     totals = None
     if run.already_done and not run.rows:
         totals, quantiles = table.counts_and_quantiles()
-    # None: the process that counted has died, and another one goes on from nought.
+    # None: the process that counted has died, and its successor started from zero.
     if run.frames is not None and run.rows != run.frames:
         raise JobError(f"{run.frames} frames were read but {run.rows} rows written to {table.uri}")
     return quantiles, totals
 
 
 def _nothing_to_do(config: Config, table: Table, frames: int) -> Summary:
-    """The summary of a job all of whose frames have a row; nothing is run or recorded."""
+    """The summary of a job all of whose frames have a row. Nothing is run or recorded."""
     totals, quantiles = table.counts_and_quantiles()
     frames = min(frames, config.limit or frames)
-    inputs = [*config.input, *config.manifest]
-    run = Run(new_run_id(), faceq.__version__, inputs, {}, {}, _now(), frames=0, rows=0, already_done=frames)
-    return Summary(run, table.uri, 0.0, 0.0, 0, quantiles, totals)
+    run = Run(
+        run_id=new_run_id(),
+        version=faceq.__version__,
+        input=[*config.input, *config.manifest],
+        record={},
+        config=config.model_dump(),
+        started=_now(),
+        frames=0,
+        rows=0,
+        already_done=frames,
+    )
+    return Summary(run, table.uri, 0.0, 0.0, 0, quantiles, totals, _errors(table, run, totals))
 
 
-def _no_frames(run: Run) -> str:
-    """What an input holds that has no frame."""
-    some = ", ".join(run.input[:INPUTS_SHOWN]) + (", …" if len(run.input) > INPUTS_SHOWN else "")
-    counted = f": passed over {endings_text(run.passed_over)}" if run.passed_over else ""
-    return f"{some}: no frames here{counted}"
+def _errors(table: Table, run: Run, totals: dict[str, int] | None) -> dict[str, int]:
+    """The most frequent errors of the run's rows, or of the whole table if `totals` are its rows."""
+    counts = run.counts if totals is None else totals
+    if not counts.get("unreadable"):
+        return {}
+    return frequent_errors(table, run.run_id if totals is None else None)
 
 
 def _score(
@@ -176,29 +174,25 @@ def _score(
     held: lock.Lock,
     reporter: progress.Reporter | None,
 ) -> tuple[float, tuple[float, int]]:
-    """Score what has no row yet, and note on the run what the graph met.
+    """Score the frames that have no row, and record on the run what the graph found.
 
     Returns:
-        Seconds that the graph took, and `Census.first_through`.
+        Seconds that the graph took, and `Census.first_finished`.
     """
     limited = config.limit is not None
-    rest = resume.rest_of(table, shards, read_settings(config), config.fiq_threshold, limited)
-    if len(rest.again):
-        log.info(
-            "--fiq-threshold %g: %s frames below an earlier, higher threshold are scored further",
-            config.fiq_threshold,
-            f"{len(rest.again):,}",
-        )
+    with slow_steps.named("comparing the input with the table"):
+        rest = resume.rest_of(table, shards, read_settings(config), config.fiq_threshold, limited)
+    _log_rest(rest, config)
     if not rest.shards:
         run.frames, run.already_done = 0, rest.already_done
         return 0.0, (0.0, 0)
     groups = group(rest.shards)
-    census = _start_census(len(shards), len(groups), rest.already_done)
+    census = _start_census(len(shards), groups, rest.already_done, config.limit)
     incarnation = ray.get(census.incarnation.remote())
     keeper = finished_shards.Keeper(
         table,
         run.run_id,
-        lambda count: ray.get(census.finished_since.remote(count), timeout=progress.EVERY_S),
+        lambda count: ray.get(census.shards_finished_since.remote(count), timeout=progress.EVERY_S),
         rest.known,
     )
     started = time.monotonic()
@@ -219,19 +213,40 @@ def _score(
     keeper.replace(rest.shard_files)
     same_census = ray.get(census.incarnation.remote()) == incarnation
     _note_findings(run, census, config.limit, same_census)
-    return seconds, ray.get(census.first_through.remote())
+    return seconds, ray.get(census.first_finished.remote())
 
 
-def _start_census(shards: int, tasks: int, already_done: int) -> Any:
-    """The job's `Census`, as an actor that Ray starts again when it dies."""
-    # On the driver's own node: what the job cannot do without should not hang on another one.
+def _log_rest(rest: Rest, config: Config) -> None:
+    """Say what a run that continues a table does."""
+    if len(rest.again):
+        log.info(
+            "--fiq-threshold %g is lower than in an earlier run: %s frames with a serfiq in between are "
+            "scored again, so that they get a dbcnn",
+            config.fiq_threshold,
+            f"{len(rest.again):,}",
+        )
+    if config.limit is not None:  # the input is counted while it is read
+        done, of = len(rest.done), ""
+    else:
+        done, left = rest.frames_done, rest.frames_left
+        of = "" if left is None else f" of {done + left:,}"
+    if done:
+        log.info("resuming: %s%s frames already done", f"{done:,}", of)
+
+
+def _start_census(shards: int, groups: list[list[Shard]], already_done: int, limit: int | None) -> Any:
+    """The job's `Census`, as an actor that Ray restarts when it dies."""
+    # On the driver's own node: the job cannot run without it, so it must not depend on another node.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     options = {"num_cpus": 0, "scheduling_strategy": here, "max_restarts": -1, "max_task_retries": -1}
-    return Census.options(**options).remote(shards, tasks, already_done)  # type: ignore[attr-defined]
+    frames = [len(some) if all(s.kind == "picture" and s.known for s in some) else None for some in groups]
+    return Census.options(**options).remote(  # type: ignore[attr-defined]
+        shards, len(groups), already_done, frames, limit
+    )
 
 
 def _repair_after_failure(table: Table, run: Run, rest: Rest, held: lock.Lock) -> None:
-    """Delete the old rows of frames that were scored again. The next run finds what fails here."""
+    """Delete the old rows of frames that were scored again. What fails here, the next run repairs."""
     if len(rest.again):
         # The error to report is the one that ended the graph.
         with contextlib.suppress(Exception):
@@ -240,9 +255,9 @@ def _repair_after_failure(table: Table, run: Run, rest: Rest, held: lock.Lock) -
 
 
 def _note_findings(run: Run, census: Any, limit: int | None, counted_all: bool) -> None:
-    """Note on the run what the census has counted and found; JobError where too little could be read.
+    """Record on the run what the census has counted and found; JobError if too little could be read.
 
-    `counted_all`: the census has not died meanwhile.
+    `counted_all`: the census has not been restarted.
     """
     outage = ray.get(census.outage_at_the_end.remote())
     if outage:

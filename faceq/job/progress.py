@@ -1,57 +1,108 @@
-"""How far a job is, what its workers log, and why it is stopped if it is: for whoever started the job."""
+"""Reports how far a job is, shows what its workers log, and stops the job when it cannot go on."""
 
 import contextlib
 import dataclasses
 import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import ray
 from ray._common.utils import get_default_ray_temp_dir
 
 from faceq.job import local_ray, resources, watchdog, workers
+from faceq.job.census import Counts
+from faceq.job.rate import Rate
 from faceq.stages.placement import Request
+from faceq.table.schema import STATUSES
 
 log = logging.getLogger(__name__)
 
 EVERY_S = 10
-"""Seconds between two lines in a log, and between two looks for dead workers."""
+"""Seconds between two progress lines in a log, and between two checks for dead workers."""
 
 _LAST_WORDS_S = 2
-"""Seconds that the end of a job waits for what workers have logged last."""
+"""Seconds that the end of a job waits for the last log messages of workers."""
 
 
 @dataclass(frozen=True)
 class Progress:
     """How far a job is.
 
-    tasks_ended: of `tasks` read tasks. read, unreadable, through: frames; `through` have passed all stages.
-    rate: frames/s of the last seconds, so that growth shows. cpus, gpus: what the cluster has.
+    tasks_ended: read tasks that have ended, of `tasks`. read, unreadable: frames, see `Counts`. finished:
+    frames that have passed all stages; statuses: these by status. written: rows in files of the table, which
+    a killed job keeps. frames: frames that this run scores in all, None while not known. rate: frames/s of
+    the last seconds, so that growth shows; None before the first. seconds_left: None where `frames` or `rate`
+    is. elapsed_s: seconds since reading began. cpus, gpus: of the cluster.
     """
 
     tasks_ended: int
     tasks: int
     read: int
     unreadable: int
-    through: int
-    rate: float
+    finished: int
+    rate: float | None
     cpus: float
     gpus: float = 0
+    written: int = 0
+    frames: int | None = None
+    statuses: Mapping[str, int] = field(default_factory=dict)
+    seconds_left: float | None = None
+    elapsed_s: float = 0.0
+
+    def parts(self) -> list[str]:
+        """What a person reads, the most important part first."""
+        if not self.finished:
+            return [
+                f"loading models, {duration(self.elapsed_s)}",
+                f"{self.read:,} frames read, none finished yet",
+            ]
+        parts = [self._of_frames()]
+        if self.rate is not None:
+            parts.append(f"{self.rate:,.1f} frames/s on {self._machines()}")
+        if self.seconds_left is not None:
+            parts.append(f"{duration(self.seconds_left)} left")
+        if self.tasks_ended < self.tasks:
+            parts.append(f"{self.tasks_ended:,} of {self.tasks:,} read tasks ended")
+        safe = f"{self.written:,} rows written, safe to stop"
+        parts.append(safe if self.written else "no rows written yet")
+        counts = [(status, self.statuses.get(status, 0)) for status in reversed(STATUSES)]
+        parts.append(", ".join(f"{count:,} {status}" for status, count in counts if count))
+        return [part for part in parts if part]
 
     def __str__(self) -> str:
-        machines = f"{self.cpus:g} CPUs" + (f", {self.gpus:g} GPUs" if self.gpus else "")
-        return (
-            f"{self.tasks_ended:,} of {self.tasks:,} read tasks, {self.read:,} frames read, "
-            f"{self.unreadable:,} unreadable, {self.through:,} through, "
-            f"{self.rate:,.1f} frames/s on {machines}"
-        )
+        return "; ".join(self.parts())
+
+    def _of_frames(self) -> str:
+        if self.frames:
+            # Frames of a task that ran twice count twice.
+            share = min(1.0, self.finished / self.frames)
+            return f"{min(self.finished, self.frames):,} of {self.frames:,} frames finished ({share:.0%})"
+        return f"{self.finished:,} of at least {max(self.read, self.finished):,} frames finished"
+
+    def _machines(self) -> str:
+        return f"{self.cpus:g} CPUs" + (f", {self.gpus:g} GPUs" if self.gpus else "")
+
+
+def duration(seconds: float) -> str:
+    """
+    >>> duration(7.4), duration(200), duration(9000)
+    ('7 s', '3 min 20 s', '2 h 30 min')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min"
 
 
 class Reporter(Protocol):
-    """Takes a job's progress, from a thread of its own.
+    """Receives a job's progress, in a thread of its own.
 
     every_s: seconds between two calls of `show`.
     """
@@ -60,14 +111,14 @@ class Reporter(Protocol):
     def every_s(self) -> float: ...
 
     def show(self, progress: Progress) -> None:
-        """Called again and again while the job runs."""
+        """Called repeatedly while the job runs."""
 
     def end(self) -> None:
-        """Called when the job has ended, in whatever way."""
+        """Called when the job has ended, successfully or not."""
 
 
 class LogReporter:
-    """Logs the progress; the record has its figures as `record.progress`, a dict."""
+    """Logs the progress; the record has the figures as `record.progress`, a dict."""
 
     @property
     def every_s(self) -> float:
@@ -77,22 +128,23 @@ class LogReporter:
         log.info("%s", progress, extra={"progress": dataclasses.asdict(progress)})
 
     def end(self) -> None:
-        """Nothing is left to do."""
+        """Nothing to do."""
 
 
 @contextlib.contextmanager
 def watched(
     job: str, asked: Sequence[Request], census: Any, tasks: int, reporter: Reporter | None
 ) -> Iterator[None]:
-    """While the block runs, report how far the job is, and stop it where it cannot go on.
+    """While the block runs, report how far the job is, and stop it when it cannot go on.
 
-    Ray Data's own bars show neither unreadable frames nor a total, and in a log they are two lines for each
-    step of the graph each time.
+    Ray Data's own progress bars show neither unreadable frames nor a total. In a log they write two lines for
+    each step of the graph each time.
 
     Args:
-        job: what `watchdog.stopping` knows it by.
-        asked: what the stages need at least.
-        tasks: read tasks of the job.
+        job: the id that `watchdog.stopping` got.
+        asked: the minimum that the stages request.
+        census: the job's `Census`.
+        tasks: number of read tasks of the job.
         reporter: None: the log.
     """
     watch = _Watch(job, asked, census, tasks, reporter or LogReporter())
@@ -112,42 +164,64 @@ class _Watch:
         self._job, self._asked, self._census, self._tasks = job, asked, census, tasks
         self._reporter = reporter
         self._heard = 0
+        self._rate = Rate()
+        self._started = time.monotonic()
 
     def run(self) -> None:
         dog = watchdog.Watchdog(workers.deaths, self._shortage, _broken)
-        before, since = 0, time.monotonic()
-        rate = 0.0
+        looked = time.monotonic()
         while not self.ended.wait(self._reporter.every_s):
             try:
                 counts = self._counts()
                 there = ray.cluster_resources()
                 now = time.monotonic()
-                if now - since >= EVERY_S:
-                    through = counts[3]
-                    rate, before, since = max(0, through - before) / (now - since), through, now
-                    said, reason = dog.look(counts)
-                    for text in said:
-                        log.warning("%s", text)
-                    if reason:
-                        watchdog.stop(self._job, reason)
+                if now - looked >= EVERY_S:
+                    looked = now
+                    self._guard(dog, counts)
             except ray.exceptions.RayError:
-                continue  # the census is busy or starts again; or the job ends, and its own error says why
-            ended, read, unreadable, through = counts
-            machines = there.get("CPU", 0), there.get("GPU", 0)
-            self._reporter.show(Progress(ended, self._tasks, read, unreadable, through, rate, *machines))
+                continue  # the census is busy or restarts; or the job ends and its own error says why
+            self._reporter.show(self._progress(counts, there, now))
 
     def leave(self) -> None:
-        """Log what workers have logged last, and end the report."""
+        """Log the last messages of workers, and end the report."""
         with contextlib.suppress(ray.exceptions.RayError):
             self._counts(_LAST_WORDS_S)
         self._reporter.end()
 
-    def _counts(self, timeout: float = EVERY_S) -> tuple[int, int, int, int]:
+    def _guard(self, dog: watchdog.Watchdog, counts: Counts) -> None:
+        said, reason = dog.look((counts.tasks_ended, counts.read, counts.unreadable, counts.finished))
+        for text in said:
+            log.warning("%s", text)
+        if reason:
+            watchdog.stop(self._job, reason)
+
+    def _progress(self, counts: Counts, there: Mapping[str, float], now: float) -> Progress:
+        rate = self._rate.after(counts.finished, now)
+        left = None
+        if rate and counts.frames is not None:
+            left = max(0, counts.frames - counts.finished) / rate
+        return Progress(
+            tasks_ended=counts.tasks_ended,
+            tasks=self._tasks,
+            read=counts.read,
+            unreadable=counts.unreadable,
+            finished=counts.finished,
+            rate=rate,
+            cpus=there.get("CPU", 0),
+            gpus=there.get("GPU", 0),
+            written=counts.written,
+            frames=counts.frames,
+            statuses=counts.statuses,
+            seconds_left=left,
+            elapsed_s=now - self._started,
+        )
+
+    def _counts(self, timeout: float = EVERY_S) -> Counts:
         counts, said = ray.get(self._census.news.remote(self._heard), timeout=timeout)
         self._heard += len(said)
         for level, name, text in said:
             logging.getLogger(name).log(level, "%s", text)
-        return tuple(counts)
+        return counts
 
     def _shortage(self) -> str | None:
         there = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -156,7 +230,7 @@ class _Watch:
 
 
 def _broken() -> str | None:
-    """What keeps workers from starting on this machine: a full temporary folder."""
+    """The reason why workers cannot start on this machine: a full temporary folder. None if there is none."""
     folder = get_default_ray_temp_dir()
     free = local_ray.free_bytes(folder)
     return local_ray.no_room(folder, free) if free < local_ray.LEAST_BYTES else None

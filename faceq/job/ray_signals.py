@@ -1,4 +1,4 @@
-"""Keeping the handler of SIGTERM while Ray starts and ends."""
+"""Keeps the handler of SIGTERM while Ray starts and ends."""
 
 import contextlib
 import signal
@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def kept_from_ray() -> Iterator[None]:
-    """Start or end Ray in the block, and have the same handler of SIGTERM after it.
+    """Start or end Ray in the block; after it, the handler of SIGTERM is the same as before.
 
-    Ray's start sets a handler of its own, and its end the system's default: both end the process without a
-    word. A SIGTERM that ended Ray's start is raised again for the handler from before.
+    Ray sets its own handler when it starts, and the system's default when it ends: both end the process
+    without a message. A SIGTERM that interrupted Ray's start is raised again for the previous handler.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

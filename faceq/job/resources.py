@@ -1,4 +1,4 @@
-"""Whether the machines of a Ray can run the stages of a job at all."""
+"""Whether the machines of a Ray cluster can run the stages of a job at all."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ class Machine:
 
 
 def shortage(asked: Sequence[Request], machines: Sequence[Machine]) -> str | None:
-    """What the stages ask for and the machines do not have, in one sentence; None if the job can run."""
+    """What the stages request and the machines lack, in one sentence; None if the job can run."""
     what = f"{len(machines)} machines have" if len(machines) != 1 else "the machine has"
     for request in asked:
         if not any(m.cpus >= request.cpus and m.gpus >= request.gpus for m in machines):
             return (
-                f"each process of {request.stage} asks for {_amount(request.cpus, request.gpus)}, and "
+                f"each process of {request.stage} requests {_amount(request.cpus, request.gpus)}, and "
                 f"{_largest(machines)}"
             )
     for name, needed, there in (
@@ -28,7 +28,7 @@ def shortage(asked: Sequence[Request], machines: Sequence[Machine]) -> str | Non
         ("GPUs", sum(r.count * r.gpus for r in asked), sum(m.gpus for m in machines)),
     ):
         if needed > there + 1e-9:
-            return f"the stages ask for at least {needed:g} {name}, {what} {there:g}"
+            return f"the stages request at least {needed:g} {name}, {what} {there:g}"
     return None
 
 

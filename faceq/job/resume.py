@@ -1,16 +1,19 @@
-"""What of a job's input has its rows already: shards and pictures that need not be opened, and jobs with
-nothing left to do."""
+"""Which part of a job's input already has its rows: shards and images that need not be opened, and jobs that
+have nothing left to do."""
 
 import contextlib
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
+from faceq.config import Config
+from faceq.job import next_commands
 from faceq.sources.listing import Shard
 from faceq.sources.read import ReadSettings
 from faceq.sources.reading import read_as, tag_of, version_of
@@ -28,46 +31,108 @@ _ASKED_AT_ONCE = 10
 
 @dataclass(frozen=True)
 class Rest:
-    """What is left of an input, and what its table holds.
+    """The part of an input that is left to do, and what its table holds.
 
-    shards: with frames that have no row, as far as can be told without opening them. already_done: frames of
-    the other shards. done: (N,) int64, sorted, ids of the frames that need no reading. again: (M,) int64,
-    sorted, ids of those that have a row and are scored again. files: with rows. known: shards on record as
-    finished; shard_files: the files that say so.
+    shards: that may hold frames without a row, as far as can be told without opening them. already_done:
+    number of frames in the other shards. partly: rows of `shards` other than images, by source, where there
+    are some. done: (N,) int64, sorted, ids of the frames that need no reading. again: (M,) int64, sorted, ids
+    of the frames that have a row and are scored again. files: that hold rows. known: shards on record as
+    finished; shard_files: the files that hold this record.
     """
 
     shards: list[Shard]
     already_done: int
+    partly: dict[str, int]
     done: np.ndarray
     again: np.ndarray
     files: set[str]
     known: Shards
     shard_files: list[str]
 
+    @property
+    def frames_done(self) -> int:
+        """Frames of the input that already have their row."""
+        return self.already_done + sum(self.partly.values())
+
+    @property
+    def frames_left(self) -> int | None:
+        """Frames of the input without a row, if this is known without reading: all are images."""
+        images = all(shard.kind == "picture" and shard.known for shard in self.shards)
+        return len(self.shards) if images else None
+
+
+def read_settings(config: Config) -> ReadSettings:
+    """How a job reads its input."""
+    return ReadSettings(config.s3, config.video, config.limits, config.any_name)
+
 
 def rest_of(
     table: Table, shards: list[Shard], settings: ReadSettings, fiq_threshold: float, limited: bool
 ) -> Rest:
-    """What a run has to do over its input. What earlier runs left in the table is put right before.
+    """The part of the input that a run has to do. First repairs what stopped runs left in the table.
 
     Args:
+        table: the result table.
+        shards: the input.
         settings: how the shards are read.
-        fiq_threshold: least `serfiq` of a face that is scored further.
-        limited: only the first frames of the input are taken.
+        fiq_threshold: minimum `serfiq` of a face that gets a `dbcnn`.
+        limited: the run takes only the first frames of the input.
     """
-    sources = _sources(shards)
     known, shard_files = finished_shards.load(table)
-    # The first N frames of --limit are counted by reading them all.
+    # The first N frames of --limit are counted by reading all of them.
     finished = {} if limited else unchanged(known, shards, settings)
-    held = repair.prepare(table, sources, finished)
-    passing = repair.passing(table, sources, fiq_threshold)
+    held = repair.prepare(table, _sources(shards), () if limited else _large(shards))
+    passing = repair.passing(table, _sources(shards), fiq_threshold)
     again = np.sort(passing["frame_id"].to_numpy())
     done = held.ids[~isin_sorted(held.ids, again)]
-    for source in passing["source"].unique().to_pylist():
-        finished.pop(source, None)
     shards = with_known_videos(table, shards)
-    rest, already = (shards, 0) if limited else remaining_shards(shards, finished, done, held.tallies)
-    return Rest(rest, already, done, again, held.files, known, shard_files)
+    rest, already = shards, 0
+    if not limited:
+        rest, already = _remaining(shards, finished, done, held.tallies, passing)
+    partly = _partly(rest, held.tallies, passing)
+    return Rest(rest, already, partly, done, again, held.files, known, shard_files)
+
+
+def preview(
+    table: Table,
+    shards: list[Shard],
+    settings: ReadSettings,
+    fiq_threshold: float,
+    retry_unreadable: bool = False,
+) -> Rest:
+    """As `rest_of`, but nothing is changed: the part of the input that a run would have to do."""
+    known, shard_files = finished_shards.load(table)
+    held = repair.contents(table, _large(shards))
+    passing = repair.passing(table, _sources(shards), fiq_threshold)
+    unsure = repair.unsure(table, _sources(shards), retry_unreadable)
+    dropped = pa.concat_tables([passing, unsure])
+    again = np.unique(dropped["frame_id"].to_numpy())
+    done = held.ids[~isin_sorted(held.ids, again)]
+    shards = with_known_videos(table, shards)
+    finished = unchanged(known, shards, settings)
+    rest, already = _remaining(shards, finished, done, held.tallies, dropped)
+    partly = _partly(rest, held.tallies, dropped)
+    return Rest(rest, already, partly, done, again, held.files, known, shard_files)
+
+
+def _remaining(
+    shards: Sequence[Shard], finished: Shards, done: np.ndarray, tallies: Tallies, again: pa.Table
+) -> tuple[list[Shard], int]:
+    """`remaining_shards`, where sources of frames that are scored again are not finished."""
+    kept = dict(finished)
+    for source in again["source"].unique().to_pylist():
+        kept.pop(source, None)
+    return remaining_shards(shards, kept, done, tallies)
+
+
+def _partly(rest: Iterable[Shard], tallies: Tallies, again: pa.Table) -> dict[str, int]:
+    """Rows of the shards that are read, other than images and without those of frames that are scored again;
+    only shards that have some."""
+    counts = again["source"].value_counts().to_pylist()
+    lost = {count["values"]: count["counts"] for count in counts}
+    large = [shard.source for shard in rest if shard.kind != "picture"]
+    rows = {source: tallies.get(source, (0, 0))[0] - lost.get(source, 0) for source in large}
+    return {source: count for source, count in rows.items() if count > 0}
 
 
 def unchanged(known: Shards, shards: Iterable[Shard], settings: ReadSettings) -> Shards:
@@ -81,7 +146,7 @@ def unchanged(known: Shards, shards: Iterable[Shard], settings: ReadSettings) ->
 
 
 def _version(shard: Shard, s3: S3Settings) -> str | None:
-    """Which version of a shard is there, as its reader would tell; None if that cannot be told."""
+    """The current version of a shard, as its reader would record it; None if it cannot be determined."""
     if not is_remote(shard.source):
         with contextlib.suppress(OSError):
             return version_of(os.stat(shard.path))
@@ -96,7 +161,7 @@ def _version(shard: Shard, s3: S3Settings) -> str | None:
 def remaining_shards(
     shards: Sequence[Shard], finished: Shards, done: np.ndarray, tallies: Tallies
 ) -> tuple[list[Shard], int]:
-    """The shards that are to be read, and how many frames the others have.
+    """The shards that have to be read, and the number of frames in the others.
 
     Args:
         shards: the input.
@@ -121,9 +186,9 @@ def _is_whole(shard: Finished, tallies: Tallies) -> bool:
 
 
 def with_known_videos(table: Table, shards: list[Shard]) -> list[Shard]:
-    """The shards; those as videos that a run which did not come to its end has read as such.
+    """The shards; those that a stopped run has read as videos are of the kind `video`.
 
-    A video may be called like a picture. For a picture, a row of its first frame means that it is done.
+    A video may have the name of an image. For an image, a row of its first frame means that it is done.
     """
     partial = [run for run in table.runs() if not run["finished"] or run["config"].get("limit")]
     if not partial or all(shard.kind != "picture" for shard in shards):
@@ -138,10 +203,10 @@ def with_known_videos(table: Table, shards: list[Shard]) -> list[Shard]:
 def nothing_to_do(
     table: Table, shards: Sequence[Shard], settings: ReadSettings, fiq_threshold: float
 ) -> int | None:
-    """How many frames the input has, if each of them has its row; None where a run may find something to do,
-    or to put right.
+    """The number of frames of the input, if each of them has its row; None if a run may find something to do
+    or to repair.
 
-    Only reads, and no more than it must: neither Ray nor a model is needed to find out.
+    Only reads, and no more than necessary. Neither Ray nor a model is needed.
     """
     runs = [run for run in table.runs() if run.get("state") != "claiming"]
     if not runs or unfinished(runs):
@@ -161,12 +226,31 @@ def nothing_to_do(
     return None if rest else already
 
 
+def higher_threshold(table: Table, threshold: float) -> str | None:
+    """What to tell a user whose threshold is higher than that of the table's rows; None if it is not."""
+    runs = [run for run in table.runs() if run.get("state") != "claiming"]
+    lowest = min(map(repair.threshold_of, runs), default=threshold)
+    if lowest >= threshold:
+        return None
+    return (
+        f"--fiq-threshold {threshold:g} is higher than the {lowest:g} of an earlier run: only new frames "
+        "are compared with it, existing rows keep their status; to apply it to the whole table, query it: "
+        f"{next_commands.query(table.uri, f'serfiq >= {threshold:g}')}"
+    )
+
+
 def _sources(shards: Iterable[Shard]) -> set[str]:
     return {shard.source for shard in shards}
 
 
+def _large(shards: Iterable[Shard]) -> Collection[str]:
+    """Sources that may hold many frames."""
+    return {shard.source for shard in shards if shard.kind != "picture"}
+
+
 def _most_rows(runs: Sequence[dict[str, Any]]) -> float:
-    """Rows that a table has at most, by the records of its runs: they say so however large it is."""
+    """Maximum number of rows of a table by the records of its runs: the records are small however large the
+    table is."""
     rows: list[int | None] = [run.get("rows") for run in runs]
     return math.inf if None in rows else sum(count or 0 for count in rows)
 

@@ -1,20 +1,29 @@
-"""What a job did, and what a person reads of it at its end."""
+"""The result of a job, and its summary for people."""
 
-import shlex
-import shutil
-import sys
-from dataclasses import dataclass
-from pathlib import Path
+from collections import Counter
+from dataclasses import dataclass, field
 
+from faceq.job import next_commands
+from faceq.job.inputs import names_text
+from faceq.job.progress import duration
+from faceq.messages.masking import mask
 from faceq.messages.visible import visible
 from faceq.sources.listing import endings_text
+from faceq.table.recommended import FILTER
 from faceq.table.runs import Run
 from faceq.table.schema import STATUSES
-from faceq.table.store import QUANTILES
+from faceq.table.store import QUANTILES, Table, is_of, status_of
 
 NOTES_SHOWN = 5
+ERRORS_SHOWN = 3
 
-_UNCOUNTED = "frames in         not known: the process that counted them died, and the job went on"
+_ERROR_FILES = 50
+"""Maximum number of files that are searched for frequent errors."""
+
+_WIDTH = 15
+"""Characters of the first column."""
+
+_NOT_COUNTED = "not counted: the process that counts frames died and was restarted during the run"
 
 
 @dataclass(frozen=True)
@@ -31,6 +40,7 @@ class Summary:
         quantiles: of `serfiq` and `dbcnn`, over the rows that the run wrote.
         totals: rows of the whole table by status, if the run had nothing to do; `quantiles` are of these rows
             then. Otherwise None.
+        errors: the most frequent errors of unreadable frames, with their numbers of frames.
     """
 
     run: Run
@@ -40,13 +50,14 @@ class Summary:
     first_rows: int
     quantiles: dict[str, list[float]]
     totals: dict[str, int] | None = None
+    errors: dict[str, int] = field(default_factory=dict)
 
     @property
     def frames_per_second(self) -> float:
         """Speed without start-up, if there was more than one batch.
 
-        Frames that were half done when the first ones were through help a short run: by a tenth where there
-        are 500 in all.
+        In a short run, the frames that were in progress when the first ones were finished raise the rate: by
+        a tenth if there are 500 frames in all.
         """
         rows = self.run.rows or 0
         if rows > self.first_rows > 0:
@@ -54,63 +65,118 @@ class Summary:
         return rows / self.seconds if rows else 0.0
 
 
+def frequent_errors(table: Table, run_id: str | None = None) -> dict[str, int]:
+    """The most frequent errors of a table, or of one of its runs, with their numbers of rows."""
+    files = [path for path in table.row_files() if status_of(path) == "unreadable"]
+    if run_id is not None:
+        files = [path for path in files if is_of(path, run_id)]
+    counts: Counter[str] = Counter()
+    for path in files[:_ERROR_FILES]:
+        counts.update(table.column(path, "error").drop_null().to_pylist())
+    return dict(counts.most_common(ERRORS_SHOWN))
+
+
 def text(summary: Summary) -> str:
-    """The run in some fifteen lines: frames and rows, counts by status, scores, speed, where it all is. Of a
-    run that had nothing to do, the counts and scores of the whole table."""
+    """The run as a person reads it and pastes it into a ticket: what was run, frames and rows, counts by
+    status, scores, errors, speed, and what to run next. If the run had nothing to do: the counts and scores
+    of the whole table."""
     run = summary.run
     counts = run.counts if summary.totals is None else summary.totals
-    rows = sum(counts.values())
-    lines = ["", *(_of_run(run) if summary.totals is None else _of_table(run, rows)), ""]
-    for status in STATUSES:
-        count = counts.get(status, 0)
-        lines.append(f"{status:<15}{count:>10,}   {count / rows if rows else 0:6.1%}")
-    if summary.quantiles:
-        lines += ["", "quantile       " + "".join(f"{q:>9.0%}" for q in QUANTILES)]
-        for name, values in summary.quantiles.items():
-            digits = 3 if name == "serfiq" else 1
-            lines.append(f"{name:<15}" + "".join(f"{value:>9.{digits}f}" for value in values))
-    if run.passed_over:
-        listed = endings_text(run.passed_over)
-        lines += ["", f"not frames     {sum(run.passed_over.values()):>10,}   skipped: {visible(listed)}"]
-    if run.notes:
-        lines += ["", *(f"note           {visible(note)}" for note in run.notes[:NOTES_SHOWN])]
-        if len(run.notes) > NOTES_SHOWN:
-            lines.append(f"note           {len(run.notes) - NOTES_SHOWN:,} more are in the run's record")
-    lines.append("")
-    if summary.totals is None:
-        lines.append(
-            f"speed          {summary.frames_per_second:>10.1f}   frames/s "
-            f"({summary.seconds:.1f} s, {summary.first_seconds:.1f} s of it until the first were through)"
-        )
-    lines += [
-        f"table          {visible(summary.table)}",
-        f"look at it     {_command()} query {visible(shlex.quote(summary.table))} "
-        '"serfiq >= 0.6 and dbcnn >= 55"',
+    sections = [
+        _heading(summary),
+        _frames(run) if summary.totals is None else _totals(run, counts),
+        _statuses(counts),
+        _quantiles(summary),
+        _findings(summary, counts),
+        _speed(summary) if summary.totals is None else [],
+        _next(summary, counts),
     ]
-    return "\n".join(lines)
+    return "\n".join("\n".join(["", *section]) for section in sections if section)
 
 
-def _of_run(run: Run) -> list[str]:
+def _heading(summary: Summary) -> list[str]:
+    run = summary.run
+    preset = run.config.get("preset")
+    return [
+        f"faceq {run.version}" + (f", preset {preset}" if preset else ""),
+        _line("input", visible(mask(names_text(run.input)))),
+        _line("table", visible(summary.table)),
+        *([_line("run", run.run_id)] if summary.totals is None else []),
+    ]
+
+
+def _frames(run: Run) -> list[str]:
     rows = run.rows or 0
-    frames = rows if run.frames is None else run.frames
-    lines = [
-        f"frames in      {frames:>10,}" if run.frames is not None else _UNCOUNTED,
-        f"rows out       {rows:>10,}" + ("   = frames" if run.frames is not None else ""),
-    ]
+    if run.frames is None:
+        lines = [_line("frames", _NOT_COUNTED), _count("rows", rows, "written")]
+    else:
+        lines = [_count("frames", run.frames, "read"), _count("rows", rows, "written, one for each frame")]
     if run.already_done:
-        lines.append(f"already done   {run.already_done:>10,}   not read again")
+        lines.append(_count("already done", run.already_done, "frames with a row, not read again"))
     return lines
 
 
-def _of_table(run: Run, rows: int) -> list[str]:
+def _totals(run: Run, counts: dict[str, int]) -> list[str]:
     return [
         "nothing to do: every frame of the input has its row",
         "",
-        f"already done   {run.already_done:>10,}   frames of the input",
-        f"rows           {rows:>10,}   in the table",
+        _count("already done", run.already_done or 0, "frames of the input"),
+        _count("rows", sum(counts.values()), "in the table"),
     ]
 
 
-def _command() -> str:
-    """How to call faceq from this shell: by its path where the environment is not activated."""
-    return "faceq" if shutil.which("faceq") else shlex.quote(str(Path(sys.executable).with_name("faceq")))
+def _statuses(counts: dict[str, int]) -> list[str]:
+    rows = sum(counts.values())
+    numbers = [(status, counts.get(status, 0)) for status in STATUSES]
+    return [_count(status, count, f"{count / rows if rows else 0:6.1%}") for status, count in numbers]
+
+
+def _quantiles(summary: Summary) -> list[str]:
+    if not summary.quantiles:
+        return []
+    lines = [f"{'quantile':<{_WIDTH}}" + "".join(f"{q:>9.0%}" for q in QUANTILES)]
+    for name, values in summary.quantiles.items():
+        digits = 3 if name == "serfiq" else 1
+        lines.append(f"{name:<{_WIDTH}}" + "".join(f"{value:>9.{digits}f}" for value in values))
+    return lines
+
+
+def _findings(summary: Summary, counts: dict[str, int]) -> list[str]:
+    """Errors, files without frames, and notes."""
+    run, lines = summary.run, []
+    unreadable = counts.get("unreadable", 0)
+    if unreadable:
+        lines.append(_count("errors", unreadable, "unreadable frames; the most frequent errors:"))
+        lines += [_count("", count, visible(error)) for error, count in summary.errors.items()]
+    if run.passed_over:
+        listed = visible(endings_text(run.passed_over))
+        lines.append(_count("skipped", sum(run.passed_over.values()), f"files without frames: {listed}"))
+    lines += [_line("note", visible(note)) for note in run.notes[:NOTES_SHOWN]]
+    if len(run.notes) > NOTES_SHOWN:
+        lines.append(_line("note", f"{len(run.notes) - NOTES_SHOWN:,} more are in the run's record"))
+    return lines
+
+
+def _speed(summary: Summary) -> list[str]:
+    rate = f"{summary.frames_per_second:.1f}"
+    return [
+        f"{'speed':<{_WIDTH}}{rate:>10}   frames/s; {duration(summary.seconds)} in all, "
+        f"{duration(summary.first_seconds)} until the first frames were finished"
+    ]
+
+
+def _next(summary: Summary, counts: dict[str, int]) -> list[str]:
+    commands = [next_commands.query(summary.table, FILTER)]
+    if counts.get("unreadable"):
+        commands.append(next_commands.query_errors(summary.table))
+    commands.append(next_commands.report(summary.table))
+    names = ["next", *[""] * (len(commands) - 1)]
+    return [_line(name, command) for name, command in zip(names, commands, strict=True)]
+
+
+def _line(name: str, text: str) -> str:
+    return f"{name:<{_WIDTH}}{text}"
+
+
+def _count(name: str, count: int, what: str) -> str:
+    return f"{name:<{_WIDTH}}{count:>10,}   {what}"

@@ -1,6 +1,7 @@
-"""What Ray Data's tasks run between the reading of frames and the writing of rows: finding faces, above all.
+"""What Ray Data's tasks run between reading frames and writing rows: mainly finding faces.
 
-A worker process imports the module of what it is sent. Neither this one nor what it imports needs torch.
+A worker process imports the module of each function it is sent. Neither this module nor its imports need
+torch.
 """
 
 import functools
@@ -9,7 +10,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import ray
-from ray.data.datasource import FilenameProvider
 
 from faceq.config import Config
 from faceq.job.census import DEATHS_OF_A_KILLER, OutageError
@@ -22,7 +22,7 @@ from faceq.table.schema import isin_sorted, scatter_column, to_result_rows
 
 KILLER = (
     "decoding it ended the worker process, twice: its bytes crash a decoder or need more memory than there "
-    "is: convert the picture or leave it out"
+    "is: convert the image or leave it out"
 )
 
 
@@ -36,16 +36,17 @@ def drop_done(batch: pa.Table, done: Any, census: Any) -> pa.Table:
 
 
 def most_starts(batch_size: int) -> int:
-    """How often a batch may begin to be looked at: each of its frames may end some processes before it is
-    given up."""
+    """Maximum number of starts of a batch: each of its frames may end some processes before faceq gives it
+    up."""
     return MAX_RETRIES + DEATHS_OF_A_KILLER * batch_size
 
 
 def find_face(batch: pa.Table, census: Any, config: Config, models: ChosenModels) -> pa.Table:
-    """FindFace, loaded once per worker process; stops the job when nearly all is unreadable.
+    """Find faces, with models that are loaded once per worker process. Stops the job if nearly all frames are
+    unreadable.
 
-    Where a process has died over this batch, the frames are taken one by one, and one over which two
-    have died becomes an unreadable row.
+    If a process has died over this batch, the frames are processed one by one. A frame over which two
+    processes have died becomes an unreadable row.
     """
     before = batch["status"].null_count
     first = batch["frame_id"][0].as_py() if len(batch) else 0
@@ -69,7 +70,7 @@ def find_face(batch: pa.Table, census: Any, config: Config, models: ChosenModels
 
 
 class FindFaceActor:
-    """`find_face`, in a process that keeps what it has loaded, and is ready when it has."""
+    """`find_face` in a process that keeps its models; it is ready when they are loaded."""
 
     def __init__(self, census: Any, config: Config, models: ChosenModels):
         self._census, self._config, self._models = census, config, models
@@ -94,7 +95,7 @@ def _one_by_one(stage: FindFace, batch: pa.Table, key: int, killers: list[int], 
 
 
 def result_rows(batch: pa.Table, columns: pa.Schema, run_id: str, census: Any) -> pa.Table:
-    """`to_result_rows`, which the writing of the rows follows; stops where the job has to stop."""
+    """`to_result_rows`, before the rows are written; raises OutageError if the job has to stop."""
     outage = ray.get(census.outage.remote())
     if outage:
         raise OutageError(outage)
@@ -105,13 +106,3 @@ def result_rows(batch: pa.Table, columns: pa.Schema, run_id: str, census: Any) -
 def _loaded(config: Config, models: ChosenModels) -> FindFace:
     set_up(config.find_face.threads)
     return FindFace(config, models)
-
-
-class RunFiles(FilenameProvider):
-    """File names that tell the run; Ray's part of the name makes a retried task write the same one."""
-
-    def __init__(self, run_id: str):
-        self._run_id = run_id
-
-    def get_filename_for_task(self, write_uuid: str, task_index: int) -> str:
-        return f"{self._run_id}-{write_uuid}-{task_index:06d}-{{i}}.parquet"

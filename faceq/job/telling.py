@@ -1,4 +1,4 @@
-"""What workers log, on its way to the job's own process: Ray keeps the output of workers in files."""
+"""Forwards what workers log to the job's own process: Ray keeps the output of workers in files."""
 
 import contextlib
 import logging
@@ -12,8 +12,8 @@ _FACEQ = logging.getLogger("faceq")
 
 @contextlib.contextmanager
 def telling(census: Any) -> Iterator[None]:
-    """What faceq logs in the block, from the level INFO on, goes to the census. The job's own process logs it
-    again, under the same logger and at the same level."""
+    """In the block, what faceq logs at level INFO or higher goes to the census. The job's own process logs it
+    again, with the same logger and level."""
     relay = _Relay(census)
     before = _FACEQ.level
     _FACEQ.addHandler(relay)
@@ -33,5 +33,5 @@ class _Relay(logging.Handler):
         self._census = census
 
     def emit(self, record: logging.LogRecord) -> None:
-        # Masked here: what is secret, this process's environment knows.
+        # Masked here: the secrets to mask are in the environment of this process.
         self._census.say.remote(record.levelno, record.name, mask(record.getMessage()))

@@ -1,7 +1,8 @@
-"""Stops a job that cannot go on: nothing moves while its workers die, or what its stages ask for is nowhere.
+"""Stops a job that cannot go on: it makes no progress while its workers die, or no machine has the resources
+that its stages request.
 
-Ray runs again what died, and waits for machines that it lacks, in some cases without end. A job in which
-nothing moves for any other reason, a slow storage or the download of a model, is not stopped.
+Ray retries work that died, and waits for missing machines, in some cases forever. A job that makes no
+progress for another reason, such as slow storage or the download of a model, is not stopped.
 """
 
 import time
@@ -15,26 +16,25 @@ from faceq.job.workers import Death
 
 STILL_S = 600
 """Seconds without a single frame read, decoded or scored after which a job whose workers die is stopped. The
-slowest batch that moves nothing meanwhile, 32 frames in 100 dropout passes on a shared CPU, takes a few
-minutes."""
+slowest batch, 32 frames in 100 dropout passes on a shared CPU, takes a few minutes without visible
+progress."""
 
 DEATHS = 3
-"""Looks in that time that must have found workers that died: the loss of a machine is one, however many
-worked there."""
+"""Minimum number of checks in that time that found new dead workers. The loss of a machine counts as one,
+however many workers ran there."""
 
 SHORT_S = 1800
-"""Seconds that a job waits for machines that can run its stages: an autoscaler needs minutes to bring one."""
+"""Seconds that a job waits for machines that can run its stages: an autoscaler needs minutes to add one."""
 
 SAY_S = 60
-"""Seconds between two lines that say what a job waits for."""
+"""Seconds between two messages about what a job waits for."""
 
 
 class Watchdog:
-    """Looks at a job again and again; decides whether it is to be stopped.
+    """Checks a job repeatedly and decides whether to stop it.
 
-    deaths: gives the job's worker processes that have died (`workers.deaths`). shortage: gives what the
-    machines lack, if they do. broken: gives what keeps workers from starting on this machine, if anything
-    does.
+    deaths: returns the job's worker processes that have died (`workers.deaths`). shortage: returns what the
+    machines lack, or None. broken: returns the reason why workers cannot start on this machine, or None.
     """
 
     def __init__(
@@ -56,11 +56,11 @@ class Watchdog:
         """Called every few seconds.
 
         Args:
-            counts: of what the job has done; something has moved if one of them grows. They fall where the
-                process that counts has died.
+            counts: of what the job has done. The job has made progress if one of them has grown. They fall if
+                the process that counts was restarted.
 
         Returns:
-            What to tell the user, and the reason to stop, or None.
+            Messages for the user, and the reason to stop, or None.
         """
         now = self._clock()
         if any(new > old for new, old in zip(counts, self._counts, strict=False)):
@@ -74,11 +74,11 @@ class Watchdog:
         if lacking is None:
             return said, self._stuck(now) if still >= STILL_S else None
         if still >= SHORT_S:
-            return said, f"stopped: nothing could run for {still / 60:.0f} minutes: {lacking}"
+            return said, f"stopped: no stage could run for {still / 60:.0f} minutes: {lacking}"
         if now - self._said >= SAY_S:
             self._said = now
             left = (SHORT_S - still) / 60
-            said.append(f"waiting for machines, {left:.0f} minutes more: {lacking}")
+            said.append(f"waiting for machines, at most {left:.0f} minutes more: {lacking}")
         return said, None
 
     def _count_deaths(self, now: float) -> list[str]:
@@ -90,30 +90,30 @@ class Watchdog:
         self._deaths_at.append(now)
         self._last = max(new.values(), key=lambda death: death.time).text
         what = "a worker process died" if len(new) == 1 else f"{len(new)} worker processes died, the last one"
-        return [f"{what}, {self._last}; its work is done again"]
+        return [f"{what}, {self._last}; Ray retries its work"]
 
     def _stuck(self, now: float) -> str | None:
-        """Why a job cannot go on in which nothing has moved for long; None if nothing says so."""
+        """Why a job that has made no progress for long cannot go on; None if there is no sign of that."""
         still = now - self._still_since
-        where = f"stopped: nothing has moved for {still / 60:.0f} minutes"
+        where = f"stopped: no progress for {still / 60:.0f} minutes"
         broken = self._broken()
         if broken:
             return f"{where}, and workers cannot start: {broken}"
         if sum(now - at < STILL_S for at in self._deaths_at) >= DEATHS:
             return (
-                f"{where}, while worker processes died, the last one {self._last}: if memory ran out, raise "
+                f"{where} while worker processes died, the last one {self._last}: if memory ran out, raise "
                 "num_cpus of the stages, so that fewer processes run at once"
             )
         return None
 
 
 _REASONS: dict[str, str] = {}
-"""By job: why it is to be stopped. What Ray Data calls in each step of its loop is a class that travels to
-the workers with the other settings, so it can hold an id only."""
+"""By job: the reason to stop. Ray Data calls a class in each step of its loop and sends this class to the
+workers with the other settings, so the class can hold only an id."""
 
 
 def stop(job: str, reason: str) -> None:
-    """Stop the graph that runs with `stopping(job)` among its callbacks."""
+    """Stop the graph whose callbacks include `stopping(job)`."""
     _REASONS[job] = reason
 
 
@@ -127,5 +127,5 @@ class _Stopping(ExecutionCallback):
 
 
 def stopping(job: str) -> type[ExecutionCallback]:
-    """A callback for Ray Data's executor that ends it with an OutageError once `stop` was called."""
+    """A callback for Ray Data's executor that ends it with an OutageError after `stop` was called."""
     return type("Stopping", (_Stopping,), {"job": job})

@@ -1,4 +1,4 @@
-"""Worker processes of this job that died, as Ray has it on record."""
+"""Worker processes of this job that died, according to Ray's records."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,16 +13,16 @@ _Record: Any = gcs_pb2.WorkerTableData  # type: ignore[attr-defined]
 
 @dataclass(frozen=True)
 class Death:
-    """A worker process that died: when, in Unix time by its machine's clock, and what is known of it."""
+    """A worker process that died: when, in Unix time by its machine's clock, and what is known about it."""
 
     time: float
     text: str
 
 
 def deaths() -> dict[bytes, Death]:
-    """The job's worker processes that died, by Ray's id; not those that Ray or the job ended.
+    """The job's worker processes that died, by Ray's id; without those that Ray or the job ended on purpose.
 
-    Ray's public list of workers needs its dashboard, which a local Ray does without.
+    Ray's public list of workers needs the dashboard, which a local Ray does not start.
     """
     job = ray.get_runtime_context().get_job_id()
     found = {}
@@ -39,11 +39,11 @@ def deaths() -> dict[bytes, Death]:
 
 
 def last() -> Death | None:
-    """The latest of them."""
+    """The latest of the `deaths`; None if there are none."""
     return max(deaths().values(), key=lambda death: death.time, default=None)
 
 
 def _reason(worker: Any) -> str:
     if worker.exit_type == _Exit.NODE_OUT_OF_MEMORY or "OOM" in worker.exit_detail.split("(1)")[0]:
         return "Ray ended it because the machine ran out of memory"
-    return "it crashed, or was killed, as the kernel does where memory runs out"
+    return "it crashed or was killed, as the kernel does if memory runs out"

@@ -68,9 +68,6 @@ def read_table(
     Returns:
         The rows as a pyarrow table.
 
-    Returns:
-        The rows, with all columns of the table or those named.
-
     Raises:
         UsageError: there is no such table, or the condition or a column name is not valid (the message
             suggests the closest name).

@@ -19,13 +19,13 @@ from faceq.query.rows import SINGLE_PICTURE, Rows
 from faceq.report.charts import Chart, ThresholdLine, bars, cells
 from faceq.report.faces import Face, Faces, sample
 from faceq.storage.settings import S3Settings
+from faceq.table.recommended import MIN_SCORES
 from faceq.table.schema import BREAK, STATUSES
 
 SCALES = {"serfiq": 1.0, "dbcnn": 100.0}
 STEPS = 100
 """Number of steps on the scale of a score, for the sliders and for the counts in the page."""
 
-START = {"serfiq": 0.6, "dbcnn": 55}
 QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
 FACES_PER_QUANTILE = 3
 SOURCES_SHOWN = 20
@@ -83,7 +83,7 @@ def build(uri: str, s3: S3Settings, with_faces: bool = True) -> str:
             "errors": _errors(rows),
             "faces": faces,
             "strips": _strips(quantiles, faces),
-            "start": START,
+            "start": MIN_SCORES,
             "data": _data(rows.table.uri, counts, faces),
         }
     environment = jinja2.Environment(

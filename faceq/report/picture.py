@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from faceq.config import Config, Region
 from faceq.faces import geometry
 from faceq.faces.region import FRAME_SIDE, apply_region
+from faceq.report.reasons import why_low
 from faceq.sources.decode.image import decode
 from faceq.sources.frame import Frame, to_table
 from faceq.stages.find_face import crop_side
@@ -40,11 +41,10 @@ _OUTSIDE = 0.25
 class Inspected:
     """An inspected image.
 
-    row: its row, as in the table. image: its encoded bytes, if it could be read. crop: the crop for the
-    quality score, (S, S, 3) uint8 RGB, from FindFace. outline: the outline of the face in the crop, (N, 2)
-    pixels.
-    crop_map: the affine map (2, 3) from the image to the crop; None if the crop is the whole frame. crop and
-    outline are None if there is no face that is large enough.
+    row: its row, as in the table, but with the `dbcnn` of a `below_fiq` face, too. image: its encoded bytes,
+    if it could be read. crop: the crop for the quality score, (S, S, 3) uint8 RGB, from FindFace. outline:
+    the outline of the face in the crop, (N, 2) pixels. crop_map: the affine map (2, 3) from the image to the
+    crop; None if the crop is the whole frame. crop and outline are None if no face is large enough.
     """
 
     row: dict[str, Any]
@@ -53,10 +53,16 @@ class Inspected:
     outline: np.ndarray | None
     crop_map: np.ndarray | None
 
+    @property
+    def table_row(self) -> dict[str, Any]:
+        """The row as a table has it."""
+        if self.row["status"] != "below_fiq":
+            return self.row
+        return {**self.row, "dbcnn": None, "mask_coverage": None}
+
 
 class Inspector:
-    """The stages of the job, with `fiq_threshold` 0, so that every face gets all scores. Loading the models
-    takes most of the time."""
+    """The stages of the job; every face gets both scores. Loading the models takes most of the time."""
 
     def __init__(self, config: Config):
         self._config = config
@@ -70,6 +76,10 @@ class Inspector:
         for stage in self._score:
             batch = stage(batch)
         rows = to_result_rows(batch, schema(self._config.embeddings), new_run_id()).to_pylist()
+        for row in rows:
+            # The same comparison as in a job, in single precision.
+            if row["status"] == "scored" and row["serfiq"] < np.float32(self._config.fiq_threshold):
+                row["status"] = "below_fiq"
         side = crop_side(self._config)
         crops = found.select(["crop", "outline", "crop_map"])
         inspected = []
@@ -116,10 +126,14 @@ def lines_of(look: Inspected, threshold: float) -> list[tuple[str, str]]:
             ("pose", f"yaw {row['yaw']:.0f}, pitch {row['pitch']:.0f}, roll {row['roll']:.0f} degrees")
         )
     if row["serfiq"] is not None:
-        verdict = "" if row["serfiq"] >= np.float32(threshold) else f" (below {threshold:g})"
+        verdict = "" if row["serfiq"] >= np.float32(threshold) else f" (below fiq_threshold {threshold:g})"
         lines.append(("serfiq", f"{row['serfiq']:.3f}, raw {row['serfiq_raw']:.3f}{verdict}"))
     if row["dbcnn"] is not None:
-        lines.append(("dbcnn", f"{row['dbcnn']:.1f}, mask {row['mask_coverage']:.1%} of the image"))
+        shown = " (null in a table)" if row["status"] == "below_fiq" else ""
+        lines.append(("dbcnn", f"{row['dbcnn']:.1f}, mask {row['mask_coverage']:.1%} of the image{shown}"))
+    reason = why_low(row)
+    if reason is not None:
+        lines.append(("why low", reason))
     return lines
 
 

@@ -51,14 +51,34 @@ def prepare(table: Table, sources: Collection[str], counted: Collection[str] = (
         suspect = [path for path in table.files_of(run_id) if status_of(path) == "unreadable"]
         _delete_rows(suspect, table, sources)
     _remove_unfinished_files(table)
-    files = table.row_files()
-    ids, tallies = table.frames_of(files, counted)
-    repeated = doubles(ids)
+    found = contents(table, counted)
+    repeated = doubles(found.ids)
     if len(repeated):
         _drop_doubles(table, repeated)
-        files = table.row_files()
-        ids, tallies = table.frames_of(files, counted)
+        found = contents(table, counted)
+    return found
+
+
+def contents(table: Table, counted: Collection[str] = ()) -> TableContents:
+    """The contents of the table, as `prepare` returns them. Changes nothing."""
+    files = table.row_files()
+    ids, tallies = table.frames_of(files, counted)
     return TableContents(ids, set(files), tallies)
+
+
+def unsure(table: Table, sources: Collection[str], retry_unreadable: bool) -> pa.Table:
+    """frame_id and source of the unreadable rows that `prepare` would remove, or, with `retry_unreadable`,
+    `forget_unreadable`; nothing is changed."""
+    stopped = [run["run_id"] for run in table.runs() if not run["finished"]]
+    wanted = pa.array(sorted(sources), pa.string())
+    found = [_FRAMES.empty_table()]
+    for path in table.row_files():
+        tried_again = retry_unreadable or any(is_of(path, run_id) for run_id in stopped)
+        if status_of(path) == "unreadable" and tried_again:
+            ids, names = (table.column(path, name) for name in _FRAMES.names)
+            rows = pa.table([ids, names], schema=_FRAMES)
+            found.append(rows.filter(pc.is_in(rows["source"], value_set=wanted)))
+    return pa.concat_tables(found)
 
 
 def doubles(ids: np.ndarray) -> np.ndarray:
@@ -72,7 +92,7 @@ def passing(table: Table, sources: Collection[str], threshold: float) -> pa.Tabl
     A run with that threshold scores these frames again. Their old rows stay until the new rows are written;
     then the old rows are deleted. If the run is interrupted, the next run deletes them.
     """
-    highest = max((_threshold_of(run) for run in table.runs()), default=0.0)
+    highest = max(map(threshold_of, table.runs()), default=0.0)
     if highest <= threshold:
         return _FRAMES.empty_table()  # the usual case: no file has to be read
     wanted = pa.array(sorted(sources), pa.string())
@@ -83,7 +103,7 @@ def passing(table: Table, sources: Collection[str], threshold: float) -> pa.Tabl
     return pa.concat_tables([_FRAMES.empty_table(), *found])
 
 
-def _threshold_of(run: Mapping[str, Any]) -> float:
+def threshold_of(run: Mapping[str, Any]) -> float:
     """The `fiq_threshold` of a run; 1 if its record does not contain it."""
     return float(run.get("config", {}).get("fiq_threshold", 1.0))
 

@@ -1,10 +1,10 @@
-"""How both scores change when photos of faces are edited: what raises them wrongly, and what they overlook.
+"""Measure how edits of photos change both scores: which raise a score wrongly, and which do not lower it.
 
     python -m jobs.benchmarks.measure_edits PHOTOS… [--faces 60]
 
-Scores photos with one face each, the longer side at 512 pixels at most, as they are and after each of EDITS.
-Prints for each edit the mean change of `serfiq` and `dbcnn` over the faces, and the share of faces whose
-score rises. `found` is the share of photos in which a face is still found; only these count.
+Scores photos with one face each, shrunk to a longer side of at most 512 pixels, before and after each of
+EDITS. For each edit, prints the mean change of `serfiq` and `dbcnn` over the faces, and the share of faces
+whose score rises. `found` is the share of photos in which a face is still found. Only these photos count.
 """
 
 import argparse
@@ -87,7 +87,7 @@ def sharpened(photo: Image, amount: float) -> Image:
 
 
 def salt_and_pepper(photo: Image, share: float) -> Image:
-    """A share of the pixels black or white."""
+    """Make a share of the pixels black or white."""
     drawn = np.random.default_rng(0).random(photo.shape[:2])
     edited = photo.copy()
     edited[drawn < share / 2] = 0
@@ -96,38 +96,39 @@ def salt_and_pepper(photo: Image, share: float) -> Image:
 
 
 def smoothed(photo: Image) -> Image:
-    """Skin as a beauty filter makes it: texture goes, edges stay."""
+    """Smooth the skin like a beauty filter, which removes texture and keeps edges."""
     return np.asarray(cv2.bilateralFilter(photo, 0, 30, 5), np.uint8)
 
 
 def exposed(photo: Image, stops: float) -> Image:
-    """Brighter (above 0) or darker, in linear light, without noise; what exceeds white is lost."""
+    """Brighten (above 0) or darken in linear light, without noise. Values above white are clipped."""
     linear = (photo.astype(np.float32) / 255) ** 2.2 * 2**stops
     return distortions.as_image(255 * np.clip(linear, 0, 1) ** (1 / 2.2))
 
 
 def grey(photo: Image) -> Image:
-    """Without colour."""
+    """Remove the colours."""
     return np.asarray(cv2.cvtColor(cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB), np.uint8)
 
 
 def drawn(photo: Image) -> Image:
-    """A drawing in pencil and colour."""
+    """Make a coloured pencil drawing of the photo."""
     return np.asarray(cv2.pencilSketch(photo, sigma_s=60, sigma_r=0.07, shade_factor=0.05)[1], np.uint8)
 
 
 def painted(photo: Image) -> Image:
-    """As painted: flat areas with sharp edges."""
+    """Make the photo look painted: flat areas with sharp edges."""
     return np.asarray(cv2.stylization(photo, sigma_s=60, sigma_r=0.45), np.uint8)
 
 
 def turned(photo: Image, quarters: int) -> Image:
-    """Turned clockwise."""
+    """Rotate clockwise."""
     return np.ascontiguousarray(np.rot90(photo, -quarters))
 
 
 def covered(photo: Image, landmarks: np.ndarray, low: float, high: float) -> Image:
-    """A plain band across the face, from `low` to `high` of the way from the eyes (0) to the mouth (1)."""
+    """Draw a plain band across the face, from `low` to `high` on the way from the eyes (0) to the mouth
+    (1)."""
     eyes, mouth = landmarks[:2].mean(axis=0), landmarks[3:].mean(axis=0)
     down = mouth - eyes
     across = np.array([down[1], -down[0]]) * 1.3
@@ -140,12 +141,12 @@ def covered(photo: Image, landmarks: np.ndarray, low: float, high: float) -> Ima
 
 
 def cut(photo: Image, landmarks: np.ndarray) -> Image:
-    """The frame ends at the nose: the right half of the face is outside."""
+    """Crop the photo at the nose, so that the right half of the face is outside."""
     return np.ascontiguousarray(photo[:, : max(1, round(float(landmarks[2, 0])))])
 
 
 def small(photo: Image, landmarks: np.ndarray) -> Image:
-    """Shrunk until the eyes are 25 pixels apart, and kept at that size."""
+    """Shrink the photo until the eyes are 25 pixels apart."""
     apart = float(np.linalg.norm(landmarks[1] - landmarks[0]))
     scale = min(1.0, 25 / apart)
     return np.asarray(cv2.resize(photo, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), np.uint8)

@@ -1,7 +1,7 @@
-"""Check the pages of docs/ and the others of the clone: `python -m jobs.docs_site`, a part of `make docs`.
+"""Check all Markdown pages of the clone: `python -m jobs.docs_site`, a part of `make docs`.
 
-Exit status 1, and a line with file, line and what to do, for each broken link, stale generated page and
-undocumented public name.
+Prints a line for each broken link, stale generated page and undocumented public name: file, line, and what to
+do. The exit status is then 1.
 """
 
 import itertools

@@ -1,4 +1,4 @@
-"""Whether each public name says what it is: those of `faceq.__all__`, their members and parameters."""
+"""Check that all public names have a description: those in `faceq.__all__`, their members and parameters."""
 
 import functools
 from collections.abc import Collection, Iterator
@@ -13,7 +13,7 @@ PAGE = "docs/reference/python.md"
 
 @functools.cache
 def package(root: Path = ROOT, name: str = "faceq") -> griffe.Module:
-    """The package as its files say; nothing of it is imported."""
+    """The package, read from its files without importing it."""
     loader = griffe.GriffeLoader(search_paths=[root], docstring_parser=griffe.Parser.google)
     found = loader.load(name)
     loader.resolve_aliases(external=False)
@@ -22,18 +22,18 @@ def package(root: Path = ROOT, name: str = "faceq") -> griffe.Module:
 
 
 def public_names(found: griffe.Module) -> list[str]:
-    """What the package's `__all__` lists."""
+    """The names in the package's `__all__`."""
     return [str(name).strip("'\"") for name in found.exports or []]
 
 
 def target(found: griffe.Module, name: str) -> griffe.Object:
-    """The object that a public name stands for, wherever it is written."""
+    """The object that a public name refers to, wherever it is defined."""
     inner = found[name]
     return inner.final_target if inner.is_alias else inner
 
 
 def members(path: str) -> set[str]:
-    """The paths of a public object's public members, by which mkdocstrings calls their anchors."""
+    """The paths of a public object's public members, which mkdocstrings uses as anchors."""
     name = path.partition(".")[2]
     found = package()
     if not name or name not in found.members:
@@ -52,8 +52,8 @@ def problems(found: griffe.Module | None = None, page: str | None = None) -> Ite
 
 
 def _missing(thing: griffe.Object, described: Collection[str] = ()) -> Iterator[str]:
-    """What the docstrings of an object and its members lack; `described` are the members that the docstring
-    of the class describes."""
+    """One line for each description that an object and its members lack. `described`: the members that the
+    docstring of the class describes."""
     if not thing.docstring:
         if thing.name not in described and not _field_description(thing):
             yield f"{_place(thing)}: undocumented public name: {thing.path} has no docstring"
@@ -73,14 +73,14 @@ def _missing(thing: griffe.Object, described: Collection[str] = ()) -> Iterator[
 
 def _missing_parameters(function: griffe.Function, parts: list[griffe.DocstringSection]) -> Iterator[str]:
     known = _named(parts, griffe.DocstringSectionKind.parameters)
-    known |= _named(parts, griffe.DocstringSectionKind.attributes)  # of a dataclass, where they are the same
+    known |= _named(parts, griffe.DocstringSectionKind.attributes)  # those of a dataclass are parameters
     for parameter in function.parameters:
         if parameter.name not in ("self", "cls", *known):
             yield f"{_place(function)}: undocumented parameter: {parameter.name} of {function.path}"
 
 
 def _public(thing: griffe.Object) -> Iterator[griffe.Object]:
-    """The public members of a class, without those that override a base's."""
+    """The public members of a class, except those that override a member of a base."""
     bases = thing.mro() if isinstance(thing, griffe.Class) else []
     known = {"model_config"}.union(*(base.members for base in bases))
     for name, member in thing.members.items():
@@ -94,7 +94,7 @@ def _named(parts: list[griffe.DocstringSection], kind: griffe.DocstringSectionKi
 
 
 def _field_description(thing: griffe.Object) -> bool:
-    """Whether it is a setting that describes itself: `Field(..., description="...")`."""
+    """Whether the object is a setting with a description: `Field(..., description="...")`."""
     value = thing.value if isinstance(thing, griffe.Attribute) else None
     return isinstance(value, griffe.ExprCall) and any(
         isinstance(each, griffe.ExprKeyword) and each.name == "description" for each in value.arguments

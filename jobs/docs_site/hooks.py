@@ -1,4 +1,4 @@
-"""What mkdocs calls while it builds the site: pages and files from outside docs/, and links to them."""
+"""Hooks of mkdocs: they add pages and files from outside docs/ to the site, and links to them."""
 
 import logging
 import posixpath
@@ -12,11 +12,11 @@ from mkdocs.structure.pages import Page
 from jobs.docs_site.markdown import read
 from jobs.docs_site.pages import ELSEWHERE, FILES, ROOT, in_clone, markdown_files, site_uri
 
-log = logging.getLogger("mkdocs.hooks.faceq")  # below mkdocs's own: `--strict` counts its warnings
+log = logging.getLogger("mkdocs.hooks.faceq")  # `--strict` counts warnings of this logger
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages that lie outside docs/, and the files of the clone that pages link to."""
+    """Add the pages outside docs/, and other files of the clone that pages link to."""
     for path, uri in ELSEWHERE.items():
         if (ROOT / path).exists():
             files.append(File.generated(config, uri, abs_src_path=str(ROOT / path)))
@@ -26,7 +26,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Point links at where the site has what they name in the clone."""
+    """Change links to paths in the clone to the paths on the site."""
     uri = page.file.src_uri
     for target in {link.target for link in read(markdown).links}:
         path = _path_in_clone(in_clone(uri), target)
@@ -45,14 +45,14 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Warn of a page whose lists, tables or code blocks differ between the site and GitHub.
 
-    Python-Markdown needs four spaces before what belongs to a list item, and an empty line before a list or a
-    table; GitHub does not.
+    Python-Markdown needs four spaces before the content of a list item, and an empty line before a list or a
+    table. GitHub does not.
     """
     markdown = page.markdown or ""
     if "\n::: " not in markdown:
         for tag, wanted in read(markdown).blocks.items():
             found = len(re.findall(rf"<{tag}[ >]", html))
-            if tag in ("li", "table", "pre") and found != wanted:
+            if found != wanted:
                 log.warning(
                     "%s: %d <%s> on the site, but %d on GitHub: put an empty line before lists and tables, "
                     "and indent what belongs to a list item by four spaces",
@@ -62,7 +62,7 @@ def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -
 
 
 def _linked_files() -> set[str]:
-    """Files of the clone, no pages, that pages of the site link to."""
+    """Files of the clone that are not pages, and that pages of the site link to."""
     found = set()
     for name in markdown_files():
         if site_uri(name) is not None:
@@ -74,7 +74,7 @@ def _linked_files() -> set[str]:
 
 
 def _path_in_clone(name: str, target: str) -> str | None:
-    """The file of the clone that a link of a page leads to; None if it leads to no file."""
+    """The file of the clone to which a link of a page points. None if it does not point to a file."""
     parts = urlsplit(target)
     if parts.scheme or parts.netloc or not parts.path:
         return None

@@ -1,4 +1,4 @@
-"""Broken links of the pages, each with its file and line. Addresses on the web are not asked for."""
+"""Find broken links in the pages, with file and line. Addresses on the web are not checked."""
 
 import difflib
 import functools
@@ -15,7 +15,8 @@ from jobs.docs_site.pages import ROOT, markdown_files, site_uri
 
 
 def problems(root: Path = ROOT) -> Iterator[str]:
-    """One line for each link that leads nowhere: to no file, no anchor, or none that the site has."""
+    """One line for each broken link: to a missing file, to a missing anchor, or to a file that is not on the
+    site."""
     texts = {name: (root / name).read_text(encoding="utf-8") for name in markdown_files(root)}
     documents = {name: read(text) for name, text in texts.items()}
     for name, text in texts.items():
@@ -30,13 +31,13 @@ def problems(root: Path = ROOT) -> Iterator[str]:
 
 
 def _documented(text: str) -> set[str]:
-    """Anchors that mkdocstrings makes of `::: faceq.Name`."""
+    """The anchors that mkdocstrings creates for `::: faceq.Name`."""
     names = re.findall(r"^::: (\S+)", text, re.MULTILINE)
     return set(names).union(*(docstrings.members(name) for name in names)) if names else set()
 
 
 def _wrong(root: Path, documents: dict[str, Document], name: str, target: str) -> str | None:
-    """Why a link of a page leads nowhere; None if it does lead somewhere."""
+    """Why a link of a page is broken. None if it is not."""
     parts = urlsplit(target)
     if parts.scheme or parts.netloc:
         return None
@@ -58,7 +59,7 @@ def _wrong(root: Path, documents: dict[str, Document], name: str, target: str) -
 
 
 def _exists(root: Path, path: str) -> bool:
-    """Whether a file or folder has just this name: some file systems do not tell a from A."""
+    """Whether a file or folder with exactly this name exists: some file systems ignore case."""
     return path == "." or (posixpath.basename(path) in _names(root / posixpath.dirname(path)))
 
 
@@ -68,8 +69,10 @@ def _names(folder: Path) -> frozenset[str]:
 
 
 def _nearest(there: str, name: str, documents: dict[str, Document]) -> str:
-    """A page that may be meant."""
+    """Suggest a page with a similar name."""
+    if not there.endswith(".md"):
+        return ""
     same = [path for path in documents if posixpath.basename(path) == posixpath.basename(there)]
-    near = same if len(same) == 1 else difflib.get_close_matches(there, documents, n=1, cutoff=0.75)
+    near = same if len(same) == 1 else difflib.get_close_matches(there, documents, n=1, cutoff=0.8)
     where = posixpath.relpath(near[0], posixpath.dirname(name) or ".") if near else ""
     return f": did you mean {where}?" if where else ""

@@ -1,4 +1,4 @@
-"""Links and anchors of a Markdown text, with their lines."""
+"""Find links and anchors in Markdown text, with their lines."""
 
 import re
 from dataclasses import dataclass, field
@@ -8,12 +8,12 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 _UNDEFINED = re.compile(r"\[[^\[\]]+\]\[[^\[\]]*\]")
-"""`[text][name]`, which stays text where nothing defines the name."""
+"""Matches `[text][name]`, which stays plain text if `name` is not defined."""
 
 
 @dataclass(frozen=True)
 class Link:
-    """What a link or an image leads to, as it is written, and its line from 1 on."""
+    """The target of a link or an image as written, and its line, counted from 1."""
 
     target: str
     line: int
@@ -21,31 +21,42 @@ class Link:
 
 @dataclass
 class Document:
-    """What `read` finds in a text.
+    """The result of `read`.
 
-    links: links and images, in order. anchors: of headings, as GitHub makes them, and of HTML elements.
-    undefined: references such as `[text][name]` without a definition. blocks: the number of list items,
-    tables and code blocks, by their HTML tags.
+    links: links and images, in order. anchors: of headings, as on GitHub, and of HTML elements. undefined:
+    references such as `[text][name]` without a definition. blocks: the number of list items, tables and code
+    blocks, by HTML tag.
     """
 
     links: list[Link] = field(default_factory=list)
     anchors: set[str] = field(default_factory=set)
     undefined: list[Link] = field(default_factory=list)
-    blocks: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("li", "table", "pre"), 0))
+    blocks: dict[str, int] = field(
+        default_factory=lambda: dict.fromkeys(("ul", "ol", "li", "table", "pre"), 0)
+    )
+
+
+class _LinksAsWritten(MarkdownIt):
+    """A parser that keeps the targets of links as they are in the text."""
+
+    def normalizeLink(self, url: str) -> str:  # noqa: N802 - the base's name
+        return url
+
+    def validateLink(self, url: str) -> bool:  # noqa: N802 - as above
+        return True
 
 
 def read(text: str) -> Document:
     """The links and anchors of a text in GitHub's Markdown."""
-    parser = MarkdownIt("commonmark").enable(["table", "strikethrough"])
-    parser.normalizeLink = lambda target: target  # type: ignore[method-assign] # as it is written
-    parser.validateLink = lambda target: True  # type: ignore[method-assign]
+    parser = _LinksAsWritten("commonmark").enable(["table", "strikethrough"])
     environment: dict[str, dict[str, dict[str, list[int]]]] = {}
     tokens = parser.parse(text, environment)
     found = Document()
     lines = text.split("\n")
     definitions = environment.get("references", {})
     for number, token in enumerate(tokens):
-        found.blocks[token.tag] = found.blocks.get(token.tag, 0) + (token.nesting == 1)
+        if token.nesting == 1 and token.tag in found.blocks:
+            found.blocks[token.tag] += 1
         if token.type in ("fence", "code_block"):
             found.blocks["pre"] += 1
         elif token.type == "html_block":
@@ -60,7 +71,7 @@ def read(text: str) -> Document:
 
 
 def slug(heading: str) -> str:
-    """The anchor of a heading, as GitHub makes it, and the site."""
+    """The anchor of a heading, as on GitHub and on the site."""
     return re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-")
 
 
@@ -73,7 +84,7 @@ def _read_inline(
         match child.type:
             case "link_open" | "image":
                 target = str(child.attrs.get("href", child.attrs.get("src", "")))
-                # The parser gives no line of a link: the next one in which the target stands.
+                # The parser does not give the line of a link. Use the next line that contains the target.
                 there = (number for number in range(at, end) if target in lines[number])
                 defined = (d["map"][0] for d in definitions.values() if d["href"] == target)
                 line = next(there, None)

@@ -1,4 +1,4 @@
-"""Which Markdown files the clone has, and where the site shows them."""
+"""The Markdown files of the clone, and their paths on the site."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,14 +12,14 @@ ELSEWHERE = {
     "faceq/models/weights/dbcnn-lite.md": "reference/dbcnn-lite.md",
     "examples/README.md": "examples.md",
 }
-"""Pages of the site that lie outside docs/: their paths below the root of the clone and below docs/."""
+"""Pages of the site that are outside docs/: path below the root of the clone, and path below docs/."""
 
 FILES = "files"
-"""Folder of the site with copies of other files of the clone that pages link to."""
+"""The folder of the site for copies of other files of the clone that pages link to."""
 
 
 def markdown_files(root: Path = ROOT) -> Iterator[str]:
-    """Every Markdown file that people read, by its path below the root."""
+    """All Markdown files for readers, as paths below the root."""
     found = list(root.glob("*.md"))
     for folder in ("docs", "examples", "faceq", "jobs"):
         found += (root / folder).rglob("*.md")
@@ -27,10 +27,11 @@ def markdown_files(root: Path = ROOT) -> Iterator[str]:
 
 
 def site_uri(path: str) -> str | None:
-    """Where the site has a Markdown file of the clone, as a path below docs/; None if it does not show it."""
+    """The path below docs/ under which the site shows a Markdown file of the clone. None if it does not show
+    it."""
     return path.removeprefix("docs/") if path.startswith("docs/") else ELSEWHERE.get(path)
 
 
 def in_clone(uri: str) -> str:
-    """Where the clone has a page of the site, given by its path below docs/."""
+    """The path in the clone of a page of the site, given by its path below docs/."""
     return next((path for path, shown in ELSEWHERE.items() if shown == uri), f"docs/{uri}")

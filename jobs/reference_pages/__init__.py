@@ -1,4 +1,4 @@
-"""Pages of docs/reference/ that are generated from the code; `python -m jobs.reference_pages` writes all.
+"""The generated pages of docs/reference/. `python -m jobs.reference_pages` writes all of them.
 
 A page is a function without arguments that returns the whole page as Markdown.
 """
@@ -16,7 +16,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "docs/reference/commands.md": commands.page,
     "docs/reference/settings.md": settings.page,
 }
-"""Paths below the root of the clone, and what writes each page."""
+"""Paths below the root of the clone, and the function that returns each page."""
 
 
 def write(root: Path = ROOT) -> None:
@@ -27,7 +27,7 @@ def write(root: Path = ROOT) -> None:
 
 
 def stale(root: Path = ROOT) -> Iterator[str]:
-    """One line for each page that the code would write differently: its file and the first such line."""
+    """One line for each stale page: its file and the first line that differs."""
     for name, page in PAGES.items():
         path = root / name
         found = path.read_text(encoding="utf-8").split("\n") if path.exists() else []

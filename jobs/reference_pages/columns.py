@@ -1,4 +1,4 @@
-"""The page of the result table's columns, written from their descriptions in `faceq.table.schema`."""
+"""The page of the columns of a result table, generated from the descriptions in `faceq.table.schema`."""
 
 import pyarrow as pa
 
@@ -40,12 +40,13 @@ _WORDS = {
 
 
 def page() -> str:
-    """The whole page, Markdown."""
-    titles = ("column", "type", "unit", "range", "meaning", "null when")
+    """The whole page as Markdown."""
+    titles = ("column", "type", "values", "meaning", "null when")
     rows = [_cells(column) for column in (*COLUMNS, EMBEDDING_COLUMN)]
     return WRITTEN + _HEAD + table(titles, rows) + _MORE
 
 
 def _cells(column: Column) -> tuple[str, ...]:
     type_ = _WORDS[column.type]
-    return f"`{column.name}`", type_, column.unit, column.range, column.meaning, column.null
+    values = ", ".join(filter(None, (column.unit, column.range)))
+    return f"`{column.name}`", type_, values, column.meaning, column.null

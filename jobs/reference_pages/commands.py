@@ -1,4 +1,4 @@
-"""The page of all commands, written from the parser of the command line: `faceq.cli`."""
+"""The page of all commands, generated from the parser in `faceq.cli`."""
 
 import argparse
 import re
@@ -21,11 +21,11 @@ Every command also takes these options, before or after its name:
 """
 
 _SETTINGS = {"model": "models", "fps": "video.fps", "every": "video.every"}
-"""Options that set a setting of another name."""
+"""Options whose setting has another name."""
 
 
 def page() -> str:
-    """The whole page, Markdown."""
+    """The whole page as Markdown."""
     parser = main._parser(list(main.COMMANDS))
     rows = [(f"[`faceq {name}`](#faceq-{name})", summary) for name, (_, summary) in main.COMMANDS.items()]
     own = [action for action in parser._actions if not isinstance(action, argparse._SubParsersAction)]
@@ -41,7 +41,7 @@ def _subparsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentP
 
 
 def _command(name: str, parser: argparse.ArgumentParser, level: int, shared: set[str]) -> Iterator[str]:
-    """A heading, what the command does, its usage, arguments, options and examples; then its actions."""
+    """Heading, description, usage, arguments, options and examples of a command, then its subcommands."""
     actions = [action for action in parser._actions if action.dest not in shared]
     yield f"\n{'#' * level} {name}\n"
     description, examples = _split(parser)
@@ -69,10 +69,11 @@ def _command(name: str, parser: argparse.ArgumentParser, level: int, shared: set
 
 
 def _split(parser: argparse.ArgumentParser) -> tuple[str, str]:
-    """What a command does, as one paragraph, and its examples: lines that begin with its name."""
+    """The description of a command as one paragraph, and its examples, which are lines that begin with
+    `faceq`."""
     text = f"{parser.description or ''}\n\n{parser.epilog or ''}".replace("%%", "%")
     text = re.sub(r"(?m)^examples:$", "", text)
-    # A remark behind an example becomes a comment; it may be continued on the next line.
+    # A remark in parentheses after an example becomes a comment. It may continue on the next line.
     text = re.sub(
         r"   +\(([^()]*)\)$", lambda found: "  # " + " ".join(found[1].split()), text, flags=re.MULTILINE
     )
@@ -124,7 +125,7 @@ def _options(actions: list[argparse.Action]) -> str:
 
 
 def _default(action: argparse.Action) -> str:
-    """The default that an option has by itself or by its setting, if there is one to speak of."""
+    """The default of an option or of its setting, or an empty string."""
     if action.nargs == 0 or action.default is argparse.SUPPRESS:
         return ""
     if action.default not in (None, []):

@@ -1,4 +1,4 @@
-"""Markdown that the generated pages share."""
+"""Markdown for all generated pages."""
 
 from collections.abc import Iterable, Sequence
 
@@ -9,7 +9,7 @@ WRITTEN = (
 
 
 def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table; a column whose cells are all empty is left out."""
+    """A table. Leaves out columns whose cells are all empty."""
     rows = list(rows)
     kept = [number for number in range(len(titles)) if any(row[number] for row in rows)]
     lines = [[titles[number] for number in kept], ["---"] * len(kept)]

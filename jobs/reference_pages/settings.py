@@ -1,4 +1,4 @@
-"""The page of all settings, written from their descriptions in `faceq.config`."""
+"""The page of all settings, generated from their descriptions in `faceq.config`."""
 
 import argparse
 import inspect
@@ -77,7 +77,7 @@ which symptom.
 
 
 def page() -> str:
-    """The whole page, Markdown."""
+    """The whole page as Markdown."""
     parts = [WRITTEN, _HEAD, _presets(), _RECORDED.format(recorded=_recorded())]
     parts.append(_section("The job", "", Config))
     for name, field in Config.model_fields.items():
@@ -93,7 +93,7 @@ def page() -> str:
 
 
 def _presets() -> str:
-    """What the presets set differently, as a table: a row for each setting."""
+    """A table of the settings that presets change, with a row for each setting."""
     settings = {key: None for preset in PRESETS.values() for key in preset.settings}
     roles = ("detector", "recogniser", "landmarks", "quality")
     rows = [
@@ -112,7 +112,7 @@ def _recorded() -> str:
 
 
 def _section(title: str, prefix: str, section: type[BaseModel], about: str = "") -> str:
-    """A heading, what the section is about, and a table of its settings."""
+    """Heading, description and table of the settings of a section."""
     flags = _flags()
     intro = _text_of(section) if section is not Config else ""
     lines = [f"\n## {title}\n"]
@@ -148,7 +148,7 @@ def _written(action: argparse.Action) -> str:
 
 
 def _keys() -> Iterator[str]:
-    """Settings that a flag may have; resources of the stages have none."""
+    """Settings that may have a flag. Resources of the stages have none."""
     yield from Config.model_fields
     for name in ("models", "video"):
         section = section_of(Config.model_fields[name].annotation)

@@ -347,7 +347,7 @@ def main() -> None:
     training, held_out = rated.only(~held), rated.only(held)
     pristine = read_pristine(arguments.data, training)
     counts = f"{len(training.names)} images for training, {len(held_out.names)} held out"
-    print(f"{counts}, {len(pristine)} untouched pictures", flush=True)
+    print(f"{counts}, {len(pristine)} pristine images", flush=True)
 
     distortion = DistortionNet()
     channels_last(distortion)

@@ -1,4 +1,4 @@
-"""What `make demo` leaves, made once for the pages, the examples and the notebook."""
+"""The files of `make demo`, created once for the pages, the examples and the notebook."""
 
 import sys
 from pathlib import Path
@@ -10,9 +10,9 @@ from places import ROOT
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Outcome]:
-    """A folder in which `make demo` has been, a copy of it that nobody changes, and what was printed.
+    """A folder with the files of `make demo`, an unchanged copy of it, and the output of `make demo`.
 
-    `jobs/` and `examples/` are there as well, as in a clone.
+    The folder also has `jobs/` and `examples/`, as in a clone.
     """
     folder, kept = tmp_path_factory.mktemp("clone"), tmp_path_factory.mktemp("kept") / "clone"
     outcome = run([sys.executable, "-m", "jobs.demo", "demo"], folder)
@@ -25,8 +25,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Outcome]
 
 @pytest.fixture
 def after_make_demo(made: tuple[Path, Path, Outcome]) -> tuple[Path, Outcome]:
-    """A folder as `make demo` leaves it, always the same one, since the table names its sources by their
-    absolute paths; and what `make demo` printed."""
+    """A folder with the files of `make demo`, and its output. It is always the same folder, because the table
+    has the absolute paths of its sources."""
     folder, kept, outcome = made
     copy_of(kept, folder)
     return folder, outcome

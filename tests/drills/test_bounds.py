@@ -59,11 +59,11 @@ class Killer(threading.Thread):
 @pytest.mark.parametrize(
     ("word", "number", "reason", "most"),
     [
-        ("ReadFrameSource", signal.SIGSEGV, "its worker processes died again and again", 600),
+        ("ReadFrameSource", signal.SIGSEGV, "its worker processes died repeatedly", 600),
         pytest.param(
             "result_rows",
             signal.SIGSEGV,
-            "its worker processes died again and again",
+            "its worker processes died repeatedly",
             600,
             marks=pytest.mark.full,
         ),
@@ -71,7 +71,7 @@ class Killer(threading.Thread):
         pytest.param(
             "FiqStage",
             signal.SIGKILL,
-            "nothing has moved for 10 minutes, while worker processes died",
+            "no progress for 10 minutes while worker processes died",
             1500,
             marks=pytest.mark.full,
         ),

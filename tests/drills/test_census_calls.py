@@ -28,7 +28,7 @@ def call(census, caller: int, batches: int) -> None:
             census.read.remote(batch % TASKS, batch * 32, 0, 32, [], 0, (0, batch * 32 + 31)),
             census.begin.remote(batch, most_starts(32)),
             census.decoded.remote(batch, 32, 0, None),
-            census.through.remote(32),
+            census.frames_finished.remote({"scored": 32}),
         ]
         if len(waiting) >= ACTORS // CALLERS:
             ray.get(waiting[:100])
@@ -61,6 +61,6 @@ def test_calls_of_a_thousand_actors_are_answered_and_leave_no_memory_behind(loca
     print(f"\n{calls:,} calls: {calls / seconds:,.0f} a second, {cpu / calls * 1e6:.0f} us of CPU each")
     print(f"readers wait {sorted(waits)[len(waits) // 2]:.3f} s, {max(waits):.3f} s at most")
     print(f"{grown / 1e6:.1f} MB more")
-    assert ray.get(census.progress.remote())[3] == 2 * 32 * CALLERS * batches
+    assert ray.get(census.progress.remote()).finished == 2 * 32 * CALLERS * batches
     assert calls / cpu > 2000
     assert grown < 32e6  # Ray's own records of calls stop growing at about 20 MB

@@ -1,4 +1,4 @@
-"""The scripts and the notebook of examples/, on what `make demo` leaves."""
+"""The scripts and the notebook of examples/, run on the files of `make demo`."""
 
 import csv
 import os
@@ -28,7 +28,7 @@ def good(after_make_demo) -> tuple[Path, list[str]]:
 @pytest.mark.parametrize("name", ["pytorch_dataset", "webdataset_loader", "hf_datasets", "ray_data"])
 def test_an_example_prints_frames_of_the_demo(good, monkeypatch, name):
     folder, members = good
-    monkeypatch.setenv("RAY_ADDRESS", "local")  # or Ray joins one that it finds on this machine
+    monkeypatch.setenv("RAY_ADDRESS", "local")  # otherwise Ray joins a running Ray on this machine
     outcome = run([sys.executable, f"examples/{name}.py", "demo/table"], folder)
     assert outcome.status == 0, outcome.printed[-3000:]
     assert any(member in outcome.out for member in members), outcome.printed

@@ -1,4 +1,4 @@
-"""README and every page of docs/, run as they are written, output included."""
+"""README and every page of docs/, run as written, with their output."""
 
 import pytest
 from documents import PAGES, Reader

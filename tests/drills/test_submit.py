@@ -59,7 +59,7 @@ def test_a_submitted_job_ends_with_the_same_table(dashboard, local_ray, tmp_path
     client = JobSubmissionClient(dashboard)
     assert client.get_job_status("good") == JobStatus.SUCCEEDED
     log = client.get_job_logs("good")
-    assert "= frames" in log and "frames/s" in log
+    assert "one for each frame" in log and "frames/s" in log
     settings = config.build({"input": str(shards), "out": str(tmp_path / "here")})
     pipeline.score(settings)
     one, other = (

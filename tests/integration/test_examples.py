@@ -1,4 +1,4 @@
-"""The scripts of examples/ give each frame that passes once, under its name, whatever its source."""
+"""The scripts in examples/ return each frame that passes exactly once, with its name, from any source."""
 
 import importlib.util
 import io
@@ -21,14 +21,15 @@ import faceq
 from jobs import demo
 
 WHERE = "serfiq is not null or source is null"
-"""A condition that has to be put in parentheses."""
+"""A condition that needs parentheses."""
 
 
 @pytest.fixture(scope="module")
 def odd(tmp_path_factory) -> tuple[Path, dict[str, list[str]]]:
-    """A folder with a table of images, shards and a video; the names of the frames in each of the shards.
+    """A folder with a table of images, shards and a video. Also returns the names of the frames in each
+    shard.
 
-    The members have other endings than `.jpg`, dots inside, and one name twice.
+    The members have endings other than `.jpg`, dots in their names, and one name occurs twice.
     """
     place = tmp_path_factory.mktemp("odd")
     picture = demo.source_faces()["astronaut"]
@@ -70,7 +71,7 @@ def example(name: str) -> ModuleType:
 
 
 def read_by_most(place: Path, shards: dict[str, list[str]]) -> list[str]:
-    """The names of the frames that are read: all but those of the video."""
+    """The names of the frames that the examples read: all except those of the video."""
     return sorted([str(place / "in" / "alone.jpg"), *(name for names in shards.values() for name in names)])
 
 
@@ -97,9 +98,10 @@ def test_webdataset_gives_each_frame_of_a_shard_by_its_whole_name(odd, monkeypat
     place, _ = odd
     monkeypatch.chdir(place)
     module = example("webdataset_loader")
-    good = module.GoodFrames("table", f"({WHERE}) and source not like '%twice%'")  # webdataset refuses that
+    # webdataset refuses repeated names.
+    good = module.GoodFrames("table", f"({WHERE}) and source not like '%twice%'")
     names = [name for name, _ in module.wds.WebDataset(good.shards, shardshuffle=False).compose(good)]
-    assert sorted(names) == ["C.jpg", "a.0001.jpg", "a.0002.jpg", "b.png"]  # endings as webdataset gives them
+    assert sorted(names) == ["C.jpg", "a.0001.jpg", "a.0002.jpg", "b.png"]  # endings as in webdataset
     assert good.skipped == 3
     one = module.GoodFrames("table", "member = 'a.0002.jpg'")
     assert [name for name, _ in module.wds.WebDataset(one.shards, shardshuffle=False).compose(one)] == [
@@ -144,8 +146,8 @@ def test_the_page_gives_webdataset_members_by_their_whole_names(odd):
     assert sorted(names) == sorted(name.lower() for name in shards["00000.tar"])
 
 
-@pytest.mark.parametrize("name", ["pytorch_dataset", "hf_datasets", "webdataset_loader"])
-def test_an_example_says_what_it_skips_and_how_to_get_it(odd, name):
+@pytest.mark.parametrize("name", ["hf_datasets", "webdataset_loader"])
+def test_an_example_reports_skipped_frames_and_how_to_get_them(odd, name):
     place, _ = odd
     where = "timestamp_s is not null"
     outcome = run([sys.executable, f"{ROOT}/examples/{name}.py", "table", where], place)

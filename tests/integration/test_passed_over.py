@@ -72,7 +72,7 @@ def test_skipped_files_are_counted_in_summary_and_record(tmp_path, score):
     assert main.main(["score", str(tmp_path / "in"), "--out", str(tmp_path / "in" / "table")]) == 0
     status, said = score(str(tmp_path / "in"))
     assert status == 0
-    assert "skipped: 2 .txt, 1 (no extension)" in said
+    assert "files without frames: 2 .txt, 1 (no extension)" in said
     (record,) = (tmp_path / "table" / "_faceq").glob("run-*.json")
     assert json.loads(record.read_text())["passed_over"] == {".txt": 2, "(no extension)": 1}
     assert runs(tmp_path / "in")[0]["passed_over"] == {".txt": 2, "(no extension)": 1}
@@ -86,7 +86,7 @@ def test_any_name_reads_files_whose_bytes_are_frames(tmp_path, score):
     status, said = score(str(tmp_path / "in"))
     assert status == 2 and "--any-name reads files whatever their extension" in said
     status, said = score(str(tmp_path / "in"), "--any-name")
-    assert status == 0 and "skipped: 1 .txt" in said
+    assert status == 0 and "files without frames: 1 .txt" in said
     rows = Table(str(tmp_path / "table"), S3Settings()).rows(["source", "status"]).to_pylist()
     assert {row["source"].rpartition("/")[2] for row in rows} == {"0123abcd", "photo.jpg_large"}
     assert {row["status"] for row in rows} == {"no_face"}

@@ -158,9 +158,10 @@ def test_the_run_is_on_record(scored):
 def test_the_summary_says_what_happened(scored):
     chosen, done = scored
     text = summary.text(done)
-    assert f"{done.run.rows:,}" in text and "= frames" in text
+    assert f"{done.run.rows:,}   written, one for each frame" in text
     assert chosen.out in text and "faceq query" in text and "frames/s" in text
     assert all(status in text for status in done.run.counts)
+    assert done.errors and all(f"{count}   {error}" in text for error, count in done.errors.items())
 
 
 def test_a_second_run_scores_nothing_and_new_input_is_added(light_job, shards, tmp_path):

@@ -43,7 +43,8 @@ def test_a_lower_threshold_scores_frames_that_now_pass_and_a_higher_one_none(fol
     first = rows_of(table.uri)
     assert [row["status"] for row in first].count("below_fiq") == 3
     said = score("0.6")
-    assert "--fiq-threshold 0.6: 2 frames below an earlier, higher threshold are scored further" in said
+    assert "--fiq-threshold 0.6 is lower than in an earlier run: 2 frames" in said
+    assert "resuming: 3 frames already done" in said
     assert rows_of(table.uri) == rows_of(
         score_here(str(folder / "in"), str(folder / "fresh"), fiq_threshold=0.6)
     )
@@ -54,6 +55,8 @@ def test_a_lower_threshold_scores_frames_that_now_pass_and_a_higher_one_none(fol
         said = score(threshold)
         assert "nothing to do" in said and "rows                    5   in the table" in said
         assert "scored                  3    60.0%" in said and "speed" not in said
+        higher = "--fiq-threshold 0.9 is higher than the 0.6 of an earlier run: only new frames"
+        assert (higher in said) == (threshold == "0.9")
     assert table.rows(SCHEMA.names).sort_by("frame_id").to_pylist() == second
     assert len(table.runs()) == 2
     score("0")

@@ -1,11 +1,12 @@
-"""The code blocks of README and the pages of docs/: what they tell people to run, and what it must print.
+"""The code blocks of README and of the pages of docs/: commands and their expected output.
 
-CONTRIBUTING.md, "Code blocks", has the convention. `problems` needs only the text of a page; `Reader` runs it
-as a person would who reads from top to bottom.
+The convention is in CONTRIBUTING.md, "Code blocks". `problems` needs only the text of a page. `Reader` runs a
+page from top to bottom, like a user.
 """
 
 import contextlib
 import difflib
+import itertools
 import os
 import re
 import shutil
@@ -27,13 +28,13 @@ RENAMED = {
     **dict.fromkeys(("bash", "sh", "zsh", "shell-session", "shellsession", "terminal"), "console or shell"),
     **dict.fromkeys(("py", "python3", "pycon", "ipython"), "python"),
 }
-"""Other names of the languages that are run: under one of them a block would escape."""
+"""Other names of the languages that are run. A block under such a name would not be run."""
 
 WILDCARD = "..."
-"""In an expected output: any text. A line of its own: any lines, or none."""
+"""In an expected output, this matches any text. On its own line, it matches any number of lines."""
 
 SECONDS = 300
-"""At most, for one command."""
+"""Time limit of one command."""
 
 _FENCE = re.compile(r"^(?P<indent>\s*)(?P<fence>`{3,}|~{3,})\s*(?P<language>[\w+-]*)(?P<rest>[^`]*)$")
 _MARK = re.compile(r"^\s*<!-- not run: \S.* -->\s*$")
@@ -42,7 +43,7 @@ _INDENTED = re.compile(
     r"^(?: {4,}|\t)\s*(?:\$ |faceq (?:score|query|report|inspect|compact|evaluate|models|plan)\b)"
 )
 _CHANGES_THE_MACHINE = re.compile(
-    r"(?:^|[;&|(]\s*)(?:python3? -m )?(?:pip3?|uv|git|make|sudo|apt-get)\s", re.MULTILINE
+    r"(?:^|[;&|(]+\s*)(?:python3? -m )?(?:pip3?|uv|git|make|sudo|apt-get)\s", re.MULTILINE
 )
 
 
@@ -50,8 +51,8 @@ _CHANGES_THE_MACHINE = re.compile(
 class Block:
     """A fenced block.
 
-    line, end: numbers of the lines of its fences. runs: whether its language is run and no mark says
-    otherwise. follows: whether only empty lines are between it and the block before it.
+    line, end: line numbers of its fences. runs: whether its language is run and it is not marked. follows:
+    whether only empty lines separate it from the previous block.
     """
 
     line: int
@@ -64,7 +65,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Step:
-    """One command, or one script of Python. expected: its output as the page shows it; None: not shown."""
+    """One command or one Python script. expected: the output that the page shows, or None."""
 
     line: int
     command: str
@@ -74,7 +75,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a command did. printed: both streams, line by line as they came."""
+    """The result of a command. printed: the lines of both streams in order."""
 
     status: int
     out: str
@@ -83,7 +84,7 @@ class Outcome:
 
 
 def blocks(text: str) -> list[Block]:
-    """The fenced blocks of a page, in their order; ValueError where one is not closed."""
+    """The fenced blocks of a page in order. Raises ValueError if one is not closed."""
     found: list[Block] = []
     lines = text.splitlines()
     number = 0
@@ -106,7 +107,7 @@ def blocks(text: str) -> list[Block]:
 
 
 def problems(text: str) -> list[str]:
-    """What keeps the blocks of a page from being run, or from being marked, as `line N: …`."""
+    """Blocks of a page that are neither runnable nor marked, as `line N: …`."""
     try:
         found = blocks(text)
     except ValueError as error:
@@ -142,9 +143,9 @@ def problems(text: str) -> list[str]:
 
 
 def steps(found: list[Block]) -> list[Step]:
-    """What is run of the blocks of a page, in its order."""
+    """The steps to run from the blocks of a page, in order."""
     wanted = []
-    for block, after in zip(found, [*found[1:], None], strict=True):
+    for block, after in itertools.zip_longest(found, found[1:]):
         if not block.runs:
             continue
         if block.language == "console":
@@ -157,7 +158,7 @@ def steps(found: list[Block]) -> list[Step]:
 
 
 def _console(block: Block) -> list[Step]:
-    """The commands of a console block; one without lines below it may print what it wants."""
+    """The commands of a console block. A command without lines below it may print anything."""
     wanted: list[Step] = []
     lines = block.content.splitlines()
     number = 0
@@ -178,39 +179,44 @@ def _console(block: Block) -> list[Step]:
 
 
 def matches(expected: str, printed: str) -> bool:
-    """Whether an output is as a page shows it: `...` is any text, and any number of blanks is one blank."""
+    """Whether an output matches the expected one: `...` matches any text, and several spaces count as one."""
     pieces = re.split(r"(^\.\.\.\n|\.\.\.)", _plain(expected), flags=re.MULTILINE)
     literals, wildcards = [re.escape(piece) for piece in pieces[::2]], pieces[1::2]
     gaps = [r"(?:[^\n]*\n)*?" if gap.endswith("\n") else r"[\s\S]*?" for gap in wildcards]
-    # The first place where a piece fits is as good as any later one, so the search need never go back (`?>`).
+    # The first match of a piece is as good as any later one, so the search needs no backtracking (`?>`).
     found = [f"{gap}{literal}" for gap, literal in zip(gaps, literals[1:], strict=True)]
     parts = [literals[0], *(f"(?>{part})" for part in found[:-1]), *found[-1:]]
     return re.fullmatch("".join(parts), _plain(printed)) is not None
 
 
 def difference(expected: str, printed: str) -> str:
-    """A unified diff; an expected line with `...` that fits a printed one is taken for it."""
+    """A unified diff. An expected line with `...` equals the printed lines that it stands for."""
     shown = _plain(printed).splitlines()
     wanted = []
     for line in _plain(expected).splitlines():
         fits = [other for other in shown if WILDCARD in line and line != WILDCARD and matches(line, other)]
         wanted.append(fits[0] if fits else line)
-    return "\n".join(difflib.unified_diff(wanted, shown, "the page", "printed", lineterm="", n=2))
+    filled = []
+    lines = difflib.SequenceMatcher(None, wanted, shown, autojunk=False)
+    for _, start, end, shown_start, shown_end in lines.get_opcodes():
+        filled += shown[shown_start:shown_end] if wanted[start:end] == [WILDCARD] else wanted[start:end]
+    return "\n".join(difflib.unified_diff(filled, shown, "the page", "printed", lineterm="", n=2))
 
 
 def _plain(text: str) -> str:
-    """Lines with single blanks, none at their ends, and no empty lines around them."""
+    """The lines with single spaces, without trailing spaces, and without empty lines around them."""
     lines = [" ".join(line.split()) for line in text.splitlines()]
     return "".join(f"{line}\n" for line in "\n".join(lines).strip("\n").splitlines())
 
 
 class Reader:
-    """Runs the blocks of a page in their order, in a folder, as one shell session: `cd` and variables stay.
+    """Runs the blocks of a page in order, in a folder, as one shell session: `cd` and variables persist.
 
     Args:
-        folder: where; `faceq` and `python` are this environment's, faceq is this clone's.
-        scratch: another folder, for what a reader does not see.
-        known: commands that are not run again, and what they did.
+        folder: the working directory. `faceq` and `python` are those of this environment, the package is this
+        clone's.
+        scratch: another folder, for temporary files.
+        known: commands that are not run again, and their results.
     """
 
     def __init__(self, folder: Path, scratch: Path, known: Mapping[str, Outcome] | None = None):
@@ -218,7 +224,8 @@ class Reader:
         self._state, self._script = scratch / "state.sh", scratch / "block.py"
 
     def read(self, page: str, text: str) -> list[str]:
-        """Run a page; returns what was not as the page says. A command that fails is the last one."""
+        """Run a page. Returns the differences from what the page shows. Stops at the first command that
+        fails."""
         self._state.unlink(missing_ok=True)
         wrong = [f"{page}: {problem}" for problem in problems(text)]
         if wrong:
@@ -232,15 +239,18 @@ class Reader:
                     f"`; echo $?`)\n{outcome.printed[-3000:]}"
                 )
                 break
-            if step.expected is not None and not _as_shown(step.expected, outcome):
-                shown = outcome.out if outcome.out.strip() else outcome.printed
-                wrong.append(f"{place}\n{difference(step.expected, shown)}")
+            if step.expected is not None:
+                # Lines of two streams that come at the same moment have no order.
+                printed = {outcome.out, outcome.printed, outcome.err + outcome.out}
+                if not any(matches(step.expected, text) for text in printed):
+                    nearest = min((difference(step.expected, text) for text in printed), key=len)
+                    wrong.append(f"{place}\n{nearest}")
         return wrong
 
     def _run(self, step: Step) -> Outcome:
         if step.language == "python":
             self._script.write_text(step.command, encoding="utf-8")
-            # Without an address Ray joins one that it finds on this machine.
+            # Without an address, Ray would join a running Ray on this machine.
             own = "RAY_ADDRESS=local " if "import ray" in step.command else ""
             command = f"{own}python '{self._script}'"
         else:
@@ -254,7 +264,8 @@ class Reader:
 
 
 def run(command: list[str], folder: Path, seconds: float = SECONDS) -> Outcome:
-    """Run it there with this environment's programs and this clone's faceq; ends what it leaves running."""
+    """Run a command in the folder with this environment's programs and this clone's faceq. Ends processes
+    that it leaves running."""
     process = subprocess.Popen(
         command,
         cwd=folder,
@@ -283,7 +294,7 @@ def run(command: list[str], folder: Path, seconds: float = SECONDS) -> Outcome:
         status = 124
         lines.append(("err", f"not ended after {seconds:.0f} s\n"))
     finally:
-        # What a command leaves in the background holds the pipes open.
+        # Background processes of a command hold the pipes open.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -294,17 +305,11 @@ def run(command: list[str], folder: Path, seconds: float = SECONDS) -> Outcome:
 
 
 def _environment() -> dict[str, str]:
-    """Of a command: no terminal's width and colours, no Ray that is already there, output as it comes."""
+    """The environment of a command: no terminal width or colours, no running Ray, unbuffered output."""
     terminal = ("COLUMNS", "LINES", "FORCE_COLOR", "CLICOLOR_FORCE")
     kept = {name: value for name, value in os.environ.items() if name not in terminal}
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return {**kept, "PATH": path, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-
-
-def _as_shown(expected: str, outcome: Outcome) -> bool:
-    # Lines of two streams that come at the same moment have no order.
-    candidates = (outcome.out, outcome.printed, outcome.err + outcome.out)
-    return any(matches(expected, printed) for printed in candidates)
 
 
 def _first_line(step: Step) -> str:
@@ -313,6 +318,6 @@ def _first_line(step: Step) -> str:
 
 
 def copy_of(folder: Path, place: Path) -> None:
-    """Make a folder a copy of another: times too, so that the files in it count as unchanged."""
+    """Make a folder a copy of another, including file times, so that its files count as unchanged."""
     shutil.rmtree(place, ignore_errors=True)
     shutil.copytree(folder, place, symlinks=True)

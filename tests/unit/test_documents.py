@@ -1,4 +1,4 @@
-"""The runner of the pages: which blocks it runs or refuses, and when an output is as the page shows it."""
+"""The runner of the pages: which blocks it runs or refuses, and which outputs match."""
 
 import textwrap
 import time
@@ -161,7 +161,7 @@ def test_a_block_that_is_neither_run_nor_marked_is_a_problem(text, problem):
         ("... rows\n... rows", "1 rows\n2 rows"),
     ],
 )
-def test_an_output_is_as_shown(expected, printed):
+def test_a_matching_output_is_accepted(expected, printed):
     assert matches(expected, printed)
 
 
@@ -181,7 +181,7 @@ def test_an_output_is_as_shown(expected, printed):
         ("1.0", "110"),
     ],
 )
-def test_a_wrong_output_is_not_as_shown(expected, printed):
+def test_a_wrong_output_is_refused(expected, printed):
     assert not matches(expected, printed)
 
 
@@ -192,11 +192,23 @@ def test_many_wildcards_cost_no_time():
 
 
 def test_a_difference_shows_only_what_differs():
-    assert difference(".../a.tar 0.5\n.../b.tar 0.6\n", "/x/a.tar 0.5\n/x/b.tar 0.7\n").splitlines()[2:] == [
-        "@@ -1,2 +1,2 @@",
+    expected = ".../a.tar 0.5\n.../b.tar 0.6\n...\nc\n...\n"
+    assert difference(expected, "/x/a.tar 0.5\n/x/b.tar 0.7\n1\n2\nc\n").splitlines()[2:] == [
+        "@@ -1,4 +1,5 @@",
         " /x/a.tar 0.5",
         "-.../b.tar 0.6",
+        "-...",
         "+/x/b.tar 0.7",
+        "+1",
+        "+2",
+        " c",
+    ]
+    assert difference("a\n...\nb\n...\nd", "a\n1\n2\nb\nc").splitlines()[3:] == [
+        " 2",
+        " b",
+        "-...",
+        "-d",
+        "+c",
     ]
 
 
@@ -238,7 +250,7 @@ def test_a_page_is_run_as_one_session(reader, tmp_path):
     assert reader.read("page.md", "```console\n$ basename $PWD; echo $OTHER.\nfolder\n.\n```\n") == []
 
 
-def test_a_page_says_where_it_is_wrong_and_ends_with_what_fails(reader):
+def test_a_wrong_output_is_reported_with_its_line_and_a_failed_command_ends_the_page(reader):
     text = page("""
         ```console
         $ printf '1 row\\n2 rows\\n'

@@ -24,7 +24,7 @@ def table(tmp_path_factory) -> str:
 def test_score_prints_its_summary(light_job, tmp_path, capsys):
     assert main.main(["score", str(PHOTOS / "t1.jpg"), "--out", str(tmp_path / "t"), "--limit", "3"]) == 0
     printed = capsys.readouterr().out
-    assert "frames in" in printed and "= frames" in printed
+    assert "read" in printed and "written, one for each frame" in printed
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_unusual_names_are_printed_unchanged(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("resources", "said"),
     [
-        ("dbcnn: {num_gpus: 0.5}", "dbcnn asks for 0.5 CPUs and 0.5 GPUs, and this machine has"),
+        ("dbcnn: {num_gpus: 0.5}", "dbcnn requests 0.5 CPUs and 0.5 GPUs, and this machine has"),
         ("serfiq: {num_cpus: 400}", "400 CPUs, and this machine has"),
     ],
 )
@@ -143,8 +143,8 @@ def test_help_has_examples_that_the_parser_accepts(command, capsys):
 @pytest.mark.parametrize(
     ("action", "said"),
     [
-        ("edc", "image: the file name of the picture or video, without folders; of a frame in a tar"),
-        ("iqa", "image: the picture's path below IMAGE_DIR"),
+        ("edc", "image: the file name of the image or video, without folders; for a frame in a tar"),
+        ("iqa", "image: the image's path below IMAGE_DIR"),
     ],
 )
 def test_help_says_how_a_list_names_an_image(action, said, capsys):
@@ -156,11 +156,11 @@ def test_help_says_how_a_list_names_an_image(action, said, capsys):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--frames", "x"], "--frames: must be a whole number, 1 or more, not 'x'"),
-        (["--frames", "0"], "--frames: must be a whole number, 1 or more, not '0'"),
-        (["--price-per-hour", "-3"], "--price-per-hour: must be an amount of money, 0 or more, not '-3'"),
-        (["--price-per-hour", "nan"], "--price-per-hour: must be an amount of money, 0 or more, not 'nan'"),
-        (["--price-per-hour", "x"], "--price-per-hour: must be an amount of money, 0 or more, not 'x'"),
+        (["--frames", "x"], "--frames: must be a whole number of 1 or more, not 'x'"),
+        (["--frames", "0"], "--frames: must be a whole number of 1 or more, not '0'"),
+        (["--price-per-hour", "-3"], "--price-per-hour: must be an amount of money of 0 or more, not '-3'"),
+        (["--price-per-hour", "nan"], "--price-per-hour: must be an amount of money of 0 or more, not 'nan'"),
+        (["--price-per-hour", "x"], "--price-per-hour: must be an amount of money of 0 or more, not 'x'"),
     ],
 )
 def test_a_number_that_makes_no_sense_is_wrong_usage_in_words(arguments, said, capsys):

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import logging
+import re
 
 import pytest
 
@@ -11,8 +12,12 @@ from faceq.cli import logs, progress_line
 from faceq.cli.progress_line import ProgressLine
 from faceq.job.progress import LogReporter, Progress
 
-HALF = Progress(1, 2, 10, 0, 5, 2.5, 4.0)
-TEXT = "faceq: 1 of 2 read tasks, 10 frames read, 0 unreadable, 5 through, 2.5 frames/s on 4 CPUs"
+STATUSES = {"scored": 90, "no_face": 8, "unreadable": 2}
+HALF = Progress(2, 2, 128, 2, 100, 2.5, 4.0, 0, 64, 128, STATUSES, 11.2, 40.0)
+TEXT = (
+    "faceq: 100 of 128 frames finished (78%); 2.5 frames/s on 4 CPUs; 11 s left; 64 rows written, "
+    "safe to stop; 90 scored, 8 no_face, 2 unreadable"
+)
 
 
 class Terminal(io.StringIO):
@@ -20,13 +25,30 @@ class Terminal(io.StringIO):
         return True
 
 
-def a_terminal(monkeypatch: pytest.MonkeyPatch, columns: int) -> Terminal:
-    """One terminal that both streams go to from here on. (pytest has streams of its own for each fixture.)"""
+def a_terminal(monkeypatch: pytest.MonkeyPatch, columns: int, kind: str = "xterm") -> Terminal:
+    """One terminal for both streams from here on. (pytest has its own streams for each fixture.)"""
     made = Terminal()
     monkeypatch.setattr("sys.stdout", made)
     monkeypatch.setattr("sys.stderr", made)
     monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("TERM", kind)
     return made
+
+
+def screen(written: str) -> list[str]:
+    """The lines that a terminal shows after some output."""
+    lines, row = [""], 0
+    for piece in re.findall(r"\x1b\[1A|\x1b\[K|\r|\n|[^\x1b\r\n]+", written):
+        if piece == "\x1b[1A":
+            row -= 1
+        elif piece == "\n":
+            row += 1
+            lines += [""] * (row + 1 - len(lines))
+        elif piece == "\x1b[K":
+            lines[row] = ""
+        elif piece != "\r":
+            lines[row] += piece
+    return [line for line in lines if line]
 
 
 def test_on_a_terminal_messages_stand_above_the_line(monkeypatch):
@@ -37,29 +59,49 @@ def test_on_a_terminal_messages_stand_above_the_line(monkeypatch):
         log.warning("before")
         line.show(HALF)
         log.warning("meanwhile")
+        assert screen(terminal.getvalue()) == ["faceq: before", "faceq: meanwhile", TEXT]
         line.end()
         log.warning("after")
-    off = "\r\x1b[K"
-    assert terminal.getvalue() == (
-        f"faceq: before\n\r{TEXT}\x1b[K{off}faceq: meanwhile\n{TEXT}{off}faceq: after\n"
-    )
+    assert screen(terminal.getvalue()) == ["faceq: before", "faceq: meanwhile", "faceq: after"]
     assert line.every_s == 1
 
 
-def test_a_line_is_cut_to_the_terminal(monkeypatch):
-    terminal = a_terminal(monkeypatch, columns=20)
+def test_on_a_narrow_terminal_the_line_goes_on_below_and_is_replaced_as_a_whole(monkeypatch):
+    terminal = a_terminal(monkeypatch, columns=80)
     with logs.shown() as shown:
-        ProgressLine(shown).show(HALF)
-    assert terminal.getvalue() == f"\r{TEXT[:19]}\x1b[K"
+        line = ProgressLine(shown)
+        for _ in range(3):
+            line.show(HALF)
+        assert screen(terminal.getvalue()) == [
+            "faceq: 100 of 128 frames finished (78%); 2.5 frames/s on 4 CPUs; 11 s left",
+            "  64 rows written, safe to stop; 90 scored, 8 no_face, 2 unreadable",
+        ]
+        logging.getLogger("faceq.job").warning("meanwhile")
+        assert [len(each) < 80 for each in screen(terminal.getvalue())] == [True] * 3
+        line.end()
+    assert screen(terminal.getvalue()) == ["faceq: meanwhile"]
 
 
-def test_in_a_pipe_it_is_a_line_now_and_then(capsys):
+@pytest.mark.parametrize("kind", ["pipe", "dumb"])
+def test_in_a_pipe_it_is_a_line_now_and_then(kind, monkeypatch, capsys):
+    terminal = None if kind == "pipe" else a_terminal(monkeypatch, 80, kind)
     with logs.shown() as shown:
         line = ProgressLine(shown)
         line.show(HALF)
         line.end()
-    assert capsys.readouterr().out == f"{TEXT}\n"
+    assert (terminal.getvalue() if terminal else capsys.readouterr().out) == f"{TEXT}\n"
     assert line.every_s == progress_line.progress.EVERY_S
+
+
+def test_before_the_first_frame_is_finished_it_says_what_takes_so_long():
+    starting = Progress(0, 2, 64, 0, 0, None, 4.0, elapsed_s=12.3)
+    assert str(starting) == "loading models, 12 s; 64 frames read, none finished yet"
+    assert "; no rows written yet; " in str(dataclasses.replace(HALF, written=0))
+
+
+def test_where_the_number_of_frames_is_not_known_no_time_is_left():
+    unknown = dataclasses.replace(HALF, tasks_ended=1, frames=None, seconds_left=None, rate=None)
+    assert str(unknown).startswith("100 of at least 128 frames finished; 1 of 2 read tasks ended; 64 rows")
 
 
 def test_in_json_it_has_its_figures(capsys):

@@ -34,3 +34,8 @@ def test_the_help_of_a_command_imports_no_networks_no_ray_and_no_duckdb(command)
 
 def test_a_query_imports_no_networks_and_no_ray(looked_at):
     assert imported("query", looked_at, "--count") & {*NETWORKS, "ray"} == set()
+
+
+def test_a_dry_run_imports_no_networks_runtime_and_no_ray(frames_in, tmp_path):
+    given = ("score", str(frames_in), "--out", str(tmp_path / "table"), "--dry-run")
+    assert imported(*given) & {"torch", "ray", "duckdb"} == set()

@@ -89,7 +89,7 @@ def test_null_removes_a_value(tmp_path):
         ("zzz=1", "unknown key 'zzz': `faceq config` lists all settings"),
         ("=1", "unknown key ''"),
         ("min_face", "expected KEY=VALUE, such as dbcnn.batch_size=64, got 'min_face'"),
-        ("min_face=[", "min_face: the value is not YAML"),
+        ("min_face=[", "min_face: the value is not valid YAML"),
         ("min_face=big", "--set min_face: input should be a valid integer"),
         ("dbcnn=5", "--set dbcnn: input should be a valid dictionary"),
         ("limits.jpeg_scans=null", "--set limits.jpeg_scans: input should be a valid integer"),

@@ -119,7 +119,7 @@ def test_the_figures_and_the_plot_may_go_to_s3(folder, kept, s3, monkeypatch):
 def test_the_command_fits_a_calibration(folder, table, capsys):
     assert main.main(["evaluate", "calibrate", table.uri, "--discard", "0.2"]) == 0
     printed = capsys.readouterr().out
-    assert "(20" in printed and "lie below" in printed
+    assert "(20" in printed and "are below it" in printed
     yaml = printed.splitlines()[-1]
     (folder / "job.yaml").write_text(yaml)
     own = choose(config.load(str(folder / "job.yaml"), {})).calibration
@@ -133,7 +133,7 @@ def test_the_command_fits_a_calibration(folder, table, capsys):
         ("file,who\na.jpg,1\n", "no column image and identity; found file, who"),
         ("", "no column image and identity; found none"),
         ("image,identity\na.jpg,\n", "line 2: image or identity is empty"),
-        ("image,identity\na.jpg,1\na.jpg,2\n", "line 3: a.jpg is 2 here and 1 in an earlier line"),
+        ("image,identity\na.jpg,1\na.jpg,2\n", "line 3: a.jpg is 2 here, but 1 in an earlier line"),
         ("image,identity\na.jpg,1\n", "0 of its images have a scored face"),
         (b"image,identity\n\xff\xfe,1\n", "cannot be read as CSV"),
         ('image,identity\n"' + "a.jpg,1\n" * 30_000, "cannot be read as CSV"),

@@ -189,7 +189,7 @@ def test_pictures_are_rated_whole_and_compared(rated, monkeypatch, caplog) -> No
     figures = result.figures()
     assert list(figures) == ["n", "srcc", "plcc", "krcc", "rmse"]
     assert figures["n"] == 12 and figures["srcc"] == 1 and figures["plcc"] > 0.99
-    assert caplog.messages[6].startswith("6 of 12 pictures")
+    assert caplog.messages[6].startswith("6 of 12 images")
 
 
 def test_the_command_prints_figures_and_reports_progress_separately(rated, monkeypatch, capsys) -> None:
@@ -197,8 +197,8 @@ def test_the_command_prints_figures_and_reports_progress_separately(rated, monke
     monkeypatch.setattr(iqa, "rater", lambda model, settings: brightness)  # DB-CNN would take minutes
     assert main.main(["evaluate", "iqa", *rated]) == 0
     printed = capsys.readouterr()
-    assert "SRCC" in printed.out and "of 12 pictures" not in printed.out
-    assert "of 12 pictures" in printed.err
+    assert "SRCC" in printed.out and "of 12 images" not in printed.out
+    assert "of 12 images" in printed.err
 
 
 def test_pictures_and_ratings_may_lie_on_s3(rated, s3) -> None:
@@ -273,7 +273,7 @@ def test_a_picture_too_small_for_vgg_is_named(rated) -> None:
     rate = iqa.whole_pictures(DBCNN().eval(), published_tensor)
     assert math.isfinite(rate(np.zeros((16, 16, 3), np.uint8)))
     Image.new("RGB", (40, 15)).save(Path(rated[0]) / "2.png")
-    with pytest.raises(UsageError, match=r"2\.png: is 40x15 pixels: .* 16 a side"):
+    with pytest.raises(UsageError, match=r"2\.png: is 40x15 pixels: .* 16 or more per side"):
         iqa.evaluate(*rated, rate)
 
 

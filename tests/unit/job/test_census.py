@@ -91,14 +91,42 @@ def test_a_limit_counts_frames_with_a_row():
     assert census.totals(50) == (20, 30)
 
 
-def test_the_first_rows_that_are_through_mark_the_end_of_the_start():
+def test_the_first_finished_frames_mark_the_end_of_the_start():
     census = Counts(shards=1, tasks=1)
-    assert census.first_through() == (0.0, 0)
-    census.through(32)
-    seconds, rows = census.first_through()
-    census.through(8)
-    assert rows == 32 and seconds > 0
-    assert census.first_through() == (seconds, rows) and census.progress()[3] == 40
+    assert census.first_finished() == (0.0, 0)
+    census.frames_finished({"scored": 30, "no_face": 2})
+    seconds, frames = census.first_finished()
+    census.frames_finished({"scored": 8})
+    assert frames == 32 and seconds > 0 and census.first_finished() == (seconds, frames)
+    progress = census.progress()
+    assert progress.finished == 40 and progress.statuses == {"scored": 38, "no_face": 2}
+
+
+def test_rows_of_a_write_task_that_runs_again_count_once():
+    census = Counts(shards=1, tasks=1)
+    for task, rows in ((0, 100), (1, 50), (0, 100)):
+        census.rows_written(task, rows)
+    assert census.progress().written == 150
+
+
+def test_the_number_of_frames_is_known_once_every_other_task_has_ended():
+    census = Counts(shards=70, tasks=3, frames=[None, 64, 5])
+    census.read(1, 64, 0, 64, [])
+    census.read(0, 7, 0, 7, [])
+    assert census.progress().frames is None
+    census.read(0, 9, 0, 2, [])
+    census.ended(0, {}, [])
+    assert census.progress().frames == 9 + 64 + 5
+
+
+def test_with_a_limit_the_number_of_frames_is_known_once_as_many_were_read():
+    census = Counts(shards=3, tasks=1, limit=50)
+    assert census.progress().frames is None
+    census.read(0, 64, 0, 64, [])
+    assert census.progress().frames == 50
+    census.dropped(123, 30)
+    assert census.progress().frames == 20
+    assert Counts(shards=5, tasks=1, frames=[5], limit=50).progress().frames == 5
 
 
 def test_a_frame_on_which_two_processes_died_is_blamed():

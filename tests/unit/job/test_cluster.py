@@ -111,7 +111,7 @@ def test_a_cluster_whose_token_is_missing_here_is_wrong_usage_in_one_line(tmp_pa
         env={**os.environ, **there},
     )
     assert done.returncode == 2
-    assert "there is no token here" in done.stderr.strip().splitlines()[-1]
+    assert "this machine has no token" in done.stderr.strip().splitlines()[-1]
 
 
 def test_processes_that_read_find_faces_and_write_do_not_import_torch(photos):

@@ -122,5 +122,5 @@ def test_a_machine_is_named_by_class_gpu_or_size(kind, name):
 
 
 def test_an_unknown_machine_is_wrong_usage_with_the_known_ones():
-    with pytest.raises(UsageError, match=r"'t4': known are g5, g6, p4d, p5"):
+    with pytest.raises(UsageError, match=r"'t4': choose one of g5, g6, p4d, p5"):
         capacity.machine("t4")

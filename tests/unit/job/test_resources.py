@@ -15,21 +15,21 @@ CARDS = {"num_gpus": 0.5, "device": "cpu"}
     [
         ({}, [Machine(2)], None),
         ({}, [Machine(1), Machine(1)], None),
-        ({}, [Machine(1)], "the stages ask for at least 1.5 CPUs, the machine has 1"),
-        ({}, [], "each process of serfiq asks for 0.5 CPUs, and there is no machine"),
+        ({}, [Machine(1)], "the stages request at least 1.5 CPUs, the machine has 1"),
+        ({}, [], "each process of serfiq requests 0.5 CPUs, and there is no machine"),
         ({"serfiq": CARDS}, [Machine(8), Machine(4, 1)], None),
         (
             {"serfiq": CARDS},
             [Machine(2), Machine(8)],
-            "each process of serfiq asks for 0.5 CPUs and 0.5 GPUs, and the largest of 2 machines has 8 CPUs "
+            "each process of serfiq requests 0.5 CPUs and 0.5 GPUs, and the largest of 2 machines has 8 CPUs "
             "and 0 GPUs",
         ),
-        # In all there are enough, but no actor may be on two machines.
-        ({"dbcnn": {"num_cpus": 3}}, [Machine(2), Machine(2)], "each process of dbcnn asks for 3 CPUs"),
+        # The total is enough, but an actor cannot span two nodes.
+        ({"dbcnn": {"num_cpus": 3}}, [Machine(2), Machine(2)], "each process of dbcnn requests 3 CPUs"),
         (
             {"serfiq": {**CARDS, "min_size": 3}, "dbcnn": {**CARDS, "min_size": 2}},
             [Machine(8, 1), Machine(8, 1)],
-            "the stages ask for at least 2.5 GPUs, 2 machines have 2",
+            "the stages request at least 2.5 GPUs, 2 machines have 2",
         ),
     ],
 )

@@ -42,8 +42,8 @@ def test_a_job_without_progress_whose_workers_die_is_stopped():
     world = World()
     said, reason = world.until(2 * STILL_S, dying_every=60)
     assert STILL_S <= world.now <= STILL_S + 20
-    assert "nothing has moved for 10 minutes" in reason and "process 9 on 10.0.0.1: killed" in reason
-    assert len(said) == 10 and "process 0" in said[0] and "its work is done again" in said[0]
+    assert "no progress for 10 minutes" in reason and "process 9 on 10.0.0.1: killed" in reason
+    assert len(said) == 10 and "process 0" in said[0] and "Ray retries its work" in said[0]
 
 
 def test_a_slow_job_whose_workers_live_continues():
@@ -79,17 +79,17 @@ def test_deaths_before_the_job_do_not_count():
 
 def test_missing_resources_are_reported_each_minute():
     world = World()
-    world.lacking = "each process of serfiq asks for 1 GPU"
+    world.lacking = "each process of serfiq requests 1 GPU"
     said, reason = world.until(2 * SHORT_S)
     assert SHORT_S <= world.now <= SHORT_S + 20
-    assert "nothing could run for 30 minutes: each process of serfiq" in reason
+    assert "no stage could run for 30 minutes: each process of serfiq" in reason
     assert len(said) == pytest.approx(SHORT_S / SAY_S, abs=2)
-    assert said[0] == f"waiting for machines, 29 minutes more: {world.lacking}"
+    assert said[0] == f"waiting for machines, at most 29 minutes more: {world.lacking}"
 
 
 def test_a_new_node_ends_the_wait():
     world = World()
-    world.lacking = "each process of serfiq asks for 1 GPU"
+    world.lacking = "each process of serfiq requests 1 GPU"
     world.until(SHORT_S - 60)
     world.lacking = None
     assert world.until(3 * SHORT_S) == ([], None)
@@ -110,6 +110,6 @@ def test_a_job_on_a_ray_without_the_requested_resources_ends(
     monkeypatch.setattr(watchdog, "SAY_S", 1)
     monkeypatch.setattr(watchdog, "SHORT_S", 4)
     places = {"input": str(photos / "t1.jpg"), "out": str(tmp_path / "t")}
-    with pytest.raises(JobError, match=r"^stopped: nothing could run .*serfiq asks for .* 0\.5 GPUs"):
+    with pytest.raises(JobError, match=r"^stopped: no stage could run .*serfiq requests .* 0\.5 GPUs"):
         pipeline.score(config.build({**places, "serfiq": {"num_gpus": 0.5, "device": "cpu"}}))
     assert "waiting for machines" in caplog.text

@@ -61,7 +61,7 @@ PAGE = "::: made_up.Settings\n\n::: made_up.Thing\n\n::: made_up.work\n"
 
 @pytest.fixture
 def problems(tmp_path):
-    """Gives a function: what is wrong with the package after a replacement in its only module."""
+    """Returns a function that replaces text in the only module of a package and returns the problems."""
 
     def found(old: str = "", new: str = "", page: str = PAGE) -> list[str]:
         assert old in MODULE
@@ -73,52 +73,51 @@ def problems(tmp_path):
     return found
 
 
-def test_a_package_that_describes_all_is_fine(problems):
+def test_a_complete_package_has_no_problems(problems):
     assert problems() == []
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "line", "said"),
     [
-        (
-            '    """Settings."""\n',
-            "    pass\n",
-            "made_up/__init__.py:49: undocumented public name: made_up.Settings has no docstring",
-        ),
+        ('    """Settings."""\n', "", "class Settings", "public name: made_up.Settings has no docstring"),
         (
             '        """What it looks like."""\n',
             "",
-            "made_up/__init__.py:40: undocumented public name: made_up.Thing.colour has no docstring",
+            "    def colour",
+            "public name: made_up.Thing.colour has no docstring",
         ),
         (
             "        weight: of it.\n",
             "        height: of it.\n",
-            "made_up/__init__.py:33: undocumented public name: made_up.Thing.weight has no docstring",
+            "    weight: float",
+            "public name: made_up.Thing.weight has no docstring",
         ),
         (
             'Field(1, description="The first.")',
             "Field(1)",
-            "made_up/__init__.py:52: undocumented public name: made_up.Settings.one has no docstring",
+            "    one: int",
+            "public name: made_up.Settings.one has no docstring",
         ),
-        (
-            "        second: two.\n",
-            "",
-            "made_up/__init__.py:8: undocumented parameter: second of made_up.work",
-        ),
+        ("        second: two.\n", "", "def work", "parameter: second of made_up.work"),
         (
             "        size: of it.\n",
             "        side: of it.\n",
-            "made_up/__init__.py:35: undocumented parameter: size of made_up.Thing.__init__",
+            "    def __init__",
+            "parameter: size of made_up.Thing.__init__",
         ),
         (
             "    Returns:\n        Their sum.\n",
             "",
-            "made_up/__init__.py:8: undocumented result: made_up.work needs a section `Returns:`",
+            "def work",
+            "result: made_up.work needs a section `Returns:`",
         ),
     ],
 )
-def test_what_lacks_a_description_is_named_with_its_file_and_line(problems, old, new, said):
-    assert problems(old, new) == [said]
+def test_a_missing_description_is_named_with_its_file_and_line(problems, old, new, line, said):
+    lines = MODULE.replace(old, new).split("\n")
+    (number,) = (number for number, text in enumerate(lines, 1) if text.startswith(line))
+    assert problems(old, new) == [f"made_up/__init__.py:{number}: undocumented {said}"]
 
 
 def test_a_public_name_that_the_page_does_not_show_is_named(problems):
@@ -126,5 +125,5 @@ def test_a_public_name_that_the_page_does_not_show_is_named(problems):
     assert said == "docs/reference/python.md:1: undocumented public name: add `::: made_up.Thing`"
 
 
-def test_every_public_name_of_faceq_describes_itself():
+def test_every_public_name_of_faceq_has_a_description():
     assert list(docstrings.problems()) == []

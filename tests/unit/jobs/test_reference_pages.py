@@ -35,7 +35,7 @@ def test_a_stale_page_is_named_with_its_first_wrong_line(tmp_path):
 
 @pytest.mark.parametrize("page", reference_pages.PAGES)
 def test_no_row_of_a_table_is_broken_by_its_content(page):
-    """Each row of a table has as many cells as its head."""
+    """Each row of a table has as many cells as its header."""
     cells = 0
     for line in reference_pages.PAGES[page]().splitlines():
         bars = len(re.findall(r"(?<!\\)\|", line)) if line.startswith("|") else 0
@@ -45,13 +45,13 @@ def test_no_row_of_a_table_is_broken_by_its_content(page):
 
 def test_columns_has_a_row_with_type_meaning_and_nulls_for_each_column():
     page = columns.page()
-    rows = re.findall(r"^\| `(\w+)` \| (\w[\w ]*) \|.*\| (.{20,}) \| (\S.*) \|$", page, re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+)` \| (\w[\w ]*) \|.*\| (.{15,}) \| (\S.*) \|$", page, re.MULTILINE)
     assert [name for name, *_ in rows] == [*SCHEMA.names, EMBEDDING_COLUMN.name]
     assert [name for name, *_, null in rows if null == "never"] == [
         field.name for field in SCHEMA if not field.nullable
     ]
-    assert ("| `dbcnn` | float32 |  | 0 to 100, clipped | DB-CNN: ") in page
-    assert "| `timestamp_s` | float64 | seconds | ≥ 0 | " in page
+    assert ("| `dbcnn` | float32 | 0 to 100, clipped | DB-CNN: ") in page
+    assert "| `timestamp_s` | float64 | seconds, ≥ 0 | " in page
 
 
 def test_the_column_status_names_each_status():
@@ -99,7 +99,7 @@ def test_commands_shows_usage_and_defaults():
 def test_settings_has_types_defaults_flags_and_descriptions():
     page = settings.page()
     for row in (
-        "| `fiq_threshold` | number, ≥ 0, ≤ 1 | `0.5` | `--fiq-threshold` | Minimum `serfiq` of a face that ",
+        "| `fiq_threshold` | number, ≥ 0, ≤ 1 | `0.5` | `--fiq-threshold` | Minimum `serfiq` ",
         "| `input` | list of strings | none | `INPUT` | ",
         "| `recogniser` | string | none | `--recogniser` | ",
         "| `fps` | number, > 0 | none | `--fps` | ",

@@ -122,6 +122,25 @@ def test_sql_statements_see_the_view_frames(looked_at, rows, capsys):
     assert head.split() == ["status", "n"] and total == "5 of 5 rows"
 
 
+def test_the_columns_of_video_frames_are_shown_where_there_are_any(looked_at, rows, capsys):
+    assert main.main(["query", looked_at, "source like '%.mp4'", "--limit", "2"]) == 0
+    head, *lines, _ = capsys.readouterr().out.splitlines()
+    assert head.split()[:4] == ["source", "member", "frame_index", "timestamp_s"]
+    times = {f"{r['timestamp_s']:.3f}" for r in rows if r["timestamp_s"] is not None}
+    assert len(lines) == 2 and all(times & set(line.split()) for line in lines)
+    assert main.main(["query", looked_at, "source like '%.jpg'"]) == 0
+    assert capsys.readouterr().out.split()[:3] == ["source", "member", "status"]
+    assert main.main(["query", looked_at, "source like '%.mp4'", "--columns", "timestamp_s"]) == 0
+    assert capsys.readouterr().out.split()[0] == "timestamp_s"
+
+
+def test_sql_beside_what_belongs_into_it_is_refused(looked_at, capsys):
+    assert main.main(["query", looked_at, "serfiq > 0", "--limit", "3", "--sql", "select 1"]) == 2
+    said = capsys.readouterr().err
+    assert "put the condition, --limit into it" in said
+    assert main.main(["query", looked_at, "--sql", said.split('such as "')[1].rstrip('"\n')]) == 0
+
+
 def test_a_long_result_shows_its_beginning_and_its_length(long, capsys):
     assert main.main(["query", long, "--sql", "select source from frames"]) == 0
     lines = capsys.readouterr().out.splitlines()

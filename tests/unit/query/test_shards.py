@@ -310,14 +310,29 @@ def test_missing_frames_are_reported_and_the_others_exported(looked_at, frames_i
     ("arguments", "said"),
     [
         (["serfiq > 0.9"], "contains another export (where was None, is now 'serfiq > 0.9')"),
-        (["--sql", "select 1"], "takes a CONDITION"),
-        (["--order-by", "dbcnn"], "--order-by says which frames --limit takes"),
+        (["--sql", "select 1"], "takes a CONDITION, not --sql"),
+        (["--columns", "dbcnn"], "leave out --columns"),
+        (["--order-by", "dbcnn"], "add --limit N to take the first N frames in that order"),
     ],
 )
 def test_another_export_into_the_same_folder_is_refused(looked_at, tmp_path, arguments, said, capsys):
     export(looked_at, tmp_path, Selection(limit=None))
     assert main.main(["query", looked_at, *arguments, "--export-shards", str(tmp_path)]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_the_condition_that_a_refused_statement_is_pointed_to_works(looked_at, tmp_path, capsys):
+    assert main.main(["query", looked_at, "--sql", "select 1", "--export-shards", str(tmp_path / "a")]) == 2
+    condition = capsys.readouterr().err.split('such as "')[1].rstrip('"\n')
+    assert main.main(["query", looked_at, condition, "--export-shards", str(tmp_path / "a")]) == 0
+    with tarfile.open(tmp_path / "a" / "frames-000000.tar") as tar:
+        rows = [json.load(tar.extractfile(name)) for name in tar.getnames() if name.endswith(".json")]
+    every = faceq.read_table(looked_at, "status = 'scored'").to_pylist()
+    for source in {row["source"] for row in every}:
+        best = sorted((row["dbcnn"] for row in every if row["source"] == source), reverse=True)[:5]
+        found = sorted((row["dbcnn"] for row in rows if row["source"] == source), reverse=True)
+        assert found == pytest.approx(best)
+    assert len(rows) > 5
 
 
 def test_a_folder_with_other_files_is_refused(looked_at, photos, capsys):

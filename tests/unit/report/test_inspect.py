@@ -115,11 +115,11 @@ def test_an_output_on_s3_is_written_only_there(s3, tmp_path, monkeypatch, place,
         (["/no/such.jpg"], "there is no such file"),
         ([__file__], "not a kind of input"),
         ([str(PORTRAIT), "--out", "/no/folder/a.png"], "there is no folder /no/folder"),
-        ([str(PORTRAIT), "--out", "a.gif"], "an annotated picture ends in .png"),
+        ([str(PORTRAIT), "--out", "a.gif"], "name an annotated image .png"),
         ([str(PORTRAIT), "--out", __file__ + "/a.png"], "there is no folder"),
         ([str(PORTRAIT), "--out", "gs://bucket/looks/"], "only local paths and s3://"),
         ([str(PORTRAIT), str(PHOTOS / "t1.jpg"), "--out", str(LICENCE)], "LICENSE: is a file"),
-        ([str(PORTRAIT), str(PHOTOS / "t1.jpg"), "--out", "a.png"], "is one file for 2 pictures"),
+        ([str(PORTRAIT), str(PHOTOS / "t1.jpg"), "--out", "a.png"], "is one file for 2 images"),
         ([str(PORTRAIT), "--preset", "nope"], "unknown preset"),
     ],
 )
@@ -164,5 +164,5 @@ def test_an_output_never_replaces_its_input(tmp_path, out, capsys):
     (tmp_path / "link.png").symlink_to(tmp_path / "a.png")
     before = (tmp_path / "a.png").read_bytes()
     assert main.main(["inspect", str(tmp_path / "a.png"), "--out", str(tmp_path / out)]) == 2
-    assert "is one of the pictures itself" in capsys.readouterr().err
+    assert "is one of the input images" in capsys.readouterr().err
     assert (tmp_path / "a.png").read_bytes() == before

@@ -133,7 +133,7 @@ def test_a_source_of_which_only_some_frames_are_wanted_may_change_later(sources,
     ("change", "said"),
     [
         ("removed", "gone: it existed when the input was listed"),
-        ("replaced", "was replaced while it was read"),
+        ("replaced", "was replaced during the read"),
     ],
 )
 @pytest.mark.parametrize("name", KINDS)

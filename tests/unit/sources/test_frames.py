@@ -399,7 +399,7 @@ def test_a_row_without_bytes_gives_the_file_that_its_path_names(tmp_path):
     gone, elsewhere, pipe = (frame.error for frame in frames[3:])
     assert "only the path gone.jpg, and there is no such file" in gone
     assert "s3://bucket/key, which is not in the shard's own storage" in elsewhere
-    assert "no file" in pipe
+    assert "not a file" in pipe
 
 
 def test_a_row_without_bytes_in_a_shard_on_s3(s3, tmp_path):

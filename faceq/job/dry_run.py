@@ -1,0 +1,210 @@
+"""What a job would read, and what of it is already done. Nothing is read, scored or written.
+
+Needs neither Ray nor a model, and takes as long as listing the input and reading the ids in the table.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from faceq import __version__
+from faceq.config import Config
+from faceq.job import resume, slow_steps
+from faceq.job.inputs import list_input, names_text, table_of
+from faceq.job.resume import Rest
+from faceq.messages.masking import mask
+from faceq.messages.visible import visible
+from faceq.models import cache, zoo
+from faceq.sources.listing import Kind, Shard, endings_text
+from faceq.stages.chosen_models import choose, comparison_record
+
+SOURCES_SHOWN = 10
+
+_WIDTH = 15
+"""Characters of the first column."""
+
+_KINDS: dict[Kind, str] = {
+    "picture": "images",
+    "tar": "tar shards",
+    "parquet": "Parquet files",
+    "video": "videos",
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A shard of the input. frames: None if it must be read to count them; done: frames that have a row."""
+
+    shard: Shard
+    frames: int | None
+    done: int
+
+    @property
+    def is_done(self) -> bool:
+        return self.frames is not None and self.done >= self.frames
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """config: of the job. sources: of the input, in its order. exists: whether the table exists. again:
+    frames with a row that are scored again. passed_over, notes: see `inputs.Input`."""
+
+    config: Config
+    table: str
+    exists: bool
+    overwrite: bool
+    sources: list[Source]
+    again: int
+    passed_over: dict[str, int]
+    notes: list[str]
+
+
+def survey(config: Config, overwrite: bool = False, retry_unreadable: bool = False) -> DryRun:
+    """Check the settings of a job and list its input, as `pipeline.score` does.
+
+    Args:
+        config: the job.
+        overwrite: the job first removes the existing table.
+        retry_unreadable: the job scores frames again whose row is `unreadable`.
+
+    Raises:
+        UsageError, StorageError: as `pipeline.score`, apart from licences, which are not asked for.
+    """
+    table = table_of(config, retry_unreadable)
+    record = _record(config)
+    table.check(None if overwrite else record)
+    with slow_steps.named("listing the input"):
+        found = list_input(config, table)
+    exists = table.exists()
+    notes = list(found.notes)
+    rest = None
+    if exists and not overwrite:
+        how, threshold = resume.read_settings(config), config.fiq_threshold
+        rest = resume.preview(table, found.shards, how, threshold, retry_unreadable)
+        higher = resume.higher_threshold(table, threshold)
+        notes += [higher] if higher else []
+    return DryRun(
+        config=config,
+        table=table.uri,
+        exists=exists,
+        overwrite=overwrite,
+        sources=list(_sources(found.shards, rest)),
+        again=0 if rest is None else len(rest.again),
+        passed_over=found.passed_over,
+        notes=notes,
+    )
+
+
+def _record(config: Config) -> dict[str, Any] | None:
+    """What the table's rows are compared with; None if a model would have to be downloaded for it."""
+    models = choose(config)
+    here = all(len(m.sha256) == zoo.HEX_DIGITS or cache.local_path(m).exists() for m in models.known)
+    return comparison_record(config, models) if here else None
+
+
+def _sources(shards: Iterable[Shard], rest: Rest | None) -> Iterator[Source]:
+    left = None if rest is None else {shard.source for shard in rest.shards}
+    for shard in shards:
+        frames = 1 if shard.kind == "picture" and shard.known else None
+        if left is None or rest is None:
+            yield Source(shard, frames, 0)
+        elif shard.source in left:
+            yield Source(shard, frames, rest.partly.get(shard.source, 0))
+        else:
+            known = rest.known.get(shard.source)
+            count = 1 if known is None else known.frames
+            yield Source(shard, count, count)
+
+
+def text(found: DryRun) -> str:
+    """The dry run as a person reads it."""
+    sections = [_heading(found), _table_of_kinds(found.sources), _listed(found.sources), _notes(found)]
+    return "\n".join("\n".join(["", *section]) for section in [*sections, _to_do(found)] if section)
+
+
+def _heading(found: DryRun) -> list[str]:
+    inputs = [*found.config.input, *found.config.manifest]
+    state = "" if found.exists else "   (does not exist yet)"
+    if found.exists and found.overwrite:
+        state = "   (exists: --overwrite removes it first)"
+    return [
+        f"faceq {__version__}, preset {found.config.preset}, dry run: nothing is scored or written",
+        f"{'input':<{_WIDTH}}{visible(mask(names_text(inputs)))}",
+        f"{'table':<{_WIDTH}}{visible(found.table)}{state}",
+    ]
+
+
+def _table_of_kinds(sources: list[Source]) -> list[str]:
+    lines = [f"{'kind':<{_WIDTH}}{'sources':>10}{'size':>12}{'frames':>14}{'already done':>15}"]
+    for kind, title in _KINDS.items():
+        some = [source for source in sources if source.shard.kind == kind]
+        if some:
+            lines.append(_row(title, some))
+    if len(lines) > 2:
+        lines.append(_row("total", sources))
+    if any(source.frames is None for source in sources):
+        lines.append("+: some sources must be read to count their frames")
+    return lines
+
+
+def _row(title: str, sources: list[Source]) -> str:
+    sizes = [source.shard.size for source in sources]
+    size = size_text(sum(size or 0 for size in sizes)) + ("+" if None in sizes else "")
+    frames = f"{sum(source.frames or source.done for source in sources):,}"
+    frames += "+" if any(source.frames is None for source in sources) else ""
+    done = sum(source.done for source in sources)
+    return f"{title:<{_WIDTH}}{len(sources):>10,}{size:>12}{frames:>14}{done:>15,}"
+
+
+def _listed(sources: list[Source]) -> list[str]:
+    lines = [f"{'sources':<{_WIDTH}}"]
+    if len(sources) > SOURCES_SHOWN:
+        lines = [f"{'sources':<{_WIDTH}}the first {SOURCES_SHOWN} of {len(sources):,}"]
+    for source in sources[:SOURCES_SHOWN]:
+        size = "" if source.shard.size is None else size_text(source.shard.size)
+        lines.append(f"  {size:>10}   {_state(source):<20}   {visible(source.shard.source)}")
+    return lines
+
+
+def _state(source: Source) -> str:
+    if source.is_done:
+        return f"done, {source.frames:,} frames" if source.shard.kind != "picture" else "done"
+    return f"{source.done:,} frames done" if source.done else "not done"
+
+
+def _notes(found: DryRun) -> list[str]:
+    lines = []
+    if found.again:
+        lines.append(
+            f"{'again':<{_WIDTH}}{found.again:,} frames with a row are scored again: they are unreadable, or "
+            "pass the lower --fiq-threshold"
+        )
+    if found.passed_over:
+        listed = visible(endings_text(found.passed_over))
+        lines.append(
+            f"{'skipped':<{_WIDTH}}{sum(found.passed_over.values()):,} files without frames: {listed}"
+        )
+    return lines + [f"{'note':<{_WIDTH}}{visible(note)}" for note in found.notes]
+
+
+def _to_do(found: DryRun) -> list[str]:
+    left = [source for source in found.sources if not source.is_done]
+    images = sum(source.shard.kind == "picture" for source in left)
+    parts = [f"{images:,} images"] if images else []
+    parts += [f"{len(left) - images:,} shards or videos"] if len(left) > images else []
+    limit = found.config.limit
+    first = f", of them the first {limit:,} frames (--limit)" if limit is not None else ""
+    what = " and ".join(parts) + first if left else "nothing: every frame of the input has its row"
+    return [f"{'to do':<{_WIDTH}}{what}"]
+
+
+def size_text(size: float) -> str:
+    """
+    >>> size_text(512), size_text(1_234_567)
+    ('512 B', '1.2 MB')
+    """
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:,.1f} TB"

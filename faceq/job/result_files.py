@@ -1,0 +1,42 @@
+"""The Parquet files of a run, as Ray Data writes them."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import pyarrow as pa
+from ray.data._internal.datasource.parquet_datasink import ParquetDatasink
+from ray.data._internal.execution.interfaces import TaskContext
+from ray.data.datasource import FilenameProvider
+
+from faceq.table.store import COMPRESSION, Table
+
+
+class RunFiles(FilenameProvider):
+    """File names that begin with the run's id. Ray's part of the name is the same for a task that is retried,
+    so that it overwrites its own files."""
+
+    def __init__(self, run_id: str):
+        self._run_id = run_id
+
+    def get_filename_for_task(self, write_uuid: str, task_index: int) -> str:
+        return f"{self._run_id}-{write_uuid}-{task_index:06d}-{{i}}.parquet"
+
+
+class ResultFiles(ParquetDatasink):
+    """Writes rows into the table as `Dataset.write_parquet` does, and reports to the census how many rows are
+    written: these survive a kill."""
+
+    def __init__(self, table: Table, schema: pa.Schema, run_id: str, census: Any):
+        super().__init__(
+            table.path,
+            filesystem=table.arrow_files,
+            partition_cols=["status"],
+            filename_provider=RunFiles(run_id),
+            arrow_parquet_args={"schema": schema, "compression": COMPRESSION},
+        )
+        self._census = census
+
+    def write(self, blocks: Iterable[pa.Table], ctx: TaskContext) -> None:
+        tables = list(blocks)
+        super().write(tables, ctx)
+        self._census.rows_written.remote(ctx.task_idx, sum(map(len, tables)))

@@ -1,0 +1,86 @@
+"""The summary of a job, which can be pasted into a ticket."""
+
+import shlex
+
+import pytest
+from here import score_here, small_scored_input
+
+from faceq import config
+from faceq.cli import main
+from faceq.job import summary
+from faceq.storage.settings import S3Settings
+from faceq.table.runs import Run
+from faceq.table.store import Table
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory, astronaut) -> Table:
+    """A table with an unreadable frame."""
+    _, place = small_scored_input(tmp_path_factory.mktemp("summary"), astronaut)
+    return Table(place, S3Settings())
+
+
+@pytest.fixture
+def done(table) -> summary.Summary:
+    (record,) = table.runs()
+    counts, quantiles = table.counts_and_quantiles()
+    run = Run(
+        run_id=record["run_id"],
+        version="0.1.0",
+        input=["a", "b", "c", "d"],
+        record={},
+        config=config.Config().model_dump(),
+        started="",
+        frames=3,
+        rows=3,
+        already_done=1000,
+        counts=counts,
+        passed_over={".txt": 2},
+        notes=["clip.mp4: odd"],
+    )
+    errors = summary.frequent_errors(table, run.run_id)
+    return summary.Summary(run, table.uri, 200.0, 10.0, 1, quantiles, None, errors)
+
+
+def test_the_summary_names_the_command_and_the_result(done, table):
+    text = summary.text(done)
+    for line in (
+        "faceq 0.1.0, preset embedded",
+        "input          a, b, c and 1 more",
+        f"table          {table.uri}",
+        f"run            {done.run.run_id}",
+        "frames                  3   read",
+        "rows                    3   written, one for each frame",
+        "already done        1,000   frames with a row, not read again",
+        "scored                  2    66.7%",
+        "unreadable              1    33.3%",
+        "errors                  1   unreadable frames; the most frequent errors:",
+        "skipped                 2   files without frames: 2 .txt",
+        "note           clip.mp4: odd",
+        "speed                 0.0   frames/s; 3 min 20 s in all, 10 s until the first frames were finished",
+    ):
+        assert line in text.splitlines()
+    (error,) = done.errors
+    assert f"                        1   {error}" in text.splitlines()
+
+
+def test_the_next_commands_can_be_pasted_and_work(done, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    lines = summary.text(done).splitlines()
+    commands = [line[15:] for line in lines[-3:]]
+    assert lines[-3].startswith("next ") and [shlex.split(line)[1] for line in commands] == [
+        "query",
+        "query",
+        "report",
+    ]
+    assert main.main(shlex.split(commands[1])[1:]) == 0
+    shown = capsys.readouterr().out
+    assert "bad.jpg" in shown and "1 of 1 rows" in shown
+    assert main.main(shlex.split(commands[0])[1:]) == 0
+
+
+def test_without_errors_no_command_for_them_is_suggested(done, tmp_path, photos):
+    done.run.counts = {"scored": 3}
+    assert "unreadable'" not in summary.text(done)
+    whole = Table(score_here(str(photos / "t1.jpg"), str(tmp_path / "t"), fiq_threshold=0), S3Settings())
+    assert summary.frequent_errors(whole) == {}
