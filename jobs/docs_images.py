@@ -164,13 +164,13 @@ def _tile(drawn: Pixels, example: Example, look: Inspected, side: int) -> Image.
                 f"{example.title}: {name} is {value:.3f}, outside {low:g} to {high:g}: degrade it differently"
             )
     how = cv2.INTER_AREA if len(drawn) > side else cv2.INTER_CUBIC
-    tile = Image.new("RGB", (side, side + 64), PAPER)
+    text = 10 + side // 18  # legible on a phone, where the strip is shrunk to less than half
+    tile = Image.new("RGB", (side, side + 4 * text), PAPER)
     tile.paste(Image.fromarray(cv2.resize(drawn, (side, side), interpolation=how)), (0, 0))
-    draw = ImageDraw.Draw(tile)
-    for line, (text, colour) in enumerate(
-        ((example.title, QUIET), (f"serfiq {serfiq:.2f}", INK), (f"dbcnn {dbcnn:.0f}", INK))
-    ):
-        draw.text((side // 2, side + 4 + 19 * line), text, colour, ImageFont.load_default(15), anchor="ma")
+    draw, font = ImageDraw.Draw(tile), ImageFont.load_default(text)
+    lines = ((example.title, QUIET), (f"serfiq {serfiq:.2f}", INK), (f"dbcnn {dbcnn:.0f}", INK))
+    for number, (line, colour) in enumerate(lines):
+        draw.text((side // 2, side + 4 + round(1.25 * text * number)), line, colour, font, anchor="ma")
     return tile
 
 
