@@ -57,5 +57,5 @@ def names_text(inputs: Sequence[str]) -> str:
 
 def no_frames(inputs: Sequence[str], passed_over: Mapping[str, int]) -> str:
     """The message about an input that has turned out to hold no frame."""
-    counted = f": passed over {endings_text(passed_over)}" if passed_over else ""
+    counted = f": skipped {endings_text(passed_over)}" if passed_over else ""
     return f"{names_text(inputs)}: no frames here{counted}"

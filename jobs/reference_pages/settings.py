@@ -68,8 +68,8 @@ names as they are: a file that is called `a.jpg?X-Amz-Signature=…` keeps its n
 """
 
 _STAGES = """\
-These sections have the same keys. [On a cluster](../how-to/cluster.md) says which number to change for
-which symptom.
+These sections have the same keys. [Find out why a job is slow](../how-to/slow-job.md) says which setting
+to change for which symptom.
 
 - `find_face`: {find_face}
 - `serfiq`, `dbcnn`: {pool}

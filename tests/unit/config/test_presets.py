@@ -235,7 +235,7 @@ def test_the_insightface_preset_from_its_pack_to_the_score(pack, files, pictures
     length = np.linalg.norm(ArcFaceONNX(str(files["recogniser"])).get_feat(aligned))
     assert rows[1]["embedding_norm"] == pytest.approx(length, rel=0.01)
     said = caplog.text
-    assert "terms accepted (InsightFace-NC): InsightFace's pretrained models" in said
+    assert "terms accepted (InsightFace-NC): The pretrained models of InsightFace" in said
     assert "terms accepted (CC-BY-NC-SA-4.0)" in said
     # The pack is unpacked, and the archive is deleted.
     kept = {path.name for path in cache_dir().iterdir() if not path.name.endswith(".lock")}

@@ -411,7 +411,7 @@ def test_models_without_such_terms_ask_for_nothing(model_dir, probe, server, cap
 def test_presets_of_restricted_models_are_refused_before_anything_is_done(model_dir, tmp_path, capsys):
     for preset in ("insightface", "cafi"):
         assert main.main(["score", str(PHOTOS), "--out", str(tmp_path / "t"), "--preset", preset]) == 2
-        assert "InsightFace's pretrained models are available for non-commercial" in capsys.readouterr().err
+        assert "The pretrained models of InsightFace are available" in capsys.readouterr().err
     with pytest.raises(LicenceError, match="non-commercial research"):
         faceq.score_images([b""], preset="insightface")
     assert not (tmp_path / "t").exists() and not model_dir.exists()

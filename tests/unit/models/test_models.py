@@ -179,7 +179,7 @@ def test_a_file_of_unknown_size_is_limited_to_the_size_of_a_model(model_dir, goo
     monkeypatch.setattr(download, "UNKNOWN_SIZE", len(CONTENT) - 1)
     for source in (good, server[0]):
         add(monkeypatch, dataclasses.replace(model(source), size=None))
-        with pytest.raises(zoo.ModelError, match=r"more than 102,399 bytes: no model does"):
+        with pytest.raises(zoo.ModelError, match=r"more than 102,399 bytes, the maximum for a model"):
             fetch("probe")
     monkeypatch.setattr(download, "UNKNOWN_SIZE", len(CONTENT))
     assert fetch("probe").read_bytes() == CONTENT

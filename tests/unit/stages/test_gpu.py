@@ -276,9 +276,9 @@ def test_the_wrong_onnxruntime_is_reported_with_the_package_to_install(installed
     assert f"`{INSTALL}`" in device.CUDA_DID_NOT_LOAD
 
 
-def test_readme_installs_what_the_messages_name():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert f"\n{INSTALL}\n" in readme
+def test_the_page_installs_what_the_messages_name():
+    page = (ROOT / "docs" / "how-to" / "gpu.md").read_text(encoding="utf-8")
+    assert f"\n{INSTALL}\n" in page
 
 
 @without_gpu

@@ -78,7 +78,7 @@ def test_licence_texts_may_differ_and_model_files_may_not():
     for changed, refused in (({"licence": "another text"}, False), ({"sha256": "0" * 64}, True)):
         there = {**now, "models": {**now["models"], "sface": {**sface, **changed}}}
         if refused:
-            with pytest.raises(UsageError, match=r"\(models\.sface\.sha256 \"0+"):
+            with pytest.raises(UsageError, match=r"\(models\.sface\.sha256 was \"0+"):
                 comparable.check("table", there, now)
         else:
             comparable.check("table", there, now)
