@@ -120,8 +120,8 @@ def test_a_long_list_of_inputs_is_shortened_and_a_finished_one_is_reported(tmp_p
         (["--out", "/tmp/t"], "no input given"),
         (["{in}"], "--out"),
         (["{in}", "--out", "{in}"], "not a faceq table"),
-        (["{in}", "--out", "{table}", "--set", "min_face=30"], "min_face 40 there, 30 now"),
-        (["{in}", "--out", "{table}", "--detector", "/none.onnx"], "there is no such file"),
+        (["{in}", "--out", "{table}", "--set", "min_face=30"], "min_face was 40, is now 30"),
+        (["{in}", "--out", "{table}", "--detector", "/none.onnx"], "neither a file nor the name of a model"),
     ],
 )
 def test_mistakes_have_the_exit_status_of_the_job(folder, arguments, said, capsys):

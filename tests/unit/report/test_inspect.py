@@ -113,7 +113,7 @@ def test_an_output_on_s3_is_written_only_there(s3, tmp_path, monkeypatch, place,
     ("arguments", "said"),
     [
         (["/no/such.jpg"], "there is no such file"),
-        ([__file__], "not a kind of input"),
+        ([__file__], "unknown file extension"),
         ([str(PORTRAIT), "--out", "/no/folder/a.png"], "there is no folder /no/folder"),
         ([str(PORTRAIT), "--out", "a.gif"], "name an annotated image .png"),
         ([str(PORTRAIT), "--out", __file__ + "/a.png"], "there is no folder"),
