@@ -16,6 +16,7 @@ import sys
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import IO
 
@@ -35,6 +36,8 @@ WILDCARD = "..."
 
 SECONDS = 300
 """Time limit of one command."""
+
+_DECIMAL = re.compile(r"(?<![\w.])(-?\d+\.\d+)(?![\w.])")
 
 _FENCE = re.compile(r"^(?P<indent>\s*)(?P<fence>`{3,}|~{3,})\s*(?P<language>[\w+-]*)(?P<rest>[^`]*)$")
 _MARK = re.compile(r"^\s*<!-- not run: \S.* -->\s*$")
@@ -179,14 +182,26 @@ def _console(block: Block) -> list[Step]:
 
 
 def matches(expected: str, printed: str) -> bool:
-    """Whether an output matches the expected one: `...` matches any text, and several spaces count as one."""
+    """Whether an output matches the expected one: `...` matches any text, several spaces count as one, and
+    the last digit of a decimal may differ by one, as between processors."""
     pieces = re.split(r"(^\.\.\.\n|\.\.\.)", _plain(expected), flags=re.MULTILINE)
-    literals, wildcards = [re.escape(piece) for piece in pieces[::2]], pieces[1::2]
+    literals, wildcards = [_literal(piece) for piece in pieces[::2]], pieces[1::2]
     gaps = [r"(?:[^\n]*\n)*?" if gap.endswith("\n") else r"[\s\S]*?" for gap in wildcards]
     # The first match of a piece is as good as any later one, so the search needs no backtracking (`?>`).
     found = [f"{gap}{literal}" for gap, literal in zip(gaps, literals[1:], strict=True)]
     parts = [literals[0], *(f"(?>{part})" for part in found[:-1]), *found[-1:]]
     return re.fullmatch("".join(parts), _plain(printed)) is not None
+
+
+def _literal(text: str) -> str:
+    """A pattern for a text without wildcards."""
+    parts = _DECIMAL.split(text)
+    for number, decimal in enumerate(parts[1::2]):
+        digits = len(decimal.partition(".")[2])
+        near = (Decimal(decimal) + Decimal(unit).scaleb(-digits) for unit in (-1, 0, 1))
+        parts[2 * number + 1] = f"(?:{'|'.join(re.escape(f'{each:.{digits}f}') for each in near)})"
+    parts[::2] = map(re.escape, parts[::2])
+    return "".join(parts)
 
 
 def difference(expected: str, printed: str) -> str:

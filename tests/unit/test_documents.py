@@ -159,6 +159,7 @@ def test_a_block_that_is_neither_run_nor_marked_is_a_problem(text, problem):
         ("a ... c", "a b\nb c"),
         (".../x.tar ... 0.61", "/tmp/x.tar  a.jpg  0.61"),
         ("... rows\n... rows", "1 rows\n2 rows"),
+        ("score 66.384 and -0.05", "score 66.383 and -0.04"),
     ],
 )
 def test_a_matching_output_is_accepted(expected, printed):
@@ -172,7 +173,9 @@ def test_a_matching_output_is_accepted(expected, printed):
         ("a", "a\nb"),
         ("a\nb", "a"),
         ("a\nb", "a\n\nb"),
-        ("0.61", "0.62"),
+        ("0.61", "0.63"),
+        ("0.1.0", "0.1.1"),
+        ("12 rows", "13 rows"),
         ("a ... 0.61", "a b 0.610"),
         ("...\nb", "ab"),
         ("a\n...", "ab\n"),
@@ -193,12 +196,12 @@ def test_many_wildcards_cost_no_time():
 
 def test_a_difference_shows_only_what_differs():
     expected = ".../a.tar 0.5\n.../b.tar 0.6\n...\nc\n...\n"
-    assert difference(expected, "/x/a.tar 0.5\n/x/b.tar 0.7\n1\n2\nc\n").splitlines()[2:] == [
+    assert difference(expected, "/x/a.tar 0.5\n/x/b.tar 0.8\n1\n2\nc\n").splitlines()[2:] == [
         "@@ -1,4 +1,5 @@",
         " /x/a.tar 0.5",
         "-.../b.tar 0.6",
         "-...",
-        "+/x/b.tar 0.7",
+        "+/x/b.tar 0.8",
         "+1",
         "+2",
         " c",
