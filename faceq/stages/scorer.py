@@ -142,8 +142,8 @@ def run_stages(
 
 
 def _check_list(images: Any) -> None:
-    """UsageError if `images` is a single image. Text and bytes can be iterated, too, and so can the rows of an
-    array; an array of several images (N, H, W, 3) or of paths is as good as a list."""
+    """UsageError if `images` is a single image. Text and bytes can be iterated, too, and so can the rows of
+    an array; an array of several images (N, H, W, 3) or of paths is as good as a list."""
     one = isinstance(images, str | os.PathLike | bytes | bytearray | memoryview)
     if isinstance(images, np.ndarray):
         one = images.ndim <= 3 and images.dtype.kind not in "OSU"
