@@ -183,7 +183,7 @@ def _show(rows: Any, options: argparse.Namespace) -> None:
     print(f"{len(shown):,} of {total:,} rows")
     ranges = _ranges(rows, options.where) if options.where and not total else ""
     if ranges:
-        log.info("no row fulfils the condition; in this table %s", ranges)
+        log.info("no row fulfils the condition; in this table, %s", ranges)
 
 
 def _ranges(rows: Any, where: str) -> str:

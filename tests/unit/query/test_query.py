@@ -150,7 +150,7 @@ def test_a_query_without_rows_shows_the_columns_and_the_range_of_the_scores(look
     assert main.main(["query", looked_at, "serfiq >= 2"]) == 0
     shown, values = capsys.readouterr(), [r["serfiq"] for r in rows if r["serfiq"] is not None]
     assert shown.out.startswith("source ") and shown.out.endswith("\n0 of 0 rows\n")
-    said = f"in this table serfiq is between {min(values):.3f} and {max(values):.3f}\n"
+    said = f"in this table, serfiq is between {min(values):.3f} and {max(values):.3f}\n"
     assert shown.err == f"faceq: no row fulfils the condition; {said}"
     assert main.main(["query", looked_at, "status = 'none'"]) == 0
     assert capsys.readouterr().err == ""
