@@ -25,7 +25,7 @@ COMMANDS = {
     "report": ("report", "write an HTML page about a table"),
     "inspect": ("inspect", "score single images and show what was found"),
     "compact": ("compact", "copy a table into few large sorted files"),
-    "plan": ("plan", "estimate the machines, hours and money of a job"),
+    "plan": ("plan", "estimate the machines, hours and cost of a job"),
     "evaluate": ("evaluate", "evaluate the scores, or fit their scale"),
     "models": ("models", "list, download or verify the models"),
     "config": ("settings", "print the settings that a job would use"),

@@ -1,4 +1,7 @@
-"""Shows people how far a job is: a live line on a terminal, a line from time to time in a pipe or a file."""
+"""Shows people how far a job is: a live line on a terminal, a line from time to time in a pipe or a file.
+
+Progress goes to standard error, as messages do: standard output has only the summary.
+"""
 
 import contextlib
 import os
@@ -16,7 +19,7 @@ _UP_AND_CLEAR = "\x1b[1A\r\x1b[K"
 
 
 class ProgressLine:
-    """Reports a job's progress on standard output. Log messages appear above the live line.
+    """Reports a job's progress on standard error. Log messages appear above the live line.
 
     On a narrow terminal the live line continues on further lines: no part of it is cut off.
 
@@ -30,7 +33,7 @@ class ProgressLine:
     written: int | None = None
 
     def __init__(self, shown: Handler):
-        self._on_terminal = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+        self._on_terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         self._lines: list[str] = []
         self._writing = threading.RLock()
         shown.around = self._above
@@ -84,5 +87,5 @@ def fitted(parts: Sequence[str], width: int) -> list[str]:
 def _write(text: str) -> None:
     # If nobody reads any more, the job goes on.
     with contextlib.suppress(OSError):
-        sys.stdout.write(text)
-        sys.stdout.flush()
+        sys.stderr.write(text)
+        sys.stderr.flush()

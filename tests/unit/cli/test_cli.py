@@ -175,6 +175,8 @@ def test_help_says_how_a_list_names_an_image(action, said, capsys):
     [
         (["--frames", "x"], "--frames: must be a whole number of 1 or more, not 'x'"),
         (["--frames", "0"], "--frames: must be a whole number of 1 or more, not '0'"),
+        (["--frames", "10M"], "--frames: write the number in digits: 10000000, not '10M'"),
+        (["--frames", "2.5k"], "--frames: write the number in digits: 2500, not '2.5k'"),
         (["--price-per-hour", "-3"], "--price-per-hour: must be an amount of money of 0 or more, not '-3'"),
         (["--price-per-hour", "nan"], "--price-per-hour: must be an amount of money of 0 or more, not 'nan'"),
         (["--price-per-hour", "x"], "--price-per-hour: must be an amount of money of 0 or more, not 'x'"),
