@@ -22,7 +22,12 @@ class ProgressLine:
 
     Args:
         shown: writes the log messages.
+
+    Attributes:
+        written: rows of the run in files of the table, when the job has ended; None if that is not known.
     """
+
+    written: int | None = None
 
     def __init__(self, shown: Handler):
         self._on_terminal = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
@@ -43,8 +48,9 @@ class ProgressLine:
             else:
                 _write(f"faceq: {progress}\n")
 
-    def end(self) -> None:
+    def end(self, written: int | None) -> None:
         """Remove the line from the terminal."""
+        self.written = written
         with self._writing:
             if self._lines:
                 _write(self._clearing())

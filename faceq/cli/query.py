@@ -127,7 +127,7 @@ def _check_combination(options: argparse.Namespace) -> None:
 
 
 def _how_to_resume(options: argparse.Namespace) -> str:
-    return ": run the same command again to continue where it stopped" if options.export_shards else ""
+    return ": run the same command again to continue" if options.export_shards else ""
 
 
 def _only_prints(options: argparse.Namespace) -> bool:

@@ -225,4 +225,6 @@ def text(frames: int, kind: str, price: float | None, preset: str = "embedded") 
     if preset != "embedded":
         lines += ["", "assumes that faces are found on the GPU: find_face: { num_gpus: 0.2 }, 0.4 per pool"]
     lines += ["", "estimated, not measured: see docs/explanation/capacity.md"]
+    if price is None:
+        lines.append("no costs: add --price-per-hour X, the price of one machine per hour, to see them")
     return "\n".join(lines)

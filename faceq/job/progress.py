@@ -113,12 +113,21 @@ class Reporter(Protocol):
     def show(self, progress: Progress) -> None:
         """Called repeatedly while the job runs."""
 
-    def end(self) -> None:
-        """Called when the job has ended, successfully or not."""
+    def end(self, written: int | None) -> None:
+        """Called when the job has ended, successfully or not.
+
+        Args:
+            written: rows of this run in files of the table; None while that is not known.
+        """
 
 
 class LogReporter:
-    """Logs the progress; the record has the figures as `record.progress`, a dict."""
+    """Logs the progress; the record has the figures as `record.progress`, a dict.
+
+    written: see `Reporter.end`.
+    """
+
+    written: int | None = None
 
     @property
     def every_s(self) -> float:
@@ -127,8 +136,8 @@ class LogReporter:
     def show(self, progress: Progress) -> None:
         log.info("%s", progress, extra={"progress": dataclasses.asdict(progress)})
 
-    def end(self) -> None:
-        """Nothing to do."""
+    def end(self, written: int | None) -> None:
+        self.written = written
 
 
 @contextlib.contextmanager
@@ -184,9 +193,10 @@ class _Watch:
 
     def leave(self) -> None:
         """Log the last messages of workers, and end the report."""
+        written = None
         with contextlib.suppress(ray.exceptions.RayError):
-            self._counts(_LAST_WORDS_S)
-        self._reporter.end()
+            written = self._counts(_LAST_WORDS_S).written
+        self._reporter.end(written)
 
     def _guard(self, dog: watchdog.Watchdog, counts: Counts) -> None:
         said, reason = dog.look((counts.tasks_ended, counts.read, counts.unreadable, counts.finished))

@@ -60,7 +60,7 @@ def test_on_a_terminal_messages_stand_above_the_line(monkeypatch):
         line.show(HALF)
         log.warning("meanwhile")
         assert screen(terminal.getvalue()) == ["faceq: before", "faceq: meanwhile", TEXT]
-        line.end()
+        line.end(None)
         log.warning("after")
     assert screen(terminal.getvalue()) == ["faceq: before", "faceq: meanwhile", "faceq: after"]
     assert line.every_s == 1
@@ -78,7 +78,7 @@ def test_on_a_narrow_terminal_the_line_goes_on_below_and_is_replaced_as_a_whole(
         ]
         logging.getLogger("faceq.job").warning("meanwhile")
         assert [len(each) < 80 for each in screen(terminal.getvalue())] == [True] * 3
-        line.end()
+        line.end(None)
     assert screen(terminal.getvalue()) == ["faceq: meanwhile"]
 
 
@@ -88,7 +88,7 @@ def test_in_a_pipe_it_is_a_line_now_and_then(kind, monkeypatch, capsys):
     with logs.shown() as shown:
         line = ProgressLine(shown)
         line.show(HALF)
-        line.end()
+        line.end(None)
     assert (terminal.getvalue() if terminal else capsys.readouterr().out) == f"{TEXT}\n"
     assert line.every_s == progress_line.progress.EVERY_S
 

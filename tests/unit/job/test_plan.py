@@ -105,8 +105,10 @@ def test_the_command_prints_machines_hours_and_with_a_price_money(capsys):
     assert main.main(["plan", "--frames", "100000000", "--gpu", "g5"]) == 0
     without = capsys.readouterr().out
     assert "g5.8xlarge" in without and "bottleneck" in without and "money" not in without
+    assert "--price-per-hour" in without.splitlines()[-1]
     assert main.main(["plan", "--frames", "100000000", "--gpu", "g5", "--price-per-hour", "4.10"]) == 0
     printed = capsys.readouterr().out.splitlines()
+    assert not any("--price-per-hour" in line for line in printed)
     header = next(number for number, line in enumerate(printed) if line.startswith("machines"))
     machines, hours, together, money = (float(cell.replace(",", "")) for cell in printed[header + 2].split())
     assert machines == 2 and together == pytest.approx(2 * hours, rel=0.01)
