@@ -131,7 +131,7 @@ def lines_of(look: Inspected, config: Config) -> list[tuple[str, str]]:
         lines.append(("image", f"{row['width']} x {row['height']}, faces: {row['n_faces']}"))
     if row["face_w"] is not None:
         x, y, width, height = (round(row[f"face_{side}"]) for side in "xywh")
-        why = ", the largest complete face among the most confident ones" if row["n_faces"] > 1 else ""
+        why = ", the largest one among those with nearly the best confidence" if row["n_faces"] > 1 else ""
         lines.append(("face", f"{width} x {height} at {x}, {y}, confidence {row['det_score']:.2f}{why}"))
         if row["face_confidence"] is not None:
             error = f"alignment error {row['align_error']:.1f} pixels"
