@@ -26,21 +26,26 @@ READABLE = r"""timestamp_s is null and source not like 's3://%'
 
 
 class GoodFrames(IterableDataset):
-    """The frames of a table that fulfil a condition, as (name, RGB uint8 tensor of (3, side, side))."""
+    """The frames of a table that fulfil a condition, as (name, RGB uint8 tensor of (3, side, side)).
 
-    def __init__(self, table: str, where: str, side: int = 224):
+    Under DistributedDataParallel, give each process its `rank` and the number of `ranks`: each reads its own
+    sources.
+    """
+
+    def __init__(self, table: str, where: str, side: int = 224, rank: int = 0, ranks: int = 1):
         good = faceq.read_table(table, f"({where}) and {READABLE}", ["source", "member"])
         self.skipped = faceq.read_table(table, where, ["source"]).num_rows - good.num_rows
-        self.side = side
+        self.side, self.rank, self.ranks = side, rank, ranks
         self.sources: dict[str, set[str | None]] = {}
         for row in good.to_pylist():
             self.sources.setdefault(row["source"], set()).add(row["member"])
 
     def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
-        worker = get_worker_info()  # with num_workers=N, each worker reads every N-th source
-        part = slice(worker.id, None, worker.num_workers) if worker else slice(None)
-        for source, members in list(self.sources.items())[part]:
-            for name, data in read_frames(source, members):
+        worker = get_worker_info()
+        workers, number = (worker.num_workers, worker.id) if worker else (1, 0)
+        # Each worker of each rank reads every N-th source. Sorted, so that all processes have the same order.
+        for source in sorted(self.sources)[self.rank * workers + number :: self.ranks * workers]:
+            for name, data in read_frames(source, self.sources[source]):
                 yield name, self.decode(data)
 
     def decode(self, data: bytes) -> torch.Tensor:
