@@ -138,7 +138,7 @@ def test_several_pictures_go_into_a_folder(s3, tmp_path, capsys):
     assert main.main(["inspect", *images, "--out", str(tmp_path / "looks")]) == 0
     one, other = (Image.open(path) for path in sorted((tmp_path / "looks").iterdir()))
     assert np.array_equal(np.asarray(one), np.asarray(other))
-    assert capsys.readouterr().out.count("serfiq") == 2
+    assert capsys.readouterr().out.count("\n  serfiq ") == 2
 
 
 @pytest.mark.parametrize(("place", "made"), [("looks/", "looks/Tom_Hanks_54745.png"), ("a.jpg", "a.jpg")])
