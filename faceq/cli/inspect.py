@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_INSPECT = """Scores a few images without a table and prints the values. For a low score it also prints the
-reason, if the values show one. Every face gets both scores, also below the threshold. --out writes the
-image with box, landmarks and outline, next to the region that DB-CNN scores."""
+_INSPECT = """Scores a few images without a table and prints the values. If a score is below the recommended
+filter, it says which one and why, if the values show a reason. Every face gets both scores, also below the
+threshold. --out writes the image with box, landmarks and outline, next to the region that DB-CNN scores."""
 
 _EXAMPLES = """examples:
   faceq inspect face.jpg
@@ -77,10 +77,10 @@ def inspect(options: argparse.Namespace) -> int:
         return 0
     for look, target in zip(looks, targets, strict=True):
         print(visible(look.row["source"]))
-        for name, value in lines_of(look, settings.fiq_threshold):
-            print(f"  {name:<8} {visible(value)}")
+        for name, value in lines_of(look, settings):
+            print(f"  {name:<9} {visible(value)}")
         if target is not None:
-            print(f"  {'saved':<8} {visible(target)}")
+            print(f"  {'saved':<9} {visible(target)}")
     return 0
 
 

@@ -6,6 +6,7 @@ import importlib
 import logging
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
@@ -24,7 +25,7 @@ COMMANDS = {
     "report": ("report", "write an HTML page about a table"),
     "inspect": ("inspect", "score single images and show what was found"),
     "compact": ("compact", "copy a table into few large sorted files"),
-    "plan": ("plan", "estimate the machines, hours and money of a job"),
+    "plan": ("plan", "estimate the machines, hours and cost of a job"),
     "evaluate": ("evaluate", "evaluate the scores, or fit their scale"),
     "models": ("models", "list, download or verify the models"),
     "config": ("settings", "print the settings that a job would use"),
@@ -35,10 +36,12 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0 done, 1 failed, 2 wrong usage; 130, 143 or 129 if Ctrl-C,
     SIGTERM or SIGHUP has ended it."""
+    started = time.monotonic()
     given = sys.argv[1:] if arguments is None else list(arguments)
     with streams.guarded() as output, signals.raised() as ending, logs.shown() as shown:
         try:
             options = _options(given, shown)
+            options.started = started
             output.only_prints = options.only_prints(options)
             return _run(options, ending)
         except streams.ReaderGone:

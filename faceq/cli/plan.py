@@ -1,7 +1,8 @@
-"""`faceq plan`: estimates the machines, hours and money that a job takes."""
+"""`faceq plan`: estimates the machines, hours and cost that a job takes."""
 
 import argparse
 import math
+import re
 
 from faceq.cli.arguments import positive
 from faceq.job import capacity
@@ -20,13 +21,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description, parser.epilog = _PLAN, _PLAN_EXAMPLES
     add = parser.add_argument
-    add("--frames", type=positive, required=True, metavar="N", help="number of frames to score")
+    add("--frames", type=_frames, required=True, metavar="N", help="number of frames to score")
     sizes = ", ".join(machine.name for machine in capacity.MACHINES)
-    what = f"AWS machine: {', '.join(capacity.CLASSES)}, or one of the sizes {sizes}"
+    cards = ", ".join(sorted({machine.card for machine in capacity.MACHINES}))
+    what = f"AWS machine: one of {', '.join(capacity.CLASSES)}; a GPU: {cards}; or a size: {sizes}"
     add("--gpu", required=True, metavar="TYPE", help=what)
-    add("--price-per-hour", type=_price, metavar="X", help="price of one machine per hour, in any currency")
+    what = "on-demand or spot price of one such machine per hour, in any currency"
+    add("--price-per-hour", type=_price, metavar="X", help=what)
     add("--preset", choices=capacity.COSTS, default="embedded", help="set of models (default: embedded)")
     parser.set_defaults(run=run_plan, only_prints=lambda options: True)
+
+
+def _frames(text: str) -> int:
+    """A number of frames; the message for `10M` says how to write that."""
+    short = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmb])", text, re.IGNORECASE | re.ASCII)
+    if short:
+        number = round(float(short[1]) * {"k": 1e3, "m": 1e6, "b": 1e9}[short[2].lower()])
+        raise argparse.ArgumentTypeError(f"write the number in digits: {number}, not {text!r}")
+    return positive(text)
 
 
 def _price(text: str) -> float:

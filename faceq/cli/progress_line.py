@@ -1,4 +1,7 @@
-"""Shows people how far a job is: a live line on a terminal, a line from time to time in a pipe or a file."""
+"""Shows people how far a job is: a live line on a terminal, a line from time to time in a pipe or a file.
+
+Progress goes to standard error, as messages do: standard output has only the summary.
+"""
 
 import contextlib
 import os
@@ -16,16 +19,21 @@ _UP_AND_CLEAR = "\x1b[1A\r\x1b[K"
 
 
 class ProgressLine:
-    """Reports a job's progress on standard output. Log messages appear above the live line.
+    """Reports a job's progress on standard error. Log messages appear above the live line.
 
     On a narrow terminal the live line continues on further lines: no part of it is cut off.
 
     Args:
         shown: writes the log messages.
+
+    Attributes:
+        written: rows of the run in files of the table, when the job has ended; None if that is not known.
     """
 
+    written: int | None = None
+
     def __init__(self, shown: Handler):
-        self._on_terminal = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+        self._on_terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         self._lines: list[str] = []
         self._writing = threading.RLock()
         shown.around = self._above
@@ -43,8 +51,9 @@ class ProgressLine:
             else:
                 _write(f"faceq: {progress}\n")
 
-    def end(self) -> None:
+    def end(self, written: int | None) -> None:
         """Remove the line from the terminal."""
+        self.written = written
         with self._writing:
             if self._lines:
                 _write(self._clearing())
@@ -78,5 +87,5 @@ def fitted(parts: Sequence[str], width: int) -> list[str]:
 def _write(text: str) -> None:
     # If nobody reads any more, the job goes on.
     with contextlib.suppress(OSError):
-        sys.stdout.write(text)
-        sys.stdout.flush()
+        sys.stderr.write(text)
+        sys.stderr.flush()

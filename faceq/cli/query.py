@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
@@ -42,6 +43,8 @@ BEST_OF_EACH = (
     "qualify row_number() over (partition by source order by dbcnn desc) <= 5)"
 )
 """A condition that holds a whole statement: the five best frames of each source."""
+
+SCORES = ("serfiq", "dbcnn")
 
 _VIDEO_COLUMNS = ("frame_index", "timestamp_s")
 """Columns that are shown only if the rows have video frames."""
@@ -127,7 +130,7 @@ def _check_combination(options: argparse.Namespace) -> None:
 
 
 def _how_to_resume(options: argparse.Namespace) -> str:
-    return ": run the same command again to continue where it stopped" if options.export_shards else ""
+    return ": run the same command again to continue" if options.export_shards else ""
 
 
 def _only_prints(options: argparse.Namespace) -> bool:
@@ -165,7 +168,9 @@ def _show(rows: Any, options: argparse.Namespace) -> None:
     from faceq.query.rows import MAIN_COLUMNS  # noqa: PLC0415 - as above
 
     if options.sql:
-        shown, total = _first(rows.batches(rows.sql(options.sql), 1 << 16))
+        found = rows.sql(options.sql)
+        shown, total = _first(rows.batches(found, 1 << 16))
+        shown = shown if total else rows.arrow(found.limit(0))
     else:
         options.limit = options.limit or ROWS_SHOWN
         source, member, *others = MAIN_COLUMNS
@@ -176,6 +181,23 @@ def _show(rows: Any, options: argparse.Namespace) -> None:
         total = rows.count(rows.chosen(options.where))
     _print_rows(shown)
     print(f"{len(shown):,} of {total:,} rows")
+    ranges = _ranges(rows, options.where) if options.where and not total else ""
+    if ranges:
+        log.info("no row fulfils the condition; in this table, %s", ranges)
+
+
+def _ranges(rows: Any, where: str) -> str:
+    """The range of each score that a condition names, where there are values."""
+    from faceq.query.rows import display  # noqa: PLC0415 - as above
+
+    named = [score for score in SCORES if re.search(rf"\b{score}\b", where, re.IGNORECASE)]
+    if not named:
+        return ""
+    columns = ", ".join(f"min({score}), max({score})" for score in named)
+    ends = rows.arrow(rows.sql(f"select {columns} from frames")).to_pydict().values()
+    pairs = zip(*[(end[0] for end in ends)] * 2, strict=True)
+    found = [(score, low, high) for score, (low, high) in zip(named, pairs, strict=True) if high is not None]
+    return ", ".join(f"{score} is between {display(low)} and {display(high)}" for score, low, high in found)
 
 
 def _without_video_columns(rows: pa.Table) -> pa.Table:

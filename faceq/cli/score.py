@@ -1,6 +1,8 @@
 """`faceq score`: the job."""
 
 import argparse
+import time
+from dataclasses import replace
 
 from faceq.cli.arguments import positive
 from faceq.cli.models import add_model_arguments, model_settings
@@ -42,7 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--any-name", action="store_true", default=None, help=brief("any_name"))
     add("--retry-unreadable", action="store_true", help="score frames again whose row is `unreadable`")
     add("--overwrite", action="store_true", help="first remove the existing table")
-    parser.set_defaults(run=score, on_interrupt=_how_to_resume, only_prints=lambda options: options.dry_run)
+    parser.set_defaults(run=score, reporter=None)
+    parser.set_defaults(on_interrupt=_how_to_resume, only_prints=lambda options: options.dry_run)
 
 
 def score(options: argparse.Namespace) -> int:
@@ -54,11 +57,12 @@ def score(options: argparse.Namespace) -> int:
         print(dry_run.text(dry_run.survey(settings, options.overwrite, options.retry_unreadable)))
         return 0
     from faceq.cli.progress_line import ProgressLine  # noqa: PLC0415 - Ray takes seconds to import
-    from faceq.job import pipeline, summary  # noqa: PLC0415 - as above
+    from faceq.job import pipeline, progress, summary  # noqa: PLC0415 - as above
 
-    line = ProgressLine(options.shown) if options.shown.for_people else None
-    done = pipeline.score(settings, options.overwrite, options.retry_unreadable, line)
-    print(summary.text(done))
+    options.reporter = ProgressLine(options.shown) if options.shown.for_people else progress.LogReporter()
+    before = time.monotonic() - options.started
+    done = pipeline.score(settings, options.overwrite, options.retry_unreadable, options.reporter)
+    print(summary.text(replace(done, before_seconds=done.before_seconds + before)))
     return 0
 
 
@@ -84,4 +88,6 @@ def _how_to_resume(options: argparse.Namespace) -> str:
     if options.dry_run:
         return ""
     without = " without --overwrite" if options.overwrite else ""
-    return f": run the same command{without} again to continue where it stopped"
+    written = options.reporter.written if options.reporter else None
+    rows = "" if written is None else f"{written:,} rows written; "
+    return f": {rows}run the same command{without} again to continue"

@@ -194,7 +194,7 @@ class Finder:
 
 
 def chosen(faces: list[Face]) -> Face:
-    """The largest of the faces whose confidence is close to the best one.
+    """The largest face among those with nearly the best confidence: at most NEAR_BEST below it.
 
     The area of a face that the frame's edge cuts off is weighted by the square of its share inside the frame.
     """

@@ -1,4 +1,4 @@
-"""Estimates the machines, hours and money that a job of many frames takes; not measured.
+"""Estimates the machines, hours and cost that a job of many frames takes; not measured.
 
 The CPU costs of a frame were measured on one core. The GPU costs follow from the arithmetic of the networks
 and the GPUs' published figures. `docs/explanation/capacity.md` explains each number.
@@ -161,7 +161,7 @@ def capacity(there: Machine, cost: Cost) -> dict[str, float]:
         "CPUs": RAY_EFFICIENCY * there.cpus * 1000 / (cost.cpu_ms + cost.host_ms),
         "GPUs": RAY_EFFICIENCY * there.cards * gpu_rate(there, cost),
         "network": NETWORK_EFFICIENCY * there.network * 1e9 / 8 / cost.read_bytes,
-        "object store": min(OBJECT_STORE_BYTES_S * there.cpus, MEMORY_BYTES_S) / cost.object_bytes,
+        "Ray object store": min(OBJECT_STORE_BYTES_S * there.cpus, MEMORY_BYTES_S) / cost.object_bytes,
     }
 
 
@@ -204,25 +204,33 @@ def text(frames: int, kind: str, price: float | None, preset: str = "embedded") 
     lines = [
         f"{there.name}: {there.cpus} vCPUs, {there.cards} {there.card}, {there.network:g} Gbit/s; {preset}",
         "",
-        "part              frames/s",
+        "part                frames/s",
         *(
-            f"{part:<14}{most:>12,.0f}{'   the bottleneck' if part == bound else ''}"
+            f"{part:<16}{most:>12,.0f}{'   the bottleneck' if part == bound else ''}"
             for part, most in rates.items()
         ),
         "",
         f"expected {rate:,.0f} frames/s per machine, {rate / there.cards:,.0f} per GPU",
-        f"the GPUs are busy {rate / rates['GPUs']:.0%} of the time; feeding one GPU takes {feeding:,.0f} "
-        "vCPUs, including those of CPU workers",
+        f"the GPUs are busy {rate / rates['GPUs']:.0%} of the time",
+        f"feeding one GPU takes {feeding:,.0f} vCPUs, on its own machine or on CPU workers",
         "",
-        f"{'machines':>8}{'hours':>10}{'machine hours':>16}" + ("" if price is None else f"{'money':>14}"),
+        f"{'machines':>8}{'hours':>10}{'machine hours':>16}" + ("" if price is None else f"{'cost':>14}"),
     ]
     for count in COUNTS:
         needed = hours(frames, rate, count)
-        money = "" if price is None else f"{needed * count * price:>14,.2f}"
-        lines.append(f"{count:>8}{needed:>10,.2f}{needed * count:>16,.1f}{money}")
+        cost = "" if price is None else f"{needed * count * price:>14,.2f}"
+        lines.append(f"{count:>8}{needed:>10,.2f}{needed * count:>16,.1f}{cost}")
         if needed < 2 * START_UP_HOURS:
             break  # more machines would mostly start up
     if preset != "embedded":
         lines += ["", "assumes that faces are found on the GPU: find_face: { num_gpus: 0.2 }, 0.4 per pool"]
+    if price is not None:
+        lines += [
+            "",
+            f"cost: the GPU machines only, at the price that you gave ({price:g} an hour, on-demand or spot)",
+            "not included: the head, CPU workers and S3 requests",
+        ]
     lines += ["", "estimated, not measured: see docs/explanation/capacity.md"]
+    if price is None:
+        lines.append("no costs: add --price-per-hour X, the price of one machine per hour, to see them")
     return "\n".join(lines)

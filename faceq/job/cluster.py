@@ -94,7 +94,7 @@ def _check_room(config: Config) -> None:
     job that requests more would wait forever. (A cluster may grow, so a job waits there: see `watchdog`.)"""
     there = ray.cluster_resources()
     machine = resources.Machine(there.get("CPU", 0), there.get("GPU", 0))
-    lacking = resources.shortage(requests(config), [machine])
+    lacking = resources.shortage(requests(config), [machine], local=True)
     if lacking:
         raise UsageError(
             f"config: {lacking}: lower num_cpus, num_gpus or min_size, or name a cluster in RAY_ADDRESS"

@@ -3,6 +3,7 @@
 Needs neither Ray nor a model, and takes as long as listing the input and reading the ids in the table.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -103,8 +104,9 @@ def _record(config: Config) -> dict[str, Any] | None:
 
 
 def _sources(shards: Iterable[Shard], rest: Rest | None) -> Iterator[Source]:
-    left = None if rest is None else {shard.source for shard in rest.shards}
-    for shard in shards:
+    left = None if rest is None else {shard.source: shard for shard in rest.shards}
+    for listed in shards:
+        shard = (left or {}).get(listed.source, listed)
         frames = 1 if shard.kind == "picture" and shard.known else None
         if left is None or rest is None:
             yield Source(shard, frames, 0)
@@ -143,59 +145,96 @@ def _table_of_kinds(sources: list[Source]) -> list[str]:
     if len(lines) > 2:
         lines.append(_row("total", sources))
     if any(source.frames is None for source in sources):
-        lines.append("+: some sources must be read to count their frames")
+        lines.append("unknown, +: sources whose frames are counted when they are read")
     return lines
 
 
 def _row(title: str, sources: list[Source]) -> str:
+    """A line of the table. `N+`: at least N frames."""
     sizes = [source.shard.size for source in sources]
     size = size_text(sum(size or 0 for size in sizes)) + ("+" if None in sizes else "")
-    frames = f"{sum(source.frames or source.done for source in sources):,}"
-    frames += "+" if any(source.frames is None for source in sources) else ""
+    known = sum(source.frames or source.done for source in sources)
+    frames = f"{known:,}"
+    if any(source.frames is None for source in sources):
+        frames = f"{known:,}+" if known else "unknown"
     done = sum(source.done for source in sources)
     return f"{title:<{_WIDTH}}{len(sources):>10,}{size:>12}{frames:>14}{done:>15,}"
 
 
 def _listed(sources: list[Source]) -> list[str]:
-    lines = [f"{'sources':<{_WIDTH}}"]
-    if len(sources) > SOURCES_SHOWN:
-        lines = [f"{'sources':<{_WIDTH}}the first {SOURCES_SHOWN} of {len(sources):,}"]
-    for source in sources[:SOURCES_SHOWN]:
+    """The first sources that have something to do."""
+    left = [source for source in sources if not source.is_done]
+    if not left:
+        return []
+    first = f"the first {SOURCES_SHOWN} of " if len(left) > SOURCES_SHOWN else ""
+    lines = [f"{'not done':<{_WIDTH}}{first}{_counted(len(left), 'source')}"]
+    for source in left[:SOURCES_SHOWN]:
         size = "" if source.shard.size is None else size_text(source.shard.size)
-        lines.append(f"  {size:>10}   {_state(source):<20}   {visible(source.shard.source)}")
+        done = f"   ({_counted(source.done, 'frame')} done)" if source.done else ""
+        lines.append(f"  {size:>10}   {visible(source.shard.source)}{done}")
     return lines
-
-
-def _state(source: Source) -> str:
-    if source.is_done:
-        return f"done, {source.frames:,} frames" if source.shard.kind != "picture" else "done"
-    return f"{source.done:,} frames done" if source.done else "not done"
 
 
 def _notes(found: DryRun) -> list[str]:
     lines = []
     if found.again:
         lines.append(
-            f"{'again':<{_WIDTH}}{found.again:,} frames with a row are scored again: they are unreadable, or "
-            "pass the lower --fiq-threshold"
+            f"{'again':<{_WIDTH}}{_counted(found.again, 'frame')} with a row: unreadable, or passing the "
+            "lower --fiq-threshold"
         )
     if found.passed_over:
         listed = visible(endings_text(found.passed_over))
-        lines.append(
-            f"{'skipped':<{_WIDTH}}{sum(found.passed_over.values()):,} files without frames: {listed}"
-        )
+        skipped = _counted(sum(found.passed_over.values()), "file")
+        lines.append(f"{'skipped':<{_WIDTH}}{skipped} without frames: {listed}")
     return lines + [f"{'note':<{_WIDTH}}{visible(note)}" for note in found.notes]
 
 
 def _to_do(found: DryRun) -> list[str]:
-    left = [source for source in found.sources if not source.is_done]
-    images = sum(source.shard.kind == "picture" for source in left)
-    parts = [f"{images:,} images"] if images else []
-    parts += [f"{len(left) - images:,} shards or videos"] if len(left) > images else []
-    limit = found.config.limit
-    first = f", of them the first {limit:,} frames (--limit)" if limit is not None else ""
-    what = " and ".join(parts) + first if left else "nothing: every frame of the input has its row"
+    left = Counter(source.shard.kind for source in found.sources if not source.is_done)
+    parts = [_counted(left[kind], title.removesuffix("s")) for kind, title in _KINDS.items() if left[kind]]
+    what = " and ".join([", ".join(parts[:-1]), parts[-1]]) if parts[1:] else "".join(parts)
+    if not parts:
+        what = "nothing: every frame of the input has its row"
+    elif found.config.limit is not None:
+        what = _limited(found.config.limit, found.sources) or what
     return [f"{'to do':<{_WIDTH}}{what}"]
+
+
+def _limited(limit: int, sources: list[Source]) -> str:
+    """What is left to do of the first `limit` frames, with or without a row; "" if the input has fewer."""
+    first, done = 0, 0
+    for source in sorted(sources, key=lambda source: source.shard.kind == "picture"):  # as `group` does
+        if first == limit:
+            break
+        if source.frames is None:
+            return _at_most(limit, limit - done, any(source.done for source in sources))
+        first += (some := min(source.frames, limit - first))
+        done += some if source.is_done else 0
+    if first < limit:
+        return ""
+    if done == limit:
+        return f"nothing: the first {_counted(limit, 'frame')} of the input (--limit) already have a row"
+    if not done:
+        return f"the first {_counted(limit, 'frame')} of the input (--limit)"
+    left = _counted(limit - done, "frame")
+    return f"{left}: of the first {limit:,} of the input (--limit), {done:,} already have a row"
+
+
+def _at_most(limit: int, left: int, some_done: bool) -> str:
+    if not some_done:
+        return f"at most the first {_counted(limit, 'frame')} of the input (--limit)"
+    return (
+        f"at most {_counted(left, 'frame')}: the first {limit:,} of the input (--limit), without those that "
+        "already have a row"
+    )
+
+
+def _counted(count: int, what: str) -> str:
+    """
+    >>> _counted(1, "tar shard"), _counted(1200, "frame")
+    ('1 tar shard', '1,200 frames')
+    """
+    return f"{count:,} {what}" + ("" if count == 1 else "s")
 
 
 def size_text(size: float) -> str:

@@ -43,8 +43,9 @@ def run_graph(
 ) -> None:
     """Run the whole job, with one read task for each of `groups`. Every step after reading keeps the number
     of rows."""
-    shown = progress.watched(run.run_id, requests(config), census, len(groups), reporter)
-    log.info("loading models")
+    limited = config.limit is not None
+    shown = progress.watched(run.run_id, requests(config), census, len(groups), reporter, limited)
+    log.info("loading models and reading frames")
     with DataContext.current(_context(config, run)), shown, warnings.catch_warnings():
         # Ray deprecates `max_retries` in these calls and offers no replacement.
         warnings.simplefilter("ignore", RayDeprecationWarning)

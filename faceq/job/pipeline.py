@@ -4,7 +4,7 @@ import contextlib
 import logging
 import time
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -59,6 +59,7 @@ def score(
         JobError: the job was stopped because nearly nothing could be read, or a part of it failed. A
             StorageError is a JobError.
     """
+    called = time.monotonic()
     table = table_of(config, retry_unreadable)
     models = choose(config)
     accepted = models.accept_terms()
@@ -89,7 +90,7 @@ def score(
             held.begin()
             # Nothing is deleted before this point: models, input, Ray and the lock are available.
             _make_room(table, run, found.shards, overwrite, retry_unreadable)
-            seconds, first = _score(config, models, found.shards, table, run, held, reporter)
+            graph = _score(config, models, found.shards, table, run, held, reporter)
         with slow_steps.named("counting the rows in the table"):
             quantiles, totals = _count(table, run)
         held.check()
@@ -99,7 +100,30 @@ def score(
         # Otherwise its record is removed: it would only tie an empty table to its settings.
     if not (run.finished or run.already_done):
         raise UsageError(no_frames(run.input, run.passed_over))
-    return Summary(run, table.uri, seconds, *first, quantiles, totals, _errors(table, run, totals))
+    errors = _errors(table, run, totals)
+    return Summary(
+        run,
+        table.uri,
+        graph.seconds,
+        *graph.first,
+        quantiles,
+        totals,
+        errors,
+        graph.earlier_rows,
+        before_seconds=graph.started - called,
+        after_seconds=time.monotonic() - graph.started - graph.seconds,
+    )
+
+
+@dataclass(frozen=True)
+class _Graph:
+    """What the graph took. started: by `time.monotonic`. first: `Census.first_finished`. earlier_rows: rows
+    of the table that the run has not written."""
+
+    started: float
+    seconds: float
+    first: tuple[float, int]
+    earlier_rows: int
 
 
 def _make_room(table: Table, run: Run, shards: list[Shard], overwrite: bool, retry_unreadable: bool) -> None:
@@ -173,19 +197,15 @@ def _score(
     run: Run,
     held: lock.Lock,
     reporter: progress.Reporter | None,
-) -> tuple[float, tuple[float, int]]:
-    """Score the frames that have no row, and record on the run what the graph found.
-
-    Returns:
-        Seconds that the graph took, and `Census.first_finished`.
-    """
+) -> _Graph:
+    """Score the frames that have no row, and record on the run what the graph found."""
     limited = config.limit is not None
     with slow_steps.named("comparing the input with the table"):
         rest = resume.rest_of(table, shards, read_settings(config), config.fiq_threshold, limited)
     _log_rest(rest, config)
     if not rest.shards:
         run.frames, run.already_done = 0, rest.already_done
-        return 0.0, (0.0, 0)
+        return _Graph(time.monotonic(), 0.0, (0.0, 0), len(rest.done))
     groups = group(rest.shards)
     census = _start_census(len(shards), groups, rest.already_done, config.limit)
     incarnation = ray.get(census.incarnation.remote())
@@ -213,7 +233,7 @@ def _score(
     keeper.replace(rest.shard_files)
     same_census = ray.get(census.incarnation.remote()) == incarnation
     _note_findings(run, census, config.limit, same_census)
-    return seconds, ray.get(census.first_finished.remote())
+    return _Graph(started, seconds, ray.get(census.first_finished.remote()), len(rest.done))
 
 
 def _log_rest(rest: Rest, config: Config) -> None:

@@ -35,7 +35,8 @@ class Progress:
     frames that have passed all stages; statuses: these by status. written: rows in files of the table, which
     a killed job keeps. frames: frames that this run scores in all, None while not known. rate: frames/s of
     the last seconds, so that growth shows; None before the first. seconds_left: None where `frames` or `rate`
-    is. elapsed_s: seconds since reading began. cpus, gpus: of the cluster.
+    is. elapsed_s: seconds since reading began. cpus, gpus: of the cluster. limited: the job takes only
+    the first frames of its input (`limit`): not all read tasks run, and `read` counts frames beyond them.
     """
 
     tasks_ended: int
@@ -51,23 +52,25 @@ class Progress:
     statuses: Mapping[str, int] = field(default_factory=dict)
     seconds_left: float | None = None
     elapsed_s: float = 0.0
+    limited: bool = False
 
     def parts(self) -> list[str]:
         """What a person reads, the most important part first."""
         if not self.finished:
+            read = f"{self.read:,} frames read, none finished yet"
             return [
-                f"loading models, {duration(self.elapsed_s)}",
-                f"{self.read:,} frames read, none finished yet",
+                f"loading models and reading frames, {duration(self.elapsed_s)}",
+                "no frame finished yet" if self.limited else read,
             ]
         parts = [self._of_frames()]
         if self.rate is not None:
             parts.append(f"{self.rate:,.1f} frames/s on {self._machines()}")
         if self.seconds_left is not None:
             parts.append(f"{duration(self.seconds_left)} left")
-        if self.tasks_ended < self.tasks:
+        if self.tasks_ended < self.tasks and not self.limited:
             parts.append(f"{self.tasks_ended:,} of {self.tasks:,} read tasks ended")
-        safe = f"{self.written:,} rows written, safe to stop"
-        parts.append(safe if self.written else "no rows written yet")
+        if self.written:
+            parts.append(f"{self.written:,} rows written, safe to stop")
         counts = [(status, self.statuses.get(status, 0)) for status in reversed(STATUSES)]
         parts.append(", ".join(f"{count:,} {status}" for status, count in counts if count))
         return [part for part in parts if part]
@@ -80,6 +83,8 @@ class Progress:
             # Frames of a task that ran twice count twice.
             share = min(1.0, self.finished / self.frames)
             return f"{min(self.finished, self.frames):,} of {self.frames:,} frames finished ({share:.0%})"
+        if self.limited:
+            return f"{self.finished:,} frames finished"
         return f"{self.finished:,} of at least {max(self.read, self.finished):,} frames finished"
 
     def _machines(self) -> str:
@@ -113,12 +118,21 @@ class Reporter(Protocol):
     def show(self, progress: Progress) -> None:
         """Called repeatedly while the job runs."""
 
-    def end(self) -> None:
-        """Called when the job has ended, successfully or not."""
+    def end(self, written: int | None) -> None:
+        """Called when the job has ended, successfully or not.
+
+        Args:
+            written: rows of this run in files of the table; None while that is not known.
+        """
 
 
 class LogReporter:
-    """Logs the progress; the record has the figures as `record.progress`, a dict."""
+    """Logs the progress; the record has the figures as `record.progress`, a dict.
+
+    written: see `Reporter.end`.
+    """
+
+    written: int | None = None
 
     @property
     def every_s(self) -> float:
@@ -127,13 +141,18 @@ class LogReporter:
     def show(self, progress: Progress) -> None:
         log.info("%s", progress, extra={"progress": dataclasses.asdict(progress)})
 
-    def end(self) -> None:
-        """Nothing to do."""
+    def end(self, written: int | None) -> None:
+        self.written = written
 
 
 @contextlib.contextmanager
 def watched(
-    job: str, asked: Sequence[Request], census: Any, tasks: int, reporter: Reporter | None
+    job: str,
+    asked: Sequence[Request],
+    census: Any,
+    tasks: int,
+    reporter: Reporter | None,
+    limited: bool = False,
 ) -> Iterator[None]:
     """While the block runs, report how far the job is, and stop it when it cannot go on.
 
@@ -146,8 +165,9 @@ def watched(
         census: the job's `Census`.
         tasks: number of read tasks of the job.
         reporter: None: the log.
+        limited: the job has a `limit`.
     """
-    watch = _Watch(job, asked, census, tasks, reporter or LogReporter())
+    watch = _Watch(job, asked, census, tasks, reporter or LogReporter(), limited)
     thread = threading.Thread(target=watch.run, name="faceq-progress", daemon=True)
     thread.start()
     try:
@@ -159,10 +179,19 @@ def watched(
 
 
 class _Watch:
-    def __init__(self, job: str, asked: Sequence[Request], census: Any, tasks: int, reporter: Reporter):
+    def __init__(
+        self,
+        job: str,
+        asked: Sequence[Request],
+        census: Any,
+        tasks: int,
+        reporter: Reporter,
+        limited: bool,
+    ):
         self.ended = threading.Event()
         self._job, self._asked, self._census, self._tasks = job, asked, census, tasks
         self._reporter = reporter
+        self._limited = limited
         self._heard = 0
         self._rate = Rate()
         self._started = time.monotonic()
@@ -184,9 +213,10 @@ class _Watch:
 
     def leave(self) -> None:
         """Log the last messages of workers, and end the report."""
+        written = None
         with contextlib.suppress(ray.exceptions.RayError):
-            self._counts(_LAST_WORDS_S)
-        self._reporter.end()
+            written = self._counts(_LAST_WORDS_S).written
+        self._reporter.end(written)
 
     def _guard(self, dog: watchdog.Watchdog, counts: Counts) -> None:
         said, reason = dog.look((counts.tasks_ended, counts.read, counts.unreadable, counts.finished))
@@ -214,6 +244,7 @@ class _Watch:
             statuses=counts.statuses,
             seconds_left=left,
             elapsed_s=now - self._started,
+            limited=self._limited,
         )
 
     def _counts(self, timeout: float = EVERY_S) -> Counts:

@@ -14,15 +14,20 @@ class Machine:
     gpus: float = 0.0
 
 
-def shortage(asked: Sequence[Request], machines: Sequence[Machine]) -> str | None:
-    """What the stages request and the machines lack, in one sentence; None if the job can run."""
+def shortage(asked: Sequence[Request], machines: Sequence[Machine], local: bool = False) -> str | None:
+    """What the stages request and the machines lack, in one sentence; None if the job can run.
+
+    `local`: the only machine is the one that the user sits at; otherwise they are those of a cluster.
+    """
     what = f"{len(machines)} machines have" if len(machines) != 1 else "the machine has"
     for request in asked:
         if not any(m.cpus >= request.cpus and m.gpus >= request.gpus for m in machines):
-            return (
+            text = (
                 f"each process of {request.stage} requests {_amount(request.cpus, request.gpus)}, and "
-                f"{_largest(machines)}"
+                f"{_largest(machines, local)}"
             )
+            without = not local and request.gpus and not any(m.gpus for m in machines)
+            return f"{text}: without GPUs, leave out num_gpus" if without else text
     for name, needed, there in (
         ("CPUs", sum(r.count * r.cpus for r in asked), sum(m.cpus for m in machines)),
         ("GPUs", sum(r.count * r.gpus for r in asked), sum(m.gpus for m in machines)),
@@ -36,9 +41,9 @@ def _amount(cpus: float, gpus: float) -> str:
     return f"{cpus:g} CPUs" + (f" and {gpus:g} GPUs" if gpus else "")
 
 
-def _largest(machines: Sequence[Machine]) -> str:
+def _largest(machines: Sequence[Machine], local: bool) -> str:
     if not machines:
-        return "there is no machine"
+        return "the cluster has no machine"
     largest = max(machines, key=lambda m: (m.gpus, m.cpus))
     has = f"has {largest.cpus:g} CPUs and {largest.gpus:g} GPUs"
-    return f"this machine {has}" if len(machines) == 1 else f"the largest of {len(machines)} machines {has}"
+    return f"this machine {has}" if local else f"the cluster's largest machine {has}"

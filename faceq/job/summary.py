@@ -33,7 +33,9 @@ class Summary:
     Attributes:
         run: the run's record, among others `frames`, `rows`, `counts` (rows by status) and `notes`.
         table: folder or `s3://` prefix of the result table.
+        before_seconds: from the start of `score`, or of the command, to the start of the graph.
         seconds: from the start of the graph to its end.
+        after_seconds: from the end of the graph to the summary.
         first_seconds: seconds until the first batch had finished all stages: mostly the start of workers and
             the loading of models.
         first_rows: rows of that first batch.
@@ -41,6 +43,7 @@ class Summary:
         totals: rows of the whole table by status, if the run had nothing to do; `quantiles` are of these rows
             then. Otherwise None.
         errors: the most frequent errors of unreadable frames, with their numbers of frames.
+        earlier_rows: rows of earlier runs in the table, without those that this run has replaced.
     """
 
     run: Run
@@ -51,6 +54,14 @@ class Summary:
     quantiles: dict[str, list[float]]
     totals: dict[str, int] | None = None
     errors: dict[str, int] = field(default_factory=dict)
+    earlier_rows: int = 0
+    before_seconds: float = 0.0
+    after_seconds: float = 0.0
+
+    @property
+    def total_seconds(self) -> float:
+        """From the start of `score`, or of the command, to the summary."""
+        return self.before_seconds + self.seconds + self.after_seconds
 
     @property
     def frames_per_second(self) -> float:
@@ -84,8 +95,8 @@ def text(summary: Summary) -> str:
     counts = run.counts if summary.totals is None else summary.totals
     sections = [
         _heading(summary),
-        _frames(run) if summary.totals is None else _totals(run, counts),
-        _statuses(counts),
+        _frames(summary) if summary.totals is None else _totals(run, counts),
+        [*_whose(summary), *_statuses(counts)],
         _quantiles(summary),
         _findings(summary, counts),
         _speed(summary) if summary.totals is None else [],
@@ -105,7 +116,8 @@ def _heading(summary: Summary) -> list[str]:
     ]
 
 
-def _frames(run: Run) -> list[str]:
+def _frames(summary: Summary) -> list[str]:
+    run = summary.run
     rows = run.rows or 0
     if run.frames is None:
         lines = [_line("frames", _NOT_COUNTED), _count("rows", rows, "written")]
@@ -113,7 +125,16 @@ def _frames(run: Run) -> list[str]:
         lines = [_count("frames", run.frames, "read"), _count("rows", rows, "written, one for each frame")]
     if run.already_done:
         lines.append(_count("already done", run.already_done, "frames with a row, not read again"))
+    if summary.earlier_rows:
+        lines.append(_count("in the table", summary.earlier_rows + rows, "rows, with those of earlier runs"))
     return lines
+
+
+def _whose(summary: Summary) -> list[str]:
+    """A heading of figures about some rows of the table only; empty if they are about all of them."""
+    if summary.totals is not None or not summary.earlier_rows:
+        return []
+    return [f"of this run's {summary.run.rows or 0:,} rows:"]
 
 
 def _totals(run: Run, counts: dict[str, int]) -> list[str]:
@@ -134,7 +155,8 @@ def _statuses(counts: dict[str, int]) -> list[str]:
 def _quantiles(summary: Summary) -> list[str]:
     if not summary.quantiles:
         return []
-    lines = [f"{'quantile':<{_WIDTH}}" + "".join(f"{q:>9.0%}" for q in QUANTILES)]
+    lines = _whose(summary)
+    lines.append(f"{'quantile':<{_WIDTH}}" + "".join(f"{q:>9.0%}" for q in QUANTILES))
     for name, values in summary.quantiles.items():
         digits = 3 if name == "serfiq" else 1
         lines.append(f"{name:<{_WIDTH}}" + "".join(f"{value:>9.{digits}f}" for value in values))
@@ -158,11 +180,13 @@ def _findings(summary: Summary, counts: dict[str, int]) -> list[str]:
 
 
 def _speed(summary: Summary) -> list[str]:
-    rate = f"{summary.frames_per_second:.1f}"
-    return [
-        f"{'speed':<{_WIDTH}}{rate:>10}   frames/s; {duration(summary.seconds)} in all, "
-        f"{duration(summary.first_seconds)} until the first frames were finished"
-    ]
+    rows = summary.run.rows or 0
+    if rows > summary.first_rows > 0:
+        start = duration(summary.before_seconds + summary.first_seconds)
+        rate = f"{summary.frames_per_second:,.1f} frames/s after a start of {start}"
+    else:
+        rate = f"{rows / summary.total_seconds if rows else 0.0:,.1f} frames/s, start included"
+    return [_count("speed", rows, f"frames in {duration(summary.total_seconds)} ({rate})")]
 
 
 def _next(summary: Summary, counts: dict[str, int]) -> list[str]:

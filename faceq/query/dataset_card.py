@@ -15,7 +15,8 @@ _DTYPES = {"float": "float32", "double": "float64"}
 _CARD = """
 # Frames of a faceq result table
 
-Each sample in the tars is an image, with the same bytes as in its source, and its row of the table (`.json`).
+Each sample in the tars is an image and its row of the table (`.json`). Images have the same bytes as in their
+source. Frames of videos are lossless PNGs.
 
 ```python
 from datasets import load_dataset

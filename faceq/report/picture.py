@@ -11,11 +11,12 @@ from PIL import Image, ImageDraw, ImageFont
 from faceq.config import Config, Region
 from faceq.faces import geometry
 from faceq.faces.region import FRAME_SIDE, apply_region
-from faceq.report.reasons import why_low
+from faceq.report.reasons import DECIMALS, advice, why_low
 from faceq.sources.decode.image import decode
 from faceq.sources.frame import Frame, to_table
 from faceq.stages.find_face import crop_side
 from faceq.stages.scorer import stages_of
+from faceq.table.recommended import FILTER
 from faceq.table.runs import new_run_id
 from faceq.table.schema import pixels, schema, to_result_rows
 
@@ -32,6 +33,19 @@ WIDEST = 3 * SIDE
 height SIDE, an image of 100x1 pixels would be 72,000 pixels wide."""
 
 _MARGIN = 16
+_GAP = 8
+_TEXT_SIZES = range(16, 8, -2)
+"""Sizes of the panel's text in pixels, from the preferred one to the smallest."""
+
+_NAMES, _LEADING = 5, 4
+"""Width of the names in the panel as a multiple of the text size, and space between its lines in pixels."""
+
+_CAPTION = 2 * _GAP + 18
+"""Height of the caption of the input of DB-CNN, with the space around it, pixels."""
+
+_SMALLEST_CROP = 200
+"""Minimum side of the input of DB-CNN in the panel, pixels: the text is made smaller instead."""
+
 _INK, _PAPER = (235, 235, 235), (24, 26, 30)
 _OUTSIDE = 0.25
 """Brightness factor of the pixels that are not part of the quality score."""
@@ -107,7 +121,7 @@ class Inspector:
         return np.hstack([_drawn(picture, look), panel])
 
 
-def lines_of(look: Inspected, threshold: float) -> list[tuple[str, str]]:
+def lines_of(look: Inspected, config: Config) -> list[tuple[str, str]]:
     """A readable summary of an inspected image: names and values."""
     row = look.row
     lines = [("status", row["status"])]
@@ -117,7 +131,7 @@ def lines_of(look: Inspected, threshold: float) -> list[tuple[str, str]]:
         lines.append(("image", f"{row['width']} x {row['height']}, faces: {row['n_faces']}"))
     if row["face_w"] is not None:
         x, y, width, height = (round(row[f"face_{side}"]) for side in "xywh")
-        why = ", the largest complete face among the most confident ones" if row["n_faces"] > 1 else ""
+        why = ", the largest one among those with nearly the best confidence" if row["n_faces"] > 1 else ""
         lines.append(("face", f"{width} x {height} at {x}, {y}, confidence {row['det_score']:.2f}{why}"))
         if row["face_confidence"] is not None:
             error = f"alignment error {row['align_error']:.1f} pixels"
@@ -126,14 +140,26 @@ def lines_of(look: Inspected, threshold: float) -> list[tuple[str, str]]:
             ("pose", f"yaw {row['yaw']:.0f}, pitch {row['pitch']:.0f}, roll {row['roll']:.0f} degrees")
         )
     if row["serfiq"] is not None:
+        threshold = config.fiq_threshold
         verdict = "" if row["serfiq"] >= np.float32(threshold) else f" (below fiq_threshold {threshold:g})"
-        lines.append(("serfiq", f"{row['serfiq']:.3f}, raw {row['serfiq_raw']:.3f}{verdict}"))
+        lines.append(
+            ("serfiq", f"{row['serfiq']:.{DECIMALS['serfiq']}f}, raw {row['serfiq_raw']:.3f}{verdict}")
+        )
     if row["dbcnn"] is not None:
         shown = " (null in a table)" if row["status"] == "below_fiq" else ""
-        lines.append(("dbcnn", f"{row['dbcnn']:.1f}, mask {row['mask_coverage']:.1%} of the image{shown}"))
-    reason = why_low(row)
+        lines.append(
+            (
+                "dbcnn",
+                f"{row['dbcnn']:.{DECIMALS['dbcnn']}f}, mask {row['mask_coverage']:.1%} of the image{shown}",
+            )
+        )
+    reason, todo = why_low(row), advice(row, config.min_face)
     if reason is not None:
         lines.append(("why low", reason))
+    elif row["serfiq"] is not None:
+        lines.append(("passes", FILTER))
+    if todo is not None:
+        lines.append(("advice", todo))
     return lines
 
 
@@ -175,25 +201,59 @@ def _point(place: np.ndarray) -> tuple[int, int]:
 
 def _panel(look: Inspected, config: Config) -> np.ndarray:
     """The panel with the input of DB-CNN and the values, (SIDE, SIDE / 2, 3) uint8 RGB."""
-    width = SIDE // 2
-    panel = Image.new("RGB", (width, SIDE), _PAPER)
+    panel = Image.new("RGB", (SIDE // 2, SIDE), _PAPER)
     draw = ImageDraw.Draw(panel)
     top = _MARGIN
+    lines = lines_of(look, config)
     if look.crop is not None and look.outline is not None:
-        side = width - 2 * _MARGIN
+        text = fitted_text(lines, _SMALLEST_CROP)
+        side = min(SIDE // 2 - 2 * _MARGIN, SIDE - 2 * _MARGIN - _CAPTION - text.height)
         shown = Image.fromarray(scored_pixels(look.crop, look.outline, config.quality_region))
         panel.paste(shown.resize((side, side)), (_MARGIN, top))
-        top += side + _MARGIN // 2
-        draw.text((_MARGIN, top), "input of DB-CNN", _INK, ImageFont.load_default(15))
-        top += 2 * _MARGIN
-    for name, value in lines_of(look, config.fiq_threshold):
-        draw.text((_MARGIN, top), name, OUTLINE_COLOUR, ImageFont.load_default(13))
-        top += 17
-        for line in _wrapped(value, width - 2 * _MARGIN, ImageFont.load_default(16)):
-            draw.text((_MARGIN, top), line, _INK, ImageFont.load_default(16))
-            top += 20
-        top += 6
+        draw.text((_MARGIN, top + side + _GAP), "input of DB-CNN", _INK, ImageFont.load_default(15))
+        top += side + _CAPTION
+    else:
+        text = fitted_text(lines, 0)
+    font = ImageFont.load_default(text.size)
+    for name, values in text.entries:
+        draw.text((_MARGIN, top), name, OUTLINE_COLOUR, font)
+        for value in values:
+            draw.text((_MARGIN + _NAMES * text.size, top), value, _INK, font)
+            top += text.size + _LEADING
+        top += _GAP
     return np.asarray(panel)
+
+
+@dataclass(frozen=True)
+class Text:
+    """The panel's text. size: of the font, pixels. entries: names and the lines of their values. height: of
+    the whole text, pixels."""
+
+    size: int
+    entries: list[tuple[str, list[str]]]
+
+    @property
+    def height(self) -> int:
+        return sum(len(lines) * (self.size + _LEADING) + _GAP for _, lines in self.entries)
+
+
+def fitted_text(lines: list[tuple[str, str]], crop: int) -> Text:
+    """Wrap the values, and choose the largest text size that leaves room for a crop of side `crop`.
+
+    If no size does, lines are cut from the longest value.
+    """
+    room = SIDE - 2 * _MARGIN - (crop + _CAPTION if crop else 0)
+    for size in _TEXT_SIZES:
+        width = SIDE // 2 - 2 * _MARGIN - _NAMES * size
+        font = ImageFont.load_default(size)
+        text = Text(size, [(name, _wrapped(value, width, font)) for name, value in lines])
+        if text.height <= room:
+            return text
+    while text.height > room:
+        _, longest = max(text.entries, key=lambda entry: len(entry[1]))
+        del longest[-2:]
+        longest.append("…")
+    return text
 
 
 def scored_pixels(crop: np.ndarray, outline: np.ndarray, region: Region) -> np.ndarray:
@@ -209,13 +269,18 @@ def scored_pixels(crop: np.ndarray, outline: np.ndarray, region: Region) -> np.n
     return (shown * (_OUTSIDE + (1 - _OUTSIDE) * weights[..., None])).astype(np.uint8)
 
 
-def _wrapped(text: str, width: int, font: Any) -> list[str]:
-    """Wrap a text to a width in pixels. A longer word gets its own line."""
+def _wrapped(text: str, width: float, font: Any) -> list[str]:
+    """Wrap a text to a width in pixels. A word that is longer is broken."""
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
-        if lines[-1] and font.getlength(longer) > width:
-            lines.append(word)
-        else:
+        if font.getlength(longer) <= width:
             lines[-1] = longer
+            continue
+        if lines[-1]:
+            lines.append("")
+        for letter in word:
+            if lines[-1] and font.getlength(lines[-1] + letter) > width:
+                lines.append("")
+            lines[-1] += letter
     return lines

@@ -1,13 +1,13 @@
 """Reasons for a low score that a row's columns tell."""
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from faceq.table.recommended import MIN_SCORES
 
 SMALL_FACE = 80
-"""Shorter side of the box, pixels. The recogniser sees a face at 112x112 pixels with a margin around it: a
-smaller face is enlarged for it."""
+"""Shorter side of the box, pixels. Below it, `dbcnn` falls with the size of the face."""
 
 STRONG_YAW, STRONG_PITCH = 40, 30
 """Degrees from which on a large part of the face is hidden, or seen at a flat angle."""
@@ -18,32 +18,94 @@ ON_ITS_SIDE, UPSIDE_DOWN = 60, 135
 LOW_CONFIDENCE = 0.7
 """`det_score` below which a detection is often a blurred, covered or strongly turned face."""
 
-_UNEXPLAINED = "not size, position or pose: look for blur, noise, bad light or something that covers the face"
-_NOT_SURE = "something was found, but neither the detector nor the landmark model is sure that it is a face"
+DECIMALS = {"serfiq": 3, "dbcnn": 1}
+"""Decimal places of the scores in texts."""
+
+_UNEXPLAINED = {
+    ("dbcnn",): "look for blur, noise, compression or bad light",
+    ("serfiq",): "look for something that covers the face",
+    ("serfiq", "dbcnn"): "look for blur, noise, compression, bad light or something that covers the face",
+}
+"""Which low scores are not explained by the columns: what to look for in the image."""
+
+_NOT_SURE = (
+    "something was found, but neither the detector nor the landmark model is sure that it is a face: it may "
+    "be cut by the frame, covered, blurred or too dark"
+)
 
 
 def why_low(row: Mapping[str, Any]) -> str | None:
-    """Why a face has low scores, or was rejected, in one line; None if both scores reach the recommended
-    minimum, or nothing was found.
+    """Which scores of a face are below the recommended minimum, and why, in one line; None if none is, or if
+    the row has no scores.
+
+    Only reasons that lower these scores are named.
 
     Args:
         row: of the result table.
     """
-    if row["face_w"] is None:
-        return _NOT_SURE if row["n_faces"] else None
-    if all(_reaches(row[name], least) for name, least in MIN_SCORES.items()):
+    if row["serfiq"] is None:
         return None
-    return ", ".join(_reasons(row)) or _UNEXPLAINED
+    low = tuple(name for name, least in MIN_SCORES.items() if not _reaches(row[name], least))
+    if not low:
+        return None
+    return f"{', '.join(_below(name, row[name]) for name in low)}: {_explained(row, low)}"
+
+
+def advice(row: Mapping[str, Any], min_face: int) -> str | None:
+    """What to do about an image without a face that is large enough, in one line; None for other rows.
+
+    Args:
+        row: of the result table.
+        min_face: the setting, pixels.
+    """
+    if row["status"] == "face_too_small":
+        side = min(row["face_w"], row["face_h"])
+        return (
+            f"the face is {side:.0f} pixels wide or high, less than min_face ({min_face}): use a larger "
+            "image, or lower it with --set min_face=N"
+        )
+    if row["status"] != "no_face":
+        return None
+    if row["n_faces"]:
+        return _NOT_SURE
+    return (
+        f"no face was found: it may be much smaller than min_face ({min_face} pixels), cut by the frame, "
+        "turned away, covered or too dark"
+    )
 
 
 def _reaches(score: float | None, least: float) -> bool:
     return score is not None and score >= least
 
 
-def _reasons(row: Mapping[str, Any]) -> Iterator[str]:
+def _below(name: str, score: float | None) -> str:
+    if score is None:
+        return f"no {name}"
+    digits, least = DECIMALS[name], MIN_SCORES[name]
+    shown = round(score, digits)
+    if shown >= least:  # a score just below the minimum must not look like the minimum
+        shown = math.floor(score * 10**digits) / 10**digits
+    return f"{name} {shown:.{digits}f} is below {least:g}"
+
+
+def _explained(row: Mapping[str, Any], low: tuple[str, ...]) -> str:
+    small = list(_size(row)) if "dbcnn" in low else []
+    turned = list(_position_and_pose(row)) if "serfiq" in low else []
+    said = ", ".join([*small, *turned])
+    # The size of a face hardly changes its serfiq.
+    explained = bool(turned) if "serfiq" in low else bool(small)
+    if explained:
+        return said
+    return f"{said}; also {_UNEXPLAINED[low]}" if said else _UNEXPLAINED[low]
+
+
+def _size(row: Mapping[str, Any]) -> Iterator[str]:
     side = min(row["face_w"], row["face_h"])
     if side < SMALL_FACE:
         yield f"small face ({side:.0f} pixels)"
+
+
+def _position_and_pose(row: Mapping[str, Any]) -> Iterator[str]:
     edges = _cut_edges(row)
     if edges:
         yield f"cut by the frame ({', '.join(edges)})"

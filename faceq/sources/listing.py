@@ -236,7 +236,8 @@ def _unlisted(uri: str, path: str, error: UnlistedError) -> str:
 
 def _why(error: Exception) -> str:
     fault = fault_of(error)
-    return fault.text if fault else one_line(error)
+    # The caller says that the listing failed.
+    return fault.text.removeprefix("could not be read: ") if fault else one_line(error)
 
 
 def _shard(

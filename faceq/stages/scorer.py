@@ -76,8 +76,9 @@ class Scorer:
             path, the URI, or `image:<position>`. An image that cannot be read has the status `unreadable`.
 
         Raises:
-            UsageError: an element of `images` is of another type.
+            UsageError: `images` is a single image, or an element of it is of another type.
         """
+        _check_list(images)
         run_id = new_run_id()
         parts = [self._columns.empty_table()]
         frames = (_frame(position, image, self._s3) for position, image in enumerate(images))
@@ -105,7 +106,8 @@ def score_images(images: Iterable[Picture], preset: str = "embedded", **config: 
         the URI, or `image:<position>`. An image that cannot be read has the status `unreadable`.
 
     Raises:
-        UsageError: an unknown preset or setting, or an element of `images` of another type.
+        UsageError: an unknown preset or setting, a single image instead of a list, or an element of `images`
+            of another type.
         LicenceError: the licence of a model was not accepted.
         ModelError: a model cannot be downloaded.
 
@@ -115,6 +117,7 @@ def score_images(images: Iterable[Picture], preset: str = "embedded", **config: 
         >>> table["status"][0].as_py()
         'scored'
     """
+    _check_list(images)
     return Scorer(preset, **config).score(images)
 
 
@@ -136,6 +139,16 @@ def run_stages(
     for stage in stages:
         table = stage(table)
     return to_result_rows(table, columns, run_id)
+
+
+def _check_list(images: Any) -> None:
+    """UsageError if `images` is a single image. Text and bytes can be iterated, too, and so can the rows of
+    an array; an array of several images (N, H, W, 3) or of paths is as good as a list."""
+    one = isinstance(images, str | os.PathLike | bytes | bytearray | memoryview)
+    if isinstance(images, np.ndarray):
+        one = images.ndim <= 3 and images.dtype.kind not in "OSU"
+    if one or not isinstance(images, Iterable):
+        raise UsageError("images must be a list; put the single image into a list: [image]")
 
 
 def _frame(position: int, image: Any, s3: S3Settings) -> Frame:

@@ -141,6 +141,8 @@ def detailed_error(error: Exception, files: fsspec.AbstractFileSystem, path: str
 def reason_of(error: BaseException) -> str:
     """The message of the storage on one line, with the S3 error code; the type of an error without a
     message."""
+    if type(error).__name__ == "NoCredentialsError":
+        return "no AWS credentials were found"
     of_system = isinstance(error, OSError) and error.strerror
     text = one_line(error if of_system else _part(error, "Message") or error)
     code = code_of(error)
@@ -158,7 +160,10 @@ def _advice(code: str, error: BaseException) -> str:
     if code in _WRONG_REGION:
         advice = _region_advice(error)
     elif type(error).__name__ in _NO_CREDENTIALS:
-        advice = "set credentials, or s3.anonymous for a public bucket"
+        advice = (
+            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; for a public bucket, set "
+            "s3.anonymous"
+        )
     elif code.startswith("KMS.") or "kms:" in str(error).lower():
         advice = "the object is encrypted: enable its KMS key, or ask for permission to decrypt with it"
     elif not advice and isinstance(error, PermissionError):

@@ -11,6 +11,9 @@ EARLIER_DEFAULTS: dict[str, Any] = {"face_finding": 1, "quality_scale": None}
 """Values of settings that older records do not contain, because the settings did not exist yet. If you add a
 key to `comparison_record`, add it here too, so that tables of older versions can be continued."""
 
+_SETTINGS = {"video_fps": "video.fps", "video_every": "video.every"}
+"""Names of settings, where the record has another key."""
+
 
 def check(uri: str, run: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
     """Check that a new run may add rows to those of an earlier run.
@@ -69,7 +72,8 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any], where: str = ""
         if isinstance(before, Mapping) and isinstance(now, Mapping):
             found += _differences(before, now, f"{where}{key}.")
         elif before != now:
-            found.append(f"{where}{key} was {_short(before)}, is now {_short(now)}")
+            name = _SETTINGS.get(key, key)
+            found.append(f"{where}{name} was {_short(before)}, is now {_short(now)}")
     return found
 
 

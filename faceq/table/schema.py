@@ -123,7 +123,8 @@ COLUMNS = (
         "face_x",
         pa.float32(),
         "Left edge of the box of the scored face, clipped to the frame. The scored face is the largest one "
-        "among the faces whose confidence is close to the best.",
+        "among those with nearly the best confidence: at most 0.15 below it. A face cut off by the edge of "
+        "the frame counts as smaller.",
         unit="pixels",
         range="0 to `width`",
         null=_NO_FACE,

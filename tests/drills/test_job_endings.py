@@ -47,8 +47,9 @@ def test_a_signal_keeps_written_rows_and_unlocks_the_table(shards, tmp_path, sen
     assert job.process.wait(60) == status, job.said()
     name = "Ctrl-C" if status == 130 else sent[0].name
     last = job.said().strip().splitlines()[-1]
-    assert last == f"faceq: stopped by {name}: run the same command again to continue where it stopped"
     table = Table(job.settings.out, job.settings.s3)
+    rows = f"{table.count():,} rows written; "
+    assert last == f"faceq: stopped by {name}: {rows}run the same command again to continue"
     (record,) = table.runs()
     assert record["state"] == "ended" and record["finished"] is None
     assert not list(Path(table.path, "_faceq").glob("heartbeat*"))

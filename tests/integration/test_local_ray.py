@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from faceq import __version__
 from faceq.errors import JobError
 from faceq.job import local_ray
 from faceq.runtime import cgroup, device
@@ -36,7 +37,7 @@ def test_a_full_temporary_folder_is_reported_before_ray_starts(monkeypatch, tmp_
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "not" / "there" / "yet"))
     local_ray.check_room(2)
     monkeypatch.setattr(local_ray, "TEMP_BYTES", 1 << 60)
-    with pytest.raises(JobError, match=r"not/there/yet.* MB are free, and Ray needs .* in RAY_TMPDIR"):
+    with pytest.raises(JobError, match=r"not/there/yet.* MB are free, and Ray needs .* set RAY_TMPDIR"):
         local_ray.check_room(2)
 
 
@@ -98,7 +99,7 @@ def test_a_local_ray_is_private_and_only_faceq_prints(photos, tmp_path):
     assert job.returncode == 0, said
     assert heard and all(address.endswith("127.0.0.1") or address == "::1" for address in heard)
     assert stat.S_IMODE(token.stat().st_mode) == 0o600
-    before, _, after = said.partition("\nframes in")
+    before, _, after = said.partition(f"\nfaceq {__version__}, preset")
     assert after, said
     assert all(line.startswith("faceq: ") for line in before.splitlines() if line), before
     assert "\x1b" not in said

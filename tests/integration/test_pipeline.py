@@ -171,7 +171,8 @@ def test_a_second_run_scores_nothing_and_new_input_is_added(light_job, shards, t
     again = pipeline.score(chosen)
     assert (again.run.frames, again.run.already_done) == (0, first.run.rows)
     more = settings(shards, chosen.out, input=[*chosen.input, str(shards / "mask_blue.jpg")])
-    assert pipeline.score(more).run.frames == 1
+    added = pipeline.score(more)
+    assert (first.earlier_rows, added.earlier_rows, added.run.frames) == (0, first.run.rows, 1)
     assert len(rows_of(chosen)) == first.run.rows + 1
 
 

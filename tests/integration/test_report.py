@@ -114,7 +114,7 @@ def test_names_and_errors_cannot_become_part_of_the_page(looked_at, tmp_path):
 
 def test_sources_that_are_gone_leave_a_page_that_says_so(made_up):
     text = report.build(made_up, S3Settings())
-    assert re.search(r"[1-9]\d* that were chosen could not be read any more", text)
+    assert re.search(r"[1-9]\d* of the chosen faces could no longer be read", text)
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,10 @@ import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
+import time
 
 import pyarrow.parquet as pq
 import pytest
@@ -13,7 +15,7 @@ from here import score_here
 from places import PHOTOS
 
 from faceq.cli import main
-from faceq.job import capacity
+from faceq.job import capacity, pipeline
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +27,21 @@ def test_score_prints_its_summary(light_job, tmp_path, capsys):
     assert main.main(["score", str(PHOTOS / "t1.jpg"), "--out", str(tmp_path / "t"), "--limit", "3"]) == 0
     printed = capsys.readouterr().out
     assert "read" in printed and "written, one for each frame" in printed
+
+
+@pytest.mark.parametrize(
+    ("said", "rows"), [(None, ""), (0, "0 rows written; "), (1228, "1,228 rows written; ")]
+)
+def test_a_stopped_job_says_how_many_rows_are_written(said, rows, tmp_path, monkeypatch, capfd):
+    def stopped(config, overwrite, retry_unreadable, reporter):
+        reporter.end(said)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(5)
+
+    monkeypatch.setattr(pipeline, "score", stopped)
+    assert main.main(["score", str(PHOTOS), "--out", str(tmp_path / "t")]) == 130
+    end = f"stopped by Ctrl-C: {rows}run the same command again to continue\n"
+    assert capfd.readouterr().err.endswith(end)
 
 
 @pytest.mark.parametrize(
@@ -158,6 +175,8 @@ def test_help_says_how_a_list_names_an_image(action, said, capsys):
     [
         (["--frames", "x"], "--frames: must be a whole number of 1 or more, not 'x'"),
         (["--frames", "0"], "--frames: must be a whole number of 1 or more, not '0'"),
+        (["--frames", "10M"], "--frames: write the number in digits: 10000000, not '10M'"),
+        (["--frames", "2.5k"], "--frames: write the number in digits: 2500, not '2.5k'"),
         (["--price-per-hour", "-3"], "--price-per-hour: must be an amount of money of 0 or more, not '-3'"),
         (["--price-per-hour", "nan"], "--price-per-hour: must be an amount of money of 0 or more, not 'nan'"),
         (["--price-per-hour", "x"], "--price-per-hour: must be an amount of money of 0 or more, not 'x'"),

@@ -26,9 +26,8 @@ class Terminal(io.StringIO):
 
 
 def a_terminal(monkeypatch: pytest.MonkeyPatch, columns: int, kind: str = "xterm") -> Terminal:
-    """One terminal for both streams from here on. (pytest has its own streams for each fixture.)"""
+    """Standard error is a terminal from here on. (pytest has its own streams for each fixture.)"""
     made = Terminal()
-    monkeypatch.setattr("sys.stdout", made)
     monkeypatch.setattr("sys.stderr", made)
     monkeypatch.setenv("COLUMNS", str(columns))
     monkeypatch.setenv("TERM", kind)
@@ -60,7 +59,7 @@ def test_on_a_terminal_messages_stand_above_the_line(monkeypatch):
         line.show(HALF)
         log.warning("meanwhile")
         assert screen(terminal.getvalue()) == ["faceq: before", "faceq: meanwhile", TEXT]
-        line.end()
+        line.end(None)
         log.warning("after")
     assert screen(terminal.getvalue()) == ["faceq: before", "faceq: meanwhile", "faceq: after"]
     assert line.every_s == 1
@@ -78,25 +77,49 @@ def test_on_a_narrow_terminal_the_line_goes_on_below_and_is_replaced_as_a_whole(
         ]
         logging.getLogger("faceq.job").warning("meanwhile")
         assert [len(each) < 80 for each in screen(terminal.getvalue())] == [True] * 3
-        line.end()
+        line.end(None)
     assert screen(terminal.getvalue()) == ["faceq: meanwhile"]
+
+
+def test_standard_output_gets_nothing_of_it(monkeypatch, capsys):
+    terminal = a_terminal(monkeypatch, columns=200)
+    with logs.shown() as shown:
+        line = ProgressLine(shown)
+        line.show(HALF)
+        assert screen(terminal.getvalue()) == [TEXT]
+        line.end(None)
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("kind", ["pipe", "dumb"])
 def test_in_a_pipe_it_is_a_line_now_and_then(kind, monkeypatch, capsys):
-    terminal = None if kind == "pipe" else a_terminal(monkeypatch, 80, kind)
+    terminal = a_terminal(monkeypatch, 80, kind) if kind == "dumb" else None
+    if kind == "pipe":
+        monkeypatch.setattr("sys.stdout", Terminal())
     with logs.shown() as shown:
         line = ProgressLine(shown)
         line.show(HALF)
-        line.end()
-    assert (terminal.getvalue() if terminal else capsys.readouterr().out) == f"{TEXT}\n"
+        line.end(None)
+    assert (terminal.getvalue() if terminal else capsys.readouterr().err) == f"{TEXT}\n"
     assert line.every_s == progress_line.progress.EVERY_S
 
 
 def test_before_the_first_frame_is_finished_it_says_what_takes_so_long():
     starting = Progress(0, 2, 64, 0, 0, None, 4.0, elapsed_s=12.3)
-    assert str(starting) == "loading models, 12 s; 64 frames read, none finished yet"
-    assert "; no rows written yet; " in str(dataclasses.replace(HALF, written=0))
+    assert str(starting) == "loading models and reading frames, 12 s; 64 frames read, none finished yet"
+    limited = dataclasses.replace(starting, limited=True)
+    assert str(limited) == "loading models and reading frames, 12 s; no frame finished yet"
+
+
+def test_rows_in_files_are_named_once_there_are_some():
+    assert "written" not in str(dataclasses.replace(HALF, written=0))
+
+
+def test_a_limited_job_does_not_count_what_it_reads_beyond_its_limit():
+    some = dataclasses.replace(HALF, tasks=19, read=384, limited=True)
+    assert str(some) == TEXT.removeprefix("faceq: ")
+    unknown = dataclasses.replace(some, frames=None, seconds_left=None)
+    assert str(unknown).startswith("100 frames finished; 2.5 frames/s on 4 CPUs; 64 rows written")
 
 
 def test_where_the_number_of_frames_is_not_known_no_time_is_left():

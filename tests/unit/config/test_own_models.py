@@ -89,8 +89,8 @@ def test_each_model_can_be_swapped_by_file(files, astronaut, role, moved):
 def test_all_of_them_from_yaml_and_from_the_command_line(files, photos, tmp_path, capsys):
     """Uses `faceq inspect`, which chooses its models like `faceq score`."""
     lines = "".join(f"  {role}: {path}\n" for role, path in files.items())
-    (tmp_path / "job.yaml").write_text(f"{ALONE}dropout: 0.3\nmodels:\n{lines}")
-    (tmp_path / "alone.yaml").write_text(ALONE)
+    (tmp_path / "job.yaml").write_text(f"{ALONE}fiq_threshold: 0\ndropout: 0.3\nmodels:\n{lines}")
+    (tmp_path / "alone.yaml").write_text(f"{ALONE}fiq_threshold: 0\n")
     flags = [word for role, path in files.items() for word in (f"--{role}", str(path))]
     picture = str(photos / "t1.jpg")
     rows = []

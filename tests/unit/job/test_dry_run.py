@@ -37,10 +37,12 @@ def printed(capsys, *arguments: str) -> str:
 def test_a_new_table_has_everything_to_do(folder, tmp_path, capsys):
     said = printed(capsys, str(folder / "in"), "--out", str(tmp_path / "table"))
     assert f"table          {tmp_path}/table   (does not exist yet)" in said
-    assert "skipped        1 files without frames: 1 .txt" in said
+    assert "skipped        1 file without frames: 1 .txt" in said
     (images,) = [line.split() for line in said.splitlines() if line.startswith("images")]
     assert images[1] == images[-2] == "3" and images[-1] == "0"
-    assert "to do          3 images and 5 shards or videos" in said
+    assert "to do          3 images, 3 tar shards, 1 Parquet file and 1 video" in said
+    (tars,) = [line.split() for line in said.splitlines() if line.startswith("tar shards")]
+    assert tars[-2:] == ["unknown", "0"] and "not done       8 sources" in said
     assert list(tmp_path.iterdir()) == []
 
 
@@ -55,7 +57,8 @@ def test_an_existing_table_shows_what_is_done_and_is_not_changed(folder, capsys)
     assert found["clip.mp4"].done == rows.count(f"{folder}/in/clip.mp4") > 0
     assert not found["clip.mp4"].is_done and found["new.tar"].done == 0
     said = printed(capsys, str(folder / "in"), "--out", str(folder / "table"))
-    assert "frames done" in said and "not done" in said and "to do          1 images and" in said
+    assert "frames done)" in said and "/new.jpg" in said and "to do          1 image, " in said
+    assert "/t1.jpg" not in said
     assert everything_in(folder / "table") == before
 
 
@@ -95,21 +98,36 @@ def test_a_higher_threshold_is_a_query(folder, capsys):
         capsys, str(folder / "in"), "--out", str(folder / "table"), "--fiq-threshold", "0.9", "--limit", "7"
     )
     assert "--fiq-threshold 0.9 is higher than the 0.5 of an earlier run: only new frames" in said
-    assert '"serfiq >= 0.9"' in said and "of them the first 7 frames (--limit)" in said
+    assert '"serfiq >= 0.9"' in said and "at most 7 frames: the first 7 of the input (--limit)" in said
 
 
 def test_overwrite_has_everything_to_do(folder, capsys):
     said = printed(capsys, str(folder / "in"), "--out", str(folder / "table"), "--overwrite")
-    assert "(exists: --overwrite removes it first)" in said and "to do          3 images and 5" in said
+    assert "(exists: --overwrite removes it first)" in said and "to do          3 images, 3" in said
 
 
 def test_a_long_list_of_inputs_is_shortened_and_a_finished_one_is_reported(tmp_path, photos, capsys):
     (tmp_path / "in").mkdir()
     for number in range(30):
         shutil.copy(photos / "mask_blue.jpg", tmp_path / "in" / f"{number:02}.jpg")
+    given = (str(tmp_path / "in"), "--out", str(tmp_path / "table"))
+    said = printed(capsys, *given, "--limit", "20")
+    assert "not done       the first 10 of 30 sources" in said and said.count("/in/") == 10
+    assert "to do          the first 20 frames of the input (--limit)\n" in said
+    for image in sorted((tmp_path / "in").iterdir())[12:]:
+        image.rename(tmp_path / image.name)
     score_here(str(tmp_path / "in"), str(tmp_path / "table"))
-    said = printed(capsys, str(tmp_path / "in"), "--out", str(tmp_path / "table"))
-    assert "the first 10 of 30" in said and said.count("/in/") == 10
+    for image in sorted(tmp_path.glob("*.jpg")):
+        image.rename(tmp_path / "in" / image.name)
+    said = printed(capsys, *given, "--limit", "20")
+    assert "not done       the first 10 of 18 sources" in said and "/in/11.jpg" not in said
+    assert "to do          8 frames: of the first 20 of the input (--limit), 12 already have a row" in said
+    said = printed(capsys, *given, "--limit", "12")
+    assert "to do          nothing: the first 12 frames of the input (--limit) already have a row" in said
+    assert "to do          18 images\n" in printed(capsys, *given, "--limit", "31")
+    score_here(str(tmp_path / "in"), str(tmp_path / "table"))
+    said = printed(capsys, *given)
+    assert "not done" not in said and said.count("/in/") == 0
     assert "to do          nothing: every frame of the input has its row" in said
 
 

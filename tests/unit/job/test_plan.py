@@ -65,7 +65,9 @@ def test_the_page_shows_the_output_of_the_command_for_other_presets(preset):
     for cells in rows:
         there = capacity.machine(cells[1])
         rates = capacity.capacity(there, capacity.COSTS[preset])
-        assert numbers(cells[2:5]) == [round(rates[part], -1) for part in ("CPUs", "GPUs", "object store")]
+        assert numbers(cells[2:5]) == [
+            round(rates[part], -1) for part in ("CPUs", "GPUs", "Ray object store")
+        ]
         assert cells[5] == bottleneck(there, preset)
 
 
@@ -101,16 +103,18 @@ def test_twice_the_frames_take_twice_the_hours_and_twice_the_machines_half():
     assert capacity.hours(20_000_000, 100, 2) - capacity.START_UP_HOURS == pytest.approx(once)
 
 
-def test_the_command_prints_machines_hours_and_with_a_price_money(capsys):
+def test_the_command_prints_machines_hours_and_with_a_price_the_cost(capsys):
     assert main.main(["plan", "--frames", "100000000", "--gpu", "g5"]) == 0
     without = capsys.readouterr().out
-    assert "g5.8xlarge" in without and "bottleneck" in without and "money" not in without
+    assert "g5.8xlarge" in without and "bottleneck" in without and "cost\n" not in without
+    assert "--price-per-hour" in without.splitlines()[-1]
     assert main.main(["plan", "--frames", "100000000", "--gpu", "g5", "--price-per-hour", "4.10"]) == 0
     printed = capsys.readouterr().out.splitlines()
+    assert not any("--price-per-hour" in line for line in printed)
     header = next(number for number, line in enumerate(printed) if line.startswith("machines"))
-    machines, hours, together, money = (float(cell.replace(",", "")) for cell in printed[header + 2].split())
+    machines, hours, together, cost = (float(cell.replace(",", "")) for cell in printed[header + 2].split())
     assert machines == 2 and together == pytest.approx(2 * hours, rel=0.01)
-    assert money == pytest.approx(together * 4.10, rel=0.01)
+    assert cost == pytest.approx(together * 4.10, rel=0.01)
 
 
 @pytest.mark.parametrize(

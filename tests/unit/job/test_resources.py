@@ -16,13 +16,13 @@ CARDS = {"num_gpus": 0.5, "device": "cpu"}
         ({}, [Machine(2)], None),
         ({}, [Machine(1), Machine(1)], None),
         ({}, [Machine(1)], "the stages request at least 1.5 CPUs, the machine has 1"),
-        ({}, [], "each process of serfiq requests 0.5 CPUs, and there is no machine"),
+        ({}, [], "each process of serfiq requests 0.5 CPUs, and the cluster has no machine"),
         ({"serfiq": CARDS}, [Machine(8), Machine(4, 1)], None),
         (
             {"serfiq": CARDS},
             [Machine(2), Machine(8)],
-            "each process of serfiq requests 0.5 CPUs and 0.5 GPUs, and the largest of 2 machines has 8 CPUs "
-            "and 0 GPUs",
+            "each process of serfiq requests 0.5 CPUs and 0.5 GPUs, and the cluster's largest machine "
+            "has 8 CPUs and 0 GPUs: without GPUs, leave out num_gpus",
         ),
         # The total is enough, but an actor cannot span two nodes.
         ({"dbcnn": {"num_cpus": 3}}, [Machine(2), Machine(2)], "each process of dbcnn requests 3 CPUs"),

@@ -1,6 +1,7 @@
 """The summary of a job, which can be pasted into a ticket."""
 
 import shlex
+from dataclasses import replace
 
 import pytest
 from here import score_here, small_scored_input
@@ -57,11 +58,30 @@ def test_the_summary_names_the_command_and_the_result(done, table):
         "errors                  1   unreadable frames; the most frequent errors:",
         "skipped                 2   files without frames: 2 .txt",
         "note           clip.mp4: odd",
-        "speed                 0.0   frames/s; 3 min 20 s in all, 10 s until the first frames were finished",
+        "speed                   3   frames in 3 min 20 s (0.0 frames/s after a start of 10 s)",
     ):
         assert line in text.splitlines()
     (error,) = done.errors
     assert f"                        1   {error}" in text.splitlines()
+
+
+def test_a_resumed_run_says_which_figures_are_its_own_and_how_large_the_table_is(done):
+    plain = summary.text(done).splitlines()
+    assert not any("this run's" in line or "in the table" in line for line in plain)
+    lines = summary.text(replace(done, earlier_rows=2000)).splitlines()
+    assert "in the table        2,003   rows, with those of earlier runs" in lines
+    own = [number for number, line in enumerate(lines) if line == "of this run's 3 rows:"]
+    assert [lines[number + 1].split()[0] for number in own] == ["unreadable", "quantile"]
+
+
+def test_the_speed_counts_from_the_start_of_the_command(done):
+    """A second before and two after the graph, which finished 2 frames in its first 10 of 14 seconds."""
+    done.run.rows = 10
+    timed = replace(done, seconds=14.0, first_rows=2, before_seconds=1.0, after_seconds=2.0)
+    speed = "speed                  10   frames in 17 s"
+    assert f"{speed} (2.0 frames/s after a start of 11 s)" in summary.text(timed).splitlines()
+    at_once = replace(timed, first_rows=10, seconds=17.0)
+    assert f"{speed[:-4]}20 s (0.5 frames/s, start included)" in summary.text(at_once).splitlines()
 
 
 def test_the_next_commands_can_be_pasted_and_work(done, tmp_path, monkeypatch, capsys):

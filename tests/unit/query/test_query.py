@@ -141,6 +141,21 @@ def test_sql_beside_what_belongs_into_it_is_refused(looked_at, capsys):
     assert main.main(["query", looked_at, "--sql", said.split('such as "')[1].rstrip('"\n')]) == 0
 
 
+def test_a_query_without_rows_shows_the_columns_and_the_range_of_the_scores(looked_at, rows, capsys):
+    statement = "select source, dbcnn from frames where serfiq > 2"
+    assert main.main(["query", looked_at, "--sql", statement]) == 0
+    shown = capsys.readouterr()
+    assert shown.out.split() == ["source", "dbcnn", "0", "of", "0", "rows"]
+    assert shown.err == ""
+    assert main.main(["query", looked_at, "serfiq >= 2"]) == 0
+    shown, values = capsys.readouterr(), [r["serfiq"] for r in rows if r["serfiq"] is not None]
+    assert shown.out.startswith("source ") and shown.out.endswith("\n0 of 0 rows\n")
+    said = f"in this table, serfiq is between {min(values):.3f} and {max(values):.3f}\n"
+    assert shown.err == f"faceq: no row fulfils the condition; {said}"
+    assert main.main(["query", looked_at, "status = 'none'"]) == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_a_long_result_shows_its_beginning_and_its_length(long, capsys):
     assert main.main(["query", long, "--sql", "select source from frames"]) == 0
     lines = capsys.readouterr().out.splitlines()

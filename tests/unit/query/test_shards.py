@@ -247,6 +247,7 @@ def test_the_dataset_card_names_every_kind_of_column(tmp_path):
         ]
     )
     (tmp_path / "README.md").write_text(dataset_card(["bin", "jpg"], columns))
+    assert "Frames of videos are lossless PNGs." in (tmp_path / "README.md").read_text()
     info = datasets.info.DatasetInfosDict.from_directory(str(tmp_path))["default"]
     assert info.features["json"] == dict(datasets.Features.from_arrow_schema(columns))
     assert info.features["jpg"] == datasets.Image() and info.features["bin"] == datasets.Value("binary")

@@ -8,7 +8,7 @@ import sys
 import boto3
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
 from places import PHOTOS, ROOT
 from real_s3 import BUCKET
 
@@ -70,6 +70,47 @@ def test_the_image_shows_what_another_region_leaves_out(look):
     assert np.array_equal(picture.scored_pixels(look.crop, look.outline, "crop"), look.crop)
     black = picture.scored_pixels(look.crop, look.outline, "black_out")
     assert black[~inside].max() == 0 and (black[inside] == look.crop[inside]).all()
+
+
+LONG = [
+    ("status", "scored"),
+    ("landmarks", "confidence 0.95, alignment error 3.6 pixels"),
+    ("pose", "a " * 90),
+]
+
+
+@pytest.mark.parametrize(("lines", "crop"), [(LONG, 0), (LONG, 200), ([*LONG, ("error", "no" * 1000)], 200)])
+def test_all_text_of_the_panel_is_inside_it(lines, crop):
+    text = picture.fitted_text(lines, crop)
+    assert text.height + crop <= picture.SIDE and len(text.entries) == len(lines)
+    font, left = ImageFont.load_default(text.size), 5 * text.size
+    assert (
+        max(font.getlength(line) for _, values in text.entries for line in values) + left < picture.SIDE / 2
+    )
+    assert max(font.getlength(name) for name, _ in text.entries) < left
+
+
+@pytest.mark.parametrize("size", [(384, 384), (1024, 1024), (200, 400)])
+def test_the_last_line_of_the_panel_is_drawn(inspector, size, astronaut, monkeypatch):
+    """A face for which all lines are shown."""
+    blurred = ImageOps.fit(Image.fromarray(astronaut), size, centering=(0.4, 0)).filter(
+        ImageFilter.GaussianBlur(size[0] / 100)
+    )
+    blurred.save(file := io.BytesIO(), "PNG")
+    (look,) = inspector([frame.Frame("a.png", None, 0, file.getvalue())])
+    drawn = []
+    plain = ImageDraw.ImageDraw.text
+    monkeypatch.setattr(
+        ImageDraw.ImageDraw,
+        "text",
+        lambda self, place, *rest: drawn.append((place[1], rest[0])) or plain(self, place, *rest),
+    )
+    panel = inspector.annotated(look)[:, -picture.SIDE // 2 :]
+    lines = picture.lines_of(look, config.Config())
+    assert lines[-1][0] == "why low"
+    words = " ".join(text for _, text in drawn).split()
+    assert " ".join(words).endswith(lines[-1][1]) and max(top for top, _ in drawn) < picture.SIDE - 20
+    assert (panel[-8:] == panel[-1, -1]).all() and (panel[:, -8:] == panel[-1, -1]).all()
 
 
 @pytest.mark.parametrize(

@@ -4,21 +4,22 @@ import pytest
 
 from faceq.config import Config
 from faceq.report.picture import Inspector, lines_of
-from faceq.report.reasons import why_low
+from faceq.report.reasons import advice, why_low
 from faceq.sources.frame import Frame
 from jobs import demo
 
 GOOD = {
     **{"width": 640, "height": 480, "face_x": 200.0, "face_y": 100.0, "face_w": 150.0, "face_h": 180.0},
     **{"det_score": 0.93, "yaw": 3.0, "pitch": -5.0, "roll": 1.0, "serfiq": 0.95, "dbcnn": 70.0},
+    **{"status": "scored", "n_faces": 1},
 }
-LOW = {**GOOD, "serfiq": 0.3}
+SMALL = {"face_w": 42.0, "face_h": 55.0}
+UNUSABLE, UGLY = {"serfiq": 0.3}, {"dbcnn": 42.04}
 
 
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"face_w": 42.0, "face_h": 55.0}, "small face (42 pixels)"),
         ({"face_x": 0.0}, "cut by the frame (left)"),
         ({"face_x": 490.0, "face_y": 300.0}, "cut by the frame (right, bottom)"),
         ({"yaw": -62.4}, "turned sideways (yaw -62)"),
@@ -27,28 +28,57 @@ LOW = {**GOOD, "serfiq": 0.3}
         ({"roll": 91.0}, "on its side (roll 91)"),
         ({"det_score": 0.61}, "low detector confidence (0.61)"),
         ({"yaw": 50.0, "det_score": 0.65}, "turned sideways (yaw 50), low detector confidence (0.65)"),
-        ({}, "not size, position or pose: look for blur"),
+        ({}, "look for something that covers the face"),
+        (SMALL, "look for something that covers the face"),
     ],
 )
-def test_a_low_score_has_the_reasons_in_its_columns(changed, said):
-    assert why_low({**LOW, **changed}).startswith(said)
-    assert why_low({**GOOD, "dbcnn": None, **changed}).startswith(said)
+def test_a_low_serfiq_is_explained_by_position_and_pose(changed, said):
+    assert why_low({**GOOD, **UNUSABLE, **changed}) == f"serfiq 0.300 is below 0.6: {said}"
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (SMALL, "small face (42 pixels)"),
+        ({}, "look for blur, noise, compression or bad light"),
+        ({"yaw": 50.0, "face_x": 0.0}, "look for blur, noise, compression or bad light"),
+    ],
+)
+def test_a_low_dbcnn_alone_is_explained_by_size_or_by_what_the_image_shows(changed, said):
+    assert why_low({**GOOD, **UGLY, **changed}) == f"dbcnn 42.0 is below 55: {said}"
+    assert why_low({**GOOD, "dbcnn": None, **changed}) == f"no dbcnn: {said}"
+
+
+def test_both_low_scores_are_named_and_a_score_just_below_the_minimum_is_not_rounded_up():
+    both = {**GOOD, **UNUSABLE, **UGLY}
+    start = "serfiq 0.300 is below 0.6, dbcnn 42.0 is below 55: "
+    rest = "look for blur, noise, compression, bad light or something that covers the face"
+    small = "small face (42 pixels)"
+    assert why_low(both) == start + rest
+    assert why_low({**both, **SMALL}) == f"{start}{small}; also {rest}"
+    assert why_low({**both, **SMALL, "yaw": 50.0}) == f"{start}{small}, turned sideways (yaw 50)"
+    assert why_low({**GOOD, "serfiq": 0.59999}).startswith("serfiq 0.599 is below 0.6: ")
 
 
 def test_good_scores_and_frames_without_a_face_need_no_reason():
-    assert why_low({**GOOD, "yaw": 62.0}) is None
-    nothing = {**dict.fromkeys(GOOD), "n_faces": 0}
+    assert why_low({**GOOD, "yaw": 62.0}) is None and advice(GOOD, 40) is None
+    nothing = {**dict.fromkeys(GOOD), "n_faces": 0, "status": "no_face"}
     assert why_low(nothing) is None
-    assert why_low({**nothing, "n_faces": 1}).startswith("something was found, but")
+    assert advice({**nothing, "status": "unreadable"}, 40) is None
+    for words in ("min_face (40 pixels)", "cut", "too dark"):
+        assert words in advice(nothing, 40)
+    assert advice({**nothing, "n_faces": 1}, 40).startswith("something was found, but")
+    small = {**GOOD, "serfiq": None, "dbcnn": None, "status": "face_too_small", "face_w": 30.0}
+    assert why_low(small) is None and "30 pixels wide or high, less than min_face (40)" in advice(small, 40)
 
 
 def test_inspect_names_the_status_that_a_table_has_and_the_reason(astronaut):
     """An image with a face and a `serfiq` of 0.14."""
     blurred = demo.degraded(demo._frame_around(astronaut, [200, 60, 80, 110]), "blur", 4, 0)
     (look,) = Inspector(Config())([Frame("a.jpg", None, 0, demo._jpeg(blurred))])
-    said = dict(lines_of(look, 0.5))
+    said = dict(lines_of(look, Config()))
     assert said["status"] == "below_fiq" and said["serfiq"].endswith("(below fiq_threshold 0.5)")
     assert said["dbcnn"].endswith("(null in a table)")
-    assert said["why low"].startswith("not size, position or pose")
+    assert said["why low"].startswith("serfiq 0.1") and "passes" not in said
     row = look.table_row
     assert (row["status"], row["dbcnn"], row["mask_coverage"]) == ("below_fiq", None, None)

@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from botocore.exceptions import NoCredentialsError
 from small_s3 import BUCKET, Refusal, small_s3
 from users import as_nobody
 
 from faceq.cli import main
 from faceq.errors import StorageError, UsageError
-from faceq.sources import read_shards
+from faceq.sources import listing, read_shards
 from faceq.sources.listing import Shard, group, kind_of, list_shards, printable, shard_from_table
 from faceq.storage import s3_listing
 from faceq.storage.settings import S3Settings
@@ -208,6 +209,12 @@ def test_a_page_of_a_prefix_that_fails_stops_the_job(monkeypatch, place, refusal
         pytest.raises(StorageError, match=r"cannot be listed.*by the server \("),
     ):
         list_shards([f"s3://{BUCKET}/{place}"], store.settings)
+
+
+def test_a_bucket_without_credentials_is_one_reason_and_what_to_set():
+    said = listing._why(NoCredentialsError())
+    assert said.startswith("no AWS credentials were found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, ")
+    assert "s3.anonymous" in said
 
 
 # --- names ---

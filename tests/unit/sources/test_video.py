@@ -380,7 +380,7 @@ def test_the_job_gives_each_frame_a_row(local_ray, clip, tmp_path):
     assert {row["width"] for row in rows} == {512}
     assert rows[0]["status"] == "scored" and rows[0]["serfiq"] > rows[-1]["serfiq"]
     assert pipeline.score(settings).run.already_done == 11
-    with pytest.raises(UsageError, match=r"video_fps was 5\.0, is now null"):
+    with pytest.raises(UsageError, match=r"video\.fps was 5\.0, is now null"):
         pipeline.score(settings.model_copy(update={"video": Video()}))
 
 

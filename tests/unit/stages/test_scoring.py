@@ -216,6 +216,15 @@ def test_wrong_inputs_are_named(astronaut):
         faceq.score_images([], preset="nope")
 
 
+def test_a_single_image_instead_of_a_list_is_wrong_usage_before_a_model_is_loaded(astronaut, tmp_path):
+    given = ["photo.jpg", tmp_path / "a.png", png(astronaut), astronaut, astronaut[0], None]
+    for single in [*given, Image.fromarray(astronaut)]:
+        with pytest.raises(UsageError, match=r"^images must be a list; put .* into a list: \[image\]$"):
+            faceq.score_images(single, models={"dbcnn": "/no/such/file.onnx"})
+    several = faceq.score_images(np.stack([astronaut[:64, :64]] * 2))
+    assert several["source"].to_pylist() == ["image:0", "image:1"]
+
+
 def test_a_path_that_is_not_utf8_is_a_row(astronaut, tmp_path):
     path = os.fsdecode(os.fsencode(tmp_path) + b"/\xfe.png")
     with open(path, "wb") as file:

@@ -44,6 +44,13 @@ def test_settings_missing_in_a_0_1_0_record_have_their_values_of_that_time(prese
         )
 
 
+@pytest.mark.parametrize("key", ["fps", "every"])
+def test_a_setting_of_a_group_is_named_as_in_the_settings(key):
+    now = mine(video={key: 5})
+    with pytest.raises(UsageError, match=rf"\(video\.{key} was null, is now 5(\.0)?\)"):
+        comparable.check("table", {**now, f"video_{key}": None}, now)
+
+
 def test_each_setting_added_since_has_its_value_of_that_time():
     added = mine().keys() - OLD["embedded"].keys()
     assert added == comparable.EARLIER_DEFAULTS.keys()
