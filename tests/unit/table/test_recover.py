@@ -1,7 +1,5 @@
 """Repair of the files that earlier runs left: no row is lost or duplicated."""
 
-import subprocess
-import sys
 import tracemalloc
 from pathlib import Path
 
@@ -10,17 +8,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from faceq import config
-from faceq.cli import main
 from faceq.errors import StorageError
-from faceq.job import pipeline
-from faceq.stages.chosen_models import choose, comparison_record
 from faceq.storage.settings import S3Settings
 from faceq.table import lock, repair, store
 from faceq.table.runs import Run
 from faceq.table.schema import SCHEMA
 from faceq.table.store import Table
-from jobs import demo
 from jobs.training import synthetic
 
 OLD, NEW = "20261123T170000Z-aaaaaaaa", "20261123T180000Z-bbbbbbbb"
@@ -275,108 +268,3 @@ def test_after_a_kill_the_new_row_stays_unless_storage_may_be_at_fault(table):
     assert held.ids.tolist() == [1, 2, 3]
     assert rows_of(table) == [(1, "scored", NEW), (2, "below_fiq", OLD), (3, "below_fiq", OLD)]
     assert repair.passing(table, {"/in/1.jpg", "/in/2.jpg"}, 0.5)["frame_id"].to_pylist() == [2]
-
-
-@pytest.mark.usefixtures("light_job")
-class TestJob:
-    @pytest.fixture
-    def folder(self, tmp_path, astronaut):
-        (tmp_path / "in").mkdir()
-        good = demo._jpeg(astronaut)
-        for name, data in (("a.jpg", good), ("b.jpg", good[:9000]), ("c.jpg", b"")):
-            (tmp_path / "in" / name).write_bytes(data)
-        return tmp_path
-
-    def run(self, folder, *more: str) -> int:
-        return main.main(["score", str(folder / "in"), "--out", str(folder / "table"), *more])
-
-    def statuses(self, folder) -> dict[str, str]:
-        rows = Table(str(folder / "table"), S3Settings()).rows(["source", "status"]).to_pylist()
-        assert len(rows) == len({row["source"] for row in rows})
-        return {row["source"].rsplit("/", 1)[1]: row["status"] for row in rows}
-
-    def test_unreadable_frames_are_retried_on_request(self, folder, capsys):
-        assert self.run(folder) == 0
-        assert self.statuses(folder) == {"a.jpg": "scored", "b.jpg": "unreadable", "c.jpg": "unreadable"}
-        (folder / "in" / "b.jpg").write_bytes((folder / "in" / "a.jpg").read_bytes())
-        assert self.run(folder) == 0
-        assert "nothing to do" in capsys.readouterr().out
-        assert self.statuses(folder)["b.jpg"] == "unreadable"
-        assert self.run(folder, "--retry-unreadable") == 0
-        assert "2 frames are tried again" in capsys.readouterr().err
-        assert self.statuses(folder) == {"a.jpg": "scored", "b.jpg": "scored", "c.jpg": "unreadable"}
-
-    def test_overwrite_replaces_a_table_of_other_settings(self, folder, capsys):
-        assert self.run(folder) == 0
-        (folder / "job.yaml").write_text("min_face: 30\n")
-        other = ["--config", str(folder / "job.yaml"), "--fiq-threshold", "0.99"]
-        assert self.run(folder, *other) == 2
-        assert "--overwrite" in capsys.readouterr().err
-        assert self.run(folder, *other, "--overwrite") == 0
-        assert "--overwrite: removed" in capsys.readouterr().err
-        assert self.statuses(folder) == {"a.jpg": "below_fiq", "b.jpg": "unreadable", "c.jpg": "unreadable"}
-        assert len(Table(str(folder / "table"), S3Settings()).runs()) == 1
-
-    def test_retry_and_limit_exclude_each_other(self, folder, capsys):
-        assert self.run(folder, "--retry-unreadable", "--limit", "2") == 2
-        assert "leave out --limit" in capsys.readouterr().err
-
-    def test_a_job_that_could_not_start_leaves_nothing(self, folder, capsys):
-        (folder / "job.yaml").write_text("serfiq: {num_gpus: 1}\n")
-        command = [sys.executable, "-m", "faceq", "score", str(folder / "in")]
-        more = ["--out", str(folder / "table"), "--config", str(folder / "job.yaml")]
-        done = subprocess.run([*command, *more], capture_output=True, text=True, check=False)
-        assert done.returncode == 2 and "GPUs" in done.stderr
-        assert self.run(folder) == 0
-
-    def test_an_outage_in_the_remaining_frames_is_noticed_at_the_end(self, tmp_path, astronaut):
-        (tmp_path / "in").mkdir()
-        good = demo._jpeg(astronaut)
-        for i in range(14):
-            (tmp_path / "in" / f"{i:02}.jpg").write_bytes(good if i < 2 else b"")
-        chosen = config.build({"input": [str(tmp_path / "in")], "out": str(tmp_path / "table")})
-        done = pipeline.score(config.build({**chosen.model_dump(), "limit": 2}))
-        assert done.run.counts["scored"] == 2
-        for i in range(2, 14):  # a broken link: it is listed, but missing when it is read
-            (tmp_path / "in" / f"{i:02}.jpg").unlink()
-            (tmp_path / "in" / f"{i:02}.jpg").symlink_to(tmp_path / "nowhere")
-        with pytest.raises(pipeline.JobError, match="refused all 12 remaining frames, the last with: gone"):
-            pipeline.score(chosen)
-        for i in range(2, 14):
-            (tmp_path / "in" / f"{i:02}.jpg").unlink()
-            (tmp_path / "in" / f"{i:02}.jpg").write_bytes(good)
-        assert pipeline.score(chosen).run.counts["scored"] == 12
-
-    def test_overwrite_keeps_files_that_are_not_the_tables(self, folder, capsys):
-        (folder / "photos").mkdir()
-        (folder / "photos" / "x.jpg").write_bytes(b"x")
-        arguments = ["score", str(folder / "in"), "--out", str(folder / "photos"), "--overwrite"]
-        assert main.main(arguments) == 2
-        assert "not a faceq table" in capsys.readouterr().err
-        assert (folder / "photos" / "x.jpg").exists()
-
-    def test_a_running_job_keeps_others_out(self, folder, capsys):
-        chosen = config.build({"input": [str(folder / "in")], "out": str(folder / "table")})
-        table = Table(chosen.out, chosen.s3)
-        run = Run(NEW, "0", [], comparison_record(chosen, choose(chosen)), {}, "", owner=lock.owner())
-        with lock.exclusive(table, run):
-            for more in ([], ["--overwrite"], ["--retry-unreadable"]):
-                assert self.run(folder, *more) == 2
-                assert f"another job is writing here: {NEW}" in capsys.readouterr().err
-        assert self.run(folder) == 0
-
-    def test_frames_lost_to_an_outage_do_not_count_as_done(self, tmp_path, astronaut):
-        good = demo._jpeg(astronaut)
-        demo.write_shards(tmp_path / "in", ((f"{i}.jpg", b"<html>503</html>") for i in range(300)))
-        chosen = config.build({"input": [str(tmp_path / "in")], "out": str(tmp_path / "table")})
-        with pytest.raises(pipeline.JobError, match="stopped: "):
-            pipeline.score(chosen)
-        for shard in (tmp_path / "in").iterdir():
-            shard.unlink()
-        (tmp_path / "in").rmdir()
-        demo.write_shards(tmp_path / "in", ((f"{i}.jpg", good) for i in range(300) if i < 3 or i == 299))
-        done = pipeline.score(chosen)
-        assert done.run.counts["scored"] == 4
-        assert np.array_equal(
-            Table(chosen.out, chosen.s3).rows(["status"])["status"].unique().to_pylist(), ["scored"]
-        )
