@@ -1,4 +1,4 @@
-"""Jobs on tables that earlier jobs left: retries, overwrites, outages, other jobs. The scores are stand-ins."""
+"""Jobs on tables that earlier jobs left: retries, overwrites, outages, other jobs; scores are stand-ins."""
 
 import subprocess
 import sys
