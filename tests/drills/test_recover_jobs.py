@@ -108,8 +108,8 @@ def test_overwrite_keeps_files_that_are_not_the_tables(folder, capsys):
 def test_a_running_job_keeps_others_out(folder, capsys):
     chosen = config.build({"input": [str(folder / "in")], "out": str(folder / "table")})
     table = Table(chosen.out, chosen.s3)
-    run = Run(OTHER, "0", [], comparison_record(chosen, choose(chosen)), {}, "", owner=lock.owner())
-    with lock.exclusive(table, run):
+    running = Run(OTHER, "0", [], comparison_record(chosen, choose(chosen)), {}, "", owner=lock.owner())
+    with lock.exclusive(table, running):
         for more in ([], ["--overwrite"], ["--retry-unreadable"]):
             assert run(folder, *more) == 2
             assert f"another job is writing here: {OTHER}" in capsys.readouterr().err
