@@ -270,10 +270,10 @@ class Config(_Strict):
     rows_per_file: int | None = Field(
         None,
         ge=1,
-        description="Number of frames written together. A killed job loses up to this many unwritten rows. "
-        "Default: 1000 on clusters and GPUs; on the CPUs of one machine, five seconds of work or a tenth of "
-        "a small input, between 50 and 1000. Smaller values mean more files and slower queries; `faceq "
-        "compact` merges the files.",
+        description="Number of frames written together. A killed job loses unwritten rows, and the frames "
+        "between its stages. Default: 1000 on clusters and GPUs; on the CPUs of one machine, the smaller of "
+        "five seconds' work and a tenth of the input, but between 50 and 1000. Smaller values mean more "
+        "files and slower queries; `faceq compact` merges the files.",
     )
     num_cpus: int | None = Field(
         None,
