@@ -1,17 +1,17 @@
 """The settings of a job, for YAML, the command line and Python. This module loads no models and uses no
 network."""
 
-import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from faceq.errors import StorageError, UsageError
 from faceq.messages.one_line import one_line
+from faceq.messages.validation import explain
 from faceq.presets import PRESETS, Preset
 from faceq.storage.settings import S3Settings
 
@@ -387,27 +387,6 @@ def build(values: Mapping[str, Any], where: str = "config", assigned: Iterable[s
         return Config.model_validate(dict(values))
     except ValidationError as error:
         named = tuple(assigned)
-        found = [_explain(each, named) for each in error.errors()]
+        found = [explain(each, Config, named) for each in error.errors()]
         prefix = "" if all(text.startswith("--set ") for text in found) else f"{where}: "
         raise UsageError(f"{prefix}{'; '.join(found)}") from None
-
-
-def _explain(error: Any, assigned: tuple[str, ...]) -> str:
-    key = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
-        parent: type[BaseModel] | None = Config
-        for part in error["loc"][:-1]:
-            parent = section_of(parent.model_fields[part].annotation) if parent else None
-        known = list(parent.model_fields) if parent else []
-        near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(known)}"
-        return f"unknown key {key!r}: {hint}"
-    message = error["msg"].removeprefix("Value error, ")
-    origin = "--set " if any(f"{key}.".startswith(f"{name}.") for name in assigned) else ""
-    return f"{origin}{key}: {message[0].lower()}{message[1:]} (got {error['input']!r})"
-
-
-def section_of(annotation: Any) -> type[BaseModel] | None:
-    """The settings class of a field (Calibration for `Calibration | None`); None for a plain value."""
-    kinds = get_args(annotation) or (annotation,)
-    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)

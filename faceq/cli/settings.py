@@ -10,9 +10,10 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from faceq import config
-from faceq.config import Config, section_of
+from faceq.config import Config
 from faceq.messages.masking import masked
 from faceq.messages.one_line import one_line
+from faceq.messages.validation import section_of
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:

@@ -78,19 +78,9 @@ def rest_of(
         fiq_threshold: minimum `serfiq` of a face that gets a `dbcnn`.
         limited: the run takes only the first frames of the input.
     """
-    known, shard_files = finished_shards.load(table)
-    # The first N frames of --limit are counted by reading all of them.
-    finished = {} if limited else unchanged(known, shards, settings)
     held = repair.prepare(table, _sources(shards), () if limited else _large(shards))
     passing = repair.passing(table, _sources(shards), fiq_threshold)
-    again = np.sort(passing["frame_id"].to_numpy())
-    done = held.ids[~isin_sorted(held.ids, again)]
-    shards = with_known_videos(table, shards)
-    rest, already = shards, 0
-    if not limited:
-        rest, already = _remaining(shards, finished, done, held.tallies, passing)
-    partly = _partly(rest, held.tallies, passing)
-    return Rest(rest, already, partly, done, again, held.files, known, shard_files)
+    return _rest(table, shards, settings, held, passing, limited)
 
 
 def preview(
@@ -101,17 +91,36 @@ def preview(
     retry_unreadable: bool = False,
 ) -> Rest:
     """As `rest_of`, but nothing is changed: the part of the input that a run would have to do."""
-    known, shard_files = finished_shards.load(table)
     held = repair.contents(table, _large(shards))
     passing = repair.passing(table, _sources(shards), fiq_threshold)
     unsure = repair.unsure(table, _sources(shards), retry_unreadable)
-    dropped = pa.concat_tables([passing, unsure])
-    again = np.unique(dropped["frame_id"].to_numpy())
+    return _rest(table, shards, settings, held, pa.concat_tables([passing, unsure]), limited=False)
+
+
+def _rest(
+    table: Table,
+    shards: list[Shard],
+    settings: ReadSettings,
+    held: repair.TableContents,
+    scored_again: pa.Table,
+    limited: bool,
+) -> Rest:
+    """The part of an input that is left to do.
+
+    Args:
+        held: the contents of the table.
+        scored_again: frame_id and source of the rows whose frames are scored again.
+        limited: all shards are read, since the first N frames of `--limit` are counted by reading.
+    """
+    known, shard_files = finished_shards.load(table)
+    again = np.unique(scored_again["frame_id"].to_numpy())
     done = held.ids[~isin_sorted(held.ids, again)]
     shards = with_known_videos(table, shards)
-    finished = unchanged(known, shards, settings)
-    rest, already = _remaining(shards, finished, done, held.tallies, dropped)
-    partly = _partly(rest, held.tallies, dropped)
+    rest, already = shards, 0
+    if not limited:
+        finished = unchanged(known, shards, settings)
+        rest, already = _remaining(shards, finished, done, held.tallies, scored_again)
+    partly = _partly(rest, held.tallies, scored_again)
     return Rest(rest, already, partly, done, again, held.files, known, shard_files)
 
 

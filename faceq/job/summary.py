@@ -11,7 +11,7 @@ from faceq.messages.visible import visible
 from faceq.sources.listing import endings_text
 from faceq.table.recommended import FILTER
 from faceq.table.runs import Run
-from faceq.table.schema import STATUSES
+from faceq.table.schema import DECIMALS, STATUSES
 from faceq.table.store import QUANTILES, Table, is_of, status_of
 
 NOTES_SHOWN = 5
@@ -158,8 +158,7 @@ def _quantiles(summary: Summary) -> list[str]:
     lines = _whose(summary)
     lines.append(f"{'quantile':<{_WIDTH}}" + "".join(f"{q:>9.0%}" for q in QUANTILES))
     for name, values in summary.quantiles.items():
-        digits = 3 if name == "serfiq" else 1
-        lines.append(f"{name:<{_WIDTH}}" + "".join(f"{value:>9.{digits}f}" for value in values))
+        lines.append(f"{name:<{_WIDTH}}" + "".join(f"{value:>9.{DECIMALS[name]}f}" for value in values))
     return lines
 
 

@@ -11,14 +11,14 @@ from PIL import Image, ImageDraw, ImageFont
 from faceq.config import Config, Region
 from faceq.faces import geometry
 from faceq.faces.region import FRAME_SIDE, apply_region
-from faceq.report.reasons import DECIMALS, advice, why_low
+from faceq.report.reasons import advice, why_low
 from faceq.sources.decode.image import decode
 from faceq.sources.frame import Frame, to_table
 from faceq.stages.find_face import crop_side
 from faceq.stages.scorer import stages_of
 from faceq.table.recommended import FILTER
 from faceq.table.runs import new_run_id
-from faceq.table.schema import pixels, schema, to_result_rows
+from faceq.table.schema import DECIMALS, pixels, schema, to_result_rows
 
 BOX_COLOUR = (0, 158, 115)
 LANDMARK_COLOUR = (240, 228, 66)

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from faceq.table.recommended import MIN_SCORES
+from faceq.table.schema import DECIMALS
 
 SMALL_FACE = 80
 """Shorter side of the box, pixels. Below it, `dbcnn` falls with the size of the face."""
@@ -17,9 +18,6 @@ ON_ITS_SIDE, UPSIDE_DOWN = 60, 135
 
 LOW_CONFIDENCE = 0.7
 """`det_score` below which a detection is often a blurred, covered or strongly turned face."""
-
-DECIMALS = {"serfiq": 3, "dbcnn": 1}
-"""Decimal places of the scores in texts."""
 
 _UNEXPLAINED = {
     ("dbcnn",): "look for blur, noise, compression or bad light",

@@ -258,6 +258,9 @@ EMBEDDING_COLUMN = Column(
 EMBEDDING = EMBEDDING_COLUMN.field
 """Recognition embedding with an L2 norm of 1. Only in tables with the setting `embeddings`."""
 
+DECIMALS = {"serfiq": 3, "dbcnn": 1}
+"""Decimal places of the scores in texts."""
+
 METADATA_KEY = b"faceq"
 
 

@@ -11,7 +11,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from faceq.cli.score import add_arguments
-from faceq.config import Config, FindFaces, Pool, Stage, section_of
+from faceq.config import Config, FindFaces, Pool, Stage
+from faceq.messages.validation import section_of
 from faceq.presets import PRESETS
 from faceq.stages.chosen_models import choose, comparison_record
 from jobs.reference_pages.markdown import WRITTEN, table
