@@ -4,6 +4,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -11,6 +12,9 @@ import pytest
 from here import many_small_tars, small_scored_input
 from job_process import Job
 
+from faceq import config
+from faceq.errors import JobError
+from faceq.job import pipeline
 from faceq.storage.settings import S3Settings
 from faceq.table import lock
 from faceq.table.runs import Run
@@ -41,6 +45,7 @@ def scored(tmp_path_factory, astronaut) -> tuple[str, str]:
 def test_a_signal_keeps_written_rows_and_unlocks_the_table(shards, tmp_path, sent, status):
     job = Job(shards, tmp_path)
     job.until(lambda: len(job.files()) >= 2)
+    time.sleep(1)  # until the tasks that have just written have reported their rows
     for number in sent:
         job.process.send_signal(number)
         time.sleep(0.3)
@@ -70,3 +75,29 @@ def test_a_job_continues_if_nobody_reads_its_output(scored, tmp_path, streams):
     (record,) = Table(str(there), S3Settings()).runs()
     assert record["finished"] and record["run_id"] != Table(table, S3Settings()).record()["run_id"]
     assert Table(str(there), S3Settings()).count() == 3
+
+
+def test_a_job_that_has_lost_the_table_stops(local_ray, shards, tmp_path, monkeypatch):
+    """It stops while it runs, not at its end, even if a program runs it in a thread."""
+    monkeypatch.setattr(lock, "BEAT_S", 1)
+    chosen = config.build({"input": [str(shards)], "out": str(tmp_path / "table"), "rows_per_file": 16})
+    table = Table(chosen.out, chosen.s3)
+    failed: list[BaseException] = []
+
+    def job() -> None:
+        try:
+            pipeline.score(chosen)
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=job)
+    thread.start()
+    while len(table.row_files()) < 2 and thread.is_alive():
+        time.sleep(0.1)
+    other = Run("20261123T170000Z-00000000", "0", [], {}, {}, "", state="running", owner=lock.owner())
+    table.save(other)
+    thread.join()
+    assert isinstance(failed[0], JobError) and f"{other.run_id} took over this table" in str(failed[0])
+    assert 0 < table.count() < FRAMES
+    (mine,) = [run for run in table.runs() if run["run_id"] != other.run_id]
+    assert mine["state"] == "ended" and mine["finished"] is None

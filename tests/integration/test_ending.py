@@ -2,28 +2,13 @@
 
 import subprocess
 import sys
-import threading
-import time
-from pathlib import Path
 
 import pytest
-from here import many_small_tars, small_scored_input
+from here import small_scored_input
 
-from faceq import config
 from faceq.cli import main
-from faceq.errors import JobError
-from faceq.job import pipeline
 from faceq.storage.settings import S3Settings
-from faceq.table import lock
-from faceq.table.runs import Run
 from faceq.table.store import Table
-
-FRAMES = 240
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory, astronaut) -> Path:
-    return many_small_tars(tmp_path_factory.mktemp("ending") / "in", astronaut, FRAMES)
 
 
 @pytest.fixture(scope="module")
@@ -66,29 +51,3 @@ def test_nothing_is_deleted_for_a_job_whose_models_cannot_be_fetched(scored, mod
     asked = ["score", source, "--out", table, "--preset", "insightface", "--accept-licence"]
     assert main.main([*asked, "--overwrite"]) == 1
     assert rows_in(table) == 3 and len(Table(table, S3Settings()).runs()) == 1
-
-
-def test_a_job_that_has_lost_the_table_stops(local_ray, shards, tmp_path, monkeypatch):
-    """It stops while it runs, not at its end, even if a program runs it in a thread."""
-    monkeypatch.setattr(lock, "BEAT_S", 1)
-    chosen = config.build({"input": [str(shards)], "out": str(tmp_path / "table"), "rows_per_file": 16})
-    table = Table(chosen.out, chosen.s3)
-    failed: list[BaseException] = []
-
-    def job() -> None:
-        try:
-            pipeline.score(chosen)
-        except BaseException as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=job)
-    thread.start()
-    while len(table.row_files()) < 2 and thread.is_alive():
-        time.sleep(0.1)
-    other = Run("20261123T170000Z-00000000", "0", [], {}, {}, "", state="running", owner=lock.owner())
-    table.save(other)
-    thread.join()
-    assert isinstance(failed[0], JobError) and f"{other.run_id} took over this table" in str(failed[0])
-    assert 0 < table.count() < FRAMES
-    (mine,) = [run for run in table.runs() if run["run_id"] != other.run_id]
-    assert mine["state"] == "ended" and mine["finished"] is None
