@@ -54,6 +54,12 @@ def ray_for(config: Config) -> Iterator[Config]:
                 ray.shutdown()
 
 
+def runs_here() -> bool:
+    """Whether `ray_for` starts a Ray on this machine. Otherwise the job runs on a Ray that exists already,
+    and this process does not know its machines."""
+    return not (ray.is_initialized() or os.environ.get("RAY_ADDRESS"))
+
+
 def start_ray(config: Config) -> None:
     """Join the Ray that RAY_ADDRESS names (Ray sets it for submitted jobs), or start one on this machine.
 
