@@ -29,7 +29,7 @@ def has_openvino() -> bool:
 
 
 def has_fast_bf16() -> bool:
-    """Whether networks are faster in bf16 than in f32 on this machine's CPUs: they have AMX or AVX512-BF16."""
+    """Whether networks are faster in bf16 than in f32 on these CPUs: they have AMX or AVX512-BF16."""
     try:
         text = _CPU_FLAGS.read_text(encoding="ascii", errors="replace")
     except OSError:

@@ -68,11 +68,16 @@ def check(precision: Precision) -> None:
             f"runtime: OpenVINO is not installed on {where}: run {INSTALL}, or set runtime to onnxruntime "
             "and precision to f32"
         )
-    if precision == "bf16" and "BF16" not in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    if precision == "bf16" and not supports_bf16():
         raise DeviceError(
             f"precision: the CPU of {where} cannot compute in bf16 (it has neither AMX nor avx512_bf16): set "
             "precision to f32"
         )
+
+
+def supports_bf16() -> bool:
+    """Whether this machine's CPU can compute in bf16."""
+    return "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def _core() -> Any:
