@@ -13,7 +13,10 @@ from faceq.runtime import device, numerics, openvino_runtime
 from faceq.stages import placement, precision
 from faceq.stages.chosen_models import choose, comparison_record
 from faceq.stages.scores import ScoreFiq, ScoreQuality, check_own_models
+from faceq.storage.settings import S3Settings
 from faceq.table import comparable
+from faceq.table.runs import Run
+from faceq.table.store import Table
 
 GPU = {"serfiq": {"num_gpus": 0.5}, "dbcnn": {"num_gpus": 0.5}}
 AMX = {"has_fast_bf16": True, "has_openvino": True}
@@ -159,8 +162,9 @@ def test_a_table_keeps_the_precision_and_not_the_runtime(machine):
 
 
 @pytest.mark.parametrize("more", [[], ["--dry-run"]])
-def test_a_job_in_bf16_does_not_continue_a_table_in_f32(machine, looked_at, photos, capsys, more):
-    command = ["score", str(photos / "t1.jpg"), "--out", looked_at, "--set=precision=bf16", *more]
+def test_a_job_in_bf16_does_not_continue_a_table_in_f32(machine, tmp_path, photos, capsys, more):
+    Table(str(tmp_path), S3Settings()).save(Run("1", "0", [], record(), {}, "", "", state="ended"))
+    command = ["score", str(photos / "t1.jpg"), "--out", str(tmp_path), "--set=precision=bf16", *more]
     assert main.main(command) == 2
     assert 'precision.dbcnn was "f32", is now "bf16"' in capsys.readouterr().err
 
