@@ -1,6 +1,5 @@
 """Resolve the models that a job's settings choose."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,9 +11,8 @@ from faceq.models.fetch import FetchOptions, fetch
 from faceq.models.terms import accept_terms
 from faceq.models.zoo import Model, Recogniser
 from faceq.presets import Preset
-from faceq.runtime.numerics import Numerics
 from faceq.stages import precision
-from faceq.stages.precision import Score
+from faceq.stages.precision import ScoreNumerics
 
 Role = Literal["detector", "recogniser", "landmarks", "quality"]
 
@@ -36,7 +34,7 @@ class ChosenModels:
     recogniser: Recogniser
     calibration: Calibration
     quality_scale: float | None
-    numerics: Mapping[Score, Numerics]
+    numerics: ScoreNumerics
     options: FetchOptions
 
     def path(self, role: Role) -> Path:
@@ -130,5 +128,5 @@ def comparison_record(config: Config, models: ChosenModels) -> dict[str, Any]:
             model.name: {"sha256": digests[model.name], "licence": model.licence} for model in models.known
         },
         "calibration": models.calibration.model_dump(),
-        "precision": {score: each.precision for score, each in models.numerics.items()},
+        "precision": {score: each.precision for score, each in models.numerics._asdict().items()},
     }

@@ -1,6 +1,6 @@
 """Resolve the settings `runtime` and `precision`: how the network of each score computes."""
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from faceq.config import Config, Pool
 from faceq.errors import UsageError
@@ -9,6 +9,14 @@ from faceq.runtime import openvino_runtime
 from faceq.runtime.numerics import Numerics, has_fast_bf16, has_openvino
 
 Score = Literal["serfiq", "dbcnn"]
+
+
+class ScoreNumerics(NamedTuple):
+    """How the network of each score computes."""
+
+    serfiq: Numerics
+    dbcnn: Numerics
+
 
 MEASURED_IN_BF16 = frozenset({"sface", "dbcnn-lite"})
 """Models that `precision: auto` runs in bf16. For these it was measured that their scores are as good as in
@@ -20,7 +28,7 @@ NO_BF16 = (
 )
 
 
-def resolve(config: Config, here: bool) -> dict[Score, Numerics]:
+def resolve(config: Config, here: bool) -> ScoreNumerics:
     """How the network of each score computes.
 
     Args:
@@ -32,11 +40,11 @@ def resolve(config: Config, here: bool) -> dict[Score, Numerics]:
         UsageError: the settings contradict each other, or a model cannot compute as they say.
         DeviceError: the stages run on this machine, which lacks what the settings ask for.
     """
-    found: dict[Score, Numerics] = {
-        "serfiq": _of(config, "serfiq", config.serfiq, config.chosen.recogniser, here),
-        "dbcnn": _of(config, "dbcnn", config.dbcnn, config.chosen.quality, here),
-    }
-    for each in found.values():
+    found = ScoreNumerics(
+        serfiq=_of(config, "serfiq", config.serfiq, config.chosen.recogniser, here),
+        dbcnn=_of(config, "dbcnn", config.dbcnn, config.chosen.quality, here),
+    )
+    for each in found:
         if here and each.runtime == "openvino":
             openvino_runtime.check(each.precision)
     return found

@@ -73,7 +73,7 @@ class ScoreFiq:
                 pool.runs_on,
                 pool.mini_batch,
                 pool.threads,
-                models.numerics["serfiq"],
+                models.numerics.serfiq,
             )
         self._calibration = models.calibration
         self._embeddings = config.embeddings
@@ -143,7 +143,7 @@ class ScoreQuality:
             check_cuda()
         self._region = config.quality_region
         self._name = models.preset.quality
-        self._numerics = models.numerics["dbcnn"]
+        self._numerics = models.numerics.dbcnn
         # Creating a network draws random initial weights: keep the host's random state unchanged.
         with self._torch(), torch.random.fork_rng(devices=[]):
             self._network = scorer.load(models.path("quality"), device, models.quality_scale)
@@ -228,7 +228,7 @@ def check_own_models(config: Config, models: ChosenModels) -> None:
         Backbone(models.path("recogniser"), known.dropout, known.mean, known.std)
     if "quality" in models.replaced or config.quality_scale:
         network = scorer.load(models.path("quality"), best=models.quality_scale)
-        _check_precision(network, models.preset.quality, models.numerics["dbcnn"])
+        _check_precision(network, models.preset.quality, models.numerics.dbcnn)
         probes = scorer.probes(_PROBE_SIDE)
         scores_of = TorchQuality(network, "cpu", half=False)
         (points,) = scores_of(probes, np.ones(probes.shape[:3], np.float32))

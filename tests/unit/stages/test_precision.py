@@ -56,7 +56,7 @@ def machine(monkeypatch):
 def test_each_score_has_a_precision_and_a_runtime(machine, settings, there, serfiq, dbcnn):
     machine(**there)
     found = precision.resolve(config.build(settings), here=True)
-    assert {name: f"{each.precision} {each.runtime}" for name, each in found.items()} == {
+    assert {name: f"{each.precision} {each.runtime}" for name, each in found._asdict().items()} == {
         "serfiq": serfiq,
         "dbcnn": dbcnn,
     }
@@ -65,7 +65,7 @@ def test_each_score_has_a_precision_and_a_runtime(machine, settings, there, serf
 def test_automatic_precision_does_not_depend_on_the_machine_that_submits_a_job_to_a_cluster(machine):
     machine(**AMX)
     found = precision.resolve(config.build({"precision": "auto"}), here=False)
-    assert {each.precision for each in found.values()} == {"f32"}
+    assert {each.precision for each in found} == {"f32"}
 
 
 @pytest.mark.parametrize(
