@@ -34,7 +34,7 @@ ROWS_OF_TIMES = {
     READ: "read",
     FIND_FACE: "find_face",
     **{step: f"  {step}" for step in STEPS},
-    "other": "  poses, columns",
+    "other": "  other: scaling, poses, columns",
     "serfiq": "serfiq",
     "dbcnn": "dbcnn",
     ROWS: "result rows",
@@ -43,10 +43,10 @@ ROWS_OF_TIMES = {
 """The rows of the table of times: the step, and its title."""
 
 NOTES = """
-limit: one pinned single-threaded process per core: reading, all stages, result rows; no Ray. Mean of two
+limit: one pinned single-threaded process per core: reading, all stages, result rows; no Ray. The mean of two
 runs, before and after the job. job: `faceq score`. Its start-up lasts from the call to the first finished
 frames; its rate excludes the start-up. CAFI: one image at a time. Times are CPU times in the processes of the
-limit; on a GPU, wall times."""
+limit (stages on a GPU: wall times). `read` includes decoding videos and encoding their frames losslessly."""
 
 Figures = dict[str, dict[str, Any]]
 """The figures of one workload, by measurement."""

@@ -21,8 +21,6 @@ def run(settings: Config) -> dict[str, Any]:
         finished frames), ray_s (the part of it in which the job waits for Ray to start), rate (frames/s
         without start-up, as in the summary of the job), gpus (mean load by node).
     """
-    # Ray Data logs its statistics of each stage: wall and CPU time, rows, block sizes.
-    ray.data.DataContext.get_current().enable_auto_log_stats = True
     found: dict[str, Any] = {}
 
     @contextlib.contextmanager
@@ -34,7 +32,12 @@ def run(settings: Config) -> dict[str, Any]:
                 yield chosen
                 found["gpus"] = load.mean()
 
-    with mock.patch.object(pipeline, "ray_for", watched):
+    # Ray Data logs its statistics of each stage: wall and CPU time, rows, block sizes.
+    context = ray.data.DataContext.get_current()
+    with (
+        mock.patch.object(context, "enable_auto_log_stats", True),
+        mock.patch.object(pipeline, "ray_for", watched),
+    ):
         done = pipeline.score(settings)
     start_up = done.before_seconds + done.first_seconds
     rate = done.frames_per_second

@@ -6,12 +6,13 @@ frame's time.
 """
 
 import contextlib
+import dataclasses
 import functools
 import inspect
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -58,28 +59,43 @@ class StepClock:
         self._switch(self._step)
 
     def timed(self, step: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The same function; its time is counted as that of the step."""
+        """The same function. Its time is counted as that of the step. If it returns a generator, so is the
+        time of the generator, and of networks that it asks its caller to run (requests with a field
+        `network`)."""
 
         @functools.wraps(function)
         def call(*arguments: Any, **options: Any) -> Any:
             if threading.get_ident() != self._thread:
                 raise RuntimeError(
-                    f"benchmark: {step} ran in another thread, whose CPU time cannot be told apart"
+                    f"benchmark: {step} runs in another thread: its CPU time cannot be separated"
                 )
-            outer = self._step
-            self._switch(step)
             self.calls[step] = self.calls.get(step, 0) + 1
-            try:
+            with self._inside(step):
                 result = function(*arguments, **options)
-            finally:
-                self._switch(outer)
-            if inspect.isgenerator(result):
-                raise RuntimeError(
-                    f"benchmark: {step} is a generator, which works after its call has returned"
-                )
-            return result
+            return self._resumed(step, result) if inspect.isgenerator(result) else result
 
         return call
+
+    def _resumed(self, step: str, steps: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
+        answer = None
+        while True:
+            try:
+                with self._inside(step):
+                    request = steps.send(answer)
+            except StopIteration as end:
+                return end.value
+            if hasattr(request, "network"):
+                request = dataclasses.replace(request, network=self.timed(step, request.network))
+            answer = yield request
+
+    @contextlib.contextmanager
+    def _inside(self, step: str) -> Iterator[None]:
+        outer = self._step
+        self._switch(step)
+        try:
+            yield
+        finally:
+            self._switch(outer)
 
     def _switch(self, step: str) -> None:
         now = time.process_time()
