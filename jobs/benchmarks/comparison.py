@@ -104,7 +104,7 @@ def _of_workload(
             }
             return settings.model_copy(update=changed)
 
-        many, few = made("many", count), made("few", min(count // 3, cores * workload.base))
+        many, few = made("many", count), made("few", max(1, min(count // 3, cores * workload.base)))
         limits = [_on_one_machine(limit.measure, many)]
         whole = difference(_job(few), _job(many))
         limits.append(_on_one_machine(limit.measure, many))

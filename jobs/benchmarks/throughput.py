@@ -43,7 +43,8 @@ def main() -> int:
     add("--workload", choices=list(workloads.WORKLOADS), help="only this one (default: all of them)")
     what = "number of frames (default: by workload and cores; of INPUT: all, and 1,500 for the limit)"
     add("--frames", type=positive, metavar="N", help=what)
-    add("--cafi-frames", type=int, default=6, metavar="N", help="frames for CAFI, seconds each (default: 6)")
+    what = "frames for CAFI, seconds each; 0: without CAFI (default: 6)"
+    add("--cafi-frames", type=int, default=6, metavar="N", help=what)
     add("--config", metavar="job.yaml", help="settings file; a temporary table goes next to its `out`")
     add("--json", metavar="FILE", help="also write the figures to this file")
     options = parser.parse_args()
