@@ -11,7 +11,7 @@ from ray.data import ActorPoolStrategy
 
 from faceq.config import Config, Stage
 from faceq.errors import JobError, UsageError
-from faceq.job import local_ray, resources
+from faceq.job import lean_ray, local_ray, resources
 from faceq.job.census import DEATHS_OF_A_KILLER
 from faceq.job.ray_signals import kept_from_ray
 from faceq.messages.one_line import one_line
@@ -45,10 +45,13 @@ def ray_for(config: Config) -> Iterator[Config]:
             with kept_from_ray():
                 start_ray(config)
             # The driver knows neither what runs on a cluster's GPUs, nor which GPUs will be added.
-            if not os.environ.get("RAY_ADDRESS"):
-                config = with_local_gpus(config)
-                _check_room(config)
-            yield config
+            if os.environ.get("RAY_ADDRESS"):
+                yield config
+                return
+            config = with_local_gpus(config)
+            _check_room(config)
+            with lean_ray.few_actors():
+                yield config
         finally:
             with kept_from_ray():
                 ray.shutdown()

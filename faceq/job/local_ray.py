@@ -24,6 +24,7 @@ from ray._private import ray_constants
 from ray._private import worker as ray_worker
 
 from faceq.errors import JobError
+from faceq.job import lean_ray
 from faceq.runtime import cgroup, device
 
 log = logging.getLogger(__name__)
@@ -88,7 +89,7 @@ def start(num_cpus: int, system_config: dict[str, Any]) -> None:
     if memory() < psutil.virtual_memory().total:
         store = int(STORE_SHARE * memory())
         given = {"object_store_memory": store, "_memory": memory() - store}
-    with _on_loopback():
+    with _on_loopback(), lean_ray.few_servers():
         # `local`: without it, Ray would join a cluster that somebody else runs on this machine.
         connect(
             address="local",
