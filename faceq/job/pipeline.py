@@ -24,7 +24,6 @@ from faceq.job.summary import Summary, frequent_errors
 from faceq.messages.masking import mask
 from faceq.sources.listing import Shard, group
 from faceq.stages.chosen_models import ChosenModels, choose, comparison_record, fetch_options
-from faceq.stages.scores import check_own_models
 from faceq.table import finished_shards, lock, repair
 from faceq.table.runs import Run, new_run_id, unfinished
 from faceq.table.store import Table
@@ -80,7 +79,10 @@ def score(
         if frames is not None:
             return _nothing_to_do(config, table, frames)
     models.fetch_all()
-    check_own_models(config, models)
+    if models.replaced or config.quality_scale:
+        from faceq.stages.scores import check_own_models  # noqa: PLC0415 - torch takes seconds to import
+
+        check_own_models(config, models)
     run = _new_run(config, record, accepted, found)
     with lock.exclusive(table, run, overwrite) as held:
         # The lock is released after this Ray is left: no worker of this job writes any more.
