@@ -227,17 +227,25 @@ def _silent_native_code() -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """While the block runs, Ray and Ray Data print nothing to this process's streams; the job itself reports
-    what matters."""
-    consoles = [handler for handler in logging.getLogger("ray.data").handlers if handler.name == "console"]
-    levels = [handler.level for handler in consoles]
-    for handler in consoles:
-        handler.setLevel(logging.CRITICAL)
+    """While the block runs, Ray prints nothing to this process's streams; the job itself reports what
+    matters."""
     printing = ray_worker.print_to_stdstream
     ray_worker.print_to_stdstream = lambda *arguments, **options: None
     try:
         yield
     finally:
         ray_worker.print_to_stdstream = printing
+
+
+@contextlib.contextmanager
+def quiet_data() -> Iterator[None]:
+    """The same for Ray Data, which must have been imported."""
+    consoles = [handler for handler in logging.getLogger("ray.data").handlers if handler.name == "console"]
+    levels = [handler.level for handler in consoles]
+    for handler in consoles:
+        handler.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
         for handler, level in zip(consoles, levels, strict=True):
             handler.setLevel(level)

@@ -17,7 +17,6 @@ from faceq.errors import JobError, UsageError
 from faceq.job import checkpoint, failures, progress, resume, slow_steps
 from faceq.job.census import Census
 from faceq.job.cluster import ray_for
-from faceq.job.graph import run_graph
 from faceq.job.inputs import Input, list_input, no_frames, table_of
 from faceq.job.resume import Rest, read_settings
 from faceq.job.summary import Summary, frequent_errors
@@ -201,6 +200,8 @@ def _score(
     reporter: progress.Reporter | None,
 ) -> _Graph:
     """Score the frames that have no row, and record on the run what the graph found."""
+    from faceq.job.graph import run_graph  # noqa: PLC0415 - `ray_for` imports it while Ray starts
+
     limited = config.limit is not None
     with slow_steps.named("comparing the input with the table"):
         rest = resume.rest_of(table, shards, read_settings(config), config.fiq_threshold, limited)
