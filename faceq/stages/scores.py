@@ -78,9 +78,9 @@ class ScoreFiq:
         self._embeddings = config.embeddings
         self._threshold = np.float32(config.fiq_threshold)
         self._unmeasured = config.serfiq_passes is None and not known.closed_form_holds
-        # Warm up: the first batch takes longer than others (CUDA loads its kernels).
-        with self._torch():
-            self._distances(np.full((1, *_ALIGNED_SHAPE), 128, np.uint8))
+        if pool.runs_on == "cuda":  # warm up: the first batch takes longer, because CUDA loads its kernels
+            with self._torch():
+                self._distances(np.full((1, *_ALIGNED_SHAPE), 128, np.uint8))
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         with self._torch():
