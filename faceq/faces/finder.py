@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 
 from faceq.faces import geometry
-from faceq.faces.detect import Detector, Face, face_of, overlap
+from faceq.faces.detect import Detector, Face, face_of, overlap, search_of
 from faceq.faces.landmarks import Dense, Landmarker
-from faceq.faces.search import NetworkCall, Steps, run
+from faceq.faces.search import Steps, run
 
 FACE_FINDING = 2
 """Version of the method that finds and aligns faces, stored in a table's records. 2: the method of this
@@ -356,13 +356,13 @@ def _in_tiles(detector: Detector, picture: np.ndarray) -> Steps[list[Face]]:
     height, width = picture.shape[:2]
     tile = detector.tile
     if max(height, width) <= tile:
-        return (yield NetworkCall(detector, picture))
+        return (yield from search_of(detector, picture))
     common = min(tile // 2, 2 * detector.least_face * max(height, width) // detector.first_side)
     found: list[Face] = []
     for top in _starts(height, tile, common):
         for left in _starts(width, tile, common):
             part = np.ascontiguousarray(picture[top : top + tile, left : left + tile])
-            for face in (yield NetworkCall(detector, part)):
+            for face in (yield from search_of(detector, part)):
                 low, high = face.box[:2], face.box[:2] + face.box[2:]
                 cut = (
                     (left > 0 and low[0] <= 1)

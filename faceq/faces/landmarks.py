@@ -1,8 +1,9 @@
 """Dense landmarks of a face in a common form: 468 points from FaceMesh or 106 from insightface's model."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -81,8 +82,9 @@ class Mesh:
     an average head that fits the others.
     """
 
-    def __init__(self, path: Path, threads: int = 1):
-        self._mesh = FaceMesh(path, threads)
+    def __init__(self, network: Callable[[np.ndarray], Any]):
+        """network: FaceMesh, or MiniBatches of it."""
+        self._mesh = network
 
     def __call__(self, picture: np.ndarray, face: Face) -> Dense:
         return run(self.steps(picture, face))
@@ -171,8 +173,9 @@ class Points106:
     Source: insightface's `2d106det`, trained by its authors, used as in its class `Landmark`.
     """
 
-    def __init__(self, path: Path, device: str = "cpu", threads: int = 1):
-        self._net = Points106Session(path, device, threads)
+    def __init__(self, network: Callable[[np.ndarray], Any]):
+        """network: a Points106Session, or MiniBatches of it."""
+        self._net = network
 
     def __call__(self, picture: np.ndarray, face: Face) -> Dense:
         return run(self.steps(picture, face))
@@ -189,15 +192,22 @@ class Points106:
         return Dense(placed.astype(np.float32), None, POINTS_106_POSE)
 
 
-def load(path: Path, device: str = "cpu", threads: int = 1) -> Landmarker:
+def load(path: Path, device: str = "cpu", threads: int = 1, mini_batch: int | None = None) -> Landmarker:
     """Load a landmark model from a TFLite or ONNX file.
 
     Args:
         path: FaceMesh (TFLite), or insightface's model with 106 landmarks (ONNX).
-        device: `cpu` or `cuda`, for ONNX Runtime. FaceMesh takes a millisecond and always runs on the CPU.
-        threads: number of threads of ONNX Runtime.
+        device: `cpu` or `cuda`.
+        threads: number of threads of ONNX Runtime on the CPU.
+        mini_batch: number of crops in a mini-batch, for `faceq.faces.batched_search`; None: one by one.
 
     Raises:
         ModelFileError: the file is neither of them.
     """
-    return Mesh(path, threads) if path.suffix == ".tflite" else Points106(path, device, threads)
+    is_mesh = path.suffix == ".tflite"
+    network: Any = FaceMesh(path, threads, device) if is_mesh else Points106Session(path, device, threads)
+    if mini_batch is not None:
+        from faceq.faces.fixed_size import MiniBatches  # noqa: PLC0415 - imports torch
+
+        network = MiniBatches(network, mini_batch)
+    return Mesh(network) if is_mesh else Points106(network)

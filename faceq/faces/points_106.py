@@ -21,6 +21,8 @@ class Points106Session:
         ModelFileError: the file is not a network of 106 landmarks.
     """
 
+    shape = (POINTS_106_SIZE, POINTS_106_SIZE)
+
     def __init__(self, path: Path, device: str = "cpu", threads: int = 1):
         model = read(path)
         self._session = session(path, model, device, threads)
@@ -40,8 +42,15 @@ class Points106Session:
 
     def __call__(self, crop: np.ndarray) -> np.ndarray:
         """The landmarks (106, 2) float32, in pixels of a crop (192, 192, 3) uint8 RGB."""
-        blob = cv2.dnn.blobFromImage(crop, self._scale, mean=(self._mean,) * 3)
-        (found,) = self._session.run(None, {self._input: blob})
+        return self.answer(*self.batch(crop[None])[0])
+
+    def batch(self, crops: np.ndarray) -> tuple[np.ndarray, ...]:
+        """The network's output, (N, 212), for crops (N, 192, 192, 3)."""
+        blob = cv2.dnn.blobFromImages(list(crops), self._scale, mean=(self._mean,) * 3)
+        return tuple(self._session.run(None, {self._input: blob}))
+
+    def answer(self, found: np.ndarray) -> np.ndarray:
+        """The landmarks for one crop from its output (212,)."""
         points: np.ndarray = (found.reshape(-1, 2) + np.float32(1)) * np.float32(POINTS_106_SIZE // 2)
         return points
 

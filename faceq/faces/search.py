@@ -25,6 +25,12 @@ class NetworkCall:
 Steps = Generator[NetworkCall, Any, Result]
 
 
+def finished(result: Result) -> Steps[Result]:
+    """A search that has its result without any call."""
+    return result
+    yield
+
+
 def run(steps: Steps[Result]) -> Result:
     """The result of one search, whose calls are answered one by one."""
     try:
