@@ -7,7 +7,7 @@ calling thread runs the networks meanwhile.
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -71,21 +71,41 @@ class BatchedSearch:
 
 @dataclass
 class _Search(Generic[Result]):
-    """A search that has begun. position: of its item. held: bytes of memory."""
+    """A search that has begun. position: of its item. held: bytes of memory. calls: those that it waits for,
+    and the groups of their images. answers: to these calls. result: at its end, when it has no calls."""
 
     position: int
     steps: Steps[Result]
     held: int
+    calls: list[tuple[NetworkCall, Hashable]] = field(default_factory=list)
+    answers: dict[int, Any] = field(default_factory=dict)
+    result: Result | None = None
+
+    def advance(self) -> "_Search[Result]":
+        """Run until the next calls, or the end."""
+        answers = [self.answers[index] for index in range(len(self.calls))] if self.calls else None
+        self.calls, self.answers = [], {}
+        try:
+            asked = next(self.steps) if answers is None else self.steps.send(answers)
+        except StopIteration as end:
+            self.result = end.value
+            return self
+        for call in asked:
+            network: Any = call.network
+            self.calls.append((call, network.group(call.image)))
+        return self
 
 
 @dataclass
-class _Step(Generic[Result]):
-    """Where a search is: at its next call, whose image belongs to `group`, or at its end."""
+class _Waiting(Generic[Result]):
+    """A call of a search, by its index."""
 
     search: _Search[Result]
-    call: NetworkCall | None = None
-    group: Hashable = None
-    result: Result | None = None
+    index: int
+
+    @property
+    def image(self) -> np.ndarray:
+        return self.search.calls[self.index][0].image
 
 
 class _Batch(Generic[Item, Result]):
@@ -100,9 +120,9 @@ class _Batch(Generic[Item, Result]):
         self._limits, self._begin, self._items = limits, begin, items
         self._results: dict[int, Any] = {}
         self._begun = self._held = 0
-        self._opening: set[Future[_Step[Result]]] = set()
-        self._running: set[Future[_Step[Result]]] = set()
-        self._waiting: dict[tuple[Any, Hashable], list[_Step[Result]]] = defaultdict(list)
+        self._opening: set[Future[_Search[Result]]] = set()
+        self._running: set[Future[_Search[Result]]] = set()
+        self._waiting: dict[tuple[Any, Hashable], list[_Waiting[Result]]] = defaultdict(list)
 
     def results(self) -> list[Result]:
         while len(self._results) < len(self._items):
@@ -112,12 +132,12 @@ class _Batch(Generic[Item, Result]):
                 self._run(*full)
             elif self._opening or self._running:
                 self._collect(block=True)
-            elif (largest := self._next(full=False)) is not None:
-                self._run(*largest)
+            elif (fullest := self._next(full=False)) is not None:
+                self._run(*fullest)
         return [self._results[position] for position in range(len(self._items))]
 
     def stop(self) -> None:
-        """Wait for the threads; after an error they may still be at work."""
+        """Wait for the threads: after an error they may still be at work."""
         for future in self._opening | self._running:
             future.cancel()
         wait(self._opening | self._running)
@@ -133,52 +153,49 @@ class _Batch(Generic[Item, Result]):
             self._opening.add(self._limits.pool.submit(self._opened, self._begun))
             self._begun += 1
 
-    def _opened(self, position: int) -> _Step[Result]:
-        steps, held = self._begin(self._items[position])
-        return _advanced(_Search(position, steps, held), None)
+    def _opened(self, position: int) -> _Search[Result]:
+        return _Search(position, *self._begin(self._items[position])).advance()
 
     def _collect(self, block: bool) -> None:
-        """Take what the threads have finished; `block`: wait until it is something."""
+        """Take what the threads have finished. `block`: wait for it."""
         done, _ = wait(
             self._opening | self._running, timeout=None if block else 0, return_when=FIRST_COMPLETED
         )
         for future in done:
-            step = future.result()
+            search = future.result()
             if future in self._opening:
-                self._held += step.search.held
-            if step.call is None:
-                self._held -= step.search.held
-                self._results[step.search.position] = step.result
-            else:
-                self._waiting[step.call.network, step.group].append(step)
+                self._held += search.held
+            if not search.calls:
+                self._held -= search.held
+                self._results[search.position] = search.result
+            for index, (call, group) in enumerate(search.calls):
+                self._waiting[call.network, group].append(_Waiting(search, index))
         self._opening -= done
         self._running -= done
 
     def _next(self, full: bool) -> tuple[Any, Hashable] | None:
-        """The network and group whose mini-batch is filled best; `full`: only if it is full."""
-        filled = {key: len(steps) / key[0].size(key[1]) for key, steps in self._waiting.items() if steps}
+        """The network and group whose mini-batch is the fullest. `full`: only if it is full."""
+        filled = {key: len(calls) / key[0].size(key[1]) for key, calls in self._waiting.items() if calls}
         best = max(filled, key=lambda key: filled[key], default=None)
         return best if best is not None and (not full or filled[best] >= 1) else None
 
     def _run(self, network: BatchedNetwork, group: Hashable) -> None:
+        """Answer the calls of one mini-batch. A search goes on when all of its calls have been answered."""
         waiting, size = self._waiting[network, group], network.size(group)
-        steps, self._waiting[network, group] = waiting[:size], waiting[size:]
-        images = [step.call.image for step in steps if step.call is not None]
-        for step, output in zip(steps, network.many(group, images), strict=True):
-            self._running.add(self._limits.pool.submit(_answered, step, output))
+        calls, self._waiting[network, group] = waiting[:size], waiting[size:]
+        outputs = network.many(group, [call.image for call in calls])
+        ready = {}
+        for call, output in zip(calls, outputs, strict=True):
+            call.search.answers[call.index] = output
+            if len(call.search.answers) == len(call.search.calls):
+                ready[call.search.position] = call.search
+        for search in ready.values():
+            self._running.add(self._limits.pool.submit(_answered, search))
 
 
-def _answered(step: _Step[Result], output: Any) -> _Step[Result]:
-    """The next step of a search whose call has this output."""
-    assert step.call is not None
-    network: Any = step.call.network
-    return _advanced(step.search, network.answer(step.group, step.call.image, output))
-
-
-def _advanced(search: _Search[Result], answer: Any) -> _Step[Result]:
-    try:
-        call = search.steps.send(answer)
-    except StopIteration as end:
-        return _Step(search, result=end.value)
-    network: Any = call.network
-    return _Step(search, call, network.group(call.image))
+def _answered(search: _Search[Result]) -> _Search[Result]:
+    """Turn the outputs for a search's calls into answers, and run it on."""
+    for index, (call, group) in enumerate(search.calls):
+        network: Any = call.network
+        search.answers[index] = network.answer(group, call.image, search.answers[index])
+    return search.advance()

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from faceq.faces.scrfd import SCRFD_SIZE, ScrfdSession
-from faceq.faces.search import NetworkCall, Steps, run
+from faceq.faces.search import Steps, ask, run
 from faceq.faces.yunet import YuNetSession
 from faceq.runtime.onnx_runtime import read
 
@@ -200,7 +200,7 @@ class Scrfd:
         if below or right:
             bordered = cv2.copyMakeBorder(picture, border, below, border, right, cv2.BORDER_CONSTANT)
         shown, scale = self._net.prepared(bordered)
-        outputs = yield NetworkCall(self._network, shown)
+        outputs = yield from ask(self._network, shown)
         boxes, landmarks = self._net.decode(outputs, scale)
         found = (
             face_of(
@@ -219,7 +219,7 @@ def search_of(detector: Detector, picture: np.ndarray) -> Steps[list[Face]]:
     """What `detector(picture)` returns, as a search."""
     if isinstance(detector, Scrfd):
         return (yield from detector.steps(picture))
-    return (yield NetworkCall(detector, picture))
+    return (yield from ask(detector, picture))
 
 
 def face_of(box: np.ndarray, landmarks: np.ndarray, score: float, width: int, height: int) -> Face | None:

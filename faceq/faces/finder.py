@@ -12,7 +12,7 @@ import numpy as np
 from faceq.faces import geometry
 from faceq.faces.detect import Detector, Face, face_of, overlap, search_of
 from faceq.faces.landmarks import Dense, Landmarker
-from faceq.faces.search import Steps, run
+from faceq.faces.search import Steps, gathered, run
 
 FACE_FINDING = 2
 """Version of the method that finds and aligns faces, stored in a table's records. 2: the method of this
@@ -129,8 +129,8 @@ class Finder:
             if best is not None and _is_sure(best):
                 break
             found, views = best, self._views(first, best)
-            for turn in turns:
-                other = yield from self._found_turned(views, turn, found)
+            others = yield from gathered([self._found_turned(views, turn, found) for turn in turns])
+            for other in others:
                 if other is not None and _is_better(other, best):
                     best = other
             best = yield from self._levelled(first, best)
@@ -138,10 +138,11 @@ class Finder:
 
     def _found(self, first: "View") -> Steps[Found | None]:
         """The face of the frame without rotation."""
-        faces = yield from _detected(self._detector, first, 0)
+        views = [first]
         close = min(1.0, self._detector.least_face / self._min_face)
         if close > MIN_ZOOM * first.scale:
-            _add(faces, (yield from _detected(self._detector, View.of(first.picture, close), 0)))
+            views.append(View.of(first.picture, close))
+        faces = yield from self._detected_in(views, 0)
         return (yield from self._select(first.picture, faces, 0))
 
     def _found_coarsely(self, picture: np.ndarray) -> Steps[Found | None]:
@@ -161,14 +162,18 @@ class Finder:
 
     def _found_turned(self, views: list["View"], turn: int, before: Found | None) -> Steps[Found | None]:
         """The face in the given views of the frame, rotated by `turn` degrees."""
-        first, *others = views
-        faces = yield from _detected(self._detector, first, turn)
-        for view in others:
-            _add(faces, (yield from _detected(self._detector, view, turn)))
-        found = yield from self._select(first.picture, faces, turn)
+        faces = yield from self._detected_in(views, turn)
+        found = yield from self._select(views[0].picture, faces, turn)
         if found is None or before is None:
             return found
         return replace(found, faces=max(found.faces, before.faces))
+
+    def _detected_in(self, views: list["View"], turn: int) -> Steps[list[Face]]:
+        """The faces in all of these views of a frame, each of them once."""
+        faces, *others = yield from gathered([_detected(self._detector, view, turn) for view in views])
+        for more in others:
+            _add(faces, more)
+        return faces
 
     def _first_scale(self, picture: np.ndarray) -> float:
         return min(1.0, self._detector.first_side / max(picture.shape[:2]))

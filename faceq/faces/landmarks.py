@@ -12,7 +12,7 @@ from faceq.faces import cut_face, geometry, region
 from faceq.faces.detect import Face
 from faceq.faces.points_106 import POINTS_106_SIZE, Points106Session
 from faceq.faces.region import FaceMesh
-from faceq.faces.search import NetworkCall, Steps, run
+from faceq.faces.search import Steps, ask, run
 from faceq.presets import Outline
 
 MESH_POSE = (4, 152, 33, 263, 61, 291)
@@ -101,7 +101,7 @@ class Mesh:
         first, cut = 1, False
         for number in range(MAX_PASSES):
             matrix = geometry.crop_matrix(centre, side, angle, region.MESH_SIZE)
-            points, logit = yield NetworkCall(self._mesh, _shown(picture, matrix, cut))
+            points, logit = yield from ask(self._mesh, _shown(picture, matrix, cut))
             tilt = abs(geometry.eye_angle(region.five(points)))
             placed = geometry.to_frame(points[:, :2], matrix)
             last = placed, points[:, 2] / np.hypot(*matrix[0, :2]), logit
@@ -187,7 +187,7 @@ class Points106:
         shift = POINTS_106_SIZE / 2 - ((low + size + low) / 2 * scale).astype(np.float64)
         matrix = np.column_stack([np.eye(2) * float(scale), shift])
         crop = cv2.warpAffine(picture, matrix, (POINTS_106_SIZE, POINTS_106_SIZE))
-        points = yield NetworkCall(self._net, crop)
+        points = yield from ask(self._net, crop)
         placed = geometry.from_frame(points.astype(np.float64), cv2.invertAffineTransform(matrix))
         return Dense(placed.astype(np.float32), None, POINTS_106_POSE)
 

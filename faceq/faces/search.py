@@ -1,11 +1,12 @@
-"""Searches that hand their images to a network instead of running it.
+"""Searches that hand their images to networks instead of running them.
 
-A search is a generator. It yields a NetworkCall, receives the network's answer, and returns its result at the
-end. What it asks for next depends on the answers so far. On CPUs, `run` answers each call at once. On a GPU,
-`faceq.faces.batched_search` runs many searches at the same time and answers their calls in mini-batches.
+A search is a generator. It yields the calls of networks that it needs next, receives their answers, and
+returns its result at the end. What it asks for depends on the answers so far. On CPUs, `run` answers each
+call at once. On a GPU, `faceq.faces.batched_search` runs many searches at the same time and answers their
+calls in mini-batches.
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -22,21 +23,44 @@ class NetworkCall:
     image: np.ndarray
 
 
-Steps = Generator[NetworkCall, Any, Result]
+Steps = Generator[list[NetworkCall], list[Any], Result]
+
+
+def ask(network: Callable[[np.ndarray], Any], image: np.ndarray) -> Steps[Any]:
+    """The search for the answer to a single call."""
+    (answer,) = yield [NetworkCall(network, image)]
+    return answer
 
 
 def finished(result: Result) -> Steps[Result]:
-    """A search that has its result without any call."""
+    """The search that needs no call."""
     return result
     yield
+
+
+def gathered(searches: Sequence[Steps[Result]]) -> Steps[list[Result]]:
+    """The results of searches that do not depend on each other. Their next calls are yielded together."""
+    results: dict[int, Result] = {}
+    answers: dict[int, list[Any] | None] = dict.fromkeys(range(len(searches)))
+    while answers:
+        calls: dict[int, list[NetworkCall]] = {}
+        for index, given in answers.items():
+            try:
+                calls[index] = next(searches[index]) if given is None else searches[index].send(given)
+            except StopIteration as end:
+                results[index] = end.value
+        if calls:
+            told = iter((yield [call for asked in calls.values() for call in asked]))
+        answers = {index: [next(told) for _ in asked] for index, asked in calls.items()}
+    return [results[index] for index in range(len(searches))]
 
 
 def run(steps: Steps[Result]) -> Result:
     """The result of one search, whose calls are answered one by one."""
     try:
-        call = next(steps)
+        calls = next(steps)
         while True:
-            call = steps.send(call.network(call.image))
+            calls = steps.send([call.network(call.image) for call in calls])
     except StopIteration as end:
         result: Result = end.value
         return result

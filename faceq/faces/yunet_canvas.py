@@ -17,8 +17,9 @@ from faceq.faces.yunet import OUTPUTS, faces_in, network
 from faceq.runtime.minibatch import OomSafeBatcher
 from faceq.runtime.onnx_runtime import session
 
-SIDES = (320, 640, 960, 1280)
-"""Heights and widths of canvases, in pixels."""
+SIDES = (320, 480, 640, 960, 1280)
+"""Heights and widths of canvases, in pixels: those of the first detection pass and of its image rotated by 45
+degrees, and steps up to the largest tile."""
 
 GRID = 32
 """Images are padded to multiples of the network's largest stride, in pixels, as in OpenCV."""
