@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 import onnx
 
 from faceq.runtime.onnx_runtime import ModelFileError, read, session
+from faceq.runtime.uint8_input import NAME, free_inputs, sides, take_uint8
 
 POINTS_106_SIZE = 192
 """Side of the network's input, in pixels."""
@@ -25,20 +25,20 @@ class Points106Session:
 
     def __init__(self, path: Path, device: str = "cpu", threads: int = 1):
         model = read(path)
-        self._session = session(path, model, device, threads)
-        taken, given = self._session.get_inputs(), self._session.get_outputs()
-        if len(taken) != 1 or list(taken[0].shape[1:]) != [3, POINTS_106_SIZE, POINTS_106_SIZE]:
+        taken = [sides(each) for each in free_inputs(model)]
+        if len(taken) != 1 or taken[0][1:] != [3, POINTS_106_SIZE, POINTS_106_SIZE]:
             raise ModelFileError(
-                f"{path}: has inputs {', '.join(str(each.shape) for each in taken)}: a landmark model has "
-                "one input (N, 3, 192, 192)"
+                f"{path}: has inputs {', '.join(map(str, taken))}: a landmark model has one input "
+                "(N, 3, 192, 192)"
             )
+        take_uint8(model, *((0.0, 1.0) if _normalises(model) else (127.5, 1 / 128)))
+        self._session = session(path, model, device, threads)
+        given = self._session.get_outputs()
         if len(given) != 1 or list(given[0].shape[1:]) != [212]:
             raise ModelFileError(
                 f"{path}: has outputs {', '.join(str(each.shape) for each in given)}: a model of 106 "
                 "landmarks has one output (N, 212)"
             )
-        self._input = taken[0].name
-        self._mean, self._scale = (0.0, 1.0) if _normalises(model) else (127.5, 1 / 128)
 
     def __call__(self, crop: np.ndarray) -> np.ndarray:
         """The landmarks (106, 2) float32, in pixels of a crop (192, 192, 3) uint8 RGB."""
@@ -46,8 +46,7 @@ class Points106Session:
 
     def batch(self, crops: np.ndarray) -> tuple[np.ndarray, ...]:
         """The network's output, (N, 212), for crops (N, 192, 192, 3)."""
-        blob = cv2.dnn.blobFromImages(list(crops), self._scale, mean=(self._mean,) * 3)
-        return tuple(self._session.run(None, {self._input: blob}))
+        return tuple(self._session.run(None, {NAME: crops}))
 
     def answer(self, found: np.ndarray) -> np.ndarray:
         """The landmarks for one crop from its output (212,)."""

@@ -8,6 +8,7 @@ import numpy as np
 from faceq.config import Region
 from faceq.runtime import tflite_onnx
 from faceq.runtime.onnx_runtime import ModelFileError, session, spell_out_prelu
+from faceq.runtime.uint8_input import NAME, take_uint8
 
 # fmt: off
 FACE_OVAL = np.array([
@@ -51,10 +52,10 @@ class FaceMesh:
         except ValueError as error:
             raise ModelFileError(f"{path}: {error}: FaceMesh is a TFLite file with 468 landmarks") from None
         spell_out_prelu(model)
+        take_uint8(model, scale=1 / 255)
         self._session = session(path, model, device, threads)
-        self._input = self._session.get_inputs()[0].name
         sizes = [output.shape[1:] for output in self._session.get_outputs()]
-        if self._session.get_inputs()[0].shape[1:] != [3, MESH_SIZE, MESH_SIZE] or sizes != [[1404], [1]]:
+        if self._session.get_inputs()[0].shape[1:] != [MESH_SIZE, MESH_SIZE, 3] or sizes != [[1404], [1]]:
             raise ModelFileError(
                 f"{path}: is not FaceMesh, which has the input (192, 192, 3) and gives 468 landmarks and a "
                 "confidence"
@@ -72,12 +73,12 @@ class FaceMesh:
             "this is a face". For upright CelebA faces its 1st percentile is 5.8, and half of the values are
             between 24 and 31.
         """
-        points, logit = self._session.run(None, {self._input: cv2.dnn.blobFromImage(crop, 1 / 255)})
+        points, logit = self.batch(crop[None])
         return self.answer(points[0], logit[0])
 
     def batch(self, crops: np.ndarray) -> tuple[np.ndarray, ...]:
         """The network's outputs, (N, 1404) and (N, 1), for crops (N, 192, 192, 3)."""
-        return tuple(self._session.run(None, {self._input: cv2.dnn.blobFromImages(list(crops), 1 / 255)}))
+        return tuple(self._session.run(None, {NAME: crops}))
 
     def answer(self, points: np.ndarray, logit: np.ndarray) -> tuple[np.ndarray, float]:
         """The result for one crop from its outputs, (1404,) and (1,)."""

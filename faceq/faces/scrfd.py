@@ -14,7 +14,7 @@ from onnx import helper, numpy_helper
 from faceq.messages.one_line import one_line
 from faceq.runtime.device import raise_if_gpu_failed
 from faceq.runtime.onnx_runtime import ModelFileError, session
-from faceq.runtime.uint8_input import NAME, free_inputs, take_uint8
+from faceq.runtime.uint8_input import NAME, free_inputs, sides, take_uint8
 
 SCRFD_SIZE = 640
 """Side, in pixels, of the network's input, unless its file has a fixed input size."""
@@ -191,9 +191,6 @@ def _check(path: Path, model: onnx.ModelProto) -> None:
             f"{path}: is not a supported face detector: YuNet has 12 outputs, SCRFD 9 or 15, "
             f"this model has {outputs}"
         )
-    inputs = [
-        [side.dim_param or side.dim_value for side in each.type.tensor_type.shape.dim]
-        for each in free_inputs(model)
-    ]
+    inputs = [sides(each) for each in free_inputs(model)]
     if len(inputs) != 1 or len(inputs[0]) != 4 or inputs[0][1] != 3:
         raise ModelFileError(f"{path}: has inputs {inputs}: a detector has one input of shape (1, 3, H, W)")

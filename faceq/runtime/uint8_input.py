@@ -15,12 +15,17 @@ def free_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
     return [each for each in model.graph.input if each.name not in weights]
 
 
+def sides(value: onnx.ValueInfoProto) -> list[int | str]:
+    """The shape of an input: numbers, or names of sizes that may vary."""
+    return [each.dim_param or each.dim_value for each in value.type.tensor_type.shape.dim]
+
+
 def take_uint8(model: onnx.ModelProto, mean: float = 0.0, scale: float = 1.0) -> None:
     """Change the model's image input from (N, 3, H, W) float32 to NAME, (N, H, W, 3) uint8. The network gets
     (image - mean) * scale, with the same bits as from `cv2.dnn.blobFromImage`."""
     graph = model.graph
     (image,) = free_inputs(model)
-    batch, _, *sides = (each.dim_param or each.dim_value for each in image.type.tensor_type.shape.dim)
+    batch, _, height, width = sides(image)
     steps: list[tuple[str, list[str], dict[str, Any]]] = [
         ("Transpose", [], {"perm": [0, 3, 1, 2]}),
         ("Cast", [], {"to": TensorProto.FLOAT}),
@@ -36,7 +41,7 @@ def take_uint8(model: onnx.ModelProto, mean: float = 0.0, scale: float = 1.0) ->
     del graph.node[:]
     graph.node.extend(nodes)
     graph.input.remove(image)
-    graph.input.append(helper.make_tensor_value_info(NAME, TensorProto.UINT8, [batch, *sides, 3]))
+    graph.input.append(helper.make_tensor_value_info(NAME, TensorProto.UINT8, [batch, height, width, 3]))
 
 
 def _constant(graph: onnx.GraphProto, name: str, value: float) -> str:
