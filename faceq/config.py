@@ -366,28 +366,14 @@ def load(
         UsageError: the file is not YAML, a key is unknown (the message suggests the closest one), or a value
             is not valid.
     """
-    values = {} if path is None else settings_file.read(path)
-    assigned = []
-    for key, value in assignments:
-        _put(values, key, value)
-        assigned.append(key)
+    assignments = list(assignments)
+    values = settings_file.read(path, assignments)
     for key, value in overrides.items():
         if key == "models" and isinstance(value, Mapping) and isinstance(values.get(key), Mapping):
             values[key] = {**values[key], **value}  # merged key by key: the file may set other models
         elif value is not None:
             values[key] = value
-    return build(values, where=path or "config", assigned=assigned)
-
-
-def _put(values: dict[str, Any], key: str, value: Any) -> None:
-    """Set a dotted key, and keep the other keys of its section."""
-    section, _, rest = key.partition(".")
-    if rest:
-        inner = values.get(section)
-        values[section] = dict(inner) if isinstance(inner, Mapping) else {}
-        _put(values[section], rest, value)
-    else:
-        values[section] = value
+    return build(values, where=path or "config", assigned=[key for key, _ in assignments])
 
 
 def build(values: Mapping[str, Any], where: str = "config", assigned: Iterable[str] = ()) -> Config:

@@ -1,5 +1,6 @@
 """Read settings files in YAML."""
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,18 @@ from faceq.errors import StorageError, UsageError
 from faceq.messages.one_line import one_line
 
 
-def read(path: str) -> dict[str, Any]:
-    """The settings in a YAML file. Raises UsageError or StorageError if it cannot be read or does not hold
-    `key: value` lines."""
+def read(path: str | None, assignments: Iterable[tuple[str, Any]] = ()) -> dict[str, Any]:
+    """The settings in a YAML file, if any, overridden by `assignments` of values to dotted keys.
+
+    Raises UsageError or StorageError if the file cannot be read or does not hold `key: value` lines.
+    """
+    values = {} if path is None else _read(path)
+    for key, value in assignments:
+        _put(values, key, value)
+    return values
+
+
+def _read(path: str) -> dict[str, Any]:
     try:
         loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -25,3 +35,14 @@ def read(path: str) -> dict[str, Any]:
     if loaded is not None and not isinstance(loaded, dict):
         raise UsageError(f"config: {path}: expected `key: value` lines, got {type(loaded).__name__}")
     return dict(loaded or {})
+
+
+def _put(values: dict[str, Any], key: str, value: Any) -> None:
+    """Set a dotted key, and keep the other keys of its section."""
+    section, _, rest = key.partition(".")
+    if rest:
+        inner = values.get(section)
+        values[section] = dict(inner) if isinstance(inner, Mapping) else {}
+        _put(values[section], rest, value)
+    else:
+        values[section] = value
