@@ -64,6 +64,8 @@ def score(
     if here:
         config = on_this_machine(config)
     models = choose(config, here)
+    if config.precision == "auto":
+        log.info("precision: %s for serfiq, %s for dbcnn", *(each.precision for each in models.numerics))
     accepted = models.accept_terms()
     record = comparison_record(config, models)
     # Other machines do not ask again.
