@@ -154,6 +154,23 @@ def test_values_that_depend_on_the_machine_stay_unset(tmp_path):
     ]
 
 
+@pytest.mark.parametrize(
+    ("said", "batch"),
+    [
+        (["num_gpus=0.2"], 128),
+        (["device=cuda", "mini_batch=8"], 32),
+        (["num_gpus=0.2", "batch_size=50"], 50),
+        (["num_gpus=0.2", "device=cpu"], 32),
+        ([], 32),
+    ],
+)
+def test_a_batch_of_find_face_on_a_gpu_is_four_mini_batches(said, batch):
+    assert (
+        load(*(word for each in said for word in ("--set", f"find_face.{each}"))).find_face.batch_size
+        == batch
+    )
+
+
 def test_other_commands_take_settings_too(capsys):
     for command in (["query", "t"], ["report", "t"], ["compact", "t", "--out", "u"], ["inspect", "x.jpg"],
                     ["models", "pull"], ["evaluate", "calibrate", "t"], ["score", "x"]):  # fmt: skip
