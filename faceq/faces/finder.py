@@ -1,7 +1,7 @@
 """Find the face of a frame that is scored, whatever its orientation and size.
 
 This module chooses the scales, rotations and parts of the frame in which the detector runs, selects one of
-the detected faces, and finds its dense landmarks.
+the detected faces, and finds its dense landmarks. If its results change, raise `method.FACE_FINDING`.
 """
 
 from dataclasses import dataclass, replace
@@ -13,10 +13,6 @@ from faceq.faces import geometry
 from faceq.faces.detect import Detector, Face, face_of, overlap, search_of
 from faceq.faces.landmarks import Dense, Landmarker
 from faceq.faces.search import Steps, gathered, run
-
-FACE_FINDING = 2
-"""Version of the method that finds and aligns faces, stored in a table's records. 2: the method of this
-module. 1 (records without the key): the largest upright face, aligned half by the detector's landmarks."""
 
 SAME_FACE = 0.4
 """Minimum intersection over union at which boxes from two detection passes count as the same face."""

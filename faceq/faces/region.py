@@ -6,7 +6,6 @@ import cv2
 import numpy as np
 
 from faceq.config import Region
-from faceq.runtime import tflite_onnx
 from faceq.runtime.onnx_runtime import ModelFileError, session, spell_out_prelu
 from faceq.runtime.uint8_input import NAME, take_uint8
 
@@ -47,6 +46,8 @@ class FaceMesh:
     shape = (MESH_SIZE, MESH_SIZE)
 
     def __init__(self, path: Path, threads: int = 1, device: str = "cpu"):
+        from faceq.runtime import tflite_onnx  # noqa: PLC0415 - takes a sixth of a second to import
+
         try:
             model = tflite_onnx.read(path)
         except ValueError as error:
