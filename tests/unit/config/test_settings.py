@@ -85,7 +85,7 @@ def test_null_removes_a_value(tmp_path):
     [
         ("dbcnn.batch_siz=64", "unknown key 'dbcnn.batch_siz': did you mean 'dbcnn.batch_size'?"),
         ("fiq_treshold=0", "unknown key 'fiq_treshold': did you mean 'fiq_threshold'?"),
-        ("mini_batch=64", "did you mean 'serfiq.mini_batch' or 'dbcnn.mini_batch'?"),
+        ("mini_batch=64", "did you mean 'find_face.mini_batch' or 'serfiq.mini_batch' or"),
         ("zzz=1", "unknown key 'zzz': `faceq config` lists all settings"),
         ("=1", "unknown key ''"),
         ("min_face", "expected KEY=VALUE, such as dbcnn.batch_size=64, got 'min_face'"),
