@@ -113,7 +113,7 @@ class YuNet:
 
     def __call__(self, picture: np.ndarray) -> list[Face]:
         """All faces in an RGB uint8 image (H, W, 3), in no particular order; empty if there is none."""
-        found = self._net(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+        found = self._net(picture)
         height, width = picture.shape[:2]
         faces = (
             face_of(row[:4], row[4:14].reshape(5, 2), float(np.float32(row[14])), width, height)

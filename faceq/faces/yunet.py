@@ -4,6 +4,7 @@ Source: Wu, Peng, Yu, "YuNet: A Tiny Millisecond-level Face Detector", Machine I
 outputs are decoded as in OpenCV.
 """
 
+import functools
 from pathlib import Path
 
 import cv2
@@ -17,6 +18,9 @@ STRIDES = (8, 16, 32)
 NMS_THRESHOLD = 0.3
 CANDIDATES = 5000
 """Maximum number of boxes, in order of confidence, for non-maximum suppression."""
+
+
+_OUTPUTS = [f"{kind}_{stride}" for kind in ("cls", "obj", "bbox", "kps") for stride in STRIDES]
 
 
 class YuNetSession:
@@ -41,34 +45,42 @@ class YuNetSession:
         self._threshold = threshold
 
     def __call__(self, picture: np.ndarray) -> np.ndarray:
-        """Faces in a BGR uint8 image (H, W, 3).
+        """Faces in an RGB uint8 image (H, W, 3).
 
         Returns:
             (N, 15) float32 in pixels of the image: box x, y, width, height, which may extend beyond the
             image; x, y of right eye, left eye, nose tip, right and left mouth corner (right and left of the
             person); confidence, 0...1.
         """
-        height, width = picture.shape[:2]
-        padded = np.zeros((-height % 32 + height, -width % 32 + width, 3), np.uint8)
-        padded[:height, :width] = picture
-        names = [f"{kind}_{stride}" for kind in ("cls", "obj", "bbox", "kps") for stride in STRIDES]
-        outputs = self._session.run(names, {self._input: cv2.dnn.blobFromImage(padded)})
-        found = dict(zip(names, (output[0] for output in outputs), strict=True))
-        return self._separate(np.concatenate([self._rows(found, stride, padded) for stride in STRIDES]))
+        below, right = -picture.shape[0] % 32, -picture.shape[1] % 32
+        if below or right:
+            picture = cv2.copyMakeBorder(picture, 0, below, 0, right, cv2.BORDER_CONSTANT)
+        blob = cv2.dnn.blobFromImage(picture, swapRB=True)  # the network takes BGR
+        outputs = [output[0] for output in self._session.run(_OUTPUTS, {self._input: blob})]
+        classes, objects, boxes, points = (
+            np.concatenate(outputs[at : at + len(STRIDES)]) for at in range(0, len(outputs), len(STRIDES))
+        )
+        return self._separate(self._rows(classes, objects, boxes, points, _cells(*picture.shape[:2])))
 
-    def _rows(self, found: dict[str, np.ndarray], stride: int, padded: np.ndarray) -> np.ndarray:
-        """The boxes of one stride with sufficient confidence. Each cell of the grid proposes one box."""
-        classes, objects = (np.clip(found[f"{kind}_{stride}"][:, 0], 0, 1) for kind in ("cls", "obj"))
-        score = np.sqrt(classes * objects)
+    def _rows(
+        self,
+        classes: np.ndarray,
+        objects: np.ndarray,
+        boxes: np.ndarray,
+        points: np.ndarray,
+        cells: np.ndarray,
+    ) -> np.ndarray:
+        """The boxes with sufficient confidence, from the outputs for all cells."""
+        # Both are between 0 and 1, except for rounding.
+        score = np.sqrt(np.clip(classes[:, 0], 0, 1) * np.clip(objects[:, 0], 0, 1))
         sure = np.flatnonzero(score >= self._threshold)
         if not len(sure):
             return np.empty((0, 15), np.float32)
-        cells = np.stack([sure % (padded.shape[1] // stride), sure // (padded.shape[1] // stride)], axis=1)
-        box, points = found[f"bbox_{stride}"][sure], found[f"kps_{stride}"][sure]
-        size = np.exp(box[:, 2:]) * stride
-        corner = (cells + box[:, :2]) * stride - size / 2
-        places = (points + np.tile(cells, 5)) * stride
-        return np.concatenate([corner, size, places, score[sure, None]], axis=1).astype(np.float32)
+        place, stride = cells[sure, :2], cells[sure, 2:]
+        size = np.exp(boxes[sure, 2:]) * stride
+        corner = (place + boxes[sure, :2]) * stride - size / 2
+        marks = (points[sure] + np.tile(place, 5)) * stride
+        return np.concatenate([corner, size, marks, score[sure, None]], axis=1).astype(np.float32)
 
     def _separate(self, rows: np.ndarray) -> np.ndarray:
         """Non-maximum suppression: keep the most confident of overlapping boxes."""
@@ -77,6 +89,17 @@ class YuNetSession:
         boxes = rows[:, :4].astype(np.int32).tolist()  # OpenCV compares them in whole pixels
         kept = cv2.dnn.NMSBoxes(boxes, rows[:, 14].tolist(), self._threshold, NMS_THRESHOLD, 1.0, CANDIDATES)
         return rows[np.asarray(kept, np.int64).reshape(-1)]
+
+
+@functools.lru_cache(maxsize=64)
+def _cells(height: int, width: int) -> np.ndarray:
+    """Column, row and stride of each cell of the grids of an input of that size: (N, 3) int64, in the order of
+    the outputs. Each cell proposes one box."""
+    grids = []
+    for stride in STRIDES:
+        rows, columns = np.mgrid[: height // stride, : width // stride]
+        grids.append(np.stack([columns.ravel(), rows.ravel(), np.full(rows.size, stride)], axis=1))
+    return np.concatenate(grids)
 
 
 def _dequantise(model: onnx.ModelProto) -> None:
