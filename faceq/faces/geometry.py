@@ -196,8 +196,8 @@ def _halved(image: np.ndarray, matrix: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def shrunk(image: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
-    """An image (H, W, 3) scaled down, for a detector: averaged over whole pixels first, which takes a tenth of
-    the time of cv2.INTER_AREA with a fractional factor, and then to the exact size.
+    """An image (H, W, 3) scaled down, for a detector: first averaged over whole pixels, which takes a tenth of
+    the time of cv2.INTER_AREA with a fractional factor, then brought to the exact size.
 
     Args:
         scale: at most 1.

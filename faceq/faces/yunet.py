@@ -15,20 +15,15 @@ from onnx import numpy_helper
 from faceq.runtime.onnx_runtime import read, session
 
 STRIDES = (8, 16, 32)
+KINDS = ("cls", "obj", "bbox", "kps")
+OUTPUTS = [f"{kind}_{stride}" for kind in KINDS for stride in STRIDES]
 NMS_THRESHOLD = 0.3
 CANDIDATES = 5000
 """Maximum number of boxes, in order of confidence, for non-maximum suppression."""
 
 
-_OUTPUTS = [f"{kind}_{stride}" for kind in ("cls", "obj", "bbox", "kps") for stride in STRIDES]
-
-
 class YuNetSession:
-    """The network and the decoding of its outputs.
-
-    It always runs on the CPU. Images have many shapes, and cuDNN would plan every convolution again for each
-    of them. Padding to a single shape is not a solution: the network sees where the image ends, and faces
-    move (by at most 6 pixels in 221 photos).
+    """The network at the size of one image, on the CPU. For GPUs, see `faceq.faces.yunet_canvas`.
 
     Args:
         path: the ONNX file, with float or quantised weights.
@@ -37,9 +32,7 @@ class YuNetSession:
     """
 
     def __init__(self, path: Path, threshold: float, threads: int = 1):
-        model = read(path)
-        _dequantise(model)
-        _free_sizes(model)
+        model = network(path)
         self._session = session(path, model, "cpu", threads)
         self._input = model.graph.input[0].name
         self._threshold = threshold
@@ -56,50 +49,66 @@ class YuNetSession:
         if below or right:
             picture = cv2.copyMakeBorder(picture, 0, below, 0, right, cv2.BORDER_CONSTANT)
         blob = cv2.dnn.blobFromImage(picture, swapRB=True)  # the network takes BGR
-        outputs = [output[0] for output in self._session.run(_OUTPUTS, {self._input: blob})]
-        classes, objects, boxes, points = (
-            np.concatenate(outputs[at : at + len(STRIDES)]) for at in range(0, len(outputs), len(STRIDES))
-        )
-        return self._separate(self._rows(classes, objects, boxes, points, _cells(*picture.shape[:2])))
+        outputs = self._session.run(OUTPUTS, {self._input: blob})
+        found = dict(zip(OUTPUTS, (output[0] for output in outputs), strict=True))
+        return faces_in(found, picture.shape[1], self._threshold)
 
-    def _rows(
-        self,
-        classes: np.ndarray,
-        objects: np.ndarray,
-        boxes: np.ndarray,
-        points: np.ndarray,
-        cells: np.ndarray,
-    ) -> np.ndarray:
-        """The boxes with sufficient confidence, from the outputs for all cells."""
-        # Both are between 0 and 1, except for rounding.
-        score = np.sqrt(np.clip(classes[:, 0], 0, 1) * np.clip(objects[:, 0], 0, 1))
-        sure = np.flatnonzero(score >= self._threshold)
-        if not len(sure):
-            return np.empty((0, 15), np.float32)
-        place, stride = cells[sure, :2], cells[sure, 2:]
-        size = np.exp(boxes[sure, 2:]) * stride
-        corner = (place + boxes[sure, :2]) * stride - size / 2
-        marks = (points[sure] + np.tile(place, 5)) * stride
-        return np.concatenate([corner, size, marks, score[sure, None]], axis=1).astype(np.float32)
 
-    def _separate(self, rows: np.ndarray) -> np.ndarray:
-        """Non-maximum suppression: keep the most confident of overlapping boxes."""
-        if len(rows) < 2:
-            return rows
-        boxes = rows[:, :4].astype(np.int32).tolist()  # OpenCV compares them in whole pixels
-        kept = cv2.dnn.NMSBoxes(boxes, rows[:, 14].tolist(), self._threshold, NMS_THRESHOLD, 1.0, CANDIDATES)
-        return rows[np.asarray(kept, np.int64).reshape(-1)]
+def network(path: Path) -> onnx.ModelProto:
+    """The network in a file, with float weights, for images of any height and width."""
+    model = read(path)
+    _dequantise(model)
+    _free_sizes(model)
+    return model
+
+
+def faces_in(found: dict[str, np.ndarray], width: int, threshold: float) -> np.ndarray:
+    """Decode the network's outputs for one image.
+
+    Args:
+        found: the OUTPUTS, each (cells, values), row by row of the grid of its stride.
+        width: width of the padded image, pixels.
+        threshold: minimum confidence, 0...1.
+
+    Returns:
+        (N, 15) float32, as from YuNetSession.
+    """
+    classes, objects, boxes, points = (
+        np.concatenate([found[f"{kind}_{stride}"] for stride in STRIDES]) for kind in KINDS
+    )
+    score = np.sqrt(np.clip(classes[:, 0], 0, 1) * np.clip(objects[:, 0], 0, 1))
+    sure = np.flatnonzero(score >= threshold)
+    if not len(sure):
+        return np.empty((0, 15), np.float32)
+    height = len(found[OUTPUTS[0]]) * STRIDES[0] ** 2 // width
+    cells = _cells(height, width)[sure]
+    place, stride = cells[:, :2], cells[:, 2:]
+    size = np.exp(boxes[sure, 2:]) * stride
+    corner = (place + boxes[sure, :2]) * stride - size / 2
+    marks = (points[sure] + np.tile(place, 5)) * stride
+    return _separate(
+        np.concatenate([corner, size, marks, score[sure, None]], axis=1).astype(np.float32), threshold
+    )
 
 
 @functools.lru_cache(maxsize=64)
 def _cells(height: int, width: int) -> np.ndarray:
-    """Column, row and stride of each cell of the grids of an input of that size: (N, 3) int64, in the order of
-    the outputs. Each cell proposes one box."""
+    """Column, row and stride of each cell of the grids of an input of that size, (N, 3) int64, in the order
+    of the outputs. Each cell proposes one box."""
     grids = []
     for stride in STRIDES:
         rows, columns = np.mgrid[: height // stride, : width // stride]
         grids.append(np.stack([columns.ravel(), rows.ravel(), np.full(rows.size, stride)], axis=1))
     return np.concatenate(grids)
+
+
+def _separate(rows: np.ndarray, threshold: float) -> np.ndarray:
+    """Non-maximum suppression: keep the most confident of overlapping boxes."""
+    if len(rows) < 2:
+        return rows
+    boxes = rows[:, :4].astype(np.int32).tolist()  # OpenCV compares them in whole pixels
+    kept = cv2.dnn.NMSBoxes(boxes, rows[:, 14].tolist(), threshold, NMS_THRESHOLD, 1.0, CANDIDATES)
+    return rows[np.asarray(kept, np.int64).reshape(-1)]
 
 
 def _dequantise(model: onnx.ModelProto) -> None:
