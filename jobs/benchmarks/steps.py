@@ -60,8 +60,8 @@ class StepClock:
 
     def timed(self, step: str, function: Callable[..., Any]) -> Callable[..., Any]:
         """The same function. Its time is counted as that of the step. If it returns a generator, so is the
-        time of the generator, and of networks that it asks its caller to run (requests with a field
-        `network`)."""
+        time of the generator, and of the networks that it asks its caller to run (see
+        `faceq.faces.search`)."""
 
         @functools.wraps(function)
         def call(*arguments: Any, **options: Any) -> Any:
@@ -77,16 +77,16 @@ class StepClock:
         return call
 
     def _resumed(self, step: str, steps: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
-        answer = None
+        answers = None
         while True:
             try:
                 with self._inside(step):
-                    request = steps.send(answer)
+                    calls = steps.send(answers)
             except StopIteration as end:
                 return end.value
-            if hasattr(request, "network"):
-                request = dataclasses.replace(request, network=self.timed(step, request.network))
-            answer = yield request
+            answers = yield [
+                dataclasses.replace(call, network=self.timed(step, call.network)) for call in calls
+            ]
 
     @contextlib.contextmanager
     def _inside(self, step: str) -> Iterator[None]:

@@ -148,7 +148,7 @@ def test_if_all_stages_run_on_gpus_the_cores_read_and_decode(frames):
 
 
 @dataclass(frozen=True)
-class _Request:
+class _Call:
     network: Any
 
 
@@ -162,7 +162,7 @@ def test_all_cpu_time_belongs_to_exactly_one_step(monkeypatch):
 
     def search():
         work(1)
-        answer = yield _Request(lambda: work(2) or 7)
+        (answer,) = yield [_Call(lambda: work(2) or 7)]
         work(4)
         return answer
 
@@ -173,11 +173,11 @@ def test_all_cpu_time_belongs_to_exactly_one_step(monkeypatch):
         work(8)
         inner(16)
         generator = timed_search()
-        request = next(generator)
-        answer = request.network()
+        (call,) = next(generator)
+        answer = call.network()
         work(32)
         with pytest.raises(StopIteration) as end:
-            generator.send(answer)
+            generator.send([answer])
         return end.value.value
 
     assert clock.timed("outer", outer)() == 7
