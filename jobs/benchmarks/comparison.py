@@ -44,11 +44,12 @@ ROWS_OF_TIMES = {
 """The rows of the table of times: the step, and its title."""
 
 NOTES = """
-limit: one pinned single-threaded process per core: reading, all stages, result rows; no Ray. The mean of two
-runs, before and after the job. job: `faceq score`. Its start-up lasts from the call to the first finished
-frames, with that of Ray; its rate excludes the start-up. CAFI: one image at a time. memory: the peak.
-Times are CPU times in the processes of the limit (stages on a GPU: wall times). read: includes decoding videos
-and encoding their frames losslessly. other: scaling for the detector, poses, columns."""
+limit: one pinned single-threaded process per core, which reads frames, runs all stages and makes result rows,
+  without Ray. The mean of two runs, before and after the job.
+job: `faceq score`. start-up: from the call to the first finished frames, with that of Ray. frames/s: without it.
+CAFI: as published, one image at a time. memory: the peak.
+milliseconds: CPU time in the processes of the limit (stages on a GPU: wall time). read: of videos with decoding
+  and with lossless encoding of the frames. other: scaling for the detector, poses, columns."""
 
 Figures = dict[str, dict[str, Any]]
 """The figures of one workload, by measurement."""
