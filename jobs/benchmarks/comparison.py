@@ -44,12 +44,13 @@ ROWS_OF_TIMES = {
 """The rows of the table of times: the step, and its title."""
 
 NOTES = """
-limit: one pinned single-threaded process per core, which reads frames, runs all stages and makes result rows,
-  without Ray. The mean of two runs, before and after the job.
-job: `faceq score`. start-up: from the call to the first finished frames, with that of Ray. frames/s: without it.
-CAFI: as published, one image at a time. memory: the peak.
-milliseconds: CPU time in the processes of the limit (stages on a GPU: wall time). read: of videos with decoding
-  and with lossless encoding of the frames. other: scaling for the detector, poses, columns."""
+limit: one pinned single-threaded process per core, which reads frames, runs all stages and makes result
+  rows, without Ray. The mean of two runs, before and after the job.
+job: `faceq score`. start-up: from the call to the first finished frames, with that of Ray. frames/s: without
+  start-up.
+CAFI: as published, one image at a time.
+milliseconds: CPU time in the processes of the limit (stages on a GPU: wall time). read: of videos with
+  decoding and with lossless encoding of the frames. other: scaling for the detector, poses, columns."""
 
 Figures = dict[str, dict[str, Any]]
 """The figures of one workload, by measurement."""
@@ -196,7 +197,7 @@ def show(figures: dict[str, Figures]) -> None:
 def rates_of(figures: dict[str, Figures]) -> rich.table.Table:
     """One row per workload and measurement."""
     table = rich.table.Table(box=None, pad_edge=False)
-    titles = ("", "", "frames", "frames/s", "of limit", "start-up, s", "Ray, s", "memory, MB")
+    titles = ("", "", "frames", "frames/s", "of limit", "start-up, s", "Ray, s", "peak MB")
     for index, title in enumerate(titles):
         table.add_column(title, justify="left" if index < 2 else "right")
     for workload, measured in figures.items():
