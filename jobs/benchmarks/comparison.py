@@ -46,8 +46,8 @@ ROWS_OF_TIMES = {
 NOTES = """
 limit: one pinned single-threaded process per core, which reads frames, runs all stages and makes result
   rows, without Ray. The mean of two runs, before and after the job.
-job: `faceq score`. start-up: from the call to the first finished frames, with that of Ray. frames/s: without
-  start-up.
+job: `faceq score`. start-up: from the start of the process to the first finished frames. frames/s: without
+  start-up. Ray: the part of it in which the job waits for Ray to start.
 CAFI: as published, one image at a time.
 milliseconds: CPU time in the processes of the limit (stages on a GPU: wall time). read: of videos with
   decoding and with lossless encoding of the frames. other: scaling for the detector, poses, columns."""

@@ -225,6 +225,7 @@ def test_a_step_in_another_thread_is_an_error():
 # --- job and figures -----------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray Data logs all of its settings
 def test_the_job_reports_its_start_up_and_the_part_of_ray(light_job, frames, tmp_path):
     found = job.run(frames.model_copy(update={"out": str(tmp_path / "table")}))
     assert found["frames"] == 40 and found["rate"] > 0 and found["gpus"] == {}
