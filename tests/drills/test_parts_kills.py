@@ -1,0 +1,74 @@
+"""Jobs that read a tar in parts and are killed: the rows are those of an undisturbed job without parts."""
+
+import os
+import random
+import signal
+import tarfile
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from job_process import Job, title
+
+from jobs import demo
+
+pytestmark = pytest.mark.timeout(1200)
+
+FRAMES = 300
+SMALL_PARTS = "from faceq.sources import parts; parts.PART_BYTES = 128 << 10"
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory, astronaut) -> Path:
+    """A tar that is cut off, with sidecars and damaged frames."""
+    folder = tmp_path_factory.mktemp("parts") / "in"
+    face = demo._frame_around(astronaut, [200, 60, 80, 110])
+    noisy = (demo._jpeg(demo.degraded(face, "noise", 1 + i % 2, i)) for i in range(FRAMES))
+    members = ((f"{i:03}.jpg", data if i % 17 else data[:2000]) for i, data in enumerate(noisy))
+    demo.write_shards(folder, members, each=FRAMES)
+    (path,) = folder.glob("*.tar")
+    with tarfile.open(path) as tar:
+        last = tar.getmembers()[-1]
+    os.truncate(path, last.offset_data + 1000)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(shards, tmp_path_factory) -> list[dict]:
+    job = Job(shards, tmp_path_factory.mktemp("undisturbed"))
+    job.end()
+    rows = job.rows()
+    assert len(rows) == FRAMES and len({row["frame_id"] for row in rows}) == FRAMES
+    return rows
+
+
+def test_killed_as_a_whole_and_continued_with_and_without_parts(shards, undisturbed, tmp_path):
+    for number, first in enumerate([SMALL_PARTS, "", SMALL_PARTS]):
+        job = Job(shards, tmp_path, first=first)
+        job.until(lambda job=job, most=3 * (number + 1): len(job.files()) >= most)
+        below = psutil.Process(job.process.pid).children(recursive=True)
+        os.killpg(job.process.pid, signal.SIGKILL)
+        job.process.wait()
+        psutil.wait_procs(below, timeout=60)
+    last = Job(shards, tmp_path, first=SMALL_PARTS)
+    last.end()
+    assert "indexing a large tar" in last.said() and last.rows() == undisturbed
+
+
+def test_reading_workers_killed(shards, undisturbed, tmp_path):
+    chance = random.Random(5)
+    job = Job(shards, tmp_path, first=SMALL_PARTS)
+    killed = []
+    while job.process.poll() is None:
+        time.sleep(chance.uniform(1, 4))
+        workers = job.workers() if job.process.poll() is None else []
+        reading = [worker for worker in workers if "Read" in title(worker)] or workers
+        if reading and len(killed) < 8:
+            victim = chance.choice(reading)
+            killed.append(title(victim))
+            victim.kill()
+    print("killed:", killed)
+    assert len(killed) >= 3
+    assert job.process.returncode == 0, job.said()
+    assert job.rows() == undisturbed
