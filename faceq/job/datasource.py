@@ -193,8 +193,8 @@ class _Reader:
         if frame_id(shard.source, None, index) in self._done:
             return Frame(shard.source, None, index, None, done=True)
         rest = "" if shard.kind == "picture" else ": the rest is not read"
-        if isinstance(shard, Part) and shard.end is not None:
-            rest = f": the rest up to byte {shard.end} is not read"
+        if isinstance(shard, Part):
+            rest = f": the rest of part {shard.number + 1} of {shard.parts} is not read"
         return Frame(shard.source, None, index, None, error=f"{KILLER}{rest}")
 
 

@@ -75,13 +75,12 @@ def _read(shard: Shard, reading: Reading) -> Iterator[Frame]:
     for frame in _frames(shard, reading):
         frames, ids, failed = frames + 1, ids + frame.id, failed or frame.refused
         yield frame
-    if frames and reading.version and not (failed or reading.failed):
+    # A part may have no frame: those of a video are sampled.
+    if (frames or isinstance(shard, Part)) and reading.version and not (failed or reading.failed):
         how = read_as(reading.limits, reading.any_name)
         finished = Finished(shard.source, reading.version, how, frames, wrap_int64(ids))
-        is_part = isinstance(shard, Part)
-        reading.findings.finished.append(
-            FinishedPart(finished, shard.number, shard.parts) if is_part else finished
-        )
+        part = FinishedPart(finished, shard.number, shard.parts) if isinstance(shard, Part) else None
+        reading.findings.finished.append(part or finished)
 
 
 def _frames(shard: Shard, reading: Reading) -> Iterator[Frame]:

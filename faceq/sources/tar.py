@@ -13,7 +13,7 @@ from faceq.sources.listing import Shard, kind_of, printable
 from faceq.sources.local import ChangedError
 from faceq.sources.magic import foreign
 from faceq.sources.names import Names
-from faceq.sources.parts import Part
+from faceq.sources.parts import TarPart
 from faceq.sources.reading import (
     Expansion,
     Reading,
@@ -32,7 +32,7 @@ _GZIP = b"\x1f\x8b"
 def read_tar(shard: Shard, reading: Reading) -> Iterator[Frame]:
     """Yield the frames of one tar, or of a part of it, in its order."""
     names = Names(shard.source)
-    offset, end = (shard.begin, shard.end) if isinstance(shard, Part) else (0, None)
+    offset, end = (shard.begin, shard.end) if isinstance(shard, TarPart) else (0, None)
     packed = False
     try:
         with contextlib.ExitStack() as stack:

@@ -77,7 +77,7 @@ def test_images_after_holes_are_read_without_reading_the_holes(large, where):
 
 def test_a_large_tar_is_divided_although_most_of_it_is_not_images(large):
     (shard,) = list_shards([str(large)], S3Settings())
-    parts = split(shard, part_bytes([shard]))
+    parts = split(shard, part_bytes([shard], "tar"))
     frames, _, _ = read_parts(parts)
     assert frames == list(read_shards([shard], S3Settings())) and len(parts) == 3
 

@@ -1,11 +1,16 @@
 """Shards that are read in parts, as the read tasks of a job do, but in this process."""
 
+import os
+
+from faceq.config import Limits
 from faceq.sources import Findings, read_shards
 from faceq.sources.frame import Frame
 from faceq.sources.listing import Shard
-from faceq.sources.parts import parts_of
-from faceq.sources.reading import Reading
+from faceq.sources.local import LocalFile
+from faceq.sources.parts import tar_parts, video_parts
+from faceq.sources.reading import Reading, version_of
 from faceq.sources.tar_index import cuts, scan
+from faceq.sources.video.pieces import look, spans
 from faceq.storage.settings import S3Settings
 from faceq.table.finished_shards import Finished, Gathered
 from faceq.table.schema import BREAK
@@ -17,7 +22,17 @@ def split(shard: Shard, size: int, s3: S3Settings | None = None, **how) -> list[
     stretches = [
         scan(shard, begin, min(begin + size, shard.size), reading) for begin in range(0, shard.size, size)
     ]
-    return parts_of(shard, *cuts(shard, stretches, reading))
+    return tar_parts(shard, *cuts(shard, stretches, reading))
+
+
+def split_video(shard: Shard, count: int, **limits) -> list[Shard]:
+    """The parts of a video that is looked at in `count` pieces."""
+    memory = Limits(**limits).source_memory
+    pieces = []
+    for number in range(count):
+        with LocalFile(shard.path) as file:
+            pieces.append(look(file, number, count, memory))
+    return video_parts(shard, spans(pieces), version_of(os.stat(shard.path)))
 
 
 def read_parts(

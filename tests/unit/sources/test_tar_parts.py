@@ -221,7 +221,7 @@ def test_only_shards_that_hold_much_of_the_input_are_large():
 
     for count, size, large in ((1, 1 << 30, False), (1, 50 << 30, True), (10, 5 << 30, True)):
         shards = tars(count, size)
-        assert is_large(shards[0], part_bytes(shards)) == large
-    assert not is_large(tars(1, 2 << 30)[0], part_bytes(tars(100, 2 << 30)))
+        assert is_large(shards[0], part_bytes(shards, "tar")) == large
+    assert not is_large(tars(1, 2 << 30)[0], part_bytes(tars(100, 2 << 30), "tar"))
     assert not is_large(Shard("m.tar", "m.tar", "tar", None), 1)
     assert Part.__slots__ and not hasattr(Shard("a", "a", "tar", 1), "begin")
