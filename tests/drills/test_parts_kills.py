@@ -58,19 +58,20 @@ def test_killed_as_a_whole_and_continued_with_and_without_parts(shards, undistur
     assert "indexing a large file" in last.said() and last.rows() == undisturbed
 
 
-def test_reading_workers_killed(shards, undisturbed, tmp_path):
+def test_workers_killed(shards, undisturbed, tmp_path):
     chance = random.Random(5)
     job = Job(shards, tmp_path, first=SMALL_PARTS)
     killed = []
     while job.process.poll() is None:
         time.sleep(0.1)
         workers = job.workers() if job.process.poll() is None else []
-        reading = [worker for worker in workers if "Read" in title(worker)]
-        if reading and len(killed) < 6:
-            victim = chance.choice(reading)
+        busy = [worker for worker in workers if "IDLE" not in title(worker)]
+        if busy and len(killed) < 6:
+            reading = [worker for worker in busy if "Read" in title(worker)]
+            victim = chance.choice(reading or busy)
             killed.append(title(victim).strip())
             victim.kill()
-            time.sleep(chance.uniform(1, 4))
+            time.sleep(chance.uniform(2, 6))
     print("killed:", killed)
     assert len(killed) >= 3
     assert job.process.returncode == 0, job.said()
