@@ -7,9 +7,9 @@ from typing import Any
 from faceq.sources.listing import Kind, Shard
 from faceq.sources.spans import Span
 
-PART_BYTES: dict[Kind, int] = {"tar": 512 << 20, "video": 128 << 20}
+PART_BYTES: dict[Kind, int] = {"tar": 512 << 20, "video": 32 << 20}
 """Minimum size of a part. A read task streams that much of a tar from S3 in five to ten seconds. A video at
-5 Mbit/s has 5,000 frames in that many bytes, and a read task needs minutes to decode and encode them."""
+5 Mbit/s has 1,300 frames in that many bytes, and a read task needs a minute to decode and encode them."""
 
 MOST_PARTS = 256
 """Maximum number of parts of an input, roughly."""
