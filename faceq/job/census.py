@@ -10,11 +10,15 @@ import uuid
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import ray
 
 from faceq.errors import FaceqError
-from faceq.table.finished_shards import Finished, FinishedPart, Gathered
+from faceq.job.gathered import Gathered
+
+if TYPE_CHECKING:  # the process of the census starts faster without pyarrow
+    from faceq.table.finished_shards import Finished, FinishedPart
 
 REFUSALS_IN_A_ROW = 100
 """The job stops after this many reads in a row that the storage refused, with no successful read in between
@@ -128,7 +132,6 @@ class Census:
         self._passed_over: Counter[str] = Counter()
         self._notes: list[str] = []
         self._finished_shards = Gathered()
-        self._breaks: dict[int, Place] = {}
         self._said: dict[tuple[int, str, str], None] = {}
 
     def begin_reading(self, task: int, most: int) -> tuple[Place | None, list[Place], str | None]:
@@ -212,16 +215,15 @@ class Census:
         self._passed_over.update(passed_over)
         self._notes += notes[: MOST_NOTES - len(self._notes)]
 
-    def shards_finished(self, shards: Sequence[Finished | FinishedPart]) -> None:
+    def shards_finished(self, shards: "Sequence[Finished | FinishedPart]") -> None:
         """`shards`: that a read task has read to their ends, and parts of shards."""
         self._finished_shards.add(shards)
 
     def gives_break(self, frame: int, part: Place) -> bool:
-        """Whether a part of a shard returns the row for the damage of the shard: the first part that asks.
-        `frame`: id of that row; `part`: the read task, and the index of the part within it."""
-        return self._breaks.setdefault(frame, part) == part
+        """`Gathered.gives_break`; `part`: the read task, and the index of the part within it."""
+        return self._finished_shards.gives_break(frame, part)
 
-    def shards_finished_since(self, count: int) -> list[Finished]:
+    def shards_finished_since(self, count: int) -> "list[Finished]":
         """The finished shards after the first `count`; all of them if this process has been restarted."""
         return self._finished_shards.since(count)
 

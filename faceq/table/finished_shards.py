@@ -12,12 +12,11 @@ the table.
 import contextlib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 
 import pyarrow as pa
 
 from faceq.storage.filesystem import storage_errors
-from faceq.table.schema import wrap_int64
 from faceq.table.store import Table
 
 EVERY_S = 60
@@ -61,37 +60,6 @@ class FinishedPart:
     read: Finished
     number: int
     parts: int
-
-
-class Gathered:
-    """The finished shards of a run, in the order in which they were finished. Parts of a shard are joined."""
-
-    def __init__(self) -> None:
-        self._shards: list[Finished] = []
-        self._parts: dict[str, dict[int, Finished]] = {}
-
-    def add(self, shards: Iterable[Finished | FinishedPart]) -> None:
-        for shard in shards:
-            whole = self._join(shard) if isinstance(shard, FinishedPart) else shard
-            if whole is not None:
-                self._shards.append(whole)
-
-    def since(self, count: int) -> list[Finished]:
-        """The shards after the first `count`; all of them if there are fewer."""
-        return self._shards[count if count <= len(self._shards) else 0 :]
-
-    def _join(self, part: FinishedPart) -> Finished | None:
-        """The shard, when all its parts are known and were read from the same version of it. A part that was
-        read twice counts once."""
-        found = self._parts.setdefault(part.read.source, {})
-        found[part.number] = part.read
-        if len(found) < part.parts:
-            return None
-        first, *others = found.values()
-        if any((each.version, each.read_as) != (first.version, first.read_as) for each in others):
-            return None
-        frames, ids = (sum(getattr(each, name) for each in found.values()) for name in ("frames", "ids"))
-        return replace(first, frames=frames, ids=wrap_int64(ids))
 
 
 Shards = dict[str, Finished]

@@ -25,7 +25,8 @@ import rich.table
 from faceq import config
 from faceq.job import cluster, pipeline, progress, splitting
 from faceq.sources import parts
-from jobs.benchmarks import large_files, stand_ins, throughput
+from jobs.benchmarks import large_files, stand_ins
+from jobs.benchmarks.own_process import in_own_process
 
 
 def main() -> int:
@@ -55,7 +56,7 @@ def main() -> int:
                 }
             )
             measure = functools.partial(_measured, whole=name == "one file", stop=options.stop)
-            found = throughput.in_own_process(measure, settings)
+            found = in_own_process(measure, settings)
             values = (found[key] for key in ("tasks", "index", "first", "rate", "driver"))
             table.add_row(name, *(f"{value:,.1f}" for value in values))
     rich.console.Console().print(table)

@@ -34,7 +34,7 @@ from faceq.table.finished_shards import Finished
 from faceq.table.runs import Run
 from faceq.table.schema import SCHEMA, frame_id, wrap_int64
 from faceq.table.store import Table
-from jobs.benchmarks import throughput
+from jobs.benchmarks.own_process import in_own_process
 
 EACH = 1000
 """Frames of a shard, and rows of a file of the table."""
@@ -54,7 +54,7 @@ def main() -> int:
     for count in options.frames:
         with tempfile.TemporaryDirectory(prefix="faceq-resume-") as folder:
             settings = _prepare(Path(folder), count, options.images)
-            found = throughput.in_own_process(_measured, settings)
+            found = in_own_process(_measured, settings)
         values = (found[name] for name in ("list", "compare", "plan", "memory", "nothing"))
         table.add_row(f"{count:,}", *(f"{value:,.1f}" for value in values))
     rich.console.Console().print(table)

@@ -3,6 +3,7 @@
 import os
 
 from faceq.config import Limits
+from faceq.job.gathered import Gathered
 from faceq.sources import Findings, read_shards
 from faceq.sources.frame import Frame
 from faceq.sources.listing import Shard
@@ -12,7 +13,7 @@ from faceq.sources.reading import Reading, version_of
 from faceq.sources.tar_index import cuts, scan
 from faceq.sources.video.pieces import look, spans
 from faceq.storage.settings import S3Settings
-from faceq.table.finished_shards import Finished, Gathered
+from faceq.table.finished_shards import Finished
 from faceq.table.schema import BREAK
 
 
