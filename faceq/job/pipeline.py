@@ -19,6 +19,7 @@ from faceq.job.census import Census
 from faceq.job.cluster import ray_for, runs_here
 from faceq.job.inputs import Input, list_input, no_frames, table_of
 from faceq.job.resume import Rest, read_settings
+from faceq.job.splitting import split_large
 from faceq.job.summary import Summary, frequent_errors
 from faceq.messages.masking import mask
 from faceq.sources.listing import Shard, group
@@ -215,7 +216,7 @@ def _score(
     if not rest.shards:
         run.frames, run.already_done = 0, rest.already_done
         return _Graph(time.monotonic(), 0.0, (0.0, 0), len(rest.done))
-    groups = group(rest.shards)
+    groups = group(split_large(rest.shards, config))
     census = _start_census(len(shards), groups, rest.already_done, config.limit)
     incarnation = ray.get(census.incarnation.remote())
     keeper = finished_shards.Keeper(
