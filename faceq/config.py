@@ -84,8 +84,8 @@ class Stage(_Strict):
     batch_size: int = Field(
         32,
         ge=1,
-        description="Frames in one batch. If you do not set it, it is 256 if `auto` finds a GPU, and 8 if "
-        "one frame takes seconds on the CPUs of one machine.",
+        description="Frames in one batch. If you do not set it, it is 256 if `auto` finds a GPU, four "
+        "mini-batches for `find_face` on a GPU, and 8 if one frame takes seconds on the CPUs of one machine.",
     )
 
     @model_validator(mode="before")
@@ -131,9 +131,9 @@ class FindFaces(Stage):
     mini_batch: int = Field(
         32,
         ge=1,
-        description="On a GPU: images per run of a model. The models always get this many: smaller "
-        "mini-batches are padded. Images above 320 pixels take proportionally fewer. `batch_size` is four "
-        "times as many unless you set it. Not used on CPUs.",
+        description="On a GPU, the number of images per forward pass of a model. The model always gets this "
+        "many: smaller mini-batches are padded. Images above 320 pixels take proportionally fewer. Not used "
+        "on CPUs.",
     )
 
     @model_validator(mode="before")
