@@ -136,17 +136,11 @@ class FindFaces(Stage):
         "on CPUs.",
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _default_gpu_batch(cls, values: Any) -> Any:
-        if not isinstance(values, Mapping) or "batch_size" in values:
-            return values
-        device = values.get("device", "auto")
-        if device == "cuda" or (device == "auto" and values.get("num_gpus")):
-            mini_batch = values.get("mini_batch", cls.model_fields["mini_batch"].default)
-            if isinstance(mini_batch, int):
-                return {**values, "batch_size": MINI_BATCHES_IN_A_BATCH * mini_batch}
-        return values
+    @model_validator(mode="after")
+    def _default_gpu_batch(self) -> "FindFaces":
+        if self.runs_on == "cuda" and "batch_size" not in self.model_fields_set:
+            object.__setattr__(self, "batch_size", MINI_BATCHES_IN_A_BATCH * self.mini_batch)
+        return self
 
 
 class Pool(Stage):
