@@ -88,15 +88,16 @@ def test_published_dbcnn_in_half_precision_stays_within_the_tolerance(tmp_path, 
 
 
 @on_gpu
-def test_a_row_from_the_gpu_is_within_the_tolerances_of_the_cpus():
+@pytest.mark.parametrize(("precision", "tolerance"), [(None, HALF_TOLERANCE), ("f32", 0.01)])
+def test_a_row_from_the_gpu_is_within_the_tolerances_of_the_cpus(precision, tolerance):
     faces = list(demo.source_faces().values())
     rows = {}
     for where in ("cpu", "cuda"):
         pools = {name: {"device": where} for name in ("serfiq", "dbcnn")}
-        rows[where] = faceq.score_images(faces, fiq_threshold=0, **pools).to_pylist()
+        rows[where] = faceq.score_images(faces, fiq_threshold=0, precision=precision, **pools).to_pylist()
     for one, other in zip(rows["cpu"], rows["cuda"], strict=True):
         assert abs(one["serfiq_raw"] - other["serfiq_raw"]) < CUDA_TOLERANCE
-        assert abs(one["dbcnn"] - other["dbcnn"]) < HALF_TOLERANCE
+        assert abs(one["dbcnn"] - other["dbcnn"]) < tolerance
 
 
 def found_by(settings: dict, frames: pa.Table) -> list[dict]:
