@@ -87,7 +87,8 @@ nothing: 1.0 means no benefit, lower is better. Intervals: 95%, bootstrap over p
 
 _IQA = """Scores whole images, with or without faces (DB-CNN-Lite: the mean of ten views), and compares the
 scores with human ratings. Prints the rank correlations SRCC and KRCC, and PLCC and RMSE after the usual
-four-parameter logistic function has mapped the scores to the scale of the ratings.
+four-parameter logistic function has mapped the scores to the scale of the ratings. Runs on the GPU if
+there is one (--set dbcnn.device=cpu prevents it), otherwise on all CPUs.
 
   faceq evaluate iqa photos/ mos.csv --json iqa.json --plot iqa.png
 """
@@ -152,13 +153,15 @@ def _as_json(result: Any) -> dict[str, Any]:
 
 def evaluate_iqa(options: argparse.Namespace) -> int:
     """`faceq evaluate iqa`."""
-    from faceq.evaluation import iqa  # noqa: PLC0415 - torch takes seconds to import
+    from faceq.evaluation import iqa, whole_images  # noqa: PLC0415 - torch takes seconds to import
     from faceq.stages.chosen_models import fetch_options  # noqa: PLC0415 - as above
+    from faceq.stages.scorer import on_this_machine  # noqa: PLC0415 - as above
 
     settings = load_settings(options, {"accept_licence": options.accept_licence})
     _check_outputs(options, settings.s3)
-    rate = iqa.rater(options.model, fetch_options(settings))
-    found = iqa.evaluate(options.images, options.ratings, rate, settings.s3)
+    device = on_this_machine(settings).dbcnn.runs_on
+    rater = whole_images.rater(options.model, fetch_options(settings), device)
+    found = iqa.evaluate(options.images, options.ratings, rater, settings.s3)
     figures = found.figures()
     print(f"{figures['n']:,} images, {options.model}")
     for name in ("srcc", "plcc", "krcc", "rmse"):
