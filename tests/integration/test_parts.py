@@ -36,7 +36,7 @@ def tasks(monkeypatch):
         found.append(len(args[2]))
         run(*args)
 
-    monkeypatch.setattr(pipeline, "run_graph", counted)
+    monkeypatch.setattr(graph, "run_graph", counted)
     return found
 
 
