@@ -148,7 +148,7 @@ class Pool(Stage):
     """Resources of a stage that always runs as a pool of actors. Each actor keeps a model in memory."""
 
     mini_batch: int = Field(
-        8,
+        4,
         ge=1,
         description="Frames per forward pass of the model. The model always gets this many: smaller "
         "mini-batches are padded. A mini-batch holds only frames that still need the model. If you do not "

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from faceq.sources import video
+from faceq.sources.decode import packed
 from faceq.sources.frame import Frame
 from faceq.sources.listing import Shard
 from faceq.sources.parts import VideoPart
@@ -39,4 +40,4 @@ def _video_frame(shard: Shard, frame: video.VideoFrame, reading: Reading) -> Fra
         return Frame(shard.source, None, frame.index, None, done=True, timestamp_s=time)
     if frame.fault:
         return Frame(shard.source, None, frame.index, None, error=frame.fault, timestamp_s=time)
-    return Frame(shard.source, None, frame.index, frame.encode(), timestamp_s=time)
+    return Frame(shard.source, None, frame.index, packed.pack(frame.pixels()), timestamp_s=time)

@@ -1,10 +1,12 @@
 """Read the frames of a table's rows from their sources again."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pyarrow as pa
 
 from faceq.sources import read_again
+from faceq.sources.decode import packed
 from faceq.sources.frame import Frame
 from faceq.storage.settings import S3Settings
 from faceq.table.schema import BREAK, frame_id
@@ -39,7 +41,7 @@ def frames_of(rows: pa.Table, s3: S3Settings) -> Iterator[tuple[int, Frame]]:
         for frame in read_again(reading, missing | breaks, s3):
             if frame.id in missing:
                 missing.discard(frame.id)
-                yield row_of[frame.id][0], frame
+                yield row_of[frame.id][0], _as_file(frame)
             elif frame.error is not None:
                 reason = frame.error
             if not missing:
@@ -47,3 +49,12 @@ def frames_of(rows: pa.Table, s3: S3Settings) -> Iterator[tuple[int, Frame]]:
         for key in missing:
             number, row = row_of[key]
             yield number, Frame(row["source"], row["member"], row["frame_index"], None, error=reason)
+
+
+def _as_file(frame: Frame) -> Frame:
+    """The frame with an image that other programs can open."""
+    if frame.image is None or not packed.is_packed(frame.image):
+        return frame
+    from faceq.sources.video.picture import png  # noqa: PLC0415 - PyAV takes a while to import
+
+    return replace(frame, image=png(packed.unpack(frame.image)))

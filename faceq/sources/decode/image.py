@@ -9,7 +9,7 @@ from PIL import Image, ImageFile
 from faceq.config import Limits
 from faceq.errors import UnreadableError
 from faceq.messages.one_line import one_line
-from faceq.sources.decode import jpeg, pixels, png, tiff, webp
+from faceq.sources.decode import jpeg, packed, pixels, png, tiff, webp
 from faceq.sources.decode.file_types import SUPPORTED, damaged, unknown
 
 Image.init()  # given a list of formats, `Image.open` only tries those whose plugins are already loaded
@@ -37,7 +37,7 @@ def decode(data: bytes, max_pixels: int, limits: Limits = _LIMITS) -> np.ndarray
       middle and the decoder can continue, the image is read, as in viewers.
 
     Args:
-        data: an encoded image in one of FORMATS.
+        data: an encoded image in one of FORMATS, or a video frame from `packed.pack`.
         max_pixels: larger images are refused before their pixels are decoded, as a protection against
             decompression bombs.
         limits: `jpeg_scans` and `source_memory` limit the work and the memory for one image.
@@ -51,6 +51,9 @@ def decode(data: bytes, max_pixels: int, limits: Limits = _LIMITS) -> np.ndarray
     if not data:
         raise UnreadableError("the file is empty (0 bytes)")
     try:
+        if packed.is_packed(data):
+            _check_pixels(*packed.size(data), max_pixels)
+            return packed.unpack(data)
         if data.startswith(jpeg.MAGIC):
             return _jpeg(data, max_pixels, limits)
         if data.startswith(png.MAGIC):
@@ -78,13 +81,16 @@ def decode(data: bytes, max_pixels: int, limits: Limits = _LIMITS) -> np.ndarray
 
 def _opened(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
     picture = Image.open(io.BytesIO(data), formats=FORMATS)
-    width, height = picture.size
+    _check_pixels(*picture.size, max_pixels)
+    return picture
+
+
+def _check_pixels(width: int, height: int, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise UnreadableError(
             f"{width}x{height} pixels are more than max_pixels={max_pixels}: "
             "scale the image down or raise max_pixels"
         )
-    return picture
 
 
 def _plain(data: bytes, max_pixels: int) -> np.ndarray:

@@ -68,7 +68,7 @@ def test_a_pool_with_a_gpu_takes_larger_batches_unless_they_are_set(given, mini_
     plain = config.build({"dbcnn": given})
     pool = on_gpus(plain, 1).dbcnn
     assert (pool.mini_batch, pool.batch_size) == (mini_batch, batch_size)
-    assert on_gpus(plain, 0) == plain and plain.serfiq.mini_batch == 8
+    assert on_gpus(plain, 0) == plain and plain.serfiq.mini_batch == 4
 
 
 def test_the_example_job_is_valid():

@@ -106,7 +106,7 @@ def test_settings_has_types_defaults_flags_and_descriptions():
         "| `device` | `auto`, `cpu`, `cuda` | `auto` | ",
         "| `calibration` | section | none; [keys](#calibration) |  | ",
         "| `slope` | number, > 0 | required | ",
-        "| `mini_batch` | integer, ≥ 1 | `8` | Of `serfiq` and `dbcnn`. ",
+        "| `mini_batch` | integer, ≥ 1 | `4` | Of `serfiq` and `dbcnn`. ",
         "| `mini_batch` | integer, ≥ 1 | `32` | Of `find_face`. ",
         "| `det_threshold` | `0.6` | `0.5` | `0.5` |",
     ):
