@@ -14,13 +14,12 @@ import numpy as np
 import ray
 import rich.console
 import rich.table
-import torch
 
 from faceq import config
 from faceq.errors import JobError, UsageError
 from faceq.job import cluster
 from faceq.runtime import device
-from faceq.stages.placement import on_gpus
+from faceq.stages.placement import on_this_machine
 from faceq.storage import filesystem
 from faceq.table.runs import new_run_id
 from jobs.benchmarks import cafi, job, limit, workloads
@@ -166,9 +165,7 @@ def _on_one_machine(measure: Measure, settings: config.Config) -> dict[str, Any]
 def on_one_machine(measure: Measure, settings: config.Config) -> dict[str, Any]:
     """Run a measurement on this machine, or, on a cluster, on a node that has the devices of its models."""
     if not os.environ.get("RAY_ADDRESS"):
-        if device.missing() is None:
-            settings = on_gpus(settings, torch.cuda.device_count())
-        return measure(settings)
+        return measure(on_this_machine(settings))
     on_card = "cuda" in (settings.find_face.runs_on, settings.serfiq.runs_on, settings.dbcnn.runs_on)
     with cluster.ray_for(settings):
         try:

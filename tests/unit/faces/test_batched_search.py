@@ -276,9 +276,8 @@ def test_the_rows_of_frames_together_are_those_of_frames_one_by_one(frames, toge
 
 def test_a_row_does_not_depend_on_the_frames_beside_it(frames, together):
     whole = together(frames)
-    for row in (1, 3):
-        assert together(frames.slice(row, 1)).equals(whole.slice(row, 1))
-    assert together(frames.slice(2, 5)).equals(whole.slice(2, 5))
+    assert together(frames.slice(3, 1)).equals(whole.slice(3, 1))
+    assert together(frames.slice(0, 2)).equals(whole.slice(0, 2))
 
 
 def test_frames_one_by_one_use_no_thread_and_no_mini_batch(frames, monkeypatch):
