@@ -103,6 +103,7 @@ def test_the_precision_never_depends_on_the_cpu(tmp_path, numerics):
 def test_another_process_computes_the_same_bits_sends_nothing_and_is_not_pinned(aligned, tmp_path):
     """Importing OpenVINO's tools would report its use, and set a variable. Pinned threads of several actors
     would share a core."""
+    numerics = BF16 if supports_bf16() else OPENVINO
     np.save(tmp_path / "faces.npy", aligned)
     program = f"""
 import os, sys
@@ -110,7 +111,7 @@ import numpy as np
 from pathlib import Path
 from faceq.fiq.recogniser import Backbone
 from faceq.runtime.numerics import Numerics
-backbone = Backbone(Path("{fetch("sface")}"), mean=0, std=1, numerics=Numerics("f32", "openvino"))
+backbone = Backbone(Path("{fetch("sface")}"), mean=0, std=1, numerics={numerics!r})
 features = backbone(np.load("{tmp_path}/faces.npy"))
 np.save("{tmp_path}/features.npy", features)
 cpus = [os.sched_getaffinity(int(thread)) for thread in os.listdir("/proc/self/task")]
@@ -127,4 +128,4 @@ print(len({{frozenset(each) for each in cpus}}), cpus[0] == os.sched_getaffinity
     )
     assert done.stdout.split() == ["1", "True", "False", "False"]
     assert not (tmp_path / "home").exists()
-    assert np.array_equal(np.load(tmp_path / "features.npy"), sface(OPENVINO)(aligned))
+    assert np.array_equal(np.load(tmp_path / "features.npy"), sface(numerics)(aligned))
