@@ -45,7 +45,9 @@ class Ending:
 
 @contextlib.contextmanager
 def raised() -> Iterator[Ending]:
-    """In the block, ENDING signals raise `Interrupted`; after it, the previous handlers are restored.
+    """In the block, ENDING signals raise `Interrupted`; after it, the previous handlers are restored. If one
+    of these signals has ended the block, further ones are ignored after it: the process is about to exit,
+    and its exit status tells which signal came first.
 
     A signal that is ignored stays ignored (`nohup`). Handlers can be set only in the main thread: in other
     threads the block changes nothing.
@@ -62,7 +64,7 @@ def raised() -> Iterator[Ending]:
         yield ending
     finally:
         for each in mine:
-            signal.signal(each, before[each])
+            signal.signal(each, before[each] if ending.received is None else signal.SIG_IGN)
 
 
 def _in_main_thread() -> bool:

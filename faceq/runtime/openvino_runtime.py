@@ -7,14 +7,16 @@ import logging
 import platform
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
 
 from faceq.errors import DeviceError, ModelFileError
 from faceq.messages.one_line import one_line
 from faceq.runtime.numerics import Precision, has_openvino
+
+if TYPE_CHECKING:  # the job's own process imports this module before Ray starts
+    import onnx
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +39,7 @@ class OpenVinoNetwork:
         ModelFileError: OpenVINO cannot run the model.
     """
 
-    def __init__(self, path: Path | str, model: onnx.ModelProto, precision: Precision, threads: int):
+    def __init__(self, path: Path | str, model: "onnx.ModelProto", precision: Precision, threads: int):
         check(precision)
         properties = {
             # Without this hint, OpenVINO chooses bf16 by itself on CPUs that have it.
