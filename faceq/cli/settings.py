@@ -21,7 +21,7 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--config", metavar="job.yaml", help="YAML settings file; --set and other flags override it")
     what = "override one setting, such as --set dbcnn.batch_size=64; the value is YAML (repeatable)"
-    add("--set", type=_assignment, action="append", default=[], metavar="KEY=VALUE", help=what)
+    add("--set", type=assignment, action="append", default=[], metavar="KEY=VALUE", help=what)
 
 
 def load_settings(options: argparse.Namespace, overrides: Mapping[str, Any] | None = None) -> Config:
@@ -30,8 +30,8 @@ def load_settings(options: argparse.Namespace, overrides: Mapping[str, Any] | No
     return config.load(options.config, overrides or {}, options.set)
 
 
-def _assignment(text: str) -> tuple[str, Any]:
-    """`KEY=VALUE` as a dotted key and a value read as YAML."""
+def assignment(text: str) -> tuple[str, Any]:
+    """`KEY=VALUE` as a dotted key and a value read as YAML. Raises ArgumentTypeError."""
     key, equals, value = text.partition("=")
     if not equals:
         raise argparse.ArgumentTypeError(f"expected KEY=VALUE, such as dbcnn.batch_size=64, got {text!r}")

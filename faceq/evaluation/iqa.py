@@ -10,25 +10,22 @@ before PLCC and RMSE, because a score need not be on the scale of the ratings.
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.optimize import OptimizeResult, least_squares
 from scipy.special import expit
 from scipy.stats import kendalltau, linregress, pearsonr, spearmanr, zscore
-from torch import Tensor, nn
 
 from faceq.errors import JobError, UsageError
 from faceq.evaluation import labels
-from faceq.iqa import scorer
-from faceq.iqa.dbcnn_lite import VIEW_SIDE, DBCNNLite, picture_tensor
-from faceq.iqa.dbcnn_vgg import TooSmallError, published_tensor
-from faceq.models import zoo
-from faceq.models.fetch import FetchOptions, fetch
+from faceq.evaluation.whole_images import Rater
+from faceq.iqa.dbcnn_vgg import TooSmallError
+from faceq.runtime.parallel import in_threads
+from faceq.runtime.threads import limit_threads, without_tf32
 from faceq.sources.decode.image import UnreadableError, decode
 from faceq.storage.faults import failure
 from faceq.storage.filesystem import filesystem, path_of, storage_errors
@@ -52,8 +49,6 @@ _START_WIDTHS = (0.25, 1.0, 4.0)
 _BOUNDS = ([-50.0, -50.0, -20.0, 1e-3], [50.0, 50.0, 20.0, 20.0])
 
 Floats = NDArray[np.float64]
-Rate = Callable[[NDArray[np.uint8]], float]
-"""Takes one image, (H, W, 3) uint8 RGB of any size, and returns its score, higher is better."""
 
 
 def plcc(scores: Floats, ratings: Floats) -> float:
@@ -232,7 +227,7 @@ def agreement(names: tuple[str, ...], scores: Floats, ratings: Floats) -> Result
 def evaluate(
     image_dir: str,
     mos_csv: str,
-    rate: Rate,
+    rater: Rater,
     s3: S3Settings | None = None,
 ) -> Result:
     """Score every rated image and compare the scores with the ratings.
@@ -243,7 +238,7 @@ def evaluate(
         image_dir: folder or `s3://` prefix of the images.
         mos_csv: a CSV file with the columns `image` (file name relative to image_dir) and `mos` (a number,
             higher is better); other columns are ignored.
-        rate: the scorer.
+        rater: the scorer.
         s3: settings of the file system.
 
     Raises:
@@ -253,6 +248,26 @@ def evaluate(
     """
     s3 = s3 or S3Settings()
     ratings = read_ratings(mos_csv, s3)
+    files, paths = filesystem(image_dir, s3), _paths(image_dir, ratings, mos_csv, s3)
+
+    def score_of(name: str) -> float:
+        try:
+            score = rater.rate(decode(files.cat_file(paths[name]), MAX_PIXELS))
+        except (UnreadableError, TooSmallError) as error:
+            raise UsageError(f"iqa: {image_dir}/{name}: {error}") from None
+        except (OSError, *storage_errors()) as error:
+            raise failure(f"iqa: {image_dir}/{name}: cannot be read", error) from None
+        if not math.isfinite(score):
+            raise JobError(f"iqa: {image_dir}/{name}: the score is {score}, not a finite number")
+        return score
+
+    with limit_threads(rater.torch_threads), without_tf32():
+        scores = list(_reported(in_threads(score_of, ratings, rater.at_once), len(ratings)))
+    return agreement(tuple(ratings), np.array(scores), np.array(list(ratings.values())))
+
+
+def _paths(image_dir: str, ratings: Mapping[str, float], mos_csv: str, s3: S3Settings) -> dict[str, str]:
+    """The path of each rated image in its file system. Raises UsageError if one is missing."""
     files, folder = filesystem(image_dir, s3), path_of(image_dir)
     try:
         if not files.isdir(folder):
@@ -265,72 +280,19 @@ def evaluate(
     if absent:
         more = f" and {len(absent) - 1:,} more" if len(absent) > 1 else ""
         raise UsageError(f"iqa: {mos_csv} rates {absent[0]}{more}, not found in {image_dir}")
-    scores = []
-    for name in _reported(paths):
-        try:
-            score = float(rate(decode(files.cat_file(paths[name]), MAX_PIXELS)))
-        except (UnreadableError, TooSmallError) as error:
-            raise UsageError(f"iqa: {image_dir}/{name}: {error}") from None
-        except (OSError, *storage_errors()) as error:
-            raise failure(f"iqa: {image_dir}/{name}: cannot be read", error) from None
-        if not math.isfinite(score):
-            raise JobError(f"iqa: {image_dir}/{name}: the score is {score}, not a finite number")
-        scores.append(score)
-    return agreement(tuple(ratings), np.array(scores), np.array(list(ratings.values())))
+    return paths
 
 
-def rater(model: str, options: FetchOptions) -> Rate:
-    """A scorer for whole images, on the CPU, with torch's number of threads.
-
-    Args:
-        model: `dbcnn-lite` or a published DB-CNN; fetched if necessary.
-        options: how models are fetched.
-    """
-    network = scorer.load(fetch(model, options), best=zoo.find(model).quality_scale)
-    return whole_pictures(network, lite_views if isinstance(network, DBCNNLite) else published_tensor)
-
-
-def lite_views(picture: NDArray[np.uint8]) -> Tensor:
-    """Squares at the corners and in the middle of an image, as in DBCNNLite's training, and their mirror
-    images: (10, 3, 384, 384) float32, 0..1.
-
-    On held-out images, the mean score of these squares reaches an SRCC of 0.846 with MOS; the mean score of
-    the whole image and its mirror image reaches 0.835.
-    """
-    (whole,) = picture_tensor(picture)
-    down, right = whole.shape[1] - VIEW_SIDE, whole.shape[2] - VIEW_SIDE
-    corners = ((0, 0), (0, right), (down, 0), (down, right), (down // 2, right // 2))
-    squares = torch.stack([whole[:, y : y + VIEW_SIDE, x : x + VIEW_SIDE] for y, x in corners])
-    return torch.cat([squares, squares.flip(3)])
-
-
-def whole_pictures(network: nn.Module, views_of: Callable[[NDArray[np.uint8]], Tensor]) -> Rate:
-    """A scorer that runs a network on whole images, one at a time, without a mask.
-
-    Args:
-        network: DBCNNLite or DBCNN in eval mode.
-        views_of: converts an image (H, W, 3) uint8 RGB to the network's input, (V, 3, h, w) float32, 0..1.
-            The score is the mean over the V views.
-    """
-
-    @torch.inference_mode()
-    def rate(picture: NDArray[np.uint8]) -> float:
-        views = views_of(picture)
-        return float(network(views, torch.ones_like(views[:, :1])).mean())
-
-    return rate
-
-
-def _reported(names: dict[str, str]) -> Iterator[str]:
-    """Yield the names, and log the progress every REPORT_EVERY_S seconds."""
+def _reported(scores: Iterable[float], count: int) -> Iterator[float]:
+    """Yield the scores, and log the progress every REPORT_EVERY_S seconds."""
     started = said = time.monotonic()
-    for done, name in enumerate(names):
+    for done, score in enumerate(scores, 1):
         now = time.monotonic()
         if now - said >= REPORT_EVERY_S:
             said = now
             rate = done / (now - started)
-            log.info("%s of %s images, %.1f images/s", f"{done:,}", f"{len(names):,}", rate)
-        yield name
+            log.info("%s of %s images, %.1f images/s", f"{done:,}", f"{count:,}", rate)
+        yield score
 
 
 def read_ratings(mos_csv: str, s3: S3Settings | None = None) -> dict[str, float]:

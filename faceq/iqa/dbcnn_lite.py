@@ -301,22 +301,22 @@ class DBCNNLite(nn.Module):
         return evened(masked_bilinear(semantic, maps.distortion, position_weights(mask, size)))
 
 
-def picture_tensor(picture: NDArray[np.uint8], side: int = PICTURE_SIDE) -> Tensor:
-    """Prepare a whole image for `DBCNNLite`, at the size of the rated images. The aspect ratio is kept.
+def scaled_picture(picture: NDArray[np.uint8], side: int = PICTURE_SIDE) -> NDArray[np.uint8]:
+    """Resize a whole image to the size of the rated images. The aspect ratio is kept.
 
     Args:
         picture: (H, W, 3) uint8 RGB.
         side: length of the shorter side, in pixels.
 
     Returns:
-        (1, 3, h, w) float32, 0..1.
+        (h, w, 3) uint8 RGB.
     """
     height, width = picture.shape[:2]
     scale = side / min(height, width)
     size = (round(width * scale), round(height * scale))
     # Reduce by area to avoid aliasing.
     scaled = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-    return torch.from_numpy(scaled).permute(2, 0, 1)[None].float() / 255
+    return np.asarray(scaled, np.uint8)
 
 
 def load_dbcnn_lite(path: str | Path, device: str = "cpu") -> DBCNNLite:

@@ -183,14 +183,19 @@ class TooSmallError(FaceqError, ValueError):
     """An image is too small for the network. The message states its size and the minimum."""
 
 
+def check_sides(picture: NDArray[np.uint8]) -> None:
+    """Raises TooSmallError if a side of an image (H, W, 3) is shorter than MIN_SIDE."""
+    height, width = picture.shape[:2]
+    if min(height, width) < MIN_SIDE:
+        raise TooSmallError(f"is {width}x{height} pixels: published DB-CNN needs {MIN_SIDE} or more per side")
+
+
 def published_tensor(picture: NDArray[np.uint8]) -> Tensor:
     """Prepare an image (H, W, 3) uint8 RGB for published DB-CNN: at its own size, (1, 3, H, W), 0..1.
 
     Raises TooSmallError if a side is shorter than MIN_SIDE.
     """
-    height, width = picture.shape[:2]
-    if min(height, width) < MIN_SIDE:
-        raise TooSmallError(f"is {width}x{height} pixels: published DB-CNN needs {MIN_SIDE} or more per side")
+    check_sides(picture)
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 255
 
 

@@ -123,12 +123,17 @@ def score_images(images: Iterable[Picture], preset: str = "embedded", **config: 
 
 def stages_of(config: Config) -> list[Callable[[pa.Table], pa.Table]]:
     """Load the stages of the job into this process, in order. They use its GPU if it has one."""
-    if device.missing() is None:
-        config = on_gpus(config, 1)
-    else:
-        device.warn_if_unused()
+    config = on_this_machine(config)
     models = choose(config)
     return [FindFace(config, models), ScoreFiq(config, models), ScoreQuality(config, models)]
+
+
+def on_this_machine(config: Config) -> Config:
+    """The settings for one process: pools whose device is `auto` use the GPU of this machine, if any."""
+    if device.missing() is None:
+        return on_gpus(config, 1)
+    device.warn_if_unused()
+    return config
 
 
 def run_stages(

@@ -16,13 +16,15 @@ from scipy.stats import spearmanr
 
 from faceq import config
 from faceq.config import Region
-from faceq.evaluation import iqa
+from faceq.evaluation import iqa, whole_images
 from faceq.evaluation.distortions import LADDERS, Image
 from faceq.faces import geometry
 from faceq.faces.region import apply_region
 from faceq.iqa.dbcnn_lite import DBCNNLite, load_dbcnn_lite
 from faceq.iqa.scorer import OnnxQuality
 from faceq.runtime.minibatch import in_mini_batches
+from faceq.runtime.parallel import in_threads
+from faceq.runtime.threads import limit_threads
 from faceq.stages.chosen_models import choose
 from faceq.stages.find_face import FindFace
 from faceq.stages.scores import masks_of
@@ -57,8 +59,9 @@ def measure(weights: Path, held_out: Rated | None, data: Path) -> dict[str, obje
 
 def agreement(model: DBCNNLite, rated: Rated) -> dict[str, float]:
     """Agreement as `faceq evaluate iqa` computes it."""
-    rate = iqa.whole_pictures(model, iqa.lite_views)
-    scores = np.array([rate(image) for image in rated.images])
+    rater = whole_images.rater_of(model)
+    with limit_threads(rater.torch_threads):
+        scores = np.array(list(in_threads(rater.rate, rated.images, rater.at_once)))
     return iqa.agreement(tuple(rated.names), scores, rated.ratings.astype(np.float64)).figures()
 
 

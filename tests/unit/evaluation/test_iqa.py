@@ -4,20 +4,18 @@ import doctest
 import io
 import itertools
 import math
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.optimize
-import torch
 from PIL import Image
-from torch import Tensor, nn
 
 from faceq.cli import main
 from faceq.errors import JobError, UsageError
-from faceq.evaluation import iqa, plots
-from faceq.iqa.dbcnn_lite import picture_tensor
-from faceq.iqa.dbcnn_vgg import DBCNN, published_tensor
+from faceq.evaluation import iqa, plots, whole_images
+from faceq.evaluation.whole_images import Rater
 
 TIED = (
     np.array([1.0, 2.0, 2.0, 3.0, 5.0, 5.0, 5.0, 8.0]),
@@ -175,9 +173,12 @@ def rated(tmp_path: Path) -> tuple[str, str]:
     return str(tmp_path / "pictures"), str(path)
 
 
-def brightness(picture: np.ndarray) -> float:
+def mean_brightness(picture: np.ndarray) -> float:
     assert picture.ndim == 3 and picture.dtype == np.uint8
     return float(picture.mean())
+
+
+brightness = Rater(mean_brightness)
 
 
 def test_pictures_are_rated_whole_and_compared(rated, monkeypatch, caplog) -> None:
@@ -189,12 +190,25 @@ def test_pictures_are_rated_whole_and_compared(rated, monkeypatch, caplog) -> No
     figures = result.figures()
     assert list(figures) == ["n", "srcc", "plcc", "krcc", "rmse"]
     assert figures["n"] == 12 and figures["srcc"] == 1 and figures["plcc"] > 0.99
-    assert caplog.messages[6].startswith("6 of 12 images")
+    assert caplog.messages[5].startswith("6 of 12 images")
+
+
+def test_pictures_rated_at_once_keep_their_order(rated) -> None:
+    working = threading.Barrier(3, timeout=30)
+
+    def rate(picture: np.ndarray) -> float:
+        working.wait()  # breaks unless three threads work at the same time
+        return mean_brightness(picture)
+
+    found = iqa.evaluate(*rated, Rater(rate, at_once=3))
+    alone = iqa.evaluate(*rated, brightness)
+    assert found.names == alone.names and found.scores.tolist() == alone.scores.tolist()
+    assert found.figures() == alone.figures()
 
 
 def test_the_command_prints_figures_and_reports_progress_separately(rated, monkeypatch, capsys) -> None:
     monkeypatch.setattr(iqa, "REPORT_EVERY_S", 0)
-    monkeypatch.setattr(iqa, "rater", lambda model, settings: brightness)  # DB-CNN would take minutes
+    monkeypatch.setattr(whole_images, "rater", lambda *_: brightness)  # DB-CNN would take minutes
     assert main.main(["evaluate", "iqa", *rated]) == 0
     printed = capsys.readouterr()
     assert "SRCC" in printed.out and "of 12 images" not in printed.out
@@ -237,49 +251,20 @@ def test_inputs_that_are_not_there_or_not_readable_are_named(rated, tmp_path) ->
         iqa.evaluate(rated[0], str(tmp_path / "absent.csv"), brightness)
     with pytest.raises(UsageError, match="nowhere: there is no such folder"):
         iqa.evaluate(str(tmp_path / "nowhere"), rated[1], brightness)
-    (Path(rated[0]) / "4.png").write_bytes(b"cut off")
-    with pytest.raises(UsageError, match=r"4\.png: not an image"):
-        iqa.evaluate(*rated, brightness)
+    for name in ("4.png", "more/5.png"):
+        (Path(rated[0]) / name).write_bytes(b"cut off")
+    for at_once in (1, 4):
+        with pytest.raises(UsageError, match=r"/4\.png: not an image"):
+            iqa.evaluate(*rated, Rater(mean_brightness, at_once))
     short = tmp_path / "short.csv"
     short.write_text("image,mos\n0.png,3\n")
     with pytest.raises(UsageError, match="rates 1 images: give at least 10"):
         iqa.evaluate(rated[0], str(short), brightness)
 
 
-def test_dbcnn_lite_sees_corners_middle_and_their_mirror_images(astronaut) -> None:
-    (whole,), views = picture_tensor(astronaut[:300]), iqa.lite_views(astronaut[:300])
-    assert whole.shape[1:] == (500, 853) and views.shape == (10, 3, 384, 384)
-    assert torch.equal(views[0], whole[:, :384, :384]) and torch.equal(views[3], whole[:, -384:, -384:])
-    assert torch.equal(views[4], whole[:, 58:442, 234:618])
-    assert torch.equal(views[5:], views[:5].flip(3))
-
-
-def test_networks_rate_pictures_at_their_own_size_or_in_views(astronaut) -> None:
-    shapes: list[tuple[int, ...]] = []
-
-    class Brightness(nn.Module):
-        def forward(self, images: Tensor, mask: Tensor) -> Tensor:
-            shapes.append(tuple(images.shape))
-            assert mask.shape == images[:, :1].shape and mask.min() == 1
-            return 100 * images.mean(dim=(1, 2, 3))
-
-    for views_of, shape in ((published_tensor, (1, 3, 300, 512)), (iqa.lite_views, (10, 3, 384, 384))):
-        score = iqa.whole_pictures(Brightness(), views_of)(astronaut[:300])
-        assert shapes[-1] == shape
-        assert score == pytest.approx(100 * float(views_of(astronaut[:300]).mean()), abs=1e-3)
-
-
-def test_a_picture_too_small_for_vgg_is_named(rated) -> None:
-    rate = iqa.whole_pictures(DBCNN().eval(), published_tensor)
-    assert math.isfinite(rate(np.zeros((16, 16, 3), np.uint8)))
-    Image.new("RGB", (40, 15)).save(Path(rated[0]) / "2.png")
-    with pytest.raises(UsageError, match=r"2\.png: is 40x15 pixels: .* 16 or more per side"):
-        iqa.evaluate(*rated, rate)
-
-
 def test_a_nan_score_stops_the_evaluation(rated) -> None:
     with pytest.raises(JobError, match=r"0\.png: the score is nan"):
-        iqa.evaluate(*rated, lambda picture: math.nan)
+        iqa.evaluate(*rated, Rater(lambda picture: math.nan))
 
 
 def test_the_plot_is_a_png_with_points_and_curve() -> None:

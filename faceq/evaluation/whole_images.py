@@ -1,0 +1,127 @@
+"""Score whole images, with or without faces, by DB-CNN-Lite or published DB-CNN."""
+
+import functools
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from faceq.iqa import scorer
+from faceq.iqa.dbcnn_lite import VIEW_SIDE, DBCNNLite, scaled_picture
+from faceq.iqa.dbcnn_vgg import DBCNN, check_sides
+from faceq.iqa.scorer import OnnxQuality, TorchQuality
+from faceq.models import zoo
+from faceq.models.fetch import FetchOptions, fetch
+from faceq.runtime.device import check_cuda, usable_cpus
+from faceq.runtime.minibatch import Model, OomSafeBatcher, in_mini_batches
+
+VIEWS = 10
+"""Number of views of an image that DB-CNN-Lite scores."""
+
+MINI_BATCH = 5
+"""Views that go through DB-CNN-Lite together on a CPU: a divisor of VIEWS, so that none is padded."""
+
+Picture = NDArray[np.uint8]
+"""(H, W, 3) uint8 RGB of any size."""
+
+
+@dataclass(frozen=True)
+class Rater:
+    """A scorer for whole images.
+
+    rate: takes one image and returns its score, higher is better. Raises TooSmallError. at_once: number of
+    threads that should call it at the same time. torch_threads: number of torch's threads in each call.
+    """
+
+    rate: Callable[[Picture], float]
+    at_once: int = 1
+    torch_threads: int = 1
+
+
+def rater(model: str, options: FetchOptions, device: str = "cpu") -> Rater:
+    """A scorer that runs a model from the zoo.
+
+    Args:
+        model: `dbcnn-lite` or a published DB-CNN; fetched if necessary.
+        options: how models are fetched.
+        device: `cpu` or `cuda`.
+
+    Raises:
+        DeviceError: `device` is `cuda`, but models cannot run on CUDA here.
+    """
+    if device == "cuda":
+        check_cuda()
+    return rater_of(scorer.load(fetch(model, options), device, zoo.find(model).quality_scale), device)
+
+
+def rater_of(network: DBCNNLite | DBCNN, device: str = "cpu") -> Rater:
+    """A scorer that runs a network, in single precision, on all usable CPUs or on the GPU.
+
+    All views of an image have the same shape and are scored together. On CPUs, DB-CNN-Lite scores as many
+    images at once as there are CPUs, each in one thread. Published DB-CNN scores one image at a time in all
+    threads, because it needs about 1 GB of memory per megapixel. A GPU also scores one image at a time, but
+    as many are decoded at once as there are CPUs.
+
+    Args:
+        network: in eval mode on `device`.
+        device: `cpu` or `cuda`.
+    """
+    cpus = usable_cpus()
+    if isinstance(network, DBCNNLite):
+        views_of, count = lite_views, VIEWS
+    else:
+        views_of, count = own_size, 1
+    if device == "cuda":
+        batcher = OomSafeBatcher(TorchQuality(network, device, half=False), count, "dbcnn")
+        return Rater(_mean_score(views_of, _one_at_a_time(batcher)), at_once=cpus)
+    if isinstance(network, DBCNNLite):
+        quality = OnnxQuality(network, MINI_BATCH, threads=1, side=VIEW_SIDE)
+        mini_batches = functools.partial(in_mini_batches, quality, MINI_BATCH)
+        return Rater(_mean_score(views_of, mini_batches), at_once=cpus)
+    mini_batches = functools.partial(in_mini_batches, TorchQuality(network, device, half=False), 1)
+    return Rater(_mean_score(views_of, mini_batches), torch_threads=cpus)
+
+
+def _mean_score(views_of: Callable[[Picture], Picture], scores_of: Model) -> Callable[[Picture], float]:
+    def rate(picture: Picture) -> float:
+        views = views_of(picture)
+        (scores,) = scores_of(views, np.ones(views.shape[:3], np.float32))
+        return float(scores.mean(dtype=np.float64))
+
+    return rate
+
+
+def _one_at_a_time(model: Model) -> Model:
+    """A model that several threads may call: a GPU has memory for one mini-batch."""
+    lock = threading.Lock()
+
+    def locked(*arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+        with lock:
+            return model(*arrays)
+
+    return locked
+
+
+def lite_views(picture: Picture, side: int = VIEW_SIDE) -> Picture:
+    """Squares at the corners and in the middle of an image, as in DBCNNLite's training, and their mirror
+    images: (VIEWS, side, side, 3) uint8 RGB, side at most 500.
+
+    On held-out images, the mean score of squares of 384 pixels reaches an SRCC of 0.846 with MOS; the mean
+    score of the whole image and its mirror image reaches 0.835.
+    """
+    whole = scaled_picture(picture)
+    down, right = whole.shape[0] - side, whole.shape[1] - side
+    corners = ((0, 0), (0, right), (down, 0), (down, right), (down // 2, right // 2))
+    squares = np.stack([whole[y : y + side, x : x + side] for y, x in corners])
+    return np.concatenate([squares, squares[:, :, ::-1]])
+
+
+def own_size(picture: Picture) -> Picture:
+    """The image as published DB-CNN scores it: whole and at its own size, (1, H, W, 3) uint8 RGB.
+
+    Raises TooSmallError if a side is too short.
+    """
+    check_sides(picture)
+    return picture[None]
