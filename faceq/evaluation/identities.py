@@ -1,6 +1,5 @@
 """Evaluate quality scores by recognition errors: EDC results from a table and a list of identities."""
 
-import contextlib
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,8 +19,11 @@ from faceq.models.fetch import FetchOptions, fetch
 from faceq.presets import PRESETS
 from faceq.query.rows import Rows
 from faceq.runtime import device
+from faceq.runtime.parallel import in_threads
+from faceq.runtime.threads import limit_threads
 from faceq.sources import read_again
 from faceq.sources.decode.image import UnreadableError, decode
+from faceq.sources.frame import Frame
 from faceq.storage.settings import S3Settings
 from faceq.table.schema import EMBEDDING
 from faceq.table.store import Table
@@ -169,12 +171,21 @@ def aligned_faces(rows: pa.Table, table: Table, s3: S3Settings) -> Iterator[np.n
     faces = {}
     order = iter(wanted)
     waiting = next(order, None)
+
+    def aligned(frame: Frame) -> tuple[int, np.ndarray | None]:
+        if frame.image is None:
+            return frame.id, None
+        landmarks = np.array(wanted[frame.id]["landmarks"], np.float32).reshape(5, 2)
+        try:
+            return frame.id, geometry.align(decode(frame.image, max_pixels), landmarks)
+        except UnreadableError:
+            return frame.id, None
+
+    frames = read_again(dict.fromkeys(rows["source"].to_pylist()), wanted, s3)
     # A shard may contain its members in another order. Faces that are read too early are kept, 38 KB each.
-    for frame in read_again(dict.fromkeys(rows["source"].to_pylist()), wanted, s3):
-        if frame.image is not None:
-            with contextlib.suppress(UnreadableError):
-                landmarks = np.array(wanted[frame.id]["landmarks"], np.float32).reshape(5, 2)
-                faces[frame.id] = geometry.align(decode(frame.image, max_pixels), landmarks)
+    for key, face in in_threads(aligned, frames, device.usable_cpus()):
+        if face is not None:
+            faces[key] = face
         while waiting in faces:
             yield faces.pop(waiting)
             waiting = next(order, None)
@@ -207,12 +218,18 @@ def embeddings_of(faces: Iterable[np.ndarray], table: Table, options: FetchOptio
         raise UsageError(f"{table.uri}: was scored with another version of {name} than the current one")
     known = zoo.recogniser(name)
     rate = record.get("dropout") or known.dropout
-    threads = device.usable_cpus()
-    backbone = recogniser.Backbone(fetch(name, options), rate, known.mean, known.std, threads=threads)
+    backbone = recogniser.Backbone(fetch(name, options), rate, known.mean, known.std, threads=1)
     closed_form = serfiq.ClosedForm(backbone.head)
-    found = []
+
+    def embedded(batch: np.ndarray) -> np.ndarray:
+        _, embeddings = closed_form(torch.from_numpy(backbone(batch)))
+        return embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+
+    with limit_threads(1):
+        return np.concatenate(list(in_threads(embedded, _batches(faces), device.usable_cpus())))
+
+
+def _batches(faces: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
     rest = iter(faces)
     while batch := list(itertools.islice(rest, _BATCH)):
-        _, embeddings = closed_form(torch.from_numpy(backbone(np.stack(batch))))
-        found.append(embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True))
-    return np.concatenate(found)
+        yield np.stack(batch)

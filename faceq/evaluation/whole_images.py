@@ -20,7 +20,7 @@ from faceq.runtime.minibatch import Model, OomSafeBatcher, in_mini_batches
 VIEWS = 10
 """Number of views of an image that DB-CNN-Lite scores."""
 
-MINI_BATCH = 5
+MINI_BATCH = 1
 """Views that go through DB-CNN-Lite together on a CPU: a divisor of VIEWS, so that none is padded."""
 
 Picture = NDArray[np.uint8]
