@@ -21,6 +21,7 @@ The largest differences, and the number of photos with another status, have no g
 import argparse
 import concurrent.futures
 import functools
+import math
 import multiprocessing
 import sys
 from collections.abc import Callable, Iterator
@@ -201,7 +202,9 @@ def recognition(rows: pa.Table, people: np.ndarray) -> dict[str, float]:
 
 
 def _gated(name: str, base: float, other: float, gate: float, relative: bool = False) -> Line:
-    difference = (other - base) / (base if relative else 1)
+    difference = other - base
+    if relative and difference:
+        difference = difference / base if base else math.inf
     shown = [f"{value:{'.2%' if relative else '.4f'}}" for value in (difference, gate)]
     return Line(name, base, other, shown[0], f"± {shown[1]}", abs(difference) <= gate)
 
