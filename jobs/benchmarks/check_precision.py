@@ -159,14 +159,15 @@ def whole_image_score(quality: Stage, side: int, path: Path) -> float:
 def compared(base: Scores, other: Scores, labels: Labels) -> Iterator[Line]:
     """The lines of the report."""
     ratings = np.array(list(labels.rated.values()))
-    yield _gated("SRCC of DB-CNN", *(iqa.srcc(each.rated, ratings) for each in (base, other)), SRCC_GATE)
+    agreement = [iqa.srcc(each.rated, ratings) for each in (base, other)]
+    yield _gated("SRCC of DB-CNN", agreement, SRCC_GATE)
     found = [each.rows["serfiq_raw"].is_valid().to_numpy() for each in (base, other)]
     common = np.flatnonzero(found[0] & found[1])
     rows = [each.rows.take(common) for each in (base, other)]
     people = np.unique(np.array(list(labels.people.values()))[common], return_inverse=True)[1]
     figures = [recognition(each, people) for each in rows]
     for name in figures[0]:
-        yield _gated(name, *(each[name] for each in figures), RELATIVE_GATE, relative=True)
+        yield _gated(name, [each[name] for each in figures], RELATIVE_GATE, relative=True)
     series = {
         "SER-FIQ": [_values(each, "serfiq_raw") for each in rows],
         "DB-CNN of faces": [_values(each, "dbcnn") for each in rows],
@@ -201,7 +202,8 @@ def recognition(rows: pa.Table, people: np.ndarray) -> dict[str, float]:
     return figures
 
 
-def _gated(name: str, base: float, other: float, gate: float, relative: bool = False) -> Line:
+def _gated(name: str, both: list[float], gate: float, relative: bool = False) -> Line:
+    base, other = both
     difference = other - base
     if relative and difference:
         difference = difference / base if base else math.inf
