@@ -50,6 +50,7 @@ from jobs.training.train_data import is_held_out
 SRCC_GATE = 0.003
 RELATIVE_GATE = 0.02
 RANK_GATE = 0.999
+WIDTH = 110
 
 FMRS = (1e-2, 1e-3)
 """1e-4 is left out: it is estimated from some 70 false matches."""
@@ -111,7 +112,7 @@ def main() -> int:
         base, other = pool.map(functools.partial(scores_of, labels), both)
     lines = list(compared(base, other, labels))
     print(f"{len(labels.rated)} rated images, {len(labels.people):,} photos of {_count(labels)} people")
-    rich.console.Console().print(report(lines))
+    rich.console.Console(width=WIDTH).print(report(lines))
     return int(any(line.holds is False for line in lines))
 
 
