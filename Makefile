@@ -16,7 +16,7 @@ test-drills: $(READY)  ## kills, full disks, growing clusters; the second comman
 	$(BIN)/python -m pytest -n 3 --dist loadfile tests/drills
 	$(BIN)/python -m pytest tests/drills -m alone
 
-bench: $(READY)  ## one table that compares frames/s with a loop without Ray and with CAFI as published
+bench: $(READY)  ## frames/s of the job, of the machine's limit and of CAFI, and the time of each step (about six minutes)
 	$(BIN)/python -m jobs.benchmarks.throughput
 
 lint: $(READY)  ## check style, types, imports between rooms, dependencies and spelling

@@ -119,10 +119,34 @@ class Stage(_Strict):
         return self.device
 
 
+MINI_BATCHES_IN_A_BATCH = 4
+"""Default batch size of a stage on a GPU, in mini-batches: some frames drop out, others take more passes."""
+
+
 class FindFaces(Stage):
     """Resources of decoding, face detection and landmarks. Without GPUs, these run as Ray tasks on all free
-    CPUs, and the pool sizes are ignored. With `num_gpus`, they run as a pool of actors. Decoding, YuNet and
-    FaceMesh always run on CPUs."""
+    CPUs, and the pool sizes are ignored. With `num_gpus`, they run as a pool of actors: the models run on the
+    GPU, and `num_cpus` threads decode and crop."""
+
+    mini_batch: int = Field(
+        32,
+        ge=1,
+        description="On a GPU: images per run of a model. The models always get this many: smaller "
+        "mini-batches are padded. Images above 320 pixels take proportionally fewer. `batch_size` is four "
+        "times as many unless you set it. Not used on CPUs.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_gpu_batch(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping) or "batch_size" in values:
+            return values
+        device = values.get("device", "auto")
+        if device == "cuda" or (device == "auto" and values.get("num_gpus")):
+            mini_batch = values.get("mini_batch", cls.model_fields["mini_batch"].default)
+            if isinstance(mini_batch, int):
+                return {**values, "batch_size": MINI_BATCHES_IN_A_BATCH * mini_batch}
+        return values
 
 
 class Pool(Stage):

@@ -215,8 +215,8 @@ def _rgb(path: Path) -> np.ndarray:
     return decode(path.read_bytes(), max_pixels=10_000_000)
 
 
-def _jpeg(image: np.ndarray) -> bytes:
-    options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+def _jpeg(image: np.ndarray, quality: int = JPEG_QUALITY) -> bytes:
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality]
     return cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)[1].tobytes()
 
 

@@ -1,21 +1,21 @@
 """Face detectors: YuNet and SCRFD find faces and five landmarks. `faceq.faces.finder` prepares their
 input."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import cv2
 import numpy as np
-import onnx
 
+from faceq.faces.scrfd import SCRFD_SIZE, ScrfdSession
+from faceq.faces.search import Steps, ask, run
 from faceq.faces.yunet import YuNetSession
-from faceq.messages.one_line import one_line
-from faceq.runtime.device import raise_if_gpu_failed
-from faceq.runtime.onnx_runtime import ModelFileError, read, session
+from faceq.runtime.onnx_runtime import read
 
-SCRFD_SIZE = 640
-"""Longer side, in pixels, to which an image is scaled for SCRFD, unless its file has a fixed input size."""
+if TYPE_CHECKING:
+    from faceq.faces.yunet_canvas import YuNetCanvases
 
 SCRFD_LARGE = 0.25
 """If the largest face covers at least this share of the image, detection is repeated with a border around the
@@ -76,14 +76,17 @@ class Detector(Protocol):
         """All faces in an RGB uint8 image (H, W, 3), in no particular order; empty if there is none."""
 
 
-def load(path: Path, threshold: float, device: str = "cpu", threads: int = 1) -> Detector:
+def load(
+    path: Path, threshold: float, device: str = "cpu", threads: int = 1, mini_batch: int | None = None
+) -> Detector:
     """Load a detector from an ONNX file. The type is recognised by the model's outputs.
 
     Args:
         path: YuNet, or SCRFD with landmarks.
         threshold: minimum confidence of a face, 0...1.
-        device: `cpu` or `cuda`, for SCRFD; YuNet always runs on the CPU.
+        device: `cpu` or `cuda`; YuNet runs on CUDA only in mini-batches.
         threads: number of threads of ONNX Runtime on the CPU.
+        mini_batch: number of images in a mini-batch, for `faceq.faces.batched_search`; None: one by one.
 
     Raises:
         ModelFileError: the model is neither of them.
@@ -92,8 +95,17 @@ def load(path: Path, threshold: float, device: str = "cpu", threads: int = 1) ->
     if {f"{kind}_{stride}" for kind in ("cls", "obj", "bbox", "kps") for stride in (8, 16, 32)} <= {
         output.name for output in model.graph.output
     }:
-        return YuNet(path, threshold, threads)
-    return Scrfd(path, model, threshold, device, threads)
+        if mini_batch is None:
+            return YuNet(path, threshold, threads)
+        from faceq.faces.yunet_canvas import YuNetCanvases  # noqa: PLC0415 - imports torch
+
+        return BatchedYuNet(YuNetCanvases(path, threshold, device, threads, mini_batch))
+    scrfd = ScrfdSession(path, model, threshold, device, threads, batches=mini_batch is not None)
+    if mini_batch is None:
+        return Scrfd(scrfd, scrfd)
+    from faceq.faces.fixed_size import MiniBatches  # noqa: PLC0415 - imports torch
+
+    return Scrfd(scrfd, MiniBatches(scrfd, mini_batch))
 
 
 class YuNet:
@@ -113,17 +125,47 @@ class YuNet:
 
     def __call__(self, picture: np.ndarray) -> list[Face]:
         """All faces in an RGB uint8 image (H, W, 3), in no particular order; empty if there is none."""
-        found = self._net(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
-        height, width = picture.shape[:2]
-        faces = (
-            face_of(row[:4], row[4:14].reshape(5, 2), float(np.float32(row[14])), width, height)
-            for row in found
-        )
-        return [face for face in faces if face is not None]
+        return _faces(picture, self._net(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)))
+
+
+class BatchedYuNet:
+    """YuNet on a GPU, as a `faceq.faces.batched_search.BatchedNetwork`."""
+
+    first_side, coarse_side = YuNet.first_side, YuNet.coarse_side
+    tile, least_face = YuNet.tile, YuNet.least_face
+
+    def __init__(self, canvases: "YuNetCanvases"):
+        self._canvases = canvases
+
+    def __call__(self, picture: np.ndarray) -> list[Face]:
+        """As of YuNet."""
+        group = self.group(picture)
+        return self.answer(group, picture, self.many(group, [picture])[0])
+
+    def group(self, image: np.ndarray) -> tuple[int, int]:
+        return self._canvases.canvas(*image.shape[:2])
+
+    def size(self, group: tuple[int, int]) -> int:
+        return self._canvases.size(group)
+
+    def many(self, group: tuple[int, int], images: list[np.ndarray]) -> list[tuple[np.ndarray, ...]]:
+        return self._canvases.many(group, images)
+
+    def answer(self, group: tuple[int, int], image: np.ndarray, output: tuple[np.ndarray, ...]) -> list[Face]:
+        return _faces(image, self._canvases.faces_in(group, image, output))
+
+
+def _faces(picture: np.ndarray, rows: np.ndarray) -> list[Face]:
+    """The faces in YuNet's rows (N, 15) for an image."""
+    height, width = picture.shape[:2]
+    faces = (
+        face_of(row[:4], row[4:14].reshape(5, 2), float(np.float32(row[14])), width, height) for row in rows
+    )
+    return [face for face in faces if face is not None]
 
 
 class Scrfd:
-    """SCRFD with landmarks (Guo et al., ICLR 2022), run by insightface's own class.
+    """SCRFD with landmarks (Guo et al., ICLR 2022).
 
     SCRFD misses faces that fill the image. If the largest face covers SCRFD_LARGE of the image, or no face is
     found, a second detection pass uses a black border around the image, and replaces the result if it finds
@@ -132,37 +174,34 @@ class Scrfd:
 
     first_side, coarse_side, tile, least_face = SCRFD_SIZE, SCRFD_SIZE, SCRFD_SIZE, 20
 
-    def __init__(self, path: Path, model: onnx.ModelProto, threshold: float, device: str, threads: int):
-        from insightface.model_zoo.scrfd import SCRFD  # noqa: PLC0415 - takes a second to import
-
-        made = session(path, model, device, threads)
-        _check_scrfd(path, [input.shape for input in made.get_inputs()], len(made.get_outputs()))
-        self._model = SCRFD(None, made)  # given a path, it would create its own session
-        self._model.prepare(0, det_thresh=threshold, input_size=(SCRFD_SIZE, SCRFD_SIZE))
-        try:
-            self._at(np.zeros((64, 64, 3), np.uint8), 0)
-        except Exception as error:  # from ONNX Runtime or numpy, if the shapes are not those of SCRFD
-            raise_if_gpu_failed(error)
-            reason = one_line(error)
-            raise ModelFileError(f"{path}: its outputs are not those of SCRFD: {reason}") from None
+    def __init__(self, net: ScrfdSession, network: Callable[[np.ndarray], Any]):
+        """net: prepares the input and decodes the outputs. network: runs; `net` or MiniBatches of it."""
+        self._net, self._network = net, network
 
     def __call__(self, picture: np.ndarray) -> list[Face]:
         """All faces in an RGB uint8 image (H, W, 3), in no particular order; empty if there is none."""
-        faces = self._at(picture, 0)
+        return run(self.steps(picture))
+
+    def steps(self, picture: np.ndarray) -> Steps[list[Face]]:
+        """The same as a search."""
+        faces = yield from self._at(picture, 0)
         largest = max((face.area for face in faces), default=0.0)
         if faces and largest < SCRFD_LARGE * picture.shape[0] * picture.shape[1]:
             return faces
-        return self._at(picture, round(SCRFD_BORDER * max(picture.shape[:2]))) or faces
+        border = round(SCRFD_BORDER * max(picture.shape[:2]))
+        return (yield from self._at(picture, border)) or faces
 
-    def _at(self, picture: np.ndarray, border: int) -> list[Face]:
+    def _at(self, picture: np.ndarray, border: int) -> Steps[list[Face]]:
         height, width = picture.shape[:2]
         # SCRFD scales the longer side to SCRFD_SIZE, and fails if the other side becomes empty.
         least = -(-max(height, width) // (SCRFD_SIZE // 2))
         below, right = border + max(0, least - height), border + max(0, least - width)
-        bordered = np.ascontiguousarray(picture[..., ::-1])
+        bordered = picture
         if below or right:
-            bordered = cv2.copyMakeBorder(bordered, border, below, border, right, cv2.BORDER_CONSTANT)
-        boxes, landmarks = self._model.detect(bordered)
+            bordered = cv2.copyMakeBorder(picture, border, below, border, right, cv2.BORDER_CONSTANT)
+        shown, scale = self._net.prepared(bordered)
+        outputs = yield from ask(self._network, shown)
+        boxes, landmarks = self._net.decode(outputs, scale)
         found = (
             face_of(
                 np.concatenate([box[:2] - border, box[2:4] - box[:2]]),
@@ -176,19 +215,11 @@ class Scrfd:
         return [face for face in found if face is not None]
 
 
-def _check_scrfd(path: Path, inputs: list[list[object]], outputs: int) -> None:
-    if outputs in (6, 10):
-        raise ModelFileError(
-            f"{path}: finds faces but no landmarks ({outputs} outputs): use SCRFD with landmarks (9 or 15 "
-            "outputs), whose file names end in _kps or _bnkps"
-        )
-    if outputs not in (9, 15):
-        raise ModelFileError(
-            f"{path}: is not a supported face detector: YuNet has 12 outputs, SCRFD 9 or 15, "
-            f"this model has {outputs}"
-        )
-    if len(inputs) != 1 or len(inputs[0]) != 4 or inputs[0][1] != 3:
-        raise ModelFileError(f"{path}: has inputs {inputs}: a detector has one input of shape (1, 3, H, W)")
+def search_of(detector: Detector, picture: np.ndarray) -> Steps[list[Face]]:
+    """What `detector(picture)` returns, as a search."""
+    if isinstance(detector, Scrfd):
+        return (yield from detector.steps(picture))
+    return (yield from ask(detector, picture))
 
 
 def face_of(box: np.ndarray, landmarks: np.ndarray, score: float, width: int, height: int) -> Face | None:

@@ -1,7 +1,7 @@
 """Find the face of a frame that is scored, whatever its orientation and size.
 
 This module chooses the scales, rotations and parts of the frame in which the detector runs, selects one of
-the detected faces, and finds its dense landmarks.
+the detected faces, and finds its dense landmarks. If its results change, raise `method.FACE_FINDING`.
 """
 
 from dataclasses import dataclass, replace
@@ -10,12 +10,9 @@ import cv2
 import numpy as np
 
 from faceq.faces import geometry
-from faceq.faces.detect import Detector, Face, face_of, overlap
+from faceq.faces.detect import Detector, Face, face_of, overlap, search_of
 from faceq.faces.landmarks import Dense, Landmarker
-
-FACE_FINDING = 2
-"""Version of the method that finds and aligns faces, stored in a table's records. 2: the method of this
-module. 1 (records without the key): the largest upright face, aligned half by the detector's landmarks."""
+from faceq.faces.search import Steps, gathered, run
 
 SAME_FACE = 0.4
 """Minimum intersection over union at which boxes from two detection passes count as the same face."""
@@ -117,32 +114,39 @@ class Finder:
 
     def __call__(self, picture: np.ndarray) -> Found | None:
         """The face of an RGB uint8 frame (H, W, 3); None if there is none."""
+        return run(self.steps(picture))
+
+    def steps(self, picture: np.ndarray) -> Steps[Found | None]:
+        """The same as a search."""
         first = View.of(picture, self._first_scale(picture))
-        best = self._levelled(first, self._found(first) or self._found_coarsely(picture))
+        found = (yield from self._found(first)) or (yield from self._found_coarsely(picture))
+        best = yield from self._levelled(first, found)
         for turns in TURNS:
             if best is not None and _is_sure(best):
                 break
             found, views = best, self._views(first, best)
-            for turn in turns:
-                other = self._found_turned(views, turn, found)
+            others = yield from gathered([self._found_turned(views, turn, found) for turn in turns])
+            for other in others:
                 if other is not None and _is_better(other, best):
                     best = other
-            best = self._levelled(first, best)
+            best = yield from self._levelled(first, best)
         return best
 
-    def _found(self, first: "View") -> Found | None:
+    def _found(self, first: "View") -> Steps[Found | None]:
         """The face of the frame without rotation."""
-        faces = detect_in_view(self._detector, first, 0)
+        views = [first]
         close = min(1.0, self._detector.least_face / self._min_face)
         if close > MIN_ZOOM * first.scale:
-            _add(faces, detect_in_view(self._detector, View.of(first.picture, close), 0))
-        return self._select(first.picture, faces, 0)
+            views.append(View.of(first.picture, close))
+        faces = yield from self._detected_in(views, 0)
+        return (yield from self._select(first.picture, faces, 0))
 
-    def _found_coarsely(self, picture: np.ndarray) -> Found | None:
+    def _found_coarsely(self, picture: np.ndarray) -> Steps[Found | None]:
         side, longer = self._detector.coarse_side, max(picture.shape[:2])
         if side >= min(longer, self._detector.first_side):
             return None
-        return self._select(picture, detect_in_view(self._detector, View.of(picture, side / longer), 0), 0)
+        faces = yield from _detected(self._detector, View.of(picture, side / longer), 0)
+        return (yield from self._select(picture, faces, 0))
 
     def _views(self, first: "View", before: Found | None) -> list["View"]:
         """The views for a detection pass on the rotated frame: the whole frame, and the region around the
@@ -152,26 +156,30 @@ class Finder:
         around = View.around(first.picture, before.face, self._detector.first_side)
         return [first, around] if around.scale > MIN_ZOOM * first.scale else [first]
 
-    def _found_turned(self, views: list["View"], turn: int, before: Found | None) -> Found | None:
+    def _found_turned(self, views: list["View"], turn: int, before: Found | None) -> Steps[Found | None]:
         """The face in the given views of the frame, rotated by `turn` degrees."""
-        first, *others = views
-        faces = detect_in_view(self._detector, first, turn)
-        for view in others:
-            _add(faces, detect_in_view(self._detector, view, turn))
-        found = self._select(first.picture, faces, turn)
+        faces = yield from self._detected_in(views, turn)
+        found = yield from self._select(views[0].picture, faces, turn)
         if found is None or before is None:
             return found
         return replace(found, faces=max(found.faces, before.faces))
 
+    def _detected_in(self, views: list["View"], turn: int) -> Steps[list[Face]]:
+        """The faces in all of these views of a frame, each of them once."""
+        faces, *others = yield from gathered([_detected(self._detector, view, turn) for view in views])
+        for more in others:
+            _add(faces, more)
+        return faces
+
     def _first_scale(self, picture: np.ndarray) -> float:
         return min(1.0, self._detector.first_side / max(picture.shape[:2]))
 
-    def _select(self, picture: np.ndarray, faces: list[Face], turn: int) -> Found | None:
+    def _select(self, picture: np.ndarray, faces: list[Face], turn: int) -> Steps[Found | None]:
         first, left = None, list(faces)
         for _ in range(min(CANDIDATES, len(faces))):
             face = chosen(left)
             left = [other for other in left if other is not face]
-            dense = self._landmarker(picture, face)
+            dense = yield from self._landmarker.steps(picture, face)
             if dense.five is not None:
                 face = replace(face, landmarks=dense.five)
             found = Found(face, dense, len(faces), turn)
@@ -180,13 +188,13 @@ class Finder:
             first = first or found
         return first
 
-    def _levelled(self, first: "View", found: Found | None) -> Found | None:
+    def _levelled(self, first: "View", found: Found | None) -> Steps[Found | None]:
         """The face. If it is tilted, it is detected again in a frame rotated so that its eyes are level."""
         for _ in range(MAX_LEVELLING_PASSES):
             if found is None or found.logit is None or abs(found.tilt) < MAX_TILT:
                 break
             turn = round(found.turn - found.tilt) % 360
-            again = self._found_turned(self._views(first, found), turn, found)
+            again = yield from self._found_turned(self._views(first, found), turn, found)
             if again is None or _sureness(again) < _sureness(found) - LEAD_LOGIT:
                 break
             found = again
@@ -280,8 +288,13 @@ class View:
 
 def detect_in_view(detector: Detector, view: View, turn: int) -> list[Face]:
     """Detect faces in a view rotated clockwise by `turn` degrees. The faces are in frame pixels."""
+    return run(_detected(detector, view, turn))
+
+
+def _detected(detector: Detector, view: View, turn: int) -> Steps[list[Face]]:
     shown, matrix = turned(view.shown, turn)
-    placed = (_placed(face, view, matrix) for face in _in_tiles(detector, shown))
+    faces = yield from _in_tiles(detector, shown)
+    placed = (_placed(face, view, matrix) for face in faces)
     return [face for face in placed if face is not None]
 
 
@@ -335,7 +348,7 @@ def _placed(face: Face, view: View, matrix: np.ndarray) -> Face | None:
     return None if placed is None else replace(placed, size=face.size * view.stretch.mean())
 
 
-def _in_tiles(detector: Detector, picture: np.ndarray) -> list[Face]:
+def _in_tiles(detector: Detector, picture: np.ndarray) -> Steps[list[Face]]:
     """All faces in an image. An image larger than a tile is processed in overlapping tiles.
 
     Tiles overlap by twice the size of the smallest face that the first pass, over the whole frame, finds. A
@@ -344,13 +357,13 @@ def _in_tiles(detector: Detector, picture: np.ndarray) -> list[Face]:
     height, width = picture.shape[:2]
     tile = detector.tile
     if max(height, width) <= tile:
-        return detector(picture)
+        return (yield from search_of(detector, picture))
     common = min(tile // 2, 2 * detector.least_face * max(height, width) // detector.first_side)
     found: list[Face] = []
     for top in _starts(height, tile, common):
         for left in _starts(width, tile, common):
             part = np.ascontiguousarray(picture[top : top + tile, left : left + tile])
-            for face in detector(part):
+            for face in (yield from search_of(detector, part)):
                 low, high = face.box[:2], face.box[:2] + face.box[2:]
                 cut = (
                     (left > 0 and low[0] <= 1)

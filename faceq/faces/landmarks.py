@@ -1,5 +1,6 @@
 """Dense landmarks of a face in a common form: 468 points from FaceMesh or 106 from insightface's model."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -9,9 +10,10 @@ import numpy as np
 
 from faceq.faces import cut_face, geometry, region
 from faceq.faces.detect import Face
+from faceq.faces.points_106 import POINTS_106_SIZE, Points106Session
 from faceq.faces.region import FaceMesh
+from faceq.faces.search import Steps, ask, run
 from faceq.presets import Outline
-from faceq.runtime.onnx_runtime import ModelFileError, read, session
 
 MESH_POSE = (4, 152, 33, 263, 61, 291)
 POINTS_106_POSE = (86, 0, 35, 93, 52, 61)
@@ -67,6 +69,9 @@ class Landmarker(Protocol):
     def __call__(self, picture: np.ndarray, face: Face) -> Dense:
         """The landmarks of a face that was detected in a frame, (H, W, 3) uint8 RGB."""
 
+    def steps(self, picture: np.ndarray, face: Face) -> Steps[Dense]:
+        """The same as a search."""
+
 
 class Mesh:
     """FaceMesh, run several times on upright crops. The first crop comes from the detector's box and eyes,
@@ -77,10 +82,14 @@ class Mesh:
     an average head that fits the others.
     """
 
-    def __init__(self, path: Path, threads: int = 1):
-        self._mesh = FaceMesh(path, threads)
+    def __init__(self, network: Callable[[np.ndarray], Any]):
+        """network: FaceMesh, or MiniBatches of it."""
+        self._mesh = network
 
     def __call__(self, picture: np.ndarray, face: Face) -> Dense:
+        return run(self.steps(picture, face))
+
+    def steps(self, picture: np.ndarray, face: Face) -> Steps[Dense]:
         side = MESH_ENLARGEMENT * face.side
         corners = geometry.frame_corners(picture.shape[1], picture.shape[0])
         picture, matrix_back = _reduced(picture, face.centre, side)
@@ -92,7 +101,7 @@ class Mesh:
         first, cut = 1, False
         for number in range(MAX_PASSES):
             matrix = geometry.crop_matrix(centre, side, angle, region.MESH_SIZE)
-            points, logit = self._mesh(_shown(picture, matrix, cut))
+            points, logit = yield from ask(self._mesh, _shown(picture, matrix, cut))
             tilt = abs(geometry.eye_angle(region.five(points)))
             placed = geometry.to_frame(points[:, :2], matrix)
             last = placed, points[:, 2] / np.hypot(*matrix[0, :2]), logit
@@ -159,53 +168,46 @@ def _reduced(picture: np.ndarray, centre: np.ndarray, side: float) -> tuple[np.n
 
 
 class Points106:
-    """insightface's 106 landmarks, from its own class, which crops the face from the frame without rotation.
+    """insightface's 106 landmarks, in a crop of the frame that is not rotated.
 
-    Source: insightface's `2d106det`, trained by its authors.
+    Source: insightface's `2d106det`, trained by its authors, used as in its class `Landmark`.
     """
 
-    def __init__(self, path: Path, device: str = "cpu", threads: int = 1):
-        from insightface.model_zoo.landmark import Landmark  # noqa: PLC0415 - takes a second to import
-
-        model = read(path)
-        made = session(path, model, device, threads)
-        taken, given = made.get_inputs(), made.get_outputs()
-        if len(taken) != 1 or list(taken[0].shape[1:]) != [3, 192, 192]:
-            raise ModelFileError(
-                f"{path}: has inputs {', '.join(str(each.shape) for each in taken)}: a landmark model has "
-                "one input (N, 3, 192, 192)"
-            )
-        if len(given) != 1 or list(given[0].shape[1:]) != [212]:
-            raise ModelFileError(
-                f"{path}: has outputs {', '.join(str(each.shape) for each in given)}: a model of 106 "
-                "landmarks has one output (N, 212)"
-            )
-        self._model = Landmark(str(path), made)
+    def __init__(self, network: Callable[[np.ndarray], Any]):
+        """network: a Points106Session, or MiniBatches of it."""
+        self._net = network
 
     def __call__(self, picture: np.ndarray, face: Face) -> Dense:
-        found = _Detected(bbox=np.concatenate([face.box[:2], face.box[:2] + face.box[2:]]))
-        points = self._model.get(np.ascontiguousarray(picture[..., ::-1]), found)
-        return Dense(points.astype(np.float32), None, POINTS_106_POSE)
+        return run(self.steps(picture, face))
+
+    def steps(self, picture: np.ndarray, face: Face) -> Steps[Dense]:
+        # In the precision of insightface: a crop that is moved by less than a pixel's 32nd is another image.
+        low, size = face.box[:2], face.box[2:]
+        scale = np.float32(POINTS_106_SIZE) / (size.max() * np.float32(1.5))
+        shift = POINTS_106_SIZE / 2 - ((low + size + low) / 2 * scale).astype(np.float64)
+        matrix = np.column_stack([np.eye(2) * float(scale), shift])
+        crop = cv2.warpAffine(picture, matrix, (POINTS_106_SIZE, POINTS_106_SIZE))
+        points = yield from ask(self._net, crop)
+        placed = geometry.from_frame(points.astype(np.float64), cv2.invertAffineTransform(matrix))
+        return Dense(placed.astype(np.float32), None, POINTS_106_POSE)
 
 
-class _Detected(dict[str, Any]):
-    """A face in the form that insightface's classes require: they read `bbox` (x1, y1, x2, y2) and store
-    their results in it."""
-
-    def __init__(self, bbox: np.ndarray):
-        super().__init__()
-        self.bbox = bbox
-
-
-def load(path: Path, device: str = "cpu", threads: int = 1) -> Landmarker:
+def load(path: Path, device: str = "cpu", threads: int = 1, mini_batch: int | None = None) -> Landmarker:
     """Load a landmark model from a TFLite or ONNX file.
 
     Args:
         path: FaceMesh (TFLite), or insightface's model with 106 landmarks (ONNX).
-        device: `cpu` or `cuda`, for ONNX Runtime. FaceMesh takes a millisecond and always runs on the CPU.
-        threads: number of threads of ONNX Runtime.
+        device: `cpu` or `cuda`.
+        threads: number of threads of ONNX Runtime on the CPU.
+        mini_batch: number of crops in a mini-batch, for `faceq.faces.batched_search`; None: one by one.
 
     Raises:
         ModelFileError: the file is neither of them.
     """
-    return Mesh(path, threads) if path.suffix == ".tflite" else Points106(path, device, threads)
+    is_mesh = path.suffix == ".tflite"
+    network: Any = FaceMesh(path, threads, device) if is_mesh else Points106Session(path, device, threads)
+    if mini_batch is not None:
+        from faceq.faces.fixed_size import MiniBatches  # noqa: PLC0415 - imports torch
+
+        network = MiniBatches(network, mini_batch)
+    return Mesh(network) if is_mesh else Points106(network)

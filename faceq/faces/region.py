@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 
 from faceq.config import Region
-from faceq.runtime import tflite_onnx
 from faceq.runtime.onnx_runtime import ModelFileError, session, spell_out_prelu
+from faceq.runtime.uint8_input import NAME, take_uint8
 
 # fmt: off
 FACE_OVAL = np.array([
@@ -36,22 +36,27 @@ class FaceMesh:
 
     Args:
         path: its TFLite file.
-        threads: number of threads of ONNX Runtime.
+        threads: number of threads of ONNX Runtime on the CPU.
+        device: `cpu` or `cuda`.
 
     Raises:
         ModelFileError: the file is not FaceMesh.
     """
 
-    def __init__(self, path: Path, threads: int = 1):
+    shape = (MESH_SIZE, MESH_SIZE)
+
+    def __init__(self, path: Path, threads: int = 1, device: str = "cpu"):
+        from faceq.runtime import tflite_onnx  # noqa: PLC0415 - takes a sixth of a second to import
+
         try:
             model = tflite_onnx.read(path)
         except ValueError as error:
             raise ModelFileError(f"{path}: {error}: FaceMesh is a TFLite file with 468 landmarks") from None
         spell_out_prelu(model)
-        self._session = session(path, model, "cpu", threads)
-        self._input = self._session.get_inputs()[0].name
+        take_uint8(model, scale=1 / 255)
+        self._session = session(path, model, device, threads)
         sizes = [output.shape[1:] for output in self._session.get_outputs()]
-        if self._session.get_inputs()[0].shape[1:] != [3, MESH_SIZE, MESH_SIZE] or sizes != [[1404], [1]]:
+        if self._session.get_inputs()[0].shape[1:] != [MESH_SIZE, MESH_SIZE, 3] or sizes != [[1404], [1]]:
             raise ModelFileError(
                 f"{path}: is not FaceMesh, which has the input (192, 192, 3) and gives 468 landmarks and a "
                 "confidence"
@@ -69,8 +74,16 @@ class FaceMesh:
             "this is a face". For upright CelebA faces its 1st percentile is 5.8, and half of the values are
             between 24 and 31.
         """
-        points, logit = self._session.run(None, {self._input: cv2.dnn.blobFromImage(crop, 1 / 255)})
-        return points.reshape(-1, 3), float(logit[0, 0])
+        points, logit = self.batch(crop[None])
+        return self.answer(points[0], logit[0])
+
+    def batch(self, crops: np.ndarray) -> tuple[np.ndarray, ...]:
+        """The network's outputs, (N, 1404) and (N, 1), for crops (N, 192, 192, 3)."""
+        return tuple(self._session.run(None, {NAME: crops}))
+
+    def answer(self, points: np.ndarray, logit: np.ndarray) -> tuple[np.ndarray, float]:
+        """The result for one crop from its outputs, (1404,) and (1,)."""
+        return points.reshape(-1, 3), float(logit[0])
 
 
 def five(points: np.ndarray) -> np.ndarray:

@@ -14,17 +14,14 @@ from onnx import numpy_helper
 from faceq.runtime.onnx_runtime import read, session
 
 STRIDES = (8, 16, 32)
+OUTPUTS = [f"{kind}_{stride}" for kind in ("cls", "obj", "bbox", "kps") for stride in STRIDES]
 NMS_THRESHOLD = 0.3
 CANDIDATES = 5000
 """Maximum number of boxes, in order of confidence, for non-maximum suppression."""
 
 
 class YuNetSession:
-    """The network and the decoding of its outputs.
-
-    It always runs on the CPU. Images have many shapes, and cuDNN would plan every convolution again for each
-    of them. Padding to a single shape is not a solution: the network sees where the image ends, and faces
-    move (by at most 6 pixels in 221 photos).
+    """The network at the size of one image, on the CPU. For GPUs, see `faceq.faces.yunet_canvas`.
 
     Args:
         path: the ONNX file, with float or quantised weights.
@@ -33,9 +30,7 @@ class YuNetSession:
     """
 
     def __init__(self, path: Path, threshold: float, threads: int = 1):
-        model = read(path)
-        _dequantise(model)
-        _free_sizes(model)
+        model = network(path)
         self._session = session(path, model, "cpu", threads)
         self._input = model.graph.input[0].name
         self._threshold = threshold
@@ -51,32 +46,57 @@ class YuNetSession:
         height, width = picture.shape[:2]
         padded = np.zeros((-height % 32 + height, -width % 32 + width, 3), np.uint8)
         padded[:height, :width] = picture
-        names = [f"{kind}_{stride}" for kind in ("cls", "obj", "bbox", "kps") for stride in STRIDES]
-        outputs = self._session.run(names, {self._input: cv2.dnn.blobFromImage(padded)})
-        found = dict(zip(names, (output[0] for output in outputs), strict=True))
-        return self._separate(np.concatenate([self._rows(found, stride, padded) for stride in STRIDES]))
+        outputs = self._session.run(OUTPUTS, {self._input: cv2.dnn.blobFromImage(padded)})
+        found = dict(zip(OUTPUTS, (output[0] for output in outputs), strict=True))
+        return faces_in(found, padded.shape[1], self._threshold)
 
-    def _rows(self, found: dict[str, np.ndarray], stride: int, padded: np.ndarray) -> np.ndarray:
-        """The boxes of one stride with sufficient confidence. Each cell of the grid proposes one box."""
-        classes, objects = (np.clip(found[f"{kind}_{stride}"][:, 0], 0, 1) for kind in ("cls", "obj"))
-        score = np.sqrt(classes * objects)
-        sure = np.flatnonzero(score >= self._threshold)
-        if not len(sure):
-            return np.empty((0, 15), np.float32)
-        cells = np.stack([sure % (padded.shape[1] // stride), sure // (padded.shape[1] // stride)], axis=1)
-        box, points = found[f"bbox_{stride}"][sure], found[f"kps_{stride}"][sure]
-        size = np.exp(box[:, 2:]) * stride
-        corner = (cells + box[:, :2]) * stride - size / 2
-        places = (points + np.tile(cells, 5)) * stride
-        return np.concatenate([corner, size, places, score[sure, None]], axis=1).astype(np.float32)
 
-    def _separate(self, rows: np.ndarray) -> np.ndarray:
-        """Non-maximum suppression: keep the most confident of overlapping boxes."""
-        if len(rows) < 2:
-            return rows
-        boxes = rows[:, :4].astype(np.int32).tolist()  # OpenCV compares them in whole pixels
-        kept = cv2.dnn.NMSBoxes(boxes, rows[:, 14].tolist(), self._threshold, NMS_THRESHOLD, 1.0, CANDIDATES)
-        return rows[np.asarray(kept, np.int64).reshape(-1)]
+def network(path: Path) -> onnx.ModelProto:
+    """The network in a file, with float weights, for images of any height and width."""
+    model = read(path)
+    _dequantise(model)
+    _free_sizes(model)
+    return model
+
+
+def faces_in(found: dict[str, np.ndarray], width: int, threshold: float) -> np.ndarray:
+    """Decode the network's outputs for one image.
+
+    Args:
+        found: the OUTPUTS, each (cells, values), row by row of the grid of its stride.
+        width: width of the padded image, pixels.
+        threshold: minimum confidence, 0...1.
+
+    Returns:
+        (N, 15) float32, as from YuNetSession.
+    """
+    rows = np.concatenate([_rows(found, stride, width // stride, threshold) for stride in STRIDES])
+    return _separate(rows, threshold)
+
+
+def _rows(found: dict[str, np.ndarray], stride: int, across: int, threshold: float) -> np.ndarray:
+    """The boxes of one stride with sufficient confidence. Each cell of the grid proposes one box; a row has
+    `across` cells."""
+    classes, objects = (np.clip(found[f"{kind}_{stride}"][:, 0], 0, 1) for kind in ("cls", "obj"))
+    score = np.sqrt(classes * objects)
+    sure = np.flatnonzero(score >= threshold)
+    if not len(sure):
+        return np.empty((0, 15), np.float32)
+    cells = np.stack([sure % across, sure // across], axis=1)
+    box, points = found[f"bbox_{stride}"][sure], found[f"kps_{stride}"][sure]
+    size = np.exp(box[:, 2:]) * stride
+    corner = (cells + box[:, :2]) * stride - size / 2
+    places = (points + np.tile(cells, 5)) * stride
+    return np.concatenate([corner, size, places, score[sure, None]], axis=1).astype(np.float32)
+
+
+def _separate(rows: np.ndarray, threshold: float) -> np.ndarray:
+    """Non-maximum suppression: keep the most confident of overlapping boxes."""
+    if len(rows) < 2:
+        return rows
+    boxes = rows[:, :4].astype(np.int32).tolist()  # OpenCV compares them in whole pixels
+    kept = cv2.dnn.NMSBoxes(boxes, rows[:, 14].tolist(), threshold, NMS_THRESHOLD, 1.0, CANDIDATES)
+    return rows[np.asarray(kept, np.int64).reshape(-1)]
 
 
 def _dequantise(model: onnx.ModelProto) -> None:

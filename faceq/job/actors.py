@@ -1,4 +1,7 @@
-"""The stages that run in pools of actors: SER-FIQ and DB-CNN."""
+"""The stages that run in pools of actors: SER-FIQ and DB-CNN.
+
+The job's own process imports this module, too. Therefore only the actors import the stages, with torch.
+"""
 
 from collections import Counter
 from collections.abc import Callable
@@ -13,38 +16,39 @@ from faceq.job.census import OutageError
 from faceq.job.telling import telling
 from faceq.job.worker_setup import set_up
 from faceq.stages.chosen_models import ChosenModels
-from faceq.stages.scores import NO_FEATURES, NO_QUALITY, ScoreFiq, ScoreQuality
 
 
-class FiqStage(ScoreFiq):
-    """ScoreFiq that records its warnings, and stops the job if nearly no face has features."""
+class FiqStage:
+    """`ScoreFiq` that records its warnings, and stops the job if nearly no face has features."""
 
     def __init__(self, config: Config, models: ChosenModels, census: Any):
+        from faceq.stages import scores  # noqa: PLC0415 - torch takes seconds to import
+
         set_up(config.serfiq.threads)
         self._census = census
+        self._without = scores.NO_FEATURES
         with telling(census):
-            super().__init__(config, models)
+            self._stage = scores.ScoreFiq(config, models, note=census.note.remote)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        return _scored(super().__call__, batch, self._census, NO_FEATURES)
-
-    def warn(self, note: str) -> None:
-        super().warn(note)
-        self._census.note.remote(note)
+        return _scored(self._stage, batch, self._census, self._without)
 
 
-class QualityStage(ScoreQuality):
-    """ScoreQuality that reports finished frames to the census, and stops the job if nearly no face has a
+class QualityStage:
+    """`ScoreQuality` that reports finished frames to the census, and stops the job if nearly no face has a
     score."""
 
     def __init__(self, config: Config, models: ChosenModels, census: Any):
+        from faceq.stages import scores  # noqa: PLC0415 - torch takes seconds to import
+
         set_up(config.dbcnn.threads)
         self._census = census
+        self._without = scores.NO_QUALITY
         with telling(census):
-            super().__init__(config, models)
+            self._stage = scores.ScoreQuality(config, models)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        batch = _scored(super().__call__, batch, self._census, NO_QUALITY)
+        batch = _scored(self._stage, batch, self._census, self._without)
         self._census.frames_finished.remote(Counter(batch["status"].to_pylist()))
         return batch
 

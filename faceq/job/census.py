@@ -10,11 +10,14 @@ import uuid
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import ray
 
 from faceq.errors import FaceqError
-from faceq.table.finished_shards import Finished
+
+if TYPE_CHECKING:  # the process of the census starts faster without pyarrow
+    from faceq.table.finished_shards import Finished
 
 REFUSALS_IN_A_ROW = 100
 """The job stops after this many reads in a row that the storage refused, with no successful read in between
@@ -214,11 +217,11 @@ class Census:
         self._passed_over.update(passed_over)
         self._notes += notes[: MOST_NOTES - len(self._notes)]
 
-    def shards_finished(self, shards: Sequence[Finished]) -> None:
+    def shards_finished(self, shards: "Sequence[Finished]") -> None:
         """`shards`: that a read task has read to their ends."""
         self._finished_shards += shards
 
-    def shards_finished_since(self, count: int) -> list[Finished]:
+    def shards_finished_since(self, count: int) -> "list[Finished]":
         """The finished shards after the first `count`; all of them if this process has been restarted."""
         return self._finished_shards[count if count <= len(self._finished_shards) else 0 :]
 

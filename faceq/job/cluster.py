@@ -1,17 +1,18 @@
 """The Ray that a job runs on, joined or started, and the maximum size of its pools of actors."""
 
 import contextlib
+import importlib
 import logging
 import os
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import ray
-from ray.data import ActorPoolStrategy
 
 from faceq.config import Config, Stage
 from faceq.errors import JobError, UsageError
-from faceq.job import local_ray, resources
+from faceq.job import lean_ray, local_ray, resources
 from faceq.job.census import DEATHS_OF_A_KILLER
 from faceq.job.ray_signals import kept_from_ray
 from faceq.messages.one_line import one_line
@@ -29,6 +30,10 @@ TASKS_IN_FLIGHT = 4
 """Maximum number of batches that are sent to one actor, including the one that it works on: the next ones are
 fetched in the meantime, also from other machines."""
 
+_GRAPH = "faceq.job.graph"
+"""The module that imports Ray Data, which takes a second. It is imported while this process waits for Ray's
+processes. Modules that are imported earlier do not import Ray Data."""
+
 
 @contextlib.contextmanager
 def ray_for(config: Config) -> Iterator[Config]:
@@ -42,16 +47,35 @@ def ray_for(config: Config) -> Iterator[Config]:
         return
     with local_ray.quiet(), local_ray.token_in_environment():
         try:
-            with kept_from_ray():
+            with kept_from_ray(), _imported_meanwhile(_GRAPH):
                 start_ray(config)
-            # The driver knows neither what runs on a cluster's GPUs, nor which GPUs will be added.
-            if not os.environ.get("RAY_ADDRESS"):
-                config = with_local_gpus(config)
-                _check_room(config)
-            yield config
+            with contextlib.ExitStack() as stack:
+                stack.enter_context(local_ray.quiet_data())
+                # The driver knows neither what runs on a cluster's GPUs, nor which GPUs will be added.
+                if not os.environ.get("RAY_ADDRESS"):
+                    config = with_local_gpus(config)
+                    _check_room(config)
+                    stack.enter_context(lean_ray.few_actors())
+                yield config
         finally:
             with kept_from_ray():
                 ray.shutdown()
+
+
+@contextlib.contextmanager
+def _imported_meanwhile(module: str) -> Iterator[None]:
+    """Import a module in another thread while the block runs, and wait for it at the end."""
+
+    def run() -> None:
+        with contextlib.suppress(Exception):  # the next import of this module raises it again
+            importlib.import_module(module)
+
+    thread = threading.Thread(target=run, name="faceq-imports", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
 
 
 def start_ray(config: Config) -> None:
@@ -117,6 +141,8 @@ def with_local_gpus(config: Config) -> Config:
 
 def pool_options(pool: Stage) -> dict[str, Any]:
     """The arguments of `map_batches` that run a stage as a pool of actors on the current Ray."""
+    from ray.data import ActorPoolStrategy  # noqa: PLC0415 - see `_GRAPH`
+
     return {
         "compute": ActorPoolStrategy(
             min_size=pool.min_size,

@@ -10,7 +10,7 @@ from ray.data import DataContext
 from ray.util.annotations import RayDeprecationWarning
 
 from faceq.config import Config
-from faceq.job import datasource, progress, watchdog
+from faceq.job import datasource, progress, stopping
 from faceq.job.actors import FiqStage, QualityStage
 from faceq.job.cluster import MAX_RETRIES, pool_options
 from faceq.job.datasource import FrameSource
@@ -91,7 +91,7 @@ def _context(config: Config, run: Run) -> DataContext:
     context.target_max_block_size = BLOCK_BYTES
     context.enable_progress_bars = False  # see `progress.watched`
     context.raise_original_map_exception = True  # see `failures.explain`
-    context.custom_execution_callback_classes = [watchdog.stopping(run.run_id)]
+    context.custom_execution_callback_classes = [stopping.callback(run.run_id)]
     # --limit must take the same rows every time: the first ones.
     context.execution_options.preserve_order = config.limit is not None
     return context

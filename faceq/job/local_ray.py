@@ -24,6 +24,7 @@ from ray._private import ray_constants
 from ray._private import worker as ray_worker
 
 from faceq.errors import JobError
+from faceq.job import lean_ray
 from faceq.runtime import cgroup, device
 
 log = logging.getLogger(__name__)
@@ -88,7 +89,7 @@ def start(num_cpus: int, system_config: dict[str, Any]) -> None:
     if memory() < psutil.virtual_memory().total:
         store = int(STORE_SHARE * memory())
         given = {"object_store_memory": store, "_memory": memory() - store}
-    with _on_loopback():
+    with _on_loopback(), lean_ray.few_servers():
         # `local`: without it, Ray would join a cluster that somebody else runs on this machine.
         connect(
             address="local",
@@ -226,17 +227,25 @@ def _silent_native_code() -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """While the block runs, Ray and Ray Data print nothing to this process's streams; the job itself reports
-    what matters."""
-    consoles = [handler for handler in logging.getLogger("ray.data").handlers if handler.name == "console"]
-    levels = [handler.level for handler in consoles]
-    for handler in consoles:
-        handler.setLevel(logging.CRITICAL)
+    """While the block runs, Ray prints nothing to this process's streams; the job itself reports what
+    matters."""
     printing = ray_worker.print_to_stdstream
     ray_worker.print_to_stdstream = lambda *arguments, **options: None
     try:
         yield
     finally:
         ray_worker.print_to_stdstream = printing
+
+
+@contextlib.contextmanager
+def quiet_data() -> Iterator[None]:
+    """The same for Ray Data, which must have been imported."""
+    consoles = [handler for handler in logging.getLogger("ray.data").handlers if handler.name == "console"]
+    levels = [handler.level for handler in consoles]
+    for handler in consoles:
+        handler.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
         for handler, level in zip(consoles, levels, strict=True):
             handler.setLevel(level)

@@ -17,14 +17,12 @@ from faceq.errors import JobError, UsageError
 from faceq.job import checkpoint, failures, progress, resume, slow_steps
 from faceq.job.census import Census
 from faceq.job.cluster import ray_for
-from faceq.job.graph import run_graph
 from faceq.job.inputs import Input, list_input, no_frames, table_of
 from faceq.job.resume import Rest, read_settings
 from faceq.job.summary import Summary, frequent_errors
 from faceq.messages.masking import mask
 from faceq.sources.listing import Shard, group
 from faceq.stages.chosen_models import ChosenModels, choose, comparison_record, fetch_options
-from faceq.stages.scores import check_own_models
 from faceq.table import finished_shards, lock, repair
 from faceq.table.runs import Run, new_run_id, unfinished
 from faceq.table.store import Table
@@ -80,7 +78,10 @@ def score(
         if frames is not None:
             return _nothing_to_do(config, table, frames)
     models.fetch_all()
-    check_own_models(config, models)
+    if models.replaced or config.quality_scale:
+        from faceq.stages.scores import check_own_models  # noqa: PLC0415 - torch takes seconds to import
+
+        check_own_models(config, models)
     run = _new_run(config, record, accepted, found)
     with lock.exclusive(table, run, overwrite) as held:
         # The lock is released after this Ray is left: no worker of this job writes any more.
@@ -199,6 +200,8 @@ def _score(
     reporter: progress.Reporter | None,
 ) -> _Graph:
     """Score the frames that have no row, and record on the run what the graph found."""
+    from faceq.job.graph import run_graph  # noqa: PLC0415 - `ray_for` imports it while Ray starts
+
     limited = config.limit is not None
     with slow_steps.named("comparing the input with the table"):
         rest = resume.rest_of(table, shards, read_settings(config), config.fiq_threshold, limited)

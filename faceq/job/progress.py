@@ -160,7 +160,7 @@ def watched(
     each step of the graph each time.
 
     Args:
-        job: the id that `watchdog.stopping` got.
+        job: the id that `stopping.callback` got.
         asked: the minimum that the stages request.
         census: the job's `Census`.
         tasks: number of read tasks of the job.

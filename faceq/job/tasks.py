@@ -104,5 +104,6 @@ def result_rows(batch: pa.Table, columns: pa.Schema, run_id: str, census: Any) -
 
 @functools.cache
 def _loaded(config: Config, models: ChosenModels) -> FindFace:
-    set_up(config.find_face.threads)
+    pool = config.find_face
+    set_up(1 if pool.runs_on == "cuda" else pool.threads)  # on a GPU, the stage has threads of its own
     return FindFace(config, models)

@@ -7,11 +7,7 @@ progress for another reason, such as slow storage or the download of a model, is
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
 
-from ray.data._internal.execution.execution_callback import ExecutionCallback
-
-from faceq.job.census import OutageError
 from faceq.job.workers import Death
 
 STILL_S = 600
@@ -108,24 +104,14 @@ class Watchdog:
 
 
 _REASONS: dict[str, str] = {}
-"""By job: the reason to stop. Ray Data calls a class in each step of its loop and sends this class to the
-workers with the other settings, so the class can hold only an id."""
+"""By job: the reason to stop."""
 
 
 def stop(job: str, reason: str) -> None:
-    """Stop the graph whose callbacks include `stopping(job)`."""
+    """Stop the graph whose callbacks include `stopping.callback(job)`."""
     _REASONS[job] = reason
 
 
-class _Stopping(ExecutionCallback):
-    job = ""
-
-    def on_execution_step(self, executor: Any) -> None:
-        reason = _REASONS.get(self.job)
-        if reason:
-            raise OutageError(reason)
-
-
-def stopping(job: str) -> type[ExecutionCallback]:
-    """A callback for Ray Data's executor that ends it with an OutageError after `stop` was called."""
-    return type("Stopping", (_Stopping,), {"job": job})
+def reason_to_stop(job: str) -> str | None:
+    """The reason that `stop` got; None: the job goes on."""
+    return _REASONS.get(job)

@@ -2,16 +2,14 @@
 
 A requested GPU that is not available is an error. There is no silent fallback to the CPU.
 
-torch is imported inside the functions that need it. Most processes of a cluster only find faces on CPUs; for
-them the import would take a second and much of their memory.
+torch and ONNX Runtime are imported inside the functions that need them. Most processes of a cluster only find
+faces on CPUs; for them the import of torch would take a second and much of their memory.
 """
 
 import importlib.metadata
 import logging
 import os
 import re
-
-import onnxruntime
 
 from faceq.errors import DeviceError
 from faceq.messages.one_line import one_line
@@ -42,6 +40,7 @@ def usable_cpus() -> int:
 
 def missing() -> str | None:
     """The reason why models cannot run on CUDA in this process, with advice; None if they can."""
+    import onnxruntime  # noqa: PLC0415
     import torch  # noqa: PLC0415
 
     if torch.version.cuda is None:

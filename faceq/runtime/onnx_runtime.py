@@ -88,8 +88,11 @@ def session(path: Path, model: onnx.ModelProto, device: str, threads: int) -> on
                 onnxruntime.preload_dlls()  # CUDA and cuDNN, from the packages that torch depends on
             for line in filter(None, printed.getvalue().splitlines()):
                 log.warning("onnxruntime: %s", line)
-        # Use full precision: TensorFloat-32 would change SER-FIQ, whose scores differ only slightly.
-        providers = [("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"]
+        # Use full precision: TensorFloat-32 would change SER-FIQ, whose scores differ only slightly. By
+        # default, cuDNN's algorithms are chosen by their measured times: two processes would choose different
+        # ones, whose results differ in the last bits, and each new input shape would take up to a second.
+        cuda = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
+        providers = [("CUDAExecutionProvider", cuda), "CPUExecutionProvider"]
     else:
         providers = ["CPUExecutionProvider"]
     try:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from faceq.config import Calibration, Config
-from faceq.faces.finder import FACE_FINDING
+from faceq.faces.method import FACE_FINDING
 from faceq.models import zoo
 from faceq.models.fetch import FetchOptions, fetch
 from faceq.models.terms import accept_terms

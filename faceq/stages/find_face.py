@@ -9,14 +9,20 @@ import pyarrow as pa
 
 from faceq.config import FRAME_REGIONS, Config
 from faceq.faces import detect, geometry, landmarks, region
+from faceq.faces.batched_search import BatchedSearch
 from faceq.faces.detect import Face
 from faceq.faces.dhash import dhash
 from faceq.faces.finder import Finder, Found, face_confidence, is_face
 from faceq.faces.landmarks import Dense
+from faceq.faces.search import Steps, finished, run
 from faceq.runtime.device import check_cuda
 from faceq.sources.decode.image import UnreadableError, decode
 from faceq.stages.chosen_models import ChosenModels
 from faceq.table.schema import pending, scatter_column
+
+AT_ONCE = 2
+"""Number of frames that are in work at the same time on a GPU, in mini-batches: enough to fill one while the
+frames of another are cropped."""
 
 BOX_ENLARGEMENT = 1.5
 MESH_ENLARGEMENT = 1.68
@@ -32,14 +38,26 @@ class FindFace:
     and high: the upright face or, for FRAME_REGIONS, the whole frame, blacked out) and `outline` (the part of
     the face's outline inside the frame, (N, 2) float32 in crop pixels). All of this is one stage, so that
     only crops, and never a frame's pixels, leave the process.
+
+    On CPUs, frames are processed one by one. On a GPU, many are in work at the same time:
+    `find_face.num_cpus` threads decode and crop, and the networks get their images in mini-batches.
+
+    Args:
+        config, models: the settings of the job, and its models.
+        batched: whether to process many frames at the same time. Default: only on CUDA. The rows are the same
+            except for the last bits of values.
     """
 
-    def __init__(self, config: Config, models: ChosenModels):
-        device, threads = config.find_face.runs_on, config.find_face.threads
+    def __init__(self, config: Config, models: ChosenModels, batched: bool | None = None):
+        pool = config.find_face
+        device, threads = pool.runs_on, pool.threads
         if device == "cuda":
             check_cuda()
-        detector = detect.load(models.path("detector"), config.det_threshold, device, threads)
-        landmarker = landmarks.load(models.path("landmarks"), device, threads)
+        batched = device == "cuda" if batched is None else batched
+        mini_batch = pool.mini_batch if batched else None
+        detector = detect.load(models.path("detector"), config.det_threshold, device, threads, mini_batch)
+        landmarker = landmarks.load(models.path("landmarks"), device, threads, mini_batch)
+        self._batched = BatchedSearch(threads, AT_ONCE * pool.mini_batch) if batched else None
         self._find = Finder(detector, landmarker, config.min_face)
         self._preset = models.preset
         self._region = config.quality_region
@@ -49,19 +67,26 @@ class FindFace:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         rows = pending(batch)
-        images = batch["image"]
-        found = [self._measure(images[int(row)].as_py()) for row in rows]
+        images = [batch["image"][int(row)] for row in rows]
+        if self._batched is None:
+            found = [run(self._begin(image)[0]) for image in images]
+        else:
+            found = self._batched(self._begin, images)
         for name in _FACE_COLUMNS:
             batch = scatter_column(batch, name, rows, [values.get(name) for values in found])
         return batch.drop_columns(["image"])
 
-    def _measure(self, image: bytes) -> dict[str, object]:
+    def _begin(self, image: pa.BinaryScalar) -> tuple[Steps[dict[str, object]], int]:
+        """The search for the values of an encoded frame, and the memory that its pixels take, bytes."""
         try:
-            picture = decode(image, self._max_pixels, self._limits)
+            picture = decode(image.as_py(), self._max_pixels, self._limits)
         except UnreadableError as error:
-            return {"status": "unreadable", "error": str(error)}
+            return finished({"status": "unreadable", "error": str(error)}), 0
+        return self._measure(picture), picture.nbytes
+
+    def _measure(self, picture: np.ndarray) -> Steps[dict[str, object]]:
         height, width = picture.shape[:2]
-        found = self._find(picture)
+        found = yield from self._find.steps(picture)
         values: dict[str, object] = {"width": width, "height": height, "n_faces": found.faces if found else 0}
         if found is None or not is_face(found):
             return values | {"status": "no_face"}

@@ -11,7 +11,7 @@ result may differ, and a row must not depend on the other frames of its batch.
 import contextlib
 import functools
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -32,6 +32,8 @@ from faceq.sources.frame import READ_SCHEMA
 from faceq.stages.chosen_models import ChosenModels
 from faceq.stages.find_face import crop_side
 from faceq.table.schema import pending, pixels, scatter_column
+
+log = logging.getLogger(__name__)
 
 _PROBE_SIDE = 128
 """Side, in pixels, of the test images for a user's quality checkpoint before the job. Small images are enough
@@ -55,9 +57,16 @@ class ScoreFiq:
     In: aligned. Out: serfiq_raw, serfiq, embedding_norm, and embedding if it is kept. Faces below the
     threshold get the status `below_fiq`, and the inputs of the quality stage are removed. A face for which
     the recogniser gives no usable features becomes an unreadable row.
+
+    Args:
+        config, models: the settings and their models.
+        note: also receives each warning about all scores of this stage, besides the log.
     """
 
-    def __init__(self, config: Config, models: ChosenModels):
+    def __init__(
+        self, config: Config, models: ChosenModels, note: Callable[[str], object] = lambda warning: None
+    ):
+        self._note = note
         pool = config.serfiq
         self._torch = functools.partial(_torch_settings, pool.threads, pool.runs_on)
         path, known = models.path("recogniser"), models.recogniser
@@ -69,9 +78,9 @@ class ScoreFiq:
         self._embeddings = config.embeddings
         self._threshold = np.float32(config.fiq_threshold)
         self._unmeasured = config.serfiq_passes is None and not known.closed_form_holds
-        # Warm up: the first batch takes longer than others (CUDA loads its kernels).
-        with self._torch():
-            self._distances(np.full((1, *_ALIGNED_SHAPE), 128, np.uint8))
+        if pool.runs_on == "cuda":  # warm up: the first batch takes longer, because CUDA loads its kernels
+            with self._torch():
+                self._distances(np.full((1, *_ALIGNED_SHAPE), 128, np.uint8))
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         with self._torch():
@@ -107,14 +116,12 @@ class ScoreFiq:
         """Warn if the closed form is not valid for this recogniser. No row depends on the result."""
         gap = self._distances.gap(faces)
         if gap is not None and not abs(gap) <= GAP:
-            self.warn(
+            warning = (
                 f"serfiq: for this recogniser the closed form's distances differ by about {gap:+.0%} from "
                 "those of Monte Carlo dropout: set serfiq_passes: 100 for Monte Carlo dropout, as published"
             )
-
-    def warn(self, note: str) -> None:
-        """Show the user a warning about all scores of this stage."""
-        logging.getLogger(__name__).warning("%s", note)
+            log.warning("%s", warning)
+            self._note(warning)
 
 
 class ScoreQuality:

@@ -31,7 +31,8 @@ from ray._private import internal_api
 from faceq import config
 from faceq.job import cluster, pipeline
 from jobs import demo
-from jobs.benchmarks import stand_ins, throughput
+from jobs.benchmarks import stand_ins, workloads
+from jobs.benchmarks.own_process import in_own_process
 
 SAMPLE_S = 1
 
@@ -71,13 +72,13 @@ def _run(count: int, options: argparse.Namespace) -> dict[str, Any]:
     """The measurements of a job with `count` frames."""
     with tempfile.TemporaryDirectory(prefix="faceq-scale-") as folder:
         frames = Path(folder) / "frames"
-        write = _write_numbers if options.stand_ins else throughput.write_frames
+        write = _write_numbers if options.stand_ins else workloads.write_frames
         given = write(frames, count)
         settings = config.load(
             options.config, {"input": [given], "out": f"{folder}/table", "fiq_threshold": 0.0}
         )
         measure = _with_stand_ins if options.stand_ins else _measured
-        return throughput.in_own_process(measure, settings)
+        return in_own_process(measure, settings)
 
 
 def _measured(settings: config.Config) -> dict[str, Any]:

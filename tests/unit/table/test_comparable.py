@@ -8,7 +8,7 @@ import pytest
 
 from faceq import config
 from faceq.errors import UsageError
-from faceq.faces.finder import FACE_FINDING
+from faceq.faces.method import FACE_FINDING
 from faceq.presets import PRESETS
 from faceq.stages.chosen_models import choose, comparison_record
 from faceq.storage.settings import S3Settings
