@@ -3,20 +3,21 @@ network."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from faceq.errors import StorageError, UsageError
-from faceq.messages.one_line import one_line
+from faceq.errors import UsageError
 from faceq.messages.validation import explain
 from faceq.presets import PRESETS, Preset
+from faceq.storage import settings_file
 from faceq.storage.settings import S3Settings
 
 Region = Literal["mask", "black_out", "crop", "frame", "frame_jpeg"]
 """The part of the image that DB-CNN scores. See `Config.quality_region` for the values."""
+
+Runtime = Literal["auto", "onnxruntime", "openvino"]
+Precision = Literal["auto", "f32", "bf16", "fp16"]
 
 FRAME_REGIONS: tuple[Region, ...] = ("frame", "frame_jpeg")
 
@@ -267,6 +268,17 @@ class Config(_Strict):
         "the mask; `frame`: the whole frame, black outside the mask, resized to 384 x 384; `frame_jpeg`: the "
         "same after JPEG compression.",
     )
+    runtime: Runtime = Field(
+        "auto",
+        description="Library that runs the recogniser and DB-CNN-Lite on CPUs. `auto`: OpenVINO for `bf16`, "
+        'otherwise ONNX Runtime. OpenVINO must be installed: `pip install "faceq[openvino]"`.',
+    )
+    precision: Precision | None = Field(
+        None,
+        description="Precision of the recogniser and DB-CNN. `f32`: single precision. `bf16`: 16 bits, on "
+        "CPUs that have it, by OpenVINO. `fp16`: 16 bits for DB-CNN on GPUs. `auto`: `fp16` on GPUs, `bf16` "
+        "on a machine with AMX and OpenVINO, otherwise `f32`. Default: `fp16` on GPUs, `f32` on CPUs.",
+    )
     embeddings: bool = Field(False, description="Write the recognition embeddings to a column.")
     det_threshold: float = Field(0.6, gt=0, lt=1, description="Minimum detector confidence of a face.")
     min_face: int = Field(
@@ -354,46 +366,14 @@ def load(
         UsageError: the file is not YAML, a key is unknown (the message suggests the closest one), or a value
             is not valid.
     """
-    values = {} if path is None else _read(path)
-    assigned = []
-    for key, value in assignments:
-        _put(values, key, value)
-        assigned.append(key)
+    assignments = list(assignments)
+    values = settings_file.read(path, assignments)
     for key, value in overrides.items():
         if key == "models" and isinstance(value, Mapping) and isinstance(values.get(key), Mapping):
             values[key] = {**values[key], **value}  # merged key by key: the file may set other models
         elif value is not None:
             values[key] = value
-    return build(values, where=path or "config", assigned=assigned)
-
-
-def _read(path: str) -> dict[str, Any]:
-    """The settings in a YAML file. Raises UsageError or StorageError if it cannot be read or does not hold
-    `key: value` lines."""
-    try:
-        loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UsageError(f"config: {path}: there is no such file") from None
-    except PermissionError:
-        raise StorageError(f"config: {path}: cannot be read: change its permissions") from None
-    except RecursionError:
-        raise UsageError(f"config: {path}: is nested too deeply") from None
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UsageError(f"config: {path}: {one_line(error)}") from None
-    if loaded is not None and not isinstance(loaded, dict):
-        raise UsageError(f"config: {path}: expected `key: value` lines, got {type(loaded).__name__}")
-    return dict(loaded or {})
-
-
-def _put(values: dict[str, Any], key: str, value: Any) -> None:
-    """Set a dotted key, and keep the other keys of its section."""
-    section, _, rest = key.partition(".")
-    if rest:
-        inner = values.get(section)
-        values[section] = dict(inner) if isinstance(inner, Mapping) else {}
-        _put(values[section], rest, value)
-    else:
-        values[section] = value
+    return build(values, where=path or "config", assigned=[key for key, _ in assignments])
 
 
 def build(values: Mapping[str, Any], where: str = "config", assigned: Iterable[str] = ()) -> Config:

@@ -59,7 +59,7 @@ class ModelFileError(UsageError):
 
 
 class DeviceError(UsageError):
-    """CUDA was requested but is not available. The message says why, and what to install."""
+    """CUDA, OpenVINO or bf16 was requested but is not available. The message says why, and what to do."""
 
 
 class UnreadableError(FaceqError, ValueError):

@@ -20,7 +20,7 @@ from places import PHOTOS, SHARED
 from real_s3 import free_port, real_s3
 from videos import write_video
 
-from faceq.job import graph
+from faceq.job import graph, lean_ray
 from faceq.sources.decode.image import decode
 from faceq.stages import scorer
 from jobs import demo
@@ -105,7 +105,8 @@ def local_ray(aws: dict[str, str]) -> Iterator[None]:
     """One local Ray for all tests that run a job."""
     # Its workers cannot import modules in tests/support.
     ray.cloudpickle.register_pickle_by_value(stand_ins)
-    ray.init(address="local", num_cpus=2, include_dashboard=False)
+    with lean_ray.few_servers():
+        ray.init(address="local", num_cpus=2, include_dashboard=False)
     yield
     ray.shutdown()
 

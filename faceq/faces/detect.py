@@ -125,7 +125,7 @@ class YuNet:
 
     def __call__(self, picture: np.ndarray) -> list[Face]:
         """All faces in an RGB uint8 image (H, W, 3), in no particular order; empty if there is none."""
-        return _faces(picture, self._net(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)))
+        return _faces(picture, self._net(picture))
 
 
 class BatchedYuNet:

@@ -276,10 +276,8 @@ class View:
 
     @classmethod
     def _of_part(cls, picture: np.ndarray, part: np.ndarray, scale: float, origin: np.ndarray) -> "View":
-        height, width = part.shape[:2]
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        small = cv2.resize(part, size, interpolation=cv2.INTER_AREA) if scale < 1 else part
-        return cls(picture, small, scale, np.array([width / size[0], height / size[1]]), origin)
+        small, stretch = geometry.shrunk(part, scale)
+        return cls(picture, small, scale, stretch, origin)
 
     def to_frame(self, points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
         """Convert points (N, 2) of the view rotated by `matrix` (2, 3) to frame pixels."""

@@ -4,6 +4,7 @@ Source: Wu, Peng, Yu, "YuNet: A Tiny Millisecond-level Face Detector", Machine I
 outputs are decoded as in OpenCV.
 """
 
+import functools
 from pathlib import Path
 
 import cv2
@@ -14,7 +15,8 @@ from onnx import numpy_helper
 from faceq.runtime.onnx_runtime import read, session
 
 STRIDES = (8, 16, 32)
-OUTPUTS = [f"{kind}_{stride}" for kind in ("cls", "obj", "bbox", "kps") for stride in STRIDES]
+KINDS = ("cls", "obj", "bbox", "kps")
+OUTPUTS = [f"{kind}_{stride}" for kind in KINDS for stride in STRIDES]
 NMS_THRESHOLD = 0.3
 CANDIDATES = 5000
 """Maximum number of boxes, in order of confidence, for non-maximum suppression."""
@@ -36,19 +38,20 @@ class YuNetSession:
         self._threshold = threshold
 
     def __call__(self, picture: np.ndarray) -> np.ndarray:
-        """Faces in a BGR uint8 image (H, W, 3).
+        """Faces in an RGB uint8 image (H, W, 3).
 
         Returns:
             (N, 15) float32 in pixels of the image: box x, y, width, height, which may extend beyond the
             image; x, y of right eye, left eye, nose tip, right and left mouth corner (right and left of the
             person); confidence, 0...1.
         """
-        height, width = picture.shape[:2]
-        padded = np.zeros((-height % 32 + height, -width % 32 + width, 3), np.uint8)
-        padded[:height, :width] = picture
-        outputs = self._session.run(OUTPUTS, {self._input: cv2.dnn.blobFromImage(padded)})
+        below, right = -picture.shape[0] % 32, -picture.shape[1] % 32
+        if below or right:
+            picture = cv2.copyMakeBorder(picture, 0, below, 0, right, cv2.BORDER_CONSTANT)
+        blob = cv2.dnn.blobFromImage(picture, swapRB=True)  # the network takes BGR
+        outputs = self._session.run(OUTPUTS, {self._input: blob})
         found = dict(zip(OUTPUTS, (output[0] for output in outputs), strict=True))
-        return faces_in(found, padded.shape[1], self._threshold)
+        return faces_in(found, picture.shape[1], self._threshold)
 
 
 def network(path: Path) -> onnx.ModelProto:
@@ -70,24 +73,33 @@ def faces_in(found: dict[str, np.ndarray], width: int, threshold: float) -> np.n
     Returns:
         (N, 15) float32, as from YuNetSession.
     """
-    rows = np.concatenate([_rows(found, stride, width // stride, threshold) for stride in STRIDES])
-    return _separate(rows, threshold)
-
-
-def _rows(found: dict[str, np.ndarray], stride: int, across: int, threshold: float) -> np.ndarray:
-    """The boxes of one stride with sufficient confidence. Each cell of the grid proposes one box; a row has
-    `across` cells."""
-    classes, objects = (np.clip(found[f"{kind}_{stride}"][:, 0], 0, 1) for kind in ("cls", "obj"))
-    score = np.sqrt(classes * objects)
+    classes, objects, boxes, points = (
+        np.concatenate([found[f"{kind}_{stride}"] for stride in STRIDES]) for kind in KINDS
+    )
+    score = np.sqrt(np.clip(classes[:, 0], 0, 1) * np.clip(objects[:, 0], 0, 1))
     sure = np.flatnonzero(score >= threshold)
     if not len(sure):
         return np.empty((0, 15), np.float32)
-    cells = np.stack([sure % across, sure // across], axis=1)
-    box, points = found[f"bbox_{stride}"][sure], found[f"kps_{stride}"][sure]
-    size = np.exp(box[:, 2:]) * stride
-    corner = (cells + box[:, :2]) * stride - size / 2
-    places = (points + np.tile(cells, 5)) * stride
-    return np.concatenate([corner, size, places, score[sure, None]], axis=1).astype(np.float32)
+    height = len(found[OUTPUTS[0]]) * STRIDES[0] ** 2 // width
+    cells = _cells(height, width)[sure]
+    place, stride = cells[:, :2], cells[:, 2:]
+    size = np.exp(boxes[sure, 2:]) * stride
+    corner = (place + boxes[sure, :2]) * stride - size / 2
+    marks = (points[sure] + np.tile(place, 5)) * stride
+    return _separate(
+        np.concatenate([corner, size, marks, score[sure, None]], axis=1).astype(np.float32), threshold
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def _cells(height: int, width: int) -> np.ndarray:
+    """Column, row and stride of each cell of the grids of an input of that size, (N, 3) int64, in the order
+    of the outputs. Each cell proposes one box."""
+    grids = []
+    for stride in STRIDES:
+        rows, columns = np.mgrid[: height // stride, : width // stride]
+        grids.append(np.stack([columns.ravel(), rows.ravel(), np.full(rows.size, stride)], axis=1))
+    return np.concatenate(grids)
 
 
 def _separate(rows: np.ndarray, threshold: float) -> np.ndarray:

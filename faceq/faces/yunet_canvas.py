@@ -64,11 +64,10 @@ class YuNetCanvases:
         """Run the network on RGB uint8 images (H, W, 3) that belong on this canvas. Returns the raw outputs
         for `faces_in` of each of them."""
         shown = np.zeros((len(images), *canvas, 3), np.uint8)
-        inside = np.zeros((len(images), 1, canvas[0] // GRID, canvas[1] // GRID), np.float32)
         for index, image in enumerate(images):
-            height, width = image.shape[:2]
-            shown[index, :height, :width] = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-            inside[index, 0, : -(-height // GRID), : -(-width // GRID)] = 1
+            shown[index, : image.shape[0], : image.shape[1]] = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+        cells = (1, canvas[0] // GRID, canvas[1] // GRID)
+        inside = np.stack([_inside(cells, image.shape) for image in images])
         if canvas not in self._batchers:
             self._batchers[canvas] = self._batcher(canvas)
         return list(zip(*self._batchers[canvas](shown, inside), strict=True))
@@ -91,6 +90,13 @@ class YuNetCanvases:
             return tuple(made.run(OUTPUTS, {"canvas": shown, "inside": inside}))
 
         return OomSafeBatcher(run, self.size(canvas), "find_face")
+
+
+def _inside(cells: tuple[int, int, int], shape: tuple[int, ...]) -> np.ndarray:
+    """The network's input `inside` for an image of this shape."""
+    inside = np.zeros(cells, np.float32)
+    inside[:, : -(-shape[0] // GRID), : -(-shape[1] // GRID)] = 1
+    return inside
 
 
 def _side(length: int) -> int:

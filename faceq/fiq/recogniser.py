@@ -1,7 +1,7 @@
 """A face recognition network, split before its last layer.
 
-The network's ONNX file is split into the backbone, which ONNX Runtime runs, and the last linear layer with
-batch norm folded in, whose weights SER-FIQ needs. Dropout is between the two.
+The network's ONNX file is split into the backbone, which ONNX Runtime or OpenVINO runs, and the last linear
+layer with batch norm folded in, whose weights SER-FIQ needs. Dropout is between the two.
 """
 
 from pathlib import Path
@@ -20,7 +20,9 @@ from faceq.models import zoo
 from faceq.models.fetch import fetch
 from faceq.runtime.device import raise_if_gpu_failed
 from faceq.runtime.io_binding import IoBoundSession
-from faceq.runtime.onnx_runtime import ModelFileError, read, session, spell_out_prelu
+from faceq.runtime.numerics import F32, Numerics
+from faceq.runtime.onnx_runtime import ModelFileError, Network, network, read, session, spell_out_prelu
+from faceq.runtime.openvino_runtime import OpenVinoNetwork
 
 SAME_DIRECTION = 0.999
 """Minimum cosine between the embedding of the split network and that of the whole file."""
@@ -41,6 +43,8 @@ class Backbone:
             this scaling.
         device: `cpu` or `cuda`.
         threads: intra-op threads on the CPU.
+        numerics: the library that runs the backbone on the CPU, and the backbone's precision, f32 or bf16.
+            The last layer is always in f32.
 
     Attributes:
         head: the last layer and the dropout rate.
@@ -58,6 +62,7 @@ class Backbone:
         std: float | None = None,
         device: str = "cpu",
         threads: int = 1,
+        numerics: Numerics = F32,
     ):
         model = read(path)
         _keep_inputs(model, path)
@@ -69,13 +74,17 @@ class Backbone:
         self._mean, self._std = np.float32(mean), np.float32(std)
         del model.graph.output[:]
         model.graph.output.append(helper.make_tensor_value_info(features, onnx.TensorProto.FLOAT, None))
+        self._bound: IoBoundSession | None = None
+        self._network: Network
+        if numerics.runtime == "openvino":
+            self._network = OpenVinoNetwork(path, model, numerics.precision, threads)
+            self._check(path, whole)
+            return
         if device == "cpu":
             spell_out_prelu(model)
-        self._session = session(path, model, device, threads)
-        self._input = self._session.get_inputs()[0].name
-        self._device = device
-        shape = self._check(path, whole)
-        self._bound = IoBoundSession(self._session, device, shape)
+        opened = session(path, model, device, threads)
+        self._network = network(opened)
+        self._bound = IoBoundSession(opened, device, self._check(path, whole))
 
     def __call__(self, faces: np.ndarray) -> np.ndarray:
         """The features of aligned faces.
@@ -86,11 +95,13 @@ class Backbone:
         Returns:
             (N, D) float32, the flattened input of the last layer, before dropout.
         """
-        (features,) = self._session.run(None, {self._input: self._batch(faces)})
+        (features,) = self._network(self._batch(faces))
         return features.reshape(len(faces), -1)
 
     def on_device(self, faces: torch.Tensor) -> torch.Tensor:
-        """Like `__call__`, for tensors on the device: (N, 112, 112, 3) uint8 RGB to (N, D) float32."""
+        """Like `__call__`, for tensors on the device: (N, 112, 112, 3) uint8 RGB to (N, D) float32. Not for
+        OpenVINO."""
+        assert self._bound is not None
         batch = (faces.permute(0, 3, 1, 2).float() - float(self._mean)) / float(self._std)
         return self._bound(batch).flatten(1)
 
@@ -104,8 +115,8 @@ class Backbone:
         shape = (2, ALIGNED_SIZE, ALIGNED_SIZE, 3)
         faces = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
         try:
-            alone = [whole.run(None, {self._input: self._batch(face[None])})[0] for face in faces]
-            (shaped,) = self._session.run(None, {self._input: self._batch(faces)})
+            alone = [network(whole)(self._batch(face[None]))[0] for face in faces]
+            (shaped,) = self._network(self._batch(faces))
             features = shaped.reshape(len(faces), -1)
         except Exception as error:  # ONNX Runtime's errors have no public base class
             raise_if_gpu_failed(error)

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 import ray
 
 from faceq.errors import FaceqError
+from faceq.job.gathered import Gathered
 
 if TYPE_CHECKING:  # the process of the census starts faster without pyarrow
-    from faceq.table.finished_shards import Finished
+    from faceq.table.finished_shards import Finished, FinishedPart
 
 REFUSALS_IN_A_ROW = 100
 """The job stops after this many reads in a row that the storage refused, with no successful read in between
@@ -37,7 +38,6 @@ first files by name may all lie in one bad folder."""
 MOST_UNREADABLE = 0.95
 """Share of unreadable frames above which the job stops."""
 
-
 MOST_NOTES = 100
 """Maximum number of notes that a run records."""
 
@@ -48,12 +48,10 @@ DEATHS_OF_A_KILLER = 2
 """Number of processes that must die over a frame before the frame is blamed: one death may have another
 cause."""
 
-
 Place = tuple[int, int]
 """A frame's place in a read task: the index of its shard, and the frame's index within the shard."""
 
 BEFORE_ALL = (-1, -1)
-
 
 _LACK = "if no machine was lost, they lack memory: lower num_cpus, so that fewer run at once"
 
@@ -133,7 +131,7 @@ class Census:
         self._last_read: dict[int, Place] = {}
         self._passed_over: Counter[str] = Counter()
         self._notes: list[str] = []
-        self._finished_shards: list[Finished] = []
+        self._finished_shards = Gathered()
         self._said: dict[tuple[int, str, str], None] = {}
 
     def begin_reading(self, task: int, most: int) -> tuple[Place | None, list[Place], str | None]:
@@ -217,13 +215,17 @@ class Census:
         self._passed_over.update(passed_over)
         self._notes += notes[: MOST_NOTES - len(self._notes)]
 
-    def shards_finished(self, shards: "Sequence[Finished]") -> None:
-        """`shards`: that a read task has read to their ends."""
-        self._finished_shards += shards
+    def shards_finished(self, shards: "Sequence[Finished | FinishedPart]") -> None:
+        """`shards`: that a read task has read to their ends, and parts of shards."""
+        self._finished_shards.add(shards)
+
+    def gives_break(self, frame: int, part: Place) -> bool:
+        """`Gathered.gives_break`; `part`: the read task, and the index of the part within it."""
+        return self._finished_shards.gives_break(frame, part)
 
     def shards_finished_since(self, count: int) -> "list[Finished]":
         """The finished shards after the first `count`; all of them if this process has been restarted."""
-        return self._finished_shards[count if count <= len(self._finished_shards) else 0 :]
+        return self._finished_shards.since(count)
 
     def note(self, note: str) -> None:
         """A finding of a stage about all its scores. The same note of several actors is kept once."""

@@ -62,6 +62,12 @@ def ray_for(config: Config) -> Iterator[Config]:
                 ray.shutdown()
 
 
+def runs_here() -> bool:
+    """Whether `ray_for` starts a Ray on this machine. Otherwise the job runs on a Ray that exists already,
+    and this process does not know its machines."""
+    return not (ray.is_initialized() or os.environ.get("RAY_ADDRESS"))
+
+
 @contextlib.contextmanager
 def _imported_meanwhile(module: str) -> Iterator[None]:
     """Import a module in another thread while the block runs, and wait for it at the end."""

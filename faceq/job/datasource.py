@@ -16,6 +16,7 @@ from faceq.job.cluster import MAX_RETRIES
 from faceq.sources import Findings, read_shards
 from faceq.sources.frame import BATCH_FRAMES, READ_SCHEMA, Frame, in_batches, to_table
 from faceq.sources.listing import Shard
+from faceq.sources.parts import Part
 from faceq.sources.pictures import AT_ONCE
 from faceq.sources.read import ReadSettings
 from faceq.table.schema import BREAK, frame_id
@@ -137,9 +138,18 @@ class _Reader:
         for first, some in _fetched_at_once(shards):
             frames = self._together if self._is_safe(first, len(some)) else self._one_by_one
             for index, frame in frames(first, some):
+                if isinstance(shards[index], Part) and not self._is_given(index, frame):
+                    continue
                 self.place = (index, self.place[1] + 1 if self.place[0] == index else 0)
                 self._beyond += self._last is not None and self.place > self._last
                 yield frame
+
+    def _is_given(self, index: int, frame: Frame) -> bool:
+        """Whether this part of a shard gives the frame. A file that is damaged has one row for the damage,
+        even if several of its parts meet it."""
+        if frame.frame_index != BREAK:
+            return True
+        return bool(ray.get(self._census.gives_break.remote(frame.id, (self._task, index))))
 
     def _is_safe(self, first: int, count: int) -> bool:
         """Whether these shards can be read without announcing each frame."""
@@ -183,6 +193,8 @@ class _Reader:
         if frame_id(shard.source, None, index) in self._done:
             return Frame(shard.source, None, index, None, done=True)
         rest = "" if shard.kind == "picture" else ": the rest is not read"
+        if isinstance(shard, Part):
+            rest = f": the rest of part {shard.number + 1} of {shard.parts} is not read"
         return Frame(shard.source, None, index, None, error=f"{KILLER}{rest}")
 
 

@@ -3,6 +3,7 @@
 Needs neither Ray nor a model, and takes as long as listing the input and reading the ids in the table.
 """
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from faceq.messages.visible import visible
 from faceq.models import cache, zoo
 from faceq.sources.listing import Kind, Shard, endings_text
 from faceq.stages.chosen_models import choose, comparison_record
+from faceq.stages.placement import on_this_machine
 
 SOURCES_SHOWN = 10
 
@@ -98,7 +100,9 @@ def survey(config: Config, overwrite: bool = False, retry_unreadable: bool = Fal
 
 def _record(config: Config) -> dict[str, Any] | None:
     """What the table's rows are compared with; None if a model would have to be downloaded for it."""
-    models = choose(config)
+    local = not os.environ.get("RAY_ADDRESS")  # as for `cluster.runs_here`, without Ray
+    config = on_this_machine(config) if local else config
+    models = choose(config, local)
     here = all(len(m.sha256) == zoo.HEX_DIGITS or cache.local_path(m).exists() for m in models.known)
     return comparison_record(config, models) if here else None
 

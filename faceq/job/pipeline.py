@@ -16,13 +16,15 @@ from faceq.config import Config
 from faceq.errors import JobError, UsageError
 from faceq.job import checkpoint, failures, progress, resume, slow_steps
 from faceq.job.census import Census
-from faceq.job.cluster import ray_for
+from faceq.job.cluster import ray_for, runs_here
 from faceq.job.inputs import Input, list_input, no_frames, table_of
 from faceq.job.resume import Rest, read_settings
+from faceq.job.splitting import split_large
 from faceq.job.summary import Summary, frequent_errors
 from faceq.messages.masking import mask
 from faceq.sources.listing import Shard, group
 from faceq.stages.chosen_models import ChosenModels, choose, comparison_record, fetch_options
+from faceq.stages.placement import on_this_machine
 from faceq.table import finished_shards, lock, repair
 from faceq.table.runs import Run, new_run_id, unfinished
 from faceq.table.store import Table
@@ -59,7 +61,12 @@ def score(
     """
     called = time.monotonic()
     table = table_of(config, retry_unreadable)
-    models = choose(config)
+    here = runs_here()
+    if here:
+        config = on_this_machine(config)
+    models = choose(config, here)
+    if config.precision == "auto":
+        log.info("precision: %s for serfiq, %s for dbcnn", *(each.precision for each in models.numerics))
     accepted = models.accept_terms()
     record = comparison_record(config, models)
     # Other machines do not ask again.
@@ -209,7 +216,7 @@ def _score(
     if not rest.shards:
         run.frames, run.already_done = 0, rest.already_done
         return _Graph(time.monotonic(), 0.0, (0.0, 0), len(rest.done))
-    groups = group(rest.shards)
+    groups = group(split_large(rest.shards, config))
     census = _start_census(len(shards), groups, rest.already_done, config.limit)
     incarnation = ray.get(census.incarnation.remote())
     keeper = finished_shards.Keeper(

@@ -6,6 +6,7 @@ torch and ONNX Runtime are imported inside the functions that need them. Most pr
 faces on CPUs; for them the import of torch would take a second and much of their memory.
 """
 
+import ctypes
 import importlib.metadata
 import logging
 import os
@@ -36,6 +37,17 @@ def usable_cpus() -> int:
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = cgroup.cpu_quota()
     return cpus if quota is None else max(1, min(cpus, int(quota)))
+
+
+def gpus() -> int:
+    """Number of GPUs that the NVIDIA driver shows to this process. Does not import torch."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return 0
+    count = ctypes.c_int()
+    failed = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
+    return 0 if failed else count.value
 
 
 def missing() -> str | None:

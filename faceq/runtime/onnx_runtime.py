@@ -3,7 +3,7 @@
 import contextlib
 import io
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,9 @@ from faceq.runtime import device as devices
 log = logging.getLogger(__name__)
 
 _FILES_SHOWN = 3
+
+Network = Callable[[np.ndarray], list[np.ndarray]]
+"""Takes the batch for a model's only input, and returns the model's outputs in their order."""
 
 
 def read(path: Path) -> onnx.ModelProto:
@@ -60,7 +63,9 @@ def _location(tensor: onnx.TensorProto) -> str:
     return next((entry.value for entry in tensor.external_data if entry.key == "location"), "?")
 
 
-def session(path: Path, model: onnx.ModelProto, device: str, threads: int) -> onnxruntime.InferenceSession:
+def session(
+    path: Path | str, model: onnx.ModelProto, device: str, threads: int
+) -> onnxruntime.InferenceSession:
     """A session for a model.
 
     Args:
@@ -108,6 +113,12 @@ def session(path: Path, model: onnx.ModelProto, device: str, threads: int) -> on
         raise DeviceError(devices.CUDA_DID_NOT_LOAD)
     log.debug("%s: loaded on %s, %d threads", path, device, threads)
     return created
+
+
+def network(opened: onnxruntime.InferenceSession) -> Network:
+    """A session with one input, as a function."""
+    name = opened.get_inputs()[0].name
+    return lambda batch: opened.run(None, {name: batch})
 
 
 def spell_out_prelu(model: onnx.ModelProto) -> None:

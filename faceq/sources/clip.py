@@ -5,12 +5,13 @@ from collections.abc import Iterator
 from faceq.sources import video
 from faceq.sources.frame import Frame
 from faceq.sources.listing import Shard
+from faceq.sources.parts import VideoPart
 from faceq.sources.reading import Reading, break_of, open_shard
 from faceq.table.schema import frame_id
 
 
 def read_video(shard: Shard, reading: Reading) -> Iterator[Frame]:
-    """Yield the frames of one video in display order."""
+    """Yield the frames of one video, or of a part of it, in display order."""
     read = 0
 
     def note(text: str) -> None:
@@ -18,8 +19,14 @@ def read_video(shard: Shard, reading: Reading) -> Iterator[Frame]:
 
     try:
         with open_shard(shard, reading) as stream:
-            frames = video.read(stream, reading.limits.source_memory, note)
-            for frame in video.sample(frames, reading.sampling):
+            memory = reading.limits.source_memory
+            span = shard.span if isinstance(shard, VideoPart) else None
+            if span is None:
+                chosen = video.sample(video.read(stream, memory, note), reading.sampling)
+            else:
+                frames = video.read_span(stream, span, memory, note)
+                chosen = video.sample(frames, reading.sampling, span.previous)
+            for frame in chosen:
                 read = frame.index + 1
                 yield _video_frame(shard, frame, reading)
     except Exception as error:

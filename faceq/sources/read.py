@@ -8,11 +8,12 @@ from faceq.sources.clip import read_video
 from faceq.sources.frame import Frame
 from faceq.sources.listing import Shard, kind_of, shard_from_table
 from faceq.sources.parquet import read_parquet
+from faceq.sources.parts import Part
 from faceq.sources.pictures import AT_ONCE, read_pictures
 from faceq.sources.reading import EVERY_FRAME, Findings, OtherKindError, Reading, read_as
 from faceq.sources.tar import read_tar
 from faceq.storage.settings import S3Settings
-from faceq.table.finished_shards import Finished
+from faceq.table.finished_shards import Finished, FinishedPart
 from faceq.table.schema import frame_id, wrap_int64
 
 _READERS = {"tar": read_tar, "parquet": read_parquet, "video": read_video}
@@ -74,10 +75,12 @@ def _read(shard: Shard, reading: Reading) -> Iterator[Frame]:
     for frame in _frames(shard, reading):
         frames, ids, failed = frames + 1, ids + frame.id, failed or frame.refused
         yield frame
-    if frames and reading.version and not (failed or reading.failed):
+    # A part may have no frame: those of a video are sampled.
+    if (frames or isinstance(shard, Part)) and reading.version and not (failed or reading.failed):
         how = read_as(reading.limits, reading.any_name)
         finished = Finished(shard.source, reading.version, how, frames, wrap_int64(ids))
-        reading.findings.finished.append(finished)
+        part = FinishedPart(finished, shard.number, shard.parts) if isinstance(shard, Part) else None
+        reading.findings.finished.append(part or finished)
 
 
 def _frames(shard: Shard, reading: Reading) -> Iterator[Frame]:

@@ -20,11 +20,12 @@ from faceq.sources import video
 from faceq.sources.frame import Frame
 from faceq.sources.listing import Kind, Shard, ending_of
 from faceq.sources.local import ChangedError, LocalFile, SpecialFileError
+from faceq.sources.parts import Part
 from faceq.sources.sniff import ENOUGH, kind_of_bytes
 from faceq.storage.faults import detailed_error, fault_of
 from faceq.storage.filesystem import READ_AHEAD, filesystem, is_remote, is_storage_error
 from faceq.storage.settings import S3Settings
-from faceq.table.finished_shards import Finished
+from faceq.table.finished_shards import Finished, FinishedPart
 from faceq.table.schema import BREAK, frame_id
 
 EVERY_FRAME = Video()
@@ -44,7 +45,7 @@ class Findings:
 
     passed_over: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
-    finished: list[Finished] = field(default_factory=list)
+    finished: list[Finished | FinishedPart] = field(default_factory=list)
 
     def pass_over(self, name: str) -> None:
         """Count a file or member that contains no frames."""
@@ -132,6 +133,7 @@ def open_shard(shard: Shard, reading: Reading) -> BinaryIO:
     Raises:
         OtherKindError: its content is of another kind. `break_of` passes this error on to the caller that
             chose the reader.
+        ChangedError: the shard is a part of a file that has changed since it was divided.
     """
     if not is_remote(shard.source):
         stream: BinaryIO = LocalFile(shard.path)
@@ -143,10 +145,13 @@ def open_shard(shard: Shard, reading: Reading) -> BinaryIO:
             said = detailed_error(error, files, shard.path)
             raise said from said.__cause__  # the cause contains S3's response
     try:
+        version = _version_of_stream(stream, shard)
+        if isinstance(shard, Part) and shard.version != version:
+            raise ChangedError
         kind = _kind_of_stream(stream, shard)
         if kind not in (None, shard.kind):
             raise OtherKindError(kind)
-        reading.version = _version_of_stream(stream, shard)
+        reading.version = version
         stream.seek(0)
     except BaseException:
         stream.close()

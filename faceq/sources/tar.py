@@ -10,8 +10,10 @@ from typing import BinaryIO, cast
 
 from faceq.sources.frame import Frame
 from faceq.sources.listing import Shard, kind_of, printable
+from faceq.sources.local import ChangedError
 from faceq.sources.magic import foreign
 from faceq.sources.names import Names
+from faceq.sources.parts import TarPart
 from faceq.sources.reading import (
     Expansion,
     Reading,
@@ -28,21 +30,23 @@ _GZIP = b"\x1f\x8b"
 
 
 def read_tar(shard: Shard, reading: Reading) -> Iterator[Frame]:
-    """Yield the frames of one tar, in its order."""
+    """Yield the frames of one tar, or of a part of it, in its order."""
     names = Names(shard.source)
-    offset = 0
+    offset, end = (shard.begin, shard.end) if isinstance(shard, TarPart) else (0, None)
     packed = False
     try:
         with contextlib.ExitStack() as stack:
             stream = stack.enter_context(open_shard(shard, reading))
             expansion = Expansion(stream, reading.limits)
             # The content decides, not the extension: files get renamed, and some download tools unpack them.
-            packed = stream.read(len(_GZIP)) == _GZIP
-            stream.seek(0)
+            packed = is_packed(stream)
+            stream.seek(offset)
             if packed:
                 stream = cast(BinaryIO, stack.enter_context(gzip.GzipFile(fileobj=stream)))
             archive = stack.enter_context(_archive_in(stream, reading))
             while (member := archive.next_member()) is not None:
+                if end is not None and member.offset >= end:
+                    return
                 offset = member.offset
                 frame = _tar_frame(shard, archive, member, names, expansion, reading)
                 if frame is not None:
@@ -50,8 +54,15 @@ def read_tar(shard: Shard, reading: Reading) -> Iterator[Frame]:
             offset = archive.offset
             if archive.fault is not None:
                 raise tarfile.ReadError(archive.fault)
+            if end is not None:
+                raise ChangedError  # there was a member at `end`
     except Exception as error:
         yield break_of(shard, error, f"at byte {offset}{' (unpacked)' if packed else ''}", reading)
+
+
+def is_packed(stream: BinaryIO) -> bool:
+    """Whether a tar is compressed; `stream` is at its start."""
+    return stream.read(len(_GZIP)) == _GZIP
 
 
 def _archive_in(stream: BinaryIO, reading: Reading) -> Archive:
@@ -75,7 +86,7 @@ def _tar_frame(
     reading: Reading,
 ) -> Frame | None:
     """The frame in a member; None if the member is not an image."""
-    if posixpath.basename(member.name).startswith("."):
+    if _is_hidden(member):
         return None
     if not _is_picture(archive, member, reading):
         reading.findings.pass_over(member.name)
@@ -90,6 +101,15 @@ def _tar_frame(
     if member.size > member.stored:
         expansion.add(member.size)
     return Frame(shard.source, name, 0, member.read(archive))
+
+
+def holds_frame(archive: Archive, member: Member, reading: Reading) -> bool:
+    """Whether a member becomes a frame, readable or not. Call it before `member.read`."""
+    return not _is_hidden(member) and _is_picture(archive, member, reading)
+
+
+def _is_hidden(member: Member) -> bool:
+    return posixpath.basename(member.name).startswith(".")
 
 
 def _is_picture(archive: Archive, member: Member, reading: Reading) -> bool:

@@ -11,6 +11,8 @@ from faceq.models.fetch import FetchOptions, fetch
 from faceq.models.terms import accept_terms
 from faceq.models.zoo import Model, Recogniser
 from faceq.presets import Preset
+from faceq.stages import precision
+from faceq.stages.precision import ScoreNumerics
 
 Role = Literal["detector", "recogniser", "landmarks", "quality"]
 
@@ -23,6 +25,7 @@ class ChosenModels:
     preset. known: entries of the model zoo, or the user's files, in the order of `preset.models()`.
     recogniser: information about the recogniser that its file does not contain. quality_scale: the best score
     on the quality checkpoint's own scale, None if unknown.
+    numerics: how the network of each score computes.
     """
 
     preset: Preset
@@ -31,6 +34,7 @@ class ChosenModels:
     recogniser: Recogniser
     calibration: Calibration
     quality_scale: float | None
+    numerics: ScoreNumerics
     options: FetchOptions
 
     def path(self, role: Role) -> Path:
@@ -71,10 +75,16 @@ def fetch_options(config: Config) -> FetchOptions:
     return FetchOptions(config.accept_licence, config.model_mirrors, config.s3)
 
 
-def choose(config: Config) -> ChosenModels:
+def choose(config: Config, here: bool = True) -> ChosenModels:
     """Resolve the models of these settings, without fetching them.
 
-    Raises UsageError if a file is missing, ModelError if the recogniser's model is not a recogniser.
+    Args:
+        config: settings that already say which stages run on GPUs.
+        here: the models run on this machine, not on others: see `precision.resolve`.
+
+    Raises:
+        UsageError: a file is missing, or `runtime` or `precision` cannot be used.
+        ModelError: the recogniser's model is not a recogniser.
     """
     preset = config.chosen
     known = tuple(zoo.find(name) for name in preset.models())
@@ -89,6 +99,7 @@ def choose(config: Config) -> ChosenModels:
         recogniser=recogniser,
         calibration=config.calibration or Calibration(slope=fitted.slope, threshold=fitted.threshold),
         quality_scale=config.quality_scale or known[-1].quality_scale,
+        numerics=precision.resolve(config, here),
         options=fetch_options(config),
     )
 
@@ -117,4 +128,5 @@ def comparison_record(config: Config, models: ChosenModels) -> dict[str, Any]:
             model.name: {"sha256": digests[model.name], "licence": model.licence} for model in models.known
         },
         "calibration": models.calibration.model_dump(),
+        "precision": {score: each.precision for score, each in models.numerics._asdict().items()},
     }

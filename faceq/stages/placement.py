@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from faceq.config import HALF_A_GPU, Config, Pool, Stage
+from faceq.runtime import device
 
 MINI_BATCH_ON_GPU = 64
 BATCH_ON_GPU = 4 * MINI_BATCH_ON_GPU
@@ -31,6 +32,12 @@ def requests(config: Config) -> list[Request]:
         pools, feeding = [*pools, ("find_face", config.find_face)], config.read.num_cpus
     asked = [Request(name, pool.min_size, pool.num_cpus, pool.num_gpus) for name, pool in pools]
     return [*asked, Request("read" if config.find_face.num_gpus else "find_face", 1, feeding)]
+
+
+def on_this_machine(config: Config) -> Config:
+    """The settings for a job on this machine alone: `on_gpus` with the GPUs that models can run on."""
+    there = device.gpus()
+    return on_gpus(config, there) if there and device.missing() is None else config
 
 
 def on_gpus(config: Config, gpus: float) -> Config:

@@ -18,19 +18,23 @@ import pyarrow as pa
 import torch
 
 from faceq.config import Config, Pool
+from faceq.errors import UsageError
 from faceq.faces import detect, geometry, landmarks, region
 from faceq.fiq import serfiq
 from faceq.fiq.distances import GAP, DropoutDistances
 from faceq.fiq.recogniser import Backbone
 from faceq.iqa import scorer
 from faceq.iqa.dbcnn_lite import DBCNNLite
+from faceq.iqa.dbcnn_vgg import DBCNN
 from faceq.iqa.scorer import OnnxQuality, TorchQuality
 from faceq.runtime.device import check_cuda
 from faceq.runtime.minibatch import Model, OomSafeBatcher, in_mini_batches
+from faceq.runtime.numerics import Numerics
 from faceq.runtime.threads import limit_threads, without_tf32
 from faceq.sources.frame import READ_SCHEMA
 from faceq.stages.chosen_models import ChosenModels
 from faceq.stages.find_face import crop_side
+from faceq.stages.precision import NO_BF16
 from faceq.table.schema import pending, pixels, scatter_column
 
 log = logging.getLogger(__name__)
@@ -72,7 +76,13 @@ class ScoreFiq:
         path, known = models.path("recogniser"), models.recogniser
         with self._torch():
             self._distances = DropoutDistances(
-                path, known, config.serfiq_passes, pool.runs_on, pool.mini_batch, pool.threads
+                path,
+                known,
+                config.serfiq_passes,
+                pool.runs_on,
+                pool.mini_batch,
+                pool.threads,
+                models.numerics.serfiq,
             )
         self._calibration = models.calibration
         self._embeddings = config.embeddings
@@ -140,6 +150,7 @@ class ScoreQuality:
             check_cuda()
         self._region = config.quality_region
         self._name = models.preset.quality
+        self._numerics = models.numerics.dbcnn
         # Creating a network draws random initial weights: keep the host's random state unchanged.
         with self._torch(), torch.random.fork_rng(devices=[]):
             self._network = scorer.load(models.path("quality"), device, models.quality_scale)
@@ -176,15 +187,18 @@ class ScoreQuality:
 
     def _on_cpu(self, pool: Pool) -> Model:
         network = self._network
+        _check_precision(network, self._name, self._numerics)
         scores_of: Model = (
-            OnnxQuality(network, pool.mini_batch, pool.threads, self._side)
+            OnnxQuality(network, pool.mini_batch, pool.threads, self._side, self._numerics)
             if isinstance(network, DBCNNLite)
             else TorchQuality(network, "cpu", half=False)
         )
         return functools.partial(in_mini_batches, scores_of, pool.mini_batch)
 
     def _on_cuda(self, pool: Pool) -> Model:
-        return OomSafeBatcher(TorchQuality(self._network, "cuda", half=True), pool.mini_batch, "dbcnn")
+        return OomSafeBatcher(
+            TorchQuality(self._network, "cuda", self._numerics.precision == "fp16"), pool.mini_batch, "dbcnn"
+        )
 
 
 @contextlib.contextmanager
@@ -221,10 +235,18 @@ def check_own_models(config: Config, models: ChosenModels) -> None:
         Backbone(models.path("recogniser"), known.dropout, known.mean, known.std)
     if "quality" in models.replaced or config.quality_scale:
         network = scorer.load(models.path("quality"), best=models.quality_scale)
+        _check_precision(network, models.preset.quality, models.numerics.dbcnn)
         probes = scorer.probes(_PROBE_SIDE)
         scores_of = TorchQuality(network, "cpu", half=False)
         (points,) = scores_of(probes, np.ones(probes.shape[:3], np.float32))
         scorer.check_scale(points, network, models.preset.quality)
+
+
+def _check_precision(network: DBCNNLite | DBCNN, name: str, numerics: Numerics) -> None:
+    """UsageError if a network should compute in bf16 and cannot. `precision.resolve` does not know which
+    network a file of the user contains."""
+    if numerics.precision == "bf16" and isinstance(network, DBCNN):
+        raise UsageError(NO_BF16.format(name))
 
 
 def masks_of(batch: pa.Table, rows: np.ndarray, side: int = geometry.CROP_SIZE) -> np.ndarray:

@@ -7,7 +7,11 @@ from typing import Any
 
 from faceq.errors import UsageError
 
-EARLIER_DEFAULTS: dict[str, Any] = {"face_finding": 1, "quality_scale": None}
+EARLIER_DEFAULTS: dict[str, Any] = {
+    "face_finding": 1,
+    "quality_scale": None,
+    "precision": {"serfiq": "f32", "dbcnn": "f32"},
+}
 """Values of settings that older records do not contain, because the settings did not exist yet. If you add a
 key to `comparison_record`, add it here too, so that tables of older versions can be continued."""
 

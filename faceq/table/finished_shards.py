@@ -50,6 +50,18 @@ class Finished:
     ids: int
 
 
+@dataclass(frozen=True, slots=True)
+class FinishedPart:
+    """A part of a shard that was read to its end: the part with index `number` of `parts`.
+
+    read: as if the part was the whole shard.
+    """
+
+    read: Finished
+    number: int
+    parts: int
+
+
 Shards = dict[str, Finished]
 """Finished shards by their source."""
 

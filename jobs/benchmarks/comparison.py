@@ -18,6 +18,7 @@ import torch
 
 from faceq import config
 from faceq.errors import JobError, UsageError
+from faceq.job import cluster
 from faceq.runtime import device
 from faceq.stages.placement import on_gpus
 from faceq.storage import filesystem
@@ -34,7 +35,7 @@ ROWS_OF_TIMES = {
     READ: "read",
     FIND_FACE: "find_face",
     **{step: f"  {step}" for step in STEPS},
-    "other": "  other: scaling, poses, columns",
+    "other": "  other",
     "serfiq": "serfiq",
     "dbcnn": "dbcnn",
     ROWS: "result rows",
@@ -43,10 +44,13 @@ ROWS_OF_TIMES = {
 """The rows of the table of times: the step, and its title."""
 
 NOTES = """
-limit: one pinned single-threaded process per core: reading, all stages, result rows; no Ray. The mean of two
-runs, before and after the job. job: `faceq score`. Its start-up lasts from the call to the first finished
-frames; its rate excludes the start-up. CAFI: one image at a time. Times are CPU times in the processes of the
-limit (stages on a GPU: wall times). `read` includes decoding videos and encoding their frames losslessly."""
+limit: one pinned single-threaded process per core, which reads frames, runs all stages and makes result
+  rows, without Ray. The mean of two runs, before and after the job.
+job: `faceq score`. start-up: from the start of the process to the first finished frames. frames/s: without
+  start-up. Ray: the part of it in which the job waits for Ray to start.
+CAFI: as published, one image at a time.
+milliseconds: CPU time in the processes of the limit (stages on a GPU: wall time). read: of videos with
+  decoding and with lossless encoding of the frames. other: scaling for the detector, poses, columns."""
 
 Figures = dict[str, dict[str, Any]]
 """The figures of one workload, by measurement."""
@@ -165,12 +169,12 @@ def on_one_machine(measure: Measure, settings: config.Config) -> dict[str, Any]:
         if device.missing() is None:
             settings = on_gpus(settings, torch.cuda.device_count())
         return measure(settings)
-    ray.init()
     on_card = "cuda" in (settings.find_face.runs_on, settings.serfiq.runs_on, settings.dbcnn.runs_on)
-    try:
-        return ray.get(ray.remote(num_gpus=int(on_card))(measure).remote(settings))
-    except ray.exceptions.RayTaskError as error:
-        raise JobError(f"benchmark: {error}") from None
+    with cluster.ray_for(settings):
+        try:
+            return ray.get(ray.remote(num_gpus=int(on_card))(measure).remote(settings))
+        except ray.exceptions.RayTaskError as error:
+            raise JobError(f"benchmark: {error}") from None
 
 
 # --- tables --------------------------------------------------------------------------------------
@@ -193,7 +197,7 @@ def show(figures: dict[str, Figures]) -> None:
 def rates_of(figures: dict[str, Figures]) -> rich.table.Table:
     """One row per workload and measurement."""
     table = rich.table.Table(box=None, pad_edge=False)
-    titles = ("", "", "frames", "frames/s", "of the limit", "start-up, s", "of it Ray, s", "peak memory, MB")
+    titles = ("", "", "frames", "frames/s", "of limit", "start-up, s", "Ray, s", "peak MB")
     for index, title in enumerate(titles):
         table.add_column(title, justify="left" if index < 2 else "right")
     for workload, measured in figures.items():

@@ -14,8 +14,8 @@ from faceq.config import Config
 LOOK_EVERY_S = 2
 GROWTH = 1.1
 """Every LOOK_EVERY_S seconds, the resident memory is read. Only if it is more than GROWTH times that of the
-last exact reading, pages are counted exactly. For a process of 400 to 800 MB that takes 12 to 27 ms of CPU time,
-which the measured processes would lack."""
+last exact reading, pages are counted exactly. For a process of 400 to 800 MB that takes 12 to 27 ms of CPU
+time, which the measured processes would lack."""
 
 
 def in_own_process(measure: Callable[[Config], dict[str, Any]], settings: Config) -> dict[str, Any]:

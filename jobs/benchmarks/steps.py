@@ -6,7 +6,6 @@ frame's time.
 """
 
 import contextlib
-import dataclasses
 import functools
 import inspect
 import sys
@@ -17,6 +16,7 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 from faceq.faces import detect, geometry, landmarks, region
+from faceq.faces.search import NetworkCall
 from faceq.sources.decode import image
 
 READ, FIND_FACE, ROWS = "read", "find_face", "rows"
@@ -59,9 +59,8 @@ class StepClock:
         self._switch(self._step)
 
     def timed(self, step: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The same function. Its time is counted as that of the step. If it returns a generator, so is the
-        time of the generator, and of networks that it asks its caller to run (requests with a field
-        `network`)."""
+        """The same function. Its time is counted as that of the step. If it returns a search, so is the time
+        of the search, and that of the networks which it asks for."""
 
         @functools.wraps(function)
         def call(*arguments: Any, **options: Any) -> Any:
@@ -77,16 +76,16 @@ class StepClock:
         return call
 
     def _resumed(self, step: str, steps: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
-        answer = None
+        answers = None
         while True:
             try:
                 with self._inside(step):
-                    request = steps.send(answer)
+                    calls = steps.send(answers)
             except StopIteration as end:
                 return end.value
-            if hasattr(request, "network"):
-                request = dataclasses.replace(request, network=self.timed(step, request.network))
-            answer = yield request
+            if not all(isinstance(call, NetworkCall) for call in calls):
+                raise RuntimeError(f"benchmark: {step} is a generator, but not a search: correct {__name__}")
+            answers = yield [NetworkCall(self.timed(step, call.network), call.image) for call in calls]
 
     @contextlib.contextmanager
     def _inside(self, step: str) -> Iterator[None]:

@@ -6,11 +6,13 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
+from parts import read_parts, split
 from places import PHOTOS
 from small_s3 import BUCKET, small_s3
 
 from faceq.sources import read_shards
 from faceq.sources.listing import list_shards
+from faceq.sources.parts import part_bytes
 from faceq.storage.settings import S3Settings
 
 HOLES = (5 << 30, 9 << 30, 36 << 30)
@@ -71,6 +73,13 @@ def test_images_after_holes_are_read_without_reading_the_holes(large, where):
     assert [(frame.member, frame.image) for frame in frames] == [(f"{n}.jpg", image) for n in range(3)]
     assert memory < 64 << 20
     assert len(requests) <= 6
+
+
+def test_a_large_tar_is_divided_although_most_of_it_is_not_images(large):
+    (shard,) = list_shards([str(large)], S3Settings())
+    parts = split(shard, part_bytes([shard], "tar"))
+    frames, _, _ = read_parts(parts)
+    assert frames == list(read_shards([shard], S3Settings())) and len(parts) == 3
 
 
 def test_a_large_tar_truncated_in_a_hole_is_reported(large):

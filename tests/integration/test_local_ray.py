@@ -103,3 +103,28 @@ def test_repeated_sigterm_ends_a_command_cleanly_while_ray_stops_and_after_it():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.split()[-2:]) == (0, ["status", "143"]), done.stderr[-2000:]
+
+
+def test_a_local_ray_starts_only_the_processes_that_a_job_uses():
+    """Ray would start eight more: a dashboard, monitors, agents, and three actors of Ray Data."""
+    code = (
+        "import contextlib, psutil, ray\n"
+        "from faceq import config\n"
+        "from faceq.job.cluster import ray_for\n"
+        "class Same:\n"
+        "    def __call__(self, batch): return batch\n"
+        "with ray_for(config.Config(num_cpus=2)):\n"
+        "    data = ray.data.range(8, override_num_blocks=1)\n"
+        "    print(data.map_batches(Same, compute=ray.data.ActorPoolStrategy(size=1)).count())\n"
+        "    print(len(ray.util.list_named_actors(all_namespaces=True)))\n"
+        "    for process in psutil.Process().children(recursive=True):\n"
+        "        with contextlib.suppress(psutil.Error):\n"  # it has ended
+        "            print(*process.cmdline())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows, actors, *processes = done.stdout.splitlines()
+    assert (rows, actors) == ("8", "0")
+    kinds = ("gcs_server", "raylet/raylet", "ray_agent.py", "ray::RuntimeEnvAgent", "ray::", "default_worker")
+    assert all(any(kind in process for kind in kinds) for process in processes), processes
+    assert not any("Monitor" in process or "Dashboard" in process for process in processes), processes

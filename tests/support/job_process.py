@@ -18,21 +18,28 @@ VALUES = [name for name in SCHEMA.names if name != "run_id"]
 
 
 class Job:
-    """`jobs.score` in its own process, with its own Ray."""
+    """`jobs.score` in its own process, with its own Ray. `first`: Python code that runs before it."""
 
     def __init__(
-        self, shards: Path, folder: Path, environment: dict[str, str] | None = None, out: str | None = None
+        self,
+        shards: Path,
+        folder: Path,
+        environment: dict[str, str] | None = None,
+        out: str | None = None,
+        first: str = "",
     ):
         self.folder = folder
         file = folder / "job.yaml"
         file.write_text(f"input: {shards}\nout: {out or folder / 'table'}\nrows_per_file: 16\n")
         self.settings = config.load(str(file), {})
+        run = "import runpy; runpy.run_module('jobs.score', run_name='__main__', alter_sys=True)"
+        program = ["-c", f"{first}; {run}"] if first else ["-m", "jobs.score"]
         with open(folder / "log", "ab") as log:
             # Tests that run in the background or under nohup ignore some signals, and child processes inherit
             # that.
             heeding = ["env", "--default-signal=INT,TERM,HUP"]
             self.process = subprocess.Popen(
-                [*heeding, sys.executable, "-m", "jobs.score", "--config", str(file)],
+                [*heeding, sys.executable, *program, "--config", str(file)],
                 env={**os.environ, **(environment or {})},
                 start_new_session=True,
                 stdout=log,

@@ -6,6 +6,7 @@ the same frames on every machine. Only a few decoded frames are in memory at a t
 
 from faceq.sources.video.errors import DamagedError
 from faceq.sources.video.picture import VideoFrame
+from faceq.sources.video.pieces import read_span
 from faceq.sources.video.reading import read, sample
 
-__all__ = ["DamagedError", "VideoFrame", "read", "sample"]
+__all__ = ["DamagedError", "VideoFrame", "read", "read_span", "sample"]

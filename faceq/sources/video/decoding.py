@@ -1,6 +1,6 @@
 """Decode coded frames, keep track of their pixel aspect ratios, and count missing frames."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from typing import Any
 
@@ -44,9 +44,9 @@ class Decoding:
         self._is_fixed = self._stated != self._decoder.sample_aspect_ratio
         self._last: int | None = None
 
-    def frames(self) -> Iterator[tuple[av.VideoFrame, Fraction]]:
-        """Yield decoded frames and their pixel aspect ratios, in display order."""
-        for packet in self._packets():
+    def frames(self, packets: Iterable[av.Packet]) -> Iterator[tuple[av.VideoFrame, Fraction]]:
+        """Yield decoded frames and their pixel aspect ratios, in display order. `packets`: from `packets`."""
+        for packet in packets:
             if self._file.fault is not None:
                 continue  # the packet is incomplete
             if self._begins_recording(packet):
@@ -93,7 +93,8 @@ class Decoding:
             return False
         return self._clock.falls_back(stamp - last)
 
-    def _packets(self) -> Iterator[av.Packet]:
+    def packets(self) -> Iterator[av.Packet]:
+        """Yield the coded frames of the stream, in the order of the file."""
         tally = self._tally
         try:
             for packet in self._container.demux(self._stream):

@@ -31,19 +31,24 @@ _OPENING = {
 }
 
 
-def sample(frames: Iterable[VideoFrame], settings: Video) -> Iterator[VideoFrame]:
+def sample(
+    frames: Iterable[VideoFrame], settings: Video, previous: Fraction | None = None
+) -> Iterator[VideoFrame]:
     """Yield the frames that the sampling settings select. The selection depends only on the video.
 
     With `every` k: frames 0, k, 2k, … With `fps`: for each tick 0, 1/fps, 2/fps, … seconds, the first frame
     at or after it; no frame is selected twice. A time that the file may have rounded down from a tick counts
     as being at the tick.
+
+    `previous`: the time of the frame before the first one, rounded up as above; None at the start of a video.
     """
     if settings.fps is None:
         step = settings.every or 1
         yield from (frame for frame in frames if frame.index % step == 0)
         return
     fps = Fraction(str(settings.fps))  # the decimal number as written: 0.3 is 3/10
-    tick = 0
+    # Times do not decrease, so the last frame that was selected has the same tick as the last frame.
+    tick = 0 if previous is None else math.floor(previous * fps) + 1
     for frame in frames:
         reached = (frame.time + frame.rounding) * fps
         if reached >= tick:
@@ -110,13 +115,14 @@ class _Part:
             raise self.file.fault from self.file.fault.__cause__  # the cause contains S3's response
 
     def _frames(self, note: Callable[[str], None]) -> Iterator[VideoFrame]:
-        with _opened(self.file) as container:
+        with opened(self.file) as container:
             stream, others = choose(container, self.file)
             if others:
                 note(others)
             tally = Tally()
             clock = Clock(container, stream, self.time)
-            decoded = Decoding(container, stream, self.file, tally, clock).frames()
+            decoding = Decoding(container, stream, self.file, tally, clock)
+            decoded = decoding.frames(decoding.packets())
             for frame in Deinterlacer(stream.codec_context).frames(_timed(decoded, clock, self.index)):
                 yield frame
                 self.index = frame.index + 1
@@ -127,7 +133,8 @@ class _Part:
 
 
 @contextlib.contextmanager
-def _opened(file: WatchedFile) -> Iterator[av.container.InputContainer]:
+def opened(file: WatchedFile) -> Iterator[av.container.InputContainer]:
+    """The file as FFmpeg opens it. Raises DamagedError if it is not a video."""
     try:
         container = av.open(file, "r", container_options=_OPENING, metadata_errors="replace")
     except (av.FFmpegError, UnicodeError):
@@ -146,10 +153,11 @@ def _timed(
     for index, (frame, aspect) in enumerate(decoded, first):
         # Read the side data of the first frame only: reading them creates a reference cycle, which keeps the
         # frame's pixels (12 MB at 4K) in memory until the garbage collector runs.
-        matrix = _display_matrix(frame) if index == first else matrix
+        matrix = display_matrix(frame) if index == first else matrix
         yield VideoFrame(index, clock.time(frame), clock.rounding, frame.is_corrupt, frame, aspect, matrix)
 
 
-def _display_matrix(frame: av.VideoFrame) -> np.ndarray | None:
+def display_matrix(frame: av.VideoFrame) -> np.ndarray | None:
+    """(3, 3) int32: how to turn or mirror the frame, if the video says so."""
     found: Any = frame.side_data.get("DISPLAYMATRIX")
     return None if found is None else np.frombuffer(found, np.int32).reshape(3, 3).copy()

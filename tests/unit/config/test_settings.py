@@ -85,7 +85,7 @@ def test_null_removes_a_value(tmp_path):
     [
         ("dbcnn.batch_siz=64", "unknown key 'dbcnn.batch_siz': did you mean 'dbcnn.batch_size'?"),
         ("fiq_treshold=0", "unknown key 'fiq_treshold': did you mean 'fiq_threshold'?"),
-        ("mini_batch=64", "did you mean 'serfiq.mini_batch' or 'dbcnn.mini_batch'?"),
+        ("mini_batch=64", "did you mean 'find_face.mini_batch' or 'serfiq.mini_batch' or"),
         ("zzz=1", "unknown key 'zzz': `faceq config` lists all settings"),
         ("=1", "unknown key ''"),
         ("min_face", "expected KEY=VALUE, such as dbcnn.batch_size=64, got 'min_face'"),
@@ -152,6 +152,23 @@ def test_values_that_depend_on_the_machine_stay_unset(tmp_path):
         {"batch_size"},
         set(),
     ]
+
+
+@pytest.mark.parametrize(
+    ("said", "batch"),
+    [
+        (["num_gpus=0.2"], 128),
+        (["device=cuda", "mini_batch=8"], 32),
+        (["num_gpus=0.2", "batch_size=50"], 50),
+        (["num_gpus=0.2", "device=cpu"], 32),
+        ([], 32),
+    ],
+)
+def test_a_batch_of_find_face_on_a_gpu_is_four_mini_batches(said, batch):
+    assert (
+        load(*(word for each in said for word in ("--set", f"find_face.{each}"))).find_face.batch_size
+        == batch
+    )
 
 
 def test_other_commands_take_settings_too(capsys):

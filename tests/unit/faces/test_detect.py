@@ -51,9 +51,9 @@ def test_a_box_is_clipped_to_the_picture(detector, astronaut):
 def test_yunet_finds_what_opencvs_own_class_finds(astronaut, photos, size):
     path = fetch("yunet")
     for photo in (astronaut, decode((photos / "t1.jpg").read_bytes(), 10**7)):
-        picture = np.ascontiguousarray(cv2.resize(photo, size)[..., ::-1])
+        picture = cv2.resize(photo, size)
         opencvs = cv2.FaceDetectorYN.create(str(path), "", size, 0.6, NMS_THRESHOLD)
-        _, expected = opencvs.detect(picture)
+        _, expected = opencvs.detect(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
         found = YuNetSession(path, 0.6)(picture)
         assert len(found) == (0 if expected is None else len(expected))
         if len(found):

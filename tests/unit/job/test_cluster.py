@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import pyarrow as pa
 import pytest
 import ray
 import torch
@@ -70,7 +71,8 @@ def test_a_model_runs_one_thread_per_whole_cpu(cpus, threads, monkeypatch):
     monkeypatch.setattr(scores, "DropoutDistances", Watched)
     before = torch.get_num_threads()
     settings = config.build({"serfiq": {"num_cpus": cpus}})
-    ScoreFiq(settings, choose(settings))
+    face = pa.table({"status": pa.nulls(1, pa.string()), "aligned": [bytes(range(256)) * 147]})
+    ScoreFiq(settings, choose(settings))(face)
     assert seen == [threads] and torch.get_num_threads() == before
 
 

@@ -4,7 +4,6 @@ import collections
 import math
 import stat
 import threading
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,8 @@ import pytest
 import ray
 
 from faceq import config
-from faceq.faces import geometry, region
+from faceq.faces import geometry, landmarks, region
+from faceq.faces.search import NetworkCall, run
 from faceq.job import graph
 from faceq.runtime import device
 from faceq.sources.decode import image
@@ -147,11 +147,6 @@ def test_if_all_stages_run_on_gpus_the_cores_read_and_decode(frames):
 # --- steps ---------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Request:
-    network: Any
-
-
 def test_all_cpu_time_belongs_to_exactly_one_step(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(steps.time, "process_time", lambda: now[0])
@@ -162,7 +157,7 @@ def test_all_cpu_time_belongs_to_exactly_one_step(monkeypatch):
 
     def search():
         work(1)
-        answer = yield _Request(lambda: work(2) or 7)
+        (answer,) = yield [NetworkCall(lambda _: work(2) or 7, np.empty(0))]
         work(4)
         return answer
 
@@ -172,13 +167,9 @@ def test_all_cpu_time_belongs_to_exactly_one_step(monkeypatch):
     def outer() -> int:
         work(8)
         inner(16)
-        generator = timed_search()
-        request = next(generator)
-        answer = request.network()
+        found = run(timed_search())
         work(32)
-        with pytest.raises(StopIteration) as end:
-            generator.send(answer)
-        return end.value.value
+        return found
 
     assert clock.timed("outer", outer)() == 7
     work(64)
@@ -194,6 +185,7 @@ def test_the_steps_of_find_face_are_seen_and_the_stages_are_the_same_afterwards(
     with steps.measured(clock):
         assert FindFace(frames, choose(frames))(batch).equals(expected)
     assert clock.calls["decode"] == 2 and clock.calls["detection"] >= 2
+    assert clock.calls["landmarks"] >= 2 * (1 + 1 + landmarks.PASSES)  # with the calls of the network
     steps.check_calls(clock)
     assert (find_face.decode, geometry.crop, geometry.align, find_face.detect.load) == before
 
@@ -225,6 +217,7 @@ def test_a_step_in_another_thread_is_an_error():
 # --- job and figures -----------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray Data logs all of its settings
 def test_the_job_reports_its_start_up_and_the_part_of_ray(light_job, frames, tmp_path):
     found = job.run(frames.model_copy(update={"out": str(tmp_path / "table")}))
     assert found["frames"] == 40 and found["rate"] > 0 and found["gpus"] == {}

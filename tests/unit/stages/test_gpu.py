@@ -3,13 +3,17 @@ one."""
 
 import os
 import re
+import time
+from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import onnxruntime
+import pyarrow as pa
 import pytest
 import torch
-from model_files import arcface, dbcnn, heavy_tailed
-from places import ROOT
+from model_files import arcface, dbcnn, heavy_tailed, landmarks_106
+from places import ROOT, SHARED
 
 import faceq
 from faceq import config
@@ -84,42 +88,119 @@ def test_published_dbcnn_in_half_precision_stays_within_the_tolerance(tmp_path, 
 
 
 @on_gpu
-def test_a_row_from_the_gpu_is_within_the_tolerances_of_the_cpus():
+@pytest.mark.parametrize(("precision", "tolerance"), [(None, HALF_TOLERANCE), ("f32", 0.01)])
+def test_a_row_from_the_gpu_is_within_the_tolerances_of_the_cpus(precision, tolerance):
     faces = list(demo.source_faces().values())
     rows = {}
     for where in ("cpu", "cuda"):
         pools = {name: {"device": where} for name in ("serfiq", "dbcnn")}
-        rows[where] = faceq.score_images(faces, fiq_threshold=0, **pools).to_pylist()
+        rows[where] = faceq.score_images(faces, fiq_threshold=0, precision=precision, **pools).to_pylist()
     for one, other in zip(rows["cpu"], rows["cuda"], strict=True):
         assert abs(one["serfiq_raw"] - other["serfiq_raw"]) < CUDA_TOLERANCE
-        assert abs(one["dbcnn"] - other["dbcnn"]) < HALF_TOLERANCE
+        assert abs(one["dbcnn"] - other["dbcnn"]) < tolerance
+
+
+def found_by(settings: dict, frames: pa.Table) -> list[dict]:
+    """The rows of `find_face` for encoded frames."""
+    chosen = config.build(settings)
+    return find_face.FindFace(chosen, choose(chosen))(frames).to_pylist()
+
+
+def assert_same_faces(rows: list[dict], others: list[dict], pixels: float) -> None:
+    """The same statuses and numbers of faces, and landmarks that differ by at most so many pixels."""
+    for one, other in zip(rows, others, strict=True):
+        for name in ("status", "error", "n_faces"):
+            assert one[name] == other[name]
+        if one["landmarks"]:
+            assert np.allclose(one["landmarks"], other["landmarks"], atol=pixels)
+
+
+@pytest.fixture(scope="module")
+def frames(photos) -> pa.Table:
+    """The demo's eight faces, three of them rotated, six people, a photo without a face, a damaged file."""
+    faces = list(demo.source_faces().values())
+    turned = [np.ascontiguousarray(np.rot90(face, turn + 1)) for turn, face in enumerate(faces[:3])]
+    images = [demo._jpeg(face) for face in [*faces, *turned]]
+    images += [(photos / name).read_bytes() for name in ("t1.jpg", "mask_blue.jpg")]
+    return to_table([Frame(str(at), None, 0, image) for at, image in enumerate([*images, images[0][:500]])])
+
+
+@pytest.fixture
+def presets(shared_or_none, tmp_path) -> dict[str, dict]:
+    """Settings by detector. SCRFD runs if its file is there."""
+    settings: dict[str, dict] = {"yunet": {}}
+    if shared_or_none:
+        scrfd = str(shared_or_none / "weights" / "scrfd_500m_bnkps.onnx")
+        marks = str(landmarks_106(tmp_path / "2d106det.onnx"))
+        settings["scrfd"] = {"models": {"detector": scrfd, "landmarks": marks}, "det_threshold": 0.5}
+    return settings
+
+
+@pytest.fixture
+def shared_or_none() -> Path | None:
+    return SHARED if SHARED.is_dir() else None
 
 
 @on_gpu
-@pytest.mark.shared
-def test_faces_found_on_the_gpu_are_those_of_the_cpu(shared):
-    faces = list(demo.source_faces().values())
-    scrfd = {"models": {"detector": str(shared / "weights" / "scrfd_500m_bnkps.onnx")}, "fiq_threshold": 0}
-    rows = {
-        where: faceq.score_images(faces, find_face={"device": where}, **scrfd).to_pylist()
-        for where in ("cpu", "cuda")
-    }
-    for one, other in zip(rows["cpu"], rows["cuda"], strict=True):
-        assert one["n_faces"] == other["n_faces"]
-        assert np.allclose(one["landmarks"], other["landmarks"], atol=0.1)
+def test_faces_found_on_the_gpu_are_those_of_the_cpu(frames, presets):
+    for settings in presets.values():
+        rows = found_by({**settings, "find_face": {"device": "cuda", "num_cpus": 2}}, frames)
+        assert_same_faces(found_by(settings, frames), rows, pixels=0.1)
 
 
-def test_yunet_and_facemesh_stay_on_the_cpu_if_find_face_has_a_gpu(photos, monkeypatch):
-    """Without a CUDA provider, as in this test, creating a session on the GPU would be an error."""
+@on_gpu
+def test_the_rate_of_find_face_on_the_gpu(photos, capsys):
+    """No rate is required: the test prints it, to be compared with the CPU's and with capacity.md."""
+    images = [demo._jpeg(face) for face in demo.source_faces().values()]
+    frames = to_table([Frame(str(at), None, 0, images[at % len(images)]) for at in range(512)])
+    cores = device.usable_cpus()
+    for name, pool in {"CPU, one thread": {}, "GPU": {"device": "cuda", "num_cpus": cores}}.items():
+        chosen = config.build({"find_face": pool})
+        stage = find_face.FindFace(chosen, choose(chosen))
+        stage(frames.slice(0, 64))
+        started = time.perf_counter()
+        for at in range(0, len(frames), 128):
+            stage(frames.slice(at, 128))
+        seconds = time.perf_counter() - started
+        with capsys.disabled():
+            print(f"\nfind_face on the {name}, {cores} cores: {len(frames) / seconds:.0f} frames/s")
+
+
+class PretendedCuda(onnxruntime.InferenceSession):
+    """A session on the CPU that was asked to be on CUDA. `asked` records the options of the CUDA provider."""
+
+    asked: ClassVar[list[dict]] = []
+
+    def __init__(self, model, options, providers, **more):
+        if providers[0] != "CPUExecutionProvider":
+            (name, settings), _ = providers
+            assert name == "CUDAExecutionProvider"
+            self.asked.append(settings)
+        super().__init__(model, options, providers=["CPUExecutionProvider"], **more)
+
+    def get_providers(self):
+        return ["CUDAExecutionProvider"]
+
+
+@without_gpu
+@pytest.mark.parametrize("detector", ["yunet", "scrfd"])
+def test_detector_and_landmarks_are_placed_on_the_gpu(frames, presets, monkeypatch, detector):
+    """Both networks request CUDA. The CPU then runs the code for GPUs and gives the same faces."""
+    if detector not in presets:
+        pytest.skip("there is no file of SCRFD")
+    frames = frames.take([0, 9, 11, 12, 13])
+    expected = found_by(presets[detector], frames)
     monkeypatch.setattr(find_face, "check_cuda", lambda: None)
     monkeypatch.setattr(device, "check_cuda", lambda: None)
-    image = (photos / "t1.jpg").read_bytes()
-    frame = to_table([Frame("t1.jpg", None, 0, image)])
-    one, other = (
-        find_face.FindFace(settings, choose(settings))(frame)
-        for settings in (config.build({"find_face": {"device": where}}) for where in ("cpu", "cuda"))
-    )
-    assert one.equals(other) and one["n_faces"].to_pylist() == [6]
+    monkeypatch.setattr(onnxruntime, "InferenceSession", PretendedCuda)
+    PretendedCuda.asked.clear()
+    pool = {"num_gpus": 0.2, "num_cpus": 2, "mini_batch": 4}
+    found = found_by({**presets[detector], "find_face": pool}, frames)
+    # YuNet has a session for each canvas, the others one each.
+    assert len(PretendedCuda.asked) >= 2
+    assert all(settings["cudnn_conv_algo_search"] == "HEURISTIC" for settings in PretendedCuda.asked)
+    assert_same_faces(expected, found, pixels=1e-3)
+    assert {row["status"] for row in found} == {None, "no_face", "unreadable"}
 
 
 @on_gpu

@@ -1,0 +1,169 @@
+"""Where a large tar can be divided: the members of a tar, found by several tasks at the same time.
+
+A header of a tar does not say where the next but one begins: each member leads to the next only. So every
+task searches its stretch of the file for something that looks like a header, and follows the members from
+there. `join` accepts only those members to which the members before them lead, from the first one on. A tar
+inside the tar, or a stretch that begins inside a header, is therefore never taken for a member.
+"""
+
+import tarfile
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import numpy as np
+
+from faceq.errors import FaceqError
+from faceq.sources.listing import Shard, printable
+from faceq.sources.reading import Reading, open_shard
+from faceq.sources.tar import holds_frame, is_packed
+from faceq.sources.tar_archive import Archive, Member
+from faceq.storage.filesystem import is_storage_error
+from faceq.table.schema import frame_id
+
+SEARCHED = 64 << 20
+"""Maximum number of bytes of a stretch that are searched for a header. A stretch without one is inside a
+larger member, or the tar is of the old kind without `ustar` in its headers."""
+
+_CHUNK = 1 << 20
+_MAGIC = np.frombuffer(b"ustar", np.uint8)
+
+
+class UnsplitError(FaceqError):
+    """A tar that one task must read as a whole; the message says why."""
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """The members that begin in the bytes from `begin` to `end`, as far as they were found.
+
+    offsets: (N,) int64, increasing, where they begin. ids: (N,) int64, the `frame_id` of an image, as if its
+    name were not repeated; 0 for other members. following: where the first member after the stretch begins;
+    None if the tar ends or is damaged before. sparse: an image has holes. version: of the file.
+    """
+
+    begin: int
+    end: int
+    offsets: np.ndarray
+    ids: np.ndarray
+    following: int | None
+    sparse: bool
+    version: str | None
+
+
+def scan(shard: Shard, begin: int, end: int, reading: Reading, is_member: bool = False) -> Stretch:
+    """Follow the members of a stretch.
+
+    Args:
+        shard: a tar.
+        begin: a multiple of 512. is_member: a member begins there; otherwise the first header is searched.
+        end: a member that begins here or later is not part of the stretch.
+        reading: how the tar is read; its `done` does not matter.
+
+    Raises:
+        UnsplitError: the tar is compressed.
+        Exception: the storage failed, or the content is not a tar.
+    """
+    offsets, ids = array("q"), array("q")
+    following, sparse = None, False
+    with open_shard(shard, reading) as stream:
+        if is_packed(stream):
+            raise UnsplitError("it is compressed")
+        start = begin if is_member or not begin else _first_header(stream, begin, end)
+        try:
+            for member, archive in _members(stream, start, reading):
+                if member.offset >= end:
+                    following = member.offset
+                    break
+                is_frame = holds_frame(archive, member, reading)
+                offsets.append(member.offset)
+                ids.append(frame_id(shard.source, printable(member.name), 0) if is_frame else 0)
+                sparse = sparse or (is_frame and member.size > member.stored)
+        except Exception as error:
+            if is_storage_error(error) or isinstance(error, MemoryError):
+                raise
+            # Damaged, or not a header at all. The read task that gets there reports it.
+    found = np.array(offsets, np.int64), np.array(ids, np.int64)
+    return Stretch(begin, end, *found, following, sparse, reading.version)
+
+
+def _members(stream: BinaryIO, start: int | None, reading: Reading) -> Iterator[tuple[Member, Archive]]:
+    """Each member from byte `start` on, and its archive."""
+    if start is None:
+        return
+    stream.seek(start)
+    with Archive(stream, reading) as archive:
+        while (member := archive.next_member()) is not None:
+            yield member, archive
+
+
+def _first_header(stream: BinaryIO, begin: int, end: int) -> int | None:
+    """The offset of the first block in a stretch that looks like a header, or None."""
+    for at in range(begin, min(end, begin + SEARCHED), _CHUNK):
+        stream.seek(at)
+        data = stream.read(_CHUNK)
+        blocks = np.frombuffer(data, np.uint8, len(data) // tarfile.BLOCKSIZE * tarfile.BLOCKSIZE)
+        blocks = blocks.reshape(-1, tarfile.BLOCKSIZE)
+        for number in np.flatnonzero((blocks[:, 257:262] == _MAGIC).all(1)):
+            if _is_header(blocks[number].tobytes()):
+                return at + int(number) * tarfile.BLOCKSIZE
+    return None
+
+
+def _is_header(block: bytes) -> bool:
+    """Whether a block has the checksum of a header."""
+    try:
+        Member.frombuf(block, "utf-8", "surrogateescape")
+    except (tarfile.HeaderError, ValueError):
+        return False
+    return True
+
+
+def cuts(shard: Shard, stretches: Sequence[Stretch], reading: Reading) -> tuple[list[int], str]:
+    """Where the parts of a tar begin, after the first one: at an image in each stretch. And its version.
+
+    Args:
+        shard: the tar.
+        stretches: all of it, in order, each from `scan`.
+        reading: as in `scan`.
+
+    Raises:
+        UnsplitError: one task must read the tar, as its rows would otherwise differ.
+        Exception: the storage failed.
+    """
+    used = _joined(shard, stretches, reading)
+    version = used[0].version
+    if version is None or any(stretch.version != version for stretch in used):
+        raise UnsplitError("it was changed while it was indexed")
+    if any(stretch.sparse for stretch in used):
+        raise UnsplitError("it holds sparse images, whose total size is limited")
+    offsets, ids = (np.concatenate([getattr(each, name) for each in used]) for name in ("offsets", "ids"))
+    offsets, ids = offsets[ids != 0], ids[ids != 0]
+    if len(np.unique(ids)) < len(ids):
+        raise UnsplitError("it holds several images of the same name, which are numbered in their order")
+    first = np.searchsorted(offsets, [stretch.begin for stretch in stretches])
+    # The first image begins no part: otherwise the part before it would have no frame.
+    return offsets[np.unique(first[(first > 0) & (first < len(offsets))])].tolist(), version
+
+
+def _joined(shard: Shard, stretches: Sequence[Stretch], reading: Reading) -> list[Stretch]:
+    """The stretches, only with the members to which the members before them lead."""
+    used = [stretches[0]]
+    for stretch in stretches[1:]:
+        at = used[-1].following
+        if at is None:
+            break
+        if at >= stretch.end:
+            continue  # it is inside one member
+        used.append(_from(stretch, at) or scan(shard, at, stretch.end, reading, is_member=True))
+    return used
+
+
+def _from(stretch: Stretch, at: int) -> Stretch | None:
+    """The stretch from the member at offset `at` on; None if no member was found there."""
+    index = int(np.searchsorted(stretch.offsets, at))
+    if index == len(stretch.offsets) or stretch.offsets[index] != at:
+        return None
+    found = stretch.offsets[index:], stretch.ids[index:]
+    return Stretch(stretch.begin, stretch.end, *found, stretch.following, stretch.sparse, stretch.version)
