@@ -87,8 +87,8 @@ nothing: 1.0 means no benefit, lower is better. Intervals: 95%, bootstrap over p
 
 _IQA = """Scores whole images, with or without faces (DB-CNN-Lite: the mean of ten views), and compares the
 scores with human ratings. Prints the rank correlations SRCC and KRCC, and PLCC and RMSE after the usual
-four-parameter logistic function has mapped the scores to the scale of the ratings. Runs on the GPU if
-there is one (--set dbcnn.device=cpu prevents it), otherwise on all CPUs.
+four-parameter logistic function has mapped the scores to the scale of the ratings. Computes in single
+precision, on the GPU if there is one (--set dbcnn.device=cpu prevents it), otherwise on all CPUs.
 
   faceq evaluate iqa photos/ mos.csv --json iqa.json --plot iqa.png
 """

@@ -20,7 +20,7 @@ from PIL import Image
 
 from faceq import config
 from faceq.sources.decode import image
-from faceq.sources.frame import Frame, to_table
+from faceq.sources.frame import Frame, in_batches, to_table
 from faceq.stages import scorer
 
 CANVASES = {"384x384": (384, 384), "1080p": (1920, 1080), "4K": (3840, 2160), "24 MP": (6000, 4000)}
@@ -38,8 +38,9 @@ class Scorer:
     def __call__(self, pictures: Iterable[np.ndarray]) -> list[Row]:
         """Rows of images (H, W, 3) uint8 RGB."""
         rows = []
-        for number, picture in enumerate(pictures):
-            batch = to_table([Frame(str(number), None, 0, _bmp(picture))])
+        frames = (Frame(str(number), None, 0, _bmp(picture)) for number, picture in enumerate(pictures))
+        for some in in_batches(frames):  # a mini-batch takes as long for one face as for several
+            batch = to_table(some)
             for stage in self._stages:
                 batch = stage(batch)
             rows += batch.to_pylist()
