@@ -85,8 +85,8 @@ class Stage(_Strict):
     batch_size: int = Field(
         32,
         ge=1,
-        description="Frames in one batch. If you do not set it, it is 256 if `auto` finds a GPU, and 8 if "
-        "one frame takes seconds on the CPUs of one machine.",
+        description="Frames in one batch. If you do not set it, it is 256 if `auto` finds a GPU, four "
+        "mini-batches for `find_face` on a GPU, and 8 if one frame takes seconds on the CPUs of one machine.",
     )
 
     @model_validator(mode="before")
@@ -132,22 +132,16 @@ class FindFaces(Stage):
     mini_batch: int = Field(
         32,
         ge=1,
-        description="On a GPU: images per run of a model. The models always get this many: smaller "
-        "mini-batches are padded. Images above 320 pixels take proportionally fewer. `batch_size` is four "
-        "times as many unless you set it. Not used on CPUs.",
+        description="On a GPU, the number of images per forward pass of a model. The model always gets this "
+        "many: smaller mini-batches are padded. Images above 320 pixels take proportionally fewer. Not used "
+        "on CPUs.",
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _default_gpu_batch(cls, values: Any) -> Any:
-        if not isinstance(values, Mapping) or "batch_size" in values:
-            return values
-        device = values.get("device", "auto")
-        if device == "cuda" or (device == "auto" and values.get("num_gpus")):
-            mini_batch = values.get("mini_batch", cls.model_fields["mini_batch"].default)
-            if isinstance(mini_batch, int):
-                return {**values, "batch_size": MINI_BATCHES_IN_A_BATCH * mini_batch}
-        return values
+    @model_validator(mode="after")
+    def _default_gpu_batch(self) -> "FindFaces":
+        if self.runs_on == "cuda" and "batch_size" not in self.model_fields_set:
+            object.__setattr__(self, "batch_size", MINI_BATCHES_IN_A_BATCH * self.mini_batch)
+        return self
 
 
 class Pool(Stage):

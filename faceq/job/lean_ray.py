@@ -33,16 +33,14 @@ def few_servers() -> Iterator[None]:
     if not ray.__version__.startswith(TESTED):
         yield
         return
+    native: Any = _raylet  # its stubs are incomplete
     start_raylet, interpreter = node.Node.start_raylet, getattr(services, _INTERPRETER)
 
     def start_raylet_without_agent(self: Any, *arguments: Any, **options: Any) -> None:
         # The raylet waits for these ports. -1: nothing listens.
-        for name in (
-            _raylet.METRICS_AGENT_PORT_NAME,
-            _raylet.METRICS_EXPORT_PORT_NAME,
-            _raylet.DASHBOARD_AGENT_LISTEN_PORT_NAME,
-        ):
-            _raylet.persist_port(self._session_dir, self._node_id, name, -1)
+        for name in ("METRICS_AGENT", "METRICS_EXPORT", "DASHBOARD_AGENT_LISTEN"):
+            port = getattr(native, f"{name}_PORT_NAME")
+            native.persist_port(self._session_dir, self._node_id, port, -1)
         start_raylet(self, *arguments, **options)
 
     def interpreter_of(component: str, *arguments: Any, **options: Any) -> list[str]:
@@ -51,12 +49,8 @@ def few_servers() -> Iterator[None]:
         command: list[str] = interpreter(component, *arguments, **options)
         return command
 
-    parameters = functools.partial(
-        parameter.RayParams,
-        include_log_monitor=False,
-        no_monitor=True,
-        setup_worker_path=ray_worker_start.__file__,
-    )
+    chosen: dict[str, Any] = {"include_log_monitor": False, "no_monitor": True}
+    parameters = functools.partial(parameter.RayParams, setup_worker_path=ray_worker_start.__file__, **chosen)
     with (
         _replaced(parameter, "RayParams", parameters),
         _replaced(node.Node, "start_api_server", lambda *arguments, **options: None),

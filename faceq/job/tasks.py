@@ -56,10 +56,7 @@ def find_face(batch: pa.Table, census: Any, config: Config, models: ChosenModels
         raise OutageError(outage)
     with telling(census):
         stage = _loaded(config, models)
-    if before:
         batch = _one_by_one(stage, batch, first, killers, census) if died else stage(batch)
-    else:
-        batch = stage(batch)
     errors = [row for row in batch.select(["status", "error"]).to_pylist() if row["status"] == "unreadable"]
     example = errors[-1]["error"] if errors else None
     unreadable = len(errors) - (len(batch) - before)

@@ -4,8 +4,9 @@
     python -m jobs.benchmarks.measure_parts video 10 --clip clip.mp4 --every 25
 
 Writes a tar of that many GiB, or a video of that many hours, and runs the job with stand-in stages twice:
-with one read task, and in parts. A run ends `--stop` seconds after its first frames are finished. The images
-of the tar are holes, so that reading them needs no disk; a stand-in does not decode them.
+with one read task, and in parts. A run ends `--stop` seconds after its first frames are finished. The
+images of the tar are holes, so that reading them needs no disk; a stand-in does not decode them. (Some file
+systems take minutes to delete such a file.)
 """
 
 import _thread
@@ -35,6 +36,7 @@ def main() -> int:
     parser.add_argument("kind", choices=["tar", "video"])
     parser.add_argument("size", type=float, help="GiB of the tar, hours of the video")
     parser.add_argument("--clip", type=Path, help="a short video, which is repeated")
+    parser.add_argument("--file", type=Path, help="an existing tar or video, which is measured instead")
     parser.add_argument("--every", type=int, default=1, help="take only every N-th frame of the video")
     parser.add_argument("--stop", type=float, default=60, help="seconds after the first frames")
     options = parser.parse_args()
@@ -42,10 +44,8 @@ def main() -> int:
     for title in ("read as", "read tasks", "index, s", "first rows, s", "frames/s", "driver, MB"):
         table.add_column(title, justify="right")
     with tempfile.TemporaryDirectory(prefix="faceq-parts-") as folder:
-        path = Path(folder) / ("large.tar" if options.kind == "tar" else "large.mp4")
-        write = large_files.write_tar if options.kind == "tar" else large_files.write_video
-        frames = write(path, options.size, *([options.clip] if options.kind == "video" else []))
-        print(f"{frames:,} frames, {path.stat().st_size / 2**30:.2f} GiB")
+        path = options.file or _write(Path(folder), options)
+        print(f"{path.stat().st_size / 2**30:.2f} GiB", flush=True)
         for name in ("one file", "parts"):
             settings = config.build(
                 {
@@ -59,8 +59,16 @@ def main() -> int:
             found = in_own_process(measure, settings)
             values = (found[key] for key in ("tasks", "index", "first", "rate", "driver"))
             table.add_row(name, *(f"{value:,.1f}" for value in values))
-    rich.console.Console().print(table)
+        rich.console.Console().print(table)
     return 0
+
+
+def _write(folder: Path, options: argparse.Namespace) -> Path:
+    if options.kind == "tar":
+        large_files.write_tar(folder / "large.tar", options.size)
+        return folder / "large.tar"
+    large_files.write_video(folder / "large.mp4", options.size, options.clip)
+    return folder / "large.mp4"
 
 
 class _Watch:

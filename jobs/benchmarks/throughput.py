@@ -20,8 +20,12 @@ JPEG portraits. For each of them it measures, each time in its own process:
 
 The limit also gives the CPU time of each step. On a cluster, the limit and CAFI are those of one node, with a
 GPU if the job's models use one, and all nodes must be able to reach INPUT and `out`. All faces get both
-scores. Rates exclude the start-up. Memory is the sum over the process and its children (on a cluster: the
-driver's only); shared pages count once.
+scores. Rates exclude the start-up, which lasts from the start of the job's process to the first finished
+frames. Memory is the sum over the process and its children (on a cluster: the driver's only); shared pages
+count once.
+
+The rates of a machine that is busy with other work say nothing: the job has more processes than the limit, so
+it gets a larger share of the cores. CPU times hardly change.
 """
 
 import argparse

@@ -122,12 +122,13 @@ def _section(title: str, prefix: str, section: type[BaseModel], about: str = "")
     rows = []
     for name, field in section.model_fields.items():
         flag = flags.get(f"{prefix}{name}", "")
-        description = field.description or ""
-        if section is Pool and name not in FindFaces.model_fields:
-            description = f"Not for `find_face`. {description}"
-        rows.append(
-            (f"`{name}`", _type(field), _default(name, field), f"`{flag}`" if flag else "", description)
-        )
+        told = f"`{flag}`" if flag else ""
+        rows.append((f"`{name}`", _type(field), _default(name, field), told, field.description or ""))
+        own = FindFaces.model_fields.get(name) if section is Pool else None
+        if own is not None and own.description != field.description:
+            rows[-1] = (*rows[-1][:-1], f"Of `serfiq` and `dbcnn`. {field.description}")
+            text = f"Of `find_face`. {own.description}"
+            rows.append((f"`{name}`", _type(own), _default(name, own), told, text))
     lines += ["\n", table(("setting", "type", "default", "flag", "description"), rows)]
     return "".join(lines)
 
