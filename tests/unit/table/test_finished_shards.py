@@ -19,7 +19,7 @@ from faceq.job.graph import read_settings
 from faceq.query import compact
 from faceq.sources import Findings, read_shards
 from faceq.sources.listing import Shard, list_shards
-from faceq.stages.chosen_models import choose, comparison_record
+from faceq.stages.chosen_models import ChosenModels, choose, comparison_record
 from faceq.storage.settings import S3Settings
 from faceq.table import finished_shards
 from faceq.table.finished_shards import Finished
@@ -262,7 +262,7 @@ def test_a_job_with_nothing_to_do_starts_nothing_and_prints_the_tables_totals(sc
         raise AssertionError("nothing is to be started")
 
     monkeypatch.setattr(pipeline, "ray_for", not_needed)
-    monkeypatch.setattr(pipeline, "check_own_models", not_needed)
+    monkeypatch.setattr(ChosenModels, "fetch_all", not_needed)
     before = sorted(path.name for path in Path(scored.table.path, "_faceq").iterdir())
     for more in ([], ["--fiq-threshold", "0.2"], ["--limit", "3"]):
         assert main.main(["score", *scored.inputs, "--out", scored.table.uri, *more]) == 0
