@@ -155,11 +155,11 @@ def evaluate_iqa(options: argparse.Namespace) -> int:
     """`faceq evaluate iqa`."""
     from faceq.evaluation import iqa, whole_images  # noqa: PLC0415 - torch takes seconds to import
     from faceq.stages.chosen_models import fetch_options  # noqa: PLC0415 - as above
-    from faceq.stages.scorer import on_this_machine  # noqa: PLC0415 - as above
+    from faceq.stages.scorer import in_this_process  # noqa: PLC0415 - as above
 
     settings = load_settings(options, {"accept_licence": options.accept_licence})
     _check_outputs(options, settings.s3)
-    device = on_this_machine(settings).dbcnn.runs_on
+    device = in_this_process(settings).dbcnn.runs_on
     rater = whole_images.rater(options.model, fetch_options(settings), device)
     found = iqa.evaluate(options.images, options.ratings, rater, settings.s3)
     figures = found.figures()

@@ -123,12 +123,12 @@ def score_images(images: Iterable[Picture], preset: str = "embedded", **config: 
 
 def stages_of(config: Config) -> list[Callable[[pa.Table], pa.Table]]:
     """Load the stages of the job into this process, in order. They use its GPU if it has one."""
-    config = on_this_machine(config)
+    config = in_this_process(config)
     models = choose(config)
     return [FindFace(config, models), ScoreFiq(config, models), ScoreQuality(config, models)]
 
 
-def on_this_machine(config: Config) -> Config:
+def in_this_process(config: Config) -> Config:
     """The settings for one process: pools whose device is `auto` use the GPU of this machine, if any."""
     if device.missing() is None:
         return on_gpus(config, 1)
