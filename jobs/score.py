@@ -8,4 +8,5 @@ import sys
 from faceq.cli.main import main
 
 if __name__ == "__main__":
-    sys.exit(main(["score", *sys.argv[1:]]))
+    sys.argv.insert(1, "score")
+    sys.exit(main())

@@ -35,10 +35,18 @@ COMMANDS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0 done, 1 failed, 2 wrong usage; 130, 143 or 129 if Ctrl-C,
-    SIGTERM or SIGHUP has ended it."""
+    SIGTERM or SIGHUP has ended it.
+
+    Args:
+        arguments: None: those of this process, which then exits.
+    """
     started = time.monotonic()
     given = sys.argv[1:] if arguments is None else list(arguments)
-    with streams.guarded() as output, signals.raised() as ending, logs.shown() as shown:
+    with (
+        streams.guarded() as output,
+        signals.raised(leaving=arguments is None) as ending,
+        logs.shown() as shown,
+    ):
         try:
             options = _options(given, shown)
             options.started = started

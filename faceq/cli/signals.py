@@ -44,13 +44,15 @@ class Ending:
 
 
 @contextlib.contextmanager
-def raised() -> Iterator[Ending]:
-    """In the block, ENDING signals raise `Interrupted`; after it, the previous handlers are restored. If one
-    of these signals has ended the block, further ones are ignored after it: the process is about to exit,
-    and its exit status tells which signal came first.
+def raised(leaving: bool = False) -> Iterator[Ending]:
+    """In the block, ENDING signals raise `Interrupted`; after it, the previous handlers are restored.
 
     A signal that is ignored stays ignored (`nohup`). Handlers can be set only in the main thread: in other
     threads the block changes nothing.
+
+    Args:
+        leaving: the process exits after the block. If one of these signals has ended the block, further ones
+            are ignored after it, so that the exit status tells which signal came first.
     """
     ending = Ending()
     before = {}
@@ -64,7 +66,7 @@ def raised() -> Iterator[Ending]:
         yield ending
     finally:
         for each in mine:
-            signal.signal(each, before[each] if ending.received is None else signal.SIG_IGN)
+            signal.signal(each, signal.SIG_IGN if leaving and ending.received else before[each])
 
 
 def _in_main_thread() -> bool:

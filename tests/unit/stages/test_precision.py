@@ -3,6 +3,7 @@
 import platform
 
 import pytest
+import ray
 from model_files import dbcnn
 
 import faceq
@@ -102,6 +103,7 @@ def test_without_openvino_nothing_is_scored_in_another_way(monkeypatch, settings
     install = r'OpenVINO is not installed on this machine \(.+\): run `pip install "faceq\[openvino\]"`'
     with pytest.raises(DeviceError, match=install):
         faceq.Scorer(**settings)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)  # the job would start a Ray on this machine
     flags = [f"--set={key}={value}" for key, value in settings.items()]
     assert main.main(["score", str(photos / "t1.jpg"), "--out", str(tmp_path / "t"), *flags]) == 2
     assert "OpenVINO is not installed" in capsys.readouterr().err and not (tmp_path / "t").exists()
