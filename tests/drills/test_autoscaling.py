@@ -80,7 +80,7 @@ def test_both_types_of_workers_start_pools_grow_and_idle_workers_stop(
     cloud, tmp_path, astronaut, monkeypatch
 ):
     shards = write_input(tmp_path / "in", astronaut, FRAMES)
-    trace_stages(monkeypatch, tmp_path / "trace", pause=0.5)
+    trace_stages(monkeypatch, tmp_path / "trace", pause=0.1)
     # Two actors use up a GPU worker, so find_face needs workers of the other type.
     pool = {"num_cpus": 0.5, "num_gpus": 0.5, "device": "cpu", "batch_size": 8}
     chosen = config.build(
