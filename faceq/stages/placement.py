@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from faceq.config import HALF_A_GPU, Config, Pool, Stage
+from faceq.config import HALF_A_GPU, MINI_BATCHES_IN_A_BATCH, Config, Pool, Stage
 from faceq.runtime import device
 
 MINI_BATCH_ON_GPU = 64
-BATCH_ON_GPU = 4 * MINI_BATCH_ON_GPU
+BATCH_ON_GPU = MINI_BATCHES_IN_A_BATCH * MINI_BATCH_ON_GPU
 """Default mini-batch and batch size of a pool on a GPU, in frames. The CPU defaults, mini-batches of 4 in
 batches of 32, would leave a GPU waiting for its host. Frames that were dropped in an earlier stage leave gaps
 in a batch, so it is several mini-batches long."""

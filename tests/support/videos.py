@@ -10,9 +10,11 @@ import numpy as np
 
 from faceq.config import Video
 from faceq.sources import read_shards
+from faceq.sources.decode import packed
 from faceq.sources.decode.image import decode
 from faceq.sources.frame import Frame
 from faceq.sources.listing import list_shards
+from faceq.sources.video.picture import png
 from faceq.storage.settings import S3Settings
 
 BLOCK = 16
@@ -90,3 +92,8 @@ def numbers(frames: list[Frame]) -> list[int]:
 
 def noise(count: int) -> list[np.ndarray]:
     return [np.random.default_rng(seed).integers(0, 255, (48, 64, 3), np.uint8) for seed in range(count)]
+
+
+def as_file(image: bytes) -> bytes:
+    """The bytes of a frame as an export writes them: a packed frame of a video becomes a PNG."""
+    return png(packed.unpack(image)) if packed.is_packed(image) else image

@@ -25,6 +25,7 @@ import yaml
 from here import score_here
 from PIL import Image
 from real_s3 import BUCKET
+from videos import as_file
 
 import faceq
 from faceq import sources
@@ -34,8 +35,6 @@ from faceq.query.dataset_card import dataset_card
 from faceq.query.rows import Rows
 from faceq.query.shard_export import Selection, export_shards
 from faceq.sources import listing
-from faceq.sources.decode import packed
-from faceq.sources.video.picture import png
 from faceq.storage.settings import S3Settings
 from faceq.table.schema import BREAK
 from faceq.table.store import Table
@@ -46,10 +45,7 @@ from jobs import demo
 def originals(frames_in) -> dict[int, bytes]:
     """The frames of the input by id, as the readers return them; those of videos as PNGs."""
     read = sources.read_shards(listing.list_shards([str(frames_in)], S3Settings()), S3Settings())
-    images = {frame.id: frame.image for frame in read if frame.image is not None}
-    return {
-        key: png(packed.unpack(image)) if packed.is_packed(image) else image for key, image in images.items()
-    }
+    return {frame.id: as_file(frame.image) for frame in read if frame.image is not None}
 
 
 def samples(folder: Path) -> tuple[dict[int, bytes], dict[int, dict]]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tars import write_tar
 
 from faceq.sources import Findings, parquet, read_again, read_shards
 from faceq.sources.frame import Frame, in_batches, to_table
@@ -24,15 +25,6 @@ from faceq.table.schema import BREAK, frame_id
 
 JPEG = b"\xff\xd8\xff\xe0 and so on"
 """Bytes that begin like an image."""
-
-
-def write_tar(path: Path, members: list[tuple[str, bytes]], mode: str = "w") -> Path:
-    with tarfile.open(path, mode) as tar:
-        for name, data in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return path
 
 
 def read(*inputs: Path, done=()) -> list[Frame]:

@@ -13,17 +13,15 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from small_s3 import BUCKET, small_s3
-from videos import write_numbered
+from videos import as_file, write_numbered
 
 from faceq.config import Limits
 from faceq.job.resume import with_known_videos
 from faceq.sources import Findings, read_again, read_shards
-from faceq.sources.decode import packed
 from faceq.sources.frame import Frame
 from faceq.sources.listing import Shard, list_shards
 from faceq.sources.reread import frames_of
 from faceq.sources.sniff import ENOUGH, kind_of_bytes
-from faceq.sources.video.picture import png
 from faceq.storage.settings import S3Settings
 from faceq.table.runs import Run
 from faceq.table.schema import SCHEMA
@@ -236,10 +234,6 @@ def misnamed(kinds, tmp_path) -> Path:
     (tmp_path / "in" / "clip.jpg").write_bytes(kinds["mp4"])
     (tmp_path / "in" / "face.jpg").write_bytes(kinds["jpg"])
     return tmp_path / "in"
-
-
-def as_file(image: bytes) -> bytes:
-    return png(packed.unpack(image)) if packed.is_packed(image) else image
 
 
 def test_its_frames_are_found_again(misnamed):

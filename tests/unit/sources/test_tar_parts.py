@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from parts import read_parts, split
 from small_s3 import BUCKET, small_s3
+from tars import write_tar
 
 from faceq.sources import Findings, read_shards
 from faceq.sources.listing import Shard, list_shards
@@ -166,15 +167,6 @@ def test_frames_with_a_row_are_done_in_the_parts_too(tmp_path):
 
 def rows_of(name: str, count: int = 30, size: int = 600) -> list[tuple[str, bytes]]:
     return [(name.format(index), b"x" * size) for index in range(count)]
-
-
-def write_tar(path: Path, members: list[tuple[str, bytes]], mode: str = "w") -> Path:
-    with tarfile.open(path, mode) as tar:
-        for name, data in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return path
 
 
 def test_what_cannot_be_read_in_parts_is_refused(tmp_path):
