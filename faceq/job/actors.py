@@ -1,4 +1,4 @@
-"""The stages that run in pools of actors: SER-FIQ and DB-CNN.
+"""The stages that run in pools of actors: SER-FIQ, DB-CNN, or all stages in the same process.
 
 The job's own process imports this module, too. Therefore only the actors import the stages, with torch.
 """
@@ -13,6 +13,7 @@ import ray
 
 from faceq.config import Config
 from faceq.job.census import OutageError
+from faceq.job.tasks import FindFaceActor
 from faceq.job.telling import telling
 from faceq.job.worker_setup import set_up
 from faceq.stages.chosen_models import ChosenModels
@@ -51,6 +52,18 @@ class QualityStage:
         batch = _scored(self._stage, batch, self._census, self._without)
         self._census.frames_finished.remote(Counter(batch["status"].to_pylist()))
         return batch
+
+
+class AllStages:
+    """Finds faces and computes both scores, in a process that keeps all models."""
+
+    def __init__(self, config: Config, models: ChosenModels, census: Any):
+        self._find_face = FindFaceActor(census, config, models)
+        self._serfiq = FiqStage(config, models, census)
+        self._dbcnn = QualityStage(config, models, census)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        return self._dbcnn(self._serfiq(self._find_face(batch)))
 
 
 def _scored(stage: Callable[[pa.Table], pa.Table], batch: pa.Table, census: Any, error: str) -> pa.Table:

@@ -18,7 +18,7 @@ from faceq.job.ray_signals import kept_from_ray
 from faceq.messages.one_line import one_line
 from faceq.runtime import device
 from faceq.sources.listing import PICTURES_PER_TASK
-from faceq.stages.placement import on_gpus, requests
+from faceq.stages.placement import on_gpus, requests, shared_pool
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +29,10 @@ image that crashes a decoder would loop forever."""
 TASKS_IN_FLIGHT = 4
 """Maximum number of batches that are sent to one actor, including the one that it works on: the next ones are
 fetched in the meantime, also from other machines."""
+
+TASKS_IN_FLIGHT_HERE = 2
+"""The same on one machine for actors that run all stages: they spend a second on a batch, and at the end of
+the job no actor should have many batches while another one has none."""
 
 _GRAPH = "faceq.job.graph"
 """The module that imports Ray Data, which takes a second. It is imported while this process waits for Ray's
@@ -124,7 +128,7 @@ def _check_room(config: Config) -> None:
     job that requests more would wait forever. (A cluster may grow, so a job waits there: see `watchdog`.)"""
     there = ray.cluster_resources()
     machine = resources.Machine(there.get("CPU", 0), there.get("GPU", 0))
-    lacking = resources.shortage(requests(config), [machine], local=True)
+    lacking = resources.shortage(requests(config, shared_pool(config, machine.cpus)), [machine], local=True)
     if lacking:
         raise UsageError(
             f"config: {lacking}: lower num_cpus, num_gpus or min_size, or name a cluster in RAY_ADDRESS"
@@ -145,8 +149,11 @@ def with_local_gpus(config: Config) -> Config:
     return config
 
 
-def pool_options(pool: Stage) -> dict[str, Any]:
-    """The arguments of `map_batches` that run a stage as a pool of actors on the current Ray."""
+def pool_options(pool: Stage, in_flight: int = TASKS_IN_FLIGHT) -> dict[str, Any]:
+    """The arguments of `map_batches` that run a stage as a pool of actors on the current Ray.
+
+    `in_flight`: maximum number of batches that are sent to one actor.
+    """
     from ray.data import ActorPoolStrategy  # noqa: PLC0415 - see `_GRAPH`
 
     return {
@@ -154,7 +161,7 @@ def pool_options(pool: Stage) -> dict[str, Any]:
             min_size=pool.min_size,
             max_size=pool.max_size or _most_actors(pool),
             initial_size=pool.first_size,
-            max_tasks_in_flight_per_actor=TASKS_IN_FLIGHT,
+            max_tasks_in_flight_per_actor=in_flight,
         ),
         "num_cpus": pool.num_cpus,
         "num_gpus": pool.num_gpus,

@@ -9,10 +9,10 @@ import ray
 from ray.data import DataContext
 from ray.util.annotations import RayDeprecationWarning
 
-from faceq.config import Config
+from faceq.config import Config, Stage
 from faceq.job import datasource, progress, stopping
-from faceq.job.actors import FiqStage, QualityStage
-from faceq.job.cluster import MAX_RETRIES, pool_options
+from faceq.job.actors import AllStages, FiqStage, QualityStage
+from faceq.job.cluster import MAX_RETRIES, TASKS_IN_FLIGHT_HERE, pool_options
 from faceq.job.datasource import FrameSource
 from faceq.job.result_files import ResultFiles
 from faceq.job.resume import read_settings
@@ -40,33 +40,28 @@ def run_graph(
     run: Run,
     census: Any,
     reporter: progress.Reporter | None,
+    shared: Stage | None,
 ) -> None:
     """Run the whole job, with one read task for each of `groups`. Every step after reading keeps the number
-    of rows."""
+    of rows.
+
+    `shared`: the pool whose processes run all stages; None: each stage has processes of its own.
+    """
     limited = config.limit is not None
-    shown = progress.watched(run.run_id, requests(config), census, len(groups), reporter, limited)
+    shown = progress.watched(run.run_id, requests(config, shared), census, len(groups), reporter, limited)
     log.info("loading models and reading frames")
     with DataContext.current(_context(config, run)), shown, warnings.catch_warnings():
         # Ray deprecates `max_retries` in these calls and offers no replacement.
         warnings.simplefilter("ignore", RayDeprecationWarning)
         # Encoded frames, or errors.
         frames = _read(config, groups, done, census)
+        scored = (
+            _in_shared_processes(frames, config, models, census, shared)
+            if shared
+            else _in_own_processes(frames, config, models, census)
+        )
         (
-            frames
-            # Decode, detect, mask, align. After this step only crops cross the object store.
-            .map_batches(**_finding_faces(config, models, census))
-            # SER-FIQ: one forward pass of the recogniser. Drops the pixels of faces below the threshold.
-            .map_batches(
-                FiqStage,
-                fn_constructor_args=(config, models, census),
-                **pool_options(config.serfiq),
-            )
-            # DB-CNN inside the mask: most of the arithmetic of the job. Drops all pixels.
-            .map_batches(
-                QualityStage,
-                fn_constructor_args=(config, models, census),
-                **pool_options(config.dbcnn),
-            )
+            scored
             # Rows are small now: they are gathered, or the table would consist of tiny files. By batch size,
             # not by `repartition`: its tasks request a whole CPU each, and if the stages leave none free,
             # nothing would be written before the stages have finished.
@@ -83,6 +78,35 @@ def run_graph(
                 ray_remote_args={"num_cpus": config.read.num_cpus, "max_retries": MAX_RETRIES},
             )
         )  # fmt: skip
+
+
+def _in_shared_processes(frames: Any, config: Config, models: ChosenModels, census: Any, pool: Stage) -> Any:
+    """Rows without pixels, from processes that run all stages one after the other."""
+    batch = config.find_face.batch_size
+    options = {
+        **pool_options(pool, TASKS_IN_FLIGHT_HERE),
+        "batch_size": batch,
+        # As for tasks that find faces: each frame of a batch may end some processes.
+        "max_task_retries": most_starts(batch),
+    }
+    return frames.map_batches(AllStages, fn_constructor_args=(config, models, census), **options)
+
+
+def _in_own_processes(frames: Any, config: Config, models: ChosenModels, census: Any) -> Any:
+    """Rows without pixels, from stages that have processes of their own and can run on different machines."""
+    return (
+        frames
+        # Decode, detect, mask, align. After this step only crops cross the object store.
+        .map_batches(**_finding_faces(config, models, census))
+        # SER-FIQ: one forward pass of the recogniser. Drops the pixels of faces below the threshold.
+        .map_batches(
+            FiqStage, fn_constructor_args=(config, models, census), **pool_options(config.serfiq)
+        )
+        # DB-CNN inside the mask: most of the arithmetic of the job. Drops all pixels.
+        .map_batches(
+            QualityStage, fn_constructor_args=(config, models, census), **pool_options(config.dbcnn)
+        )
+    )  # fmt: skip
 
 
 def _context(config: Config, run: Run) -> DataContext:

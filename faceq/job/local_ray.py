@@ -45,6 +45,11 @@ TEMP_BYTES = 100_000_000
 do not fit into the object store are added. If there is no room for them, workers do not start, and Ray
 reports nothing."""
 
+KEEP_IDLE_MS = 600_000
+"""Time after which Ray ends a worker process that has nothing to do, in milliseconds. Ray's default is one
+second if there are more workers than CPUs, as in every job: the workers that read and write would end again
+and again, and each start takes a second of CPU time."""
+
 LEAST_BYTES = 1 << 20
 """If fewer bytes are free in that folder while a job runs, no new process starts."""
 
@@ -95,7 +100,7 @@ def start(num_cpus: int, system_config: dict[str, Any]) -> None:
             address="local",
             num_cpus=num_cpus,
             include_dashboard=False,
-            _system_config=system_config,
+            _system_config={"idle_worker_killing_time_threshold_ms": KEEP_IDLE_MS, **system_config},
             **given,
         )
 

@@ -12,7 +12,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import faceq
-from faceq.config import Config
+from faceq.config import Config, Stage
 from faceq.errors import JobError, UsageError
 from faceq.job import checkpoint, failures, progress, resume, slow_steps
 from faceq.job.census import Census
@@ -24,7 +24,7 @@ from faceq.job.summary import Summary, frequent_errors
 from faceq.messages.masking import mask
 from faceq.sources.listing import Shard, group
 from faceq.stages.chosen_models import ChosenModels, choose, comparison_record, fetch_options
-from faceq.stages.placement import on_this_machine
+from faceq.stages.placement import on_this_machine, shared_pool
 from faceq.table import finished_shards, lock, repair
 from faceq.table.runs import Run, new_run_id, unfinished
 from faceq.table.store import Table
@@ -93,12 +93,13 @@ def score(
     with lock.exclusive(table, run, overwrite) as held:
         # The lock is released after this Ray is left: no worker of this job writes any more.
         with ray_for(config) as on_this_ray:
+            shared = shared_pool(on_this_ray, ray.cluster_resources().get("CPU", 1)) if here else None
             config = checkpoint.with_checkpoint_rows(on_this_ray, found.shards)
             run.config = config.model_dump()  # the record also says which stages run on GPUs
             held.begin()
             # Nothing is deleted before this point: models, input, Ray and the lock are available.
             _make_room(table, run, found.shards, overwrite, retry_unreadable)
-            graph = _score(config, models, found.shards, table, run, held, reporter)
+            graph = _score(config, models, found.shards, table, run, held, reporter, shared)
         with slow_steps.named("counting the rows in the table"):
             quantiles, totals = _count(table, run)
         held.check()
@@ -205,8 +206,10 @@ def _score(
     run: Run,
     held: lock.Lock,
     reporter: progress.Reporter | None,
+    shared: Stage | None,
 ) -> _Graph:
-    """Score the frames that have no row, and record on the run what the graph found."""
+    """Score the frames that have no row, and record on the run what the graph found. `shared`: see
+    `run_graph`."""
     from faceq.job.graph import run_graph  # noqa: PLC0415 - `ray_for` imports it while Ray starts
 
     limited = config.limit is not None
@@ -229,7 +232,7 @@ def _score(
     held.may_write = True
     try:
         with held.notify_on_loss(census.stop.remote), keeper.running():
-            run_graph(config, models, groups, rest.done, table, run, census, reporter)
+            run_graph(config, models, groups, rest.done, table, run, census, reporter, shared)
     except BaseException as error:
         _repair_after_failure(table, run, rest, held)
         if not isinstance(error, Exception):

@@ -12,6 +12,13 @@ batches of 32, would leave a GPU waiting for its host. Frames that were dropped 
 in a batch, so it is several mini-batches long."""
 
 
+SHARE_OF_A_CPU = 0.75
+"""Logical CPUs of a process that runs all stages. The rest of each CPU is for tasks that read and write."""
+
+OWN_RESOURCES = frozenset({"num_cpus", "min_size", "initial_size", "max_size", "batch_size"})
+"""If one of these settings is given for a stage, the stages do not share processes."""
+
+
 @dataclass(frozen=True)
 class Request:
     """The resources of one task or actor of a stage. For the job to make progress, `count` of them must run
@@ -23,9 +30,31 @@ class Request:
     gpus: float = 0.0
 
 
-def requests(config: Config) -> list[Request]:
-    """The minimum that must run at the same time: each pool at its minimum size, and one task to feed
-    them."""
+def shared_pool(config: Config, cpus: float) -> Stage | None:
+    """The pool of processes each of which runs all stages, on the CPUs of one machine; None if the stages
+    have processes of their own.
+
+    One process for each CPU, if the settings leave room for a task that reads. No CPU waits then because one
+    stage is faster than the next, and no crops pass between processes. Stages have processes of their own if
+    one of them is on a GPU, or if the settings give a stage resources.
+    """
+    stages: tuple[Stage, ...] = (config.find_face, config.serfiq, config.dbcnn)
+    if any(stage.runs_on == "cuda" or stage.model_fields_set & OWN_RESOURCES for stage in stages):
+        return None
+    count = max(1, int(min(cpus, (cpus - config.read.num_cpus) / SHARE_OF_A_CPU)))
+    return Stage(num_cpus=SHARE_OF_A_CPU, min_size=count, max_size=count)
+
+
+def requests(config: Config, shared: Stage | None = None) -> list[Request]:
+    """The minimum that must run at the same time: each pool at its minimum size, and one task to feed them.
+
+    `shared`: the pool that runs all stages, if there is one.
+    """
+    if shared:
+        return [
+            Request("scoring", shared.min_size, shared.num_cpus),
+            Request("read", 1, config.read.num_cpus),
+        ]
     pools: list[tuple[str, Stage]] = [("serfiq", config.serfiq), ("dbcnn", config.dbcnn)]
     feeding = max(config.read.num_cpus, config.find_face.num_cpus)
     if config.find_face.num_gpus:
