@@ -62,8 +62,11 @@ def rows_of(settings: config.Config) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def scored(shards, tmp_path_factory):
+    """All stages run in the same processes, as on a Ray that the job has started itself."""
     chosen = settings(shards, tmp_path_factory.mktemp("out") / "table")
-    return chosen, pipeline.score(chosen)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "runs_here", lambda: True)
+        return chosen, pipeline.score(chosen)
 
 
 def test_every_frame_has_exactly_one_row(scored, shards, frames):
@@ -103,6 +106,7 @@ def test_the_job_and_score_images_agree_to_the_bit(scored, frames):
 
 
 def test_other_batch_sizes_and_pools_give_the_same_bits(scored, shards, tmp_path):
+    """Here each stage has processes of its own."""
     chosen, _ = scored
     other = settings(
         shards,

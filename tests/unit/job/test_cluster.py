@@ -16,7 +16,7 @@ from faceq.fiq.distances import DropoutDistances
 from faceq.job import cluster
 from faceq.stages import scores
 from faceq.stages.chosen_models import choose
-from faceq.stages.placement import on_gpus
+from faceq.stages.placement import on_gpus, requests, shared_pool
 from faceq.stages.scores import ScoreFiq
 
 
@@ -92,6 +92,28 @@ def test_pools_share_the_remaining_gpus(cards, asked, left):
     """If no GPU is left, they stay on the CPU."""
     chosen = on_gpus(config.build(asked), cards)
     assert (chosen.serfiq.num_gpus, chosen.dbcnn.num_gpus) == pytest.approx(left)
+
+
+@pytest.mark.parametrize(
+    ("cpus", "asked", "processes"),
+    [
+        (2, {}, 2),
+        (16, {}, 16),
+        (2, {"read": {"num_cpus": 1}}, 1),
+        (4, {"read": {"num_cpus": 2}}, 2),
+        (2, {"preset": "cafi", "serfiq": {"mini_batch": 2}, "dbcnn": {"device": "cpu"}}, 2),
+        (8, {"dbcnn": {"max_size": 2}}, None),
+        (8, {"find_face": {"batch_size": 8}}, None),
+        (8, {"serfiq": {"num_gpus": 0.5}}, None),
+    ],
+)
+def test_each_cpu_of_one_machine_runs_all_stages_unless_they_have_resources(cpus, asked, processes):
+    chosen = config.build(asked)
+    pool = shared_pool(chosen, cpus)
+    assert (pool.first_size if pool else None) == processes
+    if pool:
+        assert pool.max_size == processes
+        assert sum(each.count * each.cpus for each in requests(chosen, pool)) <= cpus
 
 
 def test_stages_that_do_not_fit_are_refused_before_they_wait(monkeypatch):
