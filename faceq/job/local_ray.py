@@ -30,9 +30,8 @@ from faceq.runtime import cgroup, device
 log = logging.getLogger(__name__)
 
 MEMORY_PER_CPU = 2_000_000_000
-"""Bytes for each CPU: two tasks that find faces take 0.7 GB, an actor of either pool 0.6 to 0.75 GB. Ray's
-own processes and the job's process take 1.2 GB together, and the object store takes its share of the
-whole."""
+"""Bytes for each CPU: a process that runs all stages takes 1.1 GB. Ray's own processes and the job's process
+take 1.2 GB together, and the object store takes its share of the whole."""
 
 JOB_MEMORY = 3_000_000_000
 """Approximate memory in bytes that a job takes on two CPUs: in a control group it held at most 2.7 GB."""

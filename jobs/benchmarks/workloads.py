@@ -169,6 +169,6 @@ def _write_frames(folder: Path, shards: int, each: int) -> None:
 
 WORKLOADS = {
     "frames": Workload("384x384 JPEGs", 450, 150, _write_frames),
-    "video": Workload("1080p video", 120, 40, _write_videos),
-    "portraits": Workload("1024x1024 JPEGs", 200, 64, _write_portraits),
+    "video": Workload("1080p video", 150, 50, _write_videos),
+    "portraits": Workload("1024x1024 JPEGs", 300, 100, _write_portraits),
 }
