@@ -125,11 +125,10 @@ MINI_BATCHES_IN_A_BATCH = 4
 
 
 class FindFaces(Stage):
-    """Resources of decoding, face detection and landmarks. On clusters without `num_gpus`, these run as Ray
-    tasks on all free CPUs, and the pool sizes are ignored. With `num_gpus`, they run as a pool of actors: the
-    models run on the GPU, and `num_cpus` threads decode and crop. On one machine without GPUs, the same
-    processes run all stages, one process per CPU, unless you set `num_cpus`, a pool size or `batch_size` for
-    a stage."""
+    """Resources of decoding, face detection and landmarks. Without `num_gpus`, these run as Ray tasks on all
+    free CPUs, and the pool sizes are ignored. With `num_gpus`, they run as a pool of actors: the models run
+    on the GPU, and `num_cpus` threads decode and crop. On one machine without GPUs, one process per CPU runs
+    all stages, unless you set `num_cpus`, a pool size or `batch_size` for a stage."""
 
     mini_batch: int = Field(
         32,

@@ -11,7 +11,6 @@ BATCH_ON_GPU = MINI_BATCHES_IN_A_BATCH * MINI_BATCH_ON_GPU
 batches of 32, would leave a GPU waiting for its host. Frames that were dropped in an earlier stage leave gaps
 in a batch, so it is several mini-batches long."""
 
-
 SHARE_OF_A_CPU = 0.75
 """Logical CPUs of a process that runs all stages. The rest of each CPU is for tasks that read and write."""
 
@@ -31,12 +30,12 @@ class Request:
 
 
 def shared_pool(config: Config, cpus: float) -> Stage | None:
-    """The pool of processes each of which runs all stages, on the CPUs of one machine; None if the stages
-    have processes of their own.
+    """The pool of processes that run all stages on the CPUs of one machine; None if each stage has its own
+    processes.
 
-    One process for each CPU, if the settings leave room for a task that reads. No CPU waits then because one
-    stage is faster than the next, and no crops pass between processes. Stages have processes of their own if
-    one of them is on a GPU, or if the settings give a stage resources.
+    There is one process for each CPU, or fewer if a task that reads needs the room. So no CPU waits because
+    one stage is slower than another, and no crops pass between processes. Each stage has its own processes if
+    a stage is on a GPU, or if the settings give a stage one of OWN_RESOURCES.
     """
     stages: tuple[Stage, ...] = (config.find_face, config.serfiq, config.dbcnn)
     if any(stage.runs_on == "cuda" or stage.model_fields_set & OWN_RESOURCES for stage in stages):
