@@ -144,7 +144,6 @@ class ExportFolder:
 
     def tars(self) -> list[str]:
         """Names of the existing tars."""
-        self.files.invalidate_cache()
         names = (path.rsplit("/", 1)[-1] for path in self.files.ls(self.path, detail=False))
         return sorted(name for name in names if _TAR.match(name))
 

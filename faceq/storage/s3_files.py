@@ -1,5 +1,5 @@
-"""The file system of s3fs, with two changes: object names stay unchanged, and responses that do not come from
-an S3 service are errors."""
+"""The file system of s3fs, with three changes: object names stay unchanged, listings are never taken from its
+cache, and responses that do not come from an S3 service are errors."""
 
 import errno
 from typing import Any
@@ -37,6 +37,16 @@ class S3Files(s3fs.S3FileSystem):
             raise UsageError(
                 f"s3.endpoint_url (or AWS_ENDPOINT_URL): {error}: write it as https://host"
             ) from None
+
+    async def _lsdir(self, path: str, refresh: bool = False, *rest: Any, **options: Any) -> Any:
+        """The method of s3fs, which always asks the storage. The cache only saves a request when a file that
+        was listed is opened.
+
+        Emptying the cache before a listing is not enough: the threads of a process share the file system, and
+        a listing of another thread, begun earlier, may fill the cache again in between. A job would then
+        miss the record that it has just written.
+        """
+        return await super()._lsdir(path, True, *rest, **options)
 
     async def _call_s3(self, method: str, *rest: Any, **options: Any) -> Any:
         """The method of s3fs, with two additions.

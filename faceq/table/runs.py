@@ -111,7 +111,6 @@ class RunRecords:
             StorageError: the place cannot be read, or a record is damaged (see `records.parse`).
         """
         with self.translate_errors():
-            self.files.invalidate_cache()
             return in_order(self._records(self._run_files()))
 
     def runs_of(self, files: list[str]) -> list[dict[str, Any]]:
@@ -133,7 +132,6 @@ class RunRecords:
         Raises UsageError if there is no table.
         """
         with self.translate_errors():
-            self.files.invalidate_cache()
             found = next(filter(None, map(self._record_at, self._run_files())), None)
         if found is None:
             raise UsageError(f"{self.uri}: there is no faceq table here")

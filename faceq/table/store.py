@@ -151,7 +151,6 @@ class Table(RunRecords):
             StorageError: the place cannot be read, or contains rows with an unknown status.
         """
         with self.translate_errors():
-            self.files.invalidate_cache()
             found = folders.inside(self.files, self.path, "status=*/*.parquet")
         self._check_statuses(path.rsplit("/", 2)[1] for path in found)
         return found

@@ -170,6 +170,17 @@ def test_concurrent_jobs_never_hold_the_lock_together(table):
     assert len(won) >= 2  # the first job gets the lock, unless two see each other at the same time
 
 
+def test_a_listing_of_another_thread_does_not_hide_a_record(table, monkeypatch):
+    """The threads of a process share the file system and its cache of listings."""
+    running(table)
+    table.files.ls(f"{table.path}/_faceq", detail=True)
+    # The listing above arrives in the cache after a thread has emptied it.
+    monkeypatch.setattr(type(table.files), "invalidate_cache", lambda *rest: None)
+    mine = running(table)
+    assert heartbeats.look(table, mine.run_id)[mine.run_id].is_complete
+    assert mine.run_id in {run["run_id"] for run in table.runs()}
+
+
 def test_a_lock_whose_record_was_deleted_is_refused(table):
     mine = new_run()
     with pytest.raises(UsageError, match="was deleted"):
