@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import torch
 from rich.console import Console
 from rich.progress import track
 
@@ -222,7 +221,7 @@ def embeddings_of(faces: Iterable[np.ndarray], table: Table, options: FetchOptio
     closed_form = serfiq.ClosedForm(backbone.head)
 
     def embedded(batch: np.ndarray) -> np.ndarray:
-        _, embeddings = closed_form(torch.from_numpy(backbone(batch)))
+        _, embeddings = closed_form(backbone(batch))
         return embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
 
     with limit_threads(1):

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from faceq.iqa import scorer
+from faceq.iqa import checkpoint, torch_quality
 from faceq.iqa.dbcnn_lite import VIEW_SIDE, DBCNNLite, scaled_picture
+from faceq.iqa.dbcnn_lite_onnx import OnnxQuality
 from faceq.iqa.dbcnn_vgg import DBCNN, check_sides
-from faceq.iqa.scorer import OnnxQuality, TorchQuality
+from faceq.iqa.torch_quality import TorchQuality
 from faceq.models import zoo
 from faceq.models.fetch import FetchOptions, fetch
 from faceq.runtime.device import check_cuda, usable_cpus
@@ -54,7 +55,8 @@ def rater(model: str, options: FetchOptions, device: str = "cpu") -> Rater:
     """
     if device == "cuda":
         check_cuda()
-    return rater_of(scorer.load(fetch(model, options), device, zoo.find(model).quality_scale), device)
+    found = checkpoint.identify(fetch(model, options), zoo.find(model).quality_scale)
+    return rater_of(torch_quality.load(found, device), device)
 
 
 def rater_of(network: DBCNNLite | DBCNN, device: str = "cpu") -> Rater:
@@ -70,7 +72,7 @@ def rater_of(network: DBCNNLite | DBCNN, device: str = "cpu") -> Rater:
     """
     cpus = usable_cpus()
     if isinstance(network, DBCNNLite) and device == "cpu":
-        quality = OnnxQuality(network, MINI_BATCH, threads=1, side=VIEW_SIDE)
+        quality = OnnxQuality(network.arrays(), MINI_BATCH, VIEW_SIDE, threads=1)
         mini_batches = functools.partial(in_mini_batches, quality, MINI_BATCH)
         return Rater(_mean_score(lite_views, mini_batches), at_once=cpus)
     views_of, count = (lite_views, VIEWS) if isinstance(network, DBCNNLite) else (own_size, 1)

@@ -1,15 +1,22 @@
 """SER-FIQ's distances of aligned faces, computed with a recogniser on the CPU or on one GPU."""
 
+from __future__ import annotations
+
+import functools
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from faceq.fiq import serfiq
 from faceq.fiq.recogniser import Backbone
 from faceq.models.zoo import Recogniser
 from faceq.runtime.minibatch import OomSafeBatcher, in_mini_batches, to_device
 from faceq.runtime.numerics import F32, Numerics
+from faceq.runtime.onnx_runtime import linear
+
+if TYPE_CHECKING:
+    from faceq.fiq.monte_carlo import MonteCarlo
 
 HEAD_BATCH = 32
 """Number of faces for which a CPU computes the closed form in one step. Most of the time is spent reading the
@@ -45,6 +52,7 @@ class DropoutDistances:
         mini_batch: number of faces in one run of the recogniser.
         threads: number of threads on the CPU.
         numerics: how the recogniser computes on the CPU.
+        trusted: see `Backbone`.
     """
 
     def __init__(
@@ -56,12 +64,13 @@ class DropoutDistances:
         mini_batch: int,
         threads: int,
         numerics: Numerics = F32,
+        trusted: bool = False,
     ):
-        self._backbone = Backbone(path, known.dropout, known.mean, known.std, device, threads, numerics)
-        head = self._backbone.head
-        self._head = head
-        self._closed_form = serfiq.ClosedForm(head, device) if passes is None else None
-        self._monte_carlo = serfiq.MonteCarlo(head, passes, device) if passes is not None else None
+        given = known.dropout, known.mean, known.std
+        self._backbone = Backbone(path, *given, device, threads, numerics, trusted)
+        layer = functools.partial(linear, threads=threads)
+        self._closed_form = serfiq.ClosedForm(self._backbone.head, layer)
+        self._monte_carlo = None if passes is None else _monte_carlo(self._backbone.head, passes, device)
         self._device = device
         self._mini_batch = mini_batch
         self._halving = OomSafeBatcher(self.on_device, mini_batch, "serfiq")
@@ -78,11 +87,11 @@ class DropoutDistances:
         if self._device != "cpu":
             distance, embedding = self._halving(faces)
             return distance, embedding
-        (features,) = in_mini_batches(lambda part: (self._backbone(part),), self._mini_batch, faces)
-        if self._closed_form is not None:
-            distance, embedding = in_mini_batches(self._last_layer, HEAD_BATCH, features)
-            return distance, embedding
-        return self._drawn(torch.from_numpy(features), faces)
+        features = self._features(faces)
+        if self._monte_carlo is not None:
+            return self._monte_carlo(to_device(features, "cpu"), _seeds(faces))
+        distance, embedding = in_mini_batches(self._closed_form, HEAD_BATCH, features)
+        return distance, embedding
 
     def gap(self, faces: np.ndarray) -> float | None:
         """The relative difference between the distances of the closed form and of Monte Carlo dropout.
@@ -93,26 +102,45 @@ class DropoutDistances:
         Returns:
             The mean of closed form / Monte Carlo - 1; None if the closed form is not in use.
         """
-        if self._closed_form is None:
+        if self._monte_carlo is not None:
             return None
         faces = faces[:GAP_FACES]
-        (found,) = in_mini_batches(lambda part: (self._backbone(part),), self._mini_batch, faces)
-        features = torch.from_numpy(found).to(self._device)
-        drawn = serfiq.MonteCarlo(self._head, _GAP_PASSES // len(faces), self._device)
-        distance, _ = drawn(features, [serfiq.seed_of(face) for face in faces])
+        features = self._features(faces)
+        monte_carlo = _monte_carlo(self._backbone.head, _GAP_PASSES // len(faces), self._device)
+        drawn, _ = monte_carlo(to_device(features, self._device), _seeds(faces))
         closed, _ = self._closed_form(features)
-        return float((closed / distance - 1).mean())
+        return float((closed / drawn - 1).mean())
 
-    @torch.inference_mode()
     def on_device(self, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Like `__call__`, for one mini-batch, but the features stay on the device."""
         features = self._backbone.on_device(to_device(faces, self._device))
-        return self._closed_form(features) if self._closed_form is not None else self._drawn(features, faces)
+        if self._monte_carlo is not None:
+            return self._monte_carlo(features, _seeds(faces))
+        distance, embedding = self._closed_form_of_tensors(features)
+        return distance.cpu().numpy(), embedding.cpu().numpy()
 
-    def _last_layer(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        assert self._closed_form is not None
-        return self._closed_form(torch.from_numpy(features))
+    def _features(self, faces: np.ndarray) -> np.ndarray:
+        (features,) = in_mini_batches(lambda part: (self._backbone(part),), self._mini_batch, faces)
+        return features
 
-    def _drawn(self, features: torch.Tensor, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        assert self._monte_carlo is not None
-        return self._monte_carlo(features, [serfiq.seed_of(face) for face in faces])
+    @functools.cached_property
+    def _closed_form_of_tensors(self) -> serfiq.ClosedForm:
+        return serfiq.ClosedForm(self._backbone.head, functools.partial(_layer_on, self._device))
+
+
+def _layer_on(device: str, weight: np.ndarray, bias: np.ndarray | None) -> serfiq.Layer:
+    """Like `onnx_runtime.linear`, for tensors on a device."""
+    # The transpose in memory: a few faces times a wide matrix then take half the time.
+    transposed = to_device(np.ascontiguousarray(weight.T), device)
+    shift = 0.0 if bias is None else to_device(bias, device)
+    return lambda features: features @ transposed + shift
+
+
+def _monte_carlo(head: serfiq.Head, passes: int, device: str) -> MonteCarlo:
+    from faceq.fiq.monte_carlo import MonteCarlo  # noqa: PLC0415 - torch takes a second to import
+
+    return MonteCarlo(head, passes, device)
+
+
+def _seeds(faces: np.ndarray) -> list[int]:
+    return [serfiq.seed_of(face) for face in faces]

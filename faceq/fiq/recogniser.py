@@ -4,12 +4,15 @@ The network's ONNX file is split into the backbone, which ONNX Runtime or OpenVI
 layer with batch norm folded in, whose weights SER-FIQ needs. Dropout is between the two.
 """
 
+from __future__ import annotations
+
+import functools
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 import onnxruntime
-import torch
 from onnx import helper, numpy_helper
 
 from faceq.faces.geometry import ALIGNED_SIZE
@@ -19,10 +22,14 @@ from faceq.messages.one_line import one_line
 from faceq.models import zoo
 from faceq.models.fetch import fetch
 from faceq.runtime.device import raise_if_gpu_failed
-from faceq.runtime.io_binding import IoBoundSession
 from faceq.runtime.numerics import F32, Numerics
 from faceq.runtime.onnx_runtime import ModelFileError, Network, network, read, session, spell_out_prelu
 from faceq.runtime.openvino_runtime import OpenVinoNetwork
+
+if TYPE_CHECKING:
+    import torch
+
+    from faceq.runtime.io_binding import IoBoundSession
 
 SAME_DIRECTION = 0.999
 """Minimum cosine between the embedding of the split network and that of the whole file."""
@@ -45,6 +52,8 @@ class Backbone:
         threads: intra-op threads on the CPU.
         numerics: the library that runs the backbone on the CPU, and the backbone's precision, f32 or bf16.
             The last layer is always in f32.
+        trusted: the file is one of the model zoo, whose last layer is known to be found. Other files are
+            checked: the network without its last layer must give the same embeddings as the whole network.
 
     Attributes:
         head: the last layer and the dropout rate.
@@ -63,28 +72,31 @@ class Backbone:
         device: str = "cpu",
         threads: int = 1,
         numerics: Numerics = F32,
+        trusted: bool = False,
     ):
         model = read(path)
         _keep_inputs(model, path)
         del model.graph.output[1:]  # some files also have the embedding's L2 norm as an output
         features, self.head = _open_tail(_Graph(model, path), dropout)
-        whole = session(path, model, device, threads)
+        whole = None if trusted and mean is not None else session(path, model, device, threads)
         if mean is None or std is None:
+            assert whole is not None
             mean, std = _arcface_scale(path, whole)
         self._mean, self._std = np.float32(mean), np.float32(std)
         del model.graph.output[:]
         model.graph.output.append(helper.make_tensor_value_info(features, onnx.TensorProto.FLOAT, None))
-        self._bound: IoBoundSession | None = None
+        self._device = device
+        self._session: onnxruntime.InferenceSession | None = None
         self._network: Network
         if numerics.runtime == "openvino":
             self._network = OpenVinoNetwork(path, model, numerics.precision, threads)
+        else:
+            if device == "cpu":
+                spell_out_prelu(model)
+            self._session = session(path, model, device, threads)
+            self._network = network(self._session)
+        if whole is not None and not trusted:
             self._check(path, whole)
-            return
-        if device == "cpu":
-            spell_out_prelu(model)
-        opened = session(path, model, device, threads)
-        self._network = network(opened)
-        self._bound = IoBoundSession(opened, device, self._check(path, whole))
 
     def __call__(self, faces: np.ndarray) -> np.ndarray:
         """The features of aligned faces.
@@ -101,23 +113,29 @@ class Backbone:
     def on_device(self, faces: torch.Tensor) -> torch.Tensor:
         """Like `__call__`, for tensors on the device: (N, 112, 112, 3) uint8 RGB to (N, D) float32. Not for
         OpenVINO."""
-        assert self._bound is not None
         batch = (faces.permute(0, 3, 1, 2).float() - float(self._mean)) / float(self._std)
         return self._bound(batch).flatten(1)
+
+    @functools.cached_property
+    def _bound(self) -> IoBoundSession:
+        from faceq.runtime.io_binding import IoBoundSession  # noqa: PLC0415 - torch takes a second to import
+
+        assert self._session is not None
+        (features,) = self._network(self._batch(np.zeros((1, ALIGNED_SIZE, ALIGNED_SIZE, 3), np.uint8)))
+        return IoBoundSession(self._session, self._device, features.shape[1:])
 
     def _batch(self, faces: np.ndarray) -> np.ndarray:
         batch = np.ascontiguousarray(faces.transpose(0, 3, 1, 2), dtype=np.float32)
         return (batch - self._mean) / self._std
 
-    def _check(self, path: Path, whole: onnxruntime.InferenceSession) -> tuple[int, ...]:
+    def _check(self, path: Path, whole: onnxruntime.InferenceSession) -> None:
         """Check on two random images that the split network gives the whole network's embeddings, and that
-        dropout changes them. Returns the shape of one face's features."""
+        dropout changes them."""
         shape = (2, ALIGNED_SIZE, ALIGNED_SIZE, 3)
         faces = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
         try:
             alone = [network(whole)(self._batch(face[None]))[0] for face in faces]
-            (shaped,) = self._network(self._batch(faces))
-            features = shaped.reshape(len(faces), -1)
+            features = self(faces)
         except Exception as error:  # ONNX Runtime's errors have no public base class
             raise_if_gpu_failed(error)
             reason = one_line(error)
@@ -125,7 +143,7 @@ class Backbone:
                 f"{path}: fails on two faces of shape (3, {ALIGNED_SIZE}, {ALIGNED_SIZE}): {reason}"
             ) from None
         try:
-            distance, found = serfiq.ClosedForm(self.head)(torch.from_numpy(features))
+            distance, found = serfiq.ClosedForm(self.head)(features)
             serfiq.check_distances(distance, found)
         except serfiq.DropoutError as error:
             raise ModelFileError(f"{path}: {error}") from None
@@ -134,13 +152,12 @@ class Backbone:
             raise ModelFileError(
                 f"{path}: its last layer is not supported: the split network gives another embedding"
             )
-        return shaped.shape[1:]
 
 
 def from_zoo(name: str, device: str = "cpu", threads: int = 1) -> Backbone:
     """Load a recogniser from the model zoo by name, and fetch it if necessary."""
     path, known = fetch(name), zoo.recogniser(name)
-    return Backbone(path, known.dropout, known.mean, known.std, device, threads)
+    return Backbone(path, known.dropout, known.mean, known.std, device, threads, trusted=True)
 
 
 def _arcface_scale(path: Path, whole: onnxruntime.InferenceSession) -> tuple[float, float]:

@@ -4,23 +4,21 @@ A recogniser trained with dropout before its last layer gives a different embedd
 pass if dropout stays on. The less these embeddings vary, the more certain the recogniser is about the face.
 
 The score is based on the mean distance between these embeddings. `ClosedForm` computes it from the moments of
-their distribution; `MonteCarlo` estimates it from Monte Carlo dropout passes, as published.
+their distribution; `faceq.fiq.monte_carlo` estimates it from Monte Carlo dropout passes, as published.
 
 Source: Terhörst et al., "SER-FIQ: Unsupervised Estimation of Face Image Quality Based on Stochastic
 Embedding Robustness", CVPR 2020.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import torch
 
 from faceq.errors import FaceqError
-
-_PASSES_AT_ONCE = 256
-"""Monte Carlo dropout passes in one matrix product: about 50 MB of masked features for SFace."""
+from faceq.runtime.onnx_runtime import linear
 
 
 class DropoutError(FaceqError, ValueError):
@@ -37,6 +35,10 @@ class Head:
     weight: np.ndarray
     bias: np.ndarray
     dropout: float
+
+
+Layer = Callable[[Any], Any]
+"""Features (N, D) to (N, E), arrays or tensors."""
 
 
 class ClosedForm:
@@ -63,20 +65,28 @@ class ClosedForm:
     every rate. `DropoutDistances.gap` measures the difference.
 
     Source: second moments of the last layer under Bernoulli dropout, delta method; Terhörst et al., eq. 1.
+
+    Args:
+        head: the last layer.
+        layer: makes a linear layer from its weight (E, D) and its bias, a function of features (N, D). The
+            formulas use only what arrays of numpy and tensors of torch have in common, so that a layer may
+            also take tensors.
     """
 
-    def __init__(self, head: Head, device: str = "cpu"):
+    def __init__(self, head: Head, layer: Callable[[np.ndarray, np.ndarray | None], Layer] = linear):
         check(head)
-        self._weight = torch.from_numpy(head.weight).to(device)
-        # Keep both layouts: with the right one, a few faces times a wide matrix take half the time.
-        self._transposed = self._weight.T.contiguous()
-        self._bias = torch.from_numpy(head.bias).to(device)
-        self._odds = head.dropout / (1 - head.dropout)
-        self._variance = self._odds * (self._weight.double() ** 2).sum(dim=0).float()
-        self._directions = _directions(self._weight)
+        odds = head.dropout / (1 - head.dropout)
+        squares = np.einsum("ed,ed->d", head.weight, head.weight, dtype=np.float64)
+        self._odds = odds
+        self._embedding = layer(head.weight, head.bias)
+        self._onto = layer(head.weight.T, None)
+        self._trace = layer((odds * squares)[None].astype(np.float32), None)
+        covariance = (head.weight @ head.weight.T).astype(np.float64)  # S for equal features
+        directions = float(covariance.trace() ** 2 / (covariance**2).sum())
+        # The last bits of numpy's products depend on the number of threads.
+        self._directions = round(directions, 3)
 
-    @torch.inference_mode()
-    def __call__(self, features: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(self, features: Any) -> tuple[Any, Any]:
         """The distance and embedding of each face.
 
         Args:
@@ -86,76 +96,16 @@ class ClosedForm:
             distance: (N,) float32, 0 (certain) to about sqrt(2) (random directions).
             embedding: (N, E) float32, without dropout, not normalised.
         """
-        mean = features @ self._transposed + self._bias
-        length = torch.linalg.vector_norm(mean, dim=1, keepdim=True).clamp_min(1e-6)
-        onto_mean = (mean / length) @ self._weight
-        along = self._odds * torch.linalg.vector_norm(features * onto_mean, dim=1) ** 2
-        trace = (features**2) @ self._variance
-        r, n = length.squeeze(1) ** 2, self._directions
-        tau = (trace - along) * (1 + 3 * along / r) / r
-        squared = 2 * tau / (1 + tau) - 3 * tau**2 / (n * (1 + tau) ** 3)
-        distance = torch.sqrt(squared) * (1 - 1 / (4 * n))
-        return distance.cpu().numpy(), mean.cpu().numpy()
-
-
-class MonteCarlo:
-    """Mean distance between dropout embeddings, estimated from Monte Carlo dropout passes as published.
-
-    Only the last layer is repeated, because nothing before it is random.
-
-    Args:
-        head: the last layer.
-        passes: passes per face, at least 2; published: 100.
-        device: `cpu` or `cuda`. The dropout masks are generated on the host, so that they are the same on
-            every device.
-    """
-
-    def __init__(self, head: Head, passes: int, device: str = "cpu"):
-        check(head)
-        self._weight = torch.from_numpy(head.weight).to(device)
-        self._bias = torch.from_numpy(head.bias).to(device)
-        self._dropout = head.dropout
-        self._passes = passes
-
-    @torch.inference_mode()
-    def __call__(self, features: torch.Tensor, seeds: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        """The distance and embedding of each face.
-
-        Args:
-            features: (N, D) float32, the recogniser's output just before its dropout layer.
-            seeds: one per face, 0 to 2^64 - 1, for example from `seed_of`. Equal seeds give equal masks.
-
-        Returns:
-            distance: (N,) float32, mean Euclidean distance over all pairs of passes, with each embedding
-                normalised to L2 norm 1; 0 to 2.
-            embedding: (N, E) float32, without dropout, not normalised.
-        """
-        # Process face by face, so that no bit of a result depends on the number of faces.
-        mean = [vector @ self._weight.T + self._bias for vector in features]
-        pairs = zip(features, seeds, strict=True)
-        distance = [self._distance(vector, seed) for vector, seed in pairs]
-        embedding = torch.stack(mean) if mean else features.new_empty((0, len(self._bias)))
-        return np.array(distance, np.float32), embedding.cpu().numpy()
-
-    def _distance(self, features: torch.Tensor, seed: int) -> float:
-        draws = self._draws(features, seed).double()  # in float32, 1 - cosine would have few correct digits
-        draws /= torch.linalg.vector_norm(draws, dim=1, keepdim=True)
-        apart = (2 - 2 * (draws @ draws.T)).clamp_min(0).fill_diagonal_(0).sqrt().sum()
-        return float(apart) / (self._passes * (self._passes - 1))
-
-    def _draws(self, features: torch.Tensor, seed: int) -> torch.Tensor:
-        """(passes, E) float32 embeddings under dropout."""
-        kept = features / (1 - self._dropout)
-        # numpy guarantees that the raw output of this counter-based generator never changes.
-        generator = np.random.Philox(key=seed)
-        size, parts = len(features), []
-        for start in range(0, self._passes, _PASSES_AT_ONCE):
-            count = min(_PASSES_AT_ONCE, self._passes - start)
-            # 16 bits per unit: the rate is accurate to 1 / 65,536.
-            bits = generator.random_raw(-(-count * size // 4)).view(np.uint16)[: count * size]
-            masks = torch.from_numpy(bits >= round(self._dropout * (1 << 16))).to(features.device)
-            parts.append((masks.view(count, size) * kept) @ self._weight.T + self._bias)
-        return torch.cat(parts)
+        with np.errstate(all="ignore"):  # `is_valid` finds the faces without a valid distance
+            mean = self._embedding(features)
+            length = ((mean**2).sum(axis=1) ** 0.5).clip(min=1e-6)
+            onto_mean = self._onto(mean / length[:, None])
+            along = self._odds * ((features * onto_mean) ** 2).sum(axis=1)
+            trace = self._trace(features**2)[:, 0]
+            r, n = length**2, self._directions
+            tau = (trace - along) * (1 + 3 * along / r) / r
+            squared = 2 * tau / (1 + tau) - 3 * tau**2 / (n * (1 + tau) ** 3)
+            return squared**0.5 * (1 - 1 / (4 * n)), mean
 
 
 def seed_of(face: np.ndarray) -> int:
@@ -213,9 +163,3 @@ def score(distance: np.ndarray) -> np.ndarray:
 def calibrated(raw: np.ndarray, slope: float, threshold: float) -> np.ndarray:
     """Map raw scores by a logistic curve to a scale 0...1, on which 0.5 is the threshold."""
     return 1 / (1 + np.exp(-slope * (raw - threshold)))
-
-
-def _directions(weight: torch.Tensor) -> float:
-    """tr(S)^2 / tr(S^2) of the covariance S = W W^T, which is that of equal features."""
-    covariance = (weight @ weight.T).double()
-    return float(covariance.trace() ** 2 / (covariance**2).sum())

@@ -18,70 +18,40 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-DBCNN_LITE_WEIGHTS = Path(__file__).parents[1] / "models" / "weights" / "dbcnn-lite.safetensors"
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
-# Centre and spread of the ratings in LIVE In the Wild. The head predicts in these units.
-RATING_CENTRE = 58.0
-RATING_SPREAD = 20.0
+from faceq.iqa.dbcnn_lite_weights import (
+    BOUND,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    LEVEL_BLOCKS,
+    LEVEL_CHANNELS,
+    LITE0_BLOCKS,
+    MOMENTS,
+    PRODUCT_SCALE,
+    PRODUCTS,
+    RATING_CENTRE,
+    RATING_SPREAD,
+    SCNN_LAYERS,
+    SEMANTIC_CHANNELS,
+    STEM_CHANNELS,
+    Weights,
+    read,
+    same_padding,
+)
 
 PICTURE_SIDE = 500  # shorter side, pixels: that of the rated images
 VIEW_SIDE = 384  # side, pixels, of the square parts of these images that were used for training
 
-# Per block of EfficientNet-Lite0: kernel, stride, expansion, channels out.
-LITE0_BLOCKS = (
-    (3, 1, 1, 16),
-    *[(3, 2, 6, 24), (3, 1, 6, 24)],
-    *[(5, 2, 6, 40), (5, 1, 6, 40)],
-    *[(3, 2, 6, 80), (3, 1, 6, 80), (3, 1, 6, 80)],
-    *[(5, 1, 6, 112), (5, 1, 6, 112), (5, 1, 6, 112)],
-    *[(5, 2, 6, 192), (5, 1, 6, 192), (5, 1, 6, 192), (5, 1, 6, 192)],
-    (3, 1, 6, 320),
-)
-# The last block at each scale that is used: 1/8, 1/16 and 1/32 of the image.
-LEVEL_BLOCKS = (4, 10, 15)
-LEVEL_CHANNELS = tuple(LITE0_BLOCKS[block][3] for block in LEVEL_BLOCKS)
-
-# S-CNN's nine layers as (channels, stride); published widths are 48, 64 and 128.
-SCNN_LAYERS = ((16, 1), (16, 2), (24, 1), (24, 2), (32, 1), (32, 2), (64, 1), (64, 1), (64, 2))
-SCNN_CHANNELS = SCNN_LAYERS[-1][0]
-
-SEMANTIC_CHANNELS = 64  # channels of the semantic factor of the product
-
-# Standardised products and moments are bounded to this many standard deviations: for an image unlike all
-# rated ones, a single one of several thousand values must not dominate the score.
-BOUND = 3.0
-
-# Weight of the standardised products relative to the moments: there are four times as many products.
-PRODUCT_SCALE = 0.3
-
 
 class SameConv2d(nn.Conv2d):
-    """A convolution with TensorFlow's SAME padding: output ceil(size / stride), odd pixel at the end.
-
-    EfficientNet-Lite0 was trained with it. PyTorch's symmetric padding would shift every strided layer by
-    half a step.
-    """
-
-    def pads(self, height: int, width: int) -> tuple[int, int, int, int]:
-        """Left, right, top and bottom padding for an input of this size, in the order of `F.pad`."""
-        pads: list[int] = []
-        for axis, size in ((1, width), (0, height)):
-            kernel, stride = self.kernel_size[axis], self.stride[axis]
-            total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
-            pads += [total // 2, total - total // 2]
-        left, right, top, bottom = pads
-        return left, right, top, bottom
+    """A convolution with the padding of `same_padding`."""
 
     def forward(self, input: Tensor) -> Tensor:
-        pads = self.pads(input.shape[2], input.shape[3])
+        sides = (input.shape[3], input.shape[2])  # the last axis first, as in `F.pad`
+        axes = zip(sides, self.kernel_size[::-1], self.stride[::-1], strict=True)
+        pads = [pad for size, kernel, stride in axes for pad in same_padding(size, kernel, stride)]
         return super().forward(F.pad(input, pads) if any(pads) else input)
 
 
@@ -109,9 +79,9 @@ class SemanticNet(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem = nn.Sequential(SameConv2d(3, 32, 3, 2), nn.ReLU6())
+        channels = STEM_CHANNELS
+        self.stem = nn.Sequential(SameConv2d(3, channels, 3, 2), nn.ReLU6())
         blocks: list[nn.Module] = []
-        channels = 32
         for kernel, stride, expansion, out in LITE0_BLOCKS:
             blocks.append(InvertedResidual(channels, kernel, stride, expansion, out))
             channels = out
@@ -241,14 +211,17 @@ class DBCNNLite(nn.Module):
         self.semantic = SemanticNet()
         self.distortion = DistortionNet()
         self.project = nn.Conv2d(sum(LEVEL_CHANNELS), SEMANTIC_CHANNELS, 1)
-        moments = 2 * (sum(LEVEL_CHANNELS) + SCNN_CHANNELS)
         self.dropout = nn.Dropout(0.3)
-        self.products = (SEMANTIC_CHANNELS + 1) * (SCNN_CHANNELS + 1)
-        self.head = nn.Linear(self.products + moments, 1)
+        self.head = nn.Linear(PRODUCTS + MOMENTS, 1)
         # Mean and standard deviation of products and moments on the rated images, before fine-tuning.
-        self.register_buffer("pooled_mean", torch.zeros(self.products + moments))
-        self.register_buffer("pooled_std", torch.ones(self.products + moments))
+        self.register_buffer("pooled_mean", torch.zeros(PRODUCTS + MOMENTS))
+        self.register_buffer("pooled_std", torch.ones(PRODUCTS + MOMENTS))
         register_imagenet(self)
+
+    def arrays(self) -> Weights:
+        """The weights of a model on the CPU, as `dbcnn_lite_weights.read` returns them. They share its
+        memory."""
+        return {key: tensor.numpy() for key, tensor in self.state_dict().items()}
 
     def forward(self, images: Tensor, mask: Tensor) -> Tensor:
         """Score images.
@@ -282,7 +255,7 @@ class DBCNNLite(nn.Module):
 
     def weighed(self, values: Tensor) -> Tensor:
         """Scale down the products in standardised values (N, D), relative to the moments."""
-        return torch.cat([PRODUCT_SCALE * values[:, : self.products], values[:, self.products :]], dim=1)
+        return torch.cat([PRODUCT_SCALE * values[:, :PRODUCTS], values[:, PRODUCTS:]], dim=1)
 
     def pool(self, maps: Maps, mask: Tensor) -> Tensor:
         """(N, D) float32 inside the mask: the products at 1/16, then the moments of every map."""
@@ -323,26 +296,10 @@ def load_dbcnn_lite(path: str | Path, device: str = "cpu") -> DBCNNLite:
     """Load DB-CNN-Lite in eval mode with float32 weights, on `device`.
 
     Args:
-        path: a safetensors file from the training job; it may contain float16.
+        path: see `dbcnn_lite_weights.read`, which also raises the errors.
         device: `cpu` or `cuda`.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is not a safetensors file, or its keys or shapes are not those of this network.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"dbcnn: {path} not found: give a DB-CNN-Lite safetensors file")
-    try:
-        weights = load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"dbcnn: {path} is not a safetensors file: {error}") from error
+    weights = read(Path(path))
     model = DBCNNLite()
-    expected = model.state_dict()
-    missing, extra = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected)
-    if missing or extra:
-        raise ValueError(f"dbcnn: {path} does not fit: missing keys {missing}, extra keys {extra}")
-    misshapen = [key for key in expected if weights[key].shape != expected[key].shape]
-    if misshapen:
-        raise ValueError(f"dbcnn: {path} does not fit: wrong shapes for {misshapen}")
-    model.load_state_dict(weights)  # copies into float32 parameters, whatever the file's type
+    model.load_state_dict({key: torch.from_numpy(values) for key, values in weights.items()})
     return model.eval().to(device)

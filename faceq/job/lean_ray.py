@@ -10,17 +10,23 @@ and the start takes longer.
 import contextlib
 import functools
 import sys
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import ray
 from ray import _raylet
-from ray._private import node, parameter, ray_constants, services
+from ray._private import node, parameter, ray_constants, services, state
 
 from faceq.job import ray_agent, ray_worker_start
 
 TESTED = ("2.60.",)
 """Beginnings of the versions of Ray of which processes can be left out."""
+
+START_S = 30
+"""Seconds after which Ray's own function reports a node that has not started."""
+
+_AGENTS = (ray_constants.PROCESS_TYPE_DASHBOARD_AGENT, ray_constants.PROCESS_TYPE_RUNTIME_ENV_AGENT)
 
 _INTERPRETER = "_build_python_executable_command_memory_profileable"
 """The function that returns the first part of the command of a Python process."""
@@ -29,35 +35,59 @@ _INTERPRETER = "_build_python_executable_command_memory_profileable"
 @contextlib.contextmanager
 def few_servers() -> Iterator[None]:
     """A Ray that is started in the block has no monitor for autoscaling, no log monitor, no API server and no
-    dashboard agent, and starts workers by `ray_worker_start`."""
+    agents, and starts workers by `ray_worker_start`."""
     if not ray.__version__.startswith(TESTED):
         yield
         return
     native: Any = _raylet  # its stubs are incomplete
     start_raylet, interpreter = node.Node.start_raylet, getattr(services, _INTERPRETER)
+    get_node = services.get_node
 
-    def start_raylet_without_agent(self: Any, *arguments: Any, **options: Any) -> None:
+    def start_raylet_without_agents(self: Any, *arguments: Any, **options: Any) -> None:
         # The raylet waits for these ports. -1: nothing listens.
-        for name in ("METRICS_AGENT", "METRICS_EXPORT", "DASHBOARD_AGENT_LISTEN"):
+        for name in ("METRICS_AGENT", "METRICS_EXPORT", "DASHBOARD_AGENT_LISTEN", "RUNTIME_ENV_AGENT"):
             port = getattr(native, f"{name}_PORT_NAME")
             native.persist_port(self._session_dir, self._node_id, port, -1)
         start_raylet(self, *arguments, **options)
 
     def interpreter_of(component: str, *arguments: Any, **options: Any) -> list[str]:
-        if component == ray_constants.PROCESS_TYPE_DASHBOARD_AGENT:
+        if component in _AGENTS:
             return [sys.executable, "-I", "-S", ray_agent.__file__]
         command: list[str] = interpreter(component, *arguments, **options)
         return command
+
+    def get_node_soon(address: str, node_id: str) -> Any:
+        wait_for_node(address, node_id)
+        return get_node(address, node_id)
 
     chosen: dict[str, Any] = {"include_log_monitor": False, "no_monitor": True}
     parameters = functools.partial(parameter.RayParams, setup_worker_path=ray_worker_start.__file__, **chosen)
     with (
         _replaced(parameter, "RayParams", parameters),
         _replaced(node.Node, "start_api_server", lambda *arguments, **options: None),
-        _replaced(node.Node, "start_raylet", start_raylet_without_agent),
+        _replaced(node.Node, "start_raylet", start_raylet_without_agents),
+        _replaced(services, "get_node", get_node_soon),
         _replaced(services, _INTERPRETER, interpreter_of),
     ):
         yield
+
+
+def wait_for_node(address: str, node_id: str) -> None:
+    """Wait until a node that is being started has registered, but at most START_S seconds. Ray's own function
+    looks for it only once a second.
+
+    Args:
+        address: of the cluster's control service.
+        node_id: hex digits.
+    """
+    cluster = state.GlobalState()
+    cluster._initialize_global_state(services._get_gcs_client_options(address))
+    try:
+        until = time.monotonic() + START_S
+        while time.monotonic() < until and all(each["NodeID"] != node_id for each in cluster.node_table()):
+            time.sleep(0.02)
+    finally:
+        cluster.disconnect()
 
 
 @contextlib.contextmanager

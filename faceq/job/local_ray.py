@@ -49,6 +49,11 @@ KEEP_IDLE_MS = 600_000
 second if there are more workers than CPUs, as in every job: the workers that read and write would end again
 and again, and each start takes a second of CPU time."""
 
+CONNECT_EVERY_MS, CONNECT_ATTEMPTS = 20, 500
+"""How Ray's server process retries to connect to its own object store, which it starts at the same moment. By
+default it makes ten attempts, one every second: the first one fails, and so every start takes a second
+longer."""
+
 LEAST_BYTES = 1 << 20
 """If fewer bytes are free in that folder while a job runs, no new process starts."""
 
@@ -93,13 +98,18 @@ def start(num_cpus: int, system_config: dict[str, Any]) -> None:
     if memory() < psutil.virtual_memory().total:
         store = int(STORE_SHARE * memory())
         given = {"object_store_memory": store, "_memory": memory() - store}
+    settings = {
+        "idle_worker_killing_time_threshold_ms": KEEP_IDLE_MS,
+        "raylet_client_connect_timeout_milliseconds": CONNECT_EVERY_MS,
+        "raylet_client_num_connect_attempts": CONNECT_ATTEMPTS,
+    }
     with _on_loopback(), lean_ray.few_servers():
         # `local`: without it, Ray would join a cluster that somebody else runs on this machine.
         connect(
             address="local",
             num_cpus=num_cpus,
             include_dashboard=False,
-            _system_config={"idle_worker_killing_time_threshold_ms": KEEP_IDLE_MS, **system_config},
+            _system_config=settings | system_config,
             **given,
         )
 

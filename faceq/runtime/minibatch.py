@@ -1,14 +1,19 @@
 """Mini-batches of one fixed shape. The last bits of a network's output may depend on the batch size, and a
 row must not depend on the other frames in its batch."""
 
+from __future__ import annotations
+
 import logging
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from faceq.messages.one_line import one_line
 from faceq.runtime.device import DeviceError, is_out_of_memory
+
+if TYPE_CHECKING:
+    import torch
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +79,8 @@ class OomSafeBatcher:
             self._halve()
 
     def _halve(self) -> None:
+        import torch  # noqa: PLC0415 - takes a second to import, and CPUs do not need it
+
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         self.size //= 2
@@ -92,6 +99,8 @@ def _short(error: Exception) -> str:
 
 def to_device(array: np.ndarray, device: str) -> torch.Tensor:
     """An array as a tensor on a device. The copy to CUDA goes through pinned memory and is asynchronous."""
+    import torch  # noqa: PLC0415 - see `_halve`
+
     tensor = torch.from_numpy(array)
     if device == "cpu":
         return tensor

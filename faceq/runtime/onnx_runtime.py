@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 from onnx.external_data_helper import uses_external_data
 
 from faceq.errors import DeviceError, ModelFileError
@@ -78,10 +78,7 @@ def session(
         ModelFileError: ONNX Runtime cannot run the model.
         DeviceError: `device` is `cuda`, but ONNX Runtime cannot use CUDA, or the GPU fails.
     """
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3  # at lower levels it warns about every unused weight of a truncated model
+    options = _options(threads)
     if all(node.op_type != "QuantizeLinear" for node in model.graph.node):
         # The model computes nothing in integers. Convert its quantised weights to floats once, not in every
         # run: the CUDA provider has no kernel for block-quantised weights.
@@ -115,10 +112,61 @@ def session(
     return created
 
 
+def _options(threads: int) -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # at lower levels it warns about every unused weight of a truncated model
+    return options
+
+
 def network(opened: onnxruntime.InferenceSession) -> Network:
     """A session with one input, as a function."""
     name = opened.get_inputs()[0].name
     return lambda batch: opened.run(None, {name: batch})
+
+
+def linear(
+    weight: np.ndarray, bias: np.ndarray | None = None, threads: int = 1
+) -> Callable[[np.ndarray], np.ndarray]:
+    """A linear layer on the CPU: (N, D) float32 to (N, E) float32.
+
+    The bits of a row of the result depend neither on the other rows nor on its position, as they do with
+    numpy's OpenBLAS.
+
+    Args:
+        weight: (E, D) float32.
+        bias: (E,) float32; None for no bias.
+        threads: number of threads. The result does not depend on it.
+    """
+    nodes = [helper.make_node("MatMul", ["features", "weight"], ["product"])]
+    constants = {"weight": np.ascontiguousarray(weight.T)}
+    if bias is not None:
+        nodes.append(helper.make_node("Add", ["product", "bias"], ["sum"]))
+        constants["bias"] = bias
+    options = _options(threads)
+    # The session takes the arrays as they are. Inside the model they would be copied four times.
+    values = map(onnxruntime.OrtValue.ortvalue_from_numpy, constants.values())
+    options.add_external_initializers(list(constants), list(values))
+    graph = helper.make_graph(
+        nodes,
+        "linear",
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, [None, weight.shape[1]])],
+        [helper.make_tensor_value_info(nodes[-1].output[0], TensorProto.FLOAT, None)],
+        [_outside(name, values.shape) for name, values in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    layer = network(onnxruntime.InferenceSession(model.SerializeToString(), options))
+    return lambda batch: layer(batch)[0]
+
+
+def _outside(name: str, shape: tuple[int, ...]) -> onnx.TensorProto:
+    """A float32 tensor of a graph whose values the options of the session contain."""
+    tensor = onnx.TensorProto(
+        name=name, data_type=TensorProto.FLOAT, dims=shape, data_location=TensorProto.EXTERNAL
+    )
+    tensor.external_data.add(key="location", value="options")
+    return tensor
 
 
 def spell_out_prelu(model: onnx.ModelProto) -> None:

@@ -1,14 +1,14 @@
 """Change torch's process-wide settings temporarily, and restore them.
 
-faceq also runs inside other programs, so it must not leave these settings changed.
+faceq also runs inside other programs, so it must not leave these settings changed. A process that has not
+imported torch does not import it for its settings, which would take a second.
 """
 
 import contextlib
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
-
-import torch
 
 _SETTINGS = threading.RLock()
 """Held while the settings are changed: if two threads saved and restored them at the same time, one could
@@ -22,7 +22,11 @@ def limit_threads(count: int) -> Iterator[None]:
 
     Only one thread at a time can be inside such a block.
     """
+    torch: Any = sys.modules.get("torch")
     with _SETTINGS:
+        if torch is None:
+            yield
+            return
         before = torch.get_num_threads()
         torch.set_num_threads(count)
         try:
@@ -38,6 +42,8 @@ def without_tf32() -> Iterator[None]:
 
     Only one thread at a time can be inside such a block.
     """
+    import torch  # noqa: PLC0415
+
     switches: tuple[Any, ...] = (torch.backends.cudnn, torch.backends.cuda.matmul)
     with _SETTINGS:
         before = [switch.allow_tf32 for switch in switches]

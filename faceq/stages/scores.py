@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 from faceq.config import Config, Pool
 from faceq.errors import UsageError
@@ -23,10 +22,8 @@ from faceq.faces import detect, geometry, landmarks, region
 from faceq.fiq import serfiq
 from faceq.fiq.distances import GAP, DropoutDistances
 from faceq.fiq.recogniser import Backbone
-from faceq.iqa import scorer
-from faceq.iqa.dbcnn_lite import DBCNNLite
-from faceq.iqa.dbcnn_vgg import DBCNN
-from faceq.iqa.scorer import OnnxQuality, TorchQuality
+from faceq.iqa import checkpoint, scorer
+from faceq.iqa.checkpoint import Checkpoint
 from faceq.runtime.device import check_cuda
 from faceq.runtime.minibatch import Model, OomSafeBatcher, in_mini_batches
 from faceq.runtime.numerics import Numerics
@@ -83,6 +80,7 @@ class ScoreFiq:
                 pool.mini_batch,
                 pool.threads,
                 models.numerics.serfiq,
+                trusted="recogniser" not in models.replaced,
             )
         self._calibration = models.calibration
         self._embeddings = config.embeddings
@@ -151,11 +149,10 @@ class ScoreQuality:
         self._region = config.quality_region
         self._name = models.preset.quality
         self._numerics = models.numerics.dbcnn
-        # Creating a network draws random initial weights: keep the host's random state unchanged.
-        with self._torch(), torch.random.fork_rng(devices=[]):
-            self._network = scorer.load(models.path("quality"), device, models.quality_scale)
+        self._checkpoint = checkpoint.identify(models.path("quality"), models.quality_scale)
+        with self._torch():
             self._scores_of = self._on_cuda(pool) if device == "cuda" else self._on_cpu(pool)
-            probes = scorer.probes(self._side)  # also warms up the model, as in ScoreFiq
+            probes = checkpoint.probes(self._side)  # also warms up the model, as in ScoreFiq
             self._check(self._rate(probes, np.ones(probes.shape[:3], np.float32)))
 
     def __call__(self, batch: pa.Table) -> pa.Table:
@@ -183,27 +180,22 @@ class ScoreQuality:
         return points
 
     def _check(self, points: np.ndarray, both_sides: bool = True) -> None:
-        scorer.check_scale(points, self._network, self._name, both_sides)
+        checkpoint.check_scale(points, self._checkpoint, self._name, both_sides)
 
     def _on_cpu(self, pool: Pool) -> Model:
-        network = self._network
-        _check_precision(network, self._name, self._numerics)
-        scores_of: Model = (
-            OnnxQuality(network, pool.mini_batch, pool.threads, self._side, self._numerics)
-            if isinstance(network, DBCNNLite)
-            else TorchQuality(network, "cpu", half=False)
-        )
-        return functools.partial(in_mini_batches, scores_of, pool.mini_batch)
+        _check_precision(self._checkpoint, self._name, self._numerics)
+        size = pool.mini_batch
+        scores_of = scorer.on_cpu(self._checkpoint, size, self._side, pool.threads, self._numerics)
+        return functools.partial(in_mini_batches, scores_of, size)
 
     def _on_cuda(self, pool: Pool) -> Model:
-        return OomSafeBatcher(
-            TorchQuality(self._network, "cuda", self._numerics.precision == "fp16"), pool.mini_batch, "dbcnn"
-        )
+        scores_of = scorer.on_cuda(self._checkpoint, half=self._numerics.precision == "fp16")
+        return OomSafeBatcher(scores_of, pool.mini_batch, "dbcnn")
 
 
 @contextlib.contextmanager
 def _torch_settings(threads: int, device: str) -> Iterator[None]:
-    """Apply the stage's torch settings within a block, and restore the previous ones afterwards."""
+    """Apply the stage's settings of torch inside a block, then restore the previous ones."""
     with limit_threads(threads), without_tf32() if device == "cuda" else contextlib.nullcontext():
         yield
 
@@ -234,18 +226,18 @@ def check_own_models(config: Config, models: ChosenModels) -> None:
         known = models.recogniser
         Backbone(models.path("recogniser"), known.dropout, known.mean, known.std)
     if "quality" in models.replaced or config.quality_scale:
-        network = scorer.load(models.path("quality"), best=models.quality_scale)
-        _check_precision(network, models.preset.quality, models.numerics.dbcnn)
-        probes = scorer.probes(_PROBE_SIDE)
-        scores_of = TorchQuality(network, "cpu", half=False)
+        found = checkpoint.identify(models.path("quality"), models.quality_scale)
+        _check_precision(found, models.preset.quality, models.numerics.dbcnn)
+        probes = checkpoint.probes(_PROBE_SIDE)
+        scores_of = scorer.on_cpu(found, len(probes), _PROBE_SIDE, threads=1)
         (points,) = scores_of(probes, np.ones(probes.shape[:3], np.float32))
-        scorer.check_scale(points, network, models.preset.quality)
+        checkpoint.check_scale(points, found, models.preset.quality)
 
 
-def _check_precision(network: DBCNNLite | DBCNN, name: str, numerics: Numerics) -> None:
+def _check_precision(found: Checkpoint, name: str, numerics: Numerics) -> None:
     """UsageError if a network should compute in bf16 and cannot. `precision.resolve` does not know which
     network a file of the user contains."""
-    if numerics.precision == "bf16" and isinstance(network, DBCNN):
+    if numerics.precision == "bf16" and found.published:
         raise UsageError(NO_BF16.format(name))
 
 

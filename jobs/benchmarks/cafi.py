@@ -10,9 +10,10 @@ import torch
 from faceq import config
 from faceq.faces import detect, finder, geometry, landmarks, region
 from faceq.fiq import recogniser, serfiq
+from faceq.fiq.monte_carlo import MonteCarlo
 from faceq.iqa.dbcnn_vgg import DBCNN, published_tensor
-from faceq.iqa.scorer import to_device
 from faceq.runtime import device
+from faceq.runtime.minibatch import to_device
 from faceq.sources.decode.image import UnreadableError, decode
 from faceq.stages.chosen_models import choose
 from jobs.benchmarks.inputs import frames_of, shards_of
@@ -32,7 +33,7 @@ def measure(settings: config.Config) -> dict[str, Any]:
     known = models.recogniser
     path = models.path("recogniser")
     backbone = recogniser.Backbone(path, known.dropout, known.mean, known.std, place, cores)
-    passes = serfiq.MonteCarlo(backbone.head, CAFI_PASSES, place)
+    passes = MonteCarlo(backbone.head, CAFI_PASSES, place)
     network = DBCNN().eval().to(place)
     frames = frames_of(settings, shards_of(settings), settings.limit)
     images = [frame.image for frame in frames if frame.image]

@@ -22,8 +22,9 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from faceq.faces.geometry import CROP_SIZE
-from faceq.iqa.dbcnn_lite import DBCNN_LITE_WEIGHTS, load_dbcnn_lite
-from faceq.iqa.dbcnn_lite_onnx import OnnxMaps
+from faceq.iqa.dbcnn_lite import load_dbcnn_lite
+from faceq.iqa.dbcnn_lite_onnx import OnnxQuality
+from faceq.iqa.dbcnn_lite_weights import DBCNN_LITE_WEIGHTS
 from faceq.iqa.dbcnn_vgg import DBCNN
 
 PUBLISHED_SIDE = 384
@@ -43,17 +44,17 @@ def main() -> None:
     last = load_dbcnn_lite(DBCNN_LITE_WEIGHTS)
     last.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     published.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    in_onnx = OnnxMaps(lite, BATCH, CROP_SIZE, options.threads)
+    in_onnx = OnnxQuality(lite.arrays(), BATCH, CROP_SIZE, options.threads)
 
     crops = np.random.default_rng(0).integers(0, 256, (BATCH, CROP_SIZE, CROP_SIZE, 3), np.uint8)
     faces = torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 255
     faces_last = faces.contiguous(memory_format=torch.channels_last)
     frame = torch.rand(1, 3, PUBLISHED_SIDE, PUBLISHED_SIDE).contiguous(memory_format=torch.channels_last)
     mask = torch.ones(BATCH, 1, CROP_SIZE, CROP_SIZE)
-    runs: dict[str, tuple[Callable[[], Tensor], int]] = {
+    runs: dict[str, tuple[Callable[[], object], int]] = {
         "lite_torch": (lambda: lite(faces, mask), BATCH),
         "lite_torch_channels_last": (lambda: last(faces_last, mask), BATCH),
-        "lite_onnxruntime": (lambda: lite.rate(in_onnx(crops), mask), BATCH),
+        "lite_onnxruntime": (lambda: in_onnx(crops, mask[:, 0].numpy()), BATCH),
         "published_one_at_a_time": (lambda: published(frame), 1),
     }
     times: dict[str, list[float]] = {name: [] for name in runs}

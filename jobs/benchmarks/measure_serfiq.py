@@ -21,6 +21,7 @@ from scipy.stats import spearmanr
 from faceq import config
 from faceq.fiq import recogniser, serfiq
 from faceq.fiq.distances import HEAD_BATCH
+from faceq.fiq.monte_carlo import MonteCarlo
 from faceq.runtime.minibatch import in_mini_batches
 from faceq.sources import read_shards
 from faceq.sources.frame import in_batches, to_table
@@ -72,9 +73,9 @@ def _with_copies(settings: config.Config, pictures: list[str], count: int) -> It
 def accuracy(head: serfiq.Head, features: np.ndarray, faces: np.ndarray, passes: int) -> dict[str, float]:
     """The distance in closed form compared with many dropout passes; errors are relative to the passes."""
     closed_form = serfiq.ClosedForm(head)
-    closed, _ = in_mini_batches(lambda part: closed_form(torch.from_numpy(part)), HEAD_BATCH, features)
-    half = serfiq.MonteCarlo(head, passes // 2)
-    drawn = serfiq.MonteCarlo(head, passes)
+    closed, _ = in_mini_batches(closed_form, HEAD_BATCH, features)
+    half = MonteCarlo(head, passes // 2)
+    drawn = MonteCarlo(head, passes)
     seeds = [serfiq.seed_of(face) for face in faces]
     distances, halves = [], []
     for vector, seed in track(list(zip(features, seeds, strict=True)), "passes", transient=True):
@@ -98,12 +99,13 @@ def accuracy(head: serfiq.Head, features: np.ndarray, faces: np.ndarray, passes:
 
 def speed(head: serfiq.Head, features: np.ndarray) -> dict[str, float]:
     """Milliseconds per face for the last layer: closed form and 100 passes, medians of alternating runs."""
-    closed, drawn = serfiq.ClosedForm(head), serfiq.MonteCarlo(head, passes=100)
-    batch = torch.from_numpy(features[:HEAD_BATCH])
+    closed, drawn = serfiq.ClosedForm(head), MonteCarlo(head, passes=100)
+    first = features[:HEAD_BATCH]
+    batch = torch.from_numpy(first)
     times: dict[str, list[float]] = {"closed_form": [], "passes_100": []}
     for round_ in range(TIMINGS + 1):
         for name, run in (
-            ("closed_form", lambda: closed(batch)),
+            ("closed_form", lambda: closed(first)),
             ("passes_100", lambda: drawn(batch, range(len(batch)))),
         ):
             start = time.perf_counter()

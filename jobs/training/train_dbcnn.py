@@ -35,15 +35,8 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR
 
 from faceq.evaluation.distortions import Image
-from faceq.iqa.dbcnn_lite import (
-    RATING_CENTRE,
-    RATING_SPREAD,
-    SCNN_CHANNELS,
-    SCNN_LAYERS,
-    DBCNNLite,
-    DistortionNet,
-    bounded,
-)
+from faceq.iqa.dbcnn_lite import DBCNNLite, DistortionNet, bounded
+from faceq.iqa.dbcnn_lite_weights import RATING_CENTRE, RATING_SPREAD, SCNN_CHANNELS, SCNN_LAYERS
 from jobs.training.train_data import (
     LadderBatches,
     NamingBatches,

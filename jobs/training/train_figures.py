@@ -21,7 +21,7 @@ from faceq.evaluation.distortions import LADDERS, Image
 from faceq.faces import geometry
 from faceq.faces.region import apply_region
 from faceq.iqa.dbcnn_lite import DBCNNLite, load_dbcnn_lite
-from faceq.iqa.scorer import OnnxQuality
+from faceq.iqa.dbcnn_lite_onnx import OnnxQuality
 from faceq.runtime.minibatch import in_mini_batches
 from faceq.runtime.parallel import in_threads
 from faceq.runtime.threads import limit_threads
@@ -67,7 +67,7 @@ def agreement(model: DBCNNLite, rated: Rated) -> dict[str, float]:
 
 def whole_crop(model: DBCNNLite, image: Image) -> float:
     """Score of an image that is filled by a face, without a mask."""
-    (score,) = OnnxQuality(model, 1, threads=1)(
+    (score,) = OnnxQuality(model.arrays(), 1, FACE_SIDE, threads=1)(
         resize(image, FACE_SIDE)[None], np.ones((1, FACE_SIDE, FACE_SIDE), np.float32)
     )
     return float(score[0])
@@ -80,7 +80,7 @@ def ladder_figures(model: DBCNNLite, portraits: list[Path]) -> dict[str, object]
     the mean over faces of Spearman's correlation of severity 0..5 and score (-1 is best), the mean score at
     each severity, and the number of frames with a face.
     """
-    quality = OnnxQuality(model, MINI_BATCH, threads=1)
+    quality = OnnxQuality(model.arrays(), MINI_BATCH, geometry.CROP_SIZE, threads=1)
     settings = config.Config()
     find = FindFace(settings, choose(settings))
     scores: dict[tuple[str, str], list[NDArray[np.float64]]] = {}

@@ -9,8 +9,9 @@ from scipy.stats import spearmanr
 from faceq.evaluation.distortions import LADDERS
 from faceq.faces import geometry
 from faceq.faces.detect import YuNet
+from faceq.fiq.monte_carlo import MonteCarlo
 from faceq.fiq.recogniser import Backbone
-from faceq.fiq.serfiq import ClosedForm, MonteCarlo
+from faceq.fiq.serfiq import ClosedForm
 from faceq.models.fetch import fetch
 from faceq.sources.decode.image import decode
 
@@ -30,15 +31,15 @@ def aligned_faces(astronaut: np.ndarray, photos: Path) -> np.ndarray:
     return np.stack(sharp + degraded + [255 - face for face in sharp[:3]])
 
 
-def features_of(backbone: Backbone, faces: np.ndarray) -> torch.Tensor:
+def features_of(backbone: Backbone, faces: np.ndarray) -> np.ndarray:
     """The recogniser's features before dropout, (N, D) float32, of faces (N, 112, 112, 3)."""
     parts = [backbone(faces[i : i + 11]) for i in range(0, len(faces), 11)]
-    return torch.from_numpy(np.concatenate(parts))
+    return np.concatenate(parts)
 
 
-def closed_form_error(backbone: Backbone, features: torch.Tensor, passes: int) -> tuple[np.ndarray, float]:
+def closed_form_error(backbone: Backbone, features: np.ndarray, passes: int) -> tuple[np.ndarray, float]:
     """The relative error of the mean distance of each face in closed form, (N,), and the rank correlation
     with the passes."""
     closed, _ = ClosedForm(backbone.head)(features)
-    drawn, _ = MonteCarlo(backbone.head, passes)(features, range(len(features)))
+    drawn, _ = MonteCarlo(backbone.head, passes)(torch.from_numpy(features), range(len(features)))
     return closed / drawn - 1, float(spearmanr(closed, drawn).statistic)

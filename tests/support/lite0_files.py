@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from faceq.iqa.dbcnn_lite import LITE0_BLOCKS
+from faceq.iqa.dbcnn_lite_weights import LITE0_BLOCKS
 
 
 def published_state(seed: int) -> dict[str, Tensor]:

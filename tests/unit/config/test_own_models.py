@@ -32,8 +32,8 @@ from faceq.faces import geometry
 from faceq.fiq.distances import GAP, DropoutDistances
 from faceq.fiq.recogniser import Backbone
 from faceq.fiq.serfiq import ClosedForm
-from faceq.iqa import scorer
-from faceq.iqa.dbcnn_lite import DBCNN_LITE_WEIGHTS
+from faceq.iqa import checkpoint
+from faceq.iqa.dbcnn_lite_weights import DBCNN_LITE_WEIGHTS
 from faceq.models import zoo
 from faceq.models.fetch import fetch
 from faceq.runtime.onnx_runtime import ModelFileError
@@ -128,7 +128,7 @@ def test_arcface_is_fed_as_insightface_feeds_it(files, astronaut):
     faces = np.stack([astronaut[100:212, 200:312], astronaut[50:162, 150:262]])
     wanted = ArcFaceONNX(str(files["recogniser"])).get_feat([face[..., ::-1] for face in faces])
     own = Backbone(files["recogniser"], dropout=0.5)
-    _, found = ClosedForm(own.head)(torch.from_numpy(own(faces)))
+    _, found = ClosedForm(own.head)(own(faces))
     assert np.allclose(found, wanted, atol=1e-4)
 
 
@@ -313,12 +313,12 @@ def test_the_scale_decides_values_and_is_on_record(files):
     ],
 )
 def test_a_batch_completely_outside_the_scale_stops_the_job(files, points, wrong):
-    network = scorer.load(files["quality"])
+    found = checkpoint.identify(files["quality"])
     told = pytest.raises(
         ModelFileError, match=r"mine: its scores are .*, but the assumed scale is 0 to 1: set"
     )
     with told if wrong else contextlib.nullcontext():
-        scorer.check_scale(np.array(points, np.float32), network, "mine", both_sides=False)
+        checkpoint.check_scale(np.array(points, np.float32), found, "mine", both_sides=False)
 
 
 def test_a_recogniser_with_a_second_output_for_the_norm_is_accepted(files, tmp_path, astronaut):

@@ -4,7 +4,6 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from faceq.errors import UsageError
@@ -31,7 +30,7 @@ def backbone() -> Backbone:
 
 
 def embeddings(backbone: Backbone, faces: np.ndarray) -> np.ndarray:
-    return ClosedForm(backbone.head)(torch.from_numpy(backbone(faces)))[1]
+    return ClosedForm(backbone.head)(backbone(faces))[1]
 
 
 def whole(path, batch: np.ndarray) -> np.ndarray:

@@ -11,8 +11,10 @@ from safetensors.torch import load_file, save_file
 from skimage.data import astronaut
 from torch import Tensor, nn
 
+from faceq.errors import ModelFileError
 from faceq.evaluation.distortions import LADDERS
-from faceq.iqa.dbcnn_lite import DBCNN_LITE_WEIGHTS, DBCNNLite, load_dbcnn_lite
+from faceq.iqa.dbcnn_lite import DBCNNLite, load_dbcnn_lite
+from faceq.iqa.dbcnn_lite_weights import DBCNN_LITE_WEIGHTS, shapes
 
 FACE = (slice(10, 210), slice(120, 320))  # rows and columns of the astronaut's head
 
@@ -127,18 +129,23 @@ def test_the_weights_file_is_small() -> None:
     assert DBCNN_LITE_WEIGHTS.stat().st_size <= 12e6
 
 
+def test_the_weights_are_those_of_the_network(model: DBCNNLite) -> None:
+    """The shapes are known without torch."""
+    assert {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()} == shapes()
+
+
 def test_a_file_with_other_keys_is_refused_by_name(tmp_path: Path) -> None:
     state = load_file(DBCNN_LITE_WEIGHTS)
     state["stray"] = state.pop("head.bias")
     save_file(state, tmp_path / "other.safetensors")
-    with pytest.raises(ValueError, match=r"other\.safetensors.*head\.bias.*stray"):
+    with pytest.raises(ModelFileError, match=r"other\.safetensors.*head\.bias.*stray"):
         load_dbcnn_lite(tmp_path / "other.safetensors")
 
 
 def test_a_file_that_is_missing_or_broken_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"absent\.safetensors"):
+    with pytest.raises(ModelFileError, match=r"absent\.safetensors"):
         load_dbcnn_lite(tmp_path / "absent.safetensors")
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(b"not weights")
-    with pytest.raises(ValueError, match=r"broken\.safetensors"):
+    with pytest.raises(ModelFileError, match=r"broken\.safetensors"):
         load_dbcnn_lite(broken)

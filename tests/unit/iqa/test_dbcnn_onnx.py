@@ -1,13 +1,12 @@
-"""DB-CNN-Lite's networks in ONNX Runtime compared with the same networks in torch."""
-
-import dataclasses
+"""DB-CNN-Lite in ONNX Runtime compared with DB-CNN-Lite in torch."""
 
 import numpy as np
 import pytest
 import torch
 
-from faceq.iqa.dbcnn_lite import DBCNN_LITE_WEIGHTS, DBCNNLite, load_dbcnn_lite
-from faceq.iqa.dbcnn_lite_onnx import OnnxMaps
+from faceq.iqa.dbcnn_lite import DBCNNLite, load_dbcnn_lite
+from faceq.iqa.dbcnn_lite_onnx import OnnxQuality
+from faceq.iqa.dbcnn_lite_weights import DBCNN_LITE_WEIGHTS
 
 
 @pytest.fixture(scope="module")
@@ -22,28 +21,33 @@ def pictures(astronaut) -> np.ndarray:
     return np.stack([face, face[:, ::-1], astronaut[300:460, 300:460]])
 
 
-@torch.inference_mode()
-def test_every_map_is_the_one_that_torch_computes(model: DBCNNLite, pictures: np.ndarray) -> None:
-    images = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
-    expected, found = model.maps(images), OnnxMaps(model, 3, 160, threads=1)(pictures)
-    for field in dataclasses.fields(expected):
-        pairs = [getattr(maps, field.name) for maps in (expected, found)]
-        there, here = (list(values) if field.name == "levels" else [values] for values in pairs)
-        assert [values.shape for values in there] == [values.shape for values in here]
-        for torchs, onnxs in zip(there, here, strict=True):
-            assert torch.allclose(torchs, onnxs, rtol=1e-4, atol=1e-5 * float(torchs.abs().max()))
+@pytest.fixture(scope="module")
+def quality(model: DBCNNLite) -> OnnxQuality:
+    return OnnxQuality(model.arrays(), 3, 160, threads=1)
 
 
 @torch.inference_mode()
-def test_scores_are_the_same_to_a_thousandth_of_a_point(model: DBCNNLite, pictures: np.ndarray) -> None:
-    mask = torch.zeros(3, 1, 160, 160)
-    mask[:, :, 40:120, 50:110] = 1
+def test_every_map_is_the_one_that_torch_computes(model, quality, pictures) -> None:
+    expected = model.maps(torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255)
+    for wanted, found in zip(
+        [*expected.levels, expected.distortion], map(torch.from_numpy, quality.maps(pictures)), strict=True
+    ):
+        assert wanted.shape == found.shape
+        assert torch.allclose(wanted, found, rtol=1e-4, atol=1e-5 * float(wanted.abs().max()))
+
+
+@torch.inference_mode()
+def test_scores_inside_any_mask_are_the_same_to_a_thousandth_of_a_point(model, quality, pictures) -> None:
     images = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
-    expected = model(images, mask)
-    found = model.rate(OnnxMaps(model, 3, 160, threads=1)(pictures), mask)
-    assert torch.allclose(expected, found, atol=1e-3)
+    masks = np.zeros((3, 160, 160), np.float32)
+    masks[0, 40:120, 50:110] = 1
+    masks[1, 33:36, 7:9] = 0.5  # smaller than a position of any map; the third mask is empty
+    wanted = model(images, torch.from_numpy(masks)[:, None]).numpy()
+    (found,) = quality(pictures, masks)
+    assert np.abs(found - wanted).max() < 1e-3
+    assert len({round(float(score), 3) for score in found}) == 3
 
 
 def test_a_side_that_the_strides_do_not_divide_is_refused(model: DBCNNLite) -> None:
     with pytest.raises(ValueError, match="250 pixels: it must be a multiple of 32"):
-        OnnxMaps(model, 1, 250, threads=1)
+        OnnxQuality(model.arrays(), 1, 250, threads=1)

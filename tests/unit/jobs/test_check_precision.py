@@ -9,8 +9,9 @@ from PIL import Image
 
 from faceq import config
 from faceq.evaluation.whole_images import lite_views
-from faceq.iqa.dbcnn_lite import DBCNN_LITE_WEIGHTS, load_dbcnn_lite
-from faceq.iqa.scorer import TorchQuality
+from faceq.iqa.dbcnn_lite import load_dbcnn_lite
+from faceq.iqa.dbcnn_lite_weights import DBCNN_LITE_WEIGHTS
+from faceq.iqa.torch_quality import TorchQuality
 from faceq.stages.chosen_models import choose
 from faceq.stages.scores import ScoreQuality
 from jobs.benchmarks import check_precision

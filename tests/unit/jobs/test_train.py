@@ -10,7 +10,8 @@ from lite0_files import published_state
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from faceq.iqa.dbcnn_lite import LITE0_BLOCKS, DBCNNLite, SemanticNet
+from faceq.iqa.dbcnn_lite import DBCNNLite, SemanticNet
+from faceq.iqa.dbcnn_lite_weights import LITE0_BLOCKS
 from jobs.training import train_data, train_distortions
 from jobs.training.train_data import Ladders, NamingBatches, Rated, RatedBatches
 from jobs.training.train_dbcnn import LiveLite, gather_statistics, ranking_loss, train_stage

@@ -13,9 +13,9 @@ from faceq.faces.detect import YuNet
 from faceq.fiq.distances import BF16_TOLERANCE, DropoutDistances
 from faceq.fiq.recogniser import Backbone
 from faceq.fiq.serfiq import score
-from faceq.iqa import scorer
-from faceq.iqa.dbcnn_lite import DBCNN_LITE_WEIGHTS, load_dbcnn_lite
-from faceq.iqa.scorer import OnnxQuality
+from faceq.iqa import dbcnn_lite_weights, scorer
+from faceq.iqa.dbcnn_lite_onnx import OnnxQuality
+from faceq.iqa.dbcnn_lite_weights import DBCNN_LITE_WEIGHTS
 from faceq.models import zoo
 from faceq.models.fetch import fetch
 from faceq.runtime.numerics import F32, Numerics, has_openvino
@@ -56,8 +56,8 @@ def sface(numerics: Numerics) -> Backbone:
 
 
 def dbcnn(images: np.ndarray, numerics: Numerics) -> np.ndarray:
-    network = load_dbcnn_lite(DBCNN_LITE_WEIGHTS)
-    quality = OnnxQuality(network, len(images), 1, images.shape[1], numerics)
+    weights = dbcnn_lite_weights.read(DBCNN_LITE_WEIGHTS)
+    quality = OnnxQuality(weights, len(images), images.shape[1], threads=1, numerics=numerics)
     return quality(images, np.ones(images.shape[:3], np.float32))[0]
 
 

@@ -23,13 +23,13 @@ from faceq.faces import geometry
 from faceq.faces.detect import Face, YuNet
 from faceq.fiq.distances import CUDA_TOLERANCE, DropoutDistances
 from faceq.fiq.serfiq import score
-from faceq.iqa import scorer
-from faceq.iqa.scorer import HALF_TOLERANCE, TorchQuality
+from faceq.iqa import checkpoint, scorer, torch_quality
+from faceq.iqa.torch_quality import HALF_TOLERANCE, TorchQuality
 from faceq.job import cluster
 from faceq.models import zoo
 from faceq.models.fetch import fetch
 from faceq.runtime import device, onnx_runtime
-from faceq.runtime.minibatch import OomSafeBatcher
+from faceq.runtime.minibatch import OomSafeBatcher, to_device
 from faceq.sources.frame import Frame, to_table
 from faceq.stages import find_face
 from faceq.stages.chosen_models import choose
@@ -79,11 +79,11 @@ def test_the_closed_forms_gap_is_measured_on_the_device(aligned, tmp_path, where
 
 @pytest.mark.parametrize("where", DEVICES)
 def test_published_dbcnn_in_half_precision_stays_within_the_tolerance(tmp_path, where):
-    path = dbcnn(tmp_path / "dbcnn.pth")
+    found = checkpoint.identify(dbcnn(tmp_path / "dbcnn.pth"))
     crops = np.stack([face[::2, ::2] for face in list(demo.source_faces().values())[:4]])
     masks = np.ones(crops.shape[:3], np.float32)
-    (single,) = TorchQuality(scorer.load(path), "cpu", half=False)(crops, masks)
-    (half,) = TorchQuality(scorer.load(path, where), where, half=True)(crops, masks)
+    (single,) = TorchQuality(torch_quality.load(found), "cpu", half=False)(crops, masks)
+    (half,) = TorchQuality(torch_quality.load(found, where), where, half=True)(crops, masks)
     assert 0 < np.abs(single - half).max() < HALF_TOLERANCE
 
 
@@ -214,7 +214,7 @@ def test_auto_uses_an_available_gpu():
 def test_running_out_of_gpu_memory_halves_the_mini_batch(tmp_path, caplog):
     torch.cuda.empty_cache()
     total = torch.cuda.get_device_properties(0).total_memory
-    network = TorchQuality(scorer.load(dbcnn(tmp_path / "dbcnn.pth"), "cuda"), "cuda", half=True)
+    network = scorer.on_cuda(checkpoint.identify(dbcnn(tmp_path / "dbcnn.pth")), half=True)
     crops = np.zeros((64, 256, 256, 3), np.uint8)
     torch.cuda.set_per_process_memory_fraction(0.6e9 / total)
     try:
@@ -382,7 +382,7 @@ def test_cpus_are_those_of_the_process_or_else_of_the_machine(monkeypatch):
 def test_bytes_reach_the_device_unchanged():
     pixels = np.arange(48, dtype=np.uint8).reshape(1, 4, 4, 3)
     where = "cuda" if GPU else "cpu"
-    assert np.array_equal(scorer.to_device(pixels, where).cpu().numpy(), pixels)
+    assert np.array_equal(to_device(pixels, where).cpu().numpy(), pixels)
 
 
 @on_gpu

@@ -17,8 +17,11 @@ import faceq
 from faceq.config import Config
 from faceq.errors import UsageError
 from faceq.faces import geometry
-from faceq.iqa.dbcnn_lite import DBCNN_LITE_WEIGHTS, load_dbcnn_lite
-from faceq.iqa.scorer import HALF_TOLERANCE, OnnxQuality, TorchQuality
+from faceq.iqa import dbcnn_lite_weights
+from faceq.iqa.dbcnn_lite import load_dbcnn_lite
+from faceq.iqa.dbcnn_lite_onnx import OnnxQuality
+from faceq.iqa.dbcnn_lite_weights import DBCNN_LITE_WEIGHTS
+from faceq.iqa.torch_quality import HALF_TOLERANCE, TorchQuality
 from faceq.models import zoo as models
 from faceq.presets import PRESETS
 from faceq.runtime.minibatch import in_mini_batches
@@ -181,7 +184,8 @@ def test_half_precision_moves_no_score_by_more_than_its_tolerance(faces, device)
     rows = find(pa.table({"image": frames, "status": pa.nulls(len(frames), pa.string())}))
     found = pending(rows)
     crops, masks = pixels(rows, "crop", found, (256, 256, 3)), masks_of(rows, found)
-    (single,) = OnnxQuality(load_dbcnn_lite(DBCNN_LITE_WEIGHTS), len(found), threads=1)(crops, masks)
+    weights = dbcnn_lite_weights.read(DBCNN_LITE_WEIGHTS)
+    (single,) = OnnxQuality(weights, len(found), crops.shape[1], threads=1)(crops, masks)
     (half,) = TorchQuality(load_dbcnn_lite(DBCNN_LITE_WEIGHTS, device), device, half=True)(crops, masks)
     assert 0 < np.abs(single - half).max() < HALF_TOLERANCE
 
