@@ -2,6 +2,8 @@
 
 import io
 import statistics
+import subprocess
+import sys
 import threading
 import time
 
@@ -11,6 +13,7 @@ import pytest
 from PIL import Image
 
 import faceq
+from faceq.runtime import device
 
 SETTINGS = {"fiq_threshold": 0, "serfiq": {"mini_batch": 1}, "dbcnn": {"mini_batch": 1}}
 """Mini-batches of one: with larger ones, a single image would take as long as a whole mini-batch."""
@@ -31,6 +34,18 @@ def picture(astronaut: np.ndarray) -> bytes:
 
 def values(table: pa.Table) -> pa.Table:
     return table.drop_columns(["run_id"])
+
+
+@pytest.mark.skipif(device.gpus() > 0, reason="this machine has a GPU")
+def test_the_models_of_the_embedded_preset_load_and_score_without_torch():
+    """torch takes a second to import, in every process."""
+    code = (
+        "import sys, faceq, skimage.data\n"
+        "scored = faceq.score_images([skimage.data.astronaut()])\n"
+        "assert scored['status'].to_pylist() == ['scored']\n"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_the_rows_are_those_of_score_images_at_every_call(scorer, picture, astronaut, photos):
