@@ -219,7 +219,7 @@ def _score(
     if not rest.shards:
         run.frames, run.already_done = 0, rest.already_done
         return _Graph(time.monotonic(), 0.0, (0.0, 0), len(rest.done))
-    groups = group(split_large(rest.shards, config))
+    groups = group(split_large(rest.shards, config, shared))
     census = _start_census(len(shards), groups, rest.already_done, config.limit)
     incarnation = ray.get(census.incarnation.remote())
     keeper = finished_shards.Keeper(

@@ -8,7 +8,7 @@ from typing import Any
 
 import ray
 
-from faceq.config import Config
+from faceq.config import Config, Stage
 from faceq.job.cluster import MAX_RETRIES
 from faceq.job.resume import read_settings
 from faceq.sources.listing import Kind, Shard
@@ -20,19 +20,26 @@ from faceq.sources.video.pieces import Piece, UndividedError, look, spans
 
 log = logging.getLogger(__name__)
 
+CPUS_PER_VIDEO = 3
+"""CPUs that one task which reads a video keeps busy, if each CPU runs all stages. A 1080p frame takes 23 ms to
+read and 52 ms to score; smaller frames are read faster."""
 
-def split_large(shards: list[Shard], config: Config) -> list[Shard]:
+
+def split_large(shards: list[Shard], config: Config, shared: Stage | None = None) -> list[Shard]:
     """The shards in the same order; each large tar and video is replaced by its parts.
 
     Ray tasks index these files. The headers of a tar lead from one to the next: on S3 this means to read most
     of the tar. A video is decoded. A file that cannot be split, or not be read, stays as it is: its read task
     reports what is wrong.
+
+    `shared`: see `faceq.job.graph.run_graph`.
     """
     if config.limit is not None:
         return shards
     sizes = {kind: part_bytes(shards, kind) for kind in _STEPS}
     large = [shard for shard in shards if shard.kind in sizes and is_large(shard, sizes[shard.kind])]
-    if not _is_worthwhile([shard for shard in large if shard.kind == "video"]):
+    videos = [shard for shard in large if shard.kind == "video"]
+    if not _is_worthwhile(len(videos), CPUS_PER_VIDEO if shared else 1):
         large = [shard for shard in large if shard.kind != "video"]
     if not large:
         return shards
@@ -43,11 +50,11 @@ def split_large(shards: list[Shard], config: Config) -> list[Shard]:
     return [part for shard in shards for part in parts.get(shard.source, [shard])]
 
 
-def _is_worthwhile(videos: list[Shard]) -> bool:
-    """Whether to split videos, which costs to decode them once more: only if there are fewer than CPUs. A
-    cluster may grow."""
+def _is_worthwhile(videos: int, cpus_per_video: int) -> bool:
+    """Whether to split videos, which costs to decode them once more: only if the tasks that read them whole
+    would leave CPUs idle. A cluster may grow."""
     on_cluster = os.environ.get("RAY_ADDRESS") or len(ray.nodes()) > 1
-    return bool(on_cluster) or len(videos) < ray.cluster_resources().get("CPU", 1)
+    return bool(on_cluster) or videos * cpus_per_video < ray.cluster_resources().get("CPU", 1)
 
 
 def _ask(shard: Shard, size: int, settings: ReadSettings, config: Config) -> Any:

@@ -22,8 +22,9 @@ pytestmark = pytest.mark.usefixtures("light_job")
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch):
-    """Parts of a few members."""
+    """Parts of a few members, also of a single video on two CPUs."""
     monkeypatch.setattr(parts, "PART_BYTES", {"tar": 32 << 10, "video": 8 << 10})
+    monkeypatch.setattr(splitting, "CPUS_PER_VIDEO", 1)
 
 
 @pytest.fixture
@@ -95,6 +96,18 @@ def test_damage_that_several_parts_meet_is_one_row(tars, tmp_path, monkeypatch):
     ((_, _, index, status, error),) = rows_of(job)
     assert (index, status) == (BREAK, "unreadable") and "was changed while it was read" in error
     assert done.run.frames == done.run.rows == 1
+
+
+@pytest.mark.parametrize(
+    ("videos", "cpus_per_video", "worthwhile"), [(1, 1, True), (2, 1, False), (1, 3, False)]
+)
+def test_videos_are_split_only_if_their_readers_would_leave_cpus_idle(
+    monkeypatch, videos, cpus_per_video, worthwhile
+):
+    """On a machine with two CPUs."""
+    monkeypatch.setattr(splitting.ray, "nodes", lambda: [{}])
+    monkeypatch.setattr(splitting.ray, "cluster_resources", lambda: {"CPU": 2.0})
+    assert splitting._is_worthwhile(videos, cpus_per_video) == worthwhile
 
 
 def test_a_tar_that_cannot_be_split_says_why(tars, tmp_path, caplog):
