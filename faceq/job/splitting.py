@@ -21,8 +21,8 @@ from faceq.sources.video.pieces import Piece, UndividedError, look, spans
 log = logging.getLogger(__name__)
 
 CPUS_PER_VIDEO = 3
-"""CPUs that one task which reads a video keeps busy, if each CPU runs all stages. A 1080p frame takes 23 ms to
-read and 52 ms to score; smaller frames are read faster."""
+"""CPUs that one task which reads a video keeps busy, if each CPU runs all stages. A 1080p frame takes 23 ms
+to read and 52 ms to score; smaller frames are read faster."""
 
 
 def split_large(shards: list[Shard], config: Config, shared: Stage | None = None) -> list[Shard]:
