@@ -53,6 +53,8 @@ def run_graph(
     with DataContext.current(_context(config, run)), shown, warnings.catch_warnings():
         # Ray deprecates `max_retries` in these calls and offers no replacement.
         warnings.simplefilter("ignore", RayDeprecationWarning)
+        # A small input has fewer blocks than there are actors.
+        warnings.filterwarnings("ignore", "The minimum number of concurrent actors", UserWarning)
         # Encoded frames, or errors.
         frames = _read(config, groups, done, census)
         scored = (

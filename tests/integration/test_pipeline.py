@@ -69,6 +69,13 @@ def scored(shards, tmp_path_factory):
         return chosen, pipeline.score(chosen)
 
 
+def test_ray_does_not_warn_about_an_input_that_is_smaller_than_the_pool(tmp_path, monkeypatch, recwarn):
+    monkeypatch.setattr(pipeline, "runs_here", lambda: True)
+    done = pipeline.score(settings(PHOTOS / "t1.jpg", tmp_path / "table"))
+    assert done.run.rows == 1
+    assert [str(each.message) for each in recwarn if "actors" in str(each.message)] == []
+
+
 def test_every_frame_has_exactly_one_row(scored, shards, frames):
     chosen, done = scored
     rows = rows_of(chosen)
