@@ -23,6 +23,7 @@ from faceq.config import S3Settings
 from faceq.evaluation import distortions
 from faceq.sources.decode.image import decode
 from faceq.sources.listing import list_shards
+from jobs.training.train_ladders import salt_and_pepper, sharpened, smoothed
 
 SIDE = 512
 MAX_PIXELS = 80_000_000
@@ -39,9 +40,9 @@ def main() -> None:
     parser.add_argument("--faces", type=int, default=60, help="number of photos (60)")
     options = parser.parse_args()
     scorer = faceq.Scorer(fiq_threshold=0)
-    score = functools.partial(_rows, scorer)
-    photos = _photos(options.photos, 2 * options.faces)
-    kept = [(photo, row) for photo, row in zip(photos, score(photos), strict=True) if _is_single(row)]
+    score = functools.partial(rows_of, scorer)
+    photos = photos_of(options.photos, 2 * options.faces)
+    kept = [(photo, row) for photo, row in zip(photos, score(photos), strict=True) if is_single(row)]
     kept = kept[: options.faces]
     table = rich.table.Table(title=f"{len(kept)} faces", box=None, pad_edge=False)
     for title in ("edit", "found", "serfiq", "rises", "dbcnn", "rises"):
@@ -57,19 +58,21 @@ def main() -> None:
     rich.console.Console().print(table)
 
 
-def _photos(inputs: list[str], count: int) -> list[Image]:
+def photos_of(inputs: list[str], count: int) -> list[Image]:
     """The first photos of the inputs, (H, W, 3) uint8 RGB, shrunk to SIDE."""
     shards = list_shards(inputs, S3Settings())[:count]
     encoded = [frame.image for frame in sources.read_shards(shards, S3Settings()) if frame.image]
     return [_shrunk(decode(image, MAX_PIXELS)) for image in encoded]
 
 
-def _rows(scorer: faceq.Scorer, photos: list[Image]) -> list[dict]:
+def rows_of(scorer: faceq.Scorer, photos: list[Image]) -> list[dict]:
+    """The rows of photos, in order."""
     rows: list[dict] = scorer.score(photos).to_pylist()
     return rows
 
 
-def _is_single(row: dict) -> bool:
+def is_single(row: dict) -> bool:
+    """Whether exactly one face was found, and scored."""
     return row["n_faces"] == 1 and row["dbcnn"] is not None
 
 
@@ -78,26 +81,6 @@ def _shrunk(photo: Image) -> Image:
     if scale >= 1:
         return photo
     return np.asarray(cv2.resize(photo, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), np.uint8)
-
-
-def sharpened(photo: Image, amount: float) -> Image:
-    """Unsharp mask with a radius of 2 pixels."""
-    blurred = cv2.GaussianBlur(photo, (0, 0), 2).astype(np.float32)
-    return distortions.as_image(photo + amount * (photo - blurred))
-
-
-def salt_and_pepper(photo: Image, share: float) -> Image:
-    """Make a share of the pixels black or white."""
-    drawn = np.random.default_rng(0).random(photo.shape[:2])
-    edited = photo.copy()
-    edited[drawn < share / 2] = 0
-    edited[drawn > 1 - share / 2] = 255
-    return edited
-
-
-def smoothed(photo: Image) -> Image:
-    """Smooth the skin like a beauty filter, which removes texture and keeps edges."""
-    return np.asarray(cv2.bilateralFilter(photo, 0, 30, 5), np.uint8)
 
 
 def exposed(photo: Image, stops: float) -> Image:
@@ -157,10 +140,10 @@ def _plain(edit: Callable[..., Image], *values: float) -> Edit:
 
 
 EDITS: dict[str, Edit] = {
-    "sharpened, amount 1": _plain(sharpened, 1.0),
-    "sharpened, amount 3": _plain(sharpened, 3.0),
-    "salt and pepper, 1%": _plain(salt_and_pepper, 0.01),
-    "salt and pepper, 5%": _plain(salt_and_pepper, 0.05),
+    "sharpened, amount 1": _plain(sharpened, 1.0, 2.0),
+    "sharpened, amount 3": _plain(sharpened, 3.0, 2.0),
+    "salt and pepper, 1%": _plain(salt_and_pepper, 0.01, 0),
+    "salt and pepper, 5%": _plain(salt_and_pepper, 0.05, 0),
     "noise, sigma 12": _plain(distortions.white_noise, 12.0, 0),
     "noise, sigma 25": _plain(distortions.white_noise, 25.0, 0),
     "blur, sigma 2": _plain(distortions.gaussian_blur, 2.0),
@@ -168,7 +151,7 @@ EDITS: dict[str, Edit] = {
     "JPEG quality 10": _plain(distortions.jpeg, 10),
     "JPEG quality 4": _plain(distortions.jpeg, 4),
     "JPEG quality 2": _plain(distortions.jpeg, 2),
-    "skin smoothed": _plain(smoothed),
+    "skin smoothed": _plain(smoothed, 30, 5),
     "2 stops darker": _plain(exposed, -2.0),
     "2 stops brighter": _plain(exposed, 2.0),
     "grey": _plain(grey),

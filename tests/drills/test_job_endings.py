@@ -20,7 +20,7 @@ from faceq.table import lock
 from faceq.table.runs import Run
 from faceq.table.store import Table
 
-FRAMES = 240
+FRAMES = 600
 
 
 @pytest.fixture(scope="module")

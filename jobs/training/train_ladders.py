@@ -1,0 +1,187 @@
+"""Distortions of faces that are common on the internet, each in five steps.
+
+Along each of the LADDERS, the score of DB-CNN must fall. Steps are chosen for faces of 100 to 400 pixels: the
+first is barely visible, the last ruins the face. Every function takes an RGB uint8 image (H, W, 3) and
+returns a new one of the same shape. Random distortions use a seed, so that the same arguments always give the
+same pixels.
+"""
+
+import fractions
+import io
+from collections.abc import Callable
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+
+from faceq.evaluation.distortions import Image, as_image, gaussian_blur
+
+STEPS = 5
+
+SHARPENING = (1.0, 2.0, 4.0, 6.0, 8.0)  # factor of what the unsharp mask adds
+UNSHARP_BLUR = (0.8, 1.2, 1.8, 2.7, 4.0)  # sigma of the blur before an unsharp mask of 1.5 times the sigma
+IMPULSES = (0.002, 0.005, 0.01, 0.03, 0.08)  # share of the pixels
+COMB = (1, 2, 4, 8, 16)  # pixels by which the two fields of a frame differ
+MOTION = (3, 5, 9, 15, 25)  # length of the path in pixels
+SMOOTHING = (10, 20, 35, 55, 80)  # grey levels that a bilateral filter averages
+RESIZING = (1.5, 2.2, 3.2, 5.0, 8.0)  # reduction of each side before it is enlarged again
+CUTOFF = (0.6, 0.42, 0.3, 0.21, 0.15)  # highest frequency that is kept, as a share of the highest possible
+LEVELS = (32, 16, 10, 6, 4)  # of each channel
+CHROMA_SIGMA = (6.0, 12.0, 20.0, 32.0, 50.0)  # grey levels
+H264_CRF = (28, 34, 40, 45, 51)  # constant rate factor: 51 is the worst
+HEVC_CRF = (30, 36, 41, 46, 51)
+
+VIDEO_FRAMES = 3
+"""Frames that are encoded; the last one, which is predicted from the others, is returned."""
+
+
+def sharpened(image: Image, amount: float, sigma: float = 1.5) -> Image:
+    """Unsharp mask: add `amount` times the difference from a blurred copy. Large amounts leave haloes."""
+    values = image.astype(np.float32)
+    blurred = cv2.GaussianBlur(values, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101)
+    return as_image(values + amount * (values - blurred))
+
+
+def salt_and_pepper(image: Image, share: float, seed: int) -> Image:
+    """Make a share of the pixels black or white."""
+    drawn = np.random.default_rng(seed).random(image.shape[:2])
+    edited = image.copy()
+    edited[drawn < share / 2] = 0
+    edited[drawn > 1 - share / 2] = 255
+    return edited
+
+
+def interlaced(image: Image, shift: int) -> Image:
+    """Move every second row sideways, as in a frame whose two fields show different moments."""
+    edited = image.copy()
+    edited[1::2] = np.roll(image, shift, axis=1)[1::2]
+    return edited
+
+
+def motion_blurred(image: Image, length: int, seed: int) -> Image:
+    """Blur along a straight path of `length` pixels, in a random direction, as when the camera moves."""
+    angle = np.random.default_rng(seed).uniform(0, 180)
+    line = np.zeros((length, length), np.float32)
+    line[length // 2] = 1
+    turn = cv2.getRotationMatrix2D(((length - 1) / 2, (length - 1) / 2), angle, 1)
+    kernel = cv2.warpAffine(line, turn, (length, length))
+    blurred = cv2.filter2D(image, -1, kernel / kernel.sum(), borderType=cv2.BORDER_REFLECT_101)
+    return np.asarray(blurred, np.uint8)
+
+
+def smoothed(image: Image, contrast: float, reach: float = 4.0) -> Image:
+    """Smooth the skin like a beauty filter: texture of up to `contrast` grey levels vanishes, edges stay.
+    `reach`: sigma in pixels."""
+    return np.asarray(cv2.bilateralFilter(image, 0, contrast, reach), np.uint8)
+
+
+def enlarged(image: Image, factor: float, kernel: int) -> Image:
+    """Reduce by `factor`, then enlarge to the original size by one of OpenCV's kernels (cv2.INTER_…)."""
+    height, width = image.shape[:2]
+    small = (max(1, round(width / factor)), max(1, round(height / factor)))
+    reduced = cv2.resize(image, small, interpolation=cv2.INTER_AREA)
+    return np.asarray(cv2.resize(reduced, (width, height), interpolation=kernel), np.uint8)
+
+
+def enlarged_along_edges(image: Image, factor: float) -> Image:
+    """Like `enlarged`, and then make the edges steep and smooth along their direction, as learned
+    super-resolution does: outlines are sharp, and there is no texture.
+
+    Source: shock filter (Osher and Rudin, 1990) with the direction of the gradient from a smoothed image.
+    """
+    values = enlarged(image, factor, cv2.INTER_CUBIC).astype(np.float32)
+    for _ in range(round(2 * factor)):
+        smooth = cv2.GaussianBlur(values, (0, 0), max(0.8, factor / 2)).mean(axis=2)
+        across = cv2.Sobel(smooth, cv2.CV_32F, 1, 0), cv2.Sobel(smooth, cv2.CV_32F, 0, 1)
+        length = np.maximum(np.hypot(*across), 1e-3)
+        x, y = (each / length for each in across)
+        twice = [cv2.Sobel(smooth, cv2.CV_32F, *order) for order in ((2, 0), (1, 1), (0, 2))]
+        second = x * x * twice[0] + 2 * x * y * twice[1] + y * y * twice[2]
+        nearby = np.ones((3, 3), np.uint8)
+        darker, brighter = cv2.erode(values, nearby), cv2.dilate(values, nearby)
+        towards = np.where((second > 0)[..., None], darker, brighter)
+        values += 0.25 * (towards - values)
+    return as_image(values)
+
+
+def ringing(image: Image, cutoff: float) -> Image:
+    """Remove all frequencies above a share of the highest one, which leaves waves beside edges."""
+    height, width = image.shape[:2]
+    framed = np.pad(image, ((0, height), (0, width), (0, 0)), "symmetric").astype(np.float32)
+    frequency = np.hypot(np.fft.fftfreq(2 * height)[:, None], np.fft.rfftfreq(2 * width)[None])
+    kept = np.fft.rfft2(framed, axes=(0, 1)) * (frequency <= cutoff / 2)[..., None]
+    return as_image(np.fft.irfft2(kept, framed.shape[:2], axes=(0, 1))[:height, :width])
+
+
+def banded(image: Image, levels: int) -> Image:
+    """Reduce each channel to a few evenly spaced levels, without dithering."""
+    step = 255 / (levels - 1)
+    return as_image(np.rint(image / step) * step)
+
+
+def colour_noise(image: Image, sigma: float, seed: int) -> Image:
+    """Add blotches of colour, which small sensors leave after noise reduction: noise in both colour
+    differences, three pixels wide."""
+    noise = np.random.default_rng(seed).standard_normal((*image.shape[:2], 2), np.float32)
+    wide = cv2.GaussianBlur(noise, (0, 0), 1.5)
+    values = cv2.cvtColor(image, cv2.COLOR_RGB2YCrCb).astype(np.float32)
+    values[..., 1:] += sigma * wide / wide.std()
+    return np.asarray(cv2.cvtColor(as_image(values), cv2.COLOR_YCrCb2RGB), np.uint8)
+
+
+def as_video(image: Image, codec: str, crf: int) -> Image:
+    """Encode a short video in which the image moves by a pixel from frame to frame, and return its last
+    frame.
+
+    Args:
+        image: any size; an odd last row or column repeats.
+        codec: an encoder of FFmpeg, `libx264` or `libx265`.
+        crf: its constant rate factor.
+    """
+    height, width = image.shape[:2]
+    even = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), "edge")
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as container:
+        stream: Any = container.add_stream(codec, rate=fractions.Fraction(25), options=_OPTIONS[codec](crf))
+        stream.width, stream.height, stream.pix_fmt = even.shape[1], even.shape[0], "yuv420p"
+        for step in range(1 - VIDEO_FRAMES, 1):
+            moved = np.ascontiguousarray(np.roll(even, step, axis=1))
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(moved, "rgb24")))
+        container.mux(stream.encode())
+    file.seek(0)
+    with av.open(file, "r") as written:
+        *_, last = written.decode(video=0)
+    return np.asarray(last.to_ndarray(format="rgb24")[:height, :width])
+
+
+_OPTIONS: dict[str, Callable[[int], dict[str, str]]] = {
+    "libx264": lambda crf: {"crf": str(crf), "threads": "1"},
+    "libx265": lambda crf: {"x265-params": f"crf={crf}:log-level=none:pools=none:frame-threads=1"},
+}
+
+Ladder = Callable[[Image, int, int], Image]
+"""Takes an image, a step 1 to STEPS, and a seed."""
+
+LADDERS: dict[str, Ladder] = {
+    "sharpened, sigma 1": lambda image, step, seed: sharpened(image, SHARPENING[step - 1], 1.0),
+    "sharpened, sigma 1.5": lambda image, step, seed: sharpened(image, SHARPENING[step - 1]),
+    "sharpened, sigma 3": lambda image, step, seed: sharpened(image, SHARPENING[step - 1], 3.0),
+    "blurred, then sharpened": lambda image, step, seed: sharpened(
+        gaussian_blur(image, UNSHARP_BLUR[step - 1]), 4.0, 1.5 * UNSHARP_BLUR[step - 1]
+    ),
+    "salt and pepper": lambda image, step, seed: salt_and_pepper(image, IMPULSES[step - 1], seed),
+    "interlaced": lambda image, step, seed: interlaced(image, COMB[step - 1]),
+    "motion blur": lambda image, step, seed: motion_blurred(image, MOTION[step - 1], seed),
+    "skin smoothed": lambda image, step, seed: smoothed(image, SMOOTHING[step - 1]),
+    "enlarged, nearest": lambda image, step, seed: enlarged(image, RESIZING[step - 1], cv2.INTER_NEAREST),
+    "enlarged, cubic": lambda image, step, seed: enlarged(image, RESIZING[step - 1], cv2.INTER_CUBIC),
+    "enlarged, linear": lambda image, step, seed: enlarged(image, RESIZING[step - 1], cv2.INTER_LINEAR),
+    "enlarged, Lanczos": lambda image, step, seed: enlarged(image, RESIZING[step - 1], cv2.INTER_LANCZOS4),
+    "enlarged along edges": lambda image, step, seed: enlarged_along_edges(image, RESIZING[step - 1]),
+    "ringing": lambda image, step, seed: ringing(image, CUTOFF[step - 1]),
+    "banding": lambda image, step, seed: banded(image, LEVELS[step - 1]),
+    "colour noise": lambda image, step, seed: colour_noise(image, CHROMA_SIGMA[step - 1], seed),
+    "H.264": lambda image, step, seed: as_video(image, "libx264", H264_CRF[step - 1]),
+    "HEVC": lambda image, step, seed: as_video(image, "libx265", HEVC_CRF[step - 1]),
+}
