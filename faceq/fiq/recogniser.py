@@ -78,9 +78,10 @@ class Backbone:
         _keep_inputs(model, path)
         del model.graph.output[1:]  # some files also have the embedding's L2 norm as an output
         features, self.head = _open_tail(_Graph(model, path), dropout)
-        whole = None if trusted and mean is not None else session(path, model, device, threads)
-        if mean is None or std is None:
-            assert whole is not None
+        whole = None
+        if not trusted or mean is None or std is None:
+            whole = session(path, model, device, threads)
+        if whole is not None and (mean is None or std is None):
             mean, std = _arcface_scale(path, whole)
         self._mean, self._std = np.float32(mean), np.float32(std)
         del model.graph.output[:]
