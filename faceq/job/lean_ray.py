@@ -16,7 +16,7 @@ from typing import Any
 
 import ray
 from ray import _raylet
-from ray._private import node, parameter, ray_constants, services, state
+from ray._private import node, parameter, ray_constants, services, state, worker
 
 from faceq.job import ray_agent, ray_worker_start
 
@@ -27,6 +27,10 @@ START_S = 30
 """Seconds after which Ray's own function reports a node that has not started."""
 
 _AGENTS = (ray_constants.PROCESS_TYPE_DASHBOARD_AGENT, ray_constants.PROCESS_TYPE_RUNTIME_ENV_AGENT)
+
+_RUNTIME_ENV = "_maybe_modify_runtime_env"
+"""The function that gives workers a runtime environment if the program runs under `uv run`, or if
+RAY_RUNTIME_ENV_HOOK is set."""
 
 _INTERPRETER = "_build_python_executable_command_memory_profileable"
 """The function that returns the first part of the command of a Python process."""
@@ -67,6 +71,9 @@ def few_servers() -> Iterator[None]:
         _replaced(node.Node, "start_api_server", lambda *arguments, **options: None),
         _replaced(node.Node, "start_raylet", start_raylet_without_agents),
         _replaced(services, "get_node", get_node_soon),
+        # Workers have the environment of the job's process, also under `uv run` or with RAY_RUNTIME_ENV_HOOK:
+        # there is no agent that could prepare another one.
+        _replaced(worker, _RUNTIME_ENV, lambda given, *rest: given),
         _replaced(services, _INTERPRETER, interpreter_of),
     ):
         yield

@@ -3,7 +3,8 @@
 import pickle
 
 import ray
-from ray._private import node
+from ray._private import node, worker
+from ray._private.runtime_env import uv_runtime_env_hook
 from ray.data._internal import stats
 
 from faceq.job import lean_ray, ray_worker_start
@@ -17,6 +18,14 @@ def test_a_worker_is_started_directly_unless_it_has_an_environment_of_its_own():
     for other in ('--serialized-runtime-env-context={"env_vars": {}}', "--language=CPP"):
         given = [other, *worker]
         assert ray_worker_start.command(given) == ["/ray/workers/setup_worker.py", *given]
+
+
+def test_workers_get_no_runtime_environment_that_an_agent_would_have_to_prepare(monkeypatch):
+    """There is no such agent, and Ray would wait for it. `uv run` and a hook make such environments."""
+    monkeypatch.setenv("RAY_RUNTIME_ENV_HOOK", "test_lean_ray.hook")
+    monkeypatch.setattr(uv_runtime_env_hook, "_get_uv_run_cmdline", lambda: ["uv", "run", "faceq"])
+    with lean_ray.few_servers():
+        assert worker._maybe_modify_runtime_env({}, False) == {}
 
 
 def test_a_job_gets_the_whole_machine(monkeypatch):
