@@ -72,16 +72,20 @@ def low_light(image: Image, stops: float, seed: int) -> Image:
     return as_image(255 * np.clip(caught / SENSOR_ELECTRONS, 0, 1) ** (1 / 2.2))
 
 
-def low_resolution(image: Image, factor: float) -> Image:
-    """Reduce by `factor` >= 1 by area, then enlarge bicubically to the original size."""
+def low_resolution(image: Image, factor: float, kernel: int = cv2.INTER_CUBIC) -> Image:
+    """Reduce by `factor` >= 1 by area, then enlarge to the original size by one of OpenCV's kernels
+    (cv2.INTER_…)."""
     height, width = image.shape[:2]
     small = (max(1, round(width / factor)), max(1, round(height / factor)))
     shrunk = cv2.resize(image, small, interpolation=cv2.INTER_AREA)
-    return np.asarray(cv2.resize(shrunk, (width, height), interpolation=cv2.INTER_CUBIC), np.uint8)
+    return np.asarray(cv2.resize(shrunk, (width, height), interpolation=kernel), np.uint8)
 
 
-def _ladder(at_severity: Ladder) -> Ladder:
-    """Check the severity, 0 (unchanged) to 5 (worst), and apply the distortion."""
+def ladder(at_severity: Ladder) -> Ladder:
+    """A ladder that checks the severity, 0 (unchanged) to 5 (worst), and applies the distortion.
+
+    `at_severity`: takes an image, the severity minus one as an index of the parameters, and a seed.
+    """
 
     def degrade(image: Image, severity: int, seed: int) -> Image:
         if not 0 <= severity <= 5:
@@ -92,9 +96,9 @@ def _ladder(at_severity: Ladder) -> Ladder:
 
 
 LADDERS: dict[str, Ladder] = {
-    "blur": _ladder(lambda image, rung, seed: gaussian_blur(image, BLUR_SIGMA[rung])),
-    "noise": _ladder(lambda image, rung, seed: white_noise(image, NOISE_SIGMA[rung], seed)),
-    "jpeg": _ladder(lambda image, rung, seed: jpeg(image, JPEG_QUALITY[rung])),
-    "low_light": _ladder(lambda image, rung, seed: low_light(image, LOW_LIGHT_STOPS[rung], seed)),
-    "low_resolution": _ladder(lambda image, rung, seed: low_resolution(image, LOW_RESOLUTION_FACTOR[rung])),
+    "blur": ladder(lambda image, rung, seed: gaussian_blur(image, BLUR_SIGMA[rung])),
+    "noise": ladder(lambda image, rung, seed: white_noise(image, NOISE_SIGMA[rung], seed)),
+    "jpeg": ladder(lambda image, rung, seed: jpeg(image, JPEG_QUALITY[rung])),
+    "low_light": ladder(lambda image, rung, seed: low_light(image, LOW_LIGHT_STOPS[rung], seed)),
+    "low_resolution": ladder(lambda image, rung, seed: low_resolution(image, LOW_RESOLUTION_FACTOR[rung])),
 }

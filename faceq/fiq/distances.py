@@ -68,11 +68,10 @@ class DropoutDistances:
     ):
         given = known.dropout, known.mean, known.std
         self._backbone = Backbone(path, *given, device, threads, numerics, trusted)
-        layer = functools.partial(linear, threads=threads)
-        self._closed_form = serfiq.ClosedForm(self._backbone.head, layer)
         self._monte_carlo = None if passes is None else _monte_carlo(self._backbone.head, passes, device)
         self._device = device
         self._mini_batch = mini_batch
+        self._threads = threads
         self._halving = OomSafeBatcher(self.on_device, mini_batch, "serfiq")
 
     def __call__(self, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -122,6 +121,10 @@ class DropoutDistances:
     def _features(self, faces: np.ndarray) -> np.ndarray:
         (features,) = in_mini_batches(lambda part: (self._backbone(part),), self._mini_batch, faces)
         return features
+
+    @functools.cached_property
+    def _closed_form(self) -> serfiq.ClosedForm:
+        return serfiq.ClosedForm(self._backbone.head, functools.partial(linear, threads=self._threads))
 
     @functools.cached_property
     def _closed_form_of_tensors(self) -> serfiq.ClosedForm:

@@ -74,9 +74,9 @@ def file_errors(path: Path) -> Iterator[None]:
     """Turn the errors of loading published DB-CNN into ModelFileError."""
     try:
         yield
+    except ModelFileError:
+        raise
     except (OSError, ValueError) as error:
-        if isinstance(error, ModelFileError):
-            raise
         raise ModelFileError(f"{path}: {str(error).removeprefix(f'dbcnn: {path} ')}") from None
 
 

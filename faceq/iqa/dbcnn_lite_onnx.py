@@ -1,7 +1,7 @@
 """DB-CNN-Lite in ONNX Runtime or OpenVINO, whose convolutions are faster than torch's on CPUs.
 
 The graphs are generated from the weights, for one shape of mini-batch. torch is not imported: this would take
-a second and 200 MB in every process.
+a second and 150 MB in every process.
 """
 
 from collections.abc import Sequence

@@ -50,6 +50,12 @@ def gpus() -> int:
     return 0 if failed else count.value
 
 
+def usable_gpus() -> int:
+    """Number of GPUs that models can run on. Without a GPU, this does not import torch."""
+    count = gpus()
+    return count if count and missing() is None else 0
+
+
 def missing() -> str | None:
     """The reason why models cannot run on CUDA in this process, with advice; None if they can."""
     import onnxruntime  # noqa: PLC0415
@@ -66,6 +72,8 @@ def missing() -> str | None:
 
 def warn_if_unused() -> None:
     """If torch sees a GPU that models cannot use, log the reason."""
+    if not gpus():
+        return
     import torch  # noqa: PLC0415
 
     reason = missing()

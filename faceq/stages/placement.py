@@ -64,8 +64,7 @@ def requests(config: Config, shared: Stage | None = None) -> list[Request]:
 
 def on_this_machine(config: Config) -> Config:
     """The settings for a job on this machine alone: `on_gpus` with the GPUs that models can run on."""
-    there = device.gpus()
-    return on_gpus(config, there) if there and device.missing() is None else config
+    return on_gpus(config, device.usable_gpus())
 
 
 def on_gpus(config: Config, gpus: float) -> Config:

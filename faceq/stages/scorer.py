@@ -130,9 +130,7 @@ def stages_of(config: Config) -> list[Callable[[pa.Table], pa.Table]]:
 
 def in_this_process(config: Config) -> Config:
     """The settings for one process: pools whose device is `auto` use the GPU of this machine, if any."""
-    if not device.gpus():
-        return config
-    if device.missing() is None:
+    if device.usable_gpus():
         return on_gpus(config, 1)
     device.warn_if_unused()
     return config

@@ -60,11 +60,8 @@ def look(table: Table, mine: str) -> dict[str, Seen]:
 
 
 def _written(table: Table, name: str) -> float | None:
-    path = f"{table.path}/_faceq/{name}"
     with table.translate_errors(), contextlib.suppress(FileNotFoundError):
-        if isinstance(table.files, LocalFileSystem):
-            return os.stat(path).st_mtime
-        return float(table.files.modified(path, refresh=True).timestamp())
+        return float(table.files.modified(f"{table.path}/_faceq/{name}").timestamp())
     return None
 
 

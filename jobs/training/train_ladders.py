@@ -15,7 +15,7 @@ import av
 import cv2
 import numpy as np
 
-from faceq.evaluation.distortions import Image, as_image, gaussian_blur
+from faceq.evaluation.distortions import Image, Ladder, as_image, gaussian_blur, ladder, low_resolution
 
 STEPS = 5
 
@@ -76,21 +76,13 @@ def smoothed(image: Image, contrast: float, reach: float = 4.0) -> Image:
     return np.asarray(cv2.bilateralFilter(image, 0, contrast, reach), np.uint8)
 
 
-def enlarged(image: Image, factor: float, kernel: int) -> Image:
-    """Reduce by `factor`, then enlarge to the original size by one of OpenCV's kernels (cv2.INTER_…)."""
-    height, width = image.shape[:2]
-    small = (max(1, round(width / factor)), max(1, round(height / factor)))
-    reduced = cv2.resize(image, small, interpolation=cv2.INTER_AREA)
-    return np.asarray(cv2.resize(reduced, (width, height), interpolation=kernel), np.uint8)
-
-
 def enlarged_along_edges(image: Image, factor: float) -> Image:
-    """Like `enlarged`, and then make the edges steep and smooth along their direction, as learned
+    """Like `low_resolution`, and then make the edges steep and smooth along their direction, as learned
     super-resolution does: outlines are sharp, and there is no texture.
 
     Source: shock filter (Osher and Rudin, 1990) with the direction of the gradient from a smoothed image.
     """
-    values = enlarged(image, factor, cv2.INTER_CUBIC).astype(np.float32)
+    values = low_resolution(image, factor).astype(np.float32)
     for _ in range(round(2 * factor)):
         smooth = cv2.GaussianBlur(values, (0, 0), max(0.8, factor / 2)).mean(axis=2)
         across = cv2.Sobel(smooth, cv2.CV_32F, 1, 0), cv2.Sobel(smooth, cv2.CV_32F, 0, 1)
@@ -160,28 +152,33 @@ _OPTIONS: dict[str, Callable[[int], dict[str, str]]] = {
     "libx265": lambda crf: {"x265-params": f"crf={crf}:log-level=none:pools=none:frame-threads=1"},
 }
 
-Ladder = Callable[[Image, int, int], Image]
-"""Takes an image, a step 1 to STEPS, and a seed."""
-
 LADDERS: dict[str, Ladder] = {
-    "sharpened, sigma 1": lambda image, step, seed: sharpened(image, SHARPENING[step - 1], 1.0),
-    "sharpened, sigma 1.5": lambda image, step, seed: sharpened(image, SHARPENING[step - 1]),
-    "sharpened, sigma 3": lambda image, step, seed: sharpened(image, SHARPENING[step - 1], 3.0),
-    "blurred, then sharpened": lambda image, step, seed: sharpened(
-        gaussian_blur(image, UNSHARP_BLUR[step - 1]), 4.0, 1.5 * UNSHARP_BLUR[step - 1]
+    "sharpened, sigma 1": ladder(lambda image, rung, seed: sharpened(image, SHARPENING[rung], 1.0)),
+    "sharpened, sigma 1.5": ladder(lambda image, rung, seed: sharpened(image, SHARPENING[rung])),
+    "sharpened, sigma 3": ladder(lambda image, rung, seed: sharpened(image, SHARPENING[rung], 3.0)),
+    "blurred, then sharpened": ladder(
+        lambda image, rung, seed: sharpened(
+            gaussian_blur(image, UNSHARP_BLUR[rung]), 4.0, 1.5 * UNSHARP_BLUR[rung]
+        )
     ),
-    "salt and pepper": lambda image, step, seed: salt_and_pepper(image, IMPULSES[step - 1], seed),
-    "interlaced": lambda image, step, seed: interlaced(image, COMB[step - 1]),
-    "motion blur": lambda image, step, seed: motion_blurred(image, MOTION[step - 1], seed),
-    "skin smoothed": lambda image, step, seed: smoothed(image, SMOOTHING[step - 1]),
-    "enlarged, nearest": lambda image, step, seed: enlarged(image, RESIZING[step - 1], cv2.INTER_NEAREST),
-    "enlarged, cubic": lambda image, step, seed: enlarged(image, RESIZING[step - 1], cv2.INTER_CUBIC),
-    "enlarged, linear": lambda image, step, seed: enlarged(image, RESIZING[step - 1], cv2.INTER_LINEAR),
-    "enlarged, Lanczos": lambda image, step, seed: enlarged(image, RESIZING[step - 1], cv2.INTER_LANCZOS4),
-    "enlarged along edges": lambda image, step, seed: enlarged_along_edges(image, RESIZING[step - 1]),
-    "ringing": lambda image, step, seed: ringing(image, CUTOFF[step - 1]),
-    "banding": lambda image, step, seed: banded(image, LEVELS[step - 1]),
-    "colour noise": lambda image, step, seed: colour_noise(image, CHROMA_SIGMA[step - 1], seed),
-    "H.264": lambda image, step, seed: as_video(image, "libx264", H264_CRF[step - 1]),
-    "HEVC": lambda image, step, seed: as_video(image, "libx265", HEVC_CRF[step - 1]),
+    "salt and pepper": ladder(lambda image, rung, seed: salt_and_pepper(image, IMPULSES[rung], seed)),
+    "interlaced": ladder(lambda image, rung, seed: interlaced(image, COMB[rung])),
+    "motion blur": ladder(lambda image, rung, seed: motion_blurred(image, MOTION[rung], seed)),
+    "skin smoothed": ladder(lambda image, rung, seed: smoothed(image, SMOOTHING[rung])),
+    "enlarged, nearest": ladder(
+        lambda image, rung, seed: low_resolution(image, RESIZING[rung], cv2.INTER_NEAREST)
+    ),
+    "enlarged, cubic": ladder(lambda image, rung, seed: low_resolution(image, RESIZING[rung])),
+    "enlarged, linear": ladder(
+        lambda image, rung, seed: low_resolution(image, RESIZING[rung], cv2.INTER_LINEAR)
+    ),
+    "enlarged, Lanczos": ladder(
+        lambda image, rung, seed: low_resolution(image, RESIZING[rung], cv2.INTER_LANCZOS4)
+    ),
+    "enlarged along edges": ladder(lambda image, rung, seed: enlarged_along_edges(image, RESIZING[rung])),
+    "ringing": ladder(lambda image, rung, seed: ringing(image, CUTOFF[rung])),
+    "banding": ladder(lambda image, rung, seed: banded(image, LEVELS[rung])),
+    "colour noise": ladder(lambda image, rung, seed: colour_noise(image, CHROMA_SIGMA[rung], seed)),
+    "H.264": ladder(lambda image, rung, seed: as_video(image, "libx264", H264_CRF[rung])),
+    "HEVC": ladder(lambda image, rung, seed: as_video(image, "libx265", HEVC_CRF[rung])),
 }
