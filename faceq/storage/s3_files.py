@@ -1,5 +1,5 @@
-"""The file system of s3fs, with three changes: object names stay unchanged, listings and modification times
-are never taken from its cache, and responses that do not come from an S3 service are errors."""
+"""The file system of s3fs, with three changes: object names stay unchanged, listings are never taken from its
+cache, and responses that do not come from an S3 service are errors."""
 
 import errno
 from typing import Any
@@ -47,10 +47,6 @@ class S3Files(s3fs.S3FileSystem):
         miss the record that it has just written.
         """
         return await super()._lsdir(path, True, *rest, **options)
-
-    def modified(self, path: str, version_id: str | None = None, refresh: bool = False) -> Any:
-        """The method of s3fs, which always asks the storage; see `_lsdir`."""
-        return super().modified(path, version_id, refresh=True)
 
     async def _call_s3(self, method: str, *rest: Any, **options: Any) -> Any:
         """The method of s3fs, with two additions.

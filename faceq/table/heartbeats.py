@@ -60,8 +60,11 @@ def look(table: Table, mine: str) -> dict[str, Seen]:
 
 
 def _written(table: Table, name: str) -> float | None:
+    path = f"{table.path}/_faceq/{name}"
     with table.translate_errors(), contextlib.suppress(FileNotFoundError):
-        return float(table.files.modified(f"{table.path}/_faceq/{name}").timestamp())
+        if isinstance(table.files, LocalFileSystem):
+            return os.stat(path).st_mtime
+        return float(table.files.modified(path, refresh=True).timestamp())
     return None
 
 
