@@ -72,7 +72,8 @@ def rater_of(network: DBCNNLite | DBCNN, device: str = "cpu") -> Rater:
     """
     cpus = usable_cpus()
     if isinstance(network, DBCNNLite) and device == "cpu":
-        quality = OnnxQuality(network.arrays(), MINI_BATCH, VIEW_SIDE, threads=1)
+        weights, layout = network.arrays(), network.layout
+        quality = OnnxQuality(weights, MINI_BATCH, VIEW_SIDE, threads=1, layout=layout)
         mini_batches = functools.partial(in_mini_batches, quality, MINI_BATCH)
         return Rater(_mean_score(lite_views, mini_batches), at_once=cpus)
     views_of, count = (lite_views, VIEWS) if isinstance(network, DBCNNLite) else (own_size, 1)

@@ -3,7 +3,7 @@
 DB-CNN multiplies the feature maps of two networks: one for the content of the image, the other for its
 distortions. DB-CNN-Lite uses EfficientNet-Lite0 instead of VGG-16 for the first and a thinner S-CNN for the
 second. It averages the product inside a mask, so that the background has no influence, and adds the mean and
-the standard deviation of the feature maps.
+the standard deviation of the feature maps. `dbcnn_lite_weights.Layout` has its two versions.
 
 Source: Zhang, Ma, Yan, Deng, Wang, "Blind Image Quality Assessment Using a Deep Bilinear
 Convolutional Neural Network", IEEE TCSVT 30(1), 2020; Tan, Le, "EfficientNet", ICML 2019.
@@ -11,6 +11,7 @@ Convolutional Neural Network", IEEE TCSVT 30(1), 2020; Tan, Le, "EfficientNet", 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,18 +26,17 @@ from faceq.iqa.dbcnn_lite_weights import (
     BOUND,
     IMAGENET_MEAN,
     IMAGENET_STD,
-    LEVEL_BLOCKS,
-    LEVEL_CHANNELS,
-    LITE0_BLOCKS,
-    MOMENTS,
     PRODUCT_SCALE,
     PRODUCTS,
     RATING_CENTRE,
     RATING_SPREAD,
-    SCNN_LAYERS,
     SEMANTIC_CHANNELS,
     STEM_CHANNELS,
+    Block,
+    Layout,
     Weights,
+    area_weights,
+    layout_of,
     read,
     same_padding,
 )
@@ -75,42 +75,49 @@ class InvertedResidual(nn.Module):
 
 
 class SemanticNet(nn.Module):
-    """EfficientNet-Lite0 without its classifier. Each batch norm is folded into the convolution before it."""
+    """EfficientNet-Lite without its classifier. Each batch norm is folded into the convolution before it.
 
-    def __init__(self) -> None:
+    Args:
+        blocks: its blocks.
+        levels: positions of the blocks whose maps are returned.
+    """
+
+    def __init__(self, blocks: Sequence[Block], levels: Sequence[int]) -> None:
         super().__init__()
+        self.levels = levels
         channels = STEM_CHANNELS
         self.stem = nn.Sequential(SameConv2d(3, channels, 3, 2), nn.ReLU6())
-        blocks: list[nn.Module] = []
-        for kernel, stride, expansion, out in LITE0_BLOCKS:
-            blocks.append(InvertedResidual(channels, kernel, stride, expansion, out))
+        modules: list[nn.Module] = []
+        for kernel, stride, expansion, out in blocks:
+            modules.append(InvertedResidual(channels, kernel, stride, expansion, out))
             channels = out
-        self.blocks = nn.ModuleList(blocks)
+        self.blocks = nn.ModuleList(modules)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """(N, 3, H, W) normalised RGB to the maps at 1/8, 1/16 and 1/32: 40, 112, 320 channels."""
+        """(N, 3, H, W) normalised RGB to the maps of the chosen levels."""
         features = self.stem(images)
         levels = []
         for index, block in enumerate(self.blocks):
             features = block(features)
-            if index in LEVEL_BLOCKS:
+            if index in self.levels:
                 levels.append(features)
         return levels
 
 
 class DistortionNet(nn.Sequential):
-    """A thinner S-CNN. Each batch norm is folded into the convolution before it.
+    """A thinner S-CNN: (N, 3, H, W) normalised RGB to (N, 64, H/16, W/16), never negative.
 
-    (N, 3, H, W) normalised RGB to (N, 64, H/16, W/16), never negative.
+    Args:
+        layers: (channels, stride) of each convolution.
     """
 
-    def __init__(self) -> None:
-        layers: list[nn.Module] = []
+    def __init__(self, layers: Sequence[tuple[int, int]]) -> None:
+        convolutions: list[nn.Module] = []
         channels = 3
-        for out, stride in SCNN_LAYERS:
-            layers.append(nn.Sequential(nn.Conv2d(channels, out, 3, stride, padding=1), nn.ReLU()))
+        for out, stride in layers:
+            convolutions.append(nn.Sequential(nn.Conv2d(channels, out, 3, stride, padding=1), nn.ReLU()))
             channels = out
-        super().__init__(*layers)
+        super().__init__(*convolutions)
 
 
 @dataclass(frozen=True)
@@ -134,7 +141,11 @@ def position_weights(mask: Tensor, size: tuple[int, int]) -> Tensor:
     Returns:
         (N, 1, h, w) float; all zeros for an image whose mask is empty.
     """
-    weights = F.adaptive_avg_pool2d(mask, size)
+    down, across = (
+        torch.from_numpy(area_weights(pixels, positions)).to(mask)
+        for pixels, positions in zip(mask.shape[2:], size, strict=True)
+    )
+    weights = down @ mask @ across.T
     return weights / weights.sum(dim=(2, 3), keepdim=True).clamp_min(1e-6)
 
 
@@ -206,16 +217,18 @@ class DBCNNLite(nn.Module):
     pooled_mean: Tensor
     pooled_std: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, layout: Layout) -> None:
         super().__init__()
-        self.semantic = SemanticNet()
-        self.distortion = DistortionNet()
-        self.project = nn.Conv2d(sum(LEVEL_CHANNELS), SEMANTIC_CHANNELS, 1)
+        self.layout = layout
+        self.semantic = SemanticNet(layout.blocks, layout.level_blocks)
+        self.distortion = DistortionNet(layout.scnn)
+        self.project = nn.Conv2d(sum(layout.level_channels), SEMANTIC_CHANNELS, 1)
         self.dropout = nn.Dropout(0.3)
-        self.head = nn.Linear(PRODUCTS + MOMENTS, 1)
+        pooled = PRODUCTS + layout.moments
+        self.head = nn.Linear(pooled, 1)
         # Mean and standard deviation of products and moments on the rated images, before fine-tuning.
-        self.register_buffer("pooled_mean", torch.zeros(PRODUCTS + MOMENTS))
-        self.register_buffer("pooled_std", torch.ones(PRODUCTS + MOMENTS))
+        self.register_buffer("pooled_mean", torch.zeros(pooled))
+        self.register_buffer("pooled_std", torch.ones(pooled))
         register_imagenet(self)
 
     def arrays(self) -> Weights:
@@ -239,8 +252,13 @@ class DBCNNLite(nn.Module):
     def maps(self, images: Tensor) -> Maps:
         """The feature maps of both networks; `images` as in `forward`."""
         normalised = (images - self.mean) / self.std
-        levels = [level.float() for level in self.semantic(normalised)]
+        levels = [level.float() for level in self.semantic(self._reduced(normalised))]
         return Maps(levels, self.distortion(normalised).float())
+
+    def _reduced(self, images: Tensor) -> Tensor:
+        """The input of the semantic network."""
+        numerator, denominator = self.layout.share
+        return resized(images, [side * numerator // denominator for side in images.shape[2:]])
 
     def rate(self, maps: Maps, mask: Tensor) -> Tensor:
         """Scores from feature maps, inside the mask; `mask` and the result as in `forward`."""
@@ -264,14 +282,16 @@ class DBCNNLite(nn.Module):
 
     def _products(self, maps: Maps, mask: Tensor) -> Tensor:
         size = (maps.distortion.shape[2], maps.distortion.shape[3])
-        fine, middle, coarse = maps.levels
-        aligned = [
-            F.adaptive_avg_pool2d(fine, size),
-            middle,
-            F.interpolate(coarse, size, mode="bilinear", align_corners=False),
-        ]
+        aligned = [resized(level, size) for level in maps.levels]
         semantic = self.project(torch.cat(aligned, dim=1))
         return evened(masked_bilinear(semantic, maps.distortion, position_weights(mask, size)))
+
+
+def resized(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """Maps (N, C, H, W) interpolated linearly to another height and width."""
+    if list(maps.shape[2:]) == list(size):
+        return maps
+    return F.interpolate(maps, list(size), mode="bilinear", align_corners=False)
 
 
 def scaled_picture(picture: NDArray[np.uint8], side: int = PICTURE_SIDE) -> NDArray[np.uint8]:
@@ -300,6 +320,6 @@ def load_dbcnn_lite(path: str | Path, device: str = "cpu") -> DBCNNLite:
         device: `cpu` or `cuda`.
     """
     weights = read(Path(path))
-    model = DBCNNLite()
+    model = DBCNNLite(layout_of(weights))
     model.load_state_dict({key: torch.from_numpy(values) for key, values in weights.items()})
     return model.eval().to(device)

@@ -16,18 +16,19 @@ from faceq.iqa.dbcnn_lite_weights import (
     BOUND,
     IMAGENET_MEAN,
     IMAGENET_STD,
-    LEVEL_BLOCKS,
-    LEVEL_CHANNELS,
-    LITE0_BLOCKS,
+    LEVEL_STRIDES,
+    MAP_STRIDE,
     PRODUCT_SCALE,
     PRODUCTS,
     RATING_CENTRE,
     RATING_SPREAD,
     SCNN_CHANNELS,
-    SCNN_LAYERS,
     SEMANTIC_CHANNELS,
     STEM_CHANNELS,
+    Layout,
     Weights,
+    area_weights,
+    layout_of,
     same_padding,
 )
 from faceq.runtime.numerics import F32, Numerics
@@ -36,10 +37,7 @@ from faceq.runtime.openvino_runtime import OpenVinoNetwork
 
 _OPSET = 17
 _MASK = "mask"
-_MAPS = (*(f"level{block}" for block in LEVEL_BLOCKS), "distortion")
-_CHANNELS = (*LEVEL_CHANNELS, SCNN_CHANNELS)
-_STRIDES = (8, 16, 32, 16)
-"""Pixels of the image per position of each map."""
+_MAPS = (*(f"level{stride}" for stride in LEVEL_STRIDES), "distortion")
 
 
 class OnnxQuality:
@@ -51,21 +49,34 @@ class OnnxQuality:
     Args:
         weights: the weights of the model.
         batch: number of images in a mini-batch.
-        side: height and width of the images, in pixels, a multiple of 32.
+        side: height and width of the images, in pixels, a multiple of the layout's `side_unit`.
         threads: number of threads.
         numerics: the library that computes the maps, and their precision, f32 or bf16.
+        layout: that of the weights, if they are not those of a model in the zoo.
     """
 
-    def __init__(self, weights: Weights, batch: int, side: int, threads: int, numerics: Numerics = F32):
-        if side % 32:
-            raise ValueError(f"dbcnn: the side of the images is {side} pixels: it must be a multiple of 32")
-        networks = _networks(weights, batch, side)
+    def __init__(
+        self,
+        weights: Weights,
+        batch: int,
+        side: int,
+        threads: int,
+        numerics: Numerics = F32,
+        layout: Layout | None = None,
+    ):
+        layout = layout or layout_of(weights)
+        unit = layout.side_unit
+        if side % unit:
+            raise ValueError(
+                f"dbcnn: the side of the images is {side} pixels: it must be a multiple of {unit}"
+            )
+        networks = _networks(weights, layout, batch, side)
         self._networks: Network
         if numerics.runtime == "openvino":
             self._networks = OpenVinoNetwork("dbcnn", networks, numerics.precision, threads)
         else:
             self._networks = network(session("dbcnn", networks, "cpu", threads))
-        self._head = session("dbcnn", _pooling_and_head(weights, batch, side), "cpu", threads)
+        self._head = session("dbcnn", _pooling_and_head(weights, layout, batch, side), "cpu", threads)
 
     def __call__(self, images: NDArray[np.uint8], masks: NDArray[np.float32]) -> tuple[NDArray[np.float32]]:
         """Score images.
@@ -86,7 +97,7 @@ class OnnxQuality:
         return self._networks(images)
 
 
-def _networks(weights: Weights, batch: int, side: int) -> onnx.ModelProto:
+def _networks(weights: Weights, layout: Layout, batch: int, side: int) -> onnx.ModelProto:
     """The graph from the images to the maps of both networks."""
     writer = _Writer(weights)
     # Convert (N, H, W, 3) uint8 to the input of both networks.
@@ -95,19 +106,32 @@ def _networks(weights: Weights, batch: int, side: int) -> onnx.ModelProto:
     mean, std = (255 * np.array(each).reshape(1, 3, 1, 1) for each in (IMAGENET_MEAN, IMAGENET_STD))
     centred = writer.node("Sub", [values, writer.constant(mean)])
     normalised = writer.node("Div", [centred, writer.constant(std)])
-    levels = _semantic_maps(writer, normalised, side)
-    distortion = _distortion_maps(writer, normalised)
+    seen = _semantic_side(layout, side)
+    levels = _semantic_maps(writer, writer.resized(normalised, side, seen), layout, seen)
+    distortion = _distortion_maps(writer, normalised, layout)
     for name, maps in zip(_MAPS, (*levels, distortion), strict=True):
         writer.node("Identity", [maps], output=name)
     images = helper.make_tensor_value_info("images", TensorProto.UINT8, [batch, side, side, 3])
     return writer.model([images], _MAPS)
 
 
-def _semantic_maps(writer: "_Writer", images: str, side: int) -> list[str]:
-    """EfficientNet-Lite0 up to the last map that is used. Returns the maps of each level."""
+def _semantic_side(layout: Layout, side: int) -> int:
+    """Side of the semantic network's input for images of this side, pixels."""
+    numerator, denominator = layout.share
+    return side * numerator // denominator
+
+
+def _sides(layout: Layout, side: int) -> list[int]:
+    """Side of each of _MAPS, in positions."""
+    seen = _semantic_side(layout, side)
+    return [*(seen // stride for stride in LEVEL_STRIDES), side // MAP_STRIDE]
+
+
+def _semantic_maps(writer: "_Writer", images: str, layout: Layout, side: int) -> list[str]:
+    """EfficientNet-Lite up to the last map that is used. Returns the maps of each level."""
     features = writer.relu6(writer.same_convolution("semantic.stem.0", images, side, stride=2))
     size, channels, levels = side // 2, STEM_CHANNELS, []
-    for index, (_, stride, expansion, out) in enumerate(LITE0_BLOCKS):
+    for index, (_, stride, expansion, out) in enumerate(layout.blocks):
         block, inside = f"semantic.blocks.{index}", features
         if expansion != 1:
             inside = writer.relu6(writer.convolution(f"{block}.expand.0", inside))
@@ -116,27 +140,28 @@ def _semantic_maps(writer: "_Writer", images: str, side: int) -> list[str]:
         is_residual = stride == 1 and channels == out
         features = writer.node("Add", [inside, features]) if is_residual else inside
         size, channels = size // stride, out
-        if index in LEVEL_BLOCKS:
+        if index in layout.level_blocks:
             levels.append(features)
     return levels
 
 
-def _distortion_maps(writer: "_Writer", images: str) -> str:
+def _distortion_maps(writer: "_Writer", images: str, layout: Layout) -> str:
     """S-CNN."""
     features = images
-    for index, (_, stride) in enumerate(SCNN_LAYERS):
+    for index, (_, stride) in enumerate(layout.scnn):
         layer = writer.convolution(f"distortion.{index}.0", features, (1, 1), stride)
         features = writer.node("Relu", [layer])
     return features
 
 
-def _pooling_and_head(weights: Weights, batch: int, side: int) -> onnx.ModelProto:
+def _pooling_and_head(weights: Weights, layout: Layout, batch: int, side: int) -> onnx.ModelProto:
     """The graph from the maps and the mask to the scores, the same steps as `DBCNNLite.rate`."""
     writer = _Writer(weights)
-    of_stride = {stride: _position_weights(writer, stride) for stride in sorted(set(_STRIDES))}
-    pooled = [_products(writer, of_stride[16])]
-    for name, channels, stride in zip(_MAPS, _CHANNELS, _STRIDES, strict=True):
-        pooled += _moments(writer, name, channels, of_stride[stride])
+    sides, channels_of = _sides(layout, side), (*layout.level_channels, SCNN_CHANNELS)
+    of_side = {each: _position_weights(writer, side, each) for each in sorted(set(sides))}
+    pooled = [_products(writer, sides, of_side[sides[-1]])]
+    for name, channels, each in zip(_MAPS, channels_of, sides, strict=True):
+        pooled += _moments(writer, name, channels, of_side[each])
     values = writer.node("Concat", pooled, axis=1)
 
     # Standardise and bound them. The factor after the bound is part of the head's weights.
@@ -155,25 +180,20 @@ def _pooling_and_head(weights: Weights, batch: int, side: int) -> onnx.ModelProt
     constant = RATING_CENTRE + RATING_SPREAD * weights["head.bias"]
     writer.node("Add", [score, writer.constant(constant)], output="scores")
     taken = [
-        helper.make_tensor_value_info(
-            name, TensorProto.FLOAT, [batch, channels, side // stride, side // stride]
-        )
-        for name, channels, stride in zip((_MASK, *_MAPS), (1, *_CHANNELS), (1, *_STRIDES), strict=True)
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch, channels, each, each])
+        for name, channels, each in zip((_MASK, *_MAPS), (1, *channels_of), (side, *sides), strict=True)
     ]
     return writer.model(taken, ["scores"])
 
 
-def _position_weights(writer: "_Writer", stride: int) -> str:
-    """`dbcnn_lite.position_weights`, as (N, positions, 1)."""
-    weights = _averaged(writer, _MASK, stride)
+def _position_weights(writer: "_Writer", side: int, positions: int) -> str:
+    """`dbcnn_lite.position_weights` of a square map, as (N, positions * positions, 1)."""
+    average = area_weights(side, positions)
+    down = writer.node("MatMul", [writer.constant(average), _MASK])
+    weights = writer.node("MatMul", [down, writer.constant(average.T)])
     total = writer.node("ReduceSum", [weights, writer.integers([2, 3])], keepdims=1)
     total = writer.node("Max", [total, writer.constant(np.array(1e-6))])
     return writer.reshaped(writer.node("Div", [weights, total]), [0, -1, 1])
-
-
-def _averaged(writer: "_Writer", maps: str, factor: int) -> str:
-    """Reduce maps by area by an integer factor."""
-    return writer.node("AveragePool", [maps], kernel_shape=[factor, factor], strides=[factor, factor])
 
 
 def _moments(writer: "_Writer", maps: str, channels: int, weights: str) -> list[str]:
@@ -187,18 +207,12 @@ def _moments(writer: "_Writer", maps: str, channels: int, weights: str) -> list[
     return [writer.reshaped(values, [0, channels]) for values in (mean, deviation)]
 
 
-def _products(writer: "_Writer", weights: str) -> str:
-    """The semantic maps at 1/16 of the image, multiplied with those of the distortion network:
+def _products(writer: "_Writer", sides: list[int], weights: str) -> str:
+    """The semantic maps, at the size of the distortion network's map, multiplied with it:
     `dbcnn_lite.masked_bilinear` and `dbcnn_lite.evened`, (N, PRODUCTS)."""
-    fine, middle, coarse, distortion = _MAPS
-    doubled = writer.node(
-        "Resize",
-        [coarse, "", writer.constant(np.array([1, 1, 2, 2]))],
-        mode="linear",
-        coordinate_transformation_mode="half_pixel",
-    )
-    joined = writer.node("Concat", [_averaged(writer, fine, 2), middle, doubled], axis=1)
-    semantic = writer.convolution("project", joined)
+    *levels, distortion = _MAPS
+    aligned = [writer.resized(level, each, sides[-1]) for level, each in zip(levels, sides, strict=False)]
+    semantic = writer.convolution("project", writer.node("Concat", aligned, axis=1))
     left = writer.reshaped(semantic, [0, SEMANTIC_CHANNELS, -1])
     right = writer.reshaped(distortion, [0, SCNN_CHANNELS, -1])
     left, right = (writer.with_ones(maps) for maps in (left, right))
@@ -249,6 +263,15 @@ class _Writer:
     def reshaped(self, values: str, shape: list[int]) -> str:
         """The same values in another shape; 0 keeps the size of an axis."""
         return self.node("Reshape", [values, self.integers(shape)])
+
+    def resized(self, maps: str, size: int, wanted: int) -> str:
+        """Square maps interpolated linearly to another side."""
+        if size == wanted:
+            return maps
+        scale = self.constant(np.array([1, 1, wanted / size, wanted / size]))
+        return self.node(
+            "Resize", [maps, "", scale], mode="linear", coordinate_transformation_mode="half_pixel"
+        )
 
     def with_ones(self, maps: str) -> str:
         """Maps (N, C, positions) with an additional channel of ones at the end."""

@@ -3,7 +3,9 @@
 `faceq.iqa.dbcnn_lite` describes the network and its sources.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +29,10 @@ RATING_SPREAD = 20.0
 
 STEM_CHANNELS = 32
 
-# Per block of EfficientNet-Lite0: kernel, stride, expansion, channels out.
-LITE0_BLOCKS = (
+Block = tuple[int, int, int, int]
+"""A block of EfficientNet-Lite: kernel, stride, expansion, channels out."""
+
+LITE0_BLOCKS: tuple[Block, ...] = (
     (3, 1, 1, 16),
     *[(3, 2, 6, 24), (3, 1, 6, 24)],
     *[(5, 2, 6, 40), (5, 1, 6, 40)],
@@ -37,13 +41,68 @@ LITE0_BLOCKS = (
     *[(5, 2, 6, 192), (5, 1, 6, 192), (5, 1, 6, 192), (5, 1, 6, 192)],
     (3, 1, 6, 320),
 )
-# The last block at each scale that is used: 1/8, 1/16 and 1/32 of the image.
-LEVEL_BLOCKS = (4, 10, 15)
-LEVEL_CHANNELS = tuple(LITE0_BLOCKS[block][3] for block in LEVEL_BLOCKS)
 
-# S-CNN's nine layers as (channels, stride); published widths are 48, 64 and 128.
-SCNN_LAYERS = ((16, 1), (16, 2), (24, 1), (24, 2), (32, 1), (32, 2), (64, 1), (64, 1), (64, 2))
-SCNN_CHANNELS = SCNN_LAYERS[-1][0]
+LEVEL_STRIDES = (8, 16, 32)
+"""Pixels of the semantic network's input per position of each of its maps that are used."""
+
+MAP_STRIDE = 16
+"""Pixels of the image per position of the distortion network's map, where the maps are multiplied."""
+
+SCNN_CHANNELS = 64
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What differs between the versions of DB-CNN-Lite.
+
+    Attributes:
+        share: numerator and denominator of the side of the semantic network's input, relative to the image.
+            The content of an image can be seen at a smaller scale, its distortions cannot.
+        scnn: the layers of the distortion network, S-CNN, as (channels, stride); published widths are 48, 64
+            and 128.
+        blocks: the blocks of the semantic network.
+    """
+
+    share: tuple[int, int]
+    scnn: tuple[tuple[int, int], ...]
+    blocks: tuple[Block, ...] = LITE0_BLOCKS
+
+    @property
+    def side_unit(self) -> int:
+        """The side of an image, pixels, must be a multiple of it, so that all strides divide it."""
+        numerator, denominator = self.share
+        return LEVEL_STRIDES[-1] * denominator // math.gcd(LEVEL_STRIDES[-1], numerator)
+
+    @property
+    def level_blocks(self) -> tuple[int, ...]:
+        """The last block at each of LEVEL_STRIDES."""
+        following = [*(stride for _, stride, _, _ in self.blocks[1:]), 2]
+        last = [index for index, stride in enumerate(following) if stride == 2]
+        return tuple(last[-len(LEVEL_STRIDES) :])
+
+    @property
+    def level_channels(self) -> tuple[int, ...]:
+        """The channels of the maps of `level_blocks`."""
+        return tuple(self.blocks[block][3] for block in self.level_blocks)
+
+    @property
+    def moments(self) -> int:
+        """Number of means and standard deviations of maps."""
+        return 2 * (sum(self.level_channels) + SCNN_CHANNELS)
+
+
+FIRST = Layout((1, 1), ((16, 1), (16, 2), (24, 1), (24, 2), (32, 1), (32, 2), (64, 1), (64, 1), (64, 2)))
+"""DB-CNN-Lite of version 0.1: `dbcnn-lite`."""
+
+SECOND = Layout((3, 4), ((16, 2), (24, 2), (32, 1), (48, 2), (48, 1), (64, 2)))
+"""DB-CNN-Lite with half the arithmetic: `dbcnn-lite-2`."""
+
+
+def layout_of(keys: Collection[str]) -> Layout:
+    """The version that weights with these names belong to; FIRST if they fit none."""
+    layers = sum(key.startswith("distortion.") and key.endswith(".weight") for key in keys)
+    return SECOND if layers == len(SECOND.scnn) else FIRST
+
 
 SEMANTIC_CHANNELS = 64  # channels of the semantic factor of the product
 
@@ -57,9 +116,6 @@ PRODUCT_SCALE = 0.3
 PRODUCTS = (SEMANTIC_CHANNELS + 1) * (SCNN_CHANNELS + 1)
 """Number of products of the two networks' maps, each with a channel of ones."""
 
-MOMENTS = 2 * (sum(LEVEL_CHANNELS) + SCNN_CHANNELS)
-"""Number of means and standard deviations of maps."""
-
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
     """TensorFlow's SAME padding along one axis, before and after the map: output ceil(size / stride), odd
@@ -71,7 +127,16 @@ def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
-def shapes() -> dict[str, tuple[int, ...]]:
+def area_weights(size: int, positions: int) -> NDArray[np.float32]:
+    """The matrix (positions, size) that averages `size` pixels along one axis into fewer positions, which
+    share pixels at their borders if `positions` does not divide `size`."""
+    edges = np.arange(positions + 1) * size / positions
+    pixels = np.arange(size)
+    shared = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
+    return (np.clip(shared, 0, None) * positions / size).astype(np.float32)
+
+
+def shapes(layout: Layout) -> dict[str, tuple[int, ...]]:
     """The shape of each weight, by its name."""
     found: dict[str, tuple[int, ...]] = {}
 
@@ -80,7 +145,7 @@ def shapes() -> dict[str, tuple[int, ...]]:
 
     channels = STEM_CHANNELS
     convolution("semantic.stem.0", channels, 3, 3)
-    for index, (kernel, _, expansion, out) in enumerate(LITE0_BLOCKS):
+    for index, (kernel, _, expansion, out) in enumerate(layout.blocks):
         block, wide = f"semantic.blocks.{index}", channels * expansion
         if expansion != 1:
             convolution(f"{block}.expand.0", wide, channels, 1)
@@ -88,11 +153,11 @@ def shapes() -> dict[str, tuple[int, ...]]:
         convolution(f"{block}.project", out, wide, 1)
         channels = out
     channels = 3
-    for index, (out, _) in enumerate(SCNN_LAYERS):
+    for index, (out, _) in enumerate(layout.scnn):
         convolution(f"distortion.{index}.0", out, channels, 3)
         channels = out
-    convolution("project", SEMANTIC_CHANNELS, sum(LEVEL_CHANNELS), 1)
-    pooled = PRODUCTS + MOMENTS
+    convolution("project", SEMANTIC_CHANNELS, sum(layout.level_channels), 1)
+    pooled = PRODUCTS + layout.moments
     return found | {
         "head.weight": (1, pooled),
         "head.bias": (1,),
@@ -117,7 +182,7 @@ def read(path: Path) -> Weights:
         weights = load_file(path)
     except SafetensorError as error:
         raise ModelFileError(f"{path}: is not a safetensors file: {error}") from error
-    expected = shapes()
+    expected = shapes(layout_of(weights))
     missing, extra = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected)
     if missing or extra:
         raise ModelFileError(f"{path}: does not fit: missing keys {missing}, extra keys {extra}")

@@ -1,9 +1,10 @@
 """Measure what DB-CNN's score of a face does along ladders of distortions, and under harmless changes.
 
-    python -m jobs.training.measure_looks PHOTOS… [--faces 40] [--weights dbcnn-lite.safetensors]
+    python -m jobs.training.measure_looks PHOTOS… [--identities identity.csv] [--faces 40] [--weights FILE]
 
-PHOTOS are photos with one face each that were not used for training. They are shrunk to a longer side of at
-most 512 pixels and scored by all stages of the job.
+PHOTOS are photos with one face each that were not used for training. With `--identities`, a CSV file with the
+columns image and identity, PHOTOS is a folder, of which only the people are measured whom the training leaves
+out. The photos are shrunk to a longer side of at most 512 pixels and scored by all stages of the job.
 
 The first table has a line for each of `train_ladders.LADDERS`: the median change of `dbcnn` over the faces at
 each step, whether these medians fall from step to step, and the share of faces whose score at some step is
@@ -14,7 +15,9 @@ change, and the largest one.
 """
 
 import argparse
+import csv
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -25,6 +28,7 @@ from rich.progress import track
 import faceq
 from faceq.evaluation import distortions
 from jobs.benchmarks.measure_edits import Image, is_single, photos_of, rows_of
+from jobs.training.train_data import is_held_out
 from jobs.training.train_ladders import LADDERS, STEPS
 
 LEEWAY = 1.0
@@ -37,12 +41,14 @@ def main() -> None:
     """Print both tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("photos", nargs="+", help="images or folders of images, with one face each")
+    parser.add_argument("--identities", type=Path, help="use only people whom the training leaves out")
     parser.add_argument("--faces", type=int, default=40, help="number of photos (40)")
     parser.add_argument("--weights", help="a DB-CNN-Lite to measure instead of the shipped one")
     options = parser.parse_args()
     models = {"quality": options.weights} if options.weights else {}
     scorer = faceq.Scorer(fiq_threshold=0, models=models)
-    photos = photos_of(options.photos, 2 * options.faces)
+    paths = left_out(options.identities, Path(options.photos[0])) if options.identities else options.photos
+    photos = photos_of(paths, 2 * options.faces)
     pairs = zip(photos, rows_of(scorer, photos), strict=True)
     kept = [(photo, row["dbcnn"]) for photo, row in pairs if is_single(row)][: options.faces]
     faces, before = [photo for photo, _ in kept], np.array([score for _, score in kept])
@@ -56,6 +62,13 @@ def main() -> None:
     console.print(f"{len(faces)} faces, median dbcnn {np.median(before):.1f}")
     console.print(_ladder_table(faces, change))
     console.print(_stability_table(faces, change))
+
+
+def left_out(identities: Path, photos: Path) -> list[str]:
+    """The photos of the people whom the training leaves out."""
+    with identities.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [str(photos / row["image"]) for row in rows if is_held_out(row["identity"])]
 
 
 def _ladder_table(faces: list[Image], change: Change) -> rich.table.Table:

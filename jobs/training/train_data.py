@@ -1,4 +1,4 @@
-"""Training data of DB-CNN-Lite: rated images, pristine images, degraded images, and masks."""
+"""Training data of DB-CNN-Lite: rated images, and ladders of degraded faces."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import TypeVar
 
 import cv2
 import numpy as np
-import skimage
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -20,21 +19,20 @@ from torch.utils.data import DataLoader, Dataset
 
 from faceq.evaluation.distortions import Image
 from faceq.iqa.dbcnn_lite import VIEW_SIDE
-from jobs.training.train_distortions import NAMED, RANKED, degraded
-
-PRISTINE_FROM_LIVE = 100
-"""Number of best-rated training images that are used as pristine images, in addition to Kodak's."""
-
-NAMING_BATCH, NAMING_SIDE, NAMING_DEGRADED_SIDE = 64, 112, 256
-CROPS_OF_ONE = 4
-"""Crops per degraded image: degrading an image takes longer than a training step on it."""
 
 FACE_SIDE = 256
 """Side, pixels, at which faces are scored."""
 
-RUNGS = 4
-MINIMUM_STEP = 0.08
-"""Minimum difference between the severities (0..1) of two steps of a ladder."""
+FACES, FACE_LABELS = "faces.npy", "faces.npz"
+"""Files of `FaceLadders`."""
+
+RUNGS = 3
+"""Degraded crops of a ladder, in addition to the two clean ones."""
+
+CROPS = 2 + RUNGS
+
+FOLDS = 5
+"""Parts of the rated images in cross-validation."""
 
 Item = TypeVar("Item")
 
@@ -69,17 +67,15 @@ def read_rated(folder: Path) -> Rated:
     return Rated(names, images, np.array([row["mos"] for row in rows], np.float32))
 
 
-def is_held_out(name: str) -> bool:
-    """True for a fifth of all names, the same on every machine and for every version of the data."""
+def fold_of(name: str) -> int:
+    """One of FOLDS parts of all names, the same on every machine and for every version of the data."""
     digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") % 5 == 0
+    return int.from_bytes(digest, "big") % FOLDS
 
 
-def read_pristine(data: Path, rated: Rated) -> list[Image]:
-    """Kodak's images, the best-rated images, and two images that scikit-image ships."""
-    pictures = [read_rgb(path) for path in sorted((data / "kodak24").glob("*.png"))]
-    best = np.argsort(-rated.ratings, kind="stable")[:PRISTINE_FROM_LIVE]
-    return [*pictures, *(rated.images[i] for i in best), skimage.data.coffee(), skimage.data.chelsea()]
+def is_held_out(name: str) -> bool:
+    """True for a fifth of all names."""
+    return fold_of(name) == 0
 
 
 def resize(image: Image, side: int) -> Image:
@@ -97,64 +93,10 @@ def random_crop(image: Image, side: int, rng: np.random.Generator) -> Image:
     return np.ascontiguousarray(crop[:, ::-1] if rng.random() < 0.5 else crop)
 
 
-def ellipse_mask(
-    side: int, centre: tuple[float, float], radii: tuple[float, float], angle: float = 0.0
-) -> NDArray[np.float32]:
-    """(side, side) float32, 1 inside the ellipse. Centre and radii (x, y) are fractions of the side."""
-    mask = np.zeros((side, side), np.float32)
-    at, axes = (tuple(round(side * part) for part in pair) for pair in (centre, radii))
-    cv2.ellipse(mask, at, axes, angle, 0, 360, 1.0, thickness=-1)
-    return mask
-
-
-def random_ellipse(side: int, rng: np.random.Generator) -> NDArray[np.float32]:
-    """An ellipse about as large as a face in its crop."""
-    x, y, wide, high = rng.uniform((0.4, 0.4, 0.25, 0.25), (0.6, 0.6, 0.5, 0.5))
-    return ellipse_mask(side, (x, y), (wide, high), rng.uniform(0, 180))
-
-
 def to_tensor(images: list[Image]) -> Tensor:
     """(N, 3, H, W) float32, 0..1."""
     pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
     return pixels.contiguous(memory_format=torch.channels_last)
-
-
-class NamingBatches(Dataset[tuple[Tensor, Tensor]]):
-    """Small crops, each with one of the 39 distortions, and the number of this distortion.
-
-    Item i of an epoch depends only on the seed, the epoch and i, so that a resumed run sees the same items.
-    """
-
-    def __init__(self, pristine: list[Image], seed: int, epoch: int, steps: int) -> None:
-        self.pristine, self.seed, self.epoch, self.steps = pristine, seed, epoch, steps
-
-    def __len__(self) -> int:
-        return self.steps
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        rng = np.random.default_rng((self.seed, 1, self.epoch, index))
-        crops: list[Image] = []
-        names: list[int] = []
-        for name in rng.integers(0, len(NAMED), NAMING_BATCH // CROPS_OF_ONE):
-            picture = self.pristine[rng.integers(len(self.pristine))]
-            part = random_crop(picture, NAMING_DEGRADED_SIDE, rng)
-            part = NAMED[name](part, int(rng.integers(2**31)))
-            crops += [random_crop(part, NAMING_SIDE, rng) for _ in range(CROPS_OF_ONE)]
-            names += [int(name)] * CROPS_OF_ONE
-        return to_tensor(crops), torch.tensor(names)
-
-
-@dataclass(frozen=True)
-class Ladder:
-    """One crop, degraded in steps of rising severity.
-
-    images: RUNGS of (FACE_SIDE, FACE_SIDE, 3) uint8 RGB. mask: (FACE_SIDE, FACE_SIDE) float32. severities:
-    (RUNGS,) float32, rising from 0 (pristine) to 1.
-    """
-
-    images: list[Image]
-    mask: NDArray[np.float32]
-    severities: NDArray[np.float32]
 
 
 class RatedBatches(Dataset[tuple[Tensor, Tensor]]):
@@ -179,73 +121,65 @@ class RatedBatches(Dataset[tuple[Tensor, Tensor]]):
         return to_tensor(crops), torch.from_numpy(self.rated.ratings[chosen])
 
 
-class Ladders(Dataset[Ladder]):
-    """Crops degraded at their original size, then resized to FACE_SIDE, because real faces are degraded at
-    the size at which they were recorded.
+@dataclass(frozen=True)
+class FaceLadders:
+    """Crops of N faces: each clean, clean again but moved, mirrored or saved as JPEG, and at RUNGS steps of
+    one kind of distortion.
 
-    Half of the crops have an elliptical mask. Outside the mask they are degraded independently, which must
-    not change the score. The others have no mask. `reach`: the maximum severity.
+    crops: (N, CROPS, 256, 256, 3) uint8 RGB. masks: (N, CROPS, 256, 32) uint8, a bit for each pixel, 1 inside
+    the face. falls: (N, CROPS) float32, `Kind.falls` at the step of each crop, 0 for the clean ones.
     """
 
-    def __init__(self, pristine: list[Image], seed: int, epoch: int, count: int, reach: float = 1.0) -> None:
-        self.pristine, self.seed, self.epoch, self.count, self.reach = pristine, seed, epoch, count, reach
+    crops: NDArray[np.uint8]
+    masks: NDArray[np.uint8]
+    falls: NDArray[np.float32]
 
-    def __len__(self) -> int:
-        return self.count
+    def tensors(self, rows: NDArray[np.int64], crops: slice = slice(None)) -> tuple[Tensor, Tensor]:
+        """The images (len(rows) * crops, 3, 256, 256) float32 0..1 and masks (…, 1, 256, 256) of some
+        faces."""
+        images = to_tensor(list(self.crops[rows, crops].reshape(-1, *self.crops.shape[2:])))
+        masks = np.stack([self.masks_of(int(row))[crops] for row in rows])
+        return images, torch.from_numpy(masks).flatten(0, 1)[:, None]
 
-    def __getitem__(self, index: int) -> Ladder:
-        rng = np.random.default_rng((self.seed, 2, self.epoch, index))
-        picture = self.pristine[rng.integers(len(self.pristine))]
-        crop = random_crop(picture, int(rng.integers(200, 450)), rng)
-        kind, seed = RANKED[index % len(RANKED)], int(rng.integers(2**31))
-        severities = self.reach * _severities(rng)
-        rungs = [resize(degraded(crop, kind, float(s), seed), FACE_SIDE) for s in severities]
-        if index // len(RANKED) % 2:
-            return Ladder(rungs, np.ones((FACE_SIDE, FACE_SIDE), np.float32), severities)
-        mask = random_ellipse(FACE_SIDE, rng)
-        # The seam is soft, because a hard edge would be another distortion.
-        seam = cv2.GaussianBlur(cv2.dilate(mask, np.ones((9, 9))), (0, 0), 2)[..., None]
-        around = [self._around(crop, rng) for _ in rungs]
-        mixed = [
-            np.rint(rung * seam + other * (1 - seam)).astype(np.uint8)
-            for rung, other in zip(rungs, around, strict=True)
-        ]
-        return Ladder(mixed, mask, severities)
-
-    @staticmethod
-    def _around(crop: Image, rng: np.random.Generator) -> Image:
-        kind, severity = RANKED[rng.integers(len(RANKED))], max(0.0, float(rng.uniform(-0.3, 1)))
-        return resize(degraded(crop, kind, severity, int(rng.integers(2**31))), FACE_SIDE)
+    def masks_of(self, row: int) -> NDArray[np.float32]:
+        """The masks of a face, (CROPS, 256, 256) float32, 0 or 1."""
+        return np.unpackbits(self.masks[row], axis=-1).astype(np.float32)
 
 
-class LadderBatches(Dataset[tuple[Tensor, Tensor, Tensor]]):
-    """Batches of `each` ladders: rungs (each * RUNGS, 3, FACE_SIDE, FACE_SIDE) float32 0..1, their masks
-    (each * RUNGS, 1, FACE_SIDE, FACE_SIDE), and severities (each, RUNGS)."""
+def read_faces(folder: Path) -> FaceLadders:
+    """What `cut_faces` wrote to a folder; crops are read when they are needed."""
+    crops = np.load(folder / FACES, mmap_mode="r")
+    with np.load(folder / FACE_LABELS) as file:
+        return FaceLadders(crops, file["masks"], file["falls"])
+
+
+class FaceBatches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
+    """Batches of `each` faces in random order, starting anew when all have been seen. Half of the crops are
+    mirrored.
+
+    Each item has images and masks as in `FaceLadders.tensors`, falls (each, CROPS), and labels (each,
+    CROPS): the scores that they must get. Item i depends only on the seed, the epoch and i.
+    """
 
     def __init__(
-        self, pristine: list[Image], seed: int, epoch: int, steps: int, each: int, reach: float = 1.0
+        self, faces: FaceLadders, labels: NDArray[np.float32], seed: int, epoch: int, steps: int, each: int
     ) -> None:
-        self.ladders = Ladders(pristine, seed, epoch, steps * each, reach)
-        self.each = each
+        self.faces, self.labels, self.each, self.steps = faces, labels, each, steps
+        self.seed, self.epoch = seed, epoch
+        order = np.random.default_rng((seed, 2)).permutation(len(labels))
+        self.order = np.roll(order, -epoch * steps * each)
 
     def __len__(self) -> int:
-        return len(self.ladders) // self.each
+        return self.steps
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
-        ladders = [self.ladders[index * self.each + i] for i in range(self.each)]
-        rungs = to_tensor([rung for ladder in ladders for rung in ladder.images])
-        masks = torch.from_numpy(np.stack([ladder.mask for ladder in ladders]))
-        severities = torch.from_numpy(np.stack([ladder.severities for ladder in ladders]))
-        return rungs, masks.repeat_interleave(RUNGS, 0)[:, None], severities
-
-
-def _severities(rng: np.random.Generator) -> NDArray[np.float32]:
-    """RUNGS severities that differ by at least MINIMUM_STEP. Half of the time the first one is 0."""
-    room = 1 - MINIMUM_STEP * (RUNGS - 1)
-    values = np.sort(rng.uniform(0, room, RUNGS)) + MINIMUM_STEP * np.arange(RUNGS)
-    if rng.random() < 0.5:
-        values[0] = 0
-    return values.astype(np.float32)
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        at = np.arange(index * self.each, (index + 1) * self.each) % len(self.order)
+        rows = np.sort(self.order[at])
+        images, masks = self.faces.tensors(rows)
+        mirrored = np.random.default_rng((self.seed, 5, self.epoch, index)).random(len(images)) < 0.5
+        for pixels in (images, masks):
+            pixels[mirrored] = pixels[mirrored].flip(3)
+        return images, masks, torch.from_numpy(self.faces.falls[rows]), torch.from_numpy(self.labels[rows])
 
 
 def prefetched(dataset: Dataset[Item]) -> Iterator[Item]:

@@ -1,7 +1,4 @@
-"""Synthetic distortions for the training of DB-CNN-Lite.
-
-NAMED are the 39 distortions that the distortion network learns to tell apart. RANKED are the kinds of
-distortion along which the score of an image must fall as severity rises.
+"""The 39 synthetic distortions that DB-CNN-Lite's distortion network learns to tell apart.
 
 Source of the 39 distortions: Zhang et al., "Blind Image Quality Assessment Using a Deep Bilinear
 Convolutional Neural Network", IEEE TCSVT 30(1), 2020, section III-A, and the levels of the authors'
@@ -14,17 +11,7 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image as PillowImage
 
-from faceq.evaluation.distortions import (
-    Image,
-    as_image,
-    gaussian_blur,
-    jpeg,
-    low_light,
-    low_resolution,
-    white_noise,
-)
-
-# --- the 39 distortions that are classified -------------------------------------------------------
+from faceq.evaluation.distortions import Image, as_image, gaussian_blur, jpeg, white_noise
 
 BLUR_KERNEL = (7, 15, 39, 91, 199)  # pixels; sigma is a sixth of the kernel
 NOISE_VARIANCE = (2**-10, 2**-7.5, 2**-5.5, 2**-3.5, 2**0)  # of values 0..1
@@ -98,40 +85,3 @@ NAMED: tuple[Named, ...] = (
     *(lambda image, seed, s=s: exposure(image, s) for s in EXPOSURE_SHIFT),
     *(lambda image, seed, s=s: exposure(image, -s) for s in EXPOSURE_SHIFT),
 )
-
-
-# --- the distortions that are ranked --------------------------------------------------------------
-
-
-def _between(first: float, last: float, severity: float) -> float:
-    """Geometric interpolation from `first` at severity 0 to `last` at 1."""
-    return first * (last / first) ** severity
-
-
-def _saved(image: Image, severity: float, seed: int) -> Image:
-    """Compress as JPEG once (odd seeds), or twice with a shifted block grid, as happens to shared images."""
-    quality = round(_between(60, 2, severity))
-    once = jpeg(image, quality)
-    if seed % 2:
-        return once
-    shift = 1 + seed // 2 % 7
-    return np.roll(jpeg(np.roll(once, (shift, shift), (0, 1)), quality), (-shift, -shift), (0, 1))
-
-
-Kind = Callable[[Image, float, int], Image]
-"""Takes an image (H, W, 3) uint8 RGB, a severity above 0 and at most 1, and a seed."""
-
-# The severities range from barely visible to stronger than a detector tolerates. Sizes are pixels of a crop
-# of 200 to 450 pixels, about the size of a face in a 384-pixel frame.
-RANKED: tuple[Kind, ...] = (
-    lambda image, severity, seed: gaussian_blur(image, _between(0.5, 9, severity)),
-    lambda image, severity, seed: white_noise(image, _between(4, 90, severity), seed),
-    _saved,
-    lambda image, severity, seed: low_light(image, 0.5 + 4.5 * severity, seed),
-    lambda image, severity, seed: low_resolution(image, _between(1.3, 9, severity)),
-)
-
-
-def degraded(image: Image, kind: Kind, severity: float, seed: int) -> Image:
-    """One step of a ladder. Severity 0 returns the image itself."""
-    return kind(image, severity, seed) if severity else image

@@ -20,7 +20,7 @@ from faceq.evaluation import iqa, whole_images
 from faceq.evaluation.distortions import LADDERS, Image
 from faceq.faces import geometry
 from faceq.faces.region import apply_region
-from faceq.iqa.dbcnn_lite import DBCNNLite, load_dbcnn_lite
+from faceq.iqa.dbcnn_lite import DBCNNLite
 from faceq.iqa.dbcnn_lite_onnx import OnnxQuality
 from faceq.runtime.minibatch import in_mini_batches
 from faceq.runtime.parallel import in_threads
@@ -29,7 +29,8 @@ from faceq.stages.chosen_models import choose
 from faceq.stages.find_face import FindFace
 from faceq.stages.scores import masks_of
 from faceq.table.schema import pixels
-from jobs.training.train_data import FACE_SIDE, PRISTINE_FROM_LIVE, Rated, read_rgb, resize
+from jobs.training.train_data import FACE_SIDE, Rated, is_held_out, read_rgb, resize
+from jobs.training.train_ladders import KINDS
 
 LADDER_SIDE = 384
 """Side, pixels, to which portraits are resized before they are degraded."""
@@ -41,13 +42,21 @@ SEVERITIES = range(6)
 MINI_BATCH = 8
 
 
-def measure(weights: Path, held_out: Rated | None, data: Path) -> dict[str, object]:
-    """Figures of the weights file that will be shipped; `held_out` if it was not trained on all images."""
-    model = load_dbcnn_lite(weights)
+def measure(model: DBCNNLite, held_out: Rated, scores: NDArray[np.float64], data: Path) -> dict[str, object]:
+    """Figures of the weights that will be shipped.
+
+    Args:
+        model: read from the file.
+        held_out: rated images that it was not trained on; there may be none.
+        scores: their scores.
+        data: folder with portraits_1024/ and faces/, both optional.
+    """
     figures: dict[str, object] = {}
-    if held_out is not None:
-        figures["held_out"] = agreement(model, held_out)
+    if held_out.names:
+        ratings = held_out.ratings.astype(np.float64)
+        figures["held_out"] = iqa.agreement(tuple(held_out.names), scores, ratings).figures()
     portraits = sorted((data / "portraits_1024").glob("*.jpg"))
+    portraits = [path for path in portraits if is_held_out(path.name)]
     if portraits:
         figures["ladders"] = ladder_figures(model, portraits)
     for name in ("high_quality", "low_quality"):
@@ -57,12 +66,11 @@ def measure(weights: Path, held_out: Rated | None, data: Path) -> dict[str, obje
     return figures
 
 
-def agreement(model: DBCNNLite, rated: Rated) -> dict[str, float]:
-    """Agreement as `faceq evaluate iqa` computes it."""
+def scores_of_images(model: DBCNNLite, rated: Rated) -> NDArray[np.float64]:
+    """The scores (N,) that `faceq evaluate iqa` gives."""
     rater = whole_images.rater_of(model)
     with limit_threads(rater.torch_threads):
-        scores = np.array(list(in_threads(rater.rate, rated.images, rater.at_once)))
-    return iqa.agreement(tuple(rated.names), scores, rated.ratings.astype(np.float64)).figures()
+        return np.array(list(in_threads(rater.rate, rated.images, rater.at_once)))
 
 
 def whole_crop(model: DBCNNLite, image: Image) -> float:
@@ -116,26 +124,25 @@ def _seen(
     return crops, masks_of(rows, found), found
 
 
-def write_curves(folder: Path) -> None:
-    """Plot the curves of each stage from its CSV file into `curves.png`."""
-    stages = sorted(folder.glob("*.csv"))
-    figure = matplotlib.figure.Figure(figsize=(5 * len(stages), 3.5), layout="constrained")
-    for axes, stage in zip(np.atleast_1d(figure.subplots(1, len(stages))), stages, strict=True):
-        with stage.open(newline="") as file:
-            rows = list(csv.DictReader(file))
-        epochs = [float(row["epoch"]) for row in rows]
-        for name in rows[0].keys() - {"epoch", "seconds"}:
-            axes.plot(epochs, [float(row[name]) for row in rows], label=name.replace("_", " "))
-        axes.set(title=stage.stem, xlabel="epoch")
-        axes.legend()
-    figure.savefig(folder / "curves.png", dpi=100)
+def write_curves(curves: Path) -> None:
+    """Plot the curves of a training from their CSV file into `curves.png` beside it."""
+    with curves.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    figure = matplotlib.figure.Figure(figsize=(5, 3.5), layout="constrained")
+    axes = figure.subplots()
+    epochs = [float(row["epoch"]) for row in rows]
+    for name in rows[0].keys() - {"epoch", "seconds"}:
+        axes.plot(epochs, [float(row[name]) for row in rows], label=name.replace("_", " "))
+    axes.set(xlabel="epoch")
+    axes.legend()
+    figure.savefig(curves.with_name("curves.png"), dpi=100)
 
 
 def write_card(path: Path, figures: dict[str, object], notice: str, counts: str, seed: int) -> None:
     """Write the model card: training data, method, measurements, and citations."""
     copyright_notice = notice.split("START", 1)[1].split("\n", 1)[1].split("-----------COPY", 1)[0]
     path.write_text(
-        f"""# DB-CNN-Lite
+        f"""# DB-CNN-Lite 2
 
 Scores the perceptual quality of an image, or of the part of it inside a mask: 0 (bad) to 100
 (excellent), the scale of the human ratings in LIVE In the Wild. Written by
@@ -146,19 +153,22 @@ Scores the perceptual quality of an image, or of the part of it inside a mask: 0
 - Initial weights of the semantic network: EfficientNet-Lite0, ImageNet (Apache-2.0), sha256
   `579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db`.
 - Ratings: LIVE In the Wild Image Quality Challenge Database, {counts}.
-- Undistorted images, which are then distorted synthetically: the Kodak test set, the
-  {PRISTINE_FROM_LIVE} best-rated training images, and two that scikit-image ships (coffee, chelsea).
-- Held-out images, if there are any: those with `int(blake2b(name, digest_size=8)) % 5 == 0`.
-  No stage was trained on them, and they were not used to choose an epoch. But settings were revised after
-  looking at figures like those below, so expect slightly lower agreement on other data.
+- Faces: photos from CelebA and CelebA-HQ, and frames of a few videos of LivePortrait. People and portraits
+  whose name has `int(blake2b(name, digest_size=8)) % 5 == 0` are left out. Nobody rated these faces. Their
+  labels are the scores of a teacher, the mean of networks with EfficientNet-Lite0 to Lite2 that learned the
+  same ratings.
+- {len(KINDS)} kinds of distortion of these faces (`jobs/training/train_ladders.py`): the score must fall with
+  each step.
 - Seed {seed}; the weights of the last epoch, as float16.
 
 ## Measurements
-`held_out`: agreement with the human ratings of whole images. The model scores ten square crops of each
-image, as in `faceq evaluate iqa`.
-`ladders`: portraits at {LADDER_SIDE} pixels, degraded as in `faceq.evaluation.distortions.LADDERS`, processed
-by the first stage of the job. For each region that is scored (`mask` is the default): Spearman's correlation
-between severity 0..5 and score, as the mean over faces (-1 is best), and the mean score by severity.
+`held_out`, if images were held out: agreement with the human ratings of whole images. The model scores ten
+square crops of each image, as in `faceq evaluate iqa`. Settings were chosen by looking at such figures, so
+expect slightly lower agreement on other data.
+`ladders`: portraits that were left out, at {LADDER_SIDE} pixels, degraded as in
+`faceq.evaluation.distortions.LADDERS`, processed by the first stage of the job. For each region that is
+scored (`mask` is the default): Spearman's correlation between severity 0..5 and score, as the mean over faces
+(-1 is best), and the mean score by severity.
 `high_quality`, `low_quality`: the scores of one good and one bad photo of a face.
 
 ```json
@@ -167,7 +177,7 @@ between severity 0..5 and score, as the mean over faces (-1 is best), and the me
 
 ## Limits
 The rated images show everyday scenes, not faces. Synthetic distortions have an order of severity but no
-ratings: the model learned that a degraded image scores lower, but not how much lower. Scores are not
+ratings: the model learned that a degraded face scores lower, but not how much lower. Scores are not
 clipped and may leave 0..100. Deep features also depend on pixels outside the mask, so the surroundings of
 a face still change its score, though less than without a mask.
 

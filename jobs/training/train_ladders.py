@@ -1,21 +1,32 @@
 """Distortions of faces that are common on the internet, each in five steps.
 
 Along each of the LADDERS, the score of DB-CNN must fall. Steps are chosen for faces of 100 to 400 pixels: the
-first is barely visible, the last ruins the face. Every function takes an RGB uint8 image (H, W, 3) and
-returns a new one of the same shape. Random distortions use a seed, so that the same arguments always give the
-same pixels.
+first is barely visible, the last ruins the face. In training, steps also lie between them. Every function
+takes an RGB uint8 image (H, W, 3) and returns a new one of the same shape. Random distortions use a seed, so
+that the same arguments always give the same pixels.
 """
 
 import fractions
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import av
 import cv2
 import numpy as np
 
-from faceq.evaluation.distortions import Image, Ladder, as_image, gaussian_blur, ladder, low_resolution
+from faceq.evaluation.distortions import (
+    Image,
+    Ladder,
+    as_image,
+    gaussian_blur,
+    jpeg,
+    ladder,
+    low_light,
+    low_resolution,
+    white_noise,
+)
 
 STEPS = 5
 
@@ -31,6 +42,9 @@ LEVELS = (32, 16, 10, 6, 4)  # of each channel
 CHROMA_SIGMA = (6.0, 12.0, 20.0, 32.0, 50.0)  # grey levels
 H264_CRF = (28, 34, 40, 45, 51)  # constant rate factor: 51 is the worst
 HEVC_CRF = (30, 36, 41, 46, 51)
+BLUR_SIGMA = (0.6, 1.2, 2.2, 4.5, 9.0)  # pixels
+NOISE_SIGMA = (5.0, 11.0, 22.0, 45.0, 90.0)  # grey levels
+SAVED_QUALITY = (60, 30, 13, 6, 2)  # libjpeg's scale
 
 VIDEO_FRAMES = 3
 """Frames that are encoded; the last one, which is predicted from the others, is returned."""
@@ -152,33 +166,105 @@ _OPTIONS: dict[str, Callable[[int], dict[str, str]]] = {
     "libx265": lambda crf: {"x265-params": f"crf={crf}:log-level=none:pools=none:frame-threads=1"},
 }
 
+
+def at(parameters: Sequence[float], step: float) -> float:
+    """The parameter at a step, 1 to STEPS, between two of the five on a logarithmic scale."""
+    return float(np.exp(np.interp(step, range(1, STEPS + 1), np.log(parameters))))
+
+
+def whole(parameters: Sequence[float], step: float) -> int:
+    """The same as a whole number."""
+    return round(at(parameters, step))
+
+
+def _saved(image: Image, step: float, seed: int) -> Image:
+    """Compress as JPEG once (odd seeds), or twice with a shifted block grid, as happens to shared images."""
+    quality = whole(SAVED_QUALITY, step)
+    once = jpeg(image, quality)
+    if seed % 2:
+        return once
+    shift = 1 + seed // 2 % 7
+    return np.roll(jpeg(np.roll(once, (shift, shift), (0, 1)), quality), (-shift, -shift), (0, 1))
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of distortion.
+
+    Attributes:
+        degrade: takes an image (H, W, 3) uint8 RGB, a step from 1 to STEPS (any number), and a seed.
+        falls: what the score must lose at least at each step, as a share of what a ruined face loses. A step
+            that people hardly see, or like, must not raise the score.
+        share: how often it is trained, relative to the others. Those that DB-CNN mistakes for quality need
+            more examples.
+    """
+
+    degrade: Callable[[Image, float, int], Image]
+    falls: tuple[float, ...] = (0.12, 0.28, 0.48, 0.72, 1.0)
+    share: float = 1.0
+
+
+def _sharpened(sigma: float) -> Callable[[Image, float, int], Image]:
+    return lambda image, step, seed: sharpened(image, at(SHARPENING, step), sigma)
+
+
+def _enlarged(kernel: int) -> Callable[[Image, float, int], Image]:
+    return lambda image, step, seed: low_resolution(image, at(RESIZING, step), kernel)
+
+
+def _as_video(codec: str, crf: Sequence[float]) -> Callable[[Image, float, int], Image]:
+    return lambda image, step, seed: as_video(image, codec, whole(crf, step))
+
+
+KINDS: dict[str, Kind] = {
+    "sharpened, sigma 1": Kind(_sharpened(1.0), (0.02, 0.1, 0.2, 0.3, 0.4), 2.5),
+    "sharpened, sigma 1.5": Kind(_sharpened(1.5), (0.02, 0.1, 0.22, 0.33, 0.44), 2.5),
+    "sharpened, sigma 3": Kind(_sharpened(3.0), (0.03, 0.12, 0.26, 0.4, 0.5), 2.0),
+    "blurred, then sharpened": Kind(
+        lambda image, step, seed: sharpened(
+            gaussian_blur(image, at(UNSHARP_BLUR, step)), 4.0, 1.5 * at(UNSHARP_BLUR, step)
+        ),
+        (0.1, 0.25, 0.45, 0.7, 1.0),
+        1.5,
+    ),
+    "salt and pepper": Kind(
+        lambda image, step, seed: salt_and_pepper(image, at(IMPULSES, step), seed),
+        (0.06, 0.12, 0.2, 0.5, 0.9),
+        2.0,
+    ),
+    "interlaced": Kind(
+        lambda image, step, seed: interlaced(image, whole(COMB, step)), (0.2, 0.35, 0.5, 0.62, 0.74), 1.5
+    ),
+    "motion blur": Kind(lambda image, step, seed: motion_blurred(image, whole(MOTION, step) | 1, seed)),
+    "skin smoothed": Kind(
+        lambda image, step, seed: smoothed(image, at(SMOOTHING, step)), (0.03, 0.08, 0.16, 0.3, 0.5)
+    ),
+    "enlarged, nearest": Kind(_enlarged(cv2.INTER_NEAREST), share=1.5),
+    "enlarged, cubic": Kind(_enlarged(cv2.INTER_CUBIC), share=0.7),
+    "enlarged, linear": Kind(_enlarged(cv2.INTER_LINEAR), share=0.7),
+    "enlarged, Lanczos": Kind(_enlarged(cv2.INTER_LANCZOS4), share=0.7),
+    "enlarged along edges": Kind(
+        lambda image, step, seed: enlarged_along_edges(image, at(RESIZING, step)),
+        (0.05, 0.12, 0.28, 0.5, 0.8),
+        1.2,
+    ),
+    "ringing": Kind(lambda image, step, seed: ringing(image, at(CUTOFF, step))),
+    "banding": Kind(
+        lambda image, step, seed: banded(image, whole(LEVELS, step)), (0.03, 0.09, 0.18, 0.4, 0.7), 1.2
+    ),
+    "colour noise": Kind(
+        lambda image, step, seed: colour_noise(image, at(CHROMA_SIGMA, step), seed),
+        (0.06, 0.14, 0.28, 0.5, 0.8),
+    ),
+    "H.264": Kind(_as_video("libx264", H264_CRF)),
+    "HEVC": Kind(_as_video("libx265", HEVC_CRF), share=0.7),
+    "blur": Kind(lambda image, step, seed: gaussian_blur(image, at(BLUR_SIGMA, step))),
+    "noise": Kind(lambda image, step, seed: white_noise(image, at(NOISE_SIGMA, step), seed)),
+    "JPEG, once or twice": Kind(_saved),
+    "low light": Kind(low_light),
+}
+
 LADDERS: dict[str, Ladder] = {
-    "sharpened, sigma 1": ladder(lambda image, rung, seed: sharpened(image, SHARPENING[rung], 1.0)),
-    "sharpened, sigma 1.5": ladder(lambda image, rung, seed: sharpened(image, SHARPENING[rung])),
-    "sharpened, sigma 3": ladder(lambda image, rung, seed: sharpened(image, SHARPENING[rung], 3.0)),
-    "blurred, then sharpened": ladder(
-        lambda image, rung, seed: sharpened(
-            gaussian_blur(image, UNSHARP_BLUR[rung]), 4.0, 1.5 * UNSHARP_BLUR[rung]
-        )
-    ),
-    "salt and pepper": ladder(lambda image, rung, seed: salt_and_pepper(image, IMPULSES[rung], seed)),
-    "interlaced": ladder(lambda image, rung, seed: interlaced(image, COMB[rung])),
-    "motion blur": ladder(lambda image, rung, seed: motion_blurred(image, MOTION[rung], seed)),
-    "skin smoothed": ladder(lambda image, rung, seed: smoothed(image, SMOOTHING[rung])),
-    "enlarged, nearest": ladder(
-        lambda image, rung, seed: low_resolution(image, RESIZING[rung], cv2.INTER_NEAREST)
-    ),
-    "enlarged, cubic": ladder(lambda image, rung, seed: low_resolution(image, RESIZING[rung])),
-    "enlarged, linear": ladder(
-        lambda image, rung, seed: low_resolution(image, RESIZING[rung], cv2.INTER_LINEAR)
-    ),
-    "enlarged, Lanczos": ladder(
-        lambda image, rung, seed: low_resolution(image, RESIZING[rung], cv2.INTER_LANCZOS4)
-    ),
-    "enlarged along edges": ladder(lambda image, rung, seed: enlarged_along_edges(image, RESIZING[rung])),
-    "ringing": ladder(lambda image, rung, seed: ringing(image, CUTOFF[rung])),
-    "banding": ladder(lambda image, rung, seed: banded(image, LEVELS[rung])),
-    "colour noise": ladder(lambda image, rung, seed: colour_noise(image, CHROMA_SIGMA[rung], seed)),
-    "H.264": ladder(lambda image, rung, seed: as_video(image, "libx264", H264_CRF[rung])),
-    "HEVC": ladder(lambda image, rung, seed: as_video(image, "libx265", HEVC_CRF[rung])),
+    name: ladder(lambda image, rung, seed, kind=kind: kind.degrade(image, rung + 1, seed))  # type: ignore[misc]
+    for name, kind in KINDS.items()
 }

@@ -8,7 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from faceq.iqa.dbcnn_lite import SemanticNet
+from faceq.iqa.dbcnn_lite_weights import Block
 
+EXPANSION = 6  # of every block but the first
+STAGE_STRIDES = (1, 2, 2, 2, 1, 2, 1)  # of the first block of each stage, whose blocks have the same channels
 BATCH_NORM_EPS = 1e-3  # EfficientNet's
 BATCH_NORM_MOMENTUM = 0.05
 """Averages over about 20 batches: with EfficientNet's 0.01, statistics would lag behind the fast weights."""
@@ -20,6 +23,21 @@ def folded(weight: Tensor, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     assert norm.running_mean is not None and norm.running_var is not None
     factor = norm.weight / (norm.running_var + norm.eps).sqrt()
     return weight * factor.view(-1, 1, 1, 1), norm.bias - norm.running_mean * factor
+
+
+def blocks_of(checkpoint: Path) -> tuple[Block, ...]:
+    """The blocks of a published checkpoint of EfficientNet-Lite, of any size."""
+    published = torch.load(checkpoint, weights_only=True, map_location="cpu")
+    blocks: list[Block] = []
+    stage = -1
+    while f"_blocks.{len(blocks)}._project_conv.weight" in published:
+        name = f"_blocks.{len(blocks)}"
+        depthwise, project = (published[f"{name}.{part}_conv.weight"] for part in ("_depthwise", "_project"))
+        starts = not blocks or blocks[-1][3] != len(project)
+        stage += starts
+        expansion = EXPANSION if f"{name}._expand_conv.weight" in published else 1
+        blocks.append((depthwise.shape[2], STAGE_STRIDES[stage] if starts else 1, expansion, len(project)))
+    return tuple(blocks)
 
 
 class Normed(nn.Module):

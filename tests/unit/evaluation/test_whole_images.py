@@ -14,7 +14,7 @@ from faceq.cli import main
 from faceq.errors import DeviceError, UsageError
 from faceq.evaluation import iqa, whole_images
 from faceq.iqa.dbcnn_lite import DBCNNLite, load_dbcnn_lite, scaled_picture
-from faceq.iqa.dbcnn_lite_weights import DBCNN_LITE_WEIGHTS, Weights
+from faceq.iqa.dbcnn_lite_weights import DBCNN_LITE_WEIGHTS, Layout, Weights
 from faceq.iqa.dbcnn_vgg import DBCNN, published_tensor
 from faceq.iqa.torch_quality import TorchQuality
 from faceq.models.fetch import FetchOptions
@@ -57,8 +57,9 @@ def test_dbcnn_lite_uses_all_cpus_in_mini_batches_of_one_shape(lite, astronaut, 
     shapes, started, waiting = set(), [], threading.Barrier(3, timeout=30)
 
     class Recorded:
-        def __init__(self, weights: Weights, mini_batch: int, side: int, threads: int):
+        def __init__(self, weights: Weights, mini_batch: int, side: int, threads: int, layout: Layout):
             started.append(threads)
+            assert layout == lite.layout
             assert mini_batch == whole_images.MINI_BATCH and whole_images.VIEWS % mini_batch == 0
 
         def __call__(self, views: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray]:

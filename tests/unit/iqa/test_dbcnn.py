@@ -131,7 +131,7 @@ def test_the_weights_file_is_small() -> None:
 
 def test_the_weights_are_those_of_the_network(model: DBCNNLite) -> None:
     """The shapes are known without torch."""
-    assert {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()} == shapes()
+    assert {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()} == shapes(model.layout)
 
 
 def test_a_file_with_other_keys_is_refused_by_name(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from faceq.cli import main
 from faceq.errors import UsageError
 from faceq.faces import geometry
 from faceq.iqa.dbcnn_lite import DBCNNLite
+from faceq.iqa.dbcnn_lite_weights import FIRST
 from faceq.job import capacity
 from faceq.sources.frame import Frame, to_table
 from faceq.stages.scorer import stages_of
@@ -25,7 +26,7 @@ def test_the_operation_counts_are_those_of_the_networks():
     smaller."""
     images = torch.zeros(1, 3, geometry.CROP_SIZE, geometry.CROP_SIZE)
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        DBCNNLite().eval()(images, torch.ones(1, 1, geometry.CROP_SIZE, geometry.CROP_SIZE))
+        DBCNNLite(FIRST).eval()(images, torch.ones(1, 1, geometry.CROP_SIZE, geometry.CROP_SIZE))
     counted = counter.get_total_flops() / 1e9
     assert 0.9 * counted < capacity.QUALITY_GFLOP < 1.1 * counted
 

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from faceq.iqa.dbcnn_lite import DBCNNLite, SemanticNet
-from faceq.iqa.dbcnn_lite_weights import LITE0_BLOCKS
-from jobs.training import train_data, train_distortions
-from jobs.training.train_data import Ladders, NamingBatches, Rated, RatedBatches
-from jobs.training.train_dbcnn import LiveLite, gather_statistics, ranking_loss, train_stage
-from jobs.training.train_distortions import NAMED, RANKED, degraded
-from jobs.training.train_norms import fold, unfold
+from faceq.iqa.dbcnn_lite_weights import LITE0_BLOCKS, SECOND, Layout
+from jobs.training import train_data
+from jobs.training.train_data import CROPS, FaceBatches, FaceLadders, Rated, RatedBatches
+from jobs.training.train_loop import LiveLite, face_losses, fit_scale, gather_statistics, train_stage
+from jobs.training.train_norms import blocks_of, fold, unfold
+from jobs.training.train_teacher import falling
 
 
 @pytest.fixture(scope="module")
@@ -27,54 +27,40 @@ def picture() -> np.ndarray:
 # --- training data --------------------------------------------------------------------------------
 
 
-def test_there_are_39_distortions_and_no_two_look_alike(picture) -> None:
-    assert len(NAMED) == 39
-    made = [distort(picture, 5) for distort in NAMED]
-    assert all(image.shape == picture.shape and image.dtype == np.uint8 for image in made)
-    assert all(np.array_equal(image, distort(picture, 5)) for image, distort in zip(made, NAMED, strict=True))
-    for at, image in enumerate(made):
-        for other in made[:at]:
-            assert np.abs(image.astype(int) - other).mean() > 0.1
+@pytest.fixture
+def faces() -> FaceLadders:
+    """Six faces of eight pixels, all pixels of crop c of face f with the value 10 * f + c."""
+    values = 10 * np.arange(6)[:, None] + np.arange(CROPS)
+    crops = np.broadcast_to(values[..., None, None, None], (6, CROPS, 8, 8, 3)).astype(np.uint8)
+    masks = np.tile(np.array([0b11110000], np.uint8), (6, CROPS, 8, 1))
+    falls = np.tile(np.array([0, 0, 0.1, 0.4, 1], np.float32), (6, 1))
+    return FaceLadders(crops, masks, falls)
 
 
-@pytest.mark.parametrize("first", range(0, 35, 5))
-def test_the_five_levels_of_a_distortion_get_further_from_the_picture(first: int, picture) -> None:
-    far = [np.abs(distort(picture, 1).astype(float) - picture).mean() for distort in NAMED[first : first + 5]]
-    assert far == sorted(far)
-    assert far[4] > 1.5 * far[0]
+def test_a_batch_of_faces_has_the_crops_masks_and_labels_of_each(faces: FaceLadders) -> None:
+    labels = np.repeat(np.arange(6, dtype=np.float32)[:, None], CROPS, axis=1)
+    batches = FaceBatches(faces, labels, seed=1, epoch=0, steps=3, each=2)
+    images, masks, falls, found = batches[1]
+    assert all(torch.equal(a, b) for a, b in zip(batches[1], (images, masks, falls, found), strict=True))
+    assert images.shape == (2 * CROPS, 3, 8, 8) and masks.shape == (2 * CROPS, 1, 8, 8)
+    expected = (10 * found + torch.arange(CROPS)) / 255
+    assert torch.allclose(images[:, 0, 0, 0].view(2, CROPS), expected)
+    mirrored = masks[:, 0, 0, 0] == 0
+    assert 0 < mirrored.sum() < len(masks)
+    assert (torch.where(mirrored[:, None, None, None], masks.flip(3), masks) == masks[~mirrored][:1]).all()
+    assert falls.shape == (2, CROPS)
 
 
-def test_the_contrast_of_the_last_level_fills_two_hundredths_of_the_range(picture) -> None:
-    flat = train_distortions.contrast(picture, 0.49, 0.51)
-    assert flat.min() == 125 and flat.max() == 130
-
-
-def test_a_dithered_image_has_the_requested_number_of_colours(picture) -> None:
-    assert len(np.unique(train_distortions.dithered(picture, 8).reshape(-1, 3), axis=0)) <= 8
-
-
-def test_pink_noise_is_stronger_at_low_frequencies() -> None:
-    grey = np.full((128, 128, 3), 128, np.uint8)
-    noise = train_distortions.pink_noise(grey, 0.3, 1)[..., 0].astype(float) - 128
-    power = np.abs(np.fft.rfft2(noise)) ** 2
-    assert power[1:4, 1:4].mean() > 50 * power[40:60, 40:60].mean()
-
-
-@pytest.mark.parametrize("kind", RANKED)
-def test_rungs_of_a_ladder_get_further_from_the_picture(kind, picture) -> None:
-    assert degraded(picture, kind, 0, 2) is picture
-    severities = (0.05, 0.3, 0.6, 1.0)
-    far = [np.abs(degraded(picture, kind, s, 2).astype(float) - picture).mean() for s in severities]
-    assert far == sorted(far)
-
-
-def test_an_item_is_the_same_each_time_it_is_requested(picture) -> None:
-    naming = NamingBatches([picture], seed=3, epoch=1, steps=2)
-    assert all(torch.equal(a, b) for a, b in zip(naming[1], naming[1], strict=True))
-    assert naming[0][0].shape == (64, 3, 112, 112)
-    first, again = (Ladders([picture], seed=3, epoch=0, count=10)[5] for _ in range(2))
-    assert np.array_equal(np.stack(first.images), np.stack(again.images))
-    assert np.all(np.diff(first.severities) > train_data.MINIMUM_STEP / 2)
+def test_every_face_is_seen_before_one_is_seen_again(faces: FaceLadders) -> None:
+    labels = np.arange(6, dtype=np.float32)
+    seen = [
+        label
+        for epoch in (0, 1)
+        for batch in [FaceBatches(faces, labels, seed=3, epoch=epoch, steps=2, each=3)]
+        for index in range(2)
+        for label in batch[index][3].tolist()
+    ]
+    assert sorted(seen[:6]) == sorted(seen[6:]) == list(range(6))
 
 
 def test_an_epoch_has_each_rated_image_once_in_its_own_order(picture) -> None:
@@ -94,20 +80,13 @@ def test_an_epoch_has_each_rated_image_once_in_its_own_order(picture) -> None:
     assert seen[0] != seen[1]
 
 
-def test_half_of_the_ladders_are_degraded_independently_outside_the_mask(picture) -> None:
-    ladders = Ladders([picture], seed=0, epoch=0, count=20)
-    masked = [ladders[i] for i in range(20) if ladders[i].mask.min() == 0]
-    assert len(masked) == 10
-    assert all(0.1 < ladder.mask.mean() < 0.8 for ladder in masked)
-
-
 # --- networks ------------------------------------------------------------------------------------
 
 
 def test_published_weights_compute_the_same_unfolded_and_folded(tmp_path: Path) -> None:
     state = published_state(1)
     torch.save(state, tmp_path / "lite0.pth")
-    network = SemanticNet().eval()
+    network = SemanticNet(SECOND.blocks, SECOND.level_blocks).eval()
     keys = network.state_dict().keys()
     images = torch.randn(1, 3, 64, 64)
 
@@ -141,9 +120,15 @@ def test_published_weights_compute_the_same_unfolded_and_folded(tmp_path: Path) 
     assert torch.allclose(folded, features, **close)
 
 
+def test_the_blocks_of_a_published_checkpoint_are_read_from_its_shapes(tmp_path: Path) -> None:
+    torch.save(published_state(1), tmp_path / "lite0.pth")
+    assert blocks_of(tmp_path / "lite0.pth") == LITE0_BLOCKS
+    assert Layout((3, 4), SECOND.scnn, LITE0_BLOCKS).level_blocks == (4, 10, 15)
+
+
 def test_frozen_statistics_give_the_scores_that_were_learned(picture, tmp_path: Path) -> None:
     torch.save(published_state(4), tmp_path / "lite0.pth")
-    model = DBCNNLite()
+    model = DBCNNLite(SECOND)
     unfold(model.semantic, tmp_path / "lite0.pth")
     lite = LiveLite(model.eval())
     images = train_data.to_tensor([picture, picture[::-1].copy(), picture[:, ::-1].copy()])
@@ -159,18 +144,35 @@ def test_frozen_statistics_give_the_scores_that_were_learned(picture, tmp_path: 
     assert learned.std() > 0.01
 
 
-def test_the_ranking_loss_is_zero_once_each_step_lowers_the_score_enough() -> None:
-    severities = torch.tensor([[0.0, 0.2, 0.6, 1.0]])
-    assert ranking_loss(70 - 30 * severities, severities) == pytest.approx(0, abs=1e-5)
-    assert ranking_loss(70 - 50 * severities, severities) == 0
-    assert ranking_loss(70 - 10 * severities, severities) > 0
-    assert ranking_loss(70 + 30 * severities, severities) > 2 * ranking_loss(70 - 10 * severities, severities)
+LABELS = [70.0, 70.0, 67.0, 58.0, 40.0]
+
+
+def losses(scores: list[float]) -> list[float]:
+    """The three losses of one ladder that has LABELS, and must fall by 3, 12 and 30 points."""
+    falls = torch.tensor([[0.0, 0.0, 0.1, 0.4, 1.0]])
+    found = face_losses(torch.tensor([scores]).float(), falls, torch.tensor([LABELS]))
+    return [float(loss) for loss in found]
+
+
+def test_a_ladder_that_falls_enough_from_its_label_has_no_loss() -> None:
+    assert losses(LABELS) == pytest.approx([0, 0, 0], abs=1e-6)
+    wrong, apart, rank = losses([70, 70, 60, 40, 10])
+    assert wrong > 0 and apart == rank == pytest.approx(0, abs=1e-6)
+
+
+def test_each_fault_of_a_ladder_has_its_own_loss() -> None:
+    off, apart, rank = losses([80, 80, 77, 68, 50])
+    assert off > 0.1 and apart == rank == pytest.approx(0, abs=1e-6)
+    off, apart, rank = losses([71, 69, 67, 58, 40])
+    assert off == pytest.approx(0.001) and apart == pytest.approx(0.01) and rank == pytest.approx(0, abs=1e-6)
+    small, large = (losses([70, 70, step, 58, 40])[2] for step in (69, 75))
+    assert 0 < small < large
 
 
 def test_gathered_statistics_belong_to_the_final_weights(picture, tmp_path: Path) -> None:
     """Statistics recorded during training belong to earlier weights."""
     torch.save(published_state(4), tmp_path / "lite0.pth")
-    lite = LiveLite(DBCNNLite())
+    lite = LiveLite(DBCNNLite(SECOND))
     unfold(lite.model.semantic, tmp_path / "lite0.pth")
     pictures = [np.roll(picture, shift, (0, 1)) for shift in range(0, 80, 10)]
     rated = Rated([str(i) for i in range(8)], pictures, np.arange(8, dtype=np.float32))
@@ -185,6 +187,33 @@ def test_gathered_statistics_belong_to_the_final_weights(picture, tmp_path: Path
     assert torch.allclose(found, pooled.mean(0), atol=0.05 * float(pooled.abs().max()))
     stem = lite.model.semantic.get_submodule("stem.0.norm")
     assert stem.num_batches_tracked == 2
+
+
+def test_labels_follow_the_teacher_unless_its_scores_do_not_fall_enough() -> None:
+    falls = np.array([[0, 0, 0.1, 0.4, 1.0]] * 2, np.float32)
+    scores = np.array([[60, 62, 51, 41, 11], [60, 60, 70, 55, 40]], float)  # the second rises at first
+    labels = falling(np.array([71.0, 60.0]), scores, falls)
+    assert labels[0] == pytest.approx([71, 71, 61, 51, 21])
+    assert labels[1] == pytest.approx([60, 60, 57, 48, 30])
+
+
+def test_scores_are_stretched_to_the_ratings(picture, tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    model = DBCNNLite(SECOND).eval()
+    pictures = [np.roll(picture, shift, (0, 1)) for shift in range(0, 80, 10)]
+    images = train_data.to_tensor(pictures)
+    with torch.no_grad():
+        before = model(images, torch.ones_like(images[:, :1])).numpy()
+    wanted = (20 + 3 * before).astype(np.float32)
+    rated = Rated([str(i) for i in range(8)], pictures, wanted)
+    crops = RatedBatches(rated, seed=1, epoch=0, batch=4)
+    with torch.no_grad():
+        seen = [(model(images, torch.ones_like(images[:, :1])), ratings) for images, ratings in crops]
+    expected = np.polyfit(*(torch.cat(values).numpy() for values in zip(*seen, strict=True)), 1)
+    fit_scale(model, crops)
+    with torch.no_grad():
+        after = model(images, torch.ones_like(images[:, :1])).numpy()
+    assert after == pytest.approx(np.polyval(expected, before), abs=1e-2)
 
 
 # --- runs ----------------------------------------------------------------------------------------
