@@ -95,7 +95,7 @@ FIRST = Layout((1, 1), ((16, 1), (16, 2), (24, 1), (24, 2), (32, 1), (32, 2), (6
 """DB-CNN-Lite of version 0.1: `dbcnn-lite`."""
 
 SECOND = Layout((3, 4), ((16, 2), (24, 2), (32, 1), (48, 2), (48, 1), (64, 2)))
-"""DB-CNN-Lite with half the arithmetic: `dbcnn-lite-2`."""
+"""DB-CNN-Lite with half the arithmetic, which `jobs.training` trains. The model zoo has none yet."""
 
 
 def layout_of(keys: Collection[str]) -> Layout:
