@@ -35,7 +35,6 @@ from faceq.iqa.dbcnn_lite_weights import (
     Block,
     Layout,
     Weights,
-    area_weights,
     layout_of,
     read,
     same_padding,
@@ -141,11 +140,7 @@ def position_weights(mask: Tensor, size: tuple[int, int]) -> Tensor:
     Returns:
         (N, 1, h, w) float; all zeros for an image whose mask is empty.
     """
-    down, across = (
-        torch.from_numpy(area_weights(pixels, positions)).to(mask)
-        for pixels, positions in zip(mask.shape[2:], size, strict=True)
-    )
-    weights = down @ mask @ across.T
+    weights = F.adaptive_avg_pool2d(mask, size)
     return weights / weights.sum(dim=(2, 3), keepdim=True).clamp_min(1e-6)
 
 

@@ -27,7 +27,6 @@ from faceq.iqa.dbcnn_lite_weights import (
     STEM_CHANNELS,
     Layout,
     Weights,
-    area_weights,
     layout_of,
     same_padding,
 )
@@ -188,12 +187,21 @@ def _pooling_and_head(weights: Weights, layout: Layout, batch: int, side: int) -
 
 def _position_weights(writer: "_Writer", side: int, positions: int) -> str:
     """`dbcnn_lite.position_weights` of a square map, as (N, positions * positions, 1)."""
-    average = area_weights(side, positions)
+    average = _window_means(side, positions)
     down = writer.node("MatMul", [writer.constant(average), _MASK])
     weights = writer.node("MatMul", [down, writer.constant(average.T)])
     total = writer.node("ReduceSum", [weights, writer.integers([2, 3])], keepdims=1)
     total = writer.node("Max", [total, writer.constant(np.array(1e-6))])
     return writer.reshaped(writer.node("Div", [weights, total]), [0, -1, 1])
+
+
+def _window_means(size: int, positions: int) -> NDArray[np.float32]:
+    """The matrix (positions, size) that averages pixels along one axis over the windows of torch's
+    `adaptive_avg_pool2d`, which overlap by a pixel if `positions` does not divide `size`."""
+    at = np.arange(positions)[:, None]
+    starts, ends = at * size // positions, -(-(at + 1) * size // positions)
+    inside = (np.arange(size) >= starts) & (np.arange(size) < ends)
+    return (inside / (ends - starts)).astype(np.float32)
 
 
 def _moments(writer: "_Writer", maps: str, channels: int, weights: str) -> list[str]:

@@ -127,15 +127,6 @@ def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
-def area_weights(size: int, positions: int) -> NDArray[np.float32]:
-    """The matrix (positions, size) that averages `size` pixels along one axis into fewer positions, which
-    share pixels at their borders if `positions` does not divide `size`."""
-    edges = np.arange(positions + 1) * size / positions
-    pixels = np.arange(size)
-    shared = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
-    return (np.clip(shared, 0, None) * positions / size).astype(np.float32)
-
-
 def shapes(layout: Layout) -> dict[str, tuple[int, ...]]:
     """The shape of each weight, by its name."""
     found: dict[str, tuple[int, ...]] = {}

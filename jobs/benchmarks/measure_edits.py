@@ -62,7 +62,7 @@ def photos_of(inputs: list[str], count: int) -> list[Image]:
     """The first photos of the inputs, (H, W, 3) uint8 RGB, shrunk to SIDE."""
     shards = list_shards(inputs, S3Settings())[:count]
     encoded = [frame.image for frame in sources.read_shards(shards, S3Settings()) if frame.image]
-    return [_shrunk(decode(image, MAX_PIXELS)) for image in encoded]
+    return [shrunk(decode(image, MAX_PIXELS)) for image in encoded]
 
 
 def rows_of(scorer: faceq.Scorer, photos: list[Image]) -> list[dict]:
@@ -76,8 +76,9 @@ def is_single(row: dict) -> bool:
     return row["n_faces"] == 1 and row["dbcnn"] is not None
 
 
-def _shrunk(photo: Image) -> Image:
-    scale = SIDE / max(photo.shape[:2])
+def shrunk(photo: Image, side: int = SIDE) -> Image:
+    """A photo whose longer side is at most `side` pixels."""
+    scale = side / max(photo.shape[:2])
     if scale >= 1:
         return photo
     return np.asarray(cv2.resize(photo, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), np.uint8)

@@ -13,7 +13,6 @@ clean photo. The part of the photo around the face is degraded, and then cropped
 from __future__ import annotations
 
 import argparse
-import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +30,16 @@ from faceq.faces.finder import Finder, is_face
 from faceq.runtime.threads import limit_threads
 from faceq.stages.chosen_models import choose
 from faceq.stages.find_face import quality_matrix
-from jobs.training.train_data import CROPS, FACE_LABELS, FACES, RUNGS, is_held_out, read_rgb
+from jobs.benchmarks.measure_edits import shrunk
+from jobs.training.train_data import (
+    CROPS,
+    FACE_LABELS,
+    FACES,
+    RUNGS,
+    photos_of_people,
+    portraits,
+    read_rgb,
+)
 from jobs.training.train_ladders import KINDS, STEPS
 
 SEED = 20261130
@@ -55,11 +63,9 @@ RESAVED_QUALITY = 95
 
 def photos(data: Path) -> list[Path]:
     """The photos of people who are not left out."""
-    with (data / "celeba_dev" / "identity.csv").open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if not is_held_out(row["identity"])]
-    portraits = sorted((data / "portraits_1024").glob("*.jpg"))
-    portraits = [path for path in portraits if not is_held_out(path.name)]
-    return [data / "celeba_dev" / "images" / row["image"] for row in rows] + PORTRAIT_COPIES * portraits
+    celeba = data / "celeba_dev"
+    people = photos_of_people(celeba / "identity.csv", celeba / "images", left_out=False)
+    return people + PORTRAIT_COPIES * portraits(data, left_out=False)
 
 
 def frames(data: Path) -> Iterator[Image]:
@@ -69,14 +75,6 @@ def frames(data: Path) -> Iterator[Image]:
             for index, frame in enumerate(container.decode(video=0)):
                 if index % (1 + FRAMES_BETWEEN) == 0:
                     yield np.asarray(frame.to_ndarray(format="rgb24"))
-
-
-def scaled_down(photo: Image, side: int) -> Image:
-    """Scale to a longer side of at most `side` pixels."""
-    scale = side / max(photo.shape[:2])
-    if scale >= 1:
-        return photo
-    return np.asarray(cv2.resize(photo, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 @dataclass(frozen=True)
@@ -147,7 +145,7 @@ def endless_faces(cut: FaceCutter, photos: list[Image], rng: np.random.Generator
         for at in rng.permutation(len(photos)):
             smaller = rng.random() < SMALLER
             side = int(rng.integers(SMALLEST_SIDE, PHOTO_SIDE)) if smaller else PHOTO_SIDE
-            face = cut(scaled_down(photos[at], side))
+            face = cut(shrunk(photos[at], side))
             if face is not None:
                 found += 1
                 yield face
@@ -199,7 +197,7 @@ def main() -> None:
             made = ladder_of(face, list(KINDS)[kinds[row]], rng)
             crops[row], masks[row], falls[row] = made[0], np.packbits(np.stack(made[1]), axis=-1), made[2]
     crops.flush()
-    np.savez(options.out / FACE_LABELS, masks=masks, falls=falls, kinds=kinds)
+    np.savez(options.out / FACE_LABELS, masks=masks, falls=falls)
 
 
 if __name__ == "__main__":

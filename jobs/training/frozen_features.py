@@ -20,11 +20,11 @@ from rich.progress import track
 from torch import Tensor
 
 from faceq.iqa.dbcnn_lite import SemanticNet, masked_moments, register_imagenet, scaled_picture
+from faceq.iqa.dbcnn_lite_weights import BOUND
 from jobs.training.train_data import FaceLadders, read_faces, read_rated, to_tensor
 from jobs.training.train_norms import blocks_of, fold, unfold
 
 AT_ONCE = 16  # faces that go through a network together
-BOUND = 3.0  # standardised features are bounded smoothly to it, as in DB-CNN-Lite
 WIDTH, RIDGE = 0.5, 0.05  # of the kernel, relative to the median squared distance; of the regression
 
 

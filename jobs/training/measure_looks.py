@@ -3,8 +3,8 @@
     python -m jobs.training.measure_looks PHOTOS… [--identities identity.csv] [--faces 40] [--weights FILE]
 
 PHOTOS are photos with one face each that were not used for training. With `--identities`, a CSV file with the
-columns image and identity, PHOTOS is a folder, of which only the people are measured whom the training leaves
-out. The photos are shrunk to a longer side of at most 512 pixels and scored by all stages of the job.
+columns image and identity, PHOTOS is a folder, and only people whom the training leaves out are measured. The
+photos are shrunk to a longer side of at most 512 pixels and scored by all stages of the job.
 
 The first table has a line for each of `train_ladders.LADDERS`: the median change of `dbcnn` over the faces at
 each step, whether these medians fall from step to step, and the share of faces whose score at some step is
@@ -15,7 +15,6 @@ change, and the largest one.
 """
 
 import argparse
-import csv
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -28,7 +27,7 @@ from rich.progress import track
 import faceq
 from faceq.evaluation import distortions
 from jobs.benchmarks.measure_edits import Image, is_single, photos_of, rows_of
-from jobs.training.train_data import is_held_out
+from jobs.training.train_data import photos_of_people
 from jobs.training.train_ladders import LADDERS, STEPS
 
 LEEWAY = 1.0
@@ -47,7 +46,10 @@ def main() -> None:
     options = parser.parse_args()
     models = {"quality": options.weights} if options.weights else {}
     scorer = faceq.Scorer(fiq_threshold=0, models=models)
-    paths = left_out(options.identities, Path(options.photos[0])) if options.identities else options.photos
+    paths = options.photos
+    if options.identities:
+        people = photos_of_people(options.identities, Path(options.photos[0]), left_out=True)
+        paths = [str(path) for path in people]
     photos = photos_of(paths, 2 * options.faces)
     pairs = zip(photos, rows_of(scorer, photos), strict=True)
     kept = [(photo, row["dbcnn"]) for photo, row in pairs if is_single(row)][: options.faces]
@@ -62,13 +64,6 @@ def main() -> None:
     console.print(f"{len(faces)} faces, median dbcnn {np.median(before):.1f}")
     console.print(_ladder_table(faces, change))
     console.print(_stability_table(faces, change))
-
-
-def left_out(identities: Path, photos: Path) -> list[str]:
-    """The photos of the people whom the training leaves out."""
-    with identities.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    return [str(photos / row["image"]) for row in rows if is_held_out(row["identity"])]
 
 
 def _ladder_table(faces: list[Image], change: Change) -> rich.table.Table:

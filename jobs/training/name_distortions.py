@@ -27,8 +27,8 @@ from faceq.evaluation.distortions import Image
 from faceq.iqa.dbcnn_lite import DistortionNet
 from faceq.iqa.dbcnn_lite_weights import SCNN_CHANNELS, SECOND
 from jobs.training.train_data import (
-    is_held_out,
     keep_freed_memory,
+    portraits,
     prefetched,
     random_crop,
     read_rgb,
@@ -50,9 +50,8 @@ CROPS_OF_ONE = 4
 def pristine_images(data: Path) -> list[Image]:
     """Kodak's images, the portraits that are not left out, and two images that scikit-image ships."""
     kodak = [read_rgb(path) for path in sorted((data / "kodak24").glob("*.png"))]
-    portraits = sorted((data / "portraits_1024").glob("*.jpg"))
-    taken = [resize(read_rgb(path), PORTRAIT_SIDE) for path in portraits if not is_held_out(path.name)]
-    return [*kodak, *taken, skimage.data.coffee(), skimage.data.chelsea()]
+    others = [resize(read_rgb(path), PORTRAIT_SIDE) for path in portraits(data, left_out=False)]
+    return [*kodak, *others, skimage.data.coffee(), skimage.data.chelsea()]
 
 
 class NamingBatches(Dataset[tuple[Tensor, Tensor]]):

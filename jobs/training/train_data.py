@@ -78,6 +78,22 @@ def is_held_out(name: str) -> bool:
     return fold_of(name) == 0
 
 
+def portraits(data: Path, left_out: bool) -> list[Path]:
+    """The portraits that trainings leave out, or the others."""
+    paths = sorted((data / "portraits_1024").glob("*.jpg"))
+    return [path for path in paths if is_held_out(path.name) == left_out]
+
+
+def photos_of_people(identities: Path, photos: Path, left_out: bool) -> list[Path]:
+    """The photos in a folder of the people whom trainings leave out, or of the others.
+
+    `identities`: a CSV file with the columns image and identity.
+    """
+    with identities.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [photos / row["image"] for row in rows if is_held_out(row["identity"]) == left_out]
+
+
 def resize(image: Image, side: int) -> Image:
     """Resize to a square of `side` pixels, by area when shrinking, which avoids aliasing."""
     smaller = side < min(image.shape[:2])

@@ -29,7 +29,7 @@ from faceq.stages.chosen_models import choose
 from faceq.stages.find_face import FindFace
 from faceq.stages.scores import masks_of
 from faceq.table.schema import pixels
-from jobs.training.train_data import FACE_SIDE, Rated, is_held_out, read_rgb, resize
+from jobs.training.train_data import FACE_SIDE, Rated, portraits, read_rgb, resize
 from jobs.training.train_ladders import KINDS
 
 LADDER_SIDE = 384
@@ -55,10 +55,8 @@ def measure(model: DBCNNLite, held_out: Rated, scores: NDArray[np.float64], data
     if held_out.names:
         ratings = held_out.ratings.astype(np.float64)
         figures["held_out"] = iqa.agreement(tuple(held_out.names), scores, ratings).figures()
-    portraits = sorted((data / "portraits_1024").glob("*.jpg"))
-    portraits = [path for path in portraits if is_held_out(path.name)]
-    if portraits:
-        figures["ladders"] = ladder_figures(model, portraits)
+    if paths := portraits(data, left_out=True):
+        figures["ladders"] = ladder_figures(model, paths)
     for name in ("high_quality", "low_quality"):
         path = data / "faces" / f"{name}.jpg"
         if path.is_file():
@@ -81,7 +79,7 @@ def whole_crop(model: DBCNNLite, image: Image) -> float:
     return float(score[0])
 
 
-def ladder_figures(model: DBCNNLite, portraits: list[Path]) -> dict[str, object]:
+def ladder_figures(model: DBCNNLite, paths: list[Path]) -> dict[str, object]:
     """How reliably a portrait's score falls with severity, for each region that can be scored.
 
     Frames pass through the first stage of the job, which finds, crops and masks the face. By region and kind:
@@ -92,7 +90,7 @@ def ladder_figures(model: DBCNNLite, portraits: list[Path]) -> dict[str, object]
     settings = config.Config()
     find = FindFace(settings, choose(settings))
     scores: dict[tuple[str, str], list[NDArray[np.float64]]] = {}
-    for index, path in enumerate(portraits):
+    for index, path in enumerate(paths):
         taken = resize(read_rgb(path), LADDER_SIDE)
         for kind, degrade in LADDERS.items():
             crops, masks, found = _seen(find, [degrade(taken, severity, index) for severity in SEVERITIES])

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from faceq.faces import geometry
-from jobs.training.cut_faces import Face, FaceCutter, endless_faces, ladder_of, photos, scaled_down
+from jobs.benchmarks.measure_edits import shrunk
+from jobs.training.cut_faces import Face, FaceCutter, endless_faces, ladder_of, photos
 from jobs.training.train_data import CROPS, FaceLadders, fold_of
 from jobs.training.train_ladders import KINDS
 
@@ -87,8 +88,8 @@ def test_people_of_the_first_fold_are_left_out(tmp_path: Path) -> None:
 
 
 def test_photos_are_only_made_smaller(astronaut) -> None:
-    assert scaled_down(astronaut, 600) is astronaut
-    assert scaled_down(astronaut[:300], 256).shape == (150, 256, 3)
+    assert shrunk(astronaut, 600) is astronaut
+    assert shrunk(astronaut[:300], 256).shape == (150, 256, 3)
 
 
 def test_photos_without_a_face_are_refused(cut: FaceCutter) -> None:
