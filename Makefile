@@ -4,13 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
+# The timeout of each test (pyproject.toml) raises an exception in it. If its clean-up waits forever, this one
+# prints the stacks of all threads and ends the run.
+WATCHDOG := -o faulthandler_timeout=1000 -o faulthandler_exit_on_timeout=true --max-worker-restart 0
+
 .PHONY: demo test test-drills bench lint docs wheel clean
 
 demo: $(READY)  ## score demo shards, made from photos in installed packages (about two minutes)
 	$(BIN)/python -m jobs.demo demo
 
 test: $(READY)  ## unit and integration tests, with a local S3 server
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(WATCHDOG)
 
 test-drills: $(READY)  ## kills, full disks, growing clusters; the second command stops every Ray process on the machine
 	$(BIN)/python -m pytest -n 3 --dist loadfile tests/drills
