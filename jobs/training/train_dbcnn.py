@@ -1,13 +1,13 @@
-"""Train DB-CNN-Lite on human ratings, and on faces that a teacher has labelled.
+"""Train DB-CNN-Lite on human ratings, and on views and faces that a teacher has labelled.
 
-    python -m jobs.training.train_dbcnn --data DIR --faces FACES --teacher TEACHER \
+    python -m jobs.training.train_dbcnn --data DIR --faces FACES --views VIEWS --teacher TEACHER \
         --init efficientnet-lite0-57934424.pth --distortion scnn.pt --out FOLDER [--fold 0 | --all]
 
 DIR holds `live_challenge/` (images/, mos.csv, NOTICE.txt). `portraits_1024/` and `faces/` in it are used for
-measurements after the training. `cut_faces` wrote the folder FACES, `train_teacher` the folder TEACHER, and
-`name_distortions` the file scnn.pt. In each step the network learns
+measurements after the training. `cut_faces` wrote the folder FACES, `cut_views` the folder VIEWS,
+`train_teacher` the folder TEACHER, and `name_distortions` the file scnn.pt. In each step the network learns
 
-- the ratings of some images,
+- the ratings of some images, and the teacher's scores of some views,
 - the teacher's scores of some faces, which must also be the same after harmless changes,
 - that the score of a face falls with each step of a distortion.
 
@@ -30,10 +30,10 @@ from torch import Tensor
 from faceq.iqa.dbcnn_lite import load_dbcnn_lite
 from faceq.iqa.dbcnn_lite_weights import SECOND
 from jobs.training.agreement import add_arguments, split, write_scores
-from jobs.training.train_data import keep_freed_memory, read_faces, read_rated
+from jobs.training.train_data import LabelledViews, keep_freed_memory, read_faces, read_rated, read_views
 from jobs.training.train_figures import measure, scores_of_images, write_card, write_curves
 from jobs.training.train_loop import CURVES, LabelledFaces, train
-from jobs.training.train_teacher import LABELS
+from jobs.training.train_teacher import LABELS, VIEW_LABELS
 
 EPOCHS = 12
 NAME = "dbcnn-lite-2"
@@ -51,6 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--data", type=Path, required=True, help="folder with live_challenge/")
     parser.add_argument("--faces", type=Path, required=True, help="folder that cut_faces wrote")
+    parser.add_argument("--views", type=Path, required=True, help="folder that cut_views wrote")
     parser.add_argument("--teacher", type=Path, required=True, help="folder that train_teacher wrote")
     parser.add_argument("--init", type=Path, required=True, help="EfficientNet-Lite0 checkpoint (.pth)")
     parser.add_argument("--distortion", type=Path, required=True, help="file that name_distortions wrote")
@@ -66,8 +67,11 @@ def main() -> None:
     held, counts = split(rated, options)
     training, rest = rated.only(~held), rated.only(held)
     faces = LabelledFaces(read_faces(options.faces), np.load(options.teacher / LABELS))
+    views = read_views(options.views)
+    usable = np.flatnonzero((views.sources < 0) | ~held[views.sources])
+    seen = LabelledViews(views, np.load(options.teacher / VIEW_LABELS), usable)
     start = (options.init, options.distortion)
-    model = train(SECOND, *start, training, faces, EPOCHS, options.seed, folder, counts)
+    model = train(SECOND, *start, training, seen, faces, EPOCHS, options.seed, folder, counts)
     path = folder / f"{NAME}.safetensors"
     write_weights(model.state_dict(), path)
 

@@ -217,8 +217,8 @@ def _as_video(codec: str, crf: Sequence[float]) -> Callable[[Image, float, int],
 
 
 KINDS: dict[str, Kind] = {
-    "sharpened, sigma 1": Kind(_sharpened(1.0), (0.02, 0.1, 0.2, 0.3, 0.4), 2.5),
-    "sharpened, sigma 1.5": Kind(_sharpened(1.5), (0.02, 0.1, 0.22, 0.33, 0.44), 2.5),
+    "sharpened, sigma 1": Kind(_sharpened(1.0), (0.04, 0.16, 0.28, 0.38, 0.46), 3.0),
+    "sharpened, sigma 1.5": Kind(_sharpened(1.5), (0.04, 0.14, 0.26, 0.37, 0.47), 2.5),
     "sharpened, sigma 3": Kind(_sharpened(3.0), (0.03, 0.12, 0.26, 0.4, 0.5), 2.0),
     "blurred, then sharpened": Kind(
         lambda image, step, seed: sharpened(

@@ -18,17 +18,25 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from faceq.iqa.dbcnn_lite import DBCNNLite, bounded
 from faceq.iqa.dbcnn_lite_weights import RATING_CENTRE, RATING_SPREAD, Layout
-from jobs.training.train_data import CROPS, FaceBatches, FaceLadders, Rated, RatedBatches, prefetched
+from jobs.training.train_data import (
+    CROPS,
+    FaceBatches,
+    FaceLadders,
+    LabelledViews,
+    Rated,
+    RatedBatches,
+    prefetched,
+)
 from jobs.training.train_norms import BATCH_NORM_MOMENTUM, fold, unfold
 
-BATCH = 16  # rated images in a step
+BATCH = 16  # rated images and views in a step
 WEIGHT_DECAY = 0.02
 TUNED_RATE, NEW_RATE = 3e-4, 1e-3  # of both networks; of the projection and the head
 WARM_UP = 0.25  # share of the steps in which the rate rises
 
-FACES_A_STEP = 4
+FACES_A_STEP = 2
 RANK_MARGIN = 30.0  # points by which the score of a ruined face must fall: `Kind.falls` is relative to it
-FACE_WEIGHTS = (0.5, 1.0, 0.3)  # of the three `face_losses`, relative to the loss of ratings
+FACE_WEIGHTS = (0.5, 10.0, 0.3)  # of the three `face_losses`, relative to the loss of ratings
 FIRST_FACE_EPOCH = 1  # before, norms have no usable statistics
 
 STAGE = "training"
@@ -165,13 +173,14 @@ def train(
     init: Path,
     distortion: Path,
     rated: Rated,
+    views: LabelledViews | None,
     faces: LabelledFaces | None,
     epochs: int,
     seed: int,
     folder: Path,
     of: str,
 ) -> DBCNNLite:
-    """Train a network on ratings and, if there are faces, on these.
+    """Train a network on ratings and, if there are any, on views and faces.
 
     Args:
         layout: the layers of the network.
@@ -188,7 +197,7 @@ def train(
     nn.init.zeros_(model.head.weight)
     nn.init.zeros_(model.head.bias)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    lite, steps = LiveLite(model), len(rated.names) // BATCH
+    lite, steps = LiveLite(model), len(RatedBatches(rated, seed, 0, BATCH, views))
     rates: dict[nn.Module, float] = {
         **dict.fromkeys((model.semantic, model.distortion), TUNED_RATE),
         **dict.fromkeys((model.project, model.head), NEW_RATE),
@@ -205,7 +214,7 @@ def train(
             else prefetched(FaceBatches(seen.ladders, seen.labels, seed, epoch, steps, FACES_A_STEP))
         )
         totals = np.zeros(4)
-        for images, ratings in prefetched(RatedBatches(rated, seed, epoch, BATCH)):
+        for images, ratings in prefetched(RatedBatches(rated, seed, epoch, BATCH, views)):
             losses = [rating_loss(lite(images, torch.ones_like(images[:, :1]), live=True), ratings)]
             for crops, masks, falls, labels in [next(batches)] if seen else []:
                 losses += face_losses(lite(crops, masks, live=False).view(-1, CROPS), falls, labels)
@@ -220,7 +229,7 @@ def train(
 
     parts: dict[str, Part] = {"lite": lite, "optimiser": optimiser, "schedule": schedule}
     train_stage(STAGE, folder, parts, epochs, run_epoch, f"seed {seed}, {of}")
-    gather_statistics(lite, RatedBatches(rated, seed, epochs, BATCH))
+    gather_statistics(lite, RatedBatches(rated, seed, epochs, BATCH, views))
     lite.freeze()
     fold(model.semantic)
     fit_scale(model, RatedBatches(rated, seed, epochs + 1, BATCH))

@@ -15,6 +15,7 @@ from faceq.iqa.dbcnn_lite import load_dbcnn_lite
 from jobs.training import (
     agreement,
     cut_faces,
+    cut_views,
     frozen_features,
     name_distortions,
     train_dbcnn,
@@ -57,7 +58,8 @@ def test_a_small_training_writes_loadable_weights_and_a_model_card(
 ) -> None:
     """Only the lengths differ from the real training."""
     torch.save(published_state(3), tmp_path / "lite0.pth")
-    faces, features, teacher, out = (tmp_path / name for name in ("faces", "features.npz", "teacher", "out"))
+    names = ("faces", "views", "features.npz", "teacher", "out")
+    faces, views, features, teacher, out = (tmp_path / name for name in names)
     for module, name, value in (
         *((train_teacher, "EPOCHS", 2), (train_dbcnn, "EPOCHS", 2)),
         *((name_distortions, "EPOCHS", 1), (name_distortions, "STEPS", 2)),
@@ -72,8 +74,9 @@ def test_a_small_training_writes_loadable_weights_and_a_model_card(
     run(name_distortions, "--data", data, "--out", tmp_path / "scnn.pt")
     of_faces = ("--data", data, "--faces", faces, "--init", tmp_path / "lite0.pth")
     run(cut_faces, "--data", data, "--out", faces, "--ladders", 5)
+    run(cut_views, "--data", data, "--out", views, "--views", 20)
     run(frozen_features, *of_faces, "--out", features)
-    start = ("--distortion", tmp_path / "scnn.pt")
+    start = ("--distortion", tmp_path / "scnn.pt", "--views", views)
     run(train_teacher, *of_faces, *start, "--features", features, "--out", teacher)
     run(train_dbcnn, *of_faces, *start, "--teacher", teacher, "--out", out)
 

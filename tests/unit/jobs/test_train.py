@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import skimage
@@ -10,10 +11,19 @@ from lite0_files import published_state
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from faceq.iqa.dbcnn_lite import DBCNNLite, SemanticNet
+from faceq.iqa.dbcnn_lite import VIEW_SIDE, DBCNNLite, SemanticNet
 from faceq.iqa.dbcnn_lite_weights import LITE0_BLOCKS, SECOND, Layout
 from jobs.training import train_data
-from jobs.training.train_data import CROPS, FaceBatches, FaceLadders, Rated, RatedBatches
+from jobs.training.cut_views import view_of
+from jobs.training.train_data import (
+    CROPS,
+    FaceBatches,
+    FaceLadders,
+    LabelledViews,
+    Rated,
+    RatedBatches,
+    Views,
+)
 from jobs.training.train_loop import LiveLite, face_losses, fit_scale, gather_statistics, train_stage
 from jobs.training.train_norms import blocks_of, fold, unfold
 from jobs.training.train_teacher import falling
@@ -46,7 +56,7 @@ def test_a_batch_of_faces_has_the_crops_masks_and_labels_of_each(faces: FaceLadd
     expected = (10 * found + torch.arange(CROPS)) / 255
     assert torch.allclose(images[:, 0, 0, 0].view(2, CROPS), expected)
     mirrored = masks[:, 0, 0, 0] == 0
-    assert 0 < mirrored.sum() < len(masks)
+    assert 0 < mirrored.sum() < len(masks) and (mirrored[::CROPS] != mirrored[1::CROPS]).all()
     assert (torch.where(mirrored[:, None, None, None], masks.flip(3), masks) == masks[~mirrored][:1]).all()
     assert falls.shape == (2, CROPS)
 
@@ -78,6 +88,31 @@ def test_an_epoch_has_each_rated_image_once_in_its_own_order(picture) -> None:
         seen.append([rating for i in range(2) for rating in batches[i][1].tolist()])
         assert len(set(seen[-1])) == 6
     assert seen[0] != seen[1]
+
+
+def test_half_of_a_batch_are_usable_views_with_the_scores_of_the_teacher(picture) -> None:
+    rated = Rated([str(i) for i in range(6)], [picture] * 6, np.arange(6, dtype=np.float32))
+    images = np.stack([np.full_like(picture, number) for number in range(8)])
+    usable = np.array([1, 2, 4, 6, 7])
+    views = LabelledViews(Views(images, np.zeros(8, np.int64)), 100 + np.arange(8, dtype=np.float32), usable)
+    seen: list[float] = []
+    for epoch in (0, 1):
+        batches = RatedBatches(rated, seed=1, epoch=epoch, batch=4, views=views)
+        assert len(batches) == 3
+        for crops, wanted in batches:
+            assert (wanted[:2] < 6).all()
+            assert torch.allclose(crops[2:, 0, 0, 0] * 255, wanted[2:] - 100)
+            seen += (wanted[2:] - 100).tolist()
+    assert sorted(seen[:5]) == sorted(seen[5:10]) == usable.tolist()
+
+
+@pytest.mark.parametrize("size", [(500, 500), (300, 240), (900, 1200)])
+def test_a_view_shows_a_part_of_its_image_and_depends_on_the_seed_only(size: tuple[int, int]) -> None:
+    image = cv2.resize(skimage.data.astronaut(), size)
+    seen = [view_of(image, np.random.default_rng(seed)) for seed in (1, 1, 2, 3, 4, 5)]
+    assert all(view.shape == (VIEW_SIDE, VIEW_SIDE, 3) and view.dtype == np.uint8 for view in seen)
+    assert (seen[0] == seen[1]).all() and (seen[1] != seen[2]).any()
+    assert 40 < np.mean(seen) < 200 and min(view.std() for view in seen) > 20
 
 
 # --- networks ------------------------------------------------------------------------------------
