@@ -274,6 +274,11 @@ class Config(_Strict):
         "CPUs that have it, by OpenVINO. `fp16`: 16 bits for DB-CNN on GPUs. `auto`: `fp16` on GPUs, `bf16` "
         "on a machine with AMX and OpenVINO, otherwise `f32`. Default: `fp16` on GPUs, `f32` on CPUs.",
     )
+    measures: Literal["all", "none"] = Field(
+        "all",
+        description="Which component measures of a face to compute, the columns from `single_face` to "
+        "`natural_colour`: all of them, or none.",
+    )
     embeddings: bool = Field(False, description="Write the recognition embeddings to a column.")
     det_threshold: float = Field(0.6, gt=0, lt=1, description="Minimum detector confidence of a face.")
     min_face: int = Field(

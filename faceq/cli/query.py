@@ -15,6 +15,7 @@ import rich.progress
 import rich.table
 
 from faceq.cli.arguments import positive
+from faceq.cli.filters import add_filter_argument, filtered
 from faceq.cli.settings import add_config_arguments, load_settings
 from faceq.errors import UsageError
 from faceq.messages.visible import visible
@@ -57,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("table", metavar="TABLE", help="folder or s3:// prefix of a result table")
     add("where", nargs="?", metavar="CONDITION", help=f'SQL, e.g. "{FILTER}"')
+    add_filter_argument(parser)
     add("--columns", metavar="A,B,…", help="columns to show (default: the main ones; in exports: all)")
     add("--order-by", metavar="SQL", help='e.g. "dbcnn desc, serfiq"')
     add(
@@ -81,6 +83,7 @@ def query(options: argparse.Namespace) -> int:
     from faceq.query.rows import Rows  # noqa: PLC0415 - as above
 
     _check_combination(options)
+    options.where = filtered(options)
     if options.export:
         check_export(options.export)
     s3 = load_settings(options).s3
@@ -117,6 +120,7 @@ def _check_combination(options: argparse.Namespace) -> None:
     if options.sql:
         parts = {
             "the condition": options.where,
+            "--filter": options.filter,
             "--columns": options.columns,
             "--order-by": options.order_by,
             "--limit": options.limit,

@@ -69,13 +69,14 @@ REGION_SIDE = 4.0
 class Found:
     """The face of a frame that is scored.
 
-    face: the face, with the landmarks used for alignment. dense: its dense landmarks. faces: number of faces
-    found in the frame. turn: rotation of the frame when the face was found, degrees, clockwise.
+    face: the face, with the landmarks used for alignment. dense: its dense landmarks. areas: of all faces
+    found in the frame, square pixels. turn: rotation of the frame when the face was found, degrees,
+    clockwise.
     """
 
     face: Face
     dense: Dense
-    faces: int
+    areas: tuple[float, ...]
     turn: int
 
     @property
@@ -162,7 +163,7 @@ class Finder:
         found = yield from self._select(views[0].picture, faces, turn)
         if found is None or before is None:
             return found
-        return replace(found, faces=max(found.faces, before.faces))
+        return replace(found, areas=max(found.areas, before.areas, key=len))
 
     def _detected_in(self, views: list["View"], turn: int) -> Steps[list[Face]]:
         """The faces in all of these views of a frame, each of them once."""
@@ -182,7 +183,7 @@ class Finder:
             dense = yield from self._landmarker.steps(picture, face)
             if dense.five is not None:
                 face = replace(face, landmarks=dense.five)
-            found = Found(face, dense, len(faces), turn)
+            found = Found(face, dense, tuple(each.area for each in faces), turn)
             if is_face(found):
                 return found
             first = first or found

@@ -21,6 +21,14 @@ POINTS_106_POSE = (86, 0, 35, 93, 52, 61)
 MediaPipe's face mesh topology; insightface's 106-point markup."""
 
 
+MESH_LIDS = (
+    np.array([[160, 144], [159, 145], [158, 153]]),
+    np.array([[385, 380], [386, 374], [387, 373]]),
+)
+MESH_LIPS = np.array([[82, 87], [13, 14], [312, 317]])
+"""Pairs of points of both lids of each eye, left in the image first, and of the inner edges of both lips.
+Source: MediaPipe's face mesh topology."""
+
 MESH_ENLARGEMENT = 1.5
 """Side of FaceMesh's crop, relative to the side of the square around its points (as in its training), or, in
 the first pass, relative to the side of the detector's box."""
@@ -46,7 +54,8 @@ class Dense:
     points: (N, 2) float32. oval: indices of the points on the face's outline, None if the model defines none.
     pose: indices of nose tip, chin, outer eye corners and mouth corners. five: the five landmarks of
     `faceq.faces.geometry`, (5, 2) float32, None if the model does not give them. logit: logit of "this is a
-    face", None if the model does not give it.
+    face", None if the model does not give it. lids, lips: pairs of indices of points of both lids, for each
+    eye, and of both lips, (M, 2) each; None if the model is not known to have them.
     """
 
     points: np.ndarray
@@ -54,6 +63,12 @@ class Dense:
     pose: tuple[int, ...]
     five: np.ndarray | None = None
     logit: float | None = None
+    lids: tuple[np.ndarray, np.ndarray] | None = None
+    lips: np.ndarray | None = None
+
+    @property
+    def chin(self) -> np.ndarray:
+        return self.points[self.pose[1]]
 
     def outline(self, kind: Outline) -> np.ndarray:
         """The face's outline (M, 2) float32: the oval, if it is requested and the model defines one;
@@ -120,7 +135,8 @@ class Mesh:
         mean = tuple(np.mean(each, axis=0) for each in zip(*kept, strict=True))
         whole = _whole(mean, low, high) if cut else mean[0]
         points = geometry.to_frame(whole, matrix_back).astype(np.float32)
-        return Dense(points, region.FACE_OVAL, MESH_POSE, region.five(points), float(mean[2]))
+        five, logit = region.five(points), float(mean[2])
+        return Dense(points, region.FACE_OVAL, MESH_POSE, five, logit, MESH_LIDS, MESH_LIPS)
 
 
 Pass = tuple[np.ndarray, np.ndarray, float]

@@ -27,6 +27,7 @@ from faceq.stages.chosen_models import ChosenModels, choose, comparison_record, 
 from faceq.stages.placement import on_this_machine, shared_pool
 from faceq.table import finished_shards, lock, repair
 from faceq.table.runs import Run, new_run_id, unfinished
+from faceq.table.schema import schema
 from faceq.table.store import Table
 
 log = logging.getLogger(__name__)
@@ -156,6 +157,7 @@ def _new_run(config: Config, record: dict[str, Any], accepted: dict[str, str], f
         accepted=accepted,
         passed_over=found.passed_over,
         notes=found.notes,
+        columns=schema(config.embeddings).names,
     )
 
 

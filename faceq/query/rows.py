@@ -23,7 +23,7 @@ from faceq.messages.one_line import one_line
 from faceq.query.confined import check_reads_only, connect
 from faceq.storage.filesystem import is_remote
 from faceq.storage.settings import S3Settings
-from faceq.table.schema import STATUSES, schema
+from faceq.table.schema import EMBEDDING, STATUSES, schema
 from faceq.table.store import Table
 
 VIEW = "frames"
@@ -100,12 +100,13 @@ class Rows:
         self._numbers = itertools.count()
         self.columns: list[str] = []
         with contextlib.ExitStack() as stack, self.translate_errors():
-            versions = {run["version"] for run in self.table.runs_of(files)}
+            runs = self.table.runs_of(files)
+            alike = len({(run["version"], *run.get("columns", ())) for run in runs}) <= 1
             store = self.table.files if is_remote(self.table.uri) else None
             files = files if store is None else [f"s3://{path}" for path in files]
             spill = stack.enter_context(tempfile.TemporaryDirectory(prefix="faceq-query-"))
             self._connection = stack.enter_context(connect(files, spill, store, **settings))
-            self._make_view(files, versions)
+            self._make_view(files, alike)
             self._opened = stack.pop_all()
 
     def __enter__(self) -> "Rows":
@@ -198,25 +199,25 @@ class Rows:
         self._connection.register(name, known)
         return self.over(rows, f"FROM {{rows}} SEMI JOIN {name} USING ({quoted(column)})")
 
-    def _make_view(self, files: list[str], versions: set[str]) -> None:
+    def _make_view(self, files: list[str], alike: bool) -> None:
+        """`alike`: all files have the same columns, so that DuckDB needs to read only the first one's: every
+        other file would cost a request."""
         known = schema(embeddings=True)
         if not files:
             self._connection.register(VIEW, known.empty_table())
             self.columns = known.names
             return
-        # Files of different versions of faceq may have different columns. Files of one version have the same
-        # columns, so DuckDB reads only the first schema: every other file would cost a request.
         read = self._connection.read_parquet(
             [glob.escape(path) for path in files],  # DuckDB treats every path as a pattern
             hive_partitioning=False,  # it would also make columns from `key=value` folders above the table
             filename=True,
-            union_by_name=len(versions) > 1,
+            union_by_name=not alike,
         )
         # Use one projection: DuckDB lists all files again whenever a relation is derived from another.
         stored = [name for name in read.columns if name != "filename"]
-        present = [name for name in known.names if name in stored or name == "status"]
+        present = [name for name in known.names if name in stored or name != EMBEDDING.name]
         self.columns = [*present, *(name for name in stored if name not in present)]
-        wanted = (f"{_STATUS} AS status" if name == "status" else quoted(name) for name in self.columns)
+        wanted = (_from_files(name, known, stored) for name in self.columns)
         read.project(", ".join(wanted)).create_view(VIEW)
 
     @contextlib.contextmanager
@@ -245,6 +246,25 @@ class Rows:
             advice = "if a job is writing to the table, run the query again"
             raise StorageError(f"{self.table.uri}: cannot be used: {reason}: {advice}") from None
         self.table.find_damage()
+
+
+_SQL_TYPES = {
+    pa.int32(): "INTEGER",
+    pa.int64(): "BIGINT",
+    pa.float32(): "FLOAT",
+    pa.float64(): "DOUBLE",
+    pa.string(): "VARCHAR",
+    pa.list_(pa.float32()): "FLOAT[]",
+}
+
+
+def _from_files(name: str, known: pa.Schema, stored: Sequence[str]) -> str:
+    """SQL: a column of the view. A column that the files do not have yet is null."""
+    if name == "status":
+        return f"{_STATUS} AS status"
+    if name in stored:
+        return quoted(name)
+    return f"NULL::{_SQL_TYPES[known.field(name).type]} AS {quoted(name)}"
 
 
 def display(value: Any) -> str:

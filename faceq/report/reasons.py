@@ -19,12 +19,18 @@ ON_ITS_SIDE, UPSIDE_DOWN = 60, 135
 LOW_CONFIDENCE = 0.7
 """`det_score` below which a detection is often a blurred, covered or strongly turned face."""
 
-_UNEXPLAINED = {
+BLURRED, NOISY, BLOCKS, DARK, WHITE = 0.2, 4.0, 0.8, 0.07, 0.1
+"""`sharpness` and `luminance_mean` below which, and `noise`, `compression` and `over_exposed` above which a
+face looks bad. About one in a hundred CelebA faces is beyond each of them."""
+
+_UNMEASURED = {
     ("dbcnn",): "look for blur, noise, compression or bad light",
     ("serfiq",): "look for something that covers the face",
     ("serfiq", "dbcnn"): "look for blur, noise, compression, bad light or something that covers the face",
 }
-"""Which low scores are not explained by the columns: what to look for in the image."""
+"""Which low scores the columns do not explain if there are no measures: what to look for in the image."""
+
+_UNEXPLAINED = "look for something that covers the face, or another fault that has no column"
 
 _NOT_SURE = (
     "something was found, but neither the detector nor the landmark model is sure that it is a face: it may "
@@ -87,14 +93,31 @@ def _below(name: str, score: float | None) -> str:
 
 
 def _explained(row: Mapping[str, Any], low: tuple[str, ...]) -> str:
-    small = list(_size(row)) if "dbcnn" in low else []
+    looks, small = (list(_looks(row)), list(_size(row))) if "dbcnn" in low else ([], [])
     turned = list(_position_and_pose(row)) if "serfiq" in low else []
-    said = ", ".join([*small, *turned])
+    said = ", ".join([*looks, *small, *turned])
     # The size of a face hardly changes its serfiq.
-    explained = bool(turned) if "serfiq" in low else bool(small)
-    if explained:
+    if looks or (turned if "serfiq" in low else small):
         return said
-    return f"{said}; also {_UNEXPLAINED[low]}" if said else _UNEXPLAINED[low]
+    measured = "dbcnn" in low and row.get("luminance_mean") is not None
+    rest = _UNEXPLAINED if measured else _UNMEASURED[low]
+    return f"{said}; also {rest}" if said else rest
+
+
+def _looks(row: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong with the image of the face, by its measures; nothing if the row has none."""
+    if row.get("luminance_mean") is None:
+        return
+    if row["sharpness"] is not None and row["sharpness"] < BLURRED:
+        yield f"blurred (sharpness {row['sharpness']:.2f})"
+    if row["noise"] is not None and row["noise"] > NOISY:
+        yield f"noisy (noise {row['noise']:.0f})"
+    if row["compression"] is not None and row["compression"] > BLOCKS:
+        yield f"block artefacts (compression {row['compression']:.1f})"
+    if row["luminance_mean"] < DARK:
+        yield f"dark (luminance_mean {row['luminance_mean']:.2f})"
+    if row["over_exposed"] > WHITE:
+        yield f"overexposed ({row['over_exposed']:.0%})"
 
 
 def _size(row: Mapping[str, Any]) -> Iterator[str]:

@@ -105,7 +105,8 @@ def choose(config: Config, here: bool = True) -> ChosenModels:
 
 
 def comparison_record(config: Config, models: ChosenModels) -> dict[str, Any]:
-    """Everything that determines which rows there are, and their values, as JSON.
+    """Everything that determines which rows there are, and their values, as JSON. `measures` is not among
+    it: rows with and without measures may be in one table.
 
     It is stored with every table and compared before a rerun. If you add a key here, also add it to
     `faceq.table.comparable.EARLIER_DEFAULTS`.

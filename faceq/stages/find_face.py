@@ -4,6 +4,8 @@ It runs on every CPU of a cluster, in short-lived processes. It does not use tor
 than loading all of its models.
 """
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 
@@ -18,6 +20,8 @@ from faceq.faces.search import Steps, finished, run
 from faceq.runtime.device import check_cuda
 from faceq.sources.decode.image import UnreadableError, decode
 from faceq.stages.chosen_models import ChosenModels
+from faceq.stages.component_measures import Upright, component_measures
+from faceq.table.measure_columns import MEASURES
 from faceq.table.schema import pending, scatter_column
 
 AT_ONCE = 2
@@ -61,6 +65,7 @@ class FindFace:
         self._find = Finder(detector, landmarker, config.min_face)
         self._preset = models.preset
         self._region = config.quality_region
+        self._measures = config.measures == "all"
         self._min_face = config.min_face
         self._max_pixels = config.max_pixels
         self._limits = config.limits
@@ -87,28 +92,29 @@ class FindFace:
     def _measure(self, picture: np.ndarray) -> Steps[dict[str, object]]:
         height, width = picture.shape[:2]
         found = yield from self._find.steps(picture)
-        values: dict[str, object] = {"width": width, "height": height, "n_faces": found.faces if found else 0}
+        values: dict[str, object] = {
+            "width": width,
+            "height": height,
+            "n_faces": len(found.areas) if found else 0,
+        }
         if found is None or not is_face(found):
             return values | {"status": "no_face"}
         face, dense = found.face, found.dense
         if face.box[2:].min() < self._min_face:
             return values | _face_columns(face) | {"status": "face_too_small"}
         outline = dense.outline(self._preset.outline)
-        if self._region in FRAME_REGIONS:
+        upright = upright_face(picture, found, outline)
+        crop, edge, is_frame = upright.crop, upright.outline, self._region in FRAME_REGIONS
+        if is_frame:
             crop = region.blacked_out(picture, outline, as_jpeg=self._region == "frame_jpeg")
             edge = outline * (np.array(crop.shape[1::-1]) / (width, height))
-            matrix = None
-        else:
-            matrix = quality_matrix(found)
-            crop = geometry.crop(picture, matrix)
-            # Outside the frame the crop contains mirrored pixels: exclude them from the outline.
-            corners = geometry.from_frame(geometry.frame_corners(width, height), matrix)
-            edge = geometry.clipped(geometry.from_frame(outline, matrix), corners)
         aligned = geometry.align(picture, face.landmarks)
+        pose = _face_columns(face) | self._pose(dense, width, height)
+        measured = component_measures(picture, found, outline, upright, pose["yaw"]) if self._measures else {}
         return {
             **values,
-            **_face_columns(face),
-            **self._pose(dense, width, height),
+            **pose,
+            **measured,
             "face_confidence": face_confidence(found),
             "align_error": geometry.align_error(face.landmarks),
             "mask_coverage": geometry.coverage(outline, width, height),
@@ -116,10 +122,10 @@ class FindFace:
             "aligned": aligned.tobytes(),
             "crop": crop.tobytes(),
             "outline": edge.astype(np.float32).tobytes(),
-            "crop_map": None if matrix is None else matrix.tobytes(),
+            "crop_map": None if is_frame else upright.matrix.tobytes(),
         }
 
-    def _pose(self, dense: Dense, width: int, height: int) -> dict[str, object]:
+    def _pose(self, dense: Dense, width: int, height: int) -> dict[str, float]:
         if self._preset.pose == "five":
             return {}
         pose = geometry.head_pose_pnp(dense.points[list(dense.pose)], width, height)
@@ -136,6 +142,7 @@ _FACE_COLUMNS = (
     *("status", "error", "width", "height", "n_faces", "face_x", "face_y", "face_w", "face_h"),
     *("det_score", "landmarks", "yaw", "pitch", "roll", "mask_coverage", "dhash"),
     *("face_confidence", "align_error", "aligned", "crop", "outline", "crop_map"),
+    *(measure.name for measure in MEASURES),
 )
 
 
@@ -153,7 +160,17 @@ def quality_matrix(found: Found) -> np.ndarray:
     return geometry.crop_matrix(centre, MESH_ENLARGEMENT * side, angle)
 
 
-def _face_columns(face: Face) -> dict[str, object]:
+def upright_face(picture: np.ndarray, found: Found, outline: np.ndarray) -> Upright:
+    """The crop of a face for the quality score, with its outline (N, 2), which is in frame pixels."""
+    height, width = picture.shape[:2]
+    matrix = quality_matrix(found)
+    # Outside the frame the crop contains mirrored pixels: exclude them from the outline.
+    corners = geometry.from_frame(geometry.frame_corners(width, height), matrix)
+    inside = geometry.clipped(geometry.from_frame(outline, matrix), corners)
+    return Upright(geometry.crop(picture, matrix), matrix, inside)
+
+
+def _face_columns(face: Face) -> dict[str, Any]:
     x, y, width, height = face.box
     yaw, pitch, roll = geometry.head_pose(face.landmarks)
     return {

@@ -43,8 +43,9 @@ class Run:
     the process that counted them died. rows: number of rows written. counts: number of rows by status.
     already_done: number of input frames that already had a row. accepted: the models whose licences had to be
     accepted, with these licences. passed_over: number of skipped files and shard members that are not frames,
-    by extension. notes: remarks about a source or about the scores that are not errors. sequence: 1 for the
-    first run of the table, one more for each later run (see `in_order`). Times are UTC, ISO 8601. `finished`
+    by extension. notes: remarks about a source or about the scores that are not errors. columns: names of the
+    columns of its files; empty in older records. sequence: 1 for the first run of the table, one more for
+    each later run (see `in_order`). Times are UTC, ISO 8601. `finished`
     is None while the run is running, or if it was stopped.
     """
 
@@ -64,6 +65,7 @@ class Run:
     counts: dict[str, int] = field(default_factory=dict)
     passed_over: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    columns: list[str] = field(default_factory=list)
     sequence: int = 0
 
     def footer(self) -> dict[str, Any]:

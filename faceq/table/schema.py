@@ -7,13 +7,14 @@ should not be renamed or removed.
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from faceq.messages.masking import mask, masked
+from faceq.table.column import NO_DBCNN, NO_FACE, NO_FRAME, NO_SERFIQ, Column
+from faceq.table.measure_columns import MEASURES
 
 STATUSES = ("unreadable", "no_face", "face_too_small", "below_fiq", "scored")
 """The possible values of `status`, in order: a row gets the first one that applies."""
@@ -21,31 +22,6 @@ STATUSES = ("unreadable", "no_face", "face_too_small", "below_fiq", "scored")
 BREAK = -1
 """`frame_index` of a row that stands for a source, or the rest of a source, that cannot be read."""
 
-
-@dataclass(frozen=True)
-class Column:
-    """One column of the result table.
-
-    name, type: as in each Parquet file. meaning: what a value says, in Markdown. unit, range: of the numbers;
-    empty where there is none. null: when the column is null; `never` if it cannot be.
-    """
-
-    name: str
-    type: pa.DataType
-    meaning: str
-    unit: str = ""
-    range: str = ""
-    null: str = "never"
-
-    @property
-    def field(self) -> pa.Field:
-        return pa.field(self.name, self.type, nullable=self.null != "never")
-
-
-_NO_FRAME = "`status` is `unreadable`"
-_NO_FACE = "`status` is `unreadable` or `no_face`"
-_NO_SERFIQ = "`status` is `unreadable`, `no_face` or `face_too_small`"
-_NO_DBCNN = "`status` is not `scored`"
 
 COLUMNS = (
     Column(
@@ -102,7 +78,7 @@ COLUMNS = (
         "pixel aspect ratio.",
         unit="pixels",
         range="≥ 1",
-        null=_NO_FRAME,
+        null=NO_FRAME,
     ),
     Column(
         "height",
@@ -110,14 +86,14 @@ COLUMNS = (
         "Height of the frame as it is displayed.",
         unit="pixels",
         range="≥ 1",
-        null=_NO_FRAME,
+        null=NO_FRAME,
     ),
     Column(
         "n_faces",
         pa.int32(),
         "Number of faces that the detector found with a confidence of at least `det_threshold`.",
         range="≥ 0",
-        null=_NO_FRAME,
+        null=NO_FRAME,
     ),
     Column(
         "face_x",
@@ -127,19 +103,19 @@ COLUMNS = (
         "the frame counts as smaller.",
         unit="pixels",
         range="0 to `width`",
-        null=_NO_FACE,
+        null=NO_FACE,
     ),
     Column(
-        "face_y", pa.float32(), "Top edge of the box.", unit="pixels", range="0 to `height`", null=_NO_FACE
+        "face_y", pa.float32(), "Top edge of the box.", unit="pixels", range="0 to `height`", null=NO_FACE
     ),
-    Column("face_w", pa.float32(), "Width of the box.", unit="pixels", range="≤ `width`", null=_NO_FACE),
-    Column("face_h", pa.float32(), "Height of the box.", unit="pixels", range="≤ `height`", null=_NO_FACE),
+    Column("face_w", pa.float32(), "Width of the box.", unit="pixels", range="≤ `width`", null=NO_FACE),
+    Column("face_h", pa.float32(), "Height of the box.", unit="pixels", range="≤ `height`", null=NO_FACE),
     Column(
         "det_score",
         pa.float32(),
         "The detector's confidence in the scored face.",
         range="0 to 1",
-        null=_NO_FACE,
+        null=NO_FACE,
     ),
     Column(
         "landmarks",
@@ -148,7 +124,7 @@ COLUMNS = (
         "left first), the tip of the nose, both corners of the mouth (the image's left first). Left is meant "
         "as if the face stood upright.",
         unit="pixels",
-        null=_NO_FACE,
+        null=NO_FACE,
     ),
     Column(
         "yaw",
@@ -156,7 +132,7 @@ COLUMNS = (
         "Head pose: how far the face is turned to the side. Positive: to the image's right.",
         unit="degrees",
         range="-180 to 180",
-        null=_NO_FACE,
+        null=NO_FACE,
     ),
     Column(
         "pitch",
@@ -164,7 +140,7 @@ COLUMNS = (
         "Head pose: how far the face is tilted up (positive) or down (negative).",
         unit="degrees",
         range="-90 to 90",
-        null=_NO_FACE,
+        null=NO_FACE,
     ),
     Column(
         "roll",
@@ -173,14 +149,14 @@ COLUMNS = (
         "upside down.",
         unit="degrees",
         range="-180 to 180",
-        null=_NO_FACE,
+        null=NO_FACE,
     ),
     Column(
         "face_confidence",
         pa.float32(),
         "Confidence of the dense landmark model that this is a face.",
         range="0 to 1",
-        null=f"{_NO_SERFIQ}, or the landmark model gives no confidence",
+        null=f"{NO_SERFIQ}, or the landmark model gives no confidence",
     ),
     Column(
         "align_error",
@@ -189,7 +165,7 @@ COLUMNS = (
         "after the fit. It grows with poor landmarks, and also with faces that are turned to the side.",
         unit="pixels of the aligned face (112 x 112)",
         range="≥ 0",
-        null=_NO_SERFIQ,
+        null=NO_SERFIQ,
     ),
     Column(
         "serfiq_raw",
@@ -197,7 +173,7 @@ COLUMNS = (
         "SER-FIQ as published, not calibrated: 2 / (1 + exp(d)), where d is the mean distance between "
         "embeddings under dropout. Its range differs between recognisers.",
         range="0 to 1",
-        null=_NO_SERFIQ,
+        null=NO_SERFIQ,
     ),
     Column(
         "serfiq",
@@ -206,28 +182,28 @@ COLUMNS = (
         "calibrated scale of the model. It is not a probability. With the preset `embedded`, 2% of CelebA's "
         "photos have less than 0.5.",
         range="0 to 1",
-        null=_NO_SERFIQ,
+        null=NO_SERFIQ,
     ),
     Column(
         "embedding_norm",
         pa.float32(),
         "L2 norm of the recognition embedding before it is normalised.",
         range="> 0",
-        null=_NO_SERFIQ,
+        null=NO_SERFIQ,
     ),
     Column(
         "dhash",
         pa.int64(),
         "64-bit difference hash of the aligned face, as a signed number. Frames that look alike differ in "
         "few bits: count the ones of the exclusive or of two hashes.",
-        null=_NO_SERFIQ,
+        null=NO_SERFIQ,
     ),
     Column(
         "mask_coverage",
         pa.float32(),
         "Share of the frame's area that the face mask covers.",
         range="0 to 1",
-        null=_NO_DBCNN,
+        null=NO_DBCNN,
     ),
     Column(
         "dbcnn",
@@ -235,8 +211,9 @@ COLUMNS = (
         "DB-CNN: how good the face looks to people, higher is better. Only pixels inside the face mask "
         "count, unless `quality_region` says otherwise.",
         range="0 to 100, clipped",
-        null=_NO_DBCNN,
+        null=NO_DBCNN,
     ),
+    *MEASURES,
     Column(
         "run_id",
         pa.string(),
@@ -253,7 +230,7 @@ EMBEDDING_COLUMN = Column(
     "The recognition embedding, scaled to an L2 norm of 1. Only in tables that were made with `embeddings` "
     "(`--embeddings`).",
     range="-1 to 1",
-    null=_NO_SERFIQ,
+    null=NO_SERFIQ,
 )
 EMBEDDING = EMBEDDING_COLUMN.field
 """Recognition embedding with an L2 norm of 1. Only in tables with the setting `embeddings`."""

@@ -14,6 +14,7 @@ import ray
 from faceq.config import Config
 from faceq.job import graph
 from faceq.stages.chosen_models import ChosenModels
+from faceq.table.measure_columns import MEASURES
 from faceq.table.schema import pending, scatter_column
 
 
@@ -34,6 +35,7 @@ def find_face(batch: pa.Table, census: Any, config: Config, models: ChosenModels
         ("landmarks", [[0.0] * 10] * size),
         *((name, _made_up(batch, name)) for name in ("yaw", "pitch", "roll", "mask_coverage")),
         *((name, _made_up(batch, name)) for name in ("face_confidence", "align_error")),
+        *((measure.name, _made_up(batch, measure.name)) for measure in MEASURES),
         ("dhash", batch["frame_id"].to_pylist()),
     ):
         batch = scatter_column(batch, name, np.arange(size), values)

@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator
 from itertools import zip_longest
 from pathlib import Path
 
-from jobs.reference_pages import columns, commands, settings
+from jobs.reference_pages import columns, commands, filters, settings
 
 ROOT = Path(__file__).parents[2]
 
 PAGES: dict[str, Callable[[], str]] = {
     "docs/reference/columns.md": columns.page,
     "docs/reference/commands.md": commands.page,
+    "docs/reference/filters.md": filters.page,
     "docs/reference/settings.md": settings.page,
 }
 """Paths below the root of the clone, and the function that returns each page."""

@@ -57,7 +57,7 @@ def view_of(image: Image, rng: np.random.Generator) -> Image:
 def recoloured(image: Image, rng: np.random.Generator) -> Image:
     """Change the brightness, contrast and saturation at random."""
     values = image.astype(np.float32)
-    grey = values @ np.float32([0.299, 0.587, 0.114])
+    grey = values @ np.array([0.299, 0.587, 0.114], np.float32)
     contrast, colour = np.exp(rng.normal(0, (CONTRAST, COLOUR)))
     values = grey[..., None] + colour * (values - grey[..., None])
     middle = grey.mean()

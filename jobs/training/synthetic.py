@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from faceq import __version__, config
 from faceq.stages.chosen_models import choose, comparison_record
+from faceq.table.measure_columns import MEASURES
 from faceq.table.runs import Run
 from faceq.table.schema import STATUSES, schema_with
 from faceq.table.store import COMPRESSION, Table
@@ -120,6 +121,7 @@ def _frames(
         **_where(known, dhash=generator.integers(-(2**63), 2**63 - 1, count)),
         **_where(known, face_confidence=generator.beta(60, 1, count)),
         **_where(known, align_error=generator.lognormal(1, 0.4, count)),
+        **_where(known, **{measure.name: generator.random(count) for measure in MEASURES}),
         **_where(scored, mask_coverage=side**2 * 0.7 / (WIDTH * HEIGHT), dbcnn=quality),
         "run_id": np.full(count, run_id),
     }

@@ -35,7 +35,7 @@ def score_here(source: str, out: str, **values: Any) -> str:
     columns = schema(settings.embeddings).with_metadata(schema_with(run.footer()).metadata)
     batches = in_batches(read, scorer.AT_ONCE)
     rows = pa.concat_tables(scorer.run_stages(batch, stages, columns, run.run_id) for batch in batches)
-    run.state, run.frames, run.rows = "ended", len(rows), len(rows)
+    run.state, run.frames, run.rows, run.columns = "ended", len(rows), len(rows), columns.names
     table.save(run)
     write_rows(rows, table, run.run_id, settings.rows_per_file)
     return out

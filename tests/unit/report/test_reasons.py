@@ -60,6 +60,38 @@ def test_both_low_scores_are_named_and_a_score_just_below_the_minimum_is_not_rou
     assert why_low({**GOOD, "serfiq": 0.59999}).startswith("serfiq 0.599 is below 0.6: ")
 
 
+MEASURED = {
+    **{"sharpness": 0.3, "noise": 0.5, "compression": 0.2, "luminance_mean": 0.25, "over_exposed": 0.0},
+}
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"sharpness": 0.147}, "blurred (sharpness 0.15)"),
+        ({"noise": 12.3}, "noisy (noise 12)"),
+        ({"compression": 1.26}, "block artefacts (compression 1.3)"),
+        ({"luminance_mean": 0.03}, "dark (luminance_mean 0.03)"),
+        ({"over_exposed": 0.25}, "overexposed (25%)"),
+        ({"sharpness": 0.1, **SMALL}, "blurred (sharpness 0.10), small face (42 pixels)"),
+        (
+            {"noise": None, "sharpness": None},
+            "look for something that covers the face, or another fault that",
+        ),
+        ({}, "look for something that covers the face, or another fault that has no column"),
+    ],
+)
+def test_a_low_score_is_explained_by_the_measures(changed, said):
+    for low in (UGLY, {**UGLY, **UNUSABLE}):
+        assert why_low({**GOOD, **MEASURED, **low, **changed}).partition(": ")[2].startswith(said)
+
+
+def test_the_measures_do_not_explain_a_low_serfiq_alone():
+    turned = {**GOOD, **MEASURED, **UNUSABLE, "compression": 2.0, "yaw": 60.0}
+    assert why_low(turned).endswith("below 0.6: turned sideways (yaw 60)")
+    assert why_low({**turned, "yaw": 0.0}).endswith("below 0.6: look for something that covers the face")
+
+
 def test_good_scores_and_frames_without_a_face_need_no_reason():
     assert why_low({**GOOD, "yaw": 62.0}) is None and advice(GOOD, 40) is None
     nothing = {**dict.fromkeys(GOOD), "n_faces": 0, "status": "no_face"}

@@ -29,6 +29,7 @@ from faceq.sources.frame import Frame, to_table
 from faceq.stages.chosen_models import choose
 from faceq.stages.find_face import FindFace
 from faceq.stages.scores import masks_of
+from faceq.table.measure_columns import MEASURES
 from faceq.table.schema import SCHEMA, frame_id, pending, pixels, schema
 from jobs import demo
 
@@ -72,7 +73,8 @@ def test_each_status_and_what_is_null_with_it(faces, photos):
         ("width", "height", "n_faces"),
         ("face_x", "det_score", "landmarks", "yaw", "pitch", "roll"),
     )
-    fiq = ("serfiq_raw", "serfiq", "embedding_norm", "dhash", "face_confidence", "align_error")
+    measures = tuple(measure.name for measure in MEASURES)
+    fiq = ("serfiq_raw", "serfiq", "embedding_norm", "dhash", "face_confidence", "align_error", *measures)
     quality = ("mask_coverage", "dbcnn")
     groups = (readable, face, fiq, quality)
     # The groups of columns, in the order above, that have values for each status.

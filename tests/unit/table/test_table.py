@@ -31,7 +31,10 @@ def test_columns_are_those_of_the_contract():
     names = (
         "frame_id source member frame_index timestamp_s status error width height n_faces "
         "face_x face_y face_w face_h det_score landmarks yaw pitch roll face_confidence align_error "
-        "serfiq_raw serfiq embedding_norm dhash mask_coverage dbcnn run_id"
+        "serfiq_raw serfiq embedding_norm dhash mask_coverage dbcnn "
+        "single_face eye_distance head_size face_inside margin_left margin_right margin_above margin_below "
+        "eyes_open mouth_open sharpness noise compression luminance_mean luminance_variance under_exposed "
+        "over_exposed dynamic_range illumination_uniformity natural_colour run_id"
     )
     assert SCHEMA.names == names.split()
     assert SCHEMA.field("frame_id").type == pa.int64()
