@@ -70,6 +70,9 @@ def eye_distance(landmarks: np.ndarray, yaw: float) -> float | None:
 
 def face_inside(outline: np.ndarray, width: int, height: int) -> float:
     """Share, 0..1, of the area of the face's outline (N, 2) that lies inside a frame of this size."""
+    low, high = outline.min(axis=0), outline.max(axis=0)
+    if (low >= 0).all() and high[0] <= width - 1 and high[1] <= height - 1:
+        return 1.0
     corners = geometry.frame_corners(width, height)
     whole = cv2.contourArea(outline.astype(np.float32))
     inside = geometry.clipped(outline.astype(np.float64), corners)

@@ -118,7 +118,7 @@ def _footer(runs: list[dict[str, Any]]) -> dict[str, Any]:
 def _write_partition(old: Rows, new: Table, status: str, columns: pa.Schema) -> tuple[int, int]:
     """Write the rows of one partition into files of ROWS_PER_FILE. Returns the number of rows and of
     files."""
-    names = [name for name in columns.names if name in old.columns and name != "status"]
+    names = [name for name in columns.names if name in old.stored and name != "status"]
     stored = pa.schema([columns.field(name) for name in names], columns.metadata)
     chosen = old.chosen(f"status = '{status}'", order_by=_ORDER)
     batches = old.batches(chosen, ROWS_PER_GROUP)

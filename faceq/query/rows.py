@@ -98,7 +98,8 @@ class Rows:
         if not self.table.exists():
             raise UsageError(f"{self.table.uri}: there is no faceq table here")
         self._numbers = itertools.count()
-        self.columns: list[str] = []
+        self.columns: list[str] = []  # of the view
+        self.stored: list[str] = []  # those that the files have
         with contextlib.ExitStack() as stack, self.translate_errors():
             runs = self.table.runs_of(files)
             alike = len({(run["version"], *run.get("columns", ())) for run in runs}) <= 1
@@ -205,7 +206,7 @@ class Rows:
         known = schema(embeddings=True)
         if not files:
             self._connection.register(VIEW, known.empty_table())
-            self.columns = known.names
+            self.columns = self.stored = known.names
             return
         read = self._connection.read_parquet(
             [glob.escape(path) for path in files],  # DuckDB treats every path as a pattern
@@ -214,7 +215,7 @@ class Rows:
             union_by_name=not alike,
         )
         # Use one projection: DuckDB lists all files again whenever a relation is derived from another.
-        stored = [name for name in read.columns if name != "filename"]
+        self.stored = stored = [name for name in read.columns if name != "filename"]
         present = [name for name in known.names if name in stored or name != EMBEDDING.name]
         self.columns = [*present, *(name for name in stored if name not in present)]
         wanted = (_from_files(name, known, stored) for name in self.columns)

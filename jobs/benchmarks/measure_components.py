@@ -7,10 +7,12 @@ cell of the table has the median over the faces of Spearman's correlation of ste
 change at the last step, in percent of the range of the measure. The range is what the middle 98% of the
 photos and of the edits that are meant to change the measure span. The last column has the median absolute
 change in mirrored photos, where left and right are exchanged. `--sheet` writes a picture of all edits of one
-face.
+face. The last line has the CPU time of the measures: what the stage takes more than without them. Both run
+several times in turn, and the shortest runs count.
 """
 
 import argparse
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,6 +35,7 @@ from faceq.table.measure_columns import MEASURES
 from jobs.benchmarks.face_edits import EDITS, STEPS, Posed
 from jobs.benchmarks.measure_edits import photos_of
 
+RUNS = 7  # of each stage, to measure its time
 LEAST_FACE = 90  # pixels; smaller ones have no sharpness to lose
 
 MEASURED = ("yaw", "pitch", "roll", "face_confidence", "align_error", *(measure.name for measure in MEASURES))
@@ -87,8 +90,8 @@ class Measurer:
 
     def __call__(self, images: list[Image]) -> NDArray[np.float64]:
         """(N, len(MEASURED)); NaN where there is no face or the measure is null."""
-        stored = [cv2.imencode(".png", image[..., ::-1])[1].tobytes() for image in images]
-        rows = self._stage(pa.table({"image": stored, "status": pa.nulls(len(stored), pa.string())}))
+        encoded = [stored(image) for image in images]
+        rows = self._stage(pa.table({"image": encoded, "status": pa.nulls(len(encoded), pa.string())}))
         columns = (rows[name].cast(pa.float64()).to_numpy() for name in MEASURED)
         return np.column_stack([np.asarray(column, np.float64) for column in columns])
 
@@ -108,11 +111,32 @@ def main() -> None:
     console = rich.console.Console(width=400)
     console.print(f"{len(faces)} faces")
     console.print(table(found, mirrored(measure, faces)))
+    console.print(f"{1e3 * cost([face.photo for face in faces]):.2f} ms of CPU time per frame")
 
 
 def measured(measure: Measurer, faces: list[Posed], name: str) -> NDArray[np.float64]:
     """The measures (faces, STEPS + 1, len(MEASURED)) along an edit."""
     return np.stack([measure([EDITS[name](face, step) for step in range(STEPS + 1)]) for face in faces])
+
+
+def cost(photos: list[Image]) -> float:
+    """Seconds of CPU time that the measures of a photo take."""
+    rows = pa.table({"image": list(map(stored, photos)), "status": pa.nulls(len(photos), pa.string())})
+    settings = [Config(measures=measures) for measures in ("all", "none")]
+    stages = [FindFace(each, choose(each)) for each in settings]
+    times = np.empty((RUNS, len(stages)))
+    for run in range(RUNS):
+        for which, stage in enumerate(stages):
+            start = time.thread_time()
+            stage(rows)
+            times[run, which] = time.thread_time() - start
+    with_measures, without = times.min(axis=0)
+    return float(with_measures - without) / len(photos)
+
+
+def stored(image: Image) -> bytes:
+    """An image as a PNG."""
+    return cv2.imencode(".png", image[..., ::-1])[1].tobytes()
 
 
 def mirrored(measure: Measurer, faces: list[Posed]) -> NDArray[np.float64]:

@@ -21,7 +21,7 @@ def test_a_stale_page_is_named_with_its_first_wrong_line(tmp_path):
     for name in reference_pages.PAGES:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(reference_pages.ROOT / name, tmp_path / name)
-    edited, missing, _ = (tmp_path / name for name in reference_pages.PAGES)
+    edited, missing, *_ = (tmp_path / name for name in reference_pages.PAGES)
     lines = edited.read_text(encoding="utf-8").split("\n")
     lines[6] = f"{lines[6]} edited by hand"
     edited.write_text("\n".join(lines), encoding="utf-8")

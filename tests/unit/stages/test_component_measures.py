@@ -29,7 +29,7 @@ ENDS = {
 """The changes of the measures at the last step of the first edit that is meant to change them."""
 
 
-ROOM = {"illumination_uniformity": 0.06, "noise": 0.05, "eyes_open": 0.015}
+ROOM = {"illumination_uniformity": 0.06, "noise": 0.05, "eyes_open": 0.015, "compression": 0.02}
 """Absolute differences in mirrored frames, where more than 0.01 and 6%."""
 
 
