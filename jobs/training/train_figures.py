@@ -155,6 +155,8 @@ Scores the perceptual quality of an image, or of the part of it inside a mask: 0
   whose name has `int(blake2b(name, digest_size=8)) % 5 == 0` are left out. Nobody rated these faces. Their
   labels are the scores of a teacher, the mean of networks with EfficientNet-Lite0 to Lite2 that learned the
   same ratings.
+- Views: parts of the rated images of the training, and of the same photos and frames, most of them degraded a
+  little (`jobs/training/cut_views.py`). Their labels are the teacher's scores, too.
 - {len(KINDS)} kinds of distortion of these faces (`jobs/training/train_ladders.py`): the score must fall with
   each step.
 - Seed {seed}; the weights of the last epoch, as float16.
