@@ -15,6 +15,8 @@ import numpy as np
 
 from faceq import __version__
 from faceq.messages.visible import visible
+from faceq.query import conditions
+from faceq.query.filters import FILTERS
 from faceq.query.rows import SINGLE_PICTURE, Rows
 from faceq.report.charts import Chart, ThresholdLine, bars, cells
 from faceq.report.faces import Face, Faces, sample
@@ -83,6 +85,7 @@ def build(uri: str, s3: S3Settings, with_faces: bool = True) -> str:
             "errors": _errors(rows),
             "faces": faces,
             "strips": _strips(quantiles, faces),
+            "filters": {name: conditions.explain(rows, each.condition) for name, each in FILTERS.items()},
             "start": MIN_SCORES,
             "data": _data(rows.table.uri, counts, faces),
         }

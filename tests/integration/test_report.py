@@ -14,6 +14,7 @@ from PIL import Image
 
 import faceq
 from faceq.cli import main
+from faceq.query.filters import FILTERS
 from faceq.query.rows import Rows
 from faceq.report import page as report
 from faceq.report.faces import FACE_SIDE, sample
@@ -70,6 +71,16 @@ def test_the_page_shows_every_status_error_and_source(page, looked_at, frames_in
     for source in ("tars/00000.tar", "rows.parquet", "clip.mp4"):
         assert f"{frames_in}/{source}" in text
     assert "the file is empty (0 bytes)" in text
+
+
+def test_the_page_shows_what_each_part_of_a_filter_rejects(page, looked_at):
+    text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page.read_text()))
+    with Rows(looked_at, S3Settings()) as rows:
+        for name, each in FILTERS.items():
+            passing = rows.count(rows.chosen(each.condition))
+            assert f"{name}: {passing} of {rows.count(rows.chosen())} pass" in text
+        fails = rows.count(rows.chosen("(serfiq >= 0.6) is not true"))
+    assert text.count(f"serfiq &gt;= 0.6 {fails} ") == len(FILTERS)
 
 
 def test_the_worst_source_comes_first(made_up):
