@@ -8,7 +8,7 @@ import rich.console
 import rich.markup
 import rich.table
 
-from faceq.cli.filters import add_filter_argument, filtered
+from faceq.cli.filters import add_condition_arguments, filtered
 from faceq.cli.settings import add_config_arguments, load_settings
 from faceq.messages.visible import visible
 from faceq.storage.outputs import check_output, write_output
@@ -30,11 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `faceq explain`."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description, parser.epilog = _EXPLAIN, _EXAMPLES
-    add = parser.add_argument
-    add("table", metavar="TABLE", help="folder or s3:// prefix of a result table")
-    add("where", nargs="?", metavar="CONDITION", help=f'SQL, e.g. "{FILTER}"')
-    add_filter_argument(parser)
-    add("--json", metavar="FILE", help="also write the numbers as JSON; local or s3://")
+    add_condition_arguments(parser)
+    parser.add_argument("--json", metavar="FILE", help="also write the numbers as JSON; local or s3://")
     add_config_arguments(parser)
     parser.set_defaults(run=explain, only_prints=lambda options: options.json is None)
 

@@ -1,13 +1,17 @@
-"""The option `--filter` of commands that take a condition."""
+"""The arguments of commands that take a table and a condition."""
 
 import argparse
 import logging
 
+from faceq.table.recommended import FILTER
+
 log = logging.getLogger(__name__)
 
 
-def add_filter_argument(parser: argparse.ArgumentParser) -> None:
-    """Add `--filter`."""
+def add_condition_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add TABLE, CONDITION and `--filter`."""
+    parser.add_argument("table", metavar="TABLE", help="folder or s3:// prefix of a result table")
+    parser.add_argument("where", nargs="?", metavar="CONDITION", help=f'SQL, e.g. "{FILTER}"')
     what = "a named condition: portrait, talking-head, recognition, or one of filters.yaml in this folder"
     parser.add_argument("--filter", metavar="NAME", help=what)
 

@@ -15,7 +15,7 @@ import rich.progress
 import rich.table
 
 from faceq.cli.arguments import positive
-from faceq.cli.filters import add_filter_argument, filtered
+from faceq.cli.filters import add_condition_arguments, filtered
 from faceq.cli.settings import add_config_arguments, load_settings
 from faceq.errors import UsageError
 from faceq.messages.visible import visible
@@ -55,10 +55,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `faceq query`."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description, parser.epilog = _QUERY, _EXAMPLES
+    add_condition_arguments(parser)
     add = parser.add_argument
-    add("table", metavar="TABLE", help="folder or s3:// prefix of a result table")
-    add("where", nargs="?", metavar="CONDITION", help=f'SQL, e.g. "{FILTER}"')
-    add_filter_argument(parser)
     add("--columns", metavar="A,B,…", help="columns to show (default: the main ones; in exports: all)")
     add("--order-by", metavar="SQL", help='e.g. "dbcnn desc, serfiq"')
     add(

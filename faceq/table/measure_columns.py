@@ -5,7 +5,6 @@ import pyarrow as pa
 from faceq.table.column import NO_SERFIQ, Column
 
 _NONE = f"{NO_SERFIQ}, or `measures` is `none`"
-_T = "T"
 _FEW = "the face has too few pixels inside the frame"
 
 
@@ -44,7 +43,7 @@ MEASURES = (
             f"margin_{side}",
             f"Distance from the face's outline to the {edge} edge of the frame; negative where it is cut "
             "off.",
-            _T,
+            "T",
         )
         for side, edge in (("left", "left"), ("right", "right"), ("above", "upper"), ("below", "lower"))
     ),
@@ -52,14 +51,14 @@ MEASURES = (
         "eyes_open",
         "Gap between the lids of the eye that is less open. FaceMesh follows the lids only in part: closed "
         "eyes have about 0.05, open ones 0.06 to 0.12.",
-        _T,
+        "T",
         "≥ 0",
         "the landmark model does not have these points",
     ),
     _measure(
         "mouth_open",
         "Gap between the inner edges of the lips.",
-        _T,
+        "T",
         "≥ 0",
         "the landmark model does not have these points",
     ),

@@ -77,6 +77,11 @@ def frames(data: Path) -> Iterator[Image]:
                     yield np.asarray(frame.to_ndarray(format="rgb24"))
 
 
+def pictures(data: Path) -> list[Image]:
+    """All `photos` and `frames`, (H, W, 3) uint8 RGB."""
+    return [read_rgb(path) for path in photos(data)] + list(frames(data))
+
+
 @dataclass(frozen=True)
 class Face:
     """The part of a photo around a face, the map (2, 3) from it to the crop, and the outline (N, 2) in it."""
@@ -178,7 +183,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     cut = FaceCutter()
     rng = np.random.default_rng(SEED)
-    taken = [read_rgb(path) for path in photos(options.data)] + list(frames(options.data))
+    taken = pictures(options.data)
     print(f"{len(taken)} photos and frames", flush=True)
     shares = np.array([kind.share for kind in KINDS.values()])
     size = geometry.CROP_SIZE

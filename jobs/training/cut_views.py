@@ -22,8 +22,8 @@ from rich.progress import track
 from faceq.evaluation.distortions import Image, as_image
 from faceq.iqa.dbcnn_lite import VIEW_SIDE
 from faceq.runtime.threads import limit_threads
-from jobs.training.cut_faces import frames, photos
-from jobs.training.train_data import VIEW_SOURCES, VIEWS, random_crop, read_rated, read_rgb
+from jobs.training.cut_faces import pictures
+from jobs.training.train_data import VIEW_SOURCES, VIEWS, random_crop, read_rated
 from jobs.training.train_ladders import KINDS
 
 SEED = 20261201
@@ -74,7 +74,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(SEED)
     rated = read_rated(options.data / "live_challenge").images
-    others = [read_rgb(path) for path in photos(options.data)] + list(frames(options.data))
+    others = pictures(options.data)
     print(f"{len(rated)} rated images, {len(others)} photos and frames", flush=True)
     shape = (options.views, VIEW_SIDE, VIEW_SIDE, 3)
     views = np.lib.format.open_memmap(options.out / VIEWS, "w+", np.uint8, shape)
