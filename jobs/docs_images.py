@@ -4,7 +4,7 @@ All of them show one photo and degraded copies of it: NASA's portrait of Eileen 
 public domain and comes with scikit-image (`skimage.data.astronaut`). The scores below the faces are those of
 the preset `embedded`. The script fails if a score is outside the band of its face.
 
-- inspect.png: the output of `faceq inspect` for the sharp photo and two degraded copies.
+- inspect.png: what `faceq inspect` draws on the sharp photo and two degraded copies.
 - bands-serfiq.png, bands-dbcnn.png: one face for each band of a score.
 - combinations.png: faces with high and low values of both scores.
 """
@@ -22,7 +22,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from faceq import config
 from faceq.evaluation import distortions
-from faceq.report.picture import SIDE, Inspected, Inspector
+from faceq.report.picture import Inspected, Inspector
 from faceq.sources.frame import Frame
 from jobs import demo
 from jobs.benchmarks import measure_edits
@@ -149,8 +149,9 @@ class Studio:
         return photo[edge:-edge, edge:-edge]
 
     def annotated(self, look: Inspected) -> Pixels:
-        """The output of `faceq inspect --out`: the photo with box, landmarks and outline."""
-        photo = self._inspector.annotated(look)[:, : -SIDE // 2]
+        """The photo with box, landmarks and outline, as in the output of `faceq inspect --out`."""
+        photo = self._inspector.drawn(look)
+        assert photo is not None
         edge = len(photo) // 6
         return photo[edge:-edge, edge:-edge]
 

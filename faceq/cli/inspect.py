@@ -23,12 +23,14 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _INSPECT = """Scores a few images without a table and prints the values. If a score is below the recommended
-filter, it says which one and why, if the values show a reason. Every face gets both scores, also below the
-threshold. --out writes the image with box, landmarks and outline, next to the region that DB-CNN scores."""
+filter, it says which one and why, if the values show a reason. It compares the measures with those of other
+faces, and prints the unusual ones. Every face gets both scores, also below the threshold. --out writes the
+image with box, landmarks and outline, next to the region that DB-CNN scores and the compared measures."""
 
 _EXAMPLES = """examples:
   faceq inspect face.jpg
   faceq inspect face.jpg --out annotated.png
+  faceq inspect face.jpg --relative-to scores/
   faceq inspect a.jpg b.jpg s3://bucket/c.png --out looks/ --json
 """
 
@@ -50,6 +52,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="annotated image (.png, .jpg, .webp), or a folder for several; local or s3://",
     )
+    add(
+        "--relative-to",
+        metavar="TABLE",
+        help="compare with the faces of this result table (default: with photos of CelebA)",
+    )
     add("--json", action="store_true", help="print the rows as JSON, as a table would hold them")
     add_config_arguments(parser)
     add_model_arguments(parser)
@@ -61,13 +68,16 @@ def inspect(options: argparse.Namespace) -> int:
     settings = load_settings(options, model_settings(options))
     frames = _pictures(options.images, settings)
     targets = _targets(options.out, [frame.source for frame in frames], settings.s3)
-    from faceq.report.picture import Inspector, lines_of  # noqa: PLC0415 - torch takes seconds to import
+    from faceq.report import comparison  # noqa: PLC0415 - DuckDB takes a while to import
+    from faceq.report.picture import Inspector, lines_of  # noqa: PLC0415 - the stages take a while to import
 
+    table = options.relative_to
+    reference = comparison.shipped() if table is None else comparison.of_table(table, settings.s3)
     inspector = Inspector(settings)
     looks = inspector(frames)
     for look, target in zip(looks, targets, strict=True):
         if target is not None:
-            _save(inspector.annotated(look), target, settings.s3)
+            _save(inspector.annotated(look, reference), target, settings.s3)
     if options.json:
         rows = [look.table_row for look in looks]
         print(json.dumps(rows if len(rows) > 1 else rows[0], indent=1))
@@ -77,7 +87,8 @@ def inspect(options: argparse.Namespace) -> int:
         return 0
     for look, target in zip(looks, targets, strict=True):
         print(visible(look.row["source"]))
-        for name, value in lines_of(look, settings):
+        unusual = comparison.unusual_lines(comparison.standings(look.row, reference), reference)
+        for name, value in [*lines_of(look, settings), *unusual]:
             print(f"  {name:<9} {visible(value)}")
         if target is not None:
             print(f"  {'saved':<9} {visible(target)}")

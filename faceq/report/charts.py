@@ -163,14 +163,17 @@ def _y_axis(label: str, low: float, high: float, height: float, whole: bool = Fa
 
 def _with_ticks(axis: Axis, count: int, whole: bool) -> Axis:
     """The axis with about `count` ticks at round numbers. whole: only integers."""
-    step = _round_step((axis.high - axis.low) / count, whole)
+    step = round_step((axis.high - axis.low) / count, whole)
     first, last = math.ceil(axis.low / step), math.floor(axis.high / step)
     ticks = [Tick(axis.place(number * step), _short(number * step)) for number in range(first, last + 1)]
     return Axis(axis.label, axis.low, axis.high, axis.start, axis.end, tuple(ticks))
 
 
-def _round_step(minimum: float, whole: bool) -> float:
-    """The smallest number of the form 1, 2, 2.5, 3 or 5 times a power of ten that is not below `minimum`."""
+def round_step(minimum: float, whole: bool = False) -> float:
+    """The smallest number of the form 1, 2, 2.5, 3 or 5 times a power of ten that is not below `minimum`.
+
+    whole: only integers.
+    """
     unit = 10.0 ** math.floor(math.log10(minimum))
     for factor in _STEPS:
         step = factor * unit

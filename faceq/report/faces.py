@@ -1,8 +1,10 @@
-"""Sample faces for the report: choose some for each bin of a score, read their frames, and crop the faces."""
+"""Sample faces for the report: choose some for each bin of a score and for both ends of each measure, read
+their frames, and crop the faces."""
 
 import base64
 import io
 import operator
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +23,13 @@ BINS = 40
 """Number of bins on the scale of a score. Faces are chosen in every bin."""
 
 FACES_PER_BIN = 3
+FACES_PER_END = 4
+"""Number of faces with the lowest values of a measure, and of those with the highest ones."""
+
+_GROUPS, _GROUP_SECONDS = 64, 10
+"""The faces at an end are from different groups of frames, so that they are not neighbours in one video. A
+frame's group depends on its file and, in a video, on its interval of _GROUP_SECONDS."""
+
 _BINS_WITH_SHARDS = 10
 _MARGIN = 1.35
 _JPEG_QUALITY = 75
@@ -38,17 +47,34 @@ class Face:
 
 
 @dataclass(frozen=True)
+class Ends:
+    """Faces with the lowest and with the highest values of a measure, each with its value, the outermost
+    first. Both are empty if all frames have the same value."""
+
+    lowest: list[tuple[float, Face]]
+    highest: list[tuple[float, Face]]
+
+
+@dataclass(frozen=True)
 class Faces:
-    """The chosen faces by score, lowest first; the number of shards and videos that were read for them; and
-    the number of chosen faces that can no longer be read."""
+    """The chosen faces by score, lowest first; those at both ends of each measure; the number of thumbnails;
+    the number of shards and videos that were read for them; and the number of chosen faces that can no longer
+    be read."""
 
     by_score: dict[str, list[Face]]
+    by_measure: dict[str, Ends]
     shards: int
     lost: int
 
+    @property
+    def thumbnails(self) -> int:
+        ends = (end for found in self.by_measure.values() for end in (found.lowest, found.highest))
+        return sum(len(found) for found in self.by_score.values()) + sum(len(end) for end in ends)
 
-def sample(rows: Rows, scales: dict[str, float], s3: S3Settings) -> Faces:
-    """Choose faces along the scale of each score, and read them. The choice is repeatable.
+
+def sample(rows: Rows, scales: dict[str, float], measures: Sequence[str], s3: S3Settings) -> Faces:
+    """Choose faces along the scale of each score and at both ends of each measure, and read them. The choice
+    is repeatable.
 
     A shard or a video must be read up to the wanted frame. Therefore at most about twenty of them are read:
     for each score, the source of one face in every tenth of the scale. Single images are not limited.
@@ -56,15 +82,18 @@ def sample(rows: Rows, scales: dict[str, float], s3: S3Settings) -> Faces:
     Args:
         rows: the table.
         scales: maximum value of each score, by the name of its column.
+        measures: names of the columns of the measures.
         s3: settings of the file system.
     """
     shards = sorted({source for score, top in scales.items() for source in _shards(rows, score, top)})
     names = ", ".join(_sql_string(source) for source in shards)
     where = f"({SINGLE_PICTURE} OR source IN ({names}))" if shards else SINGLE_PICTURE
     ids = {score: _ids(rows, score, top, where) for score, top in scales.items()}
-    wanted = sorted({number for chosen in ids.values() for number in chosen})
+    ends = {measure: _ends(rows, measure, where) for measure in measures}
+    of_ends = {number for found in ends.values() for end in found for _, number in end}
+    wanted = sorted(of_ends.union(*ids.values()))
     if not wanted:
-        return Faces({score: [] for score in scales}, 0, 0)
+        return Faces({score: [] for score in scales}, {}, 0, 0)
     listed = ", ".join(str(number) for number in wanted)
     columns = ", ".join((*COLUMNS, *_VALUES))
     chosen = rows.arrow(
@@ -75,7 +104,11 @@ def sample(rows: Rows, scales: dict[str, float], s3: S3Settings) -> Faces:
     for score, chosen_ids in ids.items():
         found = [faces[number] for number in chosen_ids if number in faces]
         by_score[score] = sorted(found, key=operator.attrgetter(score))
-    return Faces(by_score, len(shards), len(wanted) - len(faces))
+    by_measure = {}
+    for measure, both in ends.items():
+        shown = [[(value, faces[number]) for value, number in end if number in faces] for end in both]
+        by_measure[measure] = Ends(*shown)
+    return Faces(by_score, by_measure, len(shards), len(wanted) - len(faces))
 
 
 def _shards(rows: Rows, score: str, top: float) -> list[str]:
@@ -94,6 +127,24 @@ def _ids(rows: Rows, score: str, top: float, where: str) -> list[int]:
         f"WHERE {score} IS NOT NULL AND {where} GROUP BY floor({score} / {top} * {BINS})"
     )
     return [number for ids in rows.arrow(found)["ids"].to_pylist() for number in ids]
+
+
+def _ends(rows: Rows, measure: str, where: str) -> tuple[list[tuple[float, int]], list[tuple[float, int]]]:
+    """Value and id of the frames with the lowest and of those with the highest values of a measure."""
+    ordered = f"({measure}, hash(frame_id))"  # of frames with the same value, always the same ones
+    group = f"hash(source, member, floor(timestamp_s / {_GROUP_SECONDS})) % {_GROUPS}"
+    found = rows.arrow(
+        rows.sql(
+            f"SELECT min({measure}) AS low, arg_min(frame_id, {ordered}) AS low_id, "
+            f"max({measure}) AS high, arg_max(frame_id, {ordered}) AS high_id "
+            f"FROM frames WHERE {measure} IS NOT NULL AND {where} GROUP BY {group}"
+        )
+    ).to_pylist()
+    lowest = sorted((group["low"], group["low_id"]) for group in found)
+    highest = sorted(((group["high"], group["high_id"]) for group in found), reverse=True)
+    if not found or lowest[0][0] == highest[0][0]:
+        return [], []
+    return lowest[:FACES_PER_END], highest[:FACES_PER_END]
 
 
 def _sql_string(value: str) -> str:

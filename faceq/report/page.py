@@ -1,5 +1,5 @@
 """The HTML report on a table: counts, histograms, bad sources, errors, and faces on both sides of a
-threshold.
+threshold and at both ends of each measure.
 
 The page contains histograms and samples, but no rows, so its size does not depend on the length of the table:
 a few hundred kilobytes, or a few megabytes with faces. It works without a network: styles, script, charts and
@@ -19,14 +19,20 @@ from faceq.query import conditions
 from faceq.query.filters import FILTERS
 from faceq.query.rows import SINGLE_PICTURE, Rows
 from faceq.report.charts import Chart, ThresholdLine, bars, cells
+from faceq.report.comparison import short
 from faceq.report.faces import Face, Faces, sample
+from faceq.report.histograms import histogram, measure_charts
 from faceq.storage.settings import S3Settings
+from faceq.table.measure_columns import MEASURES
 from faceq.table.recommended import MIN_SCORES
-from faceq.table.schema import BREAK, STATUSES
+from faceq.table.schema import BREAK, COLUMNS, STATUSES
 
 SCALES = {"serfiq": 1.0, "dbcnn": 100.0}
 STEPS = 100
 """Number of steps on the scale of a score, for the sliders and for the counts in the page."""
+
+DRAWN = (*(column for column in COLUMNS if column.name in ("face_confidence", "align_error")), *MEASURES)
+"""Columns with a histogram and faces at both ends, beside the scores and the pose."""
 
 QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
 FACES_PER_QUANTILE = 3
@@ -70,7 +76,9 @@ def build(uri: str, s3: S3Settings, with_faces: bool = True) -> str:
     with Rows(uri, s3) as rows:
         counts = count(rows)
         sources, n_sources = _sources(rows)
-        faces = sample(rows, SCALES, s3) if with_faces else None
+        measures = measure_charts(rows, DRAWN)
+        names = [measure.column.name for measure in measures]
+        faces = sample(rows, SCALES, names, s3) if with_faces else None
         quantiles = _quantiles(rows)
         page = {
             "version": __version__,
@@ -85,6 +93,7 @@ def build(uri: str, s3: S3Settings, with_faces: bool = True) -> str:
             "errors": _errors(rows),
             "faces": faces,
             "strips": _strips(quantiles, faces),
+            "measures": measures,
             "filters": {name: conditions.explain(rows, each.condition) for name, each in FILTERS.items()},
             "start": MIN_SCORES,
             "data": _data(rows.table.uri, counts, faces),
@@ -96,6 +105,7 @@ def build(uri: str, s3: S3Settings, with_faces: bool = True) -> str:
         lstrip_blocks=True,
         finalize=_escape_invisible,
     )
+    environment.filters["short"] = short
     return environment.get_template("page.html").render(page)
 
 
@@ -133,15 +143,9 @@ def _step(score: str) -> str:
 
 
 def _pose(rows: Rows, angle: str) -> tuple[np.ndarray, np.ndarray]:
-    """Histogram of a pose angle: edges in degrees, and counts. The outermost bins include all values beyond
-    them."""
+    """Histogram of a pose angle: edges in degrees, and counts."""
     edges = np.arange(-_POSE_SIDE, _POSE_SIDE + 1, POSE_STEP)
-    counts = np.zeros(len(edges) - 1, np.int64)
-    bins = f"floor(least(greatest({angle}, {-_POSE_SIDE}), {_POSE_SIDE - 1}) / {POSE_STEP})::INT"
-    statement = f"SELECT {bins} AS b, count(*) AS n FROM frames WHERE {angle} IS NOT NULL GROUP BY ALL"
-    for cell in rows.arrow(rows.sql(statement)).to_pylist():
-        counts[cell["b"] + _POSE_SIDE // POSE_STEP] = cell["n"]
-    return edges, counts
+    return edges, histogram(rows, angle, edges)
 
 
 def _sources(rows: Rows) -> tuple[list[dict[str, Any]], int]:

@@ -6,11 +6,12 @@ from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
 
 from faceq.config import Config, Region
 from faceq.faces import geometry
 from faceq.faces.region import FRAME_SIDE, apply_region
+from faceq.report.comparison import Reference, standings
+from faceq.report.panels import NAME_COLOUR, PAPER, SIDE, measure_panel, value_panel
 from faceq.report.reasons import advice, why_low
 from faceq.sources.decode.image import decode
 from faceq.sources.frame import Frame, to_table
@@ -22,31 +23,13 @@ from faceq.table.schema import DECIMALS, pixels, schema, to_result_rows
 
 BOX_COLOUR = (0, 158, 115)
 LANDMARK_COLOUR = (240, 228, 66)
-OUTLINE_COLOUR = (86, 180, 233)
+OUTLINE_COLOUR = NAME_COLOUR
 """RGB colours from the palette of Okabe and Ito."""
 
-SIDE = 720
-"""Height of the annotated image in pixels. The panel is half as wide."""
-
 WIDEST = 3 * SIDE
-"""Maximum width in pixels of the image next to the panel. A wider image is drawn with less height: with
+"""Maximum width in pixels of the image next to the panels. A wider image is drawn with less height: with
 height SIDE, an image of 100x1 pixels would be 72,000 pixels wide."""
 
-_MARGIN = 16
-_GAP = 8
-_TEXT_SIZES = range(16, 8, -2)
-"""Sizes of the panel's text in pixels, from the preferred one to the smallest."""
-
-_NAMES, _LEADING = 5, 4
-"""Width of the names in the panel as a multiple of the text size, and space between its lines in pixels."""
-
-_CAPTION = 2 * _GAP + 18
-"""Height of the caption of the input of DB-CNN, with the space around it, pixels."""
-
-_SMALLEST_CROP = 200
-"""Minimum side of the input of DB-CNN in the panel, pixels: the text is made smaller instead."""
-
-_INK, _PAPER = (235, 235, 235), (24, 26, 30)
 _OUTSIDE = 0.25
 """Brightness factor of the pixels that are not part of the quality score."""
 
@@ -107,18 +90,27 @@ class Inspector:
             inspected.append(Inspected(row, frame.image, crop, outline, crop_map))
         return inspected
 
-    def annotated(self, look: Inspected) -> np.ndarray:
-        """The image with box, landmarks and outline, next to a panel with the scores and the input of DB-CNN,
-        in which pixels that are not part of the score are darkened.
+    def drawn(self, look: Inspected) -> np.ndarray | None:
+        """The image with box, landmarks and outline, (SIDE, W, 3) uint8 RGB; None if it cannot be read."""
+        if look.image is None or look.row["status"] == "unreadable":
+            return None
+        return _drawn(decode(look.image, self._config.max_pixels, self._config.limits), look)
+
+    def annotated(self, look: Inspected, reference: Reference) -> np.ndarray:
+        """The drawn image, next to a panel with the scores and the input of DB-CNN, in which pixels that are
+        not part of the score are darkened, and a panel that compares the measures with those of other faces.
 
         Returns:
             (SIDE, W, 3) uint8 RGB.
         """
-        panel = _panel(look, self._config)
-        if look.image is None or look.row["status"] == "unreadable":
-            return panel
-        picture = decode(look.image, self._config.max_pixels, self._config.limits)
-        return np.hstack([_drawn(picture, look), panel])
+        scored = None
+        if look.crop is not None and look.outline is not None:
+            scored = scored_pixels(look.crop, look.outline, self._config.quality_region)
+        parts = [self.drawn(look), value_panel(lines_of(look, self._config), scored)]
+        found = standings(look.row, reference)
+        if found:
+            parts.append(measure_panel(found, reference))
+        return np.hstack([part for part in parts if part is not None])
 
 
 def lines_of(look: Inspected, config: Config) -> list[tuple[str, str]]:
@@ -172,7 +164,7 @@ def _drawn(picture: np.ndarray, look: Inspected) -> np.ndarray:
     drawn = np.ascontiguousarray(cv2.resize(picture, size, interpolation=how))
     if look.row["face_w"] is not None:
         _draw_face(drawn, scale, (width, height), look)
-    return cv2.copyMakeBorder(drawn, 0, SIDE - size[1], 0, 0, cv2.BORDER_CONSTANT, value=_PAPER)
+    return cv2.copyMakeBorder(drawn, 0, SIDE - size[1], 0, 0, cv2.BORDER_CONSTANT, value=PAPER)
 
 
 def _draw_face(drawn: np.ndarray, scale: float, size: tuple[int, int], look: Inspected) -> None:
@@ -192,68 +184,11 @@ def _draw_face(drawn: np.ndarray, scale: float, size: tuple[int, int], look: Ins
     cv2.rectangle(drawn, _point(low), _point(high), BOX_COLOUR, 2, cv2.LINE_AA)
     for landmark in landmarks * scale:
         cv2.circle(drawn, _point(landmark), 4, LANDMARK_COLOUR, -1, cv2.LINE_AA)
-        cv2.circle(drawn, _point(landmark), 4, _PAPER, 1, cv2.LINE_AA)
+        cv2.circle(drawn, _point(landmark), 4, PAPER, 1, cv2.LINE_AA)
 
 
 def _point(place: np.ndarray) -> tuple[int, int]:
     return round(float(place[0])), round(float(place[1]))
-
-
-def _panel(look: Inspected, config: Config) -> np.ndarray:
-    """The panel with the input of DB-CNN and the values, (SIDE, SIDE / 2, 3) uint8 RGB."""
-    panel = Image.new("RGB", (SIDE // 2, SIDE), _PAPER)
-    draw = ImageDraw.Draw(panel)
-    top = _MARGIN
-    lines = lines_of(look, config)
-    if look.crop is not None and look.outline is not None:
-        text = fitted_text(lines, _SMALLEST_CROP)
-        side = min(SIDE // 2 - 2 * _MARGIN, SIDE - 2 * _MARGIN - _CAPTION - text.height)
-        shown = Image.fromarray(scored_pixels(look.crop, look.outline, config.quality_region))
-        panel.paste(shown.resize((side, side)), (_MARGIN, top))
-        draw.text((_MARGIN, top + side + _GAP), "input of DB-CNN", _INK, ImageFont.load_default(15))
-        top += side + _CAPTION
-    else:
-        text = fitted_text(lines, 0)
-    font = ImageFont.load_default(text.size)
-    for name, values in text.entries:
-        draw.text((_MARGIN, top), name, OUTLINE_COLOUR, font)
-        for value in values:
-            draw.text((_MARGIN + _NAMES * text.size, top), value, _INK, font)
-            top += text.size + _LEADING
-        top += _GAP
-    return np.asarray(panel)
-
-
-@dataclass(frozen=True)
-class Text:
-    """The panel's text. size: of the font, pixels. entries: names and the lines of their values. height: of
-    the whole text, pixels."""
-
-    size: int
-    entries: list[tuple[str, list[str]]]
-
-    @property
-    def height(self) -> int:
-        return sum(len(lines) * (self.size + _LEADING) + _GAP for _, lines in self.entries)
-
-
-def fitted_text(lines: list[tuple[str, str]], crop: int) -> Text:
-    """Wrap the values, and choose the largest text size that leaves room for a crop of side `crop`.
-
-    If no size does, lines are cut from the longest value.
-    """
-    room = SIDE - 2 * _MARGIN - (crop + _CAPTION if crop else 0)
-    for size in _TEXT_SIZES:
-        width = SIDE // 2 - 2 * _MARGIN - _NAMES * size
-        font = ImageFont.load_default(size)
-        text = Text(size, [(name, _wrapped(value, width, font)) for name, value in lines])
-        if text.height <= room:
-            return text
-    while text.height > room:
-        _, longest = max(text.entries, key=lambda entry: len(entry[1]))
-        del longest[-2:]
-        longest.append("…")
-    return text
 
 
 def scored_pixels(crop: np.ndarray, outline: np.ndarray, region: Region) -> np.ndarray:
@@ -267,20 +202,3 @@ def scored_pixels(crop: np.ndarray, outline: np.ndarray, region: Region) -> np.n
     inside = geometry.polygon_mask(outline, crop.shape[0])
     (shown,), (weights,) = apply_region(region, crop[None], inside[None])
     return (shown * (_OUTSIDE + (1 - _OUTSIDE) * weights[..., None])).astype(np.uint8)
-
-
-def _wrapped(text: str, width: float, font: Any) -> list[str]:
-    """Wrap a text to a width in pixels. A word that is longer is broken."""
-    lines = [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if font.getlength(longer) <= width:
-            lines[-1] = longer
-            continue
-        if lines[-1]:
-            lines.append("")
-        for letter in word:
-            if lines[-1] and font.getlength(lines[-1] + letter) > width:
-                lines.append("")
-            lines[-1] += letter
-    return lines

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from browser import CHROMIUM, chromium
+from here import score_here
 from PIL import Image
 
 import faceq
@@ -17,11 +18,14 @@ from faceq.cli import main
 from faceq.query.filters import FILTERS
 from faceq.query.rows import Rows
 from faceq.report import page as report
-from faceq.report.faces import FACE_SIDE, sample
+from faceq.report.faces import FACE_SIDE, FACES_PER_END, sample
+from faceq.report.histograms import histogram, measure_charts
 from faceq.storage.settings import S3Settings
 from faceq.table.schema import STATUSES
+from jobs import demo
 from jobs.training import synthetic
 
+MEASURED = [column.name for column in report.DRAWN]
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
 
 
@@ -94,7 +98,7 @@ def test_the_worst_source_comes_first(made_up):
 
 def test_faces_are_cropped_from_their_own_frames(looked_at):
     with Rows(looked_at, S3Settings()) as rows:
-        faces = sample(rows, report.SCALES, S3Settings())
+        faces = sample(rows, report.SCALES, MEASURED, S3Settings())
     scored = {row["serfiq"]: row for row in faceq.read_table(looked_at, "serfiq is not null").to_pylist()}
     assert faces.lost == 0 and faces.by_score["serfiq"]
     for face in faces.by_score["serfiq"] + faces.by_score["dbcnn"]:
@@ -105,6 +109,55 @@ def test_faces_are_cropped_from_their_own_frames(looked_at):
     best = faces.by_score["dbcnn"][-1]
     picture = Image.open(io.BytesIO(base64.b64decode(best.picture.split(",")[1]))).resize((384, 384))
     assert faceq.score_images([np.asarray(picture)])["n_faces"].to_pylist() == [1]
+
+
+def test_faces_at_the_ends_of_a_measure_have_its_extreme_values(looked_at):
+    with Rows(looked_at, S3Settings()) as rows:
+        faces = sample(rows, report.SCALES, MEASURED, S3Settings())
+    stills = faceq.read_table(looked_at, "sharpness is not null and timestamp_s is null")
+    ends = faces.by_measure["sharpness"]
+    values = sorted(stills["sharpness"].to_pylist())
+    assert ends.lowest[0][0] <= values[0] and ends.highest[0][0] >= values[-1]
+    for end, falling in ((ends.lowest, False), (ends.highest, True)):
+        shown = [value for value, _ in end]
+        assert shown == sorted(shown, reverse=falling) and len(set(shown)) == len(shown) == FACES_PER_END
+    blurred, sharp = (laplacian(end[0][1].picture) for end in (ends.lowest, ends.highest))
+    assert sharp > 2 * blurred
+
+
+def laplacian(picture: str) -> float:
+    encoded = base64.b64decode(picture.removeprefix("data:image/jpeg;base64,"))
+    grey = np.asarray(Image.open(io.BytesIO(encoded)).convert("L"), float)
+    return float(np.var(np.diff(grey, 2, axis=0)))
+
+
+def test_a_histogram_counts_all_frames_that_have_the_measure(looked_at, made_up):
+    for table in (looked_at, made_up):
+        with Rows(table, S3Settings()) as rows:
+            charts = measure_charts(rows, report.DRAWN)
+            for chart in charts:
+                name = chart.column.name
+                assert chart.frames == rows.count(rows.chosen(f"{name} IS NOT NULL")), name
+                titles = [int(mark.title.split(": ")[1].replace(",", "")) for mark in chart.chart.marks]
+                assert sum(titles) == chart.frames, name
+        assert [chart.column.name for chart in charts] == MEASURED
+
+
+def test_a_measure_that_is_the_same_everywhere_has_no_chart(tmp_path):
+    picture = demo.source_faces()["astronaut"]
+    for name in "ab":
+        Image.fromarray(picture).save(tmp_path / f"{name}.png")
+    text = report.build(score_here(str(tmp_path), str(tmp_path / "table")), S3Settings())
+    assert "1 in all 2 frames that have it." in text and "Histogram of sharpness" not in text
+
+
+def test_the_outermost_bins_include_what_lies_beyond(looked_at):
+    edges = np.linspace(-10, 10, 5)
+    angles = faceq.read_table(looked_at, "yaw is not null")["yaw"].to_numpy()
+    with Rows(looked_at, S3Settings()) as rows:
+        counts = histogram(rows, "yaw", edges)
+    expected, _ = np.histogram(np.clip(angles, -10, 9.99), edges)
+    assert counts.tolist() == expected.tolist() and counts.sum() == len(angles)
 
 
 def test_a_page_without_faces_has_no_image_and_says_so(looked_at, tmp_path):
@@ -154,7 +207,7 @@ def test_in_a_browser(page, looked_at, tmp_path, capsys):
         tab.open(page, 1280, 900)
         shapes = "[...document.querySelectorAll('svg.chart')].map(c => c.querySelectorAll('rect').length)"
         charts = tab.value(shapes)
-        assert len(charts) == 6 and min(charts) > 5
+        assert len(charts) == 6 + len(MEASURED) and min(charts) >= 1
         line = "document.querySelector('.cut[data-slider=serfiq]').getBoundingClientRect().x"
         seen = []
         tab.value("document.getElementById('serfiq').focus()")

@@ -15,7 +15,7 @@ from real_s3 import BUCKET
 import faceq
 from faceq import config
 from faceq.cli import inspect, main
-from faceq.report import picture
+from faceq.report import comparison, panels, picture
 from faceq.sources import frame
 from faceq.storage.settings import S3Settings
 
@@ -41,7 +41,7 @@ def test_the_values_are_those_of_a_job(capsys):
 
 
 def test_the_picture_shows_box_outline_and_landmarks_at_their_places(inspector, look):
-    drawn = inspector.annotated(look)
+    drawn = inspector.annotated(look, comparison.shipped())
     assert drawn.shape[0] == picture.SIDE
     row, scale = look.row, picture.SIDE / look.row["height"]
     x, y = round(row["face_x"] * scale), round(row["face_y"] * scale)
@@ -81,7 +81,7 @@ LONG = [
 
 @pytest.mark.parametrize(("lines", "crop"), [(LONG, 0), (LONG, 200), ([*LONG, ("error", "no" * 1000)], 200)])
 def test_all_text_of_the_panel_is_inside_it(lines, crop):
-    text = picture.fitted_text(lines, crop)
+    text = panels.fitted_text(lines, crop)
     assert text.height + crop <= picture.SIDE and len(text.entries) == len(lines)
     font, left = ImageFont.load_default(text.size), 5 * text.size
     assert (
@@ -98,19 +98,37 @@ def test_the_last_line_of_the_panel_is_drawn(inspector, size, astronaut, monkeyp
     )
     blurred.save(file := io.BytesIO(), "PNG")
     (look,) = inspector([frame.Frame("a.png", None, 0, file.getvalue())])
-    drawn = []
-    plain = ImageDraw.ImageDraw.text
-    monkeypatch.setattr(
-        ImageDraw.ImageDraw,
-        "text",
-        lambda self, place, *rest: drawn.append((place[1], rest[0])) or plain(self, place, *rest),
-    )
-    panel = inspector.annotated(look)[:, -picture.SIDE // 2 :]
     lines = picture.lines_of(look, config.Config())
+    scored = picture.scored_pixels(look.crop, look.outline, "mask")
+    panel, drawn = texts_of(lambda: panels.value_panel(lines, scored), monkeypatch)
     assert lines[-1][0] == "why low"
     words = " ".join(text for _, text in drawn).split()
-    assert " ".join(words).endswith(lines[-1][1]) and max(top for top, _ in drawn) < picture.SIDE - 20
+    assert " ".join(words).endswith(lines[-1][1]) and max(top for top, _ in drawn) < panels.SIDE - 20
     assert (panel[-8:] == panel[-1, -1]).all() and (panel[:, -8:] == panel[-1, -1]).all()
+
+
+def test_the_measures_are_listed_beside_the_picture_the_worst_first(inspector, look, monkeypatch):
+    reference = comparison.shipped()
+    found = comparison.standings(look.row, reference)
+    panel, drawn = texts_of(lambda: panels.measure_panel(found, reference), monkeypatch)
+    names = [text for _, text in drawn if text in comparison.WORSE]
+    assert names == [standing.name for standing in found] and len(names) == len(comparison.WORSE)
+    assert max(top for top, _ in drawn) < panels.SIDE - 20
+    assert (panel[:, -8:] == panel[-1, -1]).all() and (panel[-8:] == panel[-1, -1]).all()
+    annotated = inspector.annotated(look, reference)
+    assert np.array_equal(annotated[:, -panels.SIDE // 2 :], panel)
+
+
+def texts_of(draw, monkeypatch) -> tuple[np.ndarray, list[tuple[float, str]]]:
+    """A panel, and the texts that it draws, each with its top."""
+    drawn, plain = [], ImageDraw.ImageDraw.text
+
+    def recorded(self, place, text, *rest, **options):
+        drawn.append((place[1], text))
+        return plain(self, place, text, *rest, **options)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", recorded)
+    return draw(), drawn
 
 
 @pytest.mark.parametrize(
