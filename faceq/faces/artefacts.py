@@ -34,6 +34,8 @@ FLATTEST_BIAS = 0.80
 LEAST_STEP = 0.5
 """Grey levels that are added to the steps between pixels, so that a smooth face has no large ratio."""
 
+_SOBEL_GAIN = 8  # of Sobel's filter, for a slope of one grey level per pixel
+
 _ACROSS_BOTH = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
 _GAIN = 6.0
 """The difference of two Laplacians, which planes do not pass, and its gain for white noise."""
@@ -56,16 +58,18 @@ def sharpness(grey: np.ndarray, mask: np.ndarray) -> float | None:
     if not mask.any():
         return None
     window, inner = (np.ones((side, side), np.uint8) for side in (EDGE_WINDOW, EDGE_WINDOW - 2))
-    levels = grey.astype(np.uint8)  # a quarter of the time
-    contrast = cv2.subtract(cv2.dilate(levels, window), cv2.erode(levels, window))[mask].astype(np.float32)
-    slopes = (cv2.Sobel(grey, cv2.CV_32F, *order, scale=1 / 8) for order in ((1, 0), (0, 1)))
-    steepest = cv2.dilate(cv2.magnitude(*slopes), inner)[mask]  # a slope sees one pixel to each side
-    place = int(STRONGEST_EDGES * (contrast.size - 1))
-    edges = contrast >= max(float(np.partition(contrast, place)[place]), 1.0)
-    count, total = int(np.count_nonzero(edges)), float(contrast[edges].sum())
+    levels, inside = grey.astype(np.uint8), mask.view(np.uint8)  # bytes take a quarter of the time
+    contrast = cv2.morphologyEx(levels, cv2.MORPH_GRADIENT, window)
+    shares = cv2.calcHist([contrast], [0], inside, [256], [0, 256]).ravel().astype(np.int64)
+    place = int(STRONGEST_EDGES * (shares.sum() - 1))
+    least = max(int(np.searchsorted(shares.cumsum(), place, side="right")), 1)
+    count, total = int(shares[least:].sum()), int(shares[least:] @ np.arange(least, 256))
     if total < LEAST_CONTRAST * max(count, 1):
         return None
-    return float(steepest[edges].sum()) / (total + ROUNDING * count)
+    slopes = (slope.astype(np.float32) for slope in cv2.spatialGradient(levels))
+    steepest = cv2.dilate(cv2.magnitude(*slopes), inner)  # a slope sees one pixel to each side
+    edges = ((contrast >= least) & mask).view(np.uint8)
+    return cv2.mean(steepest, edges)[0] / _SOBEL_GAIN * count / (total + ROUNDING * count)
 
 
 def noise(grey: np.ndarray, mask: np.ndarray) -> float | None:
@@ -113,16 +117,17 @@ def compression(grey: np.ndarray, mask: np.ndarray) -> float | None:
     Args:
         grey, mask: in pixels of the frame.
     """
-    if not mask.any():
+    if min(grey.shape) <= PATCH or not mask.any():
         return None
     found = []
     inside = mask.astype(np.float32)
     for axis in (0, 1):
         low, high = ((np.s_[:-1], np.s_[1:]), (np.s_[:, :-1], np.s_[:, 1:]))[axis]
-        both = inside[low] * inside[high]
-        totals = (cv2.absdiff(grey[low], grey[high]) * both).sum(axis=1 - axis)
-        counts = both.sum(axis=1 - axis)
-        sums, pixels = _by_phase(totals), _by_phase(counts)
+        both = cv2.multiply(inside[low], inside[high])
+        steps = cv2.multiply(cv2.absdiff(grey[low], grey[high]), both)
+        sums, pixels = (
+            _by_phase(cv2.reduce(each, 1 - axis, cv2.REDUCE_SUM).ravel()) for each in (steps, both)
+        )
         if not pixels.all():
             return None
         means = np.sort(sums / pixels)
@@ -133,4 +138,4 @@ def compression(grey: np.ndarray, mask: np.ndarray) -> float | None:
 
 def _by_phase(values: np.ndarray) -> np.ndarray:
     """The sums (PATCH,) of every PATCH-th value, from the first, the second, … on."""
-    return np.pad(values, (0, -len(values) % PATCH)).reshape(-1, PATCH).sum(axis=0)
+    return np.bincount(np.arange(len(values)) % PATCH, values, PATCH)

@@ -39,7 +39,12 @@ PASSES = 2
 Measured on 1,170 CelebA faces with SFace: the false non-match rate at FMR 1e-3 (in parentheses: times the
 area under SER-FIQ's error-versus-discard curve up to 0.3) is 8.73% (5.09%) with one pass, 8.11% (5.03%) with
 the second pass and 8.01% (5.01%) with the average of two passes. The method of version 0.1.0, with three
-detection passes and half a FaceMesh pass, gave 10.0% (5.66%)."""
+detection passes and half a FaceMesh pass, gave 10.0% (5.66%).
+
+FaceMesh's errors in mirrored photos are not mirrored. If one of the two passes sees a mirrored crop, they
+cancel out in part: in 130 mirrored CelebA photos, the absolute yaw changes by 0.9% of its range (median)
+instead of 2.4%, the distance of the eyes by 0.35% instead of 0.69%. At later settings, the false non-match
+rate stays at 7.73% (FMR 1e-3), and falls from 11.25% to 10.82% at FMR 1e-4."""
 
 MAX_PASSES = 6
 MAX_TILT = np.radians(10)
@@ -90,7 +95,8 @@ class Landmarker(Protocol):
 
 class Mesh:
     """FaceMesh, run several times on upright crops. The first crop comes from the detector's box and eyes,
-    each further one from the points of the previous pass, until PASSES of them show the face level.
+    each further one from the points of the previous pass, until PASSES of them show the face level. Of these,
+    every second one is mirrored.
 
     If a pass places points outside the frame, the face is cut off by the frame's edge. Then the next pass
     only locates the face, PASSES more are averaged, and the points outside the frame are replaced by those of
@@ -116,7 +122,9 @@ class Mesh:
         first, cut = 1, False
         for number in range(MAX_PASSES):
             matrix = geometry.crop_matrix(centre, side, angle, region.MESH_SIZE)
-            points, logit = yield from ask(self._mesh, _shown(picture, matrix, cut))
+            shown, is_mirrored = _shown(picture, matrix, cut), len(passes) % 2 == 1
+            points, logit = yield from ask(self._mesh, _mirrored(shown) if is_mirrored else shown)
+            points = _mirrored_back(points) if is_mirrored else points
             tilt = abs(geometry.eye_angle(region.five(points)))
             placed = geometry.to_frame(points[:, :2], matrix)
             last = placed, points[:, 2] / np.hypot(*matrix[0, :2]), logit
@@ -159,6 +167,16 @@ def _shown(picture: np.ndarray, matrix: np.ndarray, cut: bool) -> np.ndarray:
     """
     border = cv2.BORDER_REPLICATE if cut else cv2.BORDER_CONSTANT
     return cv2.warpAffine(picture, matrix, (region.MESH_SIZE, region.MESH_SIZE), borderMode=border)
+
+
+def _mirrored(crop: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(crop[:, ::-1])
+
+
+def _mirrored_back(points: np.ndarray) -> np.ndarray:
+    """The points (468, 3) of a crop from those that FaceMesh found in the mirrored crop."""
+    x, y, z = points[cut_face.COUNTERPARTS].T
+    return np.column_stack([region.MESH_SIZE - 1 - x, y, z])
 
 
 def _reduced(picture: np.ndarray, centre: np.ndarray, side: float) -> tuple[np.ndarray, np.ndarray]:

@@ -31,6 +31,8 @@ ALIKE = 4.0
 """Sigma, in levels of 255, by which the histograms of both cheeks are blurred before they are compared: a
 cheek has too few pixels for 256 levels."""
 
+_ALIKE_WINDOW = 8 * int(ALIKE) + 1
+
 NATURAL_A, NATURAL_B = (5.0, 25.0), (5.0, 35.0)
 """The ranges of CIELAB's a and b that are natural for skin."""
 
@@ -93,10 +95,11 @@ def margins(outline: np.ndarray, width: int, height: int, length: float) -> tupl
 
 
 def gap(points: np.ndarray, pairs: np.ndarray, length: float) -> float:
-    """The largest distance of the pairs (M, 2) of points, relative to T (`length`, pixels): how far lids or
-    lips are open. Follows OFIQ's EyesOpen and MouthClosed."""
+    """The median distance of the pairs (M, 2) of points, relative to T (`length`, pixels): how far lids or
+    lips are open. Follows OFIQ's EyesOpen and MouthClosed, which take the largest distance; with eyes that
+    close, the median falls more steadily."""
     one, other = points[pairs[:, 0]], points[pairs[:, 1]]
-    return float(np.linalg.norm(one - other, axis=1).max() / length)
+    return float(np.sort(np.linalg.norm(one - other, axis=1))[len(pairs) // 2] / length)
 
 
 def luminance(crop: np.ndarray) -> np.ndarray:
@@ -149,19 +152,16 @@ def illumination_uniformity(light: np.ndarray, mask: np.ndarray, landmarks: np.n
     eyes = landmarks[:2]
     side = int(ZONE * np.linalg.norm(eyes[1] - eyes[0]))
     top = eyes[:, 1] + np.linalg.norm(eyes.mean(axis=0) - landmarks[3:].mean(axis=0)) / 2
-    lefts = (eyes[0, 0], eyes[1, 0] - side)
+    lefts = (eyes[0, 0], eyes[1, 0] - side + 1)
     corners = [(round(x), round(y)) for x, y in zip(lefts, top, strict=True)]
     if side < 1 or min(map(min, corners)) < 0:
         return None
     places = [np.s_[y : y + side, x : x + side] for x, y in corners]
-    if any(mask[place].sum() < INSIDE * side**2 for place in places):
+    if any(cv2.countNonZero(mask[place]) < INSIDE * side**2 for place in places):
         return None
-    one, other = (_blurred(histogram(light[place])) for place in places)
+    both = np.stack([histogram(light[place]) for place in places])
+    one, other = cv2.GaussianBlur(both, (_ALIKE_WINDOW, 1), ALIKE, borderType=cv2.BORDER_REFLECT)
     return float(min(np.minimum(one, other).sum(), 1))
-
-
-def _blurred(shares: np.ndarray) -> np.ndarray:
-    return cv2.GaussianBlur(shares[None], (0, 0), ALIKE, borderType=cv2.BORDER_REFLECT)[0]
 
 
 def natural_colour(mean: np.ndarray) -> float:

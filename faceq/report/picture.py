@@ -128,9 +128,8 @@ def lines_of(look: Inspected, config: Config) -> list[tuple[str, str]]:
         if row["face_confidence"] is not None:
             error = f"alignment error {row['align_error']:.1f} pixels"
             lines.append(("landmarks", f"confidence {row['face_confidence']:.2f}, {error}"))
-        lines.append(
-            ("pose", f"yaw {row['yaw']:.0f}, pitch {row['pitch']:.0f}, roll {row['roll']:.0f} degrees")
-        )
+        angles = ", ".join(f"{angle} {round(row[angle])}" for angle in ("yaw", "pitch", "roll"))
+        lines.append(("pose", f"{angles} degrees"))
     if row["serfiq"] is not None:
         threshold = config.fiq_threshold
         verdict = "" if row["serfiq"] >= np.float32(threshold) else f" (below fiq_threshold {threshold:g})"

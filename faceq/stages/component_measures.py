@@ -1,5 +1,6 @@
 """The component measures of a face in a frame, by column of the result table."""
 
+import math
 from dataclasses import dataclass
 
 import cv2
@@ -8,7 +9,7 @@ import numpy as np
 from faceq.faces import artefacts, geometry, measures
 from faceq.faces.finder import Found
 
-MOST_NATIVE = 192
+MOST_NATIVE = 128
 """Longest side, in frame pixels, of the part of a face in which noise and block artefacts are measured: more
 pixels would hardly change them, and cost time."""
 
@@ -100,15 +101,21 @@ def _of_artefacts(
 
 def native_part(picture: np.ndarray, outline: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The middle of a face in frame pixels, grey; and where it is inside the outline."""
-    size = np.array(picture.shape[1::-1])
-    low, high = np.clip(np.floor([outline.min(axis=0), outline.max(axis=0) + 1]), 0, size)
-    cut = np.maximum(high - low - MOST_NATIVE, 0) / 2
-    start = np.floor(low + cut).astype(int)
-    end = np.minimum(np.ceil(high), start + MOST_NATIVE).astype(int)
-    part = np.ascontiguousarray(picture[start[1] : end[1], start[0] : end[0]])
+    (left, right), (top, bottom) = (
+        _middle(float(along.min()), float(along.max()), size)
+        for along, size in zip(outline.T, picture.shape[1::-1], strict=True)
+    )
+    part = np.ascontiguousarray(picture[top:bottom, left:right])
     canvas = np.zeros(part.shape[:2], np.uint8)
-    cv2.fillPoly(canvas, [np.round(outline - start).astype(np.int32)], 1)
+    cv2.fillPoly(canvas, [np.round(outline - (left, top)).astype(np.int32)], 1)
     return grey_of(part), cv2.erode(canvas, INNER_FRAME, borderValue=0) > 0
+
+
+def _middle(low: float, high: float, size: int) -> tuple[int, int]:
+    """The middle MOST_NATIVE pixels of the pixels between two coordinates that are in a frame of a size."""
+    start, end = (min(max(math.floor(edge), 0), size) for edge in (low, high + 1))
+    start += math.floor(max(end - start - MOST_NATIVE, 0) / 2)
+    return start, min(end, start + MOST_NATIVE)
 
 
 def grey_of(image: np.ndarray) -> np.ndarray:

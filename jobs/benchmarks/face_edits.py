@@ -223,14 +223,17 @@ def exposed(face: Posed, stops: float) -> Image:
 
 
 def shaded(face: Posed, step: int) -> Image:
-    """Take light from one side of the face."""
+    """Take light from the darker side of the face."""
     across = np.array([face.down[1], -face.down[0]]) / np.linalg.norm(face.down) ** 2
     rows, columns = np.mgrid[: face.photo.shape[0], : face.photo.shape[1]].astype(np.float32)
     x, y = face.points.mean(axis=0)
     position = (columns - x) * across[0] + (rows - y) * across[1]  # in T, from the middle of the face
-    share = 1 - SHADED[step] * np.clip(0.5 + position / 0.5, 0, 1)
-    linear = (face.photo.astype(np.float32) / 255) ** 2.2 * share[..., None]
-    return as_image(255 * linear ** (1 / 2.2))
+    linear = (face.photo.astype(np.float32) / 255) ** 2.2
+    (left, top), (right, bottom) = (np.maximum(corner, 0).astype(int) for corner in face.bounds)
+    inside = np.s_[top : bottom + 1, left : right + 1]
+    one, other = (linear[inside][side].mean() for side in (position[inside] < 0, position[inside] > 0))
+    share = 1 - SHADED[step] * np.clip(0.5 + (position if other < one else -position) / 0.5, 0, 1)
+    return as_image(255 * (linear * share[..., None]) ** (1 / 2.2))
 
 
 def tinted(face: Posed, step: int) -> Image:

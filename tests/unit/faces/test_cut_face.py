@@ -54,6 +54,14 @@ def test_a_whole_face_and_a_barely_visible_face_are_not_changed():
         assert cut_face.completed(points, MEAN_FACE[:, 2], shown) is points
 
 
+def test_each_point_and_its_counterpart_lie_on_both_sides_of_the_face():
+    across = cut_face.COUNTERPARTS
+    assert np.array_equal(across[across], np.arange(468))
+    assert np.allclose(MEAN_FACE[across], MEAN_FACE * (-1, 1, 1), atol=1e-6)
+    # MediaPipe's indices: corners of the eyes and of the mouth; tip of the nose and chin.
+    assert across[[33, 133, 61, 4, 152]].tolist() == [263, 362, 291, 4, 152]
+
+
 @pytest.mark.parametrize("side", SIDES)
 def test_a_face_cut_off_by_the_frame_is_cropped_at_the_size_of_the_whole_face(stage, photos, side):
     """This holds for most faces. If both eyes are cut off, FaceMesh may see a whole face in the rest."""

@@ -9,6 +9,7 @@ import faceq
 from faceq import config
 from faceq.evaluation.distortions import white_noise
 from faceq.faces import detect, geometry, landmarks
+from faceq.faces.cut_face import COUNTERPARTS
 from faceq.faces.detect import Face, face_of, overlap
 from faceq.faces.finder import Finder, Found, chosen, face_confidence, is_face, turned
 from faceq.faces.landmarks import Dense
@@ -58,6 +59,15 @@ def upright(astronaut) -> dict[str, np.ndarray]:
 
 def row_of(picture: np.ndarray, **more) -> dict:
     return faceq.score_images([picture], fiq_threshold=0, **more).to_pylist()[0]
+
+
+def test_a_mirrored_photo_has_mirrored_landmarks(find, upright):
+    """FaceMesh alone is off by 0.7 to 1.4% of the height of these faces (root mean square)."""
+    for photo in upright.values():
+        points, other = (find(each).dense.points for each in (photo, np.ascontiguousarray(photo[:, ::-1])))
+        back = other[COUNTERPARTS] * (-1, 1) + (photo.shape[1] - 1, 0)
+        distances = np.linalg.norm(back - points, axis=1) / np.ptp(points[:, 1])
+        assert np.sqrt((distances**2).mean()) < 0.005
 
 
 # --- tilted and rotated ---------------------------------------------------------------------------

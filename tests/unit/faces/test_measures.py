@@ -38,9 +38,9 @@ def test_margins_are_in_lengths_of_the_head_and_negative_outside():
     assert found == pytest.approx((-1, 6, 2, 5))
 
 
-def test_a_gap_is_the_widest_of_its_pairs():
-    points = np.array([[0, 0], [0, 2], [5, 0], [5, 6]], np.float32)
-    assert measures.gap(points, np.array([[0, 1], [2, 3]]), length=60) == pytest.approx(0.1)
+def test_a_gap_is_the_median_of_its_pairs():
+    points = np.array([[0, 0], [0, 2], [5, 0], [5, 6], [9, 0], [9, 60]], np.float32)
+    assert measures.gap(points, np.array([[0, 1], [4, 5], [2, 3]]), length=60) == pytest.approx(0.1)
 
 
 def test_luminance_is_linear_light():
@@ -83,6 +83,16 @@ def test_cheeks_are_compared_by_their_light():
     assert 0.3 < measures.illumination_uniformity(brighter, EVERYWHERE, FIVE) < 0.9
 
 
+def test_the_light_on_a_mirrored_face_is_as_uniform():
+    light = np.random.default_rng(0).integers(0, 256, (110, 100), np.uint8)
+    light[:, 50:] //= 2
+    mask, mirrored = np.ones_like(light), np.ascontiguousarray(light[:, ::-1])
+    other = (99 - FIVE[[1, 0, 2, 4, 3], 0], FIVE[[1, 0, 2, 4, 3], 1])
+    found = measures.illumination_uniformity(light, mask, FIVE)
+    assert 0.1 < found < 0.9
+    assert measures.illumination_uniformity(mirrored, mask, np.column_stack(other)) == found
+
+
 @pytest.mark.parametrize("shift", [(-40, 0), (60, 0), (0, 60), (0, -70)])
 def test_a_cheek_outside_the_crop_has_no_value(shift):
     light = np.full((120, 120), 90, np.uint8)
@@ -91,7 +101,7 @@ def test_a_cheek_outside_the_crop_has_no_value(shift):
 
 def test_a_cheek_outside_the_mask_has_no_value():
     light, mask = np.full((120, 120), 90, np.uint8), EVERYWHERE.copy()
-    mask[:, 69:] = 0  # a column of the right zone
+    mask[:, 70:] = 0  # a column of the right zone
     assert measures.illumination_uniformity(light, mask, FIVE) == pytest.approx(1)
     mask[:, 66:] = 0
     assert measures.illumination_uniformity(light, mask, FIVE) is None

@@ -57,7 +57,7 @@ def test_each_setting_added_since_has_its_value_of_that_time():
 
 
 def test_a_table_of_0_1_0_is_refused_by_name_and_can_be_read(old_table):
-    with pytest.raises(UsageError, match=r"a table of an older faceq, .*face_finding was 1, is now 2"):
+    with pytest.raises(UsageError, match=r"a table of an older faceq, .*face_finding was 1, is now 3"):
         old_table.check(mine())
     old_table.check(None)  # --overwrite
     rows = old_table.rows(["source", "status", "serfiq", "face_confidence"]).to_pylist()

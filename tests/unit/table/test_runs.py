@@ -184,13 +184,13 @@ def test_a_table_of_an_older_faceq_is_refused_because_face_finding_changed(tmp_p
     old = {key: value for key, value in mine.items() if key != "face_finding"}
     table.put_record({**old, **RUN})
     with pytest.raises(
-        UsageError, match=r"of an older faceq, .*differently .face_finding was 1, is now 2"
+        UsageError, match=r"of an older faceq, .*differently .face_finding was 1, is now 3"
     ) as no:
         table.check(mine)
     assert "--overwrite" in str(no.value) and "\n" not in str(no.value)
     table.check(None)
     table.put_record({**mine, **RUN})
     table.check(mine)
-    table.put_record({**mine, "face_finding": 3, **RUN})
+    table.put_record({**mine, "face_finding": 4, **RUN})
     with pytest.raises(UsageError, match="of a newer faceq"):
         table.check(mine)
