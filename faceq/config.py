@@ -295,6 +295,12 @@ class Config(_Strict):
         description="Maximum number of pixels in an image. A larger image becomes an `unreadable` row, so "
         "that it cannot fill the memory.",
     )
+    extra_bytes: int = Field(
+        16 << 10,
+        ge=0,
+        description="Maximum size in bytes of a frame's `extra`: what came with the frame, such as the "
+        "sidecars of a tar. Values beyond it are left out. 0: do not read what came with frames.",
+    )
     video: Video = Field(Video(), description="Which frames of a video to score.")
     limit: int | None = Field(None, ge=1, description="Score only the first N frames of the input.")
     any_name: bool = Field(

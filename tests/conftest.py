@@ -154,7 +154,8 @@ def frames_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
     chosen = [frame for frame in demo.frames(demo.source_faces()) if frame[0].startswith(wanted)]
     demo.write_shards(folder / "tars", iter(chosen))
     names, images = zip(*chosen[:6], strict=True)
-    pq.write_table(pa.table({"id": names, "image": images}), folder / "rows.parquet")
+    rows = pa.table({"id": names, "image": images, "caption": [f"a photo: {name}" for name in names]})
+    pq.write_table(rows, folder / "rows.parquet")
     for photo in ("t1.jpg", "Tom_Hanks_54745.png"):
         (folder / photo).write_bytes((PHOTOS / photo).read_bytes())
     write_video(folder / "clip.mp4", [decode(image, 10_000_000) for image in images])

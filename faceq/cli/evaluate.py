@@ -27,7 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     edc.add_argument("table", metavar="TABLE", help="result table")
-    edc.add_argument("identities", metavar="identities.csv", help=_IDENTITIES)
+    edc.add_argument("identities", metavar="identities.csv", nargs="?", help=_IDENTITIES)
+    edc.add_argument("--identity", metavar="NAME", help=_IDENTITY)
     add_accept(edc)
     _add_outputs(edc, "plot the curves as a PNG file")
     edc.set_defaults(run=evaluate_edc, only_prints=_only_prints)
@@ -71,6 +72,10 @@ _IDENTITIES = (
     "CSV file with the columns image and identity; image: the file name of the image or video, without "
     "folders; for a frame in a tar or Parquet shard, the `member` in the table"
 )
+_IDENTITY = (
+    "instead of the CSV file: the value inside the table's column `extra` that names the person, such as "
+    "extra.json.identity"
+)
 _RATINGS = (
     "CSV file with the columns image and mos (higher is better); image: the image's path below IMAGE_DIR"
 )
@@ -83,6 +88,7 @@ nothing: 1.0 means no benefit, lower is better. Intervals: 95%, bootstrap over p
 
   faceq score photos/ --out scores/
   faceq evaluate edc scores/ identities.csv --json edc.json --plot edc.png
+  faceq evaluate edc scores/ --identity extra.json.identity
 """
 
 _IQA = """Scores whole images, with or without faces (DB-CNN-Lite: the mean of ten views), and compares the
@@ -108,8 +114,15 @@ def evaluate_edc(options: argparse.Namespace) -> int:
 
     settings = load_settings(options, {"accept_licence": options.accept_licence})
     _check_outputs(options, settings.s3)
+    if (options.identities is None) == (options.identity is None):
+        raise UsageError("evaluate edc: name either a file of identities or --identity")
     table = store.Table(options.table, settings.s3)
-    found = identities.evaluate_edc(table, options.identities, settings.s3, fetch_options(settings))
+    known = (
+        identities.people_in_extra(table, options.identity, settings.s3)
+        if options.identities is None
+        else identities.known_faces(table, options.identities, settings.s3)
+    )
+    found = identities.evaluate_edc(table, known, settings.s3, fetch_options(settings))
     shown = rich.table.Table(box=None, pad_edge=False)
     areas = [f"pAUC {upto:.0%}" for upto in edc.AREAS]
     for title in ("FMR", "quality", "FNMR", *areas, f"{edc.CONFIDENCE:.0%} interval"):

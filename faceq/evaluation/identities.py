@@ -16,6 +16,7 @@ from faceq.fiq import recogniser, serfiq
 from faceq.models import zoo
 from faceq.models.fetch import FetchOptions, fetch
 from faceq.presets import PRESETS
+from faceq.query.extra_values import extra_value
 from faceq.query.rows import Rows
 from faceq.runtime import device
 from faceq.runtime.parallel import in_threads
@@ -63,7 +64,7 @@ class Evaluation:
 
 
 def evaluate_edc(
-    table: Table, identities: str, s3: S3Settings, options: FetchOptions, seed: int = 0
+    table: Table, known: Known, s3: S3Settings, options: FetchOptions, seed: int = 0
 ) -> Evaluation:
     """Evaluate how well the table's quality scores predict recognition errors.
 
@@ -72,16 +73,14 @@ def evaluate_edc(
 
     Args:
         table: a result table.
-        identities: CSV file with the columns image and identity; image is the file name of a `source`, or a
-            `member`.
+        known: its faces whose identities are known.
         s3: settings of the file system.
         options: how models are fetched.
         seed: seed of the random score, the sampled pairs and the bootstrap.
 
     Raises:
-        UsageError: the list does not fit the table, or it has too few people or faces.
+        UsageError: there are too few people or faces, or a frame can no longer be read.
     """
-    known = known_faces(table, identities, s3)
     if EMBEDDING.name in known.rows.column_names:
         embeddings = np.stack(known.rows[EMBEDDING.name].to_numpy())
     else:
@@ -118,20 +117,51 @@ def read_identities(path: str, s3: S3Settings) -> dict[str, str]:
 def known_faces(table: Table, identities: str, s3: S3Settings) -> Known:
     """The table's faces whose images are in a list of identities, ordered by source and member.
 
+    Args:
+        table: a result table.
+        identities: CSV file with the columns image and identity; image is the file name of a `source`, or a
+            `member`.
+        s3: settings of the file system.
+
     Raises:
-        UsageError: as in `evaluate_edc`.
+        UsageError: the list does not fit the table, or too few of its people have faces.
     """
     people_of = read_identities(identities, s3)
     rows = _rows_of(table, people_of, s3)
     images = rows["image"].to_pylist()
     _check_sources(images, rows["source"].to_pylist(), table)
-    names, people = np.unique([people_of[image] for image in images], return_inverse=True)
+    identity_of = [people_of[image] for image in images]
+    return _known(rows, identity_of, len(people_of) - len(set(images)), identities, table)
+
+
+def people_in_extra(table: Table, name: str, s3: S3Settings) -> Known:
+    """The table's faces whose `extra` names a person, ordered by source and member.
+
+    Args:
+        table: a result table.
+        name: of the value, such as `extra.json.identity`.
+        s3: settings of the file system.
+
+    Raises:
+        UsageError: the name is not valid, or too few people have faces.
+    """
+    value = extra_value(name)
+    with Rows(table.uri, s3) as rows:
+        faces = rows.chosen(f"serfiq_raw IS NOT NULL AND ({value}) IS NOT NULL")
+        columns = ", ".join((*_COLUMNS, *_embedding(rows), f"{_IMAGE} AS image", f"{value} AS identity"))
+        found = _sorted(rows.arrow(rows.over(faces, f"SELECT {columns} FROM {{rows}}")))
+    return _known(found.drop_columns(["identity"]), found["identity"].to_pylist(), 0, name, table)
+
+
+def _known(rows: pa.Table, identity_of: list[str], without_face: int, of: str, table: Table) -> Known:
+    """The rows as known faces, if there are enough people. of: where the identities come from."""
+    names, people = np.unique(identity_of, return_inverse=True)
     if len(names) < 2 or np.bincount(people).max() < 2:
         raise UsageError(
-            f"{identities}: {len(rows)} of its images have a scored face in {table.uri}, of {len(names)} "
-            "people: at least two people are needed, one of them with two faces"
+            f"{of}: names the person of {len(rows)} scored faces in {table.uri}, of {len(names)} people: "
+            "at least two people are needed, one of them with two faces"
         )
-    return Known(rows, people.astype(np.int64), names.tolist(), len(people_of) - len(set(images)))
+    return Known(rows, people.astype(np.int64), names.tolist(), without_face)
 
 
 def _rows_of(table: Table, people_of: Mapping[str, str], s3: S3Settings) -> pa.Table:
@@ -141,12 +171,17 @@ def _rows_of(table: Table, people_of: Mapping[str, str], s3: S3Settings) -> pa.T
     """
     names = pa.table({"image": pa.array(list(people_of), pa.string())})
     with Rows(table.uri, s3) as rows:
-        kept = [name for name in (EMBEDDING.name,) if name in rows.columns]
-        faces = rows.chosen("serfiq_raw IS NOT NULL", [*_COLUMNS, *kept])
+        faces = rows.chosen("serfiq_raw IS NOT NULL", [*_COLUMNS, *_embedding(rows)])
         named = rows.over(faces, f"SELECT *, {_IMAGE} AS image FROM {{rows}}")
-        found = rows.arrow(rows.semi_join(named, "image", names))
-    order = [(name, "ascending") for name in ("source", "member", "frame_index")]
-    return found.sort_by(order)
+        return _sorted(rows.arrow(rows.semi_join(named, "image", names)))
+
+
+def _embedding(rows: Rows) -> list[str]:
+    return [EMBEDDING.name] if EMBEDDING.name in rows.columns else []
+
+
+def _sorted(rows: pa.Table) -> pa.Table:
+    return rows.sort_by([(name, "ascending") for name in ("source", "member", "frame_index")])
 
 
 def _check_sources(images: list[str], sources: list[str], table: Table) -> None:

@@ -185,7 +185,8 @@ class _Reader:
     def _read(self, shards: list[Shard]) -> Iterator[Frame]:
         how = self._settings
         return read_shards(
-            *(shards, how.s3, self._done, how.sampling, how.limits, self.findings, how.any_name)
+            *(shards, how.s3, self._done, how.sampling, how.limits, self.findings),
+            *(how.any_name, how.extra_bytes),
         )
 
     def _killer(self, shard: Shard) -> Frame:

@@ -17,7 +17,8 @@ from faceq.job.resume import Rest
 from faceq.messages.masking import mask
 from faceq.messages.visible import visible
 from faceq.models import cache, zoo
-from faceq.sources.listing import Kind, Shard, endings_text
+from faceq.sources.kinds import Kind
+from faceq.sources.listing import Shard, endings_text
 from faceq.stages.chosen_models import choose, comparison_record
 from faceq.stages.placement import on_this_machine
 

@@ -40,7 +40,9 @@ def list_input(config: Config, table: Table) -> Input:
     """
     others: set[str] = set()
     notes: list[str] = []
-    shards = list_shards(config.input, config.s3, config.manifest, config.any_name, others, notes)
+    shards = list_shards(
+        *(config.input, config.s3, config.manifest, config.any_name, others, notes), config.extra_bytes
+    )
     shards = exclude_below(shards, table.uri)
     if not shards:
         raise UsageError(f"{table.uri}: the input holds only the table itself: name an input with frames")

@@ -63,7 +63,7 @@ class Rest:
 
 def read_settings(config: Config) -> ReadSettings:
     """How a job reads its input."""
-    return ReadSettings(config.s3, config.video, config.limits, config.any_name)
+    return ReadSettings(config.s3, config.video, config.limits, config.any_name, config.extra_bytes)
 
 
 def rest_of(

@@ -11,7 +11,8 @@ import ray
 from faceq.config import Config, Stage
 from faceq.job.cluster import MAX_RETRIES
 from faceq.job.resume import read_settings
-from faceq.sources.listing import Kind, Shard
+from faceq.sources.kinds import Kind
+from faceq.sources.listing import Shard
 from faceq.sources.parts import is_large, part_bytes, tar_parts, video_parts
 from faceq.sources.read import ReadSettings
 from faceq.sources.reading import Reading, open_shard

@@ -21,7 +21,7 @@ class Frame:
     image: encoded bytes; None if the frame could not be read (then `error` says why) or is already
     `done`. timestamp_s: seconds since the first frame of its video. refused: the storage returned no data, as
     opposed to damaged data. unseen: the storage has nothing by that name, and the input was never listed (for
-    example, it comes from a manifest).
+    example, it comes from a manifest). extra: what came with the frame, a JSON object.
     """
 
     source: str
@@ -33,13 +33,14 @@ class Frame:
     unseen: bool = False
     done: bool = False
     timestamp_s: float | None = None
+    extra: str | None = None
 
     @property
     def id(self) -> int:
         return frame_id(self.source, self.member, self.frame_index)
 
 
-_READ_COLUMNS = ("frame_id", "source", "member", "frame_index", "timestamp_s", "status", "error")
+_READ_COLUMNS = ("frame_id", "source", "member", "frame_index", "timestamp_s", "status", "error", "extra")
 READ_SCHEMA = pa.schema(
     [pa.field(name, SCHEMA.field(name).type) for name in _READ_COLUMNS] + [pa.field("image", pa.binary())]
 )
@@ -71,6 +72,7 @@ def to_table(frames: Iterable[Frame]) -> pa.Table:
             "timestamp_s": frame.timestamp_s,
             "status": "unreadable" if frame.image is None else None,
             "error": frame.error,
+            "extra": frame.extra,
             "image": frame.image,
         }
         for frame in frames

@@ -9,13 +9,13 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import fsspec
 
 from faceq.errors import FaceqError, UsageError
 from faceq.messages.one_line import one_line
 from faceq.sources import manifest
+from faceq.sources.kinds import Kind
 from faceq.sources.overlaps import listed_twice, outside_of, tables_among
 from faceq.storage.faults import detailed_error, failure, fault_of
 from faceq.storage.filesystem import absolute, filesystem, is_remote, path_of, storage_errors
@@ -45,8 +45,6 @@ them. Larger inputs have larger tasks. Tasks stream their frames in batches, bef
 
 _LONGEST_ENDING = 12
 
-Kind = Literal["picture", "tar", "parquet", "video"]
-
 
 @dataclass(frozen=True, slots=True)
 class Shard:
@@ -55,7 +53,8 @@ class Shard:
     source: its name in the table. path: its path in its file system. size: bytes, None if unknown. seen: the
     input was listed and the file was there; otherwise it was only named. known: the file is known to contain
     frames; otherwise it is skipped unless its content is an image, a tar, a Parquet file or a video. tag: its
-    ETag, if the listing has it, for shards on S3 other than images.
+    ETag, if the listing has it, for shards on S3 other than images. extra: what came with the shard in a
+    manifest, a JSON object.
     """
 
     source: str
@@ -65,6 +64,7 @@ class Shard:
     seen: bool = True
     known: bool = True
     tag: str | None = None
+    extra: str | None = None
 
 
 def list_shards(
@@ -74,6 +74,7 @@ def list_shards(
     any_name: bool = False,
     passed_over: set[str] | None = None,
     notes: list[str] | None = None,
+    extra_bytes: int = 0,
 ) -> list[Shard]:
     """All shards of the inputs, without duplicates, sorted by name.
 
@@ -87,6 +88,7 @@ def list_shards(
         passed_over: receives the names of files that are skipped because of their extension.
         notes: receives remarks about inputs that are not damaged: a result table in a folder, which is
             skipped, and a folder that is listed twice because of a symbolic link.
+        extra_bytes: maximum size of what came with a file in a manifest; 0: do not read it.
 
     Raises:
         UsageError: an input does not exist or contains no frames.
@@ -115,8 +117,8 @@ def list_shards(
         if passed_over is not None:
             passed_over.update(others)
     for uri in manifests:
-        for place, size in manifest.entries(uri, s3):
-            shard = _named_shard(place, size)
+        for entry in manifest.entries(uri, s3, extra_bytes):
+            shard = _named_shard(entry)
             shards[shard.source] = shard
     if not shards:
         raise UsageError("no input given: name at least one file, folder, glob or manifest")
@@ -247,17 +249,18 @@ def _shard(
     seen: bool = True,
     known: bool = True,
     tag: str | None = None,
+    extra: str | None = None,
 ) -> Shard:
     source = absolute(place)
     # For a local file, path and source are the same string object (unless its name is not UTF-8). This halves
     # the memory of a long list.
     path = source.removeprefix("s3://")
-    return Shard(source_of(source), path, kind or "picture", size, seen, known, tag)
+    return Shard(source_of(source), path, kind or "picture", size, seen, known, tag, extra)
 
 
-def _named_shard(place: str, size: int | None) -> Shard:
+def _named_shard(entry: manifest.Entry) -> Shard:
     """A shard from a manifest, which was not checked for existence."""
-    return _shard(place, kind_of(place), size, seen=False)
+    return _shard(entry.place, kind_of(entry.place), entry.size, seen=False, extra=entry.extra)
 
 
 def source_of(place: str) -> str:

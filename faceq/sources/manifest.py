@@ -8,18 +8,21 @@ import csv
 import io
 import itertools
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import pyarrow as pa
 
 from faceq.errors import FaceqError, UsageError
 from faceq.messages.one_line import one_line
+from faceq.sources.extra import Extra
+from faceq.sources.parquet_extra import OtherColumns
 from faceq.storage.faults import detailed_error, failure, fault_of
 from faceq.storage.filesystem import absolute, check_uri, filesystem, is_remote, path_of, storage_errors
 from faceq.storage.parquet import ParquetFile
 from faceq.storage.settings import S3Settings
+from faceq.table.schema import METADATA_KEY
 
 URI_COLUMNS = ("uri", "path", "source")
 """Columns for paths and URIs. The first one that a manifest has is used."""
@@ -32,8 +35,20 @@ ENDINGS = (".parquet", ".csv", ".jsonl")
 _BATCH_ROWS = 65_536
 
 
-def entries(uri: str, s3: S3Settings) -> Iterator[tuple[str, int | None]]:
-    """Yield the paths and sizes that a manifest lists, in its order.
+class Entry(NamedTuple):
+    """A file in a manifest.
+
+    place: an absolute path or URI. size: in bytes; None if the manifest does not have it. extra: the other
+    columns of the manifest, as a frame's `extra`.
+    """
+
+    place: str
+    size: int | None
+    extra: str | None = None
+
+
+def entries(uri: str, s3: S3Settings, extra_bytes: int = 0) -> Iterator[Entry]:
+    """Yield the files that a manifest lists, in its order.
 
     Args:
         uri: a local or `s3://` file that ends in one of ENDINGS; a CSV file starts with a header row. Its
@@ -41,9 +56,7 @@ def entries(uri: str, s3: S3Settings) -> Iterator[tuple[str, int | None]]:
             relative to the manifest's folder. The column `size` is optional; a size may be a float or a
             string, as pandas writes it, or missing.
         s3: settings of the file system.
-
-    Yields:
-        An absolute path or URI, and its size in bytes (None if the manifest does not have it).
+        extra_bytes: maximum size of an `extra`; 0: do not read the other columns.
 
     Raises:
         UsageError: the manifest does not exist or is invalid, or one of its rows has no valid path.
@@ -55,8 +68,8 @@ def entries(uri: str, s3: S3Settings) -> Iterator[tuple[str, int | None]]:
     files = filesystem(uri, s3)
     try:
         with files.open(path_of(uri), "rb") as file:
-            for number, place, size in _rows(file, uri):
-                yield _entry(place, size, folder, f"{uri}: row {number}")
+            for number, place, size, extra in _rows(file, uri, extra_bytes):
+                yield _entry(place, size, folder, f"{uri}: row {number}")._replace(extra=extra)
     except FaceqError:
         raise
     except (OSError, ValueError, csv.Error, pa.ArrowException, *storage_errors()) as error:
@@ -69,37 +82,52 @@ def entries(uri: str, s3: S3Settings) -> Iterator[tuple[str, int | None]]:
         raise UsageError(f"{uri}: cannot be read as a manifest: {one_line(error)}") from None
 
 
-Row = tuple[int, Any, Any]
-"""A row's number (in a JSONL file, the line number), and its path and size as they are in the file."""
+Row = tuple[int, Any, Any, str | None]
+"""A row's number (in a JSONL file, the line number), its path and size as they are in the file, and its
+`extra`."""
 
 
-def _rows(file: BinaryIO, uri: str) -> Iterator[Row]:
+def _rows(file: BinaryIO, uri: str, extra_bytes: int) -> Iterator[Row]:
     ending = uri.lower().rpartition(".")[2]
     if ending == "parquet":
-        yield from _parquet_rows(ParquetFile(file), uri)
+        yield from _parquet_rows(ParquetFile(file), uri, extra_bytes)
         return
     text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
-    yield from (_csv_rows if ending == "csv" else _jsonl_rows)(text, uri)
+    yield from (_csv_rows if ending == "csv" else _jsonl_rows)(text, uri, extra_bytes)
 
 
-def _parquet_rows(file: ParquetFile, uri: str) -> Iterator[Row]:
+def _parquet_rows(file: ParquetFile, uri: str, extra_bytes: int) -> Iterator[Row]:
     names = file.schema_arrow.names
     column = _uri_column(names, uri)
-    sized = SIZE_COLUMN in names
+    used = [column, SIZE_COLUMN] if SIZE_COLUMN in names else [column]
+    is_table = METADATA_KEY in (file.schema_arrow.metadata or {})  # its columns describe frames, not files
+    others = OtherColumns(file.schema_arrow, file.metadata, set(used), 0 if is_table else extra_bytes)
     first = 1
-    for batch in file.iter_batches(_BATCH_ROWS, columns=[column, SIZE_COLUMN] if sized else [column]):
-        sizes = batch[SIZE_COLUMN].to_pylist() if sized else itertools.repeat(None)
-        yield from zip(itertools.count(first), batch[column].to_pylist(), sizes, strict=False)
+    for batch in file.iter_batches(_BATCH_ROWS, columns=[*used, *others.read]):
+        sizes = batch[SIZE_COLUMN].to_pylist() if SIZE_COLUMN in used else itertools.repeat(None)
+        places = batch[column].to_pylist()
+        yield from zip(itertools.count(first), places, sizes, others.extras(batch), strict=False)
         first += len(batch)
 
 
-def _csv_rows(lines: Iterable[str], uri: str) -> Iterator[Row]:
+def _csv_rows(lines: Iterable[str], uri: str, extra_bytes: int) -> Iterator[Row]:
     table = csv.DictReader(lines)
     column = _uri_column(table.fieldnames or (), uri)
-    yield from ((number, row[column], row.get(SIZE_COLUMN)) for number, row in enumerate(table, start=1))
+    for number, row in enumerate(table, start=1):
+        others = {name: value for name, value in row.items() if name is not None and value}
+        yield number, row[column], row.get(SIZE_COLUMN), _extra(others, column, extra_bytes)
 
 
-def _jsonl_rows(lines: Iterable[str], uri: str) -> Iterator[Row]:
+def _extra(row: Mapping[str, Any], column: str, extra_bytes: int) -> str | None:
+    """The `extra` of a row: its values except for path, size and nulls."""
+    extra = Extra(extra_bytes)
+    for name, value in row.items() if extra_bytes else ():
+        if name not in (column, SIZE_COLUMN) and value is not None:
+            extra.add(name, value)
+    return extra.text()
+
+
+def _jsonl_rows(lines: Iterable[str], uri: str, extra_bytes: int) -> Iterator[Row]:
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -109,7 +137,8 @@ def _jsonl_rows(lines: Iterable[str], uri: str) -> Iterator[Row]:
             row = None
         if not isinstance(row, dict):
             raise UsageError(f'{uri}: line {number} is not a JSON object: expected {{"uri": "…"}}')
-        yield number, row[_uri_column(row, uri)], row.get(SIZE_COLUMN)
+        column = _uri_column(row, uri)
+        yield number, row[column], row.get(SIZE_COLUMN), _extra(row, column, extra_bytes)
 
 
 def _uri_column(names: Iterable[str], uri: str) -> str:
@@ -124,7 +153,7 @@ def _uri_column(names: Iterable[str], uri: str) -> str:
     return column
 
 
-def _entry(place: Any, size: Any, folder: str, where: str) -> tuple[str, int | None]:
+def _entry(place: Any, size: Any, folder: str, where: str) -> Entry:
     if not isinstance(place, str) or not place.strip():
         raise UsageError(f"{where}: names no file (got {place!r})")
     if "\0" in place or not _is_text(place):
@@ -136,7 +165,7 @@ def _entry(place: Any, size: Any, folder: str, where: str) -> tuple[str, int | N
             raise UsageError(f"{where}: {error}") from None
     elif not place.startswith(("/", "file://")):
         place = _joined(folder, place)
-    return place, _size(size, where)
+    return Entry(place, _size(size, where))
 
 
 def _is_text(place: str) -> bool:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
@@ -12,6 +13,7 @@ from faceq.sources.frame import Frame
 from faceq.sources.listing import Shard, printable
 from faceq.sources.names import Names
 from faceq.sources.parquet_columns import KEY_COLUMNS, Content, content_of, could_hold_images, is_plain
+from faceq.sources.parquet_extra import OtherColumns
 from faceq.sources.parquet_pages import LEVELS, FewerRowsError, GuardedFile
 from faceq.sources.reading import (
     Expansion,
@@ -54,18 +56,20 @@ def read_parquet(shard: Shard, reading: Reading) -> Iterator[Frame]:
                 return
             image = rows.image_column()
             key = next((name for name in KEY_COLUMNS if name in rows.schema.names and name != image), None)
-            for batch in rows.batches([image, *([key] if key else [])]):
+            used = [image, *([key] if key else [])]
+            others = OtherColumns(rows.schema, rows.metadata, set(used), reading.extra_bytes)
+            for batch in rows.batches([*used, *others.read]):
                 keys = _keys(batch[key], reading) if key else [None] * len(batch)
                 plain = is_plain(batch[image].type)
                 expansion.add(_ROW_BYTES * len(batch) + (batch[image].nbytes if plain else 0))
-                for value, name in zip(batch[image], keys, strict=True):
+                for value, name, extra in zip(batch[image], keys, others.extras(batch), strict=True):
                     content = content_of(value)
-                    if not plain:
-                        expansion.add(len(content.image or b""))
+                    expansion.add(len(extra or "") + (0 if plain else len(content.image or b"")))
                     member = _member_name(row if name is None else name)
                     if key:  # row numbers are unique anyway
                         member = names.unique(member)
-                    yield _parquet_frame(shard, content, member, reading)
+                    frame = _parquet_frame(shard, content, member, reading)
+                    yield frame if frame.done or extra is None else replace(frame, extra=extra)
                     row += 1
     except Exception as error:
         yield break_of(shard, error, f"at row {row}", reading)
@@ -78,7 +82,7 @@ class _Rows:
         self._limits = reading.limits
         self._guard = GuardedFile(stream, reading.limits.source_memory)
         self._file = self._open()
-        self.schema = self._file.schema_arrow
+        self.schema, self.metadata = self._file.schema_arrow, self._file.metadata
 
     def _open(self, shared: list[str] | None = None) -> ParquetFile:
         # No list in the footer has more items than the footer has bytes.

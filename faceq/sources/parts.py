@@ -4,7 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from faceq.sources.listing import Kind, Shard
+from faceq.sources.kinds import Kind
+from faceq.sources.listing import Shard
 from faceq.sources.spans import Span
 
 PART_BYTES: dict[Kind, int] = {"tar": 512 << 20, "video": 32 << 20}

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from faceq.config import Limits, Video
 from faceq.sources.clip import read_video
+from faceq.sources.extra import joined
 from faceq.sources.frame import Frame
 from faceq.sources.listing import Shard, kind_of, shard_from_table
 from faceq.sources.parquet import read_parquet
@@ -23,12 +24,14 @@ _KINDS = {"picture": "an image", "tar": "a tar", "parquet": "a Parquet file", "v
 @dataclass(frozen=True)
 class ReadSettings:
     """How an input is read: S3 settings, which frames of a video to take, limits per source, and whether
-    files without a known extension are read."""
+    files without a known extension are read, and
+    the maximum size of a frame's `extra`."""
 
     s3: S3Settings
     sampling: Video
     limits: Limits
     any_name: bool
+    extra_bytes: int = 0
 
 
 def read_shards(
@@ -39,6 +42,7 @@ def read_shards(
     limits: Limits | None = None,
     findings: Findings | None = None,
     any_name: bool = False,
+    extra_bytes: int = 0,
 ) -> Iterator[Frame]:
     """Yield the frames of the shards, in order. A file's content decides its type, not its name.
 
@@ -50,9 +54,18 @@ def read_shards(
         limits: limits on one frame or source; the defaults if None.
         findings: collects what the readers report besides frames.
         any_name: also read tar members without a known extension if their content is an image.
+        extra_bytes: maximum size of a frame's `extra`; 0: do not read what came with frames.
     """
     findings = Findings() if findings is None else findings
-    reading = Reading(s3, done, sampling, limits or Limits(), findings, any_name)
+    reading = Reading(s3, done, sampling, limits or Limits(), findings, any_name, extra_bytes)
+    given = list(shards)
+    extras = {shard.source: shard.extra for shard in given if shard.extra is not None}
+    for frame in _frames_of(given, reading):
+        extra = extras.get(frame.source)
+        yield frame if extra is None or frame.done else _with_extra(frame, extra, extra_bytes)
+
+
+def _frames_of(shards: Iterable[Shard], reading: Reading) -> Iterator[Frame]:
     pictures: list[Shard] = []
     for shard in shards:
         if shard.kind == "picture":
@@ -63,6 +76,11 @@ def read_shards(
         else:
             yield from _read(shard, reading)
     yield from read_pictures(pictures, reading, _read)
+
+
+def _with_extra(frame: Frame, extra: str, most: int) -> Frame:
+    """The frame with what came with its source, before what came with itself."""
+    return replace(frame, extra=joined(extra, frame.extra, most))
 
 
 def _read(shard: Shard, reading: Reading) -> Iterator[Frame]:

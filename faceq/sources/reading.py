@@ -18,7 +18,8 @@ from faceq.errors import FaceqError
 from faceq.messages.one_line import one_line
 from faceq.sources import video
 from faceq.sources.frame import Frame
-from faceq.sources.listing import Kind, Shard, ending_of
+from faceq.sources.kinds import Kind
+from faceq.sources.listing import Shard, ending_of
 from faceq.sources.local import ChangedError, LocalFile, SpecialFileError
 from faceq.sources.parts import Part
 from faceq.sources.sniff import ENOUGH, kind_of_bytes
@@ -59,8 +60,9 @@ class Reading:
     done: ids of frames that need not be read; they are yielded without bytes and marked `done`. sampling:
     which frames of a video to take. limits: limits on one frame or source. findings: collects what the
     readers report besides frames. any_name: also read files without a known extension if their content is an
-    image. version: version of the source that was opened last (see `Finished`), None if unknown. failed:
-    reading the last source failed for a reason that may be temporary.
+    image. extra_bytes: maximum size of a frame's `extra`; 0: do not read what came with frames. version:
+    version of the source that was opened last (see `Finished`), None if unknown. failed: reading the last
+    source failed for a reason that may be temporary.
     """
 
     s3: S3Settings
@@ -69,6 +71,7 @@ class Reading:
     limits: Limits = field(default_factory=Limits)
     findings: Findings = field(default_factory=Findings)
     any_name: bool = False
+    extra_bytes: int = 0
     version: str | None = None
     failed: bool = False
 
@@ -199,7 +202,7 @@ def break_of(shard: Shard, error: Exception, where: str, reading: Reading) -> Fr
     return Frame(shard.source, None, BREAK, None, error=what, **blame(shard, error))
 
 
-def blame(shard: Shard, error: Exception) -> dict[str, bool]:
+def blame(shard: Shard, error: Exception) -> dict[str, Any]:
     """`refused` and `unseen` of a frame that could not be read."""
     fault = fault_of(error)
     missing = fault is not None and fault.kind == "missing"

@@ -3,7 +3,7 @@
 import re
 import zlib
 
-from faceq.sources.listing import Kind
+from faceq.sources.kinds import Kind
 
 ENOUGH = 512
 """Number of first bytes needed to detect a file's type: the length of a tar header."""

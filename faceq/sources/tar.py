@@ -22,6 +22,7 @@ from faceq.sources.reading import (
     open_shard,
     too_long,
 )
+from faceq.sources.samples import Samples
 from faceq.sources.sniff import ENOUGH, kind_of_bytes
 from faceq.sources.tar_archive import Archive, Member
 from faceq.table.schema import frame_id
@@ -31,7 +32,7 @@ _GZIP = b"\x1f\x8b"
 
 def read_tar(shard: Shard, reading: Reading) -> Iterator[Frame]:
     """Yield the frames of one tar, or of a part of it, in its order."""
-    names = Names(shard.source)
+    names, samples = Names(shard.source), Samples(reading)
     offset, end = (shard.begin, shard.end) if isinstance(shard, TarPart) else (0, None)
     packed = False
     try:
@@ -46,17 +47,24 @@ def read_tar(shard: Shard, reading: Reading) -> Iterator[Frame]:
             archive = stack.enter_context(_archive_in(stream, reading))
             while (member := archive.next_member()) is not None:
                 if end is not None and member.offset >= end:
+                    yield from samples.finish()
                     return
                 offset = member.offset
-                frame = _tar_frame(shard, archive, member, names, expansion, reading)
-                if frame is not None:
-                    yield frame
+                if _is_hidden(member):
+                    continue
+                yield from samples.before(member.name)
+                if _is_picture(archive, member, reading):
+                    samples.add(member.name, _tar_frame(shard, archive, member, names, expansion, reading))
+                else:
+                    samples.add_sidecar(member.name, _sidecar(archive, member, reading))
             offset = archive.offset
             if archive.fault is not None:
                 raise tarfile.ReadError(archive.fault)
             if end is not None:
                 raise ChangedError  # there was a member at `end`
+            yield from samples.finish()
     except Exception as error:
+        yield from samples.finish()
         yield break_of(shard, error, f"at byte {offset}{' (unpacked)' if packed else ''}", reading)
 
 
@@ -84,13 +92,8 @@ def _tar_frame(
     names: Names,
     expansion: Expansion,
     reading: Reading,
-) -> Frame | None:
-    """The frame in a member; None if the member is not an image."""
-    if _is_hidden(member):
-        return None
-    if not _is_picture(archive, member, reading):
-        reading.findings.pass_over(member.name)
-        return None
+) -> Frame:
+    """The frame in a member that is an image."""
     name = names.unique(printable(member.name))
     if frame_id(shard.source, name, 0) in reading.done:
         return Frame(shard.source, name, 0, None, done=True)
@@ -101,6 +104,14 @@ def _tar_frame(
     if member.size > member.stored:
         expansion.add(member.size)
     return Frame(shard.source, name, 0, member.read(archive))
+
+
+def _sidecar(archive: Archive, member: Member, reading: Reading) -> bytes | None:
+    """The content of a member that is not an image; None if it is left out."""
+    most = min(member.stored, reading.extra_bytes)
+    if member.no_file or member.size > most or not reading.extra_bytes:
+        return None
+    return member.read(archive)
 
 
 def holds_frame(archive: Archive, member: Member, reading: Reading) -> bool:

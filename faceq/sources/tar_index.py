@@ -7,9 +7,10 @@ inside the tar, or a stretch that begins inside a header, is therefore never tak
 """
 
 import tarfile
+import zlib
 from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 import numpy as np
@@ -17,6 +18,7 @@ import numpy as np
 from faceq.errors import FaceqError
 from faceq.sources.listing import Shard, printable
 from faceq.sources.reading import Reading, open_shard
+from faceq.sources.samples import key_of, stem_of
 from faceq.sources.tar import holds_frame, is_packed
 from faceq.sources.tar_archive import Archive, Member
 from faceq.storage.filesystem import is_storage_error
@@ -39,14 +41,17 @@ class Stretch:
     """The members that begin in the bytes from `begin` to `end`, as far as they were found.
 
     offsets: (N,) int64, increasing, where they begin. ids: (N,) int64, the `frame_id` of an image, as if its
-    name were not repeated; 0 for other members. following: where the first member after the stretch begins;
-    None if the tar ends or is damaged before. sparse: an image has holes. version: of the file.
+    name were not repeated; 0 for other members. keys, stems: (N,) int64, checksums of the keys of their
+    samples, and of their names without the extension. following: where the first member after the stretch
+    begins; None if the tar ends or is damaged before. sparse: an image has holes. version: of the file.
     """
 
     begin: int
     end: int
     offsets: np.ndarray
     ids: np.ndarray
+    keys: np.ndarray
+    stems: np.ndarray
     following: int | None
     sparse: bool
     version: str | None
@@ -65,7 +70,7 @@ def scan(shard: Shard, begin: int, end: int, reading: Reading, is_member: bool =
         UnsplitError: the tar is compressed.
         Exception: the storage failed, or the content is not a tar.
     """
-    offsets, ids = array("q"), array("q")
+    offsets, ids, keys, stems = (array("q") for _ in range(4))
     following, sparse = None, False
     with open_shard(shard, reading) as stream:
         if is_packed(stream):
@@ -79,13 +84,20 @@ def scan(shard: Shard, begin: int, end: int, reading: Reading, is_member: bool =
                 is_frame = holds_frame(archive, member, reading)
                 offsets.append(member.offset)
                 ids.append(frame_id(shard.source, printable(member.name), 0) if is_frame else 0)
+                keys.append(_checksum(key_of(member.name)))
+                stems.append(_checksum(stem_of(member.name)))
                 sparse = sparse or (is_frame and member.size > member.stored)
         except Exception as error:
             if is_storage_error(error) or isinstance(error, MemoryError):
                 raise
             # Damaged, or not a header at all. The read task that gets there reports it.
-    found = np.array(offsets, np.int64), np.array(ids, np.int64)
-    return Stretch(begin, end, *found, following, sparse, reading.version)
+    arrays = {
+        name: np.array(values, np.int64)
+        for name, values in (("offsets", offsets), ("ids", ids), ("keys", keys), ("stems", stems))
+    }
+    return Stretch(
+        begin=begin, end=end, following=following, sparse=sparse, version=reading.version, **arrays
+    )
 
 
 def _members(stream: BinaryIO, start: int | None, reading: Reading) -> Iterator[tuple[Member, Archive]]:
@@ -121,7 +133,8 @@ def _is_header(block: bytes) -> bool:
 
 
 def cuts(shard: Shard, stretches: Sequence[Stretch], reading: Reading) -> tuple[list[int], str]:
-    """Where the parts of a tar begin, after the first one: at an image in each stretch. And its version.
+    """Where the parts of a tar begin, after the first one: at a sample with an image in each stretch. And its
+    version.
 
     Args:
         shard: the tar.
@@ -138,13 +151,30 @@ def cuts(shard: Shard, stretches: Sequence[Stretch], reading: Reading) -> tuple[
         raise UnsplitError("it was changed while it was indexed")
     if any(stretch.sparse for stretch in used):
         raise UnsplitError("it holds sparse images, whose total size is limited")
-    offsets, ids = (np.concatenate([getattr(each, name) for each in used]) for name in ("offsets", "ids"))
-    offsets, ids = offsets[ids != 0], ids[ids != 0]
-    if len(np.unique(ids)) < len(ids):
+    offsets, ids, keys, stems = (
+        np.concatenate([getattr(each, name) for each in used]) for name in ("offsets", "ids", "keys", "stems")
+    )
+    images = np.flatnonzero(ids)
+    if len(np.unique(ids[images])) < len(images):
         raise UnsplitError("it holds several images of the same name, which are numbered in their order")
-    first = np.searchsorted(offsets, [stretch.begin for stretch in stretches])
-    # The first image begins no part: otherwise the part before it would have no frame.
-    return offsets[np.unique(first[(first > 0) & (first < len(offsets))])].tolist(), version
+    begins = offsets[_first_members(keys, images)]
+    if not len(begins):  # names such as `clip.0001.jpg` give a whole tar the same key
+        begins = offsets[_first_members(stems, images)]
+    first = np.searchsorted(begins, [stretch.begin for stretch in stretches])
+    return begins[np.unique(first[first < len(begins)])].tolist(), version
+
+
+def _first_members(keys: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """The index of the first member of each sample with an image, except for the first such sample: if a part
+    began there, the part before it would have no frame."""
+    starts = np.flatnonzero(np.diff(keys, prepend=keys[:1]))
+    of_image = np.searchsorted(starts, images, side="right") - 1
+    used = starts[np.unique(of_image[of_image >= 0])]
+    return used[used > images.min(initial=len(keys))]
+
+
+def _checksum(name: str) -> int:
+    return zlib.crc32(name.encode("utf-8", "surrogateescape"))
 
 
 def _joined(shard: Shard, stretches: Sequence[Stretch], reading: Reading) -> list[Stretch]:
@@ -165,5 +195,5 @@ def _from(stretch: Stretch, at: int) -> Stretch | None:
     index = int(np.searchsorted(stretch.offsets, at))
     if index == len(stretch.offsets) or stretch.offsets[index] != at:
         return None
-    found = stretch.offsets[index:], stretch.ids[index:]
-    return Stretch(stretch.begin, stretch.end, *found, stretch.following, stretch.sparse, stretch.version)
+    columns = ("offsets", "ids", "keys", "stems")
+    return replace(stretch, **{name: getattr(stretch, name)[index:] for name in columns})

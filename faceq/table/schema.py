@@ -215,6 +215,15 @@ COLUMNS = (
     ),
     *MEASURES,
     Column(
+        "extra",
+        pa.string(),
+        "What came with the frame, as a JSON object: the sidecars of its sample in a tar, by extension "
+        "(`.json` parsed, others as text), the other columns of a Parquet shard, and the other columns of a "
+        "manifest. Values that are binary or beyond `extra_bytes` are left out, and `_left_out` names them. "
+        "Query it with `extra->>'$.json.identity'`.",
+        null="nothing came with the frame",
+    ),
+    Column(
         "run_id",
         pa.string(),
         "The run that wrote the row. Its record is `TABLE/_faceq/run-<run_id>.json`.",

@@ -123,6 +123,7 @@ def _frames(
         **_where(known, align_error=generator.lognormal(1, 0.4, count)),
         **_where(known, **{measure.name: generator.random(count) for measure in MEASURES}),
         **_where(scored, mask_coverage=side**2 * 0.7 / (WIDTH * HEIGHT), dbcnn=quality),
+        "extra": pa.nulls(count, pa.string()),
         "run_id": np.full(count, run_id),
     }
     return pa.table({name: pa.array(values[name]).cast(columns.field(name).type) for name in columns.names})

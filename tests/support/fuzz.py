@@ -28,7 +28,8 @@ from places import ROOT
 
 from faceq.sources import read_shards
 from faceq.sources.decode.image import UnreadableError, decode
-from faceq.sources.listing import Kind, Shard
+from faceq.sources.kinds import Kind
+from faceq.sources.listing import Shard
 from faceq.storage.settings import S3Settings
 from faceq.table.schema import BREAK
 

@@ -30,7 +30,9 @@ def score_here(source: str, out: str, **values: Any) -> str:
     now = datetime.now(UTC).isoformat()
     record = comparison_record(settings, choose(settings))
     run = Run(new_run_id(), __version__, [source], record, settings.model_dump(), now, now)
-    read = sources.read_shards(listing.list_shards(settings.input, settings.s3), settings.s3)
+    most = settings.extra_bytes
+    shards = listing.list_shards(settings.input, settings.s3, settings.manifest, extra_bytes=most)
+    read = sources.read_shards(shards, settings.s3, extra_bytes=most)
     stages = _stages(settings.model_copy(update={"input": (), "out": None, "rows_per_file": None}))
     columns = schema(settings.embeddings).with_metadata(schema_with(run.footer()).metadata)
     batches = in_batches(read, scorer.AT_ONCE)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from here import score_here
 from PIL import Image
+from tars import write_tar
 
 from faceq import config
 from faceq.cli import main
@@ -62,7 +63,8 @@ def kept(folder) -> Table:
 
 @pytest.fixture(scope="module")
 def found(folder, table) -> identities.Evaluation:
-    return identities.evaluate_edc(table, str(folder / "identities.csv"), STORAGE, FetchOptions())
+    known = identities.known_faces(table, str(folder / "identities.csv"), STORAGE)
+    return identities.evaluate_edc(table, known, STORAGE, FetchOptions())
 
 
 def test_faces_are_found_in_pictures_and_tars_by_name(found, shots):
@@ -82,7 +84,8 @@ def test_serfiq_predicts_errors_and_a_random_score_does_not(found):
 def test_kept_embeddings_give_the_same_figures(folder, kept, found):
     """Kept embeddings save reading the frames again. Faces that are aligned again from the table are the
     same."""
-    again = identities.evaluate_edc(kept, str(folder / "identities.csv"), STORAGE, FetchOptions())
+    known = identities.known_faces(kept, str(folder / "identities.csv"), STORAGE)
+    again = identities.evaluate_edc(kept, known, STORAGE, FetchOptions())
     for one, other in zip(found.results, again.results, strict=True):
         assert (one.fmr, one.quality, one.fnmr) == (other.fmr, other.quality, other.fnmr)
         assert one.pauc == pytest.approx(other.pauc)
@@ -90,6 +93,53 @@ def test_kept_embeddings_give_the_same_figures(folder, kept, found):
     embeddings = identities.embeddings_of(faces, kept, FetchOptions())
     stored = np.stack(again.known.rows["embedding"].to_numpy())
     assert np.allclose(embeddings, stored, atol=1e-5)
+
+
+def test_identities_that_came_with_the_frames_give_the_same_figures(folder, shots, tmp_path):
+    """Half of the frames have theirs in a tar's sidecars, half in a manifest."""
+    (tmp_path / "list.jsonl").write_text(
+        "".join(
+            json.dumps({"uri": str(folder / "in" / name), "json": {"identity": name.split("-")[0]}}) + "\n"
+            for name, _ in shots[::2]
+        )
+    )
+    members = []
+    for name, data in shots[1::2]:
+        who = json.dumps({"identity": name.split("-")[0]}).encode()
+        members += [(name, data), (f"{name.removesuffix('.jpg')}.json", who)]
+    write_tar(tmp_path / "shots.tar", members)
+    both = Table(
+        score_here(
+            str(tmp_path / "shots.tar"),
+            str(tmp_path / "table"),
+            fiq_threshold=0,
+            embeddings=True,
+            manifest=[str(tmp_path / "list.jsonl")],
+        ),
+        STORAGE,
+    )
+    known = identities.people_in_extra(both, "extra.json.identity", STORAGE)
+    assert [known.names[person] for person in known.people] == [
+        image.split("-")[0] for image in known.rows["image"].to_pylist()
+    ]
+    assert len(known.names) == 8 and len(known.people) == both.rows(["serfiq"])["serfiq"].drop_null().length()
+    command = ["evaluate", "edc", both.uri, "--identity", "extra.json.identity"]
+    assert main.main(command) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "name either a file of identities or --identity"),
+        (["list.csv", "--identity", "extra.a"], "name either a file of identities or --identity"),
+        (["--identity", "identity"], "identity: expected extra.KEY"),
+        (["--identity", "extra."], "extra.: expected extra.KEY"),
+        (["--identity", "extra.o'clock"], "extra.o'clock: names the person of 0 scored faces"),
+    ],
+)
+def test_a_wrong_name_of_identities_is_refused(table, arguments, said, capsys):
+    assert main.main(["evaluate", "edc", table.uri, *arguments]) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_the_command_writes_figures_and_a_plot(folder, table, capsys):
@@ -134,7 +184,7 @@ def test_the_command_fits_a_calibration(folder, table, capsys):
         ("", "no column image and identity; found none"),
         ("image,identity\na.jpg,\n", "line 2: image or identity is empty"),
         ("image,identity\na.jpg,1\na.jpg,2\n", "line 3: a.jpg is 2 here, but 1 in an earlier line"),
-        ("image,identity\na.jpg,1\n", "0 of its images have a scored face"),
+        ("image,identity\na.jpg,1\n", "names the person of 0 scored faces"),
         (b"image,identity\n\xff\xfe,1\n", "cannot be read as CSV"),
         ('image,identity\n"' + "a.jpg,1\n" * 30_000, "cannot be read as CSV"),
     ],
@@ -184,4 +234,5 @@ def test_a_frame_that_is_gone_is_named(shots, tmp_path):
     lost = tmp_path / "in" / shots[1][0]
     lost.write_bytes(b"")
     with pytest.raises(UsageError, match=rf"{lost.name} can no longer be read"):
-        identities.evaluate_edc(table, str(tmp_path / "list.csv"), STORAGE, FetchOptions())
+        known = identities.known_faces(table, str(tmp_path / "list.csv"), STORAGE)
+        identities.evaluate_edc(table, known, STORAGE, FetchOptions())

@@ -1,0 +1,128 @@
+"""What came with a frame, as one JSON object: the column `extra` of the result table."""
+
+import contextlib
+import datetime
+import decimal
+import json
+import math
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+LEFT_OUT = "_left_out"
+"""Key of the object with the names of the values that it does not have."""
+
+_AS_TEXT = (datetime.date, datetime.time, datetime.timedelta, decimal.Decimal, uuid.UUID)
+
+
+class BinaryValueError(ValueError):
+    """A value that JSON cannot hold: bytes, or something that contains bytes."""
+
+
+class Extra:
+    """Collects values into a JSON object of limited size.
+
+    A name that is already used gets `#2`, `#3`, …. Values that are binary or too large are left out, and
+    LEFT_OUT names them.
+
+    Args:
+        most: maximum size of the object without LEFT_OUT, bytes of UTF-8.
+    """
+
+    def __init__(self, most: int):
+        self._left = most - len("{}")
+        self._parts: dict[str, str] = {}
+        self._left_out: list[str] = []
+
+    def add(self, name: str, value: Any) -> None:
+        """Add a value that consists of what Arrow's `to_pylist` returns."""
+        try:
+            self._add(name, dumped(json_value(value)))
+        except BinaryValueError:
+            self.leave_out(name)
+
+    def add_file(self, name: str, content: bytes) -> None:
+        """Add the content of a file, parsed if the name ends in `json`, as text otherwise. JSON that is not
+        valid is added as text."""
+        try:
+            value: Any = content.decode()
+        except UnicodeDecodeError:
+            self.leave_out(name)
+            return
+        if "\0" in value:
+            self.leave_out(name)
+            return
+        if name.rpartition(".")[2].lower() == "json":
+            with contextlib.suppress(ValueError, RecursionError):  # keep the text
+                value = json_value(json.loads(value))
+        self._add(name, dumped(value))
+
+    def leave_out(self, name: str) -> None:
+        """Name a value that is left out."""
+        self._left_out.append(self._unique(name))
+
+    def text(self) -> str | None:
+        """The object; None if nothing was added."""
+        parts = [f"{dumped(name)}: {value}" for name, value in self._parts.items()]
+        if self._left_out:
+            parts.append(f"{dumped(LEFT_OUT)}: {dumped(self._left_out)}")
+        return f"{{{', '.join(parts)}}}" if parts else None
+
+    def _add(self, name: str, value: str) -> None:
+        name = self._unique(name)
+        size = len(f"{dumped(name)}: {value}, ".encode())
+        if size > self._left:
+            self._left_out.append(name)
+            return
+        self._left -= size
+        self._parts[name] = value
+
+    def _unique(self, name: str) -> str:
+        used, number, unique = {*self._parts, *self._left_out, LEFT_OUT}, 1, name
+        while unique in used:
+            number += 1
+            unique = f"{name}#{number}"
+        return unique
+
+
+def json_value(value: Any) -> Any:
+    """A value as one that JSON has: dates and decimals become text, NaN and infinity null.
+
+    Raises:
+        BinaryValueError: it is, or contains, bytes.
+    """
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(name): json_value(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_value(part) for part in value]
+    if isinstance(value, _AS_TEXT):
+        return value.isoformat() if hasattr(value, "isoformat") else str(value)
+    raise BinaryValueError(type(value).__name__)
+
+
+def dumped(value: Any) -> str:
+    """A value as JSON that is valid UTF-8."""
+    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # lone surrogates
+        return json.dumps(value)
+    return text
+
+
+def joined(first: str | None, second: str | None, most: int) -> str | None:
+    """The members of both objects. Where both have a name, that of the second gets a number."""
+    if first is None or second is None:
+        return first if second is None else second
+    extra = Extra(most)
+    for each in (first, second):
+        values = json.loads(each)
+        for name in values.pop(LEFT_OUT, []):
+            extra.leave_out(name)
+        for name, value in values.items():
+            extra.add(name, value)
+    return extra.text()

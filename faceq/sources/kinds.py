@@ -1,0 +1,5 @@
+"""The kinds of sources."""
+
+from typing import Literal
+
+Kind = Literal["picture", "tar", "parquet", "video"]

@@ -1,0 +1,253 @@
+"""What comes with frames: sidecars of tars, other columns of Parquet shards and of manifests."""
+
+import datetime
+import decimal
+import io
+import itertools
+import json
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import webdataset
+from here import score_here
+from PIL import Image
+from tars import write_tar
+
+import faceq
+from faceq.sources import Findings, read_shards
+from faceq.sources.extra import LEFT_OUT, Extra, joined
+from faceq.sources.frame import Frame
+from faceq.sources.listing import list_shards
+from faceq.sources.parts import tar_parts
+from faceq.sources.reading import Reading
+from faceq.sources.tar_index import cuts, scan
+from faceq.storage.settings import S3Settings
+
+MOST = 16 << 10
+
+
+def jpeg(side: int = 8) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (side, side)).save(file, "JPEG")
+    return file.getvalue()
+
+
+JPEG = jpeg()
+
+
+def read(*paths: Path, findings: Findings | None = None, most: int = MOST, manifest=()) -> list[Frame]:
+    shards = list_shards(map(str, paths), S3Settings(), map(str, manifest), extra_bytes=most)
+    return list(read_shards(shards, S3Settings(), findings=findings, extra_bytes=most))
+
+
+def extras(*paths: Path, **more) -> dict[str | None, object]:
+    """The parsed `extra` of each frame, by member."""
+    found = {frame.member: frame.extra for frame in read(*paths, **more)}
+    return {name: None if extra is None else json.loads(extra) for name, extra in found.items()}
+
+
+def test_sidecars_before_and_after_an_image_belong_to_it(tmp_path):
+    members = [
+        ("a/1.json", b'{"identity": "n1", "weight": NaN}'),
+        ("a/1.jpg", JPEG),
+        ("a/1.txt", "caf\u00e9".encode()),
+        ("a/2.jpg", JPEG),
+        ("a/2.cls", b"7"),
+        ("b/2.jpg", JPEG),
+    ]
+    assert extras(write_tar(tmp_path / "a.tar", members)) == {
+        "a/1.jpg": {"json": {"identity": "n1", "weight": None}, "txt": "caf\u00e9"},
+        "a/2.jpg": {"cls": "7"},
+        "b/2.jpg": None,
+    }
+
+
+def test_images_of_one_sample_share_its_sidecars_unless_a_name_says_whose_one_is(tmp_path):
+    members = [("1.left.jpg", JPEG), ("1.right.jpg", JPEG), ("1.txt", b"both"), ("1.left.txt", b"left")]
+    assert extras(write_tar(tmp_path / "a.tar", members)) == {
+        "1.left.jpg": {"txt": "both", "txt#2": "left"},
+        "1.right.jpg": {"txt": "both"},
+    }
+
+
+def test_numbered_names_with_the_same_key_keep_their_sidecars_apart(tmp_path):
+    """As frames of a video are often called; more of them than wait at the same time."""
+    members = []
+    for number in range(50):
+        members += [(f"clip.{number:04}.jpg", JPEG), (f"clip.{number:04}.json", b"%d" % number)]
+    found = extras(write_tar(tmp_path / "a.tar", members))
+    assert list(found.values()) == [{"json": number} for number in range(50)]
+
+
+def test_what_cannot_be_kept_is_named_and_counted(tmp_path):
+    members = [
+        ("1.jpg", JPEG),
+        ("1.npy", b"\x93NUMPY"),
+        ("1.txt", b"x" * (MOST + 1)),
+        ("1.latin", "caf\u00e9".encode("latin1")),
+        ("1.zero", b"a\0b"),
+        ("1.json", b"{not json"),
+        ("2.txt", b"without its image"),
+        ("3.jpg", JPEG),
+        (".hidden.json", b"{}"),
+    ]
+    findings = Findings()
+    found = extras(write_tar(tmp_path / "a.tar", members), findings=findings)
+    assert found == {"1.jpg": {"json": "{not json", LEFT_OUT: ["npy", "txt", "latin", "zero"]}, "3.jpg": None}
+    assert findings.passed_over == {".txt": 2}  # too large; without its image
+
+
+def test_a_repeated_name_and_a_deep_json_are_kept(tmp_path):
+    deep = b"[" * 5000 + b"]" * 5000
+    members = [("1.jpg", JPEG), ("1.txt", b"one"), ("1.txt", b"two"), ("1.json", deep)]
+    (found,) = extras(write_tar(tmp_path / "a.tar", members)).values()
+    assert found == {"txt": "one", "txt#2": "two", "json": deep.decode()}
+
+
+def test_a_tar_that_breaks_off_keeps_the_frames_before(tmp_path):
+    path = write_tar(
+        tmp_path / "a.tar", [("1.jpg", JPEG), ("1.txt", b"one"), ("2.jpg", JPEG), ("2.txt", b"2")]
+    )
+    whole = path.read_bytes()
+    path.write_bytes(whole[: whole.rindex(b"2.txt") + 300])
+    frames = read(path)
+    assert [(frame.member, frame.extra) for frame in frames[:2]] == [
+        ("1.jpg", '{"txt": "one"}'),
+        ("2.jpg", None),
+    ]
+    assert frames[2].frame_index == -1
+
+
+def test_without_extra_bytes_nothing_is_read(tmp_path):
+    findings = Findings()
+    path = write_tar(tmp_path / "a.tar", [("1.jpg", JPEG), ("1.txt", b"one")])
+    assert extras(path, most=0, findings=findings) == {"1.jpg": None}
+    assert findings.passed_over == {".txt": 1}
+
+
+def test_a_large_tar_is_never_cut_inside_a_sample(tmp_path):
+    members = []
+    for number in range(40):
+        members += [(f"{number}.json", b"%d" % number), (f"{number}.jpg", jpeg(64)), (f"{number}.txt", b"t")]
+    path = write_tar(tmp_path / "a.tar", members)
+    (shard,) = list_shards([str(path)], S3Settings())
+    size = path.stat().st_size
+    edges = [*range(0, size, size // 512 // 5 * 512), size]
+    reading = Reading(S3Settings())
+    stretches = [scan(shard, begin, end, reading) for begin, end in itertools.pairwise(edges)]
+    parts = tar_parts(shard, *cuts(shard, stretches, reading))
+    assert len(parts) >= 5
+    found = [frame for part in parts for frame in read_shards([part], S3Settings(), extra_bytes=MOST)]
+    assert found == read(path)
+    assert [json.loads(frame.extra)["json"] for frame in found] == list(range(40))
+
+
+def test_shards_of_webdataset(tmp_path):
+    with webdataset.TarWriter(str(tmp_path / "a.tar")) as writer:
+        for number in range(3):
+            image = np.zeros((8, 8, 3), np.uint8)
+            sample = {"__key__": f"{number:05}", "jpg": image, "txt": f"face {number}", "cls": number}
+            writer.write({**sample, "json": {"identity": f"n{number}"}, "npy": np.zeros(2)})
+    assert extras(tmp_path / "a.tar") == {
+        f"{number:05}.jpg": {
+            **{"cls": str(number), "json": {"identity": f"n{number}"}},
+            **{"txt": f"face {number}", LEFT_OUT: ["npy"]},
+        }
+        for number in range(3)
+    }
+
+
+def test_shards_of_datasets(tmp_path):
+    images = [Image.new("RGB", (8, 8), (value, 0, 0)) for value in (10, 200)]
+    columns = {"image": images, "caption": ["a", "b"], "label": [0, 1], "tags": [["x"], []]}
+    datasets.Dataset.from_dict(columns).cast_column("image", datasets.Image()).to_parquet(
+        tmp_path / "a.parquet"
+    )
+    assert extras(tmp_path / "a.parquet") == {
+        "0": {"caption": "a", "label": 0, "tags": ["x"]},
+        "1": {"caption": "b", "label": 1, "tags": []},
+    }
+
+
+def test_columns_of_every_type(tmp_path):
+    columns = {
+        "image": [JPEG, JPEG],
+        "key": ["x", "y"],
+        "when": [datetime.datetime(2020, 1, 2, 3), None],
+        "price": [decimal.Decimal("1.50"), None],
+        "values": [[1.0, float("nan")], None],
+        "of": [{"a": 1, "b": ["c"]}, None],
+        "mask": [b"123", b"4"],
+        "nested": [{"bytes": b"1"}, None],
+        "long": ["x" * (2 * MOST), "x" * (2 * MOST)],
+        "some": ["x" * (MOST + 1), "short"],
+    }
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    assert extras(tmp_path / "a.parquet") == {
+        "x": {
+            **{"when": "2020-01-02T03:00:00", "price": "1.50", "values": [1.0, None]},
+            **{"of": {"a": 1, "b": ["c"]}, LEFT_OUT: ["some", "mask", "nested", "long"]},
+        },
+        "y": {"some": "short", LEFT_OUT: ["mask", "nested", "long"]},
+    }
+
+
+def test_text_that_is_not_utf8_is_left_out(tmp_path):
+    text = pa.array([b"good", b"\xff"], pa.binary()).view(pa.string())
+    pq.write_table(pa.table({"image": [JPEG, JPEG], "text": text}), tmp_path / "a.parquet")
+    assert extras(tmp_path / "a.parquet") == {"0": {"text": "good"}, "1": {LEFT_OUT: ["text"]}}
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_other_columns_of_a_manifest_come_with_every_frame_of_its_files(tmp_path, ending):
+    (tmp_path / "a.jpg").write_bytes(JPEG)
+    write_tar(tmp_path / "b.tar", [("1.jpg", JPEG), ("1.who", b"sidecar"), ("2.jpg", JPEG)])
+    rows = [
+        {"uri": "a.jpg", "size": 1, "who": "n1", "age": 3},
+        {"uri": "b.tar", "size": 2, "who": "n2", "age": None},
+    ]
+    path = tmp_path / f"list.{ending}"
+    if ending == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    elif ending == "csv":
+        path.write_text("uri,size,who,age\na.jpg,1,n1,3\nb.tar,2,n2,\n")
+    else:
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    age = "3" if ending == "csv" else 3
+    assert extras(manifest=[path]) == {
+        None: {"who": "n1", "age": age},
+        "1.jpg": {"who": "n2", "who#2": "sidecar"},
+        "2.jpg": {"who": "n2"},
+    }
+    assert set(extras(manifest=[path], most=0).values()) == {None}
+
+
+def test_the_size_of_the_object_is_limited():
+    extra = Extra(40)
+    extra.add("a", "x" * 10)
+    extra.add("b", "x" * 20)
+    extra.add("c", 1)
+    text = extra.text()
+    assert json.loads(text) == {"a": "x" * 10, "c": 1, LEFT_OUT: ["b"]}
+    assert json.loads(joined(text, '{"a": 2}', 100)) == {"a": "x" * 10, "c": 1, "a#2": 2, LEFT_OUT: ["b"]}
+
+
+def test_a_lone_surrogate_and_the_name_of_what_is_left_out_stay_valid():
+    extra = Extra(MOST)
+    extra.add(LEFT_OUT, "\ud800")
+    assert json.loads(extra.text().encode()) == {f"{LEFT_OUT}#2": "\ud800"}
+
+
+def test_a_query_reaches_inside(tmp_path, astronaut):
+    file = io.BytesIO()
+    Image.fromarray(astronaut).save(file, "PNG")
+    members = [("1.png", file.getvalue()), ("1.json", b'{"identity": "n1"}'), ("2.png", file.getvalue())]
+    table = score_here(str(write_tar(tmp_path / "a.tar", members)), str(tmp_path / "table"))
+    rows = faceq.read_table(table, "extra->>'$.json.identity' = 'n1'", ["member", "extra", "status"])
+    assert rows.to_pylist() == [
+        {"member": "1.png", "extra": '{"json": {"identity": "n1"}}', "status": "scored"}
+    ]
