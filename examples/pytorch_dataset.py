@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 import faceq
 
 READABLE = r"""timestamp_s is null and source not like 's3://%'
-    and (member is null or regexp_matches(source, '\.(tar|tar\.gz|tgz)$'))"""
+    and (member is null or regexp_matches(source, '\.(tar(\.(gz|bz2|xz))?|t[bgx]z|tbz2)$'))"""
 """SQL condition: the frame is not from a video, S3 or a Parquet file."""
 
 

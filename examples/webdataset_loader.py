@@ -17,7 +17,7 @@ from webdataset.tariterators import base_plus_ext
 import faceq
 
 IN_TARS = r"""timestamp_s is null and source not like 's3://%'
-    and regexp_matches(source, '\.(tar|tar\.gz|tgz)$')"""
+    and regexp_matches(source, '\.(tar(\.(gz|bz2|xz))?|t[bgx]z|tbz2)$')"""
 """SQL condition: the frame is an image in a local tar shard."""
 
 

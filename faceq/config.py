@@ -192,7 +192,7 @@ class Limits(_Strict):
         1 << 30,
         ge=1,
         description="Maximum memory in bytes for the structure of one source: a video's index, a page of a "
-        "Parquet file, the strip list of a TIFF.",
+        "Parquet file, the strip list of a TIFF, the window of a compressed tar.",
     )
 
 

@@ -1,6 +1,6 @@
 """Expand inputs to shards, the files that contain frames, and group shards into read tasks.
 
-A shard is an image, a WebDataset tar (plain or gzipped), a Parquet file with an image column, or a video.
+A shard is an image, a WebDataset tar (plain or compressed), a Parquet file with an image column, or a video.
 """
 
 import math
@@ -29,7 +29,10 @@ PICTURE_ENDINGS = (
     *(".heic", ".heif", ".hif", ".avif", ".jp2", ".jxl"),
 )
 """Extensions that select a file. Once a file is opened, its content counts (see `faceq.sources.sniff`)."""
-TAR_ENDINGS = (".tar", ".tar.gz", ".tgz")
+TAR_ENDINGS = (
+    *(".tar", ".tar.gz", ".tgz", ".tar.zst", ".tzst"),
+    *(".tar.xz", ".txz", ".tar.bz2", ".tbz2", ".tbz"),
+)
 PARQUET_ENDINGS = (".parquet",)
 VIDEO_ENDINGS = (
     *(".mp4", ".m4v", ".mov", ".3gp", ".3g2", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts"),

@@ -8,17 +8,18 @@ import re
 from faceq.sources.sniff import kind_of_bytes
 
 _KINDS = {"picture": "an image", "video": "a video", "parquet": "a Parquet file", "tar": "a tar archive"}
-"""These formats only reach this module inside a gzip file."""
+"""These formats only reach this module inside a compressed file."""
 
 _UNPACK = "unpack it, or repack its files as .tar or .tar.gz"
 _FOREIGN = tuple(
     (re.compile(pattern, re.DOTALL | re.IGNORECASE), what, advice)
     for pattern, what, advice in (
-        (rb"\xfd7zXZ\0", "an xz file", _UNPACK),
-        (rb"\x28\xb5\x2f\xfd", "a Zstandard file", _UNPACK),
-        (rb"BZh[1-9]", "a bzip2 file", _UNPACK),
-        (rb"\x04\x22\x4d\x18", "an LZ4 file", _UNPACK),
+        # Tars in these formats are read, unless they are compressed twice or damaged at their start.
         (rb"\x1f\x8b", "a gzip file", "unpack it"),
+        (rb"\xfd7zXZ\0", "an xz file", "unpack it"),
+        (rb"\x28\xb5\x2f\xfd", "a Zstandard file", "unpack it"),
+        (rb"BZh[1-9]", "a bzip2 file", "unpack it"),
+        (rb"\x04\x22\x4d\x18", "an LZ4 file", _UNPACK),
         (rb"\x1f[\x9d\xa0]", "a compress (.Z) file", _UNPACK),
         (rb"LZIP", "an lzip file", _UNPACK),
         (rb"\x89LZO\0", "an lzop file", _UNPACK),

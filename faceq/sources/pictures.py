@@ -9,7 +9,7 @@ from faceq.sources.frame import Frame
 from faceq.sources.listing import Shard
 from faceq.sources.local import first_bytes
 from faceq.sources.reading import Reading, blame, too_long, unread
-from faceq.sources.sniff import ENOUGH, kind_of_bytes
+from faceq.sources.sniff import kind_of_bytes
 from faceq.storage.faults import fault_of
 from faceq.storage.filesystem import READ_AHEAD, filesystem, is_remote
 from faceq.table.schema import frame_id
@@ -39,7 +39,7 @@ def read_pictures(shards: list[Shard], reading: Reading, read_other: Read) -> It
                 yield Frame(shard.source, None, 0, None, done=True)
                 continue
             content = next(contents)
-            kind = None if isinstance(content, Exception) else kind_of_bytes(content[:ENOUGH])
+            kind = None if isinstance(content, Exception) else kind_of_bytes(content)
             if kind in (None, "picture"):
                 yield from _frame(shard, content, kind is not None, reading)
             else:
@@ -72,7 +72,7 @@ def _has_more(shard: Shard, content: bytes | Exception, end: int) -> bool:
     """Whether a file whose first bytes were read is an image and may be longer than these bytes."""
     if isinstance(content, Exception) or len(content) < end:
         return False
-    kind = kind_of_bytes(content[:ENOUGH])
+    kind = kind_of_bytes(content)
     return kind == "picture" or (kind is None and shard.known)
 
 

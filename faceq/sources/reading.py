@@ -17,6 +17,7 @@ from faceq.config import Limits, Video
 from faceq.errors import FaceqError
 from faceq.messages.one_line import one_line
 from faceq.sources import video
+from faceq.sources.compressed import FIRST_BYTES, compression_of
 from faceq.sources.frame import Frame
 from faceq.sources.kinds import Kind
 from faceq.sources.listing import Shard, ending_of
@@ -81,8 +82,9 @@ class UnsupportedError(FaceqError):
 
 
 class Expansion:
-    """Limits the total size of a source's frames, because a small file can expand to an enormous one:
-    repeated values in a Parquet file and holes in a sparse tar member take no space.
+    """Limits the total size to which a source expands, because a small file can expand to an enormous one:
+    repeated values in a Parquet file and holes in a sparse tar member take no space, and a compressed tar
+    takes little.
 
     Args:
         stream: the source; it is at its start afterwards.
@@ -100,7 +102,7 @@ class Expansion:
         self._left -= count
         if self._left < 0:
             raise ValueError(
-                f"its frames expand to more than {DEFLATE_RATIO} times the {self._size} bytes of the file, "
+                f"it expands to more than {DEFLATE_RATIO} times the {self._size} bytes of the file, "
                 f"and to more than limits.source_memory={self._memory}"
             )
 
@@ -183,7 +185,10 @@ def _kind_of_stream(stream: BinaryIO, shard: Shard) -> Kind | None:
         if stream.read(_FOOTER).endswith(b"PAR1"):
             return "parquet"
         stream.seek(0)
-    return kind_of_bytes(stream.read(ENOUGH))
+    head = stream.read(ENOUGH)
+    if compression_of(head):
+        head += stream.read(FIRST_BYTES - ENOUGH)
+    return kind_of_bytes(head)
 
 
 def break_of(shard: Shard, error: Exception, where: str, reading: Reading) -> Frame:

@@ -1,12 +1,13 @@
 """Detect the type of a file from its first bytes, because file names are often wrong."""
 
 import re
-import zlib
 
+from faceq.sources.compressed import compression_of, first_unpacked
 from faceq.sources.kinds import Kind
 
 ENOUGH = 512
-"""Number of first bytes needed to detect a file's type: the length of a tar header."""
+"""Number of first bytes needed to detect a file's type: the length of a tar header. A compressed file needs
+`compressed.FIRST_BYTES`."""
 
 _PICTURES = re.compile(
     rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|RIFF....WEBP|II[*+]\0|MM\0[*+]"
@@ -31,22 +32,14 @@ _TAR_MAGIC = slice(257, 262)
 
 
 def kind_of_bytes(head: bytes) -> Kind | None:
-    """The kind of a file, from its first ENOUGH bytes (or all of them); None if it is unknown."""
+    """The kind of a file, from its first ENOUGH bytes or more (or all of them); None if it is unknown."""
     # Check for a tar first: it begins with the name of its first member, which can be anything.
     if head[_TAR_MAGIC] == b"ustar":
         return "tar"
-    if head.startswith(b"\x1f\x8b"):
-        return "tar" if _unpacked(head)[_TAR_MAGIC] == b"ustar" else None
+    if compression := compression_of(head):
+        return "tar" if first_unpacked(head, compression, ENOUGH)[_TAR_MAGIC] == b"ustar" else None
     if head.startswith((b"PAR1", b"PARE")):
         return "parquet"
     if _PICTURES.match(head):
         return "picture"
     return "video" if _VIDEOS.match(head) else None
-
-
-def _unpacked(head: bytes) -> bytes:
-    """The first bytes of a gzip file's content; empty if the file is damaged."""
-    try:
-        return zlib.decompressobj(wbits=31).decompress(head, ENOUGH)
-    except zlib.error:
-        return b""

@@ -1,13 +1,12 @@
-"""Reader for WebDataset tars, plain or gzipped. It streams: a shard is never loaded as a whole."""
+"""Reader for WebDataset tars, plain or compressed. It streams: a shard is never loaded as a whole."""
 
 import contextlib
-import gzip
 import posixpath
 import tarfile
-import zlib
 from collections.abc import Iterator
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
+from faceq.sources.compressed import DAMAGE, MAGIC_BYTES, Compression, compression_of, unpacked
 from faceq.sources.frame import Frame
 from faceq.sources.listing import Shard, kind_of, printable
 from faceq.sources.local import ChangedError
@@ -27,23 +26,22 @@ from faceq.sources.sniff import ENOUGH, kind_of_bytes
 from faceq.sources.tar_archive import Archive, Member
 from faceq.table.schema import frame_id
 
-_GZIP = b"\x1f\x8b"
-
 
 def read_tar(shard: Shard, reading: Reading) -> Iterator[Frame]:
     """Yield the frames of one tar, or of a part of it, in its order."""
     names, samples = Names(shard.source), Samples(reading)
     offset, end = (shard.begin, shard.end) if isinstance(shard, TarPart) else (0, None)
-    packed = False
+    compression = None
     try:
         with contextlib.ExitStack() as stack:
             stream = stack.enter_context(open_shard(shard, reading))
             expansion = Expansion(stream, reading.limits)
             # The content decides, not the extension: files get renamed, and some download tools unpack them.
-            packed = is_packed(stream)
+            compression = compression_in(stream)
             stream.seek(offset)
-            if packed:
-                stream = cast(BinaryIO, stack.enter_context(gzip.GzipFile(fileobj=stream)))
+            if compression:
+                memory = reading.limits.source_memory
+                stream = stack.enter_context(unpacked(stream, compression, memory, expansion.add))
             archive = stack.enter_context(_archive_in(stream, reading))
             while (member := archive.next_member()) is not None:
                 if end is not None and member.offset >= end:
@@ -65,19 +63,19 @@ def read_tar(shard: Shard, reading: Reading) -> Iterator[Frame]:
             yield from samples.finish()
     except Exception as error:
         yield from samples.finish()
-        yield break_of(shard, error, f"at byte {offset}{' (unpacked)' if packed else ''}", reading)
+        yield break_of(shard, error, f"at byte {offset}{' (unpacked)' if compression else ''}", reading)
 
 
-def is_packed(stream: BinaryIO) -> bool:
-    """Whether a tar is compressed; `stream` is at its start."""
-    return stream.read(len(_GZIP)) == _GZIP
+def compression_in(stream: BinaryIO) -> Compression | None:
+    """How a tar is compressed, None if it is not; `stream` is at its start."""
+    return compression_of(stream.read(MAGIC_BYTES))
 
 
 def _archive_in(stream: BinaryIO, reading: Reading) -> Archive:
     try:
         return Archive(stream, reading)
     except tarfile.ReadError as error:
-        with contextlib.suppress(EOFError, zlib.error):  # from gzip: `error` is about the same damage
+        with contextlib.suppress(*DAMAGE):  # `error` is about the same damage
             stream.seek(0)
             what = foreign(stream.read(ENOUGH), "a tar")
             if what:

@@ -31,7 +31,7 @@ class Archive(tarfile.TarFile):
     """A tar archive that is read member by member. Only the current member is in memory.
 
     Members have the names under which GNU tar extracts them. Archives that were concatenated with `cat` are
-    read to their end. Reading to the end also makes gzip verify its checksum.
+    read to their end. Reading to the end also verifies the checksums of a compressed archive.
 
     fault: why there are no further members, if the archive did not end properly.
 
@@ -60,7 +60,7 @@ class Archive(tarfile.TarFile):
     def check_header(self, size: int) -> None:
         """Raises tarfile.HeaderError if a header is too large.
 
-        tarfile loads a header as a whole, and gzip can compress a huge header to almost nothing.
+        tarfile loads a header as a whole, and compression can shrink a huge header to almost nothing.
         """
         if size * HEADERS_IN_MEMORY > self.source_memory:
             raise tarfile.HeaderError(

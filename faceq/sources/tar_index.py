@@ -19,7 +19,7 @@ from faceq.errors import FaceqError
 from faceq.sources.listing import Shard, printable
 from faceq.sources.reading import Reading, open_shard
 from faceq.sources.samples import key_of, stem_of
-from faceq.sources.tar import holds_frame, is_packed
+from faceq.sources.tar import compression_in, holds_frame
 from faceq.sources.tar_archive import Archive, Member
 from faceq.storage.filesystem import is_storage_error
 from faceq.table.schema import frame_id
@@ -73,7 +73,7 @@ def scan(shard: Shard, begin: int, end: int, reading: Reading, is_member: bool =
     offsets, ids, keys, stems = (array("q") for _ in range(4))
     following, sparse = None, False
     with open_shard(shard, reading) as stream:
-        if is_packed(stream):
+        if compression_in(stream):
             raise UnsplitError("it is compressed")
         start = begin if is_member or not begin else _first_header(stream, begin, end)
         try:
