@@ -7,8 +7,10 @@ import bz2
 import contextlib
 import gzip
 import io
+import itertools
 import lzma
 import re
+import tarfile
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, Literal, cast
@@ -36,7 +38,11 @@ DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, UnpackError)
 """Errors of reading a file that is damaged or cut off."""
 
 _CHUNK = 64 << 10
-"""Bytes that are read, and unpacked, at a time."""
+"""Bytes that are read at a time, and maximum number of bytes that are handed on."""
+
+_PIECE = tarfile.BLOCKSIZE
+"""Bytes that a decoder unpacks in one call. It returns nothing of a call that meets damage. With pieces of
+one block of a tar, no member is lost that is complete before the damage. A call takes less than 2 µs."""
 
 
 def compression_of(start: bytes) -> Compression | None:
@@ -118,19 +124,34 @@ class _Content(io.RawIOBase):
 
 
 def _chunks(stream: BinaryIO, compression: Compression, memory: int) -> Iterator[bytes]:
-    """The content of a file, in pieces of 1 to 64 KiB."""
-    if compression == "Zstandard":
-        return zstd.unpack(stream, memory)
-    return _of_streams(stream, compression, memory)
+    """The content of a file, in chunks of 1 to _CHUNK bytes. Damage is raised after what comes before it."""
+    pieces = (
+        zstd.unpack(stream, memory, _PIECE)
+        if compression == "Zstandard"
+        else _of_streams(stream, compression, memory)
+    )
+    error: Exception | None = None
+    while error is None:
+        chunk: list[bytes] = []
+        try:
+            for piece in itertools.islice(pieces, _CHUNK // _PIECE):
+                chunk.append(piece)  # one by one: the next one may raise
+        except Exception as raised:
+            error = raised
+        if chunk:
+            yield b"".join(chunk)
+        elif error is None:
+            return
+    raise error
 
 
 def _of_streams(stream: BinaryIO, compression: Compression, memory: int) -> Iterator[bytes]:
-    """The content of a bzip2 or xz file.
+    """The content of a bzip2 or xz file, in pieces that end at multiples of _PIECE or before.
 
     Python's BZ2File and LZMAFile ignore whatever follows a stream and is not another one, such as a damaged
     one, and have no limit on memory.
     """
-    data = stream.read(_CHUNK)
+    data, left = stream.read(_CHUNK), _PIECE
     while data:
         data += stream.read(max(0, MAGIC_BYTES - len(data)))
         if compression_of(data) != compression:
@@ -140,11 +161,12 @@ def _of_streams(stream: BinaryIO, compression: Compression, memory: int) -> Iter
             if decoder.needs_input and not (data := data or stream.read(_CHUNK)):
                 raise EOFError(CUT)
             try:
-                chunk, data = decoder.decompress(data, _CHUNK), b""
+                piece, data = decoder.decompress(data, left), b""
             except (lzma.LZMAError, OSError, ValueError) as error:
                 raise UnpackError(_reason(compression, error, memory)) from None
-            if chunk:
-                yield chunk
+            if piece:
+                yield piece
+                left = left - len(piece) or _PIECE
         data = _after_padding(decoder.unused_data, stream)
 
 

@@ -27,47 +27,34 @@ _MAX_BLOCK = 128 << 10
 _RLE, _RESERVED = 1, 3
 """Types of blocks: one byte that is repeated, and one that does not exist."""
 
-_READ = 512
-"""Bytes that Arrow unpacks in one call. Arrow returns nothing of a call that meets damage, so a call reads
-one block of a tar: then no complete member before the damage is lost. A call takes about a microsecond."""
 
-_READS = 128
-"""Number of calls for one piece of the content."""
-
-
-def unpack(stream: BinaryIO, memory: int) -> Iterator[bytes]:
-    """Yield the content of a file in pieces of at most 64 KiB.
+def unpack(stream: BinaryIO, memory: int, size: int) -> Iterator[bytes]:
+    """Yield the content of a file in pieces of `size` bytes; the last one may be shorter.
 
     Args:
         stream: the file, at its start.
         memory: maximum size of a window, bytes.
+        size: what does not fill a piece before the file is cut off or damaged is lost.
 
     Raises:
         EOFError: the file is cut off.
         UnpackError: it is damaged, or has a larger window.
     """
     blocks = _Blocks(stream, memory)
-    read = pa.CompressedInputStream(pa.PythonFile(blocks, "r"), "zstd").read
-    error: Exception | None = None
-    while error is None:
-        parts: list[bytes] = []
-        try:
-            while len(parts) < _READS and (part := read(_READ)):
-                parts.append(part)
-        except Exception as raised:
-            if blocks.error is None and not isinstance(raised, OSError):
-                raise
-            error = blocks.error or _damage(one_line(raised).removeprefix("ZSTD decompress failed: "))
-        if not parts and error is None:
-            return
-        yield b"".join(parts)
-    raise error
+    unpacked = pa.CompressedInputStream(pa.PythonFile(blocks, "r"), "zstd")
+    try:
+        while piece := unpacked.read(size):
+            yield piece
+    except Exception as error:
+        if error is blocks.error or not isinstance(error, OSError):
+            raise
+        raise _damage(one_line(error).removeprefix("ZSTD decompress failed: ")) from None
 
 
 class _Blocks(io.RawIOBase):
     """The frames of a file, read block by block.
 
-    error: why the last read failed. Arrow may replace this error by its own.
+    error: why the last read failed. Arrow raises it again.
     """
 
     def __init__(self, stream: BinaryIO, memory: int):

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import lzma
 import os
 import re
 import struct
@@ -18,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import skimage
+from compressors import FORMS, pack
 from pictures import encoded
 from PIL import Image, TiffImagePlugin
 
@@ -304,10 +306,8 @@ def sparse(name: str, size: int) -> bytes:
 
 
 NO_TARS = {
-    "xz": (b"\xfd7zXZ\0", "an xz file", "unpack it, or repack its files as .tar or .tar.gz"),
-    "zst": (b"\x28\xb5\x2f\xfd", "a Zstandard file", "unpack it"),
+    "lz4": (b"\x04\x22\x4d\x18", "an LZ4 file", "unpack it, or repack its files as .tar or .tar.gz"),
     "bz2": (b"BZh91AY", "a bzip2 file", "unpack it"),
-    "lz4": (b"\x04\x22\x4d\x18", "an LZ4 file", "unpack it"),
     "zip": (b"PK\x03\x04", "a ZIP archive", "unpack it"),
     "7z": (b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive", "unpack it"),
     "rar": (b"Rar!\x1a\x07\0", "a RAR archive", "unpack it"),
@@ -325,7 +325,6 @@ END = bytes(1024)
 
 def tars() -> dict[str, Case]:
     link = tarfile.LNKTYPE
-    packed = gzip.compress(TAR, mtime=0)
     middle = changed(TAR, MEMBER + 148, b"77777777")
     twice = [info_of("same.jpg", data) for data in (JPEG, JPEG, JPEG + b"3")]
     unsafe = [info_of(name, JPEG) for name in ("/abs.jpg", "../../up.jpg", "a/../../b.jpg", "C:\\c.jpg")]
@@ -392,26 +391,31 @@ def tars() -> dict[str, Case]:
         ),
         "tar-negative-size": Case("t.tar", changed(TAR, MEMBER + 124, b"\xff" * 12), 1, ("broken at",)),
     }
-    gz = {
-        "gz-called-tar": Case("t.tar", packed, 3),
-        "tar-called-gz": Case("t.tar.gz", TAR, 3),
-        "gz-cut": Case(
-            "t.tar.gz", gzip.compress(TAR, 0)[: 2 * MEMBER + 900], 2, (r"\(unpacked\): .*end-of-stream",)
-        ),
-        "gz-of-no-bytes": Case("t.tgz", b"", 0, (r"not a valid tar \(empty file\)",)),
-        "gz-of-empty": Case("t.tgz", gzip.compress(b""), 0, (r"not a valid tar \(empty file\)",)),
-        "gz-of-a-picture": Case("t.tar.gz", gzip.compress(JPEG), 0, ("an image, not a tar: unpack it",)),
-        "gz-checksum": Case(
-            "t.tar.gz", changed(packed, len(packed) - 8, b"\0\0\0\0"), 3, ("CRC check failed",)
-        ),
-        "gz-damaged": Case(
-            "t.tar.gz", changed(packed, 30, b"\xff" * 40), 0, (r"byte 0 \(unpacked\): .*zlib error",)
-        ),
-        "gz-then-noise": Case("t.tar.gz", packed + b"noise", 3, ("the next bytes are not gzip data",)),
-        "gz-twice": Case("t.tar.gz", packed + gzip.compress(tar(info_of("more.jpg", JPEG))), 4),
-        "gz-in-members": Case("t.tar.gz", gzip.compress(TAR[:3000]) + gzip.compress(TAR[3000:]), 3),
+    return {**stored, **{name: case for form in FORMS for name, case in compressed_tars(form).items()}}
+
+
+def compressed_tars(form: str) -> dict[str, Case]:
+    """The tars that are compressed in one format; `form` is its ending."""
+
+    def packed(data: bytes) -> bytes:
+        return pack(data, form)
+
+    whole, start, more = packed(TAR), packed(TAR[: 2 * MEMBER]), packed(tar(info_of("more.jpg", JPEG)))
+    name, checksum = f"t.tar.{form}", {"gz": "Incorrect length"}.get(form, f"damaged {FORMS[form]}")
+    cases = {
+        "called-tar": Case("t.tar", whole, 3),
+        "without": Case(name, TAR, 3),
+        "cut": Case(name, start + packed(TAR[2 * MEMBER :])[:99], 2, (r"\(unpacked\): .*end-of-stream",)),
+        "of-no-bytes": Case(name, b"", 0, (r"not a valid tar \(empty file\)",)),
+        "of-empty": Case(name, packed(b""), 0, (r"not a valid tar \(empty file\)",)),
+        "of-a-picture": Case(name, packed(JPEG), 0, ("an image, not a tar: unpack it",)),
+        "checksum": Case(name, changed(whole, len(whole) - 4, b"\0\0\0\0"), 3, (checksum,)),
+        "damaged": Case(name, changed(whole, 30, b"\xff" * 40), 0, (r"byte 0 \(unpacked\): ",)),
+        "then-noise": Case(name, whole + b"noise", 3, (f"the next bytes are not {FORMS[form]} data",)),
+        "twice": Case(name, whole + more, 4),
+        "in-members": Case(name, packed(TAR[:3000]) + packed(TAR[3000:]), 3),
     }
-    return {**stored, **gz}
+    return {f"{form}-{name}": case for name, case in cases.items()}
 
 
 # --- Parquet ---
@@ -542,6 +546,19 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
     "map-before-data.tar.gz": (
         lambda: gzip.compress(pax(SPARSE_MAP_FIRST, header("h", 1 << 30)) + b"1" * (300 << 20), 1),
         f"a header of .*{MEMORY}",
+    ),
+    # gzip expands a file by at most 1032; these formats have no such limit.
+    **{
+        f"zeros.tar.{form}": (
+            lambda form=form: pack(header("h", 1 << 40), form) + pack(bytes(8 << 20), form) * 40,
+            f"expands to more than 1032 times .*{MEMORY}",
+        )
+        for form in ("bz2", "xz", "zst")
+    },
+    # A window of 256 MiB, of which a decoder may need all.
+    "window.tar.xz": (
+        lambda: lzma.compress(TAR, filters=[{"id": lzma.FILTER_LZMA2, "dict_size": 256 << 20}]),
+        f"its xz dictionary needs more .*{MEMORY}",
     ),
     "header.tar": (lambda: header("h", 1 << 30, b"x") + bytes(1 << 20), f"a header of .*{MEMORY}"),
     # Python's tarfile would search this with its regular expressions for an hour.
@@ -684,11 +701,12 @@ def test_frames_of_repeated_names_are_told_apart(corpus):
     assert [frame.member for frame in read(corpus / "parquet-keys-not-utf8")] == ["a\\xff", "b"]
 
 
-def test_a_gzipped_tar_damaged_in_the_middle_gives_what_comes_before(tmp_path):
-    noise = np.random.default_rng(0).bytes(5000)
-    data = gzip.compress(tar(*(info_of(f"{i}.jpg", noise) for i in range(60))), 0)
-    (tmp_path / "t.tar.gz").write_bytes(changed(data, len(data) // 2, b"\xff" * 70_000))
-    *frames, last = read(tmp_path / "t.tar.gz")
+@pytest.mark.parametrize("form", FORMS)
+def test_a_compressed_tar_damaged_in_the_middle_gives_what_comes_before(tmp_path, form):
+    noise = np.random.default_rng(0)
+    data = pack(tar(*(info_of(f"{i}.jpg", noise.bytes(5000)) for i in range(60))), form, "-1")
+    (tmp_path / f"t.tar.{form}").write_bytes(changed(data, len(data) // 2, b"\xff" * 70_000))
+    *frames, last = read(tmp_path / f"t.tar.{form}")
     assert 5 <= len(frames) <= 31 and all(frame.error is None for frame in frames)
     assert "at byte" in last.error and last.frame_index == -1
 

@@ -26,6 +26,10 @@ def test_folders_are_searched_and_other_files_skipped(tmp_path):
         "a.jpg",
         "deep/b.PNG",
         "deep/c.tar.gz",
+        "deep/e.tar.zst",
+        "deep/f.TXZ",
+        "deep/g.tar.bz2",
+        "deep/h.zst",
         "d.parquet",
         "notes.txt",
         ".hidden.jpg",
@@ -41,6 +45,9 @@ def test_folders_are_searched_and_other_files_skipped(tmp_path):
         ("d.parquet", "parquet"),
         ("deep/b.PNG", "picture"),
         ("deep/c.tar.gz", "tar"),
+        ("deep/e.tar.zst", "tar"),
+        ("deep/f.TXZ", "tar"),
+        ("deep/g.tar.bz2", "tar"),
     ]
 
 
