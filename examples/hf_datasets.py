@@ -19,7 +19,8 @@ import faceq
 
 READABLE = r"""timestamp_s is null and source not like 's3://%'
     and (member is null or regexp_matches(source, '\.(tar(\.(gz|bz2|xz))?|t[bgx]z|tbz2)$'))"""
-"""SQL condition: the frame is not from a video, S3 or a Parquet file."""
+"""SQL condition: the frame is not from a video, S3, a Parquet file or a .tar.zst, which tarfile reads only
+from Python 3.14 on."""
 
 SCORES = ("serfiq", "dbcnn")
 FEATURES = Features(

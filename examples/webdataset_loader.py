@@ -18,7 +18,8 @@ import faceq
 
 IN_TARS = r"""timestamp_s is null and source not like 's3://%'
     and regexp_matches(source, '\.(tar(\.(gz|bz2|xz))?|t[bgx]z|tbz2)$')"""
-"""SQL condition: the frame is an image in a local tar shard."""
+"""SQL condition: the frame is an image in a local tar shard, but not in a .tar.zst, which tarfile reads only
+from Python 3.14 on."""
 
 
 class GoodFrames:
