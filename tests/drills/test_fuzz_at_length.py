@@ -1,4 +1,4 @@
-"""10,000 mutated inputs: the readers do not crash or hang, use bounded memory, and always give a result."""
+"""13,000 mutated inputs: the readers do not crash or hang, use bounded memory, and always give a result."""
 
 import pytest
 from fuzz import KINDS, read_mutated

@@ -1,4 +1,4 @@
-"""Reading of a few hundred mutated inputs. `tests/drills/test_fuzz_at_length.py` reads ten thousand."""
+"""Reading of a few hundred mutated inputs. `tests/drills/test_fuzz_at_length.py` reads thousands."""
 
 import pytest
 from fuzz import KINDS, read_mutated
