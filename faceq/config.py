@@ -221,8 +221,7 @@ class Config(_Strict):
     )
     model_mirrors: tuple[str, ...] = Field(
         (),
-        description="Folders, `s3://` or `https://` prefixes from which to fetch models first. One or a "
-        "list.",
+        description="Folders, `s3://` or `https://` prefixes to fetch models from first. One or a list.",
     )
     dropout: float | None = Field(
         None,
@@ -278,6 +277,11 @@ class Config(_Strict):
         "all",
         description="Which component measures of a face to compute, the columns from `single_face` to "
         "`natural_colour`: all of them, or none.",
+    )
+    faces: Literal["largest", "aligned"] = Field(
+        "largest",
+        description="Which faces to score: the `largest` of each frame, or each frame as one `aligned` face. "
+        "`aligned` takes square crops that are aligned to the ArcFace template, and detects nothing.",
     )
     embeddings: bool = Field(False, description="Write the recognition embeddings to a column.")
     det_threshold: float = Field(0.6, gt=0, lt=1, description="Minimum detector confidence of a face.")

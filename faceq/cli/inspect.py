@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from faceq import config
 from faceq.cli.models import add_model_arguments, model_settings
-from faceq.cli.settings import add_config_arguments, load_settings
+from faceq.cli.settings import add_config_arguments, brief, load_settings
 from faceq.errors import UsageError
 from faceq.messages.visible import visible
 from faceq.storage.filesystem import absolute, filesystem, is_remote, path_of
@@ -58,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="compare with the faces of this result table (default: with photos of CelebA)",
     )
     add("--json", action="store_true", help="print the rows as JSON, as a table would hold them")
+    add("--faces", choices=("largest", "aligned"), help=brief("faces"))
     add_config_arguments(parser)
     add_model_arguments(parser)
     parser.set_defaults(run=inspect, only_prints=lambda options: options.out is None)
@@ -65,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def inspect(options: argparse.Namespace) -> int:
     """`faceq inspect`."""
-    settings = load_settings(options, model_settings(options))
+    settings = load_settings(options, {"faces": options.faces, **model_settings(options)})
     frames = _pictures(options.images, settings)
     targets = _targets(options.out, [frame.source for frame in frames], settings.s3)
     from faceq.report import comparison  # noqa: PLC0415 - DuckDB takes a while to import

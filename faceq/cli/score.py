@@ -37,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser)
     add_model_arguments(parser)
     add("--fiq-threshold", type=float, metavar="X", help=f"{brief('fiq_threshold')} (default: 0.5)")
+    add("--faces", choices=("largest", "aligned"), help=brief("faces"))
     add("--measures", choices=("all", "none"), help=brief("measures"))
     add("--embeddings", action="store_true", default=None, help=brief("embeddings"))
     add("--fps", type=float, metavar="X", help=brief("video.fps"))
@@ -76,6 +77,7 @@ def _settings(options: argparse.Namespace) -> Config:
             "manifest": options.manifest,
             "out": options.out,
             "fiq_threshold": options.fiq_threshold,
+            "faces": options.faces,
             "measures": options.measures,
             "embeddings": options.embeddings,
             "video": {key: value for key, value in sampling.items() if value is not None} or None,

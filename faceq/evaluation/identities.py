@@ -95,8 +95,10 @@ def evaluate_edc(
 
 
 def qualities(rows: pa.Table, seed: int = 0) -> dict[str, np.ndarray]:
-    """The scores to compare, each (N,) float, higher is better. `random` is the baseline."""
-    columns = {name: rows[name].to_numpy() for name in ("serfiq_raw", "embedding_norm", "det_score")}
+    """The scores to compare, each (N,) float, higher is better. `random` is the baseline. Faces of
+    `faces: aligned` have no `det_score`."""
+    names = ["serfiq_raw", "embedding_norm", *(["det_score"] if not rows["det_score"].null_count else [])]
+    columns = {name: rows[name].to_numpy() for name in names}
     size = np.minimum(rows["face_w"].to_numpy(), rows["face_h"].to_numpy())
     return {**columns, "face_size": size, "random": np.random.default_rng(seed).random(len(rows))}
 

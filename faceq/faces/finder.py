@@ -71,13 +71,15 @@ class Found:
 
     face: the face, with the landmarks used for alignment. dense: its dense landmarks. areas: of all faces
     found in the frame, square pixels. turn: rotation of the frame when the face was found, degrees,
-    clockwise.
+    clockwise. given: the landmarks of the alignment template, (5, 2) float32, frame pixels, if the frame is a
+    face that is already aligned; None if the face was detected.
     """
 
     face: Face
     dense: Dense
     areas: tuple[float, ...]
     turn: int
+    given: np.ndarray | None = None
 
     @property
     def logit(self) -> float | None:

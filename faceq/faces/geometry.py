@@ -98,11 +98,31 @@ def align(image: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
     return warp(image, matrix, ALIGNED_SIZE)
 
 
+def aligned_landmarks(width: int, height: int) -> np.ndarray:
+    """The template's landmarks (5, 2) in an aligned face that was resized to `width` x `height` pixels.
+
+    Resizing keeps the edges of the picture, so the centre c of a pixel moves to (c + 1/2) * scale - 1/2.
+    """
+    scale = np.array([width, height]) / ALIGNED_SIZE
+    return (ALIGNED_LANDMARKS + 0.5) * scale - 0.5
+
+
 def align_error(landmarks: np.ndarray) -> float:
     """How badly five landmarks (5, 2) fit the recogniser's template: the root mean square distance after the
     fit of `align`, in pixels of the aligned face. It is also larger for faces turned to the side."""
     matrix = similarity(landmarks.astype(np.float64), ALIGNED_LANDMARKS)
-    away = from_frame(landmarks.astype(np.float64), matrix) - ALIGNED_LANDMARKS
+    return _root_mean_square(from_frame(landmarks.astype(np.float64), matrix) - ALIGNED_LANDMARKS)
+
+
+def misalignment(landmarks: np.ndarray, width: int, height: int) -> float:
+    """How far the landmarks (5, 2) of a face are from the template's, in a picture of this size that is an
+    aligned face: root mean square, pixels of the aligned face. Unlike in `align_error`, nothing is fitted, so
+    it is also larger if the picture is badly aligned."""
+    away = landmarks.astype(np.float64) - aligned_landmarks(width, height)
+    return _root_mean_square(away * ALIGNED_SIZE / (width, height))
+
+
+def _root_mean_square(away: np.ndarray) -> float:
     return float(np.sqrt((away**2).sum(axis=1).mean()))
 
 

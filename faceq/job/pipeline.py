@@ -14,7 +14,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 import faceq
 from faceq.config import Config, Stage
 from faceq.errors import JobError, UsageError
-from faceq.job import checkpoint, failures, progress, resume, slow_steps
+from faceq.job import checkpoint, failures, missed_crops, progress, resume, slow_steps
 from faceq.job.census import Census
 from faceq.job.cluster import ray_for, runs_here
 from faceq.job.inputs import Input, list_input, no_frames, table_of
@@ -103,6 +103,7 @@ def score(
             graph = _score(config, models, found.shards, table, run, held, reporter, shared)
         with slow_steps.named("counting the rows in the table"):
             quantiles, totals = _count(table, run)
+            run.notes = [*missed_crops.notes(table, run), *run.notes]
         held.check()
         earlier = [other for other in table.runs() if other["run_id"] != run.run_id]
         if run.rows or run.frames is None or (run.already_done and unfinished(earlier)):

@@ -43,6 +43,9 @@ HARMLESS = {"over_exposed": 0.01, "compression": 0.1}
 """Values up to which a fault cannot be seen, so that a face with one is worse than none, although most faces
 have even less."""
 
+FRAMING = ("eye_distance", "face_inside")
+"""Measures that are not compared for pictures of `faces: aligned`: they say how these are cropped."""
+
 UNUSUAL = 0.9
 """A value is unusual if it is worse than this share of the reference."""
 
@@ -109,10 +112,11 @@ def standings(row: Mapping[str, Any], reference: Reference) -> list[Standing]:
         row: of the result table. Measures that are null are left out, in the row or in the reference.
         reference: the other faces.
     """
+    left_out = FRAMING if row["det_score"] is None else ()
     found = [
         Standing(name, row[name], _worse_than(name, row[name], np.array(reference.quantiles[name])))
         for name in WORSE
-        if row[name] is not None and name in reference.quantiles
+        if row[name] is not None and name in reference.quantiles and name not in left_out
     ]
     return sorted(found, key=lambda standing: -standing.worse_than)
 

@@ -123,8 +123,10 @@ def lines_of(look: Inspected, config: Config) -> list[tuple[str, str]]:
         lines.append(("image", f"{row['width']} x {row['height']}, faces: {row['n_faces']}"))
     if row["face_w"] is not None:
         x, y, width, height = (round(row[f"face_{side}"]) for side in "xywh")
+        score = row["det_score"]
+        how = "the whole image, taken as aligned" if score is None else f"confidence {score:.2f}"
         why = ", the largest one among those with nearly the best confidence" if row["n_faces"] > 1 else ""
-        lines.append(("face", f"{width} x {height} at {x}, {y}, confidence {row['det_score']:.2f}{why}"))
+        lines.append(("face", f"{width} x {height} at {x}, {y}, {how}{why}"))
         if row["face_confidence"] is not None:
             error = f"alignment error {row['align_error']:.1f} pixels"
             lines.append(("landmarks", f"confidence {row['face_confidence']:.2f}, {error}"))

@@ -122,6 +122,7 @@ def comparison_record(config: Config, models: ChosenModels) -> dict[str, Any]:
         "det_threshold": config.det_threshold,
         "min_face": config.min_face,
         "face_finding": FACE_FINDING,
+        "faces": config.faces,
         "max_pixels": config.max_pixels,
         "video_fps": config.video.fps,
         "video_every": config.video.every,

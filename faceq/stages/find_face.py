@@ -11,8 +11,8 @@ import pyarrow as pa
 
 from faceq.config import FRAME_REGIONS, Config
 from faceq.faces import detect, geometry, landmarks, region
+from faceq.faces.aligned import AlignedPictures, check_square
 from faceq.faces.batched_search import BatchedSearch
-from faceq.faces.detect import Face
 from faceq.faces.dhash import dhash
 from faceq.faces.finder import Finder, Found, face_confidence, is_face
 from faceq.faces.landmarks import Dense
@@ -59,10 +59,15 @@ class FindFace:
             check_cuda()
         batched = device == "cuda" if batched is None else batched
         mini_batch = pool.mini_batch if batched else None
-        detector = detect.load(models.path("detector"), config.det_threshold, device, threads, mini_batch)
         landmarker = landmarks.load(models.path("landmarks"), device, threads, mini_batch)
         self._batched = BatchedSearch(threads, AT_ONCE * pool.mini_batch) if batched else None
-        self._find = Finder(detector, landmarker, config.min_face)
+        self._aligned = config.faces == "aligned"
+        self._find: Finder | AlignedPictures
+        if self._aligned:
+            self._find = AlignedPictures(landmarker)
+        else:
+            detector = detect.load(models.path("detector"), config.det_threshold, device, threads, mini_batch)
+            self._find = Finder(detector, landmarker, config.min_face)
         self._preset = models.preset
         self._region = config.quality_region
         self._measures = config.measures == "all"
@@ -85,6 +90,8 @@ class FindFace:
         """The search for the values of an encoded frame, and the memory that its pixels take, bytes."""
         try:
             picture = decode(image.as_py(), self._max_pixels, self._limits)
+            if self._aligned:
+                check_square(picture)
         except UnreadableError as error:
             return finished({"status": "unreadable", "error": str(error)}), 0
         return self._measure(picture), picture.nbytes
@@ -97,26 +104,26 @@ class FindFace:
             "height": height,
             "n_faces": len(found.areas) if found else 0,
         }
-        if found is None or not is_face(found):
+        if found is None or not (self._aligned or is_face(found)):
             return values | {"status": "no_face"}
         face, dense = found.face, found.dense
         if face.box[2:].min() < self._min_face:
-            return values | _face_columns(face) | {"status": "face_too_small"}
+            return values | _face_columns(found, width, height) | {"status": "face_too_small"}
         outline = dense.outline(self._preset.outline)
         upright = upright_face(picture, found, outline)
         crop, edge, is_frame = upright.crop, upright.outline, self._region in FRAME_REGIONS
         if is_frame:
             crop = region.blacked_out(picture, outline, as_jpeg=self._region == "frame_jpeg")
             edge = outline * (np.array(crop.shape[1::-1]) / (width, height))
-        aligned = geometry.align(picture, face.landmarks)
-        pose = _face_columns(face) | self._pose(dense, width, height)
-        measured = component_measures(picture, found, outline, upright, pose["yaw"]) if self._measures else {}
+        aligned = geometry.align(picture, face.landmarks if found.given is None else found.given)
+        columns = _face_columns(found, width, height) | self._pose(dense, width, height)
+        measured = self._measured(picture, found, outline, upright, columns["yaw"])
         return {
             **values,
-            **pose,
+            **columns,
             **measured,
             "face_confidence": face_confidence(found),
-            "align_error": geometry.align_error(face.landmarks),
+            "align_error": _align_error(found, width, height),
             "mask_coverage": geometry.coverage(outline, width, height),
             "dhash": dhash(aligned),
             "aligned": aligned.tobytes(),
@@ -124,6 +131,14 @@ class FindFace:
             "outline": edge.astype(np.float32).tobytes(),
             "crop_map": None if is_frame else upright.matrix.tobytes(),
         }
+
+    def _measured(
+        self, picture: np.ndarray, found: Found, outline: np.ndarray, upright: Upright, yaw: float
+    ) -> dict[str, float | None]:
+        if not self._measures:
+            return {}
+        values = component_measures(picture, found, outline, upright, yaw)
+        return values if _shows_landmarks(found) else {**values, "eye_distance": None}
 
     def _pose(self, dense: Dense, width: int, height: int) -> dict[str, float]:
         if self._preset.pose == "five":
@@ -170,10 +185,27 @@ def upright_face(picture: np.ndarray, found: Found, outline: np.ndarray) -> Upri
     return Upright(geometry.crop(picture, matrix), matrix, inside)
 
 
-def _face_columns(face: Face) -> dict[str, Any]:
-    x, y, width, height = face.box
-    yaw, pitch, roll = geometry.head_pose(face.landmarks)
+def _face_columns(found: Found, width: int, height: int) -> dict[str, Any]:
+    """The columns of the face, from `face_x` to `roll`."""
+    x, y, face_width, face_height = found.face.box
+    landmarks, dense, pose = found.face.landmarks, found.dense, None
+    if not _shows_landmarks(found):
+        pose = geometry.head_pose_pnp(dense.points[list(dense.pose)], width, height)
+    yaw, pitch, roll = pose or geometry.head_pose(landmarks)
     return {
-        **{"face_x": x, "face_y": y, "face_w": width, "face_h": height, "det_score": face.score},
-        **{"landmarks": face.landmarks.ravel(), "yaw": yaw, "pitch": pitch, "roll": roll},
+        **{"face_x": x, "face_y": y, "face_w": face_width, "face_h": face_height},
+        "det_score": found.face.score if found.given is None else None,
+        "landmarks": (landmarks if found.given is None else found.given).ravel(),
+        **{"yaw": yaw, "pitch": pitch, "roll": roll},
     }
+
+
+def _shows_landmarks(found: Found) -> bool:
+    """Whether the five landmarks are those of this face, and not the template's."""
+    return found.given is None or found.dense.five is not None
+
+
+def _align_error(found: Found, width: int, height: int) -> float | None:
+    if found.given is None:
+        return geometry.align_error(found.face.landmarks)
+    return geometry.misalignment(found.face.landmarks, width, height) if _shows_landmarks(found) else None

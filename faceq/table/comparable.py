@@ -9,6 +9,7 @@ from faceq.errors import UsageError
 
 EARLIER_DEFAULTS: dict[str, Any] = {
     "face_finding": 1,
+    "faces": "largest",
     "quality_scale": None,
     "precision": {"serfiq": "f32", "dbcnn": "f32"},
 }

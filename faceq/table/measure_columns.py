@@ -25,7 +25,7 @@ MEASURES = (
         "Distance between the eye centres, divided by the cosine of `yaw`.",
         "pixels",
         "> 0",
-        "`yaw` hides one eye",
+        "`yaw` hides one eye, or as for `align_error`",
     ),
     _measure(
         "head_size",

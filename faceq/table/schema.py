@@ -91,7 +91,8 @@ COLUMNS = (
     Column(
         "n_faces",
         pa.int32(),
-        "Number of faces that the detector found with a confidence of at least `det_threshold`.",
+        "Number of faces that the detector found with a confidence of at least `det_threshold`. 1 with "
+        "`faces: aligned`, which does not detect faces.",
         range="≥ 0",
         null=NO_FRAME,
     ),
@@ -100,7 +101,7 @@ COLUMNS = (
         pa.float32(),
         "Left edge of the box of the scored face, clipped to the frame. The scored face is the largest one "
         "among those with nearly the best confidence: at most 0.15 below it. A face cut off by the edge of "
-        "the frame counts as smaller.",
+        "the frame counts as smaller. With `faces: aligned`, the box is the whole frame.",
         unit="pixels",
         range="0 to `width`",
         null=NO_FACE,
@@ -115,14 +116,14 @@ COLUMNS = (
         pa.float32(),
         "The detector's confidence in the scored face.",
         range="0 to 1",
-        null=NO_FACE,
+        null=f"{NO_FACE}, or `faces` is `aligned`",
     ),
     Column(
         "landmarks",
         pa.list_(pa.float32()),  # many readers cannot read nulls in a fixed-size list
         "Five points of the scored face as ten numbers, x and y of each: both eyes (the one on the image's "
         "left first), the tip of the nose, both corners of the mouth (the image's left first). Left is meant "
-        "as if the face stood upright.",
+        "as if the face stood upright. With `faces: aligned`, they are those of the alignment template.",
         unit="pixels",
         null=NO_FACE,
     ),
@@ -162,10 +163,11 @@ COLUMNS = (
         "align_error",
         pa.float32(),
         "How badly the five landmarks fit the recogniser's alignment template: root mean square distance "
-        "after the fit. It grows with poor landmarks, and also with faces that are turned to the side.",
+        "after the fit. It grows with poor landmarks, and also with faces that are turned to the side. With "
+        "`faces: aligned`, nothing is fitted: it also grows if the frame is badly aligned.",
         unit="pixels of the aligned face (112 x 112)",
         range="≥ 0",
-        null=NO_SERFIQ,
+        null=f"{NO_SERFIQ}, or `faces` is `aligned` and the landmark model does not give these five",
     ),
     Column(
         "serfiq_raw",

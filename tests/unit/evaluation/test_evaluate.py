@@ -4,6 +4,7 @@ import csv
 import json
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from here import score_here
 from PIL import Image
@@ -79,6 +80,12 @@ def test_serfiq_predicts_errors_and_a_random_score_does_not(found):
     areas = {r.quality: r.pauc[-1] for r in found.results if r.fmr == 1e-2}
     assert list(areas) == ["serfiq_raw", "embedding_norm", "det_score", "face_size", "random"]
     assert areas["serfiq_raw"] < 0.85 < areas["random"]
+
+
+def test_aligned_faces_are_not_ranked_by_a_detector(table):
+    rows = table.rows(["serfiq_raw", "embedding_norm", "det_score", "face_w", "face_h"]).drop_null()
+    without = rows.set_column(2, "det_score", pa.nulls(len(rows), pa.float32()))
+    assert identities.qualities(rows).keys() - identities.qualities(without).keys() == {"det_score"}
 
 
 def test_kept_embeddings_give_the_same_figures(folder, kept, found):

@@ -14,12 +14,20 @@ from faceq.table.schema import COLUMNS
 EVEN = comparison.Reference(
     "test", 101, {name: np.linspace(0, 1, 101).tolist() for name in comparison.WORSE if name != "pitch"}
 )
-MIDDLE = {name: 0.5 for name in comparison.WORSE}
+MIDDLE = {"det_score": 0.9, **{name: 0.5 for name in comparison.WORSE}}
 
 
 def worse_than(**values: float) -> dict[str, float]:
     found = comparison.standings({**MIDDLE, **values}, EVEN)
     return {standing.name: standing.worse_than for standing in found}
+
+
+def test_how_an_aligned_face_is_cropped_is_not_compared():
+    rows = MIDDLE, {**MIDDLE, "det_score": None}
+    detected, aligned = (
+        {each.name for each in comparison.standings(row, comparison.shipped())} for row in rows
+    )
+    assert detected - aligned == {"eye_distance", "face_inside"}
 
 
 def test_worse_values_are_worse_than_more_faces():

@@ -36,6 +36,25 @@ def test_a_low_serfiq_is_explained_by_position_and_pose(changed, said):
     assert why_low({**GOOD, **UNUSABLE, **changed}) == f"serfiq 0.300 is below 0.6: {said}"
 
 
+ALIGNED = {
+    **{"width": 112, "height": 112, "face_x": 0.0, "face_y": 0.0, "face_w": 112.0, "face_h": 112.0},
+    **{"det_score": None, "face_confidence": 0.99, "align_error": 4.0},
+}
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({}, "look for something that covers the face"),
+        ({"face_confidence": 0.2}, "little like a face (face_confidence 0.20)"),
+        ({"align_error": 12.3}, "badly aligned (align_error 12)"),
+        ({"align_error": None, "face_confidence": None, "yaw": 50.0}, "turned sideways (yaw 50)"),
+    ],
+)
+def test_an_aligned_face_is_not_cut_off_by_its_frame(changed, said):
+    assert why_low({**GOOD, **ALIGNED, **UNUSABLE, **changed}) == f"serfiq 0.300 is below 0.6: {said}"
+
+
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
