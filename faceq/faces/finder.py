@@ -71,8 +71,8 @@ class Found:
 
     face: the face, with the landmarks used for alignment. dense: its dense landmarks. areas: of all faces
     found in the frame, square pixels. turn: rotation of the frame when the face was found, degrees,
-    clockwise. given: the landmarks of the alignment template, (5, 2) float32, frame pixels, if the frame is a
-    face that is already aligned; None if the face was detected.
+    clockwise. given: if the frame is a face that is already aligned, the landmarks of the alignment template,
+    (5, 2) float32, frame pixels; then these are used for alignment. None if the face was detected.
     """
 
     face: Face

@@ -36,6 +36,7 @@ FaceMesh's points. Both give the same crop size for the median CelebA face."""
 
 class FindFace:
     """Decode a frame, find the face that is scored, compute its landmarks, pose and outline, and crop it.
+    With `faces: aligned`, the frame is the face, and no detector is loaded.
 
     In: image (encoded bytes). Out: status, error, width … roll, mask_coverage, dhash. Frames with a face also
     get `aligned` (112x112 RGB, for the recogniser), and for the quality stage `crop` (RGB, `crop_side` wide
