@@ -296,14 +296,12 @@ class Config(_Strict):
         80_000_000,
         ge=1,
         le=178_956_970,
-        description="Maximum number of pixels in an image. A larger image becomes an `unreadable` row, so "
-        "that it cannot fill the memory.",
+        description="Maximum number of pixels in an image. A larger image becomes an `unreadable` row.",
     )
     extra_bytes: int = Field(
         16 << 10,
         ge=0,
-        description="Maximum size in bytes of a frame's `extra`: what came with the frame, such as the "
-        "sidecars of a tar. Values beyond it are left out. 0: do not read what came with frames.",
+        description="Maximum size in bytes of what comes with a frame (`extra`). 0: do not read it.",
     )
     video: Video = Field(Video(), description="Which frames of a video to score.")
     limit: int | None = Field(None, ge=1, description="Score only the first N frames of the input.")
@@ -316,22 +314,18 @@ class Config(_Strict):
     rows_per_file: int | None = Field(
         None,
         ge=1,
-        description="Number of frames written together. A killed job loses unwritten rows, and the frames "
-        "between its stages. Default: 1000 on clusters and GPUs; on the CPUs of one machine, the smaller of "
-        "five seconds' work and a tenth of the input, but between 50 and 1000. Smaller values mean more "
-        "files and slower queries; `faceq compact` merges the files.",
+        description="Number of frames written together; a killed job loses what is not written. Default: "
+        "1000 on clusters and GPUs; on CPUs of one machine, the smaller of five seconds' work and a tenth of "
+        "the input, but 50 to 1000. Small files make queries slower; `faceq compact` merges them.",
     )
     num_cpus: int | None = Field(
         None,
         ge=2,
-        description="Logical CPUs of the Ray cluster that faceq starts for this job. Default: the CPUs that "
-        "the process may use, within the CPU quota and memory limit of its container.",
+        description="Logical CPUs of the Ray cluster that faceq starts. Default: all that it may use.",
     )
     s3: S3Settings = Field(S3Settings(), description="How to connect to S3.")
     read: TaskResources = Field(TaskResources(), description="Resources of the tasks that read and write.")
-    find_face: FindFaces = Field(
-        FindFaces(), description="Resources of decoding, face detection and landmarks."
-    )
+    find_face: FindFaces = Field(FindFaces(), description="Resources of decoding and of finding faces.")
     serfiq: Pool = Field(Pool(), description="Resources of the recogniser.")
     dbcnn: Pool = Field(Pool(), description="Resources of DB-CNN.")
 
