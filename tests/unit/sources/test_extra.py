@@ -202,6 +202,31 @@ def test_text_that_is_not_utf8_is_left_out(tmp_path):
     assert extras(tmp_path / "a.parquet") == {"0": {"text": "good"}, "1": {LEFT_OUT: ["text"]}}
 
 
+def test_a_damaged_column_costs_no_frame(tmp_path):
+    path = tmp_path / "a.parquet"
+    captions = [f"caption {number}" for number in range(60)]
+    pq.write_table(
+        pa.table({"image": [JPEG] * 60, "caption": captions}),
+        path,
+        row_group_size=20,
+        compression="none",
+        use_dictionary=False,
+    )
+    whole = bytearray(path.read_bytes())
+    at = whole.index(b"caption 20") - 4  # the length of the first value of the second row group
+    whole[at : at + 4] = b"\xff\xff\xff\x7f"
+    path.write_bytes(whole)
+    findings = Findings()
+    frames = read(path, findings=findings)
+    assert [frame.member for frame in frames] == [str(number) for number in range(60)]
+    assert all(frame.image == JPEG for frame in frames)
+    expected = [{"caption": caption} for caption in captions[:20]]
+    assert [json.loads(frame.extra) for frame in frames[:20]] == expected
+    assert {frame.extra for frame in frames[20:]} == {None}
+    (note,) = findings.notes
+    assert "one of its columns caption may be damaged" in note and "from row 20 on" in note
+
+
 @pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
 def test_other_columns_of_a_manifest_come_with_every_frame_of_its_files(tmp_path, ending):
     (tmp_path / "a.jpg").write_bytes(JPEG)
