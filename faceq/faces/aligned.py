@@ -13,12 +13,9 @@ from faceq.faces import geometry
 from faceq.faces.detect import Face
 from faceq.faces.finder import Found
 from faceq.faces.landmarks import Landmarker
+from faceq.faces.method import MOST_OBLONG
 from faceq.faces.search import Steps, run
 from faceq.sources.decode.image import UnreadableError
-
-LONGER = 1.03
-"""Maximum ratio of the sides of an aligned picture: one pixel at 40 pixels, three at 112. A picture that is
-longer was cropped by another template (96x112 is common), which has the landmarks in other places."""
 
 FACE_CENTRE, FACE_SIZE = np.array([56.4, 63.5]), np.array([81.4, 107.7])
 """Centre and size of the box that YuNet finds around a face, in pixels of the aligned face: medians over 148
@@ -58,7 +55,7 @@ class AlignedPictures:
 def check_square(picture: np.ndarray) -> None:
     """Raise UnreadableError if a picture (H, W, 3) cannot be an aligned face, because it is not square."""
     height, width = picture.shape[:2]
-    if max(width, height) > LONGER * min(width, height):
+    if max(width, height) > MOST_OBLONG * min(width, height):
         raise UnreadableError(
             f"is {width}x{height} pixels, but `faces: aligned` needs square pictures of aligned faces: score "
             "other images with `faces: largest`"

@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from faceq.faces.aligned import LONGER
+from faceq.faces.method import MOST_OBLONG
 from faceq.table.runs import Run
 from faceq.table.store import Table, status_of
 
-LEAST_FRAMES, MOST_MISSED, MOST_SQUARE = 20, 0.5, 0.9
+LEAST_FRAMES, LEAST_MISSED, LEAST_SQUARE = 20, 0.5, 0.9
 """A run gets the note if it has at least this number of rows, at least this share of them have no face that
 is large enough, and at least this share of these are small square pictures."""
 
@@ -22,10 +22,10 @@ _FILES = 50
 def notes(table: Table, run: Run) -> list[str]:
     """The note, if the rows of a run that has counted them give reason for it, or nothing."""
     rows, missed = run.rows or 0, sum(run.counts.get(status, 0) for status in MISSED)
-    if run.config.get("faces") != "largest" or rows < LEAST_FRAMES or missed < MOST_MISSED * rows:
+    if run.config.get("faces") != "largest" or rows < LEAST_FRAMES or missed < LEAST_MISSED * rows:
         return []
     share = _share_of_small_squares(table, run.run_id)
-    if share < MOST_SQUARE:
+    if share < LEAST_SQUARE:
         return []
     return [
         f"{missed:,} of {rows:,} frames have no face that is large enough, and {share:.0%} of these are "
@@ -41,4 +41,4 @@ def _share_of_small_squares(table: Table, run_id: str) -> float:
         for name in ("width", "height")
     )
     longer, shorter = np.maximum(width, height), np.minimum(width, height)
-    return float(np.mean((longer <= SMALL) & (longer <= LONGER * shorter)))
+    return float(np.mean((longer <= SMALL) & (longer <= MOST_OBLONG * shorter)))

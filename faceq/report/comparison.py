@@ -85,7 +85,7 @@ class Standing:
 
 @cache
 def shipped() -> Reference:
-    """The faces of 1,180 photos of CelebA, which come with faceq: `python -m jobs.reference_faces`."""
+    """1,171 faces of CelebA, which come with faceq: `python -m jobs.reference_faces`."""
     return Reference(**json.loads(files("faceq.report").joinpath(SHIPPED).read_text(encoding="utf-8")))
 
 

@@ -12,6 +12,9 @@ from typing import Any
 LEFT_OUT = "_left_out"
 """Key of the object with the names of the values that it does not have."""
 
+MOST_NAMES = 100
+"""Maximum number of names in LEFT_OUT."""
+
 _AS_TEXT = (datetime.date, datetime.time, datetime.timedelta, decimal.Decimal, uuid.UUID)
 
 
@@ -33,19 +36,21 @@ class Extra:
         self._left = most - len("{}")
         self._parts: dict[str, str] = {}
         self._left_out: list[str] = []
+        self._more = 0  # values that are left out and not named
+        self._used = {LEFT_OUT: 1}  # how often each name was given
 
     def add(self, name: str, value: Any) -> None:
         """Add a value that consists of what Arrow's `to_pylist` returns."""
         try:
             self._add(name, dumped(json_value(value)))
-        except BinaryValueError:
+        except (BinaryValueError, RecursionError):
             self.leave_out(name)
 
     def add_file(self, name: str, content: bytes) -> None:
         """Add the content of a file, parsed if the name ends in `json`, as text otherwise. JSON that is not
-        valid is added as text."""
+        valid, or nested too deeply, is added as text."""
         try:
-            value: Any = content.decode()
+            value: Any = content.decode("utf-8-sig")
         except UnicodeDecodeError:
             self.leave_out(name)
             return
@@ -59,29 +64,37 @@ class Extra:
 
     def leave_out(self, name: str) -> None:
         """Name a value that is left out."""
-        self._left_out.append(self._unique(name))
+        self._leave_out(self._unique(name))
+
+    def _leave_out(self, name: str) -> None:
+        if len(self._left_out) < MOST_NAMES:
+            self._left_out.append(name)
+        else:
+            self._more += 1
 
     def text(self) -> str | None:
         """The object; None if nothing was added."""
         parts = [f"{dumped(name)}: {value}" for name, value in self._parts.items()]
         if self._left_out:
-            parts.append(f"{dumped(LEFT_OUT)}: {dumped(self._left_out)}")
+            more = [f"and {self._more} more"] if self._more else []
+            parts.append(f"{dumped(LEFT_OUT)}: {dumped([*self._left_out, *more])}")
         return f"{{{', '.join(parts)}}}" if parts else None
 
     def _add(self, name: str, value: str) -> None:
         name = self._unique(name)
         size = len(f"{dumped(name)}: {value}, ".encode())
         if size > self._left:
-            self._left_out.append(name)
+            self._leave_out(name)
             return
         self._left -= size
         self._parts[name] = value
 
     def _unique(self, name: str) -> str:
-        used, number, unique = {*self._parts, *self._left_out, LEFT_OUT}, 1, name
-        while unique in used:
-            number += 1
-            unique = f"{name}#{number}"
+        unique = name
+        while unique in self._used:
+            self._used[name] += 1
+            unique = f"{name}#{self._used[name]}"
+        self._used[unique] = 1
         return unique
 
 
@@ -99,18 +112,20 @@ def json_value(value: Any) -> Any:
         return {str(name): json_value(part) for name, part in value.items()}
     if isinstance(value, list | tuple):
         return [json_value(part) for part in value]
+    if isinstance(value, _AS_TEXT) and str(value) in ("NaT", "NaN"):
+        return None
     if isinstance(value, _AS_TEXT):
         return value.isoformat() if hasattr(value, "isoformat") else str(value)
     raise BinaryValueError(type(value).__name__)
 
 
 def dumped(value: Any) -> str:
-    """A value as JSON that is valid UTF-8."""
+    """A value as JSON. Lone surrogates, which neither UTF-8 nor DuckDB's JSON has, become U+FFFD."""
     text = json.dumps(value, ensure_ascii=False)
     try:
         text.encode()
-    except UnicodeEncodeError:  # lone surrogates
-        return json.dumps(value)
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return text
 
 

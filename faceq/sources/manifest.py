@@ -8,6 +8,7 @@ import csv
 import io
 import itertools
 import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
 from typing import Any, BinaryIO, NamedTuple
@@ -17,7 +18,7 @@ import pyarrow as pa
 from faceq.errors import FaceqError, UsageError
 from faceq.messages.one_line import one_line
 from faceq.sources.extra import Extra
-from faceq.sources.parquet_extra import OtherColumns
+from faceq.sources.parquet_extra import OtherColumns, with_extras
 from faceq.storage.faults import detailed_error, failure, fault_of
 from faceq.storage.filesystem import absolute, check_uri, filesystem, is_remote, path_of, storage_errors
 from faceq.storage.parquet import ParquetFile
@@ -32,7 +33,12 @@ SIZE_COLUMN = "size"
 
 ENDINGS = (".parquet", ".csv", ".jsonl")
 
+MOST_EXTRA = 2 << 10
+"""Maximum size of a file's `extra`, bytes: those of all files are in the memory of the driver."""
+
 _BATCH_ROWS = 65_536
+
+log = logging.getLogger(__name__)
 
 
 class Entry(NamedTuple):
@@ -56,7 +62,7 @@ def entries(uri: str, s3: S3Settings, extra_bytes: int = 0) -> Iterator[Entry]:
             relative to the manifest's folder. The column `size` is optional; a size may be a float or a
             string, as pandas writes it, or missing.
         s3: settings of the file system.
-        extra_bytes: maximum size of an `extra`; 0: do not read the other columns.
+        extra_bytes: maximum size of an `extra`, at most MOST_EXTRA; 0: do not read the other columns.
 
     Raises:
         UsageError: the manifest does not exist or is invalid, or one of its rows has no valid path.
@@ -68,7 +74,7 @@ def entries(uri: str, s3: S3Settings, extra_bytes: int = 0) -> Iterator[Entry]:
     files = filesystem(uri, s3)
     try:
         with files.open(path_of(uri), "rb") as file:
-            for number, place, size, extra in _rows(file, uri, extra_bytes):
+            for number, place, size, extra in _rows(file, uri, min(extra_bytes, MOST_EXTRA)):
                 yield _entry(place, size, folder, f"{uri}: row {number}")._replace(extra=extra)
     except FaceqError:
         raise
@@ -102,11 +108,14 @@ def _parquet_rows(file: ParquetFile, uri: str, extra_bytes: int) -> Iterator[Row
     used = [column, SIZE_COLUMN] if SIZE_COLUMN in names else [column]
     is_table = METADATA_KEY in (file.schema_arrow.metadata or {})  # its columns describe frames, not files
     others = OtherColumns(file.schema_arrow, file.metadata, set(used), 0 if is_table else extra_bytes)
+
+    def batches(columns: list[str]) -> Iterator[pa.RecordBatch]:
+        return file.iter_batches(_BATCH_ROWS, columns=columns)
+
     first = 1
-    for batch in file.iter_batches(_BATCH_ROWS, columns=[*used, *others.read]):
+    for batch, extras in with_extras(batches, used, others, lambda said: log.warning("%s: %s", uri, said)):
         sizes = batch[SIZE_COLUMN].to_pylist() if SIZE_COLUMN in used else itertools.repeat(None)
-        places = batch[column].to_pylist()
-        yield from zip(itertools.count(first), places, sizes, others.extras(batch), strict=False)
+        yield from zip(itertools.count(first), batch[column].to_pylist(), sizes, extras, strict=False)
         first += len(batch)
 
 

@@ -1,6 +1,5 @@
 """Reader for Parquet files with a column of encoded images, as a stream of frames."""
 
-import itertools
 import os
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,13 +8,12 @@ from typing import Any, BinaryIO, cast
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from faceq.messages.one_line import one_line
 from faceq.sources import parquet_columns
 from faceq.sources.frame import Frame
 from faceq.sources.listing import Shard, printable
 from faceq.sources.names import Names
 from faceq.sources.parquet_columns import KEY_COLUMNS, Content, content_of, could_hold_images, is_plain
-from faceq.sources.parquet_extra import OtherColumns
+from faceq.sources.parquet_extra import OtherColumns, with_extras
 from faceq.sources.parquet_pages import LEVELS, FewerRowsError, GuardedFile
 from faceq.sources.reading import (
     Expansion,
@@ -26,7 +24,7 @@ from faceq.sources.reading import (
     too_long,
     unread,
 )
-from faceq.storage.filesystem import READ_AHEAD, filesystem, is_remote, is_storage_error, path_of
+from faceq.storage.filesystem import READ_AHEAD, filesystem, is_remote, path_of
 from faceq.storage.parquet import ParquetFile
 from faceq.table.schema import METADATA_KEY, frame_id
 
@@ -59,8 +57,12 @@ def read_parquet(shard: Shard, reading: Reading) -> Iterator[Frame]:
             image = rows.image_column()
             key = next((name for name in KEY_COLUMNS if name in rows.schema.names and name != image), None)
             used = [image, *([key] if key else [])]
+
+            def note(said: str) -> None:
+                reading.findings.notes.append(f"{shard.source}: {said}")
+
             others = OtherColumns(rows.schema, rows.metadata, set(used), reading.extra_bytes)
-            for batch, extras in _with_extras(shard, rows, used, others, reading):
+            for batch, extras in with_extras(rows.batches, used, others, note):
                 keys = _keys(batch[key], reading) if key else [None] * len(batch)
                 plain = is_plain(batch[image].type)
                 expansion.add(_ROW_BYTES * len(batch) + (batch[image].nbytes if plain else 0))
@@ -75,29 +77,6 @@ def read_parquet(shard: Shard, reading: Reading) -> Iterator[Frame]:
                     row += 1
     except Exception as error:
         yield break_of(shard, error, f"at row {row}", reading)
-
-
-def _with_extras(
-    shard: Shard, rows: "_Rows", used: list[str], others: OtherColumns, reading: Reading
-) -> Iterator[tuple[pa.RecordBatch, Iterator[str | None]]]:
-    """The rows in batches, and what came with them. Damage in the other columns costs no frame."""
-    given = 0
-    try:
-        for batch in rows.batches([*used, *others.read]):
-            yield batch, others.extras(batch)
-            given += len(batch)
-        return
-    except Exception as error:
-        if not others.read or is_storage_error(error) or isinstance(error, MemoryError):
-            raise
-        said = f"one of its columns {', '.join(others.read)} may be damaged ({one_line(error)})"
-    passed = 0
-    for batch in rows.batches(used):
-        passed += len(batch)
-        if passed > given:
-            rest = batch.slice(max(0, len(batch) - (passed - given)))
-            yield rest, itertools.repeat(None, len(rest))
-    reading.findings.notes.append(f"{shard.source}: {said}: from row {given} on, `extra` is null")
 
 
 class _Rows:

@@ -1,13 +1,17 @@
 """The other columns of a Parquet shard: what came with its frames."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from faceq.messages.one_line import one_line
 from faceq.sources.extra import Extra
 from faceq.sources.parquet_columns import could_hold_images
+from faceq.storage.filesystem import is_storage_error
+
+_MOST_NAMED = 3
 
 
 class OtherColumns:
@@ -28,12 +32,18 @@ class OtherColumns:
         self.left_out: list[str] = []
         if not most:
             return
-        sizes = _sizes(metadata)
+        sizes = _sizes(metadata, schema.names)
         for field in schema:
-            if field.name in used or schema.names.count(field.name) > 1:
+            if field.name in used:
                 continue
             large = sizes.get(field.name, 0) > most * max(1, metadata.num_rows)
-            (self.left_out if large or _is_binary(field.type) else self.read).append(field.name)
+            no_value = large or _is_binary(field.type) or schema.names.count(field.name) > 1
+            (self.left_out if no_value else self.read).append(field.name)
+
+    def drop(self, name: str) -> None:
+        """Leave out a column that was to be read."""
+        self.read.remove(name)
+        self.left_out.append(name)
 
     def extras(self, batch: pa.RecordBatch) -> Iterator[str | None]:
         """The `extra` of each row. Nulls are not in it."""
@@ -49,6 +59,53 @@ class OtherColumns:
             for name in self.left_out:
                 extra.leave_out(name)
             yield extra.text()
+
+
+def with_extras(
+    batches: Callable[[list[str]], Iterator[pa.RecordBatch]],
+    used: list[str],
+    others: OtherColumns,
+    note: Callable[[str], None],
+) -> Iterator[tuple[pa.RecordBatch, list[str | None]]]:
+    """The rows of a file in batches, and the `extra` of each row.
+
+    A column that cannot be read, because it is damaged or beyond a limit, costs no row: it is left out from
+    there on.
+
+    Args:
+        batches: reads the columns of the given names from the first row on.
+        used: names of the columns that are needed in any case.
+        others: the columns for `extra`.
+        note: is called with a remark on columns that cannot be read.
+    """
+    given = 0
+    while True:
+        passed = 0
+        try:
+            for batch in batches([*used, *others.read]):
+                passed += len(batch)
+                if passed > given:
+                    rest = batch.slice(max(0, len(batch) - (passed - given)))
+                    yield rest, list(others.extras(rest))
+                    given = passed
+            return
+        except Exception as error:
+            if not others.read or is_storage_error(error) or isinstance(error, MemoryError):
+                raise
+            bad = [name for name in others.read if not _can_be_read(batches, name)] or list(others.read)
+            for name in bad:
+                others.drop(name)
+            named = ", ".join(bad[:_MOST_NAMED]) + (", …" if len(bad) > _MOST_NAMED else "")
+            note(f"cannot read the columns {named} ({one_line(error)}): not in `extra` from row {given} on")
+
+
+def _can_be_read(batches: Callable[[list[str]], Iterator[pa.RecordBatch]], name: str) -> bool:
+    try:
+        for _ in batches([name]):
+            pass
+    except Exception:
+        return False
+    return True
 
 
 class _Unreadable:
@@ -69,14 +126,16 @@ def _value(scalar: pa.Scalar) -> Any:
         return _Unreadable()
 
 
-def _sizes(metadata: pq.FileMetaData) -> dict[str, int]:
-    """Bytes of each column of the shard, not compressed."""
+def _sizes(metadata: pq.FileMetaData, names: Sequence[str]) -> dict[str, int]:
+    """Bytes of each column of the shard, not compressed. A name may contain dots, as a path does."""
     sizes: dict[str, int] = {}
+    known = sorted(names, key=len, reverse=True)
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)
         for index in range(group.num_columns):
             column = group.column(index)
-            name = column.path_in_schema.split(".")[0]
+            path = f"{column.path_in_schema}."
+            name = next((each for each in known if path.startswith(f"{each}.")), path)
             sizes[name] = sizes.get(name, 0) + column.total_uncompressed_size
     return sizes
 

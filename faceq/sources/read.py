@@ -23,9 +23,8 @@ _KINDS = {"picture": "an image", "tar": "a tar", "parquet": "a Parquet file", "v
 
 @dataclass(frozen=True)
 class ReadSettings:
-    """How an input is read: S3 settings, which frames of a video to take, limits per source, and whether
-    files without a known extension are read, and
-    the maximum size of a frame's `extra`."""
+    """How an input is read: S3 settings, which frames of a video to take, limits per source, whether files
+    without a known extension are read, and the maximum size of a frame's `extra`."""
 
     s3: S3Settings
     sampling: Video

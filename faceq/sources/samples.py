@@ -4,7 +4,6 @@ A sample is what adjacent members of a tar with the same key make up. The key is
 of its last part. Source: WebDataset's format, https://github.com/webdataset/webdataset.
 """
 
-import posixpath
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
@@ -13,74 +12,116 @@ from faceq.sources.frame import Frame
 from faceq.sources.listing import printable
 from faceq.sources.reading import Reading
 
-MOST_FRAMES, MOST_BYTES = 16, 8 << 20
-"""Frames wait for their sidecars until there are this many of them, or bytes: names such as `clip.0001.jpg`
-give a whole tar the same key."""
+MOST_FRAMES, MOST_BYTES = 16, 64 << 20
+"""Maximum number of frames in a sample, and maximum size of several. What is larger is no sample, but a
+series: names such as `clip.0001.jpg` give a whole tar the same key."""
+
+MOST_SIDECARS = 256
+"""Maximum number of sidecars of a sample that are kept until its frames are complete."""
 
 
 def key_of(name: str) -> str:
     """The key of a member."""
-    folder, last = posixpath.split(name)
-    return posixpath.join(folder, last.split(".", 1)[0])
+    start = name.rfind("/") + 1
+    return name[:start] + name[start:].split(".", 1)[0]
 
 
 def stem_of(name: str) -> str:
     """The name of a member without its last extension."""
-    return posixpath.splitext(name)[0]
+    start = name.rfind("/") + 1
+    return name[:start] + name[start:].rsplit(".", 1)[0]
+
+
+def subkey_of(name: str) -> str:
+    """The key of a member and what follows up to the next dot, if that is not its last extension."""
+    start = name.rfind("/") + 1
+    return name[:start] + ".".join(name[start:].split(".")[:-1][:2] or [name[start:]])
 
 
 @dataclass
 class Samples:
     """Holds back the frames of a tar until the sidecars of their sample are read.
 
-    A sidecar whose name is that of a frame except for the last extension belongs to this frame; any other
-    one belongs to all frames of the sample. Sidecars of no frame are counted as passed over.
+    A sidecar whose name begins with that of a frame, up to the frame's last extension, belongs to this frame.
+    Any other one belongs to all frames of the sample; in a series, to none. Sidecars of no frame are counted
+    as passed over.
     """
 
     reading: Reading
     _key: str | None = None
+    _is_series: bool = False
     _frames: list[tuple[str, Frame]] = field(default_factory=list)
     _sidecars: list[tuple[str, bytes | None]] = field(default_factory=list)
+    _left: int = 0  # bytes of sidecars that may still be kept
 
     def before(self, name: str) -> Iterator[Frame]:
         """The frames that are complete before a member of this name."""
         key = key_of(name)
-        if key != self._key or (self._is_full() and stem_of(name) != stem_of(self._frames[-1][0])):
+        if key != self._key:
             yield from self.finish()
-            self._key = key
+            self._key, self._is_series = key, False
+        elif self._is_series and self._frames and subkey_of(name) != subkey_of(self._frames[-1][0]):
+            yield from self.finish()
 
-    def _is_full(self) -> bool:
-        size = sum(len(frame.image or b"") for _, frame in self._frames)
-        return len(self._frames) >= MOST_FRAMES or size >= MOST_BYTES
-
-    def add(self, name: str, frame: Frame) -> None:
-        """Add a frame, the content of the member `name`."""
+    def add(self, name: str, frame: Frame) -> Iterator[Frame]:
+        """Add a frame, the content of the member `name`. Returns the frames that need not wait any more."""
+        if not self.reading.extra_bytes:
+            yield frame
+            return
+        size = sum(len(waiting.image or b"") for _, waiting in self._frames)
+        if len(self._frames) >= MOST_FRAMES or (self._frames and size >= MOST_BYTES):
+            self._is_series = True
+            ahead = self._ahead_of(subkey_of(name))
+            yield from self.finish()
+            self._sidecars = ahead
         self._frames.append((name, frame))
+
+    def _ahead_of(self, subkey: str) -> list[tuple[str, bytes | None]]:
+        """Take out the sidecars that came before the next frame and belong to it."""
+        if subkey == subkey_of(self._frames[-1][0]):
+            return []
+        ahead = [sidecar for sidecar in self._sidecars if subkey_of(sidecar[0]) == subkey]
+        self._sidecars = [sidecar for sidecar in self._sidecars if subkey_of(sidecar[0]) != subkey]
+        return ahead
 
     def add_sidecar(self, name: str, content: bytes | None) -> None:
         """Add a sidecar; `content` is None if it is left out."""
-        self._sidecars.append((name, content))
+        if not self._sidecars:
+            self._left = MOST_FRAMES * self.reading.extra_bytes
+        self._left -= len(content or b"")
+        if not self.reading.extra_bytes or len(self._sidecars) >= MOST_SIDECARS:
+            self.reading.findings.pass_over(name)
+        else:
+            self._sidecars.append((name, content if self._left >= 0 else None))
 
     def finish(self) -> Iterator[Frame]:
         """The frames that are held back, with their sidecars."""
         frames, sidecars = self._frames, self._sidecars
         self._frames, self._sidecars = [], []
-        for name, content in sidecars:
-            if content is None or not frames:
+        stems = [stem_of(name) for name, _ in frames]
+        owners = [_owner(name, stems) for name, _ in sidecars]
+        for (name, content), owner in zip(sidecars, owners, strict=True):
+            if content is None or not frames or (owner is None and self._is_series):
                 self.reading.findings.pass_over(name)
-        if not (self.reading.extra_bytes and sidecars):
-            yield from (frame for _, frame in frames)
-            return
-        stems = {stem_of(name) for name, _ in frames}
-        for name, frame in frames:
-            stem, extra = stem_of(name), Extra(self.reading.extra_bytes)
-            for other, content in sidecars:
-                of = stem_of(other)
-                if of != stem and of in stems:
-                    continue  # of another frame
-                label = printable(other[len(of if of == stem else key_of(other)) + 1 :])
-                if content is None:
-                    extra.leave_out(label)
-                else:
-                    extra.add_file(label, content)
+        for stem, (_, frame) in zip(stems, frames, strict=True):
+            extra = Extra(self.reading.extra_bytes)
+            for (name, content), owner in zip(sidecars, owners, strict=True):
+                if owner == stem or (owner is None and not self._is_series):
+                    label = _label(name, stem if owner else key_of(name))
+                    if content is None:
+                        extra.leave_out(label)
+                    else:
+                        extra.add_file(label, content)
             yield frame if frame.done else replace(frame, extra=extra.text())
+
+
+def _owner(name: str, stems: list[str]) -> str | None:
+    """The longest stem of a frame with which the name of a sidecar begins; None if it belongs to the whole
+    sample."""
+    matching = [stem for stem in stems if name.startswith(f"{stem}.") and stem != key_of(name)]
+    return max(matching, key=len, default=None)
+
+
+def _label(name: str, start: str) -> str:
+    """The name of a sidecar's value: what follows the key or the stem; all of the name if nothing does."""
+    return printable(name[len(start) + 1 :] or name[name.rfind("/") + 1 :])

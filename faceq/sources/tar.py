@@ -48,11 +48,12 @@ def read_tar(shard: Shard, reading: Reading) -> Iterator[Frame]:
                     yield from samples.finish()
                     return
                 offset = member.offset
-                if _is_hidden(member):
+                if is_hidden(member):
                     continue
                 yield from samples.before(member.name)
                 if _is_picture(archive, member, reading):
-                    samples.add(member.name, _tar_frame(shard, archive, member, names, expansion, reading))
+                    frame = _tar_frame(shard, archive, member, names, expansion, reading)
+                    yield from samples.add(member.name, frame)
                 else:
                     samples.add_sidecar(member.name, _sidecar(archive, member, reading))
             offset = archive.offset
@@ -107,17 +108,19 @@ def _tar_frame(
 def _sidecar(archive: Archive, member: Member, reading: Reading) -> bytes | None:
     """The content of a member that is not an image; None if it is left out."""
     most = min(member.stored, reading.extra_bytes)
-    if member.no_file or member.size > most or not reading.extra_bytes:
+    is_sparse = member.stretches is not None
+    if member.no_file or is_sparse or member.size > most or not reading.extra_bytes:
         return None
     return member.read(archive)
 
 
 def holds_frame(archive: Archive, member: Member, reading: Reading) -> bool:
     """Whether a member becomes a frame, readable or not. Call it before `member.read`."""
-    return not _is_hidden(member) and _is_picture(archive, member, reading)
+    return not is_hidden(member) and _is_picture(archive, member, reading)
 
 
-def _is_hidden(member: Member) -> bool:
+def is_hidden(member: Member) -> bool:
+    """Whether a member is left out because of its name, such as macOS's `._0001.jpg`."""
     return posixpath.basename(member.name).startswith(".")
 
 

@@ -18,8 +18,8 @@ import numpy as np
 from faceq.errors import FaceqError
 from faceq.sources.listing import Shard, printable
 from faceq.sources.reading import Reading, open_shard
-from faceq.sources.samples import key_of, stem_of
-from faceq.sources.tar import compression_in, holds_frame
+from faceq.sources.samples import key_of, subkey_of
+from faceq.sources.tar import compression_in, holds_frame, is_hidden
 from faceq.sources.tar_archive import Archive, Member
 from faceq.storage.filesystem import is_storage_error
 from faceq.table.schema import frame_id
@@ -27,6 +27,9 @@ from faceq.table.schema import frame_id
 SEARCHED = 64 << 20
 """Maximum number of bytes of a stretch that are searched for a header. A stretch without one is inside a
 larger member, or the tar is of the old kind without `ustar` in its headers."""
+
+_ARRAYS = ("offsets", "ids", "keys", "subkeys")
+"""The arrays of a `Stretch`."""
 
 _CHUNK = 1 << 20
 _MAGIC = np.frombuffer(b"ustar", np.uint8)
@@ -41,8 +44,8 @@ class Stretch:
     """The members that begin in the bytes from `begin` to `end`, as far as they were found.
 
     offsets: (N,) int64, increasing, where they begin. ids: (N,) int64, the `frame_id` of an image, as if its
-    name were not repeated; 0 for other members. keys, stems: (N,) int64, checksums of the keys of their
-    samples, and of their names without the extension. following: where the first member after the stretch
+    name were not repeated; 0 for other members. keys, subkeys: (N,) int64, checksums of the keys and
+    subkeys (`sources.samples`); 0 for hidden members. following: where the first member after the stretch
     begins; None if the tar ends or is damaged before. sparse: an image has holes. version: of the file.
     """
 
@@ -51,7 +54,7 @@ class Stretch:
     offsets: np.ndarray
     ids: np.ndarray
     keys: np.ndarray
-    stems: np.ndarray
+    subkeys: np.ndarray
     following: int | None
     sparse: bool
     version: str | None
@@ -70,7 +73,7 @@ def scan(shard: Shard, begin: int, end: int, reading: Reading, is_member: bool =
         UnsplitError: the tar is compressed.
         Exception: the storage failed, or the content is not a tar.
     """
-    offsets, ids, keys, stems = (array("q") for _ in range(4))
+    offsets, ids, keys, subkeys = (array("q") for _ in _ARRAYS)
     following, sparse = None, False
     with open_shard(shard, reading) as stream:
         if compression_in(stream):
@@ -84,17 +87,17 @@ def scan(shard: Shard, begin: int, end: int, reading: Reading, is_member: bool =
                 is_frame = holds_frame(archive, member, reading)
                 offsets.append(member.offset)
                 ids.append(frame_id(shard.source, printable(member.name), 0) if is_frame else 0)
-                keys.append(_checksum(key_of(member.name)))
-                stems.append(_checksum(stem_of(member.name)))
+                hidden = is_hidden(member)
+                keys.append(0 if hidden else _checksum(key_of(member.name)))
+                subkeys.append(0 if hidden else _checksum(subkey_of(member.name)))
                 sparse = sparse or (is_frame and member.size > member.stored)
         except Exception as error:
             if is_storage_error(error) or isinstance(error, MemoryError):
                 raise
             # Damaged, or not a header at all. The read task that gets there reports it.
-    arrays = {
-        name: np.array(values, np.int64)
-        for name, values in (("offsets", offsets), ("ids", ids), ("keys", keys), ("stems", stems))
-    }
+    arrays = dict(
+        zip(_ARRAYS, (np.array(each, np.int64) for each in (offsets, ids, keys, subkeys)), strict=True)
+    )
     return Stretch(
         begin=begin, end=end, following=following, sparse=sparse, version=reading.version, **arrays
     )
@@ -151,26 +154,51 @@ def cuts(shard: Shard, stretches: Sequence[Stretch], reading: Reading) -> tuple[
         raise UnsplitError("it was changed while it was indexed")
     if any(stretch.sparse for stretch in used):
         raise UnsplitError("it holds sparse images, whose total size is limited")
-    offsets, ids, keys, stems = (
-        np.concatenate([getattr(each, name) for each in used]) for name in ("offsets", "ids", "keys", "stems")
-    )
+    offsets, ids, keys, subkeys = (np.concatenate([getattr(each, name) for each in used]) for name in _ARRAYS)
     images = np.flatnonzero(ids)
     if len(np.unique(ids[images])) < len(images):
         raise UnsplitError("it holds several images of the same name, which are numbered in their order")
-    begins = offsets[_first_members(keys, images)]
-    if not len(begins):  # names such as `clip.0001.jpg` give a whole tar the same key
-        begins = offsets[_first_members(stems, images)]
-    first = np.searchsorted(begins, [stretch.begin for stretch in stretches])
-    return begins[np.unique(first[first < len(begins)])].tolist(), version
+    by_key, inside = _begins(keys, subkeys, ids != 0)
+    found = []
+    for stretch in stretches[1:]:
+        for begins in (offsets[by_key], offsets[inside]):
+            at = np.searchsorted(begins, stretch.begin)
+            if at < len(begins) and begins[at] < stretch.end:
+                found.append(int(begins[at]))
+                break
+    return found, version
 
 
-def _first_members(keys: np.ndarray, images: np.ndarray) -> np.ndarray:
-    """The index of the first member of each sample with an image, except for the first such sample: if a part
-    began there, the part before it would have no frame."""
-    starts = np.flatnonzero(np.diff(keys, prepend=keys[:1]))
-    of_image = np.searchsorted(starts, images, side="right") - 1
-    used = starts[np.unique(of_image[of_image >= 0])]
-    return used[used > images.min(initial=len(keys))]
+def _begins(keys: np.ndarray, subkeys: np.ndarray, is_image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The indices of the members at which a part may begin, so that no sidecar is separated from its image.
+
+    Names such as `clip.0001.jpg` give a whole tar the same key. Such a sample can be divided between its
+    images if none of its sidecars belongs to all of them.
+
+    Args:
+        keys, subkeys: (N,) checksums; 0 for hidden members.
+        is_image: (N,) bool.
+
+    Returns:
+        The first members of samples with an image, and those of images inside a sample. The first image is in
+        neither: otherwise the part before it would have no frame.
+    """
+    if not is_image.any():
+        return np.empty(0, np.int64), np.empty(0, np.int64)
+    seen = np.maximum.accumulate(np.where(keys != 0, np.arange(len(keys)), 0))
+    keys, subkeys = keys[seen], subkeys[seen]
+    opens = np.diff(keys, prepend=keys[:1]) != 0
+    runs = np.cumsum(opens | (np.diff(subkeys, prepend=subkeys[:1]) != 0))
+    samples = np.cumsum(opens)
+    first_of_run = np.searchsorted(runs, np.arange(runs[-1] + 1))
+    with_image = np.bincount(runs, is_image) > 0
+    of_sample = samples[first_of_run]
+    has_image = np.bincount(of_sample, with_image) > 0
+    is_whole = np.bincount(of_sample, ~with_image) > 0
+    starts_sample = opens[first_of_run]
+    later = first_of_run > np.flatnonzero(is_image)[0]
+    by_key = first_of_run[later & starts_sample & has_image[of_sample]]
+    return by_key, first_of_run[later & ~starts_sample & ~is_whole[of_sample]]
 
 
 def _checksum(name: str) -> int:
@@ -195,5 +223,4 @@ def _from(stretch: Stretch, at: int) -> Stretch | None:
     index = int(np.searchsorted(stretch.offsets, at))
     if index == len(stretch.offsets) or stretch.offsets[index] != at:
         return None
-    columns = ("offsets", "ids", "keys", "stems")
-    return replace(stretch, **{name: getattr(stretch, name)[index:] for name in columns})
+    return replace(stretch, **{name: getattr(stretch, name)[index:] for name in _ARRAYS})

@@ -594,10 +594,10 @@ from faceq.storage.settings import S3Settings
 from faceq.sources.listing import list_shards
 from faceq.sources import read_shards
 shards = list_shards(sys.argv[1:], S3Settings())
-list(read_shards(list_shards([sys.argv[1] + "/../warm.tar"], S3Settings()), S3Settings()))
+list(read_shards(list_shards([sys.argv[1] + "/../warm.tar"], S3Settings()), S3Settings(), extra_bytes=16384))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 last = None
-for last in read_shards(shards, S3Settings(), limits=Limits(source_memory=256 << 20)):
+for last in read_shards(shards, S3Settings(), limits=Limits(source_memory=256 << 20), extra_bytes=16384):
     pass
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 print(last.error if last else "")
@@ -654,7 +654,8 @@ def find_face() -> FindFace:
 
 
 def read(path: Path) -> list[Frame]:
-    return list(read_shards(list_shards([str(path)], S3Settings), S3Settings))
+    most = settings().extra_bytes
+    return list(read_shards(list_shards([str(path)], S3Settings), S3Settings, extra_bytes=most))
 
 
 def rows_of(frames: list[Frame], find_face: FindFace) -> list[dict]:

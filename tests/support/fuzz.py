@@ -36,6 +36,7 @@ from faceq.table.schema import BREAK
 
 KINDS = ("jpeg", "png", "webp", "tar", *(f"tar.{form}" for form in FORMS), "parquet")
 MAX_PIXELS = 1_000_000
+EXTRA_BYTES = 16 << 10
 SECONDS_EACH = 10
 ADDRESS_SPACE = 2 << 30
 """Maximum bytes that a process may allocate after its start, to protect the machine."""
@@ -95,6 +96,9 @@ def _compressed_tars(form: str) -> list[bytes]:
     return found
 
 
+_SIDECAR = b'{"identity": "n1", "box": [1, 2, 3]}'
+
+
 def _tar(layout: int) -> bytes:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=layout) as archive:
@@ -103,6 +107,9 @@ def _tar(layout: int) -> bytes:
             info = tarfile.TarInfo(f"d/{long}{index % 4}.jpg")
             info.size = 300 * index
             archive.addfile(info, io.BytesIO(bytes([index]) * info.size))
+            side = tarfile.TarInfo(f"d/{long}{index % 4}.json")
+            side.size = len(_SIDECAR)
+            archive.addfile(side, io.BytesIO(_SIDECAR))
         link = tarfile.TarInfo("link.jpg")
         link.type, link.linkname = tarfile.SYMTYPE, "d/0.jpg"
         archive.addfile(link)
@@ -113,12 +120,13 @@ def _parquets() -> list[bytes]:
     images = [bytes([index]) * 60 for index in range(50)]
     keys = [f"k{index % 40}" for index in range(50)]
     feature = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    more = {"caption": [f"caption {key}" for key in keys], "box": [[index, 1] for index in range(50)]}
     structs = pa.array(
         [{"bytes": image, "path": key} for image, key in zip(images, keys, strict=True)], feature
     )
     written = (
-        ({"key": keys, "image": images}, {"compression": "NONE", "use_dictionary": False}),
-        ({"key": keys, "image": images}, {"compression": "SNAPPY", "row_group_size": 20}),
+        ({"key": keys, "image": images, **more}, {"compression": "NONE", "use_dictionary": False}),
+        ({"key": keys, "image": images, **more}, {"compression": "SNAPPY", "row_group_size": 20}),
         ({"key": keys, "image": structs}, {"compression": "ZSTD", "row_group_size": 20}),
         ({"image": pa.array(images).dictionary_encode()}, {"data_page_version": "2.0"}),
     )
@@ -214,7 +222,8 @@ def outcomes(kind: str, data: bytes, folder: str) -> Iterator[str]:
 def _of_shard(kind: str, data: bytes, path: str) -> Iterator[str]:
     Path(path).write_bytes(data)
     shard_kind: Kind = "parquet" if kind == "parquet" else "tar"
-    frames = list(read_shards([Shard(path, path, shard_kind, len(data))], S3Settings()))
+    shards = [Shard(path, path, shard_kind, len(data))]
+    frames = list(read_shards(shards, S3Settings(), extra_bytes=EXTRA_BYTES))
     assert len({frame.id for frame in frames}) == len(frames), "two frames of one id"
     breaks = [index for index, frame in enumerate(frames) if frame.frame_index == BREAK]
     assert breaks in ([], [len(frames) - 1]), f"breaks at {breaks} of {len(frames)}"

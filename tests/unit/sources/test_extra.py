@@ -5,10 +5,14 @@ import decimal
 import io
 import itertools
 import json
+import subprocess
+import time
 from pathlib import Path
 
 import datasets
+import duckdb
 import numpy as np
+import pandas
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -18,12 +22,15 @@ from PIL import Image
 from tars import write_tar
 
 import faceq
+from faceq.errors import UsageError
+from faceq.query.extra_values import extra_value
 from faceq.sources import Findings, read_shards
-from faceq.sources.extra import LEFT_OUT, Extra, joined
+from faceq.sources.extra import LEFT_OUT, Extra, joined, json_value
 from faceq.sources.frame import Frame
 from faceq.sources.listing import list_shards
 from faceq.sources.parts import tar_parts
 from faceq.sources.reading import Reading
+from faceq.sources.samples import MOST_FRAMES, MOST_SIDECARS, Samples
 from faceq.sources.tar_index import cuts, scan
 from faceq.storage.settings import S3Settings
 
@@ -67,11 +74,21 @@ def test_sidecars_before_and_after_an_image_belong_to_it(tmp_path):
 
 
 def test_images_of_one_sample_share_its_sidecars_unless_a_name_says_whose_one_is(tmp_path):
-    members = [("1.left.jpg", JPEG), ("1.right.jpg", JPEG), ("1.txt", b"both"), ("1.left.txt", b"left")]
+    members = [
+        *(("1.left.jpg", jpeg(9)), ("1.right.jpg", JPEG), ("1.txt", b"both"), ("1.left.txt", b"left")),
+        *(("2.rgb.jpg", JPEG), ("2.caption.txt", b"of rgb")),
+    ]
     assert extras(write_tar(tmp_path / "a.tar", members)) == {
         "1.left.jpg": {"txt": "both", "txt#2": "left"},
         "1.right.jpg": {"txt": "both"},
+        "2.rgb.jpg": {"caption.txt": "of rgb"},
     }
+
+
+def test_large_images_wait_for_their_sidecars_too(tmp_path):
+    large = JPEG + b"x" * (9 << 20)
+    members = [("1.left.jpg", large), ("1.right.jpg", large), ("1.json", b"1")]
+    assert list(extras(write_tar(tmp_path / "a.tar", members)).values()) == [{"json": 1}] * 2
 
 
 def test_numbered_names_with_the_same_key_keep_their_sidecars_apart(tmp_path):
@@ -79,8 +96,47 @@ def test_numbered_names_with_the_same_key_keep_their_sidecars_apart(tmp_path):
     members = []
     for number in range(50):
         members += [(f"clip.{number:04}.jpg", JPEG), (f"clip.{number:04}.json", b"%d" % number)]
+        members += [(f"clip.{number:04}.caption.txt", b"caption %d" % number)]
     found = extras(write_tar(tmp_path / "a.tar", members))
-    assert list(found.values()) == [{"json": number} for number in range(50)]
+    expected = [{"json": number, "caption.txt": f"caption {number}"} for number in range(50)]
+    assert list(found.values()) == expected
+
+
+@pytest.mark.parametrize("most", [0, MOST])
+def test_neither_images_nor_sidecars_of_one_name_fill_the_memory(tmp_path, most):
+    """Frames come while the tar is read, and sidecars without an image are not kept."""
+    side = 20_000
+    path = write_tar(tmp_path / "a.tar", [("x.jpg", JPEG + b"x" * side)] * 200)
+    frames = read_shards(list_shards([str(path)], S3Settings()), S3Settings(), extra_bytes=most)
+    first = next(frames)
+    waiting = frames.gi_frame and sum(1 for _ in frames)
+    assert first.member == "x.jpg" and waiting == 199
+    reading = Reading(S3Settings(), extra_bytes=most)
+    samples = Samples(reading)
+    for _ in range(2000):
+        list(samples.before("a.txt"))
+        samples.add_sidecar("a.txt", b"x" * MOST)
+    kept = sum(len(content or b"") for _, content in samples._sidecars)
+    assert len(samples._sidecars) <= MOST_SIDECARS and kept <= MOST_FRAMES * most
+    list(samples.finish())
+    assert reading.findings.passed_over == {".txt": 2000}
+
+
+def test_names_without_an_extension_and_odd_folders(tmp_path):
+    members = [("b/.x/1.jpg", JPEG), ("b/.x/1", b"one"), ("c//2.l.jpg", JPEG), ("c//2.json", b"2")]
+    assert extras(write_tar(tmp_path / "a.tar", members)) == {
+        "b/.x/1.jpg": {"1": "one"},
+        "c//2.l.jpg": {"json": 2},
+    }
+
+
+def test_a_sparse_sidecar_is_left_out(tmp_path):
+    path = tmp_path / "a.tar"
+    (tmp_path / "1.jpg").write_bytes(JPEG)
+    with (tmp_path / "1.txt").open("wb") as file:
+        file.truncate(8192)
+    subprocess.run(["tar", "-C", tmp_path, "-Scf", path, "1.jpg", "1.txt"], check=True)
+    assert extras(path) == {"1.jpg": {LEFT_OUT: ["txt"]}}
 
 
 def test_what_cannot_be_kept_is_named_and_counted(tmp_path):
@@ -129,10 +185,24 @@ def test_without_extra_bytes_nothing_is_read(tmp_path):
     assert findings.passed_over == {".txt": 1}
 
 
-def test_a_large_tar_is_never_cut_inside_a_sample(tmp_path):
-    members = []
-    for number in range(40):
-        members += [(f"{number}.json", b"%d" % number), (f"{number}.jpg", jpeg(64)), (f"{number}.txt", b"t")]
+def one_key_each(number: int) -> list[tuple[str, bytes]]:
+    return [(f"{number}.json", b"%d" % number), (f"{number}.jpg", jpeg(64)), (f"{number}.txt", b"t")]
+
+
+def with_hidden(number: int) -> list[tuple[str, bytes]]:
+    """As macOS writes them."""
+    names = ("json", b"%d" % number), ("jpg", jpeg(64))
+    return [part for end, data in names for part in ((f"._{number}.{end}", b"x"), (f"{number}.{end}", data))]
+
+
+def two_keys(number: int) -> list[tuple[str, bytes]]:
+    name = f"video{number // 20}.{number:04}"
+    return [(f"{name}.json", b"%d" % number), (f"{name}.jpg", jpeg(64)), (f"{name}.caption.txt", b"c")]
+
+
+@pytest.mark.parametrize("sample", [one_key_each, with_hidden, two_keys])
+def test_a_large_tar_is_never_cut_inside_a_sample(tmp_path, sample):
+    members = [member for number in range(40) for member in sample(number)]
     path = write_tar(tmp_path / "a.tar", members)
     (shard,) = list_shards([str(path)], S3Settings())
     size = path.stat().st_size
@@ -220,11 +290,50 @@ def test_a_damaged_column_costs_no_frame(tmp_path):
     frames = read(path, findings=findings)
     assert [frame.member for frame in frames] == [str(number) for number in range(60)]
     assert all(frame.image == JPEG for frame in frames)
-    expected = [{"caption": caption} for caption in captions[:20]]
-    assert [json.loads(frame.extra) for frame in frames[:20]] == expected
-    assert {frame.extra for frame in frames[20:]} == {None}
+    expected = [*({"caption": caption} for caption in captions[:20]), *[{LEFT_OUT: ["caption"]}] * 40]
+    assert [json.loads(frame.extra) for frame in frames] == expected
     (note,) = findings.notes
-    assert "one of its columns caption may be damaged" in note and "from row 20 on" in note
+    assert "cannot read the columns caption" in note and "from row 20 on" in note
+
+
+def test_a_column_beyond_a_limit_is_left_out_and_the_others_stay(tmp_path):
+    """Repeated values take no space in the file."""
+    zeros = pa.array([[0] * 131_072] * 60, pa.list_(pa.int16()))
+    columns = {"image": [JPEG] * 60, "caption": ["a"] * 60, "zeros": zeros, "cap": ["x"] * 60}
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    found = extras(tmp_path / "a.parquet")
+    assert {extra["caption"] for extra in found.values()} == {"a"}
+    assert all(extra[LEFT_OUT] == ["zeros"] for extra in found.values())
+
+
+def test_columns_of_one_name_are_named(tmp_path):
+    table = pa.table([[JPEG], ["a"], ["b"]], names=["image", "cap", "cap"])
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert extras(tmp_path / "a.parquet") == {"0": {LEFT_OUT: ["cap", "cap#2"]}}
+
+
+def test_a_damaged_column_of_a_manifest_costs_no_file(tmp_path, caplog):
+    path = tmp_path / "list.parquet"
+    rows = pa.table({"uri": ["/a.jpg", "/b.jpg"], "who": ["first", "second"]})
+    pq.write_table(rows, path, compression="none", use_dictionary=False, write_statistics=False)
+    whole = bytearray(path.read_bytes())
+    at = whole.index(b"first") - 4
+    whole[at : at + 4] = b"\xff\xff\xff\x7f"
+    path.write_bytes(whole)
+    shards = list_shards([], S3Settings(), [str(path)], extra_bytes=MOST)
+    assert [(shard.source, shard.extra) for shard in shards] == [
+        ("/a.jpg", '{"_left_out": ["who"]}'),
+        ("/b.jpg", '{"_left_out": ["who"]}'),
+    ]
+    assert "cannot read the columns who" in caplog.text
+
+
+def test_values_of_a_manifest_are_small(tmp_path):
+    deep = "[" * 600 + "]" * 600
+    row = f'{{"uri": "/a.jpg", "who": "n1", "embedding": {[0.5] * 512}, "deep": {deep}}}'
+    (tmp_path / "list.jsonl").write_text(row)
+    (shard,) = list_shards([], S3Settings(), [str(tmp_path / "list.jsonl")], extra_bytes=MOST)
+    assert json.loads(shard.extra) == {"who": "n1", LEFT_OUT: ["embedding", "deep"]}
 
 
 @pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
@@ -263,8 +372,46 @@ def test_the_size_of_the_object_is_limited():
 
 def test_a_lone_surrogate_and_the_name_of_what_is_left_out_stay_valid():
     extra = Extra(MOST)
-    extra.add(LEFT_OUT, "\ud800")
-    assert json.loads(extra.text().encode()) == {f"{LEFT_OUT}#2": "\ud800"}
+    extra.add(LEFT_OUT, {"\ud83d": "cut \ud83d"})
+    text = extra.text()
+    assert duckdb.sql("SELECT json_valid($text)", params={"text": text}).fetchall() == [(True,)]
+    assert json.loads(text) == {f"{LEFT_OUT}#2": {"\ufffd": "cut \ufffd"}}
+
+
+def test_thousands_of_values_are_added_fast_and_few_are_named():
+    extra = Extra(100)
+    start = time.process_time()
+    for _ in range(20_000):
+        extra.add("same", "x" * 90)
+    assert time.process_time() - start < 2
+    names = json.loads(extra.text())[LEFT_OUT]
+    assert names[:2] == ["same", "same#2"] and len(names) == 101 and names[-1] == "and 19900 more"
+
+
+def test_missing_times_are_null():
+    assert json_value([pandas.NaT, decimal.Decimal("NaN"), datetime.date(2020, 1, 2)]) == [
+        None,
+        None,
+        "2020-01-02",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("extra.json.identity", '$."json"."identity"'),
+        ('extra."seg.json".a', '$."seg.json"."a"'),
+        ("extra.o'clock", "$.\"o''clock\""),
+    ],
+)
+def test_names_of_values_inside(name, path):
+    assert extra_value(name) == f"extra ->> '{path}'"
+
+
+@pytest.mark.parametrize("name", ["extra", "extra.", "extra.*", "extra..a", 'extra.a"b', "other.a"])
+def test_names_that_are_not_of_values_inside_are_refused(name):
+    with pytest.raises(UsageError, match=r"expected extra\.KEY"):
+        extra_value(name)
 
 
 def test_a_query_reaches_inside(tmp_path, astronaut):
