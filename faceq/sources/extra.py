@@ -9,6 +9,8 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
+from faceq.errors import FaceqError
+
 LEFT_OUT = "_left_out"
 """Key of the object with the names of the values that it does not have."""
 
@@ -18,7 +20,7 @@ MOST_NAMES = 100
 _AS_TEXT = (datetime.date, datetime.time, datetime.timedelta, decimal.Decimal, uuid.UUID)
 
 
-class BinaryValueError(ValueError):
+class BinaryValueError(FaceqError):
     """A value that JSON cannot hold: bytes, or something that contains bytes."""
 
 
