@@ -107,7 +107,8 @@ def scores_of_views(model: DBCNNLite, views: Views) -> NDArray[np.float64]:
 def matched(values: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
     """Values with the mean and the spread of others. The kernel regression gives faces, which are unlike the
     rated images, half the spread that the networks give them."""
-    return np.asarray(others.mean() + (values - values.mean()) * others.std() / values.std())
+    spread = values.std() or 1.0  # equal values stay equal
+    return np.asarray(others.mean() + (values - values.mean()) * others.std() / spread)
 
 
 def falling(
