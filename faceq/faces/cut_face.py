@@ -11,9 +11,7 @@ MEAN_FACE = np.load(Path(__file__).parents[1] / "models" / "weights" / "mean-fac
 """FaceMesh's landmarks of an average frontal face, (468, 3): x right, y down, z away from the camera, all in
 the same unit, relative to their mean. Made symmetric by `python -m jobs.training.mean_face`."""
 
-_ACROSS = ((MEAN_FACE[:, None, :2] - (-1, 1) * MEAN_FACE[None, :, :2]) ** 2).sum(axis=2)
-
-COUNTERPARTS = _ACROSS.argmin(axis=1)
+COUNTERPARTS = ((MEAN_FACE[:, None, :2] - (-1, 1) * MEAN_FACE[None, :, :2]) ** 2).sum(axis=2).argmin(axis=1)
 """For each of FaceMesh's points, (468,), the index of the same point on the other side of the face."""
 
 MIN_POINTS = 20

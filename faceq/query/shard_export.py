@@ -14,7 +14,6 @@ therefore resumes where it stopped, and an export of a table that has grown adds
 import contextlib
 import io
 import json
-import math
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -30,6 +29,7 @@ from faceq.query.export import discard
 from faceq.query.export_folder import ENDINGS, ExportFolder
 from faceq.query.rows import FRAME_ORDER, Rows, quoted
 from faceq.sources.decode.image import FORMATS
+from faceq.sources.extra import json_value
 from faceq.sources.frame import Frame
 from faceq.sources.reread import frames_of
 from faceq.storage.filesystem import storage_errors
@@ -216,7 +216,7 @@ class _Writer:
             self._tar = tarfile.TarFile.open(fileobj=self._file, mode="w|", format=tarfile.USTAR_FORMAT)
         key, ending = f"{frame.id % 2**64:016x}", _ending(frame.image)
         _add(self._tar, f"{key}.{ending}", frame.image)
-        _add(self._tar, f"{key}.json", json.dumps(_finite(row), ensure_ascii=False).encode())
+        _add(self._tar, f"{key}.json", json.dumps(json_value(row), ensure_ascii=False).encode())
         self._endings.add(ending)
         self._ids.append(frame.id)
         if len(self._ids) >= SHARD_FRAMES or self._tar.offset >= SHARD_BYTES:
@@ -259,12 +259,3 @@ def _ending(image: bytes) -> str:
             return ENDINGS.get(picture.format or "", OTHER)
     except Exception:  # Pillow raises almost any type on corrupt bytes
         return OTHER
-
-
-def _finite(value: Any) -> Any:
-    """A value of a row for JSON: null for NaN and infinity."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {name: _finite(part) for name, part in value.items()}
-    return [_finite(part) for part in value] if isinstance(value, list) else value

@@ -40,8 +40,7 @@ WORSE: dict[str, Side] = {
 luminance say how an image is framed and lit, not whether that is bad."""
 
 HARMLESS = {"over_exposed": 0.01, "compression": 0.1}
-"""Values up to which a fault cannot be seen, so that a face with one is worse than none, although most faces
-have even less."""
+"""Values up to which a fault cannot be seen. They count as no fault, although most faces have even less."""
 
 FRAMING = ("eye_distance", "face_inside")
 """Measures that are not compared for pictures of `faces: aligned`: they say how these are cropped."""

@@ -36,7 +36,7 @@ class Extra:
 
     def __init__(self, most: int):
         self._left = most - len("{}")
-        self._parts: dict[str, str] = {}
+        self._parts: list[str] = []  # `"name": value`
         self._left_out: list[str] = []
         self._more = 0  # values that are left out and not named
         self._used = {LEFT_OUT: 1}  # how often each name was given
@@ -76,7 +76,7 @@ class Extra:
 
     def text(self) -> str | None:
         """The object; None if nothing was added."""
-        parts = [f"{dumped(name)}: {value}" for name, value in self._parts.items()]
+        parts = list(self._parts)
         if self._left_out:
             more = [f"and {self._more} more"] if self._more else []
             parts.append(f"{dumped(LEFT_OUT)}: {dumped([*self._left_out, *more])}")
@@ -84,12 +84,13 @@ class Extra:
 
     def _add(self, name: str, value: str) -> None:
         name = self._unique(name)
-        size = len(f"{dumped(name)}: {value}, ".encode())
+        part = f"{dumped(name)}: {value}"
+        size = len(f"{part}, ".encode())
         if size > self._left:
             self._leave_out(name)
             return
         self._left -= size
-        self._parts[name] = value
+        self._parts.append(part)
 
     def _unique(self, name: str) -> str:
         unique = name
@@ -114,10 +115,9 @@ def json_value(value: Any) -> Any:
         return {str(name): json_value(part) for name, part in value.items()}
     if isinstance(value, list | tuple):
         return [json_value(part) for part in value]
-    if isinstance(value, _AS_TEXT) and str(value) in ("NaT", "NaN"):
-        return None
     if isinstance(value, _AS_TEXT):
-        return value.isoformat() if hasattr(value, "isoformat") else str(value)
+        text = value.isoformat() if hasattr(value, "isoformat") else str(value)
+        return None if text in ("NaT", "NaN") else text
     raise BinaryValueError(type(value).__name__)
 
 
@@ -134,7 +134,7 @@ def dumped(value: Any) -> str:
 def joined(first: str | None, second: str | None, most: int) -> str | None:
     """The members of both objects. Where both have a name, that of the second gets a number."""
     if first is None or second is None:
-        return first if second is None else second
+        return first or second
     extra = Extra(most)
     for each in (first, second):
         values = json.loads(each)

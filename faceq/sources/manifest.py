@@ -108,12 +108,12 @@ def _parquet_rows(file: ParquetFile, uri: str, extra_bytes: int) -> Iterator[Row
     used = [column, SIZE_COLUMN] if SIZE_COLUMN in names else [column]
     is_table = METADATA_KEY in (file.schema_arrow.metadata or {})  # its columns describe frames, not files
     others = OtherColumns(file.schema_arrow, file.metadata, set(used), 0 if is_table else extra_bytes)
-
-    def batches(columns: list[str]) -> Iterator[pa.RecordBatch]:
-        return file.iter_batches(_BATCH_ROWS, columns=columns)
-
+    rows = with_extras(
+        lambda columns: file.iter_batches(_BATCH_ROWS, columns=columns),
+        *(used, others, lambda said: log.warning("%s: %s", uri, said)),
+    )
     first = 1
-    for batch, extras in with_extras(batches, used, others, lambda said: log.warning("%s: %s", uri, said)):
+    for batch, extras in rows:
         sizes = batch[SIZE_COLUMN].to_pylist() if SIZE_COLUMN in used else itertools.repeat(None)
         yield from zip(itertools.count(first), batch[column].to_pylist(), sizes, extras, strict=False)
         first += len(batch)
@@ -123,14 +123,19 @@ def _csv_rows(lines: Iterable[str], uri: str, extra_bytes: int) -> Iterator[Row]
     table = csv.DictReader(lines)
     column = _uri_column(table.fieldnames or (), uri)
     for number, row in enumerate(table, start=1):
-        others = {name: value for name, value in row.items() if name is not None and value}
+        # A cell without a value is empty, one without a header has the name None.
+        others = (
+            {name: value for name, value in row.items() if name is not None and value} if extra_bytes else {}
+        )
         yield number, row[column], row.get(SIZE_COLUMN), _extra(others, column, extra_bytes)
 
 
 def _extra(row: Mapping[str, Any], column: str, extra_bytes: int) -> str | None:
     """The `extra` of a row: its values except for path, size and nulls."""
+    if not extra_bytes:
+        return None
     extra = Extra(extra_bytes)
-    for name, value in row.items() if extra_bytes else ():
+    for name, value in row.items():
         if name not in (column, SIZE_COLUMN) and value is not None:
             extra.add(name, value)
     return extra.text()

@@ -30,7 +30,7 @@ class ReadSettings:
     sampling: Video
     limits: Limits
     any_name: bool
-    extra_bytes: int = 0
+    extra_bytes: int
 
 
 def read_shards(
@@ -61,7 +61,10 @@ def read_shards(
     extras = {shard.source: shard.extra for shard in given if shard.extra is not None}
     for frame in _frames_of(given, reading):
         extra = extras.get(frame.source)
-        yield frame if extra is None or frame.done else _with_extra(frame, extra, extra_bytes)
+        if extra is None or frame.done:
+            yield frame
+        else:
+            yield replace(frame, extra=joined(extra, frame.extra, extra_bytes))
 
 
 def _frames_of(shards: Iterable[Shard], reading: Reading) -> Iterator[Frame]:
@@ -75,11 +78,6 @@ def _frames_of(shards: Iterable[Shard], reading: Reading) -> Iterator[Frame]:
         else:
             yield from _read(shard, reading)
     yield from read_pictures(pictures, reading, _read)
-
-
-def _with_extra(frame: Frame, extra: str, most: int) -> Frame:
-    """The frame with what came with its source, before what came with itself."""
-    return replace(frame, extra=joined(extra, frame.extra, most))
 
 
 def _read(shard: Shard, reading: Reading) -> Iterator[Frame]:

@@ -52,7 +52,6 @@ class Samples:
     _is_series: bool = False
     _frames: list[tuple[str, Frame]] = field(default_factory=list)
     _sidecars: list[tuple[str, bytes | None]] = field(default_factory=list)
-    _left: int = 0  # bytes of sidecars that may still be kept
 
     def before(self, name: str) -> Iterator[Frame]:
         """The frames that are complete before a member of this name."""
@@ -64,7 +63,7 @@ class Samples:
             yield from self.finish()
 
     def add(self, name: str, frame: Frame) -> Iterator[Frame]:
-        """Add a frame, the content of the member `name`. Returns the frames that need not wait any more."""
+        """Add a frame, the content of the member `name`. Yields the frames that need not wait any more."""
         if not self.reading.extra_bytes:
             yield frame
             return
@@ -86,13 +85,12 @@ class Samples:
 
     def add_sidecar(self, name: str, content: bytes | None) -> None:
         """Add a sidecar; `content` is None if it is left out."""
-        if not self._sidecars:
-            self._left = MOST_FRAMES * self.reading.extra_bytes
-        self._left -= len(content or b"")
         if not self.reading.extra_bytes or len(self._sidecars) >= MOST_SIDECARS:
             self.reading.findings.pass_over(name)
-        else:
-            self._sidecars.append((name, content if self._left >= 0 else None))
+            return
+        size = sum(len(each or b"") for _, each in (*self._sidecars, (name, content)))
+        is_kept = size <= MOST_FRAMES * self.reading.extra_bytes
+        self._sidecars.append((name, content if is_kept else None))
 
     def finish(self) -> Iterator[Frame]:
         """The frames that are held back, with their sidecars."""

@@ -31,7 +31,7 @@ def read_tar(shard: Shard, reading: Reading) -> Iterator[Frame]:
     """Yield the frames of one tar, or of a part of it, in its order."""
     names, samples = Names(shard.source), Samples(reading)
     offset, end = (shard.begin, shard.end) if isinstance(shard, TarPart) else (0, None)
-    compression = None
+    compression = broken = None
     try:
         with contextlib.ExitStack() as stack:
             stream = stack.enter_context(open_shard(shard, reading))
@@ -45,8 +45,7 @@ def read_tar(shard: Shard, reading: Reading) -> Iterator[Frame]:
             archive = stack.enter_context(_archive_in(stream, reading))
             while (member := archive.next_member()) is not None:
                 if end is not None and member.offset >= end:
-                    yield from samples.finish()
-                    return
+                    break
                 offset = member.offset
                 if is_hidden(member):
                     continue
@@ -56,15 +55,17 @@ def read_tar(shard: Shard, reading: Reading) -> Iterator[Frame]:
                     yield from samples.add(member.name, frame)
                 else:
                     samples.add_sidecar(member.name, _sidecar(archive, member, reading))
-            offset = archive.offset
-            if archive.fault is not None:
-                raise tarfile.ReadError(archive.fault)
-            if end is not None:
-                raise ChangedError  # there was a member at `end`
-            yield from samples.finish()
+            else:
+                offset = archive.offset
+                if archive.fault is not None:
+                    raise tarfile.ReadError(archive.fault)
+                if end is not None:
+                    raise ChangedError  # there was a member at `end`
     except Exception as error:
-        yield from samples.finish()
-        yield break_of(shard, error, f"at byte {offset}{' (unpacked)' if compression else ''}", reading)
+        broken = break_of(shard, error, f"at byte {offset}{' (unpacked)' if compression else ''}", reading)
+    yield from samples.finish()
+    if broken is not None:
+        yield broken
 
 
 def compression_in(stream: BinaryIO) -> Compression | None:

@@ -25,7 +25,7 @@ MEASURES = (
         "Distance between the eye centres, divided by the cosine of `yaw`.",
         "pixels",
         "> 0",
-        "`yaw` hides one eye, or as for `align_error`",
+        "`yaw` hides one eye, or `faces` is `aligned` and the landmark model does not give the eyes",
     ),
     _measure(
         "head_size",
@@ -85,7 +85,7 @@ MEASURES = (
         also_null=_FEW,
     ),
     _measure("luminance_mean", "Mean luminance inside the face mask, in linear light.", range_="0 to 1"),
-    _measure("luminance_variance", "Variance of this luminance.", range_="0 to 0.25"),
+    _measure("luminance_variance", "Variance of the luminance inside the face mask.", range_="0 to 0.25"),
     _measure(
         "under_exposed",
         "Share of the face mask that is dark: luminance of at most 25 of 255, in linear light.",
