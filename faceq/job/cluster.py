@@ -10,7 +10,7 @@ from typing import Any
 
 import ray
 
-from faceq.config import Config, Stage
+from faceq.config import Config
 from faceq.errors import JobError, UsageError
 from faceq.job import lean_ray, local_ray, resources
 from faceq.job.census import DEATHS_OF_A_KILLER
@@ -18,6 +18,7 @@ from faceq.job.ray_signals import kept_from_ray
 from faceq.messages.one_line import one_line
 from faceq.runtime import device
 from faceq.sources.listing import PICTURES_PER_TASK
+from faceq.stage_resources import Stage
 from faceq.stages.placement import on_gpus, requests, shared_pool
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ import ray
 from ray.data import DataContext
 from ray.util.annotations import RayDeprecationWarning
 
-from faceq.config import Config, Stage
+from faceq.config import Config
 from faceq.job import datasource, progress, stopping
 from faceq.job.actors import AllStages, FiqStage, QualityStage
 from faceq.job.cluster import MAX_RETRIES, TASKS_IN_FLIGHT_HERE, pool_options
@@ -18,6 +18,7 @@ from faceq.job.result_files import ResultFiles
 from faceq.job.resume import read_settings
 from faceq.job.tasks import FindFaceActor, drop_done, find_face, most_starts, result_rows
 from faceq.sources.listing import Shard
+from faceq.stage_resources import Stage
 from faceq.stages.chosen_models import ChosenModels
 from faceq.stages.placement import requests
 from faceq.table.runs import Run

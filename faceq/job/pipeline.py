@@ -12,7 +12,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import faceq
-from faceq.config import Config, Stage
+from faceq.config import Config
 from faceq.errors import JobError, UsageError
 from faceq.job import checkpoint, failures, missed_crops, progress, resume, slow_steps
 from faceq.job.census import Census
@@ -23,6 +23,7 @@ from faceq.job.splitting import split_large
 from faceq.job.summary import Summary, frequent_errors
 from faceq.messages.masking import mask
 from faceq.sources.listing import Shard, group
+from faceq.stage_resources import Stage
 from faceq.stages.chosen_models import ChosenModels, choose, comparison_record, fetch_options
 from faceq.stages.placement import on_this_machine, shared_pool
 from faceq.table import finished_shards, lock, repair

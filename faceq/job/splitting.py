@@ -8,7 +8,7 @@ from typing import Any
 
 import ray
 
-from faceq.config import Config, Stage
+from faceq.config import Config
 from faceq.job.cluster import MAX_RETRIES
 from faceq.job.resume import read_settings
 from faceq.sources.kinds import Kind
@@ -18,6 +18,7 @@ from faceq.sources.read import ReadSettings
 from faceq.sources.reading import Reading, open_shard
 from faceq.sources.tar_index import Stretch, UnsplitError, cuts, scan
 from faceq.sources.video.pieces import Piece, UndividedError, look, spans
+from faceq.stage_resources import Stage
 
 log = logging.getLogger(__name__)
 

@@ -72,8 +72,8 @@ def read_parquet(shard: Shard, reading: Reading) -> Iterator[Frame]:
                     member = _member_name(row if name is None else name)
                     if key:  # row numbers are unique anyway
                         member = names.unique(member)
-                    frame = _parquet_frame(shard, content, member, reading)
-                    yield frame if frame.done or extra is None else replace(frame, extra=extra)
+                    for frame in _frames_of(shard, content, member, reading):
+                        yield frame if frame.done or extra is None else replace(frame, extra=extra)
                     row += 1
     except Exception as error:
         yield break_of(shard, error, f"at row {row}", reading)
@@ -167,20 +167,22 @@ def _member_name(key: Any) -> str:
     return printable(key if isinstance(key, bytes) else str(key))
 
 
-def _parquet_frame(shard: Shard, content: Content, member: str, reading: Reading) -> Frame:
+def _frames_of(shard: Shard, content: Content, member: str, reading: Reading) -> Iterator[Frame]:
+    """The frames of a row."""
     if frame_id(shard.source, member, 0) in reading.done:
-        return Frame(shard.source, member, 0, None, done=True)
-    if content.images > 1:
+        yield Frame(shard.source, member, 0, None, done=True)
+    elif content.images > 1:
         error = f"the image column has a list of {content.images} images in this row: store one image per row"
-        return Frame(shard.source, member, 0, None, error=error)
-    if content.path:
-        return _file_of(shard, content.path, member, reading)
-    if content.image is None:
-        return Frame(shard.source, member, 0, None, error="the image column is null in this row")
-    if len(content.image) > reading.limits.frame_bytes:
-        return Frame(shard.source, member, 0, None, error=too_long(len(content.image), reading))
-    image = content.image
-    return Frame(shard.source, member, 0, image if isinstance(image, bytes) else image.to_pybytes())
+        yield Frame(shard.source, member, 0, None, error=error)
+    elif content.path:
+        yield _file_of(shard, content.path, member, reading)
+    elif content.image is None:
+        yield Frame(shard.source, member, 0, None, error="the image column is null in this row")
+    elif len(content.image) > reading.limits.frame_bytes:
+        yield Frame(shard.source, member, 0, None, error=too_long(len(content.image), reading))
+    else:
+        image = content.image
+        yield Frame(shard.source, member, 0, image if isinstance(image, bytes) else image.to_pybytes())
 
 
 def _file_of(shard: Shard, path: str, member: str, reading: Reading) -> Frame:

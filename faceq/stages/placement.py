@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
-from faceq.config import HALF_A_GPU, MINI_BATCHES_IN_A_BATCH, Config, Pool, Stage
+from faceq.config import Config
 from faceq.runtime import device
+from faceq.stage_resources import HALF_A_GPU, MINI_BATCHES_IN_A_BATCH, Pool, Stage
 
 MINI_BATCH_ON_GPU = 64
 BATCH_ON_GPU = MINI_BATCHES_IN_A_BATCH * MINI_BATCH_ON_GPU

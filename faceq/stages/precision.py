@@ -2,11 +2,12 @@
 
 from typing import Literal, NamedTuple
 
-from faceq.config import Config, Pool
+from faceq.config import Config
 from faceq.errors import UsageError
 from faceq.models import zoo
 from faceq.runtime import openvino_runtime
 from faceq.runtime.numerics import Numerics, has_fast_bf16, has_openvino
+from faceq.stage_resources import Pool
 
 Score = Literal["serfiq", "dbcnn"]
 

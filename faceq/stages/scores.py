@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pyarrow as pa
 
-from faceq.config import Config, Pool
+from faceq.config import Config
 from faceq.errors import UsageError
 from faceq.faces import detect, geometry, landmarks, region
 from faceq.fiq import serfiq
@@ -29,6 +29,7 @@ from faceq.runtime.minibatch import Model, OomSafeBatcher, in_mini_batches
 from faceq.runtime.numerics import Numerics
 from faceq.runtime.threads import limit_threads, without_tf32
 from faceq.sources.frame import READ_SCHEMA
+from faceq.stage_resources import Pool
 from faceq.stages.chosen_models import ChosenModels
 from faceq.stages.find_face import crop_side
 from faceq.stages.precision import NO_BF16

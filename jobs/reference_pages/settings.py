@@ -11,9 +11,10 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from faceq.cli.score import add_arguments
-from faceq.config import Config, FindFaces, Pool, Stage
+from faceq.config import Config
 from faceq.messages.validation import section_of
 from faceq.presets import PRESETS
+from faceq.stage_resources import FindFaces, Pool, Stage
 from faceq.stages.chosen_models import choose, comparison_record
 from jobs.reference_pages.markdown import WRITTEN, table
 

@@ -5,6 +5,7 @@ from places import ROOT
 
 from faceq import config
 from faceq.errors import UsageError
+from faceq.stage_resources import Pool
 from faceq.stages.placement import on_gpus
 
 
@@ -45,10 +46,10 @@ def test_a_missing_file_is_wrong_usage(tmp_path):
 
 
 def test_the_device_follows_the_resources():
-    assert config.Pool(num_gpus=0.25).runs_on == "cuda"
-    assert config.Pool().runs_on == "cpu"
-    assert config.Pool(num_gpus=0.25, device="cpu").runs_on == "cpu"
-    asked = config.Pool(device="cuda")
+    assert Pool(num_gpus=0.25).runs_on == "cuda"
+    assert Pool().runs_on == "cpu"
+    assert Pool(num_gpus=0.25, device="cpu").runs_on == "cpu"
+    asked = Pool(device="cuda")
     assert (asked.runs_on, asked.num_gpus) == ("cuda", 0.5)
 
 

@@ -10,10 +10,10 @@ import ray
 import torch
 
 from faceq import config
-from faceq.config import Pool
 from faceq.errors import UsageError
 from faceq.fiq.distances import DropoutDistances
 from faceq.job import cluster
+from faceq.stage_resources import Pool
 from faceq.stages import scores
 from faceq.stages.chosen_models import choose
 from faceq.stages.placement import on_gpus, requests, shared_pool

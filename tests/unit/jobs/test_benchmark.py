@@ -18,6 +18,7 @@ from faceq.job import graph
 from faceq.runtime import device
 from faceq.sources.decode import image
 from faceq.sources.frame import to_table
+from faceq.stage_resources import Pool
 from faceq.stages import find_face
 from faceq.stages.chosen_models import choose
 from faceq.stages.find_face import FindFace
@@ -129,7 +130,7 @@ def test_the_limit_of_a_machine_with_gpus_is_the_lower_rate_of_cores_and_gpus(fr
     assert sum(gpu["gpu_ms"].values()) <= 1000 / gpu["rate"]
     monkeypatch.setattr(limit.torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(limit, "rate_of_gpu", lambda *_: {"rate": 30.0, "gpu_ms": {}})
-    on_card = frames.model_copy(update={"dbcnn": config.Pool(device="cuda")})
+    on_card = frames.model_copy(update={"dbcnn": Pool(device="cuda")})
     for cores, least in ((50.0, 50.0), (70.0, 60.0)):
         monkeypatch.setattr(limit, "rate_of_cores", lambda *_, rate=cores: {"rate": rate, "cpu_ms": {}})
         found = limit.measure(on_card)

@@ -6,8 +6,8 @@ import shutil
 
 import pytest
 
-from faceq import config
 from faceq.cli import main, score
+from faceq.stage_resources import FindFaces, Pool
 from faceq.table.schema import COLUMNS, EMBEDDING_COLUMN, SCHEMA, STATUSES
 from jobs import reference_pages
 from jobs.reference_pages import columns, commands, settings
@@ -124,5 +124,5 @@ def test_settings_has_each_flag_of_the_command_line_that_sets_a_setting():
 
 def test_find_face_has_the_keys_and_defaults_of_the_pools_but_for_mini_batches():
     """The page has one table for all three."""
-    pool, tasks = config.Pool().model_dump(), config.FindFaces().model_dump()
+    pool, tasks = Pool().model_dump(), FindFaces().model_dump()
     assert tasks | {"mini_batch": pool["mini_batch"]} == pool

@@ -17,7 +17,6 @@ from places import ROOT, SHARED
 
 import faceq
 from faceq import config
-from faceq.config import Pool
 from faceq.errors import UsageError
 from faceq.faces import geometry
 from faceq.faces.detect import Face, YuNet
@@ -31,6 +30,7 @@ from faceq.models.fetch import fetch
 from faceq.runtime import device, onnx_runtime
 from faceq.runtime.minibatch import OomSafeBatcher, to_device
 from faceq.sources.frame import Frame, to_table
+from faceq.stage_resources import Pool
 from faceq.stages import find_face
 from faceq.stages.chosen_models import choose
 from jobs import demo
