@@ -141,6 +141,7 @@ def _only_prints(options: argparse.Namespace) -> bool:
 
 def _export_shards(rows: Any, options: argparse.Namespace, s3: S3Settings) -> int:
     from faceq.query import shard_export  # noqa: PLC0415 - as above
+    from faceq.sources.samples import MOST_SIDECARS  # noqa: PLC0415 - as above
 
     selection = shard_export.Selection(options.where, options.order_by, options.limit)
     total = shard_export.count(rows, selection)
@@ -155,7 +156,13 @@ def _export_shards(rows: Any, options: argparse.Namespace, s3: S3Settings) -> in
     print(f"; {done.already:,} were exported before" if done.already else "")
     if done.lost:
         log.warning("%s frames could not be read, the first: %s", f"{done.lost:,}", done.reason)
-    return 1 if done.lost else 0
+    if done.lost_sidecars:
+        log.warning(
+            "%s sidecars were not written: their frame has more than %d, or more than 256 MiB of them",
+            f"{done.lost_sidecars:,}",
+            MOST_SIDECARS,
+        )
+    return 1 if done.lost or done.lost_sidecars else 0
 
 
 def _chosen(rows: Any, options: argparse.Namespace, columns: Sequence[str] | None = None) -> Any:

@@ -9,14 +9,29 @@ import yaml
 OTHER = "bin"
 """The extension of content that is not an image."""
 
+ROW = "faceq.json"
+"""The extension of the row of a frame."""
+
+_SIDECARS = {
+    **dict.fromkeys(("txt", "text", "transcript"), "string"),
+    **dict.fromkeys(("cls", "cls2", "index", "inx", "id"), "int64"),
+    **dict.fromkeys(("json", "jsn", "npy", "ten", "tb", "mp", "msg", "cbor"), "json"),
+}
+"""Types of sidecars by their last extension, as the library `datasets` parses them. Its type `json` has any
+lists and objects. Others remain bytes, unless the library parses them into objects that it cannot store."""
+
+_UNKNOWN = ("npz", "pth", "gz", "bz2", "xz", "zst", "lz4")
+"""Last extensions of sidecars that the library parses or unpacks into something of unknown type. It leaves
+out columns that the card does not name."""
+
 _DTYPES = {"float": "float32", "double": "float64"}
 """Names of Arrow types that differ in the library `datasets`; all others are the same."""
 
 _CARD = """
 # Frames of a faceq result table
 
-Each sample in the tars is an image and its row of the table (`.json`). Images have the same bytes as in their
-source. Frames of videos are lossless PNGs.
+Each sample in the tars is an image, its row of the table (`.faceq.json`), and the sidecars that it had in its
+source. Images and sidecars have the same bytes as in their source. Frames of videos are lossless PNGs.
 
 ```python
 from datasets import load_dataset
@@ -28,23 +43,33 @@ Written by `faceq query --export-shards`. It is rewritten when the same command 
 """
 
 
-def dataset_card(endings: Iterable[str], columns: pa.Schema) -> str:
+def dataset_card(endings: Iterable[str], sidecars: Iterable[str], columns: pa.Schema) -> str:
     """The README.md of an export. It tells the Hugging Face library `datasets` where the tars are, and the
     type of every column.
 
     Args:
         endings: file extensions of the images. Each becomes a column, which is null in samples with another
             extension.
+        sidecars: extensions of the sidecars, with the same effect.
         columns: columns of the rows.
     """
     pictures = [{"name": each, "dtype": "binary" if each == OTHER else "image"} for each in endings]
-    row = {"name": "json", "struct": [_feature(column) for column in columns]}
+    files = [
+        {"name": each, "dtype": _SIDECARS.get(_last(each), "binary")}
+        for each in sidecars
+        if _last(each) not in _UNKNOWN
+    ]
+    row = {"name": ROW, "struct": [_feature(column) for column in columns]}
     strings = [{"name": name, "dtype": "string"} for name in ("__key__", "__url__")]
     about = {
         "configs": [{"config_name": "default", "data_files": "*.tar"}],
-        "dataset_info": {"features": [*pictures, row, *strings]},
+        "dataset_info": {"features": [*pictures, *files, row, *strings]},
     }
     return f"---\n{yaml.safe_dump(about, sort_keys=False)}---\n{_CARD}"
+
+
+def _last(extension: str) -> str:
+    return extension.rpartition(".")[2]
 
 
 def _feature(column: pa.Field) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from faceq import __version__
 from faceq.errors import StorageError, UsageError
-from faceq.query.dataset_card import OTHER, dataset_card
+from faceq.query.dataset_card import dataset_card
 from faceq.storage.faults import failure
 from faceq.storage.filesystem import absolute, filesystem, is_temporary, path_of, storage_errors
 from faceq.storage.settings import S3Settings
@@ -31,6 +31,9 @@ ENDINGS = {
     **{"GIF": "gif", "TIFF": "tif", "PPM": "ppm"},
 }
 """File extensions of the images in a tar, by the Pillow name of their format."""
+
+MOST_SIDECARS = 100
+"""Maximum number of different extensions of sidecars on the dataset card."""
 
 _LISTS_AT_ONCE = 10
 _TAR = re.compile(r"frames-(\d{6})\.tar$")
@@ -89,12 +92,11 @@ class ExportFolder:
         """Record the selection of this export. Raises the same errors as `check`."""
         recorded = self.check(selection)
         if recorded is None:
-            self._record = {**selection, "endings": []}
+            self._record = {**selection, "endings": [], "sidecars": []}
             self._write_record()
         else:
             self._remove_unfinished()
-            all_endings = sorted({*ENDINGS.values(), OTHER})
-            self._record = {**recorded, "endings": recorded.get("endings", all_endings)}
+            self._record = {"endings": [], "sidecars": [], **recorded}
             self._write_card()
 
     def _parse_record(self, content: bytes) -> dict[str, Any]:
@@ -103,7 +105,9 @@ class ExportFolder:
             record = json.loads(content)
         except (ValueError, RecursionError):
             record = None
-        if not isinstance(record, dict) or not isinstance(record.get("endings", []), list):
+        if not isinstance(record, dict) or not all(
+            isinstance(record.get(key, []), list) for key in ("endings", "sidecars")
+        ):
             raise StorageError(
                 f"{self.uri}: _faceq/export.json is damaged: restore it from a backup, or choose another "
                 "folder"
@@ -119,10 +123,14 @@ class ExportFolder:
             path.endswith("/_faceq/_faceq") or is_temporary(path.rsplit("/", 1)[1]) for path in inside
         )
 
-    def note_endings(self, endings: set[str]) -> None:
-        """Record the extensions of the images in a tar that is about to appear."""
-        if not endings <= {*self._record["endings"]}:
-            self._record["endings"] = sorted({*self._record["endings"], *endings})
+    def note_endings(self, endings: set[str], sidecars: set[str]) -> None:
+        """Record the extensions of the images and of the sidecars in a tar that is about to appear."""
+        all_endings = sorted({*self._record["endings"], *endings})
+        known = self._record["sidecars"]
+        all_sidecars = [*known, *sorted(sidecars.difference(known))][:MOST_SIDECARS]
+        new = {**self._record, "endings": all_endings, "sidecars": all_sidecars}
+        if new != self._record:
+            self._record = new
             self._write_record()
             self._write_card()
 
@@ -131,7 +139,7 @@ class ExportFolder:
             file.write(json.dumps(self._record, indent=2).encode())
 
     def _write_card(self) -> None:
-        card = dataset_card(self._record["endings"], self.columns).encode()
+        card = dataset_card(self._record["endings"], self._record["sidecars"], self.columns).encode()
         with self.files.open(f"{self.path}/README.md", "wb") as file:
             file.write(card)
 

@@ -1,10 +1,11 @@
-"""Export selected frames of a table as WebDataset tars: the original bytes of each image, with its row.
+"""Export selected frames of a table as WebDataset tars: the original bytes of each image and of its sidecars,
+with its row.
 
-A sample consists of `<id>.<extension>` and `<id>.json`: the id of the frame in 16 hex digits, the extension
-for the type of the image, and the row of the frame. Frames of videos have no bytes of their own and are
-written as lossless PNGs. `README.md` is the dataset card of the export. It contains the type of every column;
-without it, the Hugging Face library `datasets` would guess the types from the first five samples, where a
-column may be null.
+A sample consists of `<id>.<extension>`, `<id>.faceq.json` and sidecars: the id of the frame in 16 hex digits,
+the extension for the type of the image, the row of the frame, and the files that had the same key in the
+frame's tar. Frames of videos have no bytes of their own and are written as lossless PNGs. `README.md` is the
+dataset card of the export. It contains the type of every column; without it, the Hugging Face library
+`datasets` would guess the types from the first five samples, where a column may be null.
 
 The files in the folder show which frames are exported. A tar appears atomically, after a list of the ids in
 it (`_faceq/<tar>.ids`). A frame is finished if it is on the list of an existing tar. An interrupted export
@@ -24,13 +25,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
-from faceq.query.dataset_card import OTHER
+from faceq.query.dataset_card import OTHER, ROW
 from faceq.query.export import discard
-from faceq.query.export_folder import ENDINGS, ExportFolder
+from faceq.query.export_folder import ENDINGS, MOST_SIDECARS, ExportFolder
 from faceq.query.rows import FRAME_ORDER, Rows, quoted
 from faceq.sources.decode.image import FORMATS
 from faceq.sources.extra import json_value
-from faceq.sources.frame import Frame
+from faceq.sources.frame import Frame, Sidecars
 from faceq.sources.reread import frames_of
 from faceq.storage.filesystem import storage_errors
 from faceq.storage.settings import S3Settings
@@ -44,16 +45,21 @@ _ROWS_AT_ONCE = 10_000
 _EXAMPLES = 5
 """Maximum number of rows that are written before the others."""
 
+_LAYOUT = 2
+"""Number of the names in the tars. Before 2, the row was `<id>.json`, and there were no sidecars."""
+
 
 @dataclass
 class Exported:
     """The result of an export: the number of frames written, of frames already exported, and of frames that
-    can no longer be read, with the reason for the first of them."""
+    can no longer be read, with the reason for the first of them; of sidecars that are too large or too many
+    for a sample."""
 
     written: int = 0
     already: int = 0
     lost: int = 0
     reason: str = ""
+    lost_sidecars: int = 0
 
     def lose(self, frame: Frame) -> None:
         """Count a frame that can no longer be read."""
@@ -81,7 +87,7 @@ def export_shards(
     """Write the selected frames into `frames-000000.tar`, … in a folder or under an `s3://` prefix.
 
     Sources are read as streams, each once, except for the few frames that are written first. The rows of a
-    few thousand frames or of one large source are in memory, and the content of one frame.
+    few thousand frames or of one large source are in memory, and the content of one sample.
 
     Args:
         rows: the table.
@@ -95,7 +101,7 @@ def export_shards(
         StorageError: the folder cannot be written to.
     """
     place = ExportFolder(folder, s3, rows.arrow(rows.chosen(limit=0)).schema)
-    wanted = {"table": rows.table.uri, **vars(selection)}
+    wanted = {"layout": _LAYOUT, "table": rows.table.uri, **vars(selection)}
     if selection.limit is not None:
         # If the table has grown, the limit selects other rows: then it is another export.
         wanted["rows"] = rows.count(rows.chosen())
@@ -120,12 +126,13 @@ def _export(
     with place.translate_errors(), contextlib.closing(_Writer(place)) as writer:
 
         def write(new: pa.Table) -> None:
-            for row, frame in frames_of(new, place.s3):
+            for row, frame in frames_of(new, place.s3, keep_sidecars=True):
                 if frame.image is None:
                     found.lose(frame)
                 else:
                     writer.add(frame, new.slice(row, 1).to_pylist()[0])
                     found.written += 1
+                    found.lost_sidecars += frame.sidecars.lost
                 progress(1)
 
         # A resumed export already has these rows in its first tar.
@@ -206,17 +213,22 @@ class _Writer:
     _file: Any = None
     _ids: list[int] = field(default_factory=list)
     _endings: set[str] = field(default_factory=set)
+    _sidecars: set[str] = field(default_factory=set)
 
     def add(self, frame: Frame, row: dict[str, Any]) -> None:
-        """Write one sample: the image and its row."""
+        """Write one sample: the image, its row and its sidecars."""
         assert frame.image is not None
         if self._tar is None:
             self._number = self.place.next_number() if self._number < 0 else self._number + 1
             self._file = self.place.files.open(f"{self.place.path}/{self._name}", "wb")
-            self._tar = tarfile.TarFile.open(fileobj=self._file, mode="w|", format=tarfile.USTAR_FORMAT)
+            self._tar = tarfile.TarFile.open(fileobj=self._file, mode="w|", format=tarfile.PAX_FORMAT)
         key, ending = f"{frame.id % 2**64:016x}", _ending(frame.image)
         _add(self._tar, f"{key}.{ending}", frame.image)
-        _add(self._tar, f"{key}.json", json.dumps(json_value(row), ensure_ascii=False).encode())
+        _add(self._tar, f"{key}.{ROW}", json.dumps(json_value(row), ensure_ascii=False).encode())
+        for name, content in _named(frame.sidecars, ending):
+            _add(self._tar, f"{key}.{name}", content)
+            if len(self._sidecars) < MOST_SIDECARS:
+                self._sidecars.add(name.lower())
         self._endings.add(ending)
         self._ids.append(frame.id)
         if len(self._ids) >= SHARD_FRAMES or self._tar.offset >= SHARD_BYTES:
@@ -232,7 +244,7 @@ class _Writer:
             return
         self._tar.close()
         self.place.check_lock()
-        self.place.note_endings(self._endings)
+        self.place.note_endings(self._endings, self._sidecars)
         self.place.write_list(self._name, self._ids)
         self._file.close()
         self._tar, self._ids = None, []
@@ -244,6 +256,23 @@ class _Writer:
                 self._tar.close()  # otherwise it writes its end when it is garbage-collected
             discard(self._file)
             self._tar = None
+
+
+def _named(sidecars: Sidecars, ending: str) -> Iterator[tuple[str, bytes]]:
+    """The sidecars with unique names: the second `txt` becomes `2.txt`. Loaders ignore case.
+
+    The row that an earlier export wrote is left out, because this export has a newer one.
+    """
+    used = {ending}
+    for name, content in sidecars.files:
+        if name.lower() == ROW:
+            continue
+        unique, number = name, 1
+        while unique.lower() in used:
+            number += 1
+            unique = f"{number}.{name}"
+        used.add(unique.lower())
+        yield unique, content
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:

@@ -15,13 +15,29 @@ _BATCH_BYTES = 8 << 20
 
 
 @dataclass(frozen=True, slots=True)
+class Sidecars:
+    """The sidecars of a frame of a tar.
+
+    files: what follows the key in their names, such as `txt`, and their content. lost: number of sidecars
+    that are too large to be kept.
+    """
+
+    files: tuple[tuple[str, bytes], ...] = ()
+    lost: int = 0
+
+
+NO_SIDECARS = Sidecars()
+
+
+@dataclass(frozen=True, slots=True)
 class Frame:
     """One frame, or, with frame_index -1, the point from which a source cannot be read.
 
     image: encoded bytes; None if the frame could not be read (then `error` says why) or is already
     `done`. timestamp_s: seconds since the first frame of its video. refused: the storage returned no data, as
     opposed to damaged data. unseen: the storage has nothing by that name, and the input was never listed (for
-    example, it comes from a manifest). extra: what came with the frame, a JSON object.
+    example, it comes from a manifest). extra: what came with the frame, a JSON object. sidecars: the files
+    that came with it, if they were asked for.
     """
 
     source: str
@@ -34,6 +50,7 @@ class Frame:
     done: bool = False
     timestamp_s: float | None = None
     extra: str | None = None
+    sidecars: Sidecars = NO_SIDECARS
 
     @property
     def id(self) -> int:

@@ -42,6 +42,7 @@ def read_shards(
     findings: Findings | None = None,
     any_name: bool = False,
     extra_bytes: int = 0,
+    keep_sidecars: bool = False,
 ) -> Iterator[Frame]:
     """Yield the frames of the shards, in order. A file's content decides its type, not its name.
 
@@ -54,9 +55,10 @@ def read_shards(
         findings: collects what the readers report besides frames.
         any_name: also read tar members without a known extension if their content is an image.
         extra_bytes: maximum size of a frame's `extra`; 0: do not read what came with frames.
+        keep_sidecars: read the sidecars of tars as files (`Frame.sidecars`), not into `extra`.
     """
     findings = Findings() if findings is None else findings
-    reading = Reading(s3, done, sampling, limits or Limits(), findings, any_name, extra_bytes)
+    reading = Reading(s3, done, sampling, limits or Limits(), findings, any_name, extra_bytes, keep_sidecars)
     given = list(shards)
     extras = {shard.source: shard.extra for shard in given if shard.extra is not None}
     for frame in _frames_of(given, reading):
@@ -114,18 +116,22 @@ def _frames(shard: Shard, reading: Reading) -> Iterator[Frame]:
         )
 
 
-def read_again(sources: Iterable[str], wanted: Container[int], s3: S3Settings) -> Iterator[Frame]:
+def read_again(
+    sources: Iterable[str], wanted: Container[int], s3: S3Settings, keep_sidecars: bool = False
+) -> Iterator[Frame]:
     """Read frames that are in a table from their sources again.
 
     Args:
         sources: the sources of the frames, as named in the table.
         wanted: ids of the frames; other frames of the same sources are skipped.
         s3: settings of the file system.
+        keep_sidecars: also read the sidecars of tars.
     """
     # The sources are not listed: for a hundred thousand images on S3 that would take hours. A missing source
     # becomes a frame with an error.
     shards = [_holding_more(shard_from_table(source), wanted) for source in sources]
-    return (frame for frame in read_shards(shards, s3, done=_AllBut(wanted)) if not frame.done)
+    frames = read_shards(shards, s3, done=_AllBut(wanted), keep_sidecars=keep_sidecars)
+    return (frame for frame in frames if not frame.done)
 
 
 def _holding_more(shard: Shard, wanted: Container[int]) -> Shard:

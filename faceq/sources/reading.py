@@ -61,7 +61,8 @@ class Reading:
     done: ids of frames that need not be read; they are yielded without bytes and marked `done`. sampling:
     which frames of a video to take. limits: limits on one frame or source. findings: collects what the
     readers report besides frames. any_name: also read files without a known extension if their content is an
-    image. extra_bytes: maximum size of a frame's `extra`; 0: do not read what came with frames. version:
+    image. extra_bytes: maximum size of a frame's `extra`; 0: do not read what came with frames.
+    keep_sidecars: frames of tars get their `sidecars` instead of an `extra`. version:
     version of the source that was opened last (see `Finished`), None if unknown. failed: reading the last
     source failed for a reason that may be temporary.
     """
@@ -73,8 +74,14 @@ class Reading:
     findings: Findings = field(default_factory=Findings)
     any_name: bool = False
     extra_bytes: int = 0
+    keep_sidecars: bool = False
     version: str | None = None
     failed: bool = False
+
+    @property
+    def most_sidecar_bytes(self) -> int:
+        """Maximum size of a sidecar that is read; 0: sidecars are passed over."""
+        return self.limits.frame_bytes if self.keep_sidecars else self.extra_bytes
 
 
 class UnsupportedError(FaceqError):

@@ -15,7 +15,7 @@ COLUMNS = ("frame_id", "source", "member", "frame_index", "timestamp_s")
 """The columns that locate a row's frame."""
 
 
-def frames_of(rows: pa.Table, s3: S3Settings) -> Iterator[tuple[int, Frame]]:
+def frames_of(rows: pa.Table, s3: S3Settings, keep_sidecars: bool = False) -> Iterator[tuple[int, Frame]]:
     """Yield each row's frame, in the order in which they are read.
 
     A source is read only up to the last frame that is needed. Single images are read several at a time.
@@ -23,6 +23,7 @@ def frames_of(rows: pa.Table, s3: S3Settings) -> Iterator[tuple[int, Frame]]:
     Args:
         rows: a table with COLUMNS, without rows for breaks. Rows of one source need not be adjacent.
         s3: settings of the file system.
+        keep_sidecars: also read the sidecars of tars.
 
     Yields:
         The row's number and its frame. A frame that can no longer be read has an error and no image.
@@ -38,7 +39,7 @@ def frames_of(rows: pa.Table, s3: S3Settings) -> Iterator[tuple[int, Frame]]:
         missing = set().union(*reading.values())
         breaks = {frame_id(source, None, BREAK) for source in reading}
         reason = "it no longer exists in its source"
-        for frame in read_again(reading, missing | breaks, s3):
+        for frame in read_again(reading, missing | breaks, s3, keep_sidecars):
             if frame.id in missing:
                 missing.discard(frame.id)
                 yield row_of[frame.id][0], _as_file(frame)

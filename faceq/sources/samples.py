@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from faceq.sources.extra import Extra
-from faceq.sources.frame import Frame
+from faceq.sources.frame import Frame, Sidecars
 from faceq.sources.listing import printable
 from faceq.sources.reading import Reading
 
@@ -52,6 +52,7 @@ class Samples:
     _is_series: bool = False
     _frames: list[tuple[str, Frame]] = field(default_factory=list)
     _sidecars: list[tuple[str, bytes | None]] = field(default_factory=list)
+    _beyond: int = 0  # sidecars beyond MOST_SIDECARS
 
     def before(self, name: str) -> Iterator[Frame]:
         """The frames that are complete before a member of this name."""
@@ -64,7 +65,7 @@ class Samples:
 
     def add(self, name: str, frame: Frame) -> Iterator[Frame]:
         """Add a frame, the content of the member `name`. Yields the frames that need not wait any more."""
-        if not self.reading.extra_bytes:
+        if not self.reading.most_sidecar_bytes:
             yield frame
             return
         size = sum(len(waiting.image or b"") for _, waiting in self._frames)
@@ -85,32 +86,47 @@ class Samples:
 
     def add_sidecar(self, name: str, content: bytes | None) -> None:
         """Add a sidecar; `content` is None if it is left out."""
-        if not self.reading.extra_bytes or len(self._sidecars) >= MOST_SIDECARS:
+        if not self.reading.most_sidecar_bytes or len(self._sidecars) >= MOST_SIDECARS:
             self.reading.findings.pass_over(name)
+            self._beyond += 1
             return
         size = sum(len(each or b"") for _, each in (*self._sidecars, (name, content)))
-        is_kept = size <= MOST_FRAMES * self.reading.extra_bytes
+        each_frame = 1 if self.reading.keep_sidecars else MOST_FRAMES
+        is_kept = size <= each_frame * self.reading.most_sidecar_bytes
         self._sidecars.append((name, content if is_kept else None))
 
     def finish(self) -> Iterator[Frame]:
         """The frames that are held back, with their sidecars."""
-        frames, sidecars = self._frames, self._sidecars
-        self._frames, self._sidecars = [], []
+        frames, sidecars, beyond = self._frames, self._sidecars, self._beyond
+        self._frames, self._sidecars, self._beyond = [], [], 0
         stems = [stem_of(name) for name, _ in frames]
         owners = [_owner(name, stems) for name, _ in sidecars]
         for (name, content), owner in zip(sidecars, owners, strict=True):
             if content is None or not frames or (owner is None and self._is_series):
                 self.reading.findings.pass_over(name)
         for stem, (_, frame) in zip(stems, frames, strict=True):
-            extra = Extra(self.reading.extra_bytes)
-            for (name, content), owner in zip(sidecars, owners, strict=True):
-                if owner == stem or (owner is None and not self._is_series):
-                    label = _label(name, stem if owner else key_of(name))
-                    if content is None:
-                        extra.leave_out(label)
-                    else:
-                        extra.add_file(label, content)
-            yield frame if frame.done else replace(frame, extra=extra.text())
+            own = [
+                (_label(name, stem if owner else key_of(name)), content)
+                for (name, content), owner in zip(sidecars, owners, strict=True)
+                if owner == stem or (owner is None and not self._is_series)
+            ]
+            if frame.done:
+                yield frame
+            elif self.reading.keep_sidecars:
+                files = [(label, content) for label, content in own if content is not None]
+                yield replace(frame, sidecars=Sidecars(tuple(files), len(own) - len(files) + beyond))
+            else:
+                yield replace(frame, extra=_extra(own, self.reading.extra_bytes))
+
+
+def _extra(sidecars: list[tuple[str, bytes | None]], most: int) -> str | None:
+    extra = Extra(most)
+    for label, content in sidecars:
+        if content is None:
+            extra.leave_out(label)
+        else:
+            extra.add_file(label, content)
+    return extra.text()
 
 
 def _owner(name: str, stems: list[str]) -> str | None:

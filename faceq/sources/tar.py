@@ -108,9 +108,9 @@ def _tar_frame(
 
 def _sidecar(archive: Archive, member: Member, reading: Reading) -> bytes | None:
     """The content of a member that is not an image; None if it is left out."""
-    most = min(member.stored, reading.extra_bytes)
+    most = min(member.stored, reading.most_sidecar_bytes)
     is_sparse = member.stretches is not None
-    if member.no_file or is_sparse or member.size > most or not reading.extra_bytes:
+    if member.no_file or is_sparse or member.size > most or not reading.most_sidecar_bytes:
         return None
     return member.read(archive)
 

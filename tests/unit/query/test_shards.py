@@ -55,13 +55,13 @@ def samples(folder: Path) -> tuple[dict[int, bytes], dict[int, dict]]:
     for path in sorted(folder.glob("*.tar")):
         with tarfile.open(path) as tar:
             for info in tar:
-                key, ending = info.name.split(".")
+                key, ending = info.name.split(".", 1)
                 number = int(key, 16)
                 signed = number - 2**64 if number >= 2**63 else number
-                target = rows if ending == "json" else pictures
+                target = rows if ending == "faceq.json" else pictures
                 assert signed not in target
                 content = tar.extractfile(info).read()
-                target[signed] = json.loads(content) if ending == "json" else content
+                target[signed] = json.loads(content) if ending == "faceq.json" else content
     return pictures, rows
 
 
@@ -70,15 +70,15 @@ def endings_there(folder: Path) -> set[str]:
     found = set()
     for path in folder.glob("*.tar"):
         with tarfile.open(path) as tar:
-            found |= {name.split(".")[1] for name in tar.getnames()}
-    return found - {"json"}
+            found |= {name.split(".", 1)[1] for name in tar.getnames()}
+    return found - {"faceq.json"}
 
 
 def endings_told(folder: Path) -> set[str]:
     """The endings that the dataset card lists as columns."""
     card = yaml.safe_load((folder / "README.md").read_text(encoding="utf-8").split("---")[1])
     names = {column["name"] for column in card["dataset_info"]["features"]}
-    return names - {"json", "__key__", "__url__"}
+    return names - {"faceq.json", "__key__", "__url__"}
 
 
 def export(table: str, folder: Path, selection: Selection = Selection()):  # noqa: B008 - Selection is frozen
@@ -204,16 +204,18 @@ def test_datasets_read_every_value_in_any_order(orders, order, streaming, tmp_pa
     loaded = datasets.load_dataset(
         str(tmp_path / "good"), split="train", streaming=streaming, cache_dir=cache
     )
-    assert list(loaded.features) == ["bin", "jpg", "png", "json", "__key__", "__url__"]
+    assert list(loaded.features) == ["bin", "jpg", "png", "faceq.json", "__key__", "__url__"]
     for ending in ("jpg", "png"):
         loaded = loaded.cast_column(ending, datasets.Image(decode=False))
     found = list(loaded)
-    assert {row["json"]["frame_id"]: row["json"] for row in found} == rows and len(found) == len(rows)
+    assert {row["faceq.json"]["frame_id"]: row["faceq.json"] for row in found} == rows and len(found) == len(
+        rows
+    )
     for row in found:
         image = row["jpg"] or row["png"] or {"bytes": row["bin"]}
-        assert image["bytes"] == pictures[row["json"]["frame_id"]]
-    assert loaded.features["json"]["dhash"].dtype == "int64"
-    assert loaded.features["json"]["dbcnn"].dtype == "float32"
+        assert image["bytes"] == pictures[row["faceq.json"]["frame_id"]]
+    assert loaded.features["faceq.json"]["dhash"].dtype == "int64"
+    assert loaded.features["faceq.json"]["dbcnn"].dtype == "float32"
 
 
 def test_datasets_infer_types_of_mixed_rows_from_the_first_samples(frames_in, tmp_path):
@@ -228,7 +230,7 @@ def test_datasets_infer_types_of_mixed_rows_from_the_first_samples(frames_in, tm
     _, rows = samples(tmp_path / "good")
     tars, cache = str(tmp_path / "good" / "*.tar"), str(tmp_path / "cache")
     loaded = datasets.load_dataset("webdataset", data_files=tars, split="train", cache_dir=cache)
-    found = {row["json"]["frame_id"]: row["json"] for row in loaded.remove_columns("jpg")}
+    found = {row["faceq.json"]["frame_id"]: row["faceq.json"] for row in loaded.remove_columns("jpg")}
     assert {row["status"] for row in rows.values()} == {"no_face", "face_too_small", "scored"}
     assert set(found) == set(rows)
     for key, row in rows.items():
@@ -247,10 +249,10 @@ def test_the_dataset_card_names_every_kind_of_column(tmp_path):
             ("deep", pa.list_(pa.list_(pa.int32()))),
         ]
     )
-    (tmp_path / "README.md").write_text(dataset_card(["bin", "jpg"], columns))
+    (tmp_path / "README.md").write_text(dataset_card(["bin", "jpg"], [], columns))
     assert "Frames of videos are lossless PNGs." in (tmp_path / "README.md").read_text()
     info = datasets.info.DatasetInfosDict.from_directory(str(tmp_path))["default"]
-    assert info.features["json"] == dict(datasets.Features.from_arrow_schema(columns))
+    assert info.features["faceq.json"] == dict(datasets.Features.from_arrow_schema(columns))
     assert info.features["jpg"] == datasets.Image() and info.features["bin"] == datasets.Value("binary")
 
 
