@@ -31,6 +31,7 @@ _KINDS: dict[Kind, str] = {
     "picture": "images",
     "tar": "tar shards",
     "parquet": "Parquet files",
+    "record": "RecordIO files",
     "video": "videos",
 }
 

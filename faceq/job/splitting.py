@@ -1,4 +1,4 @@
-"""Split large tars and videos into parts, so that several read tasks read one file."""
+"""Split large tars, RecordIO files and videos into parts, so that several read tasks read one file."""
 
 import contextlib
 import logging
@@ -11,12 +11,13 @@ import ray
 from faceq.config import Config
 from faceq.job.cluster import MAX_RETRIES
 from faceq.job.resume import read_settings
+from faceq.sources import record_parts
 from faceq.sources.kinds import Kind
 from faceq.sources.listing import Shard
-from faceq.sources.parts import is_large, part_bytes, tar_parts, video_parts
+from faceq.sources.parts import UnsplitError, is_large, part_bytes, tar_parts, video_parts
 from faceq.sources.read import ReadSettings
 from faceq.sources.reading import Reading, open_shard
-from faceq.sources.tar_index import Stretch, UnsplitError, cuts, scan
+from faceq.sources.tar_index import Stretch, cuts, scan
 from faceq.sources.video.pieces import Piece, UndividedError, look, spans
 from faceq.stage_resources import Stage
 
@@ -28,11 +29,11 @@ to read and 52 ms to score; smaller frames are read faster."""
 
 
 def split_large(shards: list[Shard], config: Config, shared: Stage | None = None) -> list[Shard]:
-    """The shards in the same order; each large tar and video is replaced by its parts.
+    """The shards in the same order; each large tar, RecordIO file and video is replaced by its parts.
 
     Ray tasks index these files. The headers of a tar lead from one to the next: on S3 this means to read most
-    of the tar. A video is decoded. A file that cannot be split, or not be read, stays as it is: its read task
-    reports what is wrong.
+    of the tar. A RecordIO file without an index is read. A video is decoded. A file that cannot be split, or
+    not be read, stays as it is: its read task reports what is wrong.
 
     `shared`: see `faceq.job.graph.run_graph`.
     """
@@ -99,6 +100,25 @@ def _tar_parts(shard: Shard, settings: ReadSettings, *stretches: Stretch | str) 
         return str(error)
 
 
+def _scan_records(
+    shard: Shard, number: int, count: int, size: int, settings: ReadSettings
+) -> record_parts.Stretch | None:
+    """`record_parts.scan`"""
+    begin, end = number * size, min((number + 1) * size, shard.size or 0)
+    return record_parts.scan(shard, begin, end, _reading(settings))
+
+
+def _record_parts(
+    shard: Shard, settings: ReadSettings, *stretches: record_parts.Stretch | None
+) -> list[Shard] | str:
+    """The parts of a RecordIO file; the reason if it cannot be split."""
+    size = -(-(shard.size or 0) // len(stretches))
+    try:
+        return record_parts.divide(shard, stretches, size, _reading(settings))
+    except UnsplitError as error:
+        return str(error)
+
+
 def _look(
     shard: Shard, number: int, count: int, size: int, settings: ReadSettings
 ) -> tuple[Piece, str | None] | str:
@@ -139,10 +159,12 @@ def _count(files: int) -> str:
 
 _STEPS: dict[Kind, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "tar": (_scan, _tar_parts),
+    "record": (_scan_records, _record_parts),
     "video": (_look, _video_parts),
 }
 
 _ADVICE = {
     "tar": "several uncompressed tars of about 1 GB are read in parallel",
+    "record": "make an index beside it with MXNet's rec2idx.py",
     "video": "several shorter videos are read in parallel",
 }

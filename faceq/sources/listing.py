@@ -1,6 +1,7 @@
 """Expand inputs to shards, the files that contain frames, and group shards into read tasks.
 
-A shard is an image, a WebDataset tar (plain or compressed), a Parquet file with an image column, or a video.
+A shard is an image, a WebDataset tar (plain or compressed), a Parquet file with an image column, a
+RecordIO file, or a video.
 """
 
 import math
@@ -34,10 +35,14 @@ TAR_ENDINGS = (
     *(".tar.xz", ".txz", ".tar.bz2", ".tbz2", ".tbz"),
 )
 PARQUET_ENDINGS = (".parquet",)
+RECORD_ENDINGS = (".rec",)
+INDEX_ENDING = ".idx"
+"""Extension of the index of a RecordIO file, which is beside it."""
 VIDEO_ENDINGS = (
     *(".mp4", ".m4v", ".mov", ".3gp", ".3g2", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts"),
     *(".mpg", ".mpeg", ".vob", ".flv", ".wmv", ".asf", ".ogv"),
 )
+_SHARD_ENDINGS = (*TAR_ENDINGS, *PARQUET_ENDINGS, *RECORD_ENDINGS, *VIDEO_ENDINGS)
 
 PICTURES_PER_TASK = 64
 """Minimum number of single images in one read task."""
@@ -112,7 +117,7 @@ def list_shards(
             raise UsageError(
                 f"{uri}: no frames here{_counted(others)}: faceq reads images "
                 f"({', '.join(PICTURE_ENDINGS[:4])}, …), "
-                f"{', '.join((*TAR_ENDINGS, *PARQUET_ENDINGS, *VIDEO_ENDINGS))}"
+                f"{', '.join(_SHARD_ENDINGS)}"
                 f"{'' if any_name else '; --any-name reads files whatever their extension'}"
             )
         # A file that is named explicitly is known, even if a folder that contains it comes first.
@@ -185,8 +190,11 @@ def _list_input(uri: str, s3: S3Settings, any_name: bool) -> tuple[list[Shard], 
         raise type(failure(uri, said))(f"{uri}: cannot be listed: {_why(said)}") from None
     tags = place.tags if isinstance(place, Bucket) else {}
     shards, others = [], []
+    indices = {index_path(name) for name in found if kind_of(name) == "record"}
     while found:  # empty it on the way to save memory: there may be ten million names
         name, size = found.popitem()
+        if name in indices and is_folder:
+            continue
         kind = kind_of(name)
         if kind is None and not any_name:
             others.append(absolute(f"s3://{name}" if is_remote(uri) else name))
@@ -195,7 +203,7 @@ def _list_input(uri: str, s3: S3Settings, any_name: bool) -> tuple[list[Shard], 
             full = f"s3://{name}" if is_remote(uri) else name
             shards.append(_shard(full, kind, size, known=known, tag=tags.get(name)))
     if others and not is_folder:
-        endings = ", ".join((*TAR_ENDINGS, *PARQUET_ENDINGS, *VIDEO_ENDINGS, *PICTURE_ENDINGS[:4]))
+        endings = ", ".join((*_SHARD_ENDINGS, *PICTURE_ENDINGS[:4]))
         raise UsageError(
             f"{uri}: unknown file extension (known are {endings}, …): use --any-name to read it whatever its "
             "extension"
@@ -286,7 +294,14 @@ def kind_of(name: str) -> Kind | None:
         return "tar"
     if lower.endswith(VIDEO_ENDINGS):
         return "video"
+    if lower.endswith(RECORD_ENDINGS):
+        return "record"
     return "parquet" if lower.endswith(PARQUET_ENDINGS) else None
+
+
+def index_path(path: str) -> str:
+    """The path of the index of a RecordIO file."""
+    return os.path.splitext(path)[0] + INDEX_ENDING
 
 
 _LIKE_AN_ESCAPE = re.compile(r"\\(?=x[0-9a-f]{2})")

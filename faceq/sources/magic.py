@@ -1,13 +1,20 @@
-"""Name the format of a file that should be a tar or a Parquet file but is not, from its first bytes.
+"""Name the format of a file that is not the tar, Parquet or RecordIO file that it should be.
 
-Images, videos, tars and Parquet files under a wrong name are read as what they are (`faceq.sources.sniff`).
+Images, videos, tars, Parquet and RecordIO files under a wrong name are read as what they are
+(`faceq.sources.sniff`).
 """
 
 import re
 
 from faceq.sources.sniff import kind_of_bytes
 
-_KINDS = {"picture": "an image", "video": "a video", "parquet": "a Parquet file", "tar": "a tar archive"}
+_KINDS = {
+    "picture": "an image",
+    "video": "a video",
+    "parquet": "a Parquet file",
+    "record": "a RecordIO file",
+    "tar": "a tar archive",
+}
 """These formats only reach this module inside a compressed file."""
 
 _UNPACK = "unpack it, or repack its files as .tar or .tar.gz"

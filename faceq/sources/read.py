@@ -1,6 +1,6 @@
 """Read all frames of a list of shards, whatever their kinds."""
 
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from faceq.config import Limits, Video
@@ -12,13 +12,20 @@ from faceq.sources.parquet import read_parquet
 from faceq.sources.parts import Part
 from faceq.sources.pictures import AT_ONCE, read_pictures
 from faceq.sources.reading import EVERY_FRAME, Findings, OtherKindError, Reading, read_as
+from faceq.sources.record import read_record_file
 from faceq.sources.tar import read_tar
 from faceq.storage.settings import S3Settings
 from faceq.table.finished_shards import Finished, FinishedPart
 from faceq.table.schema import frame_id, wrap_int64
 
-_READERS = {"tar": read_tar, "parquet": read_parquet, "video": read_video}
-_KINDS = {"picture": "an image", "tar": "a tar", "parquet": "a Parquet file", "video": "a video"}
+_READERS = {"tar": read_tar, "parquet": read_parquet, "record": read_record_file, "video": read_video}
+_KINDS = {
+    "picture": "an image",
+    "tar": "a tar",
+    "parquet": "a Parquet file",
+    "record": "a RecordIO file",
+    "video": "a video",
+}
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,7 @@ def read_shards(
     any_name: bool = False,
     extra_bytes: int = 0,
     keep_sidecars: bool = False,
+    members: Mapping[str, Collection[str]] | None = None,
 ) -> Iterator[Frame]:
     """Yield the frames of the shards, in order. A file's content decides its type, not its name.
 
@@ -56,9 +64,11 @@ def read_shards(
         any_name: also read tar members without a known extension if their content is an image.
         extra_bytes: maximum size of a frame's `extra`; 0: do not read what came with frames.
         keep_sidecars: read the sidecars of tars as files (`Frame.sidecars`), not into `extra`.
+        members: by source, the only frames that are wanted of it; a reader may skip the others.
     """
     findings = Findings() if findings is None else findings
-    reading = Reading(s3, done, sampling, limits or Limits(), findings, any_name, extra_bytes, keep_sidecars)
+    how = (any_name, extra_bytes, keep_sidecars, members or {})
+    reading = Reading(s3, done, sampling, limits or Limits(), findings, *how)
     given = list(shards)
     extras = {shard.source: shard.extra for shard in given if shard.extra is not None}
     for frame in _frames_of(given, reading):
@@ -117,7 +127,11 @@ def _frames(shard: Shard, reading: Reading) -> Iterator[Frame]:
 
 
 def read_again(
-    sources: Iterable[str], wanted: Container[int], s3: S3Settings, keep_sidecars: bool = False
+    sources: Iterable[str],
+    wanted: Container[int],
+    s3: S3Settings,
+    members: Mapping[str, Collection[str]] | None = None,
+    keep_sidecars: bool = False,
 ) -> Iterator[Frame]:
     """Read frames that are in a table from their sources again.
 
@@ -125,12 +139,14 @@ def read_again(
         sources: the sources of the frames, as named in the table.
         wanted: ids of the frames; other frames of the same sources are skipped.
         s3: settings of the file system.
+        members: the members that are wanted of a source. A source with an index is then read only there.
         keep_sidecars: also read the sidecars of tars.
     """
     # The sources are not listed: for a hundred thousand images on S3 that would take hours. A missing source
     # becomes a frame with an error.
     shards = [_holding_more(shard_from_table(source), wanted) for source in sources]
-    frames = read_shards(shards, s3, done=_AllBut(wanted), keep_sidecars=keep_sidecars)
+    done = _AllBut(wanted)
+    frames = read_shards(shards, s3, done=done, keep_sidecars=keep_sidecars, members=members)
     return (frame for frame in frames if not frame.done)
 
 

@@ -6,7 +6,7 @@ import json
 import os
 import struct
 from collections import Counter
-from collections.abc import Container
+from collections.abc import Collection, Container, Mapping
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
@@ -62,9 +62,10 @@ class Reading:
     which frames of a video to take. limits: limits on one frame or source. findings: collects what the
     readers report besides frames. any_name: also read files without a known extension if their content is an
     image. extra_bytes: maximum size of a frame's `extra`; 0: do not read what came with frames.
-    keep_sidecars: frames of tars get their `sidecars` instead of an `extra`. version:
-    version of the source that was opened last (see `Finished`), None if unknown. failed: reading the last
-    source failed for a reason that may be temporary.
+    keep_sidecars: frames of tars get their `sidecars` instead of an `extra`. members: by source, the only
+    frames that are wanted of it; a reader may skip the others. version: version of the source that was opened
+    last (see `Finished`), None if unknown. failed: reading the last source failed for a reason that may be
+    temporary.
     """
 
     s3: S3Settings
@@ -75,6 +76,7 @@ class Reading:
     any_name: bool = False
     extra_bytes: int = 0
     keep_sidecars: bool = False
+    members: Mapping[str, Collection[str]] = field(default_factory=dict)
     version: str | None = None
     failed: bool = False
 
@@ -86,6 +88,10 @@ class Reading:
 
 class UnsupportedError(FaceqError):
     """A source that is intact but of an unsupported format; the message says which, and what to do."""
+
+
+class DamageError(FaceqError):
+    """A source that is damaged in places; frames after the damage were read. The message says where."""
 
 
 class Expansion:
@@ -139,8 +145,10 @@ def version_of(file: os.stat_result) -> str:
     return f"{file.st_size} bytes at {file.st_mtime_ns} ns"
 
 
-def open_shard(shard: Shard, reading: Reading) -> BinaryIO:
+def open_shard(shard: Shard, reading: Reading, ahead: int = READ_AHEAD) -> BinaryIO:
     """Open the shard for reading from front to back, and set `reading.version` to its version.
+
+    `ahead`: number of extra bytes to request from S3.
 
     Raises:
         OtherKindError: its content is of another kind. `break_of` passes this error on to the caller that
@@ -152,7 +160,7 @@ def open_shard(shard: Shard, reading: Reading) -> BinaryIO:
     else:
         files = filesystem(shard.source, reading.s3)
         try:
-            stream = files.open(shard.path, "rb", block_size=READ_AHEAD, cache_type="readahead")
+            stream = files.open(shard.path, "rb", block_size=ahead, cache_type="readahead")
         except OSError as error:
             said = detailed_error(error, files, shard.path)
             raise said from said.__cause__  # the cause contains S3's response
@@ -207,7 +215,9 @@ def break_of(shard: Shard, error: Exception, where: str, reading: Reading) -> Fr
         return Frame(shard.source, None, BREAK, None, done=True)
     if is_storage_error(error):
         what = unread(error, shard)
-    elif isinstance(error, video.DamagedError | UnsupportedError | SpecialFileError | ChangedError):
+    elif isinstance(
+        error, video.DamagedError | DamageError | UnsupportedError | SpecialFileError | ChangedError
+    ):
         what = str(error)  # not "the rest is not read": frames after the damage may have been read
     else:
         what = f"broken {where}: {_reason(error)}: the rest is not read"

@@ -39,7 +39,8 @@ def frames_of(rows: pa.Table, s3: S3Settings, keep_sidecars: bool = False) -> It
         missing = set().union(*reading.values())
         breaks = {frame_id(source, None, BREAK) for source in reading}
         reason = "it no longer exists in its source"
-        for frame in read_again(reading, missing | breaks, s3, keep_sidecars):
+        members = {source: {row_of[key][1]["member"] for key in ids} for source, ids in reading.items()}
+        for frame in read_again(reading, missing | breaks, s3, members, keep_sidecars):
             if frame.id in missing:
                 missing.discard(frame.id)
                 yield row_of[frame.id][0], _as_file(frame)

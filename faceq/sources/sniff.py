@@ -28,6 +28,9 @@ _VIDEOS = re.compile(
     rb"|(?:.{4})?G.{187}(?:.{4})?G.{187}(?:.{4})?G",
     re.DOTALL,
 )
+_RECORDS = re.compile(rb"\x0a\x23\xd7\xce...[\0-\x3f]", re.DOTALL)
+"""The magic number of RecordIO, and a length whose flag says that a record begins."""
+
 _TAR_MAGIC = slice(257, 262)
 
 
@@ -40,6 +43,8 @@ def kind_of_bytes(head: bytes) -> Kind | None:
         return "tar" if first_unpacked(head, compression, ENOUGH)[_TAR_MAGIC] == b"ustar" else None
     if head.startswith((b"PAR1", b"PARE")):
         return "parquet"
+    if _RECORDS.match(head):
+        return "record"
     if _PICTURES.match(head):
         return "picture"
     return "video" if _VIDEOS.match(head) else None

@@ -15,8 +15,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from faceq.errors import FaceqError
 from faceq.sources.listing import Shard, printable
+from faceq.sources.parts import UnsplitError
 from faceq.sources.reading import Reading, open_shard
 from faceq.sources.samples import key_of, subkey_of
 from faceq.sources.tar import compression_in, holds_frame, is_hidden
@@ -33,10 +33,6 @@ _ARRAYS = ("offsets", "ids", "keys", "subkeys")
 
 _CHUNK = 1 << 20
 _MAGIC = np.frombuffer(b"ustar", np.uint8)
-
-
-class UnsplitError(FaceqError):
-    """A tar that one task must read as a whole; the message says why."""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import tarfile
 
 import pytest
 from here import settings
+from records import identities, write_records
 from videos import noise, write_video
 
 from faceq.job import graph, pipeline, splitting
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("light_job")
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch):
     """Parts of a few members, also of a single video on two CPUs."""
-    monkeypatch.setattr(parts, "PART_BYTES", {"tar": 32 << 10, "video": 8 << 10})
+    monkeypatch.setattr(parts, "PART_BYTES", {"tar": 32 << 10, "record": 32 << 10, "video": 8 << 10})
     monkeypatch.setattr(splitting, "CPUS_PER_VIDEO", 1)
 
 
@@ -43,7 +44,7 @@ def tasks(monkeypatch):
 
 @pytest.fixture
 def tars(tmp_path, astronaut):
-    """Two tars of 20 frames, the second one cut off, and a video without faces."""
+    """Two tars of 20 frames, the second one cut off, a RecordIO file of 20, and a video without faces."""
     image = demo._jpeg(demo._frame_around(astronaut, [200, 60, 80, 110]))
     folder = tmp_path / "in"
     folder.mkdir()
@@ -55,6 +56,7 @@ def tars(tmp_path, astronaut):
                 tar.addfile(info, io.BytesIO(image))
     size = (folder / "b.tar").stat().st_size
     os.truncate(folder / "b.tar", size * 3 // 4)
+    write_records(folder / "r.rec", identities([(index // 4, image) for index in range(20)]))
     write_video(folder / "c.mp4", noise(40), g="8", **{"x264-params": "open-gop=0"})
     return folder
 
@@ -69,20 +71,21 @@ def test_a_table_that_was_begun_without_parts_is_finished_with_them(tars, tmp_pa
     first = pipeline.score(settings(tars, tmp_path / "table", limit=7))
     with caplog.at_level(logging.INFO, "faceq"):
         done = pipeline.score(job)
-    assert "indexing 3 large files, to read parts of them at the same time" in caplog.messages
-    assert tasks[0] == 3 and tasks[1] >= 12
+    assert "indexing 4 large files, to read parts of them at the same time" in caplog.messages
+    assert tasks[0] == 4 and tasks[1] >= 16
     whole = list(read_shards(list_shards(job.input, S3Settings()), S3Settings()))
     rows = rows_of(job)
     expected = [(f.source, f.member, f.frame_index, f.error) for f in whole]
     assert sorted([(*row[:3], row[4]) for row in rows], key=repr) == sorted(expected, key=repr)
     assert first.run.rows == 7 and done.run.rows == done.run.frames == len(rows) - 7
     assert pipeline.score(job).run.already_done == len(rows)
-    assert len(tasks) == 2  # all three are on record as finished: they were not opened again
+    assert len(tasks) == 2  # all four are on record as finished: they were not opened again
 
 
 def test_damage_that_several_parts_meet_is_one_row(tars, tmp_path, monkeypatch):
     os.unlink(tars / "b.tar")
     os.unlink(tars / "c.mp4")
+    os.unlink(tars / "r.rec")
     split = splitting.split_large
 
     def split_then_change(*args):

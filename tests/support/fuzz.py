@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 from compressors import FORMS, pack
 from PIL import Image
 from places import ROOT
+from records import MAGIC, framed, identities
 
 from faceq.sources import read_shards
 from faceq.sources.decode.image import UnreadableError, decode
@@ -34,7 +35,7 @@ from faceq.sources.listing import Shard
 from faceq.storage.settings import S3Settings
 from faceq.table.schema import BREAK
 
-KINDS = ("jpeg", "png", "webp", "tar", *(f"tar.{form}" for form in FORMS), "parquet")
+KINDS = ("jpeg", "png", "webp", "tar", *(f"tar.{form}" for form in FORMS), "parquet", "rec")
 MAX_PIXELS = 1_000_000
 EXTRA_BYTES = 16 << 10
 SECONDS_EACH = 10
@@ -138,6 +139,11 @@ def _parquets() -> list[bytes]:
     return contents
 
 
+def _records() -> list[bytes]:
+    images = [(index // 3, bytes([index]) * 40 * index + MAGIC * (index % 3)) for index in range(1, 12)]
+    return [b"".join(framed(content) for _, content in identities(images))]
+
+
 SAMPLES: dict[str, Callable[[], list[bytes]]] = {
     "jpeg": lambda: _pictures("JPEG"),
     "png": lambda: _pictures("PNG"),
@@ -145,6 +151,7 @@ SAMPLES: dict[str, Callable[[], list[bytes]]] = {
     "tar": _tars,
     **{f"tar.{form}": functools.partial(_compressed_tars, form) for form in FORMS},
     "parquet": _parquets,
+    "rec": _records,
 }
 
 
@@ -205,7 +212,7 @@ def _with_tar_checksums(data: bytearray) -> bytearray:
 
 def outcomes(kind: str, data: bytes, folder: str) -> Iterator[str]:
     """Read one input. Raises AssertionError if the result breaks a guarantee of the readers."""
-    if kind.startswith("tar") or kind == "parquet":
+    if kind.startswith("tar") or kind in ("parquet", "rec"):
         yield from _of_shard(kind, data, os.path.join(folder, f"input.{kind}"))
         return
     try:
@@ -221,7 +228,7 @@ def outcomes(kind: str, data: bytes, folder: str) -> Iterator[str]:
 
 def _of_shard(kind: str, data: bytes, path: str) -> Iterator[str]:
     Path(path).write_bytes(data)
-    shard_kind: Kind = "parquet" if kind == "parquet" else "tar"
+    shard_kind: Kind = {"parquet": "parquet", "rec": "record"}.get(kind, "tar")
     shards = [Shard(path, path, shard_kind, len(data))]
     frames = list(read_shards(shards, S3Settings(), extra_bytes=EXTRA_BYTES))
     assert len({frame.id for frame in frames}) == len(frames), "two frames of one id"

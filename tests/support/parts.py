@@ -4,7 +4,7 @@ import os
 
 from faceq.config import Limits
 from faceq.job.gathered import Gathered
-from faceq.sources import Findings, read_shards
+from faceq.sources import Findings, read_shards, record_parts
 from faceq.sources.frame import Frame
 from faceq.sources.listing import Shard
 from faceq.sources.local import LocalFile
@@ -24,6 +24,16 @@ def split(shard: Shard, size: int, s3: S3Settings | None = None, **how) -> list[
         scan(shard, begin, min(begin + size, shard.size), reading) for begin in range(0, shard.size, size)
     ]
     return tar_parts(shard, *cuts(shard, stretches, reading))
+
+
+def split_records(shard: Shard, size: int, s3: S3Settings | None = None, **how) -> list[Shard]:
+    """The parts of a RecordIO file, from stretches of `size` bytes."""
+    reading = Reading(s3 or S3Settings(), **how)
+    stretches = [
+        record_parts.scan(shard, begin, min(begin + size, shard.size), reading)
+        for begin in range(0, shard.size, size)
+    ]
+    return record_parts.divide(shard, stretches, size, reading)
 
 
 def split_video(shard: Shard, count: int, **limits) -> list[Shard]:
