@@ -1,6 +1,7 @@
 """Pictures that are aligned faces already: the setting `faces: aligned`."""
 
 import io
+import json
 from pathlib import Path
 
 import cv2
@@ -11,10 +12,12 @@ import pytest
 from here import score_here
 from model_files import landmarks_106
 from PIL import Image
+from records import identities, write_records
 from videos import write_video
 
 import faceq
 from faceq import config
+from faceq.cli.main import main
 from faceq.errors import UsageError
 from faceq.faces import geometry, region
 from faceq.sources.frame import Frame, to_table
@@ -22,7 +25,7 @@ from faceq.stages.chosen_models import choose, comparison_record
 from faceq.stages.find_face import FindFace
 from faceq.storage.settings import S3Settings
 from faceq.table import comparable
-from faceq.table.schema import pixels
+from faceq.table.schema import pixels, schema
 from faceq.table.store import Table
 from jobs import demo
 
@@ -178,6 +181,35 @@ def test_every_kind_of_source_can_hold_aligned_faces(crops, tmp_path):
     for row in rows:
         values[Path(row["source"]).suffix].add(row["serfiq_raw"])
     assert values[".tar"] == values[".parquet"] == values[".mkv"] > values[".png"]
+
+
+def test_a_training_set_in_records_has_the_rows_of_a_folder_and_its_identities(crops, tmp_path):
+    images = [(number // 2, png(crop)) for number, crop in enumerate(crops)]
+    (tmp_path / "folder").mkdir()
+    for number, (_, image) in enumerate(images, 1):
+        (tmp_path / "folder" / f"{number}.png").write_bytes(image)
+    (tmp_path / "set").mkdir()
+    write_records(tmp_path / "set" / "train.rec", identities(images))
+    tables = [
+        Table(score_here(str(tmp_path / of), str(tmp_path / f"{of}.out"), **ALIGNED), S3Settings())
+        for of in ("folder", "set")
+    ]
+    where = ("frame_id", "source", "member", "extra", "run_id")
+    columns = [name for name in schema(False).names if name not in where]
+    one, other = (table.rows(columns).sort_by("dhash").to_pylist() for table in tables)
+    assert one == other and len(one) == len(crops)
+    found = tables[1].rows(["member", "extra"]).to_pylist()
+    expected = [(f"{number}", label) for number, (label, _) in enumerate(images, 1)]
+    assert sorted((row["member"], json.loads(row["extra"])["identity"]) for row in found) == expected
+    identities_csv = tmp_path / "identities.csv"
+    lines = [f"{number}.png,{label}" for number, (label, _) in enumerate(images, 1)]
+    identities_csv.write_text("\n".join(["image,identity", *lines]))
+    results = []
+    for table, of in zip(tables, ([str(identities_csv)], ["--identity", "extra.identity"]), strict=True):
+        out = tmp_path / "edc.json"
+        assert main(["evaluate", "edc", table.uri, *of, "--json", str(out)]) == 0
+        results.append(json.loads(out.read_text()))
+    assert results[0] == results[1] and results[0]
 
 
 def test_a_table_is_continued_only_with_the_same_value():
