@@ -32,6 +32,7 @@ _KINDS: dict[Kind, str] = {
     "tar": "tar shards",
     "parquet": "Parquet files",
     "record": "RecordIO files",
+    "lmdb": "LMDB files",
     "video": "videos",
 }
 

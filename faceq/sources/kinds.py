@@ -2,4 +2,4 @@
 
 from typing import Literal
 
-Kind = Literal["picture", "tar", "parquet", "record", "video"]
+Kind = Literal["picture", "tar", "parquet", "record", "lmdb", "video"]

@@ -1,7 +1,7 @@
 """Expand inputs to shards, the files that contain frames, and group shards into read tasks.
 
 A shard is an image, a WebDataset tar (plain or compressed), a Parquet file with an image column, a
-RecordIO file, or a video.
+RecordIO file, an LMDB file, or a video.
 """
 
 import math
@@ -36,13 +36,15 @@ TAR_ENDINGS = (
 )
 PARQUET_ENDINGS = (".parquet",)
 RECORD_ENDINGS = (".rec",)
+LMDB_ENDINGS = (".mdb", ".lmdb")
+_LOCK = "lock.mdb"
 INDEX_ENDING = ".idx"
 """Extension of the index of a RecordIO file, which is beside it."""
 VIDEO_ENDINGS = (
     *(".mp4", ".m4v", ".mov", ".3gp", ".3g2", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts"),
     *(".mpg", ".mpeg", ".vob", ".flv", ".wmv", ".asf", ".ogv"),
 )
-_SHARD_ENDINGS = (*TAR_ENDINGS, *PARQUET_ENDINGS, *RECORD_ENDINGS, *VIDEO_ENDINGS)
+_SHARD_ENDINGS = (*TAR_ENDINGS, *PARQUET_ENDINGS, *RECORD_ENDINGS, *LMDB_ENDINGS, *VIDEO_ENDINGS)
 
 PICTURES_PER_TASK = 64
 """Minimum number of single images in one read task."""
@@ -191,6 +193,7 @@ def _list_input(uri: str, s3: S3Settings, any_name: bool) -> tuple[list[Shard], 
     tags = place.tags if isinstance(place, Bucket) else {}
     shards, others = [], []
     indices = {index_path(name) for name in found if kind_of(name) == "record"}
+    indices |= {lock_path(name) for name in found if kind_of(name) == "lmdb"}
     while found:  # empty it on the way to save memory: there may be ten million names
         name, size = found.popitem()
         if name in indices and is_folder:
@@ -296,12 +299,20 @@ def kind_of(name: str) -> Kind | None:
         return "video"
     if lower.endswith(RECORD_ENDINGS):
         return "record"
+    if lower.endswith(LMDB_ENDINGS) and os.path.basename(lower) != _LOCK:
+        return "lmdb"
     return "parquet" if lower.endswith(PARQUET_ENDINGS) else None
 
 
 def index_path(path: str) -> str:
     """The path of the index of a RecordIO file."""
     return os.path.splitext(path)[0] + INDEX_ENDING
+
+
+def lock_path(path: str) -> str:
+    """The path of the lock file of an LMDB file."""
+    folder, name = os.path.split(path)
+    return os.path.join(folder, _LOCK) if name == "data.mdb" else f"{path}-lock"
 
 
 _LIKE_AN_ESCAPE = re.compile(r"\\(?=x[0-9a-f]{2})")
@@ -328,6 +339,11 @@ def _bytes_of(letter: str) -> bytes:
     """A character in UTF-8, or the single byte that a surrogate escape represents."""
     is_byte = "\udc80" <= letter <= "\udcff"
     return letter.encode("utf-8", "surrogateescape" if is_byte else "surrogatepass")
+
+
+def bytes_of_name(text: str) -> bytes:
+    """The original bytes of a text that `printable` made of them."""
+    return os.fsencode(_as_named(text))
 
 
 def _as_named(text: str) -> str:

@@ -13,6 +13,7 @@ _KINDS = {
     "video": "a video",
     "parquet": "a Parquet file",
     "record": "a RecordIO file",
+    "lmdb": "an LMDB file",
     "tar": "a tar archive",
 }
 """These formats only reach this module inside a compressed file."""
@@ -41,6 +42,7 @@ _FOREIGN = tuple(
         (rb"\xff\xff\xff\xff....\x10\0\0\0", "an Arrow IPC stream", "convert it to Parquet"),
         (rb"Obj\x01", "an Avro file", "convert it to Parquet"),
         (rb"SQLite format 3\0", "an SQLite database", "convert it to Parquet"),
+        (rb"\0\x01\0\0Standard (Jet|ACE) DB", "a Microsoft Access database", "export its images to files"),
         (rb"\x89HDF\r\n", "an HDF5 file", "convert it to Parquet"),
         (rb"version https://git-lfs", "a Git LFS pointer", "fetch the real file with `git lfs pull`"),
         (rb"\s*(<!DOCTYPE html|<html|<head|<body)", "a web page (HTML)", "download the file again"),

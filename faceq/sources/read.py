@@ -8,6 +8,7 @@ from faceq.sources.clip import read_video
 from faceq.sources.extra import joined
 from faceq.sources.frame import Frame
 from faceq.sources.listing import Shard, kind_of, shard_from_table
+from faceq.sources.lmdb import read_lmdb
 from faceq.sources.parquet import read_parquet
 from faceq.sources.parts import Part
 from faceq.sources.pictures import AT_ONCE, read_pictures
@@ -18,12 +19,19 @@ from faceq.storage.settings import S3Settings
 from faceq.table.finished_shards import Finished, FinishedPart
 from faceq.table.schema import frame_id, wrap_int64
 
-_READERS = {"tar": read_tar, "parquet": read_parquet, "record": read_record_file, "video": read_video}
+_READERS = {
+    "tar": read_tar,
+    "parquet": read_parquet,
+    "record": read_record_file,
+    "lmdb": read_lmdb,
+    "video": read_video,
+}
 _KINDS = {
     "picture": "an image",
     "tar": "a tar",
     "parquet": "a Parquet file",
     "record": "a RecordIO file",
+    "lmdb": "an LMDB file",
     "video": "a video",
 }
 

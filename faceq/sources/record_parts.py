@@ -16,7 +16,7 @@ from faceq.sources.reading import Reading, open_shard
 from faceq.sources.record import first_identity, records_of
 from faceq.sources.record_file import MAGIC
 from faceq.sources.record_header import holds_no_image, parsed
-from faceq.sources.record_index import Index, has_index, load_index
+from faceq.sources.record_index import Index, has_index, has_repeats, load_index
 from faceq.storage.filesystem import filesystem
 from faceq.table.schema import wrap_int64
 
@@ -73,7 +73,7 @@ def divide(shard: Shard, stretches: Sequence[Stretch | None], size: int, reading
         UnsplitError: one task must read the file, as its rows would otherwise differ.
         Exception: the storage failed.
     """
-    index = load_index(shard, reading)
+    index = load_index(shard, reading, with_lines=True)
     if index is not None:
         return _by_index(shard, index, size, reading)
     found = [stretch for stretch in stretches if stretch is not None]
@@ -86,7 +86,7 @@ def divide(shard: Shard, stretches: Sequence[Stretch | None], size: int, reading
             raise UnsplitError("it is damaged")
         following = following if stretch.first is None else stretch.following
     numbers = np.concatenate([stretch.numbers for stretch in found])
-    if len(np.unique(numbers)) < len(numbers):
+    if has_repeats(numbers):
         raise UnsplitError("it has no index, and several of its images have the same id")
     begins = [stretch.first for stretch in found[1:] if stretch.first is not None]
     return record_parts(shard, begins, version)

@@ -28,9 +28,15 @@ _VIDEOS = re.compile(
     rb"|(?:.{4})?G.{187}(?:.{4})?G.{187}(?:.{4})?G",
     re.DOTALL,
 )
-_RECORDS = re.compile(rb"\x0a\x23\xd7\xce...[\0-\x3f]", re.DOTALL)
-"""The magic number of RecordIO, and a length whose flag says that a record begins."""
-
+_KINDS: tuple[tuple[re.Pattern[bytes], Kind], ...] = (
+    (re.compile(rb"PAR[1E]"), "parquet"),
+    (_PICTURES, "picture"),
+    (_VIDEOS, "video"),
+    # The magic number of a record, and a length with the flag of its beginning.
+    (re.compile(rb"\x0a\x23\xd7\xce...[\0-\x3f]", re.DOTALL), "record"),
+    # The magic number and the version in the first page.
+    (re.compile(rb".{16}\xde\xc0\xef\xbe\x01\0\0\0", re.DOTALL), "lmdb"),
+)
 _TAR_MAGIC = slice(257, 262)
 
 
@@ -41,10 +47,4 @@ def kind_of_bytes(head: bytes) -> Kind | None:
         return "tar"
     if compression := compression_of(head):
         return "tar" if first_unpacked(head, compression, ENOUGH)[_TAR_MAGIC] == b"ustar" else None
-    if head.startswith((b"PAR1", b"PARE")):
-        return "parquet"
-    if _RECORDS.match(head):
-        return "record"
-    if _PICTURES.match(head):
-        return "picture"
-    return "video" if _VIDEOS.match(head) else None
+    return next((kind for pattern, kind in _KINDS if pattern.match(head)), None)

@@ -42,8 +42,8 @@ COLUMNS = (
         pa.string(),
         "The frame's place inside a shard. In a tar it is the member's name; a repeated name gets `#2`, "
         "`#3`, …. In a Parquet shard it is the value of the column `key`, `id` or `path`, or the row number "
-        "if there is no such column. In a RecordIO file it is the key of the record. A "
-        "video inside a shard is a member, too.",
+        "if there is no such column. In a RecordIO file it is the key of the record, in an LMDB "
+        "file that of the entry. A video inside a shard is a member, too.",
         null="the source is one image or one video, or the row describes a shard that is damaged",
     ),
     Column(
@@ -221,9 +221,10 @@ COLUMNS = (
         "extra",
         pa.string(),
         "What came with the frame, as a JSON object: the sidecars of its sample in a tar, by extension "
-        "(`.json` parsed, others as text), the other columns of a Parquet shard, the label in a RecordIO file "
-        "as `identity`, and the other columns of a manifest. Values that are binary or beyond `extra_bytes` "
-        "are left out, and `_left_out` names them. Query it with `extra->>'$.json.identity'`.",
+        "(`.json` parsed, others as text), the other columns of a Parquet shard, the label in a RecordIO "
+        "file as `identity`, and the other columns of a manifest. Values that are binary or beyond "
+        "`extra_bytes` are left out, and `_left_out` names them. Query it with "
+        "`extra->>'$.json.identity'`.",
         null="nothing came with the frame",
     ),
     Column(

@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import lmdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -35,7 +36,7 @@ from faceq.sources.listing import Shard
 from faceq.storage.settings import S3Settings
 from faceq.table.schema import BREAK
 
-KINDS = ("jpeg", "png", "webp", "tar", *(f"tar.{form}" for form in FORMS), "parquet", "rec")
+KINDS = ("jpeg", "png", "webp", "tar", *(f"tar.{form}" for form in FORMS), "parquet", "rec", "mdb")
 MAX_PIXELS = 1_000_000
 EXTRA_BYTES = 16 << 10
 SECONDS_EACH = 10
@@ -144,6 +145,20 @@ def _records() -> list[bytes]:
     return [b"".join(framed(content) for _, content in identities(images))]
 
 
+def _lmdbs() -> list[bytes]:
+    contents = []
+    for count in (8, 150):
+        with tempfile.TemporaryDirectory() as folder:
+            env = lmdb.open(folder, map_size=1 << 24)
+            with env.begin(write=True) as transaction:
+                for index in range(count):
+                    transaction.put(b"%d.jpg" % index, bytes([index]) * 70 * (index % 5) * (index % 7))
+                transaction.put(b"big.jpg", bytes(9000))
+            env.close()
+            contents.append(Path(folder, "data.mdb").read_bytes())
+    return contents
+
+
 SAMPLES: dict[str, Callable[[], list[bytes]]] = {
     "jpeg": lambda: _pictures("JPEG"),
     "png": lambda: _pictures("PNG"),
@@ -152,6 +167,7 @@ SAMPLES: dict[str, Callable[[], list[bytes]]] = {
     **{f"tar.{form}": functools.partial(_compressed_tars, form) for form in FORMS},
     "parquet": _parquets,
     "rec": _records,
+    "mdb": _lmdbs,
 }
 
 
@@ -212,7 +228,7 @@ def _with_tar_checksums(data: bytearray) -> bytearray:
 
 def outcomes(kind: str, data: bytes, folder: str) -> Iterator[str]:
     """Read one input. Raises AssertionError if the result breaks a guarantee of the readers."""
-    if kind.startswith("tar") or kind in ("parquet", "rec"):
+    if kind.startswith("tar") or kind in ("parquet", "rec", "mdb"):
         yield from _of_shard(kind, data, os.path.join(folder, f"input.{kind}"))
         return
     try:
@@ -228,7 +244,7 @@ def outcomes(kind: str, data: bytes, folder: str) -> Iterator[str]:
 
 def _of_shard(kind: str, data: bytes, path: str) -> Iterator[str]:
     Path(path).write_bytes(data)
-    shard_kind: Kind = {"parquet": "parquet", "rec": "record"}.get(kind, "tar")
+    shard_kind: Kind = {"parquet": "parquet", "rec": "record", "mdb": "lmdb"}.get(kind, "tar")
     shards = [Shard(path, path, shard_kind, len(data))]
     frames = list(read_shards(shards, S3Settings(), extra_bytes=EXTRA_BYTES))
     assert len({frame.id for frame in frames}) == len(frames), "two frames of one id"
