@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from faceq.sources.frame import Frame
-from faceq.sources.listing import Shard, bytes_of_name, printable
+from faceq.sources.listing import Shard, bytes_of_name, kind_of, printable
 from faceq.sources.lmdb_file import MAGIC, MAGIC_AT, DamagedPageError, Entry, LmdbFile
 from faceq.sources.magic import foreign
 from faceq.sources.names import Names
@@ -93,7 +93,7 @@ class _Reader:
         except DamagedPageError as error:
             yield Frame(source, name, 0, None, error=f"broken: {error}: copy the file again")
             return
-        if _is_other(entry.key, value):
+        if kind_of(name) != "picture" and _is_other(entry.key, value):
             self.reading.findings.pass_over(name)
         elif _PICKLE.match(value):
             what = "a Python pickle, which faceq never loads: store the encoded image itself as the value"

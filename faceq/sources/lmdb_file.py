@@ -41,6 +41,8 @@ _ON_PAGES, _DATABASE = 1, 2
 _SORTED_DUPLICATES, _INTEGER_KEYS = 4, 8
 _NO_PAGE = (1 << 64) - 1
 
+MOST_FAULTS = 1000
+
 _MOST_DEPTH = 32
 """Maximum depth of a tree, as in LMDB."""
 
@@ -75,8 +77,8 @@ class _Meta:
 class LmdbFile:
     """The main database of an LMDB file.
 
-    entries: number of entries, as the file says. faults: what is wrong with pages that `follow` has skipped.
-    has_duplicates: a key may have several values. integer_keys: keys are native integers.
+    entries: number of entries, as the file says. faults: what is wrong with pages that `follow` has skipped,
+    at most MOST_FAULTS. has_duplicates: a key may have several values. integer_keys: keys are native integers.
 
     Args:
         stream: the file.
@@ -117,9 +119,10 @@ class LmdbFile:
         return _Meta(page_size, flags, entries, root, transaction)
 
     def follow(self) -> Iterator[Entry]:
-        """All entries, in the order of their keys. What cannot be read is skipped, and added to `faults`."""
+        """All entries, in the order of their keys. What cannot be read is skipped, and added to `faults`.
+        After MOST_FAULTS, nothing more is read."""
         stack = [] if self._root == _NO_PAGE else [(self._root, 1)]
-        while stack:
+        while stack and len(self.faults) < MOST_FAULTS:
             number, depth = stack.pop()
             children, entries = [], []
             try:

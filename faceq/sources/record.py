@@ -14,7 +14,7 @@ from faceq.sources.parts import RecordPart
 from faceq.sources.reading import DamageError, Reading, UnsupportedError, break_of, open_shard, too_long
 from faceq.sources.record_file import KEPT, MAGIC, Record, Records
 from faceq.sources.record_header import Header, extra_of, holds_no_image, parsed
-from faceq.sources.record_index import Index, load_index
+from faceq.sources.record_index import Index, has_index, load_index
 from faceq.sources.sniff import ENOUGH
 from faceq.storage.filesystem import READ_AHEAD
 from faceq.table.schema import frame_id
@@ -33,10 +33,10 @@ def read_record_file(shard: Shard, reading: Reading) -> Iterator[Frame]:
     wanted = reading.members.get(shard.source)
     at = 0
     try:
-        index = _index_of(shard, reading)
-        is_jumping = wanted is not None and index is not None
+        is_jumping = wanted is not None and has_index(shard, reading)
         with open_shard(shard, reading, _JUMP_AHEAD if is_jumping else READ_AHEAD) as stream:
             file = records_of(stream, reading)
+            index = _index_of(shard, reading)
             reader = _Reader(shard, reading, index)
             if isinstance(shard, RecordPart):
                 reader.first = shard.first
@@ -146,8 +146,8 @@ class _Reader:
         left = 0 if self._index is None else len(self._index.offsets) - self._entry
         if left:
             self.damage.append(
-                f"its index lists {left} more records: the file, of {size} bytes, is cut off, or the index "
-                "is that of another file: copy both again"
+                f"its index lists {_counted(left, 'more record')}: the file, of {size} bytes, is cut off, or "
+                "the index is that of another file: copy both again"
             )
 
     def note_unlisted(self) -> None:
@@ -156,11 +156,12 @@ class _Reader:
             return
         if self._unlisted:
             self._note(
-                f"its index does not list {self._unlisted} images: they are named by the byte at which they "
-                f"begin, such as {AT}1234"
+                f"its index does not list {_counted(self._unlisted, 'image')}, named by the byte of the "
+                f"record, such as {AT}1234"
             )
         if self._index.bad_lines:
-            self._note(f"its index has {self._index.bad_lines} lines that are not a key and a byte: skipped")
+            bad = _counted(self._index.bad_lines, "line")
+            self._note(f"skipped {bad} of its index: not a key and a byte")
 
     def _note(self, text: str) -> None:
         self._reading.findings.notes.append(f"{self._shard.source}: {text}")
@@ -207,6 +208,10 @@ class _Reader:
         if len(record.data) < record.size or size > self._reading.limits.frame_bytes:
             return too_long(size, self._reading)
         return None if size else "the record holds no image"
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}" + ("" if count == 1 else "s")
 
 
 def _index_of(shard: Shard, reading: Reading) -> Index | None:

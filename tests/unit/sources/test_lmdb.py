@@ -112,6 +112,7 @@ def test_values_that_are_no_images(tmp_path):
         b"image-1": JPEG,
         b"image-2": b"\0\1\2 damaged",
         b"image-3": b"",
+        b"text.jpg": b"<html>not found</html>",
         b"image-4": b"\x80\x03(pickled image",
     }
     frames, findings = read(write(tmp_path / "set", entries).parent)
@@ -120,6 +121,7 @@ def test_values_that_are_no_images(tmp_path):
         "image-2": entries[b"image-2"],
         "image-3": b"",
         "image-4": None,
+        "text.jpg": entries[b"text.jpg"],
     }
     assert frames[3].error.startswith("a Python pickle, which faceq never loads")
     assert findings.passed_over == {"(no extension)": 4}

@@ -150,6 +150,10 @@ def test_content_decides(tmp_path):
     frames, findings = read(tmp_path / "train.tar")
     assert [frame.member for frame in frames] == ["0", "1", "2"]
     assert "read as a RecordIO file: its content does not match its extension" in findings.notes[0]
+    (tmp_path / "image.rec").write_bytes(JPEG)
+    (tmp_path / "image.idx").write_text("# VobSub index file, v7\n")
+    frames, findings = read(tmp_path / "image.rec")
+    assert facts(frames) == [(None, JPEG)] and "read as an image" in findings.notes[0]
     for content, error in (
         (b"", "this file is empty"),
         (bytes(100), "this is zero bytes, not a RecordIO file"),
@@ -209,7 +213,7 @@ def test_a_file_that_is_cut_off(tmp_path, index):
         assert facts(frames[:-1]) == [(f"{n}", picture(n)) for n in range(4)]
         assert frames[-1].frame_index == BREAK
         assert "broken at byte" in frames[-1].error and "the rest is not read" in frames[-1].error
-        assert ("its index lists 1 more records" in frames[-1].error) is index
+        assert ("its index lists 1 more record:" in frames[-1].error) is index
     os.truncate(path, size // 5 * 2)  # between two records
     frames, _ = read(path)
     assert len(frames) == (3 if index else 2)
@@ -340,7 +344,7 @@ def test_an_index_that_points_between_records(tmp_path):
     assert member == "2" and error.startswith(f"its index places it at byte {at + 8}, where no record begins")
     (unlisted,) = [frame for frame in frames if frame.member == f"@{at}"]
     assert unlisted.image == picture(2)
-    assert "does not list 1 images" in findings.notes[0]
+    assert "does not list 1 image, named by" in findings.notes[0]
     (again,) = read_again([str(path)], {unlisted.id}, S3Settings(), {str(path): {unlisted.member}})
     assert again.image == picture(2)
 
@@ -366,8 +370,8 @@ def test_lines_of_an_index_that_are_missing_mixed_up_or_garbage(tmp_path):
     rewritten(path, change)
     frames, findings = read(path)
     assert facts(frames) == [(f"{n}" if n != 4 else f"@{offsets['4']}", picture(n)) for n in range(6)]
-    assert findings.notes[0].endswith("named by the byte at which they begin, such as @1234")
-    assert findings.notes[1].endswith("its index has 7 lines that are not a key and a byte: skipped")
+    assert findings.notes[0].endswith("named by the byte of the record, such as @1234")
+    assert findings.notes[1].endswith("skipped 7 lines of its index: not a key and a byte")
 
 
 def test_two_keys_of_one_record_are_two_frames(tmp_path):
