@@ -78,7 +78,8 @@ class LmdbFile:
     """The main database of an LMDB file.
 
     entries: number of entries, as the file says. faults: what is wrong with pages that `follow` has skipped,
-    at most MOST_FAULTS. has_duplicates: a key may have several values. integer_keys: keys are native integers.
+    at most MOST_FAULTS. has_duplicates: a key may have several values. integer_keys: keys are native
+    integers.
 
     Args:
         stream: the file.

@@ -105,6 +105,8 @@ class Records:
             if size + length <= self._most:
                 body = self._stream.read(end - begin)  # the next head is as long as this one
                 piece, head = body[:length], body[_padded(length) :]
+                if len(piece) < length:  # the file has shrunk
+                    return self._fault(at)
             elif self._next_head(begin + _HEAD.size, end) is None:
                 piece = self._read(begin + _HEAD.size, min(length, KEPT))
                 head = self._read(end, _HEAD.size)
