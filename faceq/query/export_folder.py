@@ -29,6 +29,7 @@ from faceq.table.store import Table
 ENDINGS = {
     **{"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "BMP": "bmp"},
     **{"GIF": "gif", "TIFF": "tif", "PPM": "ppm"},
+    **{"AVIF": "avif", "HEIF": "heic", "JPEG2000": "jp2", "JXL": "jxl"},
 }
 """File extensions of the images in a tar, by the Pillow name of their format."""
 

@@ -23,13 +23,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from PIL import Image
 
 from faceq.query.dataset_card import OTHER, ROW
 from faceq.query.export import discard
 from faceq.query.export_folder import ENDINGS, MOST_SIDECARS, ExportFolder
 from faceq.query.rows import FRAME_ORDER, Rows, quoted
-from faceq.sources.decode.image import FORMATS
+from faceq.sources.decode.image import format_of
 from faceq.sources.extra import json_value
 from faceq.sources.frame import Frame, Sidecars
 from faceq.sources.reread import frames_of
@@ -283,8 +282,4 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
 
 def _ending(image: bytes) -> str:
     """The file extension of an image, by its content and not by its original name."""
-    try:
-        with Image.open(io.BytesIO(image), formats=FORMATS) as picture:
-            return ENDINGS.get(picture.format or "", OTHER)
-    except Exception:  # Pillow raises almost any type on corrupt bytes
-        return OTHER
+    return ENDINGS.get(format_of(image) or "", OTHER)

@@ -26,8 +26,7 @@ from faceq.storage.settings import S3Settings
 PICTURE_ENDINGS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".pjpeg", ".pjp", ".png", ".apng", ".webp", ".gif"),
     *(".bmp", ".dib", ".tif", ".tiff", ".mpo", ".pbm", ".pgm", ".ppm", ".pnm"),
-    # These are not decoded, but each gets a row that says so.
-    *(".heic", ".heif", ".hif", ".avif", ".jp2", ".jxl"),
+    *(".heic", ".heif", ".hif", ".avif", ".jp2", ".j2k", ".j2c", ".jpf", ".jpx", ".jxl"),
 )
 """Extensions that select a file. Once a file is opened, its content counts (see `faceq.sources.sniff`)."""
 TAR_ENDINGS = (

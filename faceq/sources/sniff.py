@@ -14,9 +14,10 @@ _PICTURES = re.compile(
     # A BMP states the length of its second header.
     rb"|BM............[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0"
     rb"|P[1-6][ \t\r\n#]"
-    # These are not decoded: their rows say so.
-    rb"|....ftyp(?:hei[cmsx]|hev[cmsx]|mif1|msf1|avi[fs]|crx )"
-    rb"|\0\0\0\x0c(?:jP  |JXL )|\xff\x4f\xff\x51|\xff\x0a",
+    rb"|....ftyp(?:hei[cmsx]|hev[cmsx]|mif1|msf1|avi[fs])"
+    rb"|\0\0\0\x0c(?:jP  |JXL )|\xff\x4f\xff\x51|\xff\x0a"
+    # Camera raw of Canon, which is not decoded: its row says so.
+    rb"|....ftypcrx ",
     re.DOTALL,
 )
 _VIDEOS = re.compile(

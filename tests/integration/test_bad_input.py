@@ -104,11 +104,6 @@ def tiff_of_page(tags: dict[int, tuple[int, ...]]) -> bytes:
 def foreign() -> dict[str, Case]:
     """Files that are called .jpg but are not JPEGs."""
     unsupported = {
-        "heic": (b"\0\0\0\x18ftypheic" + bytes(40), "HEIC and AVIF"),
-        "avif": (b"\0\0\0\x1cftypavif" + bytes(40), "HEIC and AVIF"),
-        "jpeg-xl": (b"\xff\x0a\xfa\x1f" + bytes(40), "JPEG XL"),
-        "jpeg-xl-boxed": (b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(40), "JPEG XL"),
-        "jpeg-2000": (encoded(PHOTO, "JPEG2000"), "JPEG 2000"),
         "photoshop": (b"8BPS\0\1" + bytes(60), "Photoshop .PSD."),
         "svg": (b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"/>', "SVG"),
         "pdf": (b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n", "PDF"),

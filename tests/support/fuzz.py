@@ -22,6 +22,8 @@ from pathlib import Path
 
 import lmdb
 import numpy as np
+import pillow_heif
+import pillow_jxl  # noqa: F401 - registers its encoder
 import pyarrow as pa
 import pyarrow.parquet as pq
 from compressors import FORMS, pack
@@ -36,7 +38,10 @@ from faceq.sources.listing import Shard
 from faceq.storage.settings import S3Settings
 from faceq.table.schema import BREAK
 
-KINDS = ("jpeg", "png", "webp", "tar", *(f"tar.{form}" for form in FORMS), "parquet", "rec", "mdb")
+KINDS = (
+    *("jpeg", "png", "webp", "avif", "heic", "jp2", "jxl"),
+    *("tar", *(f"tar.{form}" for form in FORMS), "parquet", "rec", "mdb"),
+)
 MAX_PIXELS = 1_000_000
 EXTRA_BYTES = 16 << 10
 SECONDS_EACH = 10
@@ -75,7 +80,29 @@ def _pictures(kind: str) -> list[bytes]:
             (photo.convert("RGBA"), {}),
             (photo, {"save_all": True, "append_images": [photo.rotate(180)]}),
         ],
+        "AVIF": [
+            (photo, {"exif": exif, "speed": 10}),
+            (photo.convert("RGBA"), {"speed": 10}),
+            (photo, {"save_all": True, "append_images": [photo.rotate(180)], "speed": 10}),
+        ],
+        "HEIF": [
+            (photo, {"exif": exif}),
+            (photo.convert("RGBA"), {"quality": -1}),
+            (photo, {"save_all": True, "append_images": [photo.rotate(180)]}),
+        ],
+        "JPEG2000": [
+            (photo, {}),
+            (photo, {"no_jp2": True, "tile_size": (20, 20), "plt": True}),
+            (photo.convert("LA"), {"irreversible": True}),
+        ],
+        "JXL": [
+            (photo, {"lossless": True}),
+            (photo.convert("RGBA"), {}),
+            # Damage in the pixels hardly ever leaves them readable, so that one file has many other bytes.
+            (photo, {"use_container": True, "xmp": bytes(4000)}),
+        ],
     }
+    pillow_heif.register_heif_opener()
     return [_encoded(picture, kind, **options) for picture, options in variants[kind]]
 
 
@@ -163,6 +190,10 @@ SAMPLES: dict[str, Callable[[], list[bytes]]] = {
     "jpeg": lambda: _pictures("JPEG"),
     "png": lambda: _pictures("PNG"),
     "webp": lambda: _pictures("WEBP"),
+    "avif": lambda: _pictures("AVIF"),
+    "heic": lambda: _pictures("HEIF"),
+    "jp2": lambda: _pictures("JPEG2000"),
+    "jxl": lambda: _pictures("JXL"),
     "tar": _tars,
     **{f"tar.{form}": functools.partial(_compressed_tars, form) for form in FORMS},
     "parquet": _parquets,

@@ -2,16 +2,17 @@
 
 import re
 
-SUPPORTED = "supported are JPEG, PNG, WebP, BMP, GIF, TIFF and PPM"
+SUPPORTED = "supported are JPEG, PNG, WebP, BMP, GIF, TIFF, PPM, AVIF, HEIC, JPEG 2000 and JPEG XL"
+
+MISSING_PACKAGE = '{} images need {}, which is not installed: `pip install "faceq[formats]"`'
 
 # Patterns for the first bytes of a file; `.` matches any byte.
 _BROKEN = re.compile(
-    rb"\xff\xd8\xff|\x89PNG|GIF8|BM|RIFF(....WEBP|.{0,7}$)|II[*+]\0|MM\0[*+]|P[1-6]\s", re.DOTALL
+    rb"\xff\xd8\xff|\x89PNG|GIF8|BM|RIFF(....WEBP|.{0,7}$)|II[*+]\0|MM\0[*+]|P[1-6]\s"
+    rb"|\xff\x0a|\0\0\0\x0c(JXL |jP  )|\xff\x4f\xff\x51|....ftyp(hei|hev|mif1|msf1|avi[fs])",
+    re.DOTALL,
 )
 _PICTURES = (
-    (rb"....ftyp(heic|heix|hevc|heim|heis|mif1|msf1|avif|avis)", "HEIC and AVIF"),
-    (rb"\xff\x0a|\0\0\0\x0cJXL ", "JPEG XL"),
-    (rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51", "JPEG 2000"),
     (rb"II\xbc[\0\x01]", "JPEG XR"),
     (rb"8BPS", "Photoshop (PSD)"),
     (rb"gimp xcf", "GIMP (XCF)"),

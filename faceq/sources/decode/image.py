@@ -1,7 +1,9 @@
 """Decode image files to RGB pixels, or raise an error that says what to do."""
 
+import functools
 import io
 import re
+from collections.abc import Callable
 
 import numpy as np
 from PIL import Image, ImageFile
@@ -9,22 +11,29 @@ from PIL import Image, ImageFile
 from faceq.config import Limits
 from faceq.errors import UnreadableError
 from faceq.messages.one_line import one_line
-from faceq.sources.decode import jpeg, packed, pixels, png, tiff, webp
+from faceq.sources.decode import avif, heif, jpeg, jpeg_2000, jpeg_xl, packed, pixels, png, tiff, webp
 from faceq.sources.decode.file_types import SUPPORTED, damaged, unknown
 
 Image.init()  # given a list of formats, `Image.open` only tries those whose plugins are already loaded
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-"""The Pillow decoders that may be used. Others are rare or unsafe (the one for PostScript starts a program).
-The multi-picture JPEGs of phones (MPO) open as JPEG."""
+"""The Pillow decoders that are used without checks. Others are rare or unsafe (the one for PostScript starts
+a program). The multi-picture JPEGs of phones (MPO) open as JPEG."""
 
 _LIMITS = Limits()
+
+CheckPixels = Callable[[int, int], None]
+"""Raises UnreadableError if an image of this width and height has too many pixels."""
+
+Special = Callable[[bytes, CheckPixels], np.ndarray]
+"""Decodes a format that Pillow does not decode, or not safely."""
 
 
 def decode(data: bytes, max_pixels: int, limits: Limits = _LIMITS) -> np.ndarray:
     """Decode one image to 8-bit RGB in sRGB, upright.
 
-    - The EXIF orientation is applied. Only the first frame of an animation, or the first page, is decoded.
+    - The EXIF orientation is applied; that of HEIC, AVIF and JPEG XL comes from the file's own fields. Only
+      the first frame of an animation, the first page, or the primary image is decoded.
     - Transparent areas are blended with white, as in viewers.
     - Samples of more than 8 bits are reduced to their upper eight bits, as in libpng and OpenCV: 65535
       becomes 255, and so does 4095 in a 12-bit image. A TIFF whose zero is white is inverted. Samples without
@@ -37,7 +46,8 @@ def decode(data: bytes, max_pixels: int, limits: Limits = _LIMITS) -> np.ndarray
       middle and the decoder can continue, the image is read, as in viewers.
 
     Args:
-        data: an encoded image in one of FORMATS, or a video frame from `packed.pack`.
+        data: an image in one of FORMATS, AVIF, HEIC, JPEG 2000 or JPEG XL, or a video frame from
+            `packed.pack`.
         max_pixels: larger images are refused before their pixels are decoded, as a protection against
             decompression bombs.
         limits: `jpeg_scans` and `source_memory` limit the work and the memory for one image.
@@ -62,7 +72,9 @@ def decode(data: bytes, max_pixels: int, limits: Limits = _LIMITS) -> np.ndarray
             return _tiff(data, max_pixels, limits)
         if webp.is_webp(data):
             return _webp(data, max_pixels)
-        return _plain(data, max_pixels)
+        special = _special(data)
+        check_pixels = functools.partial(_check_pixels, max_pixels=max_pixels)
+        return special(data, check_pixels) if special else _plain(data, max_pixels)
     except UnreadableError:
         raise
     except Image.UnidentifiedImageError:
@@ -79,10 +91,51 @@ def decode(data: bytes, max_pixels: int, limits: Limits = _LIMITS) -> np.ndarray
         raise UnreadableError(_reason(error)) from None
 
 
+def format_of(data: bytes) -> str | None:
+    """Pillow's name for the format of an image; None if it is not supported."""
+    if special := _special(data):
+        names: dict[Special, str]
+        names = {_avif: "AVIF", _heic: "HEIF", _jpeg_2000: "JPEG2000", _jpeg_xl: "JXL"}
+        return names[special]
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+            return picture.format
+    except Exception:  # Pillow raises almost any type on corrupt bytes
+        return None
+
+
+def _special(data: bytes) -> Special | None:
+    """The special decoder of an image; None if it needs none."""
+    if data.startswith(jpeg_2000.MAGIC):
+        return _jpeg_2000
+    if data.startswith(jpeg_xl.MAGIC):
+        return _jpeg_xl
+    if heif.is_avif(data):
+        return _avif
+    return _heic if heif.is_heic(data) else None
+
+
 def _opened(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
     picture = Image.open(io.BytesIO(data), formats=FORMATS)
     _check_pixels(*picture.size, max_pixels)
     return picture
+
+
+def _avif(data: bytes, check_pixels: CheckPixels) -> np.ndarray:
+    picture, orientation = avif.read(data, check_pixels)
+    return pixels.to_rgb(picture, orientation=orientation)
+
+
+def _heic(data: bytes, check_pixels: CheckPixels) -> np.ndarray:
+    return pixels.to_rgb(heif.read(data, check_pixels))
+
+
+def _jpeg_xl(data: bytes, check_pixels: CheckPixels) -> np.ndarray:
+    return pixels.to_rgb(jpeg_xl.read(data, check_pixels))
+
+
+def _jpeg_2000(data: bytes, check_pixels: CheckPixels) -> np.ndarray:
+    return pixels.to_rgb(jpeg_2000.read(data, check_pixels))
 
 
 def _check_pixels(width: int, height: int, max_pixels: int) -> None:

@@ -35,12 +35,15 @@ _SIDEWAYS = (5, 6, 7, 8)
 """Orientations in which the first band becomes the last, and in which rows become columns."""
 
 
-def to_rgb(picture: Image.Image, bits: int = 16, white_is_zero: bool = False) -> np.ndarray:
+def to_rgb(
+    picture: Image.Image, bits: int = 16, white_is_zero: bool = False, orientation: int | None = None
+) -> np.ndarray:
     """The pixels of a loaded image.
 
     Args:
         bits: bits per sample of grey with more than 8 bits, which Pillow's mode does not contain.
         white_is_zero: whether zero is white in such samples.
+        orientation: as in EXIF, 1 to 8; None: the one in the image's metadata.
 
     Returns:
         (H, W, 3) uint8 RGB in sRGB, upright.
@@ -52,7 +55,7 @@ def to_rgb(picture: Image.Image, bits: int = 16, white_is_zero: bool = False) ->
         raise UnreadableError("32-bit float pixels have no fixed range: convert the image to 8 or 16 bit")
     space = "L" if picture.mode.startswith("I") else _SPACES.get(picture.mode, "RGB")
     convert = colour.to_srgb(picture.info, space)
-    turn = _orientation(picture)
+    turn = _orientation(picture) if orientation is None else orientation
     width, height = picture.size
     rows = max(1, _BAND // width)
 

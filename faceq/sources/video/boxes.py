@@ -7,11 +7,12 @@ in the file.
 
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from faceq.sources.boxes import children
 from faceq.sources.video.errors import DamagedError
 
 SAMPLE_BYTES = 40
@@ -169,7 +170,7 @@ class Boxes:
         if kind == b"trak":
             self._tracks.append(_Track())
         self._fragments += kind == b"moof"
-        for child, first, last in _children(data, start, end):
+        for child, first, last in children(data, start, end):
             if child in _FOLDERS:
                 self._walk(child, data, first, last)
             elif child == b"cmov":
@@ -182,7 +183,7 @@ class Boxes:
 
     def _walk_compressed(self, data: bytes) -> None:
         """Walk a compressed `moov` box, as written by old QuickTime programs."""
-        for child, first, last in _children(data, 0, len(data)):
+        for child, first, last in children(data, 0, len(data)):
             if child == b"cmvd":
                 self._check_limit(int.from_bytes(data[first : first + 4], "big"))
                 unpacker = zlib.decompressobj()
@@ -199,20 +200,6 @@ class Boxes:
             self._movie_scale = _scale(content)
         elif self._tracks:
             self._tracks[-1].note(kind, content)
-
-
-def _children(data: bytes, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """Yield the kind of each box inside a box, and start and end of its content."""
-    while start + 8 <= end:
-        size, kind = struct.unpack_from(">I4s", data, start)
-        header = 8
-        if size == 1 and start + 16 <= end:
-            size, header = struct.unpack_from(">Q", data, start + 8)[0], 16
-        stop = end if size == 0 else min(end, start + size)
-        if size and size < header:
-            return
-        yield kind, start + header, stop
-        start = stop
 
 
 def _scale(content: bytes) -> int:

@@ -183,7 +183,7 @@ def bad_pictures(photo: Image.Image) -> dict[str, tuple[bytes, str]]:
         "cut off": (jpeg[: len(jpeg) // 2], "cut off"),
         "header only": (jpeg[:20], "damaged or cut off"),
         "broken crc": (png[:2000] + bytes(50) + png[2050:], "damaged"),
-        "heic": (b"\0\0\0\x18ftypheic" + bytes(40), "HEIC and AVIF images are not supported"),
+        "heic": (b"\0\0\0\x18ftypheic" + bytes(40), "damaged or cut off"),
         "float": (encoded(Image.fromarray(np.ones((9, 9), np.float32)), "TIFF"), "float"),
         "postscript": (encoded(photo, "EPS"), "PostScript .* not supported"),
     }

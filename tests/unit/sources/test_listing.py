@@ -302,7 +302,10 @@ def test_skipped_files_are_named_if_there_is_nothing_else(tmp_path):
     assert len(others) == 8 and f"{tmp_path}/f/g.json" in others
 
 
-PICTURES = "jpe jfif pjpeg pjp png apng webp gif bmp dib tif tiff mpo pbm pgm ppm pnm heic hif avif jp2 jxl"
+PICTURES = (
+    "jpe jfif pjpeg pjp png apng webp gif bmp dib tif tiff mpo pbm pgm ppm pnm heic heif hif avif jp2 j2k "
+    "j2c jpf jpx jxl"
+)
 
 
 @pytest.mark.parametrize("ending", PICTURES.split())
