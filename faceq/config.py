@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from faceq.errors import UsageError
 from faceq.messages.validation import explain
 from faceq.presets import PRESETS, Preset
-from faceq.stage_resources import FindFaces, Pool, Strict, TaskResources
+from faceq.stage_resources import FindFaces, Pool, Read, Strict
 from faceq.storage import settings_file
 from faceq.storage.settings import S3Settings
 
@@ -200,7 +200,7 @@ class Config(Strict):
         description="Logical CPUs of the Ray cluster that faceq starts. Default: all that it may use.",
     )
     s3: S3Settings = Field(S3Settings(), description="How to connect to S3.")
-    read: TaskResources = Field(TaskResources(), description="Resources of the tasks that read and write.")
+    read: Read = Field(Read(), description="Resources of the tasks that read and write, and how they read.")
     find_face: FindFaces = Field(FindFaces(), description="Resources of decoding and of finding faces.")
     serfiq: Pool = Field(Pool(), description="Resources of the recogniser.")
     dbcnn: Pool = Field(Pool(), description="Resources of DB-CNN.")

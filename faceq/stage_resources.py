@@ -21,6 +21,17 @@ class TaskResources(Strict):
     )
 
 
+class Read(TaskResources):
+    """Resources of the tasks that read the input and write the rows, and how they read it."""
+
+    animated: Literal["first", "frames"] = Field(
+        "first",
+        description="Which frames of an animated GIF, WebP or PNG to score. `first`: the first one. "
+        "`frames`: all of them, or those that `video` chooses, as of a video; in tars and Parquet files, the "
+        "first one.",
+    )
+
+
 Device = Literal["auto", "cpu", "cuda"]
 
 HALF_A_GPU = 0.5

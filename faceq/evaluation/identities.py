@@ -217,7 +217,8 @@ def aligned_faces(rows: pa.Table, table: Table, s3: S3Settings) -> Iterator[np.n
         except UnreadableError:
             return frame.id, None
 
-    frames = read_again(dict.fromkeys(rows["source"].to_pylist()), wanted, s3)
+    animated = table.record().get("animated") == "frames"
+    frames = read_again(dict.fromkeys(rows["source"].to_pylist()), wanted, s3, animated)
     # A shard may contain its members in another order. Faces that are read too early are kept, 38 KB each.
     for key, face in in_threads(aligned, frames, device.usable_cpus()):
         if face is not None:

@@ -49,11 +49,15 @@ class FrameSource(Datasource):
     def get_read_tasks(
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
     ) -> list[ReadTask]:
+        # An animation may have any number of frames.
+        one_each = not self._settings.animated
         return [
             ReadTask(
                 functools.partial(_read, index, shards, self._settings, self._done, self._census),
                 BlockMetadata(
-                    num_rows=len(shards) if all(s.kind == "picture" and s.known for s in shards) else None,
+                    num_rows=len(shards)
+                    if one_each and all(s.kind == "picture" and s.known for s in shards)
+                    else None,
                     size_bytes=_bytes_of(shards),
                     input_files=None,  # not used, and there may be millions
                     exec_stats=None,
@@ -186,7 +190,7 @@ class _Reader:
         how = self._settings
         return read_shards(
             *(shards, how.s3, self._done, how.sampling, how.limits, self.findings),
-            *(how.any_name, how.extra_bytes),
+            *(how.any_name, how.extra_bytes, how.animated),
         )
 
     def _killer(self, shard: Shard) -> Frame:

@@ -94,7 +94,7 @@ def survey(config: Config, overwrite: bool = False, retry_unreadable: bool = Fal
         table=table.uri,
         exists=exists,
         overwrite=overwrite,
-        sources=list(_sources(found.shards, rest)),
+        sources=list(_sources(found.shards, rest, one_each=config.read.animated == "first")),
         again=0 if rest is None else len(rest.again),
         passed_over=found.passed_over,
         notes=notes,
@@ -110,11 +110,12 @@ def _record(config: Config) -> dict[str, Any] | None:
     return comparison_record(config, models) if here else None
 
 
-def _sources(shards: Iterable[Shard], rest: Rest | None) -> Iterator[Source]:
+def _sources(shards: Iterable[Shard], rest: Rest | None, one_each: bool) -> Iterator[Source]:
+    """`one_each`: each image has one frame."""
     left = None if rest is None else {shard.source: shard for shard in rest.shards}
     for listed in shards:
         shard = (left or {}).get(listed.source, listed)
-        frames = 1 if shard.kind == "picture" and shard.known else None
+        frames = 1 if shard.kind == "picture" and shard.known and one_each else None
         if left is None or rest is None:
             yield Source(shard, frames, 0)
         elif shard.source in left:

@@ -224,7 +224,7 @@ def _score(
         run.frames, run.already_done = 0, rest.already_done
         return _Graph(time.monotonic(), 0.0, (0.0, 0), len(rest.done))
     groups = group(split_large(rest.shards, config, shared))
-    census = _start_census(len(shards), groups, rest.already_done, config.limit)
+    census = _start_census(len(shards), groups, rest.already_done, config)
     incarnation = ray.get(census.incarnation.remote())
     keeper = finished_shards.Keeper(
         table,
@@ -265,20 +265,23 @@ def _log_rest(rest: Rest, config: Config) -> None:
     if config.limit is not None:  # the input is counted while it is read
         done, of = len(rest.done), ""
     else:
-        done, left = rest.frames_done, rest.frames_left
+        done = rest.frames_done
+        left = rest.frames_left if config.read.animated == "first" else None
         of = "" if left is None else f" of {done + left:,}"
     if done:
         log.info("resuming: %s%s frames already done", f"{done:,}", of)
 
 
-def _start_census(shards: int, groups: list[list[Shard]], already_done: int, limit: int | None) -> Any:
+def _start_census(shards: int, groups: list[list[Shard]], already_done: int, config: Config) -> Any:
     """The job's `Census`, as an actor that Ray restarts when it dies."""
     # On the driver's own node: the job cannot run without it, so it must not depend on another node.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     options = {"num_cpus": 0, "scheduling_strategy": here, "max_restarts": -1, "max_task_retries": -1}
-    frames = [len(some) if all(s.kind == "picture" and s.known for s in some) else None for some in groups]
+    one_each = config.read.animated == "first"
+    images = [one_each and all(s.kind == "picture" and s.known for s in some) for some in groups]
+    frames = [len(some) if each else None for some, each in zip(groups, images, strict=True)]
     return Census.options(**options).remote(  # type: ignore[attr-defined]
-        shards, len(groups), already_done, frames, limit
+        shards, len(groups), already_done, frames, config.limit
     )
 
 

@@ -63,7 +63,8 @@ class Rest:
 
 def read_settings(config: Config) -> ReadSettings:
     """How a job reads its input."""
-    return ReadSettings(config.s3, config.video, config.limits, config.any_name, config.extra_bytes)
+    animated = config.read.animated == "frames"
+    return ReadSettings(config.s3, config.video, config.limits, config.any_name, config.extra_bytes, animated)
 
 
 def rest_of(
@@ -115,7 +116,7 @@ def _rest(
     known, shard_files = finished_shards.load(table)
     again = np.unique(scored_again["frame_id"].to_numpy())
     done = held.ids[~isin_sorted(held.ids, again)]
-    shards = with_known_videos(table, shards)
+    shards = _scored_again_inside(with_known_videos(table, shards), scored_again)
     rest, already = shards, 0
     if not limited:
         finished = unchanged(known, shards, settings)
@@ -205,6 +206,21 @@ def with_known_videos(table: Table, shards: list[Shard]) -> list[Shard]:
     videos = table.videos_in([path for run in partial for path in table.files_of(run["run_id"])])
     return [
         replace(shard, kind="video") if shard.kind == "picture" and shard.source in videos else shard
+        for shard in shards
+    ]
+
+
+def _scored_again_inside(shards: list[Shard], scored_again: pa.Table) -> list[Shard]:
+    """The shards; images of which frames after the first are scored again are of the kind `video`.
+
+    Such a file is a video or an animation. For an image, a row of its first frame means that it is done.
+    """
+    ids = set(scored_again["frame_id"].to_pylist())
+    sources = set(scored_again["source"].to_pylist())
+    return [
+        replace(shard, kind="video")
+        if shard.kind == "picture" and shard.source in sources and frame_id(shard.source, None, 0) not in ids
+        else shard
         for shard in shards
     ]
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
+from faceq.sources.animation import is_animated
 from faceq.sources.frame import Frame
 from faceq.sources.listing import Shard
 from faceq.sources.local import first_bytes
@@ -26,7 +27,7 @@ def read_pictures(shards: list[Shard], reading: Reading, read_other: Read) -> It
     Args:
         shards: files with an image's extension, or with an unknown one.
         reading: how to read them.
-        read_other: reads a shard whose content turns out to be of another kind.
+        read_other: reads a shard whose content turns out to be of another kind, or an animation.
     """
     # One task may contain images from several inputs, some local and some on S3.
     for _, same in itertools.groupby(shards, key=lambda shard: is_remote(shard.source)):
@@ -40,10 +41,19 @@ def read_pictures(shards: list[Shard], reading: Reading, read_other: Read) -> It
                 continue
             content = next(contents)
             kind = None if isinstance(content, Exception) else kind_of_bytes(content)
-            if kind in (None, "picture"):
+            if _is_animation(content, reading):
+                yield from read_other(replace(shard, kind="video"), reading)
+            elif kind in (None, "picture"):
                 yield from _frame(shard, content, kind is not None, reading)
             else:
                 yield from read_other(replace(shard, kind=kind), reading)
+
+
+def _is_animation(content: bytes | Exception, reading: Reading) -> bool:
+    """Whether a file is an animation whose frames are all wanted."""
+    if isinstance(content, Exception) or not reading.animated:
+        return False
+    return len(content) <= reading.limits.frame_bytes and is_animated(content)
 
 
 def _fetch(shards: list[Shard], reading: Reading) -> list[Any]:

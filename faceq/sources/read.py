@@ -39,13 +39,15 @@ _KINDS = {
 @dataclass(frozen=True)
 class ReadSettings:
     """How an input is read: S3 settings, which frames of a video to take, limits per source, whether files
-    without a known extension are read, and the maximum size of a frame's `extra`."""
+    without a known extension are read, the maximum size of a frame's `extra`, and whether all frames of an
+    animation are read."""
 
     s3: S3Settings
     sampling: Video
     limits: Limits
     any_name: bool
     extra_bytes: int
+    animated: bool
 
 
 def read_shards(
@@ -59,6 +61,7 @@ def read_shards(
     extra_bytes: int = 0,
     keep_sidecars: bool = False,
     members: Mapping[str, Collection[str]] | None = None,
+    animated: bool = False,
 ) -> Iterator[Frame]:
     """Yield the frames of the shards, in order. A file's content decides its type, not its name.
 
@@ -73,9 +76,10 @@ def read_shards(
         extra_bytes: maximum size of a frame's `extra`; 0: do not read what came with frames.
         keep_sidecars: read the sidecars of tars as files (`Frame.sidecars`), not into `extra`.
         members: by source, the only frames that are wanted of it; a reader may skip the others.
+        animated: read all frames of an animation, not only the first.
     """
     findings = Findings() if findings is None else findings
-    how = (any_name, extra_bytes, keep_sidecars, members or {})
+    how = (any_name, extra_bytes, keep_sidecars, members or {}, animated)
     reading = Reading(s3, done, sampling, limits or Limits(), findings, *how)
     given = list(shards)
     extras = {shard.source: shard.extra for shard in given if shard.extra is not None}
@@ -106,7 +110,7 @@ def _read(shard: Shard, reading: Reading) -> Iterator[Frame]:
     A shard that was read to its end is recorded as finished, unless the storage failed on the way.
     """
     frames = ids = 0
-    failed, reading.failed, reading.version = False, False, None
+    failed, reading.failed, reading.version, reading.is_animation = False, False, None, False
     for frame in _frames(shard, reading):
         frames, ids, failed = frames + 1, ids + frame.id, failed or frame.refused
         yield frame
@@ -128,7 +132,7 @@ def _frames(shard: Shard, reading: Reading) -> Iterator[Frame]:
             yield from read_pictures([shard], reading, _read)
         else:
             yield from _READERS[other.kind](shard, reading)
-    if named not in (None, shard.kind):
+    if named not in (None, shard.kind) and not reading.is_animation:
         reading.findings.notes.append(
             f"{shard.source}: read as {_KINDS[shard.kind]}: its content does not match its extension"
         )
@@ -140,6 +144,7 @@ def read_again(
     s3: S3Settings,
     members: Mapping[str, Collection[str]] | None = None,
     keep_sidecars: bool = False,
+    animated: bool = False,
 ) -> Iterator[Frame]:
     """Read frames that are in a table from their sources again.
 
@@ -149,12 +154,15 @@ def read_again(
         s3: settings of the file system.
         members: the members that are wanted of a source. A source with an index is then read only there.
         keep_sidecars: also read the sidecars of tars.
+        animated: the frames of animations are in the table, not only the first ones.
     """
     # The sources are not listed: for a hundred thousand images on S3 that would take hours. A missing source
     # becomes a frame with an error.
     shards = [_holding_more(shard_from_table(source), wanted) for source in sources]
     done = _AllBut(wanted)
-    frames = read_shards(shards, s3, done=done, keep_sidecars=keep_sidecars, members=members)
+    frames = read_shards(
+        shards, s3, done=done, keep_sidecars=keep_sidecars, members=members, animated=animated
+    )
     return (frame for frame in frames if not frame.done)
 
 

@@ -63,9 +63,10 @@ class Reading:
     readers report besides frames. any_name: also read files without a known extension if their content is an
     image. extra_bytes: maximum size of a frame's `extra`; 0: do not read what came with frames.
     keep_sidecars: frames of tars get their `sidecars` instead of an `extra`. members: by source, the only
-    frames that are wanted of it; a reader may skip the others. version: version of the source that was opened
-    last (see `Finished`), None if unknown. failed: reading the last source failed for a reason that may be
-    temporary.
+    frames that are wanted of it; a reader may skip the others. animated: read all frames of an animation, not
+    only the first. version: version of the source that was opened last (see `Finished`), None if unknown.
+    failed: reading the last source failed for a reason that may be temporary. is_animation: the last source
+    was an animation that was read frame by frame.
     """
 
     s3: S3Settings
@@ -77,8 +78,10 @@ class Reading:
     extra_bytes: int = 0
     keep_sidecars: bool = False
     members: Mapping[str, Collection[str]] = field(default_factory=dict)
+    animated: bool = False
     version: str | None = None
     failed: bool = False
+    is_animation: bool = False
 
     @property
     def most_sidecar_bytes(self) -> int:
@@ -145,10 +148,12 @@ def version_of(file: os.stat_result) -> str:
     return f"{file.st_size} bytes at {file.st_mtime_ns} ns"
 
 
-def open_shard(shard: Shard, reading: Reading, ahead: int = READ_AHEAD) -> BinaryIO:
+def open_shard(
+    shard: Shard, reading: Reading, ahead: int = READ_AHEAD, other: Kind | None = None
+) -> BinaryIO:
     """Open the shard for reading from front to back, and set `reading.version` to its version.
 
-    `ahead`: number of extra bytes to request from S3.
+    `ahead`: number of extra bytes to request from S3. `other`: another kind that its content may have.
 
     Raises:
         OtherKindError: its content is of another kind. `break_of` passes this error on to the caller that
@@ -169,7 +174,7 @@ def open_shard(shard: Shard, reading: Reading, ahead: int = READ_AHEAD) -> Binar
         if isinstance(shard, Part) and shard.version != version:
             raise ChangedError
         kind = _kind_of_stream(stream, shard)
-        if kind not in (None, shard.kind):
+        if kind not in (None, shard.kind, other):
             raise OtherKindError(kind)
         reading.version = version
         stream.seek(0)

@@ -34,13 +34,16 @@ def frames_of(rows: pa.Table, s3: S3Settings, keep_sidecars: bool = False) -> It
     for key, (_, row) in row_of.items():
         picture = row["member"] is None and row["timestamp_s"] is None
         (together if picture else alone).setdefault(row["source"], set()).add(key)
+    # An animation of which only the first frame is in the table has no times.
+    timed = {row["source"] for _, row in row_of.values() if row["timestamp_s"] is not None}
     readings = [{source: ids} for source, ids in alone.items()]
     for reading in [together, *readings] if together else readings:
         missing = set().union(*reading.values())
         breaks = {frame_id(source, None, BREAK) for source in reading}
         reason = "it no longer exists in its source"
         members = {source: {row_of[key][1]["member"] for key in ids} for source, ids in reading.items()}
-        for frame in read_again(reading, missing | breaks, s3, members, keep_sidecars):
+        animated = not timed.isdisjoint(reading)
+        for frame in read_again(reading, missing | breaks, s3, members, keep_sidecars, animated):
             if frame.id in missing:
                 missing.discard(frame.id)
                 yield row_of[frame.id][0], _as_file(frame)

@@ -126,6 +126,7 @@ def comparison_record(config: Config, models: ChosenModels) -> dict[str, Any]:
         "max_pixels": config.max_pixels,
         "video_fps": config.video.fps,
         "video_every": config.video.every,
+        "animated": config.read.animated,
         "models": {
             model.name: {"sha256": digests[model.name], "licence": model.licence} for model in models.known
         },

@@ -12,11 +12,12 @@ EARLIER_DEFAULTS: dict[str, Any] = {
     "faces": "largest",
     "quality_scale": None,
     "precision": {"serfiq": "f32", "dbcnn": "f32"},
+    "animated": "first",
 }
 """Values of settings that older records do not contain, because the settings did not exist yet. If you add a
 key to `comparison_record`, add it here too, so that tables of older versions can be continued."""
 
-_SETTINGS = {"video_fps": "video.fps", "video_every": "video.every"}
+_SETTINGS = {"video_fps": "video.fps", "video_every": "video.every", "animated": "read.animated"}
 """Names of settings, where the record has another key."""
 
 

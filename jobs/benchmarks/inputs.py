@@ -16,5 +16,9 @@ def shards_of(settings: Config) -> list[Shard]:
 
 def frames_of(settings: Config, shards: Iterable[Shard], most: int | None) -> Iterator[Frame]:
     """The first `most` frames of the shards; None: all of them."""
-    frames = read_shards(shards, settings.s3, (), settings.video, settings.limits, any_name=settings.any_name)
+    frames = read_shards(
+        *(shards, settings.s3, (), settings.video, settings.limits),
+        any_name=settings.any_name,
+        animated=settings.read.animated == "frames",
+    )
     return itertools.islice(frames, most)

@@ -1,9 +1,11 @@
 """Decode image files to RGB pixels, or raise an error that says what to do."""
 
+import contextlib
 import functools
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageFile
@@ -58,9 +60,7 @@ def decode(data: bytes, max_pixels: int, limits: Limits = _LIMITS) -> np.ndarray
     Raises:
         UnreadableError: empty, truncated, corrupt, too large, or not supported.
     """
-    if not data:
-        raise UnreadableError("the file is empty (0 bytes)")
-    try:
+    with _errors(data):
         if packed.is_packed(data):
             _check_pixels(*packed.size(data), max_pixels)
             return packed.unpack(data)
@@ -75,6 +75,43 @@ def decode(data: bytes, max_pixels: int, limits: Limits = _LIMITS) -> np.ndarray
         special = _special(data)
         check_pixels = functools.partial(_check_pixels, max_pixels=max_pixels)
         return special(data, check_pixels) if special else _plain(data, max_pixels)
+
+
+def still(data: bytes, max_pixels: int) -> Image.Image:
+    """Decode one frame of an animation, as a file of its own, to RGBA, without regard to colour profile and
+    orientation. Raises UnreadableError."""
+    with _errors(data), _opened(data, max_pixels) as picture:
+        if data.startswith(png.MAGIC):
+            png.load(picture, data)
+        else:
+            picture.load()
+        return pixels.to_rgba(picture)
+
+
+def metadata(data: bytes) -> tuple[dict[str, Any], int]:
+    """What determines the colours of an image, in Pillow's `info`, and its orientation, 1 to 8. Raises
+    UnreadableError."""
+    profile = None
+    if data.startswith(png.MAGIC):
+        data, profile = png.needed_chunks(data)
+    elif webp.is_webp(data):
+        data = webp.whole_chunks(data) or data
+    with _errors(data), Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+        found: dict[str, Any] = {
+            key: picture.info[key] for key in ("icc_profile", "gamma", "srgb") if key in picture.info
+        }
+        if profile:
+            found["icc_profile"] = profile
+        return found, pixels.orientation_of(picture)
+
+
+@contextlib.contextmanager
+def _errors(data: bytes) -> Iterator[None]:
+    """Turn the errors of decoders into UnreadableError."""
+    if not data:
+        raise UnreadableError("the file is empty (0 bytes)")
+    try:
+        yield
     except UnreadableError:
         raise
     except Image.UnidentifiedImageError:

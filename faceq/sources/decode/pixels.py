@@ -55,7 +55,7 @@ def to_rgb(
         raise UnreadableError("32-bit float pixels have no fixed range: convert the image to 8 or 16 bit")
     space = "L" if picture.mode.startswith("I") else _SPACES.get(picture.mode, "RGB")
     convert = colour.to_srgb(picture.info, space)
-    turn = _orientation(picture) if orientation is None else orientation
+    turn = orientation_of(picture) if orientation is None else orientation
     width, height = picture.size
     rows = max(1, _BAND // width)
 
@@ -77,7 +77,7 @@ def to_rgb(
     return out
 
 
-def _orientation(picture: Image.Image) -> int:
+def orientation_of(picture: Image.Image) -> int:
     """The orientation from EXIF or XMP, 1 to 8; 1 if it is missing or damaged.
 
     Pillow itself applies a TIFF's orientation when it loads the image. (Pillow's `exif_transpose` is not
@@ -89,6 +89,12 @@ def _orientation(picture: Image.Image) -> int:
         return picture.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:
         return 1
+
+
+def to_rgba(picture: Image.Image) -> Image.Image:
+    """A loaded PNG, GIF or WebP as RGBA, its samples reduced to 8 bits."""
+    part = _narrow(picture, 16, False) if picture.mode.startswith("I") else picture
+    return part.convert("RGBA")
 
 
 def _narrow(part: Image.Image, bits: int, white_is_zero: bool) -> Image.Image:

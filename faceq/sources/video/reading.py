@@ -4,7 +4,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol, TypeVar
 
 import av
 import av.container
@@ -31,9 +31,23 @@ _OPENING = {
 }
 
 
-def sample(
-    frames: Iterable[VideoFrame], settings: Video, previous: Fraction | None = None
-) -> Iterator[VideoFrame]:
+class Timed(Protocol):
+    """A frame of a video or an animation; see VideoFrame for the meaning."""
+
+    @property
+    def index(self) -> int: ...
+
+    @property
+    def time(self) -> Fraction: ...
+
+    @property
+    def rounding(self) -> Fraction: ...
+
+
+T = TypeVar("T", bound=Timed)
+
+
+def sample(frames: Iterable[T], settings: Video, previous: Fraction | None = None) -> Iterator[T]:
     """Yield the frames that the sampling settings select. The selection depends only on the video.
 
     With `every` k: frames 0, k, 2k, … With `fps`: for each tick 0, 1/fps, 2/fps, … seconds, the first frame
