@@ -79,9 +79,11 @@ def rest_of(
         fiq_threshold: minimum `serfiq` of a face that gets a `dbcnn`.
         limited: the run takes only the first frames of the input.
     """
+    known = finished_shards.load(table)
+    shards = _with_several_frames(shards, known[0])
     held = repair.prepare(table, _sources(shards), () if limited else _large(shards))
     passing = repair.passing(table, _sources(shards), fiq_threshold)
-    return _rest(table, shards, settings, held, passing, limited)
+    return _rest(table, shards, settings, held, passing, limited, known)
 
 
 def preview(
@@ -92,10 +94,12 @@ def preview(
     retry_unreadable: bool = False,
 ) -> Rest:
     """As `rest_of`, but nothing is changed: the part of the input that a run would have to do."""
+    known = finished_shards.load(table)
+    shards = _with_several_frames(shards, known[0])
     held = repair.contents(table, _large(shards))
     passing = repair.passing(table, _sources(shards), fiq_threshold)
     unsure = repair.unsure(table, _sources(shards), retry_unreadable)
-    return _rest(table, shards, settings, held, pa.concat_tables([passing, unsure]), limited=False)
+    return _rest(table, shards, settings, held, pa.concat_tables([passing, unsure]), False, known)
 
 
 def _rest(
@@ -105,6 +109,7 @@ def _rest(
     held: repair.TableContents,
     scored_again: pa.Table,
     limited: bool,
+    recorded: tuple[Shards, list[str]],
 ) -> Rest:
     """The part of an input that is left to do.
 
@@ -112,11 +117,12 @@ def _rest(
         held: the contents of the table.
         scored_again: frame_id and source of the rows whose frames are scored again.
         limited: all shards are read, since the first N frames of `--limit` are counted by reading.
+        recorded: what `finished_shards.load` returns.
     """
-    known, shard_files = finished_shards.load(table)
+    known, shard_files = recorded
     again = np.unique(scored_again["frame_id"].to_numpy())
     done = held.ids[~isin_sorted(held.ids, again)]
-    shards = _scored_again_inside(with_known_videos(table, shards), scored_again)
+    shards = with_known_videos(table, shards)
     rest, already = shards, 0
     if not limited:
         finished = unchanged(known, shards, settings)
@@ -195,6 +201,17 @@ def _is_whole(shard: Finished, tallies: Tallies) -> bool:
     return tallies.get(shard.source) == (shard.frames, shard.ids)
 
 
+def _with_several_frames(shards: Iterable[Shard], known: Shards) -> list[Shard]:
+    """The shards; those with the name of an image that are on record as finished are of the kind `video`.
+
+    They are videos or animations. For an image, a row of its first frame means that it is done.
+    """
+    return [
+        replace(shard, kind="video") if shard.kind == "picture" and shard.source in known else shard
+        for shard in shards
+    ]
+
+
 def with_known_videos(table: Table, shards: list[Shard]) -> list[Shard]:
     """The shards; those that a stopped run has read as videos are of the kind `video`.
 
@@ -206,21 +223,6 @@ def with_known_videos(table: Table, shards: list[Shard]) -> list[Shard]:
     videos = table.videos_in([path for run in partial for path in table.files_of(run["run_id"])])
     return [
         replace(shard, kind="video") if shard.kind == "picture" and shard.source in videos else shard
-        for shard in shards
-    ]
-
-
-def _scored_again_inside(shards: list[Shard], scored_again: pa.Table) -> list[Shard]:
-    """The shards; images of which frames after the first are scored again are of the kind `video`.
-
-    Such a file is a video or an animation. For an image, a row of its first frame means that it is done.
-    """
-    ids = set(scored_again["frame_id"].to_pylist())
-    sources = set(scored_again["source"].to_pylist())
-    return [
-        replace(shard, kind="video")
-        if shard.kind == "picture" and shard.source in sources and frame_id(shard.source, None, 0) not in ids
-        else shard
         for shard in shards
     ]
 
@@ -237,6 +239,7 @@ def nothing_to_do(
     if not runs or unfinished(runs):
         return None
     known, _ = finished_shards.load(table)
+    shards = _with_several_frames(shards, known)
     finished = unchanged(known, shards, settings)
     if any(shard.kind != "picture" and shard.source not in finished for shard in shards):
         return None
@@ -247,7 +250,7 @@ def nothing_to_do(
     ids, tallies = table.frames_of(files, finished)
     if _needs_repair(runs, files, ids) or len(repair.passing(table, _sources(shards), fiq_threshold)):
         return None
-    rest, already = remaining_shards(with_known_videos(table, list(shards)), finished, ids, tallies)
+    rest, already = remaining_shards(with_known_videos(table, shards), finished, ids, tallies)
     return None if rest else already
 
 

@@ -21,7 +21,7 @@ def read_video(shard: Shard, reading: Reading) -> Iterator[Frame]:
         reading.findings.notes.append(f"{shard.source}: {text}")
 
     try:
-        with open_shard(shard, reading, "picture" if reading.animated else None) as stream:
+        with open_shard(shard, reading, other="picture" if reading.animated else None) as stream:
             for frame in _chosen(shard, stream, reading, note):
                 read = frame.index + 1
                 yield _video_frame(shard, frame, reading)

@@ -38,8 +38,9 @@ from faceq.sources.listing import Shard
 from faceq.storage.settings import S3Settings
 from faceq.table.schema import BREAK
 
+ANIMATIONS = {"frames.gif": "GIF", "frames.webp": "WEBP", "frames.png": "PNG"}
 KINDS = (
-    *("jpeg", "png", "webp", "avif", "heic", "jp2", "jxl"),
+    *("jpeg", "png", "webp", "avif", "heic", "jp2", "jxl", *ANIMATIONS),
     *("tar", *(f"tar.{form}" for form in FORMS), "parquet", "rec", "mdb"),
 )
 MAX_PIXELS = 1_000_000
@@ -104,6 +105,17 @@ def _pictures(kind: str) -> list[bytes]:
     }
     pillow_heif.register_heif_opener()
     return [_encoded(picture, kind, **options) for picture, options in variants[kind]]
+
+
+def _animations(kind: str) -> list[bytes]:
+    photo = Image.open(io.BytesIO(_pictures("PNG")[0]))
+    steps = [photo.rotate(9 * step) for step in range(6)]
+    made = [steps, [step.convert("RGBA") for step in steps]]
+    return [
+        _encoded(each[0], kind, save_all=True, append_images=each[1:], disposal=disposal)
+        for each in made
+        for disposal in (1, 2)
+    ]
 
 
 def _encoded(picture: Image.Image, kind: str, **options) -> bytes:
@@ -194,6 +206,7 @@ SAMPLES: dict[str, Callable[[], list[bytes]]] = {
     "heic": lambda: _pictures("HEIF"),
     "jp2": lambda: _pictures("JPEG2000"),
     "jxl": lambda: _pictures("JXL"),
+    **{kind: functools.partial(_animations, form) for kind, form in ANIMATIONS.items()},
     "tar": _tars,
     **{f"tar.{form}": functools.partial(_compressed_tars, form) for form in FORMS},
     "parquet": _parquets,
@@ -259,7 +272,7 @@ def _with_tar_checksums(data: bytearray) -> bytearray:
 
 def outcomes(kind: str, data: bytes, folder: str) -> Iterator[str]:
     """Read one input. Raises AssertionError if the result breaks a guarantee of the readers."""
-    if kind.startswith("tar") or kind in ("parquet", "rec", "mdb"):
+    if kind.startswith(("tar", "frames")) or kind in ("parquet", "rec", "mdb"):
         yield from _of_shard(kind, data, os.path.join(folder, f"input.{kind}"))
         return
     try:
@@ -275,9 +288,10 @@ def outcomes(kind: str, data: bytes, folder: str) -> Iterator[str]:
 
 def _of_shard(kind: str, data: bytes, path: str) -> Iterator[str]:
     Path(path).write_bytes(data)
-    shard_kind: Kind = {"parquet": "parquet", "rec": "record", "mdb": "lmdb"}.get(kind, "tar")
+    kinds: dict[str, Kind] = {"parquet": "parquet", "rec": "record", "mdb": "lmdb"}
+    shard_kind: Kind = kinds.get(kind, "picture" if kind in ANIMATIONS else "tar")
     shards = [Shard(path, path, shard_kind, len(data))]
-    frames = list(read_shards(shards, S3Settings(), extra_bytes=EXTRA_BYTES))
+    frames = list(read_shards(shards, S3Settings(), extra_bytes=EXTRA_BYTES, animated=True))
     assert len({frame.id for frame in frames}) == len(frames), "two frames of one id"
     breaks = [index for index, frame in enumerate(frames) if frame.frame_index == BREAK]
     assert breaks in ([], [len(frames) - 1]), f"breaks at {breaks} of {len(frames)}"

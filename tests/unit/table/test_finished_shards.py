@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from small_s3 import BUCKET, Refusal, small_s3
 
 from faceq import config
@@ -52,17 +53,24 @@ def read(shards: list[Shard], s3: S3Settings | None = None, **more) -> tuple[lis
 class Scored:
     """An input, and a table with a row for each of its frames and a record of finished shards."""
 
-    def __init__(self, folder: Path, inputs: list[str], s3: S3Settings | None = None, finished: bool = True):
+    def __init__(
+        self,
+        folder: Path,
+        inputs: list[str],
+        s3: S3Settings | None = None,
+        finished: bool = True,
+        how: dict | None = None,
+    ):
         self.s3 = s3 or S3Settings()
         self.inputs, self.table = inputs, Table(str(folder / "table"), S3Settings())
-        frames, self.finished = read(self.shards(), s3)
+        settings = self.config(**how or {})
+        frames, self.finished = read(self.shards(), s3, animated=settings.read.animated == "frames")
         rows = [
             {"frame_id": f.id, "source": f.source, "member": f.member, "frame_index": f.frame_index}
             for f in frames
         ]
         self.count = len(rows)
         self.path = self.write(rows, "unreadable")
-        settings = self.config()
         chosen, record = settings.model_dump(), comparison_record(settings, choose(settings))
         end = {"finished": "2026", "state": "ended", "rows": len(rows)}
         self.table.save(Run(RUN, "0", inputs, record, chosen, "", **end))
@@ -271,3 +279,27 @@ def test_a_job_with_nothing_to_do_starts_nothing_and_prints_the_tables_totals(sc
         assert f"rows           {scored.count:>10}   in the table" in said
         assert f"unreadable     {scored.count:>10}   100.0%" in said and "speed" not in said
     assert sorted(path.name for path in Path(scored.table.path, "_faceq").iterdir()) == before
+
+
+@pytest.mark.parametrize("lost", [5, -1])
+def test_a_frame_that_an_animation_lacks_is_read_again(tmp_path, lost):
+    """A row of the first frame of an image means that the image is done, but not of an animation."""
+    (tmp_path / "in").mkdir()
+    steps = [Image.new("P", (8, 8), n % 2) for n in range(8)]
+    steps[0].putpalette([0, 0, 0, 255, 255, 255])
+    steps[0].save(
+        tmp_path / "in" / "a.gif", save_all=True, append_images=steps[1:], duration=list(range(20, 180, 20))
+    )
+    if lost == -1:
+        path = tmp_path / "in" / "a.gif"
+        path.write_bytes(path.read_bytes()[:-1])
+    (tmp_path / "in" / "b.jpg").write_bytes(PICTURE)
+    how = {"read": {"animated": "frames"}}
+    scored = Scored(tmp_path, [str(tmp_path / "in")], how=how)
+    assert scored.nothing(**how) == scored.count == (10 if lost == -1 else 9)
+    assert scored.left(**how) == set()
+
+    frames = scored.table.column(scored.path, "frame_index").to_pylist()
+    scored.table.keep_rows(scored.path, np.array(frames) != lost)
+    assert scored.nothing(**how) is None
+    assert scored.left(**how) == {"a.gif"}
