@@ -285,11 +285,8 @@ def test_a_job_with_nothing_to_do_starts_nothing_and_prints_the_tables_totals(sc
 def test_a_frame_that_an_animation_lacks_is_read_again(tmp_path, lost):
     """A row of the first frame of an image means that the image is done, but not of an animation."""
     (tmp_path / "in").mkdir()
-    steps = [Image.new("P", (8, 8), n % 2) for n in range(8)]
-    steps[0].putpalette([0, 0, 0, 255, 255, 255])
-    steps[0].save(
-        tmp_path / "in" / "a.gif", save_all=True, append_images=steps[1:], duration=list(range(20, 180, 20))
-    )
+    steps = [Image.new("RGB", (8, 8), (30 * n, 0, 0)) for n in range(8)]
+    steps[0].save(tmp_path / "in" / "a.gif", save_all=True, append_images=steps[1:], duration=40)
     if lost == -1:
         path = tmp_path / "in" / "a.gif"
         path.write_bytes(path.read_bytes()[:-1])
