@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from PIL import Image
 
@@ -90,6 +89,8 @@ def _by_pillow(data: bytes, check_pixels: Callable[[int, int], None]) -> Image.I
 
 def _by_opencv(data: bytes, size: _Size) -> Image.Image:
     """Decode colours of more than 8 bits. (Pillow rounds them up, and the brightest ones to 0.)"""
+    import cv2  # noqa: PLC0415 - takes a while to import, and readers do not need it otherwise
+
     wide = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if wide is None:
         raise UnreadableError(damaged("broken data stream"))
