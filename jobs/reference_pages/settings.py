@@ -109,7 +109,8 @@ def _presets() -> str:
 
 def _recorded() -> str:
     config = Config()
-    names = [key.replace("video_", "video.") for key in comparison_record(config, choose(config))]
+    written = {"video_fps": "video.fps", "video_every": "video.every", "animated": "read.animated"}
+    names = [written.get(key, key) for key in comparison_record(config, choose(config))]
     return ", ".join(f"`{name}`" for name in names[:-1]) + f" and `{names[-1]}`"
 
 
