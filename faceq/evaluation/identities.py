@@ -218,7 +218,7 @@ def aligned_faces(rows: pa.Table, table: Table, s3: S3Settings) -> Iterator[np.n
             return frame.id, None
 
     animated = table.record().get("animated") == "frames"
-    frames = read_again(dict.fromkeys(rows["source"].to_pylist()), wanted, s3, animated)
+    frames = read_again(dict.fromkeys(rows["source"].to_pylist()), wanted, s3, animated=animated)
     # A shard may contain its members in another order. Faces that are read too early are kept, 38 KB each.
     for key, face in in_threads(aligned, frames, device.usable_cpus()):
         if face is not None:
