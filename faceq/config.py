@@ -68,7 +68,14 @@ class Limits(Strict):
         1 << 30,
         ge=1,
         description="Maximum memory in bytes for the structure of one source: a video's index, a page of a "
-        "Parquet file, the strip list of a TIFF, the window of a compressed tar.",
+        "Parquet file, the strip list of a TIFF, the window of a compressed tar. Also the maximum size of a "
+        "video in a Parquet file.",
+    )
+    temporary_bytes: int = Field(
+        8 << 30,
+        ge=0,
+        description="Maximum size in bytes of the temporary files of one source: the videos of one sample in "
+        "a compressed tar.",
     )
 
 

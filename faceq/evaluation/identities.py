@@ -24,6 +24,7 @@ from faceq.runtime.threads import limit_threads
 from faceq.sources import read_again
 from faceq.sources.decode.image import UnreadableError, decode
 from faceq.sources.frame import Frame
+from faceq.sources.reread import last_frames
 from faceq.storage.settings import S3Settings
 from faceq.table.schema import EMBEDDING
 from faceq.table.store import Table
@@ -218,7 +219,7 @@ def aligned_faces(rows: pa.Table, table: Table, s3: S3Settings) -> Iterator[np.n
             return frame.id, None
 
     animated = table.record().get("animated") == "frames"
-    frames = read_again(dict.fromkeys(rows["source"].to_pylist()), wanted, s3, animated=animated)
+    frames = read_again(last_frames(rows), wanted, s3, animated=animated)
     # A shard may contain its members in another order. Faces that are read too early are kept, 38 KB each.
     for key, face in in_threads(aligned, frames, device.usable_cpus()):
         if face is not None:

@@ -30,7 +30,7 @@ VIEW = "frames"
 """Name of the table in SQL statements."""
 
 MAIN_COLUMNS = ("source", "member", "status", "serfiq", "dbcnn", "yaw", "pitch")
-FRAME_ORDER = "source, frame_index, member"
+FRAME_ORDER = "source, member, frame_index"
 """SQL: a repeatable order of rows that reads each source once."""
 
 _STATUS = r"regexp_extract(filename, '/status=([^/]*)/[^/]*$', 1)"

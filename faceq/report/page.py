@@ -165,7 +165,7 @@ def _sources(rows: Rows) -> tuple[list[dict[str, Any]], int]:
                     count(*) FILTER (status = 'scored') / count(*) AS scored,
                     count(*) FILTER (status = 'no_face') / count(*) AS no_face,
                     count(*) FILTER (status = 'unreadable') / count(*) AS unreadable,
-                    min(error) FILTER (frame_index = {BREAK}) AS break_off
+                    min(error) FILTER (frame_index = {BREAK} AND member IS NULL) AS break_off
                 FROM frames GROUP BY name
             )
             ORDER BY usable, name LIMIT {SOURCES_SHOWN}

@@ -1,6 +1,6 @@
 """Reader for videos and animations: yields their frames in the same form as the readers of other sources."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import BinaryIO
 
 from faceq.sources import animation, video
@@ -8,7 +8,7 @@ from faceq.sources.decode import packed
 from faceq.sources.frame import Frame
 from faceq.sources.listing import Shard
 from faceq.sources.parts import VideoPart
-from faceq.sources.reading import OtherKindError, Reading, break_of, open_shard
+from faceq.sources.reading import OtherKindError, Reading, break_in, break_of, open_shard
 from faceq.sources.sniff import ENOUGH, kind_of_bytes
 from faceq.table.schema import frame_id
 
@@ -16,25 +16,57 @@ from faceq.table.schema import frame_id
 def read_video(shard: Shard, reading: Reading) -> Iterator[Frame]:
     """Yield the frames of one video, or of a part of it, in display order; or those of an animation."""
     read = 0
-
-    def note(text: str) -> None:
-        reading.findings.notes.append(f"{shard.source}: {text}")
-
     try:
         with open_shard(shard, reading, other="picture" if reading.animated else None) as stream:
-            for frame in _chosen(shard, stream, reading, note):
-                read = frame.index + 1
-                yield _video_frame(shard, frame, reading)
+            for frame in _frames(shard, None, stream, reading):
+                read = frame.frame_index + 1
+                yield frame
     except Exception as error:
         yield break_of(shard, error, f"after {read} frames", reading)
 
 
+def read_member(shard: Shard, member: str, stream: BinaryIO, reading: Reading) -> Iterator[Frame]:
+    """Yield the frames of a video inside a shard, in display order. Damage is a frame with `frame_index` -1.
+
+    Args:
+        shard: the tar or Parquet file.
+        member: the name of the video.
+        stream: the content of the video, seekable.
+        reading: how to read it.
+
+    Raises:
+        Exception: an error of the shard's storage, after the frames that were read before it.
+    """
+    read = 0
+    try:
+        for frame in _frames(shard, member, stream, reading):
+            read = frame.frame_index + 1
+            yield frame
+    except Exception as error:
+        yield break_in(shard, member, error, f"after {read} frames", reading)
+
+
+def _frames(shard: Shard, member: str | None, stream: BinaryIO, reading: Reading) -> Iterator[Frame]:
+    """The frames that the sampling settings select. Raises the errors of `video.read`."""
+    last = reading.last_of(shard.source, member)
+    if last < 0:
+        return
+    for frame in _chosen(shard, member, stream, reading):
+        yield _frame(shard.source, member, frame, reading)
+        if frame.index >= last:
+            return
+
+
 def _chosen(
-    shard: Shard, stream: BinaryIO, reading: Reading, note: Callable[[str], None]
+    shard: Shard, member: str | None, stream: BinaryIO, reading: Reading
 ) -> Iterator[video.VideoFrame] | Iterator[animation.AnimationFrame]:
-    """The frames that the settings choose."""
+    name = shard.source if member is None else f"{shard.source}: {member}"
+
+    def note(text: str) -> None:
+        reading.findings.notes.append(f"{name}: {text}")
+
     memory = reading.limits.source_memory
-    if reading.animated and kind_of_bytes(stream.read(ENOUGH)) == "picture":
+    if reading.animated and member is None and kind_of_bytes(stream.read(ENOUGH)) == "picture":
         stream.seek(0)
         content = stream.read(reading.limits.frame_bytes + 1)
         if len(content) > reading.limits.frame_bytes or not animation.is_animated(content):
@@ -48,10 +80,12 @@ def _chosen(
     return video.sample(video.read_span(stream, span, memory, note), reading.sampling, span.previous)
 
 
-def _video_frame(shard: Shard, frame: video.VideoFrame | animation.AnimationFrame, reading: Reading) -> Frame:
+def _frame(
+    source: str, member: str | None, frame: video.VideoFrame | animation.AnimationFrame, reading: Reading
+) -> Frame:
     time = float(frame.time)
-    if frame_id(shard.source, None, frame.index) in reading.done:
-        return Frame(shard.source, None, frame.index, None, done=True, timestamp_s=time)
+    if frame_id(source, member, frame.index) in reading.done:
+        return Frame(source, member, frame.index, None, done=True, timestamp_s=time)
     if frame.fault:
-        return Frame(shard.source, None, frame.index, None, error=frame.fault, timestamp_s=time)
-    return Frame(shard.source, None, frame.index, packed.pack(frame.pixels()), timestamp_s=time)
+        return Frame(source, member, frame.index, None, error=frame.fault, timestamp_s=time)
+    return Frame(source, member, frame.index, packed.pack(frame.pixels()), timestamp_s=time)

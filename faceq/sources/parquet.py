@@ -14,17 +14,11 @@ from faceq.sources.listing import Shard, printable
 from faceq.sources.names import Names
 from faceq.sources.parquet_columns import KEY_COLUMNS, Content, content_of, could_hold_images, is_plain
 from faceq.sources.parquet_extra import OtherColumns, with_extras
+from faceq.sources.parquet_files import not_there, only_path, place_of
 from faceq.sources.parquet_pages import LEVELS, FewerRowsError, GuardedFile
-from faceq.sources.reading import (
-    Expansion,
-    Reading,
-    blame,
-    break_of,
-    open_shard,
-    too_long,
-    unread,
-)
-from faceq.storage.filesystem import READ_AHEAD, filesystem, is_remote, path_of
+from faceq.sources.parquet_videos import is_video_row, video_of
+from faceq.sources.reading import Expansion, Reading, blame, break_of, open_shard, too_long
+from faceq.storage.filesystem import READ_AHEAD, filesystem, is_remote
 from faceq.storage.parquet import ParquetFile
 from faceq.table.schema import METADATA_KEY, frame_id
 
@@ -32,6 +26,9 @@ _BATCH_BYTES = 512 << 10
 _MAX_ROWS, _MIN_ROWS = 64, 8
 """Bounds on the number of rows that are unpacked at once. Within them, a batch is sized to fit into a CPU
 cache (_BATCH_BYTES)."""
+
+_LARGE_BATCH_BYTES = 64 << 20
+"""A batch of _MIN_ROWS rows has at most this size, or else fewer rows."""
 
 _ROW_BYTES = 512
 """Bytes that each row counts for, like a tar header: a row of nulls takes no space in the file."""
@@ -72,7 +69,7 @@ def read_parquet(shard: Shard, reading: Reading) -> Iterator[Frame]:
                     member = _member_name(row if name is None else name)
                     if key:  # row numbers are unique anyway
                         member = names.unique(member)
-                    for frame in _frames_of(shard, content, member, reading):
+                    for frame in _frames_of(shard, content, member, image, reading):
                         yield frame if frame.done or extra is None else replace(frame, extra=extra)
                     row += 1
     except Exception as error:
@@ -124,7 +121,9 @@ class _Rows:
         for group in range(file.num_row_groups):
             meta = file.metadata.row_group(group)
             usual = meta.num_rows * _BATCH_BYTES // max(1, meta.total_byte_size)
-            rows = min(most, max(_MIN_ROWS, min(_MAX_ROWS, usual)))
+            # Fewer rows if they are large, such as videos: the values of a batch are in memory.
+            few = meta.num_rows * _LARGE_BATCH_BYTES // max(1, meta.total_byte_size)
+            rows = min(most, max(min(_MIN_ROWS, max(1, few)), min(_MAX_ROWS, usual)))
             yield from self._group(file, group, columns, rows, value_bytes)
 
     def _group(
@@ -167,9 +166,11 @@ def _member_name(key: Any) -> str:
     return printable(key if isinstance(key, bytes) else str(key))
 
 
-def _frames_of(shard: Shard, content: Content, member: str, reading: Reading) -> Iterator[Frame]:
-    """The frames of a row."""
-    if frame_id(shard.source, member, 0) in reading.done:
+def _frames_of(shard: Shard, content: Content, member: str, column: str, reading: Reading) -> Iterator[Frame]:
+    """The frames of a row: one, or those of a video. `column`: name of the image column."""
+    if is_video_row(content, column):
+        yield from video_of(shard, content, member, reading)
+    elif frame_id(shard.source, member, 0) in reading.done:
         yield Frame(shard.source, member, 0, None, done=True)
     elif content.images > 1:
         error = f"the image column has a list of {content.images} images in this row: store one image per row"
@@ -188,21 +189,18 @@ def _frames_of(shard: Shard, content: Content, member: str, reading: Reading) ->
 def _file_of(shard: Shard, path: str, member: str, reading: Reading) -> Frame:
     """The frame of a row that has a path instead of bytes: relative to the shard's folder, or absolute in the
     same kind of storage."""
-    said = f"the image column has no bytes in this row, only the path {printable(path)}"
-    place = path if is_remote(path) or os.path.isabs(path) else f"{os.path.dirname(shard.path)}/{path}"
-    if is_remote(place) != is_remote(shard.source) and place == path:
-        return Frame(shard.source, member, 0, None, error=f"{said}, which is not in the shard's own storage")
-    files = filesystem(shard.source, reading.s3)
-    place = path_of(place) if place == path else os.path.normpath(place)
+    said = only_path(path)
     most = reading.limits.frame_bytes
     try:
+        place = place_of(shard, path)
+        files = filesystem(shard.source, reading.s3)
         if not is_remote(shard.source) and os.path.exists(place) and not os.path.isfile(place):
             return Frame(shard.source, member, 0, None, error=f"{said}, which is not a file")
         image = files.cat_file(place, start=0, end=most + 1)
     except Exception as error:
-        gone = isinstance(error, FileNotFoundError)
-        reason = f"{said}, and there is no such file" if gone else f"{said}: {unread(error, shard)}"
-        return Frame(shard.source, member, 0, None, error=reason, **blame(shard, error))
+        return Frame(
+            shard.source, member, 0, None, error=not_there(path, error, shard), **blame(shard, error)
+        )
     if len(image) > most:
         return Frame(shard.source, member, 0, None, error=too_long(len(image), reading))
     return Frame(shard.source, member, 0, image)

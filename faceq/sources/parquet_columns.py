@@ -5,10 +5,15 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
+from faceq.sources.kinds import Kind
 from faceq.sources.sniff import ENOUGH, kind_of_bytes
 
-IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes", "content", "data")
+_OF_IMAGES = ("image", "img", "jpg", "jpeg", "png", "webp", "image_bytes")
+IMAGE_COLUMNS = (*_OF_IMAGES, "bytes", "content", "data")
 """Names that identify the image column if several columns could contain images, in order of precedence."""
+
+VIDEO_COLUMNS = ("video", "mp4", "clip", "mov", "webm", "mkv", "avi")
+"""Names that identify a column with videos if no column is one of images, in order of precedence."""
 
 KEY_COLUMNS = ("key", "id", "path")
 """Columns with the names of frames. The first one that a file has is used, or else the row number."""
@@ -66,21 +71,23 @@ def _is_byte(kind: pa.DataType) -> bool:
 
 
 def named(schema: pa.Schema) -> str | None:
-    """The image column, if types and names are enough to find it; None if the content must be checked.
+    """The column with the images or videos, if types and names are enough to find it; None if the content
+    must be checked.
 
     Raises:
         pa.ArrowInvalid: no column can contain images.
     """
     candidates = [field.name for field in schema if could_hold_images(field.type)]
     known = [name for name in IMAGE_COLUMNS if name in candidates]
-    if len(known) == 1:
+    videos = [name for name in VIDEO_COLUMNS if name in candidates]
+    if len(known) == 1 and not (videos and known[0] not in _OF_IMAGES):
         return known[0]
     # If a column called `image` contains text, it is the one that was meant: other binary columns are not
     # images.
     others = [name for name in IMAGE_COLUMNS[:2] if name in schema.names and name not in candidates]
     if not candidates or (others and not known):
         raise pa.ArrowInvalid(_no_column(schema, others))
-    return None
+    return videos[0] if videos and len(candidates) == 1 else None
 
 
 def _no_column(schema: pa.Schema, named: list[str]) -> str:
@@ -107,13 +114,13 @@ def _short(kind: pa.DataType) -> str:
 
 
 def by_bytes(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> str:
-    """Find the image column by its first values.
+    """Find the column with the images by its first values; if no column has images, the one with videos.
 
     Args:
         batches: rows of all columns that could contain images; they are consumed until PROBED rows are seen.
 
     Raises:
-        pa.ArrowInvalid: no column contains images, or several do and none of them has a known name.
+        pa.ArrowInvalid: no column contains images or videos, or several do and none of them has a known name.
     """
     candidates = [field.name for field in schema if could_hold_images(field.type)]
     starts: dict[str, list[bytes]] = {name: [] for name in candidates}
@@ -125,7 +132,12 @@ def by_bytes(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> str:
         rows += len(batch)
         if rows >= PROBED:
             break
-    images = [name for name in candidates if _are_mostly_images(starts[name])]
+    images = [name for name in candidates if _are_mostly(starts[name], "picture")]
+    if not images and not any(name in _OF_IMAGES for name in candidates):
+        videos = [name for name in candidates if _are_mostly(starts[name], "video")]
+        titled = [name for name in (*VIDEO_COLUMNS, *IMAGE_COLUMNS) if name in videos]
+        if len(videos) == 1 or titled:
+            return titled[0] if titled else videos[0]
     known = [name for name in IMAGE_COLUMNS if name in (images or candidates)]
     if len(images) == 1 or known:
         return known[0] if known else images[0]
@@ -164,5 +176,5 @@ def _content_of_list(values: pa.Array) -> Content:
     return content_of(there[0]) if len(there) == 1 else Content(images=len(there))
 
 
-def _are_mostly_images(starts: list[bytes]) -> bool:
-    return 2 * sum(kind_of_bytes(start) == "picture" for start in starts) > len(starts)
+def _are_mostly(starts: list[bytes], kind: Kind) -> bool:
+    return 2 * sum(kind_of_bytes(start) == kind for start in starts) > len(starts)

@@ -160,6 +160,7 @@ class _Chunk:
         while self.at < first + len(known):
             try:
                 header, size = _struct(known, self.at - first)
+                _check_header(header)
             except IndexError:
                 self.begun = bytes(known[self.at - first :])
                 return
@@ -188,6 +189,14 @@ class _Chunk:
                 f"a list of at least {self.values} values in one row takes more memory than "
                 f"limits.source_memory={self.most} allows"
             )
+
+
+def _check_header(header: dict[int, Any]) -> None:
+    """Raises ValueError for what Arrow does not accept as the header of a page either: zeros, for example,
+    when the bytes begin inside a large value."""
+    are_numbers = all(isinstance(header.get(field), int) for field in (1, 2, 3))
+    if not are_numbers or not all(isinstance(header.get(field, {}), dict) for field in (5, 7, 8)):
+        raise ValueError("not the header of a page")
 
 
 def _struct(data: memoryview, at: int, depth: int = 0) -> tuple[dict[int, Any], int]:

@@ -1,6 +1,6 @@
 """Read all frames of a list of shards, whatever their kinds."""
 
-from collections.abc import Collection, Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from faceq.config import Limits, Video
@@ -60,8 +60,8 @@ def read_shards(
     any_name: bool = False,
     extra_bytes: int = 0,
     keep_sidecars: bool = False,
-    members: Mapping[str, Collection[str]] | None = None,
     animated: bool = False,
+    last: Mapping[str, Mapping[str | None, int]] | None = None,
 ) -> Iterator[Frame]:
     """Yield the frames of the shards, in order. A file's content decides its type, not its name.
 
@@ -72,14 +72,15 @@ def read_shards(
         sampling: which frames of a video to take.
         limits: limits on one frame or source; the defaults if None.
         findings: collects what the readers report besides frames.
-        any_name: also read tar members without a known extension if their content is an image.
+        any_name: also read tar members without a known extension if their content is an image or a video.
         extra_bytes: maximum size of a frame's `extra`; 0: do not read what came with frames.
         keep_sidecars: read the sidecars of tars as files (`Frame.sidecars`), not into `extra`.
-        members: by source, the only frames that are wanted of it; a reader may skip the others.
         animated: read all frames of an animation, not only the first.
+        last: the only members that are wanted of each source, and the last frame of each that is wanted;
+            None: all are. Readers may skip the others.
     """
     findings = Findings() if findings is None else findings
-    how = (any_name, extra_bytes, keep_sidecars, members or {}, animated)
+    how = (any_name, extra_bytes, keep_sidecars, animated, last)
     reading = Reading(s3, done, sampling, limits or Limits(), findings, *how)
     given = list(shards)
     extras = {shard.source: shard.extra for shard in given if shard.extra is not None}
@@ -139,29 +140,34 @@ def _frames(shard: Shard, reading: Reading) -> Iterator[Frame]:
 
 
 def read_again(
-    sources: Iterable[str],
+    last: Mapping[str, Mapping[str | None, int]],
     wanted: Container[int],
     s3: S3Settings,
-    members: Mapping[str, Collection[str]] | None = None,
     keep_sidecars: bool = False,
     animated: bool = False,
 ) -> Iterator[Frame]:
     """Read frames that are in a table from their sources again.
 
     Args:
-        sources: the sources of the frames, as named in the table.
+        last: the sources of the frames, as named in the table; for each, its members and the largest
+            `frame_index` that is wanted of each. Videos are decoded up to this frame, others not at all; a
+            source with an index is read only at these members.
         wanted: ids of the frames; other frames of the same sources are skipped.
         s3: settings of the file system.
-        members: the members that are wanted of a source. A source with an index is then read only there.
         keep_sidecars: also read the sidecars of tars.
         animated: the frames of animations are in the table, not only the first ones.
     """
     # The sources are not listed: for a hundred thousand images on S3 that would take hours. A missing source
     # becomes a frame with an error.
-    shards = [_holding_more(shard_from_table(source), wanted) for source in sources]
-    done = _AllBut(wanted)
+    shards = [_holding_more(shard_from_table(source), wanted) for source in last]
     frames = read_shards(
-        shards, s3, done=done, keep_sidecars=keep_sidecars, members=members, animated=animated
+        shards,
+        s3,
+        done=_AllBut(wanted),
+        any_name=True,
+        keep_sidecars=keep_sidecars,
+        animated=animated,
+        last=last,
     )
     return (frame for frame in frames if not frame.done)
 

@@ -3,10 +3,11 @@
 import gzip
 import io
 import json
+import math
 import os
 import struct
 from collections import Counter
-from collections.abc import Collection, Container, Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
@@ -61,12 +62,12 @@ class Reading:
     done: ids of frames that need not be read; they are yielded without bytes and marked `done`. sampling:
     which frames of a video to take. limits: limits on one frame or source. findings: collects what the
     readers report besides frames. any_name: also read files without a known extension if their content is an
-    image. extra_bytes: maximum size of a frame's `extra`; 0: do not read what came with frames.
-    keep_sidecars: frames of tars get their `sidecars` instead of an `extra`. members: by source, the only
-    frames that are wanted of it; a reader may skip the others. animated: read all frames of an animation, not
-    only the first. version: version of the source that was opened last (see `Finished`), None if unknown.
-    failed: reading the last source failed for a reason that may be temporary. is_animation: the last source
-    was an animation that was read frame by frame.
+    image or a video. extra_bytes: maximum size of a frame's `extra`; 0: do not read what came with frames.
+    keep_sidecars: frames of tars get their `sidecars` instead of an `extra`. animated: read all frames of an
+    animation, not only the first. last: the only members that are wanted of each source, and the last frame
+    of each that is wanted; None: all are. version: version of the source that was opened last (see
+    `Finished`), None if unknown. failed: reading the last source failed for a reason that may be temporary.
+    is_animation: the last source was an animation that was read frame by frame.
     """
 
     s3: S3Settings
@@ -77,8 +78,8 @@ class Reading:
     any_name: bool = False
     extra_bytes: int = 0
     keep_sidecars: bool = False
-    members: Mapping[str, Collection[str]] = field(default_factory=dict)
     animated: bool = False
+    last: Mapping[str, Mapping[str | None, int]] | None = None
     version: str | None = None
     failed: bool = False
     is_animation: bool = False
@@ -87,6 +88,14 @@ class Reading:
     def most_sidecar_bytes(self) -> int:
         """Maximum size of a sidecar that is read; 0: sidecars are passed over."""
         return self.limits.frame_bytes if self.keep_sidecars else self.extra_bytes
+
+    def wanted_members(self, source: str) -> set[str]:
+        """The members of a source that are wanted, if not all are."""
+        return {member for member in (self.last or {}).get(source, {}) if member is not None}
+
+    def last_of(self, source: str, member: str | None) -> float:
+        """The last frame of a video that is wanted: infinity if all are, -1 if none is."""
+        return math.inf if self.last is None else self.last.get(source, {}).get(member, -1)
 
 
 class UnsupportedError(FaceqError):
@@ -218,15 +227,32 @@ def break_of(shard: Shard, error: Exception, where: str, reading: Reading) -> Fr
     reading.failed = is_storage_error(error) or isinstance(error, MemoryError)
     if frame_id(shard.source, None, BREAK) in reading.done:
         return Frame(shard.source, None, BREAK, None, done=True)
-    if is_storage_error(error):
-        what = unread(error, shard)
-    elif isinstance(
-        error, video.DamagedError | DamageError | UnsupportedError | SpecialFileError | ChangedError
-    ):
-        what = str(error)  # not "the rest is not read": frames after the damage may have been read
-    else:
-        what = f"broken {where}: {_reason(error)}: the rest is not read"
+    what = unread(error, shard) if is_storage_error(error) else _damage(error, where)
     return Frame(shard.source, None, BREAK, None, error=what, **blame(shard, error))
+
+
+def break_in(shard: Shard, member: str, error: Exception, where: str, reading: Reading) -> Frame:
+    """The frame that represents a video inside a shard, or the rest of one, that cannot be read.
+
+    Raises:
+        Exception: `error`, if it is not about the video: the storage of the shard failed.
+    """
+    if is_storage_error(error) or isinstance(error, MemoryError):
+        raise error
+    return unread_video(shard, member, _damage(error, where), reading)
+
+
+def unread_video(shard: Shard, member: str, error: str, reading: Reading, refused: bool = False) -> Frame:
+    """The frame that represents a video inside a shard, or the rest of one, that is not read."""
+    if frame_id(shard.source, member, BREAK) in reading.done:
+        return Frame(shard.source, member, BREAK, None, done=True)
+    return Frame(shard.source, member, BREAK, None, error=error, refused=refused)
+
+
+def _damage(error: Exception, where: str) -> str:
+    if isinstance(error, video.DamagedError | UnsupportedError | SpecialFileError | ChangedError):
+        return str(error)  # not "the rest is not read": frames after the damage may have been read
+    return f"broken {where}: {_reason(error)}: the rest is not read"
 
 
 def blame(shard: Shard, error: Exception) -> dict[str, Any]:

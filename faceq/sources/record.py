@@ -30,7 +30,7 @@ _JUMP_AHEAD = 64 << 10
 
 def read_record_file(shard: Shard, reading: Reading) -> Iterator[Frame]:
     """Yield the frames of one RecordIO file, or of a part of it, in its order."""
-    wanted = reading.members.get(shard.source)
+    wanted = None if reading.last is None else reading.wanted_members(shard.source)
     at = 0
     try:
         is_jumping = wanted is not None and has_index(shard, reading)

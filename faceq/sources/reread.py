@@ -18,7 +18,8 @@ COLUMNS = ("frame_id", "source", "member", "frame_index", "timestamp_s")
 def frames_of(rows: pa.Table, s3: S3Settings, keep_sidecars: bool = False) -> Iterator[tuple[int, Frame]]:
     """Yield each row's frame, in the order in which they are read.
 
-    A source is read only up to the last frame that is needed. Single images are read several at a time.
+    A source is read only up to the last frame that is needed, and so is each video in a shard. Single images
+    are read several at a time.
 
     Args:
         rows: a table with COLUMNS, without rows for breaks. Rows of one source need not be adjacent.
@@ -29,6 +30,7 @@ def frames_of(rows: pa.Table, s3: S3Settings, keep_sidecars: bool = False) -> It
         The row's number and its frame. A frame that can no longer be read has an error and no image.
     """
     row_of = {row["frame_id"]: (number, row) for number, row in enumerate(rows.select(COLUMNS).to_pylist())}
+    last = last_frames(rows)
     together: dict[str, set[int]] = {}
     alone: dict[str, set[int]] = {}
     for key, (_, row) in row_of.items():
@@ -39,21 +41,34 @@ def frames_of(rows: pa.Table, s3: S3Settings, keep_sidecars: bool = False) -> It
     readings = [{source: ids} for source, ids in alone.items()]
     for reading in [together, *readings] if together else readings:
         missing = set().union(*reading.values())
-        breaks = {frame_id(source, None, BREAK) for source in reading}
-        reason = "it no longer exists in its source"
-        members = {source: {row_of[key][1]["member"] for key in ids} for source, ids in reading.items()}
+        places = {(row_of[key][1]["source"], row_of[key][1]["member"]) for key in missing}
+        places |= {(source, None) for source in reading}
+        breaks = {frame_id(source, member, BREAK) for source, member in places}
+        reasons: dict[str | None, str] = {}
+        wanted = {source: last[source] for source in reading}
         animated = not timed.isdisjoint(reading)
-        for frame in read_again(reading, missing | breaks, s3, members, keep_sidecars, animated):
+        for frame in read_again(wanted, missing | breaks, s3, keep_sidecars, animated):
             if frame.id in missing:
                 missing.discard(frame.id)
                 yield row_of[frame.id][0], _as_file(frame)
             elif frame.error is not None:
-                reason = frame.error
+                reasons[frame.member] = frame.error
             if not missing:
                 break
         for key in missing:
             number, row = row_of[key]
-            yield number, Frame(row["source"], row["member"], row["frame_index"], None, error=reason)
+            of_source = reasons.get(None, "it no longer exists in its source")
+            error = reasons.get(row["member"], of_source)
+            yield number, Frame(row["source"], row["member"], row["frame_index"], None, error=error)
+
+
+def last_frames(rows: pa.Table) -> dict[str, dict[str | None, int]]:
+    """By source and member, the largest `frame_index` of the rows."""
+    found: dict[str, dict[str | None, int]] = {}
+    for row in rows.select(["source", "member", "frame_index"]).to_pylist():
+        members = found.setdefault(row["source"], {})
+        members[row["member"]] = max(row["frame_index"], members.get(row["member"], 0))
+    return found
 
 
 def _as_file(frame: Frame) -> Frame:

@@ -4,8 +4,9 @@ A sample is what adjacent members of a tar with the same key make up. The key is
 of its last part. Source: WebDataset's format, https://github.com/webdataset/webdataset.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from faceq.sources.extra import Extra
 from faceq.sources.frame import Frame, Sidecars
@@ -18,6 +19,9 @@ series: names such as `clip.0001.jpg` give a whole tar the same key."""
 
 MOST_SIDECARS = 256
 """Maximum number of sidecars of a sample that are kept until its frames are complete."""
+
+Frames = Frame | Callable[[], Iterator[Frame]]
+"""What a member gives: the frame of an image, or, when it is called, the frames of a video."""
 
 
 def key_of(name: str) -> str:
@@ -40,7 +44,8 @@ def subkey_of(name: str) -> str:
 
 @dataclass
 class Samples:
-    """Holds back the frames of a tar until the sidecars of their sample are read.
+    """Holds back the frames of a tar until the sidecars of their sample are read. A video is held back before
+    it is decoded, so that none of its frames is in memory.
 
     A sidecar whose name begins with that of a frame, up to the frame's last extension, belongs to this frame.
     Any other one belongs to all frames of the sample; in a series, to none. Sidecars of no frame are counted
@@ -50,7 +55,7 @@ class Samples:
     reading: Reading
     _key: str | None = None
     _is_series: bool = False
-    _frames: list[tuple[str, Frame]] = field(default_factory=list)
+    _frames: list[tuple[str, Frames]] = field(default_factory=list)
     _sidecars: list[tuple[str, bytes | None]] = field(default_factory=list)
     _beyond: int = 0  # sidecars beyond MOST_SIDECARS
 
@@ -63,12 +68,12 @@ class Samples:
         elif self._is_series and self._frames and subkey_of(name) != subkey_of(self._frames[-1][0]):
             yield from self.finish()
 
-    def add(self, name: str, frame: Frame) -> Iterator[Frame]:
-        """Add a frame, the content of the member `name`. Yields the frames that need not wait any more."""
+    def add(self, name: str, frame: Frames) -> Iterator[Frame]:
+        """Add what the member `name` gives. Yields the frames that need not wait any more."""
         if not self.reading.most_sidecar_bytes:
-            yield frame
+            yield from _all_of(frame)
             return
-        size = sum(len(waiting.image or b"") for _, waiting in self._frames)
+        size = sum(len(waiting.image or b"") for _, waiting in self._frames if isinstance(waiting, Frame))
         if len(self._frames) >= MOST_FRAMES or (self._frames and size >= MOST_BYTES):
             self._is_series = True
             ahead = self._ahead_of(subkey_of(name))
@@ -110,23 +115,26 @@ class Samples:
                 for (name, content), owner in zip(sidecars, owners, strict=True)
                 if owner == stem or (owner is None and not self._is_series)
             ]
-            if frame.done:
-                yield frame
-            elif self.reading.keep_sidecars:
-                files = [(label, content) for label, content in own if content is not None]
-                yield replace(frame, sidecars=Sidecars(tuple(files), len(own) - len(files) + beyond))
+            came = self._came_with(own, beyond)
+            for each in _all_of(frame):
+                yield each if each.done else replace(each, **came)
+
+    def _came_with(self, sidecars: list[tuple[str, bytes | None]], beyond: int) -> dict[str, Any]:
+        """The fields of a frame for its sidecars. `beyond`: how many more there were."""
+        if self.reading.keep_sidecars:
+            files = [(label, content) for label, content in sidecars if content is not None]
+            return {"sidecars": Sidecars(tuple(files), len(sidecars) - len(files) + beyond)}
+        extra = Extra(self.reading.extra_bytes)
+        for label, content in sidecars:
+            if content is None:
+                extra.leave_out(label)
             else:
-                yield replace(frame, extra=_extra(own, self.reading.extra_bytes))
+                extra.add_file(label, content)
+        return {"extra": extra.text()}
 
 
-def _extra(sidecars: list[tuple[str, bytes | None]], most: int) -> str | None:
-    extra = Extra(most)
-    for label, content in sidecars:
-        if content is None:
-            extra.leave_out(label)
-        else:
-            extra.add_file(label, content)
-    return extra.text()
+def _all_of(frames: Frames) -> Iterable[Frame]:
+    return (frames,) if isinstance(frames, Frame) else frames()
 
 
 def _owner(name: str, stems: list[str]) -> str | None:

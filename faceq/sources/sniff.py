@@ -49,3 +49,8 @@ def kind_of_bytes(head: bytes) -> Kind | None:
     if compression := compression_of(head):
         return "tar" if first_unpacked(head, compression, ENOUGH)[_TAR_MAGIC] == b"ustar" else None
     return next((kind for pattern, kind in _KINDS if pattern.match(head)), None)
+
+
+def is_video(head: bytes) -> bool:
+    """Whether `kind_of_bytes` is "video". For images this takes half a microsecond."""
+    return _VIDEOS.match(head) is not None and kind_of_bytes(head) == "video"

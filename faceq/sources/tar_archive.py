@@ -1,6 +1,7 @@
 """Stream tar archives with tarfile, adding limits and support for dialects that tarfile misreads."""
 
 import tarfile
+from collections.abc import Iterator
 from typing import BinaryIO, cast
 
 from faceq.sources.reading import Reading
@@ -25,6 +26,8 @@ header takes up to 40 times its size, and its name is stored in each row of a ba
 MAX_PADDING = 4 << 20
 """Maximum number of zero bytes after an archive. tar pads to 10 KiB, or to a few MiB with a large blocking
 factor (-b). More zeros mean an unfinished copy, which would otherwise look like a shorter archive."""
+
+_PIECE = 64 << 10
 
 
 class Archive(tarfile.TarFile):
@@ -101,20 +104,33 @@ class Member(tarfile.TarInfo):
         Raises:
             tarfile.ReadError: the archive ends early.
         """
-        if self.stretches is not None:
-            return self._spread(archive)
-        return self._start + _exactly(archive, self.size - len(self._start))
-
-    def _spread(self, archive: Archive) -> bytes:
+        if self.stretches is None:
+            return self._start + _exactly(archive, self.size - len(self._start))
         whole = bytearray(self.size)
+        for offset, piece in self.pieces(archive):
+            whole[offset : offset + len(piece)] = piece
+        return bytes(whole)
+
+    def keep(self, content: bytes) -> None:
+        """Let `pieces` give what `read` has returned."""
+        self._start = content
+
+    def pieces(self, archive: Archive) -> Iterator[tuple[int, bytes]]:
+        """The file's bytes, like `read`, in pieces of at most _PIECE bytes with their offsets. If the archive
+        ends early, the last piece is what is there. Zeros at the end of a sparse file are a byte."""
+        if self.stretches is None or len(self._start) == self.size:
+            yield 0, self._start
+            yield from _in_pieces(archive, len(self._start), self.size - len(self._start))
+            return
         end, left = 0, self.stored
-        for offset, count in self.stretches or ():
+        for offset, count in self.stretches:
             left -= count
             if count < 0 or offset < end or offset + count > self.size or left < 0:
                 raise tarfile.ReadError("a sparse map contradicts the size of its file")
             end = offset + count
-            whole[offset:end] = _exactly(archive, count)
-        return bytes(whole)
+            yield from _in_pieces(archive, offset, count)
+        if end < self.size:
+            yield self.size - 1, b"\0"
 
     @classmethod
     def fromtarfile(cls, tarfile_: tarfile.TarFile) -> "Member":
@@ -257,6 +273,15 @@ def _exactly(archive: Archive, size: int) -> bytes:
     if len(content) < size:
         raise tarfile.ReadError("unexpected end of data")
     return content
+
+
+def _in_pieces(archive: Archive, offset: int, size: int) -> Iterator[tuple[int, bytes]]:
+    for at in range(0, size, _PIECE):
+        count = min(_PIECE, size - at)
+        content = cast(BinaryIO, archive.fileobj).read(count)
+        yield offset + at, content
+        if len(content) < count:
+            raise tarfile.ReadError("unexpected end of data")
 
 
 def _number(text: str | bytes) -> int:

@@ -19,8 +19,9 @@ from faceq.sources.listing import Shard, printable
 from faceq.sources.parts import UnsplitError
 from faceq.sources.reading import Reading, open_shard
 from faceq.sources.samples import key_of, subkey_of
-from faceq.sources.tar import compression_in, holds_frame, is_hidden
+from faceq.sources.tar import compression_in
 from faceq.sources.tar_archive import Archive, Member
+from faceq.sources.tar_members import content_of, is_hidden
 from faceq.storage.filesystem import is_storage_error
 from faceq.table.schema import frame_id
 
@@ -80,10 +81,10 @@ def scan(shard: Shard, begin: int, end: int, reading: Reading, is_member: bool =
                 if member.offset >= end:
                     following = member.offset
                     break
-                is_frame = holds_frame(archive, member, reading)
+                hidden = is_hidden(member)
+                is_frame = not hidden and content_of(archive, member, reading) is not None
                 offsets.append(member.offset)
                 ids.append(frame_id(shard.source, printable(member.name), 0) if is_frame else 0)
-                hidden = is_hidden(member)
                 keys.append(0 if hidden else _checksum(key_of(member.name)))
                 subkeys.append(0 if hidden else _checksum(subkey_of(member.name)))
                 sparse = sparse or (is_frame and member.size > member.stored)

@@ -44,7 +44,7 @@ def runs(folder: Path) -> list[dict]:
 
 def test_an_input_without_a_frame_is_wrong_usage_and_leaves_the_table_as_it_was(tmp_path, score):
     (tmp_path / "in").mkdir()
-    write_tar(tmp_path / "in" / "a.tar", "a.mp4", "b.txt")
+    write_tar(tmp_path / "in" / "a.tar", "a.mp3", "b.txt")
     (tmp_path / "in" / "notes.md").write_text("text")
     status, said = score(str(tmp_path / "in"))
     assert status == 2

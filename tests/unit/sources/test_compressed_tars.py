@@ -81,7 +81,7 @@ def test_the_frames_are_those_of_the_plain_tar(plain, tmp_path, form, ending):
     assert len(frames) == 7 and {frame.source for frame in frames} == {str(path)}
     assert found.passed_over == expected.passed_over == {".json": 1}
     assert [(each.source, each.frames) for each in found.finished] == [(str(path), 7)]
-    (again,) = read_again([str(path)], {frames[3].id}, S3Settings())
+    (again,) = read_again({str(path): {frames[3].member: 0}}, {frames[3].id}, S3Settings())
     assert again.image == frames[3].image
 
 

@@ -243,7 +243,7 @@ def test_its_frames_are_found_again(misnamed):
     for chosen in (frames, frames[3:5], frames[:1], frames[50:]):
         again = {frame.id: frame.image for _, frame in frames_of(rows_of(chosen), S3Settings())}
         assert again == {frame.id: as_file(frame.image) for frame in chosen}
-    (one,) = read_again([frames[7].source], {frames[7].id}, S3Settings())
+    (one,) = read_again({frames[7].source: {None: 7}}, {frames[7].id}, S3Settings())
     assert one.image == frames[7].image
 
 

@@ -335,7 +335,7 @@ def test_a_break_is_done_once_it_has_a_row(tmp_path):
 def test_frames_of_a_table_are_read_again(tmp_path):
     path = write_numbered(tmp_path / "v.mp4")
     wanted = {frame_id(str(path), None, index) for index in (3, 17)}
-    frames = list(read_again([str(path)], wanted, S3Settings()))
+    frames = list(read_again({str(path): {None: 17}}, wanted, S3Settings()))
     assert [(frame.frame_index, number_in(pixels_of(frame))) for frame in frames] == [(3, 3), (17, 17)]
 
 

@@ -1,0 +1,39 @@
+"""Files that a Parquet shard names by their paths instead of holding their bytes."""
+
+import os
+
+from faceq.errors import FaceqError
+from faceq.sources.listing import Shard, printable
+from faceq.sources.reading import unread
+from faceq.storage.filesystem import is_remote, path_of
+
+
+class OtherStorageError(FaceqError):
+    """A path does not name a file in the shard's own kind of storage."""
+
+
+def only_path(path: str) -> str:
+    """What a row holds, for messages."""
+    return f"the image column has no bytes in this row, only the path {printable(path)}"
+
+
+def place_of(shard: Shard, path: str) -> str:
+    """The file that a row names, as its file system does: relative to the shard's folder, or absolute.
+
+    Raises:
+        OtherStorageError: it is in another kind of storage.
+    """
+    if not (is_remote(path) or os.path.isabs(path)):
+        return os.path.normpath(f"{os.path.dirname(shard.path)}/{path}")
+    if is_remote(path) != is_remote(shard.source):
+        raise OtherStorageError(f"{only_path(path)}, which is not in the shard's own storage")
+    return path_of(path)
+
+
+def not_there(path: str, error: Exception, shard: Shard) -> str:
+    """Why the file that a row names cannot be read, as text for the row's `error`."""
+    if isinstance(error, OtherStorageError):
+        return str(error)
+    if isinstance(error, FileNotFoundError):
+        return f"{only_path(path)}, and there is no such file"
+    return f"{only_path(path)}: {unread(error, shard)}"
