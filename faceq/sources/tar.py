@@ -5,6 +5,7 @@ import tarfile
 from collections.abc import Iterator
 from typing import BinaryIO, cast
 
+from faceq.sources import windows
 from faceq.sources.clip import read_member
 from faceq.sources.compressed import DAMAGE, MAGIC_BYTES, Compression, compression_of, unpacked
 from faceq.sources.frame import Frame
@@ -96,14 +97,14 @@ class _Tar:
                 samples.add_sidecar(member.name, _sidecar(archive, member, self._reading))
                 continue
             name = self._names.unique(printable(member.name))
-            found: Frames | None = None
-            fault = None
             if kind == "picture":
-                found = self._picture(archive, member, name, expansion)
-            if found is None:
-                found, fault = self._video(archive, member, name, stream, expansion)
-            if found is not None:
-                yield from samples.add(member.name, found)
+                frame = self._picture(archive, member, name, expansion)
+                if frame is not None:
+                    yield from samples.add(member.name, frame)
+                    continue
+            frames, fault = self._video(archive, member, name, stream, expansion)
+            if frames is not None:
+                yield from samples.add(member.name, frames)
             if fault is not None:
                 raise fault
         self._offset = archive.offset
@@ -128,7 +129,7 @@ class _Tar:
         if member.size > member.stored:
             expansion.add(member.size)
         image = member.read(archive)
-        if is_video(image[:ENOUGH]):
+        if is_video(image):
             member.keep(image)
             return None
         return Frame(source, name, 0, image)
@@ -143,7 +144,7 @@ class _Tar:
             return None, None
         if member.no_file:
             return unread_video(shard, name, _no_file(member, "a video"), reading), None
-        if not self._compression and member.stretches is None:
+        if not self._compression and member.stretches is None and member.size > windows.SMALL:
             return self._in_place(member, name, stream), None
         try:
             file = self._spool.new(member.size)
@@ -168,7 +169,7 @@ class _Tar:
         return frames
 
     def _from_file(self, file: BinaryIO, name: str) -> Frames:
-        """The frames of a video in a temporary file."""
+        """The frames of a video that was copied."""
 
         def frames() -> Iterator[Frame]:
             yield from read_member(self._shard, name, file, self._reading)

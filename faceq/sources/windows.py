@@ -1,13 +1,17 @@
-"""Videos inside a shard as files of their own: a window onto the shard, or a temporary file."""
+"""Videos inside a shard as files of their own: in memory, a window onto the shard, or a temporary file."""
 
 import io
 import os
 import tempfile
 from collections.abc import Iterable
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from faceq.errors import FaceqError
 from faceq.messages.one_line import one_line
+
+SMALL = 8 << 20
+"""Maximum size of a video that is kept in memory, bytes: as much as is read ahead from S3. A video is decoded
+after the sidecars behind it were read: without a copy, most bytes of a tar would be requested twice."""
 
 
 class Window:
@@ -45,11 +49,11 @@ class SpoolError(FaceqError):
 
 
 class Spool:
-    """Temporary files for the videos of one source. They have no name, so that they do not outlive the
-    process.
+    """Copies of the videos of one source: in memory if they are SMALL, otherwise in temporary files. These
+    have no name, so that they do not outlive the process.
 
     Args:
-        most: maximum size of all files that exist at the same time, bytes.
+        most: maximum size of all temporary files that exist at the same time, bytes.
     """
 
     def __init__(self, most: int):
@@ -58,13 +62,15 @@ class Spool:
 
     def new(self, size: int) -> BinaryIO:
         """A file for a video of `size` bytes. Raises SpoolError if it is too large."""
+        if size <= SMALL:
+            return io.BytesIO()
         if sum(self._sizes.values()) + size > self._most:
             raise SpoolError(
                 f"{size} bytes are more than limits.temporary_bytes={self._most} allows for temporary files: "
                 "store the video in a tar that is not compressed, or raise the limit"
             )
         try:
-            file: BinaryIO = tempfile.TemporaryFile(prefix="faceq-")  # noqa: SIM115 - `close` closes it
+            file = cast(BinaryIO, tempfile.TemporaryFile(prefix="faceq-"))  # noqa: SIM115 - `close` closes it
         except OSError as error:
             raise _no_space(error) from error
         self._sizes[file] = size

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import tarfile
 import tempfile
 import tracemalloc
@@ -20,12 +21,12 @@ import webdataset
 from compressors import FORMS, pack
 from parts import read_parts, split
 from PIL import Image
-from small_s3 import BUCKET, small_s3
+from small_s3 import BUCKET, Asked, Refusal, small_s3
 from tars import write_tar
 from videos import noise, numbered, numbers, write_numbered, write_video
 
 from faceq.config import Limits, Video
-from faceq.sources import Findings, read_shards
+from faceq.sources import Findings, read_shards, reading, windows
 from faceq.sources import clip as clip_reader
 from faceq.sources.frame import READ_SCHEMA, Frame, to_table
 from faceq.sources.listing import VIDEO_ENDINGS, Shard, list_shards
@@ -65,6 +66,17 @@ def members(frames: list[Frame]) -> dict[str | None, list[Frame]]:
     for frame in frames:
         found.setdefault(frame.member, []).append(frame)
     return found
+
+
+@pytest.fixture(autouse=True, params=["copied to memory", "in place or on disk"])
+def where(request, monkeypatch) -> str:
+    """Where videos in tars are while they are decoded."""
+    monkeypatch.setattr(windows, "SMALL", 1 << 30 if request.param == "copied to memory" else 0)
+    return request.param
+
+
+in_place = pytest.mark.parametrize("where", ["in place or on disk"], indirect=True)
+parquet = pytest.mark.parametrize("where", ["copied to memory"], indirect=True)
 
 
 @pytest.fixture(scope="module")
@@ -315,6 +327,7 @@ def test_a_link_to_a_video_is_a_row_that_says_so(tmp_path, kind):
     assert read(tmp_path / "s.tar", done={frame.id})[0].done
 
 
+@in_place
 def test_a_sparse_video(clips, tmp_path):
     """GNU tar stores a file with holes without them."""
     clip = clips["a.mp4"].read_bytes()
@@ -332,9 +345,33 @@ def test_a_sparse_video(clips, tmp_path):
     assert frame.frame_index == BREAK and "limits.temporary_bytes=1048576" in frame.error
 
 
+@pytest.mark.parametrize("form", [None, "gz"])
+def test_a_storage_failure_inside_a_video_is_not_its_damage(tmp_path, monkeypatch, form):
+    monkeypatch.setattr(reading, "READ_AHEAD", 16 << 10)
+    clip = write_video(tmp_path / "v.mp4", noise(200), muxer={"movflags": "faststart"}).read_bytes()
+    made = [("0.jpg", JPEG), ("1.mp4", clip), ("1.txt", b"x"), ("2.jpg", JPEG)]
+    data = write_tar(tmp_path / "s.tar", made).read_bytes()
+    data = data if form is None else pack(data, form)
+
+    def refuse(asked: Asked) -> Refusal | None:
+        begin = re.search(r"bytes=(\d+)-", str(asked.headers))
+        late = begin is not None and len(data) // 2 < int(begin[1]) < len(data) - (20 << 10)
+        return Refusal(403, "AccessDenied") if late else None
+
+    findings = Findings()
+    with small_s3({"s.tar": data}, refuse) as store:
+        first, *frames, end = read(
+            f"s3://{BUCKET}/s.tar", store.settings, extra_bytes=MOST, findings=findings
+        )
+    assert first.image == JPEG and all(frame.member == "1.mp4" and frame.image for frame in frames)
+    assert (end.member, end.frame_index, end.refused) == (None, BREAK, True) and "access denied" in end.error
+    assert findings.finished == []
+
+
 # --- Memory and temporary files ---
 
 
+@in_place
 def test_memory_does_not_grow_with_the_size_of_a_video(tmp_path):
     """A window onto the tar for a plain one, a file on disk for a compressed one."""
     clip = write_numbered(tmp_path / "v.mkv", 8).read_bytes()
@@ -353,6 +390,7 @@ def test_memory_does_not_grow_with_the_size_of_a_video(tmp_path):
     assert all(large < small + (4 << 20) for small, large in peaks.values()), peaks
 
 
+@in_place
 def test_what_is_too_large_for_temporary_files_is_one_row(clips, tmp_path):
     clip = clips["a.mp4"].read_bytes()
     made = [
@@ -374,6 +412,7 @@ def test_what_is_too_large_for_temporary_files_is_one_row(clips, tmp_path):
     assert len(members(read(path, limits=limits))["2.mp4"]) >= 12  # a plain tar needs no copy
 
 
+@in_place
 def test_no_temporary_file_is_left(clips, tmp_path, monkeypatch):
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
@@ -387,6 +426,7 @@ def test_no_temporary_file_is_left(clips, tmp_path, monkeypatch):
     assert len(os.listdir("/proc/self/fd")) <= before
 
 
+@in_place
 def test_without_space_for_temporary_files_the_video_is_refused(clips, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", "/dev/null/no-folder")
     path = tmp_path / "s.tar.gz"
@@ -398,6 +438,7 @@ def test_without_space_for_temporary_files_the_video_is_refused(clips, tmp_path,
     assert findings.finished == []  # so that the next run opens the tar again
 
 
+@in_place
 def test_a_window_reads_no_byte_outside():
     file = io.BytesIO(b"0123456789")
     window = Window(file, 3, 4)
@@ -502,6 +543,7 @@ def test_frames_that_no_longer_exist_say_why(clips, tmp_path):
 # --- Parquet ---
 
 
+@parquet
 @pytest.mark.parametrize("column", ["video", "mp4", "image", "data", "anything"])
 def test_a_column_of_videos(clips, tmp_path, column):
     made = as_members(clips)
@@ -515,6 +557,7 @@ def test_a_column_of_videos(clips, tmp_path, column):
     assert len(members(frames)) == 10
 
 
+@parquet
 def test_a_video_column_of_datasets(clips, tmp_path):
     features = datasets.Features({"video": datasets.Video(decode=False), "caption": datasets.Value("string")})
     some = [clips[name] for name in ("a.mp4", "d.avi")]
@@ -530,6 +573,7 @@ def test_a_video_column_of_datasets(clips, tmp_path):
         assert {frame.extra for frame in row} == {json.dumps({"caption": caption})}
 
 
+@parquet
 def test_a_video_that_a_row_names_by_its_path(clips, tmp_path):
     (tmp_path / "a.mp4").write_bytes(clips["a.mp4"].read_bytes())
     (tmp_path / "b.mp4").write_bytes(JPEG)
@@ -546,6 +590,7 @@ def test_a_video_that_a_row_names_by_its_path(clips, tmp_path):
     assert [frame.done for frame in again] == [True, *[False] * 11, True, False]
 
 
+@parquet
 def test_rows_without_a_readable_video(clips, tmp_path):
     clip = clips["a.mp4"].read_bytes()
     bad = {name: content(tmp_path / f"{name}.mp4") for name, content in BAD.items()}
@@ -563,6 +608,7 @@ def test_rows_without_a_readable_video(clips, tmp_path):
     assert frame.frame_index == BREAK and "are more than limits.source_memory=" in frame.error
 
 
+@parquet
 @pytest.mark.parametrize("image", ["image", "thumb"])
 def test_a_column_of_images_is_read_before_one_of_videos(clips, tmp_path, image):
     clip = clips["a.mp4"].read_bytes()
@@ -570,12 +616,14 @@ def test_a_column_of_images_is_read_before_one_of_videos(clips, tmp_path, image)
     assert [frame.image for frame in read(tmp_path / "s.parquet")] == [JPEG] * 2
 
 
+@parquet
 def test_videos_are_read_before_binary_columns_that_hold_neither(clips, tmp_path):
     clip = clips["a.mp4"].read_bytes()
     pq.write_table(pa.table({"data": [b"1"] * 2, "video": [clip] * 2}), tmp_path / "s.parquet")
     assert len(read(tmp_path / "s.parquet")) == 24
 
 
+@parquet
 def test_few_large_rows_are_in_memory(tmp_path):
     """Eight of these rows would take 160 MiB."""
     clip = write_video(tmp_path / "v.mkv", [numbered(1)]).read_bytes()
@@ -592,6 +640,7 @@ def test_few_large_rows_are_in_memory(tmp_path):
     assert most < 5 * size
 
 
+@parquet
 def test_the_schema_of_rows_is_that_of_files(clips, tmp_path):
     path = write_tar(tmp_path / "s.tar", as_members(clips))
     assert to_table(read(path)).schema == READ_SCHEMA
