@@ -4,7 +4,7 @@ A sample is what adjacent members of a tar with the same key make up. The key is
 of its last part. Source: WebDataset's format, https://github.com/webdataset/webdataset.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 

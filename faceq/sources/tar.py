@@ -5,7 +5,7 @@ import tarfile
 from collections.abc import Iterator
 from typing import BinaryIO, cast
 
-from faceq.sources import windows
+from faceq.sources import member_files
 from faceq.sources.clip import read_member
 from faceq.sources.compressed import DAMAGE, MAGIC_BYTES, Compression, compression_of, unpacked
 from faceq.sources.frame import Frame
@@ -26,8 +26,7 @@ from faceq.sources.reading import (
 from faceq.sources.samples import Frames, Samples
 from faceq.sources.sniff import ENOUGH, is_video
 from faceq.sources.tar_archive import Archive, Member
-from faceq.sources.tar_members import content_of, is_hidden
-from faceq.sources.windows import Spool, SpoolError, Window
+from faceq.sources.tar_members import is_hidden, kind_of_member
 from faceq.storage.filesystem import is_storage_error
 from faceq.table.schema import frame_id
 
@@ -52,7 +51,7 @@ class _Tar:
     def __init__(self, shard: Shard, reading: Reading):
         self._shard, self._reading = shard, reading
         self._names, self._samples = Names(shard.source), Samples(reading)
-        self._spool = Spool(reading.limits.temporary_bytes)
+        self._spool = member_files.Spool(reading.limits.temporary_bytes)
         self._offset, self._end = (shard.begin, shard.end) if isinstance(shard, TarPart) else (0, None)
         self._compression: Compression | None = None
 
@@ -92,7 +91,7 @@ class _Tar:
             if is_hidden(member):
                 continue
             yield from samples.before(member.name)
-            kind = content_of(archive, member, self._reading)
+            kind = kind_of_member(archive, member, self._reading)
             if kind is None:
                 samples.add_sidecar(member.name, _sidecar(archive, member, self._reading))
                 continue
@@ -144,14 +143,14 @@ class _Tar:
             return None, None
         if member.no_file:
             return unread_video(shard, name, _no_file(member, "a video"), reading), None
-        if not self._compression and member.stretches is None and member.size > windows.SMALL:
+        if not self._compression and member.stretches is None and member.size > member_files.SMALL:
             return self._in_place(member, name, stream), None
         try:
             file = self._spool.new(member.size)
             if member.size > member.stored:
                 expansion.add(member.size)
             fault = self._spool.fill(file, member.pieces(archive))
-        except SpoolError as error:
+        except member_files.SpoolError as error:
             return unread_video(shard, name, str(error), reading, refused=error.temporary), None
         if fault is not None and (is_storage_error(fault) or isinstance(fault, MemoryError)):
             raise fault  # the video is not damaged
@@ -162,7 +161,7 @@ class _Tar:
 
         def frames() -> Iterator[Frame]:
             here = stream.tell()
-            window = cast(BinaryIO, Window(stream, member.offset_data, member.size))
+            window = cast(BinaryIO, member_files.Window(stream, member.offset_data, member.size))
             yield from read_member(self._shard, name, window, self._reading)
             stream.seek(here)  # the archive is read on from there
 

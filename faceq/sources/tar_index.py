@@ -21,7 +21,7 @@ from faceq.sources.reading import Reading, open_shard
 from faceq.sources.samples import key_of, subkey_of
 from faceq.sources.tar import compression_in
 from faceq.sources.tar_archive import Archive, Member
-from faceq.sources.tar_members import content_of, is_hidden
+from faceq.sources.tar_members import is_hidden, kind_of_member
 from faceq.storage.filesystem import is_storage_error
 from faceq.table.schema import frame_id
 
@@ -82,7 +82,7 @@ def scan(shard: Shard, begin: int, end: int, reading: Reading, is_member: bool =
                     following = member.offset
                     break
                 hidden = is_hidden(member)
-                is_frame = not hidden and content_of(archive, member, reading) is not None
+                is_frame = not hidden and kind_of_member(archive, member, reading) is not None
                 offsets.append(member.offset)
                 ids.append(frame_id(shard.source, printable(member.name), 0) if is_frame else 0)
                 keys.append(0 if hidden else _checksum(key_of(member.name)))

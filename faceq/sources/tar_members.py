@@ -17,7 +17,7 @@ def is_hidden(member: Member) -> bool:
     return posixpath.basename(member.name).startswith(".")
 
 
-def content_of(archive: Archive, member: Member, reading: Reading) -> Kind | None:
+def kind_of_member(archive: Archive, member: Member, reading: Reading) -> Kind | None:
     """Whether a member contains a "picture" or a "video", readable or not; None for a sidecar. Call it before
     `member.read`.
 

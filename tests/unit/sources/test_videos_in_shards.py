@@ -26,12 +26,12 @@ from tars import write_tar
 from videos import noise, numbered, numbers, write_numbered, write_video
 
 from faceq.config import Limits, Video
-from faceq.sources import Findings, read_shards, reading, windows
+from faceq.sources import Findings, member_files, read_shards, reading
 from faceq.sources import clip as clip_reader
 from faceq.sources.frame import READ_SCHEMA, Frame, to_table
 from faceq.sources.listing import VIDEO_ENDINGS, Shard, list_shards
+from faceq.sources.member_files import Window
 from faceq.sources.reread import frames_of
-from faceq.sources.windows import Window
 from faceq.storage.settings import S3Settings
 from faceq.table.schema import BREAK
 
@@ -71,7 +71,7 @@ def members(frames: list[Frame]) -> dict[str | None, list[Frame]]:
 @pytest.fixture(autouse=True, params=["copied to memory", "in place or on disk"])
 def where(request, monkeypatch) -> str:
     """Where videos in tars are while they are decoded."""
-    monkeypatch.setattr(windows, "SMALL", 1 << 30 if request.param == "copied to memory" else 0)
+    monkeypatch.setattr(member_files, "SMALL", 1 << 30 if request.param == "copied to memory" else 0)
     return request.param
 
 
