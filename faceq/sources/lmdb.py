@@ -26,7 +26,7 @@ _PICKLE = re.compile(rb"\x80[\x02-\x05]")
 
 def read_lmdb(shard: Shard, reading: Reading) -> Iterator[Frame]:
     """Yield the frames of one LMDB file, in the order of their keys."""
-    wanted = reading.members.get(shard.source)
+    wanted = reading.wanted_members(shard.source)
     try:
         if is_remote(shard.source):
             raise UnsupportedError(

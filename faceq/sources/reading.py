@@ -89,9 +89,11 @@ class Reading:
         """Maximum size of a sidecar that is read; 0: sidecars are passed over."""
         return self.limits.frame_bytes if self.keep_sidecars else self.extra_bytes
 
-    def wanted_members(self, source: str) -> set[str]:
-        """The members of a source that are wanted, if not all are."""
-        return {member for member in (self.last or {}).get(source, {}) if member is not None}
+    def wanted_members(self, source: str) -> set[str] | None:
+        """The members of a source that are wanted; None: all are."""
+        if self.last is None:
+            return None
+        return {member for member in self.last.get(source, {}) if member is not None}
 
     def last_of(self, source: str, member: str | None) -> float:
         """The last frame of a video that is wanted: infinity if all are, -1 if none is."""
@@ -158,11 +160,12 @@ def version_of(file: os.stat_result) -> str:
 
 
 def open_shard(
-    shard: Shard, reading: Reading, ahead: int = READ_AHEAD, other: Kind | None = None
+    shard: Shard, reading: Reading, ahead: int | None = None, other: Kind | None = None
 ) -> BinaryIO:
     """Open the shard for reading from front to back, and set `reading.version` to its version.
 
-    `ahead`: number of extra bytes to request from S3. `other`: another kind that its content may have.
+    `ahead`: number of extra bytes to request from S3; READ_AHEAD if None. `other`: another kind that its
+    content may have.
 
     Raises:
         OtherKindError: its content is of another kind. `break_of` passes this error on to the caller that
@@ -174,7 +177,9 @@ def open_shard(
     else:
         files = filesystem(shard.source, reading.s3)
         try:
-            stream = files.open(shard.path, "rb", block_size=ahead, cache_type="readahead")
+            stream = files.open(
+                shard.path, "rb", block_size=READ_AHEAD if ahead is None else ahead, cache_type="readahead"
+            )
         except OSError as error:
             said = detailed_error(error, files, shard.path)
             raise said from said.__cause__  # the cause contains S3's response
@@ -250,7 +255,9 @@ def unread_video(shard: Shard, member: str, error: str, reading: Reading, refuse
 
 
 def _damage(error: Exception, where: str) -> str:
-    if isinstance(error, video.DamagedError | UnsupportedError | SpecialFileError | ChangedError):
+    if isinstance(
+        error, video.DamagedError | DamageError | UnsupportedError | SpecialFileError | ChangedError
+    ):
         return str(error)  # not "the rest is not read": frames after the damage may have been read
     return f"broken {where}: {_reason(error)}: the rest is not read"
 

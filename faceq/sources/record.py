@@ -16,7 +16,6 @@ from faceq.sources.record_file import KEPT, MAGIC, Record, Records
 from faceq.sources.record_header import Header, extra_of, holds_no_image, parsed
 from faceq.sources.record_index import Index, has_index, load_index
 from faceq.sources.sniff import ENOUGH
-from faceq.storage.filesystem import READ_AHEAD
 from faceq.table.schema import frame_id
 
 AT = "@"
@@ -30,11 +29,11 @@ _JUMP_AHEAD = 64 << 10
 
 def read_record_file(shard: Shard, reading: Reading) -> Iterator[Frame]:
     """Yield the frames of one RecordIO file, or of a part of it, in its order."""
-    wanted = None if reading.last is None else reading.wanted_members(shard.source)
+    wanted = reading.wanted_members(shard.source)
     at = 0
     try:
         is_jumping = wanted is not None and has_index(shard, reading)
-        with open_shard(shard, reading, _JUMP_AHEAD if is_jumping else READ_AHEAD) as stream:
+        with open_shard(shard, reading, _JUMP_AHEAD if is_jumping else None) as stream:
             file = records_of(stream, reading)
             index = _index_of(shard, reading)
             reader = _Reader(shard, reading, index)

@@ -267,7 +267,7 @@ def test_frames_that_are_done_are_not_encoded_again(pictures, tmp_path):
 def test_a_frame_is_read_again(pictures, kind, index, tmp_path):
     shard = shard_of(tmp_path, animated(pictures, kind), f"a.{kind.lower()}")
     wanted = read(shard)[index]
-    (again,) = read_again([shard.source], {wanted.id}, S3Settings(), animated=True)
+    (again,) = read_again({shard.source: {None: index}}, {wanted.id}, S3Settings(), animated=True)
     assert again == wanted
 
 

@@ -130,7 +130,7 @@ def test_values_that_are_no_images(tmp_path):
 def test_names_that_are_not_text_and_numbers(tmp_path):
     frames, _ = read(write(tmp_path / "bytes", {b"\xff\0a": JPEG}).parent)
     assert [frame.member for frame in frames] == ["\\xff\0a"]
-    (again,) = read_again([frames[0].source], {frames[0].id}, S3Settings(), {frames[0].source: {"\\xff\0a"}})
+    (again,) = read_again({frames[0].source: {"\\xff\0a": 0}}, {frames[0].id}, S3Settings())
     assert again == frames[0]
 
 
@@ -139,17 +139,11 @@ def test_single_frames_are_read_again_by_their_keys(tmp_path):
     path = write(tmp_path / "set", entries)
     frames, _ = read(path)
     for frame in random.Random(1).sample(frames, 30):
-        wanted = {frame.source: {frame.member}}
-        assert list(read_again([frame.source], {frame.id}, S3Settings(), wanted)) == [frame]
-    together = read_again(
-        [str(path)],
-        {frame.id for frame in frames},
-        S3Settings(),
-        {str(path): {frame.member for frame in frames}},
-    )
-    assert list(together) == frames
-    wanted = {str(path): {"8/00001.jpg", "0", "nothing"}}
-    assert list(read_again([str(path)], {1}, S3Settings(), wanted)) == []
+        assert list(read_again({frame.source: {frame.member: 0}}, {frame.id}, S3Settings())) == [frame]
+    last = {str(path): {frame.member: 0 for frame in frames}}
+    assert list(read_again(last, {frame.id for frame in frames}, S3Settings())) == frames
+    last = {str(path): dict.fromkeys(("8/00001.jpg", "0", "nothing"), 0)}
+    assert list(read_again(last, {1}, S3Settings())) == []
 
 
 def test_frames_with_a_row_are_not_read(tmp_path):

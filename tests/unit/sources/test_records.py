@@ -129,7 +129,7 @@ def test_repeated_keys_get_numbers(tmp_path):
         frames, _ = read(path)
         name = "7" if index else "0"
         assert [frame.member for frame in frames] == [name, f"{name}#2", f"{name}#3"]
-        (again,) = read_again([str(path)], {frames[2].id}, S3Settings(), {str(path): {frames[2].member}})
+        (again,) = read_again({str(path): {frames[2].member: 0}}, {frames[2].id}, S3Settings())
         assert again.image == picture(2)
 
 
@@ -192,7 +192,7 @@ def test_single_frames_are_read_again_by_the_index(tmp_path):
             data[begin:end] = bytes(end - begin)
     path.write_bytes(data)
     wanted = {frames[150].id, frames[20].id}
-    again = list(read_again([str(path)], wanted, S3Settings(), {str(path): {"150", "20"}}))
+    again = list(read_again({str(path): {"150": 0, "20": 0}}, wanted, S3Settings()))
     assert again == [frames[20], frames[150]]
 
 
@@ -345,7 +345,7 @@ def test_an_index_that_points_between_records(tmp_path):
     (unlisted,) = [frame for frame in frames if frame.member == f"@{at}"]
     assert unlisted.image == picture(2)
     assert "does not list 1 image, named by" in findings.notes[0]
-    (again,) = read_again([str(path)], {unlisted.id}, S3Settings(), {str(path): {unlisted.member}})
+    (again,) = read_again({str(path): {unlisted.member: 0}}, {unlisted.id}, S3Settings())
     assert again.image == picture(2)
 
 
@@ -491,7 +491,7 @@ def test_a_file_on_s3_and_its_parts(tmp_path):
         in_parts, _, finished = read_parts(parts, store.settings)
         assert in_parts == frames and finished == findings.finished
         wanted = {frames[80].id: "81"}
-        (again,) = read_again([uri], wanted, store.settings, {uri: {"81"}})
+        (again,) = read_again({uri: {"81": 0}}, wanted, store.settings)
         assert again.image == frames[80].image
         alone, _ = read(f"s3://{BUCKET}/alone.rec", store.settings)
         assert facts(alone) == facts(local)
@@ -501,7 +501,7 @@ def test_single_frames_on_s3_are_read_without_the_rest(tmp_path):
     path = write_records(tmp_path / "a.rec", plain(100, 50_000))
     with small_s3({each.name: each.read_bytes() for each in tmp_path.iterdir()}) as store:
         uri = f"s3://{BUCKET}/a.rec"
-        (frame,) = read_again([uri], {Frame(uri, "90", 0, None).id}, store.settings, {uri: {"90"}})
+        (frame,) = read_again({uri: {"90": 0}}, {Frame(uri, "90", 0, None).id}, store.settings)
         assert frame.image == picture(90, 50_000)
         reads = [each for each in store.reads() if each.key == "a.rec" and each.method == "GET"]
         ranges = [each.headers["range"].removeprefix("bytes=").split("-") for each in reads]
