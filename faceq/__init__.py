@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from faceq.job.pipeline import score
     from faceq.job.summary import Summary
     from faceq.query.rows import read_table
+    from faceq.selection.clips import clips
     from faceq.stages.scorer import Scorer, score_images
     from faceq.storage.settings import S3Settings
 
@@ -40,6 +41,7 @@ __all__ = [
     "Summary",
     "UsageError",
     "__version__",
+    "clips",
     "read_table",
     "score",
     "score_images",
@@ -50,6 +52,7 @@ _MODULES = {
     "S3Settings": "faceq.storage.settings",
     "Scorer": "faceq.stages.scorer",
     "Summary": "faceq.job.summary",
+    "clips": "faceq.selection.clips",
     "read_table": "faceq.query.rows",
     "score": "faceq.job.pipeline",
     "score_images": "faceq.stages.scorer",

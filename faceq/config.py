@@ -34,7 +34,7 @@ class Models(Strict):
 
 
 class Video(Strict):
-    """Which frames of a video to score. Default: all of them."""
+    """How videos are read."""
 
     fps: float | None = Field(
         None,
@@ -44,6 +44,11 @@ class Video(Strict):
         "seconds, by timestamp.",
     )
     every: int | None = Field(None, ge=1, description="Score every K-th frame of a video: frames 0, K, 2K, …")
+    shots: Literal["content", "none"] = Field(
+        "content",
+        description="How to find the shots of a video, for the column `shot`. `content`: by the pictures of "
+        "all its frames, also those that are not scored. `none`: not at all.",
+    )
 
     @model_validator(mode="after")
     def _check_exclusive(self) -> "Video":

@@ -23,6 +23,7 @@ COMMANDS = {
     "score": ("score", "score frames and write the result table"),
     "query": ("query", "show, count or export the rows of a table"),
     "explain": ("explain", "count the rows that each part of a condition rejects"),
+    "clips": ("clips", "find stretches of videos whose frames fulfil a condition"),
     "report": ("report", "write an HTML page about a table"),
     "inspect": ("inspect", "score single images and show what was found"),
     "compact": ("compact", "copy a table into few large sorted files"),

@@ -3,19 +3,17 @@
 import argparse
 import logging
 import re
-import sys
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import rich.console
-import rich.markup
 import rich.progress
-import rich.table
 
 from faceq.cli.arguments import positive
 from faceq.cli.filters import add_condition_arguments, filtered
+from faceq.cli.rows import print_rows
 from faceq.cli.settings import add_config_arguments, load_settings
 from faceq.errors import UsageError
 from faceq.messages.visible import visible
@@ -188,7 +186,7 @@ def _show(rows: Any, options: argparse.Namespace) -> None:
         if not options.columns:
             shown = _without_video_columns(shown)
         total = rows.count(rows.chosen(options.where))
-    _print_rows(shown)
+    print_rows(shown)
     print(f"{len(shown):,} of {total:,} rows")
     ranges = _ranges(rows, options.where) if options.where and not total else ""
     if ranges:
@@ -224,20 +222,3 @@ def _first(batches: Iterable[pa.Table]) -> tuple[pa.Table, int]:
             first.append(batch[: ROWS_SHOWN - total])
         total += len(batch)
     return pa.concat_tables(first) if first else pa.table({}), total
-
-
-def _print_rows(rows: pa.Table) -> None:
-    from faceq.query.rows import display  # noqa: PLC0415 - as above
-
-    terminal = sys.stdout.isatty()
-    shown = rich.table.Table(box=None, pad_edge=False)
-    for field in rows.schema:
-        left = pa.types.is_string(field.type)
-        justify: Literal["left", "right"] = "left" if left else "right"
-        # A pipe has no width: each row is one line there.
-        title = rich.markup.escape(visible(field.name))
-        shown.add_column(title, justify=justify, overflow="fold", no_wrap=not terminal)
-    for row in zip(*(column.to_pylist() for column in rows.columns), strict=True):
-        shown.add_row(*(rich.markup.escape(visible(display(value))) for value in row))
-    width = None if terminal else max(80, rich.console.Console(width=1 << 20).measure(shown).maximum)
-    rich.console.Console(width=width).print(shown)

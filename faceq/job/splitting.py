@@ -126,7 +126,8 @@ def _look(
     reading = _reading(settings)
     try:
         with open_shard(shard, reading) as stream:
-            return look(stream, number, count, settings.limits.source_memory), reading.version
+            with_shots = settings.sampling.shots != "none"
+            return look(stream, number, count, settings.limits.source_memory, with_shots), reading.version
     except UndividedError as error:
         return str(error)
 

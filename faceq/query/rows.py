@@ -196,9 +196,13 @@ class Rows:
         self, rows: duckdb.DuckDBPyRelation, column: str, known: pa.Table
     ) -> duckdb.DuckDBPyRelation:
         """The rows whose value in a column occurs in the same column of a table in memory."""
+        return self.over(rows, f"FROM {{rows}} SEMI JOIN {self.name_of(known)} USING ({quoted(column)})")
+
+    def name_of(self, known: pa.Table) -> str:
+        """A name by which SQL statements can refer to a table in memory."""
         name = f"known_{next(self._numbers)}"
         self._connection.register(name, known)
-        return self.over(rows, f"FROM {{rows}} SEMI JOIN {name} USING ({quoted(column)})")
+        return name
 
     def _make_view(self, files: list[str], alike: bool) -> None:
         """`alike`: all files have the same columns, so that DuckDB needs to read only the first one's: every

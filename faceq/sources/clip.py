@@ -76,7 +76,9 @@ def _chosen(
     stream.seek(0)
     span = shard.span if isinstance(shard, VideoPart) else None
     if span is None:
-        return video.sample(video.read(stream, memory, note), reading.sampling)
+        frames = video.read(stream, memory, note)
+        frames = frames if reading.sampling.shots == "none" else video.numbered(frames)
+        return video.sample(frames, reading.sampling)
     return video.sample(video.read_span(stream, span, memory, note), reading.sampling, span.previous)
 
 
@@ -86,6 +88,6 @@ def _frame(
     time = float(frame.time)
     if frame_id(source, member, frame.index) in reading.done:
         return Frame(source, member, frame.index, None, done=True, timestamp_s=time)
-    if frame.fault:
-        return Frame(source, member, frame.index, None, error=frame.fault, timestamp_s=time)
-    return Frame(source, member, frame.index, packed.pack(frame.pixels()), timestamp_s=time)
+    image = None if frame.fault else packed.pack(frame.pixels())
+    error = frame.fault or None
+    return Frame(source, member, frame.index, image, error, timestamp_s=time, shot=frame.shot)

@@ -36,8 +36,8 @@ class Frame:
     image: encoded bytes; None if the frame could not be read (then `error` says why) or is already
     `done`. timestamp_s: seconds since the first frame of its video. refused: the storage returned no data, as
     opposed to damaged data. unseen: the storage has nothing by that name, and the input was never listed (for
-    example, it comes from a manifest). extra: what came with the frame, a JSON object. sidecars: the files
-    that came with it, if they were asked for.
+    example, it comes from a manifest). extra: what came with the frame, a JSON object. shot: number of its
+    shot in its video. sidecars: the files that came with it, if they were asked for.
     """
 
     source: str
@@ -50,6 +50,7 @@ class Frame:
     done: bool = False
     timestamp_s: float | None = None
     extra: str | None = None
+    shot: int | None = None
     sidecars: Sidecars = NO_SIDECARS
 
     @property
@@ -57,7 +58,17 @@ class Frame:
         return frame_id(self.source, self.member, self.frame_index)
 
 
-_READ_COLUMNS = ("frame_id", "source", "member", "frame_index", "timestamp_s", "status", "error", "extra")
+_READ_COLUMNS = (
+    "frame_id",
+    "source",
+    "member",
+    "frame_index",
+    "timestamp_s",
+    "status",
+    "error",
+    "extra",
+    "shot",
+)
 READ_SCHEMA = pa.schema(
     [pa.field(name, SCHEMA.field(name).type) for name in _READ_COLUMNS] + [pa.field("image", pa.binary())]
 )
@@ -90,6 +101,7 @@ def to_table(frames: Iterable[Frame]) -> pa.Table:
             "status": "unreadable" if frame.image is None else None,
             "error": frame.error,
             "extra": frame.extra,
+            "shot": frame.shot,
             "image": frame.image,
         }
         for frame in frames

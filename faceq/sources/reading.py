@@ -31,7 +31,7 @@ from faceq.storage.settings import S3Settings
 from faceq.table.finished_shards import Finished, FinishedPart
 from faceq.table.schema import BREAK, frame_id
 
-EVERY_FRAME = Video()
+EVERY_FRAME = Video(shots="none")
 
 DEFLATE_RATIO = 1032
 """Maximum compression ratio of gzip and ZIP."""

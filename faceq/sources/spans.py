@@ -20,6 +20,8 @@ class Span:
     begin: its first coded frame. end: the timestamp at which the next piece begins; None for the last one.
     index: of its first frame. frames: number of frames. origin: timestamp of the video's first frame.
     previous: time of the frame before this piece, in seconds, with its `rounding`; None for the first piece.
+    shot: number of the shot of its first frame; None if shots were not looked for. cuts: index of the first
+    frame of each further shot that begins in it.
     """
 
     begin: Key
@@ -28,3 +30,5 @@ class Span:
     frames: int
     origin: int
     previous: Fraction | None
+    shot: int | None = None
+    cuts: tuple[int, ...] = ()

@@ -228,6 +228,13 @@ COLUMNS = (
         null="nothing came with the frame",
     ),
     Column(
+        "shot",
+        pa.int32(),
+        "Number of the shot within its video. A shot ends where another camera or another recording begins.",
+        range="≥ 0",
+        null="the frame is not from a video, or `video.shots` is `none`",
+    ),
+    Column(
         "run_id",
         pa.string(),
         "The run that wrote the row. Its record is `TABLE/_faceq/run-<run_id>.json`.",

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator
 from itertools import zip_longest
 from pathlib import Path
 
-from jobs.reference_pages import columns, commands, filters, settings
+from jobs.reference_pages import clips, columns, commands, filters, settings
 
 ROOT = Path(__file__).parents[2]
 
 PAGES: dict[str, Callable[[], str]] = {
+    "docs/reference/clips.md": clips.page,
     "docs/reference/columns.md": columns.page,
     "docs/reference/commands.md": commands.page,
     "docs/reference/filters.md": filters.page,

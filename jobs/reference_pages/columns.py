@@ -39,14 +39,17 @@ _WORDS = {
 }
 
 
+TITLES = ("column", "type", "values", "meaning", "null when")
+
+
 def page() -> str:
     """The whole page as Markdown."""
-    titles = ("column", "type", "values", "meaning", "null when")
-    rows = [_cells(column) for column in (*COLUMNS, EMBEDDING_COLUMN)]
-    return WRITTEN + _HEAD + table(titles, rows) + _MORE
+    rows = [cells(column) for column in (*COLUMNS, EMBEDDING_COLUMN)]
+    return WRITTEN + _HEAD + table(TITLES, rows) + _MORE
 
 
-def _cells(column: Column) -> tuple[str, ...]:
+def cells(column: Column) -> tuple[str, ...]:
+    """A row of a table of columns with TITLES."""
     type_ = _WORDS[column.type]
     values = ", ".join(filter(None, (column.unit, column.range)))
     return f"`{column.name}`", type_, values, column.meaning, column.null

@@ -124,6 +124,7 @@ def _frames(
         **_where(known, **{measure.name: generator.random(count) for measure in MEASURES}),
         **_where(scored, mask_coverage=side**2 * 0.7 / (WIDTH * HEIGHT), dbcnn=quality),
         "extra": pa.nulls(count, pa.string()),
+        "shot": pa.nulls(count, pa.int32()),
         "run_id": np.full(count, run_id),
     }
     return pa.table({name: pa.array(values[name]).cast(columns.field(name).type) for name in columns.names})

@@ -42,7 +42,7 @@ def split_video(shard: Shard, count: int, **limits) -> list[Shard]:
     pieces = []
     for number in range(count):
         with LocalFile(shard.path) as file:
-            pieces.append(look(file, number, count, memory))
+            pieces.append(look(file, number, count, memory, with_shots=True))
     return video_parts(shard, spans(pieces), version_of(os.stat(shard.path)))
 
 

@@ -41,6 +41,11 @@ class AnimationFrame:
     rounding: Fraction = Fraction(0)
 
     @property
+    def shot(self) -> None:
+        """Always None: an animation is not divided into shots."""
+        return None
+
+    @property
     def fault(self) -> str:
         """Always empty, because a damaged frame ends the animation; see VideoFrame."""
         return ""

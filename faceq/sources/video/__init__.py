@@ -8,5 +8,6 @@ from faceq.sources.video.errors import DamagedError
 from faceq.sources.video.picture import VideoFrame
 from faceq.sources.video.pieces import read_span
 from faceq.sources.video.reading import read, sample
+from faceq.sources.video.shots import numbered
 
-__all__ = ["DamagedError", "VideoFrame", "read", "read_span", "sample"]
+__all__ = ["DamagedError", "VideoFrame", "numbered", "read", "read_span", "sample"]

@@ -35,7 +35,7 @@ class VideoFrame:
     index: position among all frames that could be decoded, in display order, from 0. time: seconds since
     frame 0. rounding: maximum error of the time, in seconds, because the file rounds it. damaged: the decoder
     found errors and concealed them. aspect: width of a pixel divided by its height. matrix: the video's
-    display matrix.
+    display matrix. shot: number of its shot, from 0; None if shots were not looked for.
     """
 
     index: int
@@ -45,6 +45,7 @@ class VideoFrame:
     decoded: av.VideoFrame
     aspect: Fraction
     matrix: np.ndarray | None
+    shot: int | None = None
 
     @property
     def size(self) -> tuple[int, int]:

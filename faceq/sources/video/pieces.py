@@ -7,9 +7,11 @@ is the rank of its timestamp. Each piece is decoded beyond its end, and these fr
 first ones of the next piece: a decoder that starts there must return the same pixels.
 """
 
+import bisect
 import itertools
 import re
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -28,10 +30,12 @@ from faceq.sources.video.errors import DamagedError
 from faceq.sources.video.file import WatchedFile
 from faceq.sources.video.picture import VideoFrame
 from faceq.sources.video.reading import display_matrix, opened
+from faceq.sources.video.shots import REACH, Mark, Shrinking, begin_shots, marks
 from faceq.sources.video.streams import choose
 
-COMPARED = 8
-"""Number of frames that both decoders of a cut return."""
+COMPARED = 2 * REACH
+"""Number of frames that both decoders of a cut return. The marks of the first REACH frames of a piece come
+from the piece before."""
 
 _FORMATS = ("mp4", "matroska")
 """Containers with an index of their key frames, by a part of their names."""
@@ -56,7 +60,8 @@ class Piece:
     begin: its first coded frame. end: the first one of the next piece. None: there is none. frames: number of
     frames; first, last: timestamps of the first and the last one. looks: what the frames have in common.
     head, beyond: timestamps and checksums of the first frames of this piece, and of the next one. listed:
-    number of coded frames of the whole video, if the container states it. unit, rounding: of `Clock`.
+    number of coded frames of the whole video, if the container states it. unit, rounding: of `Clock`. marks:
+    of its frames and those after it (see `shots`); empty if shots are not looked for.
     """
 
     begin: Key | None
@@ -70,9 +75,10 @@ class Piece:
     listed: int | None
     unit: Fraction
     rounding: Fraction
+    marks: list[Mark]
 
 
-def look(file: BinaryIO, number: int, pieces: int, memory: int) -> Piece:
+def look(file: BinaryIO, number: int, pieces: int, memory: int, with_shots: bool = False) -> Piece:
     """Decode a piece of a video, to find out whether the video can be divided.
 
     Args:
@@ -80,6 +86,7 @@ def look(file: BinaryIO, number: int, pieces: int, memory: int) -> Piece:
         number: index of the piece. It begins at the first key frame after this share of the duration.
         pieces: number of pieces.
         memory: maximum bytes of the video's index.
+        with_shots: also look for shots.
 
     Raises:
         UndividedError: the video cannot be divided.
@@ -90,7 +97,7 @@ def look(file: BinaryIO, number: int, pieces: int, memory: int) -> Piece:
     with opened(watched) as container:
         stream, _ = choose(container, watched)
         _check_format(container, stream)
-        piece = _Look(container, stream, watched, number, pieces).piece()
+        piece = _Look(container, stream, watched, number, pieces).piece(with_shots)
     if watched.fault is not None:
         raise watched.fault
     if watched.second is not None:
@@ -133,45 +140,56 @@ class _Look:
         self._from, self._to = (start + length * each // pieces for each in (number, number + 1))
         self._begin: Key | None = None
         self._end: Key | None = None
-        self._stamps: list[int] = []
+        self._stamps: list[int] = []  # of coded frames
+        self._shown: list[int] = []  # timestamps of decoded frames
+        self._sums: list[tuple[int, int]] = []
+        self._beyond: list[tuple[int, int]] = []
+        self._looks: set[tuple[Any, ...]] = set()
+        self._matrix = b""
         self._tally, self._clock = Tally(), Clock(container, stream)
 
-    def piece(self) -> Piece:
+    def piece(self, with_shots: bool) -> Piece:
         decoding = Decoding(self._container, self._stream, self._file, self._tally, self._clock)
         if not self._is_first:
             _seek(self._container, self._stream, self._from)
-        frames = decoding.frames(self._selected(decoding.packets()))
-        shown: list[int] = []
-        sums: list[tuple[int, int]] = []
-        beyond: list[tuple[int, int]] = []
-        looks: set[tuple[Any, ...]] = set()
-        matrix = b""
-        for frame, aspect in frames:
-            if frame.is_corrupt or frame.interlaced_frame or frame.pts is None:
-                raise UndividedError("it has interlaced or damaged frames, or frames without a time")
-            matrix = matrix if looks else _matrix(frame)
-            looks.add(_look(frame, aspect))
-            is_beyond = self._end is not None and frame.pts >= self._end.pts
-            if is_beyond or len(sums) < COMPARED:
-                (beyond if is_beyond else sums).append((frame.pts, _checksum(frame)))
-            if not is_beyond:
-                shown.append(frame.pts)
-            if len(beyond) == COMPARED:
-                break
-        self._check(shown, looks)
+        frames = self._noted(decoding.frames(self._selected(decoding.packets())))
+        found: list[Mark] = []
+        if with_shots:
+            found = list(marks(map(Shrinking(), frames)))
+        else:
+            deque(frames, maxlen=0)
+        self._check()
+        shown, sums, beyond = self._shown, self._sums, self._beyond
         return Piece(
             begin=self._begin,
             end=self._end,
             frames=len(shown),
             first=shown[0] if shown else 0,
             last=shown[-1] if shown else 0,
-            looks=(*next(iter(looks), ()), matrix),
+            looks=(*next(iter(self._looks), ()), self._matrix),
             head=[*sums, *beyond][:COMPARED],
             beyond=beyond,
             listed=self._stream.frames or None,
             unit=self._clock.unit,
             rounding=self._clock.rounding,
+            marks=found,
         )
+
+    def _noted(self, frames: Iterable[tuple[av.VideoFrame, Fraction]]) -> Iterator[av.VideoFrame]:
+        """The frames of the piece and the first ones after it; what they show is noted on the way."""
+        for frame, aspect in frames:
+            if frame.is_corrupt or frame.interlaced_frame or frame.pts is None:
+                raise UndividedError("it has interlaced or damaged frames, or frames without a time")
+            self._matrix = self._matrix if self._looks else _matrix(frame)
+            self._looks.add(_look(frame, aspect))
+            is_beyond = self._end is not None and frame.pts >= self._end.pts
+            if is_beyond or len(self._sums) < COMPARED:
+                (self._beyond if is_beyond else self._sums).append((frame.pts, _checksum(frame)))
+            if not is_beyond:
+                self._shown.append(frame.pts)
+            yield frame
+            if len(self._beyond) == COMPARED:
+                return
 
     def _selected(self, packets: Iterable[av.Packet]) -> Iterator[av.Packet]:
         """The coded frames of the piece and those after it."""
@@ -199,10 +217,10 @@ class _Look:
             raise UndividedError("frames after a key frame may depend on frames before it")
         return True
 
-    def _check(self, shown: Sequence[int], looks: set[tuple[Any, ...]]) -> None:
-        if shown != sorted(set(self._stamps)) or len(shown) != len(self._stamps):
+    def _check(self) -> None:
+        if self._shown != sorted(set(self._stamps)) or len(self._shown) != len(self._stamps):
             raise UndividedError("some coded frames do not give one frame each, in the order of their times")
-        if len(looks) > 1:
+        if len(self._looks) > 1:
             raise UndividedError("the size or the format of its frames changes")
         tally = self._tally
         if tally.refused or tally.empty or tally.encrypted or tally.stopped:
@@ -231,16 +249,30 @@ def spans(pieces: Sequence[Piece]) -> list[Span]:
     count = sum(piece.frames for piece in used)
     if used and used[0].listed not in (None, count):
         raise UndividedError("its number of frames differs from that in its index")
+    shots = list(itertools.accumulate(map(int, begin_shots(_joined(used)))))
     found: list[Span] = []
     index = 0
     previous = None
     for piece in used:
         assert piece.begin is not None
         end = None if piece.end is None else piece.end.pts
-        found.append(Span(piece.begin, end, index, piece.frames, used[0].first, previous))
+        own = range(index, index + piece.frames)
+        shot = shots[index] if shots else None
+        cuts = tuple(i for i in own[1:] if shots[i] > shots[i - 1]) if shots else ()
+        found.append(Span(piece.begin, end, index, piece.frames, used[0].first, previous, shot, cuts))
         index += piece.frames
         previous = (piece.last - used[0].first) * piece.unit + piece.rounding
     return found
+
+
+def _joined(pieces: Sequence[Piece]) -> Iterator[Mark]:
+    """The marks of all frames of a video. Those of the first REACH frames of a piece depend on frames before
+    them, so they come from a piece before it."""
+    marked: list[Mark] = []  # of the frames from `index` on, from pieces before this one
+    for piece in pieces:
+        own = [*marked[:REACH], *piece.marks[len(marked[:REACH]) :]]
+        yield from own[: piece.frames]
+        marked = own[piece.frames :]
 
 
 def read_span(
@@ -270,7 +302,8 @@ def read_span(
             matrix = matrix if count else display_matrix(frame)
             time = (frame.pts - span.origin) * clock.unit
             index = span.index + count
-            yield VideoFrame(index, time, clock.rounding, frame.is_corrupt, frame, aspect, matrix)
+            shot = None if span.shot is None else span.shot + bisect.bisect_right(span.cuts, index)
+            yield VideoFrame(index, time, clock.rounding, frame.is_corrupt, frame, aspect, matrix, shot)
             count += 1
     if watched.fault is not None:
         raise watched.fault

@@ -27,7 +27,8 @@ def test_a_stale_page_is_named_with_its_first_wrong_line(tmp_path):
     edited.write_text("\n".join(lines), encoding="utf-8")
     missing.unlink()
     what = "stale page: run `python -m jobs.reference_pages` and commit the result"
-    expected = [f"docs/reference/columns.md:7: {what}", f"docs/reference/commands.md:1: {what}"]
+    first, second, *_ = reference_pages.PAGES
+    expected = [f"{first}:7: {what}", f"{second}:1: {what}"]
     assert list(reference_pages.stale(tmp_path)) == expected
     reference_pages.write(tmp_path)
     assert list(reference_pages.stale(tmp_path)) == []

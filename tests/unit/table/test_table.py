@@ -34,7 +34,7 @@ def test_columns_are_those_of_the_contract():
         "serfiq_raw serfiq embedding_norm dhash mask_coverage dbcnn "
         "single_face eye_distance head_size face_inside margin_left margin_right margin_above margin_below "
         "eyes_open mouth_open sharpness noise compression luminance_mean luminance_variance under_exposed "
-        "over_exposed dynamic_range illumination_uniformity natural_colour extra run_id"
+        "over_exposed dynamic_range illumination_uniformity natural_colour extra shot run_id"
     )
     assert SCHEMA.names == names.split()
     assert SCHEMA.field("frame_id").type == pa.int64()

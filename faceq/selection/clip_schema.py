@@ -1,0 +1,99 @@
+"""The columns of clips."""
+
+import pyarrow as pa
+
+from faceq.table.column import Column
+from faceq.table.measure_columns import MEASURES
+
+SUMMARISED = ("serfiq", "dbcnn", "face_confidence", *(measure.name for measure in MEASURES))
+"""Columns of the table of which a clip has the mean, the minimum and the 10th percentile."""
+
+_NO_FACES = "no frame of the clip has a face"
+
+
+def _angle(name: str) -> tuple[Column, Column]:
+    return (
+        Column(f"{name}_min", pa.float32(), f"Smallest `{name}` of its frames.", "degrees", null=_NO_FACES),
+        Column(f"{name}_max", pa.float32(), f"Largest `{name}` of its frames.", "degrees", null=_NO_FACES),
+    )
+
+
+COLUMNS = (
+    Column(
+        "clip_id",
+        pa.string(),
+        "A name that no other clip has: the `frame_id` of its first frame in 16 hexadecimal digits, a "
+        "hyphen, and `end_frame`.",
+    ),
+    Column("source", pa.string(), "`source` of the video in the result table."),
+    Column("member", pa.string(), "`member` of the video.", null="the video is a file of its own"),
+    Column(
+        "shot", pa.int32(), "Number of the shot in the video.", range="≥ 0", null="the table has no shots"
+    ),
+    Column("start_s", pa.float64(), "`timestamp_s` of its first frame.", "seconds", "≥ 0"),
+    Column("end_s", pa.float64(), "`timestamp_s` of its last frame.", "seconds", "≥ `start_s`"),
+    Column("start_frame", pa.int32(), "`frame_index` of its first frame.", range="≥ 0"),
+    Column("end_frame", pa.int32(), "`frame_index` of its last frame.", range="≥ `start_frame`"),
+    Column(
+        "frames", pa.int32(), "Number of its frames in the result table, also those in gaps.", range="≥ 1"
+    ),
+    Column("share", pa.float32(), "Share of these frames that fulfil the condition.", range="0 to 1"),
+    Column(
+        "best_frame",
+        pa.int32(),
+        "`frame_index` of the frame with the highest `dbcnn`, the first one of several.",
+        range="≥ 0",
+        null="no frame of the clip has a `dbcnn`",
+    ),
+    Column("one_face", pa.float32(), "Share of its frames with exactly one face.", range="0 to 1"),
+    Column(
+        "smallest_face",
+        pa.float32(),
+        "Shorter side of the smallest face box of its frames.",
+        "pixels",
+        "> 0",
+        _NO_FACES,
+    ),
+    *(column for name in ("yaw", "pitch", "roll") for column in _angle(name)),
+    Column(
+        "motion_mean",
+        pa.float32(),
+        "Mean speed of the centre of the face box, from frame to frame.",
+        "widths of the face per second",
+        "≥ 0",
+        "no two adjacent frames have a face",
+    ),
+    Column(
+        "motion_max",
+        pa.float32(),
+        "Highest speed of the centre of the face box, from frame to frame.",
+        "widths of the face per second",
+        "≥ 0",
+        "no two adjacent frames have a face",
+    ),
+)
+"""The columns of clips, before those of SUMMARISED and IDENTITY."""
+
+IDENTITY = Column(
+    "identity",
+    pa.float32(),
+    "Lowest cosine between the embedding of one of its frames and the mean of all. If it is low, a frame "
+    "shows somebody else. Only for tables with embeddings.",
+    range="-1 to 1",
+    null="no frame of the clip has an embedding",
+)
+
+SUMMARIES = {
+    "mean": "the mean",
+    "min": "the minimum",
+    "p10": "the 10th percentile: a tenth of the frames is below",
+}
+"""What is computed of each of SUMMARISED, by the end of the column's name. All are float32. They are null if
+no frame of the clip has a value."""
+
+
+def schema(embeddings: bool) -> pa.Schema:
+    """The columns of clips of a table with or without embeddings."""
+    names = [f"{name}_{end}" for name in SUMMARISED for end in SUMMARIES]
+    fields = [column.field for column in (*COLUMNS, *((IDENTITY,) if embeddings else ()))]
+    return pa.schema([*fields, *(pa.field(name, pa.float32()) for name in names)])

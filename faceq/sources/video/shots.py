@@ -1,0 +1,183 @@
+"""Find the shots of a video: where a cut, a fade or a dissolve separates one camera's picture from another's.
+
+Everything is decided on pictures of 32x18 pixels. Three rules, measured by `python -m
+jobs.benchmarks.measure_shots`:
+
+- A cut: a frame differs from the one before by three times as much as its neighbours do from theirs, as in
+  PySceneDetect's adaptive detector (https://www.scenedetect.com), and the pictures on both sides differ
+  lastingly. A flash of up to two frames is no cut: the picture from before returns.
+- A dissolve or a fade: over 17 frames, the pictures are mixtures of the first and the last one, in proportion
+  to time, and these are not alike. Moving people do not look like that; a moving camera does only if all it
+  shows is blurred, and then the first and the last picture are alike.
+- A flat picture between different ones: black or any other colour, as between fading out and fading in.
+
+A slow transition is one boundary. It lies at the first frame to which one of the last two rules applies, so
+that a few mixed frames precede it and the others follow.
+"""
+
+import itertools
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import av
+import numpy as np
+from av.video.reformatter import Interpolation, VideoReformatter
+
+from faceq.sources.video.picture import VideoFrame
+
+REACH = 8
+"""Number of frames on either side of a frame that decide its mark."""
+
+AROUND = 2
+"""Number of marks on either side of a frame with which its change is compared."""
+
+_SAMPLED = (64, 36)
+_RESAMPLING = Interpolation.FAST_BILINEAR | Interpolation.BITEXACT
+
+_LEAST_CHANGE = 4.0  # mean difference of the values, 0..255: less is no cut
+_RATIO = 3.0  # of the change at a cut to that of its neighbours
+_LASTING = 0.5  # share of the change by which all pictures before a cut must differ from all after it
+_SIDE = 3  # pictures on each side that are compared for that
+_LEAST_MIX = 8.0  # mean difference between the ends of a slow transition
+_MIX_ERROR = 0.25  # mean difference of a picture from a mixture, as a share of that
+_MIX_AT = (REACH - 3, REACH, REACH + 3)  # pictures that are compared, of 2 * REACH + 1
+_ALIKE = 0.7  # correlation of the luma of the ends, from which on they are alike
+_FLAT = 3.0  # standard deviation of the luma of a picture without detail
+_QUIET = 2 * REACH  # frames without a sign of a slow transition that end it
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What the pictures around a frame show.
+
+    change: mean difference from the frame before, 0..255; 0 for the first frame. lasts: the pictures before
+    the frame differ from those after it. slow: the frame is in the middle of a fade or a dissolve, or flat.
+    """
+
+    change: float
+    lasts: bool
+    slow: bool
+
+
+def numbered(frames: Iterable[VideoFrame]) -> Iterator[VideoFrame]:
+    """Yield the frames of a video with the numbers of their shots, from 0. Ten frames are held back.
+
+    An error that `frames` raises is raised after all frames before it.
+    """
+    ahead: deque[VideoFrame] = deque()
+    faults: list[Exception] = []
+
+    def noted() -> Iterator[av.VideoFrame]:
+        try:
+            for frame in frames:
+                ahead.append(frame)
+                yield frame.decoded
+        except Exception as error:
+            faults.append(error)
+
+    number = 0
+    for begins in begin_shots(marks(map(Shrinking(), noted()))):
+        number += begins
+        yield replace(ahead.popleft(), shot=number)
+    if faults:
+        raise faults[0]
+
+
+def begin_shots(found: Iterable[Mark]) -> Iterator[bool]:
+    """Whether a shot begins at each frame, from the marks of all frames in order. Not at the first one."""
+    quiet = _QUIET + 1  # frames since the last sign of a slow transition
+    for before, mark, after in _windows(found, AROUND):
+        around = [other.change for other in (*before, *after) if other.change > 0]
+        usual = sum(around) / len(around) if around else 0.0
+        is_cut = mark.lasts and mark.change >= max(_LEAST_CHANGE, _RATIO * usual)
+        begins = is_cut or (mark.slow and quiet > _QUIET)
+        quiet = 0 if mark.slow else quiet + 1
+        yield begins and bool(before)
+
+
+def marks(pictures: Iterable[np.ndarray]) -> Iterator[Mark]:
+    """The marks of pictures, (N,) float32 each, of one size, the luma first."""
+    for before, picture, after in _windows(pictures, REACH):
+        change = _difference(before[-1], picture) if before else 0.0
+        lasts = change >= _LEAST_CHANGE and _lasts(before, [picture, *after], change)
+        yield Mark(change, lasts, _is_slow([*before, picture, *after]))
+
+
+def _lasts(before: list[np.ndarray], after: list[np.ndarray], change: float) -> bool:
+    least = _LASTING * change
+    pairs = itertools.product(before[-_SIDE:], after[:_SIDE])
+    return all(_difference(first, second) >= least for first, second in pairs)
+
+
+def _is_slow(pictures: list[np.ndarray]) -> bool:
+    """Whether the middle one of 2 * REACH + 1 pictures is flat, or all are mixtures of the first and the last
+    one, which must differ."""
+    if len(pictures) < 2 * REACH + 1:
+        return False
+    first, last = pictures[0], pictures[-1]
+    apart = _difference(first, last)
+    if _luma(pictures[REACH]).std() < _FLAT:
+        return apart >= _LEAST_MIX or _is_fading(pictures)
+    if apart < _LEAST_MIX:
+        return False
+    is_mixed = all(
+        _difference(pictures[at], first + at / (2 * REACH) * (last - first)) < _MIX_ERROR * apart
+        for at in _MIX_AT
+    )
+    return is_mixed and _correlation(_luma(first), _luma(last)) < _ALIKE
+
+
+def _is_fading(pictures: list[np.ndarray]) -> bool:
+    """Whether detail goes and comes back gradually around the middle picture, unlike at a flash."""
+    first, before, after, last = (_luma(pictures[at]).std() for at in (0, REACH - 1, REACH + 1, 2 * REACH))
+    return bool(2 * before < first and 2 * after < last)
+
+
+def _luma(picture: np.ndarray) -> np.ndarray:
+    return picture[: picture.size // 3]
+
+
+def _correlation(first: np.ndarray, second: np.ndarray) -> float:
+    """Pearson's correlation; 0 if one of them is constant."""
+    a, b = first - first.mean(), second - second.mean()
+    scale = float(np.sqrt((a @ a) * (b @ b)))
+    return float(a @ b) / scale if scale else 0.0
+
+
+def _difference(first: np.ndarray, second: np.ndarray) -> float:
+    return float(np.abs(first - second).mean())
+
+
+class Shrinking:
+    """Turns frames into small pictures, (3 * 18 * 32,) float32: Y, Cb and Cr, 0..255.
+
+    FFmpeg's fastest way to shrink takes few of the pixels, so four times as many are averaged here. Averages
+    of all pixels take five times as long.
+    """
+
+    def __init__(self) -> None:
+        self._reformatter = VideoReformatter()  # it keeps its tables from frame to frame
+
+    def __call__(self, frame: av.VideoFrame) -> np.ndarray:
+        small = self._reformatter.reformat(frame, *_SAMPLED, "yuv444p", interpolation=_RESAMPLING, threads=1)
+        samples = small.to_ndarray().astype(np.float32)
+        averages = samples[:, ::2] + samples[:, 1::2]
+        return ((averages[:, :, ::2] + averages[:, :, 1::2]) * np.float32(0.25)).ravel()
+
+
+def _windows(items: Iterable[Item], reach: int) -> Iterator[tuple[list[Item], Item, list[Item]]]:
+    """Each item, with up to `reach` items before it and as many after it."""
+    source = iter(items)
+    before: deque[Item] = deque(maxlen=reach)
+    after = deque(itertools.islice(source, reach))
+    while True:
+        after.extend(itertools.islice(source, 1))
+        if not after:
+            return
+        item = after.popleft()
+        yield list(before), item, list(after)
+        before.append(item)

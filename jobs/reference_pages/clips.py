@@ -1,0 +1,35 @@
+"""The page of the columns of clips, generated from the descriptions in `faceq.selection.clip_schema`."""
+
+from faceq.selection.clip_schema import COLUMNS, IDENTITY, SUMMARIES, SUMMARISED
+from jobs.reference_pages.columns import TITLES, cells
+from jobs.reference_pages.markdown import WRITTEN, table
+
+_HEAD = """\
+# Clips
+
+`faceq clips` and `faceq.clips` return one row for each clip, sorted by source, member and time.
+[Find clips in videos](../how-to/clips.md) shows how to use them.
+
+"""
+
+
+def page() -> str:
+    """The whole page as Markdown."""
+    names = ", ".join(f"`{name}`" for name in SUMMARISED)
+    ends = "\n".join(f"- `…_{end}`: {meaning}." for end, meaning in SUMMARIES.items())
+    return (
+        WRITTEN
+        + _HEAD
+        + table(TITLES, [cells(column) for column in (*COLUMNS, IDENTITY)])
+        + f"""
+## Scores and measures
+
+These columns of the [result table](columns.md) are summarised: {names}.
+
+For each of them there are three columns of type float32, over all frames of the clip that have a value:
+
+{ends}
+
+They are null if no frame of the clip has a value.
+"""
+    )
