@@ -67,6 +67,16 @@ def write_video(
     return path
 
 
+def only_sound(path: Path) -> bytes:
+    """A file with sound and no video."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", 44100)
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+        silence.sample_rate = 44100
+        container.mux([*stream.encode(silence), *stream.encode()])
+    return path.read_bytes()
+
+
 def write_numbered(path: Path, count: int = 50, **options) -> Path:
     return write_video(path, [numbered(index) for index in range(count)], **options)
 

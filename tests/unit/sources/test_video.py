@@ -10,7 +10,18 @@ import cv2
 import numpy as np
 import pytest
 from real_s3 import BUCKET
-from videos import noise, number_in, numbered, numbers, packets, pixels_of, read, write_numbered, write_video
+from videos import (
+    noise,
+    number_in,
+    numbered,
+    numbers,
+    only_sound,
+    packets,
+    pixels_of,
+    read,
+    write_numbered,
+    write_video,
+)
 
 from faceq import config
 from faceq.cli import main
@@ -221,15 +232,6 @@ def without_decoder(path: Path) -> bytes:
     data = write_numbered(path).read_bytes()
     start = data.index(b"avc1", data.index(b"stsd"))
     return data[:start] + b"zzzz" + data[start + 4 :]
-
-
-def only_sound(path: Path) -> bytes:
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("aac", 44100)
-        silence = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
-        silence.sample_rate = 44100
-        container.mux([*stream.encode(silence), *stream.encode()])
-    return path.read_bytes()
 
 
 @pytest.mark.parametrize(

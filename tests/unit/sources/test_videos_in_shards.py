@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import av
 import datasets
 import numpy as np
 import pyarrow as pa
@@ -23,7 +22,7 @@ from parts import read_parts, split
 from PIL import Image
 from small_s3 import BUCKET, Asked, Refusal, small_s3
 from tars import write_tar
-from videos import noise, numbered, numbers, write_numbered, write_video
+from videos import noise, numbered, numbers, only_sound, write_numbered, write_video
 
 from faceq.config import Limits, Video
 from faceq.sources import Findings, member_files, read_shards, reading
@@ -238,15 +237,6 @@ def test_many_videos_of_one_key_are_a_series(clips, tmp_path):
 
 
 # --- Damage ---
-
-
-def only_sound(path: Path) -> bytes:
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("aac", 44100)
-        silence = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
-        silence.sample_rate = 44100
-        container.mux([*stream.encode(silence), *stream.encode()])
-    return path.read_bytes()
 
 
 def cut_off(path: Path) -> bytes:
