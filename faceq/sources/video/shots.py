@@ -155,7 +155,7 @@ def _difference(first: np.ndarray, second: np.ndarray) -> float:
 class Shrinking:
     """Turns frames into small pictures, (3 * 18 * 32,) float32: Y, Cb and Cr, 0..255.
 
-    FFmpeg's fastest way to shrink takes few of the pixels, so four times as many are averaged here. Averages
+    FFmpeg's fastest way to shrink takes few of the pixels, so four values of the luma are averaged. Averages
     of all pixels take five times as long.
     """
 
@@ -163,10 +163,12 @@ class Shrinking:
         self._reformatter = VideoReformatter()  # it keeps its tables from frame to frame
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
-        small = self._reformatter.reformat(frame, *_SAMPLED, "yuv444p", interpolation=_RESAMPLING, threads=1)
-        samples = small.to_ndarray().astype(np.float32)
-        averages = samples[:, ::2] + samples[:, 1::2]
-        return ((averages[:, :, ::2] + averages[:, :, 1::2]) * np.float32(0.25)).ravel()
+        small = self._reformatter.reformat(frame, *_SAMPLED, "yuv420p", interpolation=_RESAMPLING, threads=1)
+        samples = small.to_ndarray()  # the rows of the luma, then both halves of the chroma
+        rows = samples[: _SAMPLED[1]].astype(np.float32)
+        rows = rows[::2] + rows[1::2]
+        luma = (rows[:, ::2] + rows[:, 1::2]) * np.float32(0.25)
+        return np.concatenate([luma.ravel(), samples[_SAMPLED[1] :].ravel()], dtype=np.float32)
 
 
 def _windows(items: Iterable[Item], reach: int) -> Iterator[tuple[list[Item], Item, list[Item]]]:
