@@ -156,7 +156,7 @@ def test_pieces_of_a_video_have_the_shots_of_the_whole(tmp_path, pieces):
     """Key frames lie at cuts and elsewhere, also inside a dissolve."""
     images = [
         *scene(1, 40),
-        *dissolve(scene(2, 50, 0.1), scene(3, 60, 0.1), 20),
+        *dissolve(scene(2, 50, 0), scene(3, 60, 0), 20),
         *fade(scene(4, 30, 0), scene(5, 40, 0), 8),
     ]
     path = write_video(tmp_path / "v.mp4", images, g="13", bf="0", **{"x264-params": "scenecut=0"})
