@@ -212,7 +212,9 @@ class Config(Strict):
         description="Logical CPUs of the Ray cluster that faceq starts. Default: all that it may use.",
     )
     s3: S3Settings = Field(S3Settings(), description="How to connect to S3.")
-    read: Read = Field(Read(), description="Resources of the tasks that read and write, and how they read.")
+    read: Read = Field(
+        Read(), description="How the input is read, and resources of the tasks that read and write."
+    )
     find_face: FindFaces = Field(FindFaces(), description="Resources of decoding and of finding faces.")
     serfiq: Pool = Field(Pool(), description="Resources of the recogniser.")
     dbcnn: Pool = Field(Pool(), description="Resources of DB-CNN.")

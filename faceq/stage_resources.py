@@ -21,14 +21,22 @@ class TaskResources(Strict):
     )
 
 
+Encoding = Literal["bytes", "base64"]
+
+
 class Read(TaskResources):
-    """Resources of the tasks that read the input and write the rows, and how they read it."""
+    """How the input is read, and the resources of the tasks that read it and write the rows."""
 
     animated: Literal["first", "frames"] = Field(
         "first",
         description="Which frames of an animated GIF, WebP or PNG to score. `first`: the first one. "
         "`frames`: all of them, or those that `video` chooses, as of a video; in tars and Parquet files, the "
         "first one.",
+    )
+    encoding: Encoding = Field(
+        "bytes",
+        description="How Parquet shards store images. `base64`: also as base64 text or data URLs, if a shard "
+        "has no other images.",
     )
 
 

@@ -190,7 +190,9 @@ class _Reader:
         how = self._settings
         return read_shards(
             *(shards, how.s3, self._done, how.sampling, how.limits, self.findings),
-            *(how.any_name, how.extra_bytes, how.animated),
+            *(how.any_name, how.extra_bytes),
+            animated=how.animated,
+            encoding=how.encoding,
         )
 
     def _killer(self, shard: Shard) -> Frame:

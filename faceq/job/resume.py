@@ -63,8 +63,11 @@ class Rest:
 
 def read_settings(config: Config) -> ReadSettings:
     """How a job reads its input."""
-    animated = config.read.animated == "frames"
-    return ReadSettings(config.s3, config.video, config.limits, config.any_name, config.extra_bytes, animated)
+    return ReadSettings(
+        *(config.s3, config.video, config.limits, config.any_name, config.extra_bytes),
+        animated=config.read.animated == "frames",
+        encoding=config.read.encoding,
+    )
 
 
 def rest_of(
@@ -153,7 +156,7 @@ def _partly(rest: Iterable[Shard], tallies: Tallies, again: pa.Table) -> dict[st
 
 def unchanged(known: Shards, shards: Iterable[Shard], settings: ReadSettings) -> Shards:
     """Those of the `known` finished shards that would give the same frames now."""
-    how = read_as(settings.limits, settings.any_name)
+    how = read_as(settings.limits, settings.any_name, settings.animated, settings.encoding)
     some = [shard for shard in shards if shard.source in known and known[shard.source].read_as == how]
     with ThreadPoolExecutor(_ASKED_AT_ONCE) as pool:
         versions = pool.map(lambda shard: _version(shard, settings.s3), some)

@@ -1,11 +1,12 @@
-"""Find the image column of a Parquet file by type, name and content, and extract images from its values."""
+"""Find the column of a Parquet file that has an encoded image in each row, by type, name and content."""
 
 from collections.abc import Iterable
-from typing import NamedTuple
 
 import pyarrow as pa
 
 from faceq.sources.kinds import Kind
+from faceq.sources.parquet_types import could_hold_images, is_text
+from faceq.sources.parquet_values import only_image_in
 from faceq.sources.sniff import ENOUGH, kind_of_bytes
 
 _OF_IMAGES = ("image", "img", "jpg", "jpeg", "png", "webp", "image_bytes")
@@ -21,53 +22,9 @@ KEY_COLUMNS = ("key", "id", "path")
 PROBED = 64
 """Number of first rows whose content is checked to find the image column if names are not enough."""
 
-_LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
-_BINARY = (
-    *(pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_fixed_size_binary),
-)
-_TEXT = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
-_PLAIN = (pa.BinaryScalar, pa.LargeBinaryScalar)
-_PATHS = (pa.StringScalar, pa.LargeStringScalar, pa.DictionaryScalar)
-_LIST_SCALARS = (pa.ListScalar, pa.LargeListScalar, pa.FixedSizeListScalar)
 
-
-class Content(NamedTuple):
-    """What a row has in its image column.
-
-    image: the encoded bytes. path: the file that contains the image, if the row has no bytes. images: number
-    of images, if the value is a list.
-    """
-
-    image: pa.Buffer | bytes | None = None
-    path: str | None = None
-    images: int = 1
-
-
-def could_hold_images(kind: pa.DataType) -> bool:
-    """Whether values of this type may be encoded images.
-
-    That is the case for binary values, lists of bytes, Hugging Face's struct of `bytes` and `path`, and lists
-    of any of these.
-    """
-    if isinstance(kind, pa.BaseExtensionType):
-        return could_hold_images(kind.storage_type)
-    if pa.types.is_dictionary(kind):
-        return could_hold_images(kind.value_type)
-    if pa.types.is_struct(kind):
-        index = kind.get_field_index("bytes")
-        return index >= 0 and could_hold_images(kind.field(index).type)
-    if any(is_kind(kind) for is_kind in _LISTS):
-        return _is_byte(kind.value_type) or could_hold_images(kind.value_type)
-    return any(is_kind(kind) for is_kind in _BINARY)
-
-
-def is_plain(kind: pa.DataType) -> bool:
-    """Whether an array of this type stores every value separately in memory, even repeated ones."""
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
-
-
-def _is_byte(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_uint8(kind) or pa.types.is_int8(kind))
+class NoImageColumnError(pa.ArrowInvalid):
+    """It cannot be determined which column has the images."""
 
 
 def named(schema: pa.Schema) -> str | None:
@@ -75,7 +32,7 @@ def named(schema: pa.Schema) -> str | None:
     must be checked.
 
     Raises:
-        pa.ArrowInvalid: no column can contain images.
+        NoImageColumnError: no column can contain images.
     """
     candidates = [field.name for field in schema if could_hold_images(field.type)]
     known = [name for name in IMAGE_COLUMNS if name in candidates]
@@ -86,7 +43,7 @@ def named(schema: pa.Schema) -> str | None:
     # images.
     others = [name for name in IMAGE_COLUMNS[:2] if name in schema.names and name not in candidates]
     if not candidates or (others and not known):
-        raise pa.ArrowInvalid(_no_column(schema, others))
+        raise NoImageColumnError(_no_column(schema, others))
     return videos[0] if videos and len(candidates) == 1 else None
 
 
@@ -97,8 +54,7 @@ def _no_column(schema: pa.Schema, named: list[str]) -> str:
     text = [
         name
         for name in schema.names
-        if name in (*named, *IMAGE_COLUMNS, *KEY_COLUMNS)
-        and any(is_kind(schema.field(name).type) for is_kind in _TEXT)
+        if name in (*named, *IMAGE_COLUMNS, *KEY_COLUMNS) and is_text(schema.field(name).type)
     ]
     if text:
         return (
@@ -120,14 +76,15 @@ def by_bytes(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> str:
         batches: rows of all columns that could contain images; they are consumed until PROBED rows are seen.
 
     Raises:
-        pa.ArrowInvalid: no column contains images or videos, or several do and none of them has a known name.
+        NoImageColumnError: no column contains images or videos, or several do and none of them has a known
+            name.
     """
     candidates = [field.name for field in schema if could_hold_images(field.type)]
     starts: dict[str, list[bytes]] = {name: [] for name in candidates}
     rows = 0
     for batch in batches:
         for name in candidates:
-            found = (content_of(value).image for value in batch[name])
+            found = (only_image_in(value).image for value in batch[name])
             starts[name] += [bytes(memoryview(image)[:ENOUGH]) for image in found if image is not None]
         rows += len(batch)
         if rows >= PROBED:
@@ -147,33 +104,9 @@ def by_bytes(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> str:
         which = f"the first values of the only binary column ({candidates[0]}) are not images"
     else:
         which = f"the first values of all binary columns ({', '.join(candidates)}) are not images"
-    raise pa.ArrowInvalid(
+    raise NoImageColumnError(
         f"{which}; the columns are {', '.join(schema.names)}: rename the column to read to `image`"
     )
-
-
-def content_of(value: pa.Scalar) -> Content:
-    """The image or path in one value of a column for which `could_hold_images` is true."""
-    if isinstance(value, _PLAIN):  # checked first because it is by far the most frequent case
-        return Content(value.as_buffer())
-    if isinstance(value, pa.StructScalar) and value.is_valid:
-        found = content_of(value["bytes"])
-        path = value.get("path") if found.image is None else None
-        return Content(path=path.as_py()) if isinstance(path, _PATHS) else found
-    if not value.is_valid:
-        return Content()
-    if isinstance(value, pa.ExtensionScalar | pa.DictionaryScalar):
-        return content_of(value.value)
-    if isinstance(value, _LIST_SCALARS):
-        return _content_of_list(value.values)
-    return Content(value.as_buffer())
-
-
-def _content_of_list(values: pa.Array) -> Content:
-    if _is_byte(values.type):
-        return Content(values.to_numpy(zero_copy_only=not values.null_count).astype("uint8").tobytes())
-    there = values.drop_null()
-    return content_of(there[0]) if len(there) == 1 else Content(images=len(there))
 
 
 def _are_mostly(starts: list[bytes], kind: Kind) -> bool:

@@ -1,6 +1,7 @@
 """The other columns of a Parquet shard: what came with its frames."""
 
 from collections.abc import Callable, Iterator, Sequence
+from operator import methodcaller
 from typing import Any
 
 import pyarrow as pa
@@ -8,7 +9,8 @@ import pyarrow.parquet as pq
 
 from faceq.messages.one_line import one_line
 from faceq.sources.extra import Extra
-from faceq.sources.parquet_columns import could_hold_images
+from faceq.sources.parquet_leaves import Leaves
+from faceq.sources.parquet_types import could_hold_images
 from faceq.storage.filesystem import is_storage_error
 
 _MOST_NAMED = 3
@@ -24,14 +26,25 @@ class OtherColumns:
         schema, metadata: of the shard.
         used: names of the columns with images and keys.
         most: maximum size of a frame's `extra`, bytes; 0: no column is read or named.
+        images: the leaves of the column with the images, if these are in structs: the other fields of the
+            structs come with the images.
     """
 
-    def __init__(self, schema: pa.Schema, metadata: pq.FileMetaData, used: set[str], most: int):
+    def __init__(
+        self,
+        schema: pa.Schema,
+        metadata: pq.FileMetaData,
+        used: set[str],
+        most: int,
+        images: Leaves | None = None,
+    ):
         self._most = most
+        self._images = images
         self.read: list[str] = []
         self.left_out: list[str] = []
         if not most:
             return
+        self.left_out += images.left_out if images else []
         sizes = _sizes(metadata, schema.names)
         for field in schema:
             if field.name in used:
@@ -48,6 +61,9 @@ class OtherColumns:
     def extras(self, batch: pa.RecordBatch) -> Iterator[str | None]:
         """The `extra` of each row. Nulls are not in it."""
         columns = [(name, _values(batch[name])) for name in self.read]
+        if self._most and self._images and self._images.has_others:
+            name = self._images.column.name
+            columns.append((name, [_value(scalar, self._images.others) for scalar in batch[name]]))
         for row in range(len(batch)):
             extra = Extra(self._most)
             for name, values in columns:
@@ -119,9 +135,9 @@ def _values(column: pa.Array) -> list[Any]:
         return [_value(scalar) for scalar in column]
 
 
-def _value(scalar: pa.Scalar) -> Any:
+def _value(scalar: pa.Scalar, convert: Callable[[pa.Scalar], Any] = methodcaller("as_py")) -> Any:
     try:
-        return scalar.as_py()
+        return convert(scalar)
     except (ValueError, OverflowError, pa.ArrowException):
         return _Unreadable()
 

@@ -22,6 +22,9 @@ LEVELS = 16
 _COPIES = 8
 """Maximum number of copies of a page that Arrow keeps if the page is a single value. Measured: 7."""
 
+COPIES_OF_LIST = 5
+"""Number of copies of the values of a list of binary values that Arrow keeps. Measured: 5."""
+
 _USUAL_RATIO = 10
 """Compression ratio that is always accepted: a page of 1,024 large images legitimately has gigabytes."""
 
@@ -57,7 +60,7 @@ class GuardedFile:
         self._stream = stream
         self._most = source_memory
         self._chunks: list[_Chunk] = []
-        self._new_chunk: tuple[int, int, int] | None = None
+        self._new_chunk: tuple[int, int, int, bool] | None = None
         self._at = 0
         self._size = stream.seek(0, os.SEEK_END)
         self._tail_at = max(0, self._size - _TAIL)
@@ -82,22 +85,23 @@ class GuardedFile:
             )
         return size
 
-    def watch(self, rows: int, value_bytes: int) -> None:
+    def watch(self, rows: int, value_bytes: int, in_lists: bool) -> None:
         """Start checking pages: from now on Arrow reads the columns of a row group.
 
         Args:
             rows: rows per batch.
             value_bytes: maximum bytes of one value in a list; 0 if no column is a list.
+            in_lists: the large values are in lists, so that those of one row may be in many pages.
         """
         # Column offsets are detected here: Arrow's metadata have them, but reading damaged metadata can crash
         # the process.
         self._chunks = []
-        self._new_chunk = (rows, self._most, value_bytes)
+        self._new_chunk = (rows, self._most, value_bytes, in_lists)
 
     def batch_is_out(self) -> None:
         """Tell the guard that the last batch, with its lists, is no longer in memory."""
         for chunk in self._chunks:
-            chunk.values = 0
+            chunk.values, chunk.unpacked = 0, None
 
     def read(self, size: int = -1) -> bytes:
         """Like `read` of a file."""
@@ -138,15 +142,19 @@ class _Chunk:
 
     at: offset of the next page header. begun: the part of that header that was read so far. rows: rows per
     batch. most: maximum bytes in memory. value_bytes: maximum bytes of one value in a list; 0 if the column
-    is not a list. values: number of values in lists since the last batch.
+    is not a list. in_lists: see `GuardedFile.watch`. values: number of values in lists since the last batch.
+    unpacked: bytes of the pages since the last batch but the first of them, which may have values of other
+    rows; None: there is no page yet.
     """
 
     at: int
     rows: int
     most: int
     value_bytes: int
+    in_lists: bool
     begun: bytes = b""
     values: int = 0
+    unpacked: int | None = None
 
     @property
     def missing(self) -> int:
@@ -184,6 +192,10 @@ class _Chunk:
         if repeats and self.rows > 1 and self.rows * unpacked > self.most:
             raise FewerRowsError(max(1, self.most // unpacked))
         self.values += page.get(1, 0)
+        self.unpacked = 0 if self.unpacked is None else self.unpacked + unpacked
+        is_long = self.in_lists and COPIES_OF_LIST * self.unpacked > self.most
+        if self.rows > 1 and (is_long or self.values * self.value_bytes > self.most):
+            raise FewerRowsError(1)
         if self.values * self.value_bytes > self.most:
             raise ValueError(
                 f"a list of at least {self.values} values in one row takes more memory than "

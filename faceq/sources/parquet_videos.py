@@ -10,8 +10,9 @@ from faceq.sources.clip import read_member
 from faceq.sources.frame import Frame
 from faceq.sources.listing import Shard, kind_of
 from faceq.sources.local import LocalFile
-from faceq.sources.parquet_columns import VIDEO_COLUMNS, Content
+from faceq.sources.parquet_columns import VIDEO_COLUMNS
 from faceq.sources.parquet_files import not_there, place_of
+from faceq.sources.parquet_values import Content
 from faceq.sources.reading import Reading, blame, too_long, unread_video
 from faceq.sources.sniff import ENOUGH, is_video, kind_of_bytes
 from faceq.storage.filesystem import READ_AHEAD, filesystem, is_remote

@@ -15,6 +15,7 @@ from faceq.sources.pictures import AT_ONCE, read_pictures
 from faceq.sources.reading import EVERY_FRAME, Findings, OtherKindError, Reading, read_as
 from faceq.sources.record import read_record_file
 from faceq.sources.tar import read_tar
+from faceq.stage_resources import Encoding
 from faceq.storage.settings import S3Settings
 from faceq.table.finished_shards import Finished, FinishedPart
 from faceq.table.schema import frame_id, wrap_int64
@@ -39,8 +40,8 @@ _KINDS = {
 @dataclass(frozen=True)
 class ReadSettings:
     """How an input is read: S3 settings, which frames of a video to take, limits per source, whether files
-    without a known extension are read, the maximum size of a frame's `extra`, and whether all frames of an
-    animation are read."""
+    without a known extension are read, the maximum size of a frame's `extra`, whether all frames of an
+    animation are read, and how Parquet shards store images."""
 
     s3: S3Settings
     sampling: Video
@@ -48,6 +49,7 @@ class ReadSettings:
     any_name: bool
     extra_bytes: int
     animated: bool
+    encoding: Encoding
 
 
 def read_shards(
@@ -62,6 +64,7 @@ def read_shards(
     keep_sidecars: bool = False,
     animated: bool = False,
     last: Mapping[str, Mapping[str | None, int]] | None = None,
+    encoding: Encoding = "bytes",
 ) -> Iterator[Frame]:
     """Yield the frames of the shards, in order. A file's content decides its type, not its name.
 
@@ -78,9 +81,10 @@ def read_shards(
         animated: read all frames of an animation, not only the first.
         last: the only members that are wanted of each source, and the last frame of each that is wanted;
             None: all are. Readers may skip the others.
+        encoding: how Parquet shards store images; `base64`: also as text.
     """
     findings = Findings() if findings is None else findings
-    how = (any_name, extra_bytes, keep_sidecars, animated, last)
+    how = (any_name, extra_bytes, keep_sidecars, animated, last, encoding)
     reading = Reading(s3, done, sampling, limits or Limits(), findings, *how)
     given = list(shards)
     extras = {shard.source: shard.extra for shard in given if shard.extra is not None}
@@ -117,7 +121,7 @@ def _read(shard: Shard, reading: Reading) -> Iterator[Frame]:
         yield frame
     # A part may have no frame: those of a video are sampled.
     if (frames or isinstance(shard, Part)) and reading.version and not (failed or reading.failed):
-        how = read_as(reading.limits, reading.any_name)
+        how = read_as(reading.limits, reading.any_name, reading.animated, reading.encoding)
         finished = Finished(shard.source, reading.version, how, frames, wrap_int64(ids))
         part = FinishedPart(finished, shard.number, shard.parts) if isinstance(shard, Part) else None
         reading.findings.finished.append(part or finished)
@@ -168,6 +172,7 @@ def read_again(
         keep_sidecars=keep_sidecars,
         animated=animated,
         last=last,
+        encoding="base64",  # a table may have rows of base64 images; other shards are read the same with it
     )
     return (frame for frame in frames if not frame.done)
 

@@ -25,6 +25,7 @@ from faceq.sources.listing import Shard, ending_of
 from faceq.sources.local import ChangedError, LocalFile, SpecialFileError
 from faceq.sources.parts import Part
 from faceq.sources.sniff import ENOUGH, kind_of_bytes
+from faceq.stage_resources import Encoding
 from faceq.storage.faults import detailed_error, fault_of
 from faceq.storage.filesystem import READ_AHEAD, filesystem, is_remote, is_storage_error
 from faceq.storage.settings import S3Settings
@@ -65,9 +66,10 @@ class Reading:
     image or a video. extra_bytes: maximum size of a frame's `extra`; 0: do not read what came with frames.
     keep_sidecars: frames of tars get their `sidecars` instead of an `extra`. animated: read all frames of an
     animation, not only the first. last: the only members that are wanted of each source, and the last frame
-    of each that is wanted; None: all are. version: version of the source that was opened last (see
-    `Finished`), None if unknown. failed: reading the last source failed for a reason that may be temporary.
-    is_animation: the last source was an animation that was read frame by frame.
+    of each that is wanted; None: all are. encoding: how Parquet shards store images; `base64`: also as text.
+    version: version of the source that was opened last (see `Finished`), None if unknown. failed: reading the
+    last source failed for a reason that may be temporary. is_animation: the last source was an animation that
+    was read frame by frame.
     """
 
     s3: S3Settings
@@ -80,6 +82,7 @@ class Reading:
     keep_sidecars: bool = False
     animated: bool = False
     last: Mapping[str, Mapping[str | None, int]] | None = None
+    encoding: Encoding = "bytes"
     version: str | None = None
     failed: bool = False
     is_animation: bool = False
@@ -142,10 +145,14 @@ class OtherKindError(FaceqError):
         self.kind = kind
 
 
-def read_as(limits: Limits, any_name: bool) -> str:
+def read_as(limits: Limits, any_name: bool, animated: bool, encoding: Encoding) -> str:
     """Everything, besides the job's record, that determines which frames are read from a shard, as JSON. The
     version of faceq is included because a newer one may read more."""
-    return json.dumps({"faceq": __version__, "any_name": any_name, "limits": limits.model_dump()})
+    how: dict[str, Any] = {"faceq": __version__, "any_name": any_name, "limits": limits.model_dump()}
+    # Records of shards that were finished before there were these settings do not contain them.
+    how |= {"animated": animated} if animated else {}
+    how |= {"encoding": encoding} if encoding != "bytes" else {}
+    return json.dumps(how)
 
 
 def tag_of(details: dict[str, Any]) -> str | None:

@@ -42,8 +42,9 @@ COLUMNS = (
         pa.string(),
         "The frame's place inside a shard. In a tar it is the member's name; a repeated name gets `#2`, "
         "`#3`, …. In a Parquet shard it is the value of the column `key`, `id` or `path`, or the row number "
-        "if there is no such column. In a RecordIO file it is the key of the record, in an LMDB "
-        "file that of the entry. A video inside a shard is a member, too.",
+        "if there is no such column; if the row has several images, `#` and the position of the image, from "
+        "0, follow. In a RecordIO file it is the key of the record, in an LMDB file that of the entry. A "
+        "video inside a shard is a member, too.",
         null="the source is one image or one video, or the row describes a shard that is damaged",
     ),
     Column(

@@ -20,5 +20,6 @@ def frames_of(settings: Config, shards: Iterable[Shard], most: int | None) -> It
         *(shards, settings.s3, (), settings.video, settings.limits),
         any_name=settings.any_name,
         animated=settings.read.animated == "frames",
+        encoding=settings.read.encoding,
     )
     return itertools.islice(frames, most)

@@ -85,7 +85,8 @@ def _prepare(folder: Path, count: int, images: bool) -> config.Config:
 
 def _write_rows(table: Table, shards: list[Shard], settings: config.Config, images: bool) -> list[Finished]:
     """Write a row for each frame of all shards but every hundredth. Returns the record of the shards."""
-    how = read_as(settings.limits, settings.any_name)
+    animated = settings.read.animated == "frames"
+    how = read_as(settings.limits, settings.any_name, animated, settings.read.encoding)
     schema = SCHEMA.remove(SCHEMA.get_field_index("status"))
     os.makedirs(f"{table.path}/status=scored")
     finished = []

@@ -4,11 +4,13 @@ import io
 import json
 import tarfile
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as pds
 import pyarrow.parquet as pq
 import pytest
 from here import settings
+from PIL import Image
 from places import PHOTOS
 
 import faceq
@@ -193,6 +195,17 @@ def test_a_limit_takes_the_same_first_frames_in_every_run(light_job, shards, tmp
     assert pipeline.score(chosen).run.frames == 0
     assert pipeline.score(settings(shards / "tars", tmp_path / "table", limit=9)).run.frames == 4
     assert len(rows_of(chosen)) == 9
+
+
+def test_frames_of_an_animation_are_rows_on_request(light_job, tmp_path, astronaut):
+    frames = [Image.fromarray(np.roll(astronaut, 4 * number, 1)) for number in range(3)]
+    (tmp_path / "in").mkdir()
+    frames[0].save(tmp_path / "in" / "a.gif", save_all=True, append_images=frames[1:], duration=100)
+    every = settings(tmp_path / "in", tmp_path / "every", read={"animated": "frames"})
+    assert pipeline.score(every).run.frames == 3
+    rows = Table(every.out, every.s3).rows(["frame_index", "timestamp_s"]).sort_by("frame_index")
+    assert rows.to_pydict() == {"frame_index": [0, 1, 2], "timestamp_s": [0.0, 0.1, 0.2]}
+    assert pipeline.score(settings(tmp_path / "in", tmp_path / "first")).run.frames == 1
 
 
 def test_a_table_of_other_settings_is_refused_with_the_difference(scored, shards):

@@ -44,7 +44,7 @@ def rows_of(job: Config) -> list[tuple]:
 
 
 def test_each_frame_has_one_row_after_a_resume_and_in_parts(shards, tmp_path, monkeypatch):
-    monkeypatch.setattr(parts, "PART_BYTES", {"tar": 8 << 10, "video": 1 << 30})
+    monkeypatch.setattr(parts, "PART_BYTES", {**parts.PART_BYTES, "tar": 8 << 10, "video": 1 << 30})
     sampling = {"video": {"every": 4}}
     job = settings(shards, tmp_path / "table", **sampling)
     first = pipeline.score(settings(shards, tmp_path / "table", limit=5, **sampling))

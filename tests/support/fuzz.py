@@ -3,6 +3,7 @@
 A kind and a seed identify an input. To reproduce one: `python tests/support/fuzz.py KIND SEED 1`.
 """
 
+import base64
 import functools
 import io
 import json
@@ -19,6 +20,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import lmdb
 import numpy as np
@@ -41,7 +43,7 @@ from faceq.table.schema import BREAK
 ANIMATIONS = {"frames.gif": "GIF", "frames.webp": "WEBP", "frames.png": "PNG"}
 KINDS = (
     *("jpeg", "png", "webp", "avif", "heic", "jp2", "jxl", *ANIMATIONS),
-    *("tar", *(f"tar.{form}" for form in FORMS), "parquet", "rec", "mdb"),
+    *("tar", *(f"tar.{form}" for form in FORMS), "parquet", "parquet_nested", "rec", "mdb"),
 )
 MAX_PIXELS = 1_000_000
 EXTRA_BYTES = 16 << 10
@@ -171,12 +173,41 @@ def _parquets() -> list[bytes]:
         ({"key": keys, "image": structs}, {"compression": "ZSTD", "row_group_size": 20}),
         ({"image": pa.array(images).dictionary_encode()}, {"data_page_version": "2.0"}),
     )
-    contents = []
-    for columns, options in written:
-        out = io.BytesIO()
-        pq.write_table(pa.table(columns), out, **options)
-        contents.append(out.getvalue())
-    return contents
+    return [_written(columns, **options) for columns, options in written]
+
+
+def _nested_parquets() -> list[bytes]:
+    images = [b"\xff\xd8\xff" + bytes([index]) * 60 for index in range(60)]
+    rows = [images[index : index + index % 4] for index in range(0, 60, 3)]
+    keys = [f"k{index % 15}" for index in range(20)]
+    samples = [{"image": image, "caption": key} for image, key in zip(images[:20], keys, strict=True)]
+    pixels = pa.array([[[[n, row, 3]] * 4 for row in range(5)] for n in range(20)], _lists_of(pa.uint8(), 3))
+    tensors = pa.ExtensionArray.from_storage(
+        pa.fixed_shape_tensor(pa.uint8(), (2, 3, 3)),
+        pa.array([list(range(18))] * 20, pa.list_(pa.uint8(), 18)),
+    )
+    texts = [[base64.b64encode(image).decode() for image in row] for row in rows]
+    flat = {"pixels": [bytes(60)] * 20, "height": [5] * 20, "width": [4] * 20}
+    return [
+        _written({"key": keys, "image": rows}, compression="NONE", use_dictionary=False),
+        _written({"key": keys, "frames": rows}, compression="SNAPPY", row_group_size=8),
+        _written({"key": keys, "sample": samples}, compression="NONE"),
+        _written({"key": keys, "faces": [samples[:2]] * 20}, compression="NONE", data_page_version="2.0"),
+        _written({"image": pixels}, compression="NONE"),
+        _written({"image": tensors}, compression="SNAPPY"),
+        _written({"images": texts}, compression="NONE", use_dictionary=False),
+        _written(flat, compression="NONE"),
+    ]
+
+
+def _lists_of(kind: pa.DataType, depth: int) -> pa.DataType:
+    return _lists_of(pa.list_(kind), depth - 1) if depth else kind
+
+
+def _written(columns: dict[str, Any], **options: Any) -> bytes:
+    out = io.BytesIO()
+    pq.write_table(pa.table(columns), out, **options)
+    return out.getvalue()
 
 
 def _records() -> list[bytes]:
@@ -210,6 +241,7 @@ SAMPLES: dict[str, Callable[[], list[bytes]]] = {
     "tar": _tars,
     **{f"tar.{form}": functools.partial(_compressed_tars, form) for form in FORMS},
     "parquet": _parquets,
+    "parquet_nested": _nested_parquets,
     "rec": _records,
     "mdb": _lmdbs,
 }
@@ -272,7 +304,7 @@ def _with_tar_checksums(data: bytearray) -> bytearray:
 
 def outcomes(kind: str, data: bytes, folder: str) -> Iterator[str]:
     """Read one input. Raises AssertionError if the result breaks a guarantee of the readers."""
-    if kind.startswith(("tar", "frames")) or kind in ("parquet", "rec", "mdb"):
+    if kind.startswith(("tar", "frames", "parquet")) or kind in ("rec", "mdb"):
         yield from _of_shard(kind, data, os.path.join(folder, f"input.{kind}"))
         return
     try:
@@ -288,10 +320,15 @@ def outcomes(kind: str, data: bytes, folder: str) -> Iterator[str]:
 
 def _of_shard(kind: str, data: bytes, path: str) -> Iterator[str]:
     Path(path).write_bytes(data)
-    kinds: dict[str, Kind] = {"parquet": "parquet", "rec": "record", "mdb": "lmdb"}
+    kinds: dict[str, Kind] = {
+        **{"parquet": "parquet", "parquet_nested": "parquet"},
+        **{"rec": "record", "mdb": "lmdb"},
+    }
     shard_kind: Kind = kinds.get(kind, "picture" if kind in ANIMATIONS else "tar")
     shards = [Shard(path, path, shard_kind, len(data))]
-    frames = list(read_shards(shards, S3Settings(), extra_bytes=EXTRA_BYTES, animated=True))
+    frames = list(
+        read_shards(shards, S3Settings(), extra_bytes=EXTRA_BYTES, animated=True, encoding="base64")
+    )
     assert len({frame.id for frame in frames}) == len(frames), "two frames of one id"
     breaks = [index for index, frame in enumerate(frames) if frame.frame_index == BREAK]
     assert breaks in ([], [len(frames) - 1]), f"breaks at {breaks} of {len(frames)}"

@@ -72,7 +72,7 @@ def test_a_recorded_shard_is_done_and_its_number_of_frames_known(folder, tmp_pat
     how = dry_run.resume.read_settings(given)
     (shard,) = [each.shard for each in dry_run.survey(given).sources if each.shard.source == source]
     version = dry_run.resume._version(shard, given.s3)
-    read_as = dry_run.resume.read_as(how.limits, how.any_name)
+    read_as = dry_run.resume.read_as(how.limits, how.any_name, how.animated, how.encoding)
     finished_shards.save(table, "r", [Finished(source, version, read_as, frames, total)])
     (found,) = [each for each in dry_run.survey(given).sources if each.shard.source == source]
     assert found.is_done and found.frames == frames

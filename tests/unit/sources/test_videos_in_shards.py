@@ -614,6 +614,67 @@ def test_videos_are_read_before_binary_columns_that_hold_neither(clips, tmp_path
 
 
 @parquet
+@pytest.mark.parametrize("column", ["video", "takes"])
+def test_each_video_of_a_list_is_a_member(clips, tmp_path, column):
+    names = ["a.mp4", "b.mkv", "e.ts"]
+    videos = [clips[name].read_bytes() for name in names]
+    rows = [videos, videos[:1], [None, b"no video", JPEG], []]
+    table = pa.table({"key": list("wxyz"), column: pa.array(rows, pa.list_(pa.binary())), "n": range(4)})
+    path = tmp_path / "s.parquet"
+    pq.write_table(table, path)
+    frames = read(path, extra_bytes=MOST, sampling=Video(every=3))
+    found = members(frames)
+    assert list(found) == ["w#0", "w#1", "w#2", "x", "y#1", "y#2", "z"]
+    for number, name in enumerate(names):
+        assert facts(found[f"w#{number}"]) == facts(read(clips[name], sampling=Video(every=3))), name
+        assert {frame.extra for frame in found[f"w#{number}"]} == {json.dumps({"n": 0})}
+    assert facts(found["x"]) == facts(found["w#0"]) and found["y#2"][0].image == JPEG
+    assert found["z"][0].error == "the image column is null in this row"
+    # Only the name says that these bytes should be a video.
+    assert found["y#1"][0].frame_index == (BREAK if column == "video" else 0)
+    again = read(path, extra_bytes=MOST, sampling=Video(every=3), done={frames[1].id})
+    assert [frame.id for frame in again] == [frame.id for frame in frames]
+    assert [frame.done for frame in again] == [index == 1 for index in range(len(frames))]
+    rows = to_table([f for f in found["w#1"] if f.frame_index == 6])
+    assert [frame.member for _, frame in frames_of(rows, S3Settings()) if frame.image] == ["w#1"]
+
+
+@parquet
+def test_videos_in_structs_and_what_comes_with_them(clips, tmp_path):
+    clip = clips["a.mp4"].read_bytes()
+    samples = [{"mp4": clip, "caption": f"c{number}"} for number in range(3)]
+    pq.write_table(pa.table({"sample": samples}), tmp_path / "s.parquet")
+    frames = read(tmp_path / "s.parquet", extra_bytes=MOST)
+    for number, (name, some) in enumerate(members(frames).items()):
+        assert name == str(number) and facts(some) == facts(read(clips["a.mp4"]))
+        assert {frame.extra for frame in some} == {json.dumps({"sample": {"caption": f"c{number}"}})}
+    images = [{"thumb": JPEG, **sample} for sample in samples]
+    pq.write_table(pa.table({"sample": images}), tmp_path / "s.parquet")
+    assert [frame.image for frame in read(tmp_path / "s.parquet")] == [JPEG] * 3
+
+
+@parquet
+def test_lists_of_videos_in_several_columns_are_an_error_unless_a_name_decides(clips, tmp_path):
+    videos = [[clips["a.mp4"].read_bytes()] * 2] * 2
+    path = tmp_path / "s.parquet"
+    pq.write_table(pa.table({"left": videos, "right": videos}), path)
+    (frame,) = read(path)
+    assert frame.frame_index == BREAK and "several columns contain videos (left, right)" in frame.error
+    pq.write_table(pa.table({"left": videos, "clip": videos}), path)
+    assert len(read(path)) == 12 * 4
+
+
+@parquet
+def test_a_video_column_beside_its_height_and_width_holds_no_pixels(clips, tmp_path):
+    rows = {"a": clips["a.mp4"].read_bytes(), "b": bytes(4 * 4 * 3)}
+    table = {"key": list(rows), "video": list(rows.values()), "height": [4, 4], "width": [4, 4]}
+    pq.write_table(pa.table(table), tmp_path / "s.parquet")
+    found = members(read(tmp_path / "s.parquet"))
+    assert facts(found["a"]) == facts(read(clips["a.mp4"]))
+    assert [frame.frame_index for frame in found["b"]] == [BREAK]
+
+
+@parquet
 def test_few_large_rows_are_in_memory(tmp_path):
     """Eight of these rows would take 160 MiB."""
     clip = write_video(tmp_path / "v.mkv", [numbered(1)]).read_bytes()
