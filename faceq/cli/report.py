@@ -8,8 +8,8 @@ from faceq.cli.settings import add_config_arguments, load_settings
 from faceq.messages.visible import visible
 
 _REPORT = """Writes one HTML page about a result table. It shows counts by status, histograms, the worst
-sources, errors, sample faces, and two sliders that show what a threshold keeps. The page opens without a
-network. Sample faces are read from the sources of the table."""
+sources, errors, sample faces, videos over time, and two sliders that show what a threshold keeps. The page
+opens without a network. Sample faces and frames of clips are read from the sources of the table."""
 
 _EXAMPLES = """examples:
   faceq report scores/ --out report.html
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--out", metavar="FILE", default="report.html", help="the page (default: report.html); local or s3://"
     )
-    add("--no-faces", action="store_true", help="leave out the sample faces")
+    add("--no-faces", action="store_true", help="leave out the sample faces and the frames of clips")
     add_config_arguments(parser)
     parser.set_defaults(run=report)
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_LEFT, _RIGHT, _TOP, _BOTTOM = 44.6, 10.1, 8.6, 37.4
+LEFT, RIGHT, TOP, _BOTTOM = 44.6, 10.1, 8.6, 37.4
 """Margins, with room for the labels of ticks and axes."""
 
-_WIDTH, _BARS_HEIGHT, _CELLS_HEIGHT = 331.2, 165.6, 259.2
+WIDTH, _BARS_HEIGHT, _CELLS_HEIGHT = 331.2, 165.6, 259.2
 _HEADROOM = 1.05
 """Top of the vertical axis of a histogram, as a multiple of the tallest bar."""
 
@@ -105,7 +105,7 @@ def bars(
         for low, high, count in zip(edges, edges[1:], counts, strict=False)
         if count
     ]
-    return Chart(name, _WIDTH, _BARS_HEIGHT, x, y, tuple(marks), (cut,) if cut else ())
+    return Chart(name, WIDTH, _BARS_HEIGHT, x, y, tuple(marks), (cut,) if cut else ())
 
 
 def cells(
@@ -134,7 +134,7 @@ def cells(
         )
         for i, j in np.argwhere(counts)
     ]
-    return Chart(name, _WIDTH, _CELLS_HEIGHT, x, y, tuple(marks), tuple(cuts), columns=True)
+    return Chart(name, WIDTH, _CELLS_HEIGHT, x, y, tuple(marks), tuple(cuts), columns=True)
 
 
 def _mark(
@@ -152,12 +152,12 @@ def _mark(
 
 
 def _x_axis(label: str, low: float, high: float) -> Axis:
-    axis = Axis(label, low, high, _LEFT, _WIDTH - _RIGHT, ())
+    axis = Axis(label, low, high, LEFT, WIDTH - RIGHT, ())
     return _with_ticks(axis, 6, whole=False)
 
 
 def _y_axis(label: str, low: float, high: float, height: float, whole: bool = False) -> Axis:
-    axis = Axis(label, low, high, height - _BOTTOM, _TOP, ())
+    axis = Axis(label, low, high, height - _BOTTOM, TOP, ())
     return _with_ticks(axis, 4, whole)
 
 

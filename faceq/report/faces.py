@@ -1,8 +1,6 @@
 """Sample faces for the report: choose some for each bin of a score and for both ends of each measure, read
 their frames, and crop the faces."""
 
-import base64
-import io
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,8 +10,8 @@ import pyarrow as pa
 from PIL import Image
 
 from faceq.query.rows import SINGLE_PICTURE, Rows
-from faceq.sources.decode.image import UnreadableError, decode
-from faceq.sources.reread import COLUMNS, frames_of
+from faceq.report.embedded import data_uri, pictures_of
+from faceq.sources.reread import COLUMNS
 from faceq.storage.settings import S3Settings
 
 FACE_SIDE = 88
@@ -32,7 +30,6 @@ frame's group depends on its file and, in a video, on its interval of _GROUP_SEC
 
 _BINS_WITH_SHARDS = 10
 _MARGIN = 1.35
-_JPEG_QUALITY = 75
 _VALUES = ("serfiq", "dbcnn", "face_x", "face_y", "face_w", "face_h")
 
 
@@ -154,14 +151,8 @@ def _sql_string(value: str) -> str:
 def _read(chosen: pa.Table, s3: S3Settings) -> dict[int, Face]:
     values = chosen.select(["frame_id", *_VALUES]).to_pylist()
     faces = {}
-    for number, frame in frames_of(chosen, s3):
-        if frame.image is None:
-            continue
+    for number, picture in pictures_of(chosen, s3):
         row = values[number]
-        try:
-            picture = decode(frame.image, Image.MAX_IMAGE_PIXELS or 1 << 28)
-        except UnreadableError:
-            continue  # the file was replaced
         thumbnail = _thumbnail(picture, [row[f"face_{side}"] for side in "xywh"])
         faces[row["frame_id"]] = Face(row["serfiq"], row["dbcnn"], thumbnail)
     return faces
@@ -181,6 +172,4 @@ def _thumbnail(picture: np.ndarray, box: list[float]) -> str:
     top = float(np.clip(y + h / 2 - side / 2, 0, height - side))
     part = (left, top, left + side, top + side)
     small = Image.fromarray(picture).resize((FACE_SIDE, FACE_SIDE), Image.Resampling.LANCZOS, box=part)
-    encoded = io.BytesIO()
-    small.save(encoded, "JPEG", quality=_JPEG_QUALITY)
-    return "data:image/jpeg;base64," + base64.b64encode(encoded.getvalue()).decode()
+    return data_uri(small)

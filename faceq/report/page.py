@@ -1,5 +1,5 @@
-"""The HTML report on a table: counts, histograms, bad sources, errors, and faces on both sides of a
-threshold and at both ends of each measure.
+"""The HTML report on a table: counts, histograms, bad sources, errors, videos over time, and faces on both
+sides of a threshold and at both ends of each measure.
 
 The page contains histograms and samples, but no rows, so its size does not depend on the length of the table:
 a few hundred kilobytes, or a few megabytes with faces. It works without a network: styles, script, charts and
@@ -22,6 +22,7 @@ from faceq.report.charts import Chart, ThresholdLine, bars, cells
 from faceq.report.comparison import short
 from faceq.report.faces import Face, Faces, sample
 from faceq.report.histograms import histogram, measure_charts
+from faceq.report.videos import videos
 from faceq.storage.settings import S3Settings
 from faceq.table.measure_columns import MEASURES
 from faceq.table.recommended import MIN_SCORES
@@ -68,7 +69,7 @@ def build(uri: str, s3: S3Settings, with_faces: bool = True) -> str:
     Args:
         uri: folder or `s3://` prefix of a result table.
         s3: settings of the file system, also for the sources.
-        with_faces: whether to read sample faces from their sources.
+        with_faces: whether to read sample faces, and frames of clips, from their sources.
 
     Raises:
         UsageError: there is no table.
@@ -79,6 +80,7 @@ def build(uri: str, s3: S3Settings, with_faces: bool = True) -> str:
         measures = measure_charts(rows, DRAWN)
         names = [measure.column.name for measure in measures]
         faces = sample(rows, SCALES, names, s3) if with_faces else None
+        found = videos(rows, s3, with_faces)
         quantiles = _quantiles(rows)
         page = {
             "version": __version__,
@@ -92,6 +94,7 @@ def build(uri: str, s3: S3Settings, with_faces: bool = True) -> str:
             "n_sources": n_sources,
             "errors": _errors(rows),
             "faces": faces,
+            "videos": found,
             "strips": _strips(quantiles, faces),
             "measures": measures,
             "filters": {name: conditions.explain(rows, each.condition) for name, each in FILTERS.items()},
