@@ -80,7 +80,6 @@ def build(uri: str, s3: S3Settings, with_faces: bool = True) -> str:
         measures = measure_charts(rows, DRAWN)
         names = [measure.column.name for measure in measures]
         faces = sample(rows, SCALES, names, s3) if with_faces else None
-        found = videos(rows, s3, with_faces)
         quantiles = _quantiles(rows)
         page = {
             "version": __version__,
@@ -94,7 +93,7 @@ def build(uri: str, s3: S3Settings, with_faces: bool = True) -> str:
             "n_sources": n_sources,
             "errors": _errors(rows),
             "faces": faces,
-            "videos": found,
+            "videos": videos(rows, s3, with_faces),
             "strips": _strips(quantiles, faces),
             "measures": measures,
             "filters": {name: conditions.explain(rows, each.condition) for name, each in FILTERS.items()},

@@ -90,7 +90,7 @@ def videos(rows: Rows, s3: S3Settings, with_pictures: bool) -> Videos | None:
         FILTER,
         lengths,
         len(known),
-        clock(kept.sum()),
+        _length(float(kept.sum())),
         len(clips),
         _shown(rows, chosen, clips),
         sheets(rows, known, clips, s3) if with_pictures else [],
@@ -122,11 +122,15 @@ def _shown(rows: Rows, chosen: pa.Table, clips: pa.Table) -> list[Video]:
             f"Timeline of {name}",
             _text(each, spans),
         )
-        length = clock(sum(end - start for start, end in spans))
-        found.append(
-            Video(folder, name, clock(each["high"]), each["frames"], each["shots"], len(spans), length, chart)
-        )
+        length, seconds = each["high"], sum(end - start for start, end in spans)
+        counts = (each["frames"], each["shots"], len(spans))
+        found.append(Video(folder, name, _length(length), *counts, _length(seconds), chart))
     return found
+
+
+def _length(seconds: float) -> str:
+    """m:ss, with a tenth of a second if it is short."""
+    return clock(seconds, seconds < 10)
 
 
 def _seen(chosen: str) -> str:

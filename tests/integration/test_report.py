@@ -205,8 +205,8 @@ def test_in_a_browser(page, looked_at, tmp_path, capsys):
     requests."""
     with chromium(tmp_path / "profile") as tab:
         tab.open(page, 1280, 900)
-        shapes = "[...document.querySelectorAll('svg.chart:not(.timeline)')].map(c => c.querySelectorAll('rect').length)"
-        charts = tab.value(shapes)
+        shown = "[...document.querySelectorAll('svg.chart:not(.timeline)')]"
+        charts = tab.value(f"{shown}.map(c => c.querySelectorAll('rect').length)")
         assert len(charts) == 6 + len(MEASURED) and min(charts) >= 1
         line = "document.querySelector('.cut[data-slider=serfiq]').getBoundingClientRect().x"
         seen = []
