@@ -47,6 +47,9 @@ memory."""
 SINGLE_PICTURE = "(member IS NULL AND timestamp_s IS NULL)"
 """SQL: a row whose source is a single image."""
 
+OF_VIDEO = "(timestamp_s IS NOT NULL AND frame_index >= 0)"
+"""SQL: a row of a frame of a video."""
+
 
 def read_table(
     uri: str,

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from faceq.query.rows import Rows
+from faceq.query.rows import OF_VIDEO, Rows
 from faceq.report.names import video_name
 from faceq.report.sheets import Sheet, sheets
 from faceq.report.timelines import BINS, Bins, Timeline, clock, timeline
@@ -28,9 +28,6 @@ _TOPS = {"dbcnn": 100.0, "serfiq": 1.0}
 
 _SPELLED_OUT = 5
 """Number of kept stretches that the description for screen readers names."""
-
-OF_VIDEOS = "timestamp_s IS NOT NULL AND frame_index >= 0"
-"""SQL: rows of frames of videos, as `clips` takes them."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +76,7 @@ def videos(rows: Rows, s3: S3Settings, with_pictures: bool) -> Videos | None:
         s3: settings of the file system, for the sources.
         with_pictures: whether to make contact sheets, for which up to four videos are read.
     """
-    if not len(rows.arrow(rows.chosen(OF_VIDEOS, ["frame_index"], limit=1))):
+    if not len(rows.arrow(rows.chosen(OF_VIDEO, ["frame_index"], limit=1))):
         return None
     lengths = Lengths()
     known, clips = stretches(rows, FILTER, lengths)
@@ -138,7 +135,7 @@ def _seen(chosen: str) -> str:
     return f"""
     SELECT video, shot, frame_index, timestamp_s, serfiq, dbcnn FROM frames JOIN {chosen} AS v
     ON frames.source = v.source AND frames.member IS NOT DISTINCT FROM v.member
-    WHERE {OF_VIDEOS}
+    WHERE {OF_VIDEO}
     """
 
 

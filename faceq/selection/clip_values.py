@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pyarrow as pa
 
-from faceq.query.rows import Rows, quoted
+from faceq.query.rows import OF_VIDEO, Rows, quoted
 from faceq.selection.clip_schema import IDENTITY, SUMMARISED, schema
 from faceq.table.schema import EMBEDDING
 
@@ -49,7 +49,7 @@ def _inside(videos: str, clips: str) -> str:
     FROM (
         SELECT frames.*, v.video FROM frames JOIN {videos} AS v
         ON frames.source = v.source AND frames.member IS NOT DISTINCT FROM v.member
-        WHERE timestamp_s IS NOT NULL AND frame_index >= 0
+        WHERE {OF_VIDEO}
     ) AS f ASOF JOIN {clips} AS c ON f.video = c.video AND f.frame_index >= c.start_frame
     WHERE f.frame_index <= c.end_frame
     """

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from faceq.errors import UsageError
-from faceq.query.rows import Rows
+from faceq.query.rows import OF_VIDEO, Rows
 from faceq.selection.clip_values import described
 from faceq.storage.settings import S3Settings
 from faceq.table.recommended import FILTER
@@ -98,9 +98,9 @@ def stretches(rows: Rows, where: str | None, lengths: Lengths) -> tuple[pa.Table
     return videos, rows.arrow(rows.sql(_stretches(rows.name_of(videos), condition, lengths)))
 
 
-_VIDEOS = """
+_VIDEOS = f"""
 SELECT source, member, (row_number() OVER (ORDER BY source, member))::INTEGER AS video
-FROM frames WHERE timestamp_s IS NOT NULL AND frame_index >= 0 GROUP BY source, member
+FROM frames WHERE {OF_VIDEO} GROUP BY source, member
 """
 """SQL: the videos of a table, numbered in their order, so that names are compared only once per frame."""
 
@@ -116,7 +116,7 @@ def _stretches(videos: str, condition: str, lengths: Lengths) -> str:
     return f"""
 WITH judged AS (
     SELECT source, member, shot, frame_index, timestamp_s, coalesce(({condition}\n), false) AS good
-    FROM frames WHERE timestamp_s IS NOT NULL AND frame_index >= 0
+    FROM frames WHERE {OF_VIDEO}
 ), seen AS (
     SELECT video, shot, frame_index, timestamp_s, good
     FROM judged JOIN {videos} AS v ON judged.source = v.source AND judged.member IS NOT DISTINCT FROM v.member
