@@ -117,12 +117,12 @@ class _Tar:
         source, reading = self._shard.source, self._reading
         if frame_id(source, name, 0) in reading.done:
             # A video may have further frames.
-            is_done = not is_video(member.start(archive, ENOUGH))
+            is_done = not _begins_video(archive, member)
             return Frame(source, name, 0, None, done=True) if is_done else None
         if member.no_file:
             return Frame(source, name, 0, None, error=_no_file(member, "an image"))
         if member.size > reading.limits.frame_bytes:
-            is_long = not is_video(member.start(archive, ENOUGH))
+            is_long = not _begins_video(archive, member)
             error = too_long(member.size, reading)
             return Frame(source, name, 0, None, error=error) if is_long else None
         if member.size > member.stored:
@@ -175,6 +175,14 @@ class _Tar:
             self._spool.close(file)
 
         return frames
+
+
+def _begins_video(archive: Archive, member: Member) -> bool:
+    """Whether the content of a member is that of a video; not if the tar ends before it."""
+    try:
+        return is_video(member.start(archive, ENOUGH))
+    except (tarfile.ReadError, *DAMAGE):
+        return False  # the archive reports it when the next member is wanted
 
 
 def _archive_in(stream: BinaryIO, reading: Reading) -> Archive:

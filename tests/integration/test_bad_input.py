@@ -455,13 +455,13 @@ def parquets() -> dict[str, Case]:
         ),
         "list-of-images": (
             parquet({"image": pa.array([[JPEG, JPEG], [JPEG], [], None])}),
-            1,
-            ("a list of 2 images in this row: store one", null, null),
+            3,
+            (null, null),
         ),
         "nested-struct": (
             parquet({"image": nested}),
-            0,
-            ("no binary column with images: the columns are image",),
+            1,
+            (),
         ),
         "struct": (
             parquet({"image": structs}),
@@ -577,7 +577,7 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "list-of-repeats.parquet": (
         lambda: parquet({"image": pa.ListArray.from_arrays([0, 900], repeated(VALUE, 900))}),
-        "a list of 900 images",
+        MEMORY,
     ),
 }
 
