@@ -1,5 +1,6 @@
 """Apply a function to many items in several threads."""
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -9,7 +10,12 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def in_threads(function: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
+def in_threads(
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    threads: int,
+    stop: threading.Event | None = None,
+) -> Iterator[Result]:
     """Apply a function to each item in `threads` threads, and yield the results in the order of the items.
 
     This uses all CPUs if the function spends its time in code that releases the GIL: image decoders, OpenCV,
@@ -18,7 +24,8 @@ def in_threads(function: Callable[[Item], Result], items: Iterable[Item], thread
 
     At most twice as many items as threads are started before their results are taken. An error is raised in
     the place of its result, as in a loop. After an error or Ctrl-C, items that are not yet being processed
-    are cancelled, and the others are waited for.
+    are cancelled, and the others are waited for. `stop` is set before, so that a function that takes long can
+    end early.
     """
     pool = ThreadPoolExecutor(threads)
     started: deque[Future[Result]] = deque()
@@ -30,4 +37,6 @@ def in_threads(function: Callable[[Item], Result], items: Iterable[Item], thread
         while started:
             yield started.popleft().result()
     finally:
+        if stop is not None:
+            stop.set()
         pool.shutdown(cancel_futures=True)

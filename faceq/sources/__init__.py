@@ -8,12 +8,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from faceq.sources.read import read_again, read_shards
+    from faceq.sources.read import read_again, read_shards, use_videos
     from faceq.sources.reading import Findings
 
-__all__ = ["Findings", "read_again", "read_shards"]
+__all__ = ["Findings", "read_again", "read_shards", "use_videos"]
 
-_MODULES = {"Findings": "reading", "read_again": "read", "read_shards": "read"}
+_MODULES = {"Findings": "reading", "read_again": "read", "read_shards": "read", "use_videos": "read"}
 
 
 def __getattr__(name: str) -> Any:

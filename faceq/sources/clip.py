@@ -47,9 +47,13 @@ def read_member(shard: Shard, member: str, stream: BinaryIO, reading: Reading) -
 
 
 def _frames(shard: Shard, member: str | None, stream: BinaryIO, reading: Reading) -> Iterator[Frame]:
-    """The frames that the sampling settings select. Raises the errors of `video.read`."""
+    """The frames that the sampling settings select; none if `reading.use_video` takes the video. Raises the
+    errors of `video.read`."""
     last = reading.last_of(shard.source, member)
     if last < 0:
+        return
+    if reading.use_video is not None:
+        reading.use_video(member, stream)
         return
     for frame in _chosen(shard, member, stream, reading):
         yield _frame(shard.source, member, frame, reading)

@@ -2,6 +2,7 @@
 
 import io
 import os
+import sys
 import tempfile
 from collections.abc import Iterable
 from typing import BinaryIO, cast
@@ -38,6 +39,12 @@ class Window:
         """Like `seek` of a file."""
         self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
         return self._at
+
+
+def another_reader(file: BinaryIO) -> BinaryIO:
+    """A reader of the whole file with a position of its own. Several of them may be used in turn, if nothing
+    else reads the file."""
+    return cast(BinaryIO, Window(file, 0, sys.maxsize))
 
 
 class SpoolError(FaceqError):

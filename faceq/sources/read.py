@@ -1,7 +1,8 @@
 """Read all frames of a list of shards, whatever their kinds."""
 
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import BinaryIO
 
 from faceq.config import Limits, Video
 from faceq.sources.clip import read_video
@@ -18,7 +19,7 @@ from faceq.sources.tar import read_tar
 from faceq.stage_resources import Encoding
 from faceq.storage.settings import S3Settings
 from faceq.table.finished_shards import Finished, FinishedPart
-from faceq.table.schema import frame_id, wrap_int64
+from faceq.table.schema import BREAK, frame_id, wrap_int64
 
 _READERS = {
     "tar": read_tar,
@@ -175,6 +176,33 @@ def read_again(
         encoding="base64",  # a table may have rows of base64 images; other shards are read the same with it
     )
     return (frame for frame in frames if not frame.done)
+
+
+def use_videos(
+    source: str,
+    members: Mapping[str | None, int],
+    use: Callable[[str | None, BinaryIO], None],
+    s3: S3Settings,
+) -> dict[str | None, str]:
+    """Open videos that are in a table, one after the other, without decoding them.
+
+    Args:
+        source: the video, or the tar or Parquet file that contains the videos, as named in the table.
+        members: the videos that are wanted (None: the source itself), each with its last wanted frame.
+        use: called with the member and its file, seekable and at its start.
+        s3: settings of the file system.
+
+    Returns:
+        Why a video could not be opened or read to its end, by member; None stands for all of the source.
+        A member that is in neither this nor a call no longer exists.
+    """
+    wanted = {frame_id(source, member, BREAK) for member in (None, *members)}
+    reading = Reading(s3, _AllBut(wanted), any_name=True, last={source: members}, use_video=use)
+    shard = shard_from_table(source)
+    # Its content decides whether it is a video, whatever its name.
+    shard = replace(shard, kind="video") if shard.kind == "picture" else shard
+    frames = _frames_of([shard], reading)
+    return {frame.member: frame.error for frame in frames if frame.error is not None and not frame.done}
 
 
 def _holding_more(shard: Shard, wanted: Container[int]) -> Shard:

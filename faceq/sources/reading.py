@@ -7,7 +7,7 @@ import math
 import os
 import struct
 from collections import Counter
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
@@ -67,9 +67,10 @@ class Reading:
     keep_sidecars: frames of tars get their `sidecars` instead of an `extra`. animated: read all frames of an
     animation, not only the first. last: the only members that are wanted of each source, and the last frame
     of each that is wanted; None: all are. encoding: how Parquet shards store images; `base64`: also as text.
-    version: version of the source that was opened last (see `Finished`), None if unknown. failed: reading the
-    last source failed for a reason that may be temporary. is_animation: the last source was an animation that
-    was read frame by frame.
+    use_video: called with the member (None for a source) and the seekable file of each wanted video, instead
+    of decoding it. version: version of the source that was opened last (see `Finished`), None if unknown.
+    failed: reading the last source failed for a reason that may be temporary. is_animation: the last source
+    was an animation that was read frame by frame.
     """
 
     s3: S3Settings
@@ -83,6 +84,7 @@ class Reading:
     animated: bool = False
     last: Mapping[str, Mapping[str | None, int]] | None = None
     encoding: Encoding = "bytes"
+    use_video: Callable[[str | None, BinaryIO], None] | None = None
     version: str | None = None
     failed: bool = False
     is_animation: bool = False

@@ -44,6 +44,7 @@ class Clock:
         self._shift: int | None = None  # from the file's timestamps to ours, in units
         self._latest = 0  # the file's latest timestamp since its clock last restarted
         self._shown = 0  # our time of the last frame, in units
+        self._restarted = False
 
     def time(self, frame: av.VideoFrame) -> Fraction:
         """Seconds since the first frame. Call this once for each frame, in order."""
@@ -57,10 +58,17 @@ class Clock:
         if self._starts_again(stamp):
             self._shift = self._shown + self._interval - stamp
             self._latest = stamp
+            self._restarted = True
         self._latest = max(self._latest, stamp)
         self._shown = max(self._shown, stamp + self._shift)
         time = self._shown * self.unit
         return self._begin + time if self._begin else time
+
+    @property
+    def origin(self) -> Fraction | None:
+        """The file's timestamp of the first frame, in seconds. None if the last frame's time is not its
+        timestamp minus this one: the clock has restarted, or the file begins later."""
+        return None if self._shift is None or self._restarted or self._begin else -self._shift * self.unit
 
     @property
     def next(self) -> Fraction:

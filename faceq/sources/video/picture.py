@@ -19,7 +19,7 @@ _SQUARE = Fraction(1)
 
 # Luma and chroma are each scaled directly to the display size. Without exact rounding, results would differ
 # between processors.
-_RESAMPLING = (
+RESAMPLING = (
     Interpolation.BICUBIC
     | Interpolation.ACCURATE_RND
     | Interpolation.FULL_CHR_H_INT
@@ -35,7 +35,8 @@ class VideoFrame:
     index: position among all frames that could be decoded, in display order, from 0. time: seconds since
     frame 0. rounding: maximum error of the time, in seconds, because the file rounds it. damaged: the decoder
     found errors and concealed them. aspect: width of a pixel divided by its height. matrix: the video's
-    display matrix. shot: number of its shot, from 0; None if shots were not looked for.
+    display matrix. shot: number of its shot, from 0; None if shots were not looked for. origin: the file's
+    timestamp of frame 0, in seconds; None if unknown, or if the file's clock has restarted since.
     """
 
     index: int
@@ -46,6 +47,7 @@ class VideoFrame:
     aspect: Fraction
     matrix: np.ndarray | None
     shot: int | None = None
+    origin: Fraction | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -66,7 +68,7 @@ class VideoFrame:
         if (width, height) == (self.decoded.width, self.decoded.height):
             shown = self.decoded.reformat(format="rgb24", threads=1)
         else:
-            shown = self.decoded.reformat(width, height, "rgb24", interpolation=_RESAMPLING, threads=1)
+            shown = self.decoded.reformat(width, height, "rgb24", interpolation=RESAMPLING, threads=1)
         rgb = shown.to_ndarray()
         return rgb if self.matrix is None else upright(rgb, self.matrix)
 

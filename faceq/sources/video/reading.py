@@ -168,7 +168,10 @@ def _timed(
         # Read the side data of the first frame only: reading them creates a reference cycle, which keeps the
         # frame's pixels (12 MB at 4K) in memory until the garbage collector runs.
         matrix = display_matrix(frame) if index == first else matrix
-        yield VideoFrame(index, clock.time(frame), clock.rounding, frame.is_corrupt, frame, aspect, matrix)
+        time = clock.time(frame)
+        yield VideoFrame(
+            index, time, clock.rounding, frame.is_corrupt, frame, aspect, matrix, origin=clock.origin
+        )
 
 
 def display_matrix(frame: av.VideoFrame) -> np.ndarray | None:

@@ -1,0 +1,97 @@
+"""A clip as a file: H.264 and AAC in MP4."""
+
+import contextlib
+import json
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from typing import BinaryIO
+
+import av
+import numpy as np
+from av.audio.stream import AudioStream
+
+from faceq.selection.cut_picture import COLOURS
+
+UNIT = Fraction(1, 90_000)
+"""The unit of time of the clips, in seconds. The distances of frames at usual rates are multiples of it."""
+
+_CRF = "18"
+"""Quality of x264: hardly a difference is visible."""
+
+_BITS = 96_000
+"""Bits per second and channel of the sound, at most 6 per sample."""
+
+
+class ClipFile:
+    """Writes the frames and the sound of a clip into a file. The video begins at 0."""
+
+    def __init__(self, file: BinaryIO, first: av.VideoFrame, interval: Fraction, note: dict[str, float]):
+        """first: the first frame; all have the same size and colours. interval: usual distance of the frames,
+        in seconds. note: what to record in the file."""
+        self._container = av.open(file, "w", "mp4")
+        self._container.metadata["comment"] = json.dumps(note)
+        rate = (1 / interval).limit_denominator(1001)
+        stream = self._container.add_stream("libx264", rate=rate or 1, options={"crf": _CRF})
+        encoder = stream.codec_context
+        encoder.width, encoder.height, encoder.pix_fmt = first.width, first.height, "yuv420p"
+        encoder.time_base = UNIT
+        encoder.thread_count = 1  # with more, the result depends on their number
+        for name in COLOURS:
+            setattr(encoder, name, getattr(first, name))
+        self._video = stream
+        self._audio: AudioStream | None = None
+        self._step = max(1, round(interval / UNIT))
+        self._last = -1
+
+    def add_sound(self, samples: Iterable[np.ndarray], rate: int, layout: str, channels: int) -> None:
+        """Add the sound: (channels, N) float32 samples, in pieces, from the first frame on."""
+        stream = self._container.add_stream("aac", rate=rate)
+        encoder = stream.codec_context
+        encoder.layout = layout
+        encoder.bit_rate = channels * min(_BITS, 6 * rate)
+        self._audio = stream
+        self._container.start_encoding()
+        for frame in _frames(samples, rate, layout):
+            self._container.mux(stream.encode(frame))
+        self._container.mux(stream.encode(None))
+
+    def add(self, frame: av.VideoFrame, time: Fraction) -> None:
+        """Add a frame that is shown `time` seconds after the first one; a unit later if the time repeats."""
+        self._last = frame.pts = max(round(time / UNIT), self._last + 1)
+        frame.time_base = UNIT
+        self._mux(self._video.encode(frame))
+
+    def close(self) -> None:
+        """Finish the file."""
+        self._mux(self._video.encode(None))
+        self._container.close()
+
+    def discard(self) -> None:
+        """Give up."""
+        with contextlib.suppress(av.FFmpegError, OSError, ValueError):
+            self._container.close()
+
+    def _mux(self, packets: Iterable[av.Packet]) -> None:
+        for packet in packets:
+            packet.duration = self._step  # how long the last frame lasts: players know it of the others
+            self._container.mux(packet)
+
+
+def note_in(path: str) -> dict[str, float] | None:
+    """What is recorded in the file of a clip; None if it is not a complete file of a clip."""
+    try:
+        with av.open(path) as container:
+            tags = {key.lower(): value for key, value in container.metadata.items()}
+        note = json.loads(tags["comment"])
+    except (av.FFmpegError, OSError, KeyError, ValueError):
+        return None
+    return note if isinstance(note, dict) else None
+
+
+def _frames(samples: Iterable[np.ndarray], rate: int, layout: str) -> Iterator[av.AudioFrame]:
+    done = 0
+    for piece in samples:
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(piece), "fltp", layout)
+        frame.sample_rate, frame.pts, frame.time_base = rate, done, Fraction(1, rate)
+        done += piece.shape[1]
+        yield frame
