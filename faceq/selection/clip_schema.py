@@ -83,6 +83,32 @@ IDENTITY = Column(
     null="no frame of the clip has an embedding",
 )
 
+_NOT_CUT = "it was not written"
+
+CUT = (
+    Column("file", pa.string(), "Name of its file in the folder.", null=_NOT_CUT),
+    Column(
+        "file_start_s",
+        pa.float64(),
+        "Time in the video of the first frame in the file: `start_s`, or that of the key frame before it "
+        "with `--cut-mode copy`.",
+        "seconds",
+        "≤ `start_s`",
+        _NOT_CUT,
+    ),
+    Column(
+        "file_end_s",
+        pa.float64(),
+        "Time in the video of the last frame in the file: `end_s`, or a few frames later with "
+        "`--cut-mode copy`.",
+        "seconds",
+        "≥ `end_s`",
+        _NOT_CUT,
+    ),
+    Column("error", pa.string(), "Why it was not written.", null="it was written"),
+)
+"""The columns that a list of cut clips has after those of the clips."""
+
 SUMMARIES = {
     "mean": "the mean",
     "min": "the minimum",

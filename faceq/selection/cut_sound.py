@@ -99,21 +99,18 @@ class Sound:
         """Decoded pieces from the one that contains `begin` to the one that contains `end`."""
         kept, self._kept = self._kept, deque()
         try:
-            for start, piece in self._chained(kept):
+            # Not a `for` loop: its end would close the generator of the pieces.
+            while item := kept.popleft() if kept else next(self._pieces, None):
+                start, piece = item
                 finish = start + Fraction(piece.shape[1], self.rate)
                 if finish > keep:
-                    self._kept.append((start, piece))
+                    self._kept.append(item)
                 if finish > begin:
-                    yield start, piece
+                    yield item
                 if finish >= end:
                     break
         finally:
             self._kept.extend(kept)
-
-    def _chained(self, kept: deque[tuple[Fraction, np.ndarray]]) -> Iterator[tuple[Fraction, np.ndarray]]:
-        while kept:
-            yield kept.popleft()
-        yield from self._pieces
 
     def _silence(self, count: int) -> Iterator[np.ndarray]:
         while count > 0:

@@ -17,6 +17,7 @@ from faceq.query.export import export
 from faceq.query.rows import Rows
 from faceq.runtime.device import usable_cpus
 from faceq.runtime.parallel import in_threads
+from faceq.selection.clip_schema import CUT
 from faceq.selection.cut_clip import Clip, Cut
 from faceq.selection.cut_copy import copy
 from faceq.selection.cut_encode import Encoding, encode
@@ -33,17 +34,6 @@ SIZES = range(16, 4097, 2)
 """Possible sides of a crop in pixels: H.264 needs even ones."""
 
 _ROWS_AT_ONCE = 10_000
-
-COLUMNS = pa.schema(
-    [
-        ("file", pa.string()),
-        ("file_start_s", pa.float64()),
-        ("file_end_s", pa.float64()),
-        ("error", pa.string()),
-    ]
-)
-"""The columns of LIST, after those of the clips: the file, the times of its first and its last frame in the
-video, in seconds, or why it was not written."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +80,7 @@ def cut(
         progress: called with the number of further clips that are finished.
 
     Returns:
-        The clips with COLUMNS.
+        The clips with the columns of `clip_schema.CUT`.
 
     Raises:
         UsageError: the folder contains something else, or another process writes into it.
@@ -105,10 +95,11 @@ def cut(
             place.claim(wanted)
         found = _Work(place, way, s3, progress).all_of(rows, clips)
         listed = clips
-        for field in COLUMNS:
-            name = field.name.removeprefix("file_") if field.type == pa.float64() else field.name
-            values = [getattr(found[clip_id], name) for clip_id in clips["clip_id"].to_pylist()]
-            listed = listed.append_column(field, pa.array(values, field.type))
+        cuts = [found[clip_id] for clip_id in clips["clip_id"].to_pylist()]
+        for column in CUT:
+            name = column.name.removeprefix("file_")
+            values = [getattr(one, name) for one in cuts]
+            listed = listed.append_column(column.field, pa.array(values, column.type))
         export(rows, rows.sql(f"FROM {rows.name_of(listed)}"), os.path.join(place.path, LIST), s3)
     return listed
 

@@ -1,6 +1,6 @@
 """The page of the columns of clips, generated from the descriptions in `faceq.selection.clip_schema`."""
 
-from faceq.selection.clip_schema import COLUMNS, IDENTITY, SUMMARIES, SUMMARISED
+from faceq.selection.clip_schema import COLUMNS, CUT, IDENTITY, SUMMARIES, SUMMARISED
 from jobs.reference_pages.columns import TITLES, cells
 from jobs.reference_pages.markdown import WRITTEN, table
 
@@ -31,5 +31,11 @@ For each of them there are three columns of type float32, over all frames of the
 {ends}
 
 They are null if no frame of the clip has a value.
+
+## Cut clips
+
+`clips.parquet` in the folder of `faceq clips --cut` has further columns:
+
 """
+        + table(TITLES, [cells(column) for column in CUT])
     )

@@ -9,6 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import boto3
 import cv2
 import numpy as np
 import pyarrow as pa
@@ -17,6 +18,7 @@ import pytest
 from clicks import flashes_and_clicks, flashing, write_clicking
 from disks import needs_mounts, small_disk
 from here import write_rows
+from real_s3 import BUCKET
 from tars import write_tar
 from videos import number_in, numbered, packets, write_numbered, write_video
 
@@ -267,6 +269,65 @@ def test_click_and_flash_still_coincide(tmp_path, cut_one, name, rate, sound, de
         assert length == pytest.approx(60 / rate, abs=0.03)
 
 
+def test_clips_that_follow_each_other_share_the_sound(tmp_path, table_of):
+    source = write_clicking(tmp_path / "v.mp4", 120)
+    table = table_of(rows_of(str(source), times_of(source), range(3, 117)))
+    assert (
+        main(["clips", table, "--max-seconds", "1", "--min-seconds", "0.5", "--cut", str(tmp_path / "cut")])
+        == 0
+    )
+    found = pq.read_table(tmp_path / "cut" / "clips.parquet").to_pylist()
+    assert len(found) == 5
+    for row in found:
+        path = tmp_path / "cut" / row["file"]
+        assert frames_in(path)[0] == list(range(row["start_frame"], row["end_frame"] + 1))
+        flashes, clicks = flashes_and_clicks(path)
+        assert flashes == pytest.approx(clicks, abs=0.012)
+
+
+def test_sound_that_is_missing_or_restarts_is_never_out_of_place(tmp_path, table_of):
+    """The sound of the first video ends early: the rest is silence. The clock of the second one restarts."""
+    late = write_clicking(tmp_path / "v.mp4", 100)
+    short = tmp_path / "short.mp4"
+    with av.open(str(late)) as given, av.open(str(short), "w") as container:
+        streams = [container.add_stream_from_template(stream, opaque=True) for stream in given.streams]
+        for packet in given.demux():
+            if packet.dts is not None and not (packet.stream.type == "audio" and packet.pts > 96_000):
+                packet.stream = streams[packet.stream.index]
+                container.mux(packet)
+    twice = tmp_path / "twice.ts"
+    one = write_clicking(tmp_path / "one.ts", 50)
+    twice.write_bytes(2 * one.read_bytes())
+    rows = rows_of(str(short), times_of(short), range(40, 90)) + rows_of(
+        str(twice), times_of(twice), range(60, 90)
+    )
+    rows += rows_of(str(one), times_of(one), range(10, 40))
+    found = {Path(row["source"]).name: row for row in cut_all(table_of(rows), tmp_path / "cut")}
+    assert "the place of its sound is unknown" in found["twice.ts"]["error"]
+    flashes, clicks = flashes_and_clicks(tmp_path / "cut" / found["short.mp4"]["file"])
+    assert flashes[: len(clicks)] == pytest.approx(clicks, abs=0.012) and 0 < len(clicks) < len(flashes)
+    with av.open(str(tmp_path / "cut" / found["short.mp4"]["file"])) as container:
+        (stream,) = container.streams.audio
+        assert float(stream.duration * stream.time_base) == pytest.approx(2, abs=0.03)
+    assert found["one.ts"]["error"] is None
+
+
+def test_ctrl_c_ends_soon_and_says_how_to_continue(tmp_path, table_of):
+    frames = [flashing(j % 120).repeat(10, 0).repeat(10, 1) for j in range(300)]
+    source = write_video(tmp_path / "v.mp4", frames)
+    table = table_of(rows_of(str(source), times_of(source), range(300)))
+    folder = tmp_path / "cut"
+    command = [sys.executable, "-m", "faceq", "clips", table, "--min-seconds", "0.4", "--cut", str(folder)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 60
+    while time.monotonic() < until and not list(folder.glob(".*.mp4.*")):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    assert "run the same command again to continue" in process.communicate(timeout=10)[1]
+    assert process.returncode == 130
+    assert os.listdir(folder) == ["_faceq"]
+
+
 # --- copies ---
 
 
@@ -379,6 +440,19 @@ def test_videos_in_shards_are_cut(tmp_path, table_of):
                 wanted = range(row["start_frame"], row["end_frame"] + 1)
                 assert numbers == list(wanted) if way.mode == "encode" else set(wanted) <= set(numbers)
     assert len(found) == 5
+
+
+@pytest.mark.parametrize("mode", ["encode", "copy"])
+def test_a_video_on_s3_is_cut(tmp_path, table_of, s3, mode):
+    source = write_clicking(tmp_path / "v.mp4")
+    boto3.client("s3").upload_file(str(source), BUCKET, "cut/v.mp4")
+    times = times_of(source)
+    rows = rows_of(f"{s3}/cut/v.mp4", times, range(10, 60)) + rows_of(
+        f"{s3}/cut/gone.mp4", times, range(10, 60)
+    )
+    gone, row = cut_all(table_of(rows), tmp_path / "cut", Way(mode))
+    assert set(range(10, 60)) <= set(frames_in(tmp_path / "cut" / row["file"])[0])
+    assert "not found" in gone["error"]
 
 
 def test_each_failure_is_a_row_and_the_others_are_cut(tmp_path, table_of, capsys):
