@@ -18,6 +18,9 @@ UNIT = Fraction(1, 90_000)
 _CRF = "18"
 """Quality of x264: hardly a difference is visible."""
 
+_AHEAD = 1
+"""Seconds by which the sound is written ahead of the frames."""
+
 _BITS = 96_000
 """Bits per second and channel of the sound, at most 6 per sample."""
 
@@ -39,37 +42,47 @@ class ClipFile:
         for name in COLOURS:
             setattr(encoder, name, getattr(first, name))
         self._video = stream
-        self._audio: AudioStream | None = None
+        self._sound: Iterator[av.Packet] = iter(())
+        self._heard = Fraction(-1)  # time of the last packet of the sound
         self._step = max(1, round(interval / UNIT))
         self._last = -1
 
     def add_sound(self, samples: Iterable[np.ndarray], rate: int, layout: str, channels: int) -> None:
-        """Add the sound: (channels, N) float32 samples, in pieces, from the first frame on."""
+        """Add the sound: (channels, N) float32 samples, in pieces, from the first frame on. They are taken as
+        the frames come, so that both are close together in the file, and few are in memory."""
         stream = self._container.add_stream("aac", rate=rate)
         encoder = stream.codec_context
         encoder.layout = layout
         encoder.bit_rate = channels * min(_BITS, 6 * rate)
-        self._audio = stream
-        self._container.start_encoding()
-        for frame in _frames(samples, rate, layout):
-            self._container.mux(stream.encode(frame))
-        self._container.mux(stream.encode(None))
+        self._sound = _packets(samples, stream, rate, layout)
 
     def add(self, frame: av.VideoFrame, time: Fraction) -> None:
         """Add a frame that is shown `time` seconds after the first one; a unit later if the time repeats."""
         self._last = frame.pts = max(round(time / UNIT), self._last + 1)
         frame.time_base = UNIT
+        self._mux_sound(time + _AHEAD)
         self._mux(self._video.encode(frame))
 
     def close(self) -> None:
         """Finish the file."""
+        self._mux_sound(None)
         self._mux(self._video.encode(None))
         self._container.close()
 
     def discard(self) -> None:
         """Give up."""
+        self._sound = iter(())
         with contextlib.suppress(av.FFmpegError, OSError, ValueError):
             self._container.close()
+
+    def _mux_sound(self, until: Fraction | None) -> None:
+        """Add the sound up to a time, in seconds; None: to its end."""
+        while until is None or self._heard < until:
+            packet = next(self._sound, None)
+            if packet is None:
+                return
+            self._heard = (packet.pts or 0) * packet.time_base
+            self._container.mux(packet)
 
     def _mux(self, packets: Iterable[av.Packet]) -> None:
         for packet in packets:
@@ -88,10 +101,14 @@ def note_in(path: str) -> dict[str, float] | None:
     return note if isinstance(note, dict) else None
 
 
-def _frames(samples: Iterable[np.ndarray], rate: int, layout: str) -> Iterator[av.AudioFrame]:
+def _packets(
+    samples: Iterable[np.ndarray], stream: AudioStream, rate: int, layout: str
+) -> Iterator[av.Packet]:
+    """Encode samples."""
     done = 0
     for piece in samples:
         frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(piece), "fltp", layout)
         frame.sample_rate, frame.pts, frame.time_base = rate, done, Fraction(1, rate)
         done += piece.shape[1]
-        yield frame
+        yield from stream.encode(frame)
+    yield from stream.encode(None)

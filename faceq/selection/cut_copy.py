@@ -83,6 +83,8 @@ class _Source:
         if self.audio is not None:
             self.audio.discard = Discard.default
         self.unit = self.video.time_base or Fraction(1, 1000)
+        if container.format.name == "avi" and self.video.codec_context.has_b_frames:
+            raise CutError(f"an AVI does not state when each frame is shown: {_ENCODE}")
 
     def packets(self, begin: Fraction, sound: bool = False) -> Iterator[av.Packet]:
         """Yield the packets from a key frame before `begin` (seconds), or the start of the file, on."""
@@ -214,7 +216,7 @@ def _write(
             if stamp not in stamps:
                 continue
             packet.dts = stamps[stamp] - shift
-        elif begin <= stamp * packet.time_base < end:
+        elif begin < (stamp + (packet.duration or 0)) * packet.time_base and stamp * packet.time_base < end:
             packet.dts = stamp - shift
         else:
             continue

@@ -349,6 +349,13 @@ def test_a_copy_of_a_codec_that_mp4_cannot_hold_is_matroska(tmp_path, cut_one):
     assert (row["file_start_s"], row["file_end_s"]) == pytest.approx((0.4, 1.56))
 
 
+def test_a_copy_of_an_avi_whose_frames_are_reordered_is_refused(tmp_path, table_of):
+    source = write_numbered(tmp_path / "v.avi", codec="mpeg4", bf="2")
+    table = table_of(rows_of(str(source), times_of(source), range(10, 40)))
+    (row,) = cut_all(table, tmp_path / "cut", Way("copy"))
+    assert "use --cut-mode encode" in row["error"]
+
+
 def test_a_copy_stays_rotated(tmp_path, cut_one):
     source = write_video(tmp_path / "v.mp4", [np.rot90(numbered(i)) for i in range(30)], rotation=(-90,))
     path, _ = cut_one(source, range(0, 25), Way("copy"))
