@@ -77,14 +77,15 @@ def clips(options: argparse.Namespace) -> int:
     _check_combination(options)
     if options.out:
         check_export(options.out)
+    way = _way(options) if options.cut else None
     s3 = load_settings(options).s3
     with Rows(options.table, s3, memory_limit=MEMORY) as rows:
         found = find(rows, condition, lengths)
         if options.out:
             export(rows, rows.sql(f"FROM {rows.name_of(found)}"), options.out, s3)
-        if options.cut:
+        if way:
             selection = {"condition": condition, **vars(lengths)}
-            found = _cut(rows, found, selection, options, s3)
+            found = _cut(rows, found, way, selection, options, s3)
     if not (options.out or options.cut):
         print_rows(found.select(SHOWN)[:CLIPS_SHOWN])
     lost = []
@@ -108,9 +109,9 @@ def clips(options: argparse.Namespace) -> int:
 
 def _check_combination(options: argparse.Namespace) -> None:
     """UsageError for flags that need others."""
-    if not options.cut and (options.cut_mode or options.crop or options.crop_size):
+    if not options.cut and (options.cut_mode or options.crop or options.crop_size is not None):
         raise UsageError("clips: --cut-mode, --crop and --crop-size need --cut DIR")
-    if options.crop_size and not options.crop:
+    if options.crop_size is not None and not options.crop:
         raise UsageError("clips: --crop-size needs --crop face")
 
 
@@ -122,12 +123,26 @@ def _only_prints(options: argparse.Namespace) -> bool:
     return not (options.out or options.cut)
 
 
-def _cut(
-    rows: Any, found: pa.Table, selection: dict[str, object], options: argparse.Namespace, s3: S3Settings
-) -> pa.Table:
-    from faceq.selection.cutting import Way, cut  # noqa: PLC0415 - PyAV takes a while to import
+def _way(options: argparse.Namespace) -> Any:
+    """How clips are cut. UsageError before the table is read if this is not possible."""
+    from faceq.selection.cut_folder import CutFolder  # noqa: PLC0415 - PyAV takes a while to import
+    from faceq.selection.cutting import Way  # noqa: PLC0415 - as above
 
-    way = Way(options.cut_mode or "encode", options.crop, options.crop_size or 512)
+    CutFolder(options.cut)
+    size = 512 if options.crop_size is None else options.crop_size
+    return Way(options.cut_mode or "encode", options.crop, size)
+
+
+def _cut(
+    rows: Any,
+    found: pa.Table,
+    way: Any,
+    selection: dict[str, object],
+    options: argparse.Namespace,
+    s3: S3Settings,
+) -> pa.Table:
+    from faceq.selection.cutting import cut  # noqa: PLC0415 - PyAV takes a while to import
+
     with rich.progress.Progress(
         console=rich.console.Console(stderr=True), transient=True, disable=not options.shown.for_people
     ) as bar:

@@ -15,7 +15,7 @@ from av.video.stream import VideoStream
 
 from faceq.messages.one_line import one_line
 from faceq.selection.cut_clip import TOLERANCE, UNSEEN_INTERVAL, Clip, Cut, CutError, Done, StoppedError
-from faceq.selection.cut_encode import Create, reason
+from faceq.selection.cut_encode import Create
 from faceq.sources import video
 from faceq.sources.member_files import another_reader
 from faceq.sources.video.file import WatchedFile
@@ -68,7 +68,7 @@ def copy(
                     raise source
                 cut = _cut(source, clip, create)
             except Exception as error:
-                cut = Cut(clip.clip_id, error=reason(error))
+                cut = Cut(clip.clip_id, error=one_line(error))
             done(cut)
 
 

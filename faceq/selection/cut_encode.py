@@ -2,7 +2,6 @@
 
 import contextlib
 import threading
-from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -49,11 +48,8 @@ def encode(file: BinaryIO, clips: Sequence[Clip], how: Encoding, done: Done) -> 
     Raises:
         StoppedError: the work was stopped.
     """
-    waiting = deque(clips)
-    frames = _Frames(file, how)
-    with contextlib.closing(frames):
-        while waiting:
-            clip = waiting[0]
+    with contextlib.closing(_Frames(file, how)) as frames:
+        for clip in clips:
             try:
                 if frames.error is not None:
                     raise frames.error
@@ -61,14 +57,8 @@ def encode(file: BinaryIO, clips: Sequence[Clip], how: Encoding, done: Done) -> 
             except StoppedError:
                 raise
             except Exception as error:
-                cut = Cut(clip.clip_id, error=reason(error))
-            waiting.popleft()
+                cut = Cut(clip.clip_id, error=one_line(error))
             done(cut)
-
-
-def reason(error: Exception) -> str:
-    """Why a clip was not cut, as text for its `error`."""
-    return one_line(error)
 
 
 def _cut(frames: "_Frames", clip: Clip, how: Encoding) -> Cut:
