@@ -14,7 +14,7 @@ import pyarrow as pa
 from faceq.config import Limits
 from faceq.errors import UsageError
 from faceq.query.export import export
-from faceq.query.rows import Rows
+from faceq.query.rows import OF_VIDEO, Rows
 from faceq.runtime.device import usable_cpus
 from faceq.runtime.parallel import in_threads
 from faceq.selection.clip_schema import CUT
@@ -177,7 +177,9 @@ def _clip(row: dict[str, object]) -> Clip:
 def _with_faces(rows: Rows, clips: pa.Table) -> Iterator[Clip]:
     """The clips with the paths of their faces. The rows of one clip are in memory."""
     numbered = clips.append_column("clip", pa.array(range(len(clips)), pa.int64()))
-    faces = rows.batches(rows.sql(_FACES.format(clips=rows.name_of(numbered))), _ROWS_AT_ONCE)
+    faces = rows.batches(
+        rows.sql(_FACES.format(clips=rows.name_of(numbered), of_video=OF_VIDEO)), _ROWS_AT_ONCE
+    )
     each = itertools.groupby(
         (row for batch in faces for row in zip(*(c.to_pylist() for c in batch.columns), strict=True)),
         key=lambda row: row[0],
@@ -197,7 +199,7 @@ _FACES = """
 SELECT c.clip, f.timestamp_s, f.face_x, f.face_y, f.face_w, f.face_h
 FROM (
     SELECT *, coalesce('of ' || member, '') AS place FROM frames
-    WHERE timestamp_s IS NOT NULL AND frame_index >= 0 AND face_w > 0 AND face_h > 0
+    WHERE {of_video} AND face_w > 0 AND face_h > 0
 ) AS f ASOF JOIN (SELECT *, coalesce('of ' || member, '') AS place FROM {clips}) AS c
 ON f.source = c.source AND f.place = c.place AND f.frame_index >= c.start_frame
 WHERE f.frame_index <= c.end_frame ORDER BY c.clip, f.frame_index
