@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 import pyarrow as pa
 
+from faceq.errors import FaceqError
 from faceq.sources.kinds import Kind
 from faceq.sources.parquet_types import could_hold_images, is_text
 from faceq.sources.parquet_values import only_image_in
@@ -23,7 +24,7 @@ PROBED = 64
 """Number of first rows whose content is checked to find the image column if names are not enough."""
 
 
-class NoImageColumnError(pa.ArrowInvalid):
+class NoImageColumnError(FaceqError, pa.ArrowInvalid):
     """It cannot be determined which column has the images."""
 
 
