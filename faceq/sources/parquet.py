@@ -16,7 +16,7 @@ from faceq.sources.listing import Shard, printable
 from faceq.sources.names import Names
 from faceq.sources.parquet_columns import KEY_COLUMNS, VIDEO_COLUMNS, NoImageColumnError
 from faceq.sources.parquet_extra import OtherColumns, with_extras
-from faceq.sources.parquet_files import not_there, only_path, place_of
+from faceq.sources.parquet_files import is_about_tar, not_there, only_path, place_of
 from faceq.sources.parquet_leaves import Leaves, leaves_of
 from faceq.sources.parquet_nested import ImageColumn
 from faceq.sources.parquet_pages import COPIES_OF_LIST, LEVELS, FewerRowsError, GuardedFile
@@ -63,7 +63,14 @@ def read_parquet(shard: Shard, reading: Reading) -> Iterator[Frame]:
                 )
                 reading.findings.pass_over(shard.source)
                 return
-            image = rows.image_column()
+            try:
+                image = rows.image_column()
+            except NoImageColumnError:
+                if not is_about_tar(shard, reading):
+                    raise
+                reading.findings.notes.append(f"{shard.source}: describes the tar beside it: not read")
+                reading.findings.pass_over(shard.source)
+                return
             key = next(
                 (name for name in KEY_COLUMNS if name in rows.schema.names and name != image.name), None
             )

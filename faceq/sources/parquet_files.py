@@ -1,11 +1,11 @@
-"""Files that a Parquet shard names by their paths instead of holding their bytes."""
+"""Files that belong to a Parquet file: those that its rows name, and a tar that it describes."""
 
 import os
 
 from faceq.errors import FaceqError
-from faceq.sources.listing import Shard, printable
-from faceq.sources.reading import unread
-from faceq.storage.filesystem import is_remote, path_of
+from faceq.sources.listing import TAR_ENDINGS, Shard, printable
+from faceq.sources.reading import Reading, unread
+from faceq.storage.filesystem import filesystem, is_remote, path_of
 
 
 class OtherStorageError(FaceqError):
@@ -37,3 +37,11 @@ def not_there(path: str, error: Exception, shard: Shard) -> str:
     if isinstance(error, FileNotFoundError):
         return f"{only_path(path)}, and there is no such file"
     return f"{only_path(path)}: {unread(error, shard)}"
+
+
+def is_about_tar(shard: Shard, reading: Reading) -> bool:
+    """Whether a tar of the same name is beside a Parquet file. img2dataset writes one with the columns url,
+    caption, key and so on beside each tar, whose sidecars have the same values."""
+    files = filesystem(shard.source, reading.s3)
+    stem = os.path.splitext(shard.path)[0]
+    return any(files.exists(f"{stem}{ending}") for ending in TAR_ENDINGS)

@@ -423,3 +423,19 @@ def test_a_query_reaches_inside(tmp_path, astronaut):
     assert rows.to_pylist() == [
         {"member": "1.png", "extra": '{"json": {"identity": "n1"}}', "status": "scored"}
     ]
+
+
+def test_a_table_beside_a_tar_that_it_describes_is_passed_over(tmp_path):
+    """As img2dataset writes them. Alone, such a table is an error."""
+    about = pa.table({"url": ["u"], "caption": ["a face"], "key": ["000000000"], "sha256": ["0"]})
+    pq.write_table(about, tmp_path / "00000.parquet")
+    (alone,) = read_shards(list_shards([str(tmp_path)], S3Settings()), S3Settings())
+    assert "no binary column with images" in alone.error
+    sidecars = [("000000000.txt", b"a face"), ("000000000.json", b'{"url": "u"}')]
+    write_tar(tmp_path / "00000.tar", [("000000000.jpg", b"\xff\xd8\xff"), *sidecars])
+    findings = Findings()
+    shards = list_shards([str(tmp_path)], S3Settings())
+    (frame,) = read_shards(shards, S3Settings(), findings=findings, extra_bytes=1000)
+    assert frame.member == "000000000.jpg"
+    assert json.loads(frame.extra) == {"txt": "a face", "json": {"url": "u"}}
+    assert findings.passed_over == {".parquet": 1} and "describes the tar beside it" in findings.notes[0]
