@@ -12,26 +12,20 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class TaskResources(Strict):
-    """Resources of the tasks that read the input and write the rows. They spend most of their time waiting
-    for storage."""
+Encoding = Literal["bytes", "base64"]
+
+
+class Read(Strict):
+    """How the input is read, and the resources of the tasks that read it and write the rows."""
 
     num_cpus: float = Field(
         0.25, gt=0, description="Logical CPUs of one task. A task that decodes videos takes a whole core."
     )
-
-
-Encoding = Literal["bytes", "base64"]
-
-
-class Read(TaskResources):
-    """How the input is read, and the resources of the tasks that read it and write the rows."""
-
     animated: Literal["first", "frames"] = Field(
         "first",
         description="Which frames of an animated GIF, WebP or PNG to score. `first`: the first one. "
-        "`frames`: all of them, or those that `video` chooses, as of a video; in tars and Parquet files, the "
-        "first one.",
+        "`frames`: all of them, or those that `video` selects. In tars and Parquet files, always the first "
+        "one.",
     )
     encoding: Encoding = Field(
         "bytes",

@@ -6,10 +6,9 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import rich.console
-import rich.progress
 
 from faceq.cli.filters import add_condition_arguments, filtered
+from faceq.cli.progress_bar import progress_bar
 from faceq.cli.rows import print_rows
 from faceq.cli.settings import add_config_arguments, load_settings
 from faceq.errors import UsageError
@@ -143,8 +142,5 @@ def _cut(
 ) -> pa.Table:
     from faceq.selection.cutting import cut  # noqa: PLC0415 - PyAV takes a while to import
 
-    with rich.progress.Progress(
-        console=rich.console.Console(stderr=True), transient=True, disable=not options.shown.for_people
-    ) as bar:
-        task = bar.add_task("clips", total=len(found))
-        return cut(rows, found, options.cut, way, selection, s3, lambda more: bar.advance(task, more))
+    with progress_bar(options.shown, "clips", len(found)) as advance:
+        return cut(rows, found, options.cut, way, selection, s3, advance)

@@ -8,11 +8,10 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import rich.console
-import rich.progress
 
 from faceq.cli.arguments import positive
 from faceq.cli.filters import add_condition_arguments, filtered
+from faceq.cli.progress_bar import progress_bar
 from faceq.cli.rows import print_rows
 from faceq.cli.settings import add_config_arguments, load_settings
 from faceq.errors import UsageError
@@ -143,20 +142,15 @@ def _export_shards(rows: Any, options: argparse.Namespace, s3: S3Settings) -> in
 
     selection = shard_export.Selection(options.where, options.order_by, options.limit)
     total = shard_export.count(rows, selection)
-    with rich.progress.Progress(
-        console=rich.console.Console(stderr=True), transient=True, disable=not options.shown.for_people
-    ) as bar:
-        task = bar.add_task("frames", total=total)
-        done = shard_export.export_shards(
-            rows, selection, options.export_shards, s3, lambda more: bar.advance(task, more)
-        )
+    with progress_bar(options.shown, "frames", total) as advance:
+        done = shard_export.export_shards(rows, selection, options.export_shards, s3, advance)
     print(f"{done.written:,} frames in {visible(options.export_shards)}", end="")
     print(f"; {done.already:,} were exported before" if done.already else "")
     if done.lost:
         log.warning("%s frames could not be read, the first: %s", f"{done.lost:,}", done.reason)
     if done.lost_sidecars:
         log.warning(
-            "%s sidecars were not written: their frame has more than %d, or more than 256 MiB of them",
+            "%s sidecars were not written: a frame can have at most %d of them, of 256 MiB together",
             f"{done.lost_sidecars:,}",
             MOST_SIDECARS,
         )

@@ -188,12 +188,7 @@ class _Reader:
 
     def _read(self, shards: list[Shard]) -> Iterator[Frame]:
         how = self._settings
-        return read_shards(
-            *(shards, how.s3, self._done, how.sampling, how.limits, self.findings),
-            *(how.any_name, how.extra_bytes),
-            animated=how.animated,
-            encoding=how.encoding,
-        )
+        return read_shards(shards, done=self._done, findings=self.findings, **vars(how))
 
     def _killer(self, shard: Shard) -> Frame:
         index = 0 if shard.kind == "picture" else BREAK

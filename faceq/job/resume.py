@@ -4,7 +4,7 @@ have nothing left to do."""
 import contextlib
 import math
 import os
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Container, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -83,7 +83,7 @@ def rest_of(
         limited: the run takes only the first frames of the input.
     """
     known = finished_shards.load(table)
-    shards = _with_several_frames(shards, known[0])
+    shards = _as_videos(shards, known[0])
     held = repair.prepare(table, _sources(shards), () if limited else _large(shards))
     passing = repair.passing(table, _sources(shards), fiq_threshold)
     return _rest(table, shards, settings, held, passing, limited, known)
@@ -98,7 +98,7 @@ def preview(
 ) -> Rest:
     """As `rest_of`, but nothing is changed: the part of the input that a run would have to do."""
     known = finished_shards.load(table)
-    shards = _with_several_frames(shards, known[0])
+    shards = _as_videos(shards, known[0])
     held = repair.contents(table, _large(shards))
     passing = repair.passing(table, _sources(shards), fiq_threshold)
     unsure = repair.unsure(table, _sources(shards), retry_unreadable)
@@ -204,30 +204,23 @@ def _is_whole(shard: Finished, tallies: Tallies) -> bool:
     return tallies.get(shard.source) == (shard.frames, shard.ids)
 
 
-def _with_several_frames(shards: Iterable[Shard], known: Shards) -> list[Shard]:
-    """The shards; those with the name of an image that are on record as finished are of the kind `video`.
-
-    They are videos or animations. For an image, a row of its first frame means that it is done.
-    """
+def _as_videos(shards: Iterable[Shard], sources: Container[str]) -> list[Shard]:
+    """The shards; those of the sources with the name of an image are of the kind `video`: they are videos or
+    animations. For an image, a row of its first frame means that it is done."""
     return [
-        replace(shard, kind="video") if shard.kind == "picture" and shard.source in known else shard
+        replace(shard, kind="video") if shard.kind == "picture" and shard.source in sources else shard
         for shard in shards
     ]
 
 
 def with_known_videos(table: Table, shards: list[Shard]) -> list[Shard]:
-    """The shards; those that a stopped run has read as videos are of the kind `video`.
-
-    A video may have the name of an image. For an image, a row of its first frame means that it is done.
-    """
+    """The shards; those that a stopped run has read as videos are of the kind `video`, whatever their
+    names."""
     partial = [run for run in table.runs() if not run["finished"] or run["config"].get("limit")]
     if not partial or all(shard.kind != "picture" for shard in shards):
         return shards
     videos = table.videos_in([path for run in partial for path in table.files_of(run["run_id"])])
-    return [
-        replace(shard, kind="video") if shard.kind == "picture" and shard.source in videos else shard
-        for shard in shards
-    ]
+    return _as_videos(shards, videos)
 
 
 def nothing_to_do(
@@ -242,7 +235,7 @@ def nothing_to_do(
     if not runs or unfinished(runs):
         return None
     known, _ = finished_shards.load(table)
-    shards = _with_several_frames(shards, known)
+    shards = _as_videos(shards, known)
     finished = unchanged(known, shards, settings)
     if any(shard.kind != "picture" and shard.source not in finished for shard in shards):
         return None

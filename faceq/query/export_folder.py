@@ -33,7 +33,7 @@ ENDINGS = {
 }
 """File extensions of the images in a tar, by the Pillow name of their format."""
 
-MOST_SIDECARS = 100
+MOST_EXTENSIONS = 100
 """Maximum number of different extensions of sidecars on the dataset card."""
 
 _LISTS_AT_ONCE = 10
@@ -97,7 +97,7 @@ class ExportFolder:
             self._write_record()
         else:
             self._remove_unfinished()
-            self._record = {"endings": [], "sidecars": [], **recorded}
+            self._record = recorded
             self._write_card()
 
     def _parse_record(self, content: bytes) -> dict[str, Any]:
@@ -128,7 +128,7 @@ class ExportFolder:
         """Record the extensions of the images and of the sidecars in a tar that is about to appear."""
         all_endings = sorted({*self._record["endings"], *endings})
         known = self._record["sidecars"]
-        all_sidecars = [*known, *sorted(sidecars.difference(known))][:MOST_SIDECARS]
+        all_sidecars = [*known, *sorted(sidecars.difference(known))][:MOST_EXTENSIONS]
         new = {**self._record, "endings": all_endings, "sidecars": all_sidecars}
         if new != self._record:
             self._record = new

@@ -51,6 +51,11 @@ OF_VIDEO = "(timestamp_s IS NOT NULL AND frame_index >= 0)"
 """SQL: a row of a frame of a video."""
 
 
+def same_video(first: str, second: str) -> str:
+    """SQL: rows of two tables, given by their names, are of the same video."""
+    return f"{first}.source = {second}.source AND {first}.member IS NOT DISTINCT FROM {second}.member"
+
+
 def read_table(
     uri: str,
     where: str | None = None,

@@ -26,7 +26,7 @@ import pyarrow.compute as pc
 
 from faceq.query.dataset_card import OTHER, ROW
 from faceq.query.export import discard
-from faceq.query.export_folder import ENDINGS, MOST_SIDECARS, ExportFolder
+from faceq.query.export_folder import ENDINGS, MOST_EXTENSIONS, ExportFolder
 from faceq.query.rows import FRAME_ORDER, Rows, quoted
 from faceq.sources.decode.image import format_of
 from faceq.sources.extra import json_value
@@ -226,7 +226,7 @@ class _Writer:
         _add(self._tar, f"{key}.{ROW}", json.dumps(json_value(row), ensure_ascii=False).encode())
         for name, content in _named(frame.sidecars, ending):
             _add(self._tar, f"{key}.{name}", content)
-            if len(self._sidecars) < MOST_SIDECARS:
+            if len(self._sidecars) < MOST_EXTENSIONS:
                 self._sidecars.add(name.lower())
         self._endings.add(ending)
         self._ids.append(frame.id)

@@ -7,11 +7,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
-from faceq.query.rows import Rows
+from faceq.query.rows import Rows, same_video
 from faceq.report.embedded import data_uri, pictures_of
 from faceq.report.names import video_name
 from faceq.report.timelines import clock
-from faceq.selection.clip_values import described
+from faceq.selection.clip_values import mean_scores
 from faceq.sources.reread import COLUMNS
 from faceq.storage.settings import S3Settings
 
@@ -64,13 +64,16 @@ def sheets(rows: Rows, videos: pa.Table, clips: pa.Table, s3: S3Settings) -> lis
     if not len(chosen):
         return []
     few = videos.filter(pc.is_in(videos["video"], chosen["video"]))  # only their frames need to be read
-    known = described(rows, rows.name_of(few), chosen)
-    numbered = known.append_column("clip", pa.array(range(len(known))))
-    frames = rows.arrow(rows.sql(_frames(rows.name_of(numbered))))
+    names = {video["video"]: video for video in few.to_pylist()}
+    means = mean_scores(rows, rows.name_of(few), chosen).to_pylist()
+    known = [
+        {**names[clip["video"]], **clip, **mean} for clip, mean in zip(chosen.to_pylist(), means, strict=True)
+    ]
+    frames = rows.arrow(rows.sql(_frames(rows.name_of(pa.Table.from_pylist(known)))))
     clip_of, times = frames["clip"].to_pylist(), frames["timestamp_s"].to_pylist()
     pictures = dict(sorted((row, _picture(pixels, times[row])) for row, pixels in pictures_of(frames, s3)))
     made = []
-    for number, clip in enumerate(known.to_pylist()):
+    for number, clip in enumerate(known):
         of_clip = [picture for row, picture in pictures.items() if clip_of[row] == number]
         made.append(
             Sheet(
@@ -118,7 +121,7 @@ def _frames(clips: str) -> str:
     WITH inside AS (
         SELECT clip, part, start_s + part * (end_s - start_s) / {FRAMES - 1} AS wanted, {of_frame}
         FROM frames JOIN {clips} AS c
-        ON frames.source = c.source AND frames.member IS NOT DISTINCT FROM c.member
+        ON {same_video("frames", "c")}
         CROSS JOIN range({FRAMES}) AS parts(part)
         WHERE timestamp_s IS NOT NULL AND frame_index BETWEEN c.start_frame AND c.end_frame
             AND status <> 'unreadable'

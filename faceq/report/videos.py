@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from faceq.query.rows import OF_VIDEO, Rows
+from faceq.query.rows import OF_VIDEO, Rows, same_video
 from faceq.report.names import video_name
 from faceq.report.sheets import Sheet, sheets
 from faceq.report.timelines import BINS, Bins, Timeline, clock, timeline
@@ -98,17 +98,18 @@ def _shown(rows: Rows, chosen: pa.Table, clips: pa.Table) -> list[Video]:
     """The videos of the timelines, in the order of `chosen` (source, member, video)."""
     seen = _seen(rows.name_of(chosen))
     about = {each["video"]: each for each in rows.arrow(rows.sql(_about(seen))).to_pylist()}
-    widths = rows.name_of(pa.Table.from_pylist([_grid(each) for each in about.values()]))
+    grids = {video: _grid(each) for video, each in about.items()}
+    widths = rows.name_of(pa.Table.from_pylist(list(grids.values())))
     bins = _by_video(rows.arrow(rows.sql(_bins(seen, widths))))
     cuts = _by_video(rows.arrow(rows.sql(_shots(seen))))
     kept = _by_video(clips.filter(pc.is_in(clips["video"], chosen["video"])))
+    scales = {score: (top, MIN_SCORES[score]) for score, top in _TOPS.items()}
     found = []
     for row in chosen.to_pylist():
         video = row["video"]
         each = about[video]
-        grid = _grid(each)
+        grid = grids[video]
         spans = [(clip["start_s"], clip["end_s"]) for clip in kept.get(video, [])]
-        scales = {score: (top, MIN_SCORES[score]) for score, top in _TOPS.items()}
         folder, name = video_name(row["source"], row["member"])
         chart = timeline(
             Bins(grid["start"], grid["width"], each["step"] or 0.0, bins[video]),
@@ -134,7 +135,7 @@ def _seen(chosen: str) -> str:
     """SQL: the frames of the chosen videos."""
     return f"""
     SELECT video, shot, frame_index, timestamp_s, serfiq, dbcnn FROM frames JOIN {chosen} AS v
-    ON frames.source = v.source AND frames.member IS NOT DISTINCT FROM v.member
+    ON {same_video("frames", "v")}
     WHERE {OF_VIDEO}
     """
 

@@ -24,8 +24,8 @@ def in_threads(
 
     At most twice as many items as threads are started before their results are taken. An error is raised in
     the place of its result, as in a loop. After an error or Ctrl-C, items that are not yet being processed
-    are cancelled, and the others are waited for. `stop` is set before, so that a function that takes long can
-    end early.
+    are cancelled, and the others are waited for. At the end, also after an error, `stop` is set first, so
+    that running calls can end early.
     """
     pool = ThreadPoolExecutor(threads)
     started: deque[Future[Result]] = deque()

@@ -7,6 +7,7 @@ from fractions import Fraction
 from typing import BinaryIO
 
 import av
+import av.container
 import numpy as np
 from av.audio.stream import AudioStream
 
@@ -28,11 +29,11 @@ _BITS = 96_000
 class ClipFile:
     """Writes the frames and the sound of a clip into a file. The video begins at 0."""
 
-    def __init__(self, file: BinaryIO, first: av.VideoFrame, interval: Fraction, note: dict[str, float]):
+    def __init__(self, file: BinaryIO, first: av.VideoFrame, interval: Fraction, start: float, end: float):
         """first: the first frame; all have the same size and colours. interval: usual distance of the frames,
-        in seconds. note: what to record in the file."""
+        in seconds. start, end: see `write_note`."""
         self._container = av.open(file, "w", "mp4")
-        self._container.metadata["comment"] = json.dumps(note)
+        write_note(self._container, start, end)
         rate = (1 / interval).limit_denominator(1001)
         stream = self._container.add_stream("libx264", rate=rate or 1, options={"crf": _CRF})
         encoder = stream.codec_context
@@ -90,15 +91,20 @@ class ClipFile:
             self._container.mux(packet)
 
 
-def note_in(path: str) -> dict[str, float] | None:
-    """What is recorded in the file of a clip; None if it is not a complete file of a clip."""
+def write_note(container: av.container.OutputContainer, start: float, end: float) -> None:
+    """Record in the file of a clip when its first and its last frame are shown in the video, seconds."""
+    container.metadata["comment"] = json.dumps({"start_s": start, "end_s": end})
+
+
+def note_in(path: str) -> tuple[float, float] | None:
+    """What `write_note` has recorded in the file of a clip; None if it is not a complete file of a clip."""
     try:
         with av.open(path) as container:
             tags = {key.lower(): value for key, value in container.metadata.items()}
         note = json.loads(tags["comment"])
-    except (av.FFmpegError, OSError, KeyError, ValueError):
+        return note["start_s"], note["end_s"]
+    except (av.FFmpegError, OSError, KeyError, TypeError, ValueError):
         return None
-    return note if isinstance(note, dict) else None
 
 
 def _packets(

@@ -10,6 +10,13 @@ SUMMARISED = ("serfiq", "dbcnn", "face_confidence", *(measure.name for measure i
 
 _NO_FACES = "no frame of the clip has a face"
 
+_MOTION = "of the centre of the face box, between consecutive frames that have a face."
+_SPEED = (
+    "widths of the face per second",
+    "≥ 0",
+    "fewer than two frames of the clip have a face, or all of these have the same `timestamp_s`",
+)
+
 
 def _angle(name: str) -> tuple[Column, Column]:
     return (
@@ -55,24 +62,10 @@ COLUMNS = (
         _NO_FACES,
     ),
     *(column for name in ("yaw", "pitch", "roll") for column in _angle(name)),
-    Column(
-        "motion_mean",
-        pa.float32(),
-        "Mean speed of the centre of the face box, from frame to frame.",
-        "widths of the face per second",
-        "≥ 0",
-        "no two adjacent frames have a face",
-    ),
-    Column(
-        "motion_max",
-        pa.float32(),
-        "Highest speed of the centre of the face box, from frame to frame.",
-        "widths of the face per second",
-        "≥ 0",
-        "no two adjacent frames have a face",
-    ),
+    Column("motion_mean", pa.float32(), f"Mean speed {_MOTION}", *_SPEED),
+    Column("motion_max", pa.float32(), f"Highest speed {_MOTION}", *_SPEED),
 )
-"""The columns of clips, before those of SUMMARISED and IDENTITY."""
+"""The columns of every list of clips. IDENTITY and those of SUMMARISED follow."""
 
 IDENTITY = Column(
     "identity",

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pyarrow as pa
 
-from faceq.query.rows import OF_VIDEO, Rows, quoted
+from faceq.query.rows import OF_VIDEO, Rows, quoted, same_video
 from faceq.selection.clip_schema import IDENTITY, SUMMARISED, schema
 from faceq.table.schema import EMBEDDING
 
@@ -42,13 +42,21 @@ def described(rows: Rows, videos: str, stretches: pa.Table) -> pa.Table:
     return pa.table({name: found[name] for name in columns.names}).cast(columns)
 
 
+def mean_scores(rows: Rows, videos: str, stretches: pa.Table) -> pa.Table:
+    """The columns serfiq_mean and dbcnn_mean of clips; arguments as of `described`."""
+    clips = stretches.append_column("clip", pa.array(range(len(stretches)), pa.int64()))
+    inside = _inside(videos, rows.name_of(clips))
+    means = "avg(f.serfiq)::FLOAT AS serfiq_mean, avg(f.dbcnn)::FLOAT AS dbcnn_mean"
+    return rows.arrow(rows.sql(f"SELECT c.clip, {means} {inside} GROUP BY c.clip ORDER BY c.clip"))
+
+
 def _inside(videos: str, clips: str) -> str:
     """SQL: the frames of the clips, `f`, and their clips, `c`. The last clip of a video that begins before a
     frame is the only one that can contain it."""
     return f"""
     FROM (
         SELECT frames.*, v.video FROM frames JOIN {videos} AS v
-        ON frames.source = v.source AND frames.member IS NOT DISTINCT FROM v.member
+        ON {same_video("frames", "v")}
         WHERE {OF_VIDEO}
     ) AS f ASOF JOIN {clips} AS c ON f.video = c.video AND f.frame_index >= c.start_frame
     WHERE f.frame_index <= c.end_frame

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from faceq.errors import UsageError
-from faceq.query.rows import OF_VIDEO, Rows
+from faceq.query.rows import OF_VIDEO, Rows, same_video
 from faceq.selection.clip_values import described
 from faceq.storage.settings import S3Settings
 from faceq.table.recommended import FILTER
@@ -119,7 +119,7 @@ WITH judged AS (
     FROM frames WHERE {OF_VIDEO}
 ), seen AS (
     SELECT video, shot, frame_index, timestamp_s, good
-    FROM judged JOIN {videos} AS v ON judged.source = v.source AND judged.member IS NOT DISTINCT FROM v.member
+    FROM judged JOIN {videos} AS v ON {same_video("judged", "v")}
 ), paces AS (
     SELECT video, median(step) AS step FROM (
         SELECT video, timestamp_s - lag(timestamp_s) OVER (PARTITION BY video ORDER BY frame_index) AS step

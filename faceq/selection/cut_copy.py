@@ -1,7 +1,6 @@
 """Cut clips by copying coded frames: fast and without loss, but only from a key frame on."""
 
 import contextlib
-import json
 import threading
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
@@ -14,6 +13,7 @@ from av.stream import Discard
 from av.video.stream import VideoStream
 
 from faceq.messages.one_line import one_line
+from faceq.selection.clip_file import write_note
 from faceq.selection.cut_clip import TOLERANCE, UNSEEN_INTERVAL, Clip, Cut, CutError, Done, StoppedError
 from faceq.selection.cut_encode import Create
 from faceq.sources import video
@@ -97,8 +97,7 @@ class _Source:
         wanted = [self.video, self.audio] if sound and self.audio is not None else [self.video]
         try:
             for packet in self.container.demux(*wanted):
-                if self.file.fault is not None:
-                    raise self.file.fault from self.file.fault.__cause__
+                self.file.raise_fault()
                 if not packet.size:
                     continue  # PyAV marks the end with empty packets
                 if packet.pts is None:
@@ -181,7 +180,7 @@ def _cut(source: _Source, clip: Clip, create: Create) -> Cut:
         name = f"{clip.clip_id}.{ending}"
         try:
             with create(name) as target, av.open(target, "w", container) as output:
-                output.metadata["comment"] = json.dumps({"start_s": begins, "end_s": ends})
+                write_note(output, begins, ends)
                 _write(source, output, stamps, clip.interval or UNSEEN_INTERVAL)
             return Cut(clip.clip_id, name, begins, ends)
         except _UnsupportedError as error:

@@ -69,8 +69,7 @@ def _cut(frames: "_Frames", clip: Clip, how: Encoding) -> Cut:
     picture = _Picture(clip, how.size)
     with how.create(name) as target:
         shown = picture.of(first)
-        note = {"start_s": clip.start_s, "end_s": clip.end_s}
-        written = ClipFile(target, shown, interval, note)
+        written = ClipFile(target, shown, interval, clip.start_s, clip.end_s)
         try:
             _add_sound(written, frames, first, clip, interval)
             written.add(shown, Fraction(0))

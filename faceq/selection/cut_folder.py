@@ -23,7 +23,7 @@ LIST = "clips.parquet"
 class CutFolder(ExportFolder):
     """A local folder of clips. `_faceq/export.json` records how they were chosen and cut.
 
-    A file appears when it is complete, so each existing file is.
+    A file appears only when it is complete.
     """
 
     def __init__(self, folder: str):
@@ -38,10 +38,9 @@ class CutFolder(ExportFolder):
             self._write_record()
             return
         for entry in os.scandir(self.path):
+            # Such files are of a command that was killed: nobody else writes here while the lock is held.
             if is_temporary(entry.name) and entry.is_file(follow_symlinks=False):
-                os.unlink(
-                    entry
-                )  # of a command that was killed; nobody else writes here while the lock is held
+                os.unlink(entry)
 
     @contextlib.contextmanager
     def create(self, name: str) -> Iterator[BinaryIO]:
@@ -53,10 +52,9 @@ class CutFolder(ExportFolder):
         """A clip that was cut before; None if it was not."""
         for ending in ENDINGS:
             name = f"{clip_id}.{ending}"
-            path = f"{self.path}/{name}"
-            note = note_in(path) if os.path.exists(path) else None
-            if note is not None and {"start_s", "end_s"} <= set(note):
-                return Cut(clip_id, name, note["start_s"], note["end_s"])
+            times = note_in(f"{self.path}/{name}")
+            if times is not None:
+                return Cut(clip_id, name, *times)
         return None
 
     def remove(self, name: str) -> None:

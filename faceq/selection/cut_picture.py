@@ -103,7 +103,7 @@ def _upright(plain: av.VideoFrame, frame: VideoFrame) -> Planes:
     planes = [luma[:height, :width], *(plane[: height // 2, : width // 2] for plane in chroma)]
     if frame.matrix is None:
         return planes
-    return [upright(plane[..., None], frame.matrix)[..., 0] for plane in planes]
+    return [upright(plane, frame.matrix) for plane in planes]
 
 
 def _frame_of(planes: Planes, like: av.VideoFrame) -> av.VideoFrame:

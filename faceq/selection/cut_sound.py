@@ -144,8 +144,7 @@ class Sound:
             except (av.FFmpegError, IndexError) as error:
                 self._faults.append((self._end, one_line(error)))
                 return
-            if self._file.fault is not None:
-                raise self._file.fault from self._file.fault.__cause__
+            self._file.raise_fault()
             if packet is None:
                 return
             try:

@@ -64,7 +64,8 @@ def cut(
     s3: S3Settings,
     progress: Callable[[int], None] = lambda done: None,
 ) -> pa.Table:
-    """Cut clips out of their videos into `<clip_id>.mp4`, and list them in `clips.parquet`.
+    """Cut clips out of their videos into `<clip_id>.mp4` (`.mkv` if MP4 cannot hold the codec), and list them
+    in `clips.parquet`.
 
     Each video is decoded once, whatever the number of its clips. Several sources are read at the same time,
     one per CPU. A file appears when it is complete; those that exist are kept. A video that cannot be cut

@@ -3,6 +3,7 @@
 The pixels are RGB, or grey, of type uint8. They are packed without loss for the stages, like video frames.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ class Pixels:
     def size(self) -> int:
         """Bytes of the image as RGB; of all samples, if they are not an image."""
         try:
-            return int(self._rgb().size)
+            return int(self._rgb.size)
         except UnreadableError:
             return len(_leaf(self.value))
 
@@ -47,14 +48,15 @@ class Pixels:
     def is_colour(self) -> bool:
         """Whether these are an image of several axes: an array of two axes may have another meaning."""
         try:
-            return _array(self.value)[0].ndim > 2 and self._rgb().size > 0
+            return _array(self.value)[0].ndim > 2 and self._rgb.size > 0
         except UnreadableError:
             return False
 
     def encoded(self) -> bytes:
         """The image for `decode`. Raises UnreadableError if these are not the pixels of an image."""
-        return packed.pack(self._rgb())
+        return packed.pack(self._rgb)
 
+    @functools.cached_property
     def _rgb(self) -> np.ndarray:
         array, axes = _array(self.value)
         if self.index is not None:
@@ -77,7 +79,7 @@ class FlatPixels:
     def is_colour(self) -> bool:
         """Whether the bytes have this shape, and it is that of an image."""
         try:
-            return self._rgb().size > 0
+            return self._rgb.size > 0
         except UnreadableError:
             return False
 
@@ -85,14 +87,15 @@ class FlatPixels:
     def size(self) -> int:
         """Bytes of the image as RGB; of the samples, if they are not an image."""
         try:
-            return int(self._rgb().size)
+            return int(self._rgb.size)
         except UnreadableError:
             return len(self.content)
 
     def encoded(self) -> bytes:
         """The image for `decode`. Raises UnreadableError if the bytes do not have this shape."""
-        return packed.pack(self._rgb())
+        return packed.pack(self._rgb)
 
+    @functools.cached_property
     def _rgb(self) -> np.ndarray:
         samples = np.frombuffer(self.content, np.uint8)
         shape, axes = self.shape, self.axes

@@ -8,7 +8,7 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import fsspec
@@ -191,11 +191,10 @@ def _list_input(uri: str, s3: S3Settings, any_name: bool) -> tuple[list[Shard], 
         raise type(failure(uri, said))(f"{uri}: cannot be listed: {_why(said)}") from None
     tags = place.tags if isinstance(place, Bucket) else {}
     shards, others = [], []
-    indices = {index_path(name) for name in found if kind_of(name) == "record"}
-    indices |= {lock_path(name) for name in found if kind_of(name) == "lmdb"}
+    companions = {_COMPANION[kind](name) for name in found if (kind := kind_of(name)) in _COMPANION}
     while found:  # empty it on the way to save memory: there may be ten million names
         name, size = found.popitem()
-        if name in indices and is_folder:
+        if name in companions and is_folder:
             continue
         kind = kind_of(name)
         if kind is None and not any_name:
@@ -313,6 +312,9 @@ def lock_path(path: str) -> str:
     folder, name = os.path.split(path)
     return os.path.join(folder, _LOCK) if name == "data.mdb" else f"{path}-lock"
 
+
+_COMPANION: dict[Kind | None, Callable[[str], str]] = {"record": index_path, "lmdb": lock_path}
+"""Files beside those of some kinds that have no frames, and are not counted as skipped."""
 
 _LIKE_AN_ESCAPE = re.compile(r"\\(?=x[0-9a-f]{2})")
 _ESCAPE = re.compile(r"\\x(5c(?=x[0-9a-f]{2})|[89a-f][0-9a-f])")

@@ -50,7 +50,7 @@ def read_lmdb(shard: Shard, reading: Reading) -> Iterator[Frame]:
                 yield from reader.frames(entry)
             reader.check()
     except Exception as error:
-        yield break_of(shard, error, "at its first page", reading)
+        yield break_of(shard, error, "in its pages", reading)
 
 
 def _other_format(start: bytes) -> str:

@@ -1,7 +1,6 @@
-"""Name the format of a file that is not the tar, Parquet or RecordIO file that it should be.
+"""Name the format of a file that is not of the format that its reader expects.
 
-Images, videos, tars, Parquet and RecordIO files under a wrong name are read as what they are
-(`faceq.sources.sniff`).
+Images, videos and shards under a wrong name are read as what they are (`faceq.sources.sniff`).
 """
 
 import re

@@ -1,5 +1,6 @@
 """The other columns of a Parquet shard: what came with its frames."""
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from operator import methodcaller
 from typing import Any
@@ -64,6 +65,9 @@ class OtherColumns:
         if self._most and self._images and self._images.has_others:
             name = self._images.column.name
             columns.append((name, [_value(scalar, self._images.others) for scalar in batch[name]]))
+        if not columns and not self.left_out:
+            yield from itertools.repeat(None, len(batch))
+            return
         for row in range(len(batch)):
             extra = Extra(self._most)
             for name, values in columns:
@@ -144,15 +148,14 @@ def _value(scalar: pa.Scalar, convert: Callable[[pa.Scalar], Any] = methodcaller
 
 def _sizes(metadata: pq.FileMetaData, names: Sequence[str]) -> dict[str, int]:
     """Bytes of each column of the shard, not compressed. A name may contain dots, as a path does."""
-    sizes: dict[str, int] = {}
     known = sorted(names, key=len, reverse=True)
+    paths = [f"{metadata.schema.column(index).path}." for index in range(metadata.num_columns)]
+    owners = [next((each for each in known if path.startswith(f"{each}.")), path) for path in paths]
+    sizes: dict[str, int] = {}
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)
-        for index in range(group.num_columns):
-            column = group.column(index)
-            path = f"{column.path_in_schema}."
-            name = next((each for each in known if path.startswith(f"{each}.")), path)
-            sizes[name] = sizes.get(name, 0) + column.total_uncompressed_size
+        for index, name in enumerate(owners):
+            sizes[name] = sizes.get(name, 0) + group.column(index).total_uncompressed_size
     return sizes
 
 

@@ -16,7 +16,7 @@ from faceq.sources.parquet_columns import IMAGE_COLUMNS, PROBED, VIDEO_COLUMNS, 
 from faceq.sources.parquet_shapes import ShapeColumns
 from faceq.sources.parquet_types import could_hold_images, is_byte, is_bytes, is_list, is_text, numbers_in
 from faceq.sources.parquet_values import Content, column_of, images_in
-from faceq.sources.sniff import ENOUGH, is_video, kind_of_bytes
+from faceq.sources.sniff import is_video, kind_of_bytes
 
 NAMES = (*IMAGE_COLUMNS, "images", "frames", "pixels", "pixel_values")
 """Names that identify the images if several columns or fields have some, in order of precedence."""
@@ -163,7 +163,7 @@ def _look(candidate: _Candidate, batch: pa.RecordBatch, shapes: ShapeColumns | N
             if stored.image is not None or stored.converted is not None:
                 candidate.seen += 1
                 candidate.images += _is_image(stored, candidate.column.last_name in NAMES)
-                candidate.videos += is_video(_head(stored))
+                candidate.videos += is_video(stored.head)
 
 
 def _is_image(content: Content, has_known_name: bool) -> bool:
@@ -172,11 +172,7 @@ def _is_image(content: Content, has_known_name: bool) -> bool:
         return stored.is_image
     if isinstance(stored, Pixels | FlatPixels):
         return stored.is_colour or has_known_name
-    return kind_of_bytes(_head(content)) == "picture"
-
-
-def _head(content: Content) -> bytes:
-    return bytes(memoryview(content.image or b"")[:ENOUGH])
+    return kind_of_bytes(content.head) == "picture"
 
 
 def _chosen(candidates: list[_Candidate], schema: pa.Schema) -> ImageColumn | None:

@@ -50,6 +50,11 @@ class Content(NamedTuple):
         """Bytes of the image, roughly."""
         return len(self.image or b"") if self.converted is None else self.converted.size
 
+    @property
+    def head(self) -> bytes:
+        """The first bytes of the image, enough to tell its kind; none if it is not stored as bytes."""
+        return bytes(memoryview(self.image or b"")[:ENOUGH])
+
 
 def column_of(batch: pa.RecordBatch, name: str, path: tuple[str, ...]) -> tuple[pa.Array, tuple[str, ...]]:
     """The values at a path of struct fields in a column, down to the first list; and the rest of the path."""

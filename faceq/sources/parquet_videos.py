@@ -24,7 +24,7 @@ def is_video_row(content: Content, column: str) -> bool:
     the column does. A file that the row names is judged by its extension."""
     if content.image is None:
         return content.path is not None and kind_of(content.path) == "video"
-    head = bytes(memoryview(content.image)[:ENOUGH])
+    head = content.head
     return is_video(head) or (column in VIDEO_COLUMNS and kind_of_bytes(head) != "picture")
 
 

@@ -84,9 +84,19 @@ def read_shards(
             None: all are. Readers may skip the others.
         encoding: how Parquet shards store images; `base64`: also as text.
     """
-    findings = Findings() if findings is None else findings
-    how = (any_name, extra_bytes, keep_sidecars, animated, last, encoding)
-    reading = Reading(s3, done, sampling, limits or Limits(), findings, *how)
+    reading = Reading(
+        s3,
+        done,
+        sampling,
+        limits=limits or Limits(),
+        findings=Findings() if findings is None else findings,
+        any_name=any_name,
+        extra_bytes=extra_bytes,
+        keep_sidecars=keep_sidecars,
+        animated=animated,
+        last=last,
+        encoding=encoding,
+    )
     given = list(shards)
     extras = {shard.source: shard.extra for shard in given if shard.extra is not None}
     for frame in _frames_of(given, reading):

@@ -37,13 +37,13 @@ def read_record_file(shard: Shard, reading: Reading) -> Iterator[Frame]:
             file = records_of(stream, reading)
             index = _index_of(shard, reading)
             reader = _Reader(shard, reading, index)
+            if wanted is not None and index is not None:
+                yield from reader.jump(file, index, wanted)
+                return
             if isinstance(shard, RecordPart):
                 reader.first = shard.first
             elif index is not None:
                 reader.first = first_identity(file, index)
-            if wanted is not None and index is not None:
-                yield from reader.jump(file, index, wanted)
-                return
             begin, end = (shard.begin, shard.end) if isinstance(shard, RecordPart) else (0, None)
             for record in file.follow(begin, end):
                 at = record.offset

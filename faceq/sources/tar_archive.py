@@ -94,7 +94,7 @@ class Member(tarfile.TarInfo):
 
     def start(self, archive: Archive, most: int) -> bytes:
         """The first bytes of the file, at most `most`; empty for a sparse file. Call it before `read`."""
-        if self.stretches is None:
+        if self.stretches is None and not self._start:
             self._start = _exactly(archive, min(most, self.size))
         return self._start
 

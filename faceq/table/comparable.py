@@ -17,7 +17,7 @@ EARLIER_DEFAULTS: dict[str, Any] = {
 """Values of settings that older records do not contain, because the settings did not exist yet. If you add a
 key to `comparison_record`, add it here too, so that tables of older versions can be continued."""
 
-_SETTINGS = {"video_fps": "video.fps", "video_every": "video.every", "animated": "read.animated"}
+SETTINGS = {"video_fps": "video.fps", "video_every": "video.every", "animated": "read.animated"}
 """Names of settings, where the record has another key."""
 
 
@@ -78,7 +78,7 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any], where: str = ""
         if isinstance(before, Mapping) and isinstance(now, Mapping):
             found += _differences(before, now, f"{where}{key}.")
         elif before != now:
-            name = _SETTINGS.get(key, key)
+            name = SETTINGS.get(key, key)
             found.append(f"{where}{name} was {_short(before)}, is now {_short(now)}")
     return found
 

@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Iterable, Iterator
 
 from faceq.config import Config
+from faceq.job.resume import read_settings
 from faceq.sources import read_shards
 from faceq.sources.frame import Frame
 from faceq.sources.listing import Shard, list_shards
@@ -16,10 +17,5 @@ def shards_of(settings: Config) -> list[Shard]:
 
 def frames_of(settings: Config, shards: Iterable[Shard], most: int | None) -> Iterator[Frame]:
     """The first `most` frames of the shards; None: all of them."""
-    frames = read_shards(
-        *(shards, settings.s3, (), settings.video, settings.limits),
-        any_name=settings.any_name,
-        animated=settings.read.animated == "frames",
-        encoding=settings.read.encoding,
-    )
+    frames = read_shards(shards, **vars(read_settings(settings)))
     return itertools.islice(frames, most)

@@ -16,6 +16,7 @@ from faceq.messages.validation import section_of
 from faceq.presets import PRESETS
 from faceq.stage_resources import FindFaces, Pool, Stage
 from faceq.stages.chosen_models import choose, comparison_record
+from faceq.table.comparable import SETTINGS
 from jobs.reference_pages.markdown import WRITTEN, table
 
 _HEAD = """\
@@ -109,8 +110,7 @@ def _presets() -> str:
 
 def _recorded() -> str:
     config = Config()
-    written = {"video_fps": "video.fps", "video_every": "video.every", "animated": "read.animated"}
-    names = [written.get(key, key) for key in comparison_record(config, choose(config))]
+    names = [SETTINGS.get(key, key) for key in comparison_record(config, choose(config))]
     return ", ".join(f"`{name}`" for name in names[:-1]) + f" and `{names[-1]}`"
 
 

@@ -12,6 +12,7 @@ import pyarrow.dataset as pds
 import pyarrow.parquet as pq
 
 from faceq import __version__, config, sources
+from faceq.job.resume import read_settings
 from faceq.sources import listing
 from faceq.sources.frame import in_batches
 from faceq.stages import scorer
@@ -32,8 +33,7 @@ def score_here(source: str, out: str, **values: Any) -> str:
     run = Run(new_run_id(), __version__, [source], record, settings.model_dump(), now, now)
     most = settings.extra_bytes
     shards = listing.list_shards(settings.input, settings.s3, settings.manifest, extra_bytes=most)
-    how = {"sampling": settings.video, "extra_bytes": most, "encoding": settings.read.encoding}
-    read = sources.read_shards(shards, settings.s3, **how)
+    read = sources.read_shards(shards, **vars(read_settings(settings)))
     stages = _stages(settings.model_copy(update={"input": (), "out": None, "rows_per_file": None}))
     columns = schema(settings.embeddings).with_metadata(schema_with(run.footer()).metadata)
     batches = in_batches(read, scorer.AT_ONCE)

@@ -19,7 +19,7 @@ from faceq.sources.decode.file_types import SUPPORTED, damaged, unknown
 Image.init()  # given a list of formats, `Image.open` only tries those whose plugins are already loaded
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-"""The Pillow decoders that are used without checks. Others are rare or unsafe (the one for PostScript starts
+"""The Pillow decoders that `Image.open` may choose. Others are rare or unsafe (the one for PostScript starts
 a program). The multi-picture JPEGs of phones (MPO) open as JPEG."""
 
 _LIMITS = Limits()

@@ -52,6 +52,11 @@ class WatchedFile:
         self._tail = b""
         self._is_inside = False
 
+    def raise_fault(self) -> None:
+        """Raise the error that ended the file for FFmpeg, if there is one. Its cause holds S3's response."""
+        if self.fault is not None:
+            raise self.fault from self.fault.__cause__
+
     def read(self, size: int) -> bytes:
         if self.fault is not None:
             return b""

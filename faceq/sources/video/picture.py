@@ -79,9 +79,8 @@ def png(pixels: np.ndarray) -> bytes:
     Measured on a 3840x2160 frame of an H.264 video, one core: 0.18 s, 6.2 MB. Pillow's encoder takes 0.40 s,
     6.6 MB.
     """
-    pixels = pixels.copy(
-        order="C"
-    )  # `ascontiguousarray` keeps strides of axes of length 1, which PyAV refuses
+    # `ascontiguousarray` keeps strides of axes of length 1, which PyAV refuses.
+    pixels = pixels.copy(order="C")
     encoder = av.CodecContext.create("png", "w")
     encoder.height, encoder.width = pixels.shape[:2]
     encoder.pix_fmt = "rgb24"
@@ -116,15 +115,15 @@ def upright(pixels: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     """Rotate and mirror pixels according to a display matrix.
 
     Args:
-        pixels: (H, W, 3).
+        pixels: (H, W) or (H, W, 3).
         matrix: (3, 3) of fixed-point numbers. It maps the point (x, y) to (x, y, 1) times the matrix.
             Rotations by multiples of 90 degrees and mirroring are applied. Other angles, which players do not
             support either, are rounded to the nearest of these.
 
     Returns:
-        A view of the pixels, (H, W, 3), or (W, H, 3) after a rotation by 90 degrees.
+        A view of the pixels; height and width are swapped after a rotation by 90 degrees.
     """
     (a, b), (c, d) = matrix[:2, :2].astype(np.int64)
     if abs(b) > abs(a):
-        pixels, a, d = pixels.transpose(1, 0, 2), c, b
+        pixels, a, d = pixels.swapaxes(0, 1), c, b
     return pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]

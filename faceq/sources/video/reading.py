@@ -125,8 +125,7 @@ class _Part:
             # After a storage error the file looks cut off to FFmpeg: raise the storage error instead.
             if self.file.fault is None:
                 raise
-        if self.file.fault is not None:
-            raise self.file.fault from self.file.fault.__cause__  # the cause contains S3's response
+        self.file.raise_fault()
 
     def _frames(self, note: Callable[[str], None]) -> Iterator[VideoFrame]:
         with opened(self.file) as container:
