@@ -44,10 +44,11 @@ class Video(Strict):
         "seconds, by timestamp.",
     )
     every: int | None = Field(None, ge=1, description="Score every K-th frame of a video: frames 0, K, 2K, …")
-    shots: Literal["content", "none"] = Field(
+    shots: Literal["content", "transnetv2", "none"] = Field(
         "content",
         description="How to find the shots of a video, for the column `shot`. `content`: by the pictures of "
-        "all its frames, also those that are not scored. `none`: not at all.",
+        "all its frames, also those that are not scored. `transnetv2`: by a neural network that sees them. "
+        "`none`: not at all.",
     )
 
     @model_validator(mode="after")

@@ -17,6 +17,7 @@ from faceq.job import next_commands
 from faceq.sources.listing import Shard
 from faceq.sources.read import ReadSettings
 from faceq.sources.reading import read_as, tag_of, version_of
+from faceq.stages.chosen_models import fetch_options
 from faceq.storage.filesystem import filesystem, is_remote, storage_errors
 from faceq.storage.settings import S3Settings
 from faceq.table import finished_shards, repair
@@ -67,6 +68,7 @@ def read_settings(config: Config) -> ReadSettings:
         *(config.s3, config.video, config.limits, config.any_name, config.extra_bytes),
         animated=config.read.animated == "frames",
         encoding=config.read.encoding,
+        fetching=fetch_options(config),
     )
 
 

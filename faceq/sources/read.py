@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 from faceq.config import Limits, Video
+from faceq.models.fetch import FetchOptions
 from faceq.sources.clip import read_video
 from faceq.sources.extra import joined
 from faceq.sources.frame import Frame
@@ -16,6 +17,7 @@ from faceq.sources.pictures import AT_ONCE, read_pictures
 from faceq.sources.reading import EVERY_FRAME, Findings, OtherKindError, Reading, read_as
 from faceq.sources.record import read_record_file
 from faceq.sources.tar import read_tar
+from faceq.sources.video.shots import find_by
 from faceq.stage_resources import Encoding
 from faceq.storage.settings import S3Settings
 from faceq.table.finished_shards import Finished, FinishedPart
@@ -42,7 +44,7 @@ _KINDS = {
 class ReadSettings:
     """How an input is read: S3 settings, which frames of a video to take, limits per source, whether files
     without a known extension are read, the maximum size of a frame's `extra`, whether all frames of an
-    animation are read, and how Parquet shards store images."""
+    animation are read, how Parquet shards store images, and how to fetch a model that finds shots."""
 
     s3: S3Settings
     sampling: Video
@@ -51,6 +53,7 @@ class ReadSettings:
     extra_bytes: int
     animated: bool
     encoding: Encoding
+    fetching: FetchOptions
 
 
 def read_shards(
@@ -66,6 +69,7 @@ def read_shards(
     animated: bool = False,
     last: Mapping[str, Mapping[str | None, int]] | None = None,
     encoding: Encoding = "bytes",
+    fetching: FetchOptions | None = None,
 ) -> Iterator[Frame]:
     """Yield the frames of the shards, in order. A file's content decides its type, not its name.
 
@@ -83,6 +87,10 @@ def read_shards(
         last: the only members that are wanted of each source, and the last frame of each that is wanted;
             None: all are. Readers may skip the others.
         encoding: how Parquet shards store images; `base64`: also as text.
+        fetching: how to fetch the model that finds shots, if `sampling` chooses one.
+
+    Raises:
+        ModelError: this model cannot be fetched.
     """
     reading = Reading(
         s3,
@@ -94,6 +102,7 @@ def read_shards(
         extra_bytes=extra_bytes,
         keep_sidecars=keep_sidecars,
         animated=animated,
+        finder=find_by(sampling.shots, fetching),
         last=last,
         encoding=encoding,
     )

@@ -25,6 +25,7 @@ from faceq.sources.listing import Shard, ending_of
 from faceq.sources.local import ChangedError, LocalFile, SpecialFileError
 from faceq.sources.parts import Part
 from faceq.sources.sniff import ENOUGH, kind_of_bytes
+from faceq.sources.video.shots import Finder
 from faceq.stage_resources import Encoding
 from faceq.storage.faults import detailed_error, fault_of
 from faceq.storage.filesystem import READ_AHEAD, filesystem, is_remote, is_storage_error
@@ -65,12 +66,13 @@ class Reading:
     readers report besides frames. any_name: also read files without a known extension if their content is an
     image or a video. extra_bytes: maximum size of a frame's `extra`; 0: do not read what came with frames.
     keep_sidecars: frames of tars get their `sidecars` instead of an `extra`. animated: read all frames of an
-    animation, not only the first. last: the only members that are wanted of each source, and the last frame
-    of each that is wanted; None: all are. encoding: how Parquet shards store images; `base64`: also as text.
-    use_video: called with the member (None for a source) and the seekable file of each wanted video, instead
-    of decoding it. version: version of the source that was opened last (see `Finished`), None if unknown.
-    failed: reading the last source failed for a reason that may be temporary. is_animation: the last source
-    was an animation that was read frame by frame.
+    animation, not only the first. finder: finds the shots of videos; None: they are not found. last: the only
+    members that are wanted of each source, and the last frame of each that is wanted; None: all are.
+    encoding: how Parquet shards store images; `base64`: also as text. use_video: called with the member (None
+    for a source) and the seekable file of each wanted video, instead of decoding it. version: version of the
+    source that was opened last (see `Finished`), None if unknown. failed: reading the last source failed for
+    a reason that may be temporary. is_animation: the last source was an animation that was read frame by
+    frame.
     """
 
     s3: S3Settings
@@ -82,6 +84,7 @@ class Reading:
     extra_bytes: int = 0
     keep_sidecars: bool = False
     animated: bool = False
+    finder: Finder | None = None
     last: Mapping[str, Mapping[str | None, int]] | None = None
     encoding: Encoding = "bytes"
     use_video: Callable[[str | None, BinaryIO], None] | None = None

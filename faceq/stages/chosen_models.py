@@ -22,7 +22,8 @@ class ChosenModels:
     """The models of a job, resolved once and passed to the stages on all machines.
 
     preset: the names of the models, after replacements. replaced: the roles whose models replace those of the
-    preset. known: entries of the model zoo, or the user's files, in the order of `preset.models()`.
+    preset. names: those of `preset.models()`, then that of the model that finds shots, if there is one.
+    known: entries of the model zoo, or the user's files, in the order of `names`.
     recogniser: information about the recogniser that its file does not contain. quality_scale: the best score
     on the quality checkpoint's own scale, None if unknown.
     numerics: how the network of each score computes.
@@ -30,6 +31,7 @@ class ChosenModels:
 
     preset: Preset
     replaced: frozenset[str]
+    names: tuple[str, ...]
     known: tuple[Model, ...]
     recogniser: Recogniser
     calibration: Calibration
@@ -43,7 +45,7 @@ class ChosenModels:
 
     def fetch_all(self) -> None:
         """Fetch all models that are missing on this machine."""
-        for name in self.preset.models():
+        for name in self.names:
             fetch(name, self.options)
 
     def accept_terms(self) -> dict[str, str]:
@@ -55,7 +57,7 @@ class ChosenModels:
         Raises:
             LicenceError: one of them is not accepted.
         """
-        for name in self.preset.models():
+        for name in self.names:
             accept_terms(name, self.options.accept)
         return {model.name: model.licence for model in self.known if model.terms}
 
@@ -66,7 +68,7 @@ class ChosenModels:
             model.name: model.sha256
             if len(model.sha256) == zoo.HEX_DIGITS
             else zoo.digest(fetch(name, self.options))
-            for name, model in zip(self.preset.models(), self.known, strict=True)
+            for name, model in zip(self.names, self.known, strict=True)
         }
 
 
@@ -87,7 +89,8 @@ def choose(config: Config, here: bool = True) -> ChosenModels:
         ModelError: the recogniser's model is not a recogniser.
     """
     preset = config.chosen
-    known = tuple(zoo.find(name) for name in preset.models())
+    of_shots = ("transnetv2",) if config.video.shots == "transnetv2" else ()
+    names = (*preset.models(), *of_shots)
     recogniser = zoo.recogniser(preset.recogniser)
     if config.dropout is not None:
         recogniser = replace(recogniser, dropout=config.dropout, closed_form_holds=False)
@@ -95,10 +98,11 @@ def choose(config: Config, here: bool = True) -> ChosenModels:
     return ChosenModels(
         preset=preset,
         replaced=frozenset(config.models.model_dump(exclude_none=True)),
-        known=known,
+        names=names,
+        known=tuple(map(zoo.find, names)),
         recogniser=recogniser,
         calibration=config.calibration or Calibration(slope=fitted.slope, threshold=fitted.threshold),
-        quality_scale=config.quality_scale or known[-1].quality_scale,
+        quality_scale=config.quality_scale or zoo.find(preset.quality).quality_scale,
         numerics=precision.resolve(config, here),
         options=fetch_options(config),
     )

@@ -1,11 +1,12 @@
 """Measure how well shots are found: join parts of videos by cuts, fades and dissolves, and look for them.
 
-    python -m jobs.benchmarks.measure_shots VIDEOS… [--joined 30]
+    python -m jobs.benchmarks.measure_shots VIDEOS… [--joined 30] [--methods content transnetv2 pyscenedetect]
 
 VIDEOS are videos of one shot each. Parts of them are joined in random order, encoded as H.264, and read as a
 job reads them. For each kind of transition the table counts those that are found: a boundary at most one
 frame outside of it. A "jump" is a cut between two parts of the same video. Any other boundary is a false
-alarm and lowers the precision. The last line compares the CPU time in which a read task reads some of the
+alarm and lowers the precision. `pyscenedetect` is the adaptive detector of PySceneDetect with its defaults,
+if that package is installed. The last lines compare the CPU time in which a read task reads some of the
 videos with and without shots.
 """
 
@@ -28,6 +29,7 @@ from faceq.config import Video
 from faceq.sources import read_shards, video
 from faceq.sources.frame import in_batches, to_table
 from faceq.sources.listing import list_shards
+from faceq.sources.video.shots import find_by
 from faceq.storage.settings import S3Settings
 
 SIZE = (640, 360)
@@ -39,8 +41,9 @@ BLACK = 3  # most black frames
 DISSOLVE = (10, 25)  # least and most frames
 KINDS = ("cut", "cut", "cut", "fade", "dissolve")
 JUMPS = 0.2  # share of the parts that follow another part of the same video
-TIMED = 3  # joined videos that are read to measure the time
-TIMES = 5
+TIMED = 2  # joined videos that are read to measure the time
+TIMES = 3
+METHODS = ("content", "transnetv2", "pyscenedetect")
 
 Frames = np.ndarray
 """(N, H, W, 3) uint8 RGB."""
@@ -60,20 +63,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("videos", nargs="+", help="videos of one shot each")
     parser.add_argument("--joined", type=int, default=30, help="number of joined videos (30)")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS[:2])
     options = parser.parse_args()
+    methods = options.methods
     sources = [scaled(path) for path in options.videos]
     there: Counter[str] = Counter()
-    found: Counter[str] = Counter()
+    found: dict[str, Counter[str]] = {method: Counter() for method in methods}
     with tempfile.TemporaryDirectory() as folder:
         paths = []
         for seed in range(options.joined):
             frames, truth = joined(sources, np.random.default_rng(seed))
             paths.append(write(Path(folder) / f"{seed}.mp4", frames))
             there.update(each.kind for each in truth)
-            found.update(compared(boundaries(paths[-1]), truth))
+            for method in methods:
+                found[method].update(compared(boundaries(paths[-1], method), truth))
         show(there, found)
-        plain, with_shots = timed(paths[:TIMED])
-    print(f"reading takes {with_shots / plain:.3f} of the CPU time without shots")
+        own = [method for method in methods if method != "pyscenedetect"]
+        plain, *others = timed(paths[:TIMED], ["none", *own])
+    for method, seconds in zip(own, others, strict=True):
+        print(f"{method}: reading takes {seconds / plain:.3f} of the CPU time without shots")
 
 
 def scaled(path: str) -> Frames:
@@ -154,10 +162,17 @@ def write(path: Path, frames: Frames) -> Path:
     return path
 
 
-def boundaries(path: Path) -> list[int]:
+def boundaries(path: Path, method: str) -> list[int]:
     """The first frames of all shots but the first."""
+    if method == "pyscenedetect":
+        import scenedetect  # noqa: PLC0415 - need not be installed
+
+        scenes = scenedetect.detect(str(path), scenedetect.AdaptiveDetector())
+        return [start.frame_num for start, _ in scenes[1:]]
+    finder = find_by(method)
+    assert finder is not None
     with path.open("rb") as file:
-        numbers = [frame.shot for frame in video.numbered(video.read(file))]
+        numbers = [shot for _, shot in video.numbered(video.read(file), finder, lambda frame: None)]
     return [i for i in range(1, len(numbers)) if numbers[i] != numbers[i - 1]]
 
 
@@ -172,30 +187,33 @@ def compared(found: list[int], truth: list[Transition]) -> Iterator[str]:
     yield from ("false" for _ in rest)
 
 
-def show(there: Counter[str], found: Counter[str]) -> None:
+def show(there: Counter[str], found: dict[str, Counter[str]]) -> None:
     """Print the table."""
     shown = rich.table.Table(box=None, pad_edge=False)
-    for title in ("transition", "found", "of"):
+    for title in ("transition", "of", *found):
         shown.add_column(title, justify="left" if title == "transition" else "right")
     for kind, count in sorted(there.items()):
-        shown.add_row(kind, str(found[kind]), str(count))
+        shown.add_row(kind, str(count), *(str(each[kind]) for each in found.values()))
+    right = [sum(each[kind] for kind in there) for each in found.values()]
+    wrong = [each["false"] for each in found.values()]
+    pairs = list(zip(right, wrong, strict=True))
+    shown.add_row("recall", "", *(f"{each / there.total():.3f}" for each in right))
+    shown.add_row("precision", "", *(f"{each / max(1, each + others):.3f}" for each, others in pairs))
     rich.console.Console().print(shown)
-    right = sum(found[kind] for kind in there)
-    print(f"precision {right / max(1, right + found['false']):.3f}")
 
 
-def timed(paths: list[Path]) -> tuple[float, float]:
-    """CPU seconds in which a read task reads the videos without and with shots, the best of TIMES in turn."""
-    best = [math.inf] * 2
+def timed(paths: list[Path], methods: list[str]) -> list[float]:
+    """CPU seconds in which a read task reads the videos by each method, the best of TIMES in turn."""
+    best = [math.inf] * len(methods)
     for _ in range(TIMES):
-        for at, how in enumerate(("none", "content")):
+        for at, method in enumerate(methods):
             begin = time.process_time()
             shards = list_shards(map(str, paths), S3Settings())
-            frames = read_shards(shards, S3Settings(), sampling=Video(shots=how))
+            frames = read_shards(shards, S3Settings(), sampling=Video.model_validate({"shots": method}))
             for batch in in_batches(frames):
                 to_table(batch)
             best[at] = min(best[at], time.process_time() - begin)
-    return best[0], best[1]
+    return best
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from faceq.sources.parts import tar_parts, video_parts
 from faceq.sources.reading import Reading, version_of
 from faceq.sources.tar_index import cuts, scan
 from faceq.sources.video.pieces import look, spans
+from faceq.sources.video.shots import find_by
 from faceq.storage.settings import S3Settings
 from faceq.table.finished_shards import Finished
 from faceq.table.schema import BREAK
@@ -36,14 +37,14 @@ def split_records(shard: Shard, size: int, s3: S3Settings | None = None, **how) 
     return record_parts.divide(shard, stretches, size, reading)
 
 
-def split_video(shard: Shard, count: int, **limits) -> list[Shard]:
+def split_video(shard: Shard, count: int, shots: str = "content", **limits) -> list[Shard]:
     """The parts of a video that is looked at in `count` pieces."""
     memory = Limits(**limits).source_memory
-    pieces = []
+    finder, pieces = find_by(shots), []
     for number in range(count):
         with LocalFile(shard.path) as file:
-            pieces.append(look(file, number, count, memory, with_shots=True))
-    return video_parts(shard, spans(pieces), version_of(os.stat(shard.path)))
+            pieces.append(look(file, number, count, memory, finder))
+    return video_parts(shard, spans(pieces, finder), version_of(os.stat(shard.path)))
 
 
 def read_parts(

@@ -7,7 +7,7 @@ the same frames on every machine. Only a few decoded frames are in memory at a t
 from faceq.sources.video.errors import DamagedError
 from faceq.sources.video.picture import VideoFrame
 from faceq.sources.video.pieces import read_span
-from faceq.sources.video.reading import read, sample
+from faceq.sources.video.reading import read, sampling
 from faceq.sources.video.shots import numbered
 
-__all__ = ["DamagedError", "VideoFrame", "numbered", "read", "read_span", "sample"]
+__all__ = ["DamagedError", "VideoFrame", "numbered", "read", "read_span", "sampling"]

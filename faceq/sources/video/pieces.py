@@ -30,12 +30,11 @@ from faceq.sources.video.errors import DamagedError
 from faceq.sources.video.file import WatchedFile
 from faceq.sources.video.picture import VideoFrame
 from faceq.sources.video.reading import display_matrix, opened
-from faceq.sources.video.shots import REACH, Mark, Shrinking, begin_shots, marks
+from faceq.sources.video.shots import Finder
 from faceq.sources.video.streams import choose
 
-COMPARED = 2 * REACH
-"""Number of frames that both decoders of a cut return. The marks of the first REACH frames of a piece come
-from the piece before."""
+COMPARED = 16
+"""Number of frames that both decoders of a cut return, at least."""
 
 _FORMATS = ("mp4", "matroska")
 """Containers with an index of their key frames, by a part of their names."""
@@ -60,8 +59,9 @@ class Piece:
     begin: its first coded frame. end: the first one of the next piece. None: there is none. frames: number of
     frames; first, last: timestamps of the first and the last one. looks: what the frames have in common.
     head, beyond: timestamps and checksums of the first frames of this piece, and of the next one. listed:
-    number of coded frames of the whole video, if the container states it. unit, rounding: of `Clock`. marks:
-    of its frames and those after it (see `shots`); empty if shots are not looked for.
+    number of coded frames of the whole video, if the container states it. unit, rounding: of `Clock`. index:
+    of its first frame in the video, if all frames last equally long. marks: of its frames and those after it,
+    by their position, as far as they do not depend on frames that were not decoded (see `Finder`).
     """
 
     begin: Key | None
@@ -75,10 +75,11 @@ class Piece:
     listed: int | None
     unit: Fraction
     rounding: Fraction
-    marks: list[Mark]
+    index: int
+    marks: dict[int, Any]
 
 
-def look(file: BinaryIO, number: int, pieces: int, memory: int, with_shots: bool = False) -> Piece:
+def look(file: BinaryIO, number: int, pieces: int, memory: int, finder: Finder | None = None) -> Piece:
     """Decode a piece of a video, to find out whether the video can be divided.
 
     Args:
@@ -86,7 +87,7 @@ def look(file: BinaryIO, number: int, pieces: int, memory: int, with_shots: bool
         number: index of the piece. It begins at the first key frame after this share of the duration.
         pieces: number of pieces.
         memory: maximum bytes of the video's index.
-        with_shots: also look for shots.
+        finder: marks the frames, so that `spans` can find shots; None: without shots.
 
     Raises:
         UndividedError: the video cannot be divided.
@@ -97,7 +98,7 @@ def look(file: BinaryIO, number: int, pieces: int, memory: int, with_shots: bool
     with opened(watched) as container:
         stream, _ = choose(container, watched)
         _check_format(container, stream)
-        piece = _Look(container, stream, watched, number, pieces).piece(with_shots)
+        piece = _Look(container, stream, watched, number, pieces).piece(finder)
     if watched.fault is not None:
         raise watched.fault
     if watched.second is not None:
@@ -147,19 +148,18 @@ class _Look:
         self._looks: set[tuple[Any, ...]] = set()
         self._matrix = b""
         self._tally, self._clock = Tally(), Clock(container, stream)
+        self._is_cut_off = False  # not all frames after the piece were decoded
 
-    def piece(self, with_shots: bool) -> Piece:
+    def piece(self, finder: Finder | None) -> Piece:
         decoding = Decoding(self._container, self._stream, self._file, self._tally, self._clock)
         if not self._is_first:
             _seek(self._container, self._stream, self._from)
-        frames = self._noted(decoding.frames(self._selected(decoding.packets())))
-        found: list[Mark] = []
-        if with_shots:
-            found = list(marks(map(Shrinking(), frames)))
-        else:
-            deque(frames, maxlen=0)
+        beyond = max(COMPARED, finder.beyond if finder else 0)
+        frames = self._noted(decoding.frames(self._selected(decoding.packets())), beyond)
+        marks = self._marks(frames, finder) if finder else {}
+        deque(frames, maxlen=0)
         self._check()
-        shown, sums, beyond = self._shown, self._sums, self._beyond
+        shown, sums = self._shown, self._sums
         return Piece(
             begin=self._begin,
             end=self._end,
@@ -167,28 +167,53 @@ class _Look:
             first=shown[0] if shown else 0,
             last=shown[-1] if shown else 0,
             looks=(*next(iter(self._looks), ()), self._matrix),
-            head=[*sums, *beyond][:COMPARED],
-            beyond=beyond,
+            head=[*sums, *self._beyond][:COMPARED],
+            beyond=self._beyond,
             listed=self._stream.frames or None,
             unit=self._clock.unit,
             rounding=self._clock.rounding,
-            marks=found,
+            index=self._index(shown[0]) if shown else 0,
+            marks=marks,
         )
 
-    def _noted(self, frames: Iterable[tuple[av.VideoFrame, Fraction]]) -> Iterator[av.VideoFrame]:
+    def _marks(self, frames: Iterator[av.VideoFrame], finder: Finder) -> dict[int, Any]:
+        """The marks of the frames that do not depend on others."""
+        start = next(frames, None)
+        if start is None:
+            return {}
+        first = self._index(start.pts or 0)
+        pictures = map(finder.shrinking(), itertools.chain([start], frames))
+        marks = list(finder.marks(pictures, first))
+        return {at: marks[at] for at in finder.certain(first, len(marks), self._is_cut_off)}
+
+    def _index(self, stamp: int) -> int:
+        """The index of the first frame of the piece, from its timestamp, if all frames last equally long."""
+        if self._is_first:
+            return 0
+        rate = self._stream.average_rate or Fraction(25)
+        index = (stamp - int(self._stream.start_time or 0)) * self._clock.unit * rate
+        return max(1, round(index))
+
+    def _noted(
+        self, frames: Iterable[tuple[av.VideoFrame, Fraction]], beyond: int
+    ) -> Iterator[av.VideoFrame]:
         """The frames of the piece and the first ones after it; what they show is noted on the way."""
+        count = 0  # of frames after the piece
         for frame, aspect in frames:
             if frame.is_corrupt or frame.interlaced_frame or frame.pts is None:
                 raise UndividedError("it has interlaced or damaged frames, or frames without a time")
             self._matrix = self._matrix if self._looks else _matrix(frame)
             self._looks.add(_look(frame, aspect))
             is_beyond = self._end is not None and frame.pts >= self._end.pts
-            if is_beyond or len(self._sums) < COMPARED:
-                (self._beyond if is_beyond else self._sums).append((frame.pts, _checksum(frame)))
+            sums = self._beyond if is_beyond else self._sums
+            if len(sums) < COMPARED:
+                sums.append((frame.pts, _checksum(frame)))
             if not is_beyond:
                 self._shown.append(frame.pts)
             yield frame
-            if len(self._beyond) == COMPARED:
+            count += is_beyond
+            if count == beyond:
+                self._is_cut_off = True
                 return
 
     def _selected(self, packets: Iterable[av.Packet]) -> Iterator[av.Packet]:
@@ -234,8 +259,8 @@ class _Look:
                 raise DamagedError(lacking)
 
 
-def spans(pieces: Sequence[Piece]) -> list[Span]:
-    """The spans of a video, in order, from what `look` has found in all its pieces.
+def spans(pieces: Sequence[Piece], finder: Finder | None = None) -> list[Span]:
+    """The spans of a video, in order, from what `look` has found in all its pieces, by the same `finder`.
 
     Raises:
         UndividedError: the pieces do not fit together.
@@ -249,7 +274,7 @@ def spans(pieces: Sequence[Piece]) -> list[Span]:
     count = sum(piece.frames for piece in used)
     if used and used[0].listed not in (None, count):
         raise UndividedError("its number of frames differs from that in its index")
-    shots = list(itertools.accumulate(map(int, begin_shots(_joined(used)))))
+    shots = list(itertools.accumulate(map(int, finder.begin_shots(_joined(used, finder))))) if finder else []
     found: list[Span] = []
     index = 0
     previous = None
@@ -265,14 +290,20 @@ def spans(pieces: Sequence[Piece]) -> list[Span]:
     return found
 
 
-def _joined(pieces: Sequence[Piece]) -> Iterator[Mark]:
-    """The marks of all frames of a video. Those of the first REACH frames of a piece depend on frames before
-    them, so they come from a piece before it."""
-    marked: list[Mark] = []  # of the frames from `index` on, from pieces before this one
+def _joined(pieces: Sequence[Piece], finder: Finder) -> Iterator[Any]:
+    """The marks of all frames of a video. Those of the first frames of a piece depend on frames before them,
+    so they come from a piece before it.
+
+    Raises UndividedError if a piece did not know which frame of the video is its first one.
+    """
+    marks: dict[int, Any] = {}
+    index = 0
     for piece in pieces:
-        own = [*marked[:REACH], *piece.marks[len(marked[:REACH]) :]]
-        yield from own[: piece.frames]
-        marked = own[piece.frames :]
+        if finder.needs_index and piece.index != index:
+            raise UndividedError("its frames do not all last equally long, as `video.shots` needs it")
+        marks |= {index + at: mark for at, mark in piece.marks.items()}
+        index += piece.frames
+    return (marks[at] for at in range(index))
 
 
 def read_span(

@@ -4,7 +4,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
-from typing import Any, BinaryIO, Protocol, TypeVar
+from typing import Any, BinaryIO, Protocol
 
 import av
 import av.container
@@ -44,11 +44,9 @@ class Timed(Protocol):
     def rounding(self) -> Fraction: ...
 
 
-T = TypeVar("T", bound=Timed)
-
-
-def sample(frames: Iterable[T], settings: Video, previous: Fraction | None = None) -> Iterator[T]:
-    """Yield the frames that the sampling settings select. The selection depends only on the video.
+def sampling(settings: Video, previous: Fraction | None = None) -> Callable[[Timed], bool]:
+    """A function that says whether the sampling settings select a frame. Call it for all frames of a video,
+    in order. The selection depends only on the video.
 
     With `every` k: frames 0, k, 2k, … With `fps`: for each tick 0, 1/fps, 2/fps, … seconds, the first frame
     at or after it; no frame is selected twice. A time that the file may have rounded down from a tick counts
@@ -58,16 +56,20 @@ def sample(frames: Iterable[T], settings: Video, previous: Fraction | None = Non
     """
     if settings.fps is None:
         step = settings.every or 1
-        yield from (frame for frame in frames if frame.index % step == 0)
-        return
+        return lambda frame: frame.index % step == 0
     fps = Fraction(str(settings.fps))  # the decimal number as written: 0.3 is 3/10
     # Times do not decrease, so the last frame that was selected has the same tick as the last frame.
     tick = 0 if previous is None else math.floor(previous * fps) + 1
-    for frame in frames:
+
+    def is_selected(frame: Timed) -> bool:
+        nonlocal tick
         reached = (frame.time + frame.rounding) * fps
-        if reached >= tick:
-            yield frame
-            tick = math.floor(reached) + 1
+        if reached < tick:
+            return False
+        tick = math.floor(reached) + 1
+        return True
+
+    return is_selected
 
 
 def read(

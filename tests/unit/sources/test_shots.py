@@ -6,53 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scenes import SIZE, Images, begins_of, dissolve, fade, scene
 from videos import read, write_video
 
 from faceq.sources import video
-from faceq.sources.video import shots
 from faceq.sources.video.pieces import look, read_span, spans
+from faceq.sources.video.shots import content, find_by
 
 MEMORY = 1 << 30
-SIZE = (72, 128)
-
-Images = list[np.ndarray]
-
-
-def scene(seed: int, count: int, speed: float = 0.7) -> Images:
-    """Frames of a wall of coloured stones along which the camera moves, with a little noise."""
-    rng = np.random.default_rng(seed)
-    stone, (height, width) = 12, SIZE
-    columns = int(width + speed * count) // stone + 2
-    wall = rng.integers(30, 225, (height // stone, columns, 3)).repeat(stone, 0).repeat(stone, 1)
-    found = []
-    for at in range(count):
-        view = wall[:, round(speed * at) :][:, :width]
-        found.append((view + rng.normal(0, 2, view.shape)).clip(0, 255).astype(np.uint8))
-    return found
-
-
-def dissolve(first: Images, second: Images, length: int) -> Images:
-    shares = np.linspace(0, 1, length)
-    mixed = [
-        (a * (1 - share) + b * share).astype(np.uint8)
-        for a, b, share in zip(first[-length:], second[:length], shares, strict=True)
-    ]
-    return [*first[:-length], *mixed, *second[length:]]
-
-
-def fade(first: Images, second: Images, length: int) -> Images:
-    shares = np.linspace(1, 0, length)
-    out = [(a * share).astype(np.uint8) for a, share in zip(first[-length:], shares, strict=True)]
-    back = [(b * share).astype(np.uint8) for b, share in zip(second[:length], shares[::-1], strict=True)]
-    return [*first[:-length], *out, *back, *second[length:]]
 
 
 def begins(path: Path) -> list[int]:
     """The indices of frames at which a shot begins, but for the first one."""
-    numbers = [frame.shot for frame in read(path)]
-    assert numbers[0] == 0
-    assert all(after - before in (0, 1) for before, after in itertools.pairwise(numbers))
-    return [at for at in range(1, len(numbers)) if numbers[at] != numbers[at - 1]]
+    return begins_of(read(path))
 
 
 def test_cuts_are_found_to_the_frame(tmp_path):
@@ -147,8 +113,8 @@ def test_few_frames_are_held_back(tmp_path):
             yield frame
 
     with path.open("rb") as file:
-        for given, _ in enumerate(video.numbered(counted()), 1):
-            assert taken - given <= shots.REACH + shots.AROUND
+        for given, _ in enumerate(video.numbered(counted(), content.Content(), lambda frame: None), 1):
+            assert taken - given <= content.REACH + content.AROUND
 
 
 @pytest.mark.parametrize("pieces", [2, 3, 7])
@@ -161,10 +127,11 @@ def test_pieces_of_a_video_have_the_shots_of_the_whole(tmp_path, pieces):
     ]
     path = write_video(tmp_path / "v.mp4", images, g="13", bf="0", **{"x264-params": "scenecut=0"})
     with path.open("rb") as file:
-        whole = [frame.shot for frame in video.numbered(video.read(file))]
+        finder = find_by("content")
+        whole = [shot for _, shot in video.numbered(video.read(file), finder, lambda frame: None)]
         assert whole[-1] == 4
-        found = [look(file, number, pieces, MEMORY, with_shots=True) for number in range(pieces)]
-        divided = spans(found)
+        found = [look(file, number, pieces, MEMORY, finder) for number in range(pieces)]
+        divided = spans(found, finder)
         assert len(divided) == pieces
         parts = [frame.shot for span in divided for frame in read_span(file, span, MEMORY)]
     assert parts == whole

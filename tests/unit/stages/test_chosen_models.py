@@ -43,6 +43,16 @@ def test_models_that_replace_the_presets_are_known_by_their_roles():
     assert [model.name for model in models.known] == ["yunet", "arcface-r50", "landmarks-106", "dbcnn-koniq"]
 
 
+def test_the_model_that_finds_shots_is_on_record():
+    """So that shots that two methods have found do not get into one table."""
+    settings = config.build({"video": {"shots": "transnetv2"}})
+    models = choose(settings)
+    assert models.names[-1] == "transnetv2" and models.quality_scale is None
+    assert "transnetv2" in comparison_record(settings, models)["models"]
+    usual = config.build({})
+    assert "transnetv2" not in comparison_record(usual, choose(usual))["models"]
+
+
 def test_a_dropout_rate_from_the_settings_counts_as_unmeasured():
     zoos, own = (choose(config.build(values)).recogniser for values in ({}, {"dropout": 0.3}))
     assert zoos == zoo.recogniser("sface") and zoos.closed_form_holds

@@ -1,4 +1,5 @@
-"""Find the shots of a video: where a cut, a fade or a dissolve separates one camera's picture from another's.
+"""Find shots by the content of small pictures: where a cut, a fade or a dissolve separates one camera's
+picture from another's.
 
 Everything is decided on pictures of 32x18 pixels. Three rules, measured by `python -m
 jobs.benchmarks.measure_shots`:
@@ -17,15 +18,13 @@ that a few mixed frames precede it and the others follow.
 
 import itertools
 from collections import deque
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import TypeVar
 
 import av
 import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
-
-from faceq.sources.video.picture import VideoFrame
 
 REACH = 8
 """Number of frames on either side of a frame that decide its mark."""
@@ -63,48 +62,33 @@ class Mark:
     slow: bool
 
 
-def numbered(frames: Iterable[VideoFrame]) -> Iterator[VideoFrame]:
-    """Yield the frames of a video with the numbers of their shots, from 0. Ten frames are held back.
+class Content:
+    """Finds shots by the rules above, see `Finder`."""
 
-    An error that `frames` raises is raised after all frames before it.
-    """
-    ahead: deque[VideoFrame] = deque()
-    faults: list[Exception] = []
+    needs_index = False
+    beyond = 2 * REACH
 
-    def noted() -> Iterator[av.VideoFrame]:
-        try:
-            for frame in frames:
-                ahead.append(frame)
-                yield frame.decoded
-        except Exception as error:
-            faults.append(error)
+    def shrinking(self) -> Callable[[av.VideoFrame], np.ndarray]:
+        return Shrinking()
 
-    number = 0
-    for begins in begin_shots(marks(map(Shrinking(), noted()))):
-        number += begins
-        yield replace(ahead.popleft(), shot=number)
-    if faults:
-        raise faults[0]
+    def marks(self, pictures: Iterable[np.ndarray], first: int = 0) -> Iterator[Mark]:
+        for before, picture, after in _windows(pictures, REACH):
+            change = _difference(before[-1], picture) if before else 0.0
+            lasts = change >= _LEAST_CHANGE and _lasts(before, [picture, *after], change)
+            yield Mark(change, lasts, _is_slow([*before, picture, *after]))
 
+    def certain(self, first: int, count: int, is_cut_off: bool) -> range:
+        return range(REACH if first else 0, count - REACH if is_cut_off else count)
 
-def begin_shots(found: Iterable[Mark]) -> Iterator[bool]:
-    """Whether a shot begins at each frame, from the marks of all frames in order. Not at the first one."""
-    quiet = _QUIET + 1  # frames since the last sign of a slow transition
-    for before, mark, after in _windows(found, AROUND):
-        around = [other.change for other in (*before, *after) if other.change > 0]
-        usual = sum(around) / len(around) if around else 0.0
-        is_cut = mark.lasts and mark.change >= max(_LEAST_CHANGE, _RATIO * usual)
-        begins = is_cut or (mark.slow and quiet > _QUIET)
-        quiet = 0 if mark.slow else quiet + 1
-        yield begins and bool(before)
-
-
-def marks(pictures: Iterable[np.ndarray]) -> Iterator[Mark]:
-    """The marks of pictures, (N,) float32 each, of one size, the luma first."""
-    for before, picture, after in _windows(pictures, REACH):
-        change = _difference(before[-1], picture) if before else 0.0
-        lasts = change >= _LEAST_CHANGE and _lasts(before, [picture, *after], change)
-        yield Mark(change, lasts, _is_slow([*before, picture, *after]))
+    def begin_shots(self, marks: Iterable[Mark]) -> Iterator[bool]:
+        quiet = _QUIET + 1  # frames since the last sign of a slow transition
+        for before, mark, after in _windows(marks, AROUND):
+            around = [other.change for other in (*before, *after) if other.change > 0]
+            usual = sum(around) / len(around) if around else 0.0
+            is_cut = mark.lasts and mark.change >= max(_LEAST_CHANGE, _RATIO * usual)
+            begins = is_cut or (mark.slow and quiet > _QUIET)
+            quiet = 0 if mark.slow else quiet + 1
+            yield begins and bool(before)
 
 
 def _lasts(before: list[np.ndarray], after: list[np.ndarray], change: float) -> bool:
