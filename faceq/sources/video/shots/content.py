@@ -32,7 +32,11 @@ REACH = 8
 AROUND = 2
 """Number of marks on either side of a frame with which its change is compared."""
 
+BLOCK = 8
+"""Number of frames whose marks are computed together: one by one they take twice as long."""
+
 _SAMPLED = (64, 36)
+_PIXELS = 18 * 32  # of a picture
 _RESAMPLING = Interpolation.FAST_BILINEAR | Interpolation.BITEXACT
 
 _LEAST_CHANGE = 4.0  # mean difference of the values, 0..255: less is no cut
@@ -72,10 +76,16 @@ class Content:
         return Shrinking()
 
     def marks(self, pictures: Iterable[np.ndarray], first: int = 0) -> Iterator[Mark]:
-        for before, picture, after in _windows(pictures, REACH):
-            change = _difference(before[-1], picture) if before else 0.0
-            lasts = change >= _LEAST_CHANGE and _lasts(before, [picture, *after], change)
-            yield Mark(change, lasts, _is_slow([*before, picture, *after]))
+        known = np.empty((0, 3 * _PIXELS), np.float32)  # pictures from REACH before the next one to mark
+        at = 0  # position of that one
+        source = iter(pictures)
+        while block := list(itertools.islice(source, BLOCK)):
+            known = np.concatenate([known, _values(np.stack(block))])
+            end = len(known) - REACH
+            if end > at:
+                yield from _marks(known, at, end)
+                known, at = known[max(0, end - REACH) :], min(end, REACH)
+        yield from _marks(known, at, len(known))
 
     def certain(self, first: int, count: int, is_cut_off: bool) -> range:
         return range(REACH if first else 0, count - REACH if is_cut_off else count)
@@ -89,6 +99,28 @@ class Content:
             begins = is_cut or (mark.slow and quiet > _QUIET)
             quiet = 0 if mark.slow else quiet + 1
             yield begins and bool(before)
+
+
+def _marks(pictures: np.ndarray, start: int, end: int) -> Iterator[Mark]:
+    """The marks of the pictures from `start` to `end`, of (N, values)."""
+    ends = min(end, len(pictures) - REACH)  # of those that have REACH pictures on both sides
+    apart = _differences(pictures[2 * REACH :], pictures[: max(0, ends - REACH)])
+    flat = pictures[start:end, :_PIXELS].std(axis=1) < _FLAT
+    changes = _differences(pictures[max(1, start) : end], pictures[max(1, start) - 1 : end - 1])
+    changes = np.concatenate([np.zeros(1 if start == 0 < end else 0), changes])
+    for at in range(start, end):
+        change = float(changes[at - start])
+        lasts = change >= _LEAST_CHANGE and _lasts(
+            list(pictures[max(0, at - _SIDE) : at]), list(pictures[at : at + _SIDE]), change
+        )
+        is_apart = REACH <= at < ends and (flat[at - start] or apart[at - REACH] >= _LEAST_MIX)
+        slow = is_apart and _is_slow(list(pictures[at - REACH : at + REACH + 1]))
+        yield Mark(change, lasts, bool(slow))
+
+
+def _differences(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """(N,) float32: the mean difference of each row."""
+    return np.abs(first - second).mean(axis=1)
 
 
 def _lasts(before: list[np.ndarray], after: list[np.ndarray], change: float) -> bool:
@@ -122,7 +154,7 @@ def _is_fading(pictures: list[np.ndarray]) -> bool:
 
 
 def _luma(picture: np.ndarray) -> np.ndarray:
-    return picture[: picture.size // 3]
+    return picture[:_PIXELS]
 
 
 def _correlation(first: np.ndarray, second: np.ndarray) -> float:
@@ -137,7 +169,8 @@ def _difference(first: np.ndarray, second: np.ndarray) -> float:
 
 
 class Shrinking:
-    """Turns frames into small pictures, (3 * 18 * 32,) float32: Y, Cb and Cr, 0..255.
+    """Turns frames into the samples of small pictures, (54, 64) uint8: the rows of the luma, then both halves
+    of the chroma.
 
     FFmpeg's fastest way to shrink takes few of the pixels, so four values of the luma are averaged. Averages
     of all pixels take five times as long.
@@ -148,11 +181,16 @@ class Shrinking:
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
         small = self._reformatter.reformat(frame, *_SAMPLED, "yuv420p", interpolation=_RESAMPLING, threads=1)
-        samples = small.to_ndarray()  # the rows of the luma, then both halves of the chroma
-        rows = samples[: _SAMPLED[1]].astype(np.float32)
-        rows = rows[::2] + rows[1::2]
-        luma = (rows[:, ::2] + rows[:, 1::2]) * np.float32(0.25)
-        return np.concatenate([luma.ravel(), samples[_SAMPLED[1] :].ravel()], dtype=np.float32)
+        return small.to_ndarray()
+
+
+def _values(samples: np.ndarray) -> np.ndarray:
+    """(N, 54, 64) samples to pictures, (N, 3 * 18 * 32) float32: Y, Cb and Cr, 0..255."""
+    rows = samples[:, : _SAMPLED[1]].astype(np.float32)
+    rows = rows[:, ::2] + rows[:, 1::2]
+    luma = (rows[:, :, ::2] + rows[:, :, 1::2]) * np.float32(0.25)
+    parts = luma, samples[:, _SAMPLED[1] :]
+    return np.concatenate([part.reshape(len(samples), -1) for part in parts], axis=1, dtype=np.float32)
 
 
 def _windows(items: Iterable[Item], reach: int) -> Iterator[tuple[list[Item], Item, list[Item]]]:

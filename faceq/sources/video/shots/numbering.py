@@ -17,7 +17,7 @@ def numbered(
 ) -> Iterator[tuple[T, int]]:
     """Yield what `use` returns for each frame of a video, with the number of the frame's shot, from 0.
 
-    The number is known some frames later: ten for `content`, up to 75 for `transnetv2`. `use` is called
+    The number is known some frames later: up to 18 for `content`, up to 75 for `transnetv2`. `use` is called
     before that, while the frame's pixels are in the cache of the CPU. What it returns is held back, not the
     frame. An error that `frames` or `use` raises is raised after all frames before it.
     """
