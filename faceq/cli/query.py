@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from faceq.cli.arguments import positive
+from faceq.cli.export_pictures import add_picture_arguments, pictures_of, print_exported
 from faceq.cli.filters import add_condition_arguments, filtered
 from faceq.cli.progress_bar import progress_bar
 from faceq.cli.rows import print_rows
@@ -34,6 +35,7 @@ _EXAMPLES = f"""examples:
   faceq query scores/ --sql "select status, count(*) from frames group by status"
   faceq query scores/ "{FILTER}" --export good.parquet
   faceq query scores/ "{FILTER}" --export-shards good/
+  faceq query scores/ "{FILTER}" --export-shards faces/ --crop aligned:512 --format webp
 """
 
 BEST_OF_EACH = (
@@ -68,6 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     output.add_argument("--export", metavar="FILE", help="write the rows to a .parquet, .csv or .jsonl file")
     what = "write the frames with their rows as WebDataset tars into a folder"
     output.add_argument("--export-shards", metavar="DIR", help=what)
+    add_picture_arguments(parser)
     add_config_arguments(parser)
     parser.set_defaults(run=query, on_interrupt=_how_to_resume, only_prints=_only_prints)
 
@@ -78,6 +81,7 @@ def query(options: argparse.Namespace) -> int:
     from faceq.query.rows import Rows  # noqa: PLC0415 - as above
 
     _check_combination(options)
+    pictures = pictures_of(options)
     options.where = filtered(options)
     if options.export:
         check_export(options.export)
@@ -89,7 +93,7 @@ def query(options: argparse.Namespace) -> int:
             count = export(rows, _chosen(rows, options), options.export, s3)
             print(f"{count:,} rows in {visible(options.export)}")
         elif options.export_shards:
-            return _export_shards(rows, options, s3)
+            return _export_shards(rows, options, pictures, s3)
         else:
             _show(rows, options)
     return 0
@@ -136,25 +140,14 @@ def _only_prints(options: argparse.Namespace) -> bool:
     return not (options.export or options.export_shards)
 
 
-def _export_shards(rows: Any, options: argparse.Namespace, s3: S3Settings) -> int:
+def _export_shards(rows: Any, options: argparse.Namespace, pictures: Any, s3: S3Settings) -> int:
     from faceq.query import shard_export  # noqa: PLC0415 - as above
-    from faceq.sources.samples import MOST_SIDECARS  # noqa: PLC0415 - as above
 
     selection = shard_export.Selection(options.where, options.order_by, options.limit)
-    total = shard_export.count(rows, selection)
+    total = shard_export.count(rows, selection, pictures)
     with progress_bar(options.shown, "frames", total) as advance:
-        done = shard_export.export_shards(rows, selection, options.export_shards, s3, advance)
-    print(f"{done.written:,} frames in {visible(options.export_shards)}", end="")
-    print(f"; {done.already:,} were exported before" if done.already else "")
-    if done.lost:
-        log.warning("%s frames could not be read, the first: %s", f"{done.lost:,}", done.reason)
-    if done.lost_sidecars:
-        log.warning(
-            "%s sidecars were not written: a frame can have at most %d of them, of 256 MiB together",
-            f"{done.lost_sidecars:,}",
-            MOST_SIDECARS,
-        )
-    return 1 if done.lost or done.lost_sidecars else 0
+        done = shard_export.export_shards(rows, selection, options.export_shards, s3, advance, pictures)
+    return print_exported(done, options.export_shards)
 
 
 def _chosen(rows: Any, options: argparse.Namespace, columns: Sequence[str] | None = None) -> Any:

@@ -94,8 +94,12 @@ def align(image: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
     Returns:
         (112, 112, 3) uint8, same colour order; the area outside the frame is black.
     """
-    matrix = similarity(landmarks.astype(np.float64), ALIGNED_LANDMARKS)
-    return warp(image, matrix, ALIGNED_SIZE)
+    return warp(image, align_map(landmarks), ALIGNED_SIZE)
+
+
+def align_map(landmarks: np.ndarray) -> np.ndarray:
+    """The map (2, 3) from the frame to the aligned face of five landmarks (5, 2)."""
+    return similarity(landmarks.astype(np.float64), ALIGNED_LANDMARKS)
 
 
 def aligned_landmarks(width: int, height: int) -> np.ndarray:
@@ -110,7 +114,7 @@ def aligned_landmarks(width: int, height: int) -> np.ndarray:
 def align_error(landmarks: np.ndarray) -> float:
     """How badly five landmarks (5, 2) fit the recogniser's template: the root mean square distance after the
     fit of `align`, in pixels of the aligned face. It is also larger for faces turned to the side."""
-    matrix = similarity(landmarks.astype(np.float64), ALIGNED_LANDMARKS)
+    matrix = align_map(landmarks)
     return _root_mean_square(from_frame(landmarks.astype(np.float64), matrix) - ALIGNED_LANDMARKS)
 
 
@@ -177,9 +181,9 @@ def warp(image: np.ndarray, matrix: np.ndarray, size: int, border: int = cv2.BOR
     """
     shrink = 1 / max(np.hypot(matrix[0, 0], matrix[0, 1]), 1e-6)
     if shrink >= HALVED_FROM:
-        image, matrix = _part(image, matrix, size)
+        image, matrix = part(image, matrix, size)
     while shrink >= HALVED_FROM and min(image.shape[:2]) > 1:
-        image, matrix, shrink = *_halved(image, matrix), shrink / 2
+        image, matrix, shrink = *averaged(image, matrix, 2), shrink / 2
     factor = max(min(2, int(np.ceil(shrink))), int(np.ceil(shrink / SPACING)))
     if factor == 1:
         return cv2.warpAffine(image, matrix, (size, size), borderMode=border)
@@ -190,10 +194,13 @@ def warp(image: np.ndarray, matrix: np.ndarray, size: int, border: int = cv2.BOR
     return cv2.resize(large, (size, size), interpolation=cv2.INTER_AREA)
 
 
-def _part(image: np.ndarray, matrix: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The part of an image that a square crop shows, with a margin of one crop pixel, and the map from it to
-    the crop."""
-    corners = to_frame(frame_corners(size + 2, size + 2) - 1, matrix)
+def part(image: np.ndarray, matrix: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """The part of an image that a square crop shows, with a margin of one crop pixel and at least three image
+    pixels, and the map from it to the crop."""
+    margin = max(1.0, 3 * np.hypot(matrix[0, 0], matrix[0, 1]))
+    corners = to_frame(
+        frame_corners(size, size) + margin * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]), matrix
+    )
     height, width = image.shape[:2]
     low = np.clip(np.floor(corners.min(axis=0)).astype(int), 0, (width - 1, height - 1))
     high = np.clip(np.ceil(corners.max(axis=0)).astype(int) + 1, low + 1, (width, height))
@@ -201,13 +208,15 @@ def _part(image: np.ndarray, matrix: np.ndarray, size: int) -> tuple[np.ndarray,
     return image[low[1] : high[1], low[0] : high[0]], moved
 
 
-def _halved(image: np.ndarray, matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """An image (H, W, 3) averaged over 2x2 pixels, and the map (2, 3) from it to the crop. An odd row or
-    column at the end is left out."""
-    height, width = image.shape[0] // 2, image.shape[1] // 2
-    half = cv2.resize(image[: 2 * height, : 2 * width], (width, height), interpolation=cv2.INTER_AREA)
-    # The centre of a pixel c of the half is at 2c + 1/2 in the image.
-    return half, np.column_stack([2 * matrix[:, :2], matrix[:, 2] + matrix[:, :2].sum(axis=1) / 2])
+def averaged(image: np.ndarray, matrix: np.ndarray, factor: int) -> tuple[np.ndarray, np.ndarray]:
+    """An image (H, W, 3) averaged over `factor` x `factor` pixels, and the map (2, 3) from it to the crop.
+    Rows and columns at the end that do not fill a pixel are left out."""
+    height, width = image.shape[0] // factor, image.shape[1] // factor
+    whole = image[: factor * height, : factor * width]
+    reduced = cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA)
+    # The centre of a pixel c of the result is at k*c + (k-1)/2 in the image.
+    moved = matrix[:, 2] + (factor - 1) / 2 * matrix[:, :2].sum(axis=1)
+    return reduced, np.column_stack([factor * matrix[:, :2], moved])
 
 
 def shrunk(image: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
@@ -244,6 +253,25 @@ def to_frame(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 def from_frame(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     """Convert points (N, 2) from frame to crop coordinates; `matrix` is the crop's frame-to-crop map."""
     return points @ matrix[:, :2].T + matrix[:, 2]
+
+
+def crop_corners(matrix: np.ndarray, size: int) -> np.ndarray:
+    """Corners of a square crop of `size` pixels in frame coordinates, (4, 2), clockwise as seen in the crop:
+    those of its outer pixels, half a pixel beyond their centres."""
+    low, high = -0.5, size - 0.5
+    return to_frame(np.array([[low, low], [high, low], [high, high], [low, high]]), matrix)
+
+
+def inside_share(polygon: np.ndarray, width: int, height: int) -> float:
+    """Share of the area of a convex polygon (N, 2) in frame coordinates that is inside the frame, 0...1."""
+    edges = np.array([[0, 0], [width, 0], [width, height], [0, height]]) - 0.5
+    return _area(clipped(polygon, edges)) / max(_area(polygon), 1e-12)
+
+
+def _area(polygon: np.ndarray) -> float:
+    """Area of a polygon (N, 2); N may be 0."""
+    x, y = polygon.T
+    return float(abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2)
 
 
 def frame_corners(width: int, height: int) -> np.ndarray:

@@ -1,5 +1,6 @@
 """The README.md of an export of frames: its dataset card for the Hugging Face library `datasets`."""
 
+import textwrap
 from collections.abc import Iterable
 from typing import Any
 
@@ -27,11 +28,16 @@ out columns that the card does not name."""
 _DTYPES = {"float": "float32", "double": "float64"}
 """Names of Arrow types that differ in the library `datasets`; all others are the same."""
 
+ORIGINAL_BYTES = (
+    "Images and sidecars have the same bytes as in their source. Frames of videos are lossless PNGs."
+)
+"""What the images of an export are by default."""
+
 _CARD = """
 # Frames of a faceq result table
 
 Each sample in the tars is an image, its row of the table (`.faceq.json`), and the sidecars that it had in its
-source. Images and sidecars have the same bytes as in their source. Frames of videos are lossless PNGs.
+{rest}
 
 ```python
 from datasets import load_dataset
@@ -43,7 +49,9 @@ Written by `faceq query --export-shards`. It is rewritten when the same command 
 """
 
 
-def dataset_card(endings: Iterable[str], sidecars: Iterable[str], columns: pa.Schema) -> str:
+def dataset_card(
+    endings: Iterable[str], sidecars: Iterable[str], columns: pa.Schema, images: str = ORIGINAL_BYTES
+) -> str:
     """The README.md of an export. It tells the Hugging Face library `datasets` where the tars are, and the
     type of every column.
 
@@ -52,6 +60,7 @@ def dataset_card(endings: Iterable[str], sidecars: Iterable[str], columns: pa.Sc
             extension.
         sidecars: extensions of the sidecars, with the same effect.
         columns: columns of the rows.
+        images: what the images are.
     """
     pictures = [{"name": each, "dtype": "binary" if each == OTHER else "image"} for each in endings]
     files = [
@@ -61,11 +70,12 @@ def dataset_card(endings: Iterable[str], sidecars: Iterable[str], columns: pa.Sc
     ]
     row = {"name": ROW, "struct": [_feature(column) for column in columns]}
     strings = [{"name": name, "dtype": "string"} for name in ("__key__", "__url__")]
-    about = {
+    types = {
         "configs": [{"config_name": "default", "data_files": "*.tar"}],
         "dataset_info": {"features": [*pictures, *files, row, *strings]},
     }
-    return f"---\n{yaml.safe_dump(about, sort_keys=False)}---\n{_CARD}"
+    text = _CARD.format(rest=textwrap.fill(f"source. {images}", 110))
+    return f"---\n{yaml.safe_dump(types, sort_keys=False)}---\n{text}"
 
 
 def _last(extension: str) -> str:

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from faceq import __version__
 from faceq.errors import StorageError, UsageError
-from faceq.query.dataset_card import dataset_card
+from faceq.query.dataset_card import ORIGINAL_BYTES, dataset_card
 from faceq.storage.faults import failure
 from faceq.storage.filesystem import absolute, filesystem, is_temporary, path_of, storage_errors
 from faceq.storage.settings import S3Settings
@@ -36,18 +36,29 @@ ENDINGS = {
 MOST_EXTENSIONS = 100
 """Maximum number of different extensions of sidecars on the dataset card."""
 
+_EARLIER = {"crop": "frame", "format": "keep"}
+"""What a record means that does not have these keys."""
+
 _LISTS_AT_ONCE = 10
 _TAR = re.compile(r"frames-(\d{6})\.tar$")
 
 
 class ExportFolder:
-    """The folder of an export, local or on S3. columns: the columns of its rows."""
+    """The folder of an export, local or on S3.
 
-    def __init__(self, folder: str, s3: S3Settings, columns: pa.Schema):
+    Args:
+        folder: path or `s3://` prefix.
+        s3: settings of the file system.
+        columns: the columns of its rows.
+        images: what its images are, for the dataset card.
+    """
+
+    def __init__(self, folder: str, s3: S3Settings, columns: pa.Schema, images: str = ORIGINAL_BYTES):
         self.uri = absolute(folder)
         self.path = path_of(folder)
         self.s3 = s3
         self.columns = columns
+        self.images = images
         self.files: fsspec.AbstractFileSystem = filesystem(folder, s3)
         self._record: dict[str, Any] = {}
         self._lock: lock.Lock
@@ -82,10 +93,11 @@ class ExportFolder:
             return None
         recorded = self._parse_record(self.files.cat_file(record))
         for key, value in selection.items():
-            if recorded.get(key) != value:
+            before = recorded.get(key, _EARLIER.get(key))
+            if before != value:
                 raise UsageError(
-                    f"{self.uri}: contains another export ({key} was {recorded.get(key)!r}, is now "
-                    f"{value!r}): choose another folder"
+                    f"{self.uri}: contains another export ({key} was {before!r}, is now {value!r}): choose "
+                    "another folder"
                 )
         return recorded
 
@@ -140,9 +152,10 @@ class ExportFolder:
             file.write(json.dumps(self._record, indent=2).encode())
 
     def _write_card(self) -> None:
-        card = dataset_card(self._record["endings"], self._record["sidecars"], self.columns).encode()
+        endings, sidecars = self._record["endings"], self._record["sidecars"]
+        card = dataset_card(endings, sidecars, self.columns, self.images)
         with self.files.open(f"{self.path}/README.md", "wb") as file:
-            file.write(card)
+            file.write(card.encode())
 
     def _remove_unfinished(self) -> None:
         """Delete the unfinished files of a killed export. They exist only on local disks, because an object

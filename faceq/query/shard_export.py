@@ -1,5 +1,5 @@
-"""Export selected frames of a table as WebDataset tars: the original bytes of each image and of its sidecars,
-with its row.
+"""Export selected frames of a table as WebDataset tars: the original bytes of each image, or a crop of its
+face, with its row and its sidecars.
 
 A sample consists of `<id>.<extension>`, `<id>.faceq.json` and sidecars: the id of the frame in 16 hex digits,
 the extension for the type of the image, the row of the frame, and the files that had the same key in the
@@ -24,10 +24,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from faceq.errors import UsageError
 from faceq.query.dataset_card import OTHER, ROW
+from faceq.query.drawn_picture import CROP_COLUMNS, draw
 from faceq.query.export import discard
 from faceq.query.export_folder import ENDINGS, MOST_EXTENSIONS, ExportFolder
+from faceq.query.export_pictures import ORIGINALS, ExportPictures
 from faceq.query.rows import FRAME_ORDER, Rows, quoted
+from faceq.runtime.device import usable_cpus
+from faceq.runtime.parallel import in_threads
 from faceq.sources.decode.image import format_of
 from faceq.sources.extra import json_value
 from faceq.sources.frame import Frame, Sidecars
@@ -51,14 +56,15 @@ _LAYOUT = 2
 @dataclass
 class Exported:
     """The result of an export: the number of frames written, of frames already exported, and of frames that
-    can no longer be read, with the reason for the first of them; of sidecars that are too large or too many
-    for a sample."""
+    can no longer be read or cropped, with the reason for the first of them; of sidecars that are too large or
+    too many for a sample; of rows that were left out because they have no face to crop."""
 
     written: int = 0
     already: int = 0
     lost: int = 0
     reason: str = ""
     lost_sidecars: int = 0
+    faceless: int = 0
 
     def lose(self, frame: Frame) -> None:
         """Count a frame that can no longer be read."""
@@ -82,11 +88,13 @@ def export_shards(
     folder: str,
     s3: S3Settings,
     progress: Callable[[int], None] = lambda done: None,
+    pictures: ExportPictures = ORIGINALS,
 ) -> Exported:
     """Write the selected frames into `frames-000000.tar`, … in a folder or under an `s3://` prefix.
 
     Sources are read as streams, each once, except for the few frames that are written first. The rows of a
-    few thousand frames or of one large source are in memory, and the content of one sample.
+    few thousand frames or of one large source are in memory, and the content of one sample. Images that are
+    cropped or encoded again are drawn on all CPUs: then the content of two samples for each CPU is in memory.
 
     Args:
         rows: the table.
@@ -94,42 +102,49 @@ def export_shards(
         folder: a new or empty folder, or one with the same export, which is completed.
         s3: settings of the file system, also for the sources.
         progress: called with the number of further frames that are finished.
+        pictures: what is written as images. If it is a crop of the face, rows without one are left out.
 
     Raises:
-        UsageError: the folder contains other files or another export, or another process exports into it.
+        UsageError: the folder contains other files or another export, or another process exports into it; or
+            faces have no landmarks, which the aligned crop needs.
         StorageError: the folder cannot be written to.
     """
-    place = ExportFolder(folder, s3, rows.arrow(rows.chosen(limit=0)).schema)
-    wanted = {"layout": _LAYOUT, "table": rows.table.uri, **vars(selection)}
+    columns = rows.arrow(rows.chosen(limit=0)).schema
+    if pictures.kind != "frame":
+        columns = pa.schema([*columns, *CROP_COLUMNS])
+    place = ExportFolder(folder, s3, columns, pictures.about)
+    wanted = {"layout": _LAYOUT, "table": rows.table.uri, **vars(selection), **vars(pictures)}
     if selection.limit is not None:
         # If the table has grown, the limit selects other rows: then it is another export.
         wanted["rows"] = rows.count(rows.chosen())
     with place.translate_errors():
         place.check(wanted)
     with place.exclusive():
-        return _export(rows, selection, place, wanted, progress)
+        return _export(rows, selection, pictures, place, wanted, progress)
 
 
 def _export(
     rows: Rows,
     selection: Selection,
+    pictures: ExportPictures,
     place: ExportFolder,
     wanted: dict[str, Any],
     progress: Callable[[int], None],
 ) -> Exported:
+    ordered, found = _ordered(rows, selection, pictures), Exported()
+    if pictures.kind != "frame":
+        found.faceless = rows.count(_chosen(rows, selection)) - rows.count(ordered)
     with place.translate_errors():
         place.claim(wanted)
         done = place.ids()
-    found = Exported()
-    ordered = _ordered(rows, selection)
     with place.translate_errors(), contextlib.closing(_Writer(place)) as writer:
 
         def write(new: pa.Table) -> None:
-            for row, frame in frames_of(new, place.s3, keep_sidecars=True):
+            for frame, row in _drawn(new, pictures, place.s3):
                 if frame.image is None:
                     found.lose(frame)
                 else:
-                    writer.add(frame, new.slice(row, 1).to_pylist()[0])
+                    writer.add(frame, row)
                     found.written += 1
                     found.lost_sidecars += frame.sidecars.lost
                 progress(1)
@@ -168,13 +183,48 @@ def _examples(rows: Rows, chosen: Any, most: int) -> pa.Table:
     return pa.concat_tables(found) if found else columns
 
 
-def count(rows: Rows, selection: Selection) -> int:
-    """The number of frames in a selection."""
-    return rows.count(_ordered(rows, selection))
+def _drawn(new: pa.Table, pictures: ExportPictures, s3: S3Settings) -> Iterator[tuple[Frame, dict[str, Any]]]:
+    """The frames of rows with the images that are written, and their rows, in the order in which they are
+    read."""
+    read = frames_of(new, s3, keep_sidecars=True, as_files=pictures.keeps_bytes)
+    with_rows = ((frame, new.slice(row, 1).to_pylist()[0]) for row, frame in read)
+    if pictures.keeps_bytes:
+        yield from with_rows
+        return
+
+    def drawn(given: tuple[Frame, dict[str, Any]]) -> tuple[Frame, dict[str, Any]]:
+        frame, columns = draw(*given, pictures)
+        return frame, given[1] | columns
+
+    yield from in_threads(drawn, with_rows, usable_cpus())
 
 
-def _ordered(rows: Rows, selection: Selection) -> Any:
-    """The selected rows, ordered by source. A limit always selects the same rows."""
+def count(rows: Rows, selection: Selection, pictures: ExportPictures = ORIGINALS) -> int:
+    """The number of frames in a selection, without those that have no face if it is cropped."""
+    return rows.count(_ordered(rows, selection, pictures))
+
+
+def _ordered(rows: Rows, selection: Selection, pictures: ExportPictures) -> Any:
+    """The rows that are written, ordered by source. Raises UsageError if faces have no landmarks, which the
+    aligned crop needs."""
+    chosen = _chosen(rows, selection)
+    if pictures.kind != "frame":
+        chosen = rows.over(chosen, "FROM {rows} WHERE face_w IS NOT NULL")
+    if pictures.kind == "aligned":
+        _check_landmarks(rows, chosen)
+    return chosen.order(FRAME_ORDER)
+
+
+def _check_landmarks(rows: Rows, chosen: Any) -> None:
+    if without := rows.count(rows.over(chosen, "FROM {rows} WHERE landmarks IS NULL")):
+        raise UsageError(
+            f"{rows.table.uri}: {without:,} of the chosen faces have no `landmarks`, which --crop aligned "
+            "needs: add `landmarks is not null` to the condition, or use --crop face"
+        )
+
+
+def _chosen(rows: Rows, selection: Selection) -> Any:
+    """The selected rows. A limit always selects the same rows."""
     is_frame = f"frame_index <> {BREAK}"
     rows.chosen(selection.where)  # rejects text that is not a complete condition, such as `true) or (true`
     where = f"({selection.where}\n) and {is_frame}" if selection.where else is_frame
@@ -182,7 +232,7 @@ def _ordered(rows: Rows, selection: Selection) -> Any:
     if selection.limit is not None:
         first = f"{selection.order_by}, {FRAME_ORDER}" if selection.order_by else FRAME_ORDER
         chosen = rows.chosen(where, order_by=first, limit=selection.limit)
-    return chosen.order(FRAME_ORDER)
+    return chosen
 
 
 def _by_sources(batches: Iterator[pa.Table]) -> Iterator[pa.Table]:

@@ -4,8 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-MARGIN = 2.0
-"""Side of the square, in units of the longer side of the face box. The whole head fits into it."""
+from faceq.faces.face_square import MARGIN, relative_side
 
 _POSITION_S, _SIZE_S = 0.5, 2.0
 """Full widths at half maximum of the Gaussians that smooth the position and the size, in seconds. The size
@@ -62,7 +61,7 @@ def path_of(start: float, end: float, times: np.ndarray, boxes: np.ndarray) -> F
             (np.maximum(width, height), _SIZE_S),
         )
     ]
-    found[2] = MARGIN * np.maximum(found[2], 1)
+    found[2] = relative_side(MARGIN) * np.maximum(found[2], 1)
     return FacePath(grid, np.stack(found, 1))
 
 

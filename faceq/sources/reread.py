@@ -15,7 +15,9 @@ COLUMNS = ("frame_id", "source", "member", "frame_index", "timestamp_s")
 """The columns that locate a row's frame."""
 
 
-def frames_of(rows: pa.Table, s3: S3Settings, keep_sidecars: bool = False) -> Iterator[tuple[int, Frame]]:
+def frames_of(
+    rows: pa.Table, s3: S3Settings, keep_sidecars: bool = False, as_files: bool = True
+) -> Iterator[tuple[int, Frame]]:
     """Yield each row's frame, in the order in which they are read.
 
     A source is read only up to the last frame that is needed, and so is each video in a shard. Single images
@@ -25,6 +27,7 @@ def frames_of(rows: pa.Table, s3: S3Settings, keep_sidecars: bool = False) -> It
         rows: a table with COLUMNS, without rows for breaks. Rows of one source need not be adjacent.
         s3: settings of the file system.
         keep_sidecars: also read the sidecars of tars.
+        as_files: encode frames of videos as PNGs. Otherwise only `faceq.sources.decode` can read them.
 
     Yields:
         The row's number and its frame. A frame that can no longer be read has an error and no image.
@@ -50,7 +53,7 @@ def frames_of(rows: pa.Table, s3: S3Settings, keep_sidecars: bool = False) -> It
         for frame in read_again(wanted, missing | breaks, s3, keep_sidecars, animated):
             if frame.id in missing:
                 missing.discard(frame.id)
-                yield row_of[frame.id][0], _as_file(frame)
+                yield row_of[frame.id][0], _as_file(frame) if as_files else frame
             elif frame.error is not None:
                 reasons[frame.member] = frame.error
             if not missing:

@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from exported import samples
 from here import score_here
 from PIL import Image
 from real_s3 import BUCKET
@@ -46,23 +47,6 @@ def originals(frames_in) -> dict[int, bytes]:
     """The frames of the input by id, as the readers return them; those of videos as PNGs."""
     read = sources.read_shards(listing.list_shards([str(frames_in)], S3Settings()), S3Settings())
     return {frame.id: as_file(frame.image) for frame in read if frame.image is not None}
-
-
-def samples(folder: Path) -> tuple[dict[int, bytes], dict[int, dict]]:
-    """Images and rows of all tars by id. Checks that no id occurs twice."""
-    pictures: dict[int, bytes] = {}
-    rows: dict[int, dict] = {}
-    for path in sorted(folder.glob("*.tar")):
-        with tarfile.open(path) as tar:
-            for info in tar:
-                key, ending = info.name.split(".", 1)
-                number = int(key, 16)
-                signed = number - 2**64 if number >= 2**63 else number
-                target = rows if ending == "faceq.json" else pictures
-                assert signed not in target
-                content = tar.extractfile(info).read()
-                target[signed] = json.loads(content) if ending == "faceq.json" else content
-    return pictures, rows
 
 
 def endings_there(folder: Path) -> set[str]:

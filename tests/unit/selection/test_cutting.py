@@ -24,10 +24,11 @@ from videos import number_in, numbered, packets, write_numbered, write_video
 
 from faceq.cli.main import main
 from faceq.errors import UsageError
+from faceq.faces.face_square import MARGIN, relative_side
 from faceq.query.rows import Rows
 from faceq.selection.clips import Lengths, find
 from faceq.selection.cutting import Way, cut
-from faceq.selection.face_path import MARGIN, path_of
+from faceq.selection.face_path import path_of
 from faceq.sources import video
 from faceq.storage.settings import S3Settings
 from faceq.table.runs import Run
@@ -388,7 +389,7 @@ def test_the_crop_follows_the_face(tmp_path, cut_one):
     for picture in found:
         ys, xs = np.nonzero(picture > 150)
         assert (xs.mean(), ys.mean()) == pytest.approx((59.5, 59.5), abs=6)
-        assert np.sqrt(len(xs)) == pytest.approx(120 / MARGIN, abs=3)
+        assert np.sqrt(len(xs)) == pytest.approx(120 / relative_side(MARGIN), abs=3)
 
 
 def test_the_crop_is_continued_beyond_the_edge(tmp_path, cut_one):
@@ -410,7 +411,7 @@ def test_the_path_is_smooth_and_has_no_delay():
     x, _, side = np.array([path.at(time) for time in times]).T
     assert np.abs(x - (100 * times + 40)).max() < 2.5
     assert np.abs(np.diff(side)).max() < 0.5
-    assert np.abs(side - 100 * MARGIN).max() < 8
+    assert np.abs(side - 100 * relative_side(MARGIN)).max() < 8
 
 
 def test_a_clip_without_a_face_has_no_crop(tmp_path, table_of):
