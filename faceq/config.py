@@ -212,6 +212,13 @@ class Config(Strict):
         ge=2,
         description="Logical CPUs of the Ray cluster that faceq starts. Default: all that it may use.",
     )
+    metrics_port: int | None = Field(
+        None,
+        ge=1,
+        le=65535,
+        description="Port of this machine at which the Ray that faceq starts serves metrics for Prometheus. "
+        "Default: it serves none, and starts a second faster. Clusters serve them in any case.",
+    )
     s3: S3Settings = Field(S3Settings(), description="How to connect to S3.")
     read: Read = Field(
         Read(), description="How the input is read, and resources of the tasks that read and write."

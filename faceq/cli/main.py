@@ -70,20 +70,27 @@ def _run(options: argparse.Namespace, ending: signals.Ending) -> int:
         sys.stdout.flush()
         return status
     except BaseException as error:
-        if ending.received is not None:  # the error may be a consequence of the signal
-            name = "Ctrl-C" if ending.received == signal.SIGINT else ending.received.name
-            _say(f"stopped by {name}{options.on_interrupt(options)}")
-            return ending.status
-        if isinstance(error, FaceqError):
-            _say(str(error))
-            return error.exit_status
-        if isinstance(error, OSError):  # a failure of the system that is not handled elsewhere
-            _say(str(error))
-            return 1
-        if isinstance(error, Exception):  # a bug of faceq
-            log.critical("%s: %s", type(error).__name__, error, exc_info=True)
-            return 1
-        raise
+        if ending.received is None and not isinstance(error, Exception):
+            raise
+        status, reason = _outcome(options, error, ending)
+        options.on_failure(options, status, reason)
+        if ending.received is not None or isinstance(error, FaceqError | OSError):
+            _say(reason)
+        else:  # a bug of faceq
+            log.critical("%s", reason, exc_info=error)
+        return status
+
+
+def _outcome(options: argparse.Namespace, error: BaseException, ending: signals.Ending) -> tuple[int, str]:
+    """The exit status of a command that an error has ended, and the reason."""
+    if ending.received is not None:  # the error may be a consequence of the signal
+        name = "Ctrl-C" if ending.received == signal.SIGINT else ending.received.name
+        return ending.status, f"stopped by {name}{options.on_interrupt(options)}"
+    if isinstance(error, FaceqError):
+        return error.exit_status, str(error)
+    if isinstance(error, OSError):  # a failure of the system that is not handled elsewhere
+        return 1, str(error)
+    return 1, f"{type(error).__name__}: {error}"
 
 
 def _say(reason: str) -> None:
@@ -146,6 +153,7 @@ def _parser(arguments: list[str], kind: type[_Parser] = _Parser) -> argparse.Arg
     what = "Scores face images at scale: can the face be recognised, does it look good?"
     parser = kind("faceq", description=what, epilog=_EXAMPLES, formatter_class=as_written)
     parser.set_defaults(on_interrupt=lambda options: "", only_prints=lambda options: False)
+    parser.set_defaults(on_failure=lambda options, status, reason: None)
     parser.add_argument("--version", action="version", version=f"faceq {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for name, (module, summary) in COMMANDS.items():

@@ -27,10 +27,10 @@ class ProgressLine:
         shown: writes the log messages.
 
     Attributes:
-        written: rows of the run in files of the table, when the job has ended; None if that is not known.
+        last: how far the job was, when it has ended; None if that is not known.
     """
 
-    written: int | None = None
+    last: progress.Progress | None = None
 
     def __init__(self, shown: Handler):
         self._on_terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
@@ -51,9 +51,9 @@ class ProgressLine:
             else:
                 _write(f"faceq: {progress}\n")
 
-    def end(self, written: int | None) -> None:
+    def end(self, last: progress.Progress | None) -> None:
         """Remove the line from the terminal."""
-        self.written = written
+        self.last = last
         with self._writing:
             if self._lines:
                 _write(self._clearing())

@@ -3,6 +3,7 @@
 The job's own process imports this module, too. Therefore only the actors import the stages, with torch.
 """
 
+import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,7 @@ import ray
 
 from faceq.config import Config
 from faceq.job.census import OutageError
+from faceq.job.counts import DBCNN, SERFIQ, Work
 from faceq.job.tasks import FindFaceActor
 from faceq.job.telling import telling
 from faceq.job.worker_setup import set_up
@@ -32,7 +34,7 @@ class FiqStage:
             self._stage = scores.ScoreFiq(config, models, note=census.note.remote)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        return _scored(self._stage, batch, self._census, self._without)
+        return _scored(SERFIQ, self._stage, batch, self._census, self._without)
 
 
 class QualityStage:
@@ -49,7 +51,7 @@ class QualityStage:
             self._stage = scores.ScoreQuality(config, models)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        batch = _scored(self._stage, batch, self._census, self._without)
+        batch = _scored(DBCNN, self._stage, batch, self._census, self._without)
         self._census.frames_finished.remote(Counter(batch["status"].to_pylist()))
         return batch
 
@@ -66,17 +68,19 @@ class AllStages:
         return self._dbcnn(self._serfiq(self._find_face(batch)))
 
 
-def _scored(stage: Callable[[pa.Table], pa.Table], batch: pa.Table, census: Any, error: str) -> pa.Table:
-    """The batch as the stage returns it. Reports to the census what the stage logs, and how many faces now
-    have the `error` because a model gave no score for them; OutageError if this holds for nearly all faces of
-    the job."""
+def _scored(
+    name: str, stage: Callable[[pa.Table], pa.Table], batch: pa.Table, census: Any, error: str
+) -> pa.Table:
+    """The batch as the stage returns it. Reports to the census what the stage logs, how long it took, and how
+    many faces now have the `error` because a model gave no score for them; OutageError if this holds for
+    nearly all faces of the job."""
     faces = batch["status"].null_count
+    started = time.perf_counter()
     with telling(census):
         batch = stage(batch)
-    if not faces:
-        return batch
-    without = pc.sum(pc.equal(batch["error"], error)).as_py() or 0
-    told = census.scored.remote(faces, without, error)
+    work = Work(len(batch), time.perf_counter() - started)
+    without = pc.sum(pc.equal(batch["error"], error)).as_py() or 0 if faces else 0
+    told = census.scored.remote(name, work, faces, without, error)
     if without:  # good batches do not wait for the answer
         outage = ray.get(told)
         if outage:

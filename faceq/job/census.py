@@ -9,12 +9,12 @@ import time
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import ray
 
 from faceq.errors import FaceqError
+from faceq.job.counts import FIND_FACE, NO_WORK, READ, Counts, StageCounts, Work
 from faceq.job.gathered import Gathered
 
 if TYPE_CHECKING:  # the process of the census starts faster without pyarrow
@@ -60,27 +60,6 @@ class OutageError(FaceqError):
     """The job stops because nearly nothing can be read. The message gives the reason in one line."""
 
 
-@dataclass(frozen=True)
-class Counts:
-    """How far a job is. The figures are approximate: frames of a task that ran twice may count twice.
-
-    tasks_ended: read tasks that have ended. read: frames that were read. unreadable: frames that could not be
-    decoded. statuses: finished frames by status; a frame is finished after the last stage. written: rows in
-    files of the table. frames: frames that this run scores in all; None while that is not known.
-    """
-
-    tasks_ended: int = 0
-    read: int = 0
-    unreadable: int = 0
-    statuses: Mapping[str, int] = field(default_factory=dict)
-    written: int = 0
-    frames: int | None = None
-
-    @property
-    def finished(self) -> int:
-        return sum(self.statuses.values())
-
-
 @ray.remote
 class Census:
     """Counts over all tasks of a job. `read` and `decoded` return the reason to stop, or None."""
@@ -114,9 +93,9 @@ class Census:
         self._refused_in_a_row = self._refused = self._given = 0
         self._tried = 0
         self._unreadable = 0
+        self._stages = StageCounts()
         self._scored: dict[str, Counter[str]] = defaultdict(Counter)
         self._statuses: Counter[str] = Counter()
-        self._written: dict[int, int] = {}
         self._started = time.monotonic()
         self._first_finished: tuple[float, int] | None = None
         self._outage: str | None = None
@@ -148,6 +127,8 @@ class Census:
             frames after it would be read twice.
         """
         self._starts[task] += 1
+        if self._starts[task] > 1:
+            self._stages.restart(READ)
         last = self._last_read.get(task, BEFORE_ALL)
         place = self._about_to_read.pop(task, None)
         if place is not None and place > last:
@@ -176,6 +157,8 @@ class Census:
         refused: Iterable[str],
         unseen: int = 0,
         place: Place | None = None,
+        work: Work = NO_WORK,
+        size: int = 0,
     ) -> str | None:
         """Called for each batch that a read task has read.
 
@@ -187,6 +170,8 @@ class Census:
             refused: errors of the frames of this batch that the storage did not deliver.
             unseen: number of those that only a manifest names and that do not exist.
             place: of the batch's last frame.
+            work: the frames of this batch without a row, and the time to read all of it.
+            size: bytes of these frames.
         """
         self._seen[task] = (new, done)
         self._about_to_read.pop(task, None)
@@ -194,6 +179,7 @@ class Census:
             if place <= self._last_read.get(task, BEFORE_ALL):
                 return self._outage  # the task runs again
             self._last_read[task] = place
+        self._stages.add(READ, work, size)
         errors = list(refused)
         self._given += given
         self._refused += len(errors)
@@ -258,6 +244,8 @@ class Census:
             `most` times.
         """
         self._begun[batch] += 1
+        if self._begun[batch] > 1:
+            self._stages.restart(FIND_FACE)
         if self._begun[batch] > most:
             self._outage = (
                 f"stopped: the processes that find faces were ended {most} times over the same frames: "
@@ -275,7 +263,9 @@ class Census:
         else:
             self._trying[batch] = frame
 
-    def decoded(self, batch: int, tried: int, unreadable: int, example: str | None) -> str | None:
+    def decoded(
+        self, batch: int, tried: int, unreadable: int, example: str | None, work: Work = NO_WORK
+    ) -> str | None:
         """Called when faces were found in a batch.
 
         Args:
@@ -285,6 +275,7 @@ class Census:
             example: an error of an unreadable frame.
         """
         self._begun.pop(batch, None)
+        self._stages.add(FIND_FACE, work)
         self._tried += tried
         self._unreadable += unreadable
         self._last_unreadable = example or self._last_unreadable
@@ -292,8 +283,10 @@ class Census:
             self._outage = self._outage or self._mostly_unreadable()
         return self._outage
 
-    def scored(self, faces: int, without: int, error: str) -> str | None:
-        """`faces`: given to a model; `without`: faces that it gave no score for, because of `error`."""
+    def scored(self, stage: str, work: Work, faces: int, without: int, error: str) -> str | None:
+        """`faces`: given to the model of a stage; `without`: faces that it gave no score for, because of
+        `error`."""
+        self._stages.add(stage, work)
         counted = self._scored[error]
         counted["faces"] += faces
         counted["without"] += without
@@ -356,19 +349,20 @@ class Census:
         start workers and load models. (0, 0) if there were none."""
         return self._first_finished or (0.0, 0)
 
-    def rows_written(self, task: int, rows: int) -> None:
-        """`rows`: that a write task has written to the table."""
-        self._written[task] = rows  # not a sum: a task that runs again writes the same files
+    def rows_written(self, task: int, rows: Mapping[str, int], seconds: float = 0.0) -> None:
+        """`rows`: that a write task has written to the table, by status."""
+        self._stages.write(task, rows, seconds)
 
     def progress(self) -> Counts:
         """How far the job is."""
         return Counts(
             tasks_ended=len(self._ended),
             read=sum(new for new, _ in self._seen.values()),
+            refused=self._refused,
             unreadable=self._unreadable,
             statuses=dict(self._statuses),
-            written=sum(self._written.values()),
             frames=self._frames_in_all(),
+            **self._stages.figures(),
         )
 
     def _frames_in_all(self) -> int | None:

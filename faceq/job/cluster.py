@@ -11,7 +11,7 @@ from typing import Any
 import ray
 
 from faceq.config import Config
-from faceq.errors import JobError, UsageError
+from faceq.errors import FaceqError, JobError, UsageError
 from faceq.job import lean_ray, local_ray, resources
 from faceq.job.census import DEATHS_OF_A_KILLER
 from faceq.job.ray_signals import kept_from_ray
@@ -93,12 +93,17 @@ def start_ray(config: Config) -> None:
     """Join the Ray that RAY_ADDRESS names (Ray sets it for submitted jobs), or start one on this machine.
 
     Raises:
-        UsageError: no cluster answers at that address.
+        UsageError: no cluster answers at that address, or `metrics_port` cannot be used.
         JobError: Ray has no room on this machine, or does not start.
     """
     address = os.environ.get("RAY_ADDRESS")
     if address:
         log.info("joining the Ray cluster at %s", address)
+        if config.metrics_port is not None:
+            log.warning(
+                "metrics_port has no effect on a cluster: its nodes serve metrics at the ports of `ray start "
+                "--metrics-export-port`"
+            )
         try:
             local_ray.connect()
         except ray.exceptions.AuthenticationError:
@@ -117,8 +122,8 @@ def start_ray(config: Config) -> None:
     bounds = {"task_oom_retries": MAX_RETRIES + DEATHS_OF_A_KILLER * batch}
     log.info("starting Ray")
     try:
-        local_ray.start(config.num_cpus or local_ray.cpus(), bounds)
-    except JobError:
+        local_ray.start(config.num_cpus or local_ray.cpus(), bounds, config.metrics_port)
+    except FaceqError:
         raise
     except Exception as error:  # Ray raises exactly this class if one of its processes does not start
         raise JobError(f"Ray did not start on this machine: {one_line(error)}") from error

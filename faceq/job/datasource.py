@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import time
 from collections.abc import Container, Iterable, Iterator
 from typing import Any, cast
 
@@ -13,6 +14,7 @@ from ray.data.block import BlockMetadata
 
 from faceq.job.census import BEFORE_ALL, DEATHS_OF_A_KILLER, MOST_NOTES, OutageError, Place
 from faceq.job.cluster import MAX_RETRIES
+from faceq.job.counts import Work
 from faceq.sources import Findings, read_shards
 from faceq.sources.frame import BATCH_FRAMES, READ_SCHEMA, Frame, in_batches, to_table
 from faceq.sources.listing import Shard
@@ -88,13 +90,15 @@ def _read(
     new = skipped = 0
     yield READ_SCHEMA.empty_table()
     reader = _Reader(task, settings, _SortedIds(ray.get(done)), census)
-    for frames in in_batches(reader.frames(shards)):
+    for frames, seconds in _timed(in_batches(reader.frames(shards))):
         old = sum(frame.done for frame in frames)
         new, skipped = new + len(frames) - old, skipped + old
         refused = [frame.error for frame in frames if frame.refused]
         given, unseen = len(frames) - old - len(refused), sum(frame.unseen for frame in frames)
+        work = Work(len(frames) - old, seconds)
+        size = sum(len(frame.image or b"") for frame in frames)
         # Totals, not increments: a read task that runs again counts its frames once.
-        totals = (task, new, skipped, given, refused, unseen, reader.place)
+        totals = (task, new, skipped, given, refused, unseen, reader.place, work, size)
         outage = ray.get(census.read.remote(*totals))
         if outage:
             raise OutageError(outage)
@@ -103,6 +107,16 @@ def _read(
     findings = reader.findings
     _tell_finished(findings, census)
     ray.get(census.ended.remote(task, dict(findings.passed_over), findings.notes[:MOST_NOTES]))
+
+
+def _timed(batches: Iterator[list[Frame]]) -> Iterator[tuple[list[Frame], float]]:
+    """Each batch with the seconds that it took to read it, without those until the next one is asked for."""
+    while True:
+        started = time.perf_counter()
+        batch = next(batches, None)
+        if batch is None:
+            return
+        yield batch, time.perf_counter() - started
 
 
 def _tell_finished(findings: Findings, census: Any) -> None:

@@ -9,6 +9,7 @@ and the start takes longer.
 
 import contextlib
 import functools
+import itertools
 import sys
 import time
 from collections.abc import Iterator
@@ -26,7 +27,10 @@ TESTED = ("2.60.",)
 START_S = 30
 """Seconds after which Ray's own function reports a node that has not started."""
 
-_AGENTS = (ray_constants.PROCESS_TYPE_DASHBOARD_AGENT, ray_constants.PROCESS_TYPE_RUNTIME_ENV_AGENT)
+_DASHBOARD_AGENT = ray_constants.PROCESS_TYPE_DASHBOARD_AGENT
+_DASHBOARD_PORTS = ("METRICS_AGENT", "METRICS_EXPORT", "DASHBOARD_AGENT_LISTEN")
+_RUNTIME_ENV_AGENT = ray_constants.PROCESS_TYPE_RUNTIME_ENV_AGENT
+_RUNTIME_ENV_PORTS = ("RUNTIME_ENV_AGENT",)
 
 _RUNTIME_ENV = "_maybe_modify_runtime_env"
 """The function that gives workers a runtime environment if the program runs under `uv run`, or if
@@ -37,9 +41,13 @@ _INTERPRETER = "_build_python_executable_command_memory_profileable"
 
 
 @contextlib.contextmanager
-def few_servers() -> Iterator[None]:
+def few_servers(metrics: bool = False) -> Iterator[None]:
     """A Ray that is started in the block has no monitor for autoscaling, no log monitor, no API server and no
-    agents, and starts workers by `ray_worker_start`."""
+    agents, and starts workers by `ray_worker_start`.
+
+    Args:
+        metrics: Ray's dashboard agent runs, because it serves the metrics of the job.
+    """
     if not ray.__version__.startswith(TESTED):
         yield
         return
@@ -47,15 +55,19 @@ def few_servers() -> Iterator[None]:
     start_raylet, interpreter = node.Node.start_raylet, getattr(services, _INTERPRETER)
     get_node = services.get_node
 
+    left_out = {_DASHBOARD_AGENT: _DASHBOARD_PORTS, _RUNTIME_ENV_AGENT: _RUNTIME_ENV_PORTS}
+    if metrics:
+        del left_out[_DASHBOARD_AGENT]
+
     def start_raylet_without_agents(self: Any, *arguments: Any, **options: Any) -> None:
         # The raylet waits for these ports. -1: nothing listens.
-        for name in ("METRICS_AGENT", "METRICS_EXPORT", "DASHBOARD_AGENT_LISTEN", "RUNTIME_ENV_AGENT"):
+        for name in itertools.chain.from_iterable(left_out.values()):
             port = getattr(native, f"{name}_PORT_NAME")
             native.persist_port(self._session_dir, self._node_id, port, -1)
         start_raylet(self, *arguments, **options)
 
     def interpreter_of(component: str, *arguments: Any, **options: Any) -> list[str]:
-        if component in _AGENTS:
+        if component in left_out:
             return [sys.executable, "-I", "-S", ray_agent.__file__]
         command: list[str] = interpreter(component, *arguments, **options)
         return command

@@ -12,6 +12,7 @@ import os
 import resource
 import secrets
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +24,7 @@ from ray._common.utils import get_default_ray_temp_dir
 from ray._private import ray_constants
 from ray._private import worker as ray_worker
 
-from faceq.errors import JobError
+from faceq.errors import JobError, UsageError
 from faceq.job import lean_ray
 from faceq.runtime import cgroup, device
 
@@ -55,6 +56,10 @@ CONNECT_EVERY_MS, CONNECT_ATTEMPTS = 20, 500
 default it makes ten attempts, one every second: the first one fails, and so every start takes a second
 longer."""
 
+METRICS_EVERY_MS = 1000
+"""How often processes send their metrics to the endpoint, if there is one, in milliseconds. With Ray's
+default, 10 s, those of a short job would never arrive, and the last ones of any job would be missing."""
+
 LEAST_BYTES = 1 << 20
 """If fewer bytes are free in that folder while a job runs, no new process starts."""
 
@@ -79,13 +84,22 @@ def memory() -> int:
     return total if limit is None else min(total, limit)
 
 
-def start(num_cpus: int, system_config: dict[str, Any]) -> None:
+def start(num_cpus: int, system_config: dict[str, Any], metrics_port: int | None = None) -> None:
     """Start a Ray on this machine and connect to it.
 
+    Args:
+        num_cpus: its logical CPUs.
+        system_config: settings of Ray's server processes.
+        metrics_port: at which it serves metrics; None: it serves none.
+
     Raises:
+        UsageError: the port is in use, or this user may not listen at it.
         JobError: there is no room for it, or it does not start.
     """
     check_room(num_cpus)
+    if metrics_port is not None:
+        check_port(metrics_port)
+        system_config = {"metrics_report_interval_ms": METRICS_EVERY_MS, **system_config}
     if memory() < JOB_MEMORY:
         log.warning(
             "this job has %.1f GB of memory and needs about %.0f GB: if its processes are killed, give the "
@@ -94,17 +108,17 @@ def start(num_cpus: int, system_config: dict[str, Any]) -> None:
             JOB_MEMORY / 1e9,
         )
     _keep_token_private()
-    given: dict[str, Any] = {}
+    given: dict[str, Any] = {"_metrics_export_port": metrics_port}
     # Ray sees the memory limit of a container, but not that of a control group below it.
     if memory() < psutil.virtual_memory().total:
         store = int(STORE_SHARE * memory())
-        given = {"object_store_memory": store, "_memory": memory() - store}
+        given |= {"object_store_memory": store, "_memory": memory() - store}
     settings = {
         "idle_worker_killing_time_threshold_ms": KEEP_IDLE_MS,
         "raylet_client_connect_timeout_milliseconds": CONNECT_EVERY_MS,
         "raylet_client_num_connect_attempts": CONNECT_ATTEMPTS,
     }
-    with _on_loopback(), lean_ray.few_servers():
+    with _on_loopback(), lean_ray.few_servers(metrics=metrics_port is not None):
         # `local`: without it, Ray would join a cluster that somebody else runs on this machine.
         connect(
             address="local",
@@ -119,6 +133,19 @@ def connect(**options: Any) -> None:
     """`ray.init` without Ray's messages; the output of workers stays in their logs."""
     with _silent_native_code():
         ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **options)
+
+
+def check_port(port: int) -> None:
+    """Check that a process of this user can listen at a port of the loopback interface; UsageError if not.
+    Ray would start without its metrics."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise UsageError(
+                f"metrics_port={port}: {error.strerror}: choose a free port of 1024 or higher"
+            ) from None
 
 
 def check_room(num_cpus: int) -> None:

@@ -12,8 +12,8 @@ from typing import Any, Protocol
 import ray
 from ray._common.utils import get_default_ray_temp_dir
 
-from faceq.job import local_ray, resources, watchdog, workers
-from faceq.job.census import Counts
+from faceq.job import local_ray, metrics, resources, watchdog, workers
+from faceq.job.counts import Counts
 from faceq.job.rate import Rate
 from faceq.stages.placement import Request
 from faceq.table.schema import STATUSES
@@ -33,10 +33,11 @@ class Progress:
 
     tasks_ended: read tasks that have ended, of `tasks`. read, unreadable: frames, see `Counts`. finished:
     frames that have passed all stages; statuses: these by status. written: rows in files of the table, which
-    a killed job keeps. frames: frames that this run scores in all, None while not known. rate: frames/s of
-    the last seconds, so that growth shows; None before the first. seconds_left: None where `frames` or `rate`
-    is. elapsed_s: seconds since reading began. cpus, gpus: of the cluster. limited: the job takes only
-    the first frames of its input (`limit`): not all read tasks run, and `read` counts frames beyond them.
+    a killed job keeps; rows: these by status. frames: frames that this run scores in all, None while not
+    known. rate: frames/s of the last seconds, so that growth shows; None before the first. seconds_left: None
+    where `frames` or `rate` is. elapsed_s: seconds since reading began. cpus, gpus: of the cluster. limited:
+    the job takes only the first frames of its input (`limit`): not all read tasks run, and `read` counts
+    frames beyond them. run_id: of the job.
     """
 
     tasks_ended: int
@@ -53,6 +54,8 @@ class Progress:
     seconds_left: float | None = None
     elapsed_s: float = 0.0
     limited: bool = False
+    run_id: str = ""
+    rows: Mapping[str, int] = field(default_factory=dict)
 
     def parts(self) -> list[str]:
         """What a person reads, the most important part first."""
@@ -118,21 +121,21 @@ class Reporter(Protocol):
     def show(self, progress: Progress) -> None:
         """Called repeatedly while the job runs."""
 
-    def end(self, written: int | None) -> None:
+    def end(self, last: Progress | None) -> None:
         """Called when the job has ended, successfully or not.
 
         Args:
-            written: rows of this run in files of the table; None while that is not known.
+            last: how far the job was; None if that is not known.
         """
 
 
 class LogReporter:
     """Logs the progress; the record has the figures as `record.progress`, a dict.
 
-    written: see `Reporter.end`.
+    last: see `Reporter.end`.
     """
 
-    written: int | None = None
+    last: Progress | None = None
 
     @property
     def every_s(self) -> float:
@@ -141,8 +144,8 @@ class LogReporter:
     def show(self, progress: Progress) -> None:
         log.info("%s", progress, extra={"progress": dataclasses.asdict(progress)})
 
-    def end(self, written: int | None) -> None:
-        self.written = written
+    def end(self, last: Progress | None) -> None:
+        self.last = last
 
 
 @contextlib.contextmanager
@@ -194,6 +197,7 @@ class _Watch:
         self._limited = limited
         self._heard = 0
         self._rate = Rate()
+        self._metrics = metrics.Exporter(job)
         self._started = time.monotonic()
 
     def run(self) -> None:
@@ -213,10 +217,11 @@ class _Watch:
 
     def leave(self) -> None:
         """Log the last messages of workers, and end the report."""
-        written = None
+        last = None
         with contextlib.suppress(ray.exceptions.RayError):
-            written = self._counts(_LAST_WORDS_S).written
-        self._reporter.end(written)
+            counts = self._counts(_LAST_WORDS_S)
+            last = self._progress(counts, ray.cluster_resources(), time.monotonic())
+        self._reporter.end(last)
 
     def _guard(self, dog: watchdog.Watchdog, counts: Counts) -> None:
         said, reason = dog.look((counts.tasks_ended, counts.read, counts.unreadable, counts.finished))
@@ -240,16 +245,19 @@ class _Watch:
             cpus=there.get("CPU", 0),
             gpus=there.get("GPU", 0),
             written=counts.written,
+            rows=counts.rows,
             frames=counts.frames,
             statuses=counts.statuses,
             seconds_left=left,
             elapsed_s=now - self._started,
             limited=self._limited,
+            run_id=self._job,
         )
 
     def _counts(self, timeout: float = EVERY_S) -> Counts:
         counts, said = ray.get(self._census.news.remote(self._heard), timeout=timeout)
         self._heard += len(said)
+        self._metrics.show(counts)
         for level, name, text in said:
             logging.getLogger(name).log(level, "%s", text)
         return counts

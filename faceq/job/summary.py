@@ -2,10 +2,11 @@
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
 
 from faceq.job import next_commands
 from faceq.job.inputs import names_text
-from faceq.job.progress import duration
+from faceq.job.progress import Progress, duration
 from faceq.messages.masking import mask
 from faceq.messages.visible import visible
 from faceq.sources.listing import endings_text
@@ -85,6 +86,45 @@ def frequent_errors(table: Table, run_id: str | None = None) -> dict[str, int]:
     for path in files[:_ERROR_FILES]:
         counts.update(table.column(path, "error").drop_null().to_pylist())
     return dict(counts.most_common(ERRORS_SHOWN))
+
+
+def figures(summary: Summary) -> dict[str, Any]:
+    """The run as JSON for programs. The names are explained in docs/how-to/monitor.md."""
+    run = summary.run
+    rated = {
+        name: dict(zip(map(str, QUANTILES), values, strict=True))
+        for name, values in summary.quantiles.items()
+    }
+    counts = run.counts if summary.totals is None else {}
+    return {
+        "run_id": run.run_id if summary.totals is None else None,
+        "frames": run.frames,
+        "already_done": run.already_done or 0,
+        "rows": run.rows or 0,
+        "statuses": {status: counts.get(status, 0) for status in STATUSES},
+        "rows_in_table": sum(summary.totals.values())
+        if summary.totals
+        else summary.earlier_rows + (run.rows or 0),
+        "quantiles": rated,
+        "errors": {mask(error): count for error, count in summary.errors.items()},
+        "skipped": run.passed_over,
+        "notes": run.notes,
+        "seconds": round(summary.total_seconds, 3),
+        "frames_per_second": round(summary.frames_per_second, 3),
+    }
+
+
+def figures_so_far(last: Progress) -> dict[str, Any]:
+    """The same of a run that has failed or was stopped, as far as it is known.
+
+    `last`: how far it was.
+    """
+    return {
+        "run_id": last.run_id,
+        "frames": last.frames,
+        "rows": last.written,
+        "statuses": {status: last.rows.get(status, 0) for status in STATUSES},
+    }
 
 
 def text(summary: Summary) -> str:

@@ -5,6 +5,7 @@ torch.
 """
 
 import functools
+import time
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import ray
 from faceq.config import Config
 from faceq.job.census import DEATHS_OF_A_KILLER, OutageError
 from faceq.job.cluster import MAX_RETRIES
+from faceq.job.counts import Work
 from faceq.job.telling import telling
 from faceq.job.worker_setup import set_up
 from faceq.stages.chosen_models import ChosenModels
@@ -56,11 +58,13 @@ def find_face(batch: pa.Table, census: Any, config: Config, models: ChosenModels
         raise OutageError(outage)
     with telling(census):
         stage = _loaded(config, models)
+        started = time.perf_counter()
         batch = _one_by_one(stage, batch, first, killers, census) if died else stage(batch)
     errors = [row for row in batch.select(["status", "error"]).to_pylist() if row["status"] == "unreadable"]
     example = errors[-1]["error"] if errors else None
     unreadable = len(errors) - (len(batch) - before)
-    outage = ray.get(census.decoded.remote(first, before, unreadable, example))
+    work = Work(len(batch), time.perf_counter() - started)
+    outage = ray.get(census.decoded.remote(first, before, unreadable, example, work))
     if outage:
         raise OutageError(outage)
     return batch

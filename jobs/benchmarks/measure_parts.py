@@ -89,7 +89,7 @@ class _Watch:
             self._stop = float("inf")
             _thread.interrupt_main()
 
-    def end(self, written: int | None) -> None:
+    def end(self, last: progress.Progress | None) -> None:
         pass
 
     @property

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from itertools import zip_longest
 from pathlib import Path
 
-from jobs.reference_pages import clips, columns, commands, filters, settings
+from jobs.reference_pages import clips, columns, commands, filters, metrics, settings
 
 ROOT = Path(__file__).parents[2]
 
@@ -16,6 +16,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "docs/reference/columns.md": columns.page,
     "docs/reference/commands.md": commands.page,
     "docs/reference/filters.md": filters.page,
+    "docs/reference/metrics.md": metrics.page,
     "docs/reference/settings.md": settings.page,
 }
 """Paths below the root of the clone, and the function that returns each page."""

@@ -16,6 +16,7 @@ from places import PHOTOS
 
 from faceq.cli import main
 from faceq.job import capacity, pipeline
+from faceq.job.progress import Progress
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def test_score_prints_its_summary(light_job, tmp_path, capsys):
 )
 def test_a_stopped_job_says_how_many_rows_are_written(said, rows, tmp_path, monkeypatch, capfd):
     def stopped(config, overwrite, retry_unreadable, reporter):
-        reporter.end(said)
+        reporter.end(None if said is None else Progress(0, 1, 0, 0, 0, None, 2, written=said))
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(5)
 

@@ -105,7 +105,7 @@ def test_the_first_finished_frames_mark_the_end_of_the_start():
 def test_rows_of_a_write_task_that_runs_again_count_once():
     census = Counts(shards=1, tasks=1)
     for task, rows in ((0, 100), (1, 50), (0, 100)):
-        census.rows_written(task, rows)
+        census.rows_written(task, {"scored": rows - 1, "no_face": 1}, 0.5)
     assert census.progress().written == 150
 
 

@@ -117,7 +117,7 @@ def test_settings_has_types_defaults_flags_and_descriptions():
 def test_settings_has_each_flag_of_the_command_line_that_sets_a_setting():
     parser = argparse.ArgumentParser()
     score.add_arguments(parser)
-    others = {"help", "config", "set", "overwrite", "retry_unreadable", "dry_run"}
+    others = {"help", "config", "set", "overwrite", "retry_unreadable", "dry_run", "summary"}
     wanted = [action for action in parser._actions if action.dest not in others]
     flags = re.findall(r"^\| `\w+` \| .* \| .* \| `(--[\w-]+|INPUT)` \|", settings.page(), re.MULTILINE)
     assert sorted(flags) == sorted(a.option_strings[0] if a.option_strings else a.metavar for a in wanted)
