@@ -23,6 +23,9 @@ log = logging.getLogger(__name__)
 EVERY_S = 10
 """Seconds between two progress lines in a log, and between two checks for dead workers."""
 
+METRICS_S = 2
+"""Maximum number of seconds between two updates of the metrics."""
+
 _LAST_WORDS_S = 2
 """Seconds that the end of a job waits for the last log messages of workers."""
 
@@ -202,17 +205,21 @@ class _Watch:
 
     def run(self) -> None:
         dog = watchdog.Watchdog(workers.deaths, self._shortage, _broken)
-        looked = time.monotonic()
-        while not self.ended.wait(self._reporter.every_s):
+        looked = shown = time.monotonic()
+        tick = min(self._reporter.every_s, METRICS_S)
+        while not self.ended.wait(tick):
             try:
                 counts = self._counts()
-                there = ray.cluster_resources()
                 now = time.monotonic()
                 if now - looked >= EVERY_S:
                     looked = now
                     self._guard(dog, counts)
+                if now - shown < self._reporter.every_s - tick / 2:
+                    continue
+                there = ray.cluster_resources()
             except ray.exceptions.RayError:
                 continue  # the census is busy or restarts; or the job ends and its own error says why
+            shown = now
             self._reporter.show(self._progress(counts, there, now))
 
     def leave(self) -> None:

@@ -43,6 +43,7 @@ class ResultFiles(ParquetDatasink):
         started = time.perf_counter()
         tables = list(blocks)
         super().write(tables, ctx)
-        rows = Counter(status for table in tables for status in table["status"].to_pylist())
+        # A table without rows may have no columns.
+        rows = Counter(status for table in tables if len(table) for status in table["status"].to_pylist())
         # Waits for the answer: when the job has ended, all rows are counted.
         ray.get(self._census.rows_written.remote(ctx.task_idx, rows, time.perf_counter() - started))

@@ -1,8 +1,11 @@
-"""`cluster.yaml` as Ray parses it, the structure of `rayjob.yaml`, and what both expose to others."""
+"""The cluster files as Ray parses them, `rayjob.yaml` as Kubernetes does, and what they expose to others."""
 
 import copy
 import re
+import subprocess
+import sys
 from fnmatch import fnmatch
+from pathlib import Path
 
 import botocore.session
 import botocore.validate
@@ -10,6 +13,8 @@ import jsonschema
 import pytest
 import ray
 import yaml
+from kuberay import wrong, wrong_in_kubernetes
+from kubernetes.client import models
 from places import ROOT
 from ray.autoscaler._private.aws.config import _create_default_inbound_rules
 from ray.autoscaler._private.util import prepare_config, validate_config
@@ -24,18 +29,28 @@ SECRETS = (
 )
 
 
+def load(name: str) -> dict:
+    return yaml.safe_load((ROOT / name).read_text(encoding="utf-8"))
+
+
 @pytest.fixture
 def cluster() -> dict:
-    return yaml.safe_load((ROOT / "cluster.yaml").read_text(encoding="utf-8"))
+    return load("cluster.yaml")
+
+
+@pytest.fixture
+def on_google() -> dict:
+    return load("cluster-gcp.yaml")
 
 
 @pytest.fixture
 def rayjob() -> dict:
-    return yaml.safe_load((ROOT / "rayjob.yaml").read_text(encoding="utf-8"))
+    return load("rayjob.yaml")
 
 
-def test_ray_accepts_the_cluster_file(cluster):
-    prepared = prepare_config(copy.deepcopy(cluster))
+@pytest.mark.parametrize("name", ["cluster.yaml", "cluster-gcp.yaml"])
+def test_ray_accepts_the_cluster_file(name):
+    prepared = prepare_config(load(name))
     validate_config(prepared)
     types = prepared["available_node_types"]
     assert {name: node["max_workers"] for name, node in types.items()} == {"head": 0, "gpu": 8, "cpu": 16}
@@ -43,11 +58,42 @@ def test_ray_accepts_the_cluster_file(cluster):
     assert prepared["idle_timeout_minutes"] == 5
 
 
-def test_ray_refuses_a_cluster_file_with_a_misspelled_key(cluster):
+@pytest.mark.parametrize("name", ["cluster.yaml", "cluster-gcp.yaml"])
+def test_ray_refuses_a_cluster_file_with_a_misspelled_key(name):
     """Checks that the test above can fail."""
+    cluster = load(name)
     cluster["available_node_types"]["gpu"]["max_worker"] = 8
     with pytest.raises(jsonschema.ValidationError, match="max_worker"):
         validate_config(prepare_config(cluster))
+
+
+def test_on_google_only_the_machines_differ(cluster, on_google):
+    own = {"provider", "auth", "available_node_types"}
+    assert {key: value for key, value in on_google.items() if key not in own} == {
+        key: value for key, value in cluster.items() if key not in own
+    }
+    types = [each["available_node_types"] for each in (cluster, on_google)]
+    for name in types[0]:
+        theirs, ours = ({k: v for k, v in each[name].items() if k != "node_config"} for each in types)
+        assert theirs == ours
+
+
+def test_on_google_workers_are_spot_machines_with_a_role_of_their_own(on_google):
+    machines = {name: node["node_config"] for name, node in on_google["available_node_types"].items()}
+    spot = {name for name, each in machines.items() if each.get("scheduling", {}).get("provisioningModel")}
+    assert spot == {"gpu", "cpu"} == {name for name, each in machines.items() if "serviceAccounts" in each}
+    for name in spot:
+        # Compute Engine refuses a spot machine that migrates or restarts by itself.
+        assert machines[name]["scheduling"] == {
+            "provisioningModel": "SPOT",
+            "instanceTerminationAction": "DELETE",
+            "onHostMaintenance": "TERMINATE",
+            "automaticRestart": False,
+        }
+    project = on_google["provider"]["project_id"]
+    emails = {each["email"] for name in spot for each in machines[name]["serviceAccounts"]}
+    assert emails == {f"faceq@{project}.iam.gserviceaccount.com"}
+    assert on_google["provider"]["availability_zone"].startswith(on_google["provider"]["region"])
 
 
 def test_machines_get_drivers_models_and_a_role_but_no_keys(cluster):
@@ -185,8 +231,38 @@ def test_onnx_runtime_for_cuda_is_pinned(cluster):
         assert "--constraint constraints.txt" in install
 
 
-def test_the_rayjob_has_the_structure_that_kuberay_requires(rayjob):
-    assert (rayjob["apiVersion"], rayjob["kind"]) == ("ray.io/v1", "RayJob")
+def test_kubernetes_knows_every_field_of_the_rayjob_and_its_values(rayjob):
+    assert list(wrong(rayjob)) == []
+
+
+@pytest.mark.parametrize(
+    ("place", "key", "value"),
+    [
+        ("spec", "backofLimit", 2),
+        ("spec", "backoffLimit", "2"),
+        ("spec/rayClusterSpec/autoscalerOptions", "upscalingMode", "default"),
+        ("spec/rayClusterSpec/headGroupSpec/rayStartParams", "num-cpus", 2),
+        ("spec/rayClusterSpec/workerGroupSpecs/1", "maxReplica", 2),
+        ("spec/rayClusterSpec/workerGroupSpecs/0/template/spec/containers/0", "imagePullPolice", "Always"),
+        ("spec/submitterPodTemplate/spec/containers/0/resources/limits", "cpu", 1),
+    ],
+)
+def test_a_wrong_field_of_the_rayjob_would_be_found(rayjob, place, key, value):
+    inside = rayjob
+    for name in place.split("/"):
+        inside = inside[int(name) if name.isdigit() else name]
+    inside[key] = value
+    assert len(list(wrong(rayjob))) == 1
+
+
+def test_kubernetes_knows_every_field_of_the_network_policy():
+    policy = load("network-policy.yaml")
+    assert list(wrong_in_kubernetes(policy, models.V1NetworkPolicy)) == []
+    policy["spec"]["podSelecter"] = {}
+    assert list(wrong_in_kubernetes(policy, models.V1NetworkPolicy))
+
+
+def test_the_rayjob_fits_the_settings_of_a_job(rayjob):
     spec = rayjob["spec"]
     assert spec["entrypoint"].startswith("python /home/ray/faceq/jobs/score.py --config ")
     there = spec["rayClusterSpec"]
@@ -239,6 +315,19 @@ def test_only_kuberay_and_the_pods_themselves_reach_the_cluster_and_only_with_it
     assert among == {"from": [{"podSelector": {"matchLabels": ours}}]}
     assert operator["ports"] == [{"protocol": "TCP", "port": 8265}]
     assert all({"podSelector", "namespaceSelector"} <= set(peer) for peer in operator["from"])
+
+
+def test_the_batch_script_for_slurm_is_sound():
+    """tests/drills/test_slurm.py runs it."""
+    script = ROOT / "jobs" / "slurm.sbatch"
+    check = str(Path(sys.executable).with_name("shellcheck"))
+    done = subprocess.run([check, "--shell=bash", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+    text = script.read_text(encoding="utf-8")
+    options = dict(re.findall(r"^#SBATCH --([\w-]+)=?(\S*)", text, re.MULTILINE))
+    # Slurm ignores such lines after the first command.
+    assert text.index("set -euo") > text.rindex("#SBATCH")
+    assert options["signal"] == "B:TERM@120" and options.keys() >= {"requeue", "exclusive", "nodes", "time"}
 
 
 def test_the_example_job_fits_the_cluster(cluster):
