@@ -51,7 +51,6 @@ def slurm(tmp_path: Path) -> Iterator[dict[str, str]]:
         (fakes / name).write_text(f"#!/bin/bash\n{text}\n")
         (fakes / name).chmod(0o755)
     job = next(job for job in range(os.getpid() % 9_000, 10_000) if is_free(20_000 + job))
-    mark = uuid.uuid4().hex
     environment = {
         **os.environ,
         "PATH": f"{fakes}:{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -59,13 +58,21 @@ def slurm(tmp_path: Path) -> Iterator[dict[str, str]]:
         "SLURM_JOB_ID": str(job),
         "SLURM_JOB_NUM_NODES": "2",
         "SLURMD_NODENAME": "n1",
-        "FACEQ_DRILL": mark,
+        "FACEQ_DRILL": uuid.uuid4().hex,
     }
     yield environment
+    end_steps(environment)
+
+
+def end_steps(environment: dict[str, str]) -> None:
+    """End all processes of a job, as Slurm does when its script has ended."""
+    left = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if process.environ().get("FACEQ_DRILL") == mark:
+            if process.environ().get("FACEQ_DRILL") == environment["FACEQ_DRILL"]:
                 process.kill()
+                left.append(process)
+    psutil.wait_procs(left)
 
 
 def is_free(port: int) -> bool:
@@ -106,6 +113,7 @@ def test_a_job_that_reaches_its_time_limit_is_requeued_and_resumes_on_both_nodes
     log = tmp_path / f"faceq-{slurm['SLURM_JOB_ID']}-ray.log"
     assert log.read_text().count("Ray runtime started") == 2
 
+    end_steps(slurm)
     assert sbatch(slurm, tmp_path, *given).wait(500) == 0, (tmp_path / "log").read_text()[-3000:]
     done = json.loads((tmp_path / "s.json").read_text())
     assert (done["state"], done["already_done"], done["rows"]) == ("done", kept, 400 - kept)
