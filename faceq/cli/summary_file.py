@@ -52,7 +52,7 @@ class SummaryFile:
         self._is_final = True  # the job does not fail any more
         try:
             self._write("done", {"exit_status": 0, **summary.figures(summary_of_job)})
-        except StorageError as error:
+        except FaceqError as error:
             raise StorageError(
                 f"the job is done and its table is complete, but not its summary: {error}"
             ) from None
@@ -73,7 +73,7 @@ class SummaryFile:
             known |= summary.figures_so_far(last)
         try:
             self._write("stopped" if status > 128 else "failed", known)
-        except FaceqError as error:
+        except Exception as error:  # whatever it is, the job's own error must be reported
             log.warning("the summary is missing: %s", error)
 
     def _write(self, state: str, known: dict[str, Any]) -> None:

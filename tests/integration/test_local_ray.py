@@ -3,6 +3,7 @@
 import os
 import re
 import resource
+import socket
 import stat
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import sys
 import psutil
 import pytest
 
-from faceq.errors import JobError
+from faceq.errors import JobError, UsageError
 from faceq.job import local_ray
 from faceq.runtime import cgroup, device
 
@@ -36,6 +37,16 @@ def test_a_full_temporary_folder_is_reported_before_ray_starts(monkeypatch, tmp_
     monkeypatch.setattr(local_ray, "TEMP_BYTES", 1 << 60)
     with pytest.raises(JobError, match=r"not/there/yet.* MB are free, and Ray needs .* set RAY_TMPDIR"):
         local_ray.check_room(2)
+
+
+def test_a_port_for_metrics_that_is_in_use_is_reported_before_ray_starts():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(UsageError, match=f"metrics_port={port}: Address already in use: choose a free"):
+            local_ray.start(2, {}, port)
+    local_ray.check_port(port)
 
 
 def test_a_low_limit_of_open_files_is_reported_before_ray_starts(photos, tmp_path):
