@@ -4,10 +4,10 @@ KubeRay's CustomResourceDefinitions are in no package. Kubernetes drops fields t
 misspelled field would have no effect.
 """
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
-import pydantic
 from kubernetes.client import models
 
 POD, RIGHTS = models.V1PodTemplateSpec, models.V1SecurityContext
@@ -95,18 +95,37 @@ def wrong(value: Any, form: Any = RAY_JOB, place: str = "") -> Iterator[str]:
     elif isinstance(form, tuple):
         if value not in form:
             yield f"{place}: {value!r} is none of {form}"
-    elif issubclass(form, pydantic.BaseModel):
+    elif hasattr(form, "openapi_types"):
         yield from wrong_in_kubernetes(value, form, place)
     elif type(value) is not form:  # True is no number here
         yield f"{place}: {value!r} is no {form.__name__}"
 
 
+PLAIN = {"str": str, "int": int, "bool": bool}
+
+
 def wrong_in_kubernetes(value: Any, kind: Any, place: str = "") -> Iterator[str]:
     """The same for an object of Kubernetes itself. `kind`: its class."""
-    try:
-        known = kind.from_dict(value).model_dump(by_alias=True, exclude_none=True)
-    except pydantic.ValidationError as error:
-        yield f"{place}: {error}"
+    if not isinstance(value, dict):
+        yield f"{place}: not an object"
         return
-    if known != value:  # it has lost the fields that Kubernetes does not know
-        yield f"{place}: {value} has fields that {kind.__name__} lacks"
+    names = {field: name for name, field in kind.attribute_map.items()}
+    known = {names[field]: each for field, each in value.items() if field in names}
+    yield from (f"{place}/{field}: unknown field" for field in value.keys() - names)
+    for name, each in known.items():
+        form = _form(kind.openapi_types[name])
+        yield from () if form is object else wrong(each, form, f"{place}/{kind.attribute_map[name]}")
+    try:
+        kind(**known)
+    except ValueError as error:  # a field that must be there is missing
+        yield f"{place}: {error}"
+
+
+def _form(declared: str) -> Any:
+    """The form of a type that a class of Kubernetes declares, such as `list[V1Container]`."""
+    if found := re.fullmatch(r"(list|dict)\[(?:str, )?(.+)\]", declared):
+        inside = _form(found[2])
+        return [inside] if found[1] == "list" else {str: inside}
+    if declared in ("object", "datetime"):
+        return object  # such as a port, which is a number or a name
+    return PLAIN[declared] if declared in PLAIN else getattr(models, declared)
