@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from faceq.job.summary import Summary
     from faceq.query.rows import read_table
     from faceq.selection.clips import clips
+    from faceq.selection.duplicates import duplicates
+    from faceq.selection.people import cluster
     from faceq.stages.scorer import Scorer, score_images
     from faceq.storage.settings import S3Settings
 
@@ -42,6 +44,8 @@ __all__ = [
     "UsageError",
     "__version__",
     "clips",
+    "cluster",
+    "duplicates",
     "read_table",
     "score",
     "score_images",
@@ -53,6 +57,8 @@ _MODULES = {
     "Scorer": "faceq.stages.scorer",
     "Summary": "faceq.job.summary",
     "clips": "faceq.selection.clips",
+    "cluster": "faceq.selection.people",
+    "duplicates": "faceq.selection.duplicates",
     "read_table": "faceq.query.rows",
     "score": "faceq.job.pipeline",
     "score_images": "faceq.stages.scorer",

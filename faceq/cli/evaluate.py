@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import logging
 import math
 from typing import Any
 
@@ -9,10 +10,16 @@ import rich.console
 import rich.table
 
 from faceq.cli.models import add_accept
+from faceq.cli.rows import print_rows
 from faceq.cli.settings import add_config_arguments, load_settings
 from faceq.errors import UsageError
+from faceq.messages.visible import visible
 from faceq.storage.outputs import check_output, write_output
 from faceq.storage.settings import S3Settings
+
+log = logging.getLogger(__name__)
+
+LABELS_SHOWN = 20
 
 IQA_MODELS = ("dbcnn-lite", "dbcnn-koniq", "dbcnn-koniq-254e8241")
 
@@ -26,9 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         description=_EDC,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    edc.add_argument("table", metavar="TABLE", help="result table")
-    edc.add_argument("identities", metavar="identities.csv", nargs="?", help=_IDENTITIES)
-    edc.add_argument("--identity", metavar="NAME", help=_IDENTITY)
+    _add_identities(edc)
     add_accept(edc)
     _add_outputs(edc, "plot the curves as a PNG file")
     edc.set_defaults(run=evaluate_edc, only_prints=_only_prints)
@@ -45,6 +50,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_accept(iqa)
     _add_outputs(iqa, "plot scores and ratings as a PNG file")
     iqa.set_defaults(run=evaluate_iqa, only_prints=_only_prints)
+    labels = actions.add_parser(
+        "labels",
+        help="find photos whose face does not look like the others with the same label",
+        description=_LABELS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_identities(labels)
+    add_accept(labels)
+    what = "write all photos, the most suspicious first, to a .parquet, .csv or .jsonl file"
+    labels.add_argument("--out", metavar="FILE", help=what)
+    add_config_arguments(labels)
+    labels.set_defaults(run=evaluate_labels, only_prints=lambda options: not options.out)
     calibrate = actions.add_parser(
         "calibrate",
         help="fit the scale of serfiq to a table, so that 0.5 discards a given share of the faces",
@@ -56,6 +73,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     calibrate.add_argument("--discard", type=float, default=0.05, metavar="SHARE", help=what)
     add_config_arguments(calibrate)
     calibrate.set_defaults(run=evaluate_calibrate, only_prints=lambda options: True)
+
+
+def _add_identities(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("table", metavar="TABLE", help="result table")
+    parser.add_argument("identities", metavar="identities.csv", nargs="?", help=_IDENTITIES)
+    parser.add_argument("--identity", metavar="NAME", help=_IDENTITY)
 
 
 def _add_outputs(parser: argparse.ArgumentParser, plot: str) -> None:
@@ -99,6 +122,14 @@ precision, on the GPU if there is one (--set dbcnn.device=cpu prevents it), othe
   faceq evaluate iqa photos/ mos.csv --json iqa.json --plot iqa.png
 """
 
+_LABELS = """Finds labels that may be wrong. The mean cosine between the embedding of a photo and those of the
+other photos with its label is compared with the mean cosine to the photos of every other label. If the photo
+resembles another label more, its suspicion is above 0.
+
+  faceq evaluate labels scores/ identities.csv
+  faceq evaluate labels scores/ --identity extra.json.identity --out labels.csv
+"""
+
 _CALIBRATE = """Fits serfiq = 1 / (1 + exp(-slope * (serfiq_raw - threshold))) to the faces of a table, so
 that the threshold 0.5 discards the share --discard of them. Prints the settings for job.yaml.
 
@@ -114,14 +145,8 @@ def evaluate_edc(options: argparse.Namespace) -> int:
 
     settings = load_settings(options, {"accept_licence": options.accept_licence})
     _check_outputs(options, settings.s3)
-    if (options.identities is None) == (options.identity is None):
-        raise UsageError("evaluate edc: name either a file of identities or --identity")
     table = store.Table(options.table, settings.s3)
-    known = (
-        identities.people_in_extra(table, options.identity, settings.s3)
-        if options.identities is None
-        else identities.known_faces(table, options.identities, settings.s3)
-    )
+    known = _known(options, table, settings.s3, "edc")
     found = identities.evaluate_edc(table, known, settings.s3, fetch_options(settings))
     shown = rich.table.Table(box=None, pad_edge=False)
     areas = [f"pAUC {upto:.0%}" for upto in edc.AREAS]
@@ -142,6 +167,9 @@ def evaluate_edc(options: argparse.Namespace) -> int:
     print(f"; {known.without_face:,} images of the list have no scored face" if known.without_face else "")
     print(f"{found.genuine:,} genuine pairs, {found.impostors:,} impostor pairs", end="")
     print(f"; FMR {min(edc.FMRS):g} is estimated from {int(min(edc.FMRS) * found.impostors):,} false matches")
+    thresholds = {result.fmr: result.threshold for result in found.results}
+    told = ", ".join(f"{threshold:.3f} at FMR {fmr:g}" for fmr, threshold in thresholds.items())
+    print(f"thresholds: cosine {told}")
     print("pAUC: relative to no discard; 1.0 means no benefit, lower is better")
     if options.json:
         _write_json(options.json, [_as_json(result) for result in found.results], settings.s3)
@@ -149,6 +177,50 @@ def evaluate_edc(options: argparse.Namespace) -> int:
         from faceq.evaluation import plots  # noqa: PLC0415 - as above
 
         write_output(options.plot, plots.edc_plot(found.results), settings.s3)
+    return 0
+
+
+def _known(options: argparse.Namespace, table: Any, s3: S3Settings, action: str) -> Any:
+    """The faces whose identities the command line names."""
+    from faceq.evaluation import identities  # noqa: PLC0415 - torch takes seconds to import
+
+    if (options.identities is None) == (options.identity is None):
+        raise UsageError(f"evaluate {action}: name either a file of identities or --identity")
+    if options.identities is None:
+        return identities.people_in_extra(table, options.identity, s3)
+    return identities.known_faces(table, options.identities, s3)
+
+
+def evaluate_labels(options: argparse.Namespace) -> int:
+    """`faceq evaluate labels`."""
+    from faceq.evaluation import identities, mislabelled  # noqa: PLC0415 - torch takes seconds to import
+    from faceq.query.export import check_export, export  # noqa: PLC0415 - as above
+    from faceq.query.rows import Rows  # noqa: PLC0415 - as above
+    from faceq.stages.chosen_models import fetch_options  # noqa: PLC0415 - as above
+    from faceq.table import store  # noqa: PLC0415 - as above
+
+    settings = load_settings(options, {"accept_licence": options.accept_licence})
+    if options.out:
+        check_export(options.out)
+        check_output(options.out, settings.s3)
+    table = store.Table(options.table, settings.s3)
+    known = _known(options, table, settings.s3, "labels")
+    embeddings = identities.known_embeddings(table, known, settings.s3, fetch_options(settings))
+    found = mislabelled.suspects(known, embeddings)
+    if options.out:
+        with Rows(options.table, settings.s3) as rows:
+            export(rows, rows.sql(f"FROM {rows.name_of(found.photos)}"), options.out, settings.s3)
+    else:
+        print_rows(found.photos.drop_columns(["frame_id", "frame_index"])[:LABELS_SHOWN])
+    print(
+        f"{found.disagreeing:,} of {len(found.photos):,} photos resemble another label more than their own",
+        end="",
+    )
+    print(f"; list in {visible(options.out)}" if options.out else "")
+    if found.alone:
+        log.info(
+            "%s photos are the only ones with their label: nothing can be said of them", f"{found.alone:,}"
+        )
     return 0
 
 

@@ -24,6 +24,8 @@ COMMANDS = {
     "query": ("query", "show, count or export the rows of a table"),
     "explain": ("explain", "count the rows that each part of a condition rejects"),
     "clips": ("clips", "find stretches of videos whose frames fulfil a condition"),
+    "duplicates": ("duplicates", "find frames that look the same"),
+    "cluster": ("people", "group the faces of a table by person"),
     "report": ("report", "write an HTML page about a table"),
     "inspect": ("inspect", "score single images and show what was found"),
     "compact": ("compact", "copy a table into few large sorted files"),

@@ -62,13 +62,14 @@ class Curve:
 class Result:
     """The result of one quality score at one false match rate.
 
-    fnmr: false non-match rate of all genuine pairs. pauc: relative areas up to each of AREAS. resampled:
-    (RESAMPLES,), the last of these areas for each bootstrap sample of people; `low` and `high` are the limits
-    of its CONFIDENCE interval.
+    threshold: the cosine from which on a pair matches. fnmr: false non-match rate of all genuine pairs.
+    pauc: relative areas up to each of AREAS. resampled: (RESAMPLES,), the last of these areas for each
+    bootstrap sample of people; `low` and `high` are the limits of its CONFIDENCE interval.
     """
 
     fmr: float
     quality: str
+    threshold: float
     fnmr: float
     pauc: tuple[float, ...]
     curve: Curve
@@ -136,6 +137,7 @@ def evaluate(
                 Result(
                     fmr=fmr,
                     quality=name,
+                    threshold=float(threshold),
                     fnmr=float(curve.fnmr[0]),
                     pauc=tuple(curve.relative_area(upto) for upto in AREAS),
                     curve=curve,

@@ -82,17 +82,22 @@ def evaluate_edc(
     Raises:
         UsageError: there are too few people or faces, or a frame can no longer be read.
     """
-    if EMBEDDING.name in known.rows.column_names:
-        embeddings = np.stack(known.rows[EMBEDDING.name].to_numpy())
-    else:
-        faces = aligned_faces(known.rows, table, s3)
-        tracked = track(faces, "embeddings", len(known.rows), console=Console(stderr=True), transient=True)
-        embeddings = embeddings_of(tracked, table, options)
+    embeddings = known_embeddings(table, known, s3, options)
     genuine = edc.genuine_pairs(known.people, embeddings, seed=seed)
     impostors = edc.impostor_pairs(known.people, embeddings, seed=seed)
     scores = qualities(known.rows, seed)
     results = edc.evaluate(genuine, impostors, known.people, scores, seed=seed)
     return Evaluation(results, known, len(genuine.first), len(impostors.first))
+
+
+def known_embeddings(table: Table, known: Known, s3: S3Settings, options: FetchOptions) -> np.ndarray:
+    """The embeddings of known faces, (N, E) float32, L2 norm 1: those in the table, or computed from its
+    frames if it has none. Arguments and errors: see `evaluate_edc`."""
+    if EMBEDDING.name in known.rows.column_names:
+        return np.stack(known.rows[EMBEDDING.name].to_numpy())
+    faces = aligned_faces(known.rows, table, s3)
+    tracked = track(faces, "embeddings", len(known.rows), console=Console(stderr=True), transient=True)
+    return embeddings_of(tracked, table, options)
 
 
 def qualities(rows: pa.Table, seed: int = 0) -> dict[str, np.ndarray]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from itertools import zip_longest
 from pathlib import Path
 
-from jobs.reference_pages import clips, columns, commands, filters, metrics, settings
+from jobs.reference_pages import clips, columns, commands, filters, metrics, people, settings
 
 ROOT = Path(__file__).parents[2]
 
@@ -15,6 +15,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "docs/reference/clips.md": clips.page,
     "docs/reference/columns.md": columns.page,
     "docs/reference/commands.md": commands.page,
+    "docs/reference/duplicates-and-people.md": people.page,
     "docs/reference/filters.md": filters.page,
     "docs/reference/metrics.md": metrics.page,
     "docs/reference/settings.md": settings.page,

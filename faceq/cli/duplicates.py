@@ -1,0 +1,71 @@
+"""`faceq duplicates`: frames of a table that look the same."""
+
+import argparse
+import logging
+
+from faceq.cli.filters import add_condition_arguments, filtered
+from faceq.cli.settings import add_config_arguments, load_settings
+from faceq.messages.visible import visible
+
+log = logging.getLogger(__name__)
+
+_DUPLICATES = """Finds near-duplicates in a result table: frames whose faces have nearly the same difference
+hash or embedding. Writes the pairs, or with --group one row for each frame that has a duplicate. Frames with
+equal hashes are paired with the best of them only, and only the best one is compared with other hashes."""
+
+_EXAMPLES = """examples:
+  faceq duplicates scores/ --out pairs.parquet
+  faceq duplicates scores/ "dbcnn >= 55" --by hash:4 --group --out groups.parquet
+  faceq duplicates scores/ --by embedding:0.95 --out pairs.csv
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `faceq duplicates`."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description, parser.epilog = _DUPLICATES, _EXAMPLES
+    add_condition_arguments(parser)
+    what = "write the list to a .parquet, .csv or .jsonl file; local or s3://"
+    parser.add_argument("--out", metavar="FILE", required=True, help=what)
+    parser.add_argument(
+        "--by",
+        default="hash:2",
+        metavar="HOW",
+        help="hash:BITS: hashes that differ in at most so many bits; embedding:COSINE: embeddings whose "
+        "cosine is at least so large (embedding alone: 0.95) (default: hash:2)",
+    )
+    what = "write connected groups, each with its best frame as the representative, instead of pairs"
+    parser.add_argument("--group", action="store_true", help=what)
+    add_config_arguments(parser)
+    parser.set_defaults(run=duplicates)
+
+
+def duplicates(options: argparse.Namespace) -> int:
+    """`faceq duplicates`: write the pairs or groups of a table to a file."""
+    from faceq.query.export import check_export, export  # noqa: PLC0415 - DuckDB takes a while to import
+    from faceq.query.rows import Rows  # noqa: PLC0415 - as above
+    from faceq.selection.duplicates import MEMORY, find, likeness  # noqa: PLC0415 - as above
+    from faceq.storage.outputs import check_output  # noqa: PLC0415 - as above
+
+    alike = likeness(options.by)
+    condition = filtered(options)
+    s3 = load_settings(options).s3
+    check_export(options.out)
+    check_output(options.out, s3)
+    with Rows(options.table, s3, memory_limit=MEMORY) as rows:
+        found = find(rows, condition, alike, options.group)
+        export(rows, found.rows, options.out, s3)
+    place = visible(options.out)
+    if options.group:
+        print(f"{found.count:,} groups of {found.grouped:,} of {found.compared:,} frames in {place}")
+        limit = alike.limit if alike.by == "hash" else 1 - alike.limit
+        if found.widest > limit:
+            log.info(
+                "some frames are less alike than --by %s, up to a distance of %.3g: groups are connected, "
+                "frame by frame; filter by the column distance if that is too far",
+                options.by,
+                found.widest,
+            )
+    else:
+        print(f"{found.count:,} pairs of {found.compared:,} frames in {place}")
+    return 0

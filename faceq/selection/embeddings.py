@@ -1,0 +1,108 @@
+"""The embeddings of a result table, in memory."""
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+
+from faceq.errors import UsageError
+from faceq.presets import PRESETS
+from faceq.query.rows import Rows
+from faceq.table.schema import EMBEDDING
+
+log = logging.getLogger(__name__)
+
+_ROWS_AT_ONCE = 20_000
+
+BEST_FIRST = "dbcnn DESC NULLS LAST, serfiq DESC NULLS LAST, frame_id"
+"""SQL: an order of rows in which the best face is the first."""
+
+
+@dataclass(frozen=True)
+class Faces:
+    """Faces with an embedding.
+
+    ids: (N,) int64, `frame_id`. vectors: (N, D) float32, L2 norm 1.
+    """
+
+    ids: np.ndarray
+    vectors: np.ndarray
+
+
+def read_embeddings(rows: Rows, where: str | None, order: str, command: str) -> Faces:
+    """The embeddings of the rows that fulfil a condition. The number of rows without one is logged.
+
+    Args:
+        rows: the table.
+        where: an SQL condition; None: all rows.
+        order: SQL, the order of the faces. It must be total, so that the result is repeatable.
+        command: for messages.
+
+    Raises:
+        UsageError: the table has no embeddings, or those of several recognisers.
+    """
+    uri = rows.table.uri
+    if EMBEDDING.name not in rows.columns:
+        raise UsageError(
+            f"{command}: {uri} has no embeddings: score the input again with --embeddings into a new table"
+        )
+    kept = rows.chosen(where)
+    known = rows.over(kept, f"SELECT * FROM {{rows}} WHERE {EMBEDDING.name} IS NOT NULL")
+    sizes = rows.arrow(
+        rows.over(kept, f"SELECT len({EMBEDDING.name}) AS size, count(*) AS n FROM {{rows}} GROUP BY size")
+    )
+    count_of = dict(zip(*(sizes[name].to_pylist() for name in ("size", "n")), strict=True))
+    missing = count_of.pop(None, 0)
+    if missing:
+        log.info("%s: %s rows without an embedding are left out", command, f"{missing:,}")
+    if len(count_of) > 1:
+        both = " and ".join(f"{size} numbers ({count:,} rows)" for size, count in sorted(count_of.items()))
+        raise UsageError(
+            f"{command}: {uri} has embeddings of different recognisers, of {both}: name those of one in the "
+            f'condition, such as "len({EMBEDDING.name}) = {max(count_of, key=count_of.__getitem__)}"'
+        )
+    if not count_of:
+        return Faces(np.empty(0, np.int64), np.empty((0, 1), np.float32))
+    ids = rows.arrow(rows.over(known, f"SELECT frame_id FROM {{rows}} ORDER BY {order}"))[
+        "frame_id"
+    ].to_numpy()
+    sorter = np.argsort(ids)
+    ranked = ids[sorter]
+    vectors = np.empty((len(ids), *count_of), np.float32)
+    parts = rows.over(known, f"SELECT frame_id, {EMBEDDING.name} AS vector FROM {{rows}}")
+    for part in rows.batches(parts, _ROWS_AT_ONCE):
+        place = sorter[np.searchsorted(ranked, part["frame_id"].to_numpy())]
+        vectors[place] = part["vector"].combine_chunks().flatten().to_numpy().reshape(len(part), -1)
+    return _usable(Faces(ids, vectors), command)
+
+
+def _usable(faces: Faces, command: str) -> Faces:
+    """The faces whose embedding has a direction, scaled to unit length."""
+    norms = np.sqrt(np.einsum("nd,nd->n", faces.vectors, faces.vectors))
+    good = np.isfinite(norms) & (norms > 0)
+    if not good.all():
+        log.warning(
+            "%s: %s embeddings are zero or not finite and are left out", command, f"{(~good).sum():,}"
+        )
+        faces = Faces(faces.ids[good], faces.vectors[good])
+        norms = norms[good]
+    np.divide(faces.vectors, norms[:, None], out=faces.vectors)
+    return faces
+
+
+def recogniser_of(rows: Rows) -> str | None:
+    """The name of the recogniser that computed the embeddings; None if it is a file of your own.
+
+    Raises:
+        UsageError: the runs of the table used different ones.
+    """
+    found: dict[str | None, str] = {}
+    for run in rows.table.runs_of(rows.table.row_files()):
+        own = (run.get("config") or {}).get("models") or {}
+        preset = PRESETS.get(run.get("preset", ""))
+        name = own.get("recogniser") or (preset.recogniser if preset else None)
+        found.setdefault(name, run.get("preset", ""))
+    if len(found) > 1:
+        names = " and ".join(sorted(str(name) for name in found))
+        raise UsageError(f"{rows.table.uri}: its runs used different recognisers, {names}")
+    return next(iter(found), None)
