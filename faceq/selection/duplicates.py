@@ -50,13 +50,13 @@ def likeness(text: str) -> Likeness:
         limit = float(number) if colon else {"hash": BITS, "embedding": COSINE}[kind]
         if kind == "hash" and limit in range(MOST_BITS + 1):
             return Likeness("hash", limit)
-        if kind == "embedding" and -1 < limit <= 1:
+        if kind == "embedding" and -1 < limit < 1:
             return Likeness("embedding", limit)
     except (KeyError, ValueError):
         pass
     raise UsageError(
         f"duplicates: --by {text}: expected hash:BITS with 0 to {MOST_BITS} bits, such as hash:{BITS}, or "
-        f"embedding:COSINE with a cosine up to 1, such as embedding:{COSINE}"
+        f"embedding:COSINE with a cosine below 1, such as embedding:{COSINE}"
     )
 
 
@@ -132,11 +132,11 @@ class _Hashes:
         copies = np.delete(np.arange(len(order)), starts)
         self._copies, self._of = order[copies], heads[copies]
 
-    def near(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Positions of the two frames of some pairs, and their distances."""
-        yield self._of, self._copies, np.zeros(len(self._of), np.float32)
-        for first, second, distance in near_hashes(self._distinct, self._bits):
-            yield self._heads[first], self._heads[second], distance.astype(np.float32)
+    def near(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Positions of the two frames of some pairs."""
+        yield self._of, self._copies
+        for first, second in near_hashes(self._distinct, self._bits):
+            yield self._heads[first], self._heads[second]
 
     def distance(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         """(P,) float32, the number of different bits."""
@@ -149,19 +149,14 @@ class _Embeddings:
     def __init__(self, ids: np.ndarray, vectors: np.ndarray, cosine: float):
         self.ids, self._vectors, self._cosine = ids, vectors, cosine
 
-    def near(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Positions of the two frames of some pairs, and their distances."""
-        for first, second, cosine in near_embeddings(self._vectors, self._cosine):
-            yield first, second, _as_distance(cosine)
+    def near(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Positions of the two frames of some pairs."""
+        yield from near_embeddings(self._vectors, self._cosine)
 
     def distance(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         """(P,) float32, 1 - cosine."""
-        same = first == second
-        return np.where(same, np.float32(0), _as_distance(dots(self._vectors, first, second)))
-
-
-def _as_distance(cosine: np.ndarray) -> np.ndarray:
-    return np.maximum(np.float32(1) - cosine, np.float32(0))
+        distance = np.maximum(np.float32(1) - dots(self._vectors, first, second), np.float32(0))
+        return np.where(first == second, np.float32(0), distance)
 
 
 def _hashes(rows: Rows, where: str | None, alike: Likeness) -> _Hashes:
@@ -187,29 +182,27 @@ def _embeddings(rows: Rows, where: str | None, alike: Likeness) -> _Embeddings:
 
 
 def _pairs(rows: Rows, items: _Hashes | _Embeddings) -> Found:
-    parts: list[tuple[np.ndarray, ...]] = []
+    parts = [np.empty((2, 0), np.int32)]
     count = 0
-    for one, other, distance in items.near():
-        parts.append(
-            (np.minimum(one, other).astype(np.int32), np.maximum(one, other).astype(np.int32), distance)
-        )
-        count += len(one)
+    for pair in items.near():
+        parts.append(np.sort(np.stack(pair), axis=0).astype(np.int32))
+        count += parts[-1].shape[1]
         if count > MOST_PAIRS:
             raise UsageError(
                 f"duplicates: there are more than {MOST_PAIRS:,} pairs: use --group, which does not list "
                 "them, a stricter --by, or a condition"
             )
-    empty = (np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.float32))
-    best, worse, far = (np.concatenate(column) for column in zip(empty, *parts, strict=True))
+    best, worse = np.concatenate(parts, axis=1)
     parts.clear()
     order = np.lexsort((worse, best))
+    best, worse = best[order], worse[order]
     known = rows.name_of(
         pa.table(
             {
                 "place": np.arange(count),
-                "frame_id_a": items.ids[best[order]],
-                "frame_id_b": items.ids[worse[order]],
-                "distance": far[order],
+                "frame_id_a": items.ids[best],
+                "frame_id_b": items.ids[worse],
+                "distance": items.distance(best, worse),
             }
         )
     )
@@ -228,7 +221,7 @@ def _pairs(rows: Rows, items: _Hashes | _Embeddings) -> Found:
 
 def _groups(rows: Rows, items: _Hashes | _Embeddings) -> Found:
     components = Components(len(items.ids))
-    for first, second, _ in items.near():
+    for first, second in items.near():
         components.join(first, second)
     best = components.labels()
     size = np.bincount(best, minlength=len(best))[best]

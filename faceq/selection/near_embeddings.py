@@ -12,9 +12,7 @@ _SLACK = 1e-4
 computed again in one way."""
 
 
-def near_embeddings(
-    vectors: np.ndarray, cosine: float
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def near_embeddings(vectors: np.ndarray, cosine: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """All pairs of embeddings whose cosine is at least `cosine`, each once.
 
     Takes time for N^2 / 2 comparisons, and memory for a block of them.
@@ -24,14 +22,13 @@ def near_embeddings(
         cosine: -1 to 1.
 
     Yields:
-        Positions of both embeddings of some pairs, (P,) int64 each, first < second, and their cosines, (P,)
-        float32. The order is the same for every number of threads.
+        Positions of both embeddings of some pairs, (P,) int64 each, first < second.
     """
-    for first, second, _ in _above(vectors, cosine - _SLACK, upper=True):
-        similarity = dots(vectors, first, second)
-        near = similarity >= np.float32(cosine)
-        order = np.lexsort((second[near], first[near]))
-        yield first[near][order], second[near][order], similarity[near][order]
+    for first, second, similarity in _above(vectors, cosine - _SLACK):
+        keep = (similarity >= cosine + _SLACK) & (first < second)
+        unsure = np.flatnonzero((similarity < cosine + _SLACK) & (first < second))
+        keep[unsure] = dots(vectors, first[unsure], second[unsure]) >= np.float32(cosine)
+        yield first[keep], second[keep]
 
 
 def nearest(vectors: np.ndarray, most: int, floor: float) -> tuple[np.ndarray, np.ndarray]:
@@ -49,7 +46,7 @@ def nearest(vectors: np.ndarray, most: int, floor: float) -> tuple[np.ndarray, n
     found = []
     own: list[tuple[np.ndarray, ...]] = []
     start = 0
-    for first, second, similarity in _above(vectors, floor - _SLACK, upper=False):
+    for first, second, similarity in _above(vectors, floor - _SLACK, most):
         if len(first) and first[0] // _ROWS != start:
             found.append(_best(own, most))
             start, own = first[0] // _ROWS, []
@@ -78,20 +75,32 @@ def _best(parts: list[tuple[np.ndarray, ...]], most: int) -> tuple[np.ndarray, .
 
 
 def _above(
-    vectors: np.ndarray, floor: float, upper: bool
+    vectors: np.ndarray, floor: float, most: int | None = None
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """The pairs of a block, of different vectors, whose dot product is at least `floor`, block by block; the
-    blocks of the same first vectors follow each other. upper: only those with first < second."""
+    """The pairs of different vectors whose dot product is at least `floor`, block by block; the blocks of the
+    same first vectors follow each other.
+
+    most: if given, each pair comes in both directions, and of a block with many pairs only those with the
+    `most` nearest second vectors of each first one: in a video, each frame is near to all others. Otherwise,
+    blocks without a pair first < second are left out.
+    """
     count = len(vectors)
     for top in range(0, count, _ROWS):
         mine = vectors[top : top + _ROWS]
-        for left in range(top // _COLUMNS * _COLUMNS if upper else 0, count, _COLUMNS):
+        for left in range(0 if most else top // _COLUMNS * _COLUMNS, count, _COLUMNS):
             block = mine @ vectors[left : left + _COLUMNS].T
-            first, second = np.divmod(np.flatnonzero(block >= floor), block.shape[1])
+            near = block >= floor
+            if most and most + 1 < block.shape[1] and np.count_nonzero(near) > 4 * most * len(block):
+                second = np.argpartition(block, -most - 1, axis=1)[:, -most - 1 :].ravel()
+                first = np.repeat(np.arange(len(block)), most + 1)
+                enough = near[first, second]
+                first, second = first[enough], second[enough]
+            else:
+                first, second = np.divmod(np.flatnonzero(near), block.shape[1])
             similarity = block[first, second]
             first, second = first + top, second + left
-            keep = first < second if upper else first != second
-            yield first[keep], second[keep], similarity[keep]
+            apart = first != second
+            yield first[apart], second[apart], similarity[apart]
 
 
 def dots(vectors: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -37,7 +37,7 @@ _AT_ONCE = 1 << 17
 """Hashes that a thread compares with their successors: their arrays fit into the cache."""
 
 
-def near_hashes(hashes: np.ndarray, bits: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def near_hashes(hashes: np.ndarray, bits: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """All pairs of different hashes that differ in at most `bits` bits, each once.
 
     Takes memory for three copies of the hashes, and for the pairs that are yielded together.
@@ -47,8 +47,8 @@ def near_hashes(hashes: np.ndarray, bits: int) -> Iterator[tuple[np.ndarray, np.
         bits: 0 to MOST_BITS.
 
     Yields:
-        Positions of the one and of the other hash of some pairs, (P,) int64 each, and their distances, (P,)
-        uint8. The order is the same for every number of threads.
+        Positions of the one and of the other hash of some pairs, (P,) int64 each. The order is the same for
+        every number of threads.
     """
     if not bits or len(hashes) < 2:
         return
@@ -63,8 +63,7 @@ def near_hashes(hashes: np.ndarray, bits: int) -> Iterator[tuple[np.ndarray, np.
             if not len(one):
                 continue
             pair = [_permuted(table.restored(side), _GATHER) for side in (one, other)]
-            first, second = (np.searchsorted(hashes, side) for side in pair)
-            yield first, second, np.bitwise_count(one ^ other)
+            yield np.searchsorted(hashes, pair[0]), np.searchsorted(hashes, pair[1])
 
 
 @dataclass(frozen=True)

@@ -70,3 +70,16 @@ def test_the_nearest_are_found_in_small_blocks(monkeypatch):
         monkeypatch.setattr(near_embeddings, "_ROWS", rows)
         monkeypatch.setattr(near_embeddings, "_COLUMNS", columns)
         assert list(zip(*nearest(vectors, 5, 0.2), strict=True)) == expected
+
+
+def test_only_the_nearest_of_crowds_are_kept():
+    """Frames of a video: each is near to all others."""
+    vectors = people(2, 300, 0.2, 4)
+    first, second = nearest(vectors, 3, 0.5)
+    assert 600 < len(first) < 600 * 4
+    cosines = vectors @ vectors.T
+    np.fill_diagonal(cosines, -1)
+    ranks = np.argsort(np.argsort(-cosines, axis=1), axis=1)
+    near = (ranks < 3) | (ranks.T < 3)
+    expected = list(zip(*np.nonzero(np.triu(near)), strict=True))
+    assert list(zip(first, second, strict=True)) == expected

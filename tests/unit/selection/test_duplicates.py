@@ -225,7 +225,7 @@ def test_embeddings_without_a_direction_are_left_out(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     "by",
-    ["", "phash", "hash:", "hash:-1", "hash:17", "hash:2.5", "hash:nan", "embedding:1.1", "embedding:x"],
+    ["", "phash", "hash:", "hash:-1", "hash:17", "hash:2.5", "hash:nan", "embedding:1", "embedding:x"],
 )
 def test_an_unknown_likeness_is_refused(by):
     with pytest.raises(UsageError, match="expected hash:BITS"):

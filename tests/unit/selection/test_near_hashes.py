@@ -18,21 +18,16 @@ def clustered(count: int, centres: int, seed: int) -> np.ndarray:
     return np.unique(found)
 
 
-def pairs(hashes: np.ndarray, bits: int) -> list[tuple[int, int, int]]:
+def pairs(hashes: np.ndarray, bits: int) -> list[tuple[int, int]]:
     parts = near_hashes(hashes, bits)
-    found = [
-        (min(a, b), max(a, b), d)
-        for one, other, far in parts
-        for a, b, d in zip(one, other, far, strict=True)
-    ]
+    found = [(min(pair), max(pair)) for part in parts for pair in zip(*part, strict=True)]
     assert len(set(found)) == len(found)  # each pair once
     return sorted(found)
 
 
-def all_pairs(hashes: np.ndarray, bits: int) -> list[tuple[int, int, int]]:
+def all_pairs(hashes: np.ndarray, bits: int) -> list[tuple[int, int]]:
     distance = np.bitwise_count(hashes[:, None] ^ hashes)
-    one, other = np.nonzero(np.triu(distance <= bits, 1))
-    return list(zip(one, other, distance[one, other], strict=True))
+    return list(zip(*np.nonzero(np.triu(distance <= bits, 1)), strict=True))
 
 
 @pytest.mark.parametrize("bits", [1, 2, 3, 5, 8, 16])
