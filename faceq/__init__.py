@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from faceq.selection.clips import clips
     from faceq.selection.duplicates import duplicates
     from faceq.selection.people import cluster
+    from faceq.selection.select import select
     from faceq.stages.scorer import Scorer, score_images
     from faceq.storage.settings import S3Settings
 
@@ -49,6 +50,7 @@ __all__ = [
     "read_table",
     "score",
     "score_images",
+    "select",
 ]
 
 _MODULES = {
@@ -62,6 +64,7 @@ _MODULES = {
     "read_table": "faceq.query.rows",
     "score": "faceq.job.pipeline",
     "score_images": "faceq.stages.scorer",
+    "select": "faceq.selection.select",
 }
 """Module of each public name. The error classes are not listed here: they are in `faceq.errors`."""
 

@@ -23,6 +23,7 @@ COMMANDS = {
     "score": ("score", "score frames and write the result table"),
     "query": ("query", "show, count or export the rows of a table"),
     "explain": ("explain", "count the rows that each part of a condition rejects"),
+    "select": ("select", "select the best different frames of each person, video or group"),
     "clips": ("clips", "find stretches of videos whose frames fulfil a condition"),
     "duplicates": ("duplicates", "find frames that look the same"),
     "cluster": ("people", "group the faces of a table by person"),

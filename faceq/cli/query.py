@@ -145,9 +145,25 @@ def _export_shards(rows: Any, options: argparse.Namespace, pictures: Any, s3: S3
 
     selection = shard_export.Selection(options.where, options.order_by, options.limit)
     total = shard_export.count(rows, selection, pictures)
+    return export_frames(rows, selection, total, options, pictures, s3)
+
+
+def export_frames(
+    rows: Any,
+    selection: Any,
+    total: int,
+    options: argparse.Namespace,
+    pictures: Any,
+    s3: S3Settings,
+    given: Any = None,
+) -> int:
+    """Export frames into the folder of `--export-shards`, and print how many. Returns the exit status."""
+    from faceq.query import shard_export  # noqa: PLC0415 - as above
+
+    folder = options.export_shards
     with progress_bar(options.shown, "frames", total) as advance:
-        done = shard_export.export_shards(rows, selection, options.export_shards, s3, advance, pictures)
-    return print_exported(done, options.export_shards)
+        done = shard_export.export_shards(rows, selection, folder, s3, advance, pictures, given)
+    return print_exported(done, folder)
 
 
 def _chosen(rows: Any, options: argparse.Namespace, columns: Sequence[str] | None = None) -> Any:

@@ -8,12 +8,14 @@ from faceq.cli.settings import add_config_arguments, load_settings
 from faceq.messages.visible import visible
 
 _REPORT = """Writes one HTML page about a result table. It shows counts by status, histograms, the worst
-sources, errors, sample faces, videos over time, and two sliders that show what a threshold keeps. The page
-opens without a network. Sample faces and frames of clips are read from the sources of the table."""
+sources, errors, sample faces, videos over time, and two sliders that show what a threshold keeps. With
+--selection, it also shows what a selection took and left. The page opens without a network. Faces and
+frames are read from the sources of the table."""
 
 _EXAMPLES = """examples:
   faceq report scores/ --out report.html
   faceq report s3://bucket/scores --out report.html --no-faces
+  faceq report scores/ --out report.html --selection best.parquet
 """
 
 
@@ -26,7 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--out", metavar="FILE", default="report.html", help="the page (default: report.html); local or s3://"
     )
-    add("--no-faces", action="store_true", help="leave out the sample faces and the frames of clips")
+    add("--no-faces", action="store_true", help="leave out all images of faces and frames")
+    what = "also show this selection: the .parquet file that faceq select --out has written"
+    add("--selection", metavar="FILE", help=what)
     add_config_arguments(parser)
     parser.set_defaults(run=report)
 
@@ -40,7 +44,7 @@ def report(options: argparse.Namespace) -> int:
     check_output(options.out, s3)
     people = rich.console.Console(stderr=True, quiet=not options.shown.for_people)
     with people.status("reading the table"):
-        page = build(options.table, s3, with_faces=not options.no_faces).encode()
+        page = build(options.table, s3, not options.no_faces, options.selection).encode()
     write_output(options.out, page, s3)
     print(f"{visible(options.out)}: {len(page) / 1e6:.1f} MB, opens in any browser")
     return 0

@@ -6,9 +6,10 @@ and polars (1.12) crashes on lists with nulls.
 """
 
 import contextlib
+import functools
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import fsspec
@@ -52,7 +53,9 @@ def check_export(path: str) -> str:
     return ending
 
 
-def export(rows: Rows, chosen: Any, path: str, s3: S3Settings) -> int:
+def export(
+    rows: Rows, chosen: Any, path: str, s3: S3Settings, metadata: Mapping[bytes, bytes] | None = None
+) -> int:
     """Write rows to a .parquet, .csv or .jsonl file, local or on S3. Returns the number of rows.
 
     The file is written atomically; if several exports write the same file, the last one wins. About ten
@@ -63,6 +66,7 @@ def export(rows: Rows, chosen: Any, path: str, s3: S3Settings) -> int:
         chosen: the result of `rows.chosen` or `rows.sql`.
         path: the output file. An existing file is replaced.
         s3: settings of the file system.
+        metadata: of the schema in a Parquet file; other formats have none.
 
     Raises:
         UsageError: the extension is not supported, the folder does not exist, or DuckDB rejects the query.
@@ -70,10 +74,14 @@ def export(rows: Rows, chosen: Any, path: str, s3: S3Settings) -> int:
     """
     ending = check_export(path)
     check_output(path, s3)
-    write = {".parquet": _write_parquet, ".csv": _write_csv, ".jsonl": _write_json_lines}[ending]
+    writers: dict[str, Callable[[Rows, Any, Any], int]] = {
+        ".parquet": functools.partial(_write_parquet, metadata=metadata),
+        ".csv": _write_csv,
+        ".jsonl": _write_json_lines,
+    }
     try:
         with open_atomic(filesystem(path, s3), path_of(path)) as file:
-            return write(rows, chosen, file)
+            return writers[ending](rows, chosen, file)
     except (OSError, *storage_errors()) as error:
         raise failure(f"{path}: cannot be written", error) from None
 
@@ -110,13 +118,13 @@ def _each_column(rows: Rows, chosen: Any, to_sql: Callable[[str, Any], str]) -> 
     return rows.over(named, f"SELECT {wanted} FROM {{rows}}")
 
 
-def _write_parquet(rows: Rows, chosen: Any, file: Any) -> int:
+def _write_parquet(rows: Rows, chosen: Any, file: Any, metadata: Mapping[bytes, bytes] | None = None) -> int:
     chosen = _each_column(rows, chosen, _plain_column)
-    columns = rows.arrow(chosen.limit(0)).schema
+    columns = rows.arrow(chosen.limit(0)).schema.with_metadata(metadata)
     count = 0
     with pq.ParquetWriter(file, columns, compression=COMPRESSION) as writer:
         for group in rows.batches(chosen, ROWS_PER_GROUP):
-            writer.write_table(group)
+            writer.write_table(group.cast(columns))
             count += len(group)
     return count
 

@@ -75,11 +75,13 @@ class Exported:
 
 @dataclass(frozen=True)
 class Selection:
-    """A selection of rows: an SQL condition, an SQL order for the limit, and a limit."""
+    """A selection of rows: an SQL condition, an SQL order for the limit, and a limit. choice: a text that
+    identifies the rows if they are given."""
 
     where: str | None = None
     order_by: str | None = None
     limit: int | None = None
+    choice: str | None = None
 
 
 def export_shards(
@@ -89,6 +91,7 @@ def export_shards(
     s3: S3Settings,
     progress: Callable[[int], None] = lambda done: None,
     pictures: ExportPictures = ORIGINALS,
+    given: Any = None,
 ) -> Exported:
     """Write the selected frames into `frames-000000.tar`, … in a folder or under an `s3://` prefix.
 
@@ -103,13 +106,16 @@ def export_shards(
         s3: settings of the file system, also for the sources.
         progress: called with the number of further frames that are finished.
         pictures: what is written as images. If it is a crop of the face, rows without one are left out.
+        given: the rows, the result of `rows.sql`, instead of those that the selection finds. They are frames,
+            and may have more columns than the table.
 
     Raises:
         UsageError: the folder contains other files or another export, or another process exports into it; or
             faces have no landmarks, which the aligned crop needs.
         StorageError: the folder cannot be written to.
     """
-    columns = rows.arrow(rows.chosen(limit=0)).schema
+    chosen = _chosen(rows, selection) if given is None else given
+    columns = rows.arrow(chosen.limit(0)).schema
     if pictures.kind != "frame":
         columns = pa.schema([*columns, *CROP_COLUMNS])
     place = ExportFolder(folder, s3, columns, pictures.about)
@@ -120,20 +126,20 @@ def export_shards(
     with place.translate_errors():
         place.check(wanted)
     with place.exclusive():
-        return _export(rows, selection, pictures, place, wanted, progress)
+        return _export(rows, chosen, pictures, place, wanted, progress)
 
 
 def _export(
     rows: Rows,
-    selection: Selection,
+    chosen: Any,
     pictures: ExportPictures,
     place: ExportFolder,
     wanted: dict[str, Any],
     progress: Callable[[int], None],
 ) -> Exported:
-    ordered, found = _ordered(rows, selection, pictures), Exported()
+    ordered, found = _ordered(rows, chosen, pictures), Exported()
     if pictures.kind != "frame":
-        found.faceless = rows.count(_chosen(rows, selection)) - rows.count(ordered)
+        found.faceless = rows.count(chosen) - rows.count(ordered)
     with place.translate_errors():
         place.claim(wanted)
         done = place.ids()
@@ -201,13 +207,12 @@ def _drawn(new: pa.Table, pictures: ExportPictures, s3: S3Settings) -> Iterator[
 
 def count(rows: Rows, selection: Selection, pictures: ExportPictures = ORIGINALS) -> int:
     """The number of frames in a selection, without those that have no face if it is cropped."""
-    return rows.count(_ordered(rows, selection, pictures))
+    return rows.count(_ordered(rows, _chosen(rows, selection), pictures))
 
 
-def _ordered(rows: Rows, selection: Selection, pictures: ExportPictures) -> Any:
+def _ordered(rows: Rows, chosen: Any, pictures: ExportPictures) -> Any:
     """The rows that are written, ordered by source. Raises UsageError if faces have no landmarks, which the
     aligned crop needs."""
-    chosen = _chosen(rows, selection)
     if pictures.kind != "frame":
         chosen = rows.over(chosen, "FROM {rows} WHERE face_w IS NOT NULL")
     if pictures.kind == "aligned":

@@ -153,17 +153,18 @@ def _read(chosen: pa.Table, s3: S3Settings) -> dict[int, Face]:
     faces = {}
     for number, picture in pictures_of(chosen, s3):
         row = values[number]
-        thumbnail = _thumbnail(picture, [row[f"face_{side}"] for side in "xywh"])
-        faces[row["frame_id"]] = Face(row["serfiq"], row["dbcnn"], thumbnail)
+        cropped = thumbnail(picture, [row[f"face_{side}"] for side in "xywh"])
+        faces[row["frame_id"]] = Face(row["serfiq"], row["dbcnn"], cropped)
     return faces
 
 
-def _thumbnail(picture: np.ndarray, box: list[float]) -> str:
-    """The face with a margin, as the data URI of a JPEG of FACE_SIDE x FACE_SIDE pixels.
+def thumbnail(picture: np.ndarray, box: list[float], length: int = FACE_SIDE) -> str:
+    """The face with a margin, as the data URI of a square JPEG.
 
     Args:
         picture: (H, W, 3) uint8 RGB.
         box: x, y, w, h in pixels.
+        length: side of the JPEG in pixels.
     """
     height, width = picture.shape[:2]
     x, y, w, h = box
@@ -171,5 +172,5 @@ def _thumbnail(picture: np.ndarray, box: list[float]) -> str:
     left = float(np.clip(x + w / 2 - side / 2, 0, width - side))
     top = float(np.clip(y + h / 2 - side / 2, 0, height - side))
     part = (left, top, left + side, top + side)
-    small = Image.fromarray(picture).resize((FACE_SIDE, FACE_SIDE), Image.Resampling.LANCZOS, box=part)
+    small = Image.fromarray(picture).resize((length, length), Image.Resampling.LANCZOS, box=part)
     return data_uri(small)

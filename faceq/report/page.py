@@ -22,6 +22,7 @@ from faceq.report.charts import Chart, ThresholdLine, bars, cells
 from faceq.report.comparison import short
 from faceq.report.faces import Face, Faces, sample
 from faceq.report.histograms import histogram, measure_charts
+from faceq.report.selection import selection_section
 from faceq.report.videos import videos
 from faceq.storage.settings import S3Settings
 from faceq.table.measure_columns import MEASURES
@@ -63,18 +64,20 @@ class Counts:
         return sum(self.statuses.values())
 
 
-def build(uri: str, s3: S3Settings, with_faces: bool = True) -> str:
+def build(uri: str, s3: S3Settings, with_faces: bool = True, selection: str | None = None) -> str:
     """Build the HTML report on a result table.
 
     Args:
         uri: folder or `s3://` prefix of a result table.
         s3: settings of the file system, also for the sources.
         with_faces: whether to read sample faces, and frames of clips, from their sources.
+        selection: the Parquet file of a selection to show, too.
 
     Raises:
-        UsageError: there is no table.
+        UsageError: there is no table, or the selection is not one of this table.
     """
     with Rows(uri, s3) as rows:
+        selected = selection_section(rows, selection, s3, with_faces) if selection is not None else None
         counts = count(rows)
         sources, n_sources = _sources(rows)
         measures = measure_charts(rows, DRAWN)
@@ -94,6 +97,7 @@ def build(uri: str, s3: S3Settings, with_faces: bool = True) -> str:
             "errors": _errors(rows),
             "faces": faces,
             "videos": videos(rows, s3, with_faces),
+            "selection": selected,
             "strips": _strips(quantiles, faces),
             "measures": measures,
             "filters": {name: conditions.explain(rows, each.condition) for name, each in FILTERS.items()},

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from itertools import zip_longest
 from pathlib import Path
 
-from jobs.reference_pages import clips, columns, commands, filters, metrics, people, settings
+from jobs.reference_pages import clips, columns, commands, filters, metrics, people, selections, settings
 
 ROOT = Path(__file__).parents[2]
 
@@ -18,6 +18,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "docs/reference/duplicates-and-people.md": people.page,
     "docs/reference/filters.md": filters.page,
     "docs/reference/metrics.md": metrics.page,
+    "docs/reference/selections.md": selections.page,
     "docs/reference/settings.md": settings.page,
 }
 """Paths below the root of the clone, and the function that returns each page."""
