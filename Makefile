@@ -3,20 +3,21 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+AZURITE := tests/azurite/node_modules/.ready
 
 # The timeout of each test (pyproject.toml) raises an exception in it. If its clean-up waits forever, this one
 # prints the stacks of all threads and ends the run.
 WATCHDOG := -o faulthandler_timeout=1000 -o faulthandler_exit_on_timeout=true --max-worker-restart 0
 
-.PHONY: demo test test-drills bench lint docs wheel clean
+.PHONY: demo test test-drills bench lint docs wheel azurite clean
 
 demo: $(READY)  ## score demo shards, made from photos in installed packages (about two minutes)
 	$(BIN)/python -m jobs.demo demo
 
-test: $(READY)  ## unit and integration tests, with a local S3 server
+test: $(READY) azurite  ## unit and integration tests, with local servers of the stores
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(WATCHDOG)
 
-test-drills: $(READY)  ## kills, full disks, growing clusters; the second command stops every Ray process on the machine
+test-drills: $(READY) azurite  ## kills, full disks, growing clusters; the second command stops every Ray process on the machine
 	$(BIN)/python -m pytest -n 3 --dist loadfile tests/drills
 	$(BIN)/python -m pytest tests/drills -m alone
 
@@ -48,5 +49,12 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $(READY)
 
+azurite: $(AZURITE)  ## the server of the tests of Azure (360 MB); if npm cannot install it, these tests are skipped
+
+$(AZURITE): tests/azurite/package.json
+	mkdir -p $(@D)
+	if npm install --prefix tests/azurite --no-package-lock --ignore-scripts --no-audit --no-fund --silent; then \
+	touch $@; else echo "npm cannot install Azurite: the tests of Azure are skipped"; fi
+
 clean:
-	rm -rf $(VENV) demo build dist site
+	rm -rf $(VENV) tests/azurite/node_modules demo build dist site

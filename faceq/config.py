@@ -97,12 +97,12 @@ class Config(Strict):
     """The settings of a scoring job."""
 
     input: tuple[str, ...] = Field(
-        (), description="Files, folders and globs to score, local or `s3://`. One path or a list."
+        (), description="Files, folders and globs to score: local paths, or URIs of a store. One or a list."
     )
     manifest: tuple[str, ...] = Field(
         (), description="Files that list frames by URI: .parquet, .csv or .jsonl. One path or a list."
     )
-    out: str | None = Field(None, description="Folder or `s3://` prefix of the result table.")
+    out: str | None = Field(None, description="Folder of the result table, or its prefix in a store.")
     preset: str = Field("embedded", description="Set of models: `embedded`, `insightface` or `cafi`.")
     models: Models = Field(Models(), description="Models that replace those of the preset.")
     accept_licence: bool = Field(
@@ -110,7 +110,8 @@ class Config(Strict):
     )
     model_mirrors: tuple[str, ...] = Field(
         (),
-        description="Folders, `s3://` or `https://` prefixes to fetch models from first. One or a list.",
+        description="Folders, or prefixes in a store or on the web, to fetch models from first. "
+        "One or a list.",
     )
     dropout: float | None = Field(
         None,

@@ -17,6 +17,7 @@ import stand_ins
 import torch
 from here import score_here
 from places import PHOTOS, SHARED
+from real_azure import AZURITE, connection_string, real_azure
 from real_s3 import free_port, real_s3
 from videos import write_video
 
@@ -100,8 +101,38 @@ def s3(aws: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterato
         yield uri
 
 
+@pytest.fixture(scope="session", autouse=True)
+def other_stores(aws: dict[str, str]) -> dict[str, int]:
+    """Variables of the stores other than S3 for all processes of the tests. They point to this machine only.
+    Returns the ports."""
+    ports = {"gcs": free_port(), "azure": free_port(), "hub": free_port()}
+    os.environ["STORAGE_EMULATOR_HOST"] = f"http://127.0.0.1:{ports['gcs']}"
+    os.environ["NO_GCE_CHECK"] = "true"
+    os.environ["HF_ENDPOINT"] = f"http://127.0.0.1:{ports['hub']}"
+    os.environ["AZURE_STORAGE_CONNECTION_STRING"] = connection_string(f"http://127.0.0.1:{ports['azure']}")
+    return ports
+
+
 @pytest.fixture(scope="session")
-def local_ray(aws: dict[str, str]) -> Iterator[None]:
+def gcs(other_stores: dict[str, int], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Start a Google Cloud Storage server with one bucket. Returns the `gs://` URI of the bucket."""
+    real_gcs = pytest.importorskip("real_gcs", reason="the extra gcs is not installed")
+    with real_gcs.real_gcs(other_stores["gcs"], tmp_path_factory.mktemp("gcs")) as uri:
+        yield uri
+
+
+@pytest.fixture(scope="session")
+def azure(other_stores: dict[str, int], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Start an Azure Blob Storage server with one container. Returns the `az://` URI of the container."""
+    pytest.importorskip("azure.storage.blob", reason="the extra azure is not installed")
+    if not AZURITE.exists():
+        pytest.skip("Azurite is not installed: make azurite")
+    with real_azure(other_stores["azure"], tmp_path_factory.mktemp("azure")) as uri:
+        yield uri
+
+
+@pytest.fixture(scope="session")
+def local_ray(other_stores: dict[str, int]) -> Iterator[None]:
     """One local Ray for all tests that run a job."""
     # Its workers cannot import modules in tests/support.
     ray.cloudpickle.register_pickle_by_value(stand_ins)

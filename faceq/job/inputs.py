@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from faceq.config import Config
 from faceq.errors import UsageError
 from faceq.sources.listing import Shard, ending_of, endings_text, exclude_below, list_shards
+from faceq.storage.filesystem import check_writable
 from faceq.table.store import Table
 
 INPUTS_SHOWN = 3
@@ -25,7 +26,8 @@ class Input:
 def table_of(config: Config, retry_unreadable: bool = False) -> Table:
     """The table that a job writes; UsageError if the settings name none."""
     if config.out is None:
-        raise UsageError("no output given: name the table's folder or s3:// prefix with --out")
+        raise UsageError("no output given: name the table's folder or prefix with --out")
+    check_writable(config.out)
     if retry_unreadable and config.limit is not None:
         raise UsageError("--retry-unreadable scores all unreadable frames of the input: leave out --limit")
     return Table(config.out, config.s3)

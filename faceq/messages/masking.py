@@ -38,7 +38,13 @@ _SIGNED = re.compile(
     r"[?&](?:x-amz-|x-goog-|awsaccesskeyid|googleaccessid|signature|sig)[\w-]*=", re.IGNORECASE
 )
 
-_SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN", "RAY_AUTH_TOKEN")
+_SECRETS = (
+    *("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN", "RAY_AUTH_TOKEN", "HF_TOKEN"),
+    *("AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_SAS_TOKEN", "AZURE_STORAGE_CONNECTION_STRING"),
+    *("AZURE_STORAGE_CLIENT_SECRET", "AZURE_CLIENT_SECRET"),
+)
+_KEY_IN_CONNECTION = re.compile(r"(?:AccountKey|SharedAccessSignature)=([^;]+)")
+"""Matches the secret in AZURE_STORAGE_CONNECTION_STRING."""
 _URLS = (
     *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"),
     *("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "FACEQ_MODEL_MIRROR", "PIP_INDEX_URL"),
@@ -102,6 +108,7 @@ def holds_secret(uri: str) -> bool:
 
 def _secrets_of_environment() -> list[str]:
     found = [os.environ.get(name, "").strip() for name in _SECRETS]
+    found += _KEY_IN_CONNECTION.findall(os.environ.get("AZURE_STORAGE_CONNECTION_STRING", ""))
     for name in _URLS:
         value = os.environ.get(name)
         if value:

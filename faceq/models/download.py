@@ -172,8 +172,13 @@ def upload(path: Path, folder: str, s3: S3Settings) -> str:
 
     Raises UsageError or an error of the storage if the copy cannot be written.
     """
-    from faceq.storage.filesystem import filesystem, path_of  # noqa: PLC0415 - as in _from_storage
+    from faceq.storage.filesystem import (  # noqa: PLC0415 - as in _from_storage
+        check_writable,
+        filesystem,
+        path_of,
+    )
 
+    check_writable(folder)
     place = f"{folder.rstrip('/')}/{path.name}"
     with open(path, "rb") as local, filesystem(place, s3).open(path_of(place), "wb") as remote:
         shutil.copyfileobj(local, remote, _CHUNK)

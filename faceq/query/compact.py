@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from faceq.errors import JobError, UsageError
 from faceq.query.rows import Rows
+from faceq.storage.filesystem import check_writable
 from faceq.storage.settings import S3Settings
 from faceq.table import finished_shards
 from faceq.table.runs import footer_of, unfinished
@@ -62,6 +63,7 @@ def compact(source: str, target: str, s3: S3Settings) -> tuple[int, int, int]:
         StorageError: a record of the table is damaged, or a disk or an object store is full or fails.
         JobError: the table changed during the compaction.
     """
+    check_writable(target)
     old, new = Table(source, s3), Table(target, s3)
     runs = [run for run in old.runs() if run["state"] != "claiming"]
     if not runs:

@@ -20,7 +20,8 @@ from faceq import __version__
 from faceq.errors import StorageError, UsageError
 from faceq.query.dataset_card import ORIGINAL_BYTES, dataset_card
 from faceq.storage.faults import failure
-from faceq.storage.filesystem import absolute, filesystem, is_temporary, path_of, storage_errors
+from faceq.storage.filesystem import absolute, check_writable, filesystem, path_of, storage_errors
+from faceq.storage.local_files import is_temporary
 from faceq.storage.settings import S3Settings
 from faceq.table import lock
 from faceq.table.runs import Run, new_run_id
@@ -47,13 +48,14 @@ class ExportFolder:
     """The folder of an export, local or on S3.
 
     Args:
-        folder: path or `s3://` prefix.
+        folder: path or prefix in a store.
         s3: settings of the file system.
         columns: the columns of its rows.
         images: what its images are, for the dataset card.
     """
 
     def __init__(self, folder: str, s3: S3Settings, columns: pa.Schema, images: str = ORIGINAL_BYTES):
+        check_writable(folder)
         self.uri = absolute(folder)
         self.path = path_of(folder)
         self.s3 = s3

@@ -21,7 +21,7 @@ import pyarrow as pa
 from faceq.errors import StorageError, UsageError
 from faceq.messages.one_line import one_line
 from faceq.query.confined import check_reads_only, connect
-from faceq.storage.filesystem import is_remote
+from faceq.storage.filesystem import is_remote, uri_of
 from faceq.storage.settings import S3Settings
 from faceq.table.schema import EMBEDDING, STATUSES, schema
 from faceq.table.store import Table
@@ -112,7 +112,7 @@ class Rows:
             runs = self.table.runs_of(files)
             alike = len({(run["version"], *run.get("columns", ())) for run in runs}) <= 1
             store = self.table.files if is_remote(self.table.uri) else None
-            files = files if store is None else [f"s3://{path}" for path in files]
+            files = [uri_of(path, self.table.uri) for path in files]
             spill = stack.enter_context(tempfile.TemporaryDirectory(prefix="faceq-query-"))
             self._connection = stack.enter_context(connect(files, spill, store, **settings))
             self._make_view(files, alike)

@@ -13,7 +13,8 @@ from faceq.query.export_folder import ExportFolder
 from faceq.selection.clip_file import note_in
 from faceq.selection.cut_clip import Cut
 from faceq.selection.cut_copy import ENDINGS
-from faceq.storage.filesystem import is_remote, is_temporary
+from faceq.storage.filesystem import is_remote
+from faceq.storage.local_files import is_temporary
 from faceq.storage.settings import S3Settings
 
 LIST = "clips.parquet"

@@ -19,7 +19,16 @@ from faceq.sources import manifest
 from faceq.sources.kinds import Kind
 from faceq.sources.overlaps import listed_twice, outside_of, tables_among
 from faceq.storage.faults import detailed_error, failure, fault_of
-from faceq.storage.filesystem import absolute, filesystem, is_remote, path_of, storage_errors
+from faceq.storage.filesystem import (
+    absolute,
+    file_name_of,
+    filesystem,
+    is_remote,
+    path_in_store,
+    path_of,
+    storage_errors,
+    uri_of,
+)
 from faceq.storage.folders import MAGIC, Bucket, Disk, Files, Place, UnlistedError, glob
 from faceq.storage.settings import S3Settings
 
@@ -144,7 +153,7 @@ def _counted(others: list[str]) -> str:
 
 def ending_of(name: str) -> str:
     """The extension under which a file without frames is counted: letters and digits, in lower case."""
-    ending = os.path.splitext(name)[1].lower()
+    ending = os.path.splitext(file_name_of(name))[1].lower()
     if ending in ("", "."):
         return "(no extension)"
     plain = len(ending) <= _LONGEST_ENDING and ending[1:].isalnum() and not ending[1:].isdigit()
@@ -198,11 +207,10 @@ def _list_input(uri: str, s3: S3Settings, any_name: bool) -> tuple[list[Shard], 
             continue
         kind = kind_of(name)
         if kind is None and not any_name:
-            others.append(absolute(f"s3://{name}" if is_remote(uri) else name))
+            others.append(absolute(uri_of(name, uri)))
         else:
             known = kind is not None or not is_folder
-            full = f"s3://{name}" if is_remote(uri) else name
-            shards.append(_shard(full, kind, size, known=known, tag=tags.get(name)))
+            shards.append(_shard(uri_of(name, uri), kind, size, known=known, tag=tags.get(name)))
     if others and not is_folder:
         endings = ", ".join((*_SHARD_ENDINGS, *PICTURE_ENDINGS[:4]))
         raise UsageError(
@@ -240,7 +248,7 @@ def _expand(files: fsspec.AbstractFileSystem, place: Place, path: str, uri: str)
 
 
 def _unlisted(uri: str, path: str, error: UnlistedError) -> str:
-    if error.folder.removeprefix("s3://") == path:
+    if path_in_store(error.folder) == path:
         return f"{uri}: cannot be listed: {_why(error.error)}"
     return (
         f"{uri}: cannot be listed completely: {printable(error.folder)}: {_why(error.error)}; or name only "
@@ -266,7 +274,7 @@ def _shard(
     source = absolute(place)
     # For a local file, path and source are the same string object (unless its name is not UTF-8). This halves
     # the memory of a long list.
-    path = source.removeprefix("s3://")
+    path = path_of(place) if is_remote(place) else source
     return Shard(source_of(source), path, kind or "picture", size, seen, known, tag, extra)
 
 
@@ -288,7 +296,7 @@ def shard_from_table(source: str) -> Shard:
 
 def kind_of(name: str) -> Kind | None:
     """The kind of a file from its extension; None if the extension is not one of a file with frames."""
-    lower = name.lower()
+    lower = file_name_of(name).lower()
     if lower.endswith(PICTURE_ENDINGS):
         return "picture"
     if lower.endswith(TAR_ENDINGS):

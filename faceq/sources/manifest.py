@@ -20,7 +20,16 @@ from faceq.messages.one_line import one_line
 from faceq.sources.extra import Extra
 from faceq.sources.parquet_extra import OtherColumns, with_extras
 from faceq.storage.faults import detailed_error, failure, fault_of
-from faceq.storage.filesystem import absolute, check_uri, filesystem, is_remote, path_of, storage_errors
+from faceq.storage.filesystem import (
+    absolute,
+    check_uri,
+    file_name_of,
+    filesystem,
+    is_remote,
+    joined,
+    path_of,
+    storage_errors,
+)
 from faceq.storage.parquet import ParquetFile
 from faceq.storage.settings import S3Settings
 from faceq.table.schema import METADATA_KEY
@@ -68,9 +77,9 @@ def entries(uri: str, s3: S3Settings, extra_bytes: int = 0) -> Iterator[Entry]:
         UsageError: the manifest does not exist or is invalid, or one of its rows has no valid path.
         StorageError: it cannot be read.
     """
-    if not uri.lower().endswith(ENDINGS):
+    if not file_name_of(uri).lower().endswith(ENDINGS):
         raise UsageError(f"{uri}: unknown manifest format: a manifest ends in {', '.join(ENDINGS)}")
-    folder = absolute(uri).rpartition("/")[0]
+    folder = file_name_of(absolute(uri)).rpartition("/")[0]
     files = filesystem(uri, s3)
     try:
         with files.open(path_of(uri), "rb") as file:
@@ -94,7 +103,7 @@ Row = tuple[int, Any, Any, str | None]
 
 
 def _rows(file: BinaryIO, uri: str, extra_bytes: int) -> Iterator[Row]:
-    ending = uri.lower().rpartition(".")[2]
+    ending = file_name_of(uri).lower().rpartition(".")[2]
     if ending == "parquet":
         yield from _parquet_rows(ParquetFile(file), uri, extra_bytes)
         return
@@ -178,7 +187,7 @@ def _entry(place: Any, size: Any, folder: str, where: str) -> Entry:
         except UsageError as error:
             raise UsageError(f"{where}: {error}") from None
     elif not place.startswith(("/", "file://")):
-        place = _joined(folder, place)
+        place = joined(folder, place)
     return Entry(place, _size(size, where))
 
 
@@ -209,18 +218,3 @@ def _size(size: Any, where: str) -> int | None:
             f"{where}: size {size!r} is not a number of bytes: give a whole number, or leave it empty"
         ) from None
     return int(number)
-
-
-def _joined(folder: str, place: str) -> str:
-    """Resolve a path relative to the manifest's folder.
-
-    `..` is resolved here because S3 would take it literally. Empty parts of a name are kept.
-    """
-    parts = folder.split("/")
-    root = 3 if is_remote(folder) else 1  # s3://bucket, or the root folder
-    for part in place.split("/"):
-        if part == "..":
-            del parts[max(root, len(parts) - 1) :]
-        elif part != ".":
-            parts.append(part)
-    return "/".join(parts)

@@ -5,7 +5,7 @@ import os
 from faceq.errors import FaceqError
 from faceq.sources.listing import TAR_ENDINGS, Shard, printable
 from faceq.sources.reading import Reading, unread
-from faceq.storage.filesystem import filesystem, is_remote, path_of
+from faceq.storage.filesystem import filesystem, is_remote, joined, path_of, store_name
 
 
 class OtherStorageError(FaceqError):
@@ -24,8 +24,10 @@ def place_of(shard: Shard, path: str) -> str:
         OtherStorageError: it is in another kind of storage.
     """
     if not (is_remote(path) or os.path.isabs(path)):
+        if is_remote(shard.source):
+            return path_of(joined(os.path.dirname(shard.source), path))
         return os.path.normpath(f"{os.path.dirname(shard.path)}/{path}")
-    if is_remote(path) != is_remote(shard.source):
+    if store_name(path) != store_name(shard.source):
         raise OtherStorageError(f"{only_path(path)}, which is not in the shard's own storage")
     return path_of(path)
 

@@ -15,7 +15,7 @@ from faceq.sources.parquet_files import not_there, place_of
 from faceq.sources.parquet_values import Content
 from faceq.sources.reading import Reading, blame, too_long, unread_video
 from faceq.sources.sniff import ENOUGH, is_video, kind_of_bytes
-from faceq.storage.filesystem import READ_AHEAD, filesystem, is_remote
+from faceq.storage.filesystem import is_remote, open_remote
 from faceq.table.schema import frame_id
 
 
@@ -73,5 +73,4 @@ def _picture(shard: Shard, member: str, file: BinaryIO, reading: Reading) -> Fra
 def _opened(place: str, shard: Shard, reading: Reading) -> BinaryIO:
     if not is_remote(shard.source):
         return LocalFile(place)
-    files = filesystem(shard.source, reading.s3)
-    return cast(BinaryIO, files.open(place, "rb", block_size=READ_AHEAD, cache_type="readahead"))
+    return cast(BinaryIO, open_remote(shard.source, place, reading.s3, reading.limits.temporary_bytes))

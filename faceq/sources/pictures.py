@@ -12,7 +12,7 @@ from faceq.sources.local import first_bytes
 from faceq.sources.reading import Reading, blame, too_long, unread
 from faceq.sources.sniff import kind_of_bytes
 from faceq.storage.faults import fault_of
-from faceq.storage.filesystem import READ_AHEAD, filesystem, is_remote
+from faceq.storage.filesystem import READ_AHEAD, filesystem, is_remote, store_name
 from faceq.table.schema import frame_id
 
 AT_ONCE = 16
@@ -29,8 +29,8 @@ def read_pictures(shards: list[Shard], reading: Reading, read_other: Read) -> It
         reading: how to read them.
         read_other: reads a shard whose content turns out to be of another kind, or an animation.
     """
-    # One task may contain images from several inputs, some local and some on S3.
-    for _, same in itertools.groupby(shards, key=lambda shard: is_remote(shard.source)):
+    # One task may contain images from several inputs, some local and some in a store.
+    for _, same in itertools.groupby(shards, key=lambda shard: store_name(shard.source)):
         together = list(same)
         is_done = [frame_id(shard.source, None, 0) in reading.done for shard in together]
         wanted = [shard for shard, done in zip(together, is_done, strict=True) if not done]

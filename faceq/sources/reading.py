@@ -28,7 +28,7 @@ from faceq.sources.sniff import ENOUGH, kind_of_bytes
 from faceq.sources.video.shots import Finder
 from faceq.stage_resources import Encoding
 from faceq.storage.faults import detailed_error, fault_of
-from faceq.storage.filesystem import READ_AHEAD, filesystem, is_remote, is_storage_error
+from faceq.storage.filesystem import READ_AHEAD, filesystem, is_remote, is_storage_error, open_remote
 from faceq.storage.settings import S3Settings
 from faceq.table.finished_shards import Finished, FinishedPart
 from faceq.table.schema import BREAK, frame_id
@@ -189,8 +189,9 @@ def open_shard(
     else:
         files = filesystem(shard.source, reading.s3)
         try:
-            stream = files.open(
-                shard.path, "rb", block_size=READ_AHEAD if ahead is None else ahead, cache_type="readahead"
+            stream = open_remote(
+                *(shard.source, shard.path, reading.s3, reading.limits.temporary_bytes),
+                READ_AHEAD if ahead is None else ahead,
             )
         except OSError as error:
             said = detailed_error(error, files, shard.path)

@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +19,7 @@ from faceq.sources.local import LocalFile
 from faceq.sources.names import Names
 from faceq.sources.reading import Reading, UnsupportedError, tag_of, version_of
 from faceq.storage.faults import detailed_error, fault_of
-from faceq.storage.filesystem import READ_AHEAD, filesystem, is_remote
+from faceq.storage.filesystem import filesystem, is_remote, open_remote
 
 _CHUNK = 16 << 20
 _ENTRY_BYTES = 16
@@ -133,7 +133,7 @@ def _opened(shard: Shard, reading: Reading) -> BinaryIO | None:
         if not is_remote(shard.source):
             return LocalFile(path)
         files = filesystem(shard.source, reading.s3)
-        return files.open(path, "rb", block_size=READ_AHEAD, cache_type="readahead")
+        return cast(BinaryIO, open_remote(shard.source, path, reading.s3, reading.limits.temporary_bytes))
     except OSError as error:
         said = detailed_error(error, files, path) if is_remote(shard.source) else error
         fault = fault_of(said)

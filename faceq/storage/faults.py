@@ -1,18 +1,21 @@
 """Classify storage errors: missing object, no permission, archived object, or outage.
 
+The file systems of other stores raise errors in the form of S3 (see `faceq.storage.answers`).
+
 s3fs maps some ninety error codes of S3 to a few subclasses of OSError (EINVAL alone stands for thirty-five
 codes), but keeps the response of S3 as the cause. The code in that response tells the errors apart.
 """
 
 import errno
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import fsspec
 
 from faceq.errors import FaceqError, StorageError, UsageError
 from faceq.messages.one_line import one_line
-from faceq.storage.filesystem import answer_of, is_storage_error
+from faceq.storage.answers import answer_of, code_of, part_of
+from faceq.storage.filesystem import is_storage_error
 
 Kind = Literal["empty", "missing", "forbidden", "archived", "outage"]
 
@@ -34,7 +37,7 @@ _CLOCK = {"RequestTimeTooSkewed"}
 _CHANGED = {"PreconditionFailed", "412"}
 _BUSY = {
     *("SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout", "OperationAborted"),
-    *("409", "500", "502", "503", "504"),
+    *("408", "409", "429", "500", "502", "503", "504"),
 }
 _ADVICE = (
     (_CREDENTIALS, "renew or correct the credentials"),
@@ -104,7 +107,7 @@ def fault_of(error: BaseException) -> Fault | None:
     if code in _MISSING or (not code and isinstance(error, FileNotFoundError)):
         return Fault("missing", "there is no such file or object")
     if code == _ARCHIVED:
-        tier = _part(error, "StorageClass")
+        tier = part_of(error, "StorageClass")
         where = f" in the storage class {tier}" if tier else ""
         return Fault("archived", f"the object is archived{where}: restore it, then try again")
     general = code in _CREDENTIALS | _CLOCK | _WRONG_REGION
@@ -117,20 +120,14 @@ def fault_of(error: BaseException) -> Fault | None:
     )
 
 
-def code_of(error: BaseException) -> str:
-    """The S3 error code, such as `NoSuchKey`, or the HTTP status of a response without a body; "" if the
-    error does not come from a response of S3."""
-    return _part(error, "Code")
-
-
 def detailed_error(error: Exception, files: fsspec.AbstractFileSystem, path: str) -> Exception:
     """The error of a request to S3, or a more detailed error for the same object.
 
     A HEAD request, which checks whether an object exists, fails with a bare HTTP status: 400 for an expired
     token. A GET request for the same object returns the error code too.
     """
-    if not code_of(error).isdigit():
-        return error
+    if not code_of(error).isdigit() or "ResponseMetadata" not in answer_of(error):
+        return error  # not from S3: other stores send their message with every response
     try:
         files.cat_file(path, 0, 1)
     except Exception as detailed:
@@ -144,18 +141,15 @@ def reason_of(error: BaseException) -> str:
     if type(error).__name__ == "NoCredentialsError":
         return "no AWS credentials were found"
     of_system = isinstance(error, OSError) and error.strerror
-    text = one_line(error if of_system else _part(error, "Message") or error)
+    text = one_line(error if of_system else part_of(error, "Message") or error)
     code = code_of(error)
     return text if not code or code in text else f"{text} ({code})"
 
 
-def _part(error: BaseException, name: str) -> str:
-    answer: dict[str, Any] = answer_of(error)
-    return str(answer.get("Error", {}).get(name) or "")
-
-
 def _advice(code: str, error: BaseException) -> str:
     """What the user can do about an error; "" if there is no known advice."""
+    if said := part_of(error, "Advice"):
+        return said
     advice = next((text for codes, text in _ADVICE if code in codes), "")
     if code in _WRONG_REGION:
         advice = _region_advice(error)
@@ -175,6 +169,6 @@ def _advice(code: str, error: BaseException) -> str:
 
 def _region_advice(error: BaseException) -> str:
     headers = answer_of(error).get("ResponseMetadata", {}).get("HTTPHeaders", {})
-    region = _part(error, "Region") or headers.get("x-amz-bucket-region")
+    region = part_of(error, "Region") or headers.get("x-amz-bucket-region")
     location = f"the bucket is in {region}" if region else "the bucket is in another region or store"
     return f"{location}: set s3.region (or AWS_REGION), or s3.endpoint_url"

@@ -1,30 +1,21 @@
-"""Local disks and S3 behind one interface: fsspec file systems. S3 uses the usual settings of botocore."""
+"""Local disks and object stores behind one interface: fsspec file systems."""
 
-import contextlib
-import errno
-import functools
-import io
 import os
-import re
-import tempfile
-from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote
 
 import fsspec
-from fsspec.implementations.local import LocalFileSystem, get_umask
 
 from faceq.errors import UsageError
 from faceq.messages.masking import holds_secret
+from faceq.storage.answers import answer_of
+from faceq.storage.local_files import AtomicLocalFileSystem
 from faceq.storage.settings import S3Settings
-
-ATTEMPTS = 6
-"""Number of attempts for one request to S3. With the backoff of the mode `standard`, at most 20 seconds
-between two attempts, the last one starts about 15 seconds after the first. A mistyped endpoint is thus
-reported soon."""
+from faceq.storage.stores import Store, known_schemes, store_of
+from faceq.storage.urls import without_signature
 
 READ_AHEAD = 8 << 20
-"""Number of extra bytes to request from S3 when a file is read sequentially."""
+"""Number of extra bytes to request from a store when a file is read sequentially."""
 
 
 _Kind = type[Exception]
@@ -50,20 +41,6 @@ def storage_errors() -> tuple[_Kind, _Kind, _Kind, _Kind]:
     )
 
 
-def answer_of(error: BaseException) -> dict[str, Any]:
-    """The response of S3 to the request that caused an error, as botocore returns it; empty if there is none.
-
-    s3fs converts an error response to an OSError and keeps the original error as its cause.
-    """
-    current: BaseException | None = error
-    while current is not None:
-        answer = getattr(current, "response", None)
-        if isinstance(answer, dict) and "Error" in answer:
-            return answer
-        current = current.__cause__
-    return {}
-
-
 def is_storage_error(error: BaseException) -> bool:
     """Whether the storage failed. For damaged content pyarrow also raises OSError, but without an errno."""
     if answer_of(error) or isinstance(error, storage_errors()):
@@ -76,97 +53,66 @@ def is_remote(uri: str) -> bool:
     return "://" in uri and not uri.startswith("file://")
 
 
-def check_uri(uri: str) -> None:
-    """Check that a remote URI is an `s3://` URI without credentials: a table records the URIs of its sources.
-    Raises UsageError."""
-    if not uri.startswith("s3://"):
-        advice = ": for a signed URL, give the s3:// URI of its object, and credentials"
-        hint = advice if holds_secret(uri) else ""
-        raise UsageError(f"{uri}: only local paths and s3:// are supported{hint}")
-    if holds_secret(uri):
+def check_uri(uri: str) -> Store:
+    """The store of a remote URI. Checks that the URI contains no credentials: a table records the URIs of its
+    sources. Raises UsageError."""
+    store = store_of(uri)
+    if store is None:
+        raise UsageError(f"{uri}: only local paths and {known_schemes()} are supported")
+    if holds_secret(uri.partition("?")[0] if store.by_url else uri):  # a URL may be signed
         raise UsageError(
-            f"{uri}: contains a key or a signature: give only s3://BUCKET/KEY; credentials come from the AWS "
-            "variables or a profile"
+            f"{uri}: contains a key or a signature: give only {store.form}; credentials come from "
+            f"{store.credentials}"
         )
+    return store
+
+
+def check_writable(uri: str) -> None:
+    """Raise UsageError if nothing can be written there because of the kind of the URI."""
+    if is_remote(uri) and not (store := check_uri(uri)).writes:
+        raise UsageError(f"{uri}: cannot be written: faceq only reads {store.schemes[0]}://")
 
 
 def filesystem(uri: str, s3: S3Settings) -> fsspec.AbstractFileSystem:
-    """The file system of a local path or an `s3://` URI.
+    """The file system of a local path or of a URI of one of `STORES`.
 
-    Endpoint, region and credentials of S3 come from the AWS environment variables and profiles; `s3`
-    overrides them. With `s3.anonymous`, requests are not signed. With `s3.requester_pays`, every request
-    agrees to pay. Retries and their backoff are those of botocore (AWS_MAX_ATTEMPTS, AWS_RETRY_MODE). If a
-    connection breaks or a body is incomplete, s3fs makes up to five such attempts.
+    `s3` has the settings of S3. Other stores take their own environment variables.
 
     Raises:
-        UsageError: the URI is of another kind, or contains keys.
+        UsageError: the scheme is unknown or not installed, or the URI contains keys.
     """
-    if not is_remote(uri):
-        return AtomicLocalFileSystem()
-    check_uri(uri)
-    options: dict[str, Any] = {"endpoint_url": s3.endpoint_url, "profile": s3.profile}
-    # botocore reads only AWS_DEFAULT_REGION; the other SDKs, and most users, use AWS_REGION.
-    region = s3.region or os.environ.get("AWS_REGION")
-    if region:
-        options["client_kwargs"] = {"region_name": region}
-    options |= {"anon": s3.anonymous, "requester_pays": s3.requester_pays}
-    options["config_kwargs"] = {"retries": _retries(s3)}
-    from faceq.storage.s3_files import S3Files  # noqa: PLC0415 - see `storage_errors`
-
-    return S3Files(**{key: value for key, value in options.items() if value})
+    return check_uri(uri).files(s3) if is_remote(uri) else AtomicLocalFileSystem()
 
 
-def _retries(s3: S3Settings) -> dict[str, Any]:
-    """Retry settings for botocore; environment variables and the profile override them.
-
-    The mode is `standard`. Unlike `legacy`, it retries after every broken connection, and it takes all
-    retries of a process from one quota, so that faceq does not send requests for hours to a store that is
-    down.
-    """
-    profile = _profile(s3.profile, *map(os.environ.get, _PROFILE_VARIABLES))
-    retries: dict[str, Any] = {}
-    if not (os.environ.get("AWS_RETRY_MODE") or profile.get("retry_mode")):
-        retries["mode"] = "standard"
-    if not (os.environ.get("AWS_MAX_ATTEMPTS") or profile.get("max_attempts")):
-        retries["total_max_attempts"] = ATTEMPTS
-    return retries
-
-
-_PROFILE_VARIABLES = (
-    "AWS_PROFILE",
-    "AWS_DEFAULT_PROFILE",
-    "AWS_CONFIG_FILE",
-    "AWS_SHARED_CREDENTIALS_FILE",
-    "HOME",
-)
-
-
-@functools.lru_cache
-def _profile(name: str | None, *variables: str | None) -> Mapping[str, Any]:
-    """The settings of a profile. They are cached, because a botocore session takes 20 ms to create and a job
-    asks for a file system once per file.
+def open_remote(uri: str, path: str, s3: S3Settings, most_whole: int, ahead: int = READ_AHEAD) -> Any:
+    """Open a file of a store for reading from front to back.
 
     Args:
-        name: the name of the profile; None: the default profile.
-        variables: values of the environment variables that choose the profile. They are only the cache key.
-    """
-    import botocore.session  # noqa: PLC0415 - see `storage_errors`
+        uri: a URI of the store.
+        path: the file, as its file system names it.
+        s3: settings of S3.
+        most_whole: maximum size in bytes of a file that must be read whole, because a web server sends no
+            parts of it.
+        ahead: number of extra bytes to request.
 
-    try:
-        found: Mapping[str, Any] = botocore.session.Session(profile=name).get_scoped_config()
-    except botocore.exceptions.BotoCoreError:
-        return {}  # the file system raises the error on first use
-    return found
+    Raises:
+        ValueError: the file is larger than `most_whole`.
+    """
+    store = check_uri(uri)
+    options = {"most_whole": most_whole} if store.by_url else {}
+    return store.files(s3).open(path, "rb", block_size=ahead, cache_type="readahead", **options)
 
 
 def absolute(uri: str) -> str:
-    """The name under which a source or a table is recorded: an absolute local path, or the unchanged URI.
+    """The name under which a source or a table is recorded: an absolute local path, or the URI. A signed URL
+    is recorded without its signature.
 
     Percent-encoding, such as `%20` for a space, is decoded only in a `file://` URI, as `Path.as_uri` returns
     it.
     """
     if is_remote(uri):
-        return uri.rstrip("/")
+        store = store_of(uri)
+        return without_signature(uri) if store is not None and store.by_url else uri.rstrip("/")
     if uri.startswith("file://"):
         uri = unquote(uri.removeprefix("file://").removeprefix("localhost"), errors="surrogateescape")
     path = os.path.abspath(uri)
@@ -175,123 +121,46 @@ def absolute(uri: str) -> str:
 
 def path_of(uri: str) -> str:
     """The path in the file system of the URI: an absolute local path, or `bucket/key`."""
-    return absolute(uri).removeprefix("s3://")
+    store = store_of(uri)
+    return uri if store is not None and store.by_url else path_in_store(absolute(uri))
 
 
-def is_special(path: str) -> bool:
-    """Whether the path is a pipe, a device or a folder, which a file cannot replace."""
-    return os.path.exists(path) and not os.path.isfile(path)
+def path_in_store(name: str) -> str:
+    """`path_of` for a name that `absolute` returned. For a local name it is the same string object."""
+    store = store_of(name)
+    return name if store is None else store.path_of(name)
 
 
-def is_temporary(name: str) -> bool:
-    """Whether a file name is that of an unfinished file of AtomicLocalFileSystem."""
-    return bool(_TEMPORARY.fullmatch(name))
+def file_name_of(uri: str) -> str:
+    """The URI up to the name of its file: a URL without its query. A local path unchanged."""
+    store = store_of(uri)
+    return uri if store is None or not store.by_url else uri.partition("?")[0]
 
 
-_TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}", re.DOTALL)
-"""A dot, the name of the file, a dot, and the suffix from `tempfile`."""
+def store_name(uri: str) -> str:
+    """The name of the store of a URI; "" for a local path. One file system reads all URIs of a store."""
+    store = store_of(uri)
+    return "" if store is None else store.name
 
 
-class AtomicLocalFileSystem(LocalFileSystem):
-    """Local disk with atomic writes: a file appears complete or not at all, like an object on S3.
+def joined(folder: str, place: str) -> str:
+    """A relative path, resolved in the folder of a URI or a local path.
 
-    A file is written in its own folder under a temporary name that dataset readers skip (it starts with a
-    dot). When it is closed without an error, its content is synced to the disk, then it is renamed, and the
-    folder is synced before `close` returns. A file that was reported as written therefore survives a power
-    loss.
+    `..` is resolved here because an object store would take it literally; it does not leave the bucket or the
+    host. Empty parts of a name are kept.
     """
-
-    protocol = "faceq-local"
-    cachable = False
-
-    def __init__(self, **options: Any):
-        super().__init__(**{"auto_mkdir": True, **options})
-
-    def _open(self, path: str, mode: str = "rb", block_size: int | None = None, **options: Any) -> Any:
-        # A device such as /dev/stdout cannot be replaced by a file.
-        if mode != "wb" or is_special(path):
-            return super()._open(path, mode, block_size=block_size, **options)
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        return _AtomicFile(path)
+    parts = folder.split("/")
+    root = 3 if is_remote(folder) else 1  # s3://bucket, or the root folder
+    for part in place.split("/"):
+        if part == "..":
+            del parts[max(root, len(parts) - 1) :]
+        elif part != ".":
+            parts.append(part)
+    return "/".join(parts)
 
 
-class _AtomicFile(io.BufferedWriter):
-    """A binary file that gets its final name when it is closed, unless a write failed."""
-
-    def __init__(self, path: str):
-        folder, name = os.path.split(path)
-        handle, self._temporary = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
-        # mkstemp makes files private to their owner; a table gets the usual permissions.
-        os.chmod(self._temporary, 0o666 & ~get_umask())
-        super().__init__(io.FileIO(handle, "wb"))
-        self._target = path
-        self._failed = False
-
-    def write(self, data: Any) -> int:
-        try:
-            return super().write(data)
-        except BaseException:
-            self._failed = True
-            raise
-
-    def __exit__(self, kind: Any, *rest: Any) -> None:
-        self._failed = self._failed or kind is not None
-        self.close()
-
-    def __del__(self) -> None:
-        # Not closed before it was deleted: the writer did not finish.
-        self._failed = True
-        super().__del__()
-
-    def discard(self) -> None:
-        """Close the file and delete it."""
-        self._failed = True
-        self.close()
-
-    def close(self) -> None:
-        if self.closed:
-            return
-        try:
-            if not self._failed:
-                self._sync()
-            super().close()
-        except BaseException:
-            self._failed = True
-            with contextlib.suppress(OSError):
-                super().close()
-            raise
-        finally:
-            if self._failed:
-                os.unlink(self._temporary)
-            else:
-                os.replace(self._temporary, self._target)
-                _sync_names(os.path.dirname(self._target))
-
-    def _sync(self) -> None:
-        """Sync the content to the disk. The file must be open."""
-        self.flush()
-        try:
-            os.fsync(self.fileno())
-        except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):  # fsync is not supported here
-                raise
-
-
-_synced: set[tuple[str, int]] = set()
-"""Folders, by path and inode, whose entries in their parent folders this process has synced to the disk."""
-
-
-def _sync_names(folder: str) -> None:
-    """Sync the entries of a folder to the disk, and, once per process, those of the folders above it, even if
-    another process created them."""
-    outer = os.path.dirname(folder)
-    with contextlib.suppress(OSError):  # a file system on which folders cannot be opened or synced
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-            key = folder, os.fstat(handle).st_ino
-        finally:
-            os.close(handle)
-        if outer != folder and key not in _synced:
-            _sync_names(outer)
-            _synced.add(key)
+def uri_of(path: str, like: str) -> str:
+    """The inverse of `path_of`: the URI of a path in the file system of the URI `like`; a local path
+    unchanged."""
+    store = store_of(like)
+    return path if store is None or store.by_url else f"{like.partition('://')[0]}://{path}"

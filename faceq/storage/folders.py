@@ -1,4 +1,4 @@
-"""List all files below a folder or an S3 prefix, and the files that match a glob.
+"""List all files below a folder or a prefix, and the files that match a glob.
 
 A folder that cannot be listed is an error: its frames would get no rows. (`find` and `glob` of fsspec, and
 Python's `glob`, silently skip folders that they may not list.)
@@ -16,7 +16,6 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from faceq.errors import FaceqError
-from faceq.storage import s3_listing
 from faceq.storage.filesystem import storage_errors
 
 MAGIC = re.compile(r"[*?[]")
@@ -79,7 +78,7 @@ def inside(files: fsspec.AbstractFileSystem, folder: str, pattern: str) -> list[
             named, below = place.matching(each, name, last=True)
             found += [*named, *below]
             continue
-        with _listing_errors(each), contextlib.suppress(FileNotFoundError):
+        with _listing_errors(files, each), contextlib.suppress(FileNotFoundError):
             found += files.ls(each, detail=False)
     wanted = _wanted(name)
     return sorted(path for path in found if wanted(path.rsplit("/", 1)[1]))
@@ -115,7 +114,7 @@ def _fits(path: list[str], tests: list[Test | None]) -> bool:
 
 
 def _is_hidden(name: str) -> bool:
-    """Whether a name begins with a dot. `.` and `..` are ordinary names on S3."""
+    """Whether a name begins with a dot. `.` and `..` are ordinary names in a store."""
     return name.startswith(".") and name not in (".", "..")
 
 
@@ -187,13 +186,15 @@ def _add(found: Files, path: str, is_link: bool) -> None:
 
 
 class Bucket:
-    """Prefixes on S3, as folders. Object names are not normalised: `a//b`, `./a` and `a/../b` differ.
+    """Prefixes of an object store, as folders. Object names are not normalised: `a//b`, `./a` and `a/../b`
+    differ.
 
-    tags: ETags of the listed objects for which `tagged` is true, by `bucket/key`.
+    tags: versions (such as ETags) of the listed objects for which `tagged` is true, by `bucket/key`.
     """
 
     def __init__(self, files: Any, tagged: Test = lambda path: False):
-        """`files`: the file system of s3fs; `tagged`: whether to keep the ETag of an object, by its name."""
+        """`files`: the file system of a store; `tagged`: whether to keep the version of an object, by its
+        name."""
         self._files = files
         self._tagged = tagged
         self.tags: dict[str, str] = {}
@@ -203,8 +204,8 @@ class Bucket:
             self.tags[path] = tag
 
     def below(self, folder: str) -> Files:
-        with _listing_errors(folder):
-            found: Files = s3_listing.find(self._files, folder, self._note)
+        with _listing_errors(self._files, folder):
+            found: Files = self._files.objects_below(folder, self._note)
         start = len(folder) + 1
 
         def is_skipped(path: str) -> bool:
@@ -220,20 +221,20 @@ class Bucket:
         beginning = MAGIC.split(pattern, maxsplit=1)[0]
         if beginning == pattern and not last:
             return {}, [f"{folder}/{pattern}"]  # a prefix that does not exist lists as empty
-        with _listing_errors(folder):
-            found, folders = s3_listing.level(self._files, folder, beginning, self._note)
+        with _listing_errors(self._files, folder):
+            found, folders = self._files.objects_in(folder, beginning, self._note)
         start, wanted = len(folder) + 1, _wanted(pattern)
         inside: Files = {path: size for path, size in found.items() if wanted(path[start:])}
         return inside, [each for each in folders if wanted(each[start:])]
 
 
 @contextlib.contextmanager
-def _listing_errors(folder: str) -> Iterator[None]:
-    """Turn errors of S3 into an UnlistedError that names the prefix; a FileNotFoundError (no such bucket) is
-    raised unchanged."""
+def _listing_errors(files: Any, folder: str) -> Iterator[None]:
+    """Turn errors of a store into an UnlistedError that names the prefix; errors of faceq and a
+    FileNotFoundError (no such bucket) are raised unchanged."""
     try:
         yield
-    except FileNotFoundError:
+    except (FaceqError, FileNotFoundError):
         raise
     except (OSError, *storage_errors()) as error:
-        raise UnlistedError(f"s3://{folder}", error) from error
+        raise UnlistedError(files.unstrip_protocol(folder), error) from error

@@ -5,7 +5,8 @@ import os
 
 from faceq.errors import StorageError, UsageError
 from faceq.storage.faults import failure
-from faceq.storage.filesystem import filesystem, is_remote, is_special, path_of, storage_errors
+from faceq.storage.filesystem import check_writable, filesystem, is_remote, path_of, storage_errors
+from faceq.storage.local_files import is_special
 from faceq.storage.settings import S3Settings
 
 
@@ -16,7 +17,8 @@ def check_output(uri: str, s3: S3Settings) -> None:
         UsageError: the path is a folder, its folder does not exist, or the URI is of an unsupported kind.
         StorageError: there is no permission to write into the folder.
     """
-    filesystem(uri, s3)  # raises for an unsupported kind of URI
+    check_writable(uri)
+    filesystem(uri, s3)  # raises if its scheme is not installed
     path = path_of(uri)
     folder = os.path.dirname(path)
     local = not is_remote(uri)

@@ -2,13 +2,25 @@
 cache, and responses that do not come from an S3 service are errors."""
 
 import errno
+import functools
+import os
+from collections.abc import Mapping
 from typing import Any
 
+import botocore.session
 import s3fs
 from fsspec.asyn import sync_wrapper
 
 from faceq.errors import UsageError
 from faceq.messages.masking import mask_error
+from faceq.storage import s3_listing
+from faceq.storage.object_listing import Note, Objects
+from faceq.storage.settings import S3Settings
+
+ATTEMPTS = 6
+"""Number of attempts for one request to S3. With the backoff of the mode `standard`, at most 20 seconds
+between two attempts, the last one starts about 15 seconds after the first. A mistyped endpoint is thus
+reported soon."""
 
 _S3_FIELDS = {
     "get_object": ("ETag", "LastModified"),
@@ -20,8 +32,75 @@ _S3_FIELDS = {
 """Fields of a response of S3, by request. Every genuine response has at least one of them."""
 
 
+def s3_files(s3: S3Settings) -> "S3Files":
+    """The file system of S3.
+
+    Endpoint, region and credentials come from the AWS environment variables and profiles; `s3` overrides
+    them. With `s3.anonymous`, requests are not signed. With `s3.requester_pays`, every request agrees to pay.
+    Retries and their backoff are those of botocore (AWS_MAX_ATTEMPTS, AWS_RETRY_MODE). If a connection breaks
+    or a body is incomplete, s3fs makes up to five such attempts.
+    """
+    options: dict[str, Any] = {"endpoint_url": s3.endpoint_url, "profile": s3.profile}
+    # botocore reads only AWS_DEFAULT_REGION; the other SDKs, and most users, use AWS_REGION.
+    region = s3.region or os.environ.get("AWS_REGION")
+    if region:
+        options["client_kwargs"] = {"region_name": region}
+    options |= {"anon": s3.anonymous, "requester_pays": s3.requester_pays}
+    options["config_kwargs"] = {"retries": _retries(s3)}
+    return S3Files(**{key: value for key, value in options.items() if value})
+
+
+def _retries(s3: S3Settings) -> dict[str, Any]:
+    """Retry settings for botocore; environment variables and the profile override them.
+
+    The mode is `standard`. Unlike `legacy`, it retries after every broken connection, and it takes all
+    retries of a process from one quota, so that faceq does not send requests for hours to a store that is
+    down.
+    """
+    profile = _profile(s3.profile, *map(os.environ.get, _PROFILE_VARIABLES))
+    retries: dict[str, Any] = {}
+    if not (os.environ.get("AWS_RETRY_MODE") or profile.get("retry_mode")):
+        retries["mode"] = "standard"
+    if not (os.environ.get("AWS_MAX_ATTEMPTS") or profile.get("max_attempts")):
+        retries["total_max_attempts"] = ATTEMPTS
+    return retries
+
+
+_PROFILE_VARIABLES = (
+    "AWS_PROFILE",
+    "AWS_DEFAULT_PROFILE",
+    "AWS_CONFIG_FILE",
+    "AWS_SHARED_CREDENTIALS_FILE",
+    "HOME",
+)
+
+
+@functools.lru_cache
+def _profile(name: str | None, *variables: str | None) -> Mapping[str, Any]:
+    """The settings of a profile. They are cached, because a botocore session takes 20 ms to create and a job
+    asks for a file system once per file.
+
+    Args:
+        name: the name of the profile; None: the default profile.
+        variables: values of the environment variables that choose the profile. They are only the cache key.
+    """
+    try:
+        found: Mapping[str, Any] = botocore.session.Session(profile=name).get_scoped_config()
+    except botocore.exceptions.BotoCoreError:
+        return {}  # the file system raises the error on first use
+    return found
+
+
 class S3Files(s3fs.S3FileSystem):
     """The S3 file system that `storage.filesystem` returns."""
+
+    def objects_below(self, path: str, note: Note) -> Objects:
+        """See `Bucket.below`."""
+        return s3_listing.find(self, path, note)
+
+    def objects_in(self, folder: str, beginning: str, note: Note) -> tuple[Objects, list[str]]:
+        """See `Bucket.matching`."""
+        return s3_listing.level(self, folder, beginning, note)
 
     def split_path(self, path: str) -> tuple[str, str, str | None]:
         """Bucket and key. s3fs itself would cut `?versionId=…` off a key and read another object."""

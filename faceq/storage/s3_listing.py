@@ -11,7 +11,6 @@ import asyncio
 import contextvars
 import errno
 import itertools
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 from xml.etree import ElementTree
@@ -19,7 +18,8 @@ from xml.etree import ElementTree
 from fsspec.asyn import sync
 
 from faceq.errors import FaceqError
-from faceq.storage.faults import code_of
+from faceq.storage.answers import code_of
+from faceq.storage.object_listing import Note, Objects
 
 KEYS_AT_ONCE = 1000
 """Maximum number of keys in a response; S3 returns no more."""
@@ -37,12 +37,6 @@ _names_only = contextvars.ContextVar("_names_only", default=False)
 _CANNOT_START_AFTER = {"NotImplemented", "501", "InvalidArgument", "InvalidRequest", "400"}
 """Error codes of stores that cannot start a listing after a given name. If something else is wrong, the plain
 listing fails with the same error."""
-
-Objects = dict[str, int | None]
-"""Size in bytes by `bucket/key`. No size is None here; the type permits it for callers that add entries."""
-
-Note = Callable[[str, str], None]
-"""Called with the `bucket/key` and the ETag of each listed object."""
 
 
 class _NoOrderError(FaceqError):

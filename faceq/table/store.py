@@ -15,11 +15,8 @@ import pyarrow.parquet as pq
 from faceq.errors import StorageError, UsageError
 from faceq.messages.one_line import one_line
 from faceq.storage import folders
-from faceq.storage.filesystem import (
-    READ_AHEAD,
-    is_storage_error,
-    is_temporary,
-)
+from faceq.storage.filesystem import READ_AHEAD, is_storage_error
+from faceq.storage.local_files import is_temporary
 from faceq.storage.parquet import ParquetFile
 from faceq.table import comparable
 from faceq.table.runs import FILES_AT_ONCE, Run, RunRecords

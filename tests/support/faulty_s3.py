@@ -37,9 +37,14 @@ SLOW_DOWN = (
     b"<Message>Please reduce your request rate.</Message><RequestId>1</RequestId></Error>"
 )
 
+FORBIDDEN = (
+    b'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>AccessDenied</Code>'
+    b"<Message>Access Denied.</Message></Error>"
+)
+
 Fault = str | None
-"""slow_down, reset (before the server gets the request), lost (after the server handled it), truncate, delay,
-or none."""
+"""slow_down, forbidden, reset (before the server gets the request), lost (after the server handled it),
+truncate, delay, or none."""
 
 
 def by_chance(seed: int) -> Callable[[str, str], Fault]:
@@ -83,9 +88,10 @@ class _Proxy(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if fault == "reset":
             return self._drop(fault)
-        if fault == "slow_down":
+        if fault in ("slow_down", "forbidden"):
             self.server.met[fault] += 1
-            return self._answer(503, [("Content-Type", "application/xml")], SLOW_DOWN, len(SLOW_DOWN))
+            status, said = (503, SLOW_DOWN) if fault == "slow_down" else (403, FORBIDDEN)
+            return self._answer(status, [("Content-Type", "application/xml")], said, len(said))
         if fault == "delay":
             self.server.met[fault] += 1
             time.sleep(0.3)
@@ -150,15 +156,22 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextlib.contextmanager
-def proxy(choose: Callable[[str, str], Fault]) -> Iterator[tuple[S3Settings, Counter[str]]]:
-    """Start a faulty proxy to the S3 server. Returns settings that use it, and a count of each fault."""
-    server = _Server(os.environ["AWS_ENDPOINT_URL"].removeprefix("http://"), choose)
+def proxy_to(address: str, choose: Callable[[str, str], Fault]) -> Iterator[tuple[str, Counter[str]]]:
+    """Start a faulty proxy to a server of any store. Returns its address, and a count of each fault."""
+    server = _Server(address.removeprefix("http://"), choose)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        yield S3Settings(endpoint_url=f"http://127.0.0.1:{server.server_port}"), server.met
+        yield f"http://127.0.0.1:{server.server_port}", server.met
     finally:
         server.shutdown()
         server.server_close()
+
+
+@contextlib.contextmanager
+def proxy(choose: Callable[[str, str], Fault]) -> Iterator[tuple[S3Settings, Counter[str]]]:
+    """Start a faulty proxy to the S3 server. Returns settings that use it, and a count of each fault."""
+    with proxy_to(os.environ["AWS_ENDPOINT_URL"], choose) as (address, met):
+        yield S3Settings(endpoint_url=address), met
 
 
 def faces() -> list[bytes]:

@@ -57,6 +57,12 @@ def test_keys_of_the_environment_are_masked_wherever_they_occur(monkeypatch):
     )
 
 
+def test_the_key_in_a_connection_string_is_masked(monkeypatch):
+    text = f"AccountName=a;AccountKey={PLANTED}Azure;BlobEndpoint=http://h"
+    monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", text)
+    assert mask(f"wrong key {PLANTED}Azure of a") == "wrong key *** of a" and mask(text) == "***"
+
+
 def test_errors_hold_no_secrets_in_another_process_either():
     error = UsageError(f"https://user:{PLANTED}@host/: no")
     assert PLANTED not in str(error) and PLANTED not in str(pickle.loads(pickle.dumps(error)))
@@ -97,9 +103,9 @@ PICTURES = str(PHOTOS)
 KEYED = f"s3://AKIA:{PLANTED}/x@bucket"
 DOWN = f"s3: {{endpoint_url: 'http://user:{PLANTED}@127.0.0.1:9', anonymous: true}}"
 REFUSED = {
-    "a signed manifest": lambda to: _by_manifest(to, f"https://b.s3.amazonaws.com/k.jpg?{SIGNED}"),
+    "a signed manifest": lambda to: _by_manifest(to, f"gs://b/k.jpg?{SIGNED}"),
     "a signed key in a manifest": lambda to: _by_manifest(to, f"s3://b/k.jpg?{SIGNED}"),
-    "a signed input": lambda to: _score(to, f"https://host/k.jpg?sig={PLANTED}"),
+    "a signed input": lambda to: _score(to, f"az://c/k.jpg?sig={PLANTED}"),
     "a key in an input": lambda to: _score(to, f"{KEYED}/in"),
     "a key in the table's place": lambda to: ["score", PICTURES, "--out", f"{KEYED}/table"],
     "a key in a table to read": lambda to: ["query", f"{KEYED}/table", "serfiq > 0"],

@@ -77,7 +77,7 @@ def test_sizes_are_optional_and_a_table_of_faceq_is_a_manifest(tmp_path, ending)
         ("m.jsonl", b'{"uri": "half \\ud83d.jpg"}\n', "row 1: 'half \\ud83d.jpg' is not a valid"),
         ("m.csv", b"uri\na\0b.jpg\n", "is not a valid file name"),
         ("m.csv", b"uri,uri\na.jpg,b.jpg\n", "two columns of the same name"),
-        ("m.csv", b"uri\nhttp://a/b.jpg\n", "row 1: http://a/b.jpg: only local paths and s3://"),
+        ("m.csv", b"uri\nftp://a/b.jpg\n", "row 1: ftp://a/b.jpg: only local paths and "),
         ("m.csv", b"", "no column uri"),
         ("m.csv", b"uri\n\xff\xfe.jpg\n", "cannot be read as a manifest"),
         ("m.jsonl", b'{"uri": "a.jpg"}\n{"uri": \n', "line 2 is not a JSON object"),

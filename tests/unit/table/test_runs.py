@@ -29,7 +29,7 @@ _READ_WITH_SLOW_FILES = """
 import sys, time
 import s3fs
 import faceq
-from faceq.storage.filesystem import AtomicLocalFileSystem
+from faceq.storage.local_files import AtomicLocalFileSystem
 from faceq.storage.settings import S3Settings
 from faceq.table.store import Table
 
