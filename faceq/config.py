@@ -20,6 +20,9 @@ Region = Literal["mask", "black_out", "crop", "frame", "frame_jpeg"]
 Runtime = Literal["auto", "onnxruntime", "openvino"]
 Precision = Literal["auto", "f32", "bf16", "fp16"]
 
+MOST_FACES = 256
+"""Upper limit of `max_faces`: the crops of this many faces take 60 MB."""
+
 FRAME_REGIONS: tuple[Region, ...] = ("frame", "frame_jpeg")
 
 
@@ -168,10 +171,25 @@ class Config(Strict):
         description="Which component measures of a face to compute, the columns from `single_face` to "
         "`natural_colour`: all of them, or none.",
     )
-    faces: Literal["largest", "aligned"] = Field(
+    faces: Literal["largest", "all", "aligned"] = Field(
         "largest",
-        description="Which faces to score: the `largest` of each frame, or each frame as one `aligned` face. "
-        "`aligned` takes square crops that are aligned to the ArcFace template, and detects nothing.",
+        description="Which faces to score: the `largest` of each frame, `all` of them, or each frame as one "
+        "`aligned` face. `all` adds the column `faces`. `aligned` takes square crops that are aligned to the "
+        "ArcFace template, and detects nothing.",
+    )
+    max_faces: int = Field(
+        16,
+        ge=1,
+        le=MOST_FACES,
+        description="Maximum number of faces of a frame with `faces: all`: the largest ones of at least "
+        "`min_face`.",
+    )
+    main: Literal["largest", "centre", "best"] = Field(
+        "largest",
+        description="With `faces: all`, the main face of a frame, which the columns outside `faces` and "
+        "`status` describe. `largest`: the face that `faces: largest` scores. `centre`: the face whose box's "
+        "centre is nearest to that of the frame. `best`: the face with the highest `serfiq`, then `dbcnn`; "
+        "null counts as lowest. If they are equal, the first in `faces`.",
     )
     embeddings: bool = Field(False, description="Write the recognition embeddings to a column.")
     det_threshold: float = Field(0.6, gt=0, lt=1, description="Minimum detector confidence of a face.")
@@ -247,6 +265,17 @@ class Config(Strict):
         if value not in PRESETS:
             raise ValueError(f"unknown preset {value!r}: choose from {', '.join(PRESETS)}")
         return value
+
+    @model_validator(mode="after")
+    def _check_faces(self) -> "Config":
+        if self.main != "largest" and self.faces != "all":
+            raise ValueError(f"main: {self.main} chooses among all faces: set faces: all, too")
+        return self
+
+    @property
+    def all_faces(self) -> bool:
+        """Whether every face of a frame is scored."""
+        return self.faces == "all"
 
     @property
     def chosen(self) -> Preset:

@@ -31,7 +31,7 @@ from faceq.cli import logs
 from faceq.cli.progress_line import ProgressLine
 from faceq.errors import UsageError
 from faceq.evaluation import distortions
-from faceq.faces import detect, finder
+from faceq.faces import detect, views
 from faceq.job import pipeline, progress, summary
 from faceq.models.fetch import fetch
 from faceq.sources.decode.image import decode
@@ -121,7 +121,7 @@ def source_faces() -> dict[str, np.ndarray]:
     for name, picture in pictures.items():
         shown = min(1.0, DETECTION_SIDE / max(picture.shape[:2]))
         faces = sorted(
-            finder.detect_in_view(detector, finder.View.of(picture, shown), 0), key=lambda face: -face.area
+            views.detect_in_view(detector, views.View.of(picture, shown), 0), key=lambda face: -face.area
         )
         for number, face in enumerate(faces if name == "group" else faces[:1]):
             found[f"{name}{number}" if name == "group" else name] = _frame_around(picture, face.box)

@@ -25,7 +25,8 @@ log = logging.getLogger(__name__)
 _INSPECT = """Scores a few images without a table and prints the values. If a score is below the recommended
 filter, it says which one and why, if the values show a reason. It compares the measures with those of other
 faces, and prints the unusual ones. Every face gets both scores, also below the threshold. --out writes the
-image with box, landmarks and outline, next to the region that DB-CNN scores and the compared measures."""
+image with box, landmarks and outline, next to the region that DB-CNN scores and the compared measures. With
+--faces all, the boxes of all faces are drawn and numbered, and each has a line with its scores."""
 
 _EXAMPLES = """examples:
   faceq inspect face.jpg
@@ -58,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="compare with the faces of this result table (default: with photos of CelebA)",
     )
     add("--json", action="store_true", help="print the rows as JSON, as a table would hold them")
-    add("--faces", choices=("largest", "aligned"), help=brief("faces"))
+    add("--faces", choices=("largest", "all", "aligned"), help=brief("faces"))
     add_config_arguments(parser)
     add_model_arguments(parser)
     parser.set_defaults(run=inspect, only_prints=lambda options: options.out is None)
@@ -70,7 +71,7 @@ def inspect(options: argparse.Namespace) -> int:
     frames = _pictures(options.images, settings)
     targets = _targets(options.out, [frame.source for frame in frames], settings.s3)
     from faceq.report import comparison  # noqa: PLC0415 - DuckDB takes a while to import
-    from faceq.report.picture import Inspector, lines_of  # noqa: PLC0415 - the stages take a while to import
+    from faceq.report.picture import Inspector, face_lines, lines_of  # noqa: PLC0415 - the stages take a while to import
 
     table = options.relative_to
     reference = comparison.shipped() if table is None else comparison.of_table(table, settings.s3)
@@ -89,7 +90,7 @@ def inspect(options: argparse.Namespace) -> int:
     for look, target in zip(looks, targets, strict=True):
         print(visible(look.row["source"]))
         unusual = comparison.unusual_lines(comparison.standings(look.row, reference), reference)
-        for name, value in [*lines_of(look, settings), *unusual]:
+        for name, value in [*lines_of(look, settings), *face_lines(look), *unusual]:
             print(f"  {name:<9} {visible(value)}")
         if target is not None:
             print(f"  {'saved':<9} {visible(target)}")

@@ -25,13 +25,15 @@ log = logging.getLogger(__name__)
 ROWS_SHOWN = 20
 
 _QUERY = """Shows, counts or exports the rows of a result table that fulfil a condition. The condition is SQL
-over the table's columns. --sql runs a whole statement over the view `frames` instead."""
+over the table's columns. --faces applies it to each face of the frames, in tables made with faces: all. --sql
+runs a whole statement over the view `frames` instead."""
 
 _EXAMPLES = f"""examples:
   faceq query scores/ "{FILTER}"
   faceq query scores/ "{UNREADABLE}" --columns source,member,error
   faceq query scores/ "abs(yaw) < 20" --order-by "dbcnn desc" --limit 5
   faceq query scores/ "{FILTER}" --count
+  faceq query scores/ "dbcnn >= 40" --faces
   faceq query scores/ --sql "select status, count(*) from frames group by status"
   faceq query scores/ "{FILTER}" --export good.parquet
   faceq query scores/ "{FILTER}" --export-shards good/
@@ -49,6 +51,9 @@ SCORES = ("serfiq", "dbcnn")
 _VIDEO_COLUMNS = ("frame_index", "timestamp_s")
 """Columns that are shown only if the rows have video frames."""
 
+_FACE_COLUMNS = ("face", "main")
+"""Columns that are shown with --faces."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `faceq query`."""
@@ -64,6 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help=f"at most N rows (default: {ROWS_SHOWN} on the terminal, all in an export)",
     )
+    add("--faces", action="store_true", help="one row for each face instead of each frame")
     add("--sql", metavar="STATEMENT", help="a whole SELECT over the view `frames`, instead of a condition")
     output = parser.add_mutually_exclusive_group()
     output.add_argument("--count", action="store_true", help="print only the number of rows")
@@ -115,6 +121,16 @@ def _check_combination(options: argparse.Namespace) -> None:
         raise UsageError(
             "query: --export-shards writes frames in the order of their sources: leave out --order-by, or "
             "add --limit N to take the first N frames in that order"
+        )
+    if options.export_shards and options.faces:
+        raise UsageError(
+            "query: --export-shards writes frames: leave out --faces; to choose frames by their faces, use a "
+            'condition such as "len(list_filter(faces, lambda face: face.dbcnn >= 40)) > 0"'
+        )
+    if options.sql and options.faces:
+        raise UsageError(
+            "query: --sql is a whole statement over frames: leave out --faces, and unnest the faces in it, "
+            'such as "select source, face.dbcnn from (select source, unnest(faces) as face from frames)"'
         )
     if options.sql:
         parts = {
@@ -171,7 +187,7 @@ def _chosen(rows: Any, options: argparse.Namespace, columns: Sequence[str] | Non
     if options.sql:
         return rows.sql(options.sql)
     names = options.columns.split(",") if options.columns else columns
-    return rows.chosen(options.where, names, options.order_by, options.limit)
+    return rows.chosen(options.where, names, options.order_by, options.limit, options.faces)
 
 
 def _show(rows: Any, options: argparse.Namespace) -> None:
@@ -184,14 +200,14 @@ def _show(rows: Any, options: argparse.Namespace) -> None:
     else:
         options.limit = options.limit or ROWS_SHOWN
         source, member, *others = MAIN_COLUMNS
-        columns = (source, member, *_VIDEO_COLUMNS, *others)
+        columns = (source, member, *_VIDEO_COLUMNS, *(_FACE_COLUMNS if options.faces else ()), *others)
         shown = rows.arrow(_chosen(rows, options, columns))
         if not options.columns:
             shown = _without_video_columns(shown)
-        total = rows.count(rows.chosen(options.where))
+        total = rows.count(rows.chosen(options.where, faces=options.faces))
     print_rows(shown)
     print(f"{len(shown):,} of {total:,} rows")
-    ranges = _ranges(rows, options.where) if options.where and not total else ""
+    ranges = _ranges(rows, options.where) if options.where and not (total or options.faces) else ""
     if ranges:
         log.info("no row fulfils the condition; in this table, %s", ranges)
 

@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser)
     add_model_arguments(parser)
     add("--fiq-threshold", type=float, metavar="X", help=f"{brief('fiq_threshold')} (default: 0.5)")
-    add("--faces", choices=("largest", "aligned"), help=brief("faces"))
+    add("--faces", choices=("largest", "all", "aligned"), help=brief("faces"))
     add("--measures", choices=("all", "none"), help=brief("measures"))
     add("--embeddings", action="store_true", default=None, help=brief("embeddings"))
     add("--fps", type=float, metavar="X", help=brief("video.fps"))

@@ -49,7 +49,7 @@ class AlignedPictures:
         landmarks = expected.landmarks if dense.five is None else dense.five
         whole = np.array([0, 0, width, height], np.float32)
         face = replace(expected, box=whole, landmarks=landmarks)
-        return Found(face, dense, (face.area,), turn=0, given=expected.landmarks)
+        return Found(face, dense, (face.area,), (face,), given=expected.landmarks)
 
 
 def check_square(picture: np.ndarray) -> None:

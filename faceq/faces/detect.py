@@ -37,7 +37,7 @@ class Face:
     in the order of `faceq.faces.geometry`. score: the detector's confidence, 0...1. centre, size: centre x, y
     and width, height of the unclipped box, (2,) each, frame pixels; it may extend beyond the frame, and it is
     upright in the (possibly rotated) image in which the face was detected. inside: share of the box inside
-    the frame, 0...1.
+    the frame, 0...1. turn: rotation of the frame when the face was detected, degrees, clockwise.
     """
 
     box: np.ndarray
@@ -46,6 +46,7 @@ class Face:
     centre: np.ndarray
     size: np.ndarray
     inside: float
+    turn: int = 0
 
     @property
     def side(self) -> float:

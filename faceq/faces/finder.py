@@ -6,16 +6,13 @@ the detected faces, and finds its dense landmarks. If its results change, raise 
 
 from dataclasses import dataclass, replace
 
-import cv2
 import numpy as np
 
 from faceq.faces import geometry
-from faceq.faces.detect import Detector, Face, face_of, overlap, search_of
+from faceq.faces.detect import Detector, Face, overlap
 from faceq.faces.landmarks import Dense, Landmarker
 from faceq.faces.search import Steps, gathered, run
-
-SAME_FACE = 0.4
-"""Minimum intersection over union at which boxes from two detection passes count as the same face."""
+from faceq.faces.views import View, add_new, detected
 
 MIN_ZOOM = 1.2
 """A second detection pass only runs if its scale is more than this many times that of the first."""
@@ -44,6 +41,11 @@ CANDIDATES = 3
 """Maximum number of detections per pass that are tried until one of them is a face: a detector may find a
 false face, in clouds for example, that is larger than the real one."""
 
+FOLLOWED = 0.25
+"""Minimum intersection over union at which a detection in the rotated frame counts as the face that is
+searched. Both boxes are upright in the frame: around a face that is tilted by 45 degrees, one is twice as
+large as the other."""
+
 TURNED_LOGIT = 6.0
 LEAD_LOGIT = 2.0
 LEAD_SCORE = 0.05
@@ -61,24 +63,21 @@ faces."""
 
 MAX_LEVELLING_PASSES = 3
 
-REGION_SIDE = 4.0
-"""Side of the region around a face that is searched again, relative to the side of the face."""
-
 
 @dataclass(frozen=True)
 class Found:
-    """The face of a frame that is scored.
+    """A face of a frame that is scored.
 
     face: the face, with the landmarks used for alignment. dense: its dense landmarks. areas: of all faces
-    found in the frame, square pixels. turn: rotation of the frame when the face was found, degrees,
-    clockwise. given: if the frame is a face that is already aligned, the landmarks of the alignment template,
+    found in the frame, square pixels. faces: all of them, as the first detection pass that found as many saw
+    them. given: if the frame is a face that is already aligned, the landmarks of the alignment template,
     (5, 2) float32, frame pixels; then these are used for alignment. None if the face was detected.
     """
 
     face: Face
     dense: Dense
     areas: tuple[float, ...]
-    turn: int
+    faces: tuple[Face, ...]
     given: np.ndarray | None = None
 
     @property
@@ -89,7 +88,7 @@ class Found:
     @property
     def tilt(self) -> float:
         """Tilt of the line through the eyes in the rotated frame, degrees, -180...180."""
-        return (np.degrees(geometry.eye_angle(self.face.landmarks)) + self.turn + 180) % 360 - 180
+        return (np.degrees(geometry.eye_angle(self.face.landmarks)) + self.face.turn + 180) % 360 - 180
 
 
 class Finder:
@@ -123,81 +122,102 @@ class Finder:
         """The same as a search."""
         first = View.of(picture, self._first_scale(picture))
         found = (yield from self._found(first)) or (yield from self._found_coarsely(picture))
-        best = yield from self._levelled(first, found)
+        return (yield from self._righted(first, found))
+
+    def follow(self, picture: np.ndarray, face: Face) -> Steps[Found | None]:
+        """A face that was detected in an RGB uint8 frame (H, W, 3), found as if it were alone: further
+        detection passes see only the region around it, and other faces there are ignored."""
+        first = View.around(picture, face, self._detector.first_side)
+        found = yield from self._select(picture, [face], face)
+        return (yield from self._righted(first, found, face))
+
+    def _righted(self, first: View, found: Found | None, of: Face | None = None) -> Steps[Found | None]:
+        """The face. If it is not certain that it is upright, it is also searched in the rotated view.
+
+        `first`: the view that was searched. `of`: search only this face, and only there.
+        """
+        best = yield from self._levelled(first, found, of)
         for turns in TURNS:
             if best is not None and _is_sure(best):
                 break
-            found, views = best, self._views(first, best)
-            others = yield from gathered([self._found_turned(views, turn, found) for turn in turns])
+            found, views = best, self._views(first, best, of)
+            others = yield from gathered([self._found_turned(views, turn, found, of) for turn in turns])
             for other in others:
                 if other is not None and _is_better(other, best):
                     best = other
-            best = yield from self._levelled(first, best)
+            best = yield from self._levelled(first, best, of)
         return best
 
-    def _found(self, first: "View") -> Steps[Found | None]:
+    def _found(self, first: View) -> Steps[Found | None]:
         """The face of the frame without rotation."""
         views = [first]
         close = min(1.0, self._detector.least_face / self._min_face)
         if close > MIN_ZOOM * first.scale:
             views.append(View.of(first.picture, close))
         faces = yield from self._detected_in(views, 0)
-        return (yield from self._select(first.picture, faces, 0))
+        return (yield from self._select(first.picture, faces))
 
     def _found_coarsely(self, picture: np.ndarray) -> Steps[Found | None]:
         side, longer = self._detector.coarse_side, max(picture.shape[:2])
         if side >= min(longer, self._detector.first_side):
             return None
-        faces = yield from _detected(self._detector, View.of(picture, side / longer), 0)
-        return (yield from self._select(picture, faces, 0))
+        faces = yield from detected(self._detector, View.of(picture, side / longer), 0)
+        return (yield from self._select(picture, faces))
 
-    def _views(self, first: "View", before: Found | None) -> list["View"]:
+    def _views(self, first: View, before: Found | None, of: Face | None) -> list[View]:
         """The views for a detection pass on the rotated frame: the whole frame, and the region around the
         face found before if that view shows the face larger."""
-        if before is None:
+        if before is None or of is not None:
             return [first]
         around = View.around(first.picture, before.face, self._detector.first_side)
         return [first, around] if around.scale > MIN_ZOOM * first.scale else [first]
 
-    def _found_turned(self, views: list["View"], turn: int, before: Found | None) -> Steps[Found | None]:
+    def _found_turned(
+        self, views: list[View], turn: int, before: Found | None, of: Face | None
+    ) -> Steps[Found | None]:
         """The face in the given views of the frame, rotated by `turn` degrees."""
         faces = yield from self._detected_in(views, turn)
-        found = yield from self._select(views[0].picture, faces, turn)
+        found = yield from self._select(views[0].picture, faces, of)
         if found is None or before is None:
             return found
-        return replace(found, areas=max(found.areas, before.areas, key=len))
+        return replace(
+            found,
+            areas=max(found.areas, before.areas, key=len),
+            faces=max(before.faces, found.faces, key=len),
+        )
 
-    def _detected_in(self, views: list["View"], turn: int) -> Steps[list[Face]]:
+    def _detected_in(self, views: list[View], turn: int) -> Steps[list[Face]]:
         """The faces in all of these views of a frame, each of them once."""
-        faces, *others = yield from gathered([_detected(self._detector, view, turn) for view in views])
+        faces, *others = yield from gathered([detected(self._detector, view, turn) for view in views])
         for more in others:
-            _add(faces, more)
+            add_new(faces, more)
         return faces
 
     def _first_scale(self, picture: np.ndarray) -> float:
         return min(1.0, self._detector.first_side / max(picture.shape[:2]))
 
-    def _select(self, picture: np.ndarray, faces: list[Face], turn: int) -> Steps[Found | None]:
-        first, left = None, list(faces)
-        for _ in range(min(CANDIDATES, len(faces))):
+    def _select(self, picture: np.ndarray, faces: list[Face], of: Face | None = None) -> Steps[Found | None]:
+        """The face among those of a detection pass. `of`: it must be this face."""
+        first, left = None, [face for face in faces if of is None or overlap(face, of) >= FOLLOWED]
+        for _ in range(min(CANDIDATES, len(left))):
             face = chosen(left)
             left = [other for other in left if other is not face]
             dense = yield from self._landmarker.steps(picture, face)
             if dense.five is not None:
                 face = replace(face, landmarks=dense.five)
-            found = Found(face, dense, tuple(each.area for each in faces), turn)
+            found = Found(face, dense, tuple(each.area for each in faces), tuple(faces))
             if is_face(found):
                 return found
             first = first or found
         return first
 
-    def _levelled(self, first: "View", found: Found | None) -> Steps[Found | None]:
+    def _levelled(self, first: View, found: Found | None, of: Face | None) -> Steps[Found | None]:
         """The face. If it is tilted, it is detected again in a frame rotated so that its eyes are level."""
         for _ in range(MAX_LEVELLING_PASSES):
             if found is None or found.logit is None or abs(found.tilt) < MAX_TILT:
                 break
-            turn = round(found.turn - found.tilt) % 360
-            again = yield from self._found_turned(self._views(first, found), turn, found)
+            turn = round(found.face.turn - found.tilt) % 360
+            again = yield from self._found_turned(self._views(first, found, of), turn, found, of)
             if again is None or _sureness(again) < _sureness(found) - LEAD_LOGIT:
                 break
             found = again
@@ -242,152 +262,5 @@ def _is_better(other: Found, best: Found | None) -> bool:
         return False
     if best is None:
         return True
-    lead = 0.0 if best.turn else LEAD_SCORE if other.logit is None else LEAD_LOGIT
+    lead = 0.0 if best.face.turn else LEAD_SCORE if other.logit is None else LEAD_LOGIT
     return _sureness(other) > _sureness(best) + lead
-
-
-@dataclass(frozen=True)
-class View:
-    """A frame, or a part of it, at the scale of a detection pass, before rotation.
-
-    picture: the frame, (H, W, 3) uint8 RGB. shown: the scaled part. scale: scale of `shown`, at most 1.
-    stretch, origin: (2,) each; a point of `shown` times `stretch` plus `origin` is the point in frame pixels.
-    """
-
-    picture: np.ndarray
-    shown: np.ndarray
-    scale: float
-    stretch: np.ndarray
-    origin: np.ndarray
-
-    @classmethod
-    def of(cls, picture: np.ndarray, scale: float) -> "View":
-        """A view of the whole frame."""
-        return cls._of_part(picture, picture, scale, np.zeros(2))
-
-    @classmethod
-    def around(cls, picture: np.ndarray, face: Face, side: int) -> "View":
-        """A view of the region around a face, REGION_SIDE times its size, at most `side` pixels wide or
-        high."""
-        half = REGION_SIDE * face.side / 2
-        low = np.clip(face.centre - half, 0, None).astype(int)
-        high = np.ceil(face.centre + half).astype(int)
-        part = picture[low[1] : high[1], low[0] : high[0]]
-        if not part.size:
-            return cls.of(picture, min(1.0, side / max(picture.shape[:2])))
-        return cls._of_part(picture, part, min(1.0, side / max(part.shape[:2])), low.astype(np.float64))
-
-    @classmethod
-    def _of_part(cls, picture: np.ndarray, part: np.ndarray, scale: float, origin: np.ndarray) -> "View":
-        small, stretch = geometry.shrunk(part, scale)
-        return cls(picture, small, scale, stretch, origin)
-
-    def to_frame(self, points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-        """Convert points (N, 2) of the view rotated by `matrix` (2, 3) to frame pixels."""
-        return geometry.to_frame(points, matrix) * self.stretch + self.origin
-
-
-def detect_in_view(detector: Detector, view: View, turn: int) -> list[Face]:
-    """Detect faces in a view rotated clockwise by `turn` degrees. The faces are in frame pixels."""
-    return run(_detected(detector, view, turn))
-
-
-def _detected(detector: Detector, view: View, turn: int) -> Steps[list[Face]]:
-    shown, matrix = turned(view.shown, turn)
-    faces = yield from _in_tiles(detector, shown)
-    placed = (_placed(face, view, matrix) for face in faces)
-    return [face for face in placed if face is not None]
-
-
-def _add(faces: list[Face], others: list[Face]) -> None:
-    """Add the faces of another detection pass that are not in the list yet."""
-    for face in others:
-        if all(overlap(face, known) < SAME_FACE for known in faces):
-            faces.append(face)
-
-
-def turned(picture: np.ndarray, turn: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rotate an image (H, W, 3) clockwise by `turn` degrees, without cropping it, on black.
-
-    Returns:
-        The rotated image, and the map (2, 3) from the pixels of the original to those of the rotated image.
-    """
-    height, width = picture.shape[:2]
-    if turn == 0:
-        return picture, np.eye(2, 3)
-    if turn % 90 == 0:
-        quarter = turn // 90
-        whole = np.ascontiguousarray(np.rot90(picture, -quarter))
-        maps = {
-            1: [[0, -1, height - 1], [1, 0, 0]],
-            2: [[-1, 0, width - 1], [0, -1, height - 1]],
-            3: [[0, 1, 0], [-1, 0, width - 1]],
-        }
-        return whole, np.array(maps[quarter], np.float64)
-    cos, sin = np.cos(np.radians(turn)), np.sin(np.radians(turn))
-    size = (
-        int(np.ceil(abs(height * sin) + abs(width * cos))),
-        int(np.ceil(abs(height * cos) + abs(width * sin))),
-    )
-    linear = np.array([[cos, -sin], [sin, cos]])
-    centre = np.array([width - 1, height - 1]) / 2
-    matrix = np.column_stack([linear, (np.array(size) - 1) / 2 - linear @ centre])
-    return cv2.warpAffine(picture, matrix, size), matrix
-
-
-def _placed(face: Face, view: View, matrix: np.ndarray) -> Face | None:
-    """Convert a face of a rotated view to frame pixels; None if it is outside the frame.
-
-    Its box becomes the bounding box of the rotated box.
-    """
-    height, width = view.picture.shape[:2]
-    corners = face.centre + np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * face.size / 2
-    back = view.to_frame(corners, matrix)
-    low, high = back.min(axis=0), back.max(axis=0)
-    landmarks = view.to_frame(face.landmarks, matrix)
-    placed = face_of(np.concatenate([low, high - low]), landmarks, face.score, width, height)
-    return None if placed is None else replace(placed, size=face.size * view.stretch.mean())
-
-
-def _in_tiles(detector: Detector, picture: np.ndarray) -> Steps[list[Face]]:
-    """All faces in an image. An image larger than a tile is processed in overlapping tiles.
-
-    Tiles overlap by twice the size of the smallest face that the first pass, over the whole frame, finds. A
-    face that a tile's edge cuts off is therefore complete in another tile, or was found by the first pass.
-    """
-    height, width = picture.shape[:2]
-    tile = detector.tile
-    if max(height, width) <= tile:
-        return (yield from search_of(detector, picture))
-    common = min(tile // 2, 2 * detector.least_face * max(height, width) // detector.first_side)
-    found: list[Face] = []
-    for top in _starts(height, tile, common):
-        for left in _starts(width, tile, common):
-            part = np.ascontiguousarray(picture[top : top + tile, left : left + tile])
-            for face in (yield from search_of(detector, part)):
-                low, high = face.box[:2], face.box[:2] + face.box[2:]
-                cut = (
-                    (left > 0 and low[0] <= 1)
-                    or (top > 0 and low[1] <= 1)
-                    or (left + tile < width and high[0] >= part.shape[1] - 1)
-                    or (top + tile < height and high[1] >= part.shape[0] - 1)
-                )
-                if not cut:
-                    moved = _moved(face, np.array([left, top], np.float32))
-                    if all(overlap(moved, other) < SAME_FACE for other in found):
-                        found.append(moved)
-    return found
-
-
-def _starts(length: int, tile: int, common: int) -> list[int]:
-    """The start positions of tiles that cover a length and overlap by at least `common`."""
-    if length <= tile:
-        return [0]
-    count = int(np.ceil((length - common) / (tile - common)))
-    return [round(start) for start in np.linspace(0, length - tile, count)]
-
-
-def _moved(face: Face, shift: np.ndarray) -> Face:
-    box = face.box.copy()
-    box[:2] += shift
-    return replace(face, box=box, landmarks=face.landmarks + shift, centre=face.centre + shift)

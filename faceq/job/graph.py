@@ -20,7 +20,7 @@ from faceq.job.tasks import FindFaceActor, drop_done, find_face, most_starts, re
 from faceq.sources.listing import Shard
 from faceq.stage_resources import Stage
 from faceq.stages.chosen_models import ChosenModels
-from faceq.stages.placement import requests
+from faceq.stages.placement import requests, with_bounded_batches
 from faceq.table.runs import Run
 from faceq.table.schema import schema, schema_with
 from faceq.table.store import Table
@@ -48,6 +48,7 @@ def run_graph(
 
     `shared`: the pool whose processes run all stages; None: each stage has processes of its own.
     """
+    config = with_bounded_batches(config)
     limited = config.limit is not None
     shown = progress.watched(run.run_id, requests(config, shared), census, len(groups), reporter, limited)
     log.info("loading models and reading frames")
@@ -70,7 +71,7 @@ def run_graph(
             # nothing would be written before the stages have finished.
             .map_batches(
                 result_rows,
-                fn_args=(schema(config.embeddings), run.run_id, census),
+                fn_args=(schema(config.embeddings, config.all_faces), run.run_id, census),
                 batch_size=config.rows_per_file,
                 batch_format="pyarrow",
                 num_cpus=config.read.num_cpus,

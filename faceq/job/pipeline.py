@@ -159,7 +159,7 @@ def _new_run(config: Config, record: dict[str, Any], accepted: dict[str, str], f
         accepted=accepted,
         passed_over=found.passed_over,
         notes=found.notes,
-        columns=schema(config.embeddings).names,
+        columns=schema(config.embeddings, config.all_faces).names,
     )
 
 

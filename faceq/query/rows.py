@@ -21,9 +21,10 @@ import pyarrow as pa
 from faceq.errors import StorageError, UsageError
 from faceq.messages.one_line import one_line
 from faceq.query.confined import check_reads_only, connect
+from faceq.query.faces import per_face
 from faceq.storage.filesystem import is_remote, uri_of
 from faceq.storage.settings import S3Settings
-from faceq.table.schema import EMBEDDING, STATUSES, schema
+from faceq.table.schema import OPTIONAL, STATUSES, schema
 from faceq.table.store import Table
 
 VIEW = "frames"
@@ -110,6 +111,7 @@ class Rows:
         self.stored: list[str] = []  # those that the files have
         with contextlib.ExitStack() as stack, self.translate_errors():
             runs = self.table.runs_of(files)
+            self._all_faces = all(run.get("faces") == "all" for run in runs)
             alike = len({(run["version"], *run.get("columns", ())) for run in runs}) <= 1
             store = self.table.files if is_remote(self.table.uri) else None
             files = [uri_of(path, self.table.uri) for path in files]
@@ -130,11 +132,14 @@ class Rows:
         columns: Sequence[str] | None = None,
         order_by: str | None = None,
         limit: int | None = None,
+        faces: bool = False,
     ) -> duckdb.DuckDBPyRelation:
-        """Rows selected by an SQL condition, an SQL order and a limit. Nothing is read until the rows are
-        used."""
+        """Rows selected by an SQL condition, an SQL order and a limit; with `faces`, of faces instead of
+        frames. Nothing is read until the rows are used."""
         with self.translate_errors():
             rows = self._connection.view(VIEW)
+            if faces:
+                rows = self.over(rows, per_face(self.columns, self._all_faces))
             if where:
                 rows = rows.filter(where)
             if order_by:
@@ -215,7 +220,7 @@ class Rows:
     def _make_view(self, files: list[str], alike: bool) -> None:
         """`alike`: all files have the same columns, so that DuckDB needs to read only the first one's: every
         other file would cost a request."""
-        known = schema(embeddings=True)
+        known = schema(embeddings=True, all_faces=True)
         if not files:
             self._connection.register(VIEW, known.empty_table())
             self.columns = self.stored = known.names
@@ -228,7 +233,7 @@ class Rows:
         )
         # Use one projection: DuckDB lists all files again whenever a relation is derived from another.
         self.stored = stored = [name for name in read.columns if name != "filename"]
-        present = [name for name in known.names if name in stored or name != EMBEDDING.name]
+        present = [name for name in known.names if name in stored or name not in OPTIONAL]
         self.columns = [*present, *(name for name in stored if name not in present)]
         wanted = (_from_files(name, known, stored) for name in self.columns)
         read.project(", ".join(wanted)).create_view(VIEW)

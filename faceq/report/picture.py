@@ -6,6 +6,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pyarrow as pa
 
 from faceq.config import Config, Region
 from faceq.faces import geometry
@@ -19,7 +20,13 @@ from faceq.stages.find_face import crop_side
 from faceq.stages.scorer import stages_of
 from faceq.table.recommended import FILTER
 from faceq.table.runs import new_run_id
-from faceq.table.schema import DECIMALS, pixels, schema, to_result_rows
+from faceq.table.schema import DECIMALS, schema, to_result_rows
+
+MAIN_FACES = {
+    "largest": "the largest one among those with nearly the best confidence",
+    "centre": "the one nearest to the centre",
+    "best": "the one with the highest serfiq",
+}
 
 BOX_COLOUR = (0, 158, 115)
 LANDMARK_COLOUR = (240, 228, 66)
@@ -30,6 +37,9 @@ WIDEST = 3 * SIDE
 """Maximum width in pixels of the image next to the panels. A wider image is drawn with less height: with
 height SIDE, an image of 100x1 pixels would be 72,000 pixels wide."""
 
+_CUT = ["crop", "outline", "crop_map"]
+"""Columns of FindFace that only stages read."""
+
 _OUTSIDE = 0.25
 """Brightness factor of the pixels that are not part of the quality score."""
 
@@ -39,9 +49,10 @@ class Inspected:
     """An inspected image.
 
     row: its row, as in the table, but with the `dbcnn` of a `below_fiq` face, too. image: its encoded bytes,
-    if it could be read. crop: the crop for the quality score, (S, S, 3) uint8 RGB, from FindFace. outline:
-    the outline of the face in the crop, (N, 2) pixels. crop_map: the affine map (2, 3) from the image to the
-    crop; None if the crop is the whole frame. crop and outline are None if no face is large enough.
+    if it could be read. crop: the crop of the main face for the quality score, (S, S, 3) uint8 RGB, from
+    FindFace. outline: the outline of the face in the crop, (N, 2) pixels. crop_map: the affine map (2, 3)
+    from the image to the crop; None if the crop is the whole frame. crop and outline are None if no face is
+    large enough.
     """
 
     row: dict[str, Any]
@@ -53,9 +64,15 @@ class Inspected:
     @property
     def table_row(self) -> dict[str, Any]:
         """The row as a table has it."""
-        if self.row["status"] != "below_fiq":
-            return self.row
-        return {**self.row, "dbcnn": None, "mask_coverage": None}
+        row = _without_quality(self.row)
+        if row.get("faces") is not None:
+            row = {**row, "faces": [_without_quality(face) for face in row["faces"]]}
+        return row
+
+
+def _without_quality(values: dict[str, Any]) -> dict[str, Any]:
+    """The values of a face as a table has them: a `below_fiq` face has no `dbcnn`."""
+    return values if values["status"] != "below_fiq" else {**values, "dbcnn": None, "mask_coverage": None}
 
 
 class Inspector:
@@ -72,21 +89,24 @@ class Inspector:
         found = batch = self._find_face(to_table(given))
         for stage in self._score:
             batch = stage(batch)
-        rows = to_result_rows(batch, schema(self._config.embeddings), new_run_id()).to_pylist()
+        rows = to_result_rows(
+            batch, schema(self._config.embeddings, self._config.all_faces), new_run_id()
+        ).to_pylist()
         for row in rows:
-            # The same comparison as in a job, in single precision.
-            if row["status"] == "scored" and row["serfiq"] < np.float32(self._config.fiq_threshold):
-                row["status"] = "below_fiq"
+            for face in (row, *(row.get("faces") or ())):
+                # The same comparison as in a job, in single precision.
+                if face["status"] == "scored" and face["serfiq"] < np.float32(self._config.fiq_threshold):
+                    face["status"] = "below_fiq"
         side = crop_side(self._config)
-        crops = found.select(["crop", "outline", "crop_map"])
         inspected = []
         for number, (frame, row) in enumerate(zip(given, rows, strict=True)):
             crop = outline = crop_map = None
-            if crops["crop"][number].is_valid:
-                crop = pixels(crops, "crop", np.array([number]), (side, side, 3))[0]
-                outline = np.frombuffer(crops["outline"][number].as_py(), np.float32).reshape(-1, 2)
-            if crops["crop_map"][number].is_valid:
-                crop_map = np.frombuffer(crops["crop_map"][number].as_py(), np.float64).reshape(2, 3)
+            cut = _of_main_face(found, number, row)
+            if cut.get("crop") is not None:
+                crop = np.frombuffer(cut["crop"], np.uint8).reshape(side, side, 3)
+                outline = np.frombuffer(cut["outline"], np.float32).reshape(-1, 2)
+            if cut.get("crop_map") is not None:
+                crop_map = np.frombuffer(cut["crop_map"], np.float64).reshape(2, 3)
             inspected.append(Inspected(row, frame.image, crop, outline, crop_map))
         return inspected
 
@@ -113,6 +133,20 @@ class Inspector:
         return np.hstack([part for part in parts if part is not None])
 
 
+def _of_main_face(found: pa.Table, number: int, row: dict[str, Any]) -> dict[str, Any]:
+    """What FindFace computed for the main face of a frame, at a position in its table; empty if there is no
+    face. `row`: of the frame."""
+    if "faces" not in found.column_names:
+        return found.select(_CUT).slice(number, 1).to_pylist()[0]
+    faces = found["faces"][number].as_py() or []
+    return next((face for face in faces if is_main(face, row)), {})
+
+
+def is_main(face: dict[str, Any], row: dict[str, Any]) -> bool:
+    """Whether a face of a frame is the one that its row describes."""
+    return all(face[f"face_{side}"] == row[f"face_{side}"] for side in "xywh")
+
+
 def lines_of(look: Inspected, config: Config) -> list[tuple[str, str]]:
     """A readable summary of an inspected image: names and values."""
     row = look.row
@@ -125,7 +159,7 @@ def lines_of(look: Inspected, config: Config) -> list[tuple[str, str]]:
         x, y, width, height = (round(row[f"face_{side}"]) for side in "xywh")
         score = row["det_score"]
         how = "the whole image, taken as aligned" if score is None else f"confidence {score:.2f}"
-        why = ", the largest one among those with nearly the best confidence" if row["n_faces"] > 1 else ""
+        why = f", {MAIN_FACES[config.main]}" if row["n_faces"] > 1 else ""
         lines.append(("face", f"{width} x {height} at {x}, {y}, {how}{why}"))
         if row["face_confidence"] is not None:
             error = f"alignment error {row['align_error']:.1f} pixels"
@@ -156,6 +190,26 @@ def lines_of(look: Inspected, config: Config) -> list[tuple[str, str]]:
     return lines
 
 
+def face_lines(look: Inspected) -> list[tuple[str, str]]:
+    """A line for each of several faces, with the number that `Inspector.drawn` gives it."""
+    faces = look.row.get("faces") or ()
+    if len(faces) < 2:
+        return []
+    return [(f"face {number}", _face_line(face, look.row)) for number, face in enumerate(faces)]
+
+
+def _face_line(face: dict[str, Any], row: dict[str, Any]) -> str:
+    """One of several faces in words."""
+    if face["face_w"] is None:
+        return str(face["status"])
+    x, y, width, height = (round(face[f"face_{side}"]) for side in "xywh")
+    scores = [
+        f"{name} {face[name]:.{places}f}" for name, places in DECIMALS.items() if face[name] is not None
+    ]
+    main = ["the main face"] if is_main(face, row) else []
+    return ", ".join([f"{width} x {height} at {x}, {y}", face["status"], *scores, *main])
+
+
 def _drawn(picture: np.ndarray, look: Inspected) -> np.ndarray:
     """The image with box, landmarks and outline, (SIDE, W, 3) uint8 RGB, W up to WIDEST."""
     height, width = picture.shape[:2]
@@ -183,9 +237,24 @@ def _draw_face(drawn: np.ndarray, scale: float, size: tuple[int, int], look: Ins
         )
     low, high = box[:2] * scale, (box[:2] + box[2:]) * scale
     cv2.rectangle(drawn, _point(low), _point(high), BOX_COLOUR, 2, cv2.LINE_AA)
+    if len(row.get("faces") or ()) > 1:
+        _draw_numbers(drawn, scale, row["faces"])
     for landmark in landmarks * scale:
         cv2.circle(drawn, _point(landmark), 4, LANDMARK_COLOUR, -1, cv2.LINE_AA)
         cv2.circle(drawn, _point(landmark), 4, PAPER, 1, cv2.LINE_AA)
+
+
+def _draw_numbers(drawn: np.ndarray, scale: float, faces: list[dict[str, Any]]) -> None:
+    """Draw the boxes of all faces and their positions in the list."""
+    for place, face in enumerate(faces):
+        if face["face_w"] is None:
+            continue
+        low = np.array([face["face_x"], face["face_y"]]) * scale
+        high = low + np.array([face["face_w"], face["face_h"]]) * scale
+        cv2.rectangle(drawn, _point(low), _point(high), BOX_COLOUR, 1, cv2.LINE_AA)
+        at = _point(low + np.array([3, 16]))
+        for colour, thickness in ((PAPER, 4), (BOX_COLOUR, 2)):  # readable on any background
+            cv2.putText(drawn, str(place), at, cv2.FONT_HERSHEY_SIMPLEX, 0.55, colour, thickness, cv2.LINE_AA)
 
 
 def _point(place: np.ndarray) -> tuple[int, int]:

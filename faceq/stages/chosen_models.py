@@ -127,6 +127,8 @@ def comparison_record(config: Config, models: ChosenModels) -> dict[str, Any]:
         "min_face": config.min_face,
         "face_finding": FACE_FINDING,
         "faces": config.faces,
+        "max_faces": config.max_faces if config.all_faces else None,
+        "main": config.main,
         "max_pixels": config.max_pixels,
         "video_fps": config.video.fps,
         "video_every": config.video.every,

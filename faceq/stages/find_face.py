@@ -12,6 +12,7 @@ import pyarrow as pa
 from faceq.config import FRAME_REGIONS, Config
 from faceq.faces import detect, geometry, landmarks, region
 from faceq.faces.aligned import AlignedPictures, check_square
+from faceq.faces.all_faces import all_faces
 from faceq.faces.batched_search import BatchedSearch
 from faceq.faces.dhash import dhash
 from faceq.faces.finder import Finder, Found, face_confidence, is_face
@@ -21,6 +22,7 @@ from faceq.runtime.device import check_cuda
 from faceq.sources.decode.image import UnreadableError, decode
 from faceq.stages.chosen_models import ChosenModels
 from faceq.stages.component_measures import Upright, component_measures
+from faceq.stages.frame_faces import IS_MAIN, with_faces
 from faceq.table.measure_columns import MEASURES
 from faceq.table.schema import pending, scatter_column
 
@@ -36,6 +38,7 @@ FaceMesh's points. Both give the same crop size for the median CelebA face."""
 
 class FindFace:
     """Decode a frame, find the face that is scored, compute its landmarks, pose and outline, and crop it.
+    With `faces: all`, all of this for each face; the columns from `face_x` on are then fields of `faces`.
     With `faces: aligned`, the frame is the face, and no detector is loaded.
 
     In: image (encoded bytes). Out: status, error, width … roll, mask_coverage, dhash. Frames with a face also
@@ -64,6 +67,7 @@ class FindFace:
         self._batched = BatchedSearch(threads, AT_ONCE * pool.mini_batch) if batched else None
         self._aligned = config.faces == "aligned"
         self._find: Finder | AlignedPictures
+        self._max_faces = config.max_faces if config.all_faces else None
         if self._aligned:
             self._find = AlignedPictures(landmarker)
         else:
@@ -83,11 +87,16 @@ class FindFace:
             found = [run(self._begin(image)[0]) for image in images]
         else:
             found = self._batched(self._begin, images)
-        for name in _FACE_COLUMNS:
+        names = (*_FRAME_COLUMNS, *_FACE_COLUMNS) if self._max_faces is None else _FRAME_COLUMNS
+        for name in names:
             batch = scatter_column(batch, name, rows, [values.get(name) for values in found])
+        if self._max_faces is not None:
+            of_rows = dict(zip(rows.tolist(), found, strict=True))
+            faces = [of_rows.get(row, {}).get("faces", []) for row in range(len(batch))]
+            batch = with_faces(batch, faces, ("status", "error", *_FACE_COLUMNS))
         return batch.drop_columns(["image"])
 
-    def _begin(self, image: pa.BinaryScalar) -> tuple[Steps[dict[str, object]], int]:
+    def _begin(self, image: pa.BinaryScalar) -> tuple[Steps[dict[str, Any]], int]:
         """The search for the values of an encoded frame, and the memory that its pixels take, bytes."""
         try:
             picture = decode(image.as_py(), self._max_pixels, self._limits)
@@ -97,19 +106,28 @@ class FindFace:
             return finished({"status": "unreadable", "error": str(error)}), 0
         return self._measure(picture), picture.nbytes
 
-    def _measure(self, picture: np.ndarray) -> Steps[dict[str, object]]:
+    def _measure(self, picture: np.ndarray) -> Steps[dict[str, Any]]:
         height, width = picture.shape[:2]
         found = yield from self._find.steps(picture)
-        values: dict[str, object] = {
+        values: dict[str, Any] = {
             "width": width,
             "height": height,
             "n_faces": len(found.areas) if found else 0,
         }
         if found is None or not (self._aligned or is_face(found)):
             return values | {"status": "no_face"}
+        if self._max_faces is None or isinstance(self._find, AlignedPictures):
+            return values | self._of_face(picture, found)
+        faces = yield from all_faces(self._find, picture, found, self._min_face, self._max_faces)
+        of_faces = [{**self._of_face(picture, face), IS_MAIN: face is found} for face in faces]
+        return values | {"faces": of_faces}
+
+    def _of_face(self, picture: np.ndarray, found: Found) -> dict[str, Any]:
+        """The values of a face of a frame, and its crops."""
+        height, width = picture.shape[:2]
         face, dense = found.face, found.dense
         if face.box[2:].min() < self._min_face:
-            return values | _face_columns(found, width, height) | {"status": "face_too_small"}
+            return _face_columns(found, width, height) | {"status": "face_too_small"}
         outline = dense.outline(self._preset.outline)
         upright = upright_face(picture, found, outline)
         crop, edge, is_frame = upright.crop, upright.outline, self._region in FRAME_REGIONS
@@ -120,7 +138,6 @@ class FindFace:
         columns = _face_columns(found, width, height) | self._pose(dense, width, height)
         measured = self._measured(picture, found, outline, upright, columns["yaw"])
         return {
-            **values,
             **columns,
             **measured,
             "face_confidence": face_confidence(found),
@@ -154,8 +171,9 @@ def crop_side(config: Config) -> int:
     return region.FRAME_SIDE if config.quality_region in FRAME_REGIONS else geometry.CROP_SIZE
 
 
+_FRAME_COLUMNS = ("status", "error", "width", "height", "n_faces")
 _FACE_COLUMNS = (
-    *("status", "error", "width", "height", "n_faces", "face_x", "face_y", "face_w", "face_h"),
+    *("face_x", "face_y", "face_w", "face_h"),
     *("det_score", "landmarks", "yaw", "pitch", "roll", "mask_coverage", "dhash"),
     *("face_confidence", "align_error", "aligned", "crop", "outline", "crop_map"),
     *(measure.name for measure in MEASURES),

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from faceq.config import Config
+from faceq.config import FRAME_REGIONS, Config
 from faceq.runtime import device
 from faceq.stage_resources import HALF_A_GPU, MINI_BATCHES_IN_A_BATCH, Pool, Stage
 
@@ -11,6 +11,14 @@ BATCH_ON_GPU = MINI_BATCHES_IN_A_BATCH * MINI_BATCH_ON_GPU
 """Default mini-batch and batch size of a pool on a GPU, in frames. The CPU defaults, mini-batches of 4 in
 batches of 32, would leave a GPU waiting for its host. Frames that were dropped in an earlier stage leave gaps
 in a batch, so it is several mini-batches long."""
+
+CROPS_OF_A_FACE = 3 * (112**2 + 256**2)
+CROPS_OF_A_FRAME = 3 * (112**2 + 384**2)
+"""Bytes of the pixels of a face between the stages, and the same if DB-CNN scores the whole frame."""
+
+CROPS_IN_A_BATCH = 1 << 29
+"""With `faces: all`, the most bytes of pixels in a batch, if every frame has `max_faces` faces. A process
+needs a few times as many, and Arrow's binary values end at four times as many."""
 
 SHARE_OF_A_CPU = 0.75
 """Logical CPUs of a process that runs all stages. The rest of each CPU is for tasks that read and write."""
@@ -61,6 +69,25 @@ def requests(config: Config, shared: Stage | None = None) -> list[Request]:
         pools, feeding = [*pools, ("find_face", config.find_face)], config.read.num_cpus
     asked = [Request(name, pool.min_size, pool.num_cpus, pool.num_gpus) for name, pool in pools]
     return [*asked, Request("read" if config.find_face.num_gpus else "find_face", 1, feeding)]
+
+
+def frames_at_once(config: Config, frames: int) -> int:
+    """Number of frames in a batch, at most `frames`, that keeps it below CROPS_IN_A_BATCH."""
+    if not config.all_faces:
+        return frames
+    of_a_face = CROPS_OF_A_FRAME if config.quality_region in FRAME_REGIONS else CROPS_OF_A_FACE
+    return max(1, min(frames, CROPS_IN_A_BATCH // (config.max_faces * of_a_face)))
+
+
+def with_bounded_batches(config: Config) -> Config:
+    """The settings, with `frames_at_once` in the batches of each stage."""
+    if not config.all_faces:
+        return config
+    stages: dict[str, Stage] = {name: getattr(config, name) for name in ("find_face", "serfiq", "dbcnn")}
+    most = {name: frames_at_once(config, stage.batch_size) for name, stage in stages.items()}
+    return config.model_copy(
+        update={name: stage.model_copy(update={"batch_size": most[name]}) for name, stage in stages.items()}
+    )
 
 
 def on_this_machine(config: Config) -> Config:

@@ -18,7 +18,7 @@ from faceq.sources.frame import Frame, in_batches, to_table
 from faceq.sources.listing import source_of
 from faceq.stages.chosen_models import choose
 from faceq.stages.find_face import FindFace
-from faceq.stages.placement import on_gpus
+from faceq.stages.placement import frames_at_once, on_gpus
 from faceq.stages.scores import ScoreFiq, ScoreQuality
 from faceq.storage.faults import fault_of
 from faceq.storage.filesystem import absolute, filesystem, path_of, storage_errors
@@ -60,7 +60,8 @@ class Scorer:
     def __init__(self, preset: str = "embedded", **settings: Any):
         config = build({**settings, "preset": preset})
         self._s3 = config.s3
-        self._columns = schema(config.embeddings)
+        self._at_once = frames_at_once(config, AT_ONCE)
+        self._columns = schema(config.embeddings, config.all_faces)
         self._stages = stages_of(config)
         self._at_work = threading.Lock()
 
@@ -82,7 +83,7 @@ class Scorer:
         run_id = new_run_id()
         parts = [self._columns.empty_table()]
         frames = (_frame(position, image, self._s3) for position, image in enumerate(images))
-        for batch in in_batches(frames, AT_ONCE):
+        for batch in in_batches(frames, self._at_once):
             with self._at_work:
                 parts.append(run_stages(batch, self._stages, self._columns, run_id))
         return pa.concat_tables(parts)

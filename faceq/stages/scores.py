@@ -1,7 +1,8 @@
 """The stages that score faces. The first stage of the job, FindFace, is in `faceq.stages.find_face`.
 
 Each stage is a plain class: `__init__` loads a model, `__call__` takes a table of frames and returns the same
-rows with more columns. Stages contain no code for distribution.
+rows with more columns. Stages contain no code for distribution. With `faces: all`, a row has a list of faces
+instead of these columns (`faceq.stages.frame_faces`).
 
 A frame that is dropped gets its `status`. Its pixels are removed; its row passes through the later stages
 unchanged. Models run on padded mini-batches of one fixed shape. With another batch size the last bits of a
@@ -28,10 +29,10 @@ from faceq.runtime.device import check_cuda
 from faceq.runtime.minibatch import Model, OomSafeBatcher, in_mini_batches
 from faceq.runtime.numerics import Numerics
 from faceq.runtime.threads import limit_threads, without_tf32
-from faceq.sources.frame import READ_SCHEMA
 from faceq.stage_resources import Pool
 from faceq.stages.chosen_models import ChosenModels
 from faceq.stages.find_face import crop_side
+from faceq.stages.frame_faces import per_face, with_main_face, without_values
 from faceq.stages.precision import NO_BF16
 from faceq.table.schema import pending, pixels, scatter_column
 
@@ -93,7 +94,7 @@ class ScoreFiq:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         with self._torch():
-            return self._score(batch)
+            return per_face(self._score, batch)
 
     def _score(self, batch: pa.Table) -> pa.Table:
         rows = pending(batch)
@@ -137,7 +138,7 @@ class ScoreQuality:
     """DB-CNN of the face, pooled inside the mask (or in another region, see `quality_region`).
 
     In: crop, outline. Out: dbcnn, and the status `scored`. A face for which the network gives no finite score
-    becomes an unreadable row.
+    becomes an unreadable row. Of frames with lists of faces, the main one is chosen.
     """
 
     def __init__(self, config: Config, models: ChosenModels):
@@ -148,6 +149,7 @@ class ScoreQuality:
         if device == "cuda":
             check_cuda()
         self._region = config.quality_region
+        self._main = config.main
         self._name = models.preset.quality
         self._numerics = models.numerics.dbcnn
         self._checkpoint = checkpoint.identify(models.path("quality"), models.quality_scale)
@@ -158,7 +160,7 @@ class ScoreQuality:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         with self._torch():
-            return self._score(batch)
+            return with_main_face(per_face(self._score, batch), self._main)
 
     def _score(self, batch: pa.Table) -> pa.Table:
         rows = pending(batch)
@@ -199,17 +201,6 @@ def _torch_settings(threads: int, device: str) -> Iterator[None]:
     """Apply the stage's settings of torch inside a block, then restore the previous ones."""
     with limit_threads(threads), without_tf32() if device == "cuda" else contextlib.nullcontext():
         yield
-
-
-def without_values(batch: pa.Table, rows: np.ndarray, error: str) -> pa.Table:
-    """Mark the frames at `rows` (int64) as unreadable. Only their identity and the error are kept."""
-    if not len(rows):
-        return batch
-    for name in batch.column_names:
-        if name not in READ_SCHEMA.names:
-            batch = scatter_column(batch, name, rows, [None] * len(rows))
-    batch = scatter_column(batch, "status", rows, ["unreadable"] * len(rows))
-    return scatter_column(batch, "error", rows, [error] * len(rows))
 
 
 def check_own_models(config: Config, models: ChosenModels) -> None:

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from faceq.table.runs import Run
 from faceq.table.schema import SCHEMA, isin_sorted
-from faceq.table.store import Table, Tallies, is_of, status_of
+from faceq.table.store import WITH_FACES, Table, Tallies, is_of, status_of
 
 _FRAMES = pa.schema([SCHEMA.field("frame_id"), SCHEMA.field("source")])
 
@@ -87,7 +87,8 @@ def doubles(ids: np.ndarray) -> np.ndarray:
 
 
 def passing(table: Table, sources: Collection[str], threshold: float) -> pa.Table:
-    """frame_id and source of the `below_fiq` rows of some sources that pass a lower threshold.
+    """frame_id and source of the `below_fiq` rows of some sources that pass a lower threshold, and of rows
+    with such a face among several.
 
     A run with that threshold scores these frames again. Their old rows stay until the new rows are written;
     then the old rows are deleted. If the run is interrupted, the next run deletes them.
@@ -96,11 +97,13 @@ def passing(table: Table, sources: Collection[str], threshold: float) -> pa.Tabl
     if highest <= threshold:
         return _FRAMES.empty_table()  # the usual case: no file has to be read
     wanted = pa.array(sorted(sources), pa.string())
+    in_lists = any(run.get("faces") == "all" for run in table.runs())
     found = [
         rows.filter(pc.is_in(rows["source"], value_set=wanted))
-        for rows in table.passing(table.row_files(), threshold)
+        for rows in table.passing(table.row_files(), threshold, in_lists)
     ]
-    return pa.concat_tables([_FRAMES.empty_table(), *found])
+    rows = pa.concat_tables([_FRAMES.empty_table(), *found])
+    return rows.group_by(_FRAMES.names).aggregate([]).cast(_FRAMES)
 
 
 def threshold_of(run: Mapping[str, Any]) -> float:
@@ -114,8 +117,9 @@ def drop_replaced(table: Table, run: Run, again: np.ndarray) -> None:
         return
     written = table.frame_ids(table.files_of(run.run_id))
     new = np.sort(again[isin_sorted(again, written)])
+    statuses = WITH_FACES if run.record.get("faces") == "all" else ("below_fiq",)
     for path in table.row_files():
-        if status_of(path) == "below_fiq" and not is_of(path, run.run_id):
+        if status_of(path) in statuses and not is_of(path, run.run_id):
             table.keep_rows(path, ~isin_sorted(table.column(path, "frame_id").to_numpy(), new))
 
 

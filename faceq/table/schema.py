@@ -69,8 +69,9 @@ COLUMNS = (
         "How far the frame was scored; the first one that applies. `unreadable`: there are no pixels. "
         "`no_face`: no face was found, or what was found is probably not a face. `face_too_small`: the "
         "shorter side of the face's box is less than `min_face` (40 pixels by default). `below_fiq`: "
-        "`serfiq` is less than `fiq_threshold`. `scored`: the row has all scores. The table is partitioned "
-        "by this column.",
+        "`serfiq` is less than `fiq_threshold`. `scored`: the row has all scores. If a frame has several "
+        "faces, the status is that of its main face (see `main`): a frame is `scored` when its main face is. "
+        "The table is partitioned by this column.",
     ),
     Column("error", pa.string(), "Why the frame is unreadable, in one line.", null="the frame was read"),
     Column(
@@ -103,7 +104,8 @@ COLUMNS = (
         pa.float32(),
         "Left edge of the box of the scored face, clipped to the frame. The scored face is the largest one "
         "among those with nearly the best confidence: at most 0.15 below it. A face cut off by the edge of "
-        "the frame counts as smaller. With `faces: aligned`, the box is the whole frame.",
+        "the frame counts as smaller. With `faces: all`, `main` can name another one. With `faces: aligned`, "
+        "the box is the whole frame.",
         unit="pixels",
         range="0 to `width`",
         null=NO_FACE,
@@ -256,6 +258,31 @@ EMBEDDING_COLUMN = Column(
 EMBEDDING = EMBEDDING_COLUMN.field
 """Recognition embedding with an L2 norm of 1. Only in tables with the setting `embeddings`."""
 
+_OF_A_FACE = SCHEMA.names[SCHEMA.names.index("face_x") : SCHEMA.names.index(MEASURES[-1].name) + 1]
+
+FACE = pa.struct(
+    [
+        *(pa.field(name, SCHEMA.field(name).type) for name in _OF_A_FACE),
+        pa.field("status", pa.string()),
+        pa.field("track", pa.int32()),
+        EMBEDDING,
+    ]
+)
+"""One face of FACES_COLUMN."""
+
+FACES_COLUMN = Column(
+    "faces",
+    pa.list_(FACE),
+    "All faces of the frame, largest box first; equal ones from top to bottom, then from left to right. Each "
+    f"is a struct with the columns from `face_x` to `{MEASURES[-1].name}`, its `status`, `track` (always "
+    "null in this version) and `embedding` (null without `embeddings`). At most `max_faces` of at least "
+    "`min_face`; the main face is always there. Only in tables that were made with `faces: all`.",
+    null=f"{NO_FRAME}, or the run had another value of `faces`",
+)
+
+OPTIONAL = (FACES_COLUMN.name, EMBEDDING.name)
+"""Columns that a table has only with certain settings."""
+
 DECIMALS = {"serfiq": 3, "dbcnn": 1}
 """Decimal places of the scores in texts."""
 
@@ -285,16 +312,18 @@ def isin_sorted(ids: np.ndarray, known: np.ndarray) -> np.ndarray:
     return known[np.searchsorted(known, ids).clip(max=len(known) - 1)] == ids
 
 
-def schema(embeddings: bool) -> pa.Schema:
-    """The columns of the table, with EMBEDDING at the end if embeddings are kept."""
-    return SCHEMA.append(EMBEDDING) if embeddings else SCHEMA
+def schema(embeddings: bool, all_faces: bool = False) -> pa.Schema:
+    """The columns of the table, with FACES_COLUMN if all faces are scored, and EMBEDDING at the end if
+    embeddings are kept."""
+    columns = SCHEMA.append(FACES_COLUMN.field) if all_faces else SCHEMA
+    return columns.append(EMBEDDING) if embeddings else columns
 
 
 def schema_with(record: Mapping[str, Any]) -> pa.Schema:
     """The schema of the table with the record of a run (JSON, secrets masked) as metadata, which Parquet
     stores in the footer of every file."""
     metadata = {METADATA_KEY: json.dumps(masked(record), sort_keys=True).encode()}
-    return schema(record.get("embeddings", False)).with_metadata(metadata)
+    return schema(record.get("embeddings", False), record.get("faces") == "all").with_metadata(metadata)
 
 
 def record_of(schema: pa.Schema) -> dict[str, Any]:
@@ -316,17 +345,22 @@ def pending(batch: pa.Table) -> np.ndarray:
     return np.flatnonzero(batch["status"].is_null().to_numpy())
 
 
-_KINDS = {field.name: field.type for field in schema(embeddings=True)}
+_KINDS = {field.name: field.type for field in schema(embeddings=True, all_faces=True)}
+
+
+def type_of(name: str) -> pa.DataType:
+    """The type of a column between two stages: that of the result table, or binary for pixels, which the
+    table does not have."""
+    return _KINDS.get(name, pa.binary())
 
 
 def scatter_column(batch: pa.Table, name: str, rows: np.ndarray, values: Any) -> pa.Table:
     """The batch with `values` at positions `rows` of column `name`; other rows stay unchanged.
 
-    A missing column is added, with nulls in all other rows. The type is that of the result table, or binary
-    for pixel columns, which exist only between two stages.
+    A missing column is added, of `type_of` its name, with nulls in all other rows.
     """
-    kind = _KINDS.get(name, pa.binary())
     index = batch.schema.get_field_index(name)
+    kind = type_of(name) if index < 0 else batch.schema.field(index).type
     if index >= 0 and not len(rows):
         return batch  # the usual case: no pixels need to be copied
     column = [None] * len(batch) if index < 0 else batch[name].to_pylist()

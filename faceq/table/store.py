@@ -20,11 +20,14 @@ from faceq.storage.local_files import is_temporary
 from faceq.storage.parquet import ParquetFile
 from faceq.table import comparable
 from faceq.table.runs import FILES_AT_ONCE, Run, RunRecords
-from faceq.table.schema import STATUSES, isin_sorted, record_of, schema, wrap_int64
+from faceq.table.schema import FACES_COLUMN, STATUSES, isin_sorted, record_of, schema, wrap_int64
 
 COMPRESSION = "zstd"
 ROWS_PER_GROUP = 100_000
 """Maximum number of rows in a row group. A reader skips or reads a row group as a whole."""
+
+WITH_FACES = ("face_too_small", "below_fiq", "scored")
+"""The statuses of frames with faces."""
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 SCORE_RANGES = {"serfiq": 1.0, "dbcnn": 100.0}
@@ -188,13 +191,30 @@ class Table(RunRecords):
         found.sort()
         return found, tallies
 
-    def passing(self, files: list[str], threshold: float) -> Iterator[pa.Table]:
-        """frame_id and source of the `below_fiq` rows in the given `row_files` that pass a threshold."""
+    def passing(self, files: list[str], threshold: float, in_lists: bool) -> Iterator[pa.Table]:
+        """frame_id and source of the `below_fiq` rows in the given `row_files` that pass a threshold; with
+        `in_lists`, also of rows with such a face among several. A row may come twice."""
+        # Compare in single precision, as `ScoreFiq` does: `serfiq` is stored in single precision.
+        least = pa.scalar(np.float32(threshold))
         some = [path for path in files if status_of(path) == "below_fiq"]
         for part in self._parts(some, ["frame_id", "source", "serfiq"]):
-            # Compare in single precision, as `ScoreFiq` does: `serfiq` is stored in single precision.
-            passes = pc.greater_equal(part["serfiq"], pa.scalar(np.float32(threshold)))
-            yield part.filter(passes).select(["frame_id", "source"])
+            yield part.filter(pc.greater_equal(part["serfiq"], least)).select(["frame_id", "source"])
+        for path in files if in_lists else ():
+            if status_of(path) in WITH_FACES:
+                yield self._passing_in_lists(path, least)
+
+    def _passing_in_lists(self, path: str, least: pa.Scalar) -> pa.Table:
+        names = [f"{FACES_COLUMN.name}.list.element.{name}" for name in ("status", "serfiq")]
+        with self._opened(path) as file:
+            part = file.read(["frame_id", "source", *names])
+        if FACES_COLUMN.name not in part.column_names:  # of a run that scored the largest faces
+            return part.slice(0, 0)
+        lists = part[FACES_COLUMN.name].combine_chunks()
+        faces = lists.flatten()
+        status, serfiq = pc.struct_field(faces, "status"), pc.struct_field(faces, "serfiq")
+        passes = pc.and_(pc.equal(status, "below_fiq"), pc.greater_equal(serfiq, least))
+        rows = pc.list_parent_indices(lists).filter(passes).unique()
+        return part.take(rows).select(["frame_id", "source"])
 
     def places_of(self, ids: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
         """The `row_files` that contain rows of the given frames (`ids`: int64, sorted), each with the ids of
@@ -212,7 +232,7 @@ class Table(RunRecords):
 
     def find_damage(self) -> None:
         """Read all rows. Raises StorageError, which names the file, if one is damaged."""
-        for _ in self._parts(self.row_files(), schema(embeddings=True).names):
+        for _ in self._parts(self.row_files(), schema(embeddings=True, all_faces=True).names):
             pass
 
     def column(self, path: str, name: str) -> pa.ChunkedArray:
@@ -344,13 +364,13 @@ def status_of(path: str) -> str:
 
 
 def _fields(columns: Sequence[str]) -> pa.Schema:
-    known = schema(embeddings=True)
+    known = schema(embeddings=True, all_faces=True)
     return pa.schema([known.field(name) for name in columns])
 
 
 def _with_current_types(rows: pa.Table) -> pa.Table:
     """Rows of a file, cast to the current types of the columns: an older faceq may have written the file."""
-    known = schema(embeddings=True)
+    known = schema(embeddings=True, all_faces=True)
     fields = [known.field(field.name) if field.name in known.names else field for field in rows.schema]
     return rows.cast(pa.schema(fields, rows.schema.metadata))
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from faceq import config
-from faceq.faces import detect, finder, geometry, landmarks, region
+from faceq.faces import detect, geometry, landmarks, region, views
 from faceq.fiq import recogniser, serfiq
 from faceq.fiq.monte_carlo import MonteCarlo
 from faceq.iqa.dbcnn_vgg import DBCNN, published_tensor
@@ -41,9 +41,7 @@ def measure(settings: config.Config) -> dict[str, Any]:
     started = time.perf_counter()
     for image in images:
         picture = decode_or_none(image, settings.max_pixels)
-        faces = (
-            finder.detect_in_view(detector, finder.View.of(picture, 1.0), 0) if picture is not None else []
-        )
+        faces = views.detect_in_view(detector, views.View.of(picture, 1.0), 0) if picture is not None else []
         if picture is None or not faces:
             continue
         face = max(faces, key=lambda each: each.area)

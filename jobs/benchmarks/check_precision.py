@@ -136,7 +136,7 @@ def scores_of(labels: Labels, settings: config.Config) -> Scores:
     """Score all images with these settings, in this process."""
     stages = stages_of(settings)
     frames = (Frame(str(path), None, 0, path.read_bytes()) for path in labels.people)
-    columns = schema(settings.embeddings)
+    columns = schema(settings.embeddings, settings.all_faces)
     parts = [run_stages(batch, stages, columns, "check") for batch in in_batches(frames, AT_ONCE)]
     quality = functools.partial(whole_image_score, stages[-1], crop_side(settings))
     return Scores(np.array([quality(path) for path in labels.rated]), pa.concat_tables(parts))

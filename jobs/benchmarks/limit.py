@@ -213,7 +213,7 @@ def _finished(
     mini-batches are full even if frames were dropped.
     """
     first, *others = [clock.timed(name, stage) for name, stage in stages.items()] or [_decoded(settings)]
-    columns = schema(settings.embeddings)
+    columns = schema(settings.embeddings, settings.all_faces)
     waiting: list[pa.Table] = []
     for batch in _batches(frames, settings.find_face.batch_size, clock):
         waiting.append(first(batch))

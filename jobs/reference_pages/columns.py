@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-from faceq.table.schema import COLUMNS, EMBEDDING_COLUMN, Column
+from faceq.table.schema import COLUMNS, EMBEDDING_COLUMN, FACES_COLUMN, Column
 from jobs.reference_pages.markdown import WRITTEN, table
 
 _HEAD = """\
@@ -36,6 +36,7 @@ _WORDS = {
     pa.float64(): "float64",
     pa.string(): "string",
     pa.list_(pa.float32()): "list of float32",
+    FACES_COLUMN.type: "list of struct",
 }
 
 
@@ -44,7 +45,7 @@ TITLES = ("column", "type", "values", "meaning", "null when")
 
 def page() -> str:
     """The whole page as Markdown."""
-    rows = [cells(column) for column in (*COLUMNS, EMBEDDING_COLUMN)]
+    rows = [cells(column) for column in (*COLUMNS, FACES_COLUMN, EMBEDDING_COLUMN)]
     return WRITTEN + _HEAD + table(TITLES, rows) + _MORE
 
 

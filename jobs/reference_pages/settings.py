@@ -52,8 +52,8 @@ _RECORDED = """
 A job resumes a table only with the settings that its rows were made with: {recorded}. (`face_finding` is
 not a setting: it is the version of the way that faces are found.) All other settings may change from run to
 run. With a lower `fiq_threshold` than before, faceq scores the frames that now pass; a higher one leaves
-rows as they are. A setting that the record of an older table does not name counts as its default at that
-time.
+rows as they are. A table made with `faces: largest` may also be continued with `faces: all`. A setting that
+the record of an older table does not name counts as its default at that time.
 """
 
 _SECRETS = """

@@ -35,7 +35,9 @@ def score_here(source: str, out: str, **values: Any) -> str:
     shards = listing.list_shards(settings.input, settings.s3, settings.manifest, extra_bytes=most)
     read = sources.read_shards(shards, **vars(read_settings(settings)))
     stages = _stages(settings.model_copy(update={"input": (), "out": None, "rows_per_file": None}))
-    columns = schema(settings.embeddings).with_metadata(schema_with(run.footer()).metadata)
+    columns = schema(settings.embeddings, settings.all_faces).with_metadata(
+        schema_with(run.footer()).metadata
+    )
     batches = in_batches(read, scorer.AT_ONCE)
     rows = pa.concat_tables(scorer.run_stages(batch, stages, columns, run.run_id) for batch in batches)
     run.state, run.frames, run.rows, run.columns = "ended", len(rows), len(rows), columns.names

@@ -29,7 +29,7 @@ from published_dbcnn import published_score
 import faceq
 from faceq import config
 from faceq.faces import detect, geometry
-from faceq.faces.finder import View, detect_in_view
+from faceq.faces.views import View, detect_in_view
 from faceq.job import pipeline
 from faceq.models import zoo as models
 from faceq.models.cache import cache_dir

@@ -11,8 +11,9 @@ from faceq.evaluation.distortions import white_noise
 from faceq.faces import detect, geometry, landmarks
 from faceq.faces.cut_face import COUNTERPARTS
 from faceq.faces.detect import Face, face_of, overlap
-from faceq.faces.finder import Finder, Found, chosen, face_confidence, is_face, turned
+from faceq.faces.finder import Finder, Found, chosen, face_confidence, is_face
 from faceq.faces.landmarks import Dense
+from faceq.faces.views import turned
 from faceq.models.fetch import fetch
 from faceq.sources.frame import Frame, to_table
 from faceq.stages.chosen_models import choose
@@ -231,7 +232,7 @@ def test_a_detection_that_the_mesh_rejects_is_no_face(find):
 def test_one_of_both_models_must_be_confident(logit, score, wanted):
     """The mesh has a low confidence for a blurred face or a profile, but the detector finds them."""
     dense = Dense(np.zeros((468, 2), np.float32), None, (), None, logit)
-    found = Found(a_face((0, 0, 50, 50), score), dense, 1, 0)
+    found = Found(a_face((0, 0, 50, 50), score), dense, (), ())
     assert is_face(found) == wanted and (face_confidence(found) > 0.5) == (logit > 0)
 
 

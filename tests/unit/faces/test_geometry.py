@@ -49,7 +49,7 @@ def test_crop_is_upright_and_has_the_margin():
     )
     face = face_of(np.array([70, 60, 100, 80]), landmarks, 0.9, 400, 300)
     nothing_dense = Dense(np.zeros((0, 2), np.float32), None, ())
-    matrix = quality_matrix(Found(face, nothing_dense, 1, 0))
+    matrix = quality_matrix(Found(face, nothing_dense, (), ()))
     eyes = landmarks[:2] @ matrix[:, :2].T + matrix[:, 2]
     assert abs(eyes[0, 1] - eyes[1, 1]) < 0.05
     assert np.linalg.norm(eyes[1] - eyes[0]) == pytest.approx(40 * 256 / 150, rel=0.01)

@@ -8,7 +8,7 @@ import pytest
 
 from faceq.cli import main, score
 from faceq.stage_resources import FindFaces, Pool
-from faceq.table.schema import COLUMNS, EMBEDDING_COLUMN, SCHEMA, STATUSES
+from faceq.table.schema import COLUMNS, EMBEDDING_COLUMN, FACES_COLUMN, SCHEMA, STATUSES
 from jobs import reference_pages
 from jobs.reference_pages import columns, commands, settings
 
@@ -47,7 +47,7 @@ def test_no_row_of_a_table_is_broken_by_its_content(page):
 def test_columns_has_a_row_with_type_meaning_and_nulls_for_each_column():
     page = columns.page()
     rows = re.findall(r"^\| `(\w+)` \| (\w[\w ]*) \|.*\| (.{15,}) \| (\S.*) \|$", page, re.MULTILINE)
-    assert [name for name, *_ in rows] == [*SCHEMA.names, EMBEDDING_COLUMN.name]
+    assert [name for name, *_ in rows] == [*SCHEMA.names, FACES_COLUMN.name, EMBEDDING_COLUMN.name]
     assert [name for name, *_, null in rows if null == "never"] == [
         field.name for field in SCHEMA if not field.nullable
     ]

@@ -57,6 +57,31 @@ def test_the_picture_shows_box_outline_and_landmarks_at_their_places(inspector, 
     assert np.abs(face - box).max() < 0.25 * row["face_h"]
 
 
+def test_all_faces_have_numbered_boxes_and_a_line_each(capsys, tmp_path):
+    photo, out = PHOTOS / "t1.jpg", tmp_path / "six.png"
+    arguments = ["inspect", str(photo), "--faces", "all", "--set", "fiq_threshold=0.95"]
+    assert main.main([*arguments, "--out", str(out)]) == 0
+    shown = capsys.readouterr().out
+    lines = [line for line in shown.splitlines() if line.startswith("  face ")]
+    assert [line.split()[1] for line in lines[1:]] == ["0", "1", "2", "3", "4", "5"]
+    assert sum("the main face" in line for line in lines) == 1
+    assert all("serfiq 0." in line and "dbcnn " in line for line in lines[1:])
+    assert main.main([*arguments, "--json"]) == 0
+    row = json.loads(capsys.readouterr().out)
+    (scored,) = faceq.score_images([photo], faces="all", fiq_threshold=0.95).to_pylist()
+    assert {**row, "run_id": ""} == {**scored, "run_id": ""}
+    assert {face["status"] for face in row["faces"]} == {"scored", "below_fiq"}
+    drawn, scale = np.array(Image.open(out)), picture.SIDE / row["height"]
+    for face in row["faces"]:
+        left, middle = (face[f"face_{side}"] + face[f"face_{size}"] / 2 * at for side, size, at in SIDES)
+        edge = drawn[round(middle * scale), round(left * scale) - 1 : round(left * scale) + 2]
+        assert (np.abs(edge.astype(int) - picture.BOX_COLOUR).max(axis=1) < 60).any()
+
+
+SIDES = (("x", "w", 0), ("y", "h", 1))
+"""The middle of the left side of a box."""
+
+
 def test_the_part_that_dbcnn_ignores_is_dark_and_the_rest_is_unchanged(look):
     seen = picture.scored_pixels(look.crop, look.outline, "mask")
     inside = picture.geometry.polygon_mask(look.outline, 256).astype(bool)
