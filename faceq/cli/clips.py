@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_condition_arguments(parser)
     add = parser.add_argument
     output = parser.add_mutually_exclusive_group()
-    what = "write the list of clips to a .parquet, .csv or .jsonl file; local or s3://"
+    what = "write the list of clips to a .parquet, .csv or .jsonl file; a path or a URI"
     output.add_argument("--out", metavar="FILE", help=what)
     what = "write each clip as a video into a local folder, with the list clips.parquet"
     output.add_argument("--cut", metavar="DIR", help=what)

@@ -20,8 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description, parser.epilog = _COMPACT, _COMPACT_EXAMPLES
     add = parser.add_argument
-    add("table", metavar="TABLE", help="folder or s3:// prefix of the result table of a finished job")
-    add("--out", metavar="TABLE2", required=True, help="folder or s3:// prefix of the new table")
+    add("table", metavar="TABLE", help="folder or URI of the result table of a finished job")
+    add("--out", metavar="TABLE2", required=True, help="folder or URI of the new table")
     add_config_arguments(parser)
     parser.set_defaults(run=run_compact)
 

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description, parser.epilog = _DUPLICATES, _EXAMPLES
     add_condition_arguments(parser)
-    what = "write the list to a .parquet, .csv or .jsonl file; local or s3://"
+    what = "write the list to a .parquet, .csv or .jsonl file; a path or a URI"
     parser.add_argument("--out", metavar="FILE", required=True, help=what)
     parser.add_argument(
         "--by",

@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description, parser.epilog = _EXPLAIN, _EXAMPLES
     add_condition_arguments(parser)
-    parser.add_argument("--json", metavar="FILE", help="also write the numbers as JSON; local or s3://")
+    parser.add_argument("--json", metavar="FILE", help="also write the numbers as JSON; a path or a URI")
     add_config_arguments(parser)
     parser.set_defaults(run=explain, only_prints=lambda options: options.json is None)
 

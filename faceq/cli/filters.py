@@ -10,7 +10,7 @@ log = logging.getLogger(__name__)
 
 def add_condition_arguments(parser: argparse.ArgumentParser) -> None:
     """Add TABLE, CONDITION and `--filter`."""
-    parser.add_argument("table", metavar="TABLE", help="folder or s3:// prefix of a result table")
+    parser.add_argument("table", metavar="TABLE", help="folder or URI of a result table")
     parser.add_argument("where", nargs="?", metavar="CONDITION", help=f'SQL, e.g. "{FILTER}"')
     what = "a named condition: portrait, talking-head, recognition, or one of filters.yaml in this folder"
     parser.add_argument("--filter", metavar="NAME", help=what)

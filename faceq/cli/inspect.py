@@ -47,11 +47,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description, parser.epilog = _INSPECT, _EXAMPLES
     add = parser.add_argument
-    add("images", nargs="+", metavar="IMAGE", help="images, folders, globs; local or s3://")
+    add("images", nargs="+", metavar="IMAGE", help="images, folders, globs; paths or URIs")
     add(
         "--out",
         metavar="FILE",
-        help="annotated image (.png, .jpg, .webp), or a folder for several; local or s3://",
+        help="annotated image (.png, .jpg, .webp), or a folder for several; a path or a URI",
     )
     add(
         "--relative-to",

@@ -70,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         if name == "pull":
             command.formatter_class = argparse.RawDescriptionHelpFormatter
             command.epilog = _PULL_EXAMPLES
-            what = "also copy the models to this folder or s3:// prefix"
+            what = "also copy the models to this folder or URI"
             command.add_argument("--to", metavar="URI", help=what)
             add_config_arguments(command)
             add_accept(command)

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description, parser.epilog = _CLUSTER, _EXAMPLES
     add_condition_arguments(parser)
-    what = "write one row per face to a .parquet, .csv or .jsonl file; local or s3://"
+    what = "write one row per face to a .parquet, .csv or .jsonl file; a path or a URI"
     parser.add_argument("--out", metavar="FILE", required=True, help=what)
     what = (
         "the threshold, -1 to 1; higher: smaller and purer groups (default: by the recogniser's error rate)"

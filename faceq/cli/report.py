@@ -24,10 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description, parser.epilog = _REPORT, _EXAMPLES
     add = parser.add_argument
-    add("table", metavar="TABLE", help="folder or s3:// prefix of a result table")
-    add(
-        "--out", metavar="FILE", default="report.html", help="the page (default: report.html); local or s3://"
-    )
+    add("table", metavar="TABLE", help="folder or URI of a result table")
+    add("--out", metavar="FILE", default="report.html", help="path or URI of the page (default: report.html)")
     add("--no-faces", action="store_true", help="leave out all images of faces and frames")
     what = "also show this selection: the .parquet file that faceq select --out has written"
     add("--selection", metavar="FILE", help=what)

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description, parser.epilog = _SCORE, _SCORE_EXAMPLES
     add = parser.add_argument
-    what = "images, videos, .tar(.gz, .zst, .xz, .bz2), .parquet, .rec, .mdb shards, folders, globs; local or s3://"
+    what = "paths or URIs of images, videos, tars, Parquet, RecordIO and LMDB shards, or of folders; globs"
     add("input", nargs="*", metavar="INPUT", help=what)
     what = f"{brief('manifest')} (repeatable)"
     add("--manifest", action="append", metavar="FILE", help=what)

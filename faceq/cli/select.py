@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description, parser.epilog = _SELECT, _EXAMPLES
     add_condition_arguments(parser)
     add = parser.add_argument
-    what = "write the chosen rows to a .parquet, .csv or .jsonl file; local or s3://"
+    what = "write the chosen rows to a .parquet, .csv or .jsonl file; a path or a URI"
     add("--out", metavar="FILE", help=what)
     what = "write the chosen frames with their rows as WebDataset tars into a folder"
     add("--export-shards", metavar="DIR", help=what)

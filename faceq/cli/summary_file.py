@@ -25,7 +25,7 @@ class SummaryFile:
     and a job that is killed does not leave the summary of an earlier one.
 
     Args:
-        uri: a local path or an `s3://` URI.
+        uri: a path or a URI.
         config: the settings of the job.
 
     Raises:

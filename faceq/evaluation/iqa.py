@@ -235,7 +235,7 @@ def evaluate(
     faceq checks that all images exist before it scores the first one.
 
     Args:
-        image_dir: folder or `s3://` prefix of the images.
+        image_dir: folder or URI of the images.
         mos_csv: a CSV file with the columns `image` (file name relative to image_dir) and `mos` (a number,
             higher is better); other columns are ignored.
         rater: the scorer.

@@ -33,7 +33,7 @@ class Summary:
 
     Attributes:
         run: the run's record, among others `frames`, `rows`, `counts` (rows by status) and `notes`.
-        table: folder or `s3://` prefix of the result table.
+        table: folder or URI of the result table.
         before_seconds: from the start of `score`, or of the command, to the start of the graph.
         seconds: from the start of the graph to its end.
         after_seconds: from the end of the graph to the summary.

@@ -183,7 +183,7 @@ def _unpack(archive: Path, member: str, model: Model, target: Path) -> None:
 
 
 def copy(name: str, path: Path, folder: str, s3: S3Settings) -> str:
-    """Copy a verified file into a folder or under an `s3://` prefix, which can then serve as a mirror.
+    """Copy a verified file into a folder or under a URI, which can then serve as a mirror.
 
     Returns the URI of the copy. If the copy cannot be written, raises the error that `faults.failure`
     returns.

@@ -50,8 +50,8 @@ def compact(source: str, target: str, s3: S3Settings) -> tuple[int, int, int]:
     this function returns, the new table has no records, and no command accepts it as a table.
 
     Args:
-        source: folder or `s3://` prefix of the table. It is not changed.
-        target: folder or `s3://` prefix of the new table. It must be empty, or contain only files of an
+        source: folder or URI of the table. It is not changed.
+        target: folder or URI of the new table. It must be empty, or contain only files of an
             interrupted compaction.
         s3: settings of the file system.
 

@@ -33,7 +33,7 @@ def connect(
     """A connection with locked settings. Tables in memory can still be registered with it.
 
     Args:
-        files: local paths or `s3://` URIs. Only files in their folders can be read.
+        files: paths or URIs. Only files in their folders can be read.
         spill: a folder that no other user can write to, for data that does not fit into memory.
         store: the file system for `s3://`.
         settings: further settings of DuckDB.

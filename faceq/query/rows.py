@@ -69,7 +69,7 @@ def read_table(
     Only the necessary partitions, columns and row groups are read, so name the columns that you need.
 
     Args:
-        uri: folder or `s3://` prefix of a result table.
+        uri: folder or URI of a result table.
         where: an SQL condition on the columns of the table, e.g. "serfiq >= 0.6 and dbcnn >= 55".
         columns: names of the columns to read; all if None.
         s3: settings for S3, if the usual AWS environment variables and profiles are not enough.

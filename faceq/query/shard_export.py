@@ -93,7 +93,7 @@ def export_shards(
     pictures: ExportPictures = ORIGINALS,
     given: Any = None,
 ) -> Exported:
-    """Write the selected frames into `frames-000000.tar`, … in a folder or under an `s3://` prefix.
+    """Write the selected frames into `frames-000000.tar`, … in a folder or under a URI.
 
     Sources are read as streams, each once, except for the few frames that are written first. The rows of a
     few thousand frames or of one large source are in memory, and the content of one sample. Images that are

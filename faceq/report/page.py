@@ -68,7 +68,7 @@ def build(uri: str, s3: S3Settings, with_faces: bool = True, selection: str | No
     """Build the HTML report on a result table.
 
     Args:
-        uri: folder or `s3://` prefix of a result table.
+        uri: folder or URI of a result table.
         s3: settings of the file system, also for the sources.
         with_faces: whether to read sample faces, and frames of clips, from their sources.
         selection: the Parquet file of a selection to show, too.

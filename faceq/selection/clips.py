@@ -57,7 +57,7 @@ def clips(
     outermost ones of them.
 
     Args:
-        uri: folder or `s3://` prefix of a result table.
+        uri: folder or URI of a result table.
         where: an SQL condition that a frame must fulfil; None: the recommended filter.
         min_seconds: minimum time from the first to the last frame of a clip.
         max_seconds: maximum time from the first to the last frame of a clip.

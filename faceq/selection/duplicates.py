@@ -71,7 +71,7 @@ def duplicates(
     """Find the near-duplicates of a result table: frames whose faces look the same.
 
     Args:
-        uri: folder or `s3://` prefix of a result table.
+        uri: folder or URI of a result table.
         where: an SQL condition; only rows that fulfil it are compared. None: all rows.
         by: `hash:BITS`: the difference hashes (`dhash`) differ in at most so many bits, 0 to 16; `hash` is
             `hash:2`. `embedding:COSINE`: the cosine of the embeddings is at least so large; `embedding` is

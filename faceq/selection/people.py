@@ -35,7 +35,7 @@ def cluster(
     the threshold. The same table gives the same result, whatever the order of its files.
 
     Args:
-        uri: folder or `s3://` prefix of a result table with embeddings.
+        uri: folder or URI of a result table with embeddings.
         where: an SQL condition; only rows that fulfil it are grouped. None: all rows.
         cosine: the threshold, -1 to 1. None: the cosine at which the recogniser takes one in N pairs of
             different people for one person, where N is the number of images and videos, from 1,000 to a

@@ -74,7 +74,7 @@ def select(
     choice, whatever the number of its files, the order of its rows or the number of threads.
 
     Args:
-        uri: folder or `s3://` prefix of a result table.
+        uri: folder or URI of a result table.
         where: an SQL condition that a frame must fulfil; None: the recommended filter.
         per: what a group is: `source`, `shot`, `extra.KEY` or `cluster`; None: the whole table is one group.
             A video inside a shard is a source of its own.

@@ -168,7 +168,7 @@ def endings_text(counts: Mapping[str, int], most: int = 8) -> str:
 
 
 def exclude_below(shards: list[Shard], place: str) -> list[Shard]:
-    """The shards that are not inside a folder or `s3://` prefix. Symbolic links are resolved."""
+    """The shards that are not inside a folder or a prefix in a store. Symbolic links are resolved."""
     if is_remote(place):
         return [shard for shard in shards if not shard.source.startswith(f"{place}/")]
     # Resolve each folder once: resolving a million files would take a while.

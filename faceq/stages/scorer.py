@@ -31,7 +31,7 @@ AT_ONCE = 256
 
 
 Picture = str | os.PathLike[str] | bytes | np.ndarray
-"""A local path or an `s3://` URI, encoded bytes (JPEG, PNG, …), or an RGB uint8 array (H, W, 3)."""
+"""A path or a URI, encoded bytes (JPEG, PNG, …), or an RGB uint8 array (H, W, 3)."""
 
 
 class Scorer:
@@ -69,7 +69,7 @@ class Scorer:
         """Score images.
 
         Args:
-            images: local paths or `s3://` URIs, encoded bytes (JPEG, PNG, …), or RGB uint8 arrays (H, W, 3),
+            images: paths or URIs, encoded bytes (JPEG, PNG, …), or RGB uint8 arrays (H, W, 3),
                 in any mixture.
 
         Returns:
@@ -97,7 +97,7 @@ def score_images(images: Iterable[Picture], preset: str = "embedded", **config: 
     Each call loads the models. Pass all images in one call, or create a `Scorer` and reuse it.
 
     Args:
-        images: local paths or `s3://` URIs, encoded bytes (JPEG, PNG, …), or RGB uint8 arrays (H, W, 3),
+        images: paths or URIs, encoded bytes (JPEG, PNG, …), or RGB uint8 arrays (H, W, 3),
             in any mixture.
         preset: the set of models.
         config: other settings of `faceq.config.Config`, e.g. `fiq_threshold=0` to score every face.

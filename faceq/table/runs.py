@@ -79,7 +79,7 @@ class Run:
 
 
 class RunRecords:
-    """The records of the runs that wrote into a folder or an `s3://` prefix."""
+    """The records of the runs that wrote into a folder or a prefix in a store."""
 
     def __init__(self, uri: str, s3: S3Settings):
         self.uri = absolute(uri)

@@ -34,7 +34,7 @@ COLUMNS = (
     Column(
         "source",
         pa.string(),
-        "The image, video or shard that contains the frame: an absolute local path, or an `s3://` URI as you "
+        "The image, video or shard that contains the frame: an absolute local path, or a URI as you "
         "named it (not percent-encoded).",
     ),
     Column(

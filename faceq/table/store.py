@@ -35,7 +35,7 @@ QUANTILE_BINS = 10_000
 
 
 class Table(RunRecords):
-    """A result table: a folder or an `s3://` prefix."""
+    """A result table: a folder or a prefix in a store."""
 
     def check(self, record: dict[str, Any] | None) -> None:
         """Check that a run with these settings may write here. With None, check only that the folder contains
