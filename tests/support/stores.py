@@ -79,8 +79,11 @@ def s3_place(uri: str) -> Place:
             patch.setenv("AWS_ENDPOINT_URL", address)
             yield S3Settings(endpoint_url=address), met
 
+    def put(name: str, data: bytes) -> None:
+        client.put_object(Bucket=BUCKET, Key=f"stores/{name}", Body=data)
+
     client = boto3.client("s3")
-    return Place("s3", uri, lambda name, data: client.put_object(Bucket=BUCKET, Key=name, Body=data), faulty)
+    return Place("s3", f"{uri}/stores", put, faulty)  # other tests use the bucket, too
 
 
 def gcs_place(uri: str) -> Place:
