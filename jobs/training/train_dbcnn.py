@@ -5,10 +5,10 @@
 
 DIR holds `live_challenge/` (images/, mos.csv, NOTICE.txt). `portraits_1024/` and `faces/` in it are used for
 measurements after the training. `cut_faces` wrote the folder FACES, `cut_views` the folder VIEWS,
-`train_teacher` the folder TEACHER, and `name_distortions` the file scnn.pt. In each step the network learns
+`train_teacher` the folder TEACHER, and `name_distortions` the file scnn.pt. First, the network learns the
+ratings of images and the teacher's scores of views. Then it goes on with these, and also learns
 
-- the ratings of some images, and the teacher's scores of some views,
-- the teacher's scores of some faces, which must also be the same after harmless changes,
+- the teacher's scores of faces, which must be the same after harmless changes,
 - that the score of a face falls with each step of a distortion.
 
 A part of the rated images, the fold, is held out unless you pass `--all`; the teacher must have held out the
@@ -32,10 +32,17 @@ from faceq.iqa.dbcnn_lite_weights import SECOND
 from jobs.training.agreement import add_arguments, split, write_scores
 from jobs.training.train_data import LabelledViews, keep_freed_memory, read_faces, read_rated, read_views
 from jobs.training.train_figures import measure, scores_of_images, write_card, write_curves
-from jobs.training.train_loop import CURVES, LabelledFaces, train
+from jobs.training.train_loop import (
+    FACES_STAGE,
+    RATINGS_STAGE,
+    LabelledFaces,
+    finished,
+    learn_faces,
+    learn_ratings,
+)
 from jobs.training.train_teacher import LABELS, VIEW_LABELS
 
-EPOCHS = 12
+EPOCHS, FACES_EPOCHS = 12, 3
 NAME = "dbcnn-lite-2"
 
 
@@ -71,7 +78,10 @@ def main() -> None:
     usable = np.flatnonzero((views.sources < 0) | ~held[views.sources])
     seen = LabelledViews(views, np.load(options.teacher / VIEW_LABELS), usable)
     start = (options.init, options.distortion)
-    model = train(SECOND, *start, training, seen, faces, EPOCHS, options.seed, folder, counts)
+    lite = learn_ratings(SECOND, *start, training, seen, EPOCHS, options.seed, folder, counts)
+    last = range(EPOCHS, EPOCHS + FACES_EPOCHS)
+    learn_faces(lite, training, seen, faces, last, options.seed, folder, counts)
+    model = finished(lite, training, seen, last.stop, options.seed)
     path = folder / f"{NAME}.safetensors"
     write_weights(model.state_dict(), path)
 
@@ -81,7 +91,8 @@ def main() -> None:
     figures = measure(stored, rest, scores, options.data)
     print(json.dumps(figures, indent=1))
     (folder / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
-    write_curves(folder / CURVES)
+    for stage in (RATINGS_STAGE, FACES_STAGE):
+        write_curves(folder / f"{stage}.csv")
     notice = (options.data / "live_challenge" / "NOTICE.txt").read_text()
     write_card(folder / f"{NAME}.md", figures, notice, counts, options.seed)
 

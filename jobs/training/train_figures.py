@@ -123,7 +123,7 @@ def _seen(
 
 
 def write_curves(curves: Path) -> None:
-    """Plot the curves of a training from their CSV file into `curves.png` beside it."""
+    """Plot the curves of a stage of a training from their CSV file into a PNG file beside it."""
     with curves.open(newline="") as file:
         rows = list(csv.DictReader(file))
     figure = matplotlib.figure.Figure(figsize=(5, 3.5), layout="constrained")
@@ -133,7 +133,7 @@ def write_curves(curves: Path) -> None:
         axes.plot(epochs, [float(row[name]) for row in rows], label=name.replace("_", " "))
     axes.set(xlabel="epoch")
     axes.legend()
-    figure.savefig(curves.with_name("curves.png"), dpi=100)
+    figure.savefig(curves.with_suffix(".png"), dpi=100)
 
 
 def write_card(path: Path, figures: dict[str, object], notice: str, counts: str, seed: int) -> None:

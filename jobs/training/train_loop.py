@@ -36,11 +36,11 @@ WARM_UP = 0.25  # share of the steps in which the rate rises
 
 FACES_A_STEP = 2
 RANK_MARGIN = 30.0  # points by which the score of a ruined face must fall: `Kind.falls` is relative to it
-FACE_WEIGHTS = (0.5, 10.0, 0.3)  # of the three `face_losses`, relative to the loss of ratings
-FIRST_FACE_EPOCH = 1  # before, norms have no usable statistics
+FACE_WEIGHTS = (0.3, 5.0, 0.15)  # of the three `face_losses`, relative to the loss of ratings
+FACES_RATE, FACES_WARM_UP = 6e-5, 0.1  # of all parts
 
-STAGE = "training"
-CURVES = f"{STAGE}.csv"
+RATINGS_STAGE, FACES_STAGE = "ratings", "faces"
+"""The two stages of a training, in this order; each writes its curves to a CSV file of this name."""
 
 Part = nn.Module | torch.optim.Optimizer | OneCycleLR  # objects whose state is saved in a checkpoint
 
@@ -168,19 +168,18 @@ def face_losses(scores: Tensor, falls: Tensor, labels: Tensor) -> tuple[Tensor, 
     return wrong, apart, (missing / RATING_SPREAD).clamp_min(0).mean()
 
 
-def train(
+def learn_ratings(
     layout: Layout,
     init: Path,
     distortion: Path,
     rated: Rated,
     views: LabelledViews | None,
-    faces: LabelledFaces | None,
     epochs: int,
     seed: int,
     folder: Path,
     of: str,
-) -> DBCNNLite:
-    """Train a network on ratings and, if there are any, on views and faces.
+) -> LiveLite:
+    """Train a network on ratings and, if there are any, on views.
 
     Args:
         layout: the layers of the network.
@@ -197,26 +196,65 @@ def train(
     nn.init.zeros_(model.head.weight)
     nn.init.zeros_(model.head.bias)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    lite, steps = LiveLite(model), len(RatedBatches(rated, seed, 0, BATCH, views))
     rates: dict[nn.Module, float] = {
         **dict.fromkeys((model.semantic, model.distortion), TUNED_RATE),
         **dict.fromkeys((model.project, model.head), NEW_RATE),
     }
+    lite = LiveLite(model)
+    _run(lite, rates, WARM_UP, rated, views, None, range(epochs), seed, folder, of)
+    return lite
+
+
+def learn_faces(
+    lite: LiveLite,
+    rated: Rated,
+    views: LabelledViews,
+    faces: LabelledFaces,
+    epochs: range,
+    seed: int,
+    folder: Path,
+    of: str,
+) -> None:
+    """Go on with faces and their distortions, and at a low rate, so that what was learned stays.
+
+    Spearman's correlation on the held-out images of fold 0 is 0.846 before this stage and 0.841 after it.
+    With faces from the start it was 0.829.
+
+    Args:
+        epochs: their numbers, which follow those of `learn_ratings`.
+    """
+    _run(lite, {lite.model: FACES_RATE}, FACES_WARM_UP, rated, views, faces, epochs, seed, folder, of)
+
+
+def _run(
+    lite: LiveLite,
+    rates: dict[nn.Module, float],
+    warm_up: float,
+    rated: Rated,
+    views: LabelledViews | None,
+    faces: LabelledFaces | None,
+    epochs: range,
+    seed: int,
+    folder: Path,
+    of: str,
+) -> None:
+    """A stage of a training. `rates`: the highest learning rate of each part of the network."""
+    steps = len(RatedBatches(rated, seed, 0, BATCH, views))
     groups = [{"params": list(part.parameters()), "lr": rate} for part, rate in rates.items()]
     optimiser = torch.optim.AdamW(groups, weight_decay=WEIGHT_DECAY)
-    schedule = OneCycleLR(optimiser, list(rates.values()), total_steps=epochs * steps, pct_start=WARM_UP)
+    schedule = OneCycleLR(optimiser, list(rates.values()), total_steps=len(epochs) * steps, pct_start=warm_up)
 
-    def run_epoch(epoch: int) -> dict[str, float]:
-        seen = faces if epoch >= FIRST_FACE_EPOCH else None
-        batches = (
-            iter(())
-            if seen is None
-            else prefetched(FaceBatches(seen.ladders, seen.labels, seed, epoch, steps, FACES_A_STEP))
+    def run_epoch(at: int) -> dict[str, float]:
+        epoch = epochs[at]
+        ladders = (
+            prefetched(FaceBatches(faces.ladders, faces.labels, seed, epoch, steps, FACES_A_STEP))
+            if faces
+            else iter(())
         )
         totals = np.zeros(4)
         for images, ratings in prefetched(RatedBatches(rated, seed, epoch, BATCH, views)):
             losses = [rating_loss(lite(images, torch.ones_like(images[:, :1]), live=True), ratings)]
-            for crops, masks, falls, labels in [next(batches)] if seen else []:
+            for crops, masks, falls, labels in [next(ladders)] if faces else []:
                 losses += face_losses(lite(crops, masks, live=False).view(-1, CROPS), falls, labels)
             optimiser.zero_grad()
             weighed = [w * loss for w, loss in zip((1, *FACE_WEIGHTS), losses, strict=False)]
@@ -225,15 +263,20 @@ def train(
             schedule.step()
             totals[: len(losses)] += [loss.item() for loss in losses]
         names = ("rating_loss", "label_loss", "difference_loss", "ranking_loss")
-        return dict(zip(names, (totals / steps).tolist(), strict=True))
+        return dict(zip(names[: len(losses)], (totals / steps).tolist(), strict=False))
 
     parts: dict[str, Part] = {"lite": lite, "optimiser": optimiser, "schedule": schedule}
-    train_stage(STAGE, folder, parts, epochs, run_epoch, f"seed {seed}, {of}")
+    name = FACES_STAGE if faces else RATINGS_STAGE
+    train_stage(name, folder, parts, len(epochs), run_epoch, f"seed {seed}, {of}")
+
+
+def finished(lite: LiveLite, rated: Rated, views: LabelledViews | None, epochs: int, seed: int) -> DBCNNLite:
+    """The network with the statistics, norms and scale of inference, after `epochs` in all."""
     gather_statistics(lite, RatedBatches(rated, seed, epochs, BATCH, views))
     lite.freeze()
-    fold(model.semantic)
-    fit_scale(model, RatedBatches(rated, seed, epochs + 1, BATCH))
-    return model
+    fold(lite.model.semantic)
+    fit_scale(lite.model, RatedBatches(rated, seed, epochs + 1, BATCH))
+    return lite.model
 
 
 @torch.no_grad()

@@ -39,7 +39,7 @@ from jobs.training.train_data import (
     read_views,
 )
 from jobs.training.train_figures import scores_of_images
-from jobs.training.train_loop import RANK_MARGIN, train
+from jobs.training.train_loop import RANK_MARGIN, finished, learn_ratings
 from jobs.training.train_norms import blocks_of
 
 EPOCHS = 10
@@ -71,7 +71,9 @@ def main() -> None:
         folder = options.out / init.stem
         folder.mkdir(parents=True, exist_ok=True)
         layout = Layout(SECOND.share, SECOND.scnn, blocks_of(init))
-        model = train(layout, init, options.distortion, training, None, None, EPOCHS, seed, folder, counts)
+        start = (layout, init, options.distortion)
+        lite = learn_ratings(*start, training, None, EPOCHS, seed, folder, counts)
+        model = finished(lite, training, None, EPOCHS, seed)
         scores.append(scores_of_images(model, rest))
         labels.append(scores_of_faces(model, faces))
         view_labels.append(scores_of_views(model, views))

@@ -61,7 +61,7 @@ def test_a_small_training_writes_loadable_weights_and_a_model_card(
     names = ("faces", "views", "features.npz", "teacher", "out")
     faces, views, features, teacher, out = (tmp_path / name for name in names)
     for module, name, value in (
-        *((train_teacher, "EPOCHS", 2), (train_dbcnn, "EPOCHS", 2)),
+        *((train_teacher, "EPOCHS", 2), (train_dbcnn, "EPOCHS", 2), (train_dbcnn, "FACES_EPOCHS", 1)),
         *((name_distortions, "EPOCHS", 1), (name_distortions, "STEPS", 2)),
         *((train_loop, "BATCH", 4), (train_loop, "FACES_A_STEP", 2)),
     ):
@@ -89,6 +89,7 @@ def test_a_small_training_writes_loadable_weights_and_a_model_card(
     card = (out / f"{NAME}.md").read_text()
     assert "held out (fold 0)" in card and "the notice" in card
     assert json.loads((out / "figures.json").read_text())["held_out"]["n"] > 10
-    assert (out / "curves.png").stat().st_size > 5000
-    assert (out / "training.csv").read_text().startswith("epoch,rating_loss,label_loss,difference_loss,")
+    assert (out / "faces.png").stat().st_size > 5000
+    assert (out / "ratings.csv").read_text().startswith("epoch,rating_loss,seconds")
+    assert (out / "faces.csv").read_text().startswith("epoch,rating_loss,label_loss,difference_loss,")
     run(agreement, out / "held_out.csv", teacher / "held_out.csv")
