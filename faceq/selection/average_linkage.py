@@ -12,7 +12,7 @@ Billion-sized Datasets", 2021).
 
 import numpy as np
 
-from faceq.selection.near_embeddings import dots, nearest
+from faceq.selection.embedding_pairs import dots, nearest
 
 NEIGHBOURS = 32
 """Neighbours of a cluster that are candidates for a merge. When no candidate is left, they are searched again

@@ -6,9 +6,9 @@ import numpy as np
 import pyarrow as pa
 
 from faceq.query.rows import Rows
-from faceq.selection import alike_embeddings
-from faceq.selection.alike_hashes import Hashes
+from faceq.selection import distinct_embeddings
 from faceq.selection.candidates import Candidates, mixed
+from faceq.selection.distinct_hashes import Hashes
 from faceq.selection.greedy import Near, places, ranks
 from faceq.selection.select_options import Options, bin_names
 
@@ -107,10 +107,10 @@ def _by_embedding(
     length = longest if limit is None else _FIRST * limit
     while open_groups.any():
         frames = np.flatnonzero(open_groups[group] & (place < length))
-        vectors, slots = alike_embeddings.read(rows, found.ids[frames])
+        vectors, slots = distinct_embeddings.read(rows, found.ids[frames])
         missing[frames[slots < 0]] = True
         frames, slots = frames[slots >= 0], slots[slots >= 0]
-        near = alike_embeddings.Embeddings(vectors, slots, cosine)
+        near = distinct_embeddings.Embeddings(vectors, slots, cosine)
         starts = np.searchsorted(group[frames], np.arange(len(found.sizes) + 1))
         bins = None if found.bins is None else found.bins[frames]
         given[frames] = ranks(starts, bins, near, limit)

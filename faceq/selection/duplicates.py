@@ -12,9 +12,9 @@ from faceq.errors import UsageError
 from faceq.query.rows import Rows
 from faceq.selection.components import Components
 from faceq.selection.duplicate_schema import GROUP_COLUMNS, PAIR_COLUMNS
+from faceq.selection.embedding_pairs import dots, near_embeddings
 from faceq.selection.embeddings import BEST_FIRST, read_embeddings, recogniser_of
-from faceq.selection.near_embeddings import dots, near_embeddings
-from faceq.selection.near_hashes import MOST_BITS, near_hashes
+from faceq.selection.hash_pairs import MOST_BITS, near_hashes
 from faceq.storage.settings import S3Settings
 
 log = logging.getLogger(__name__)

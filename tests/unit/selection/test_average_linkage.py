@@ -5,9 +5,9 @@ import pytest
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
 
-from faceq.selection import near_embeddings
+from faceq.selection import embedding_pairs
 from faceq.selection.average_linkage import average_linkage
-from faceq.selection.near_embeddings import nearest
+from faceq.selection.embedding_pairs import nearest
 
 
 def people(count: int, each: int, spread: float, seed: int) -> np.ndarray:
@@ -67,8 +67,8 @@ def test_the_nearest_are_found_in_small_blocks(monkeypatch):
     near = ((ranks < 5) | (ranks.T < 5)) & (cosines >= 0.2)
     expected = list(zip(*np.nonzero(np.triu(near)), strict=True))
     for rows, columns in ((1024, 8192), (16, 32), (7, 64)):
-        monkeypatch.setattr(near_embeddings, "_ROWS", rows)
-        monkeypatch.setattr(near_embeddings, "_COLUMNS", columns)
+        monkeypatch.setattr(embedding_pairs, "_ROWS", rows)
+        monkeypatch.setattr(embedding_pairs, "_COLUMNS", columns)
         assert list(zip(*nearest(vectors, 5, 0.2), strict=True)) == expected
 
 

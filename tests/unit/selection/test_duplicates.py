@@ -15,7 +15,7 @@ import faceq
 from faceq.cli.main import main
 from faceq.errors import UsageError
 from faceq.selection import duplicates as module
-from faceq.selection import near_embeddings
+from faceq.selection import embedding_pairs
 from faceq.selection.duplicate_schema import GROUP_COLUMNS, PAIR_COLUMNS
 from faceq.selection.duplicates import likeness
 from faceq.table.schema import SCHEMA
@@ -153,8 +153,8 @@ def test_the_files_and_threads_do_not_matter(rows, table, tmp_path, monkeypatch)
     ways = [{"by": "hash:2"}, {"by": "hash:2", "group": True}, {"by": "embedding"}]
     expected = [faceq.duplicates(table, **way) for way in ways]
     assert [faceq.duplicates(other, **way) for way in ways] == expected
-    monkeypatch.setattr("faceq.selection.near_hashes.usable_cpus", lambda: 1)
-    monkeypatch.setattr(near_embeddings, "_ROWS", 50)  # BLAS rounds differently
+    monkeypatch.setattr("faceq.selection.hash_pairs.usable_cpus", lambda: 1)
+    monkeypatch.setattr(embedding_pairs, "_ROWS", 50)  # BLAS rounds differently
     assert [faceq.duplicates(other, **way) for way in ways] == expected
 
 

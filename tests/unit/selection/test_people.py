@@ -11,7 +11,7 @@ import faceq
 from faceq.cli.main import main
 from faceq.errors import UsageError
 from faceq.models import zoo
-from faceq.selection import near_embeddings, people
+from faceq.selection import embedding_pairs, people
 from faceq.selection.people_schema import COLUMNS
 from faceq.table.schema import SCHEMA
 
@@ -65,7 +65,7 @@ def test_the_files_and_blocks_do_not_matter(table, tmp_path, monkeypatch):
     other = write_faces(tmp_path / "mixed", rows[::-1], files=4)
     expected = faceq.cluster(table)
     assert faceq.cluster(other) == expected
-    monkeypatch.setattr(near_embeddings, "_ROWS", 3)
+    monkeypatch.setattr(embedding_pairs, "_ROWS", 3)
     assert faceq.cluster(other) == expected
 
 

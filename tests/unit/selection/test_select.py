@@ -18,8 +18,8 @@ from here import write_rows
 import faceq
 from faceq.cli.main import main
 from faceq.errors import UsageError
-from faceq.selection import alike_embeddings, alike_hashes, choice, greedy
-from faceq.selection.alike_hashes import Hashes
+from faceq.selection import choice, distinct_embeddings, distinct_hashes, greedy
+from faceq.selection.distinct_hashes import Hashes
 from faceq.selection.select import METADATA_KEY
 from faceq.storage.settings import S3Settings
 from faceq.table.runs import Run
@@ -146,8 +146,8 @@ def sizes(request, monkeypatch):
         monkeypatch.setattr(greedy, "_WORK", 1)
         monkeypatch.setattr(greedy, "_CELLS", 8)
         monkeypatch.setattr(choice, "_FIRST", 2)
-        monkeypatch.setattr(alike_embeddings, "_VALUES_AT_ONCE", 64)
-        monkeypatch.setattr(alike_embeddings, "IN_MEMORY", 0)
+        monkeypatch.setattr(distinct_embeddings, "_VALUES_AT_ONCE", 64)
+        monkeypatch.setattr(distinct_embeddings, "IN_MEMORY", 0)
 
 
 @pytest.mark.parametrize("distinct", [None, "hash:1", "hash:9", "embedding:0.9"])
@@ -391,12 +391,12 @@ def test_the_index_finds_what_comparing_all_pairs_finds(monkeypatch):
         queries = np.where(
             change, queries ^ np.uint64(1) << rng.integers(0, 64, 400).astype(np.uint64), queries
         )
-    monkeypatch.setattr(alike_hashes, "_PAIRS_AT_ONCE", 1000)
+    monkeypatch.setattr(distinct_hashes, "_PAIRS_AT_ONCE", 1000)
     distances = np.bitwise_count(queries[:, None] ^ known).min(1)
     assert len(set(distances)) > 8
     for radius in (0, 1, 2, 5, 7, 10, 12):
         for parts in range(3, 7):
-            found = alike_hashes._any_by_index(queries, known, radius, parts, radius // parts)
+            found = distinct_hashes._any_by_index(queries, known, radius, parts, radius // parts)
             assert (found == (distances <= radius)).all()
     both = np.concatenate([queries, known])
     near = Hashes(both, 7).any(np.arange(400), np.arange(400, 1000))

@@ -1,4 +1,8 @@
-"""Which embeddings are near each other: have a high cosine. Only those of compared frames are read."""
+"""Which embeddings are too near each other to be chosen together: have a high cosine.
+
+It answers the questions of a greedy choice (`greedy.Near`), and reads only the embeddings of compared frames.
+All pairs of a table are found by `embedding_pairs`.
+"""
 
 import tempfile
 from collections.abc import Iterator

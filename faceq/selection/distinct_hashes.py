@@ -1,4 +1,7 @@
-"""Which hashes are near each other: differ in few bits."""
+"""Which hashes are too near each other to be chosen together: differ in few bits.
+
+It answers the questions of a greedy choice (`greedy.Near`). All pairs of a table are found by `hash_pairs`.
+"""
 
 import itertools
 import math

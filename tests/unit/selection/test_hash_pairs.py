@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from faceq.selection import near_hashes as module
-from faceq.selection.near_hashes import near_hashes
+from faceq.selection import hash_pairs
+from faceq.selection.hash_pairs import near_hashes
 
 
 def clustered(count: int, centres: int, seed: int) -> np.ndarray:
@@ -36,8 +36,8 @@ def test_every_way_of_dividing_the_bits_finds_all_pairs(monkeypatch, bits, equal
     pieces = bits + equal
     if pieces > 12 and equal:
         pytest.skip("the number of tables explodes: never chosen")
-    scheme = module._Scheme(max(1, pieces), equal)
-    monkeypatch.setattr(module, "_cheapest", lambda hashes, bits: scheme)
+    scheme = hash_pairs._Scheme(max(1, pieces), equal)
+    monkeypatch.setattr(hash_pairs, "_cheapest", lambda hashes, bits: scheme)
     hashes = clustered(600, 30, bits)
     assert pairs(hashes, bits) == all_pairs(hashes, bits) != []
 
@@ -53,10 +53,10 @@ def test_many_hashes_are_not_compared_with_each_other(monkeypatch):
     """The division is chosen by the number of hashes; without one, this would take half a billion
     comparisons."""
     hashes = clustered(30_000, 1500, 2)
-    assert module._cheapest(hashes, 2).equal > 0
+    assert hash_pairs._cheapest(hashes, 2).equal > 0
     few = pairs(hashes, 2)
-    monkeypatch.setattr(module, "_AT_ONCE", 1000)  # runs of equal keys cross the parts
-    monkeypatch.setattr(module, "usable_cpus", lambda: 1)
+    monkeypatch.setattr(hash_pairs, "_AT_ONCE", 1000)  # runs of equal keys cross the parts
+    monkeypatch.setattr(hash_pairs, "usable_cpus", lambda: 1)
     assert pairs(hashes, 2) == few
 
 
