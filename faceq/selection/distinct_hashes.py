@@ -113,12 +113,7 @@ class _Index:
 
     def flips(self, bits: int) -> Iterator[int]:
         """All numbers with so many ones among the bits of a key."""
-        if bits == 0:
-            yield 0
-            return
-        for high in range(bits - 1, self._width):
-            for low in _below(high, bits - 1):
-                yield low | 1 << high
+        return _with_ones(self._width, bits)
 
     def near(self, queries: np.ndarray, flip: int, radius: int) -> np.ndarray:
         """(N,) bool: which of the queries (N,) are within `radius` bits of a hash that has the same key, but
@@ -143,11 +138,11 @@ class _Index:
         return found
 
 
-def _below(high: int, bits: int) -> Iterator[int]:
-    """All numbers with so many ones among the `high` lowest bits."""
-    if bits == 0:
+def _with_ones(width: int, ones: int) -> Iterator[int]:
+    """All numbers with so many ones among the `width` lowest bits, and no others."""
+    if ones == 0:
         yield 0
         return
-    for top in range(bits - 1, high):
-        for low in _below(top, bits - 1):
+    for top in range(ones - 1, width):
+        for low in _with_ones(top, ones - 1):
             yield low | 1 << top

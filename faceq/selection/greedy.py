@@ -157,9 +157,8 @@ def _filled(frames: np.ndarray, bins: np.ndarray, near: Near, limit: int) -> np.
     numbers = [int(bins[queue[0]]) for queue in queues]
     counts = np.zeros(max(numbers) + 1, np.int64)
     chosen = np.empty(min(limit, len(frames)), np.int64)
-    done = compared = work = (
-        0  # the queues are distinct from the first `compared` of the `done` chosen frames
-    )
+    # The queues are distinct from the first `compared` of the `done` chosen frames.
+    done = compared = work = 0
     ahead = np.empty(0, np.int64)
     while done < len(chosen):
         waiting = np.bincount(bins[ahead], minlength=len(counts))
