@@ -15,6 +15,7 @@ from faceq.selection.duplicate_schema import GROUP_COLUMNS, PAIR_COLUMNS
 from faceq.selection.embedding_pairs import dots, near_embeddings
 from faceq.selection.embeddings import BEST_FIRST, read_embeddings, recogniser_of
 from faceq.selection.hash_pairs import MOST_BITS, near_hashes
+from faceq.selection.kind_and_limit import kind_and_limit
 from faceq.storage.settings import S3Settings
 
 log = logging.getLogger(__name__)
@@ -45,15 +46,11 @@ class Likeness:
 
 def likeness(text: str) -> Likeness:
     """`hash`, `hash:BITS`, `embedding` or `embedding:COSINE`. Raises UsageError for other texts."""
-    kind, colon, number = text.partition(":")
-    try:
-        limit = float(number) if colon else {"hash": BITS, "embedding": COSINE}[kind]
-        if kind == "hash" and limit in range(MOST_BITS + 1):
-            return Likeness("hash", limit)
-        if kind == "embedding" and -1 < limit < 1:
-            return Likeness("embedding", limit)
-    except (KeyError, ValueError):
-        pass
+    by, limit = kind_and_limit(text, {"hash": BITS, "embedding": COSINE})
+    if by == "hash" and limit in range(MOST_BITS + 1):
+        return Likeness("hash", limit)
+    if by == "embedding" and -1 < limit < 1:
+        return Likeness("embedding", limit)
     raise UsageError(
         f"duplicates: --by {text}: expected hash:BITS with 0 to {MOST_BITS} bits, such as hash:{BITS}, or "
         f"embedding:COSINE with a cosine below 1, such as embedding:{COSINE}"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from faceq.errors import UsageError
 from faceq.query.extra_values import COLUMN as EXTRA
 from faceq.query.extra_values import extra_value
+from faceq.selection.kind_and_limit import kind_and_limit
 
 BLEND = "sqrt(serfiq * dbcnn / 100)"
 """SQL: the default score, the geometric mean of both scores, from 0 to 1.
@@ -102,18 +103,12 @@ def options(
 def _distinct(text: str | None) -> Distinct | None:
     if text is None:
         return None
-    by, colon, number = text.partition(":")
-    expected = "hash:BITS with 1 to 64 bits, or embedding:COSINE with -1 to 1"
-    if by not in DEFAULT_LIMITS:
-        raise UsageError(f"select: --distinct {text}: expected {expected}")
-    try:
-        limit = float(number) if colon else DEFAULT_LIMITS[by]
-    except ValueError:
-        limit = math.nan
-    valid = limit in range(1, 65) if by == "hash" else -1 <= limit <= 1
-    if not valid:
-        raise UsageError(f"select: --distinct {text}: expected {expected}")
-    return Distinct(by, limit)
+    by, limit = kind_and_limit(text, DEFAULT_LIMITS)
+    if (by == "hash" and limit in range(1, 65)) or (by == "embedding" and -1 <= limit <= 1):
+        return Distinct(by, limit)
+    raise UsageError(
+        f"select: --distinct {text}: expected hash:BITS with 1 to 64 bits, or embedding:COSINE with -1 to 1"
+    )
 
 
 def _bins(text: str) -> Iterator[tuple[str, int]]:
