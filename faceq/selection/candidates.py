@@ -17,7 +17,7 @@ from faceq.storage.filesystem import filesystem, path_of, storage_errors
 from faceq.storage.parquet import ParquetFile
 from faceq.storage.settings import S3Settings
 from faceq.table.recommended import FILTER
-from faceq.table.schema import BREAK, EMBEDDING
+from faceq.table.schema import BREAK
 
 _ROWS_AT_ONCE = 1 << 20
 
@@ -259,8 +259,3 @@ def _why_no_group(rows: Rows, per: str) -> str:
     known = rows.arrow(rows.sql(keys))["key"].to_pylist()
     found = f"its keys are {', '.join(known)}" if known else "it is empty in the whole table"
     return f"no frame that fulfils the condition has this value in `extra`: {found}"
-
-
-def has_embeddings(rows: Rows) -> bool:
-    """Whether the table has embeddings."""
-    return EMBEDDING.name in rows.stored

@@ -29,6 +29,12 @@ class Faces:
     vectors: np.ndarray
 
 
+def check_embeddings(rows: Rows, command: str, advice: str) -> None:
+    """Raises UsageError, with what to do, if the table has no embeddings. command: for the message."""
+    if EMBEDDING.name not in rows.stored:
+        raise UsageError(f"{command}: {rows.table.uri} has no embeddings: {advice}")
+
+
 def read_embeddings(rows: Rows, where: str | None, order: str, command: str) -> Faces:
     """The embeddings of the rows that fulfil a condition. The number of rows without one is logged.
 
@@ -42,10 +48,7 @@ def read_embeddings(rows: Rows, where: str | None, order: str, command: str) -> 
         UsageError: the table has no embeddings, or those of several recognisers.
     """
     uri = rows.table.uri
-    if EMBEDDING.name not in rows.columns:
-        raise UsageError(
-            f"{command}: {uri} has no embeddings: score the input again with --embeddings into a new table"
-        )
+    check_embeddings(rows, command, "score the input again with --embeddings into a new table")
     kept = rows.chosen(where)
     known = rows.over(kept, f"SELECT * FROM {{rows}} WHERE {EMBEDDING.name} IS NOT NULL")
     sizes = rows.arrow(

@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 
 from faceq import __version__
-from faceq.errors import UsageError
 from faceq.query.rows import Rows
-from faceq.selection.candidates import candidates, has_embeddings, label, read_clusters
+from faceq.selection.candidates import candidates, label, read_clusters
 from faceq.selection.choice import Choice, choose
+from faceq.selection.embeddings import check_embeddings
 from faceq.selection.select_options import Options, options
 from faceq.storage.filesystem import absolute
 from faceq.storage.settings import S3Settings
@@ -109,10 +109,8 @@ def select(
 
 def find(rows: Rows, where: str | None, wanted: Options, clusters: str | None, s3: S3Settings) -> Selected:
     """The selection of frames of a table. See `select`."""
-    if wanted.distinct is not None and wanted.distinct.by == "embedding" and not has_embeddings(rows):
-        raise UsageError(
-            f"select: {rows.table.uri} has no embeddings: score it with --embeddings, or use --distinct hash"
-        )
+    if wanted.distinct is not None and wanted.distinct.by == "embedding":
+        check_embeddings(rows, "select", "score it with --embeddings, or use --distinct hash")
     people = rows.name_of(read_clusters(clusters, s3)) if clusters is not None else None
     choice = choose(rows, candidates(rows, where, wanted, people), wanted)
     chosen = rows.name_of(choice.frames)
