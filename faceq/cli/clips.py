@@ -68,8 +68,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def clips(options: argparse.Namespace) -> int:
     """`faceq clips`: print the clips of a table, write them to a file, or cut them out."""
     from faceq.query.export import check_export, export  # noqa: PLC0415 - DuckDB takes a while to import
-    from faceq.query.rows import Rows  # noqa: PLC0415 - as above
-    from faceq.selection.clips import MEMORY, Lengths, find  # noqa: PLC0415 - as above
+    from faceq.selection.clips import Lengths, find  # noqa: PLC0415 - as above
+    from faceq.selection.limited_rows import limited_rows  # noqa: PLC0415 - as above
 
     lengths = Lengths(options.min_seconds, options.max_seconds, options.max_gap)
     condition = filtered(options)
@@ -78,7 +78,7 @@ def clips(options: argparse.Namespace) -> int:
         check_export(options.out)
     way = _way(options) if options.cut else None
     s3 = load_settings(options).s3
-    with Rows(options.table, s3, memory_limit=MEMORY) as rows:
+    with limited_rows(options.table, s3) as rows:
         found = find(rows, condition, lengths)
         if options.out:
             export(rows, rows.sql(f"FROM {rows.name_of(found)}"), options.out, s3)

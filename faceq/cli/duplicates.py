@@ -43,8 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def duplicates(options: argparse.Namespace) -> int:
     """`faceq duplicates`: write the pairs or groups of a table to a file."""
     from faceq.query.export import check_export, export  # noqa: PLC0415 - DuckDB takes a while to import
-    from faceq.query.rows import Rows  # noqa: PLC0415 - as above
-    from faceq.selection.duplicates import MEMORY, find, likeness  # noqa: PLC0415 - as above
+    from faceq.selection.duplicates import find, likeness  # noqa: PLC0415 - as above
+    from faceq.selection.limited_rows import limited_rows  # noqa: PLC0415 - as above
     from faceq.storage.outputs import check_output  # noqa: PLC0415 - as above
 
     alike = likeness(options.by)
@@ -52,7 +52,7 @@ def duplicates(options: argparse.Namespace) -> int:
     s3 = load_settings(options).s3
     check_export(options.out)
     check_output(options.out, s3)
-    with Rows(options.table, s3, memory_limit=MEMORY) as rows:
+    with limited_rows(options.table, s3) as rows:
         found = find(rows, condition, alike, options.group)
         export(rows, found.rows, options.out, s3)
     place = visible(options.out)

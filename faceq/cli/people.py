@@ -36,8 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def cluster(options: argparse.Namespace) -> int:
     """`faceq cluster`: write the person of each face to a file."""
     from faceq.query.export import check_export, export  # noqa: PLC0415 - DuckDB takes a while to import
-    from faceq.query.rows import Rows  # noqa: PLC0415 - as above
-    from faceq.selection.people import MEMORY, check_cosine, find  # noqa: PLC0415 - as above
+    from faceq.selection.limited_rows import limited_rows  # noqa: PLC0415 - as above
+    from faceq.selection.people import check_cosine, find  # noqa: PLC0415 - as above
     from faceq.storage.outputs import check_output  # noqa: PLC0415 - as above
 
     check_cosine(options.cosine)
@@ -45,7 +45,7 @@ def cluster(options: argparse.Namespace) -> int:
     s3 = load_settings(options).s3
     check_export(options.out)
     check_output(options.out, s3)
-    with Rows(options.table, s3, memory_limit=MEMORY) as rows:
+    with limited_rows(options.table, s3) as rows:
         found = find(rows, condition, options.cosine)
         export(rows, found.rows, options.out, s3)
     print(f"{found.faces:,} faces: {found.people:,} people with at least two faces; ", end="")

@@ -67,9 +67,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def select(options: argparse.Namespace) -> int:
     """`faceq select`: print the chosen rows, write them to a file, or export their frames."""
     from faceq.query.export import check_export, export  # noqa: PLC0415 - DuckDB takes a while to import
-    from faceq.query.rows import Rows  # noqa: PLC0415 - as above
     from faceq.query.shard_export import Selection  # noqa: PLC0415 - as above
-    from faceq.selection.select import MEMORY, find  # noqa: PLC0415 - as above
+    from faceq.selection.limited_rows import limited_rows  # noqa: PLC0415 - as above
+    from faceq.selection.select import find  # noqa: PLC0415 - as above
     from faceq.selection.select_options import options as checked  # noqa: PLC0415 - as above
     from faceq.storage.outputs import check_output  # noqa: PLC0415 - as above
 
@@ -81,7 +81,7 @@ def select(options: argparse.Namespace) -> int:
     if options.out:
         check_export(options.out)
         check_output(options.out, s3)
-    with Rows(options.table, s3, memory_limit=MEMORY) as rows:
+    with limited_rows(options.table, s3) as rows:
         people = rich.console.Console(stderr=True, quiet=not options.shown.for_people)
         with people.status("choosing frames"):
             found = find(rows, condition, wanted, options.clusters, s3)

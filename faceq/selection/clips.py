@@ -8,11 +8,9 @@ import pyarrow as pa
 from faceq.errors import UsageError
 from faceq.query.rows import OF_VIDEO, Rows, same_video
 from faceq.selection.clip_values import described
+from faceq.selection.limited_rows import limited_rows
 from faceq.storage.settings import S3Settings
 from faceq.table.recommended import FILTER
-
-MEMORY = "1500MB"
-"""Memory limit of DuckDB. What needs more is written to a temporary folder."""
 
 _ROUNDING = 1e-6
 """Seconds by which sums of timestamps may be off."""
@@ -72,7 +70,7 @@ def clips(
         StorageError: the table cannot be read.
     """
     lengths = Lengths(min_seconds, max_seconds, max_gap)
-    with Rows(uri, s3 or S3Settings(), memory_limit=MEMORY) as rows:
+    with limited_rows(uri, s3 or S3Settings()) as rows:
         return find(rows, where, lengths)
 
 

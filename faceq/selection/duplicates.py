@@ -16,12 +16,10 @@ from faceq.selection.embedding_pairs import dots, near_embeddings
 from faceq.selection.embeddings import BEST_FIRST, read_embeddings, recogniser_of
 from faceq.selection.hash_pairs import MOST_BITS, near_hashes
 from faceq.selection.kind_and_limit import kind_and_limit
+from faceq.selection.limited_rows import limited_rows
 from faceq.storage.settings import S3Settings
 
 log = logging.getLogger(__name__)
-
-MEMORY = "1500MB"
-"""Memory limit of DuckDB. What needs more is written to a temporary folder."""
 
 MOST_PAIRS = 50_000_000
 """Maximum number of pairs, which are in memory: about 2 GB with what it takes to sort and name them."""
@@ -86,7 +84,7 @@ def duplicates(
             pairs, or the condition or `by` is not valid.
         StorageError: the table cannot be read.
     """
-    with Rows(uri, s3 or S3Settings(), memory_limit=MEMORY) as rows:
+    with limited_rows(uri, s3 or S3Settings()) as rows:
         return rows.arrow(find(rows, where, likeness(by), group).rows)
 
 

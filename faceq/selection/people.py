@@ -12,11 +12,9 @@ from faceq.models import zoo
 from faceq.query.rows import Rows
 from faceq.selection.average_linkage import average_linkage
 from faceq.selection.embeddings import Faces, read_embeddings, recogniser_of
+from faceq.selection.limited_rows import limited_rows
 from faceq.selection.people_schema import COLUMNS
 from faceq.storage.settings import S3Settings
-
-MEMORY = "1500MB"
-"""Memory limit of DuckDB. What needs more is written to a temporary folder."""
 
 FMRS = (1e-6, 1e-3)
 """Lowest and highest false match rate of the default threshold."""
@@ -52,7 +50,7 @@ def cluster(
         StorageError: the table cannot be read.
     """
     check_cosine(cosine)
-    with Rows(uri, s3 or S3Settings(), memory_limit=MEMORY) as rows:
+    with limited_rows(uri, s3 or S3Settings()) as rows:
         return rows.arrow(find(rows, where, cosine).rows)
 
 

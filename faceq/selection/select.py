@@ -13,13 +13,11 @@ from faceq.query.rows import Rows
 from faceq.selection.candidates import candidates, label, read_clusters
 from faceq.selection.choice import Choice, choose
 from faceq.selection.embeddings import check_embeddings
+from faceq.selection.limited_rows import limited_rows
 from faceq.selection.select_options import Options, options
 from faceq.storage.filesystem import absolute
 from faceq.storage.settings import S3Settings
 from faceq.table.recommended import FILTER
-
-MEMORY = "1500MB"
-"""Memory limit of DuckDB. What needs more is written to a temporary folder."""
 
 METADATA_KEY = b"faceq_selection"
 """Key of the record of a selection in the metadata of its Parquet file."""
@@ -103,7 +101,7 @@ def select(
     """
     settings = s3 or S3Settings()
     wanted = options(per, top, by, distinct, balance, total, seed, clusters)
-    with Rows(uri, settings, memory_limit=MEMORY) as rows:
+    with limited_rows(uri, settings) as rows:
         return rows.arrow(find(rows, where, wanted, clusters, settings).rows)
 
 

@@ -210,7 +210,7 @@ def test_files_order_of_rows_and_threads_do_not_change_the_choice(tmp_path, monk
     assert len(first) == 20
     order = np.random.default_rng(0).permutation(len(rows))
     other = write(tmp_path / "other", [rows[i] for i in order], files=7)
-    monkeypatch.setattr("faceq.selection.select.MEMORY", "300MB")
+    monkeypatch.setattr("faceq.selection.limited_rows.MEMORY", "300MB")
     for threads in (1, 3):
         monkeypatch.setattr(
             "faceq.query.confined.duckdb.connect",
