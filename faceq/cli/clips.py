@@ -74,10 +74,10 @@ def clips(options: argparse.Namespace) -> int:
     lengths = Lengths(options.min_seconds, options.max_seconds, options.max_gap)
     condition = filtered(options)
     _check_combination(options)
-    if options.out:
-        check_export(options.out)
     way = _way(options) if options.cut else None
     s3 = load_settings(options).s3
+    if options.out:
+        check_export(options.out, s3)
     with limited_rows(options.table, s3) as rows:
         found = find(rows, condition, lengths)
         if options.out:

@@ -45,13 +45,11 @@ def duplicates(options: argparse.Namespace) -> int:
     from faceq.query.export import check_export, export  # noqa: PLC0415 - DuckDB takes a while to import
     from faceq.selection.duplicates import find, likeness  # noqa: PLC0415 - as above
     from faceq.selection.limited_rows import limited_rows  # noqa: PLC0415 - as above
-    from faceq.storage.outputs import check_output  # noqa: PLC0415 - as above
 
     alike = likeness(options.by)
     condition = filtered(options)
     s3 = load_settings(options).s3
-    check_export(options.out)
-    check_output(options.out, s3)
+    check_export(options.out, s3)
     with limited_rows(options.table, s3) as rows:
         found = find(rows, condition, alike, options.group)
         export(rows, found.rows, options.out, s3)

@@ -201,8 +201,7 @@ def evaluate_labels(options: argparse.Namespace) -> int:
 
     settings = load_settings(options, {"accept_licence": options.accept_licence})
     if options.out:
-        check_export(options.out)
-        check_output(options.out, settings.s3)
+        check_export(options.out, settings.s3)
     table = store.Table(options.table, settings.s3)
     known = _known(options, table, settings.s3, "labels")
     embeddings = identities.known_embeddings(table, known, settings.s3, fetch_options(settings))

@@ -38,13 +38,11 @@ def cluster(options: argparse.Namespace) -> int:
     from faceq.query.export import check_export, export  # noqa: PLC0415 - DuckDB takes a while to import
     from faceq.selection.limited_rows import limited_rows  # noqa: PLC0415 - as above
     from faceq.selection.people import check_cosine, find  # noqa: PLC0415 - as above
-    from faceq.storage.outputs import check_output  # noqa: PLC0415 - as above
 
     check_cosine(options.cosine)
     condition = filtered(options)
     s3 = load_settings(options).s3
-    check_export(options.out)
-    check_output(options.out, s3)
+    check_export(options.out, s3)
     with limited_rows(options.table, s3) as rows:
         found = find(rows, condition, options.cosine)
         export(rows, found.rows, options.out, s3)

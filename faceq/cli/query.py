@@ -89,9 +89,9 @@ def query(options: argparse.Namespace) -> int:
     _check_combination(options)
     pictures = pictures_of(options)
     options.where = filtered(options)
-    if options.export:
-        check_export(options.export)
     s3 = load_settings(options).s3
+    if options.export:
+        check_export(options.export, s3)
     with Rows(options.table, s3) as rows:
         if options.count:
             print(rows.count(_chosen(rows, options)))

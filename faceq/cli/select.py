@@ -71,7 +71,6 @@ def select(options: argparse.Namespace) -> int:
     from faceq.selection.limited_rows import limited_rows  # noqa: PLC0415 - as above
     from faceq.selection.select import find  # noqa: PLC0415 - as above
     from faceq.selection.select_options import options as checked  # noqa: PLC0415 - as above
-    from faceq.storage.outputs import check_output  # noqa: PLC0415 - as above
 
     pictures = pictures_of(options)
     condition = filtered(options)
@@ -79,8 +78,7 @@ def select(options: argparse.Namespace) -> int:
     wanted = checked(*texts, options.seed, options.clusters)
     s3 = load_settings(options).s3
     if options.out:
-        check_export(options.out)
-        check_output(options.out, s3)
+        check_export(options.out, s3)
     with limited_rows(options.table, s3) as rows:
         people = rich.console.Console(stderr=True, quiet=not options.shown.for_people)
         with people.status("choosing frames"):

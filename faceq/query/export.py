@@ -45,11 +45,13 @@ _NEAREST = {"hugeint": "BIGINT", "uhugeint": "UBIGINT", "null": "INTEGER"}
 A value beyond 64 bits is an error; it is not rounded."""
 
 
-def check_export(path: str) -> str:
-    """The extension of an export file. Raises UsageError if it is not one of EXPORTS."""
+def check_export(path: str, s3: S3Settings) -> str:
+    """The extension of an export file. Raises UsageError if it is not one of EXPORTS, or the error of
+    `check_output` if the file cannot be written."""
     ending = os.path.splitext(path)[1].lower()
     if ending not in EXPORTS:
         raise UsageError(f"{path}: the name of an export must end in {', '.join(EXPORTS)}")
+    check_output(path, s3)
     return ending
 
 
@@ -72,8 +74,7 @@ def export(
         UsageError: the extension is not supported, the folder does not exist, or DuckDB rejects the query.
         StorageError: the disk is full, or the object store rejects the file.
     """
-    ending = check_export(path)
-    check_output(path, s3)
+    ending = check_export(path, s3)
     writers: dict[str, Callable[[Rows, Any, Any], int]] = {
         ".parquet": functools.partial(_write_parquet, metadata=metadata),
         ".csv": _write_csv,
