@@ -5,12 +5,15 @@ All pairs of a table are found by `embedding_pairs`.
 """
 
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from faceq.query.rows import Rows
+from faceq.selection.embeddings import check_one_length
 from faceq.table.schema import EMBEDDING
 
 IN_MEMORY = 1 << 30
@@ -91,6 +94,9 @@ def read(rows: Rows, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Returns:
         (M, D) float32, the embeddings in the order in which they are read, and (N,) int64, the place of each
         frame's embedding; -1 if it has none.
+
+    Raises:
+        UsageError: they have different lengths.
     """
     known = rows.name_of(pa.table({"frame_id": ids, "_slot": np.arange(len(ids))}))
     statement = (
@@ -110,7 +116,11 @@ def read(rows: Rows, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _parts(rows: Rows, statement: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    lengths: Counter[int] = Counter()
     for part in rows.batches(rows.sql(statement), _ROWS_AT_ONCE):
+        counts = pc.value_counts(pc.list_value_length(part[EMBEDDING.name])).to_pylist()
+        lengths.update({each["values"]: each["counts"] for each in counts})
+        check_one_length(rows, lengths, "select")
         values = part[EMBEDDING.name].combine_chunks().flatten().to_numpy()
         yield part["_slot"].to_numpy(), values.reshape(len(part), -1)
 

@@ -1,6 +1,7 @@
 """The embeddings of a result table, in memory."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,6 +36,16 @@ def check_embeddings(rows: Rows, command: str, advice: str) -> None:
         raise UsageError(f"{command}: {rows.table.uri} has no embeddings: {advice}")
 
 
+def check_one_length(rows: Rows, count_of: Mapping[int, int], command: str) -> None:
+    """Raises UsageError if there are embeddings of different lengths. count_of: number of rows by length."""
+    if len(count_of) > 1:
+        both = " and ".join(f"{size} numbers ({count:,} rows)" for size, count in sorted(count_of.items()))
+        raise UsageError(
+            f"{command}: {rows.table.uri} has embeddings of different recognisers, of {both}: name those of "
+            f'one in the condition, such as "len({EMBEDDING.name}) = {max(count_of, key=count_of.__getitem__)}"'
+        )
+
+
 def read_embeddings(rows: Rows, where: str | None, order: str, command: str) -> Faces:
     """The embeddings of the rows that fulfil a condition. The number of rows without one is logged.
 
@@ -47,7 +58,6 @@ def read_embeddings(rows: Rows, where: str | None, order: str, command: str) -> 
     Raises:
         UsageError: the table has no embeddings, or those of several recognisers.
     """
-    uri = rows.table.uri
     check_embeddings(rows, command, "score the input again with --embeddings into a new table")
     kept = rows.chosen(where)
     known = rows.over(kept, f"SELECT * FROM {{rows}} WHERE {EMBEDDING.name} IS NOT NULL")
@@ -58,12 +68,7 @@ def read_embeddings(rows: Rows, where: str | None, order: str, command: str) -> 
     missing = count_of.pop(None, 0)
     if missing:
         log.info("%s: %s rows without an embedding are left out", command, f"{missing:,}")
-    if len(count_of) > 1:
-        both = " and ".join(f"{size} numbers ({count:,} rows)" for size, count in sorted(count_of.items()))
-        raise UsageError(
-            f"{command}: {uri} has embeddings of different recognisers, of {both}: name those of one in the "
-            f'condition, such as "len({EMBEDDING.name}) = {max(count_of, key=count_of.__getitem__)}"'
-        )
+    check_one_length(rows, count_of, command)
     if not count_of:
         return Faces(np.empty(0, np.int64), np.empty((0, 1), np.float32))
     ids = rows.arrow(rows.over(known, f"SELECT frame_id FROM {{rows}} ORDER BY {order}"))[

@@ -344,6 +344,15 @@ def test_a_table_without_embeddings_says_how_to_make_them(tmp_path):
     assert len(faceq.select(uri, ALL, distinct="hash")) > 0
 
 
+def test_embeddings_of_different_recognisers_are_refused(tmp_path):
+    rows = [row for row in random_rows(11, 20) if row["embedding"]]
+    rows[3]["embedding"] = rows[3]["embedding"] * 2
+    uri = write(tmp_path / "table", rows)
+    with pytest.raises(UsageError, match=r"of 8 numbers .* and 16 numbers \(1 rows\): name those of one"):
+        faceq.select(uri, ALL, distinct="embedding")
+    assert len(faceq.select(uri, "len(embedding) = 8", distinct="embedding")) > 0
+
+
 @pytest.mark.parametrize(
     ("clusters", "reason"),
     [
