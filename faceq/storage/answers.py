@@ -45,17 +45,18 @@ def wrong_server(store: str, check: str) -> OSError:
 _KINDS = {401: PermissionError, 403: PermissionError, 404: FileNotFoundError}
 
 
-def refusal(status: int, message: str = "", advice: str = "") -> OSError:
+def refusal(status: int, message: str = "", advice: str = "", code: str = "") -> OSError:
     """The error for a response of a store other than S3.
 
     Args:
         status: the HTTP status of the response.
         message: what the store says; empty: the standard text of the status.
         advice: what the user can do about it; empty: that of `faults` for this status.
+        code: the error code, as S3 calls it; empty: the status.
     """
     text = mask(message) or _phrase(status)
     error = _KINDS.get(status, OSError)(text)
-    answer = {"Code": str(status), "Message": text, "Advice": advice}
+    answer = {"Code": code or str(status), "Message": text, "Advice": advice}
     error.response = {"Error": answer}  # type: ignore[attr-defined]
     return error
 

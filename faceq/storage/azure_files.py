@@ -199,12 +199,9 @@ def _failure(error: AzureError) -> Exception:
         advice = _ADVICE if status in (401, 403) else ""
         if status == 412:
             text = "the blob was replaced or deleted during the read"
-        failure = failed(status, headers, text, advice)
         code = getattr(error, "error_code", None)  # set by the library for blobs
         code = str(getattr(code, "value", code) or "")
-        if code in _CODES:
-            failure.response["Error"]["Code"] = _CODES[code]  # type: ignore[attr-defined]
-        return failure
+        return failed(status, headers, text, advice, _CODES.get(code, ""))
     if isinstance(error, ClientAuthenticationError):
         return refusal(401, text, _ADVICE)
     return ConnectionError(mask(text))

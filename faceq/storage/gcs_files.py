@@ -175,7 +175,5 @@ def _failure(answer: aiohttp.ClientResponse, content: bytes) -> OSError:
         advice = _ADVICE
     elif answer.status == 400 and "requester pays" in message:
         advice = "choose another bucket: faceq pays for no requests to Google Cloud Storage"
-    error = failed(answer.status, answer.headers, message, advice)
-    if answer.status == 404 and "bucket" in message:
-        error.response["Error"]["Code"] = NO_BUCKET  # type: ignore[attr-defined]
-    return error
+    code = NO_BUCKET if answer.status == 404 and "bucket" in message else ""
+    return failed(answer.status, answer.headers, message, advice, code)

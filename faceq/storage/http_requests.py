@@ -73,13 +73,15 @@ async def attempt(send: Callable[[], Awaitable[T]], host: str, hosts: Hosts) -> 
     raise AssertionError  # the last attempt returns or raises
 
 
-def failed(status: int, headers: Mapping[str, str], message: str = "", advice: str = "") -> OSError:
+def failed(
+    status: int, headers: Mapping[str, str], message: str = "", advice: str = "", code: str = ""
+) -> OSError:
     """The error for a response; see `refusal`. Its `retry_after` is the pause that the host asks for, in
     seconds, None if it asks for none."""
     asked = _pause_of(headers.get("Retry-After"))
     if asked is not None and asked > LONGEST_PAUSE_S:
         advice = f"the host asks to wait {asked:.0f} s: try again later"
-    error = refusal(status, message, advice)
+    error = refusal(status, message, advice, code)
     error.retry_after = asked  # type: ignore[attr-defined]
     return error
 
