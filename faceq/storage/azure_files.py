@@ -61,10 +61,6 @@ class AzureFiles(PagedObjects, AzureBlobFileSystem):
         super().__init__(use_listings_cache=False, **options)
         self._hosts = Hosts()
 
-    @classmethod
-    def _strip_protocol(cls, path: Any) -> Any:
-        return path.partition("://")[2] if "://" in path else path
-
     async def request(self, send: Callable[[], Awaitable[T]]) -> T:
         """The result of a call of Azure's library, with the retries and the errors that all stores share."""
 

@@ -36,11 +36,7 @@ def hub_files(s3: S3Settings) -> "HubFiles":
 class HubFiles(PagedObjects, HttpFiles):
     """A file system whose paths are `datasets/OWNER/NAME/PATH`; the first three parts stand for a bucket."""
 
-    protocol = "hf"
-
-    @classmethod
-    def _strip_protocol(cls, path: Any) -> Any:
-        return path.partition("://")[2] if "://" in path else path
+    protocol = ("hf",)
 
     def bucket_and_key(self, path: str) -> tuple[str, str]:
         kind, owner, name, key = [*path.split("/", 3), "", "", ""][:4]
@@ -54,8 +50,8 @@ class HubFiles(PagedObjects, HttpFiles):
         return {"Authorization": f"Bearer {token}"} if token else {}
 
     def address_of(self, path: str) -> str:
-        if "://" in path:
-            return path  # of a listing
+        if _is_listing(path):
+            return path
         bucket, key = self.bucket_and_key(path)
         repository, _, revision = bucket.partition("@")
         return f"{_hub()}/{repository}/resolve/{quote(revision or 'main', safe='')}/{quote(key)}"
@@ -67,8 +63,7 @@ class HubFiles(PagedObjects, HttpFiles):
 
     async def _send(self, path: str, headers: dict[str, str]) -> aiohttp.ClientResponse:
         answer = await super()._send(path, headers)
-        is_file = "://" not in path
-        if is_file and not any(_COMMIT in each.headers for each in (*answer.history, answer)):
+        if not _is_listing(path) and not any(_COMMIT in each.headers for each in (*answer.history, answer)):
             answer.close()
             raise _not_hub()
         return answer
@@ -119,6 +114,11 @@ class HubFiles(PagedObjects, HttpFiles):
                 return found, None if link is None else str(link["url"])
 
         return await attempt(send, self._host(url), self._hosts)
+
+
+def _is_listing(path: str) -> bool:
+    """Whether this is the URL of a listing, and not the path of a file."""
+    return path.startswith(("https://", "http://"))
 
 
 def _not_hub() -> OSError:

@@ -54,6 +54,14 @@ class PagedObjects(AsyncFileSystem):
             OSError: the store refuses the request.
         """
 
+    @classmethod
+    def _strip_protocol(cls, path: Any) -> Any:
+        """A path without its scheme. The rest is unchanged: a key may end in a slash, or contain `://`."""
+        if isinstance(path, list):
+            return [cls._strip_protocol(each) for each in path]
+        scheme, _, rest = path.partition("://")
+        return rest if scheme in cls.protocol else path
+
     def bucket_and_key(self, path: str) -> tuple[str, str]:
         """The two parts of a path; no key: ""."""
         bucket, _, key = path.partition("/")
