@@ -1,7 +1,6 @@
 """The file system of s3fs, with three changes: object names stay unchanged, listings are never taken from its
 cache, and responses that do not come from an S3 service are errors."""
 
-import errno
 import functools
 import os
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from fsspec.asyn import sync_wrapper
 from faceq.errors import UsageError
 from faceq.messages.masking import mask_error
 from faceq.storage import s3_listing
+from faceq.storage.answers import wrong_server
 from faceq.storage.object_listing import Note, Objects
 from faceq.storage.settings import S3Settings
 
@@ -140,10 +140,7 @@ class S3Files(s3fs.S3FileSystem):
             mask_error(error)
             raise
         if isinstance(answer, dict) and not _is_from_s3(method, answer):
-            raise OSError(
-                errno.EPROTO,
-                "the endpoint responds, but not like S3: check s3.endpoint_url (or AWS_ENDPOINT_URL)",
-            )
+            raise wrong_server("S3", "s3.endpoint_url (or AWS_ENDPOINT_URL)")
         return answer
 
     call_s3 = sync_wrapper(_call_s3)  # the inherited one is bound to the `_call_s3` of s3fs
