@@ -10,6 +10,9 @@ from typing import Any
 
 from faceq.messages.masking import mask
 
+START_AGAIN = "start the job again"
+"""What to do about a file that was replaced during the read."""
+
 
 def answer_of(error: BaseException) -> dict[str, Any]:
     """The response of the store to the request that caused an error; empty if there is none.

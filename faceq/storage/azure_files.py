@@ -20,7 +20,7 @@ from fsspec.spec import AbstractBufferedFile
 from faceq.errors import UsageError
 from faceq.messages.masking import mask
 from faceq.messages.one_line import one_line
-from faceq.storage.answers import refusal, wrong_server
+from faceq.storage.answers import START_AGAIN, refusal, wrong_server
 from faceq.storage.http_requests import Hosts, attempt, failed
 from faceq.storage.object_listing import NO_BUCKET, Page, PagedObjects
 from faceq.storage.settings import S3Settings
@@ -194,7 +194,7 @@ def _failure(error: AzureError) -> Exception:
         headers = {} if response is None else response.headers
         advice = _ADVICE if status in (401, 403) else ""
         if status == 412:
-            text = "the blob was replaced or deleted during the read"
+            text, advice = "the blob was replaced or deleted during the read", START_AGAIN
         code = getattr(error, "error_code", None)  # set by the library for blobs
         code = str(getattr(code, "value", code) or "")
         return failed(status, headers, text, advice, _CODES.get(code, ""))

@@ -14,7 +14,7 @@ import fsspec
 
 from faceq.errors import FaceqError, StorageError, UsageError
 from faceq.messages.one_line import one_line
-from faceq.storage.answers import answer_of, code_of, part_of
+from faceq.storage.answers import START_AGAIN, answer_of, code_of, part_of
 from faceq.storage.filesystem import is_storage_error
 
 Kind = Literal["empty", "missing", "forbidden", "archived", "outage"]
@@ -42,7 +42,7 @@ _BUSY = {
 _ADVICE = (
     (_CREDENTIALS, "renew or correct the credentials"),
     (_CLOCK, "set this machine's clock"),
-    (_CHANGED, "the object was replaced during the read: start the job again"),
+    (_CHANGED, f"the object was replaced during the read: {START_AGAIN}"),
     (_BUSY, "the storage is busy or down: try again later"),
 )
 _WRONG_NAME = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}

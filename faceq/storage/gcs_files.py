@@ -14,7 +14,7 @@ from gcsfs.retry import HttpError, NonRetryableError
 from google.auth.exceptions import GoogleAuthError
 
 from faceq.messages.masking import mask
-from faceq.storage.answers import refusal, wrong_server
+from faceq.storage.answers import START_AGAIN, refusal, wrong_server
 from faceq.storage.http_requests import TIMEOUT, Hosts, attempt, failed
 from faceq.storage.object_listing import NO_BUCKET, Page, PagedObjects
 from faceq.storage.settings import S3Settings
@@ -143,7 +143,7 @@ class GcsFile(GCSFile):
                 self.fs.cat_file(self.path, start=start, end=min(end, self.size), generation=version)
             )
         except FileNotFoundError:
-            raise refusal(412, "the object was replaced or deleted during the read") from None
+            raise refusal(412, "the object was replaced or deleted during the read", START_AGAIN) from None
 
     def flush(self, force: bool = False) -> None:
         """A small object is written with a single request, which can be repeated."""

@@ -22,7 +22,7 @@ from fsspec.spec import AbstractBufferedFile
 
 from faceq import __version__
 from faceq.errors import UsageError
-from faceq.storage.answers import refusal
+from faceq.storage.answers import START_AGAIN, refusal
 from faceq.storage.http_requests import CONNECTIONS_PER_HOST, TIMEOUT, Hosts, attempt, failed
 from faceq.storage.object_listing import Note, Objects
 from faceq.storage.settings import S3Settings
@@ -103,9 +103,7 @@ class HttpFiles(AsyncFileSystem):
             headers = {"Range": f"bytes={first}-{stop - 1}"}
             async with await self._send(url, headers) as answer:
                 if tag is not None and _tag_of(answer) not in (None, tag):
-                    raise refusal(
-                        412, "the file was replaced during the read", "start the job again when it is not"
-                    )
+                    raise refusal(412, "the file was replaced during the read", START_AGAIN)
                 await _copy(answer, target, first, stop)
 
         await attempt(send, self._host(url), self._hosts)
