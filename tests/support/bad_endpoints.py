@@ -4,7 +4,9 @@ import contextlib
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
+
+from serving import QuietServer, serving
 
 PAGE = b"<!DOCTYPE html><html><head><title>Sign in</title></head><body><p>Hello<br></body></html>"
 XML = b"<html><head><title>ok</title></head><body/></html>"
@@ -33,19 +35,8 @@ def web_server(status: int, body: bytes, location: str = "") -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             pass
 
-    class Server(ThreadingHTTPServer):
-        daemon_threads = True
-
-        def handle_error(self, *_: object) -> None:
-            pass
-
-    server = Server(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
+    with serving(QuietServer(("127.0.0.1", 0), Handler)) as running:
+        yield running
 
 
 @contextlib.contextmanager

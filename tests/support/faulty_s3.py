@@ -12,7 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import boto3
 import pyarrow as pa
@@ -22,6 +22,7 @@ import pytest
 import skimage
 from PIL import Image
 from real_s3 import BUCKET
+from serving import QuietServer, serving
 
 from faceq.sources import read_shards
 from faceq.sources.frame import Frame
@@ -141,30 +142,20 @@ class _Proxy(BaseHTTPRequestHandler):
 _OF_THE_CONNECTION = ("content-length", "connection", "transfer-encoding", "keep-alive")
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 128
-
+class _Server(QuietServer):
     def __init__(self, upstream: str, choose: Callable[[str, str], Fault]):
         super().__init__(("127.0.0.1", 0), _Proxy)
         self.upstream = upstream
         self.choose = choose
         self.met: Counter[str] = Counter()
 
-    def handle_error(self, *_: object) -> None:
-        pass  # clients may close the connection at any time
-
 
 @contextlib.contextmanager
 def proxy_to(address: str, choose: Callable[[str, str], Fault]) -> Iterator[tuple[str, Counter[str]]]:
     """Start a faulty proxy to a server of any store. Returns its address, and a count of each fault."""
     server = _Server(address.removeprefix("http://"), choose)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", server.met
-    finally:
-        server.shutdown()
-        server.server_close()
+    with serving(server) as proxied:
+        yield proxied, server.met
 
 
 @contextlib.contextmanager

@@ -5,12 +5,13 @@ that some servers do not accept (`a/../b`).
 """
 
 import contextlib
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 from xml.sax.saxutils import escape
+
+from serving import QuietServer, serving
 
 from faceq.storage.settings import S3Settings
 
@@ -57,22 +58,13 @@ def small_s3(
     """Start a server with these objects in BUCKET. `settings`: S3 settings besides its endpoint."""
     server = _Server(("127.0.0.1", 0), _Handler)
     server.store = SmallS3(objects, refuse)
-    server.store.settings = S3Settings(endpoint_url=f"http://127.0.0.1:{server.server_port}", **settings)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
+    with serving(server) as address:
+        server.store.settings = S3Settings(endpoint_url=address, **settings)
         yield server.store
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 128
+class _Server(QuietServer):
     store: SmallS3
-
-    def handle_error(self, *_: object) -> None:
-        pass  # clients may close the connection at any time
 
 
 class _Handler(BaseHTTPRequestHandler):

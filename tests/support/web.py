@@ -6,8 +6,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import unquote, urlsplit
+
+from serving import QuietServer, serving
 
 
 @dataclass(frozen=True)
@@ -61,18 +63,12 @@ def web(
 ) -> Iterator[Web]:
     """Serve these files, by their paths without the first slash. `port`: 0: any."""
     server = _Server(("127.0.0.1", port), _Handler)
-    server.web = Web(files, manners, f"http://127.0.0.1:{server.server_port}")
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
+    server.web = Web(files, manners)
+    with serving(server) as server.web.address:
         yield server.web
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 128
+class _Server(QuietServer):
     web: Web
 
     def __init__(self, *rest: object):
@@ -80,9 +76,6 @@ class _Server(ThreadingHTTPServer):
         self.lock = threading.Lock()
         self.seen: Counter[str] = Counter()
         self.now = 0
-
-    def handle_error(self, *_: object) -> None:
-        pass  # clients may close the connection at any time
 
 
 class _Handler(BaseHTTPRequestHandler):
