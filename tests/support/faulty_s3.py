@@ -7,7 +7,6 @@ import os
 import random
 import socket
 import struct
-import tarfile
 import threading
 import time
 from collections import Counter
@@ -17,10 +16,8 @@ from http.server import BaseHTTPRequestHandler
 import boto3
 import pyarrow as pa
 import pyarrow.dataset as pds
-import pyarrow.parquet as pq
 import pytest
-import skimage
-from PIL import Image
+from face_shards import face_shards
 from real_s3 import BUCKET
 from serving import QuietServer, serving
 
@@ -165,33 +162,10 @@ def proxy(choose: Callable[[str, str], Fault]) -> Iterator[tuple[S3Settings, Cou
         yield S3Settings(endpoint_url=address), met
 
 
-def faces() -> list[bytes]:
-    """150 different images of one face, 128x128."""
-    face = Image.fromarray(skimage.data.astronaut()[30:230, 120:320])
-    frames = []
-    for index in range(150):
-        out = io.BytesIO()
-        face.rotate(index % 30 - 15).resize((128, 128)).save(out, "JPEG", quality=50 + index // 3)
-        frames.append(out.getvalue())
-    return frames
-
-
 def upload() -> str:
-    frames = faces()
     client = boto3.client("s3")
-    for shard in range(2):
-        out = io.BytesIO()
-        with tarfile.open(fileobj=out, mode="w") as tar:
-            for index in range(shard * 30, shard * 30 + 30):
-                info = tarfile.TarInfo(f"{index}.jpg")
-                info.size = len(frames[index])
-                tar.addfile(info, io.BytesIO(frames[index]))
-        client.put_object(Bucket=BUCKET, Key=f"faults/in/{shard}.tar", Body=out.getvalue())
-    out = io.BytesIO()
-    pq.write_table(pa.table({"key": [str(i) for i in range(60, 90)], "image": frames[60:90]}), out)
-    client.put_object(Bucket=BUCKET, Key="faults/in/rows.parquet", Body=out.getvalue())
-    for index in range(90, 150):
-        client.put_object(Bucket=BUCKET, Key=f"faults/in/{index}.jpg", Body=frames[index])
+    for name, data in face_shards(150, 30).items():
+        client.put_object(Bucket=BUCKET, Key=f"faults/in/{name}", Body=data)
     return f"s3://{BUCKET}/faults/in"
 
 

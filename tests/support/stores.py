@@ -2,9 +2,7 @@
 
 import contextlib
 import csv
-import io
 import os
-import tarfile
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -14,14 +12,11 @@ from pathlib import Path
 from urllib.parse import quote
 
 import boto3
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import real_azure
-import skimage
+from face_shards import face_shards
 from faulty_s3 import Fault, proxy_to
 from hub import DATASET
-from PIL import Image
 from real_s3 import BUCKET
 from web import Web
 
@@ -146,23 +141,5 @@ def hub_place(server: Web) -> Place:
 
 
 def frames() -> dict[str, bytes]:
-    """FRAMES different images of one face, 128x128, in two tars, a Parquet file and single files, by name."""
-    face = Image.fromarray(skimage.data.astronaut()[30:230, 120:320])
-    images = []
-    for index in range(FRAMES):
-        out = io.BytesIO()
-        face.rotate(index % 30 - 15).resize((128, 128)).save(out, "JPEG", quality=50 + index // 5)
-        images.append(out.getvalue())
-    found = {}
-    for shard in range(2):
-        out = io.BytesIO()
-        with tarfile.open(fileobj=out, mode="w") as tar:
-            for index in range(shard * 50, shard * 50 + 50):
-                info = tarfile.TarInfo(f"{index}.jpg")
-                info.size = len(images[index])
-                tar.addfile(info, io.BytesIO(images[index]))
-        found[f"{shard}.tar"] = out.getvalue()
-    out = io.BytesIO()
-    pq.write_table(pa.table({"key": [str(i) for i in range(100, 150)], "image": images[100:150]}), out)
-    found["rows.parquet"] = out.getvalue()
-    return found | {f"{index}.jpg": images[index] for index in range(150, FRAMES)}
+    """FRAMES images in shards and single files, by name."""
+    return face_shards(FRAMES, 50)
