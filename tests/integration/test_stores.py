@@ -41,7 +41,13 @@ from faceq.table.schema import SCHEMA
 from faceq.table.store import Table
 
 S3 = S3Settings()
-SAME = sorted(set(SCHEMA.names) - {"frame_id", "source", "run_id"})
+ALL = ("disk", "s3", "gcs", "azure", "hub", "web")
+WRITABLE = ("disk", "s3", "gcs", "azure")
+FAILING = ("s3", "gcs", "azure", "hub")
+"""Those whose `Place` has faults. Disks have none of these; test_http.py has those of web servers."""
+
+on_writable = pytest.mark.parametrize("place", WRITABLE, indirect=True)
+on_failing = pytest.mark.parametrize("place", FAILING, indirect=True)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +55,7 @@ def shards() -> dict[str, bytes]:
     return stores.frames()
 
 
-@pytest.fixture(scope="module", params=["disk", "s3", "gcs", "azure", "hub", "web"])
+@pytest.fixture(scope="module", params=ALL)
 def place(request: pytest.FixtureRequest, tmp_path_factory, shards) -> Iterator[Place]:
     """Each store, with the frames in its folder `in`."""
     if request.param == "hub":
@@ -74,18 +80,6 @@ def with_frames(place: Place, shards: dict[str, bytes]) -> Place:
     return place
 
 
-def writable(place: Place) -> Place:
-    if not place.writes:
-        pytest.skip("faceq only reads this store")
-    return place
-
-
-def faulty(place: Place) -> Place:
-    if place.faulty is None:
-        pytest.skip("test_http.py has the faults of web servers; disks have none of these")
-    return place
-
-
 def read(place: Place, shards: dict[str, bytes], tmp_path: Path, s3: S3Settings = S3) -> list[Frame]:
     """All frames, with sources relative to the store."""
     where = place.inputs("in", list(shards), tmp_path)
@@ -97,9 +91,9 @@ def test_the_table_in_the_docs_has_what_is_tested_for_each_store(place):
     page = (ROOT / "docs" / "how-to" / "stores.md").read_text()
     table = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| ")]
     (head,) = (number for number, cells in enumerate(table) if cells[-1] == "`https://`")
-    column = {"disk": 0, "s3": 1, "gcs": 2, "azure": 3, "hub": 4, "web": 5}[place.name]
-    said = [cells[column + 1] == "yes" for cells in table[head + 1 : head + 7]]
-    failing = place.faulty is not None or place.name == "web"  # test_http.py
+    said = [cells[1 + ALL.index(place.name)] == "yes" for cells in table[head + 1 : head + 7]]
+    assert place.writes == (place.name in WRITABLE) and (place.faulty is not None) == (place.name in FAILING)
+    failing = place.name in (*FAILING, "web")  # test_http.py
     assert said == [True, place.lists, *3 * [place.writes], failing]
 
 
@@ -173,9 +167,8 @@ def test_what_is_missing_is_wrong_usage(place):
             Rows(f"{place.uri}/in", S3)
 
 
+@on_failing
 def test_a_refused_read_is_a_row_and_a_refused_listing_is_an_error(place, shards, tmp_path):
-    place = faulty(place)
-
     def choose(method: str, path: str) -> str | None:
         return "forbidden" if "150.jpg" in path else None
 
@@ -192,8 +185,8 @@ def test_a_refused_read_is_a_row_and_a_refused_listing_is_an_error(place, shards
         list_shards([f"{place.uri}/in"], s3)
 
 
+@on_failing
 def test_an_outage_is_neither_a_missing_file_nor_an_empty_folder(place, monkeypatch):
-    place = faulty(place)
     monkeypatch.setattr(http_requests, "_FIRST_PAUSE_S", 0.01)
     with place.faulty(lambda method, path: "slow_down") as (s3, _):
         monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
@@ -205,9 +198,9 @@ def test_an_outage_is_neither_a_missing_file_nor_an_empty_folder(place, monkeypa
             table.exists()
 
 
+@on_failing
 @pytest.mark.parametrize("fault", ["truncate", "reset", "slow_down", "lost"])
 def test_frames_are_the_same_if_every_first_response_fails(fault, place, shards, tmp_path, monkeypatch):
-    place = faulty(place)
     monkeypatch.setattr(http_requests, "_FIRST_PAUSE_S", 0.05)
     undisturbed = read(place, shards, tmp_path)
     with place.faulty(each_in_turn(fault)) as (s3, met):
@@ -218,8 +211,8 @@ def test_frames_are_the_same_if_every_first_response_fails(fault, place, shards,
 # --- writing ---
 
 
+@on_writable
 def test_a_file_appears_when_it_is_complete(place):
-    place = writable(place)
     files, path = filesystem(place.uri, S3), path_of(f"{place.uri}/atomic/large")
     for finish in ("discard", "close"):
         file = files.open(path, "wb")
@@ -242,9 +235,9 @@ def test_a_read_only_store_is_no_output(place):
         pipeline.score(config.build({"input": [f"{place.uri}/in/0.tar"], "out": f"{place.uri}/table"}))
 
 
+@on_writable
 def test_one_job_at_a_time_gets_the_lock(place, monkeypatch):
     """Several start at once: one holds the lock, the others say who does."""
-    place = writable(place)
     monkeypatch.setattr(lock, "_POLL_S", 0.05)
     held: list[str] = []
     refused: list[str] = []
@@ -325,14 +318,14 @@ def test_a_job_writes_equal_rows_and_resumes(place, shards, expected, light_job,
     assert len(list(read_shards(list_shards([f"{base}/frames"], S3), S3))) == 7
 
 
+@pytest.mark.parametrize("place", ["web"], indirect=True)
 def test_a_query_says_that_there_is_no_table(place):
-    if not place.lists:
-        with pytest.raises(UsageError, match="lists no folders"):
-            read_table(f"{place.uri}/table")
+    with pytest.raises(UsageError, match="lists no folders"):
+        read_table(f"{place.uri}/table")
 
 
+@on_writable
 def test_records_are_json_as_they_were_written(place):
-    place = writable(place)
     table = Table(f"{place.uri}/records", S3)
     table.put_record({"run_id": "r", "state": "ended", "input": ["日本"]})
     text = filesystem(place.uri, S3).cat_file(f"{table.path}/_faceq/run-r.json")
