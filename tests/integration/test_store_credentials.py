@@ -30,6 +30,8 @@ def short_pauses(monkeypatch):
 @pytest.mark.parametrize(("scheme", "package"), [("gs", "gcsfs"), ("az", "adlfs"), ("abfs", "adlfs")])
 def test_a_store_that_is_not_installed_names_its_extra(scheme, package, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
+    for name in [name for name in sys.modules if name.startswith(f"{package}.")]:
+        monkeypatch.delitem(sys.modules, name)  # it would be found without its package
     for name in ("gcs_files", "azure_files"):
         monkeypatch.delitem(sys.modules, f"faceq.storage.{name}", raising=False)
     extra = {"gcsfs": "gcs", "adlfs": "azure"}[package]
