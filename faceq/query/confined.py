@@ -35,7 +35,7 @@ def connect(
     Args:
         files: paths or URIs. Only files in their folders can be read.
         spill: a folder that no other user can write to, for data that does not fit into memory.
-        store: the file system for `s3://`.
+        store: the file system of the files, if they are in a store.
         settings: further settings of DuckDB.
     """
     connection = duckdb.connect(

@@ -66,10 +66,10 @@ def entries(uri: str, s3: S3Settings, extra_bytes: int = 0) -> Iterator[Entry]:
     """Yield the files that a manifest lists, in its order.
 
     Args:
-        uri: a local or `s3://` file that ends in one of ENDINGS; a CSV file starts with a header row. Its
-            column `uri` (or `path`, or `source`) contains paths and URIs; relative paths are
-            relative to the manifest's folder. The column `size` is optional; a size may be a float or a
-            string, as pandas writes it, or missing.
+        uri: path or URI of a file that ends in one of ENDINGS; a CSV file starts with a header row. Its
+            column `uri` (or `path`, or `source`) contains paths and URIs; relative paths are relative to the
+            manifest's folder. The column `size` is optional; a size may be a float or a string, as pandas
+            writes it, or missing.
         s3: settings of the file system.
         extra_bytes: maximum size of an `extra`, at most MOST_EXTRA; 0: do not read the other columns.
 
