@@ -127,7 +127,8 @@ class Census:
             frames after it would be read twice.
         """
         self._starts[task] += 1
-        if self._starts[task] > 1:
+        again = self._starts[task] > 1
+        if again:
             self._stages.restart(READ)
         last = self._last_read.get(task, BEFORE_ALL)
         place = self._about_to_read.pop(task, None)
@@ -139,7 +140,7 @@ class Census:
                 f"stopped: the reading processes were ended {most} times over the same shard, at different "
                 f"frames: {_LACK}"
             )
-        return last if self._starts[task] > 1 else None, killers, self._outage
+        return last if again else None, killers, self._outage
 
     def about_to_read(self, task: int, place: Place | None) -> None:
         """`place`: the frame that the read task requests next; None: the task is not reading."""
