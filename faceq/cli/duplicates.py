@@ -31,8 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--by",
         default="hash:2",
         metavar="HOW",
-        help="hash:BITS: hashes that differ in at most so many bits; embedding:COSINE: embeddings whose "
-        "cosine is at least so large (embedding alone: 0.95) (default: hash:2)",
+        help="hash:BITS: hashes that differ in at most BITS of 64 bits, 2 without a number; "
+        "embedding:COSINE: embeddings whose cosine is at least COSINE, 0.95 without a number "
+        "(default: hash:2)",
     )
     what = "write connected groups, each with its best frame as the representative, instead of pairs"
     parser.add_argument("--group", action="store_true", help=what)

@@ -68,8 +68,8 @@ def duplicates(
     Args:
         uri: folder or URI of a result table.
         where: an SQL condition; only rows that fulfil it are compared. None: all rows.
-        by: `hash:BITS`: the difference hashes (`dhash`) differ in at most so many bits, 0 to 16; `hash` is
-            `hash:2`. `embedding:COSINE`: the cosine of the embeddings is at least so large; `embedding` is
+        by: `hash:BITS`: the difference hashes (`dhash`) differ in at most BITS bits, 0 to 16; `hash` is
+            `hash:2`. `embedding:COSINE`: the cosine of the embeddings is at least COSINE; `embedding` is
             `embedding:0.95`.
         group: return groups instead of pairs. A group is connected: each of its frames has a duplicate in it,
             but its farthest frames may be less alike.

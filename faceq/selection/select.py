@@ -79,15 +79,15 @@ def select(
         top: maximum number of frames per group.
         by: an SQL expression, higher is better. None: the geometric mean of both scores,
             `sqrt(serfiq * dbcnn / 100)`. A frame for which it is null or NaN is left out.
-        distinct: `hash:BITS`: two chosen frames of a group differ in at least so many bits of `dhash`;
-            `embedding:COSINE`: the cosine of their embeddings is at most this. `hash` is `hash:8`,
+        distinct: `hash:BITS`: two chosen frames of a group differ in at least BITS bits of `dhash`;
+            `embedding:COSINE`: the cosine of their embeddings is at most COSINE. `hash` is `hash:8`,
             `embedding` is `embedding:0.95`. None: frames may be alike.
         balance: such as `yaw:5,pitch:3`: the number of bins of each angle. They divide -75 to 75 degrees of
-            `yaw`, and -45 to 45 of `pitch` and `roll`, equally; the outermost ones also have what lies
-            beyond.
+            `yaw`, and -45 to 45 of `pitch` and `roll`, into equal parts; the outermost bins also contain all
+            angles beyond.
         total: maximum number of frames of all groups: first the best one of each group, then the second one
-            of each, and so on; of the last of these rounds, those with the highest scores.
-        seed: of the order of frames with equal scores, which is otherwise that of a hash of `frame_id`.
+            of each, and so on; from the last round, only those with the highest scores.
+        seed: frames with equal scores are in the order of a hash of `frame_id` and this number.
         clusters: with `per="cluster"`: the Parquet file that `faceq cluster` has written.
         s3: settings for S3, if the usual AWS environment variables and profiles are not enough.
 

@@ -34,8 +34,8 @@ _PARTS = (
     ),
     (
         "Suspicious labels",
-        "`faceq evaluate labels --out` writes one row for each photo with a label that another photo has, "
-        "too, the most suspicious first.",
+        "`faceq evaluate labels --out` writes one row for each photo that shares its label with another "
+        "photo, the most suspicious first.",
         mislabelled.COLUMNS,
     ),
 )

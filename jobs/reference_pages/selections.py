@@ -28,22 +28,22 @@ sorted by score, the best first. Frames with equal scores are in the order of a 
 In each group, frames are chosen one after the other, until there are `--top`:
 
 - Without `--balance`: each time the best candidate that is distinct from all chosen frames of its group.
-- With `--balance`: the same, but only from the bins with the fewest chosen frames among those that still
-  have such a candidate. So the bins of a group have equally many chosen frames, as far as they have enough
-  that are distinct, and the rest is divided equally among the other bins.
+- With `--balance`: the same, but each time only from the bins with the fewest chosen frames. Bins without
+  such a candidate do not count. So all bins of a group get equally many frames, and when a bin has no such
+  candidate left, the other bins share the rest equally.
 
 It follows:
 
 - No two chosen frames of a group are too similar, whatever their bins.
-- A frame that is left out is too similar to a chosen one of its group, or the group has `--top` chosen
-  frames, and none of these (with `--balance`: none in its bin) has a lower score. Without `--balance`, the
-  chosen frame to which it is similar has at least its score.
-- With `--balance`, if a frame is left out that is distinct from all chosen ones of its group, then no bin
-  has more than one chosen frame more than its bin.
+- A frame is left out for one of two reasons. Either it is too similar to a chosen frame of its group; without
+  `--balance`, that frame has at least the same score. Or the group already has `--top` chosen frames; then no
+  chosen frame (with `--balance`: none in its bin) has a lower score.
+- With `--balance`, if a frame is left out although it is distinct from all chosen frames of its group, its
+  bin has at most one chosen frame fewer than any other bin.
 - The first K chosen frames of a group are those that `--top K` gives.
 
 `--total` applies after that, over all groups: first the best frame of each group, then the second one of
-each, and so on. Of the last of these rounds, the frames with the highest scores are taken. `--balance`
+each, and so on. From the last round, only the frames with the highest scores are taken. `--balance`
 balances each group, not the total: to balance the whole choice, leave out `--per`.
 
 The choice depends on the values in the table only, not on the number or order of its files and rows, nor on
@@ -84,14 +84,15 @@ The hash is that of the aligned face, so it does not see the background. Embeddi
 
 ## Bins
 
-The bins of an angle have equal widths and divide this range. The outermost bins also have all angles beyond
-it. A bin begins with its lower edge. They are not quantiles, because these would have equally many
-candidates already.
+The bins of an angle have equal widths and divide the range in this table. The outermost bins also contain all
+angles beyond it. A bin contains its lower edge, not its upper one. Quantiles would be of no use as bins: each
+has equally many candidates, so there is nothing to balance.
 
 {table(("angle", "range"), ranges)}
 `yaw:5` has these bins:
 
 {example}
 
-`yaw:5,pitch:3` has all 15 combinations with those of `pitch`. {MOST_BINS:,} bins are possible.
+`yaw:5,pitch:3` has 15 bins: each combination of a bin of `yaw` and a bin of `pitch`. At most {MOST_BINS:,}
+bins are allowed.
 """
