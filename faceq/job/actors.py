@@ -79,7 +79,7 @@ def _scored(
     with telling(census):
         batch = stage(batch)
     work = Work(len(batch), time.perf_counter() - started)
-    without = pc.sum(pc.equal(batch["error"], error)).as_py() or 0 if faces else 0
+    without = (pc.sum(pc.equal(batch["error"], error)).as_py() or 0) if faces else 0
     told = census.scored.remote(name, work, faces, without, error)
     if without:  # good batches do not wait for the answer
         outage = ray.get(told)
