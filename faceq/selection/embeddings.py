@@ -40,9 +40,10 @@ def check_one_length(rows: Rows, count_of: Mapping[int, int], command: str) -> N
     """Raises UsageError if there are embeddings of different lengths. count_of: number of rows by length."""
     if len(count_of) > 1:
         both = " and ".join(f"{size} numbers ({count:,} rows)" for size, count in sorted(count_of.items()))
+        most = max(count_of, key=count_of.__getitem__)
         raise UsageError(
             f"{command}: {rows.table.uri} has embeddings of different recognisers, of {both}: name those of "
-            f'one in the condition, such as "len({EMBEDDING.name}) = {max(count_of, key=count_of.__getitem__)}"'
+            f'one in the condition, such as "len({EMBEDDING.name}) = {most}"'
         )
 
 
