@@ -5,12 +5,11 @@ a second and 150 MB in every process.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from faceq.iqa.dbcnn_lite_weights import (
     BOUND,
@@ -32,9 +31,9 @@ from faceq.iqa.dbcnn_lite_weights import (
 )
 from faceq.runtime.numerics import F32, Numerics
 from faceq.runtime.onnx_runtime import Network, network, session
+from faceq.runtime.onnx_writer import OnnxWriter
 from faceq.runtime.openvino_runtime import OpenVinoNetwork
 
-_OPSET = 17
 _MASK = "mask"
 _MAPS = (*(f"level{stride}" for stride in LEVEL_STRIDES), "distortion")
 
@@ -111,7 +110,7 @@ def _networks(weights: Weights, layout: Layout, batch: int, side: int) -> onnx.M
     for name, maps in zip(_MAPS, (*levels, distortion), strict=True):
         writer.node("Identity", [maps], output=name)
     images = helper.make_tensor_value_info("images", TensorProto.UINT8, [batch, side, side, 3])
-    return writer.model([images], _MAPS)
+    return _model(writer, [images], _MAPS)
 
 
 def _semantic_side(layout: Layout, side: int) -> int:
@@ -182,7 +181,7 @@ def _pooling_and_head(weights: Weights, layout: Layout, batch: int, side: int) -
         helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch, channels, each, each])
         for name, channels, each in zip((_MASK, *_MAPS), (1, *channels_of), (side, *sides), strict=True)
     ]
-    return writer.model(taken, ["scores"])
+    return _model(writer, taken, ["scores"])
 
 
 def _position_weights(writer: "_Writer", side: int, positions: int) -> str:
@@ -235,42 +234,16 @@ def _products(writer: "_Writer", sides: list[int], weights: str) -> str:
     return writer.node("Div", [rooted, writer.node("Max", [length, writer.constant(np.array(1e-12))])])
 
 
-class _Writer:
-    """Collects nodes. Each method appends nodes and returns the name of their result."""
+def _model(
+    writer: "_Writer", inputs: Sequence[onnx.ValueInfoProto], outputs: Sequence[str]
+) -> onnx.ModelProto:
+    """The graph of all nodes so far."""
+    wanted = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs]
+    return writer.model("dbcnn-lite", inputs, wanted)
 
-    def __init__(self, weights: Weights) -> None:
-        self._weights = weights
-        self._nodes: list[onnx.NodeProto] = []
-        self._constants: list[onnx.TensorProto] = []
 
-    def model(self, inputs: list[onnx.ValueInfoProto], outputs: Sequence[str]) -> onnx.ModelProto:
-        """The graph of all nodes so far."""
-        given = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs]
-        graph = helper.make_graph(self._nodes, "dbcnn-lite", inputs, given, self._constants)
-        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=8)
-
-    def constant(self, values: NDArray[Any]) -> str:
-        """Values as float32."""
-        return self._add(np.asarray(values, np.float32))
-
-    def integers(self, values: list[int]) -> str:
-        """Axes or a shape."""
-        return self._add(np.array(values, np.int64))
-
-    def _add(self, values: NDArray[Any]) -> str:
-        name = f"constant{len(self._constants)}"
-        self._constants.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
-        return name
-
-    def node(self, kind: str, inputs: list[str], output: str | None = None, **attributes: Any) -> str:
-        """A single node."""
-        name = output or f"value{len(self._nodes)}"
-        self._nodes.append(helper.make_node(kind, inputs, [name], **attributes))
-        return name
-
-    def reshaped(self, values: str, shape: list[int]) -> str:
-        """The same values in another shape; 0 keeps the size of an axis."""
-        return self.node("Reshape", [values, self.integers(shape)])
+class _Writer(OnnxWriter):
+    """Adds the layers of DB-CNN-Lite."""
 
     def resized(self, maps: str, size: int, wanted: int) -> str:
         """Square maps interpolated linearly to another side."""
@@ -292,7 +265,7 @@ class _Writer:
 
     def same_convolution(self, name: str, features: str, size: int, stride: int) -> str:
         """A convolution of square maps of this size, with TensorFlow's SAME padding."""
-        kernel = self._weights[f"{name}.weight"].shape[2]
+        kernel = self.weights[f"{name}.weight"].shape[2]
         return self.convolution(name, features, same_padding(size, kernel, stride), stride)
 
     def convolution(
@@ -300,7 +273,7 @@ class _Writer:
     ) -> str:
         """A convolution, or a depthwise one if its weights have one input channel. `padding`: before and
         after the maps, on both axes."""
-        weight, bias = (self._weights[f"{name}.{kind}"] for kind in ("weight", "bias"))
+        weight, bias = (self.weights[f"{name}.{kind}"] for kind in ("weight", "bias"))
         return self.node(
             "Conv",
             [features, self.constant(weight), self.constant(bias)],

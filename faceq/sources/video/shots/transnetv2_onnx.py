@@ -7,11 +7,12 @@ picture, and over time. Batch norm is folded into the latter.
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
+
+from faceq.runtime.onnx_writer import OnnxWriter
 
 WINDOW = 100
 """Number of pictures that the network sees at once. It was trained on this number."""
@@ -22,7 +23,6 @@ HEIGHT, WIDTH = 27, 48
 COLOURS = 512
 """Values of the histogram of the colours of a picture."""
 
-_OPSET = 17
 _REACH = 50  # pictures before and after one with which it is compared
 _DILATIONS = (1, 2, 4, 8)
 _BLOCKS, _LAYERS = 3, 2
@@ -43,7 +43,7 @@ def graph(weights: Weights) -> onnx.ModelProto:
     Raises:
         KeyError, ValueError: these are not the weights of this network.
     """
-    writer = _Writer(weights)
+    writer = OnnxWriter(weights)
     values = writer.node("Cast", ["pictures"], to=TensorProto.FLOAT)
     values = writer.node("Transpose", [values], perm=[0, 3, 1, 2])
     values = writer.node("Mul", [values, writer.constant(np.array(1 / 255))])
@@ -56,25 +56,26 @@ def graph(weights: Weights) -> onnx.ModelProto:
     # fc1 expects the values in the order height, width, channel.
     last_first = writer.node("Transpose", [values], perm=[0, 2, 3, 1])
     flat = writer.reshaped(last_first, [WINDOW, -1])
-    projected = writer.linear("frame_sim_layer.projection", writer.node("Concat", means, axis=1))
+    projected = _linear(writer, "frame_sim_layer.projection", writer.node("Concat", means, axis=1))
     length = writer.node("ReduceL2", [projected], axes=[1], keepdims=1)
     length = writer.node("Max", [length, writer.constant(np.array(_LEAST_LENGTH))])
     similar = _similarities(writer, writer.node("Div", [projected, length]), "frame_sim_layer.fc")
     colours = _similarities(writer, "colours", "color_hist_layer.fc")
     values = writer.node("Concat", [colours, similar, flat], axis=1)
-    values = writer.node("Relu", [writer.linear("fc1", values)])
-    values = writer.node("Sigmoid", [writer.linear("cls_layer1", values)])
+    values = writer.node("Relu", [_linear(writer, "fc1", values)])
+    values = writer.node("Sigmoid", [_linear(writer, "cls_layer1", values)])
     writer.node("Reshape", [values, writer.integers([WINDOW])], output="cuts")
     return writer.model(
+        "transnetv2",
         [
             helper.make_tensor_value_info("pictures", TensorProto.UINT8, [WINDOW, HEIGHT, WIDTH, 3]),
             helper.make_tensor_value_info("colours", TensorProto.FLOAT, [WINDOW, COLOURS]),
         ],
-        helper.make_tensor_value_info("cuts", TensorProto.FLOAT, [WINDOW]),
+        [helper.make_tensor_value_info("cuts", TensorProto.FLOAT, [WINDOW])],
     )
 
 
-def _block(writer: "_Writer", name: str, values: str, size: tuple[int, int]) -> str:
+def _block(writer: OnnxWriter, name: str, values: str, size: tuple[int, int]) -> str:
     """Two layers, the first one's output added to the second one's, and 2x2 average pooling."""
     first = values = writer.node("Relu", [_layer(writer, f"{name}.0", values, size)])
     for layer in range(1, _LAYERS):
@@ -83,7 +84,7 @@ def _block(writer: "_Writer", name: str, values: str, size: tuple[int, int]) -> 
     return writer.node("AveragePool", [values], kernel_shape=[2, 2], strides=[2, 2])
 
 
-def _layer(writer: "_Writer", name: str, values: str, size: tuple[int, int]) -> str:
+def _layer(writer: OnnxWriter, name: str, values: str, size: tuple[int, int]) -> str:
     """(WINDOW, C, H, W) to the same with other channels: convolutions with several dilations in time."""
     height, width = size
     scale, shift = _batch_norm(writer.weights, f"{name}.bn")
@@ -119,57 +120,18 @@ def _batch_norm(weights: Weights, name: str) -> tuple[np.ndarray, np.ndarray]:
     return scale, bias - mean * scale
 
 
-def _similarities(writer: "_Writer", vectors: str, name: str) -> str:
+def _similarities(writer: OnnxWriter, vectors: str, name: str) -> str:
     """A linear layer over the cosines of each picture's vector, (WINDOW, D), with those around it."""
     other = writer.node("Transpose", [vectors], perm=[1, 0])
     cosines = writer.node("MatMul", [vectors, other])
     padded = writer.node("Pad", [cosines, writer.integers([0, _REACH, 0, _REACH])])
     flat = writer.reshaped(padded, [-1])
     row, column = np.arange(WINDOW)[:, None], np.arange(2 * _REACH + 1)
-    around = writer.indices(row * (WINDOW + 2 * _REACH) + row + column)
-    return writer.node("Relu", [writer.linear(name, writer.node("Gather", [flat, around]))])
+    around = writer.integers(row * (WINDOW + 2 * _REACH) + row + column)
+    return writer.node("Relu", [_linear(writer, name, writer.node("Gather", [flat, around]))])
 
 
-class _Writer:
-    """Collects nodes. Each method appends nodes and returns the name of their result."""
-
-    def __init__(self, weights: Weights) -> None:
-        self.weights = weights
-        self._nodes: list[onnx.NodeProto] = []
-        self._constants: list[onnx.TensorProto] = []
-
-    def model(self, inputs: list[onnx.ValueInfoProto], output: onnx.ValueInfoProto) -> onnx.ModelProto:
-        made = helper.make_graph(self._nodes, "transnetv2", inputs, [output], self._constants)
-        return helper.make_model(made, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=8)
-
-    def constant(self, values: np.ndarray) -> str:
-        """Values as float32."""
-        return self._add(np.asarray(values, np.float32))
-
-    def integers(self, values: list[int]) -> str:
-        """Axes, a shape, or places."""
-        return self._add(np.array(values, np.int64))
-
-    def indices(self, values: np.ndarray) -> str:
-        """Places in an array."""
-        return self._add(values.astype(np.int64))
-
-    def _add(self, values: np.ndarray) -> str:
-        name = f"constant{len(self._constants)}"
-        self._constants.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
-        return name
-
-    def node(self, kind: str, inputs: list[str], output: str | None = None, **attributes: Any) -> str:
-        """A single node."""
-        name = output or f"value{len(self._nodes)}"
-        self._nodes.append(helper.make_node(kind, inputs, [name], **attributes))
-        return name
-
-    def reshaped(self, values: str, shape: list[int]) -> str:
-        """The same values in another shape."""
-        return self.node("Reshape", [values, self.integers(shape)])
-
-    def linear(self, name: str, values: str) -> str:
-        """A linear layer with a bias."""
-        weight, bias = (self.constant(self.weights[f"{name}.{kind}"]) for kind in ("weight", "bias"))
-        return self.node("Gemm", [values, weight, bias], transB=1)
+def _linear(writer: OnnxWriter, name: str, values: str) -> str:
+    """A linear layer with a bias."""
+    weight, bias = (writer.constant(writer.weights[f"{name}.{kind}"]) for kind in ("weight", "bias"))
+    return writer.node("Gemm", [values, weight, bias], transB=1)
