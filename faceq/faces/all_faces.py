@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from faceq.faces.detect import Face, overlap
+from faceq.faces.detect import Face
 from faceq.faces.finder import Finder, Found, is_face
 from faceq.faces.search import Steps, gathered
-from faceq.faces.views import SAME_FACE
+from faceq.faces.views import is_among
 
 
 def all_faces(finder: Finder, picture: np.ndarray, main: Found, least: int, most: int) -> Steps[list[Found]]:
@@ -27,8 +27,9 @@ def all_faces(finder: Finder, picture: np.ndarray, main: Found, least: int, most
         The faces by the area of their box, largest first; equal ones from top to bottom, then from left to
         right.
     """
+    others = [face for face in main.faces if not is_among(face, [main.face])]
     # By the longer side: the box of a face may grow when it is seen upright.
-    detected = [face for face in main.faces if face.box[2:].max() >= least and not _is_same(face, [main])]
+    detected = [face for face in others if face.box[2:].max() >= least]
     detected = sorted(detected, key=_order)[: most - 1]
     faces = [main]
     for found in (yield from gathered([finder.follow(picture, face) for face in detected])):
@@ -36,19 +37,11 @@ def all_faces(finder: Finder, picture: np.ndarray, main: Found, least: int, most
         if (
             found is not None
             and is_face(found)
-            and _side(found.face) >= least
-            and not _is_same(found.face, faces)
+            and found.face.box[2:].min() >= least
+            and not is_among(found.face, (other.face for other in faces))
         ):
             faces.append(replace(found, areas=main.areas))
     return sorted(faces, key=lambda found: _order(found.face))
-
-
-def _side(face: Face) -> float:
-    return float(face.box[2:].min())
-
-
-def _is_same(face: Face, faces: list[Found]) -> bool:
-    return any(overlap(face, other.face) >= SAME_FACE for other in faces)
 
 
 def _order(face: Face) -> tuple[float, float, float]:

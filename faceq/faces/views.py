@@ -1,5 +1,6 @@
 """Detection passes over a frame: at one scale, over the whole frame or a part of it, rotated or not."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import cv2
@@ -73,8 +74,13 @@ def detected(detector: Detector, view: View, turn: int) -> Steps[list[Face]]:
 def add_new(faces: list[Face], others: list[Face]) -> None:
     """Add the faces of another detection pass that are not in the list yet."""
     for face in others:
-        if all(overlap(face, known) < SAME_FACE for known in faces):
+        if not is_among(face, faces):
             faces.append(face)
+
+
+def is_among(face: Face, faces: Iterable[Face]) -> bool:
+    """Whether one of these faces, from other detection passes, is the same face."""
+    return any(overlap(face, known) >= SAME_FACE for known in faces)
 
 
 def turned(picture: np.ndarray, turn: int) -> tuple[np.ndarray, np.ndarray]:
@@ -146,9 +152,7 @@ def _in_tiles(detector: Detector, picture: np.ndarray) -> Steps[list[Face]]:
                     or (top + tile < height and high[1] >= part.shape[0] - 1)
                 )
                 if not cut:
-                    moved = _moved(face, np.array([left, top], np.float32))
-                    if all(overlap(moved, other) < SAME_FACE for other in found):
-                        found.append(moved)
+                    add_new(found, [_moved(face, np.array([left, top], np.float32))])
     return found
 
 
