@@ -198,9 +198,7 @@ def part(image: np.ndarray, matrix: np.ndarray, size: int) -> tuple[np.ndarray, 
     """The part of an image that a square crop shows, with a margin of one crop pixel and at least three image
     pixels, and the map from it to the crop."""
     margin = max(1.0, 3 * np.hypot(matrix[0, 0], matrix[0, 1]))
-    corners = to_frame(
-        frame_corners(size, size) + margin * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]), matrix
-    )
+    corners = crop_corners(matrix, size, margin)
     height, width = image.shape[:2]
     low = np.clip(np.floor(corners.min(axis=0)).astype(int), 0, (width - 1, height - 1))
     high = np.clip(np.ceil(corners.max(axis=0)).astype(int) + 1, low + 1, (width, height))
@@ -255,11 +253,11 @@ def from_frame(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     return points @ matrix[:, :2].T + matrix[:, 2]
 
 
-def crop_corners(matrix: np.ndarray, size: int) -> np.ndarray:
-    """Corners of a square crop of `size` pixels in frame coordinates, (4, 2), clockwise as seen in the crop:
-    those of its outer pixels, half a pixel beyond their centres."""
-    low, high = -0.5, size - 0.5
-    return to_frame(np.array([[low, low], [high, low], [high, high], [low, high]]), matrix)
+def crop_corners(matrix: np.ndarray, size: int, beyond: float = 0.5) -> np.ndarray:
+    """Corners of a square crop of `size` pixels in frame coordinates, (4, 2), clockwise as seen in the crop.
+    They are `beyond` crop pixels outside the centres of its corner pixels: by default, at their edges."""
+    outwards = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
+    return to_frame(frame_corners(size, size) + beyond * outwards, matrix)
 
 
 def inside_share(polygon: np.ndarray, width: int, height: int) -> float:
