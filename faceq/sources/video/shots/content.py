@@ -111,10 +111,10 @@ def _marks(pictures: np.ndarray, start: int, end: int) -> Iterator[Mark]:
     for at in range(start, end):
         change = float(changes[at - start])
         lasts = change >= _LEAST_CHANGE and _lasts(
-            list(pictures[max(0, at - _SIDE) : at]), list(pictures[at : at + _SIDE]), change
+            pictures[max(0, at - _SIDE) : at], pictures[at : at + _SIDE], change
         )
         is_apart = REACH <= at < ends and (flat[at - start] or apart[at - REACH] >= _LEAST_MIX)
-        slow = is_apart and _is_slow(list(pictures[at - REACH : at + REACH + 1]))
+        slow = is_apart and _is_slow(pictures[at - REACH : at + REACH + 1])
         yield Mark(change, lasts, bool(slow))
 
 
@@ -123,17 +123,15 @@ def _differences(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.abs(first - second).mean(axis=1)
 
 
-def _lasts(before: list[np.ndarray], after: list[np.ndarray], change: float) -> bool:
+def _lasts(before: np.ndarray, after: np.ndarray, change: float) -> bool:
+    """Whether all pictures before a change differ from all after it, (N, values) each."""
     least = _LASTING * change
-    pairs = itertools.product(before[-_SIDE:], after[:_SIDE])
-    return all(_difference(first, second) >= least for first, second in pairs)
+    return all(_difference(first, second) >= least for first, second in itertools.product(before, after))
 
 
-def _is_slow(pictures: list[np.ndarray]) -> bool:
+def _is_slow(pictures: np.ndarray) -> bool:
     """Whether the middle one of 2 * REACH + 1 pictures is flat, or all are mixtures of the first and the last
     one, which must differ."""
-    if len(pictures) < 2 * REACH + 1:
-        return False
     first, last = pictures[0], pictures[-1]
     apart = _difference(first, last)
     if _luma(pictures[REACH]).std() < _FLAT:
@@ -147,7 +145,7 @@ def _is_slow(pictures: list[np.ndarray]) -> bool:
     return is_mixed and _correlation(_luma(first), _luma(last)) < _ALIKE
 
 
-def _is_fading(pictures: list[np.ndarray]) -> bool:
+def _is_fading(pictures: np.ndarray) -> bool:
     """Whether detail goes and comes back gradually around the middle picture, unlike at a flash."""
     first, before, after, last = (_luma(pictures[at]).std() for at in (0, REACH - 1, REACH + 1, 2 * REACH))
     return bool(2 * before < first and 2 * after < last)
