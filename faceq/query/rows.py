@@ -24,7 +24,7 @@ from faceq.query.confined import check_reads_only, connect
 from faceq.query.faces import per_face
 from faceq.storage.filesystem import is_remote, uri_of
 from faceq.storage.settings import S3Settings
-from faceq.table.schema import OPTIONAL, STATUSES, schema
+from faceq.table.schema import EVERY_COLUMN, OPTIONAL, STATUSES
 from faceq.table.store import Table
 
 VIEW = "frames"
@@ -220,10 +220,9 @@ class Rows:
     def _make_view(self, files: list[str], alike: bool) -> None:
         """`alike`: all files have the same columns, so that DuckDB needs to read only the first one's: every
         other file would cost a request."""
-        known = schema(embeddings=True, all_faces=True)
         if not files:
-            self._connection.register(VIEW, known.empty_table())
-            self.columns = self.stored = known.names
+            self._connection.register(VIEW, EVERY_COLUMN.empty_table())
+            self.columns = self.stored = EVERY_COLUMN.names
             return
         read = self._connection.read_parquet(
             [glob.escape(path) for path in files],  # DuckDB treats every path as a pattern
@@ -233,9 +232,9 @@ class Rows:
         )
         # Use one projection: DuckDB lists all files again whenever a relation is derived from another.
         self.stored = stored = [name for name in read.columns if name != "filename"]
-        present = [name for name in known.names if name in stored or name not in OPTIONAL]
+        present = [name for name in EVERY_COLUMN.names if name in stored or name not in OPTIONAL]
         self.columns = [*present, *(name for name in stored if name not in present)]
-        wanted = (_from_files(name, known, stored) for name in self.columns)
+        wanted = (_from_files(name, stored) for name in self.columns)
         read.project(", ".join(wanted)).create_view(VIEW)
 
     @contextlib.contextmanager
@@ -276,13 +275,13 @@ _SQL_TYPES = {
 }
 
 
-def _from_files(name: str, known: pa.Schema, stored: Sequence[str]) -> str:
+def _from_files(name: str, stored: Sequence[str]) -> str:
     """SQL: a column of the view. A column that the files do not have yet is null."""
     if name == "status":
         return f"{_STATUS} AS status"
     if name in stored:
         return quoted(name)
-    return f"NULL::{_SQL_TYPES[known.field(name).type]} AS {quoted(name)}"
+    return f"NULL::{_SQL_TYPES[EVERY_COLUMN.field(name).type]} AS {quoted(name)}"
 
 
 def display(value: Any) -> str:

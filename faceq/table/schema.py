@@ -319,6 +319,10 @@ def schema(embeddings: bool, all_faces: bool = False) -> pa.Schema:
     return columns.append(EMBEDDING) if embeddings else columns
 
 
+EVERY_COLUMN = schema(embeddings=True, all_faces=True)
+"""All columns that a table of this version can have."""
+
+
 def schema_with(record: Mapping[str, Any]) -> pa.Schema:
     """The schema of the table with the record of a run (JSON, secrets masked) as metadata, which Parquet
     stores in the footer of every file."""
@@ -345,7 +349,7 @@ def pending(batch: pa.Table) -> np.ndarray:
     return np.flatnonzero(batch["status"].is_null().to_numpy())
 
 
-_KINDS = {field.name: field.type for field in schema(embeddings=True, all_faces=True)}
+_KINDS = {field.name: field.type for field in EVERY_COLUMN}
 
 
 def type_of(name: str) -> pa.DataType:

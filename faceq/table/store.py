@@ -20,7 +20,7 @@ from faceq.storage.local_files import is_temporary
 from faceq.storage.parquet import ParquetFile
 from faceq.table import comparable
 from faceq.table.runs import FILES_AT_ONCE, Run, RunRecords
-from faceq.table.schema import FACES_COLUMN, STATUSES, isin_sorted, record_of, schema, wrap_int64
+from faceq.table.schema import EVERY_COLUMN, FACES_COLUMN, STATUSES, isin_sorted, record_of, wrap_int64
 
 COMPRESSION = "zstd"
 ROWS_PER_GROUP = 100_000
@@ -232,7 +232,7 @@ class Table(RunRecords):
 
     def find_damage(self) -> None:
         """Read all rows. Raises StorageError, which names the file, if one is damaged."""
-        for _ in self._parts(self.row_files(), schema(embeddings=True, all_faces=True).names):
+        for _ in self._parts(self.row_files(), EVERY_COLUMN.names):
             pass
 
     def column(self, path: str, name: str) -> pa.ChunkedArray:
@@ -364,14 +364,13 @@ def status_of(path: str) -> str:
 
 
 def _fields(columns: Sequence[str]) -> pa.Schema:
-    known = schema(embeddings=True, all_faces=True)
-    return pa.schema([known.field(name) for name in columns])
+    return pa.schema([EVERY_COLUMN.field(name) for name in columns])
 
 
 def _with_current_types(rows: pa.Table) -> pa.Table:
     """Rows of a file, cast to the current types of the columns: an older faceq may have written the file."""
-    known = schema(embeddings=True, all_faces=True)
-    fields = [known.field(field.name) if field.name in known.names else field for field in rows.schema]
+    known = set(EVERY_COLUMN.names)
+    fields = [EVERY_COLUMN.field(field.name) if field.name in known else field for field in rows.schema]
     return rows.cast(pa.schema(fields, rows.schema.metadata))
 
 
