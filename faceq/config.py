@@ -19,9 +19,13 @@ Region = Literal["mask", "black_out", "crop", "frame", "frame_jpeg"]
 
 Runtime = Literal["auto", "onnxruntime", "openvino"]
 Precision = Literal["auto", "f32", "bf16", "fp16"]
+MainFace = Literal["largest", "centre", "best"]
 
 MOST_FACES = 256
 """Upper limit of `max_faces`: the crops of this many faces take 60 MB."""
+
+MOST_PIXELS = 178_956_970
+"""Upper limit of `max_pixels`: Pillow refuses images with more."""
 
 FRAME_REGIONS: tuple[Region, ...] = ("frame", "frame_jpeg")
 
@@ -184,7 +188,7 @@ class Config(Strict):
         description="Maximum number of faces of a frame with `faces: all`: the largest ones of at least "
         "`min_face`.",
     )
-    main: Literal["largest", "centre", "best"] = Field(
+    main: MainFace = Field(
         "largest",
         description="With `faces: all`, the main face of a frame, which the columns outside `faces` and "
         "`status` describe. `largest`: the face that `faces: largest` scores. `centre`: the face whose box's "
@@ -203,7 +207,7 @@ class Config(Strict):
     max_pixels: int = Field(
         80_000_000,
         ge=1,
-        le=178_956_970,
+        le=MOST_PIXELS,
         description="Maximum number of pixels in an image. A larger image becomes an `unreadable` row.",
     )
     extra_bytes: int = Field(

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pyarrow as pa
 
+from faceq.config import MOST_PIXELS
 from faceq.errors import UnreadableError
 from faceq.faces import face_square, ffhq, geometry
 from faceq.messages.one_line import one_line
@@ -19,9 +20,6 @@ CROP_COLUMNS = pa.schema([("crop_to_frame", pa.list_(pa.float64())), ("crop_insi
 """What the row of a crop has in addition. crop_to_frame: the six numbers a, b, c, d, e, f. The pixel u, v of
 the crop is at x = a*u + b*v + c, y = d*u + e*v + f in the frame, where 0, 0 is the centre of the first pixel
 in both. crop_inside: share of the crop's area inside the frame, 0 to 1."""
-
-_MAX_PIXELS = 178_956_970
-"""The largest value of `max_pixels`: the frames were read before."""
 
 _LARGE = 30_000_000
 """Frames of more pixels are drawn one at a time, because of their memory."""
@@ -62,7 +60,7 @@ def draw(frame: Frame, row: dict[str, Any], pictures: ExportPictures) -> tuple[F
 
 
 def _image(data: bytes, row: dict[str, Any], pictures: ExportPictures) -> tuple[bytes, dict[str, Any]]:
-    picture = decode(data, _MAX_PIXELS)
+    picture = decode(data, MOST_PIXELS)  # it was read before, with some `max_pixels`
     if pictures.kind == "frame":
         return encoded(picture, pictures), {}
     height, width = picture.shape[:2]

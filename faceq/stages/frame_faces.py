@@ -6,11 +6,12 @@ The faces of a frame are never in two tables, so no rows have to be brought toge
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from faceq.config import MainFace
 from faceq.sources.frame import READ_SCHEMA
 from faceq.table.schema import FACE, FACES_COLUMN, scatter_column, type_of
 
@@ -22,8 +23,6 @@ IS_MAIN = "is_main"
 FACES_AT_ONCE = 256
 """Maximum number of faces that a stage gets together, like `faceq.stages.scorer.AT_ONCE` frames: a stage
 needs seven times the memory of their crops."""
-
-Main = Literal["largest", "centre", "best"]
 
 
 def with_faces(
@@ -67,7 +66,7 @@ def per_face(stage: Callable[[pa.Table], pa.Table], batch: pa.Table) -> pa.Table
     return batch.append_column(FACES, _lists(pa.StructArray.from_arrays(arrays, faces.column_names), lengths))
 
 
-def with_main_face(batch: pa.Table, main: Main) -> pa.Table:
+def with_main_face(batch: pa.Table, main: MainFace) -> pa.Table:
     """Give frames with lists of scored faces the columns of their main face, and FACES its type in the result
     table. Frames without such lists stay unchanged.
 
@@ -107,7 +106,7 @@ def with_main_face(batch: pa.Table, main: Main) -> pa.Table:
 _DECIDING = ("status", "face_x", "face_y", "face_w", "face_h", "serfiq", "dbcnn", IS_MAIN)
 
 
-def main_face(faces: Sequence[Mapping[str, Any]], main: Main, size: tuple[int, int]) -> int:
+def main_face(faces: Sequence[Mapping[str, Any]], main: MainFace, size: tuple[int, int]) -> int:
     """The position of the main face of a frame of a size (width, height); at equal ranks the first one.
 
     Faces that are too small come after all others, and those that are unreadable last. With `largest`, an
