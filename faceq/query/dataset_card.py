@@ -45,7 +45,7 @@ from datasets import load_dataset
 frames = load_dataset("path/to/this/folder", split="train")
 ```
 
-Written by `faceq query --export-shards`. It is rewritten when the same command adds frames.
+Written by faceq's `--export-shards`. It is rewritten when the same command adds frames.
 """
 
 
