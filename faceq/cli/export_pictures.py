@@ -1,15 +1,17 @@
-"""The arguments of commands that export frames: what is written as images."""
+"""What commands that export frames have in common: the arguments for the images, the export, its result."""
 
 import argparse
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from faceq.cli.progress_bar import progress_bar
 from faceq.errors import UsageError
 from faceq.messages.visible import visible
+from faceq.storage.settings import S3Settings
 
 if TYPE_CHECKING:
     from faceq.query.export_pictures import ExportPictures
-    from faceq.query.shard_export import Exported
+    from faceq.query.shard_export import Exported, Selection
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +41,31 @@ def pictures_of(options: argparse.Namespace) -> "ExportPictures | None":
     return ExportPictures(options.crop or "frame", options.format)
 
 
-def print_exported(done: "Exported", folder: str) -> int:
+def export_frames(
+    rows: Any,
+    selection: "Selection",
+    total: int,
+    options: argparse.Namespace,
+    pictures: "ExportPictures | None",
+    s3: S3Settings,
+    given: Any = None,
+) -> int:
+    """Export frames into the folder of `--export-shards`, and print how many. Returns the exit status."""
+    from faceq.query import shard_export  # noqa: PLC0415 - DuckDB takes a while to import
+
+    assert pictures is not None
+    folder = options.export_shards
+    with progress_bar(options.shown, "frames", total) as advance:
+        done = shard_export.export_shards(rows, selection, folder, s3, advance, pictures, given)
+    return _print_exported(done, folder)
+
+
+def how_to_resume(options: argparse.Namespace) -> str:
+    """What to do after an interrupt."""
+    return ": run the same command again to continue" if options.export_shards else ""
+
+
+def _print_exported(done: "Exported", folder: str) -> int:
     """Print what an export to a folder has written, and warn about what is missing. Returns the exit
     status."""
     from faceq.sources.samples import MOST_SIDECARS  # noqa: PLC0415 - imports readers

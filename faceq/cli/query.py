@@ -10,9 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from faceq.cli.arguments import positive
-from faceq.cli.export_pictures import add_picture_arguments, pictures_of, print_exported
+from faceq.cli.export_pictures import add_picture_arguments, export_frames, how_to_resume, pictures_of
 from faceq.cli.filters import add_condition_arguments, filtered
-from faceq.cli.progress_bar import progress_bar
 from faceq.cli.rows import print_rows
 from faceq.cli.settings import add_config_arguments, load_settings
 from faceq.errors import UsageError
@@ -78,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     output.add_argument("--export-shards", metavar="DIR", help=what)
     add_picture_arguments(parser)
     add_config_arguments(parser)
-    parser.set_defaults(run=query, on_interrupt=_how_to_resume, only_prints=_only_prints)
+    parser.set_defaults(run=query, on_interrupt=how_to_resume, only_prints=_only_prints)
 
 
 def query(options: argparse.Namespace) -> int:
@@ -148,10 +147,6 @@ def _check_combination(options: argparse.Namespace) -> None:
             )
 
 
-def _how_to_resume(options: argparse.Namespace) -> str:
-    return ": run the same command again to continue" if options.export_shards else ""
-
-
 def _only_prints(options: argparse.Namespace) -> bool:
     return not (options.export or options.export_shards)
 
@@ -162,24 +157,6 @@ def _export_shards(rows: Any, options: argparse.Namespace, pictures: Any, s3: S3
     selection = shard_export.Selection(options.where, options.order_by, options.limit)
     total = shard_export.count(rows, selection, pictures)
     return export_frames(rows, selection, total, options, pictures, s3)
-
-
-def export_frames(
-    rows: Any,
-    selection: Any,
-    total: int,
-    options: argparse.Namespace,
-    pictures: Any,
-    s3: S3Settings,
-    given: Any = None,
-) -> int:
-    """Export frames into the folder of `--export-shards`, and print how many. Returns the exit status."""
-    from faceq.query import shard_export  # noqa: PLC0415 - as above
-
-    folder = options.export_shards
-    with progress_bar(options.shown, "frames", total) as advance:
-        done = shard_export.export_shards(rows, selection, folder, s3, advance, pictures, given)
-    return print_exported(done, folder)
 
 
 def _chosen(rows: Any, options: argparse.Namespace, columns: Sequence[str] | None = None) -> Any:

@@ -7,9 +7,8 @@ from typing import Any
 import rich.console
 
 from faceq.cli.arguments import positive
-from faceq.cli.export_pictures import add_picture_arguments, pictures_of
+from faceq.cli.export_pictures import add_picture_arguments, export_frames, how_to_resume, pictures_of
 from faceq.cli.filters import add_condition_arguments, filtered
-from faceq.cli.query import export_frames
 from faceq.cli.rows import print_rows
 from faceq.cli.settings import add_config_arguments, load_settings
 from faceq.messages.visible import visible
@@ -61,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--total", type=positive, metavar="N", help=what)
     add("--seed", type=int, default=0, metavar="N", help="order of frames with equal scores (default: 0)")
     add_config_arguments(parser)
-    parser.set_defaults(run=select, on_interrupt=_how_to_resume, only_prints=_only_prints)
+    parser.set_defaults(run=select, on_interrupt=how_to_resume, only_prints=_only_prints)
 
 
 def select(options: argparse.Namespace) -> int:
@@ -122,10 +121,6 @@ def _print_summary(choice: Any, wanted: Any, options: argparse.Namespace) -> Non
         log.info(
             "no frame is a candidate: faceq explain says which part of the condition rejects most frames"
         )
-
-
-def _how_to_resume(options: argparse.Namespace) -> str:
-    return ": run the same command again to continue" if options.export_shards else ""
 
 
 def _only_prints(options: argparse.Namespace) -> bool:
