@@ -36,6 +36,7 @@ from jobs.training.train_loop import (
     FACES_STAGE,
     RATINGS_STAGE,
     LabelledFaces,
+    Training,
     finished,
     learn_faces,
     learn_ratings,
@@ -72,16 +73,16 @@ def main() -> None:
 
     rated = read_rated(options.data / "live_challenge")
     held, counts = split(rated, options)
-    training, rest = rated.only(~held), rated.only(held)
+    rest = rated.only(held)
     faces = LabelledFaces(read_faces(options.faces), np.load(options.teacher / LABELS))
     views = read_views(options.views)
     usable = np.flatnonzero((views.sources < 0) | ~held[views.sources])
     seen = LabelledViews(views, np.load(options.teacher / VIEW_LABELS), usable)
-    start = (options.init, options.distortion)
-    lite = learn_ratings(SECOND, *start, training, seen, EPOCHS, options.seed, folder, counts)
+    training = Training(rated.only(~held), seen, options.seed, folder, counts)
+    lite = learn_ratings(training, SECOND, options.init, options.distortion, EPOCHS)
     last = range(EPOCHS, EPOCHS + FACES_EPOCHS)
-    learn_faces(lite, training, seen, faces, last, options.seed, folder, counts)
-    model = finished(lite, training, seen, last.stop, options.seed)
+    learn_faces(training, lite, faces, last)
+    model = finished(training, lite, last.stop)
     path = folder / f"{NAME}.safetensors"
     write_weights(model.state_dict(), path)
 

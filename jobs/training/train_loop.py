@@ -168,28 +168,36 @@ def face_losses(scores: Tensor, falls: Tensor, labels: Tensor) -> tuple[Tensor, 
     return wrong, apart, (missing / RATING_SPREAD).clamp_min(0).mean()
 
 
-def learn_ratings(
-    layout: Layout,
-    init: Path,
-    distortion: Path,
-    rated: Rated,
-    views: LabelledViews | None,
-    epochs: int,
-    seed: int,
-    folder: Path,
-    of: str,
-) -> LiveLite:
+@dataclass(frozen=True)
+class Training:
+    """What both stages of a training have in common.
+
+    rated, views: what the network learns from; views may be None. folder: for the checkpoints, from which a
+    killed run resumes, and for the curves. of: identifies the data. A checkpoint of another run is refused.
+    """
+
+    rated: Rated
+    views: LabelledViews | None
+    seed: int
+    folder: Path
+    of: str
+
+    def batches(self, epoch: int) -> RatedBatches:
+        """The batches of ratings and views of an epoch."""
+        return RatedBatches(self.rated, self.seed, epoch, BATCH, self.views)
+
+
+def learn_ratings(training: Training, layout: Layout, init: Path, distortion: Path, epochs: int) -> LiveLite:
     """Train a network on ratings and, if there are any, on views.
 
     Args:
+        training: what it learns from.
         layout: the layers of the network.
         init: the published checkpoint of its semantic network.
         distortion: the weights of its distortion network from `name_distortions`.
         epochs: passes over the rated images.
-        folder: for the checkpoint, from which a killed run resumes, and for the curves.
-        of: identifies the data. A checkpoint of another run is refused.
     """
-    torch.manual_seed(seed)
+    torch.manual_seed(training.seed)
     model = DBCNNLite(layout)
     unfold(model.semantic, init)
     model.distortion.load_state_dict(torch.load(distortion, weights_only=True))
@@ -201,20 +209,11 @@ def learn_ratings(
         **dict.fromkeys((model.project, model.head), NEW_RATE),
     }
     lite = LiveLite(model)
-    _run(lite, rates, WARM_UP, rated, views, None, range(epochs), seed, folder, of)
+    _run(training, lite, rates, WARM_UP, range(epochs))
     return lite
 
 
-def learn_faces(
-    lite: LiveLite,
-    rated: Rated,
-    views: LabelledViews,
-    faces: LabelledFaces,
-    epochs: range,
-    seed: int,
-    folder: Path,
-    of: str,
-) -> None:
+def learn_faces(training: Training, lite: LiveLite, faces: LabelledFaces, epochs: range) -> None:
     """Go on with faces and their distortions, and at a low rate, so that what was learned stays.
 
     Spearman's correlation on the held-out images of fold 0 is 0.846 before this stage and 0.841 after it.
@@ -223,23 +222,19 @@ def learn_faces(
     Args:
         epochs: their numbers, which follow those of `learn_ratings`.
     """
-    _run(lite, {lite.model: FACES_RATE}, FACES_WARM_UP, rated, views, faces, epochs, seed, folder, of)
+    _run(training, lite, {lite.model: FACES_RATE}, FACES_WARM_UP, epochs, faces)
 
 
 def _run(
+    training: Training,
     lite: LiveLite,
     rates: dict[nn.Module, float],
     warm_up: float,
-    rated: Rated,
-    views: LabelledViews | None,
-    faces: LabelledFaces | None,
     epochs: range,
-    seed: int,
-    folder: Path,
-    of: str,
+    faces: LabelledFaces | None = None,
 ) -> None:
     """A stage of a training. `rates`: the highest learning rate of each part of the network."""
-    steps = len(RatedBatches(rated, seed, 0, BATCH, views))
+    steps = len(training.batches(0))
     groups = [{"params": list(part.parameters()), "lr": rate} for part, rate in rates.items()]
     optimiser = torch.optim.AdamW(groups, weight_decay=WEIGHT_DECAY)
     schedule = OneCycleLR(optimiser, list(rates.values()), total_steps=len(epochs) * steps, pct_start=warm_up)
@@ -247,12 +242,12 @@ def _run(
     def run_epoch(at: int) -> dict[str, float]:
         epoch = epochs[at]
         ladders = (
-            prefetched(FaceBatches(faces.ladders, faces.labels, seed, epoch, steps, FACES_A_STEP))
+            prefetched(FaceBatches(faces.ladders, faces.labels, training.seed, epoch, steps, FACES_A_STEP))
             if faces
             else iter(())
         )
         totals = np.zeros(4)
-        for images, ratings in prefetched(RatedBatches(rated, seed, epoch, BATCH, views)):
+        for images, ratings in prefetched(training.batches(epoch)):
             losses = [rating_loss(lite(images, torch.ones_like(images[:, :1]), live=True), ratings)]
             for crops, masks, falls, labels in [next(ladders)] if faces else []:
                 losses += face_losses(lite(crops, masks, live=False).view(-1, CROPS), falls, labels)
@@ -267,15 +262,15 @@ def _run(
 
     parts: dict[str, Part] = {"lite": lite, "optimiser": optimiser, "schedule": schedule}
     name = FACES_STAGE if faces else RATINGS_STAGE
-    train_stage(name, folder, parts, len(epochs), run_epoch, f"seed {seed}, {of}")
+    train_stage(name, training.folder, parts, len(epochs), run_epoch, f"seed {training.seed}, {training.of}")
 
 
-def finished(lite: LiveLite, rated: Rated, views: LabelledViews | None, epochs: int, seed: int) -> DBCNNLite:
+def finished(training: Training, lite: LiveLite, epochs: int) -> DBCNNLite:
     """The network with the statistics, norms and scale of inference, after `epochs` in all."""
-    gather_statistics(lite, RatedBatches(rated, seed, epochs, BATCH, views))
+    gather_statistics(lite, training.batches(epochs))
     lite.freeze()
     fold(lite.model.semantic)
-    fit_scale(lite.model, RatedBatches(rated, seed, epochs + 1, BATCH))
+    fit_scale(lite.model, RatedBatches(training.rated, training.seed, epochs + 1, BATCH))
     return lite.model
 
 

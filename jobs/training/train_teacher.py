@@ -39,7 +39,7 @@ from jobs.training.train_data import (
     read_views,
 )
 from jobs.training.train_figures import scores_of_images
-from jobs.training.train_loop import RANK_MARGIN, finished, learn_ratings
+from jobs.training.train_loop import RANK_MARGIN, Training, finished, learn_ratings
 from jobs.training.train_norms import blocks_of
 
 EPOCHS = 10
@@ -62,7 +62,7 @@ def main() -> None:
     keep_freed_memory(True)
     rated = read_rated(options.data / "live_challenge")
     held, counts = split(rated, options)
-    training, rest = rated.only(~held), rated.only(held)
+    known, rest = rated.only(~held), rated.only(held)
     faces, views = read_faces(options.faces), read_views(options.views)
     scores: list[NDArray[np.float64]] = []
     labels: list[NDArray[np.float64]] = []  # of the crops of each face
@@ -71,18 +71,17 @@ def main() -> None:
         folder = options.out / init.stem
         folder.mkdir(parents=True, exist_ok=True)
         layout = Layout(SECOND.share, SECOND.scnn, blocks_of(init))
-        start = (layout, init, options.distortion)
-        lite = learn_ratings(*start, training, None, EPOCHS, seed, folder, counts)
-        model = finished(lite, training, None, EPOCHS, seed)
+        training = Training(known, None, seed, folder, counts)
+        model = finished(training, learn_ratings(training, layout, init, options.distortion, EPOCHS), EPOCHS)
         scores.append(scores_of_images(model, rest))
         labels.append(scores_of_faces(model, faces))
         view_labels.append(scores_of_views(model, views))
     with np.load(options.features) as file:
         images, crops = ([file[key] for key in file if key.startswith(of)] for of in ("images", "faces"))
-    known = [each[~held] for each in images]
-    scores.append(predicted(known, training.ratings, [each[held] for each in images]))
+    features = [each[~held] for each in images]
+    scores.append(predicted(features, known.ratings, [each[held] for each in images]))
     clean = [each[:, :2].mean(axis=1) for each in labels]
-    clean.append(matched(predicted(known, training.ratings, crops), np.mean(clean, axis=0)))
+    clean.append(matched(predicted(features, known.ratings, crops), np.mean(clean, axis=0)))
     for each, found in zip(scores, clean, strict=True):
         print(f"clean faces {np.mean(found):.1f} +- {np.std(found):.1f}", *described(rest, each), flush=True)
     wanted = falling(np.mean(clean, axis=0), np.mean(labels, axis=0), faces.falls)
