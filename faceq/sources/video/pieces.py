@@ -300,7 +300,7 @@ def _joined(pieces: Sequence[Piece], finder: Finder) -> Iterator[Any]:
     index = 0
     for piece in pieces:
         if finder.needs_index and piece.index != index:
-            raise UndividedError("its frames do not all last equally long, as `video.shots` needs it")
+            raise UndividedError("its frames do not all last equally long, which this `video.shots` needs")
         marks |= {index + at: mark for at, mark in piece.marks.items()}
         index += piece.frames
     return (marks[at] for at in range(index))
