@@ -25,7 +25,7 @@ ROWS_SHOWN = 20
 
 _QUERY = """Shows, counts or exports the rows of a result table that fulfil a condition. The condition is SQL
 over the table's columns. --faces applies it to each face of the frames, in tables made with faces: all. --sql
-runs a whole statement over the view `frames` instead."""
+runs a whole statement over the view `frames` instead, or, with --faces, over `faces`."""
 
 _EXAMPLES = f"""examples:
   faceq query scores/ "{FILTER}"
@@ -69,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"at most N rows (default: {ROWS_SHOWN} on the terminal, all in an export)",
     )
     add("--faces", action="store_true", help="one row for each face instead of each frame")
-    add("--sql", metavar="STATEMENT", help="a whole SELECT over the view `frames`, instead of a condition")
+    add("--sql", metavar="STATEMENT", help="a whole SELECT over the view `frames` or `faces`")
     output = parser.add_mutually_exclusive_group()
     output.add_argument("--count", action="store_true", help="print only the number of rows")
     output.add_argument("--export", metavar="FILE", help="write the rows to a .parquet, .csv or .jsonl file")
@@ -91,7 +91,7 @@ def query(options: argparse.Namespace) -> int:
     s3 = load_settings(options).s3
     if options.export:
         check_export(options.export, s3)
-    with Rows(options.table, s3) as rows:
+    with Rows(options.table, s3, faces=options.faces) as rows:
         if options.count:
             print(rows.count(_chosen(rows, options)))
         elif options.export:
@@ -126,11 +126,6 @@ def _check_combination(options: argparse.Namespace) -> None:
             "query: --export-shards writes frames: leave out --faces; to choose frames by their faces, use a "
             'condition such as "len(list_filter(faces, lambda face: face.dbcnn >= 40)) > 0"'
         )
-    if options.sql and options.faces:
-        raise UsageError(
-            "query: --sql is a whole statement over frames: leave out --faces, and unnest the faces in it, "
-            'such as "select source, face.dbcnn from (select source, unnest(faces) as face from frames)"'
-        )
     if options.sql:
         parts = {
             "the condition": options.where,
@@ -164,7 +159,7 @@ def _chosen(rows: Any, options: argparse.Namespace, columns: Sequence[str] | Non
     if options.sql:
         return rows.sql(options.sql)
     names = options.columns.split(",") if options.columns else columns
-    return rows.chosen(options.where, names, options.order_by, options.limit, options.faces)
+    return rows.chosen(options.where, names, options.order_by, options.limit)
 
 
 def _show(rows: Any, options: argparse.Namespace) -> None:
@@ -181,7 +176,7 @@ def _show(rows: Any, options: argparse.Namespace) -> None:
         shown = rows.arrow(_chosen(rows, options, columns))
         if not options.columns:
             shown = _without_video_columns(shown)
-        total = rows.count(rows.chosen(options.where, faces=options.faces))
+        total = rows.count(rows.chosen(options.where))
     print_rows(shown)
     print(f"{len(shown):,} of {total:,} rows")
     ranges = _ranges(rows, options.where) if options.where and not (total or options.faces) else ""

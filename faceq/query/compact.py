@@ -25,7 +25,7 @@ from faceq.table.store import COMPRESSION, ROWS_PER_GROUP, Table
 ROWS_PER_FILE = 1_000_000
 """About 150 MB without embeddings, 700 MB with them."""
 
-SORT = {"memory_limit": "1GB", "threads": 2}
+SORT: dict[str, Any] = {"memory_limit": "1GB", "threads": 2}
 """DuckDB settings for a sort. Data beyond the limit spills to disk. Four threads ran out of this memory on
 rows with embeddings."""
 

@@ -1,23 +1,42 @@
-"""SQL for one row per face instead of one per frame."""
+"""The rows of faces: one for each face of a table instead of one for each frame."""
 
 from collections.abc import Sequence
 
+import pyarrow as pa
+
+from faceq.table.column import Column
 from faceq.table.schema import FACE, FACES_COLUMN
 
-FACE_POSITION, IS_MAIN = "face", "main"
-"""Columns of a row of a face: its position in the frame's `faces`, from 0, and whether it is the main
-face."""
+FACE_VIEW = "faces"
+"""Name of the rows of faces in SQL statements."""
+
+FACE_COLUMNS = (
+    Column(
+        "face_id",
+        pa.int64(),
+        "Identifies the face. A face of a frame has the same number in every query and every copy of the "
+        "table: the last 8 bytes of the MD5 hash of `frame_id`, `/` and `face` in decimal, as a "
+        "little-endian number, divided by 2.",
+        range="≥ 0",
+    ),
+    Column("face", pa.int32(), "Position of the face in `faces` of its frame.", range="≥ 0"),
+    Column("main", pa.bool_(), "Whether the columns of the frame describe this face."),
+)
+"""The columns that rows of faces have, and rows of frames do not."""
+
+FACE_ID, FACE_POSITION, IS_MAIN = (column.name for column in FACE_COLUMNS)
 
 _BOX = ("face_x", "face_y", "face_w", "face_h")
 
 
-def per_face(columns: Sequence[str], every_run: bool) -> str:
-    """A statement over `{rows}`, which are rows of frames, that gives a row for each face.
+def per_face(frames: str, columns: Sequence[str], every_run: bool) -> str:
+    """A SELECT statement that gives a row for each face of rows of frames.
 
     A row of a run without `faces: all` counts as its one scored face. Files of statuses without faces are
     not read.
 
     Args:
+        frames: name of the rows in SQL.
         columns: of the rows.
         every_run: all rows are of runs with `faces: all`. Then the columns of the main face need not be read.
     """
@@ -27,13 +46,15 @@ def per_face(columns: Sequence[str], every_run: bool) -> str:
     faces = FACES_COLUMN.name if every_run and stored else f"coalesce(faces, {main})" if stored else main
     is_main = " AND ".join(f"found.{name} = main_{name}" for name in _BOX)
     return f"""
-        SELECT {", ".join(of_frame)}, {FACE_POSITION}, {is_main} AS {IS_MAIN},
+        SELECT {", ".join(of_frame)}, (md5_number_lower(frame_id || '/' || {FACE_POSITION}) >> 1)::BIGINT AS
+            {FACE_ID}, {FACE_POSITION}, {is_main} AS {IS_MAIN},
             {", ".join(f"found.{name} AS {name}" for name in FACE.names)}
         FROM (
             SELECT {", ".join(of_frame)}, {", ".join(f"{name} AS main_{name}" for name in _BOX)},
-                unnest(of_frame) AS found, generate_subscripts(of_frame, 1) - 1 AS {FACE_POSITION}
+                unnest(of_frame) AS found,
+                (generate_subscripts(of_frame, 1) - 1)::INTEGER AS {FACE_POSITION}
             FROM (
-                SELECT *, {faces} AS of_frame FROM {{rows}} WHERE status NOT IN ('unreadable', 'no_face')
+                SELECT *, {faces} AS of_frame FROM {frames} WHERE status NOT IN ('unreadable', 'no_face')
             )
         )"""
 

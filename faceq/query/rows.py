@@ -21,14 +21,14 @@ import pyarrow as pa
 from faceq.errors import StorageError, UsageError
 from faceq.messages.one_line import one_line
 from faceq.query.confined import check_reads_only, connect
-from faceq.query.faces import per_face
+from faceq.query.faces import FACE_ID, FACE_VIEW, per_face
 from faceq.storage.filesystem import is_remote, uri_of
 from faceq.storage.settings import S3Settings
 from faceq.table.schema import EVERY_COLUMN, OPTIONAL, STATUSES
 from faceq.table.store import Table
 
 VIEW = "frames"
-"""Name of the table in SQL statements."""
+"""Name of the rows of frames in SQL statements."""
 
 MAIN_COLUMNS = ("source", "member", "status", "serfiq", "dbcnn", "yaw", "pitch")
 FRAME_ORDER = "source, member, frame_index"
@@ -62,6 +62,7 @@ def read_table(
     where: str | None = None,
     columns: Sequence[str] | None = None,
     *,
+    faces: bool = False,
     s3: S3Settings | None = None,
 ) -> pa.Table:
     """Read the rows of a result table, or those that match a condition, into memory.
@@ -72,6 +73,7 @@ def read_table(
         uri: folder or URI of a result table.
         where: an SQL condition on the columns of the table, e.g. "serfiq >= 0.6 and dbcnn >= 55".
         columns: names of the columns to read; all if None.
+        faces: one row for each face instead of each frame: see "Rows of faces" in the reference.
         s3: settings for S3, if the usual AWS environment variables and profiles are not enough.
 
     Returns:
@@ -88,36 +90,48 @@ def read_table(
         >>> good.column_names
         ['source', 'dbcnn']
     """
-    with Rows(uri, s3 or S3Settings()) as rows:
+    with Rows(uri, s3 or S3Settings(), faces=faces) as rows:
         return rows.arrow(rows.chosen(where, columns))
 
 
 class Rows:
-    """The rows of a result table as the DuckDB view `frames`.
+    """The rows of a result table as the DuckDB view `frames`, or those of its faces as the view `faces`.
+
+    view, key: name of the view, and of the column that identifies its rows. columns: of the view.
+    stored: the columns that the files have.
 
     This is a context manager. If DuckDB rejects a statement, a UsageError is raised; for an unknown column it
     suggests the closest name.
     """
 
-    def __init__(self, uri: str, s3: S3Settings, **settings: Any):
-        """Raises UsageError if there is no table. settings: further settings of DuckDB."""
+    def __init__(self, uri: str, s3: S3Settings, *, faces: bool = False, **settings: Any):
+        """Raises UsageError if there is no table.
+
+        Args:
+            uri: folder or URI of the table.
+            s3: settings of the file system.
+            faces: the rows are those of faces. Statements may use both views.
+            settings: further settings of DuckDB.
+        """
         self.table = Table(uri, s3)
         # From here on, do not clear the cache of the file system: DuckDB gets the list of files from it.
         files = self.table.row_files()
         if not self.table.exists():
             raise UsageError(f"{self.table.uri}: there is no faceq table here")
         self._numbers = itertools.count()
-        self.columns: list[str] = []  # of the view
-        self.stored: list[str] = []  # those that the files have
+        self.view, self.key = (FACE_VIEW, FACE_ID) if faces else (VIEW, "frame_id")
+        self.columns: list[str] = []
+        self.stored: list[str] = []
         with contextlib.ExitStack() as stack, self.translate_errors():
             runs = self.table.runs_of(files)
-            self._all_faces = all(run.get("faces") == "all" for run in runs)
             alike = len({(run["version"], *run.get("columns", ())) for run in runs}) <= 1
             store = self.table.files if is_remote(self.table.uri) else None
             files = [uri_of(path, self.table.uri) for path in files]
             spill = stack.enter_context(tempfile.TemporaryDirectory(prefix="faceq-query-"))
             self._connection = stack.enter_context(connect(files, spill, store, **settings))
             self._make_view(files, alike)
+            if faces:
+                self._make_face_view(all(run.get("faces") == "all" for run in runs))
             self._opened = stack.pop_all()
 
     def __enter__(self) -> "Rows":
@@ -132,14 +146,11 @@ class Rows:
         columns: Sequence[str] | None = None,
         order_by: str | None = None,
         limit: int | None = None,
-        faces: bool = False,
     ) -> duckdb.DuckDBPyRelation:
-        """Rows selected by an SQL condition, an SQL order and a limit; with `faces`, of faces instead of
-        frames. Nothing is read until the rows are used."""
+        """Rows selected by an SQL condition, an SQL order and a limit. Nothing is read until the rows are
+        used."""
         with self.translate_errors():
-            rows = self._connection.view(VIEW)
-            if faces:
-                rows = self.over(rows, per_face(self.columns, self._all_faces))
+            rows = self._connection.view(self.view)
             if where:
                 rows = rows.filter(where)
             if order_by:
@@ -149,7 +160,7 @@ class Rows:
             return rows.project(", ".join(quoted(name.strip()) for name in columns)) if columns else rows
 
     def sql(self, statement: str) -> duckdb.DuckDBPyRelation:
-        """The result of a whole statement over the view `frames`.
+        """The result of a whole statement over the view.
 
         Raises:
             UsageError: DuckDB rejects the statement, or it is not a single SELECT, or EXPLAIN of one, that
@@ -236,6 +247,12 @@ class Rows:
         self.columns = [*present, *(name for name in stored if name not in present)]
         wanted = (_from_files(name, stored) for name in self.columns)
         read.project(", ".join(wanted)).create_view(VIEW)
+
+    def _make_face_view(self, all_faces: bool) -> None:
+        """`all_faces`: all rows are of runs with `faces: all`."""
+        statement = per_face(VIEW, self.columns, all_faces)
+        self._connection.execute(f"CREATE TEMP VIEW {FACE_VIEW} AS {statement}")
+        self.columns = self._connection.view(FACE_VIEW).columns
 
     @contextlib.contextmanager
     def translate_errors(self) -> Iterator[None]:

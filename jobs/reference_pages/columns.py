@@ -2,6 +2,7 @@
 
 import pyarrow as pa
 
+from faceq.query.faces import FACE_COLUMNS
 from faceq.table.schema import COLUMNS, EMBEDDING_COLUMN, FACES_COLUMN, Column
 from jobs.reference_pages.markdown import WRITTEN, table
 
@@ -21,6 +22,16 @@ lists the settings that are named here.
 
 """
 
+_FACES = """
+## Rows of faces
+
+With `--faces`, or `faces=True` in Python, commands work on rows of faces instead of frames: one for each
+element of `faces`. A row of a run with another value of `faces` counts as its one scored face, and a frame
+without a face has no row. The columns from `face_x` to the last measure, `status` and `embedding` are those
+of the face. The others are those of its frame, and the column `faces` is replaced by these:
+
+"""
+
 _MORE = """
 ## Metadata
 
@@ -35,6 +46,7 @@ _WORDS = {
     pa.float32(): "float32",
     pa.float64(): "float64",
     pa.string(): "string",
+    pa.bool_(): "boolean",
     pa.list_(pa.float32()): "list of float32",
     FACES_COLUMN.type: "list of struct",
 }
@@ -46,7 +58,8 @@ TITLES = ("column", "type", "values", "meaning", "null when")
 def page() -> str:
     """The whole page as Markdown."""
     rows = [cells(column) for column in (*COLUMNS, FACES_COLUMN, EMBEDDING_COLUMN)]
-    return WRITTEN + _HEAD + table(TITLES, rows) + _MORE
+    faces = [cells(column) for column in FACE_COLUMNS]
+    return WRITTEN + _HEAD + table(TITLES, rows) + _FACES + table(TITLES, faces) + _MORE
 
 
 def cells(column: Column) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ import shutil
 import pytest
 
 from faceq.cli import main, score
+from faceq.query.faces import FACE_COLUMNS
 from faceq.stage_resources import FindFaces, Pool
 from faceq.table.schema import COLUMNS, EMBEDDING_COLUMN, FACES_COLUMN, SCHEMA, STATUSES
 from jobs import reference_pages
@@ -45,7 +46,8 @@ def test_no_row_of_a_table_is_broken_by_its_content(page):
 
 
 def test_columns_has_a_row_with_type_meaning_and_nulls_for_each_column():
-    page = columns.page()
+    page, of_faces = columns.page().split("## Rows of faces")
+    assert re.findall(r"^\| `(\w+)` \|", of_faces, re.MULTILINE) == [column.name for column in FACE_COLUMNS]
     rows = re.findall(r"^\| `(\w+)` \| (\w[\w ]*) \|.*\| (.{15,}) \| (\S.*) \|$", page, re.MULTILINE)
     assert [name for name, *_ in rows] == [*SCHEMA.names, FACES_COLUMN.name, EMBEDDING_COLUMN.name]
     assert [name for name, *_, null in rows if null == "never"] == [

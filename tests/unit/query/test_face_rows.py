@@ -1,5 +1,6 @@
 """`faceq query --faces`: one row per face instead of one per frame."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -32,8 +33,8 @@ def table(tmp_path_factory) -> str:
 
 
 def faces_of(table: str, where: str | None = None) -> list[dict]:
-    with Rows(table, S3Settings()) as rows:
-        return rows.arrow(rows.chosen(where, order_by="source, face", faces=True)).to_pylist()
+    with Rows(table, S3Settings(), faces=True) as rows:
+        return rows.arrow(rows.chosen(where, order_by="source, face")).to_pylist()
 
 
 def test_each_face_is_a_row_with_the_columns_of_its_frame(table):
@@ -91,7 +92,6 @@ def test_frames_are_exported_whole_with_their_faces(table, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "what"),
     [
-        (["--sql", "select 1"], "leave out --faces, and unnest the faces in it"),
         (["--export-shards", "out"], "--export-shards writes frames: leave out --faces"),
         (["dbcn > 1"], 'there is no column "dbcn": did you mean "dbcnn"?'),
     ],
@@ -99,5 +99,25 @@ def test_frames_are_exported_whole_with_their_faces(table, tmp_path):
 def test_wrong_combinations_say_what_to_write(table, arguments, what, capsys):
     assert main(["query", "--faces", table, *arguments]) == 2
     assert what in capsys.readouterr().err
-    statement = "select source, face.dbcnn from (select source, unnest(faces) as face from frames)"
-    assert main(["query", table, "--sql", statement]) == 0
+
+
+def test_a_statement_may_use_the_faces_and_the_frames(table, capsys):
+    statement = "select count(*) as n, count(distinct face_id), count(distinct frame_id) from faces"
+    assert main(["query", table, "--faces", "--sql", statement]) == 0
+    assert capsys.readouterr().out.split("\n")[1].split() == ["7", "7", "2"]
+    statement = "select (select count(*) from faces) as faces, (select count(*) from frames) as frames"
+    assert main(["query", table, "--faces", "--sql", statement]) == 0
+    assert capsys.readouterr().out.split("\n")[1].split() == ["7", "3"]
+    assert main(["query", table, "--sql", "select count(*) from faces"]) == 2
+    assert "faces does not exist" in capsys.readouterr().err
+
+
+def test_an_id_of_a_face_is_repeatable(table):
+    for row in faces_of(table):
+        digest = hashlib.md5(f"{row['frame_id']}/{row['face']}".encode()).digest()
+        assert row["face_id"] == int.from_bytes(digest[8:], "little") >> 1
+
+
+def test_python_reads_rows_of_faces(table):
+    found = faceq.read_table(table, "n_faces > 1 and not main", ["source", "face"], faces=True)
+    assert sorted(found["face"].to_pylist()) == [0, 1, 3, 4, 5]
