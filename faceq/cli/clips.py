@@ -20,12 +20,12 @@ log = logging.getLogger(__name__)
 
 CLIPS_SHOWN = 20
 
-SHOWN = ("source", "member", "start_s", "end_s", "share", "serfiq_mean", "dbcnn_mean", "motion_mean")
+SHOWN = ("source", "member", "track", "start_s", "end_s", "share", "serfiq_mean", "dbcnn_mean", "motion_mean")
 
 _CLIPS = f"""Finds clips in the videos of a result table: stretches of one shot whose frames fulfil a
 condition. The default condition is the recommended filter, {FILTER}. A gap of frames that fail or are missing
-is bridged if it is short. A stretch that is too long becomes several clips. --cut writes each clip as a
-video."""
+is bridged if it is short. A stretch that is too long becomes several clips. With --per track, a clip follows
+one face, and the condition is one on this face. --cut writes each clip as a video."""
 
 _EXAMPLES = """examples:
   faceq clips scores/ --filter talking-head
@@ -33,6 +33,7 @@ _EXAMPLES = """examples:
   faceq clips scores/ "serfiq >= 0.6 and abs(yaw) < 30" --min-seconds 5 --out clips.csv
   faceq clips scores/ --filter talking-head --cut clips/
   faceq clips scores/ --filter talking-head --cut faces/ --crop face
+  faceq clips scores/ "serfiq >= 0.6" --per track --cut people/ --crop face
 """
 
 
@@ -51,6 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--min-seconds", type=float, default=3.0, metavar="S", help=what)
     what = "maximum time from the first to the last frame of a clip (default: 15)"
     add("--max-seconds", type=float, default=15.0, metavar="S", help=what)
+    what = "track: find the clips of each face that is followed through a shot"
+    add("--per", choices=("track",), help=what)
     what = "longest gap within a clip (default: 0.5)"
     add("--max-gap", type=float, default=0.5, metavar="S", help=what)
     add(
@@ -68,8 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def clips(options: argparse.Namespace) -> int:
     """`faceq clips`: print the clips of a table, write them to a file, or cut them out."""
     from faceq.query.export import check_export, export  # noqa: PLC0415 - DuckDB takes a while to import
-    from faceq.selection.clips import Lengths, find  # noqa: PLC0415 - as above
-    from faceq.selection.limited_rows import limited_rows  # noqa: PLC0415 - as above
+    from faceq.selection.clips import Lengths, clip_rows, find  # noqa: PLC0415 - as above
 
     lengths = Lengths(options.min_seconds, options.max_seconds, options.max_gap)
     condition = filtered(options)
@@ -78,15 +80,18 @@ def clips(options: argparse.Namespace) -> int:
     s3 = load_settings(options).s3
     if options.out:
         check_export(options.out, s3)
-    with limited_rows(options.table, s3) as rows:
+    with clip_rows(options.table, s3, options.per) as rows:
         found = find(rows, condition, lengths)
         if options.out:
             export(rows, rows.sql(f"FROM {rows.name_of(found)}"), options.out, s3)
         if way:
-            selection = {"condition": condition, **vars(lengths)}
+            # Earlier folders of clips do not record `per`.
+            per = {"per": options.per} if options.per else {}
+            selection = {"condition": condition, **vars(lengths), **per}
             found = _cut(rows, found, way, selection, options, s3)
     if not (options.out or options.cut):
-        print_rows(found.select(SHOWN)[:CLIPS_SHOWN])
+        shown = [name for name in SHOWN if name in found.column_names]
+        print_rows(found.select(shown)[:CLIPS_SHOWN])
     lost = []
     if options.cut:
         lost = found.filter(pc.is_valid(found["error"])).select(["source", "member", "error"]).to_pylist()

@@ -91,7 +91,9 @@ def query(options: argparse.Namespace) -> int:
     s3 = load_settings(options).s3
     if options.export:
         check_export(options.export, s3)
-    with Rows(options.table, s3, faces=options.faces) as rows:
+    with Rows(
+        options.table, s3, faces=options.faces, tracks=options.faces and _needs_tracks(options)
+    ) as rows:
         if options.count:
             print(rows.count(_chosen(rows, options)))
         elif options.export:
@@ -102,6 +104,15 @@ def query(options: argparse.Namespace) -> int:
         else:
             _show(rows, options)
     return 0
+
+
+def _needs_tracks(options: argparse.Namespace) -> bool:
+    """Whether the command line names `track`, or exports all columns."""
+    from faceq.query.faces import needs_tracks  # noqa: PLC0415 - PyArrow takes a while to import
+
+    exports_all = options.export and not (options.columns or options.sql)
+    texts = (options.where, options.columns, options.order_by, options.sql)
+    return exports_all or needs_tracks(*(text or "" for text in texts))
 
 
 def _check_combination(options: argparse.Namespace) -> None:

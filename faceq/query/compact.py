@@ -3,6 +3,8 @@
 A job writes small files of about a thousand rows, so that a killed job loses few rows. A query over millions
 of rows is faster with a few large files. If the rows are sorted by `dbcnn`, the footer contains a narrow
 range for each row group, and a condition on `dbcnn` skips most row groups.
+
+The faces of videos get their `track`. It depends on all frames of a shot, which a job does not have together.
 """
 
 import itertools
@@ -14,13 +16,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from faceq.errors import JobError, UsageError
+from faceq.query.faces import FACE_POSITION, FACE_VIEW, TRACK
 from faceq.query.rows import Rows
+from faceq.query.sql import OF_VIDEO, VIEW
 from faceq.storage.filesystem import check_writable
 from faceq.storage.settings import S3Settings
 from faceq.table import finished_shards
 from faceq.table.runs import footer_of, unfinished
-from faceq.table.schema import STATUSES, schema_with
-from faceq.table.store import COMPRESSION, ROWS_PER_GROUP, Table
+from faceq.table.schema import FACES_COLUMN, STATUSES, schema_with
+from faceq.table.store import COMPRESSION, ROWS_PER_GROUP, WITH_FACES, Table
 
 ROWS_PER_FILE = 1_000_000
 """About 150 MB without embeddings, 700 MB with them."""
@@ -76,7 +80,8 @@ def compact(source: str, target: str, s3: S3Settings) -> tuple[int, int, int]:
     _prepare_target(new)
     before = old.row_files()
     columns = schema_with(_footer(runs))
-    with new.translate_errors(), Rows(source, s3, **SORT) as old_rows:
+    lists = any(run.get("faces") == "all" for run in runs)
+    with new.translate_errors(), Rows(source, s3, faces=lists, tracks=lists, **SORT) as old_rows:
         files = [_write_partition(old_rows, new, status, columns) for status in STATUSES]
     rows = sum(count for count, _ in files)
     if old.row_files() != before or [run for run in old.runs() if run not in runs]:
@@ -122,8 +127,7 @@ def _write_partition(old: Rows, new: Table, status: str, columns: pa.Schema) -> 
     files."""
     names = [name for name in columns.names if name in old.stored and name != "status"]
     stored = pa.schema([columns.field(name) for name in names], columns.metadata)
-    chosen = old.chosen(f"status = '{status}'", order_by=_ORDER)
-    batches = old.batches(chosen, ROWS_PER_GROUP)
+    batches = old.batches(old.sql(_rows_of(old, status)), ROWS_PER_GROUP)
     count = files = 0
     for first in batches:
         path = f"{new.path}/status={status}/{_NAME.format(files)}"
@@ -131,6 +135,23 @@ def _write_partition(old: Rows, new: Table, status: str, columns: pa.Schema) -> 
             count += _write_file(file, stored, itertools.chain([first], batches))
         files += 1
     return count, files
+
+
+def _rows_of(old: Rows, status: str) -> str:
+    """SQL: the sorted rows of one partition. The faces of videos get their `track`."""
+    where = f"WHERE status = '{status}' ORDER BY {_ORDER}"
+    if FACES_COLUMN.name not in old.stored or status not in WITH_FACES:
+        return f"FROM {VIEW} {where}"
+    return f"""
+    SELECT {VIEW}.* REPLACE (
+        CASE WHEN {TRACK}s IS NULL THEN faces
+        ELSE list_transform(faces, lambda face, i: struct_update(face, {TRACK} := {TRACK}s[i])) END AS faces
+    )
+    FROM {VIEW} LEFT JOIN (
+        SELECT frame_id, list({TRACK} ORDER BY {FACE_POSITION}) AS {TRACK}s
+        FROM {FACE_VIEW} WHERE {OF_VIDEO} GROUP BY frame_id
+    ) AS found USING (frame_id)
+    {where}"""
 
 
 def _write_file(file: Any, columns: pa.Schema, batches: Iterator[pa.Table]) -> int:

@@ -18,7 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from faceq.errors import UsageError
-from faceq.query.rows import Rows, quoted
+from faceq.query.rows import Rows
+from faceq.query.sql import quoted
 from faceq.storage.faults import failure
 from faceq.storage.filesystem import filesystem, path_of, storage_errors
 from faceq.storage.outputs import check_output

@@ -1,5 +1,6 @@
 """The rows of faces: one for each face of a table instead of one for each frame."""
 
+import re
 from collections.abc import Sequence
 
 import pyarrow as pa
@@ -25,6 +26,8 @@ FACE_COLUMNS = (
 """The columns that rows of faces have, and rows of frames do not."""
 
 FACE_ID, FACE_POSITION, IS_MAIN = (column.name for column in FACE_COLUMNS)
+
+TRACK = "track"
 
 _BOX = ("face_x", "face_y", "face_w", "face_h")
 
@@ -57,6 +60,23 @@ def per_face(frames: str, columns: Sequence[str], every_run: bool) -> str:
                 SELECT *, {faces} AS of_frame FROM {frames} WHERE status NOT IN ('unreadable', 'no_face')
             )
         )"""
+
+
+def needs_tracks(*texts: str | None) -> bool:
+    """Whether SQL texts name the column `track`. None stands for all columns."""
+    return any(text is None or re.search(rf"\b{TRACK}\b", text, re.IGNORECASE) for text in texts)
+
+
+def with_tracks(faces: str, numbers: str) -> str:
+    """A SELECT statement: rows of faces with their tracks.
+
+    Args:
+        faces: the statement of `per_face`.
+        numbers: name of the tracks in SQL: frame_id, face, track.
+    """
+    return f"""
+        SELECT f.* REPLACE (n.{TRACK} AS {TRACK})
+        FROM ({faces}) AS f LEFT JOIN {numbers} AS n USING (frame_id, {FACE_POSITION})"""
 
 
 def _packed(columns: Sequence[str]) -> list[str]:

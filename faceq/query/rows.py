@@ -21,18 +21,15 @@ import pyarrow as pa
 from faceq.errors import StorageError, UsageError
 from faceq.messages.one_line import one_line
 from faceq.query.confined import check_reads_only, connect
-from faceq.query.faces import FACE_ID, FACE_VIEW, per_face
+from faceq.query.faces import FACE_ID, FACE_VIEW, needs_tracks, per_face, with_tracks
+from faceq.query.sql import VIEW, quoted
 from faceq.storage.filesystem import is_remote, uri_of
 from faceq.storage.settings import S3Settings
-from faceq.table.schema import EVERY_COLUMN, OPTIONAL, STATUSES
+from faceq.table.schema import EMBEDDING, EVERY_COLUMN, OPTIONAL, STATUSES
 from faceq.table.store import Table
 
-VIEW = "frames"
-"""Name of the rows of frames in SQL statements."""
-
 MAIN_COLUMNS = ("source", "member", "status", "serfiq", "dbcnn", "yaw", "pitch")
-FRAME_ORDER = "source, member, frame_index"
-"""SQL: a repeatable order of rows that reads each source once."""
+_ROWS_AT_ONCE = 20_000
 
 _STATUS = r"regexp_extract(filename, '/status=([^/]*)/[^/]*$', 1)"
 """SQL: the status of a row, from the folder of its file. DuckDB does not open files that a condition on the
@@ -44,17 +41,6 @@ _FILE_ERROR_PREFIX = "Invalid Error: "
 _RUNTIME_ERRORS = (duckdb.IOException, duckdb.OutOfMemoryException, duckdb.HTTPException)
 """Errors that DuckDB raises although the statement is right: a full disk, a missing file, too little
 memory."""
-
-SINGLE_PICTURE = "(member IS NULL AND timestamp_s IS NULL)"
-"""SQL: a row whose source is a single image."""
-
-OF_VIDEO = "(timestamp_s IS NOT NULL AND frame_index >= 0)"
-"""SQL: a row of a frame of a video."""
-
-
-def same_video(first: str, second: str) -> str:
-    """SQL: rows of two tables, given by their names, are of the same video."""
-    return f"{first}.source = {second}.source AND {first}.member IS NOT DISTINCT FROM {second}.member"
 
 
 def read_table(
@@ -90,7 +76,8 @@ def read_table(
         >>> good.column_names
         ['source', 'dbcnn']
     """
-    with Rows(uri, s3 or S3Settings(), faces=faces) as rows:
+    tracks = faces and needs_tracks(where or "", None if columns is None else ",".join(columns))
+    with Rows(uri, s3 or S3Settings(), faces=faces, tracks=tracks) as rows:
         return rows.arrow(rows.chosen(where, columns))
 
 
@@ -104,13 +91,16 @@ class Rows:
     suggests the closest name.
     """
 
-    def __init__(self, uri: str, s3: S3Settings, *, faces: bool = False, **settings: Any):
+    def __init__(
+        self, uri: str, s3: S3Settings, *, faces: bool = False, tracks: bool = False, **settings: Any
+    ):
         """Raises UsageError if there is no table.
 
         Args:
             uri: folder or URI of the table.
             s3: settings of the file system.
             faces: the rows are those of faces. Statements may use both views.
+            tracks: follow the faces of videos, to fill in their `track`. All of their boxes are read for it.
             settings: further settings of DuckDB.
         """
         self.table = Table(uri, s3)
@@ -131,7 +121,7 @@ class Rows:
             self._connection = stack.enter_context(connect(files, spill, store, **settings))
             self._make_view(files, alike)
             if faces:
-                self._make_face_view(all(run.get("faces") == "all" for run in runs))
+                self._make_face_view(all(run.get("faces") == "all" for run in runs), tracks)
             self._opened = stack.pop_all()
 
     def __enter__(self) -> "Rows":
@@ -248,11 +238,24 @@ class Rows:
         wanted = (_from_files(name, stored) for name in self.columns)
         read.project(", ".join(wanted)).create_view(VIEW)
 
-    def _make_face_view(self, all_faces: bool) -> None:
+    def _make_face_view(self, all_faces: bool, tracks: bool) -> None:
         """`all_faces`: all rows are of runs with `faces: all`."""
         statement = per_face(VIEW, self.columns, all_faces)
         self._connection.execute(f"CREATE TEMP VIEW {FACE_VIEW} AS {statement}")
         self.columns = self._connection.view(FACE_VIEW).columns
+        if tracks:
+            self._fill_in_tracks(statement)
+
+    def _fill_in_tracks(self, statement: str) -> None:
+        """Follow the faces of videos, unless the files have the tracks of all. `statement`: of the view."""
+        from faceq.query import tracks  # noqa: PLC0415 - SciPy takes a while to import
+
+        if not len(self.arrow(self.sql(tracks.WITHOUT_TRACK))):
+            return
+        shown = self.sql(tracks.faces_to_follow(EMBEDDING.name in self.stored))
+        numbers = self.name_of(tracks.follow(self.batches(shown, _ROWS_AT_ONCE)))
+        statement = with_tracks(statement, numbers)
+        self._connection.execute(f"CREATE OR REPLACE TEMP VIEW {FACE_VIEW} AS {statement}")
 
     @contextlib.contextmanager
     def translate_errors(self) -> Iterator[None]:
@@ -306,11 +309,6 @@ def display(value: Any) -> str:
     if value is None:
         return ""
     return f"{value:.3f}" if isinstance(value, float) else str(value)
-
-
-def quoted(name: str) -> str:
-    """SQL: the quoted name of a column."""
-    return '"' + name.replace('"', '""') + '"'
 
 
 _NO_COLUMN = re.compile(r'Referenced column "([^"]+)" (?:was )?not found')

@@ -30,7 +30,8 @@ from faceq.query.drawn_picture import CROP_COLUMNS, draw
 from faceq.query.export import discard
 from faceq.query.export_folder import ENDINGS, MOST_EXTENSIONS, ExportFolder
 from faceq.query.export_pictures import ORIGINALS, ExportPictures
-from faceq.query.rows import FRAME_ORDER, Rows, quoted
+from faceq.query.rows import Rows
+from faceq.query.sql import FRAME_ORDER, quoted
 from faceq.runtime.device import usable_cpus
 from faceq.runtime.parallel import in_threads
 from faceq.sources.decode.image import format_of

@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from faceq.query.rows import SINGLE_PICTURE, Rows
+from faceq.query.rows import Rows
+from faceq.query.sql import SINGLE_PICTURE
 from faceq.report.embedded import data_uri, pictures_of
 from faceq.sources.reread import COLUMNS
 from faceq.storage.settings import S3Settings

@@ -17,7 +17,8 @@ from faceq import __version__
 from faceq.messages.visible import visible
 from faceq.query import conditions
 from faceq.query.filters import FILTERS
-from faceq.query.rows import SINGLE_PICTURE, Rows
+from faceq.query.rows import Rows
+from faceq.query.sql import SINGLE_PICTURE
 from faceq.report.charts import Chart, ThresholdLine, bars, cells
 from faceq.report.comparison import short
 from faceq.report.faces import Face, Faces, sample

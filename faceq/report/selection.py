@@ -10,7 +10,8 @@ import pyarrow.compute as pc
 
 from faceq.errors import UsageError
 from faceq.messages.one_line import one_line
-from faceq.query.rows import FRAME_ORDER, Rows
+from faceq.query.rows import Rows
+from faceq.query.sql import FRAME_ORDER
 from faceq.report.charts import Chart, cells
 from faceq.report.embedded import pictures_of
 from faceq.report.faces import thumbnail

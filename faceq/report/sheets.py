@@ -7,7 +7,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
-from faceq.query.rows import Rows, same_video
+from faceq.query.rows import Rows
+from faceq.query.sql import same_video
 from faceq.report.embedded import data_uri, pictures_of
 from faceq.report.names import video_name
 from faceq.report.timelines import clock

@@ -12,7 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from faceq.query.rows import OF_VIDEO, Rows, same_video
+from faceq.query.rows import Rows
+from faceq.query.sql import OF_VIDEO, same_video
 from faceq.report.names import video_name
 from faceq.report.sheets import Sheet, sheets
 from faceq.report.timelines import BINS, Bins, Timeline, clock, timeline

@@ -30,7 +30,7 @@ COLUMNS = (
         "clip_id",
         pa.string(),
         "A name that no other clip has: the `frame_id` of its first frame in 16 hexadecimal digits, a "
-        "hyphen, and `end_frame`.",
+        "hyphen, and `end_frame`; with `--per track`, another hyphen and `track`.",
     ),
     Column("source", pa.string(), "`source` of the video in the result table."),
     Column("member", pa.string(), "`member` of the video.", null="the video is a file of its own"),
@@ -42,7 +42,11 @@ COLUMNS = (
     Column("start_frame", pa.int32(), "`frame_index` of its first frame.", range="≥ 0"),
     Column("end_frame", pa.int32(), "`frame_index` of its last frame.", range="≥ `start_frame`"),
     Column(
-        "frames", pa.int32(), "Number of its frames in the result table, also those in gaps.", range="≥ 1"
+        "frames",
+        pa.int32(),
+        "Number of its frames in the result table, also those in gaps. With `--per track`, of those that "
+        "show the face.",
+        range="≥ 1",
     ),
     Column("share", pa.float32(), "Share of these frames that fulfil the condition.", range="0 to 1"),
     Column(
@@ -66,6 +70,30 @@ COLUMNS = (
     Column("motion_max", pa.float32(), f"Highest speed {_MOTION}", *_SPEED),
 )
 """The columns of every list of clips. IDENTITY and those of SUMMARISED follow."""
+
+TRACK = (
+    Column(
+        "track",
+        pa.int32(),
+        "Number of the track in the video: the face of one person, followed through a shot. Only with `--per "
+        "track`, as the next two.",
+        range="≥ 0",
+    ),
+    Column(
+        "track_share",
+        pa.float32(),
+        "Share of the scored frames of its shot that show this face.",
+        range="0 to 1",
+    ),
+    Column(
+        "track_size",
+        pa.float32(),
+        "Mean of the shorter side of the face's box in all frames of its shot.",
+        "pixels",
+        "> 0",
+    ),
+)
+"""The columns that follow `shot` if clips are stretches of tracks. All others then describe this face."""
 
 IDENTITY = Column(
     "identity",
@@ -111,8 +139,15 @@ SUMMARIES = {
 no frame of the clip has a value."""
 
 
-def schema(embeddings: bool) -> pa.Schema:
+def columns_of(per_track: bool) -> tuple[Column, ...]:
+    """The columns of clips of frames or of tracks, without IDENTITY and those of SUMMARISED."""
+    place = 1 + [column.name for column in COLUMNS].index("shot")
+    return (*COLUMNS[:place], *(TRACK if per_track else ()), *COLUMNS[place:])
+
+
+def schema(embeddings: bool, per_track: bool = False) -> pa.Schema:
     """The columns of clips of a table with or without embeddings."""
     names = [f"{name}_{end}" for name in SUMMARISED for end in SUMMARIES]
-    fields = [column.field for column in (*COLUMNS, *((IDENTITY,) if embeddings else ()))]
+    columns = (*columns_of(per_track), *((IDENTITY,) if embeddings else ()))
+    fields = [column.field for column in columns]
     return pa.schema([*fields, *(pa.field(name, pa.float32()) for name in names)])

@@ -5,8 +5,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pyarrow as pa
 
-from faceq.query.rows import OF_VIDEO, Rows, quoted, same_video
+from faceq.query.faces import FACE_VIEW
+from faceq.query.rows import Rows
+from faceq.query.sql import OF_VIDEO, VIEW, quoted, same_video
 from faceq.selection.clip_schema import IDENTITY, SUMMARISED, schema
+from faceq.selection.clip_units import VIDEO, per_track, same_unit
 from faceq.table.schema import EMBEDDING
 
 COLUMNS_AT_ONCE = 6
@@ -20,16 +23,16 @@ def described(rows: Rows, videos: str, stretches: pa.Table) -> pa.Table:
 
     Args:
         rows: the table.
-        videos: the name of a table of its videos: source, member, video (a number).
+        videos: the name of a table of its videos or tracks: see `faceq.selection.clip_units.units_of`.
         stretches: the first and the last frame of each clip, sorted: video, shot, start_s, end_s,
             start_frame, end_frame, good (number of frames that fulfil the condition).
     """
     clips = stretches.append_column("clip", pa.array(range(len(stretches)), pa.int64()))
     known = rows.name_of(clips)
-    inside = _inside(videos, known)
+    inside = _inside(rows, videos, known)
     groups = (SUMMARISED[i : i + COLUMNS_AT_ONCE] for i in range(0, len(SUMMARISED), COLUMNS_AT_ONCE))
     statements = [
-        _places(videos, known, inside),
+        _places(rows, videos, known, inside),
         _movement(known, inside),
         *(_summaries(g, inside) for g in groups),
     ]
@@ -38,33 +41,36 @@ def described(rows: Rows, videos: str, stretches: pa.Table) -> pa.Table:
     has_embeddings = EMBEDDING.name in rows.stored
     if has_embeddings:
         found[IDENTITY.name] = _identity(rows, inside, len(clips))
-    columns = schema(has_embeddings)
+    columns = schema(has_embeddings, per_track(rows))
     return pa.table({name: found[name] for name in columns.names}).cast(columns)
 
 
 def mean_scores(rows: Rows, videos: str, stretches: pa.Table) -> pa.Table:
     """The columns serfiq_mean and dbcnn_mean of clips; arguments as of `described`."""
     clips = stretches.append_column("clip", pa.array(range(len(stretches)), pa.int64()))
-    inside = _inside(videos, rows.name_of(clips))
+    inside = _inside(rows, videos, rows.name_of(clips))
     means = "avg(f.serfiq)::FLOAT AS serfiq_mean, avg(f.dbcnn)::FLOAT AS dbcnn_mean"
     return rows.arrow(rows.sql(f"SELECT c.clip, {means} {inside} GROUP BY c.clip ORDER BY c.clip"))
 
 
-def _inside(videos: str, clips: str) -> str:
-    """SQL: the frames of the clips, `f`, and their clips, `c`. The last clip of a video that begins before a
-    frame is the only one that can contain it."""
+def _inside(rows: Rows, videos: str, clips: str) -> str:
+    """SQL: the frames or faces of the clips, `f`, and their clips, `c`. The last clip of a video or track
+    that begins before a frame is the only one that can contain it."""
+    view = rows.view
     return f"""
     FROM (
-        SELECT frames.*, v.video FROM frames JOIN {videos} AS v
-        ON {same_video("frames", "v")}
+        SELECT {view}.*, v.video FROM {view} JOIN {videos} AS v
+        ON {same_unit(rows, view, "v")}
         WHERE {OF_VIDEO}
     ) AS f ASOF JOIN {clips} AS c ON f.video = c.video AND f.frame_index >= c.start_frame
     WHERE f.frame_index <= c.end_frame
     """
 
 
-def _places(videos: str, clips: str, inside: str) -> str:
+def _places(rows: Rows, videos: str, clips: str, inside: str) -> str:
     """SQL: where each clip is, and what it shows."""
+    end = "'-' || end_frame || '-' || track" if per_track(rows) else "'-' || end_frame"
+    others = f"JOIN ({_tracks(videos)}) AS t USING (video)" if per_track(rows) else ""
     return f"""
     WITH found AS (
         SELECT c.clip, count(*) AS frames,
@@ -78,11 +84,32 @@ def _places(videos: str, clips: str, inside: str) -> str:
         {inside} GROUP BY c.clip
     )
     SELECT clip,
-        lower(hex(first_id::BIGINT::BIT::BLOB)) || '-' || end_frame AS clip_id,
-        source, member, shot, start_s, end_s, start_frame, end_frame, frames,
+        lower(hex(first_id::BIGINT::BIT::BLOB)) || {end} AS clip_id,
+        source, member, shot, {"track, track_share, track_size," if others else ""}
+        start_s, end_s, start_frame, end_frame, frames,
         (good / frames)::FLOAT AS share, best_frame, one_face, smallest_face,
         yaw_min, yaw_max, pitch_min, pitch_max, roll_min, roll_max
-    FROM {clips} JOIN {videos} USING (video) JOIN found USING (clip) ORDER BY clip
+    FROM {clips} JOIN {videos} USING (video) JOIN found USING (clip) {others} ORDER BY clip
+    """
+
+
+def _tracks(tracks: str) -> str:
+    """SQL: for each track, the share of the frames of its shot that show it, and its mean size in pixels."""
+    names = ", ".join(VIDEO)
+    return f"""
+    SELECT video, (seen / frames)::FLOAT AS track_share, track_size
+    FROM (
+        SELECT video, any_value(shown.source) AS source, any_value(shown.member) AS member,
+            any_value(shot) AS shot, count(*) AS seen,
+            avg(least(face_w, face_h))::FLOAT AS track_size
+        FROM {FACE_VIEW} AS shown JOIN {tracks} AS v
+        ON {same_video("shown", "v")} AND shown.track = v.track
+        WHERE {OF_VIDEO} GROUP BY video
+    ) AS found JOIN (
+        SELECT {names}, shot, count(*) AS frames FROM {VIEW}
+        WHERE {OF_VIDEO} AND status <> 'unreadable' GROUP BY {names}, shot
+    ) AS shots
+    ON {same_video("found", "shots")} AND found.shot IS NOT DISTINCT FROM shots.shot
     """
 
 

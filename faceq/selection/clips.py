@@ -1,12 +1,15 @@
-"""Clips: stretches of one shot of a video whose frames fulfil a condition."""
+"""Clips: stretches of one shot of a video whose frames, or whose faces of one person, fulfil a condition."""
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import pyarrow as pa
 
 from faceq.errors import UsageError
-from faceq.query.rows import OF_VIDEO, Rows, same_video
+from faceq.query.rows import Rows
+from faceq.query.sql import OF_VIDEO
+from faceq.selection.clip_units import TRACK, VIDEO, per_track, same_unit, steps_of, units_of
 from faceq.selection.clip_values import described
 from faceq.selection.limited_rows import limited_rows
 from faceq.storage.settings import S3Settings
@@ -45,6 +48,7 @@ def clips(
     min_seconds: float = 3.0,
     max_seconds: float = 15.0,
     max_gap: float = 0.5,
+    per: Literal["track"] | None = None,
     s3: S3Settings | None = None,
 ) -> pa.Table:
     """Find the clips of a result table: stretches of one shot whose frames fulfil a condition.
@@ -60,18 +64,28 @@ def clips(
         min_seconds: minimum time from the first to the last frame of a clip.
         max_seconds: maximum time from the first to the last frame of a clip.
         max_gap: maximum length of a gap that is bridged, seconds.
+        per: `track`: clips of each face that is followed through a shot, so that the condition is one on
+            faces. None: clips of frames.
         s3: settings for S3, if the usual AWS environment variables and profiles are not enough.
 
     Returns:
-        One row per clip, sorted by source, member and time. Columns: see "Clips" in the reference.
+        One row per clip, sorted by source, member and time; with `per="track"`, by source, member, track and
+        time. Columns: see "Clips" in the reference.
 
     Raises:
         UsageError: there is no such table, it has no frames of videos, or the condition is not valid.
         StorageError: the table cannot be read.
     """
     lengths = Lengths(min_seconds, max_seconds, max_gap)
-    with limited_rows(uri, s3 or S3Settings()) as rows:
+    with clip_rows(uri, s3 or S3Settings(), per) as rows:
         return find(rows, where, lengths)
+
+
+def clip_rows(uri: str, s3: S3Settings, per: str | None) -> Rows:
+    """The rows of a table in which `find` looks for clips. Raises UsageError."""
+    if per not in (None, "track"):
+        raise UsageError(f"clips: per must be None or 'track', not {per!r}")
+    return limited_rows(uri, s3, faces=per is not None, tracks=per is not None)
 
 
 def find(rows: Rows, where: str | None, lengths: Lengths) -> pa.Table:
@@ -84,45 +98,38 @@ def stretches(rows: Rows, where: str | None, lengths: Lengths) -> tuple[pa.Table
     """Where the clips of a table are, which takes much less time than their other columns.
 
     Returns:
-        The videos of the table in their order: source, member, video (a number from 1). The clips, sorted by
-        video and time: video, shot, start_s, end_s, start_frame, end_frame, good (number of frames that
-        fulfil the condition). `described` adds the other columns.
+        The videos of the table in their order, or, if the rows are of faces, their tracks: source, member,
+        track, video (a number from 1). The clips, sorted by this number and by time: video, shot, start_s,
+        end_s, start_frame, end_frame, good (number of frames that fulfil the condition). `described` adds
+        the other columns.
     """
-    videos = rows.arrow(rows.sql(_VIDEOS))
+    videos = rows.arrow(rows.sql(units_of(rows)))
     if not len(videos):
-        raise UsageError(f"clips: {rows.table.uri} has no frames of videos")
+        what = "faces in videos" if per_track(rows) else "frames of videos"
+        raise UsageError(f"clips: {rows.table.uri} has no {what}")
     condition = where or FILTER
     rows.chosen(condition)  # rejects text that is not a complete condition, such as `true) or (true`
-    return videos, rows.arrow(rows.sql(_stretches(rows.name_of(videos), condition, lengths)))
+    return videos, rows.arrow(rows.sql(_stretches(rows, rows.name_of(videos), condition, lengths)))
 
 
-_VIDEOS = f"""
-SELECT source, member, (row_number() OVER (ORDER BY source, member))::INTEGER AS video
-FROM frames WHERE {OF_VIDEO} GROUP BY source, member
-"""
-"""SQL: the videos of a table, numbered in their order, so that names are compared only once per frame."""
-
-
-def _stretches(videos: str, condition: str, lengths: Lengths) -> str:
-    """SQL: the first and the last frame of each clip.
+def _stretches(rows: Rows, units: str, condition: str, lengths: Lengths) -> str:
+    """SQL: the first and the last frame of each clip. units: name of the result of `units_of`.
 
     Only frames that fulfil the condition matter: two of them belong together unless a shot ends, or the time
     between them is longer than a gap and the usual distance of frames in this video. That distance is the
-    median. `run` numbers the stretches of a video. A stretch that is too long is divided equally; if the
-    parts would be too short, into parts of the maximum length, and the rest is dropped if it is too short.
+    median. `run` numbers the stretches of a video or track. A stretch that is too long is divided equally; if
+    the parts would be too short, into parts of the maximum length, and the rest is dropped if it is too
+    short.
     """
+    names = ", ".join(TRACK if per_track(rows) else VIDEO)
     return f"""
 WITH judged AS (
-    SELECT source, member, shot, frame_index, timestamp_s, coalesce(({condition}\n), false) AS good
-    FROM frames WHERE {OF_VIDEO}
+    SELECT {names}, shot, frame_index, timestamp_s, coalesce(({condition}\n), false) AS good
+    FROM {rows.view} WHERE {OF_VIDEO}
 ), seen AS (
     SELECT video, shot, frame_index, timestamp_s, good
-    FROM judged JOIN {videos} AS v ON {same_video("judged", "v")}
-), paces AS (
-    SELECT video, median(step) AS step FROM (
-        SELECT video, timestamp_s - lag(timestamp_s) OVER (PARTITION BY video ORDER BY frame_index) AS step
-        FROM seen
-    ) GROUP BY video
+    FROM judged JOIN {units} AS v ON {same_unit(rows, "judged", "v")}
+), paces AS ({steps_of(rows, units, "seen")}
 ), linked AS (
     SELECT *, lag(timestamp_s) OVER (PARTITION BY video, shot ORDER BY frame_index) AS previous
     FROM seen WHERE good

@@ -4,7 +4,7 @@ import contextlib
 import itertools
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import BinaryIO, Literal
 
@@ -14,10 +14,12 @@ import pyarrow as pa
 from faceq.config import Limits
 from faceq.errors import UsageError
 from faceq.query.export import export
-from faceq.query.rows import OF_VIDEO, Rows
+from faceq.query.rows import Rows
+from faceq.query.sql import OF_VIDEO
 from faceq.runtime.device import usable_cpus
 from faceq.runtime.parallel import in_threads
 from faceq.selection.clip_schema import CUT
+from faceq.selection.clip_units import per_track
 from faceq.selection.cut_clip import Clip, Cut
 from faceq.selection.cut_copy import copy
 from faceq.selection.cut_encode import Encoding, encode
@@ -67,7 +69,8 @@ def cut(
     """Cut clips out of their videos into `<clip_id>.mp4` (`.mkv` if MP4 cannot hold the codec), and list them
     in `clips.parquet`.
 
-    Each video is decoded once, whatever the number of its clips. Several sources are read at the same time,
+    Each video is decoded once, whatever the number of its clips; where clips of several tracks overlap, once
+    for each of them. Several sources are read at the same time,
     one per CPU. A file appears when it is complete; those that exist are kept. A video that cannot be cut
     does not stop the others.
 
@@ -153,9 +156,10 @@ class _Work:
                 copy(file, members[member], self._place.create, memory, self._stop, done)
             else:
                 how = Encoding(self._place.create, self._way.size, memory, self._stop)
-                encode(file, members[member], how, done)
+                for lane in lanes(members[member]):
+                    encode(file, lane, how, done)
 
-        last = {member: group[-1].end_frame for member, group in members.items()}
+        last = {member: max(clip.end_frame for clip in group) for member, group in members.items()}
         reasons = use_videos(clips[0].source, last, use, self._s3)
         changed = reasons.get(None) == str(ChangedError())
         for clip in clips:
@@ -170,6 +174,18 @@ class _Work:
         return found
 
 
+def lanes(clips: Sequence[Clip]) -> list[list[Clip]]:
+    """The clips of one video in groups within which they do not overlap, each sorted by frames."""
+    found: list[list[Clip]] = []
+    for clip in sorted(clips, key=lambda clip: (clip.start_frame, clip.end_frame, clip.clip_id)):
+        free = next((lane for lane in found if lane[-1].end_frame < clip.start_frame), None)
+        if free is None:
+            found.append([clip])
+        else:
+            free.append(clip)
+    return found
+
+
 def _clip(row: dict[str, object]) -> Clip:
     names = ("clip_id", "source", "member", "start_s", "end_s", "start_frame", "end_frame")
     return Clip(*(row[name] for name in names))  # type: ignore[arg-type]
@@ -178,9 +194,7 @@ def _clip(row: dict[str, object]) -> Clip:
 def _with_faces(rows: Rows, clips: pa.Table) -> Iterator[Clip]:
     """The clips with the paths of their faces. The rows of one clip are in memory."""
     numbered = clips.append_column("clip", pa.array(range(len(clips)), pa.int64()))
-    faces = rows.batches(
-        rows.sql(_FACES.format(clips=rows.name_of(numbered), of_video=OF_VIDEO)), _ROWS_AT_ONCE
-    )
+    faces = rows.batches(rows.sql(_faces(rows, rows.name_of(numbered))), _ROWS_AT_ONCE)
     each = itertools.groupby(
         (row for batch in faces for row in zip(*(c.to_pylist() for c in batch.columns), strict=True)),
         key=lambda row: row[0],
@@ -196,14 +210,16 @@ def _with_faces(rows: Rows, clips: pa.Table) -> Iterator[Clip]:
         yield clip
 
 
-_FACES = """
-SELECT c.clip, f.timestamp_s, f.face_x, f.face_y, f.face_w, f.face_h
-FROM (
-    SELECT *, coalesce('of ' || member, '') AS place FROM frames
-    WHERE {of_video} AND face_w > 0 AND face_h > 0
-) AS f ASOF JOIN (SELECT *, coalesce('of ' || member, '') AS place FROM {clips}) AS c
-ON f.source = c.source AND f.place = c.place AND f.frame_index >= c.start_frame
-WHERE f.frame_index <= c.end_frame ORDER BY c.clip, f.frame_index
-"""
-"""SQL: the face boxes of the clips. The last clip of a video that begins before a frame is the only one that
-can contain it."""
+def _faces(rows: Rows, clips: str) -> str:
+    """SQL: the face boxes of the clips. The last clip of a video or track that begins before a frame is the
+    only one that can contain it."""
+    track = " || '/' || track" if per_track(rows) else ""
+    place = f"coalesce('of ' || member, ''){track} AS place"
+    return f"""
+    SELECT c.clip, f.timestamp_s, f.face_x, f.face_y, f.face_w, f.face_h
+    FROM (
+        SELECT *, {place} FROM {rows.view} WHERE {OF_VIDEO} AND face_w > 0 AND face_h > 0
+    ) AS f ASOF JOIN (SELECT *, {place} FROM {clips}) AS c
+    ON f.source = c.source AND f.place = c.place AND f.frame_index >= c.start_frame
+    WHERE f.frame_index <= c.end_frame ORDER BY c.clip, f.frame_index
+    """

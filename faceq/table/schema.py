@@ -274,9 +274,11 @@ FACES_COLUMN = Column(
     "faces",
     pa.list_(FACE),
     "All faces of the frame, largest box first; equal ones from top to bottom, then from left to right. Each "
-    f"is a struct with the columns from `face_x` to `{MEASURES[-1].name}`, its `status`, `track` (always "
-    "null in this version) and `embedding` (null without `embeddings`). At most `max_faces` of at least "
-    "`min_face`; the main face is always there. Only in tables that were made with `faces: all`.",
+    f"is a struct with the columns from `face_x` to `{MEASURES[-1].name}`, its `status`, `track` and "
+    "`embedding` (null without `embeddings`). `track` is the number of the face in its video, from 0: the "
+    "same number is the same person in one shot. It is null in images, and until `faceq compact` has "
+    "followed the faces; rows of faces have it without that. At most `max_faces` of at least `min_face`; the "
+    "main face is always there. Only in tables that were made with `faces: all`.",
     null=f"{NO_FRAME}, or the run had another value of `faces`",
 )
 

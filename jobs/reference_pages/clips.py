@@ -1,13 +1,14 @@
 """The page of the columns of clips, generated from the descriptions in `faceq.selection.clip_schema`."""
 
-from faceq.selection.clip_schema import COLUMNS, CUT, IDENTITY, SUMMARIES, SUMMARISED
+from faceq.selection.clip_schema import CUT, IDENTITY, SUMMARIES, SUMMARISED, columns_of
 from jobs.reference_pages.columns import TITLES, cells
 from jobs.reference_pages.markdown import WRITTEN, table
 
 _HEAD = """\
 # Clips
 
-`faceq clips` and `faceq.clips` return one row for each clip, sorted by source, member and time.
+`faceq clips` and `faceq.clips` return one row for each clip, sorted by source, member and time; with `--per
+track`, by source, member, track and time.
 [Find clips in videos](../how-to/clips.md) shows how to use them.
 
 """
@@ -20,7 +21,7 @@ def page() -> str:
     return (
         WRITTEN
         + _HEAD
-        + table(TITLES, [cells(column) for column in (*COLUMNS, IDENTITY)])
+        + table(TITLES, [cells(column) for column in (*columns_of(per_track=True), IDENTITY)])
         + f"""
 ## Scores and measures
 
