@@ -11,7 +11,7 @@ from faceq.errors import FaceqError, StorageError, UsageError
 from faceq.job import summary
 from faceq.job.progress import Progress
 from faceq.messages.masking import mask
-from faceq.storage.filesystem import absolute
+from faceq.storage.filesystem import absolute, is_inside
 from faceq.storage.outputs import check_output, write_output
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class SummaryFile:
             "input": [mask(name) for name in (*config.input, *config.manifest)],
             "table": config.out and mask(absolute(config.out)),
         }
-        if config.out and f"{absolute(uri)}/".startswith(f"{absolute(config.out)}/"):
+        if config.out and is_inside(uri, config.out):
             raise UsageError(f"--summary {uri}: lies in the table {config.out}: choose a file outside of it")
         check_output(uri, config.s3)
         self._write("running", {})

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from faceq.config import Config
 from faceq.errors import UsageError
 from faceq.sources.listing import Shard, ending_of, endings_text, exclude_below, list_shards
-from faceq.storage.filesystem import check_writable
+from faceq.storage.filesystem import check_writable, is_inside
 from faceq.table.store import Table
 
 INPUTS_SHOWN = 3
@@ -48,7 +48,7 @@ def list_input(config: Config, table: Table) -> Input:
     shards = exclude_below(shards, table.uri)
     if not shards:
         raise UsageError(f"{table.uri}: the input holds only the table itself: name an input with frames")
-    passed_over = Counter(ending_of(other) for other in others if not other.startswith(f"{table.uri}/"))
+    passed_over = Counter(ending_of(other) for other in others if not is_inside(other, table.uri))
     kept = [note for note in notes if not note.startswith(f"{table.uri}: ")]
     return Input(shards, dict(passed_over), kept)
 

@@ -19,7 +19,7 @@ from faceq.errors import JobError, UsageError
 from faceq.query.faces import FACE_POSITION, FACE_VIEW, TRACK
 from faceq.query.rows import Rows
 from faceq.query.sql import OF_VIDEO, VIEW
-from faceq.storage.filesystem import check_writable
+from faceq.storage.filesystem import check_writable, is_inside
 from faceq.storage.settings import S3Settings
 from faceq.table import finished_shards
 from faceq.table.runs import footer_of, unfinished
@@ -72,7 +72,7 @@ def compact(source: str, target: str, s3: S3Settings) -> tuple[int, int, int]:
     runs = [run for run in old.runs() if run["state"] != "claiming"]
     if not runs:
         raise UsageError(f"{old.uri}: there is no faceq table here")
-    if f"{new.uri}/".startswith(f"{old.uri}/") or f"{old.uri}/".startswith(f"{new.uri}/"):
+    if is_inside(new.uri, old.uri) or is_inside(old.uri, new.uri):
         raise UsageError(
             f"{new.uri}: is the table, or one contains the other: choose another folder for --out"
         )

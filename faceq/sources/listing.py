@@ -23,6 +23,7 @@ from faceq.storage.filesystem import (
     absolute,
     file_name_of,
     filesystem,
+    is_inside,
     is_remote,
     path_in_store,
     path_of,
@@ -170,7 +171,7 @@ def endings_text(counts: Mapping[str, int], most: int = 8) -> str:
 def exclude_below(shards: list[Shard], place: str) -> list[Shard]:
     """The shards that are not inside a folder or a prefix in a store. Symbolic links are resolved."""
     if is_remote(place):
-        return [shard for shard in shards if not shard.source.startswith(f"{place}/")]
+        return [shard for shard in shards if not is_inside(shard.source, place)]
     # Resolve each folder once: resolving a million files would take a while.
     folders = {os.path.dirname(shard.path) for shard in shards if not is_remote(shard.source)}
     root = os.path.realpath(place)

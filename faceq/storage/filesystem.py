@@ -143,6 +143,14 @@ def store_name(uri: str) -> str:
     return "" if store is None else store.name
 
 
+def is_inside(uri: str, folder: str) -> bool:
+    """Whether a path or a URI is that of a folder or lies in it. The schemes of one store are equal, such as
+    `az` and `abfs`. Symbolic links are not resolved."""
+    if store_name(uri) != store_name(folder):
+        return False
+    return f"{path_of(uri)}/".startswith(f"{path_of(folder).rstrip('/')}/")
+
+
 def joined(folder: str, place: str) -> str:
     """A relative path, resolved in the folder of a URI or a local path.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from faceq.errors import UsageError
-from faceq.storage.filesystem import absolute, filesystem, path_of
+from faceq.storage.filesystem import absolute, filesystem, is_inside, path_of
 from faceq.storage.local_files import AtomicLocalFileSystem
 from faceq.storage.outputs import check_output, write_output
 from faceq.storage.s3_files import ATTEMPTS
@@ -154,3 +154,23 @@ def test_the_users_retry_settings_are_used_if_there_are_any(monkeypatch, tmp_pat
 def retries_of(s3: S3Settings) -> dict:
     """The retry settings as botocore applies them."""
     return filesystem("s3://bucket", s3).s3.meta.config.retries
+
+
+@pytest.mark.parametrize(
+    ("uri", "folder", "expected"),
+    [
+        ("/data/table/part", "/data/table", True),
+        ("/data/table", "/data/table/", True),
+        ("/data/tables", "/data/table", False),
+        ("/data", "/data/table", False),
+        ("/data", "/", True),
+        ("file:///data/my%20table/part", "/data/my table", True),
+        ("s3://bucket/table/part", "s3://bucket/table", True),
+        ("s3://bucket/table", "gs://bucket/table", False),
+        ("abfs://container/table/part", "az://container/table", True),
+        ("gcs://bucket/table", "gs://bucket/table", True),
+        ("/bucket/table", "s3://bucket/table", False),
+    ],
+)
+def test_a_place_lies_in_a_folder_whatever_its_scheme_is_called(uri, folder, expected):
+    assert is_inside(uri, folder) is expected
