@@ -1,10 +1,11 @@
 """Write a result table of any length with made-up but realistic values, to measure the reading of tables.
 
-    python -m jobs.training.synthetic 10_000_000 TABLE
+    python -m jobs.training.synthetic 10_000_000 TABLE [--faces all]
 
 The frames come from videos with 500 frames each. Each video has its own mean quality, so that scores cluster
 by source, as in real data. 4% of the frames show no face, 2% a face that is too small, and 12% are below the
-threshold. In one video of a hundred, most frames are damaged.
+threshold. In one video of a hundred, most frames are damaged. A shot has 125 frames. With `--faces all`, a
+shot shows up to four people, and each of them has a track.
 """
 
 import argparse
@@ -22,8 +23,9 @@ from faceq import __version__, config
 from faceq.stages.chosen_models import choose, comparison_record
 from faceq.table.measure_columns import MEASURES
 from faceq.table.runs import Run
-from faceq.table.schema import STATUSES, schema_with
+from faceq.table.schema import SCHEMA, STATUSES, schema_with
 from faceq.table.store import COMPRESSION, Table
+from jobs.training.synthetic_faces import FRAMES_PER_SHOT, with_faces
 
 FRAMES_PER_VIDEO = 500
 FRAMES_PER_SECOND = 25
@@ -43,22 +45,30 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("rows", type=int, help="number of frames")
     parser.add_argument("table", type=Path, help="a new or empty folder")
+    parser.add_argument("--faces", choices=("largest", "all"), default="largest", help="as the setting")
     options = parser.parse_args()
-    write(options.table, options.rows)
+    write(options.table, options.rows, all_faces=options.faces == "all")
     return 0
 
 
-def write(folder: Path, rows: int, rows_per_group: int = 100_000) -> None:
-    """Write a result table with `rows` frames, with at most `rows_per_group` rows per row group."""
-    settings = config.build({"input": ["videos"], "out": str(folder)})
+def write(folder: Path, rows: int, rows_per_group: int = 100_000, all_faces: bool = False) -> None:
+    """Write a result table with `rows` frames, with at most `rows_per_group` rows per row group.
+
+    `all_faces`: as with `faces: all`; see `jobs.training.synthetic_faces`. The frames are the same.
+    """
+    faces = "all" if all_faces else "largest"
+    settings = config.build({"input": ["videos"], "out": str(folder), "faces": faces})
     started, finished = "2026-01-01T00:00:00+00:00", "2026-01-01T01:00:00+00:00"
     record, plain = comparison_record(settings, choose(settings)), settings.model_dump()
     run = Run("synthetic", __version__, ["videos"], record, plain, started, finished)
     columns = schema_with(run.footer())
-    generator = np.random.default_rng(7)
+    generator, of_faces = np.random.default_rng(7), np.random.default_rng(8)
     stored = columns.remove(columns.get_field_index("status"))
     run.counts = dict.fromkeys(STATUSES, 0)
-    for number, part in enumerate(_parts(generator, rows, run.run_id, columns)):
+    for number, part in enumerate(_parts(generator, rows, run.run_id)):
+        if all_faces:
+            video = np.arange(len(part)) // FRAMES_PER_VIDEO
+            part = with_faces(part, video, settings.min_face, of_faces)  # noqa: PLW2901
         for status in STATUSES:
             chosen = part.filter(pc.equal(part["status"], status))
             run.counts[status] += len(chosen)
@@ -71,17 +81,15 @@ def write(folder: Path, rows: int, rows_per_group: int = 100_000) -> None:
     Table(str(folder), settings.s3).save(run)
 
 
-def _parts(generator: np.random.Generator, rows: int, run_id: str, columns: pa.Schema) -> Iterator[pa.Table]:
+def _parts(generator: np.random.Generator, rows: int, run_id: str) -> Iterator[pa.Table]:
     videos = -(-rows // FRAMES_PER_VIDEO)
     for first in range(0, videos, VIDEOS_PER_FILE):
         last = min(first + VIDEOS_PER_FILE, videos)
         count = min(rows, last * FRAMES_PER_VIDEO) - first * FRAMES_PER_VIDEO
-        yield _frames(generator, first, count, run_id, columns)
+        yield _frames(generator, first, count, run_id)
 
 
-def _frames(
-    generator: np.random.Generator, first: int, count: int, run_id: str, columns: pa.Schema
-) -> pa.Table:
+def _frames(generator: np.random.Generator, first: int, count: int, run_id: str) -> pa.Table:
     """`count` frames, in order, of the videos that start at number `first`."""
     video = first + np.arange(count) // FRAMES_PER_VIDEO
     index = np.arange(count) % FRAMES_PER_VIDEO
@@ -124,10 +132,10 @@ def _frames(
         **_where(known, **{measure.name: generator.random(count) for measure in MEASURES}),
         **_where(scored, mask_coverage=side**2 * 0.7 / (WIDTH * HEIGHT), dbcnn=quality),
         "extra": pa.nulls(count, pa.string()),
-        "shot": pa.nulls(count, pa.int32()),
+        "shot": index // FRAMES_PER_SHOT,
         "run_id": np.full(count, run_id),
     }
-    return pa.table({name: pa.array(values[name]).cast(columns.field(name).type) for name in columns.names})
+    return pa.table({field.name: pa.array(values[field.name]).cast(field.type) for field in SCHEMA})
 
 
 def _where(known: np.ndarray, **values: np.ndarray) -> dict[str, pa.Array]:
