@@ -197,3 +197,16 @@ def frames_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def looked_at(frames_in: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The result table of `frames_in` with the default threshold. It has rows of every status."""
     return score_here(str(frames_in), str(tmp_path_factory.mktemp("looked") / "table"))
+
+
+@pytest.fixture(scope="session")
+def faces_table(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A photo of six people and one without a face, with all faces; and a portrait of an earlier run with the
+    largest one."""
+    folder = tmp_path_factory.mktemp("faces")
+    for part, names in {"one": ("Tom_Hanks_54745.png",), "six": ("t1.jpg", "mask_blue.jpg")}.items():
+        (folder / part).mkdir()
+        for name in names:
+            (folder / part / name).write_bytes((PHOTOS / name).read_bytes())
+    score_here(str(folder / "one"), str(folder / "table"))
+    return score_here(str(folder / "six"), str(folder / "table"), faces="all")

@@ -17,11 +17,13 @@ from faceq.table.recommended import FILTER
 _EXPLAIN = f"""Counts the rows of a result table that fail each part of a condition. AND joins the parts.
 "fails alone" counts the rows that fail only this part: they would pass without it. "no value" counts the
 rows for which the part is null; they count as failing. The default condition is the recommended filter,
-{FILTER}."""
+{FILTER}. --faces counts the faces of the frames instead of the frames, in tables made with
+faces: all."""
 
 _EXAMPLES = """examples:
   faceq explain scores/
   faceq explain scores/ "serfiq >= 0.6 and dbcnn >= 55 and abs(yaw) < 20"
+  faceq explain scores/ --faces "serfiq >= 0.6 and face_w >= 100"
   faceq explain scores/ --filter portrait --json why.json
 """
 
@@ -31,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description, parser.epilog = _EXPLAIN, _EXAMPLES
     add_condition_arguments(parser)
+    parser.add_argument("--faces", action="store_true", help="count faces instead of frames")
     parser.add_argument("--json", metavar="FILE", help="also write the numbers as JSON; a path or a URI")
     add_config_arguments(parser)
     parser.set_defaults(run=explain, only_prints=lambda options: options.json is None)
@@ -45,7 +48,7 @@ def explain(options: argparse.Namespace) -> int:
     s3 = load_settings(options).s3
     if options.json:
         check_output(options.json, s3)
-    with Rows(options.table, s3) as rows:
+    with Rows(options.table, s3, faces=options.faces) as rows:
         found = conditions.explain(rows, condition)
     shown = rich.table.Table(box=None, pad_edge=False)
     shown.add_column("condition", overflow="fold")
@@ -55,9 +58,10 @@ def explain(options: argparse.Namespace) -> int:
         counts = (f"{count:,}" for count in (part.fails, part.fails_alone, part.no_value))
         shown.add_row(rich.markup.escape(visible(part.condition)), *counts)
     rich.console.Console().print(shown)
-    print(f"{found.passing:,} of {found.rows:,} rows pass")
+    print(f"{found.passing:,} of {found.rows:,} {'faces' if options.faces else 'rows'} pass")
     if options.json:
-        numbers = {"table": options.table, "condition": condition, **dataclasses.asdict(found)}
+        of = {"table": options.table, "faces": options.faces, "condition": condition}
+        numbers = {**of, **dataclasses.asdict(found)}
         write_output(options.json, (json.dumps(numbers, indent=1) + "\n").encode(), s3)
         print(visible(options.json))
     return 0

@@ -43,12 +43,12 @@ class Explanation:
 
 
 def explain(rows: Rows, condition: str) -> Explanation:
-    """Count the rows of a table that fail each part of a condition.
+    """Count the rows of a table, or of its faces, that fail each part of a condition.
 
     The parts are those that the outermost AND joins.
 
     Args:
-        rows: the table.
+        rows: the table, of frames or of faces.
         condition: an SQL condition on its columns.
 
     Raises:
@@ -60,7 +60,7 @@ def explain(rows: Rows, condition: str) -> Explanation:
     rows.chosen(condition)  # a mistake is reported as in a query
     names = [f"part{at}" for at in range(len(parts))]
     columns = ", ".join(f"({part})::BOOL AS {name}" for part, name in zip(parts, names, strict=True))
-    statement = f"SELECT {columns}, count(*) AS n FROM frames GROUP BY {', '.join(names)}"
+    statement = f"SELECT {columns}, count(*) AS n FROM {rows.view} GROUP BY {', '.join(names)}"
     # Each row of the result is a pattern of parts that are true, false or null. There are few of them.
     patterns = rows.arrow(rows.sql(statement)).to_pylist()
     counted = [_count(part, name, names, patterns) for part, name in zip(parts, names, strict=True)]

@@ -87,7 +87,12 @@ class Chart:
 
 
 def bars(
-    edges: Sequence[float], counts: Sequence[int], label: str, name: str, cut: ThresholdLine | None = None
+    edges: Sequence[float],
+    counts: Sequence[int],
+    label: str,
+    name: str,
+    cut: ThresholdLine | None = None,
+    things: str = "frames",
 ) -> Chart:
     """A histogram.
 
@@ -97,9 +102,10 @@ def bars(
         label: label of the horizontal axis.
         name: a description for screen readers.
         cut: a threshold line to draw.
+        things: what is counted: the label of the vertical axis.
     """
     x = _x_axis(label, edges[0], edges[-1])
-    y = _y_axis("frames", 0, _HEADROOM * max(1, *counts), _BARS_HEIGHT, whole=True)
+    y = _y_axis(things, 0, _HEADROOM * max(1, *counts), _BARS_HEIGHT, whole=True)
     marks = [
         _mark(x, y, (low, high), (0, count), f"{label} {low:g} to {high:g}: {count:,}")
         for low, high, count in zip(edges, edges[1:], counts, strict=False)

@@ -17,21 +17,21 @@ _RANGE = (0.01, 0.99)
 
 @dataclass(frozen=True)
 class MeasureChart:
-    """A measure in the page: its column, the number of frames that have it, its lowest value, and its
-    histogram; None if all frames have the same value."""
+    """A measure in the page: its column, the number of rows that have it, its lowest value, and its
+    histogram; None if all rows have the same value."""
 
     column: Column
-    frames: int
+    count: int
     lowest: float
     chart: Chart | None
 
 
 def histogram(rows: Rows, column: str, edges: np.ndarray) -> np.ndarray:
-    """Count the frames by the value of a column. The outermost bins include all values beyond them.
+    """Count the rows by the value of a column. The outermost bins include all values beyond them.
 
     Args:
-        rows: the table.
-        column: of numbers; frames where it is null do not count.
+        rows: the table, of frames or of faces.
+        column: of numbers; rows where it is null do not count.
         edges: (N + 1,), ascending, equally spaced.
 
     Returns:
@@ -41,7 +41,7 @@ def histogram(rows: Rows, column: str, edges: np.ndarray) -> np.ndarray:
     step = (edges[-1] - edges[0]) / len(counts)
     place = f"floor(({column}::DOUBLE - {edges[0]}) / {step})"
     bins = f"least(greatest({place}, 0), {len(counts) - 1})::INT"
-    statement = f"SELECT {bins} AS b, count(*) AS n FROM frames WHERE {column} IS NOT NULL GROUP BY ALL"
+    statement = f"SELECT {bins} AS b, count(*) AS n FROM {rows.view} WHERE {column} IS NOT NULL GROUP BY ALL"
     for cell in rows.arrow(rows.sql(statement)).to_pylist():
         counts[cell["b"]] = cell["n"]
     return counts
@@ -57,20 +57,21 @@ def measure_charts(rows: Rows, columns: tuple[Column, ...]) -> list[MeasureChart
         f"[min({name}), max({name}), count({name})] AS {name}_all"
         for name in (column.name for column in stored)
     )
-    found = rows.arrow(rows.sql(f"SELECT {ranges} FROM frames")).to_pylist()[0]
+    found = rows.arrow(rows.sql(f"SELECT {ranges} FROM {rows.view}")).to_pylist()[0]
     charts = []
     for column in stored:
         if found[column.name] is None:
             continue
         low, high = found[column.name]
-        lowest, highest, frames = found[f"{column.name}_all"]
+        lowest, highest, count = found[f"{column.name}_all"]
         chart = None
         if lowest < highest:
             edges = _edges(low, high) if low < high else _edges(lowest, highest)
             label = f"{column.name}, {column.unit}" if column.unit else column.name
-            name = f"Histogram of {column.name} over {int(frames):,} frames"
-            chart = bars(edges.tolist(), histogram(rows, column.name, edges).tolist(), label, name)
-        charts.append(MeasureChart(column, int(frames), lowest, chart))
+            name = f"Histogram of {column.name} over {int(count):,} {rows.view}"
+            counts = histogram(rows, column.name, edges).tolist()
+            chart = bars(edges.tolist(), counts, label, name, things=rows.view)
+        charts.append(MeasureChart(column, int(count), lowest, chart))
     return charts
 
 

@@ -1,5 +1,5 @@
-"""The HTML report on a table: counts, histograms, bad sources, errors, videos over time, and faces on both
-sides of a threshold and at both ends of each measure.
+"""The HTML report on a table, about its frames or their faces: counts, histograms, bad sources, errors,
+videos over time, and faces on both sides of a threshold and at both ends of each measure.
 
 The page contains histograms and samples, but no rows, so its size does not depend on the length of the table:
 a few hundred kilobytes, or a few megabytes with faces. It works without a network: styles, script, charts and
@@ -14,6 +14,7 @@ import jinja2
 import numpy as np
 
 from faceq import __version__
+from faceq.errors import UsageError
 from faceq.messages.visible import visible
 from faceq.query import conditions
 from faceq.query.filters import FILTERS
@@ -23,6 +24,7 @@ from faceq.report.charts import Chart, ThresholdLine, bars, cells
 from faceq.report.comparison import short
 from faceq.report.faces import Face, Faces, sample
 from faceq.report.histograms import histogram, measure_charts
+from faceq.report.scope import face_scope, further_faces
 from faceq.report.selection import selection_section
 from faceq.report.videos import videos
 from faceq.storage.settings import S3Settings
@@ -39,6 +41,10 @@ DRAWN = (*(column for column in COLUMNS if column.name in ("face_confidence", "a
 
 QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
 FACES_PER_QUANTILE = 3
+
+FACE_STATUSES = tuple(status for status in STATUSES if status != "no_face")
+"""Statuses that a face can have."""
+
 SOURCES_SHOWN = 20
 ERRORS_SHOWN = 12
 POSE_STEP = 5
@@ -50,9 +56,9 @@ _CHART_BINS = 50
 class Counts:
     """The counts in the page.
 
-    statuses: number of frames by status. grid: (STEPS + 1, STEPS + 1) int64, number of frames with both
-    scores, by the step of `serfiq` and the step of `dbcnn`; the last step is the top of the scale. serfiq,
-    dbcnn: (STEPS + 1,) int64, number of all frames with that score, by step.
+    statuses: number of rows by status. grid: (STEPS + 1, STEPS + 1) int64, number of rows with both scores,
+    by the step of `serfiq` and the step of `dbcnn`; the last step is the top of the scale. serfiq, dbcnn:
+    (STEPS + 1,) int64, number of all rows with that score, by step.
     """
 
     statuses: dict[str, int]
@@ -65,7 +71,14 @@ class Counts:
         return sum(self.statuses.values())
 
 
-def build(uri: str, s3: S3Settings, with_faces: bool = True, selection: str | None = None) -> str:
+def build(
+    uri: str,
+    s3: S3Settings,
+    with_faces: bool = True,
+    selection: str | None = None,
+    *,
+    per_face: bool = False,
+) -> str:
     """Build the HTML report on a result table.
 
     Args:
@@ -73,11 +86,16 @@ def build(uri: str, s3: S3Settings, with_faces: bool = True, selection: str | No
         s3: settings of the file system, also for the sources.
         with_faces: whether to read sample faces, and frames of clips, from their sources.
         selection: the Parquet file of a selection to show, too.
+        per_face: count faces instead of frames. Errors, videos and a selection are of frames: such a page
+            leaves them out.
 
     Raises:
-        UsageError: there is no table, or the selection is not one of this table.
+        UsageError: there is no table, or the selection is not one of this table, or it is given with
+            `per_face`.
     """
-    with Rows(uri, s3) as rows:
+    if per_face and selection is not None:
+        raise UsageError("report: --selection shows chosen frames: leave out --faces")
+    with Rows(uri, s3, faces=per_face) as rows:
         selected = selection_section(rows, selection, s3, with_faces) if selection is not None else None
         counts = count(rows)
         sources, n_sources = _sources(rows)
@@ -90,14 +108,19 @@ def build(uri: str, s3: S3Settings, with_faces: bool = True, selection: str | No
             "table": rows.table.uri,
             "made": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
             "runs": rows.table.runs(),
+            "things": rows.view,
+            "of_faces": face_scope(rows) if per_face else None,
+            "further_faces": 0 if per_face else further_faces(rows),
             "counts": counts,
-            "statuses": STATUSES,
-            "charts": _charts(counts, {angle: _pose(rows, angle) for angle in ("yaw", "pitch", "roll")}),
+            "statuses": FACE_STATUSES if per_face else STATUSES,
+            "charts": _charts(
+                counts, {angle: _pose(rows, angle) for angle in ("yaw", "pitch", "roll")}, rows.view
+            ),
             "sources": sources,
             "n_sources": n_sources,
-            "errors": _errors(rows),
+            "errors": None if per_face else _errors(rows),
             "faces": faces,
-            "videos": videos(rows, s3, with_faces),
+            "videos": None if per_face else videos(rows, s3, with_faces),
             "selection": selected,
             "strips": _strips(quantiles, faces),
             "measures": measures,
@@ -122,9 +145,9 @@ def _escape_invisible(value: Any) -> Any:
 
 
 def count(rows: Rows) -> Counts:
-    """Count frames by status and by both scores, in one pass."""
+    """Count rows by status and by both scores, in one pass."""
     steps = f"{_step('serfiq')} AS s, {_step('dbcnn')} AS d"
-    found = rows.sql(f"SELECT status, {steps}, count(*) AS n FROM frames GROUP BY ALL")
+    found = rows.sql(f"SELECT status, {steps}, count(*) AS n FROM {rows.view} GROUP BY ALL")
     statuses = dict.fromkeys(STATUSES, 0)
     grid = np.zeros((STEPS + 1, STEPS + 1), np.int64)
     serfiq, dbcnn = np.zeros(STEPS + 1, np.int64), np.zeros(STEPS + 1, np.int64)
@@ -156,7 +179,7 @@ def _pose(rows: Rows, angle: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _sources(rows: Rows) -> tuple[list[dict[str, Any]], int]:
-    """The sources with the lowest mean `serfiq`, where a frame without a `serfiq` counts as 0; and the number
+    """The sources with the lowest mean `serfiq`, where a row without a `serfiq` counts as 0; and the number
     of all sources. Single images are grouped by folder."""
     single = f"{SINGLE_PICTURE} AND frame_index <> {BREAK}"
     found = rows.arrow(
@@ -165,7 +188,7 @@ def _sources(rows: Rows) -> tuple[list[dict[str, Any]], int]:
             SELECT *, count(*) OVER () AS sources FROM (
                 SELECT
                     CASE WHEN {single} THEN regexp_extract(source, '^.*/') ELSE source END AS name,
-                    count(*) AS frames,
+                    count(*) AS rows,
                     coalesce(sum(serfiq), 0) / count(*) AS usable,
                     avg(serfiq) AS serfiq,
                     avg(dbcnn) AS dbcnn,
@@ -173,7 +196,7 @@ def _sources(rows: Rows) -> tuple[list[dict[str, Any]], int]:
                     count(*) FILTER (status = 'no_face') / count(*) AS no_face,
                     count(*) FILTER (status = 'unreadable') / count(*) AS unreadable,
                     min(error) FILTER (frame_index = {BREAK} AND member IS NULL) AS break_off
-                FROM frames GROUP BY name
+                FROM {rows.view} GROUP BY name
             )
             ORDER BY usable, name LIMIT {SOURCES_SHOWN}
             """
@@ -198,9 +221,9 @@ def _errors(rows: Rows) -> list[dict[str, Any]]:
 
 
 def _quantiles(rows: Rows) -> dict[str, list[float] | None]:
-    """The QUANTILES of each score; None if no frame has the score."""
+    """The QUANTILES of each score; None if no row has the score."""
     parts = ", ".join(f"quantile_cont({score}, {list(QUANTILES)}) AS {score}" for score in SCALES)
-    return rows.arrow(rows.sql(f"SELECT {parts} FROM frames")).to_pylist()[0]
+    return rows.arrow(rows.sql(f"SELECT {parts} FROM {rows.view}")).to_pylist()[0]
 
 
 def _strips(quantiles: dict[str, list[float] | None], faces: Faces | None) -> dict[str, list[dict[str, Any]]]:
@@ -219,8 +242,8 @@ def _nearest(pool: list[Face], score: str, value: float) -> list[Face]:
     return sorted(pool, key=lambda face: abs(getattr(face, score) - value))[:FACES_PER_QUANTILE]
 
 
-def _charts(counts: Counts, poses: dict[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, Chart]:
-    """All charts, by name."""
+def _charts(counts: Counts, poses: dict[str, tuple[np.ndarray, np.ndarray]], things: str) -> dict[str, Chart]:
+    """All charts, by name. things: what is counted, frames or faces."""
     steps_per_bin = STEPS // _CHART_BINS
     edges_of = {score: np.linspace(0, top, _CHART_BINS + 1).tolist() for score, top in SCALES.items()}
     charts = {}
@@ -230,19 +253,21 @@ def _charts(counts: Counts, poses: dict[str, tuple[np.ndarray, np.ndarray]]) -> 
             edges_of[score],
             merged.tolist(),
             score,
-            f"Histogram of {score} over {merged.sum():,} frames",
+            f"Histogram of {score} over {merged.sum():,} {things}",
             ThresholdLine(score),
+            things,
         )
     for angle, (edges, found) in poses.items():
-        name = f"Histogram of {angle} over {found.sum():,} frames"
-        charts[angle] = bars(edges.tolist(), found.tolist(), f"{angle}, degrees", name)
+        name = f"Histogram of {angle} over {found.sum():,} {things}"
+        charts[angle] = bars(edges.tolist(), found.tolist(), f"{angle}, degrees", name, things=things)
     grid = _merge_top(_merge_top(counts.grid).T).T
     merged = grid.reshape(_CHART_BINS, steps_per_bin, _CHART_BINS, steps_per_bin).sum(axis=(1, 3))
     charts["both"] = cells(
         (edges_of["serfiq"], edges_of["dbcnn"]),
         merged,
         ("serfiq", "dbcnn"),
-        f"dbcnn against serfiq for {merged.sum():,} frames with both scores; darker cells have more frames",
+        f"dbcnn against serfiq for {merged.sum():,} {things} with both scores; "
+        f"darker cells have more {things}",
         [ThresholdLine("serfiq"), ThresholdLine("dbcnn", "y")],
     )
     return charts

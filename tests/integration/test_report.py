@@ -137,9 +137,9 @@ def test_a_histogram_counts_all_frames_that_have_the_measure(looked_at, made_up)
             charts = measure_charts(rows, report.DRAWN)
             for chart in charts:
                 name = chart.column.name
-                assert chart.frames == rows.count(rows.chosen(f"{name} IS NOT NULL")), name
+                assert chart.count == rows.count(rows.chosen(f"{name} IS NOT NULL")), name
                 titles = [int(mark.title.split(": ")[1].replace(",", "")) for mark in chart.chart.marks]
-                assert sum(titles) == chart.frames, name
+                assert sum(titles) == chart.count, name
         assert [chart.column.name for chart in charts] == MEASURED
 
 

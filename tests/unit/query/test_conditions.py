@@ -77,6 +77,21 @@ def test_explain_prints_a_table_and_writes_the_same_as_json(table, tmp_path, cap
     assert FILTER.split(" and ")[0] in capsys.readouterr().out
 
 
+def test_explain_counts_the_faces_of_the_frames(faces_table, tmp_path, capsys):
+    with Rows(faces_table, S3Settings(), faces=True) as rows:
+        faces = rows.arrow(rows.chosen()).to_pylist()
+    less = sorted(face["dbcnn"] for face in faces)[3]
+    why = str(tmp_path / "why.json")
+    assert main(["explain", "--faces", faces_table, f"dbcnn > {less} and n_faces > 1", "--json", why]) == 0
+    passing = sum(face["dbcnn"] > less and face["n_faces"] > 1 for face in faces)
+    assert f"{passing} of 7 faces pass" in capsys.readouterr().out
+    written = json.loads((tmp_path / "why.json").read_text())
+    fails = {part["condition"]: part["fails"] for part in written["parts"]}
+    assert written["faces"] and sorted(fails.values()) == [1, 4]
+    assert main(["explain", faces_table, "dbcnn > 0"]) == 0
+    assert "2 of 3 rows pass" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name", FILTERS)
 def test_a_named_filter_is_a_condition_that_is_printed(table, name, capsys):
     assert main(["query", table, "--filter", name, "--count"]) == 0

@@ -2,9 +2,7 @@
 
 import hashlib
 import json
-from pathlib import Path
 
-import insightface
 import pyarrow.parquet as pq
 import pytest
 from here import score_here
@@ -15,31 +13,15 @@ from faceq.query.rows import Rows
 from faceq.storage.settings import S3Settings
 from faceq.table.schema import FACE
 
-PHOTOS = Path(insightface.__file__).parent / "data" / "images"
-
-
-@pytest.fixture(scope="module")
-def table(tmp_path_factory) -> str:
-    """A photo of six people and one without a face, with all faces; and a portrait of an earlier run with the
-    largest one."""
-    folder = tmp_path_factory.mktemp("faces")
-    for name in ("one", "six"):
-        (folder / name).mkdir()
-    (folder / "one" / "portrait.png").write_bytes((PHOTOS / "Tom_Hanks_54745.png").read_bytes())
-    for name in ("t1.jpg", "mask_blue.jpg"):
-        (folder / "six" / name).write_bytes((PHOTOS / name).read_bytes())
-    score_here(str(folder / "one"), str(folder / "table"))
-    return score_here(str(folder / "six"), str(folder / "table"), faces="all")
-
 
 def faces_of(table: str, where: str | None = None) -> list[dict]:
     with Rows(table, S3Settings(), faces=True) as rows:
         return rows.arrow(rows.chosen(where, order_by="source, face")).to_pylist()
 
 
-def test_each_face_is_a_row_with_the_columns_of_its_frame(table):
-    frames = {row["source"]: row for row in faceq.read_table(table).to_pylist()}
-    rows = faces_of(table)
+def test_each_face_is_a_row_with_the_columns_of_its_frame(faces_table):
+    frames = {row["source"]: row for row in faceq.read_table(faces_table).to_pylist()}
+    rows = faces_of(faces_table)
     assert len(frames) == 3 and len(rows) == 7
     for row in rows:
         frame = frames[row["source"]]
@@ -53,28 +35,28 @@ def test_each_face_is_a_row_with_the_columns_of_its_frame(table):
         assert row["main"] == (face["face_x"] == frame["face_x"])
 
 
-def test_a_condition_holds_for_faces(table):
-    every = faces_of(table)
+def test_a_condition_holds_for_faces(faces_table):
+    every = faces_of(faces_table)
     least = sorted(row["dbcnn"] for row in every if row["dbcnn"] is not None)[2]
-    chosen = faces_of(table, f"dbcnn > {least} and n_faces > 1")
+    chosen = faces_of(faces_table, f"dbcnn > {least} and n_faces > 1")
     assert chosen == [row for row in every if row["n_faces"] > 1 and (row["dbcnn"] or 0) > least]
     assert chosen
 
 
-def test_a_table_of_largest_faces_has_one_row_for_each(tmp_path):
-    uri = score_here(str(PHOTOS / "t1.jpg"), str(tmp_path / "table"))
+def test_a_table_of_largest_faces_has_one_row_for_each(tmp_path, photos):
+    uri = score_here(str(photos / "t1.jpg"), str(tmp_path / "table"))
     (row,) = faces_of(uri)
     assert (row["face"], row["main"], row["n_faces"], row["track"]) == (0, True, 6, None)
 
 
-def test_rows_of_faces_are_shown_counted_and_exported(table, tmp_path, capsys):
-    assert main(["query", "--faces", table, "n_faces = 6"]) == 0
+def test_rows_of_faces_are_shown_counted_and_exported(faces_table, tmp_path, capsys):
+    assert main(["query", "--faces", faces_table, "n_faces = 6"]) == 0
     shown = capsys.readouterr().out
     assert "6 of 6 rows" in shown and shown.split()[:4] == ["source", "member", "face", "main"]
-    assert main(["query", table, "n_faces = 6", "--faces", "--count"]) == 0
+    assert main(["query", faces_table, "n_faces = 6", "--faces", "--count"]) == 0
     assert capsys.readouterr().out == "6\n"
     for name in ("f.parquet", "f.jsonl", "f.csv"):
-        assert main(["query", table, "--faces", "--export", str(tmp_path / name)]) == 0
+        assert main(["query", faces_table, "--faces", "--export", str(tmp_path / name)]) == 0
     exported = pq.read_table(tmp_path / "f.parquet", columns=["face", "dbcnn"]).to_pylist()
     lines = [json.loads(line) for line in (tmp_path / "f.jsonl").read_text().splitlines()]
     assert [row["face"] for row in lines] == [row["face"] for row in exported]
@@ -83,10 +65,10 @@ def test_rows_of_faces_are_shown_counted_and_exported(table, tmp_path, capsys):
     assert len((tmp_path / "f.csv").read_text().splitlines()) == 1 + len(exported) == 8
 
 
-def test_frames_are_exported_whole_with_their_faces(table, tmp_path):
-    assert main(["query", table, "n_faces = 6", "--export", str(tmp_path / "f.parquet")]) == 0
+def test_frames_are_exported_whole_with_their_faces(faces_table, tmp_path):
+    assert main(["query", faces_table, "n_faces = 6", "--export", str(tmp_path / "f.parquet")]) == 0
     (row,) = pq.read_table(tmp_path / "f.parquet").to_pylist()
-    assert row["faces"] == faceq.read_table(table, "n_faces = 6")["faces"][0].as_py()
+    assert row["faces"] == faceq.read_table(faces_table, "n_faces = 6")["faces"][0].as_py()
 
 
 @pytest.mark.parametrize(
@@ -96,28 +78,28 @@ def test_frames_are_exported_whole_with_their_faces(table, tmp_path):
         (["dbcn > 1"], 'there is no column "dbcn": did you mean "dbcnn"?'),
     ],
 )
-def test_wrong_combinations_say_what_to_write(table, arguments, what, capsys):
-    assert main(["query", "--faces", table, *arguments]) == 2
+def test_wrong_combinations_say_what_to_write(faces_table, arguments, what, capsys):
+    assert main(["query", "--faces", faces_table, *arguments]) == 2
     assert what in capsys.readouterr().err
 
 
-def test_a_statement_may_use_the_faces_and_the_frames(table, capsys):
+def test_a_statement_may_use_the_faces_and_the_frames(faces_table, capsys):
     statement = "select count(*) as n, count(distinct face_id), count(distinct frame_id) from faces"
-    assert main(["query", table, "--faces", "--sql", statement]) == 0
+    assert main(["query", faces_table, "--faces", "--sql", statement]) == 0
     assert capsys.readouterr().out.split("\n")[1].split() == ["7", "7", "2"]
     statement = "select (select count(*) from faces) as faces, (select count(*) from frames) as frames"
-    assert main(["query", table, "--faces", "--sql", statement]) == 0
+    assert main(["query", faces_table, "--faces", "--sql", statement]) == 0
     assert capsys.readouterr().out.split("\n")[1].split() == ["7", "3"]
-    assert main(["query", table, "--sql", "select count(*) from faces"]) == 2
+    assert main(["query", faces_table, "--sql", "select count(*) from faces"]) == 2
     assert "faces does not exist" in capsys.readouterr().err
 
 
-def test_an_id_of_a_face_is_repeatable(table):
-    for row in faces_of(table):
+def test_an_id_of_a_face_is_repeatable(faces_table):
+    for row in faces_of(faces_table):
         digest = hashlib.md5(f"{row['frame_id']}/{row['face']}".encode()).digest()
         assert row["face_id"] == int.from_bytes(digest[8:], "little") >> 1
 
 
-def test_python_reads_rows_of_faces(table):
-    found = faceq.read_table(table, "n_faces > 1 and not main", ["source", "face"], faces=True)
+def test_python_reads_rows_of_faces(faces_table):
+    found = faceq.read_table(faces_table, "n_faces > 1 and not main", ["source", "face"], faces=True)
     assert sorted(found["face"].to_pylist()) == [0, 1, 3, 4, 5]
