@@ -69,6 +69,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     calibrate.add_argument("table", metavar="TABLE", help="result table of faces like yours")
+    what = "take all faces of each frame instead of the main one, in tables made with faces: all"
+    calibrate.add_argument("--faces", action="store_true", help=what)
     what = "share of faces below serfiq 0.5 (default: 0.05)"
     calibrate.add_argument("--discard", type=float, default=0.05, metavar="SHARE", help=what)
     add_config_arguments(calibrate)
@@ -79,6 +81,7 @@ def _add_identities(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("table", metavar="TABLE", help="result table")
     parser.add_argument("identities", metavar="identities.csv", nargs="?", help=_IDENTITIES)
     parser.add_argument("--identity", metavar="NAME", help=_IDENTITY)
+    parser.add_argument("--faces", action="store_true", help=_FACES)
 
 
 def _add_outputs(parser: argparse.ArgumentParser, plot: str) -> None:
@@ -99,6 +102,10 @@ _IDENTITY = (
     "instead of the CSV file: the value inside the table's column `extra` that names the person, such as "
     "extra.json.identity"
 )
+_FACES = (
+    "the identities are those of faces: the CSV file also has the column face, the position in the table's "
+    "column `faces`, or nothing for the main face"
+)
 _RATINGS = (
     "CSV file with the columns image and mos (higher is better); image: the image's path below IMAGE_DIR"
 )
@@ -112,6 +119,7 @@ nothing: 1.0 means no benefit, lower is better. Intervals: 95%, bootstrap over p
   faceq score photos/ --out scores/
   faceq evaluate edc scores/ identities.csv --json edc.json --plot edc.png
   faceq evaluate edc scores/ --identity extra.json.identity
+  faceq evaluate edc scores/ people-in-photos.csv --faces
 """
 
 _IQA = """Scores whole images, with or without faces (DB-CNN-Lite: the mean of ten views), and compares the
@@ -164,7 +172,9 @@ def evaluate_edc(options: argparse.Namespace) -> int:
     rich.console.Console().print(shown)
     known = found.known
     print(f"\n{len(known.people):,} faces of {len(known.names):,} people", end="")
-    print(f"; {known.without_face:,} images of the list have no scored face" if known.without_face else "")
+    things = "faces" if options.faces else "images"
+    missing = f"; {known.without_face:,} {things} of the list have no scored face"
+    print(missing if known.without_face else "")
     print(f"{found.genuine:,} genuine pairs, {found.impostors:,} impostor pairs", end="")
     print(f"; FMR {min(edc.FMRS):g} is estimated from {int(min(edc.FMRS) * found.impostors):,} false matches")
     thresholds = {result.fmr: result.threshold for result in found.results}
@@ -186,9 +196,14 @@ def _known(options: argparse.Namespace, table: Any, s3: S3Settings, action: str)
 
     if (options.identities is None) == (options.identity is None):
         raise UsageError(f"evaluate {action}: name either a file of identities or --identity")
+    if options.identities is None and options.faces:
+        raise UsageError(
+            f"evaluate {action}: --identity names one person for each frame: leave out --faces, or name the "
+            "faces in a file with the columns image, face and identity"
+        )
     if options.identities is None:
         return identities.people_in_extra(table, options.identity, s3)
-    return identities.known_faces(table, options.identities, s3)
+    return identities.known_faces(table, options.identities, s3, faces=options.faces)
 
 
 def evaluate_labels(options: argparse.Namespace) -> int:
@@ -206,19 +221,22 @@ def evaluate_labels(options: argparse.Namespace) -> int:
     known = _known(options, table, settings.s3, "labels")
     embeddings = identities.known_embeddings(table, known, settings.s3, fetch_options(settings))
     found = mislabelled.suspects(known, embeddings)
+    things = "faces" if options.faces else "photos"
     if options.out:
         with Rows(options.table, settings.s3) as rows:
             export(rows, rows.sql(f"FROM {rows.name_of(found.photos)}"), options.out, settings.s3)
     else:
         print_rows(found.photos.drop_columns(["frame_id", "frame_index"])[:LABELS_SHOWN])
     print(
-        f"{found.disagreeing:,} of {len(found.photos):,} photos resemble another label more than their own",
+        f"{found.disagreeing:,} of {len(found.photos):,} {things} resemble another label more than their own",
         end="",
     )
     print(f"; list in {visible(options.out)}" if options.out else "")
     if found.alone:
         log.info(
-            "%s photos are the only ones with their label: nothing can be said of them", f"{found.alone:,}"
+            "%s %s are the only ones with their label: nothing can be said of them",
+            f"{found.alone:,}",
+            things,
         )
     return 0
 
@@ -277,10 +295,11 @@ def _write_json(path: str, figures: Any, s3: S3Settings) -> None:
 def evaluate_calibrate(options: argparse.Namespace) -> int:
     """`faceq evaluate calibrate`."""
     from faceq.evaluation import calibration  # noqa: PLC0415 - pyarrow takes a while to import
-    from faceq.table import store  # noqa: PLC0415 - pyarrow takes a while to import
+    from faceq.query.rows import Rows  # noqa: PLC0415 - as above
 
-    table = store.Table(options.table, load_settings(options).s3)
-    raw = table.rows(["serfiq_raw"])["serfiq_raw"].drop_null().to_numpy()
+    with Rows(options.table, load_settings(options).s3, faces=options.faces) as rows:
+        scored = rows.chosen("serfiq_raw IS NOT NULL", ["serfiq_raw"])
+        raw = rows.arrow(scored)["serfiq_raw"].to_numpy()
     fitted = calibration.fit(raw, options.discard)
     slope, threshold = fitted.calibration.slope, fitted.calibration.threshold
     print(

@@ -1,6 +1,8 @@
 """Evaluate quality scores by recognition errors: EDC results from a table and a list of identities."""
 
 import itertools
+import logging
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -29,10 +31,15 @@ from faceq.storage.settings import S3Settings
 from faceq.table.schema import EMBEDDING
 from faceq.table.store import Table
 
+log = logging.getLogger(__name__)
+
 _COLUMNS = (
     *("frame_id", "source", "member", "frame_index", "landmarks", "face_w", "face_h"),
     *("serfiq_raw", "embedding_norm", "det_score", "yaw", "pitch", "roll"),
 )
+_OF_FACES = ("face_id", "face", "main", "timestamp_s")
+"""Further columns, if the identities are those of faces."""
+
 _IMAGE = "coalesce(member, regexp_extract(source, '[^/]*$'))"
 """SQL expression for a frame's name in a list of identities."""
 
@@ -43,9 +50,10 @@ _BATCH = 16
 class Known:
     """The faces of a table whose identities are known.
 
-    rows: the faces, with the column `image`, their name in the list. people: (N,) int64, 0...M-1, the person
-    of each face. names: the names of the M people. without_face: number of images in the list without a
-    scored face in the table.
+    rows: the faces, with the column `image`, their name in the list; and with `face`, the position among the
+    faces of the frame, if the list names faces. people: (N,) int64, 0...M-1, the person of each face. names:
+    the names of the M people. without_face: number of images, or of faces, in the list without a scored face
+    in the table.
     """
 
     rows: pa.Table
@@ -92,8 +100,8 @@ def evaluate_edc(
 
 def known_embeddings(table: Table, known: Known, s3: S3Settings, options: FetchOptions) -> np.ndarray:
     """The embeddings of known faces, (N, E) float32, L2 norm 1: those in the table, or computed from its
-    frames if it has none. Arguments and errors: see `evaluate_edc`."""
-    if EMBEDDING.name in known.rows.column_names:
+    frames if not all faces have one. Arguments and errors: see `evaluate_edc`."""
+    if EMBEDDING.name in known.rows.column_names and not known.rows[EMBEDDING.name].null_count:
         return np.stack(known.rows[EMBEDDING.name].to_numpy())
     faces = aligned_faces(known.rows, table, s3)
     tracked = track(faces, "embeddings", len(known.rows), console=Console(stderr=True), transient=True)
@@ -116,13 +124,45 @@ def read_identities(path: str, s3: S3Settings) -> dict[str, str]:
         UsageError: as in `faceq.evaluation.labels.read`, or an image has two identities.
     """
     people: dict[str, str] = {}
-    for where, image, identity in labels.read(path, "identity", s3):
+    lines = labels.read_lines(path, "identity", (), s3)
+    if lines and "face" in lines[0][1]:
+        log.warning("%s: its column face is used only with --faces: the main face of each image counts", path)
+    for where, line in lines:
+        image, identity = line["image"], line["identity"]
         if people.setdefault(image, identity) != identity:
-            raise UsageError(f"{where}: {image} is {identity} here, but {people[image]} in an earlier line")
+            raise UsageError(
+                f"{where}: {image} is {identity} here, but {people[image]} in an earlier line: for several "
+                "people in an image, add a column face, and --faces"
+            )
     return people
 
 
-def known_faces(table: Table, identities: str, s3: S3Settings) -> Known:
+def read_face_identities(path: str, s3: S3Settings) -> dict[tuple[str, int | None], str]:
+    """The identity of each face, from the columns image, face and identity of a CSV file. face: the position
+    in `faces` of the frame; None, if it is empty: the main face.
+
+    Raises:
+        UsageError: as in `faceq.evaluation.labels.read`, a face is not a position, or has two identities.
+    """
+    people: dict[tuple[str, int | None], str] = {}
+    for where, line in labels.read_lines(path, "identity", ("face",), s3):
+        image, identity, given = line["image"], line["identity"], (line["face"] or "").strip()
+        if not re.fullmatch("[0-9]{0,9}", given):
+            raise UsageError(
+                f"{where}: face is {given!r}: write its position in `faces`, from 0, or nothing for the main "
+                "face"
+            )
+        face = int(given) if given else None
+        if people.setdefault((image, face), identity) != identity:
+            named = "the main face" if face is None else f"face {face}"
+            earlier = people[image, face]
+            raise UsageError(
+                f"{where}: {named} of {image} is {identity} here, but {earlier} in an earlier line"
+            )
+    return people
+
+
+def known_faces(table: Table, identities: str, s3: S3Settings, *, faces: bool = False) -> Known:
     """The table's faces whose images are in a list of identities, ordered by source and member.
 
     Args:
@@ -130,16 +170,23 @@ def known_faces(table: Table, identities: str, s3: S3Settings) -> Known:
         identities: CSV file with the columns image and identity; image is the file name of a `source`, or a
             `member`.
         s3: settings of the file system.
+        faces: the list names faces: see `read_face_identities`. Otherwise the main face of each frame counts.
 
     Raises:
         UsageError: the list does not fit the table, or too few of its people have faces.
     """
-    people_of = read_identities(identities, s3)
-    rows = _rows_of(table, people_of, s3)
-    images = rows["image"].to_pylist()
-    _check_sources(images, rows["source"].to_pylist(), table)
-    identity_of = [people_of[image] for image in images]
-    return _known(rows, identity_of, len(people_of) - len(set(images)), identities, table)
+    if faces:
+        people_of = read_face_identities(identities, s3)
+    else:
+        people_of = {(image, None): identity for image, identity in read_identities(identities, s3).items()}
+    rows = _rows_of(table, people_of, s3, faces)
+    _check_sources(rows["image"].to_pylist(), rows["source"].to_pylist(), table)
+    found = len(rows.group_by(["image", "listed"]).aggregate([]))
+    if faces:
+        rows = _checked_faces(rows, identities)
+    identity_of = rows["identity"].to_pylist()
+    rows = rows.drop_columns(["listed", "identity"])
+    return _known(rows, identity_of, len(people_of) - found, identities, table)
 
 
 def people_in_extra(table: Table, name: str, s3: S3Settings) -> Known:
@@ -172,16 +219,52 @@ def _known(rows: pa.Table, identity_of: list[str], without_face: int, of: str, t
     return Known(rows, people.astype(np.int64), names.tolist(), without_face)
 
 
-def _rows_of(table: Table, people_of: Mapping[str, str], s3: S3Settings) -> pa.Table:
-    """The scored rows of the images in a list of identities, with `image`, their name in the list.
+def _rows_of(
+    table: Table, people_of: Mapping[tuple[str, int | None], str], s3: S3Settings, faces: bool
+) -> pa.Table:
+    """The scored rows of the faces in a list of identities, with `image`, `listed` and `identity`: their
+    name, their position (null: the main face) and their person in the list.
 
     All frames of a video have the video's name. The table is streamed: only these rows are in memory.
     """
-    names = pa.table({"image": pa.array(list(people_of), pa.string())})
-    with Rows(table.uri, s3) as rows:
-        faces = rows.chosen("serfiq_raw IS NOT NULL", [*_COLUMNS, *_embedding(rows)])
-        named = rows.over(faces, f"SELECT *, {_IMAGE} AS image FROM {{rows}}")
-        return _sorted(rows.arrow(rows.semi_join(named, "image", names)))
+    names, positions = zip(*people_of, strict=True) if people_of else ((), ())
+    listed = pa.table(
+        {
+            "image": pa.array(names, pa.string()),
+            "listed": pa.array(positions, pa.int64()),
+            "identity": pa.array(people_of.values(), pa.string()),
+        }
+    )
+    with Rows(table.uri, s3, faces=faces) as rows:
+        columns = [*_COLUMNS, *(_OF_FACES if faces else ()), *_embedding(rows)]
+        scored = rows.chosen("serfiq_raw IS NOT NULL", columns)
+        named = rows.over(scored, f"SELECT *, {_IMAGE} AS image FROM {{rows}}")
+        join = f"FROM {{rows}} JOIN {rows.name_of(listed)} AS list USING (image)"
+        which = "WHERE listed = face OR (listed IS NULL AND main)" if faces else ""
+        return _sorted(rows.arrow(rows.over(named, f"{join} {which}")))
+
+
+def _checked_faces(rows: pa.Table, identities: str) -> pa.Table:
+    """The rows without repetitions. UsageError if a main face has another identity by its position, or if a
+    position is one of a video."""
+    columns = ("image", "face", "face_id", "listed", "identity", "timestamp_s")
+    seen: dict[int, str] = {}
+    kept = []
+    for number, row in enumerate(rows.select(columns).to_pylist()):
+        if row["listed"] is not None and row["timestamp_s"] is not None:
+            raise UsageError(
+                f"{identities}: {row['image']} is a video: a position in `faces` means another person in "
+                "another frame; leave face empty for the main face of each frame"
+            )
+        if row["face_id"] not in seen:
+            kept.append(number)
+        earlier = seen.setdefault(row["face_id"], row["identity"])
+        if earlier != row["identity"]:
+            raise UsageError(
+                f"{identities}: the main face of {row['image']} is face {row['face']}: one line says that it "
+                f"is {earlier}, another that it is {row['identity']}"
+            )
+    return rows.take(kept)
 
 
 def _embedding(rows: Rows) -> list[str]:
@@ -189,7 +272,8 @@ def _embedding(rows: Rows) -> list[str]:
 
 
 def _sorted(rows: pa.Table) -> pa.Table:
-    return rows.sort_by([(name, "ascending") for name in ("source", "member", "frame_index")])
+    order = ("source", "member", "frame_index", *(["face"] if "face" in rows.column_names else []))
+    return rows.sort_by([(name, "ascending") for name in order])
 
 
 def _check_sources(images: list[str], sources: list[str], table: Table) -> None:
@@ -207,33 +291,34 @@ def aligned_faces(rows: pa.Table, table: Table, s3: S3Settings) -> Iterator[np.n
     Raises:
         UsageError: a frame can no longer be read.
     """
-    columns = ("frame_id", "source", "image", "landmarks")
-    wanted = {row["frame_id"]: row for row in rows.select(columns).to_pylist()}
+    landmarks = rows["landmarks"].to_pylist()
+    places: dict[int, list[int]] = {}  # of the rows of each frame: several if it has several faces
+    for place, number in enumerate(rows["frame_id"].to_pylist()):
+        places.setdefault(number, []).append(place)
     max_pixels = table.record()["max_pixels"]
-    faces = {}
-    order = iter(wanted)
-    waiting = next(order, None)
+    faces: dict[int, np.ndarray] = {}
+    waiting = 0
 
-    def aligned(frame: Frame) -> tuple[int, np.ndarray | None]:
+    def aligned(frame: Frame) -> dict[int, np.ndarray]:
         if frame.image is None:
-            return frame.id, None
-        landmarks = np.array(wanted[frame.id]["landmarks"], np.float32).reshape(5, 2)
+            return {}
         try:
-            return frame.id, geometry.align(decode(frame.image, max_pixels), landmarks)
+            image = decode(frame.image, max_pixels)
         except UnreadableError:
-            return frame.id, None
+            return {}
+        of_frame = {place: np.array(landmarks[place], np.float32) for place in places[frame.id]}
+        return {place: geometry.align(image, flat.reshape(5, 2)) for place, flat in of_frame.items()}
 
     animated = table.record().get("animated") == "frames"
-    frames = read_again(last_frames(rows), wanted, s3, animated=animated)
+    frames = read_again(last_frames(rows), places, s3, animated=animated)
     # A shard may contain its members in another order. Faces that are read too early are kept, 38 KB each.
-    for key, face in in_threads(aligned, frames, device.usable_cpus()):
-        if face is not None:
-            faces[key] = face
+    for found in in_threads(aligned, frames, device.usable_cpus()):
+        faces.update(found)
         while waiting in faces:
             yield faces.pop(waiting)
-            waiting = next(order, None)
-    if waiting is not None:
-        lost = wanted[waiting]
+            waiting += 1
+    if waiting < len(rows):
+        lost = rows.select(["source", "image"]).slice(waiting, 1).to_pylist()[0]
         raise UsageError(f"{lost['source']}: {lost['image']} can no longer be read")
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections.abc import Sequence
 
 from faceq.errors import UsageError
 from faceq.messages.one_line import one_line
@@ -25,6 +26,17 @@ def read(path: str, column: str, s3: S3Settings) -> list[tuple[str, str, str]]:
         UsageError: there is no such file or column, it is not CSV, or a line has no image or label.
         StorageError: it cannot be read.
     """
+    return [(where, line["image"], line[column]) for where, line in read_lines(path, column, (), s3)]
+
+
+def read_lines(
+    path: str, column: str, further: Sequence[str], s3: S3Settings
+) -> list[tuple[str, dict[str, str]]]:
+    """Read the lines of such a file. further: names of columns that it must have and that may be empty.
+
+    Returns:
+        For each line: its place for messages, and its values by column. Arguments and errors: see `read`.
+    """
     try:
         # utf-8-sig: spreadsheets write a byte order mark before the first column's name.
         text = filesystem(path, s3).cat_file(path_of(path)).decode("utf-8-sig")
@@ -35,10 +47,10 @@ def read(path: str, column: str, s3: S3Settings) -> list[tuple[str, str, str]]:
         raise UsageError(f"{path}: cannot be read as CSV: {one_line(error)}") from None
     except (OSError, *storage_errors()) as error:
         raise failure(f"{path}: cannot be read", error) from None
-    missing = [name for name in ("image", column) if name not in there]
+    missing = [name for name in ("image", column, *further) if name not in there]
     if missing:
         raise UsageError(f"{path}: no column {' and '.join(missing)}; found {', '.join(there) or 'none'}")
     for where, line in rows:
         if not line["image"] or not line[column]:
             raise UsageError(f"{where}: image or {column} is empty")
-    return [(where, line["image"], line[column]) for where, line in rows]
+    return rows

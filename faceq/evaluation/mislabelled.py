@@ -16,6 +16,12 @@ COLUMNS = (
     Column("source", pa.string(), "`source` of the photo."),
     Column("member", pa.string(), "`member` of the photo.", null="the photo is not inside a shard"),
     Column("frame_index", pa.int32(), "`frame_index` of the photo.", range="≥ 0"),
+    Column(
+        "face",
+        pa.int32(),
+        "Position of the face in `faces` of the photo. Only with `--faces`.",
+        range="≥ 0",
+    ),
     Column("label", pa.string(), "Its label."),
     Column("resembles", pa.string(), "The other label whose photos it resembles most."),
     Column(
@@ -37,13 +43,17 @@ COLUMNS = (
         range="-2 to 2",
     ),
 )
-"""The columns of the list of photos."""
+"""The columns of the list of photos. `face` is missing if the labels are those of photos, not of faces."""
+
+
+PLACE = ("frame_id", "source", "member", "frame_index", "face")
+"""Those of COLUMNS that say which face a row is about."""
 
 
 @dataclass(frozen=True)
 class Suspects:
-    """photos: one row per photo, with COLUMNS, the most suspicious first. alone: number of photos whose
-    label no other photo has; nothing can be said about them."""
+    """photos: one row per photo, or per labelled face, with COLUMNS, the most suspicious first. alone: number
+    of photos whose label no other photo has; nothing can be said about them."""
 
     photos: pa.Table
     alone: int
@@ -68,14 +78,14 @@ def suspects(known: Known, embeddings: np.ndarray) -> Suspects:
     names = np.array(known.names, object)
     photos = known.rows.take(order)
     columns = {
-        **{name: photos[name] for name in ("frame_id", "source", "member", "frame_index")},
+        **{name: photos[name] for name in PLACE if name in photos.column_names},
         "label": names[known.people[order]],
         "resembles": names[resembles[order]],
         "cosine_label": own[order],
         "cosine_resembles": other[order],
         "suspicion": (other - own)[order],
     }
-    types = pa.schema([column.field for column in COLUMNS])
+    types = pa.schema([column.field for column in COLUMNS if column.name in columns])
     return Suspects(pa.table(columns).cast(types), len(own) - len(judged))
 
 
