@@ -7,6 +7,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pyarrow as pa
+from PIL import Image, ImageDraw, ImageFont
 
 from faceq.config import Config, Region
 from faceq.faces import geometry
@@ -32,6 +33,9 @@ BOX_COLOUR = (0, 158, 115)
 LANDMARK_COLOUR = (240, 228, 66)
 OUTLINE_COLOUR = NAME_COLOUR
 """RGB colours from the palette of Okabe and Ito."""
+
+LABEL_SIZES = (10, 18)
+"""Smallest and largest size of the number of a face, in pixels."""
 
 WIDEST = 3 * SIDE
 """Maximum width in pixels of the image next to the panels. A wider image is drawn with less height: with
@@ -206,6 +210,8 @@ def _face_line(face: dict[str, Any], row: dict[str, Any]) -> str:
     scores = [
         f"{name} {face[name]:.{places}f}" for name, places in DECIMALS.items() if face[name] is not None
     ]
+    if face["status"] == "below_fiq" and face["dbcnn"] is not None:
+        scores[-1] += " (null in a table)"
     main = ["the main face"] if is_main(face, row) else []
     return ", ".join([f"{width} x {height} at {x}, {y}", face["status"], *scores, *main])
 
@@ -245,16 +251,26 @@ def _draw_face(drawn: np.ndarray, scale: float, size: tuple[int, int], look: Ins
 
 
 def _draw_numbers(drawn: np.ndarray, scale: float, faces: list[dict[str, Any]]) -> None:
-    """Draw the boxes of all faces and their positions in the list."""
+    """Draw the boxes of all faces, and above each its position in the list. Small boxes have small numbers,
+    so that those of neighbours stay apart."""
+    corners = {}
     for place, face in enumerate(faces):
         if face["face_w"] is None:
             continue
         low = np.array([face["face_x"], face["face_y"]]) * scale
         high = low + np.array([face["face_w"], face["face_h"]]) * scale
         cv2.rectangle(drawn, _point(low), _point(high), BOX_COLOUR, 1, cv2.LINE_AA)
-        at = _point(low + np.array([3, 16]))
-        for colour, thickness in ((PAPER, 4), (BOX_COLOUR, 2)):  # readable on any background
-            cv2.putText(drawn, str(place), at, cv2.FONT_HERSHEY_SIMPLEX, 0.55, colour, thickness, cv2.LINE_AA)
+        corners[place] = (_point(low), float(high[0] - low[0]))
+    labelled = Image.fromarray(drawn)
+    draw = ImageDraw.Draw(labelled)
+    for place, ((x, y), width) in corners.items():
+        font = ImageFont.load_default(float(np.clip(width / 2, *LABEL_SIZES)))
+        _, top, right, bottom = draw.textbbox((x + 2, y), str(place), font, anchor="ls")
+        # The number of a face at the upper or right edge is moved into the image.
+        down, aside = max(0, 2 - round(top)), max(0, round(right) + 2 - labelled.width)
+        draw.rectangle((x - aside, top + down - 2, right - aside + 1, bottom + down + 1), BOX_COLOUR)
+        draw.text((x - aside + 2, y + down), str(place), PAPER, font, anchor="ls")
+    drawn[:] = np.asarray(labelled)
 
 
 def _point(place: np.ndarray) -> tuple[int, int]:

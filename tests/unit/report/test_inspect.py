@@ -71,11 +71,29 @@ def test_all_faces_have_numbered_boxes_and_a_line_each(capsys, tmp_path):
     (scored,) = faceq.score_images([photo], faces="all", fiq_threshold=0.95).to_pylist()
     assert {**row, "run_id": ""} == {**scored, "run_id": ""}
     assert {face["status"] for face in row["faces"]} == {"scored", "below_fiq"}
+    for line, face in zip(lines[1:], row["faces"], strict=True):
+        assert f", {face['status']}, serfiq {face['serfiq']:.3f}, dbcnn " in line
+        assert ("(null in a table)" in line) == (face["dbcnn"] is None)
+        assert face["dbcnn"] is None or f"dbcnn {face['dbcnn']:.1f}" in line
     drawn, scale = np.array(Image.open(out)), picture.SIDE / row["height"]
     for face in row["faces"]:
         left, middle = (face[f"face_{side}"] + face[f"face_{size}"] / 2 * at for side, size, at in SIDES)
         edge = drawn[round(middle * scale), round(left * scale) - 1 : round(left * scale) + 2]
         assert (np.abs(edge.astype(int) - picture.BOX_COLOUR).max(axis=1) < 60).any()
+        x, y = round(face["face_x"] * scale), round(face["face_y"] * scale)
+        label = drawn[y - 12 : y, x : x + 10].reshape(-1, 3)
+        assert (label == picture.BOX_COLOUR).all(axis=1).sum() > 40 and (label.max(axis=1) < 60).any()
+
+
+@pytest.mark.parametrize(("x", "y"), [(0, 0), (90, 0), (90, 20)])
+def test_the_number_of_a_face_at_an_edge_is_inside_the_image(x, y):
+    """A box of 10 pixels is narrower than its number."""
+    face = {"face_x": x, "face_y": y, "face_w": 10, "face_h": 10}
+    inside, middle = (np.full((100, 100, 3), picture.BOX_COLOUR, np.uint8) for _ in range(2))
+    picture._draw_numbers(inside, 1.0, [{"face_w": None}] * 100 + [face])
+    picture._draw_numbers(middle, 1.0, [{"face_w": None}] * 100 + [{**face, "face_x": 40, "face_y": 40}])
+    of_text = [(drawn != picture.BOX_COLOUR).any(axis=2).sum() for drawn in (inside, middle)]
+    assert of_text[0] == of_text[1] > 20
 
 
 SIDES = (("x", "w", 0), ("y", "h", 1))
