@@ -8,10 +8,11 @@ It combines steps of published trackers:
   table may have two frames per second.
 - After a gap, a track is searched where it is predicted and where it was last seen: OC-SORT (Cao et al.,
   "Observation-Centric SORT", CVPR 2023). A prediction is wrong as soon as a person stops or turns back.
-- Position and appearance add up to one score, and the mean embedding of a track finds it again after a long
-  time: Deep SORT (Wojke et al., "Simple Online and Realtime Tracking with a Deep Association Metric",
-  ICIP 2017).
-- Without embeddings, a track that is not seen ends after a second: ByteTrack (Zhang et al., "ByteTrack:
+- Position and appearance add up to one score, and the embeddings of all faces of a track find it again later:
+  Deep SORT (Wojke et al., "Simple Online and Realtime Tracking with a Deep Association Metric", ICIP 2017).
+  Here this comes last, when all tracks are known: the first face of somebody who returns is often half
+  hidden, and its embedding says less than the mean of those that follow.
+- A track that is not seen ends after a second: ByteTrack (Zhang et al., "ByteTrack:
   Multi-Object Tracking by Associating Every Detection Box", ECCV 2022) keeps it for 30 frames.
 
 The thresholds were chosen on 12 made videos, and then checked on others with other people:
@@ -19,6 +20,7 @@ The thresholds were chosen on 12 made videos, and then checked on others with ot
 """
 
 from dataclasses import dataclass
+from itertools import groupby, islice
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -56,8 +58,8 @@ SETTLING = 0.1
 boxes of detectors vary by a few percent."""
 
 MOST = 1000
-"""Maximum number of tracks that are compared with a frame, of those with a position and of the others. Those
-seen last are taken. It limits the time if a shot has very many tracks."""
+"""Maximum number of tracks that are compared with a frame, those seen last, and of people that are compared
+with a new track, those who appeared last. It limits the time if a shot has very many tracks."""
 
 SMALL = 256
 """Up to this number of pairs of tracks and faces, comparing them one by one is faster than all at once."""
@@ -67,12 +69,15 @@ SMALL = 256
 class _Track:
     """The last face of a track. A face of the present frame is one, too.
 
-    x, y, w, h: centre and sides of its box; all 0: not known. vx, vy: velocity in pixels per second. hashed,
-    row: its row if its hash or embedding is known, else that of the last face where it was; -1: none.
-    total: (D,) sum of the embeddings of all faces.
+    time: seconds. first, last: the first and the last frame, counted from 0 within the shot. x, y, w, h:
+    centre and sides of the box; all 0: not known. vx, vy: velocity in pixels per second. hashed, row: its row
+    if its hash or embedding is known, else that of the last face where it was; -1: none. total: (D,) sum of
+    the embeddings of all faces. number: counts the tracks of a shot.
     """
 
     time: float
+    first: int
+    last: int
     x: float = 0.0
     y: float = 0.0
     w: float = 0.0
@@ -109,7 +114,7 @@ def track_numbers(
     Returns:
         (N,) int32: the number of each face's track, from 0 in the order of first appearance. Two faces of a
         frame never have the same number. A face that was hidden or away has the same number as before if its
-        position shows it soon after, or its embedding at any time in the shot.
+        position shows it soon after, or the embeddings at any time in the shot.
 
     Raises:
         ValueError: the lengths differ, or `frames` is not in ascending order.
@@ -132,7 +137,7 @@ def track_numbers(
     tracker = _Tracker(boxes, hashes, embeddings, cosine, _kept(seconds))
     for start, end, now in zip(edges[:-1].tolist(), edges[1:].tolist(), seconds.tolist(), strict=True):
         numbers[start:end] = tracker.step(start, end, now)
-    return numbers
+    return numbers if embeddings is None else _people(tracker.tracks, cosine)[numbers]
 
 
 def _rising(times: np.ndarray) -> np.ndarray:
@@ -172,12 +177,15 @@ class _Tracker:
                 lengths = np.einsum("nd,nd->n", embeddings, embeddings)
             self._has_embedding = (lengths > 0) & (lengths < np.inf)
         self._active: list[_Track] = []  # tracks with a recent position
-        self._lost: list[_Track] = []  # others, which only their embeddings can find
-        self._count = 0
+        self._frame = self._count = 0
+        self.tracks: list[_Track] = []
+        """All tracks by number, if there are embeddings."""
 
     def step(self, start: int, end: int, now: float) -> list[int]:
-        """The number of each face of a frame."""
-        self._let_go(now)
+        """The track's number of each face of a frame."""
+        self._active = [track for track in self._active if now - track.time <= self._kept]
+        if len(self._active) > MOST:
+            self._active = sorted(self._active, key=lambda track: track.time)[-MOST:]
         faces = [self._face(row, box, now) for row, box in enumerate(self._boxes[start:end].tolist(), start)]
         found = self._clear(faces, now) or self._assigned(faces, now)
         for face, track in zip(faces, found, strict=True):
@@ -185,25 +193,21 @@ class _Tracker:
                 _continue(track, face)
                 face.number = track.number
             else:
-                face.number = self._count
-                self._count += 1
-                self._active.append(face)
+                self._begin(face)
+        self._frame += 1
         return [face.number for face in faces]
 
-    def _let_go(self, now: float) -> None:
-        """Move the tracks without a recent position to the lost ones."""
-        active = [track for track in self._active if now - track.time <= self._kept]
-        if len(active) == len(self._active) <= MOST:
-            return
-        old = [track for track in self._active if now - track.time > self._kept]
-        active.sort(key=lambda track: track.time)
-        self._active = active[-MOST:]
-        self._lost += [track for track in old + active[:-MOST] if track.total is not None]
-        del self._lost[:-MOST]
+    def _begin(self, face: _Track) -> None:
+        """Let a face begin a track."""
+        face.number = self._count
+        self._count += 1
+        self._active.append(face)
+        if len(self._embeddings):
+            self.tracks.append(face)
 
     def _face(self, row: int, box: list[float], now: float) -> _Track:
         """A face of the present frame."""
-        face = _Track(now)
+        face = _Track(now, self._frame, self._frame)
         x, y, w, h = box
         if 0 < w < np.inf and 0 < h < np.inf and abs(x) + abs(y) < np.inf:  # false for NaN
             face.x, face.y, face.w, face.h = x + w / 2, y + h / 2, w, h
@@ -236,23 +240,11 @@ class _Tracker:
         return found
 
     def _assigned(self, faces: list[_Track], now: float) -> list[_Track | None]:
-        """The track of each face: by position and appearance, then by embedding alone. None: a new track."""
-        found: list[_Track | None] = [None] * len(faces)
-        if self._active:
-            score = _closeness(self._active, faces, now) + self._likeness(self._active, faces)
-            _assign(score, LEAST, self._active, found)
-        rest = [at for at, face in enumerate(faces) if found[at] is None and face.total is not None]
-        tracks = [track for track in self._active + self._lost if track.total is not None]
-        tracks = [track for track in tracks if track not in found]
-        if rest and tracks:
-            again: list[_Track | None] = [None] * len(rest)
-            _assign(_mean_cosines(tracks, [faces[at] for at in rest]), self._cosine, tracks, again)
-            for at, track in zip(rest, again, strict=True):
-                found[at] = track
-                if track in self._lost:
-                    self._lost.remove(track)
-                    self._active.append(track)
-        return found
+        """The track of each face by position and appearance. None: a new track."""
+        if not self._active:
+            return [None] * len(faces)
+        score = _closeness(self._active, faces, now) + self._likeness(self._active, faces)
+        return _matches(score, LEAST, self._active)
 
     def _likeness(self, tracks: list[_Track], faces: list[_Track]) -> np.ndarray:
         """(T, F) from -1, another person, to 1, the same. 0 if nothing is known."""
@@ -265,7 +257,7 @@ class _Tracker:
         if len(rows) and len(columns):
             # The last face, too: a head that turns looks like the frame before, not like the mean.
             last = self._embeddings[rows] @ self._embeddings[columns].T
-            mean = _mean_cosines(*([one for one in some if one.row >= 0] for some in (tracks, faces)))
+            mean = _cosines(*([one for one in some if one.row >= 0] for some in (tracks, faces)))
             alike = np.clip((np.fmax(last, mean) - self._cosine) / COSINE_RANGE, -1, 1)
             # If one may hide the other, an embedding that differs says nothing.
             touched = _touched(faces)[[face.row >= 0 for face in faces]]
@@ -282,7 +274,7 @@ def _continue(track: _Track, face: _Track) -> None:
             track.vx += weight * ((face.x - track.x) / passed - track.vx)
             track.vy += weight * ((face.y - track.y) / passed - track.vy)
         track.x, track.y, track.w, track.h = face.x, face.y, face.w, face.h
-    track.time = face.time
+    track.time, track.last = face.time, face.last
     if face.hashed >= 0:
         track.hashed = face.hashed
     if face.total is not None:
@@ -332,11 +324,13 @@ def _closeness(tracks: list[_Track], faces: list[_Track], now: float) -> np.ndar
     return np.where(known, closest, -np.inf)
 
 
-def _mean_cosines(tracks: list[_Track], faces: list[_Track]) -> np.ndarray:
-    """(T, F) cosine of the embedding of each face and the mean of each track. All must have some."""
-    means, vectors = (np.stack([one.total for one in some]) for some in (tracks, faces))  # type: ignore[misc]
-    means = means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-9)
-    return means @ vectors.T
+def _cosines(tracks: list[_Track], others: list[_Track]) -> np.ndarray:
+    """(T, F) cosine of the mean embeddings of tracks. All have one."""
+    ours, theirs = (np.stack([one.total for one in some]) for some in (tracks, others))  # type: ignore[misc]
+    ours, theirs = (
+        mean / np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-9) for mean in (ours, theirs)
+    )
+    return ours @ theirs.T
 
 
 def _touched(faces: list[_Track]) -> np.ndarray:
@@ -358,9 +352,44 @@ def _known(tracks: list[int], faces: list[int]) -> tuple[np.ndarray, np.ndarray,
     return ours[ours >= 0], theirs[theirs >= 0], np.ix_(ours >= 0, theirs >= 0)
 
 
-def _assign(score: np.ndarray, least: float, tracks: list[_Track], found: list[_Track | None]) -> None:
-    """Set the track of each face so that the sum of the scores above `least` is highest."""
+def _matches(score: np.ndarray, least: float, tracks: list[_Track]) -> list[_Track | None]:
+    """The track of each face so that the sum of the scores (T, F) above `least` is highest."""
+    found: list[_Track | None] = [None] * score.shape[1]
     gain = np.nan_to_num(np.maximum(score - least, 0), nan=0.0)
     for track, face in zip(*linear_sum_assignment(gain, maximize=True), strict=True):
         if gain[track, face] > 0:
             found[face] = tracks[track]
+    return found
+
+
+def _people(tracks: list[_Track], cosine: float) -> np.ndarray:
+    """The person of each track, (T,) int32, from 0.
+
+    A track may belong to somebody who was seen before it begins, and not since. Their mean embeddings have a
+    cosine above `cosine`.
+    """
+    numbers = np.empty(len(tracks), np.int32)
+    people: dict[
+        int, _Track
+    ] = {}  # the sum of their tracks, by number; those whose track began last at the end
+    count = 0
+    for first, together in groupby(tracks, key=lambda track: track.first):
+        begun = list(together)
+        away = [person for person in islice(reversed(people.values()), MOST) if person.last < first]
+        known = [track for track in begun if track.total is not None]
+        found = _matches(_cosines(away, known), cosine, away) if away and known else [None] * len(known)
+        again = {track.number: person for track, person in zip(known, found, strict=True)}
+        for track in begun:
+            person = again.get(track.number)
+            at = track.number
+            if person is None:
+                track.number = count
+                count += 1
+            else:
+                track.number = person.number
+                track.total = person.total + track.total  # type: ignore[operator] # both are known
+                del people[person.number]
+            numbers[at] = track.number
+            if track.total is not None:
+                people[track.number] = track
+    return numbers
