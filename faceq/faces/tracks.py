@@ -12,11 +12,11 @@ It combines steps of published trackers:
   Deep SORT (Wojke et al., "Simple Online and Realtime Tracking with a Deep Association Metric", ICIP 2017).
   Here this comes last, when all tracks are known: the first face of somebody who returns is often half
   hidden, and its embedding says less than the mean of those that follow.
-- A track that is not seen ends after a second: ByteTrack (Zhang et al., "ByteTrack:
-  Multi-Object Tracking by Associating Every Detection Box", ECCV 2022) keeps it for 30 frames.
+- A track that is not seen ends after a second: ByteTrack (Zhang et al., "ByteTrack: Multi-Object Tracking by
+  Associating Every Detection Box", ECCV 2022) keeps it for 30 frames.
 
-The thresholds were chosen on 12 made videos, and then checked on others with other people:
-`python -m jobs.benchmarks.measure_tracks`.
+The thresholds were chosen on made videos, and checked on videos of other people:
+docs/decisions/0037-tracks-without-a-tracking-library.md.
 """
 
 from dataclasses import dataclass
@@ -44,8 +44,9 @@ LEAST = 0.2
 CLEAR, UNCLEAR = 0.5, 0.1
 """A face is clear if its IoU with one track is at least CLEAR, and at most UNCLEAR with each other one."""
 
-SPEED = 7.0
-"""How far a face may be from its prediction: face sizes per second. Somebody who walks past moves so fast."""
+SPEED, FARTHEST = 7.0, 4.0
+"""How far a face may be from where it is expected: face sizes per second, and at most. Somebody who walks by
+moves at this speed. The limit is reached after half a second: a face that is farther may be anybody's."""
 
 KEPT_SECONDS, KEPT_INTERVALS = 1.0, 1.5
 """How long a track that is not seen can continue by its position: seconds, and usual intervals between frames
@@ -301,7 +302,7 @@ def _closeness(tracks: list[_Track], faces: list[_Track], now: float) -> np.ndar
     """(T, F) float64, at most 1; -inf if a position is not known.
 
     It is the IoU, or a value that falls with the distance if that is higher: CLEAR where the track is
-    expected, LEAST where SPEED allows it to be, and lower beyond. The distance is that of the centres divided
+    expected, LEAST as far away as SPEED allows, and lower beyond. The distance is that of the centres divided
     by the size of the faces, plus the absolute logarithm of the ratio of the sizes. As it gives CLEAR at
     most, a track that overlaps wins against one that was lost and may be anywhere by now. The track is
     expected where it is predicted and where it was last: the closer one counts.
@@ -309,6 +310,7 @@ def _closeness(tracks: list[_Track], faces: list[_Track], now: float) -> np.ndar
     x, y, w, h, vx, vy, time = _columns([(t.x, t.y, t.w, t.h, t.vx, t.vy, t.time) for t in tracks])[..., None]
     fx, fy, fw, fh = _columns([(face.x, face.y, face.w, face.h) for face in faces])
     passed = now - time
+    reach = np.clip(SPEED * passed, 1e-9, FARTHEST)
     known = (w > 0) & (fw > 0)
     with np.errstate(all="ignore"):  # where it is not known
         size = np.sqrt(np.sqrt(w * h * fw * fh))
@@ -318,7 +320,7 @@ def _closeness(tracks: list[_Track], faces: list[_Track], now: float) -> np.ndar
             dx, dy = np.abs(x + vx * ahead - fx), np.abs(y + vy * ahead - fy)
             both = np.maximum(np.minimum((w + fw) / 2 - dx, np.minimum(w, fw)), 0)
             both *= np.maximum(np.minimum((h + fh) / 2 - dy, np.minimum(h, fh)), 0)
-            away = (np.hypot(dx, dy) / size + ratio) / np.maximum(SPEED * passed, 1e-9)
+            away = (np.hypot(dx, dy) / size + ratio) / reach
             closest = np.fmax(closest, both / (w * h + fw * fh - both))
             closest = np.fmax(closest, CLEAR - (CLEAR - LEAST) * away)
     return np.where(known, closest, -np.inf)
@@ -369,9 +371,8 @@ def _people(tracks: list[_Track], cosine: float) -> np.ndarray:
     cosine above `cosine`.
     """
     numbers = np.empty(len(tracks), np.int32)
-    people: dict[
-        int, _Track
-    ] = {}  # the sum of their tracks, by number; those whose track began last at the end
+    # The sum of the tracks of each person, by number. Those whose last track began last are at the end.
+    people: dict[int, _Track] = {}
     count = 0
     for first, together in groupby(tracks, key=lambda track: track.first):
         begun = list(together)
@@ -381,15 +382,14 @@ def _people(tracks: list[_Track], cosine: float) -> np.ndarray:
         again = {track.number: person for track, person in zip(known, found, strict=True)}
         for track in begun:
             person = again.get(track.number)
-            at = track.number
             if person is None:
-                track.number = count
-                count += 1
+                number, count = count, count + 1
             else:
-                track.number = person.number
+                number = person.number
                 track.total = person.total + track.total  # type: ignore[operator] # both are known
-                del people[person.number]
-            numbers[at] = track.number
+                del people[number]
+            numbers[track.number] = number
+            track.number = number
             if track.total is not None:
-                people[track.number] = track
+                people[number] = track
     return numbers

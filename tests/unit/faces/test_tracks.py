@@ -84,6 +84,18 @@ def test_appearance_tells_meeting_and_turning_back_from_crossing(known):
     assert track_numbers(frames, times, boxes).tolist() != people.tolist()
 
 
+def test_people_who_turn_back_before_they_meet_are_looked_for_where_they_were():
+    """Their speed predicts that they cross."""
+    frames, times, boxes, people = shot([100, 200, 250, 180, 100], [500, 400, 350, 420, 500], fps=2)
+    assert track_numbers(frames, times, boxes).tolist() == people.tolist()
+
+
+def test_two_boxes_of_one_face_are_two_tracks():
+    frames, times, boxes, people = shot([300] * 5, [None, 305, 305, 305, 305])
+    for looks in ({}, {"embeddings": embeddings(np.zeros_like(people))}):
+        assert track_numbers(frames, times, boxes, **looks).tolist() == people.tolist()
+
+
 def test_the_one_who_was_hidden_is_found_again():
     """The person behind is not detected for half a second."""
     frames, times, boxes, people = crossing(25)
@@ -116,14 +128,14 @@ def test_somebody_else_in_the_same_place_is_a_new_track():
     assert track_numbers(frames, times, boxes, embeddings=embeddings(people)).tolist() == people.tolist()
 
 
-def test_a_face_that_turns_away_slowly_stays_the_same():
-    """Neighbouring frames look alike. The last one has nothing in common with the first."""
+@pytest.mark.parametrize("offset", [0, 45])
+def test_a_face_that_turns_away_slowly_stays_the_same(offset):
+    """Neighbouring frames look alike; the last one does not look like the mean of the others."""
     frames, times, boxes, _ = shot([300] * 50)
-    angle = np.linspace(0, np.pi / 2, 50)
+    boxes[1::2, 0] += offset  # if it is 45, a face does not clearly overlap the one before
+    angle = np.linspace(0, 0.9 * np.pi, 50)
     vectors = np.stack([np.cos(angle), np.sin(angle)], 1).astype(np.float32)
-    for offset in (0, 45):  # the second time, no face overlaps its predecessor clearly
-        boxes[1::2, 0] += offset
-        assert track_numbers(frames, times, boxes, embeddings=vectors).max() == 0
+    assert track_numbers(frames, times, boxes, embeddings=vectors).max() == 0
 
 
 def test_a_half_hidden_face_stays_the_same_although_its_embedding_differs():
@@ -135,9 +147,15 @@ def test_a_half_hidden_face_stays_the_same_although_its_embedding_differs():
 
 @pytest.mark.parametrize("fps", [5, 2, 0.1])
 def test_sampled_frames_in_which_faces_no_longer_overlap(fps):
-    frames, times, boxes, people = shot(list(range(100, 700, 100)), [(x, 400) for x in range(700, 100, -100)])
-    assert track_numbers(frames, frames / fps, boxes).tolist() == people.tolist()
-    assert len(times) == len(people)
+    there = list(range(100, 700, 100)), [(x, 400) for x in range(700, 100, -100)]
+    frames, times, boxes, people = shot(*there, fps=fps)
+    assert track_numbers(frames, times, boxes).tolist() == people.tolist()
+
+
+def test_a_face_far_away_in_the_next_sample_is_somebody_else_unless_it_looks_the_same():
+    frames, times, boxes, people = shot([100, 1000], fps=0.1)
+    assert track_numbers(frames, times, boxes).tolist() == [0, 1]
+    assert track_numbers(frames, times, boxes, embeddings=embeddings(people)).tolist() == [0, 0]
 
 
 def test_missing_embeddings_and_hashes():
