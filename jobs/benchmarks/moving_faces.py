@@ -23,6 +23,7 @@ FACE = 80  # usual height of a face's box, pixels
 HEAD = (0.85, 0.78)  # half axes of the ellipse around a head, in widths and heights of the face's box
 TURN = 6.0  # largest rotation in the image plane, degrees
 NOISE = 4.0  # grey levels
+EARLIER, HIGHER, LARGER = 0.25, 0.05, 0.2  # how far each video varies the ways of its scenario
 GROW = 0.04  # largest change of size, beside that of the way
 LIGHT = 0.12  # largest change of brightness
 LONGEST_SIDE = 512  # of a source image
@@ -111,6 +112,7 @@ def film(heads: list[Head], ways: list[Way], seed: int) -> tuple[np.ndarray, lis
     colours = rng.uniform(40, 200, (5, 9, 3)).astype(np.float32)
     background = cv2.resize(colours, SIZE, interpolation=cv2.INTER_CUBIC)
     phases = rng.uniform(0, 2 * np.pi, (len(heads), 3))
+    ways = [_varied(way, rng) for way in ways]
     frames, truth = [], []
     for time in np.linspace(0, 1, FPS * SECONDS):
         placed = [
@@ -125,6 +127,18 @@ def film(heads: list[Head], ways: list[Way], seed: int) -> tuple[np.ndarray, lis
         boxes = [box for _, _, box in placed]
         truth.append(Truth(np.array(boxes), _visible(boxes, [cover for _, cover, _ in placed])))
     return np.stack(frames), truth
+
+
+def _varied(way: Way, rng: np.random.Generator) -> Way:
+    """A way that is higher or lower, with a larger or smaller face, and faster at its begin or its end."""
+    power = np.exp(rng.uniform(-EARLIER, EARLIER))
+    shift, scale = rng.uniform(-HIGHER, HIGHER), np.exp(rng.uniform(-LARGER, LARGER))
+
+    def varied(time: float) -> tuple[float, float, float]:
+        x, y, size = way(time**power)
+        return x, y + shift, size * scale
+
+    return varied
 
 
 def _placed(
