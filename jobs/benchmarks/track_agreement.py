@@ -2,7 +2,7 @@
 
 Sources: IDF1: Ristani, Solera, Zou, Cucchiara, Tomasi, "Performance Measures and a Data Set for Multi-Target,
 Multi-Camera Tracking", ECCV Workshops 2016. Identity switches: Bernardin, Stiefelhagen, "Evaluating Multiple
-Object Tracking Performance: The CLEAR MOT Metrics", EURASIP JIVP 2008.
+Object Tracking Performance", EURASIP Journal on Image and Video Processing 2008.
 """
 
 from collections.abc import Iterable
