@@ -16,7 +16,7 @@ It combines steps of published trackers:
   Associating Every Detection Box", ECCV 2022) keeps it for 30 frames.
 
 The thresholds were chosen on made videos, and checked on videos of other people:
-docs/decisions/0037-tracks-without-a-tracking-library.md.
+docs/decisions/0038-tracks-without-a-tracking-library.md.
 """
 
 from dataclasses import dataclass
