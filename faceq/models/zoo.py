@@ -16,6 +16,7 @@ import functools
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import NormalDist
 
 from faceq.errors import ModelError, StorageError, UsageError
 
@@ -55,6 +56,11 @@ class Impostors:
     mean: float
     deviation: float
     fitted: str
+
+    def cosine_at(self, fmr: float) -> float:
+        """The decision threshold at a false match rate, 0 to 1: the cosine from which on two faces count as
+        one person's."""
+        return self.mean + self.deviation * NormalDist().inv_cdf(1 - fmr)
 
 
 @dataclass(frozen=True)

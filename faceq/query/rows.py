@@ -22,6 +22,7 @@ from faceq.errors import StorageError, UsageError
 from faceq.messages.one_line import one_line
 from faceq.query.confined import check_reads_only, connect
 from faceq.query.faces import FACE_ID, FACE_VIEW, needs_tracks, per_face, with_tracks
+from faceq.query.recogniser import impostors_of, recogniser_of
 from faceq.query.sql import VIEW, quoted
 from faceq.storage.filesystem import is_remote, uri_of
 from faceq.storage.settings import S3Settings
@@ -252,8 +253,10 @@ class Rows:
 
         if not len(self.arrow(self.sql(tracks.WITHOUT_TRACK))):
             return
-        shown = self.sql(tracks.faces_to_follow(EMBEDDING.name in self.stored))
-        numbers = self.name_of(tracks.follow(self.batches(shown, _ROWS_AT_ONCE)))
+        with_embeddings = EMBEDDING.name in self.stored
+        impostors = impostors_of(recogniser_of(self.table)) if with_embeddings else None
+        shown = self.batches(self.sql(tracks.faces_to_follow(with_embeddings)), _ROWS_AT_ONCE)
+        numbers = self.name_of(tracks.follow(shown, impostors))
         statement = with_tracks(statement, numbers)
         self._connection.execute(f"CREATE OR REPLACE TEMP VIEW {FACE_VIEW} AS {statement}")
 

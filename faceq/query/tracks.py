@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import pyarrow as pa
 
-from faceq.faces.tracks import track_numbers
+from faceq.faces.tracks import COSINE, track_numbers
+from faceq.models.zoo import Impostors
 from faceq.query.faces import FACE_POSITION, FACE_VIEW, TRACK
 from faceq.query.sql import OF_VIDEO, same_video
 from faceq.table.schema import EMBEDDING
@@ -17,6 +18,9 @@ from faceq.table.schema import EMBEDDING
 _BOX = ("face_x", "face_y", "face_w", "face_h")
 _SHOWN = f"{FACE_VIEW} WHERE {OF_VIDEO} AND face_x IS NOT NULL"
 """SQL: the faces that have a place in a video."""
+
+_FMR = 1e-3
+"""False match rate at which two faces of a shot count as one person's. Few people are in a shot."""
 
 _NUMBERS = pa.schema([("frame_id", pa.int64()), (FACE_POSITION, pa.int32()), (TRACK, pa.int32())])
 
@@ -43,34 +47,35 @@ def faces_to_follow(embeddings: bool) -> str:
     """
 
 
-def follow(faces: Iterable[pa.Table]) -> pa.Table:
+def follow(faces: Iterable[pa.Table], impostors: Impostors | None) -> pa.Table:
     """The tracks of faces: frame_id, face, track.
 
     The faces of one shot are in memory, and 16 bytes for each face of the table.
 
     Args:
         faces: the result of `faces_to_follow`, in parts.
+        impostors: the cosines of different people for the recogniser; None if they are not known.
     """
+    cosine = COSINE if impostors is None else impostors.cosine_at(_FMR)
     found = [_NUMBERS.empty_table()]
     video, first = None, 0
     for shot in _shots(faces):
         first = first if shot["video"][0].as_py() == video else 0
         video = shot["video"][0].as_py()
-        numbers = first + _followed(shot)
+        numbers = first + _followed(shot, cosine)
         first = int(numbers.max()) + 1
         columns = [shot["frame_id"], shot[FACE_POSITION], pa.array(numbers, pa.int32())]
         found.append(pa.table(columns, schema=_NUMBERS))
     return pa.concat_tables(found)
 
 
-def _followed(shot: pa.Table) -> np.ndarray:
-    """The numbers of the tracks (N,) of the faces of a shot, from 0."""
+def _followed(shot: pa.Table, cosine: float) -> np.ndarray:
+    """The numbers of the tracks (N,) of the faces of a shot, from 0. cosine: see `track_numbers`."""
     boxes = np.stack([shot[name].to_numpy() for name in _BOX], 1)
     known = shot["dhash"].combine_chunks()
     hashes = np.ma.masked_array(known.fill_null(0).to_numpy().view(np.uint64), known.is_null())
-    return track_numbers(
-        shot["frame_index"].to_numpy(), shot["timestamp_s"].to_numpy(), boxes, hashes, _embeddings(shot)
-    )
+    frames, times = shot["frame_index"].to_numpy(), shot["timestamp_s"].to_numpy()
+    return track_numbers(frames, times, boxes, hashes, _embeddings(shot), cosine=cosine)
 
 
 def _embeddings(shot: pa.Table) -> np.ndarray | None:

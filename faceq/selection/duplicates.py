@@ -9,11 +9,12 @@ import numpy as np
 import pyarrow as pa
 
 from faceq.errors import UsageError
+from faceq.query.recogniser import recogniser_of
 from faceq.query.rows import Rows
 from faceq.selection.components import Components
 from faceq.selection.duplicate_schema import GROUP_COLUMNS, PAIR_COLUMNS
 from faceq.selection.embedding_pairs import dots, near_embeddings
-from faceq.selection.embeddings import BEST_FIRST, read_embeddings, recogniser_of
+from faceq.selection.embeddings import BEST_FIRST, read_embeddings
 from faceq.selection.hash_pairs import MOST_BITS, near_hashes
 from faceq.selection.kind_and_limit import kind_and_limit
 from faceq.selection.limited_rows import limited_rows
@@ -172,7 +173,7 @@ def _hashes(rows: Rows, where: str | None, alike: Likeness) -> _Hashes:
 
 def _embeddings(rows: Rows, where: str | None, alike: Likeness) -> _Embeddings:
     faces = read_embeddings(rows, where, BEST_FIRST, "duplicates")
-    recogniser_of(rows)  # raises if there are several
+    recogniser_of(rows.table)  # raises if there are several
     return _Embeddings(faces.ids, faces.vectors, alike.limit)
 
 

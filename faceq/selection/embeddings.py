@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from faceq.errors import UsageError
-from faceq.presets import PRESETS
 from faceq.query.rows import Rows
 from faceq.table.schema import EMBEDDING
 
@@ -97,21 +96,3 @@ def _usable(faces: Faces, command: str) -> Faces:
         norms = norms[good]
     np.divide(faces.vectors, norms[:, None], out=faces.vectors)
     return faces
-
-
-def recogniser_of(rows: Rows) -> str | None:
-    """The name of the recogniser that computed the embeddings; None if it is a file of your own.
-
-    Raises:
-        UsageError: the runs of the table used different ones.
-    """
-    found: dict[str | None, str] = {}
-    for run in rows.table.runs_of(rows.table.row_files()):
-        own = (run.get("config") or {}).get("models") or {}
-        preset = PRESETS.get(run.get("preset", ""))
-        name = own.get("recogniser") or (preset.recogniser if preset else None)
-        found.setdefault(name, run.get("preset", ""))
-    if len(found) > 1:
-        names = " and ".join(sorted(str(name) for name in found))
-        raise UsageError(f"{rows.table.uri}: its runs used different recognisers, {names}")
-    return next(iter(found), None)

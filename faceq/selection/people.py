@@ -1,17 +1,16 @@
 """People: the faces of a table, grouped by person without knowing who they are."""
 
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from faceq.errors import UsageError
-from faceq.models import zoo
+from faceq.query.recogniser import impostors_of, recogniser_of
 from faceq.query.rows import Rows
 from faceq.selection.average_linkage import average_linkage
-from faceq.selection.embeddings import Faces, read_embeddings, recogniser_of
+from faceq.selection.embeddings import Faces, read_embeddings
 from faceq.selection.limited_rows import limited_rows
 from faceq.selection.people_schema import COLUMNS
 from faceq.storage.settings import S3Settings
@@ -80,7 +79,7 @@ def check_cosine(cosine: float | None) -> None:
 def find(rows: Rows, where: str | None, cosine: float | None) -> Found:
     """The people of a table. See `cluster`."""
     faces = read_embeddings(rows, where, "frame_id", "cluster")
-    recogniser = recogniser_of(rows)
+    recogniser = recogniser_of(rows.table)
     fmr = None
     if cosine is None:
         fmr = 1 / min(max(_places(rows, where), 1 / FMRS[1]), 1 / FMRS[0])
@@ -112,14 +111,13 @@ def threshold(recogniser: str | None, fmr: float) -> float:
     Raises:
         UsageError: its error rate is not known.
     """
-    model = zoo.MODELS.get(recogniser or "")
-    impostors = model.recogniser.impostors if model and model.recogniser else None
+    impostors = impostors_of(recogniser)
     if impostors is None:
         raise UsageError(
             f"cluster: the false match rate of the recogniser {recogniser} is not known: give --cosine; "
             "`faceq evaluate edc` shows the threshold at each false match rate"
         )
-    return impostors.mean + impostors.deviation * NormalDist().inv_cdf(1 - fmr)
+    return impostors.cosine_at(fmr)
 
 
 def _places(rows: Rows, where: str | None) -> int:

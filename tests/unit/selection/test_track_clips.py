@@ -58,10 +58,12 @@ def two(index: int, right: float = 60.0) -> list[dict[str, Any]]:
 def table_of(tmp_path):
     """Writes a table of rows; returns its path."""
 
-    def write(rows: list[dict[str, Any]], embeddings: bool = False, faces: str = "all") -> str:
+    def write(
+        rows: list[dict[str, Any]], embeddings: bool = False, faces: str = "all", preset: str = "embedded"
+    ) -> str:
         columns = schema(embeddings, all_faces=faces == "all")
         place = Table(str(tmp_path / "table"), S3Settings())
-        record = {"faces": faces, "embeddings": embeddings}
+        record = {"faces": faces, "embeddings": embeddings, "preset": preset}
         run = Run("1", "0", [], record, {}, "now", "now", state="ended", columns=columns.names)
         run.frames = run.rows = len(rows)
         place.save(run)
@@ -144,6 +146,20 @@ def test_embeddings_tell_people_apart_and_are_compared_within_a_track(table_of):
         rows.append({**frame("v", i, faces), EMBEDDING.name: vectors["left"]})
     found = faceq.clips(table_of(rows, embeddings=True), per="track")
     assert found["identity"].to_pylist() == [pytest.approx(1.0)] * 2
+
+
+@pytest.mark.parametrize(("preset", "tracks"), [("insightface", 1), ("embedded", 2)])
+def test_a_person_who_returns_is_known_by_the_threshold_of_the_recogniser(table_of, preset, tracks):
+    """A cosine of 0.33: one in 1,000 pairs of different people has 0.25 for ArcFace, 0.39 for SFace."""
+    vectors = [[1.0, 0.0], [0.33, (1 - 0.33**2) ** 0.5]]
+    rows = []
+    for i in range(60):
+        faces = two(i)[:1] if not 10 <= i < 50 else []
+        for each in faces:
+            each[EMBEDDING.name] = vectors[i >= 50]
+        rows.append(frame("v", i, faces))
+    found = faceq.read_table(table_of(rows, True, preset=preset), None, ["track"], faces=True)
+    assert len(set(found["track"].to_pylist())) == tracks
 
 
 def test_a_compacted_table_keeps_the_tracks(table_of, tmp_path, monkeypatch):
