@@ -15,7 +15,7 @@ without a network. Faces and frames are read from the sources of the table."""
 
 _EXAMPLES = """examples:
   faceq report scores/ --out report.html
-  faceq report s3://bucket/scores --out report.html --no-faces
+  faceq report s3://bucket/scores --out report.html --no-images
   faceq report scores/ --out report.html --selection best.parquet
   faceq report scores/ --out faces.html --faces
 """
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("table", metavar="TABLE", help="folder or URI of a result table")
     add("--out", metavar="FILE", default="report.html", help="path or URI of the page (default: report.html)")
     add("--faces", action="store_true", help="a page about faces: each face counts instead of each frame")
-    add("--no-faces", action="store_true", help="leave out all images of faces and frames")
+    add("--no-images", action="store_true", help="leave out all images of faces and frames")
     what = "also show this selection: the .parquet file that faceq select --out has written"
     add("--selection", metavar="FILE", help=what)
     add_config_arguments(parser)
@@ -46,7 +46,7 @@ def report(options: argparse.Namespace) -> int:
     people = rich.console.Console(stderr=True, quiet=not options.shown.for_people)
     with people.status("reading the table"):
         page = build(
-            options.table, s3, not options.no_faces, options.selection, per_face=options.faces
+            options.table, s3, not options.no_images, options.selection, per_face=options.faces
         ).encode()
     write_output(options.out, page, s3)
     print(f"{visible(options.out)}: {len(page) / 1e6:.1f} MB, opens in any browser")

@@ -233,7 +233,7 @@ def test_a_command_that_writes_a_file_needs_no_standard_output(looked_at, tmp_pa
 
 @pytest.mark.parametrize("target", ["report", "json", "plot"])
 def test_a_full_device_as_a_target_is_one_line(looked_at, tmp_path, capsys, target):
-    arguments = ["report", looked_at, "--no-faces", "--out", "/dev/full"]
+    arguments = ["report", looked_at, "--no-images", "--out", "/dev/full"]
     if target != "report":
         identities = tmp_path / "people.csv"
         people = {"t1.jpg": "a", "clip.mp4": "b"}

@@ -162,7 +162,7 @@ def test_the_outermost_bins_include_what_lies_beyond(looked_at):
 
 def test_a_page_without_faces_has_no_image_and_says_so(looked_at, tmp_path):
     path = tmp_path / "r.html"
-    assert main.main(["report", looked_at, "--out", str(path), "--no-faces"]) == 0
+    assert main.main(["report", looked_at, "--out", str(path), "--no-images"]) == 0
     text = path.read_text(encoding="utf-8")
     assert "data:image" not in text and "It contains no images." in text
 

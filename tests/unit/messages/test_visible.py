@@ -84,7 +84,7 @@ def test_no_command_prints_planted_text_as_it_is(planted, tmp_path, capsys):
         ["query", table, "--export-shards", f"{evil}.shards"],
         ["query", evil],
         ["compact", table, "--out", f"{evil}.compacted"],
-        ["report", table, "--no-faces", "--out", f"{evil}.html"],
+        ["report", table, "--no-images", "--out", f"{evil}.html"],
         ["inspect", picture, "--out", f"{evil}.png"],
         ["inspect", picture, "--json"],
         ["evaluate", "edc", table, str(tmp_path / "people.csv")],
