@@ -38,7 +38,10 @@ def pictures_of(options: argparse.Namespace) -> "ExportPictures | None":
         return None
     from faceq.query.export_pictures import ExportPictures  # noqa: PLC0415 - OpenCV takes a while to import
 
-    return ExportPictures(options.crop or "frame", options.format)
+    pictures = ExportPictures(options.crop or "frame", options.format)
+    if options.faces:
+        pictures.check_faces()
+    return pictures
 
 
 def export_frames(
@@ -50,14 +53,15 @@ def export_frames(
     s3: S3Settings,
     given: Any = None,
 ) -> int:
-    """Export frames into the folder of `--export-shards`, and print how many. Returns the exit status."""
+    """Export frames or faces into the folder of `--export-shards`, and print how many. Returns the exit
+    status."""
     from faceq.query import shard_export  # noqa: PLC0415 - DuckDB takes a while to import
 
     assert pictures is not None
     folder = options.export_shards
-    with progress_bar(options.shown, "frames", total) as advance:
+    with progress_bar(options.shown, rows.view, total) as advance:
         done = shard_export.export_shards(rows, selection, folder, s3, advance, pictures, given)
-    return _print_exported(done, folder)
+    return _print_exported(done, folder, rows.view)
 
 
 def how_to_resume(options: argparse.Namespace) -> str:
@@ -65,16 +69,16 @@ def how_to_resume(options: argparse.Namespace) -> str:
     return ": run the same command again to continue" if options.export_shards else ""
 
 
-def _print_exported(done: "Exported", folder: str) -> int:
+def _print_exported(done: "Exported", folder: str, what: str) -> int:
     """Print what an export to a folder has written, and warn about what is missing. Returns the exit
     status."""
     from faceq.sources.samples import MOST_SIDECARS  # noqa: PLC0415 - imports readers
 
-    print(f"{done.written:,} frames in {visible(folder)}", end="")
+    print(f"{done.written:,} {what} in {visible(folder)}", end="")
     print(f"; {done.already:,} were exported before" if done.already else "", end="")
     print(f"; {done.faceless:,} without a face were left out" if done.faceless else "")
     if done.lost:
-        log.warning("%s frames could not be read, the first: %s", f"{done.lost:,}", done.reason)
+        log.warning("%s %s could not be read, the first: %s", f"{done.lost:,}", what, done.reason)
     if done.lost_sidecars:
         log.warning(
             "%s sidecars were not written: a frame can have at most %d of them, of 256 MiB together",

@@ -33,6 +33,7 @@ _EXAMPLES = f"""examples:
   faceq query scores/ "abs(yaw) < 20" --order-by "dbcnn desc" --limit 5
   faceq query scores/ "{FILTER}" --count
   faceq query scores/ "dbcnn >= 40" --faces
+  faceq query scores/ "dbcnn >= 40" --faces --export-shards people/ --crop aligned
   faceq query scores/ --sql "select status, count(*) from frames group by status"
   faceq query scores/ "{FILTER}" --export good.parquet
   faceq query scores/ "{FILTER}" --export-shards good/
@@ -73,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     output = parser.add_mutually_exclusive_group()
     output.add_argument("--count", action="store_true", help="print only the number of rows")
     output.add_argument("--export", metavar="FILE", help="write the rows to a .parquet, .csv or .jsonl file")
-    what = "write the frames with their rows as WebDataset tars into a folder"
+    what = "write the frames, or crops of the faces, with their rows as WebDataset tars into a folder"
     output.add_argument("--export-shards", metavar="DIR", help=what)
     add_picture_arguments(parser)
     add_config_arguments(parser)
@@ -110,7 +111,7 @@ def _needs_tracks(options: argparse.Namespace) -> bool:
     """Whether the command line names `track`, or exports all columns."""
     from faceq.query.faces import needs_tracks  # noqa: PLC0415 - PyArrow takes a while to import
 
-    exports_all = options.export and not (options.columns or options.sql)
+    exports_all = options.export_shards or (options.export and not (options.columns or options.sql))
     texts = (options.where, options.columns, options.order_by, options.sql)
     return exports_all or needs_tracks(*(text or "" for text in texts))
 
@@ -131,11 +132,6 @@ def _check_combination(options: argparse.Namespace) -> None:
         raise UsageError(
             "query: --export-shards writes frames in the order of their sources: leave out --order-by, or "
             "add --limit N to take the first N frames in that order"
-        )
-    if options.export_shards and options.faces:
-        raise UsageError(
-            "query: --export-shards writes frames: leave out --faces; to choose frames by their faces, use a "
-            'condition such as "len(list_filter(faces, lambda face: face.dbcnn >= 40)) > 0"'
         )
     if options.sql:
         parts = {

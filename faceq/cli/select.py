@@ -18,16 +18,18 @@ log = logging.getLogger(__name__)
 
 ROWS_SHOWN = 20
 
-SHOWN = ("source", "member", "frame_index", "group", "rank", "bin", "serfiq", "dbcnn", "yaw", "pitch")
+SHOWN = ("source", "member", "frame_index", "face", "group", "rank", "bin", "serfiq", "dbcnn", "yaw", "pitch")
 
 _SELECT = f"""Selects the best frames of each group that differ from each other. A frame must fulfil the
 condition; the default condition is the recommended filter, {FILTER}. Frames are chosen one after the other:
-each time the best one that is distinct from all chosen ones of its group."""
+each time the best one that is distinct from all chosen ones of its group. With --faces, faces are chosen
+instead of frames, in tables made with faces: all."""
 
 _EXAMPLES = """examples:
   faceq select scores/ --per source --top 10 --distinct hash --out best.parquet
   faceq select scores/ --per extra.identity --top 20 --distinct embedding:0.8 --out people.csv
   faceq select scores/ --top 1000 --balance yaw:5,pitch:3 --distinct hash --export-shards best/
+  faceq select scores/ --faces --per track --top 5 --distinct hash --export-shards people/ --crop aligned
   faceq select scores/ --filter portrait --per shot --top 1 --by sharpness --total 500 --out covers.jsonl
 """
 
@@ -40,10 +42,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     what = "write the chosen rows to a .parquet, .csv or .jsonl file; a path or a URI"
     add("--out", metavar="FILE", help=what)
-    what = "write the chosen frames with their rows as WebDataset tars into a folder"
+    what = "write the chosen frames, or crops of the faces, with their rows as WebDataset tars into a folder"
     add("--export-shards", metavar="DIR", help=what)
     add_picture_arguments(parser)
-    what = "what a group is: source, shot, extra.KEY or cluster (default: the whole table is one group)"
+    add("--faces", action="store_true", help="select faces instead of frames, in tables made with faces: all")
+    what = (
+        "what a group is: source, shot, extra.KEY, cluster or, with --faces, track (default: the whole table "
+        "is one group)"
+    )
     add("--per", metavar="GROUP", help=what)
     add("--clusters", metavar="FILE", help="with --per cluster: the file of faceq cluster")
     add("--top", type=positive, metavar="N", help="at most N frames per group (default: all)")
@@ -74,21 +80,22 @@ def select(options: argparse.Namespace) -> int:
     pictures = pictures_of(options)
     condition = filtered(options)
     texts = (options.per, options.top, options.by, options.distinct, options.balance, options.total)
-    wanted = checked(*texts, options.seed, options.clusters)
+    wanted = checked(*texts, options.seed, options.clusters, options.faces)
     s3 = load_settings(options).s3
     if options.out:
         check_export(options.out, s3)
-    with limited_rows(options.table, s3) as rows:
+    with limited_rows(options.table, s3, faces=options.faces, tracks=options.faces) as rows:
         people = rich.console.Console(stderr=True, quiet=not options.shown.for_people)
-        with people.status("choosing frames"):
+        with people.status(f"choosing {rows.view}"):
             found = find(rows, condition, wanted, options.clusters, s3)
             if options.out:
                 export(rows, found.rows, options.out, s3, found.metadata)
         if not (options.out or options.export_shards):
-            shown = rows.arrow(found.rows.limit(ROWS_SHOWN)).select(SHOWN)
-            empty = [name for name in SHOWN if shown[name].null_count == len(shown) > 0]
+            shown = rows.arrow(found.rows.limit(ROWS_SHOWN))
+            shown = shown.select([name for name in SHOWN if name in shown.column_names])
+            empty = [name for name in shown.column_names if shown[name].null_count == len(shown) > 0]
             print_rows(shown.drop_columns(empty))
-        _print_summary(found.choice, wanted, options)
+        _print_summary(found.choice, wanted, options, rows)
         if options.export_shards:
             selection = Selection(found.record["where"], choice=found.key)
             total = len(found.choice.frames)
@@ -96,7 +103,7 @@ def select(options: argparse.Namespace) -> int:
     return 0
 
 
-def _print_summary(choice: Any, wanted: Any, options: argparse.Namespace) -> None:
+def _print_summary(choice: Any, wanted: Any, options: argparse.Namespace, rows: Any) -> None:
     """Print the numbers of the selection."""
     place = f" in {visible(options.out)}" if options.out else ""
     groups = f"{choice.groups:,}"
@@ -114,12 +121,14 @@ def _print_summary(choice: Any, wanted: Any, options: argparse.Namespace) -> Non
             print(f"{name:<13}{text}")
     for name, count in choice.without.items():
         if count:
-            log.warning("%s frames that fulfil the condition are left out: no %s", f"{count:,}", name)
+            what = f"{count:,} {rows.view}"
+            log.warning("%s that fulfil the condition are left out: no %s", what, name)
     if choice.short and not wanted.per:
-        log.warning("there are only %s frames to choose", f"{len(choice.frames):,}")
+        log.warning("there are only %s %s to choose", f"{len(choice.frames):,}", rows.view)
     if not choice.candidates:
         log.info(
-            "no frame is a candidate: faceq explain says which part of the condition rejects most frames"
+            "no %s is a candidate: faceq explain says which part of the condition rejects most frames",
+            rows.noun,
         )
 
 

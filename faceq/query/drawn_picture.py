@@ -1,6 +1,8 @@
-"""Draw the image of a sample of an export: crop a frame to the face, and encode it."""
+"""Draw the images of samples of an export: crop a frame to its faces, and encode them."""
 
+import contextlib
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -33,34 +35,52 @@ _LOSSLESS = 101
 """OpenCV's quality of lossless WebP."""
 
 
-def draw(frame: Frame, row: dict[str, Any], pictures: ExportPictures) -> tuple[Frame, dict[str, Any]]:
-    """The frame with a new image: the crop in the format that `pictures` states.
+def draw(
+    frame: Frame, rows: Sequence[dict[str, Any]], pictures: ExportPictures
+) -> list[tuple[Frame, dict[str, Any]]]:
+    """The frame with a new image for each of its rows: the crop in the format that `pictures` states.
 
     Args:
-        frame: as the readers return it.
-        row: its row of the table.
+        frame: as the readers return it. It is decoded once.
+        rows: its row of the table, or those of its faces.
         pictures: not with the format `keep`.
 
     Returns:
-        The frame, and the values of CROP_COLUMNS; none for a whole frame. A frame that cannot be decoded,
-        cropped or encoded has an `error` in place of the image.
+        For each row, the frame and the values of CROP_COLUMNS; none for a whole frame. A frame that cannot be
+        decoded, cropped or encoded has an `error` in place of the image.
     """
     if frame.image is None:
-        return frame, {}
+        return [(frame, {})] * len(rows)
+    large = (rows[0]["width"] or 0) * (rows[0]["height"] or 0) > _LARGE
+    with _one_large if large else contextlib.nullcontext():
+        try:
+            picture = decode(frame.image, MOST_PIXELS)  # it was read before, with some `max_pixels`
+        except _FAILURES as error:
+            return [(_failed(frame, error), {})] * len(rows)
+        return [_drawn(frame, picture, row, pictures) for row in rows]
+
+
+_FAILURES = (UnreadableError, ValueError, cv2.error, MemoryError)
+
+
+def _failed(frame: Frame, error: BaseException) -> Frame:
+    reason = "not enough memory to crop it" if isinstance(error, MemoryError) else one_line(str(error))
+    return replace(frame, image=None, error=reason)
+
+
+def _drawn(
+    frame: Frame, picture: np.ndarray, row: dict[str, Any], pictures: ExportPictures
+) -> tuple[Frame, dict[str, Any]]:
     try:
-        if (row["width"] or 0) * (row["height"] or 0) > _LARGE:
-            with _one_large:
-                image, columns = _image(frame.image, row, pictures)
-        else:
-            image, columns = _image(frame.image, row, pictures)
-    except (UnreadableError, ValueError, cv2.error, MemoryError) as error:
-        reason = "not enough memory to crop it" if isinstance(error, MemoryError) else one_line(str(error))
-        return replace(frame, image=None, error=reason), {}
+        image, columns = _image(picture, row, pictures)
+    except _FAILURES as error:
+        return _failed(frame, error), {}
     return replace(frame, image=image), columns
 
 
-def _image(data: bytes, row: dict[str, Any], pictures: ExportPictures) -> tuple[bytes, dict[str, Any]]:
-    picture = decode(data, MOST_PIXELS)  # it was read before, with some `max_pixels`
+def _image(
+    picture: np.ndarray, row: dict[str, Any], pictures: ExportPictures
+) -> tuple[bytes, dict[str, Any]]:
     if pictures.kind == "frame":
         return encoded(picture, pictures), {}
     height, width = picture.shape[:2]

@@ -78,6 +78,15 @@ class ExportPictures:
         name, _, quality = (self.format or "").partition(":")
         return name, int(quality) if quality else None
 
+    def check_faces(self) -> None:
+        """UsageError if the images are not crops. Whole frames have no faces of their own."""
+        if self.kind == "frame":
+            raise UsageError(
+                "--export-shards writes a crop of each face with --faces: add --crop face or --crop aligned; "
+                "to export whole frames, leave out --faces and choose them by their faces, such as "
+                '"len(list_filter(faces, lambda face: face.dbcnn >= 40)) > 0"'
+            )
+
     @property
     def about(self) -> str:
         """What the images of the export are, for its dataset card."""

@@ -21,9 +21,9 @@ import pyarrow as pa
 from faceq.errors import StorageError, UsageError
 from faceq.messages.one_line import one_line
 from faceq.query.confined import check_reads_only, connect
-from faceq.query.faces import FACE_ID, FACE_VIEW, needs_tracks, per_face, with_tracks
+from faceq.query.faces import FACE_ID, FACE_POSITION, FACE_VIEW, needs_tracks, per_face, with_tracks
 from faceq.query.recogniser import impostors_of, recogniser_of
-from faceq.query.sql import VIEW, quoted
+from faceq.query.sql import FRAME_ORDER, VIEW, quoted
 from faceq.storage.filesystem import is_remote, uri_of
 from faceq.storage.settings import S3Settings
 from faceq.table.schema import EMBEDDING, EVERY_COLUMN, OPTIONAL, STATUSES
@@ -85,7 +85,8 @@ def read_table(
 class Rows:
     """The rows of a result table as the DuckDB view `frames`, or those of its faces as the view `faces`.
 
-    view, key: name of the view, and of the column that identifies its rows. columns: of the view.
+    noun: what a row is, `frame` or `face`. view, key: name of the view, and of the column that identifies its
+    rows. order: SQL, a repeatable order of the rows that reads each source once. columns: of the view.
     stored: the columns that the files have.
 
     This is a context manager. If DuckDB rejects a statement, a UsageError is raised; for an unknown column it
@@ -110,7 +111,9 @@ class Rows:
         if not self.table.exists():
             raise UsageError(f"{self.table.uri}: there is no faceq table here")
         self._numbers = itertools.count()
+        self.noun = "face" if faces else "frame"
         self.view, self.key = (FACE_VIEW, FACE_ID) if faces else (VIEW, "frame_id")
+        self.order = f"{FRAME_ORDER}, {FACE_POSITION}" if faces else FRAME_ORDER
         self.columns: list[str] = []
         self.stored: list[str] = []
         with contextlib.ExitStack() as stack, self.translate_errors():
@@ -259,6 +262,11 @@ class Rows:
         numbers = self.name_of(tracks.follow(shown, impostors))
         statement = with_tracks(statement, numbers)
         self._connection.execute(f"CREATE OR REPLACE TEMP VIEW {FACE_VIEW} AS {statement}")
+
+    @property
+    def of_faces(self) -> bool:
+        """Whether the rows are those of faces."""
+        return self.view == FACE_VIEW
 
     @contextlib.contextmanager
     def translate_errors(self) -> Iterator[None]:

@@ -3,9 +3,10 @@ face, with its row and its sidecars.
 
 A sample consists of `<id>.<extension>`, `<id>.faceq.json` and sidecars: the id of the frame in 16 hex digits,
 the extension for the type of the image, the row of the frame, and the files that had the same key in the
-frame's tar. Frames of videos have no bytes of their own and are written as lossless PNGs. `README.md` is the
-dataset card of the export. It contains the type of every column; without it, the Hugging Face library
-`datasets` would guess the types from the first five samples, where a column may be null.
+frame's tar. Rows of faces have a sample for each face: a crop, named by the id of the face. Frames of videos
+have no bytes of their own and are written as lossless PNGs. `README.md` is the dataset card of the export. It
+contains the type of every column; without it, the Hugging Face library `datasets` would guess the types from
+the first five samples, where a column may be null.
 
 The files in the folder show which frames are exported. A tar appears atomically, after a list of the ids in
 it (`_faceq/<tar>.ids`). A frame is finished if it is on the list of an existing tar. An interrupted export
@@ -14,9 +15,10 @@ therefore resumes where it stopped, and an export of a table that has grown adds
 
 import contextlib
 import io
+import itertools
 import json
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,7 +33,7 @@ from faceq.query.export import discard
 from faceq.query.export_folder import ENDINGS, MOST_EXTENSIONS, ExportFolder
 from faceq.query.export_pictures import ORIGINALS, ExportPictures
 from faceq.query.rows import Rows
-from faceq.query.sql import FRAME_ORDER, quoted
+from faceq.query.sql import quoted
 from faceq.runtime.device import usable_cpus
 from faceq.runtime.parallel import in_threads
 from faceq.sources.decode.image import format_of
@@ -107,20 +109,25 @@ def export_shards(
         s3: settings of the file system, also for the sources.
         progress: called with the number of further frames that are finished.
         pictures: what is written as images. If it is a crop of the face, rows without one are left out.
-        given: the rows, the result of `rows.sql`, instead of those that the selection finds. They are frames,
-            and may have more columns than the table.
+        given: the rows, the result of `rows.sql`, instead of those that the selection finds. They are frames
+            or faces, and may have more columns than the table.
 
     Raises:
         UsageError: the folder contains other files or another export, or another process exports into it; or
-            faces have no landmarks, which the aligned crop needs.
+            faces have no landmarks, which the aligned crop needs; or the rows are of faces, and the images
+            are not crops.
         StorageError: the folder cannot be written to.
     """
+    if rows.of_faces:
+        pictures.check_faces()
     chosen = _chosen(rows, selection) if given is None else given
     columns = rows.arrow(chosen.limit(0)).schema
     if pictures.kind != "frame":
         columns = pa.schema([*columns, *CROP_COLUMNS])
     place = ExportFolder(folder, s3, columns, pictures.about)
     wanted = {"layout": _LAYOUT, "table": rows.table.uri, **vars(selection), **vars(pictures)}
+    if rows.of_faces:
+        wanted["faces"] = True
     if selection.limit is not None:
         # If the table has grown, the limit selects other rows: then it is another export.
         wanted["rows"] = rows.count(rows.chosen())
@@ -151,7 +158,7 @@ def _export(
                 if frame.image is None:
                     found.lose(frame)
                 else:
-                    writer.add(frame, row)
+                    writer.add(row[rows.key], frame, row)
                     found.written += 1
                     found.lost_sidecars += frame.sidecars.lost
                 progress(1)
@@ -159,9 +166,9 @@ def _export(
         # A resumed export already has these rows in its first tar.
         first = _examples(rows, ordered, 0 if len(done) else _EXAMPLES)
         write(first)
-        examples = np.sort(first["frame_id"].to_numpy())
+        examples = np.sort(first[rows.key].to_numpy())
         for chunk in _by_sources(rows.batches(ordered, _ROWS_AT_ONCE)):
-            ids = chunk["frame_id"].to_numpy()
+            ids = chunk[rows.key].to_numpy()
             already = int(np.count_nonzero(isin_sorted(ids, done)))
             found.already += already
             progress(already)
@@ -184,7 +191,7 @@ def _examples(rows: Rows, chosen: Any, most: int) -> pa.Table:
     found: list[pa.Table] = []
     while wanted and len(found) < most:
         present = " + ".join(f"({quoted(name)} IS NOT NULL)::INTEGER" for name in sorted(wanted))
-        best = f"SELECT * FROM {{rows}} ORDER BY {present} DESC, {FRAME_ORDER} LIMIT 1"
+        best = f"SELECT * FROM {{rows}} ORDER BY {present} DESC, {rows.order} LIMIT 1"
         found.append(rows.arrow(rows.over(chosen, best)))
         wanted -= {name for name in wanted if found[-1][name][0].is_valid}
     return pa.concat_tables(found) if found else columns
@@ -199,11 +206,22 @@ def _drawn(new: pa.Table, pictures: ExportPictures, s3: S3Settings) -> Iterator[
         yield from with_rows
         return
 
-    def drawn(given: tuple[Frame, dict[str, Any]]) -> tuple[Frame, dict[str, Any]]:
-        frame, columns = draw(*given, pictures)
-        return frame, given[1] | columns
+    def drawn(given: tuple[Frame, list[dict[str, Any]]]) -> list[tuple[Frame, dict[str, Any]]]:
+        frame, columns = given
+        images = draw(frame, columns, pictures)
+        return [(image, row | more) for (image, more), row in zip(images, columns, strict=True)]
 
-    yield from in_threads(drawn, with_rows, usable_cpus())
+    for images in in_threads(drawn, _by_frame(with_rows), usable_cpus()):
+        yield from images
+
+
+def _by_frame(
+    rows: Iterable[tuple[Frame, dict[str, Any]]],
+) -> Iterator[tuple[Frame, list[dict[str, Any]]]]:
+    """The frames of rows, each with its rows, which follow each other."""
+    for _, group in itertools.groupby(rows, key=lambda each: each[0].id):
+        (frame, first), *others = group
+        yield frame, [first, *(row for _, row in others)]
 
 
 def count(rows: Rows, selection: Selection, pictures: ExportPictures = ORIGINALS) -> int:
@@ -218,7 +236,7 @@ def _ordered(rows: Rows, chosen: Any, pictures: ExportPictures) -> Any:
         chosen = rows.over(chosen, "FROM {rows} WHERE face_w IS NOT NULL")
     if pictures.kind == "aligned":
         _check_landmarks(rows, chosen)
-    return chosen.order(FRAME_ORDER)
+    return chosen.order(rows.order)
 
 
 def _check_landmarks(rows: Rows, chosen: Any) -> None:
@@ -236,7 +254,7 @@ def _chosen(rows: Rows, selection: Selection) -> Any:
     where = f"({selection.where}\n) and {is_frame}" if selection.where else is_frame
     chosen = rows.chosen(where)
     if selection.limit is not None:
-        first = f"{selection.order_by}, {FRAME_ORDER}" if selection.order_by else FRAME_ORDER
+        first = f"{selection.order_by}, {rows.order}" if selection.order_by else rows.order
         chosen = rows.chosen(where, order_by=first, limit=selection.limit)
     return chosen
 
@@ -270,14 +288,14 @@ class _Writer:
     _endings: set[str] = field(default_factory=set)
     _sidecars: set[str] = field(default_factory=set)
 
-    def add(self, frame: Frame, row: dict[str, Any]) -> None:
-        """Write one sample: the image, its row and its sidecars."""
+    def add(self, number: int, frame: Frame, row: dict[str, Any]) -> None:
+        """Write one sample, named by its number: the image, its row and its sidecars."""
         assert frame.image is not None
         if self._tar is None:
             self._number = self.place.next_number() if self._number < 0 else self._number + 1
             self._file = self.place.files.open(f"{self.place.path}/{self._name}", "wb")
             self._tar = tarfile.TarFile.open(fileobj=self._file, mode="w|", format=tarfile.PAX_FORMAT)
-        key, ending = f"{frame.id % 2**64:016x}", _ending(frame.image)
+        key, ending = f"{number % 2**64:016x}", _ending(frame.image)
         _add(self._tar, f"{key}.{ending}", frame.image)
         _add(self._tar, f"{key}.{ROW}", json.dumps(json_value(row), ensure_ascii=False).encode())
         for name, content in _named(frame.sidecars, ending):
@@ -285,7 +303,7 @@ class _Writer:
             if len(self._sidecars) < MOST_EXTENSIONS:
                 self._sidecars.add(name.lower())
         self._endings.add(ending)
-        self._ids.append(frame.id)
+        self._ids.append(number)
         if len(self._ids) >= SHARD_FRAMES or self._tar.offset >= SHARD_BYTES:
             self.finish()
 

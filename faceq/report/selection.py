@@ -10,8 +10,8 @@ import pyarrow.compute as pc
 
 from faceq.errors import UsageError
 from faceq.messages.one_line import one_line
+from faceq.query.faces import FACE_ID
 from faceq.query.rows import Rows
-from faceq.query.sql import FRAME_ORDER
 from faceq.report.charts import Chart, cells
 from faceq.report.embedded import pictures_of
 from faceq.report.faces import thumbnail
@@ -108,15 +108,25 @@ def selection_section(rows: Rows, path: str, s3: S3Settings, with_pictures: bool
         StorageError: it cannot be read.
     """
     record, chosen = _read(path, s3)
+    if not record.get("faces"):
+        return _section(rows, record, chosen, path, s3, with_pictures)
+    with Rows(rows.table.uri, s3, faces=True, tracks=True) as faces:
+        return _section(faces, record, chosen, path, s3, with_pictures)
+
+
+def _section(
+    rows: Rows, record: dict[str, Any], chosen: pa.Table, path: str, s3: S3Settings, with_pictures: bool
+) -> SelectionSection:
+    """The section about frames or faces. chosen: their ids, groups and ranks."""
     names = ("per", "top", "by", "distinct", "balance", "total", "seed", "clusters")
-    wanted = options(**{name: record[name] for name in names})
-    people = rows.name_of(read_clusters(record["clusters"], s3)) if record["clusters"] else None
+    wanted = options(**{name: record[name] for name in names}, faces=rows.of_faces)
+    people = rows.name_of(read_clusters(rows, record["clusters"], s3)) if record["clusters"] else None
     known = rows.name_of(chosen)
     found = (
         f"SELECT p.*, c.rank FROM ({passing(rows, record['where'], people, wanted.by)}) AS p "
-        f"LEFT JOIN {known} AS c USING (frame_id) WHERE {is_candidate(wanted)}"
+        f"LEFT JOIN {known} AS c USING ({rows.key}) WHERE {is_candidate(wanted)}"
     )
-    here = rows.sql(f"SELECT count(*) FROM frames SEMI JOIN {known} USING (frame_id)")
+    here = rows.sql(f"SELECT count(*) FROM {rows.view} SEMI JOIN {known} USING ({rows.key})")
     if len(chosen) and rows.arrow(here)[0][0].as_py() == 0:
         raise UsageError(f"{path}: is a selection of another table, {record['table']}")
     groups = _groups(rows, found, label(wanted.per), f"LIMIT {GROUPS_SHOWN}")
@@ -128,13 +138,13 @@ def selection_section(rows: Rows, path: str, s3: S3Settings, with_pictures: bool
         groups,
         bins,
         _poses(rows, found, "candidates"),
-        _poses(rows, f"{found} AND c.rank IS NOT NULL", "chosen frames"),
+        _poses(rows, f"{found} AND c.rank IS NOT NULL", f"chosen {rows.view}"),
         _sheets(rows, chosen, groups, s3) if with_pictures else [],
     )
 
 
 def _read(path: str, s3: S3Settings) -> tuple[dict[str, Any], pa.Table]:
-    """The record of a selection, and frame_id, group and rank of its frames."""
+    """The record of a selection, and frame_id or face_id, group and rank of what was chosen."""
     wrong = f"{path}: is not a selection: give the .parquet file that faceq select --out has written"
     try:
         with filesystem(path, s3).open(path_of(path), "rb") as file:
@@ -142,7 +152,9 @@ def _read(path: str, s3: S3Settings) -> tuple[dict[str, Any], pa.Table]:
             record = (stored.schema_arrow.metadata or {}).get(METADATA_KEY)
             if record is None:
                 raise UsageError(wrong)
-            return json.loads(record), stored.read(["frame_id", "group", "rank"])
+            found = json.loads(record)
+            key = FACE_ID if found.get("faces") else "frame_id"
+            return found, stored.read([key, "group", "rank"])
     except pa.ArrowInvalid as error:
         raise UsageError(f"{wrong} ({one_line(error)})") from None
     except (OSError, *storage_errors()) as error:
@@ -172,7 +184,7 @@ def _poses(rows: Rows, found: str, what: str) -> Chart:
     counts = np.zeros([len(edges) - 1 for edges in _EDGES.values()], np.int64)
     counts[cell["yaw_bin"].to_numpy(), cell["pitch_bin"].to_numpy()] = cell["n"].to_numpy()
     both = (_EDGES["yaw"].tolist(), _EDGES["pitch"].tolist())
-    name = f"Yaw and pitch of {counts.sum():,} {what}; stronger cells have more frames"
+    name = f"Yaw and pitch of {counts.sum():,} {what}; stronger cells have more {rows.view}"
     return cells(both, counts, ("yaw, degrees", "pitch, degrees"), name, [])
 
 
@@ -185,11 +197,11 @@ def _sheets(rows: Rows, chosen: pa.Table, groups: list[Group], s3: S3Settings) -
     named = chosen.set_column(1, "group", pc.fill_null(chosen["group"].cast(pa.string()), "whole table"))
     wanted = named.filter(pc.is_in(named["group"], pa.array([group.name for group in shown])))
     wanted = wanted.filter(pc.less_equal(wanted["rank"], each))
-    columns = ", ".join(f"frames.{name}" for name in (*COLUMNS, *_VALUES))
+    columns = ", ".join(f"{rows.view}.{name}" for name in (*COLUMNS, *_VALUES))
     frames = rows.arrow(
         rows.sql(
-            f'SELECT {columns}, c."group", c.rank FROM frames JOIN {rows.name_of(wanted)} AS c '
-            f"USING (frame_id) ORDER BY {FRAME_ORDER}"
+            f'SELECT {columns}, c."group", c.rank FROM {rows.view} JOIN {rows.name_of(wanted)} AS c '
+            f"USING ({rows.key}) ORDER BY {rows.order}"
         )
     )
     frames = frames.filter(_in_few_sources(frames))

@@ -10,6 +10,7 @@ from faceq.errors import UsageError
 from faceq.messages.one_line import one_line
 from faceq.query.extra_values import COLUMN as EXTRA
 from faceq.query.extra_values import extra_value
+from faceq.query.faces import FACE_ID
 from faceq.query.rows import Rows
 from faceq.selection.select_options import Options, bin_number
 from faceq.storage.faults import failure
@@ -30,6 +31,7 @@ _IDENTITY = {
     "source": f"source || chr(0) || coalesce({_IN_SHARD}, '')",
     "shot": "source || chr(0) || coalesce(member, '') || chr(0) || shot",
     "cluster": "cluster::VARCHAR",
+    "track": "source || chr(0) || coalesce(member, '') || chr(0) || track",
 }
 """SQL: a text that differs between any two groups; null if a frame belongs to none."""
 
@@ -37,6 +39,7 @@ _LABELS = {
     "source": f"concat_ws(': ', source, {_IN_SHARD})",
     "shot": "concat_ws(': ', source, member, 'shot ' || shot)",
     "cluster": "cluster::VARCHAR",
+    "track": "concat_ws(': ', source, member, 'track ' || track)",
 }
 """SQL: the name of a group for people."""
 
@@ -53,10 +56,12 @@ _TYPES = {"id": np.int64, "code": np.uint64, "score": np.float64, "hash": np.int
 
 @dataclass(frozen=True)
 class Candidates:
-    """Frames, sorted by group and then best first. Frames with equal scores are in the order of `mixed`.
+    """Frames or faces, sorted by group and then best first. Those with equal scores are in the order of
+    `mixed`.
 
-    ids: (N,) int64, `frame_id`. scores: (N,) float64. starts: (G + 1,) int64, where each group begins, and N.
-    bins: (N,) int32; None without `--balance`. hashes: (N,) uint64; None without `--distinct hash`.
+    ids: (N,) int64, `frame_id` or `face_id`. scores: (N,) float64. starts: (G + 1,) int64, where each group
+    begins, and N. bins: (N,) int32; None without `--balance`. hashes: (N,) uint64; None without
+    `--distinct hash`.
     without: number of frames that were left out because they have no value, by the name of the value.
     """
 
@@ -89,7 +94,7 @@ def candidates(rows: Rows, where: str | None, wanted: Options, clusters: str | N
     _check_score(rows, wanted.by)
     by_hash = wanted.distinct is not None and wanted.distinct.by == "hash"
     columns = {
-        "id": "frame_id",
+        "id": rows.key,
         "code": f"md5_number_lower({identity(wanted.per)})" if wanted.per else None,
         "score": "_score",
         "hash": "dhash" if by_hash else None,
@@ -115,13 +120,14 @@ def candidates(rows: Rows, where: str | None, wanted: Options, clusters: str | N
 
 
 def passing(rows: Rows, where: str | None, clusters: str | None, by: str) -> str:
-    """SQL: the frames that fulfil the condition, with all columns, `_score`, and `cluster` if asked for."""
+    """SQL: the rows that fulfil the condition, with all columns, `_score`, and `cluster` if asked for."""
     condition = where or FILTER
     rows.chosen(condition)  # rejects text that is not a complete condition, such as `true) or (true`
     frames = (
-        f"SELECT *, ({by}\n)::DOUBLE AS _score FROM frames WHERE ({condition}\n) AND frame_index <> {BREAK}"
+        f"SELECT *, ({by}\n)::DOUBLE AS _score FROM {rows.view} WHERE ({condition}\n) AND frame_index <> "
+        f"{BREAK}"
     )
-    return f"FROM ({frames}) LEFT JOIN {clusters} USING (frame_id)" if clusters else frames
+    return f"FROM ({frames}) LEFT JOIN {clusters} USING ({rows.key})" if clusters else frames
 
 
 def is_candidate(wanted: Options) -> str:
@@ -148,42 +154,46 @@ def label(per: str | None) -> str:
     return _LABELS[per] if per in _LABELS else extra_value(per)
 
 
-def read_clusters(uri: str, s3: S3Settings) -> pa.Table:
-    """The columns frame_id and cluster of a file that `faceq cluster` wrote.
+def read_clusters(rows: Rows, uri: str, s3: S3Settings) -> pa.Table:
+    """The columns frame_id and cluster of a file that `faceq cluster` wrote; face_id and cluster for rows of
+    faces.
 
     Raises:
-        UsageError: there is no such file, it is not such a file, or a frame is in it twice.
+        UsageError: there is no such file, it is not such a file, or a frame or face is in it twice.
         StorageError: it cannot be read.
     """
-    names = ["frame_id", "cluster"]
+    names = [rows.key, "cluster"]
+    faces = " --faces" if rows.of_faces else ""
     try:
         with filesystem(uri, s3).open(path_of(uri), "rb") as file:
             stored = ParquetFile(file)
             types = [field.type for field in stored.schema_arrow if field.name in names]
             if len(types) != len(names) or not all(map(pa.types.is_integer, types)):
                 raise UsageError(
-                    f"{uri}: has no integer columns frame_id and cluster: give the file that faceq cluster "
-                    "TABLE --out FILE writes"
+                    f"{uri}: has no integer columns {rows.key} and cluster: give the file that faceq cluster "
+                    f"TABLE{faces} --out FILE writes"
                 )
+            if not rows.of_faces and FACE_ID in stored.schema_arrow.names:
+                raise UsageError(f"{uri}: is a list of all faces: add --faces")
             found = stored.read(names)
     except pa.ArrowInvalid as error:
         raise UsageError(f"{uri}: is not a Parquet file: {one_line(error)}") from None
     except (OSError, *storage_errors()) as error:
         raise failure(f"{uri}: cannot be read", error) from None
-    ids = np.sort(found["frame_id"].to_numpy())
+    ids = np.sort(found[rows.key].to_numpy())
     if (ids[1:] == ids[:-1]).any():
-        raise UsageError(f"{uri}: has two rows for one frame")
+        raise UsageError(f"{uri}: has two rows for one {rows.noun}")
     return found
 
 
 def _check_score(rows: Rows, by: str) -> None:
     """UsageError unless it is one expression that gives a number for each frame."""
-    found = rows.sql(f"SELECT ({by}\n) FROM frames")
+    found = rows.sql(f"SELECT ({by}\n) FROM {rows.view}")
     kind = found.types[0].id if len(found.types) == 1 else None
     if kind is None:
         raise UsageError(f"select: --by {by}: expected one expression")
     if kind not in _NUMBERS:
-        raise UsageError(f"select: --by {by}: expected a number for each frame, not {kind.upper()}")
+        raise UsageError(f"select: --by {by}: expected a number for each {rows.noun}, not {kind.upper()}")
 
 
 _NUMBERS = {
@@ -248,14 +258,17 @@ def mixed(ids: np.ndarray, seed: int) -> np.ndarray:
 
 def _why_no_group(rows: Rows, per: str) -> str:
     """Why no frame has a group."""
+    none = f"no {rows.noun} that fulfils the condition has"
     if per == "cluster":
-        return "no frame that fulfils the condition has a cluster: is --clusters of another table?"
+        return f"{none} a cluster: is --clusters of another table?"
     if per == "shot":
-        return "no frame that fulfils the condition has a shot: only frames of videos have one"
+        return f"{none} a shot: only frames of videos have one"
+    if per == "track":
+        return f"{none} a track: only faces in videos have one"
     keys = (
-        f"SELECT DISTINCT unnest(json_keys({EXTRA})) AS key FROM frames WHERE {EXTRA} IS NOT NULL "
+        f"SELECT DISTINCT unnest(json_keys({EXTRA})) AS key FROM {rows.view} WHERE {EXTRA} IS NOT NULL "
         f"ORDER BY key LIMIT {_KEYS_SHOWN}"
     )
     known = rows.arrow(rows.sql(keys))["key"].to_pylist()
     found = f"its keys are {', '.join(known)}" if known else "it is empty in the whole table"
-    return f"no frame that fulfils the condition has this value in `extra`: {found}"
+    return f"{none} this value in `extra`: {found}"

@@ -18,13 +18,14 @@ _FIRST = 4
 
 @dataclass(frozen=True)
 class Choice:
-    """The chosen frames, and what was left out.
+    """The chosen frames or faces, and what was left out.
 
-    frames: frame_id (int64), rank (int32) and bin (string) of each chosen frame. groups: number of groups
-    with candidates. short: of these, those with fewer than `--top` chosen frames before `--total` is applied.
-    similar: number of candidates left out as too similar to a chosen one. beyond: number of those left out
-    because there are enough better ones; with `--distinct`, some of them may be too similar, too. without:
-    number of frames left out before, because they have no value, by the name of the value.
+    frames: frame_id or face_id (int64), rank (int32) and bin (string) of each chosen frame or face. groups:
+    number of groups with candidates. short: of these, those with fewer than `--top` chosen frames before
+    `--total` is applied. similar: number of candidates left out as too similar to a chosen one. beyond:
+    number of those left out because there are enough better ones; with `--distinct`, some of them may be too
+    similar, too. without: number of frames left out before, because they have no value, by the name of the
+    value.
     """
 
     frames: pa.Table
@@ -66,7 +67,7 @@ def choose(rows: Rows, found: Candidates, wanted: Options) -> Choice:
     names = pa.array(bin_names(wanted.balance) if wanted.balance else [], pa.string())
     numbers = pa.nulls(len(kept), pa.int32()) if now.bins is None else pa.array(now.bins[kept])
     columns = {
-        "frame_id": pa.array(now.ids[kept]),
+        rows.key: pa.array(now.ids[kept]),
         "rank": pa.array(given[kept]),
         "bin": names.take(numbers),
     }

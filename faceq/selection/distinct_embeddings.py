@@ -85,7 +85,7 @@ class Embeddings:
 
 
 def read(rows: Rows, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Read the embeddings of frames, in one pass over the table.
+    """Read the embeddings of frames or faces, in one pass over the table.
 
     Args:
         rows: a table with embeddings.
@@ -98,9 +98,9 @@ def read(rows: Rows, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         UsageError: they have different lengths.
     """
-    known = rows.name_of(pa.table({"frame_id": ids, "_slot": np.arange(len(ids))}))
+    known = rows.name_of(pa.table({rows.key: ids, "_slot": np.arange(len(ids))}))
     statement = (
-        f"SELECT _slot, {EMBEDDING.name} FROM frames JOIN {known} USING (frame_id) "
+        f"SELECT _slot, {EMBEDDING.name} FROM {rows.view} JOIN {known} USING ({rows.key}) "
         f"WHERE {EMBEDDING.name} IS NOT NULL"
     )
     slots = np.full(len(ids), -1, np.int64)

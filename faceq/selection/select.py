@@ -25,9 +25,9 @@ METADATA_KEY = b"faceq_selection"
 
 @dataclass(frozen=True)
 class Selected:
-    """A selection. choice: the chosen frames, and the numbers of others. rows: the chosen rows (a relation of
-    DuckDB) with the columns of the table, `group`, `rank` and `bin`, sorted by group and rank. record: the
-    table and the options, as JSON values."""
+    """A selection. choice: the chosen frames or faces, and the numbers of others. rows: the chosen rows (a
+    relation of DuckDB) with the columns of the table, `group`, `rank` and `bin`, sorted by group and rank.
+    record: the table and the options, as JSON values."""
 
     choice: Choice
     rows: Any
@@ -41,7 +41,7 @@ class Selected:
     @property
     def key(self) -> str:
         """A text that differs between selections of different frames or with different options."""
-        ids = np.sort(self.choice.frames["frame_id"].to_numpy()).astype("<i8").tobytes()
+        ids = np.sort(self.choice.frames[0].to_numpy()).astype("<i8").tobytes()
         asked = json.dumps({name: self.record[name] for name in _ASKED}, sort_keys=True)
         return f"{asked}: {len(self.choice.frames)} frames, {hashlib.sha256(ids).hexdigest()[:16]}"
 
@@ -61,6 +61,7 @@ def select(
     total: int | None = None,
     seed: int = 0,
     clusters: str | None = None,
+    faces: bool = False,
     s3: S3Settings | None = None,
 ) -> pa.Table:
     """Select the best frames of each group that differ from each other.
@@ -74,8 +75,8 @@ def select(
     Args:
         uri: folder or URI of a result table.
         where: an SQL condition that a frame must fulfil; None: the recommended filter.
-        per: what a group is: `source`, `shot`, `extra.KEY` or `cluster`; None: the whole table is one group.
-            A video inside a shard is a source of its own.
+        per: what a group is: `source`, `shot`, `extra.KEY`, `cluster` or, with `faces`, `track`; None: the
+            whole table is one group. A video inside a shard is a source of its own.
         top: maximum number of frames per group.
         by: an SQL expression, higher is better. None: the geometric mean of both scores,
             `sqrt(serfiq * dbcnn / 100)`. A frame for which it is null or NaN is left out.
@@ -87,8 +88,11 @@ def select(
             angles beyond.
         total: maximum number of frames of all groups: first the best one of each group, then the second one
             of each, and so on; from the last round, only those with the highest scores.
-        seed: frames with equal scores are in the order of a hash of `frame_id` and this number.
+        seed: frames with equal scores are in the order of a hash of `frame_id` (of faces: `face_id`) and this
+            number.
         clusters: with `per="cluster"`: the Parquet file that `faceq cluster` has written.
+        faces: select faces instead of frames, in tables made with `faces: all`. Then the condition, `by` and
+            all else are about faces. See "Rows of faces" in the reference.
         s3: settings for S3, if the usual AWS environment variables and profiles are not enough.
 
     Returns:
@@ -100,27 +104,28 @@ def select(
         StorageError: the table cannot be read.
     """
     settings = s3 or S3Settings()
-    wanted = options(per, top, by, distinct, balance, total, seed, clusters)
-    with limited_rows(uri, settings) as rows:
+    wanted = options(per, top, by, distinct, balance, total, seed, clusters, faces)
+    with limited_rows(uri, settings, faces=faces, tracks=faces) as rows:
         return rows.arrow(find(rows, where, wanted, clusters, settings).rows)
 
 
 def find(rows: Rows, where: str | None, wanted: Options, clusters: str | None, s3: S3Settings) -> Selected:
-    """The selection of frames of a table. See `select`."""
+    """The selection of frames or faces of a table. See `select`."""
     if wanted.distinct is not None and wanted.distinct.by == "embedding":
         check_embeddings(rows, "select", "score it with --embeddings, or use --distinct hash")
-    people = rows.name_of(read_clusters(clusters, s3)) if clusters is not None else None
+    people = rows.name_of(read_clusters(rows, clusters, s3)) if clusters is not None else None
     choice = choose(rows, candidates(rows, where, wanted, people), wanted)
     chosen = rows.name_of(choice.frames)
-    grouped = f"LEFT JOIN {people} USING (frame_id)" if people else ""
+    grouped = f"LEFT JOIN {people} USING ({rows.key})" if people else ""
     found = rows.sql(
-        f'SELECT frames.*, {label(wanted.per)} AS "group", c.rank, c.bin '
-        f"FROM frames JOIN {chosen} AS c USING (frame_id) {grouped} "
+        f'SELECT {rows.view}.*, {label(wanted.per)} AS "group", c.rank, c.bin '
+        f"FROM {rows.view} JOIN {chosen} AS c USING ({rows.key}) {grouped} "
         'ORDER BY "group", rank'
     )
     record = {
         "version": __version__,
         "table": rows.table.uri,
+        "faces": rows.of_faces,
         "where": where or FILTER,
         "per": wanted.per,
         "top": wanted.top,

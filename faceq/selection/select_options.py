@@ -18,7 +18,7 @@ does not change the order. 1% more of one score counts as much as 1% more of the
 score near zero stays near zero.
 """
 
-PER = ("source", "shot", "cluster")
+PER = ("source", "shot", "cluster", "track")
 """What can be a group, beside a value in `extra`."""
 
 DEFAULT_LIMITS = {"hash": 8.0, "embedding": 0.95}
@@ -75,6 +75,7 @@ def options(
     total: int | None = None,
     seed: int = 0,
     clusters: str | None = None,
+    faces: bool = False,
 ) -> Options:
     """The options from their texts. Raises UsageError if one is not valid, or needs another one."""
     if per is not None and per not in PER:
@@ -86,6 +87,8 @@ def options(
             "select: --per cluster needs --clusters people.parquet, which faceq cluster TABLE --out "
             "people.parquet writes"
         )
+    if per == "track" and not faces:
+        raise UsageError("select: --per track needs --faces: a track is one person's face through a shot")
     if per != "cluster" and clusters is not None:
         raise UsageError("select: --clusters needs --per cluster")
     for name, number in (("top", top), ("total", total)):

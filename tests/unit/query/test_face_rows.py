@@ -2,14 +2,22 @@
 
 import hashlib
 import json
+import shutil
+from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from exported import samples
 from here import score_here
+from places import PHOTOS
 
 import faceq
 from faceq.cli.main import main
+from faceq.faces import geometry
+from faceq.query import drawn_picture
 from faceq.query.rows import Rows
+from faceq.sources.decode.image import decode
 from faceq.storage.settings import S3Settings
 from faceq.table.schema import FACE
 
@@ -74,13 +82,77 @@ def test_frames_are_exported_whole_with_their_faces(faces_table, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "what"),
     [
-        (["--export-shards", "out"], "--export-shards writes frames: leave out --faces"),
+        (["--export-shards", "out"], "add --crop face or --crop aligned"),
         (["dbcn > 1"], 'there is no column "dbcn": did you mean "dbcnn"?'),
     ],
 )
 def test_wrong_combinations_say_what_to_write(faces_table, arguments, what, capsys):
     assert main(["query", "--faces", faces_table, *arguments]) == 2
     assert what in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def crops(faces_table, tmp_path_factory) -> Path:
+    """An export of the crops of all faces."""
+    folder = tmp_path_factory.mktemp("crops") / "all"
+    assert main(["query", faces_table, "--faces", "--export-shards", str(folder), "--crop", "aligned"]) == 0
+    return folder
+
+
+def test_each_face_is_exported_as_a_crop_with_its_row(faces_table, crops):
+    pictures, rows = samples(crops)
+    known = {row["face_id"]: row for row in faces_of(faces_table)}
+    assert rows.keys() == pictures.keys() == known.keys() and len(rows) == 7
+    for number, row in rows.items():
+        for name in ("face", "main", "landmarks", "dbcnn", "source"):
+            assert row[name] == known[number][name]
+        frame = decode(Path(row["source"]).read_bytes(), 1 << 30)
+        points = np.array(known[number]["landmarks"], np.float32).reshape(5, 2)
+        assert (decode(pictures[number], 1 << 30) == geometry.align(frame, points)).all()
+
+
+def test_the_main_faces_have_the_crops_that_their_frames_have(faces_table, crops, tmp_path):
+    """Frames without a face have none."""
+    assert main(["query", faces_table, "--export-shards", str(tmp_path), "--crop", "aligned"]) == 0
+    of_frames, _ = samples(tmp_path)
+    of_faces, rows = samples(crops)
+    mains = {row["frame_id"]: of_faces[number] for number, row in rows.items() if row["main"]}
+    assert mains == of_frames
+
+
+def test_a_frame_is_read_once_for_all_its_faces(faces_table, tmp_path, monkeypatch):
+    opened: list[str] = []
+    read = drawn_picture.decode
+    monkeypatch.setattr(drawn_picture, "decode", lambda *args: opened.append("") or read(*args))
+    where = ["n_faces = 6", "--order-by", "face", "--limit", "4"]
+    arguments = ["--faces", "--export-shards", str(tmp_path), "--crop", "face:0.2", "--format", "jpeg:90"]
+    assert main(["query", faces_table, *where, *arguments]) == 0
+    _, rows = samples(tmp_path)
+    assert sorted(row["face"] for row in rows.values()) == [0, 1, 2, 3]
+    # The rows that are written first are read for themselves.
+    assert len(opened) <= 2
+
+
+def test_an_export_of_faces_is_completed_and_not_mixed_with_one_of_frames(faces_table, crops, tmp_path, capsys):
+    folder = shutil.copytree(crops, tmp_path / "again")
+    names = [path.name for path in sorted(folder.glob("*.tar"))]
+    arguments = ["query", faces_table, "--export-shards", str(folder), "--crop", "aligned"]
+    assert main([*arguments, "--faces"]) == 0
+    assert "0 faces in" in (shown := capsys.readouterr().out) and "7 were exported before" in shown
+    assert [path.name for path in sorted(folder.glob("*.tar"))] == names
+    assert main(arguments) == 2
+    assert "faces was True, is now False" in capsys.readouterr().err
+
+
+def test_faces_of_a_picture_that_is_gone_are_counted(tmp_path, capsys):
+    shutil.copy(PHOTOS / "t1.jpg", tmp_path / "t1.jpg")
+    uri = score_here(str(tmp_path / "t1.jpg"), str(tmp_path / "table"), faces="all")
+    (tmp_path / "t1.jpg").write_bytes((PHOTOS / "Tom_Hanks_54745.png").read_bytes())
+    arguments = ["query", uri, "--faces", "--export-shards", str(tmp_path / "out"), "--crop", "face"]
+    assert main(arguments) == 1
+    shown, warned = capsys.readouterr()
+    assert "0 faces in" in shown
+    assert "6 faces could not be read" in warned and "score it again" in " ".join(warned.split())
 
 
 def test_a_statement_may_use_the_faces_and_the_frames(faces_table, capsys):

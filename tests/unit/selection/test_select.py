@@ -309,7 +309,8 @@ def test_the_summary_counts_what_is_left_out(tmp_path, capsys):
     ("wanted", "reason"),
     [
         ({"per": "extra.persona"}, "no frame .* has this value in `extra`: its keys are identity"),
-        ({"per": "person"}, "choose from source, shot, cluster, extra.KEY"),
+        ({"per": "person"}, "choose from source, shot, cluster, track, extra.KEY"),
+        ({"per": "track"}, "--per track needs --faces"),
         ({"per": "cluster"}, "needs --clusters people.parquet"),
         ({"clusters": "people.parquet"}, "--clusters needs --per cluster"),
         ({"by": "sharpnes"}, 'no column "sharpnes": did you mean "sharpness"'),
