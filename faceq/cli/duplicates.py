@@ -17,6 +17,7 @@ _EXAMPLES = """examples:
   faceq duplicates scores/ --out pairs.parquet
   faceq duplicates scores/ "dbcnn >= 55" --by hash:4 --group --out groups.parquet
   faceq duplicates scores/ --by embedding:0.95 --out pairs.csv
+  faceq duplicates scores/ --faces --out pairs.parquet
 """
 
 
@@ -35,6 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "embedding:COSINE: embeddings whose cosine is at least COSINE, 0.95 without a number "
         "(default: hash:2)",
     )
+    what = "compare all faces instead of frames, in tables made with faces: all"
+    parser.add_argument("--faces", action="store_true", help=what)
     what = "write connected groups, each with its best frame as the representative, instead of pairs"
     parser.add_argument("--group", action="store_true", help=what)
     add_config_arguments(parser)
@@ -44,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def duplicates(options: argparse.Namespace) -> int:
     """`faceq duplicates`: write the pairs or groups of a table to a file."""
     from faceq.query.export import check_export, export  # noqa: PLC0415 - DuckDB takes a while to import
+    from faceq.query.faces import needs_tracks  # noqa: PLC0415 - as above
     from faceq.selection.duplicates import find, likeness  # noqa: PLC0415 - as above
     from faceq.selection.limited_rows import limited_rows  # noqa: PLC0415 - as above
 
@@ -51,20 +55,24 @@ def duplicates(options: argparse.Namespace) -> int:
     condition = filtered(options)
     s3 = load_settings(options).s3
     check_export(options.out, s3)
-    with limited_rows(options.table, s3) as rows:
+    tracks = options.faces and needs_tracks(condition or "")
+    with limited_rows(options.table, s3, faces=options.faces, tracks=tracks) as rows:
         found = find(rows, condition, alike, options.group)
         export(rows, found.rows, options.out, s3)
-    place = visible(options.out)
+    place, what = visible(options.out), rows.view
     if options.group:
-        print(f"{found.count:,} groups of {found.grouped:,} of {found.compared:,} frames in {place}")
+        print(f"{found.count:,} groups of {found.grouped:,} of {found.compared:,} {what} in {place}")
         limit = alike.limit if alike.by == "hash" else 1 - alike.limit
         if found.widest > limit:
             log.info(
-                "some frames are less alike than --by %s, up to a distance of %.3g: groups are connected, "
-                "frame by frame; filter by the column distance if that is too far",
+                "some %s are less alike than --by %s, up to a distance of %.3g: groups are connected, "
+                "%s by %s; filter by the column distance if that is too far",
+                what,
                 options.by,
                 found.widest,
+                rows.noun,
+                rows.noun,
             )
     else:
-        print(f"{found.count:,} pairs of {found.compared:,} frames in {place}")
+        print(f"{found.count:,} pairs of {found.compared:,} {what} in {place}")
     return 0

@@ -14,6 +14,7 @@ different people for one person, where N is the number of images and videos, at 
 _EXAMPLES = """examples:
   faceq cluster scores/ --out people.parquet
   faceq cluster scores/ "serfiq >= 0.6" --out people.csv
+  faceq cluster scores/ --faces --out people.parquet
   faceq cluster scores/ --cosine 0.45 --out people.parquet
 """
 
@@ -25,6 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_condition_arguments(parser)
     what = "write one row per face to a .parquet, .csv or .jsonl file; a path or a URI"
     parser.add_argument("--out", metavar="FILE", required=True, help=what)
+    what = "group all faces of each frame, in tables made with faces: all; those of one frame stay apart"
+    parser.add_argument("--faces", action="store_true", help=what)
     what = (
         "the threshold, -1 to 1; higher: smaller and purer groups (default: by the recogniser's error rate)"
     )
@@ -36,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def cluster(options: argparse.Namespace) -> int:
     """`faceq cluster`: write the person of each face to a file."""
     from faceq.query.export import check_export, export  # noqa: PLC0415 - DuckDB takes a while to import
+    from faceq.query.faces import needs_tracks  # noqa: PLC0415 - as above
     from faceq.selection.limited_rows import limited_rows  # noqa: PLC0415 - as above
     from faceq.selection.people import check_cosine, find  # noqa: PLC0415 - as above
 
@@ -43,7 +47,8 @@ def cluster(options: argparse.Namespace) -> int:
     condition = filtered(options)
     s3 = load_settings(options).s3
     check_export(options.out, s3)
-    with limited_rows(options.table, s3) as rows:
+    tracks = options.faces and needs_tracks(condition or "")
+    with limited_rows(options.table, s3, faces=options.faces, tracks=tracks) as rows:
         found = find(rows, condition, options.cosine)
         export(rows, found.rows, options.out, s3)
     print(f"{found.faces:,} faces: {found.people:,} people with at least two faces; ", end="")

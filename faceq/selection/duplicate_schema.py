@@ -2,39 +2,40 @@
 
 import pyarrow as pa
 
+from faceq.selection.place_columns import place_columns
 from faceq.table.column import Column
 
-_NO_MEMBER = "the frame is not inside a shard"
 _DISTANCE = "Number of different bits of the hashes, or 1 - cosine of the embeddings"
 
 
-def _frame(side: str, which: str) -> tuple[Column, ...]:
+def pair_columns(faces: bool) -> tuple[Column, ...]:
+    """The columns of pairs of frames or of faces."""
+    noun = "face" if faces else "frame"
+    better = f"the better {noun}: the one with the higher `dbcnn`, then `serfiq`"
     return (
-        Column(f"frame_id_{side}", pa.int64(), f"`frame_id` of {which}."),
-        Column(f"source_{side}", pa.string(), f"`source` of {which}."),
-        Column(f"member_{side}", pa.string(), f"`member` of {which}.", null=_NO_MEMBER),
-        Column(f"frame_index_{side}", pa.int32(), f"`frame_index` of {which}.", range="≥ 0"),
+        *place_columns(faces, better, "_a"),
+        *place_columns(faces, f"the other {noun}", "_b"),
+        Column("distance", pa.float32(), f"{_DISTANCE}.", range="≥ 0"),
     )
 
 
-PAIR_COLUMNS = (
-    *_frame("a", "the better frame: the one with the higher `dbcnn`, then `serfiq`"),
-    *_frame("b", "the other frame"),
-    Column("distance", pa.float32(), f"{_DISTANCE}.", range="≥ 0"),
-)
+def group_columns(faces: bool) -> tuple[Column, ...]:
+    """The columns of groups of frames or of faces."""
+    noun = "face" if faces else "frame"
+    return (
+        *place_columns(faces, f"the {noun}"),
+        Column("group", pa.int64(), f"Number of its group. Group 0 has the most {noun}s.", range="≥ 0"),
+        Column(f"{noun}s", pa.int32(), f"Number of {noun}s of the group.", range="≥ 2"),
+        Column(
+            "representative",
+            pa.int64(),
+            f"`{noun}_id` of the best {noun} of the group: the one with the highest `dbcnn`, then `serfiq`. "
+            f"In its own row, it is equal to `{noun}_id`.",
+        ),
+        Column("distance", pa.float32(), f"{_DISTANCE}, to the representative.", range="≥ 0"),
+    )
 
-GROUP_COLUMNS = (
-    Column("frame_id", pa.int64(), "`frame_id` of the frame."),
-    Column("source", pa.string(), "`source` of the frame."),
-    Column("member", pa.string(), "`member` of the frame.", null=_NO_MEMBER),
-    Column("frame_index", pa.int32(), "`frame_index` of the frame.", range="≥ 0"),
-    Column("group", pa.int64(), "Number of its group. Group 0 has the most frames.", range="≥ 0"),
-    Column("frames", pa.int32(), "Number of frames of the group.", range="≥ 2"),
-    Column(
-        "representative",
-        pa.int64(),
-        "`frame_id` of the best frame of the group: the one with the highest `dbcnn`, then `serfiq`. In "
-        "its own row, it is equal to `frame_id`.",
-    ),
-    Column("distance", pa.float32(), f"{_DISTANCE}, to the representative.", range="≥ 0"),
-)
+
+PAIR_COLUMNS = pair_columns(faces=False)
+GROUP_COLUMNS = group_columns(faces=False)
+"""The columns of lists of frames."""

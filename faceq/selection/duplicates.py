@@ -1,4 +1,4 @@
-"""Near-duplicates: pairs and groups of frames whose faces look the same."""
+"""Near-duplicates: pairs and groups of frames whose faces look the same, or of faces that do."""
 
 import logging
 from collections.abc import Iterator
@@ -9,15 +9,17 @@ import numpy as np
 import pyarrow as pa
 
 from faceq.errors import UsageError
+from faceq.query.faces import needs_tracks
 from faceq.query.recogniser import recogniser_of
 from faceq.query.rows import Rows
 from faceq.selection.components import Components
-from faceq.selection.duplicate_schema import GROUP_COLUMNS, PAIR_COLUMNS
+from faceq.selection.duplicate_schema import group_columns, pair_columns
 from faceq.selection.embedding_pairs import dots, near_embeddings
-from faceq.selection.embeddings import BEST_FIRST, read_embeddings
+from faceq.selection.embeddings import best_first, read_embeddings
 from faceq.selection.hash_pairs import MOST_BITS, near_hashes
 from faceq.selection.kind_and_limit import kind_and_limit
 from faceq.selection.limited_rows import limited_rows
+from faceq.selection.place_columns import place_names
 from faceq.storage.settings import S3Settings
 
 log = logging.getLogger(__name__)
@@ -62,6 +64,7 @@ def duplicates(
     *,
     by: str = "hash",
     group: bool = False,
+    faces: bool = False,
     s3: S3Settings | None = None,
 ) -> pa.Table:
     """Find the near-duplicates of a result table: frames whose faces look the same.
@@ -74,18 +77,21 @@ def duplicates(
             `embedding:0.95`.
         group: return groups instead of pairs. A group is connected: each of its frames has a duplicate in it,
             but its farthest frames may be less alike.
+        faces: compare faces instead of frames, in tables made with `faces: all`. See "Rows of faces" in the
+            reference. Faces of one frame are compared, too.
         s3: settings for S3, if the usual AWS environment variables and profiles are not enough.
 
     Returns:
-        One row per pair, or one row per frame that has a duplicate. Columns: see "Duplicates and people" in
-        the reference.
+        One row per pair, or one row per frame or face that has a duplicate. Columns: see "Duplicates and
+        people" in the reference.
 
     Raises:
         UsageError: there is no such table, it has no hashes or embeddings, there are more than 50 million
             pairs, or the condition or `by` is not valid.
         StorageError: the table cannot be read.
     """
-    with limited_rows(uri, s3 or S3Settings()) as rows:
+    tracks = faces and needs_tracks(where or "")
+    with limited_rows(uri, s3 or S3Settings(), faces=faces, tracks=tracks) as rows:
         return rows.arrow(find(rows, where, likeness(by), group).rows)
 
 
@@ -93,9 +99,9 @@ def duplicates(
 class Found:
     """The duplicates of a table.
 
-    rows: a DuckDB relation with PAIR_COLUMNS or GROUP_COLUMNS, sorted. compared: number of frames that were
-    compared. count: number of pairs or groups. grouped: number of frames in groups; 0 for pairs. widest: the
-    largest distance to a representative.
+    rows: a DuckDB relation with the columns of pairs or groups, sorted. compared: number of frames or faces
+    that were compared. count: number of pairs or groups. grouped: number of frames or faces in groups; 0 for
+    pairs. widest: the largest distance to a representative.
     """
 
     rows: Any
@@ -166,13 +172,17 @@ def _hashes(rows: Rows, where: str | None, alike: Likeness) -> _Hashes:
     if missing:
         log.info("duplicates: %s rows without a hash are left out", f"{missing:,}")
     found = rows.arrow(
-        rows.over(kept, f"SELECT frame_id, dhash FROM {{rows}} WHERE dhash IS NOT NULL ORDER BY {BEST_FIRST}")
+        rows.over(
+            kept,
+            f"SELECT {rows.key} AS id, dhash FROM {{rows}} WHERE dhash IS NOT NULL "
+            f"ORDER BY {best_first(rows)}",
+        )
     )
-    return _Hashes(found["frame_id"].to_numpy(), found["dhash"].to_numpy().view(np.uint64), int(alike.limit))
+    return _Hashes(found["id"].to_numpy(), found["dhash"].to_numpy().view(np.uint64), int(alike.limit))
 
 
 def _embeddings(rows: Rows, where: str | None, alike: Likeness) -> _Embeddings:
-    faces = read_embeddings(rows, where, BEST_FIRST, "duplicates")
+    faces = read_embeddings(rows, where, best_first(rows), "duplicates")
     recogniser_of(rows.table)  # raises if there are several
     return _Embeddings(faces.ids, faces.vectors, alike.limit)
 
@@ -196,23 +206,21 @@ def _pairs(rows: Rows, items: _Hashes | _Embeddings) -> Found:
         pa.table(
             {
                 "place": np.arange(count),
-                "frame_id_a": items.ids[best],
-                "frame_id_b": items.ids[worse],
+                "id_a": items.ids[best],
+                "id_b": items.ids[worse],
                 "distance": items.distance(best, worse),
             }
         )
     )
-    names = ("source", "member", "frame_index")
     columns = ", ".join(
-        f"known.frame_id_{side}, " + ", ".join(f"{side}.{name} AS {name}_{side}" for name in names)
-        for side in "ab"
+        f"{side}.{name} AS {name}_{side}" for side in "ab" for name in place_names(rows.of_faces)
     )
     statement = f"""
     SELECT {columns}, known.distance FROM {known} AS known
-    JOIN frames AS a ON a.frame_id = known.frame_id_a JOIN frames AS b ON b.frame_id = known.frame_id_b
+    JOIN {rows.view} AS a ON a.{rows.key} = known.id_a JOIN {rows.view} AS b ON b.{rows.key} = known.id_b
     ORDER BY known.place
     """
-    return Found(_checked(rows.sql(statement), PAIR_COLUMNS), len(items.ids), count)
+    return Found(_checked(rows.sql(statement), pair_columns(rows.of_faces)), len(items.ids), count)
 
 
 def _groups(rows: Rows, items: _Hashes | _Embeddings) -> Found:
@@ -231,22 +239,22 @@ def _groups(rows: Rows, items: _Hashes | _Embeddings) -> Found:
         pa.table(
             {
                 "place": np.arange(len(order)),
-                "frame_id": items.ids[members[order]],
+                "id": items.ids[members[order]],
                 "group": np.cumsum(starts) - 1,
-                "frames": size[order].astype(np.int32),
+                "size": size[order].astype(np.int32),
                 "representative": items.ids[representative],
                 "distance": distance[order],
             }
         )
     )
+    columns = ", ".join(f"found.{name}" for name in place_names(rows.of_faces))
     statement = f"""
-    SELECT known.frame_id, source, member, frame_index, known."group", known.frames, known.representative,
-        known.distance
-    FROM {known} AS known JOIN frames ON frames.frame_id = known.frame_id ORDER BY known.place
+    SELECT {columns}, known."group", known.size AS {rows.view}, known.representative, known.distance
+    FROM {known} AS known JOIN {rows.view} AS found ON found.{rows.key} = known.id ORDER BY known.place
     """
     count = int(starts.sum())
     widest = float(distance.max(initial=0))
-    found = _checked(rows.sql(statement), GROUP_COLUMNS)
+    found = _checked(rows.sql(statement), group_columns(rows.of_faces))
     return Found(found, len(items.ids), count, len(order), widest)
 
 

@@ -14,18 +14,22 @@ log = logging.getLogger(__name__)
 
 _ROWS_AT_ONCE = 20_000
 
-BEST_FIRST = "dbcnn DESC NULLS LAST, serfiq DESC NULLS LAST, frame_id"
-"""SQL: an order of rows in which the best face is the first."""
+
+def best_first(rows: Rows) -> str:
+    """SQL: a repeatable order of rows in which the best face is the first."""
+    return f"dbcnn DESC NULLS LAST, serfiq DESC NULLS LAST, {rows.key}"
 
 
 @dataclass(frozen=True)
 class Faces:
     """Faces with an embedding.
 
-    ids: (N,) int64, `frame_id`. vectors: (N, D) float32, L2 norm 1.
+    ids: (N,) int64, `frame_id`, or `face_id` if the rows are of faces. frames: (N,) int64, `frame_id`.
+    vectors: (N, D) float32, L2 norm 1.
     """
 
     ids: np.ndarray
+    frames: np.ndarray
     vectors: np.ndarray
 
 
@@ -70,18 +74,17 @@ def read_embeddings(rows: Rows, where: str | None, order: str, command: str) -> 
         log.info("%s: %s rows without an embedding are left out", command, f"{missing:,}")
     check_one_length(rows, count_of, command)
     if not count_of:
-        return Faces(np.empty(0, np.int64), np.empty((0, 1), np.float32))
-    ids = rows.arrow(rows.over(known, f"SELECT frame_id FROM {{rows}} ORDER BY {order}"))[
-        "frame_id"
-    ].to_numpy()
+        return Faces(np.empty(0, np.int64), np.empty(0, np.int64), np.empty((0, 1), np.float32))
+    ordered = rows.over(known, f"SELECT {rows.key} AS id, frame_id AS frame FROM {{rows}} ORDER BY {order}")
+    ids, frames = (column.to_numpy() for column in rows.arrow(ordered).columns)
     sorter = np.argsort(ids)
     ranked = ids[sorter]
     vectors = np.empty((len(ids), *count_of), np.float32)
-    parts = rows.over(known, f"SELECT frame_id, {EMBEDDING.name} AS vector FROM {{rows}}")
+    parts = rows.over(known, f"SELECT {rows.key} AS id, {EMBEDDING.name} AS vector FROM {{rows}}")
     for part in rows.batches(parts, _ROWS_AT_ONCE):
-        place = sorter[np.searchsorted(ranked, part["frame_id"].to_numpy())]
+        place = sorter[np.searchsorted(ranked, part["id"].to_numpy())]
         vectors[place] = part["vector"].combine_chunks().flatten().to_numpy().reshape(len(part), -1)
-    return _usable(Faces(ids, vectors), command)
+    return _usable(Faces(ids, frames, vectors), command)
 
 
 def _usable(faces: Faces, command: str) -> Faces:
@@ -92,7 +95,7 @@ def _usable(faces: Faces, command: str) -> Faces:
         log.warning(
             "%s: %s embeddings are zero or not finite and are left out", command, f"{(~good).sum():,}"
         )
-        faces = Faces(faces.ids[good], faces.vectors[good])
+        faces = Faces(faces.ids[good], faces.frames[good], faces.vectors[good])
         norms = norms[good]
     np.divide(faces.vectors, norms[:, None], out=faces.vectors)
     return faces

@@ -7,12 +7,14 @@ import numpy as np
 import pyarrow as pa
 
 from faceq.errors import UsageError
+from faceq.query.faces import needs_tracks
 from faceq.query.recogniser import impostors_of, recogniser_of
 from faceq.query.rows import Rows
-from faceq.selection.average_linkage import average_linkage
+from faceq.selection.average_linkage import average_linkage, equal_pairs
 from faceq.selection.embeddings import Faces, read_embeddings
 from faceq.selection.limited_rows import limited_rows
-from faceq.selection.people_schema import COLUMNS
+from faceq.selection.people_schema import people_columns
+from faceq.selection.place_columns import place_names
 from faceq.storage.settings import S3Settings
 
 FMRS = (1e-6, 1e-3)
@@ -24,19 +26,23 @@ def cluster(
     where: str | None = None,
     *,
     cosine: float | None = None,
+    faces: bool = False,
     s3: S3Settings | None = None,
 ) -> pa.Table:
     """Group the faces of a result table by person.
 
     The embeddings are clustered by average linkage: the mean cosine between the faces of two people is below
-    the threshold. The same table gives the same result, whatever the order of its files.
+    the threshold. With `faces`, two faces of one frame are never one person. The same table gives the same
+    result, whatever the order of its files.
 
     Args:
         uri: folder or URI of a result table with embeddings.
         where: an SQL condition; only rows that fulfil it are grouped. None: all rows.
         cosine: the threshold, -1 to 1. None: the cosine at which the recogniser takes one in N pairs of
             different people for one person, where N is the number of images and videos, from 1,000 to a
-            million.
+            million. With `faces`, each counts as often as one of its frames has faces.
+        faces: group all faces of each frame, in tables made with `faces: all`. See "Rows of faces" in the
+            reference.
         s3: settings for S3, if the usual AWS environment variables and profiles are not enough.
 
     Returns:
@@ -49,7 +55,8 @@ def cluster(
         StorageError: the table cannot be read.
     """
     check_cosine(cosine)
-    with limited_rows(uri, s3 or S3Settings()) as rows:
+    tracks = faces and needs_tracks(where or "")
+    with limited_rows(uri, s3 or S3Settings(), faces=faces, tracks=tracks) as rows:
         return rows.arrow(find(rows, where, cosine).rows)
 
 
@@ -78,7 +85,7 @@ def check_cosine(cosine: float | None) -> None:
 
 def find(rows: Rows, where: str | None, cosine: float | None) -> Found:
     """The people of a table. See `cluster`."""
-    faces = read_embeddings(rows, where, "frame_id", "cluster")
+    faces = read_embeddings(rows, where, rows.key, "cluster")
     recogniser = recogniser_of(rows.table)
     fmr = None
     if cosine is None:
@@ -89,19 +96,19 @@ def find(rows: Rows, where: str | None, cosine: float | None) -> Found:
     known = rows.name_of(
         pa.table(
             {
-                "frame_id": faces.ids,
+                "id": faces.ids,
                 "cluster": pa.array(people, pa.int32(), mask=alone),
                 "faces": pa.array(sizes, pa.int32(), mask=alone),
                 "cosine": pa.array(similarity, pa.float32(), mask=alone),
             }
         )
     )
+    columns = ", ".join(f"found.{name}" for name in place_names(rows.of_faces))
     found = rows.sql(
-        f"SELECT known.frame_id, source, member, frame_index, cluster, known.faces, cosine FROM {known} AS "
-        "known JOIN frames ON frames.frame_id = known.frame_id "
-        "ORDER BY cluster NULLS LAST, source, member, frame_index"
+        f"SELECT {columns}, cluster, known.faces, cosine FROM {known} AS known "
+        f"JOIN {rows.view} AS found ON found.{rows.key} = known.id ORDER BY cluster NULLS LAST, {rows.order}"
     )
-    assert found.columns == [column.name for column in COLUMNS]
+    assert found.columns == [column.name for column in people_columns(rows.of_faces)]
     return Found(found, len(people), int(people.max(initial=-1)) + 1, int(alone.sum()), cosine, fmr)
 
 
@@ -121,15 +128,21 @@ def threshold(recogniser: str | None, fmr: float) -> float:
 
 
 def _places(rows: Rows, where: str | None) -> int:
-    """Number of images and videos with a face. Frames of a video are not independent photos."""
-    kept = rows.over(rows.chosen(where), "SELECT source, member FROM {rows} WHERE embedding IS NOT NULL")
-    return rows.count(rows.over(kept, "SELECT DISTINCT * FROM {rows}"))
+    """Number of images and videos with a face, each as often as one of its frames has faces. Frames of a
+    video are not independent photos."""
+    of_frames = (
+        "SELECT source, member, count(*) AS n FROM {rows} WHERE embedding IS NOT NULL "
+        "GROUP BY source, member, frame_id"
+    )
+    kept = rows.over(rows.chosen(where), of_frames)
+    most = rows.over(kept, "SELECT max(n) AS n FROM {rows} GROUP BY source, member")
+    return rows.arrow(rows.over(most, "SELECT coalesce(sum(n), 0)::BIGINT AS n FROM {rows}"))["n"][0].as_py()
 
 
 def _people(faces: Faces, cosine: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """For each face (N,): its person, int64, -1 for nobody; its mean cosine with the person's other faces,
     float32; and their number with itself, int64."""
-    labels = average_linkage(faces.vectors, cosine)
+    labels = average_linkage(faces.vectors, cosine, apart=equal_pairs(faces.frames))
     names, own, counts = np.unique(labels, return_inverse=True, return_counts=True)
     sizes = counts[own]
     order = np.lexsort((names, -counts))

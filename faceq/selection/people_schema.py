@@ -2,15 +2,12 @@
 
 import pyarrow as pa
 
+from faceq.selection.place_columns import place_columns
 from faceq.table.column import Column
 
 _NOBODY = "the face belongs to nobody: no other face is similar enough"
 
-COLUMNS = (
-    Column("frame_id", pa.int64(), "`frame_id` of the frame."),
-    Column("source", pa.string(), "`source` of the frame."),
-    Column("member", pa.string(), "`member` of the frame.", null="the frame is not inside a shard"),
-    Column("frame_index", pa.int32(), "`frame_index` of the frame.", range="≥ 0"),
+_OF_A_FACE = (
     Column(
         "cluster",
         pa.int32(),
@@ -28,3 +25,13 @@ COLUMNS = (
         null=_NOBODY,
     ),
 )
+
+
+def people_columns(faces: bool) -> tuple[Column, ...]:
+    """The columns of a list of people. faces: of all faces, not of those that the columns of frames
+    describe."""
+    return (*place_columns(faces, "the face" if faces else "the frame"), *_OF_A_FACE)
+
+
+COLUMNS = people_columns(faces=False)
+"""The columns of a list of the faces that the columns of frames describe."""

@@ -9,7 +9,7 @@ COLUMNS = (
         "group",
         pa.string(),
         "Its group: the source (`SOURCE: MEMBER` of a video inside a shard), the shot (`SOURCE: shot N`), "
-        "the value in `extra`, or the number of the cluster.",
+        "the track (`SOURCE: track N`), the value in `extra`, or the number of the cluster.",
         null="there is no `--per`: the whole table is one group",
     ),
     Column(

@@ -15,7 +15,8 @@ def page() -> str:
 
 `faceq select` and `faceq.select` return the chosen rows with all columns of the [result table](columns.md)
 and three more, sorted by group and rank. [Select the best different frames](../how-to/select.md) shows how
-to use them.
+to use them. With `--faces`, or `faces=True` in Python, the rows are [of faces](columns.md#rows-of-faces), and
+everything below holds for faces instead of frames, with `face_id` in place of `frame_id`.
 
 {table(TITLES, [cells(column) for column in COLUMNS])}
 ## Which frames are chosen
@@ -57,9 +58,11 @@ the number of threads.
 | `shot` | a shot: all frames with the same `source`, `member` and `shot` |
 | `extra.KEY` | all frames with the same value in [`extra`](columns.md), such as `extra.json.identity` |
 | `cluster` | all frames with the same number in the column `cluster` of the file `--clusters` |
+| `track` | with `--faces`: all faces of a video with the same `track`, one person's face through a shot |
 | not given | the whole table |
 
-`faceq cluster` writes the file `--clusters`. It has a row per frame, with `frame_id` and `cluster`.
+`faceq cluster` writes the file `--clusters`. It has a row per frame, with `frame_id` and `cluster`. With
+`--faces`, it is the file of `faceq cluster --faces`, with `face_id` and `cluster`.
 
 ## Scores
 

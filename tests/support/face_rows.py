@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from faceq.storage.settings import S3Settings
 from faceq.table.runs import Run
-from faceq.table.schema import EMBEDDING, SCHEMA, frame_id
+from faceq.table.schema import EMBEDDING, SCHEMA, frame_id, schema
 from faceq.table.store import Table
 
 FACES = SCHEMA.append(EMBEDDING)
@@ -29,6 +29,18 @@ def face(name: str, **values: Any) -> dict[str, Any]:
         "run_id": "1",
         **values,
     }
+
+
+def group(name: str, faces: Sequence[dict[str, Any]], **values: Any) -> dict[str, Any]:
+    """The row of a photo of several people. The first face is the main one."""
+    known = {"status": "scored", "serfiq": 0.9, "dbcnn": 60.0, "face_y": 10.0, "face_w": 40.0, "face_h": 50.0}
+    listed = [{"face_x": 100.0 * i, **known, **each} for i, each in enumerate(faces)]
+    return face(name, **{"n_faces": len(listed), **listed[0], "faces": listed, **values})
+
+
+def write_groups(folder: Path, rows: Sequence[dict[str, Any]], all_faces: bool = True) -> str:
+    """Write a table of rows of `group`, as a run with `faces: all` does. Returns its path."""
+    return write_faces(folder, rows, schema(embeddings=True, all_faces=all_faces))
 
 
 def write_faces(

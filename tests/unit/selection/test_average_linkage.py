@@ -6,7 +6,7 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
 
 from faceq.selection import embedding_pairs
-from faceq.selection.average_linkage import average_linkage
+from faceq.selection.average_linkage import average_linkage, equal_pairs
 from faceq.selection.embedding_pairs import nearest
 
 
@@ -35,6 +35,44 @@ def test_the_clusters_are_those_of_scipy(cosine, seed):
     expected = by_scipy(vectors, cosine)
     assert average_linkage(vectors, cosine, neighbours=179).tolist() == expected.tolist()
     assert len(set(expected)) < 180 or cosine == 0.8
+
+
+def one_after_the_other(vectors: np.ndarray, cosine: float, apart: set[tuple[int, int]]) -> list[int]:
+    """The clusters if the two most similar ones are merged, again and again, of those that may be."""
+    cosines = vectors.astype(np.float64) @ vectors.T
+    clusters = [[i] for i in range(len(vectors))]
+    while True:
+        allowed = [
+            (cosines[np.ix_(one, other)].mean(), i, j)
+            for i, one in enumerate(clusters)
+            for j, other in enumerate(clusters[:i])
+            if not any((a, b) in apart or (b, a) in apart for a in one for b in other)
+        ]
+        if not allowed or max(allowed)[0] < cosine:
+            break
+        _, i, j = max(allowed)
+        clusters[j] += clusters.pop(i)
+    first = {member: min(cluster) for cluster in clusters for member in cluster}
+    return [first[i] for i in range(len(vectors))]
+
+
+@pytest.mark.parametrize("cosine", [-1.0, 0.2, 0.5])
+@pytest.mark.parametrize("seed", range(3))
+def test_pairs_that_are_apart_are_never_in_one_cluster(cosine, seed):
+    vectors = people(4, 10, 0.8, seed)
+    apart = equal_pairs(np.random.default_rng(seed).integers(0, 15, 40))
+    labels = average_linkage(vectors, cosine, 39, apart)
+    assert (labels[apart[0]] != labels[apart[1]]).all()
+    pairs = set(zip(*apart.tolist(), strict=True))
+    assert labels.tolist() == one_after_the_other(vectors, cosine, pairs)
+    assert labels.tolist() != average_linkage(vectors, cosine, 39).tolist()
+
+
+def test_all_equal_pairs_are_found():
+    values = np.array([7, 3, 7, 5, 7, 3])
+    pairs = {tuple(sorted(pair)) for pair in equal_pairs(values).T.tolist()}
+    assert pairs == {(0, 2), (0, 4), (2, 4), (1, 5)}
+    assert equal_pairs(values[:0]).shape == equal_pairs(np.arange(5)).shape == (2, 0)
 
 
 @pytest.mark.parametrize("neighbours", [1, 4])
