@@ -58,8 +58,8 @@ _LAYOUT = 2
 
 @dataclass
 class Exported:
-    """The result of an export: the number of frames written, of frames already exported, and of frames that
-    can no longer be read or cropped, with the reason for the first of them; of sidecars that are too large or
+    """The result of an export: the number of frames or faces written, of those already exported, and of those
+    that can no longer be read or cropped, with the reason for the first of them; of sidecars that are too large or
     too many for a sample; of rows that were left out because they have no face to crop."""
 
     written: int = 0
