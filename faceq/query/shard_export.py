@@ -59,8 +59,8 @@ _LAYOUT = 2
 @dataclass
 class Exported:
     """The result of an export: the number of frames or faces written, of those already exported, and of those
-    that can no longer be read or cropped, with the reason for the first of them; of sidecars that are too large or
-    too many for a sample; of rows that were left out because they have no face to crop."""
+    that can no longer be read or cropped, with the reason for the first of them; of sidecars that are too
+    large or too many for a sample; of rows that were left out because they have no face to crop."""
 
     written: int = 0
     already: int = 0

@@ -14,7 +14,6 @@ import jinja2
 import numpy as np
 
 from faceq import __version__
-from faceq.errors import UsageError
 from faceq.messages.visible import visible
 from faceq.query import conditions
 from faceq.query.filters import FILTERS
@@ -86,15 +85,12 @@ def build(
         s3: settings of the file system, also for the sources.
         with_faces: whether to read sample faces, and frames of clips, from their sources.
         selection: the Parquet file of a selection to show, too.
-        per_face: count faces instead of frames. Errors, videos and a selection are of frames: such a page
-            leaves them out.
+        per_face: count faces instead of frames. Errors and videos are of frames: such a page leaves them out.
 
     Raises:
-        UsageError: there is no table, or the selection is not one of this table, or it is given with
-            `per_face`.
+        UsageError: there is no table, or the selection is not one of this table, or it is one of frames and
+            the page is about faces.
     """
-    if per_face and selection is not None:
-        raise UsageError("report: --selection shows chosen frames: leave out --faces")
     with Rows(uri, s3, faces=per_face) as rows:
         selected = selection_section(rows, selection, s3, with_faces) if selection is not None else None
         counts = count(rows)

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from faceq.errors import UsageError
 from faceq.messages.one_line import one_line
-from faceq.query.faces import FACE_ID
+from faceq.query.faces import FACE_ID, needs_tracks
 from faceq.query.rows import Rows
 from faceq.report.charts import Chart, cells
 from faceq.report.embedded import pictures_of
@@ -98,19 +98,22 @@ def selection_section(rows: Rows, path: str, s3: S3Settings, with_pictures: bool
     """The section about a selection.
 
     Args:
-        rows: the table.
+        rows: the table. A selection of faces may be shown beside rows of frames, but not the reverse.
         path: the Parquet file that `faceq select` wrote.
         s3: settings of the file system, also for the sources.
         with_pictures: whether to make contact sheets.
 
     Raises:
-        UsageError: the file is not a selection, or one of another table.
+        UsageError: the file is not a selection, or one of another table, or of frames beside rows of faces.
         StorageError: it cannot be read.
     """
     record, chosen = _read(path, s3)
     if not record.get("faces"):
+        if rows.of_faces:
+            raise UsageError(f"{path}: is a selection of frames: leave out --faces")
         return _section(rows, record, chosen, path, s3, with_pictures)
-    with Rows(rows.table.uri, s3, faces=True, tracks=True) as faces:
+    tracks = needs_tracks(record["where"], record["by"], record["per"] or "")
+    with Rows(rows.table.uri, s3, faces=True, tracks=tracks) as faces:
         return _section(faces, record, chosen, path, s3, with_pictures)
 
 

@@ -133,7 +133,9 @@ def test_a_frame_is_read_once_for_all_its_faces(faces_table, tmp_path, monkeypat
     assert len(opened) <= 2
 
 
-def test_an_export_of_faces_is_completed_and_not_mixed_with_one_of_frames(faces_table, crops, tmp_path, capsys):
+def test_an_export_of_faces_is_completed_and_not_mixed_with_one_of_frames(
+    faces_table, crops, tmp_path, capsys
+):
     folder = shutil.copytree(crops, tmp_path / "again")
     names = [path.name for path in sorted(folder.glob("*.tar"))]
     arguments = ["query", faces_table, "--export-shards", str(folder), "--crop", "aligned"]

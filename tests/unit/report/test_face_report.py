@@ -111,6 +111,8 @@ def test_a_table_without_faces_has_a_page(photos, tmp_path, capsys):
     assert "0 faces in 0 frames" in words_of((tmp_path / "r.html").read_text())
 
 
-def test_a_selection_is_of_frames(faces_table, capsys):
-    assert main(["report", "--faces", faces_table, "--selection", "best.parquet"]) == 2
-    assert "report: --selection shows chosen frames: leave out --faces" in capsys.readouterr().err
+def test_a_selection_of_frames_is_not_one_of_faces(faces_table, tmp_path, capsys):
+    best = str(tmp_path / "best.parquet")
+    assert main(["select", faces_table, "n_faces > 0", "--by", "face_w", "--out", best]) == 0
+    assert main(["report", "--faces", faces_table, "--selection", best]) == 2
+    assert "is a selection of frames: leave out --faces" in capsys.readouterr().err

@@ -44,6 +44,13 @@ def test_people_of_a_group_are_found_again(twice, tmp_path):
     assert [known[number] for number in best["face_id"].to_pylist()] == list(range(6))
 
 
+def test_only_one_copy_of_each_face_is_distinct(twice):
+    wanted = {"by": "serfiq", "distinct": "embedding:0.8", "faces": True}
+    found = faceq.select(twice, "serfiq is not null", **wanted).to_pylist()
+    every = faceq.read_table(twice, faces=True).to_pylist()
+    assert len(found) == 6 and found[0]["serfiq"] == max(row["serfiq"] for row in every)
+
+
 def test_each_face_of_a_copy_is_a_duplicate(twice, tmp_path, capsys):
     pairs = faceq.duplicates(twice, by="embedding:0.8", faces=True).to_pylist()
     assert len(pairs) == 6
