@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
-from faceq.query.faces import FACE_POSITION, FACE_VIEW
+from faceq.query.faces import FACE_POSITION
 from faceq.query.rows import Rows
 from faceq.query.sql import SINGLE_PICTURE
 from faceq.report.embedded import data_uri, pictures_of
@@ -106,7 +106,7 @@ def sample(rows: Rows, scales: dict[str, float], measures: Sequence[str], s3: S3
             f"SELECT {columns} FROM {rows.view} WHERE {rows.key} IN ({listed}) ORDER BY source, frame_index"
         )
     )
-    faces = _read(chosen, s3, centred=rows.view == FACE_VIEW)
+    faces = _read(chosen, s3, centred=rows.of_faces)
     by_score = {}
     for score, chosen_ids in ids.items():
         found = [faces[number] for number in chosen_ids if number in faces]
@@ -140,7 +140,7 @@ def _ends(rows: Rows, measure: str, where: str) -> tuple[list[tuple[float, int]]
     """Value and id of the rows with the lowest and of those with the highest values of a measure."""
     ordered = f"({measure}, hash({rows.key}))"  # of rows with the same value, always the same ones
     parts = ["source", "member", f"floor(timestamp_s / {_GROUP_SECONDS})"]
-    if rows.view == FACE_VIEW:
+    if rows.of_faces:
         parts.append(FACE_POSITION)
     group = f"hash({', '.join(parts)}) % {_GROUPS}"
     found = rows.arrow(

@@ -1,6 +1,5 @@
-"""What a clip is a stretch of: a video, or one track of it."""
+"""What a clip is a stretch of: a video, or, if the rows are those of faces, one track of it."""
 
-from faceq.query.faces import FACE_VIEW
 from faceq.query.rows import Rows
 from faceq.query.sql import OF_VIDEO, VIEW, same_video
 
@@ -8,16 +7,11 @@ VIDEO, TRACK = ("source", "member"), ("source", "member", "track")
 """The columns that identify a video, and a track: the face of one person through a shot."""
 
 
-def per_track(rows: Rows) -> bool:
-    """Whether the rows are those of faces. Then clips are stretches of tracks."""
-    return rows.view == FACE_VIEW
-
-
 def units_of(rows: Rows) -> str:
     """SQL: the videos of a table, or their tracks. They are numbered in their order (`video`), so that names
     are compared only once per row."""
-    names = ", ".join(TRACK if per_track(rows) else VIDEO)
-    known = f"{OF_VIDEO} AND track IS NOT NULL" if per_track(rows) else OF_VIDEO
+    names = ", ".join(TRACK if rows.of_faces else VIDEO)
+    known = f"{OF_VIDEO} AND track IS NOT NULL" if rows.of_faces else OF_VIDEO
     return f"""
     SELECT {names}, (row_number() OVER (ORDER BY {names}))::INTEGER AS video
     FROM {rows.view} WHERE {known} GROUP BY {names}
@@ -26,7 +20,7 @@ def units_of(rows: Rows) -> str:
 
 def same_unit(rows: Rows, first: str, second: str) -> str:
     """SQL: rows of two tables, given by their names, are of the same video, or of the same track."""
-    track = f" AND {first}.track = {second}.track" if per_track(rows) else ""
+    track = f" AND {first}.track = {second}.track" if rows.of_faces else ""
     return same_video(first, second) + track
 
 
@@ -38,7 +32,7 @@ def steps_of(rows: Rows, units: str, seen: str) -> str:
         units: name of the result of `units_of`.
         seen: name of the rows of all units, with their number `video`.
     """
-    if not per_track(rows):
+    if not rows.of_faces:
         return f"""
         SELECT video, median(step) AS step FROM (
             SELECT video,

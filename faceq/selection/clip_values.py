@@ -9,7 +9,7 @@ from faceq.query.faces import FACE_VIEW
 from faceq.query.rows import Rows
 from faceq.query.sql import OF_VIDEO, VIEW, quoted, same_video
 from faceq.selection.clip_schema import IDENTITY, SUMMARISED, schema
-from faceq.selection.clip_units import VIDEO, per_track, same_unit
+from faceq.selection.clip_units import VIDEO, same_unit
 from faceq.table.schema import EMBEDDING
 
 COLUMNS_AT_ONCE = 6
@@ -41,7 +41,7 @@ def described(rows: Rows, videos: str, stretches: pa.Table) -> pa.Table:
     has_embeddings = EMBEDDING.name in rows.stored
     if has_embeddings:
         found[IDENTITY.name] = _identity(rows, inside, len(clips))
-    columns = schema(has_embeddings, per_track(rows))
+    columns = schema(has_embeddings, rows.of_faces)
     return pa.table({name: found[name] for name in columns.names}).cast(columns)
 
 
@@ -69,8 +69,8 @@ def _inside(rows: Rows, videos: str, clips: str) -> str:
 
 def _places(rows: Rows, videos: str, clips: str, inside: str) -> str:
     """SQL: where each clip is, and what it shows."""
-    end = "'-' || end_frame || '-' || track" if per_track(rows) else "'-' || end_frame"
-    others = f"JOIN ({_tracks(videos)}) AS t USING (video)" if per_track(rows) else ""
+    end = "'-' || end_frame || '-' || track" if rows.of_faces else "'-' || end_frame"
+    others = f"JOIN ({_tracks(videos)}) AS t USING (video)" if rows.of_faces else ""
     return f"""
     WITH found AS (
         SELECT c.clip, count(*) AS frames,

@@ -9,7 +9,7 @@ import pyarrow as pa
 from faceq.errors import UsageError
 from faceq.query.rows import Rows
 from faceq.query.sql import OF_VIDEO
-from faceq.selection.clip_units import TRACK, VIDEO, per_track, same_unit, steps_of, units_of
+from faceq.selection.clip_units import TRACK, VIDEO, same_unit, steps_of, units_of
 from faceq.selection.clip_values import described
 from faceq.selection.limited_rows import limited_rows
 from faceq.storage.settings import S3Settings
@@ -105,7 +105,7 @@ def stretches(rows: Rows, where: str | None, lengths: Lengths) -> tuple[pa.Table
     """
     videos = rows.arrow(rows.sql(units_of(rows)))
     if not len(videos):
-        what = "faces in videos" if per_track(rows) else "frames of videos"
+        what = "faces in videos" if rows.of_faces else "frames of videos"
         raise UsageError(f"clips: {rows.table.uri} has no {what}")
     condition = where or FILTER
     rows.chosen(condition)  # rejects text that is not a complete condition, such as `true) or (true`
@@ -121,7 +121,7 @@ def _stretches(rows: Rows, units: str, condition: str, lengths: Lengths) -> str:
     the parts would be too short, into parts of the maximum length, and the rest is dropped if it is too
     short.
     """
-    names = ", ".join(TRACK if per_track(rows) else VIDEO)
+    names = ", ".join(TRACK if rows.of_faces else VIDEO)
     return f"""
 WITH judged AS (
     SELECT {names}, shot, frame_index, timestamp_s, coalesce(({condition}\n), false) AS good

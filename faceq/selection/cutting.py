@@ -19,7 +19,6 @@ from faceq.query.sql import OF_VIDEO
 from faceq.runtime.device import usable_cpus
 from faceq.runtime.parallel import in_threads
 from faceq.selection.clip_schema import CUT
-from faceq.selection.clip_units import per_track
 from faceq.selection.cut_clip import Clip, Cut
 from faceq.selection.cut_copy import copy
 from faceq.selection.cut_encode import Encoding, encode
@@ -213,7 +212,7 @@ def _with_faces(rows: Rows, clips: pa.Table) -> Iterator[Clip]:
 def _faces(rows: Rows, clips: str) -> str:
     """SQL: the face boxes of the clips. The last clip of a video or track that begins before a frame is the
     only one that can contain it."""
-    track = " || '/' || track" if per_track(rows) else ""
+    track = " || '/' || track" if rows.of_faces else ""
     place = f"coalesce('of ' || member, ''){track} AS place"
     return f"""
     SELECT c.clip, f.timestamp_s, f.face_x, f.face_y, f.face_w, f.face_h

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from faceq.query.rows import Rows
-from faceq.selection.embeddings import check_one_length
+from faceq.selection.embeddings import check_one_length, norms_of
 from faceq.table.schema import EMBEDDING
 
 IN_MEMORY = 1 << 30
@@ -93,7 +93,7 @@ def read(rows: Rows, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     Returns:
         (M, D) float32, the embeddings in the order in which they are read, and (N,) int64, the place of each
-        frame's embedding; -1 if it has none.
+        frame's embedding; -1 if it has none, or one that is zero or not finite.
 
     Raises:
         UsageError: they have different lengths.
@@ -121,8 +121,9 @@ def _parts(rows: Rows, statement: str) -> Iterator[tuple[np.ndarray, np.ndarray]
         counts = pc.value_counts(pc.list_value_length(part[EMBEDDING.name])).to_pylist()
         lengths.update({each["values"]: each["counts"] for each in counts})
         check_one_length(rows, lengths, "select")
-        values = part[EMBEDDING.name].combine_chunks().flatten().to_numpy()
-        yield part["_slot"].to_numpy(), values.reshape(len(part), -1)
+        values = part[EMBEDDING.name].combine_chunks().flatten().to_numpy().reshape(len(part), -1)
+        usable = norms_of(values) > 0
+        yield part["_slot"].to_numpy()[usable], values[usable]
 
 
 def _room(count: int, length: int) -> np.ndarray:

@@ -87,10 +87,17 @@ def read_embeddings(rows: Rows, where: str | None, order: str, command: str) -> 
     return _usable(Faces(ids, frames, vectors), command)
 
 
+def norms_of(vectors: np.ndarray) -> np.ndarray:
+    """(N,) float32, the L2 norms of embeddings (N, D); 0 for those that have no direction, because they are
+    zero or not finite."""
+    norms = np.sqrt(np.einsum("nd,nd->n", vectors, vectors))
+    return np.where(np.isfinite(norms), norms, 0)
+
+
 def _usable(faces: Faces, command: str) -> Faces:
     """The faces whose embedding has a direction, scaled to unit length."""
-    norms = np.sqrt(np.einsum("nd,nd->n", faces.vectors, faces.vectors))
-    good = np.isfinite(norms) & (norms > 0)
+    norms = norms_of(faces.vectors)
+    good = norms > 0
     if not good.all():
         log.warning(
             "%s: %s embeddings are zero or not finite and are left out", command, f"{(~good).sum():,}"

@@ -3,6 +3,7 @@ input."""
 
 import itertools
 import json
+import math
 import shutil
 import tarfile
 from typing import Any
@@ -343,6 +344,19 @@ def test_a_table_without_embeddings_says_how_to_make_them(tmp_path):
     with pytest.raises(UsageError, match="has no embeddings: score it with --embeddings"):
         faceq.select(uri, ALL, distinct="embedding")
     assert len(faceq.select(uri, ALL, distinct="hash")) > 0
+
+
+def test_embeddings_without_a_direction_count_as_missing(tmp_path):
+    """The cosine with a vector of zeros or NaN says nothing."""
+    rows = [row for row in random_rows(11, 40) if row["embedding"]]
+    for row, value in zip(rows, (0.0, math.nan, math.inf), strict=False):
+        row["embedding"] = [value] * 8
+        row["serfiq"], row["dbcnn"] = 1.0, 100.0  # they would be chosen first
+    uri = write(tmp_path / "bad", rows)
+    without = write(tmp_path / "without", [*({**row, "embedding": None} for row in rows[:3]), *rows[3:]])
+    chosen = [faceq.select(table, ALL, distinct="embedding:0.9") for table in (uri, without)]
+    assert chosen[0]["frame_id"].equals(chosen[1]["frame_id"]) and len(chosen[0]) > 3
+    assert not {row["frame_id"] for row in rows[:3]} & set(chosen[0]["frame_id"].to_pylist())
 
 
 def test_embeddings_of_different_recognisers_are_refused(tmp_path):
