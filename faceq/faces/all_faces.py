@@ -1,20 +1,31 @@
 """All faces of a frame that are scored, in a repeatable order."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from faceq.faces.detect import Face
-from faceq.faces.finder import Finder, Found, is_face
+from faceq.faces.detect import Face, overlap
+from faceq.faces.finder import TURNED_LOGIT, TURNS, Finder, Found, is_face
 from faceq.faces.search import Steps, gathered
-from faceq.faces.views import is_among
+from faceq.faces.views import SAME_FACE
+
+NEAR = 0.25
+"""Two detections are the same face if the centres of their five landmarks are closer than this share of the
+smaller side. Their boxes may overlap little: a detection pass misplaces the box of a face that is small or
+rotated for it."""
+
+TRIED = 2
+"""Maximum number of detections that are tried, relative to the number of faces. Some are no faces."""
 
 
 def all_faces(finder: Finder, picture: np.ndarray, main: Found, least: int, most: int) -> Steps[list[Found]]:
     """The faces of a frame, as a search.
 
-    They are those of the first detection pass that found the most faces. The landmarks of each are found as
-    if it were the only one: see `Finder.follow`.
+    They are those of all detection passes that looked for the main face. If these found another face, further
+    passes look at the rotated frame, first by multiples of 90 degrees, then, if these found one more, by the
+    angles between them. So a frame with one face takes no further pass. If several passes found a face, the
+    first one counts. The landmarks of each are found as if it were the only one: see `Finder.follow`.
 
     Args:
         finder: has found `main`.
@@ -27,21 +38,56 @@ def all_faces(finder: Finder, picture: np.ndarray, main: Found, least: int, most
         The faces by the area of their box, largest first; equal ones from top to bottom, then from left to
         right.
     """
-    others = [face for face in main.faces if not is_among(face, [main.face])]
-    # By the longer side: the box of a face may grow when it is seen upright.
-    detected = [face for face in others if face.box[2:].max() >= least]
-    detected = sorted(detected, key=_order)[: most - 1]
+    others = _new(main.seen, [main.face], least)
+    more = others
+    for turns in TURNS:
+        if not more:
+            break
+        turned = yield from finder.detect_turned(picture, turns)
+        more = _new(turned, [main.face, *others], least)
+        others += more
+    left = sorted(others, key=_order)[: TRIED * most]
     faces = [main]
-    for found in (yield from gathered([finder.follow(picture, face) for face in detected])):
+    while left and len(faces) < most:
+        tried, left = left[: most - len(faces)], left[most - len(faces) :]
+        followed = yield from gathered([finder.follow(picture, face) for face in tried])
+        found = [
+            face
+            for detected, face in zip(tried, followed, strict=True)
+            if face is not None and _is_other(face, detected) and face.face.box[2:].min() >= least
+        ]
         # Two detections may turn out to be the same face, once it is seen upright.
-        if (
-            found is not None
-            and is_face(found)
-            and found.face.box[2:].min() >= least
-            and not is_among(found.face, (other.face for other in faces))
-        ):
-            faces.append(replace(found, areas=main.areas))
+        for face in sorted(found, key=lambda face: -face.face.score):
+            if not _is_known(face.face, [known.face for known in faces]):
+                faces.append(replace(face, areas=main.areas))
     return sorted(faces, key=lambda found: _order(found.face))
+
+
+def _new(seen: Sequence[Face], known: list[Face], least: int) -> list[Face]:
+    """The faces that are not known and may be large enough, each once, as it was seen first."""
+    new: list[Face] = []
+    for face in seen:
+        # By the longer side: the box of a face may grow when it is seen upright.
+        if face.box[2:].max() >= least and not _is_known(face, [*known, *new]):
+            new.append(face)
+    return new
+
+
+def _is_known(face: Face, known: list[Face]) -> bool:
+    """Whether one of these detections is the same face."""
+    return any(overlap(face, other) >= SAME_FACE or _distance(face, other) < NEAR for other in known)
+
+
+def _distance(face: Face, other: Face) -> float:
+    """Distance of the centres of the landmarks of two faces, relative to the smaller one's side."""
+    away = face.landmarks.mean(axis=0) - other.landmarks.mean(axis=0)
+    return float(np.hypot(*away)) / min(face.side, other.side)
+
+
+def _is_other(found: Found, detected: Face) -> bool:
+    """Whether a detection is a face. In a rotated frame, upright faces are detected, too, upside down."""
+    certain = not detected.turn or found.logit is None or found.logit >= TURNED_LOGIT
+    return certain and is_face(found)
 
 
 def _order(face: Face) -> tuple[float, float, float]:

@@ -4,6 +4,7 @@ This module chooses the scales, rotations and parts of the frame in which the de
 the detected faces, and finds its dense landmarks. If its results change, raise `method.FACE_FINDING`.
 """
 
+import itertools
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -69,15 +70,16 @@ class Found:
     """A face of a frame that is scored.
 
     face: the face, with the landmarks used for alignment. dense: its dense landmarks. areas: of all faces
-    found in the frame, square pixels. faces: all of them, as the first detection pass that found as many saw
-    them. given: if the frame is a face that is already aligned, the landmarks of the alignment template,
+    that the first detection pass which found the most of them found, square pixels. seen: the detections of
+    all passes over the frame that are good enough to score other faces by; a face may be among them several
+    times. given: if the frame is a face that is already aligned, the landmarks of the alignment template,
     (5, 2) float32, frame pixels; then these are used for alignment. None if the face was detected.
     """
 
     face: Face
     dense: Dense
     areas: tuple[float, ...]
-    faces: tuple[Face, ...]
+    seen: tuple[Face, ...]
     given: np.ndarray | None = None
 
     @property
@@ -131,6 +133,13 @@ class Finder:
         found = yield from self._select(picture, [face], face)
         return (yield from self._righted(first, found, face))
 
+    def detect_turned(self, picture: np.ndarray, turns: tuple[int, ...]) -> Steps[list[Face]]:
+        """The faces in an RGB uint8 frame (H, W, 3) rotated clockwise by each of some angles in degrees, in
+        frame pixels. A face may be among them several times."""
+        view = View.of(picture, self._first_scale(picture))
+        passes = yield from gathered([detected(self._detector, view, turn) for turn in turns])
+        return list(itertools.chain.from_iterable(passes))
+
     def _righted(self, first: View, found: Found | None, of: Face | None = None) -> Steps[Found | None]:
         """The face. If it is not certain that it is upright, it is also searched in the rotated view.
 
@@ -145,17 +154,23 @@ class Finder:
             for other in others:
                 if other is not None and _is_better(other, best):
                     best = other
+            best = best and _with_seen(best, [found, *others])
             best = yield from self._levelled(first, best, of)
         return best
 
     def _found(self, first: View) -> Steps[Found | None]:
         """The face of the frame without rotation."""
-        views = [first]
-        close = min(1.0, self._detector.least_face / self._min_face)
-        if close > MIN_ZOOM * first.scale:
-            views.append(View.of(first.picture, close))
-        faces = yield from self._detected_in(views, 0)
-        return (yield from self._select(first.picture, faces))
+        least = self._detector.least_face
+        close = min(1.0, least / self._min_face)
+        if close <= MIN_ZOOM * first.scale:
+            faces = yield from self._detected_in([first], 0)
+            return (yield from self._select(first.picture, faces))
+        views = [first, View.of(first.picture, close)]
+        seen, more = yield from gathered([detected(self._detector, view, 0) for view in views])
+        found = yield from self._select(first.picture, _distinct([seen, more]))
+        # The first pass misplaces the boxes of faces that are too small for it. The second one has them all.
+        seen = [face for face in seen if face.size.min() * first.scale >= least]
+        return None if found is None else replace(found, seen=(*seen, *more))
 
     def _found_coarsely(self, picture: np.ndarray) -> Steps[Found | None]:
         side, longer = self._detector.coarse_side, max(picture.shape[:2])
@@ -183,15 +198,11 @@ class Finder:
         return replace(
             found,
             areas=max(found.areas, before.areas, key=len),
-            faces=max(before.faces, found.faces, key=len),
         )
 
     def _detected_in(self, views: list[View], turn: int) -> Steps[list[Face]]:
         """The faces in all of these views of a frame, each of them once."""
-        faces, *others = yield from gathered([detected(self._detector, view, turn) for view in views])
-        for more in others:
-            add_new(faces, more)
-        return faces
+        return _distinct((yield from gathered([detected(self._detector, view, turn) for view in views])))
 
     def _first_scale(self, picture: np.ndarray) -> float:
         return min(1.0, self._detector.first_side / max(picture.shape[:2]))
@@ -218,9 +229,12 @@ class Finder:
                 break
             turn = round(found.face.turn - found.tilt) % 360
             again = yield from self._found_turned(self._views(first, found, of), turn, found, of)
-            if again is None or _sureness(again) < _sureness(found) - LEAD_LOGIT:
+            if again is None:
                 break
-            found = again
+            better = _sureness(again) >= _sureness(found) - LEAD_LOGIT
+            found = _with_seen(again if better else found, [found, again])
+            if not better:
+                break
         return found
 
 
@@ -246,6 +260,20 @@ def is_face(found: Found) -> bool:
     """Whether a detection is a face: at least one of the two models is confident enough."""
     confidence = face_confidence(found)
     return confidence is None or confidence >= MIN_CONFIDENCE or found.face.score >= SURE_FACE
+
+
+def _distinct(passes: list[list[Face]]) -> list[Face]:
+    """The faces of several detection passes, each of them once, as the first pass that found it saw it."""
+    faces = list(passes[0])
+    for more in passes[1:]:
+        add_new(faces, more)
+    return faces
+
+
+def _with_seen(face: Found, searches: list[Found | None]) -> Found:
+    """The face, with the detections of several searches of the frame."""
+    seen = itertools.chain.from_iterable(found.seen for found in searches if found is not None)
+    return replace(face, seen=tuple(seen))
 
 
 def _sureness(found: Found) -> float:

@@ -14,6 +14,8 @@ from PIL import Image
 import faceq
 from faceq import config
 from faceq.errors import UsageError
+from faceq.faces.all_faces import all_faces
+from faceq.faces.search import run
 from faceq.sources.frame import READ_SCHEMA, Frame, to_table
 from faceq.stages import frame_faces
 from faceq.stages.chosen_models import choose, comparison_record
@@ -145,6 +147,36 @@ def test_each_face_scores_as_it_does_when_it_is_cut_out(group, group_row):
         assert same["dbcnn"] == pytest.approx(face["dbcnn"], abs=1)
 
 
+def test_small_faces_in_a_large_frame_are_where_they_are_alone_and_listed_once(faces):
+    """In the first detection pass, these faces are 10 pixels wide. It misplaces their boxes."""
+    tiles = [
+        np.ascontiguousarray(cv2.resize(face, (160, 160), interpolation=cv2.INTER_AREA)[:, ::step])
+        for face in faces.values()
+        for step in (-1, 1)
+    ]
+    cells = [tiles[2 * (at % 8) + at % 2] for at in range(144)]
+    frame = np.vstack([np.hstack(cells[at : at + 12]) for at in range(0, 144, 12)])
+    settings = config.build(ALL)
+    find = FindFace(settings, choose(settings))._find
+    found: dict[int, np.ndarray] = {}
+    for face in run(all_faces(find, frame, find(frame), 40, 256)):
+        x, y = face.face.landmarks.mean(axis=0)
+        cell = int(y // 160 * 12 + x // 160)
+        assert cell not in found
+        found[cell] = face.face.landmarks - np.array([cell % 12, cell // 12]) * 160
+    alone = {id(tile): find(tile).face for tile in tiles}
+    for cell, marks in found.items():
+        assert np.abs(marks - alone[id(cells[cell])].landmarks).max() < 2
+    assert len(found) > 80
+
+
+@pytest.mark.shared
+def test_a_face_with_two_overlapping_detections_is_listed_once(shared):
+    """The box of the levelled main face is twice as large as that of the first pass."""
+    (row,) = faceq.score_images([shared / "live_challenge" / "images" / "56.jpg"], **ALL).to_pylist()
+    assert len(row["faces"]) == 3
+
+
 @pytest.mark.shared
 @pytest.mark.parametrize(("name", "count"), [("group_many_faces.jpg", 5), ("person_62.jpg", 2)])
 def test_the_faces_of_other_groups_are_scored(name, count, shared):
@@ -166,6 +198,49 @@ def test_a_tilted_face_in_a_group_is_levelled(faces):
             assert abs(right[0]["roll"]) == pytest.approx(degrees, abs=8)
             assert right[0]["serfiq"] > 0.8
         assert bool(right) or degrees == 180
+
+
+@pytest.mark.parametrize("quarters", [1, 2, 3])
+def test_rotated_faces_beside_two_upright_ones_are_found(faces, quarters):
+    """The passes for the main face find at most one of these eight."""
+    turned = [rotated(face, quarters) for face in faces.values()]
+    first = np.hstack([faces["group0"], faces["astronaut"], *turned[:3]])
+    frame = np.vstack([first, np.hstack(turned[3:])])
+    every, largest = (
+        faceq.score_images([frame], **values).to_pylist()[0] for values in (ALL, {"fiq_threshold": 0})
+    )
+    assert {name: every[name] for name in VALUES} == {name: largest[name] for name in VALUES}
+    rolls = np.array([face["roll"] for face in every["faces"]])
+    away = np.abs((rolls - 90 * quarters + 180) % 360 - 180)
+    assert every["n_faces"] == 3 and (away < 40).sum() >= 5
+
+
+def rotated(face: np.ndarray, quarters: int) -> np.ndarray:
+    """A frame of 384 pixels, rotated clockwise and shrunk so that its corners are inside."""
+    turn = cv2.getRotationMatrix2D((191.5, 191.5), -90 * quarters, 0.7)
+    return cv2.warpAffine(face, turn, (384, 384), flags=cv2.INTER_AREA, borderValue=(128,) * 3)
+
+
+def test_a_frame_with_one_face_takes_no_further_detection_pass(faces, group):
+    settings = config.build(ALL)
+    stage = FindFace(settings, choose(settings))
+    calls: list[int] = []
+    detector = stage._find._detector
+
+    class Counting:
+        first_side, coarse_side = detector.first_side, detector.coarse_side
+        tile, least_face = detector.tile, detector.least_face
+
+        def __call__(self, picture: np.ndarray) -> list:
+            calls.append(1)
+            return detector(picture)
+
+    stage._find._detector = Counting()
+    for picture, several in ((faces["astronaut"], False), (group, True)):
+        main = stage._find(picture)
+        calls.clear()
+        run(all_faces(stage._find, picture, main, 40, 16))
+        assert bool(calls) == several
 
 
 # --- the main face --------------------------------------------------------------------------------
