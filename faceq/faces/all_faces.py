@@ -22,10 +22,11 @@ TRIED = 2
 def all_faces(finder: Finder, picture: np.ndarray, main: Found, least: int, most: int) -> Steps[list[Found]]:
     """The faces of a frame, as a search.
 
-    They are those of all detection passes that looked for the main face. If these found another face, further
-    passes look at the rotated frame, first by multiples of 90 degrees, then, if these found one more, by the
-    angles between them. So a frame with one face takes no further pass. If several passes found a face, the
-    first one counts. The landmarks of each are found as if it were the only one: see `Finder.follow`.
+    If no pass that looked for the main face found several faces, it is the only one. Otherwise the faces are
+    those of all these passes. If there is another one of at least `least` pixels, further passes look at the
+    rotated frame, first by multiples of 90 degrees, then, if these found one more, by the angles between
+    them. If several passes found a face, the first one counts. The landmarks of each are found as if it were
+    the only one: see `Finder.follow`.
 
     Args:
         finder: has found `main`.
@@ -38,6 +39,8 @@ def all_faces(finder: Finder, picture: np.ndarray, main: Found, least: int, most
         The faces by the area of their box, largest first; equal ones from top to bottom, then from left to
         right.
     """
+    if len(main.areas) < 2:
+        return [main]
     others = _new(main.seen, [main.face], least)
     more = others
     for turns in TURNS:

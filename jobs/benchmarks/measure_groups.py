@@ -11,7 +11,8 @@ Prints a line for each picture:
 
 - faces: number of faces that the detector found (`n_faces`). listed: number of `faces`.
 - Why the others are not listed: "small" (below `min_face`), "no face" (both models are unsure), "same" (the
-  face is listed already), "lost" (it is not found again in the region around it).
+  face is listed already), "lost" (it is not found again in the region around it). Those that are missing here
+  are further boxes of the same faces.
 - not alone: listed faces that are not found in their part. alone only: faces of at least `min_face` that are
   found in a part and not listed. Each of them has a line of its own, too.
 - Median and maximum of the absolute differences of the scores.
