@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from faceq.faces.detect import Face, overlap
+from faceq.faces.detect import Face
 from faceq.faces.finder import TURNED_LOGIT, TURNS, Finder, Found, is_face
 from faceq.faces.search import Steps, gathered
 from faceq.faces.views import SAME_FACE
@@ -61,30 +61,28 @@ def all_faces(finder: Finder, picture: np.ndarray, main: Found, least: int, most
         ]
         # Two detections may turn out to be the same face, once it is seen upright.
         for face in sorted(found, key=lambda face: -face.face.score):
-            if not _is_known(face.face, [known.face for known in faces]):
+            if _new([face.face], [known.face for known in faces], least):
                 faces.append(replace(face, areas=main.areas))
     return sorted(faces, key=lambda found: _order(found.face))
 
 
-def _new(seen: Sequence[Face], known: list[Face], least: int) -> list[Face]:
+def _new(seen: Sequence[Face], known: Sequence[Face], least: int) -> list[Face]:
     """The faces that are not known and may be large enough, each once, as it was seen first."""
-    new: list[Face] = []
-    for face in seen:
-        # By the longer side: the box of a face may grow when it is seen upright.
-        if face.box[2:].max() >= least and not _is_known(face, [*known, *new]):
-            new.append(face)
-    return new
-
-
-def _is_known(face: Face, known: list[Face]) -> bool:
-    """Whether one of these detections is the same face."""
-    return any(overlap(face, other) >= SAME_FACE or _distance(face, other) < NEAR for other in known)
-
-
-def _distance(face: Face, other: Face) -> float:
-    """Distance of the centres of the landmarks of two faces, relative to the smaller one's side."""
-    away = face.landmarks.mean(axis=0) - other.landmarks.mean(axis=0)
-    return float(np.hypot(*away)) / min(face.side, other.side)
+    # By the longer side: the box of a face may grow when it is seen upright.
+    faces = [*known, *(face for face in seen if face.box[2:].max() >= least)]
+    low = np.array([face.box[:2] for face in faces], np.float64)
+    size = np.array([face.box[2:] for face in faces], np.float64)
+    centre = np.array([face.landmarks.mean(axis=0) for face in faces], np.float64)
+    side = np.array([face.side for face in faces])
+    kept = list(range(len(known)))
+    for at in range(len(known), len(faces)):
+        ends = np.minimum(low[kept] + size[kept], low[at] + size[at]) - np.maximum(low[kept], low[at])
+        common = np.maximum(ends, 0).prod(axis=1)
+        overlap = common / (size[kept].prod(axis=1) + size[at].prod() - common)
+        away = np.hypot(*(centre[kept] - centre[at]).T) / np.minimum(side[kept], side[at])
+        if not ((overlap >= SAME_FACE) | (away < NEAR)).any():
+            kept.append(at)
+    return [faces[at] for at in kept[len(known) :]]
 
 
 def _is_other(found: Found, detected: Face) -> bool:
