@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from faceq.faces.detect import Face
-from faceq.faces.finder import TURNED_LOGIT, TURNS, Finder, Found, is_face
+from faceq.faces.finder import TURNED_LOGIT, Finder, Found, is_face
 from faceq.faces.search import Steps, gathered
 from faceq.faces.views import SAME_FACE
 
@@ -22,11 +22,8 @@ TRIED = 2
 def all_faces(finder: Finder, picture: np.ndarray, main: Found, least: int, most: int) -> Steps[list[Found]]:
     """The faces of a frame, as a search.
 
-    If no pass that looked for the main face found several faces, it is the only one. Otherwise the faces are
-    those of all these passes. If there is another one of at least `least` pixels, further passes look at the
-    rotated frame, first by multiples of 90 degrees, then, if these found one more, by the angles between
-    them. If several passes found a face, the first one counts. The landmarks of each are found as if it were
-    the only one: see `Finder.follow`.
+    They are those of all detection passes that looked for the main face. If several passes found a face, the
+    first one counts. The landmarks of each are found as if it were the only one: see `Finder.follow`.
 
     Args:
         finder: has found `main`.
@@ -41,15 +38,7 @@ def all_faces(finder: Finder, picture: np.ndarray, main: Found, least: int, most
     """
     if len(main.areas) < 2:
         return [main]
-    others = _new(main.seen, [main.face], least)
-    more = others
-    for turns in TURNS:
-        if not more:
-            break
-        turned = yield from finder.detect_turned(picture, turns)
-        more = _new(turned, [main.face, *others], least)
-        others += more
-    left = sorted(others, key=_order)[: TRIED * most]
+    left = sorted(_new(main.seen, [main.face], least), key=_order)[: TRIED * most]
     faces = [main]
     while left and len(faces) < most:
         tried, left = left[: most - len(faces)], left[most - len(faces) :]

@@ -133,13 +133,6 @@ class Finder:
         found = yield from self._select(picture, [face], face)
         return (yield from self._righted(first, found, face))
 
-    def detect_turned(self, picture: np.ndarray, turns: tuple[int, ...]) -> Steps[list[Face]]:
-        """The faces in an RGB uint8 frame (H, W, 3) rotated clockwise by each of some angles in degrees, in
-        frame pixels. A face may be among them several times."""
-        view = View.of(picture, self._first_scale(picture))
-        passes = yield from gathered([detected(self._detector, view, turn) for turn in turns])
-        return list(itertools.chain.from_iterable(passes))
-
     def _righted(self, first: View, found: Found | None, of: Face | None = None) -> Steps[Found | None]:
         """The face. If it is not certain that it is upright, it is also searched in the rotated view.
 

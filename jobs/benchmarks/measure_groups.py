@@ -17,7 +17,8 @@ Prints a line for each picture:
   found in a part and not listed. Each of them has a line of its own, too.
 - Median and maximum of the absolute differences of the scores.
 
-The last table has the differences by the width of the faces.
+The last table has the differences of whole faces by their width, of all whole faces, and of all faces. Faces
+that the edge of the frame cuts off differ more.
 """
 
 import argparse
@@ -47,6 +48,9 @@ from faceq.stages.scorer import Scorer
 MOSAIC_SIDE = 1920
 WIDTHS = (40, 56, 80, 112, 160, 10_000)
 """Limits of the classes of faces in the last table, pixels."""
+
+WHOLE = 0.9
+"""Least `face_inside` of a face that is not cut off."""
 
 SCORES = ("serfiq", "dbcnn")
 REASONS = ("small", "no face", "same", "lost")
@@ -178,9 +182,13 @@ def main() -> None:
             for face in faces:
                 print(f"{picture.name}, {title}: {_described(face)}", flush=True)
     by_width = _table("face width", "faces", *titles)
-    for least, most in (*itertools.pairwise(WIDTHS), (0, WIDTHS[-1])):
-        some = [pair for pair in pairs if least <= pair[0]["face_w"] < most]
-        by_width.add_row(f"{least} to {most}", str(len(some)), *_differences(some))
+    whole = [pair for pair in pairs if all((face["face_inside"] or 0) >= WHOLE for face in pair)]
+    classes = {
+        f"{least} to {most}": [pair for pair in whole if least <= pair[0]["face_w"] < most]
+        for least, most in itertools.pairwise(WIDTHS)
+    }
+    for title, some in {**classes, "whole faces": whole, "all faces": pairs}.items():
+        by_width.add_row(title, str(len(some)), *_differences(some))
     console = rich.console.Console(width=180)
     console.print(shown)
     console.print(by_width)

@@ -55,8 +55,8 @@ def test_each_list_is_like_that_of_a_job(tables):
 
 
 def test_a_track_stays_in_its_shot_and_video(tables):
-    with Rows(tables[0], S3Settings()) as rows:
-        faces = rows.arrow(rows.chosen("track is not null", faces=True))
+    with Rows(tables[0], S3Settings(), faces=True) as rows:
+        faces = rows.arrow(rows.chosen("track is not null"))
     shots = {(row["source"], row["track"]): set() for row in faces.select(["source", "track"]).to_pylist()}
     for row in faces.select(["source", "track", "shot"]).to_pylist():
         shots[row["source"], row["track"]].add(row["shot"])

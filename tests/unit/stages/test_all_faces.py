@@ -200,49 +200,6 @@ def test_a_tilted_face_in_a_group_is_levelled(faces):
         assert bool(right) or degrees == 180
 
 
-@pytest.mark.parametrize("quarters", [1, 2, 3])
-def test_rotated_faces_beside_two_upright_ones_are_found(faces, quarters):
-    """The passes for the main face find at most one of these eight."""
-    turned = [rotated(face, quarters) for face in faces.values()]
-    first = np.hstack([faces["group0"], faces["astronaut"], *turned[:3]])
-    frame = np.vstack([first, np.hstack(turned[3:])])
-    every, largest = (
-        faceq.score_images([frame], **values).to_pylist()[0] for values in (ALL, {"fiq_threshold": 0})
-    )
-    assert {name: every[name] for name in VALUES} == {name: largest[name] for name in VALUES}
-    rolls = np.array([face["roll"] for face in every["faces"]])
-    away = np.abs((rolls - 90 * quarters + 180) % 360 - 180)
-    assert every["n_faces"] == 3 and (away < 40).sum() >= 5
-
-
-def rotated(face: np.ndarray, quarters: int) -> np.ndarray:
-    """A frame of 384 pixels, rotated clockwise and shrunk so that its corners are inside."""
-    turn = cv2.getRotationMatrix2D((191.5, 191.5), -90 * quarters, 0.7)
-    return cv2.warpAffine(face, turn, (384, 384), flags=cv2.INTER_AREA, borderValue=(128,) * 3)
-
-
-def test_a_frame_with_one_face_takes_no_further_detection_pass(faces, group):
-    settings = config.build(ALL)
-    stage = FindFace(settings, choose(settings))
-    calls: list[int] = []
-    detector = stage._find._detector
-
-    class Counting:
-        first_side, coarse_side = detector.first_side, detector.coarse_side
-        tile, least_face = detector.tile, detector.least_face
-
-        def __call__(self, picture: np.ndarray) -> list:
-            calls.append(1)
-            return detector(picture)
-
-    stage._find._detector = Counting()
-    for picture, several in ((faces["astronaut"], False), (group, True)):
-        main = stage._find(picture)
-        calls.clear()
-        run(all_faces(stage._find, picture, main, 40, 16))
-        assert bool(calls) == several
-
-
 # --- the main face --------------------------------------------------------------------------------
 
 
