@@ -60,7 +60,8 @@ def read_table(
         uri: folder or URI of a result table.
         where: an SQL condition on the columns of the table, e.g. "serfiq >= 0.6 and dbcnn >= 55".
         columns: names of the columns to read; all if None.
-        faces: one row for each face instead of each frame: see "Rows of faces" in the reference.
+        faces: one row for each face instead of each frame: see "Rows of faces" in the reference. If `where`
+            or `columns` names `track`, or all columns are read, the faces of videos are followed first.
         s3: settings for S3, if the usual AWS environment variables and profiles are not enough.
 
     Returns:
