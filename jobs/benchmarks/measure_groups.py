@@ -44,6 +44,7 @@ from faceq.faces.views import SAME_FACE, is_among
 from faceq.sources.decode.image import decode
 from faceq.stages.chosen_models import choose
 from faceq.stages.scorer import Scorer
+from jobs.benchmarks.track_agreement import iou
 
 MOSAIC_SIDE = 1920
 WIDTHS = (40, 56, 80, 112, 160, 10_000)
@@ -236,14 +237,8 @@ def _moved(face: FaceValues, part: tuple[int, int, int, int]) -> FaceValues:
 
 def _overlap(one: FaceValues, other: FaceValues) -> float:
     """Intersection over union of the boxes, 0...1."""
-    low, high, area = [], [], []
-    for face in (one, other):
-        box = np.array([face[f"face_{side}"] for side in "xywh"])
-        low.append(box[:2])
-        high.append(box[:2] + box[2:])
-        area.append(float(box[2:].prod()))
-    common = float(np.maximum(np.min(high, axis=0) - np.max(low, axis=0), 0).prod())
-    return common / (sum(area) - common)
+    boxes = (np.array([[face[f"face_{side}"] for side in "xywh"]]) for face in (one, other))
+    return float(iou(*boxes).item())
 
 
 def _read(path: Path) -> np.ndarray:

@@ -84,14 +84,14 @@ def main() -> None:
             for fps, step in STEPS.items():
                 for first in range(step):
                     some, there = faces.sampled(first, step), truth[first::step]
+                    people = people_of(some, truth)
                     followed += len(some.frames)
                     for method, follow in METHODS.items():
                         begin = time.process_time()
                         tracks = follow(some)
                         seconds[method] += time.process_time() - begin
-                        counts[scenario, fps, method] += compared(some, tracks, there, first, step)
-                    ideal = people_of(some, truth)
-                    counts[scenario, fps, "possible"] += compared(some, ideal, there, first, step)
+                        counts[scenario, fps, method] += compared(some, people, tracks, there, first, step)
+                    counts[scenario, fps, "possible"] += compared(some, people, people, there, first, step)
     show(counts)
     print("CPU time per face in these videos, and where one face moves alone:")
     for method in ("embeddings", "hashes", "boxes"):
@@ -159,34 +159,30 @@ def overlapping(frames: np.ndarray, times: np.ndarray, boxes: np.ndarray) -> np.
     return numbers
 
 
-def matched(faces: Faces, truth: Truth, frame: int) -> Iterator[tuple[int, int]]:
-    """The people of a frame and the rows of their faces."""
-    rows = np.flatnonzero(faces.frames == frame)
-    overlap = iou(truth.boxes, faces.boxes[rows])
-    # Rather on somebody who is visible than on somebody who is hidden.
-    worth = np.where(overlap >= MATCH, overlap + (truth.visible >= SEEN)[:, None], 0)
-    for person, at in zip(*linear_sum_assignment(worth, maximize=True), strict=True):
-        if worth[person, at]:
-            yield int(person), int(rows[at])
-
-
 def people_of(faces: Faces, truth: list[Truth]) -> np.ndarray:
     """The person of each face; -1 for nobody."""
     people = np.full(len(faces.frames), -1)
     for frame in np.unique(faces.frames):
-        for person, row in matched(faces, truth[frame], frame):
-            people[row] = person
+        rows, there = np.flatnonzero(faces.frames == frame), truth[frame]
+        overlap = iou(there.boxes, faces.boxes[rows])
+        # Rather on somebody who is visible than on somebody who is hidden.
+        worth = np.where(overlap >= MATCH, overlap + (there.visible >= SEEN)[:, None], 0)
+        for person, at in zip(*linear_sum_assignment(worth, maximize=True), strict=True):
+            if worth[person, at]:
+                people[rows[at]] = person
     return people
 
 
-def compared(faces: Faces, tracks: np.ndarray, truth: list[Truth], first: int, step: int) -> Agreement:
-    """The tracks of some frames and the truth of the same."""
+def compared(
+    faces: Faces, people: np.ndarray, tracks: np.ndarray, truth: list[Truth], first: int, step: int
+) -> Agreement:
+    """The tracks of some frames and the truth of the same. people: see `people_of`."""
 
     def frames() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for number, there in enumerate(truth):
+            rows = np.flatnonzero((faces.frames == first + number * step) & (people >= 0))
             found = np.full(len(there.boxes), -1)
-            for person, row in matched(faces, there, first + number * step):
-                found[person] = tracks[row]
+            found[people[rows]] = tracks[rows]
             seen = np.flatnonzero(there.visible >= SEEN)
             yield seen, found[seen]
 
