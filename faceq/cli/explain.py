@@ -42,13 +42,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def explain(options: argparse.Namespace) -> int:
     """`faceq explain`."""
     from faceq.query import conditions  # noqa: PLC0415 - DuckDB takes a while to import
+    from faceq.query.faces import needs_tracks  # noqa: PLC0415 - as above
     from faceq.query.rows import Rows  # noqa: PLC0415 - as above
 
     condition = filtered(options) or FILTER
     s3 = load_settings(options).s3
     if options.json:
         check_output(options.json, s3)
-    with Rows(options.table, s3, faces=options.faces) as rows:
+    tracks = options.faces and needs_tracks(condition)
+    with Rows(options.table, s3, faces=options.faces, tracks=tracks) as rows:
         found = conditions.explain(rows, condition)
     shown = rich.table.Table(box=None, pad_edge=False)
     shown.add_column("condition", overflow="fold")

@@ -113,6 +113,8 @@ def test_tracks_are_shown_only_if_they_are_asked_for(table_of, capsys, tmp_path)
     assert faceq.read_table(uri, "track = 1", ["main"], faces=True)["main"].to_pylist() == [False] * 20
     assert main(["query", "--faces", uri, "track = 1", "--count"]) == 0
     assert capsys.readouterr().out == "20\n"
+    assert main(["explain", "--faces", uri, "track = 1"]) == 0
+    assert "20 of 40 faces pass" in capsys.readouterr().out
     statement = "select source, track, count(*) as n from faces group by all order by all"
     assert main(["query", "--faces", uri, "--sql", statement]) == 0
     lines = capsys.readouterr().out.splitlines()
