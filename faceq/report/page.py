@@ -104,6 +104,7 @@ def build(
             "table": rows.table.uri,
             "made": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
             "runs": rows.table.runs(),
+            "thing": rows.noun,
             "things": rows.view,
             "of_faces": face_scope(rows) if per_face else None,
             "further_faces": 0 if per_face else further_faces(rows),
