@@ -44,15 +44,11 @@ def with_faces(
     for other in range(1, len(PEOPLE)):
         present.append(large & (other < people) & (generator.random(len(frames)) < PRESENT))
     person, row = np.nonzero(np.stack(present))
+    n_faces = np.bincount(row, minlength=len(frames))
     side = frames["face_w"].to_numpy()[row] * np.where(person, generator.uniform(*SMALLER, len(row)), 1)
     order = np.lexsort((-side, row))
     order = order[((person == 0) | (side >= min_face))[order]]
-    n_faces, person, row, side = (
-        np.bincount(row, minlength=len(frames)),
-        person[order],
-        row[order],
-        side[order],
-    )
+    person, row, side = person[order], row[order], side[order]
     first = index[row] % FRAMES_PER_SHOT * 2 // FRAMES_PER_SHOT
     track = shot[row] * len(PEOPLE) + (first + person) % people[row]
     alike = row.copy()
@@ -82,12 +78,8 @@ def _moved(faces: pa.Table, other: np.ndarray, side: np.ndarray, generator: np.r
     points = faces["landmarks"].combine_chunks().flatten().to_numpy().reshape(len(faces), 5, 2)
     factor = side / faces["face_w"].to_numpy()
     inside = after[:, None] + (points - before[:, None]) * factor[:, None, None]
-    for name, values in (
-        ("face_x", after[:, 0]),
-        ("face_y", after[:, 1]),
-        ("face_w", side),
-        ("face_h", side),
-    ):
+    boxes = {"face_x": after[:, 0], "face_y": after[:, 1], "face_w": side, "face_h": side}
+    for name, values in boxes.items():
         kept = np.where(other, values, faces[name].to_numpy()).astype(np.float32)
         faces = faces.set_column(faces.column_names.index(name), name, pa.array(kept))
     points = np.where(other[:, None, None], inside, points).astype(np.float32)
