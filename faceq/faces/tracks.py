@@ -15,7 +15,7 @@ It combines steps of published trackers:
 - A track that is not seen ends after a second: ByteTrack (Zhang et al., "ByteTrack: Multi-Object Tracking by
   Associating Every Detection Box", ECCV 2022) keeps it for 30 frames.
 
-The thresholds were chosen on made videos, and checked on videos of other people:
+The thresholds were chosen on synthetic videos, and checked on videos of other people:
 docs/decisions/0038-tracks-without-a-tracking-library.md.
 """
 
@@ -45,8 +45,9 @@ CLEAR, UNCLEAR = 0.5, 0.1
 """A face is clear if its IoU with one track is at least CLEAR, and at most UNCLEAR with each other one."""
 
 SPEED, FARTHEST = 7.0, 4.0
-"""How far a face may be from where it is expected: face sizes per second, and at most. Somebody who walks by
-moves at this speed. The limit is reached after half a second: a face that is farther may be anybody's."""
+"""How far a face may be from where it is expected: SPEED face sizes per second, and at most
+FARTHEST face sizes. Somebody who walks by moves at this speed. The limit is reached after half a second: a
+face that is farther may be anybody's."""
 
 KEPT_SECONDS, KEPT_INTERVALS = 1.0, 1.5
 """How long a track that is not seen can continue by its position: seconds, and usual intervals between frames

@@ -1,4 +1,4 @@
-"""Made videos of people who move, and the truth: where each of them is in each frame.
+"""Synthetic videos of people who move, and the truth: where each of them is in each frame.
 
 Heads are cut out of portraits with an elliptic mask. They move over a background of colours, turn in the
 image plane, grow and shrink, and become lighter and darker. A head hides those behind it. The faces do not

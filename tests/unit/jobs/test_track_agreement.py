@@ -1,4 +1,4 @@
-"""IDF1 and identity switches, and the made videos that they are measured on."""
+"""IDF1 and identity switches, and the synthetic videos that they are measured on."""
 
 import numpy as np
 import pytest
