@@ -16,7 +16,8 @@ smaller side. Their boxes may overlap little: a detection pass misplaces the box
 rotated for it."""
 
 TRIED = 2
-"""Maximum number of detections that are tried, relative to the number of faces. Some are no faces."""
+"""Maximum number of detections that are tried, relative to the maximum number of faces. Some detections are
+no faces."""
 
 
 def all_faces(finder: Finder, picture: np.ndarray, main: Found, least: int, most: int) -> Steps[list[Found]]:
@@ -36,7 +37,7 @@ def all_faces(finder: Finder, picture: np.ndarray, main: Found, least: int, most
         The faces by the area of their box, largest first; equal ones from top to bottom, then from left to
         right.
     """
-    if len(main.areas) < 2:
+    if len(main.areas) < 2:  # no pass found a second face
         return [main]
     left = sorted(_new(main.seen, [main.face], least), key=_order)[: TRIED * most]
     faces = [main]

@@ -69,11 +69,12 @@ MAX_LEVELLING_PASSES = 3
 class Found:
     """A face of a frame that is scored.
 
-    face: the face, with the landmarks used for alignment. dense: its dense landmarks. areas: of all faces
-    that the first detection pass which found the most of them found, square pixels. seen: the detections of
-    all passes over the frame that are good enough to score other faces by; a face may be among them several
-    times. given: if the frame is a face that is already aligned, the landmarks of the alignment template,
-    (5, 2) float32, frame pixels; then these are used for alignment. None if the face was detected.
+    face: the face, with the landmarks used for alignment. dense: its dense landmarks. areas: of the faces of
+    one detection pass, the first of those that found the most, square pixels. seen: the detections of all
+    passes, but not those that are too small for the first pass if a second one saw them larger; a face may be
+    among them several times. given: if the frame is a face that is already aligned, the landmarks of the
+    alignment template, (5, 2) float32, frame pixels; then these are used for alignment. None if the face was
+    detected.
     """
 
     face: Face
@@ -188,10 +189,7 @@ class Finder:
         found = yield from self._select(views[0].picture, faces, of)
         if found is None or before is None:
             return found
-        return replace(
-            found,
-            areas=max(found.areas, before.areas, key=len),
-        )
+        return replace(found, areas=max(found.areas, before.areas, key=len))
 
     def _detected_in(self, views: list[View], turn: int) -> Steps[list[Face]]:
         """The faces in all of these views of a frame, each of them once."""
