@@ -103,8 +103,8 @@ _IDENTITY = (
     "extra.json.identity"
 )
 _FACES = (
-    "the identities are those of faces: the CSV file also has the column face, the position in the table's "
-    "column `faces`, or nothing for the main face"
+    "the CSV file names single faces: it also has the column face, the position in the table's column "
+    "`faces`; empty: the main face"
 )
 _RATINGS = (
     "CSV file with the columns image and mos (higher is better); image: the image's path below IMAGE_DIR"
