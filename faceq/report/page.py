@@ -73,7 +73,7 @@ class Counts:
 def build(
     uri: str,
     s3: S3Settings,
-    with_faces: bool = True,
+    with_pictures: bool = True,
     selection: str | None = None,
     *,
     per_face: bool = False,
@@ -83,7 +83,7 @@ def build(
     Args:
         uri: folder or URI of a result table.
         s3: settings of the file system, also for the sources.
-        with_faces: whether to read sample faces, and frames of clips, from their sources.
+        with_pictures: whether to read sample faces, and frames of clips, from their sources.
         selection: the Parquet file of a selection to show, too.
         per_face: count faces instead of frames. Errors and videos are of frames: such a page leaves them out.
 
@@ -92,12 +92,12 @@ def build(
             the page is about faces.
     """
     with Rows(uri, s3, faces=per_face) as rows:
-        selected = selection_section(rows, selection, s3, with_faces) if selection is not None else None
+        selected = selection_section(rows, selection, s3, with_pictures) if selection is not None else None
         counts = count(rows)
         sources, n_sources = _sources(rows)
         measures = measure_charts(rows, DRAWN)
         names = [measure.column.name for measure in measures]
-        faces = sample(rows, SCALES, names, s3) if with_faces else None
+        faces = sample(rows, SCALES, names, s3) if with_pictures else None
         quantiles = _quantiles(rows)
         page = {
             "version": __version__,
@@ -117,7 +117,7 @@ def build(
             "n_sources": n_sources,
             "errors": None if per_face else _errors(rows),
             "faces": faces,
-            "videos": None if per_face else videos(rows, s3, with_faces),
+            "videos": None if per_face else videos(rows, s3, with_pictures),
             "selection": selected,
             "strips": _strips(quantiles, faces),
             "measures": measures,

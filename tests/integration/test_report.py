@@ -172,7 +172,7 @@ def test_names_and_errors_cannot_become_part_of_the_page(looked_at, tmp_path):
     place = tmp_path / "</script><img src=x onerror=alert(1)>"
     place.parent.mkdir(parents=True)
     shutil.copytree(looked_at, place)
-    text = report.build(str(place), S3Settings(), with_faces=False)
+    text = report.build(str(place), S3Settings(), with_pictures=False)
     assert "<img" not in text and "&lt;img" in text
 
 

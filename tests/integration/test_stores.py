@@ -301,7 +301,7 @@ def test_a_job_writes_equal_rows_and_resumes(place, shards, expected, light_job,
 
     scored = read_table(out, where="status = 'scored'")
     assert scored.num_rows == sum(row["status"] == "scored" for row in expected) > 0
-    assert "<html" in page.build(out, S3, with_faces=True)
+    assert "<html" in page.build(out, S3, with_pictures=True)
 
     if not place.writes:
         if place.lists:

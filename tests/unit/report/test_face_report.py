@@ -97,11 +97,11 @@ def test_a_face_at_the_edge_is_in_the_middle_of_its_thumbnail():
 
 
 def test_the_page_of_frames_says_how_many_faces_it_leaves_out(faces_table, photos, tmp_path):
-    words = words_of(report.build(faces_table, S3Settings(), with_faces=False))
+    words = words_of(report.build(faces_table, S3Settings(), with_pictures=False))
     assert "3 frames from" in words
     assert "Only the main face of each frame counts here. The frames have 5 further faces:" in words
     largest = score_here(str(photos / "t1.jpg"), str(tmp_path / "table"))
-    assert "further face" not in words_of(report.build(largest, S3Settings(), with_faces=False))
+    assert "further face" not in words_of(report.build(largest, S3Settings(), with_pictures=False))
     assert "1 faces in 1 frame" in words_of(report.build(largest, S3Settings(), False, per_face=True))
 
 

@@ -38,7 +38,7 @@ def test_groups_and_bins_count_what_was_taken_and_left(made_up, tmp_path):
     for group in section.groups:
         assert group.candidates == of_source.count(group.name)
         assert group.chosen == chosen["group"].to_pylist().count(group.name)
-    page = build(made_up, S3Settings(), with_faces=False, selection=out)
+    page = build(made_up, S3Settings(), with_pictures=False, selection=out)
     text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page))
     assert f"{len(chosen):,} of {len(candidates):,} candidates are chosen, from" in text
     assert "Candidates Yaw and pitch of" not in text and "Head pose before and after" in text

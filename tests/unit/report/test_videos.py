@@ -91,7 +91,7 @@ def test_a_table_without_videos_has_no_section(table_of):
     broken = video("/d/b.mp4", [None], frame_index=[-1], timestamp_s=[3.0])  # only a break
     table = table_of(images, broken)
     assert section(table) is None
-    assert "videos-title" not in build(table, S3Settings(), with_faces=False)
+    assert "videos-title" not in build(table, S3Settings(), with_pictures=False)
 
 
 def test_the_curve_has_the_values_of_the_frames(table_of):
@@ -118,7 +118,7 @@ def test_a_long_video_is_drawn_in_few_bins(table_of):
     assert heights(curve.mean) == pytest.approx(means, abs=0.1)
     lowest = [y.place(float(part.min())) for part in parts]
     assert heights(curve.spread)[: -BINS - 1 : -1] == pytest.approx(lowest, abs=0.1)
-    assert len(part_of(build(table, S3Settings(), with_faces=False))) < 25_000
+    assert len(part_of(build(table, S3Settings(), with_pictures=False))) < 25_000
 
 
 def test_bars_and_shots_are_those_of_the_clips(table_of):
@@ -162,7 +162,7 @@ def test_names_cannot_become_part_of_the_page(table_of):
         video("/d/x.tar", [60.0] * 40, member="m" * 100_000),
         video("/d/" + "f" * 5_000 + "/y.mp4", [60.0] * 40),
     )
-    page = part_of(build(table, S3Settings(), with_faces=True))
+    page = part_of(build(table, S3Settings(), with_pictures=True))
     assert "<script" not in page and "\u202e" not in page
     assert "a&#34;&gt;&lt;script&gt;alert(1)&lt;b&gt;" in page
     assert "x.tar: mmm" in page and "y.mp4" in page and len(page) < 40_000
@@ -225,7 +225,7 @@ def test_a_page_without_faces_has_no_frames(table_of, tmp_path):
     write_video(path, [np.full((64, 64, 3), 128, np.uint8)] * 40, rate=FPS)
     table = table_of(video(str(path), [60.0] * 40))
     assert part_of(build(table, S3Settings())).count("<img") == FRAMES
-    page = build(table, S3Settings(), with_faces=False)
+    page = build(table, S3Settings(), with_pictures=False)
     assert "data:image" not in page and "The longest clips" not in page
 
 
