@@ -99,14 +99,15 @@ def build(
         names = [measure.column.name for measure in measures]
         faces = sample(rows, SCALES, names, s3) if with_pictures else None
         quantiles = _quantiles(rows)
+        runs = rows.table.runs()
         page = {
             "version": __version__,
             "table": rows.table.uri,
             "made": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-            "runs": rows.table.runs(),
+            "runs": runs,
             "thing": rows.noun,
             "things": rows.view,
-            "of_faces": face_scope(rows) if per_face else None,
+            "of_faces": face_scope(rows, runs) if per_face else None,
             "further_faces": 0 if per_face else further_faces(rows),
             "counts": counts,
             "statuses": FACE_STATUSES if per_face else STATUSES,

@@ -1,6 +1,7 @@
 """What the page counts, frames or faces, and what it leaves out."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from faceq.query.rows import Rows
 from faceq.table.schema import FACES_COLUMN
@@ -19,11 +20,11 @@ class FaceScope:
     runs_of_one: int
 
 
-def face_scope(rows: Rows) -> FaceScope:
-    """The frames behind the rows of faces of a table."""
+def face_scope(rows: Rows, runs: list[dict[str, Any]]) -> FaceScope:
+    """The frames behind the rows of faces of a table. runs: records of all runs."""
     counted = "SELECT count(*) AS n, count(face_x) AS with_face FROM frames"
     found = rows.arrow(rows.sql(counted)).to_pylist()[0]
-    of_one = sum(run.get("faces") != "all" for run in rows.table.runs())
+    of_one = sum(run.get("faces") != "all" for run in runs)
     return FaceScope(found["with_face"], found["n"] - found["with_face"], of_one)
 
 
