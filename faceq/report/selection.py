@@ -213,7 +213,8 @@ def _sheets(rows: Rows, chosen: pa.Table, groups: list[Group], s3: S3Settings) -
     for number, picture in pictures_of(frames, s3):
         row = values[number]
         box = [row[f"face_{side}"] for side in "xywh"]
-        image = thumbnail(picture, box if None not in box else [0, 0, *picture.shape[1::-1]], SIDE)
+        shown_box = box if None not in box else [0, 0, *picture.shape[1::-1]]
+        image = thumbnail(picture, shown_box, SIDE, centred=rows.of_faces)
         faces[row["group"]].append(Chosen(row["rank"], row["serfiq"], row["dbcnn"], image))
     tried = [row["group"] for row in values]
     return [

@@ -127,7 +127,11 @@ class Groups:
             found.face
             for found in run(all_faces(self._finder, image, main, self._min_face, config.MOST_FACES))
         ]
-        return Counter(self._reason(image, face, listed) for face in main.seen if not is_among(face, listed))
+        others: list[Face] = []  # each once: several passes may have detected it
+        for face in main.seen:
+            if not is_among(face, [*listed, *others]):
+                others.append(face)
+        return Counter(self._reason(image, face, listed) for face in others)
 
     def _reason(self, image: np.ndarray, face: Face, listed: list[Face]) -> str:
         if face.box[2:].max() < self._min_face:
