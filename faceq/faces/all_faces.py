@@ -15,9 +15,9 @@ NEAR = 0.25
 smaller side. Their boxes may overlap little: a detection pass misplaces the box of a face that is small or
 rotated for it."""
 
-TRIED = 2
-"""Maximum number of detections that are tried, relative to the maximum number of faces. Some detections are
-no faces."""
+TRIED, LEAST_TRIED = 2, 16
+"""Maximum number of detections that are tried: so many times the maximum number of faces, or LEAST_TRIED if
+that is more. Some detections are no faces, and the box of a tilted face grows when it is seen upright."""
 
 
 def all_faces(finder: Finder, picture: np.ndarray, main: Found, least: int, most: int) -> Steps[list[Found]]:
@@ -39,21 +39,20 @@ def all_faces(finder: Finder, picture: np.ndarray, main: Found, least: int, most
     """
     if len(main.areas) < 2:  # no pass found a second face
         return [main]
-    left = sorted(_new(main.seen, [main.face], least), key=_order)[: TRIED * most]
+    tried = sorted(_new(main.seen, [main.face], least), key=_order)[: max(LEAST_TRIED, TRIED * most)]
+    followed = yield from gathered([finder.follow(picture, face) for face in tried])
+    found = [
+        face
+        for detected, face in zip(tried, followed, strict=True)
+        if face is not None and _is_other(face, detected) and face.face.box[2:].min() >= least
+    ]
     faces = [main]
-    while left and len(faces) < most:
-        tried, left = left[: most - len(faces)], left[most - len(faces) :]
-        followed = yield from gathered([finder.follow(picture, face) for face in tried])
-        found = [
-            face
-            for detected, face in zip(tried, followed, strict=True)
-            if face is not None and _is_other(face, detected) and face.face.box[2:].min() >= least
-        ]
-        # Two detections may turn out to be the same face, once it is seen upright.
-        for face in sorted(found, key=lambda face: -face.face.score):
-            if _new([face.face], [known.face for known in faces], least):
-                faces.append(replace(face, areas=main.areas))
-    return sorted(faces, key=lambda found: _order(found.face))
+    # Two detections may turn out to be the same face, once it is seen upright.
+    for face in sorted(found, key=lambda face: -face.face.score):
+        if _new([face.face], [known.face for known in faces], least):
+            faces.append(replace(face, areas=main.areas))
+    largest = sorted(faces[1:], key=lambda found: _order(found.face))[: most - 1]
+    return sorted([main, *largest], key=lambda found: _order(found.face))
 
 
 def _new(seen: Sequence[Face], known: Sequence[Face], least: int) -> list[Face]:

@@ -170,6 +170,20 @@ def test_small_faces_in_a_large_frame_are_where_they_are_alone_and_listed_once(f
     assert len(found) > 80
 
 
+def test_the_largest_faces_are_listed_as_they_are_seen_upright(group):
+    """The largest one is tilted: it is the smallest one in the first detection pass."""
+    settings = config.build(ALL)
+    find = FindFace(settings, choose(settings))._find
+    main = find(group)
+    every = [face.face for face in run(all_faces(find, group, main, 40, 16))]
+    assert len(every) == 6
+    for most in range(1, 7):
+        largest = [face for face in every if face is not main.face][: most - 1]
+        listed = [found.face for found in run(all_faces(find, group, main, 40, most))]
+        expected = sorted([main.face, *largest], key=lambda face: -face.area)
+        assert [face.box.tolist() for face in listed] == [face.box.tolist() for face in expected]
+
+
 @pytest.mark.shared
 def test_a_face_with_two_overlapping_detections_is_listed_once(shared):
     """The box of the levelled main face is twice as large as that of the first pass."""
