@@ -105,8 +105,9 @@ def clips(options: argparse.Namespace) -> int:
         log.warning("%s clips could not be cut, the first: %s: %s", f"{len(lost):,}", name, first["error"])
     elif not len(found):
         log.info(
-            "no stretch is long enough: try a smaller --min-seconds or a larger --max-gap; faceq explain "
-            "says which part of the condition rejects most frames"
+            "no stretch is long enough: try a smaller --min-seconds or a larger --max-gap; faceq explain%s "
+            "says which part of the condition rejects most %s",
+            *((" --faces", "faces") if options.per else ("", "frames")),
         )
     return 1 if lost else 0
 

@@ -141,12 +141,25 @@ class _JsonParser(_Parser):
 def _options(arguments: list[str], shown: logs.Handler) -> argparse.Namespace:
     shown.as_json = logs.asks_for_json(arguments)
     try:
-        options = _parser(arguments, _JsonParser if shown.as_json else _Parser).parse_args(arguments)
+        parser = _parser(arguments, _JsonParser if shown.as_json else _Parser)
+        options, left = parser.parse_known_args(arguments)
+        _take_late(options, left)
+        if left:
+            parser.error(f"unrecognized arguments: {' '.join(left)}")
     except SystemExit:
         sys.stdout.flush()  # after --help
         raise
     shown.configure(options)
     return options
+
+
+def _take_late(options: argparse.Namespace, left: list[str]) -> None:
+    """Take a CONDITION or a list of identities that stands behind a flag, as in `query TABLE --faces
+    CONDITION`: argparse looks for it only right after TABLE. left: what argparse has not recognised; emptied
+    if it is taken."""
+    for name in ("where", "identities"):
+        if len(left) == 1 and not left[0].startswith("-") and getattr(options, name, "") is None:
+            setattr(options, name, left.pop())
 
 
 def _parser(arguments: list[str], kind: type[_Parser] = _Parser) -> argparse.ArgumentParser:

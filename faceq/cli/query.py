@@ -92,6 +92,7 @@ def query(options: argparse.Namespace) -> int:
     s3 = load_settings(options).s3
     if options.export:
         check_export(options.export, s3)
+    status = 0
     with Rows(
         options.table, s3, faces=options.faces, tracks=options.faces and _needs_tracks(options)
     ) as rows:
@@ -101,19 +102,28 @@ def query(options: argparse.Namespace) -> int:
             count = export(rows, _chosen(rows, options), options.export, s3)
             print(f"{count:,} rows in {visible(options.export)}")
         elif options.export_shards:
-            return _export_shards(rows, options, pictures, s3)
+            status = _export_shards(rows, options, pictures, s3)
         else:
             _show(rows, options)
-    return 0
+        if not options.faces and _names_track(options) and rows.lacks_tracks():
+            log.warning(
+                "`track` is null in the `faces` of frames until faceq compact has filled it in: use --faces, "
+                "or the table that faceq compact writes"
+            )
+    return status
 
 
 def _needs_tracks(options: argparse.Namespace) -> bool:
     """Whether the command line names `track`, or exports all columns."""
+    exports_all = options.export_shards or (options.export and not (options.columns or options.sql))
+    return exports_all or _names_track(options)
+
+
+def _names_track(options: argparse.Namespace) -> bool:
     from faceq.query.faces import needs_tracks  # noqa: PLC0415 - PyArrow takes a while to import
 
-    exports_all = options.export_shards or (options.export and not (options.columns or options.sql))
     texts = (options.where, options.columns, options.order_by, options.sql)
-    return exports_all or needs_tracks(*(text or "" for text in texts))
+    return needs_tracks(*(text or "" for text in texts))
 
 
 def _check_combination(options: argparse.Namespace) -> None:

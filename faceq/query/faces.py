@@ -29,7 +29,8 @@ FACE_ID, FACE_POSITION, IS_MAIN = (column.name for column in FACE_COLUMNS)
 
 TRACK = "track"
 
-_BOX = ("face_x", "face_y", "face_w", "face_h")
+BOX = ("face_x", "face_y", "face_w", "face_h")
+"""The box of a face. A row of a face is the same one in two tables if they are equal."""
 
 
 def per_face(frames: str, columns: Sequence[str], every_run: bool) -> str:
@@ -47,13 +48,13 @@ def per_face(frames: str, columns: Sequence[str], every_run: bool) -> str:
     main = f"CASE WHEN face_x IS NOT NULL THEN [struct_pack({', '.join(_packed(columns))})] END"
     stored = FACES_COLUMN.name in columns
     faces = FACES_COLUMN.name if every_run and stored else f"coalesce(faces, {main})" if stored else main
-    is_main = " AND ".join(f"found.{name} = main_{name}" for name in _BOX)
+    is_main = " AND ".join(f"found.{name} = main_{name}" for name in BOX)
     return f"""
         SELECT {", ".join(of_frame)}, (md5_number_lower(frame_id || '/' || {FACE_POSITION}) >> 1)::BIGINT AS
             {FACE_ID}, {FACE_POSITION}, {is_main} AS {IS_MAIN},
             {", ".join(f"found.{name} AS {name}" for name in FACE.names)}
         FROM (
-            SELECT {", ".join(of_frame)}, {", ".join(f"{name} AS main_{name}" for name in _BOX)},
+            SELECT {", ".join(of_frame)}, {", ".join(f"{name} AS main_{name}" for name in BOX)},
                 unnest(of_frame) AS found,
                 (generate_subscripts(of_frame, 1) - 1)::INTEGER AS {FACE_POSITION}
             FROM (

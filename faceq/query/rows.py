@@ -21,12 +21,21 @@ import pyarrow as pa
 from faceq.errors import StorageError, UsageError
 from faceq.messages.one_line import one_line
 from faceq.query.confined import check_reads_only, connect
-from faceq.query.faces import FACE_ID, FACE_POSITION, FACE_VIEW, needs_tracks, per_face, with_tracks
+from faceq.query.faces import (
+    FACE_ID,
+    FACE_POSITION,
+    FACE_VIEW,
+    IS_MAIN,
+    TRACK,
+    needs_tracks,
+    per_face,
+    with_tracks,
+)
 from faceq.query.recogniser import impostors_of, recogniser_of
-from faceq.query.sql import FRAME_ORDER, VIEW, quoted
+from faceq.query.sql import FRAME_ORDER, OF_VIDEO, VIEW, quoted
 from faceq.storage.filesystem import is_remote, uri_of
 from faceq.storage.settings import S3Settings
-from faceq.table.schema import EMBEDDING, EVERY_COLUMN, OPTIONAL, STATUSES
+from faceq.table.schema import EMBEDDING, EVERY_COLUMN, FACES_COLUMN, OPTIONAL, STATUSES
 from faceq.table.store import Table
 
 MAIN_COLUMNS = ("source", "member", "status", "serfiq", "dbcnn", "yaw", "pitch")
@@ -264,6 +273,17 @@ class Rows:
         statement = with_tracks(statement, numbers)
         self._connection.execute(f"CREATE OR REPLACE TEMP VIEW {FACE_VIEW} AS {statement}")
 
+    def lacks_tracks(self) -> bool:
+        """Whether the files have faces of videos whose `track` nobody has filled in."""
+        if FACES_COLUMN.name not in self.stored:
+            return False
+        null = (
+            f"list_filter({FACES_COLUMN.name}, lambda face: face.{TRACK} IS NULL AND face.face_x IS NOT NULL)"
+        )
+        return bool(
+            len(self.arrow(self.sql(f"SELECT 1 FROM {VIEW} WHERE {OF_VIDEO} AND len({null}) > 0 LIMIT 1")))
+        )
+
     @property
     def of_faces(self) -> bool:
         """Whether the rows are those of faces."""
@@ -339,6 +359,11 @@ def _message_of(error: duckdb.Error, columns: Sequence[str]) -> str:
         return reason
     if unknown[1] in STATUSES:
         return f"\"{unknown[1]}\" is a string: write it in single quotes, '{unknown[1]}'"
+    if unknown[1].lower() in (FACE_ID, FACE_POSITION, IS_MAIN, TRACK):
+        return (
+            f'frames have no column "{unknown[1]}", but faces do: add --faces, and in --sql use the view '
+            f"`{FACE_VIEW}`"
+        )
     near = difflib.get_close_matches(unknown[1].lower(), columns, n=1)
     hint = f'did you mean "{near[0]}"?' if near else f"choose from {', '.join(columns)}"
     return f'there is no column "{unknown[1]}": {hint}'

@@ -11,11 +11,10 @@ import pyarrow as pa
 
 from faceq.faces.tracks import COSINE, track_numbers
 from faceq.models.zoo import Impostors
-from faceq.query.faces import FACE_POSITION, FACE_VIEW, TRACK
+from faceq.query.faces import BOX, FACE_POSITION, FACE_VIEW, TRACK
 from faceq.query.sql import OF_VIDEO, same_video
 from faceq.table.schema import EMBEDDING
 
-_BOX = ("face_x", "face_y", "face_w", "face_h")
 _SHOWN = f"{FACE_VIEW} WHERE {OF_VIDEO} AND face_x IS NOT NULL"
 """SQL: the faces that have a place in a video."""
 
@@ -35,7 +34,7 @@ def faces_to_follow(embeddings: bool) -> str:
     return f"""
     WITH shown AS (
         SELECT frame_id, {FACE_POSITION}, source, member, coalesce(shot, -1) AS shot, frame_index,
-            timestamp_s, {", ".join(_BOX)}, dhash{embedding}
+            timestamp_s, {", ".join(BOX)}, dhash{embedding}
         FROM {_SHOWN}
     ), videos AS (
         SELECT source, member, row_number() OVER (ORDER BY source, member) AS video
@@ -71,7 +70,7 @@ def follow(faces: Iterable[pa.Table], impostors: Impostors | None) -> pa.Table:
 
 def _followed(shot: pa.Table, cosine: float) -> np.ndarray:
     """The numbers of the tracks (N,) of the faces of a shot, from 0. cosine: see `track_numbers`."""
-    boxes = np.stack([shot[name].to_numpy() for name in _BOX], 1)
+    boxes = np.stack([shot[name].to_numpy() for name in BOX], 1)
     known = shot["dhash"].combine_chunks()
     hashes = np.ma.masked_array(known.fill_null(0).to_numpy().view(np.uint64), known.is_null())
     frames, times = shot["frame_index"].to_numpy(), shot["timestamp_s"].to_numpy()

@@ -93,6 +93,9 @@ class RunRecords:
         try:
             yield
         except folders.UnlistedError as error:
+            if isinstance(error.error, NotADirectoryError):
+                reason = "it is a file, or lies below one: a table is a folder"
+                raise UsageError(f"{self.uri}: cannot be used: {reason}") from None
             raise failure(f"{self.uri}: cannot be used", error) from None
         except FaceqError:
             raise

@@ -140,6 +140,9 @@ def test_storage_that_is_down_has_exit_status_1(tmp_path):
 def test_a_table_that_is_not_there(tmp_path, capsys):
     assert main.main(["query", str(tmp_path / "none")]) == 2
     assert "no faceq table here" in capsys.readouterr().err
+    (tmp_path / "rows.parquet").touch()
+    assert main.main(["query", str(tmp_path / "rows.parquet")]) == 2
+    assert "it is a file, or lies below one: a table is a folder" in capsys.readouterr().err
 
 
 COMMANDS = ("score", "query", "report", "inspect", "compact", "plan", "evaluate edc", "evaluate iqa")

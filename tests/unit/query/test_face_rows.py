@@ -84,11 +84,32 @@ def test_frames_are_exported_whole_with_their_faces(faces_table, tmp_path):
     [
         (["--export-shards", "out"], "add --crop face or --crop aligned"),
         (["dbcn > 1"], 'there is no column "dbcn": did you mean "dbcnn"?'),
+        (["--sql", "select face from frames"], "in --sql use the view `faces`"),
     ],
 )
 def test_wrong_combinations_say_what_to_write(faces_table, arguments, what, capsys):
     assert main(["query", "--faces", faces_table, *arguments]) == 2
     assert what in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["track", "face_id", "face", "main"])
+def test_a_column_of_faces_without_the_flag_is_an_error_that_names_it(faces_table, name, capsys):
+    assert main(["query", faces_table, f"{name} = 1"]) == 2
+    assert f'frames have no column "{name}", but faces do: add --faces' in capsys.readouterr().err
+
+
+def test_a_condition_may_stand_behind_flags(faces_table, capsys):
+    assert main(["query", faces_table, "--faces", "--count", "n_faces = 6"]) == 0
+    assert main(["query", "--count", faces_table, "--faces", "n_faces = 1"]) == 0
+    assert capsys.readouterr().out == "6\n1\n"
+
+
+@pytest.mark.parametrize("left", [["n_faces = 6", "main"], ["--fases"]])
+def test_what_is_no_condition_behind_flags_is_an_error(faces_table, left, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["query", faces_table, "--faces", *left])
+    assert ended.value.code == 2
+    assert f"unrecognized arguments: {' '.join(left)}" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from exported import samples
+from here import score_here
 
 import faceq
 from faceq.cli.main import main
@@ -92,6 +93,17 @@ def test_the_report_shows_the_chosen_faces(table, tmp_path):
         assert "6 of 7 candidates are chosen" in shown
         assert "of 7 candidates; stronger cells have more faces" in shown
         assert shown.count('alt="Face, rank') == 6
+
+
+def test_a_selection_of_faces_at_other_positions_is_refused(table, tmp_path, capsys):
+    """A table of the same pictures with only their largest faces: position 0 may be another person."""
+    best, page = tmp_path / "best.parquet", tmp_path / "report.html"
+    assert main(["select", table, "n_faces = 6", "--faces", "--out", str(best)]) == 0
+    (source,) = {row["source"] for row in faces_of(table, "n_faces = 6")}
+    largest = score_here(source, str(tmp_path / "largest"))
+    assert main(["report", largest, "--out", str(page), "--selection", str(best)]) == 2
+    assert "have other positions in `faces` here" in capsys.readouterr().err
+    assert not page.exists()
 
 
 @pytest.fixture(scope="module")

@@ -124,6 +124,18 @@ def test_tracks_are_shown_only_if_they_are_asked_for(table_of, capsys, tmp_path)
     assert sorted(exported["track"].to_pylist()) == [0] * 20 + [1] * 20
 
 
+def test_a_query_of_frames_says_that_their_tracks_are_not_there_yet(table_of, capsys, tmp_path):
+    uri = table_of([frame("v", i, two(i)) for i in range(10)])
+    arguments = ["faces[1].track = 0", "--count"]
+    assert main(["query", uri, *arguments]) == 0
+    shown = capsys.readouterr()
+    assert shown.out == "0\n" and "until faceq compact has filled it in" in shown.err
+    compact(uri, str(tmp_path / "compact"), S3Settings())
+    assert main(["query", str(tmp_path / "compact"), *arguments]) == 0
+    shown = capsys.readouterr()
+    assert shown.out == "10\n" and not shown.err
+
+
 def test_a_table_of_main_faces_has_tracks_of_these(table_of):
     uri = table_of([frame("v", i, two(i)[:1]) for i in range(40)], faces="largest")
     found = faceq.clips(uri, per="track")
