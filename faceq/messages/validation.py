@@ -24,6 +24,8 @@ def explain(error: Any, model: type[BaseModel], assigned: tuple[str, ...]) -> st
         hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(known)}"
         return f"unknown key {key!r}: {hint}"
     message = error["msg"].removeprefix("Value error, ")
+    if not key:  # about several keys, which the message names
+        return message
     origin = "--set " if any(f"{key}.".startswith(f"{name}.") for name in assigned) else ""
     return f"{origin}{key}: {message[0].lower()}{message[1:]} (got {error['input']!r})"
 

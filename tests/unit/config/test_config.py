@@ -25,6 +25,7 @@ def test_the_command_line_overrides_the_file(tmp_path):
         ("preset: embeded", "unknown preset 'embeded': choose from embedded"),
         ("fiq_threshold: 1.5", "fiq_threshold: input should be less than or equal to 1 (got 1.5)"),
         ("serfiq: {min_size: 3, max_size: 1}", "max_size 1 is less than min_size 3"),
+        ("main: best", "job.yaml: main: best chooses among all faces: set faces: all, too"),
         ("min_face: big", "min_face: input should be a valid integer"),
         ("- a\n- b", "expected `key: value` lines, got list"),
         ("a: [", "expected"),
