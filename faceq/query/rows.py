@@ -361,8 +361,8 @@ def _message_of(error: duckdb.Error, columns: Sequence[str]) -> str:
         return f"\"{unknown[1]}\" is a string: write it in single quotes, '{unknown[1]}'"
     if unknown[1].lower() in (FACE_ID, FACE_POSITION, IS_MAIN, TRACK):
         return (
-            f'frames have no column "{unknown[1]}", but faces do: add --faces (faceq clips: --per track), and '
-            f"in --sql use the view `{FACE_VIEW}`"
+            f'frames have no column "{unknown[1]}", but faces do: add --faces (faceq clips: --per track), '
+            f"and in --sql use the view `{FACE_VIEW}`"
         )
     near = difflib.get_close_matches(unknown[1].lower(), columns, n=1)
     hint = f'did you mean "{near[0]}"?' if near else f"choose from {', '.join(columns)}"
