@@ -87,9 +87,8 @@ def _embeddings(shot: pa.Table) -> np.ndarray | None:
     if not size:
         return None
     found = np.full((len(shot), size), np.nan, np.float32)
-    # Those of another length are of another recogniser.
-    for start in np.flatnonzero(sizes == size):
-        found[start] = lists[int(start)].values.to_numpy()
+    whole = sizes == size  # those of another length are of another recogniser
+    found[whole] = lists.filter(pa.array(whole)).flatten().to_numpy().reshape(-1, size)
     return found
 
 
