@@ -14,10 +14,11 @@ def command() -> str:
     return "faceq" if shutil.which("faceq") else shlex.quote(str(Path(sys.executable).with_name("faceq")))
 
 
-def query(table: str, where: str, columns: str = "") -> str:
-    """The command that shows the rows of a table that fulfil an SQL condition."""
+def query(table: str, where: str, columns: str = "", faces: bool = False) -> str:
+    """The command that shows the rows of a table that fulfil an SQL condition; with `faces`, those of its
+    faces."""
     shown = f" --columns {columns}" if columns else ""
-    return f'{command()} query {_path(table)} "{where}"{shown}'
+    return f'{command()} query {_path(table)} "{where}"{" --faces" if faces else ""}{shown}'
 
 
 def query_errors(table: str) -> str:

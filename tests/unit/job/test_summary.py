@@ -99,6 +99,11 @@ def test_the_next_commands_can_be_pasted_and_work(done, tmp_path, monkeypatch, c
     assert main.main(shlex.split(commands[0])[1:]) == 0
 
 
+def test_with_all_faces_the_query_is_one_of_faces(done):
+    done.run.config["faces"] = "all"
+    assert f'query {done.table} "serfiq >= 0.6 and dbcnn >= 55" --faces' in summary.text(done)
+
+
 def test_without_errors_no_command_for_them_is_suggested(done, tmp_path, photos):
     done.run.counts = {"scored": 3}
     assert "unreadable'" not in summary.text(done)
