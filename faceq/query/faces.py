@@ -15,9 +15,10 @@ FACE_COLUMNS = (
     Column(
         "face_id",
         pa.int64(),
-        "Identifies the face. A face of a frame has the same number in every query and every copy of the "
-        "table: the last 8 bytes of the MD5 hash of `frame_id`, `/` and `face` in decimal, as a "
-        "little-endian number, divided by 2.",
+        "Identifies the face: its frame and, to the pixel, its box. So a face has the same number in each "
+        "table of the same frames that has this face. It is the last 8 bytes, as a little-endian number, "
+        "divided by 2, of the MD5 hash of `frame_id` and the rounded `face_x`, `face_y`, `face_w` and "
+        "`face_h`, with `/` between them. If the face has no box, `face` takes its place.",
         range="≥ 0",
     ),
     Column("face", pa.int32(), "Position of the face in `faces` of its frame.", range="≥ 0"),
@@ -30,7 +31,7 @@ FACE_ID, FACE_POSITION, IS_MAIN = (column.name for column in FACE_COLUMNS)
 TRACK = "track"
 
 BOX = ("face_x", "face_y", "face_w", "face_h")
-"""The box of a face. A row of a face is the same one in two tables if they are equal."""
+"""The columns of the box of a face."""
 
 
 def per_face(frames: str, columns: Sequence[str], every_run: bool) -> str:
@@ -48,9 +49,11 @@ def per_face(frames: str, columns: Sequence[str], every_run: bool) -> str:
     main = f"CASE WHEN face_x IS NOT NULL THEN [struct_pack({', '.join(_packed(columns))})] END"
     stored = FACES_COLUMN.name in columns
     faces = FACES_COLUMN.name if every_run and stored else f"coalesce(faces, {main})" if stored else main
+    box = " || '/' || ".join(f"round(found.{name})::INTEGER" for name in BOX)
     is_main = " AND ".join(f"found.{name} = main_{name}" for name in BOX)
     return f"""
-        SELECT {", ".join(of_frame)}, (md5_number_lower(frame_id || '/' || {FACE_POSITION}) >> 1)::BIGINT AS
+        SELECT {", ".join(of_frame)},
+            (md5_number_lower(frame_id || '/' || coalesce({box}, {FACE_POSITION}::VARCHAR)) >> 1)::BIGINT AS
             {FACE_ID}, {FACE_POSITION}, {is_main} AS {IS_MAIN},
             {", ".join(f"found.{name} AS {name}" for name in FACE.names)}
         FROM (

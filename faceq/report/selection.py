@@ -104,8 +104,7 @@ def selection_section(rows: Rows, path: str, s3: S3Settings, with_pictures: bool
         with_pictures: whether to make contact sheets.
 
     Raises:
-        UsageError: the file is not a selection, or one of another table or of faces at other positions, or of
-            frames beside rows of faces.
+        UsageError: the file is not a selection, or one of another table, or of frames beside rows of faces.
         StorageError: it cannot be read.
     """
     record, chosen = _read(path, s3)
@@ -131,16 +130,12 @@ def _section(
         f"LEFT JOIN {known} AS c USING ({rows.key}) WHERE {is_candidate(wanted)}"
     )
     here = rows.sql(f"SELECT count(*) FROM {rows.view} SEMI JOIN {known} USING ({rows.key})")
-    if len(chosen) and rows.arrow(here)[0][0].as_py() == 0:
-        raise UsageError(f"{path}: is a selection of another table, {record['table']}")
-    if rows.of_faces:
-        moved = " OR ".join(f"f.{side} <> c.{side}" for side in BOX)
-        other = f"SELECT 1 FROM {rows.view} AS f JOIN {known} AS c USING ({rows.key}) WHERE {moved} LIMIT 1"
-        if len(rows.arrow(rows.sql(other))):
-            raise UsageError(
-                f"{path}: its faces have other positions in `faces` here: it is a selection of another "
-                f"table, {record['table']}, or the frames were scored again since: run faceq select again"
-            )
+    missing = len(chosen) - rows.arrow(here)[0][0].as_py()
+    if missing:
+        raise UsageError(
+            f"{path}: {missing:,} of its {len(chosen):,} {rows.view} are not in {rows.table.uri}: it is a "
+            f"selection of another table, {record['table']}, or the table has changed: run faceq select again"
+        )
     groups = _groups(rows, found, label(wanted.per), f"LIMIT {GROUPS_SHOWN}")
     numbered = _groups(rows, found, bin_number(wanted.balance), "") if wanted.balance else []
     titles = bin_names(wanted.balance)
@@ -151,13 +146,12 @@ def _section(
         bins,
         _poses(rows, found, "candidates"),
         _poses(rows, f"{found} AND c.rank IS NOT NULL", f"chosen {rows.view}"),
-        _sheets(rows, chosen.select([rows.key, "group", "rank"]), groups, s3) if with_pictures else [],
+        _sheets(rows, chosen, groups, s3) if with_pictures else [],
     )
 
 
 def _read(path: str, s3: S3Settings) -> tuple[dict[str, Any], pa.Table]:
-    """The record of a selection, and frame_id or face_id, group and rank of what was chosen; also the boxes
-    of faces."""
+    """The record of a selection, and frame_id or face_id, group and rank of what was chosen."""
     wrong = f"{path}: is not a selection: give the .parquet file that faceq select --out has written"
     try:
         with filesystem(path, s3).open(path_of(path), "rb") as file:
@@ -166,8 +160,8 @@ def _read(path: str, s3: S3Settings) -> tuple[dict[str, Any], pa.Table]:
             if record is None:
                 raise UsageError(wrong)
             found = json.loads(record)
-            key = [FACE_ID, *BOX] if found.get("faces") else ["frame_id"]
-            return found, stored.read([*key, "group", "rank"])
+            key = FACE_ID if found.get("faces") else "frame_id"
+            return found, stored.read([key, "group", "rank"])
     except pa.ArrowInvalid as error:
         raise UsageError(f"{wrong} ({one_line(error)})") from None
     except (OSError, *storage_errors()) as error:

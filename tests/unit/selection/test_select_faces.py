@@ -95,14 +95,14 @@ def test_the_report_shows_the_chosen_faces(table, tmp_path):
         assert shown.count('alt="Face, rank') == 6
 
 
-def test_a_selection_of_faces_at_other_positions_is_refused(table, tmp_path, capsys):
-    """A table of the same pictures with only their largest faces: position 0 may be another person."""
+def test_a_selection_of_faces_that_are_not_there_is_refused(table, tmp_path, capsys):
+    """A table of the same pictures with only their largest faces."""
     best, page = tmp_path / "best.parquet", tmp_path / "report.html"
     assert main(["select", table, "n_faces = 6", "--faces", "--out", str(best)]) == 0
     (source,) = {row["source"] for row in faces_of(table, "n_faces = 6")}
     largest = score_here(source, str(tmp_path / "largest"))
     assert main(["report", largest, "--out", str(page), "--selection", str(best)]) == 2
-    assert "have other positions in `faces` here" in capsys.readouterr().err
+    assert "5 of its 6 faces are not in" in capsys.readouterr().err
     assert not page.exists()
 
 
@@ -112,6 +112,14 @@ def clusters(table, tmp_path_factory) -> Path:
     rows = faceq.read_table(table, "n_faces = 6", ["face_id", "face", "frame_id"], faces=True)
     pq.write_table(rows.rename_columns({"face": "cluster"}), path)
     return path
+
+
+def test_people_of_another_table_are_those_of_the_same_faces(table, clusters, tmp_path):
+    """In a table of largest faces, position 0 is another person than in the list."""
+    (main_face,) = faces_of(table, "n_faces = 6 and main")
+    largest = score_here(main_face["source"], str(tmp_path / "largest"))
+    (found,) = faceq.select(largest, ANY, per="cluster", clusters=str(clusters), faces=True).to_pylist()
+    assert found["face"] == 0 and found["group"] == str(main_face["face"]) != "0"
 
 
 def test_clusters_are_of_faces(table, clusters):
