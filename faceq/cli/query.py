@@ -114,8 +114,12 @@ def query(options: argparse.Namespace) -> int:
 
 
 def _needs_tracks(options: argparse.Namespace) -> bool:
-    """Whether the command line names `track`, or exports all columns."""
-    exports_all = options.export_shards or (options.export and not (options.columns or options.sql))
+    """Whether the command line names `track`, or asks for all columns."""
+    from faceq.query.faces import statement_needs_tracks  # noqa: PLC0415 - PyArrow takes a while to import
+
+    if options.sql:
+        return statement_needs_tracks(options.sql)
+    exports_all = options.export_shards or (options.export and not options.columns)
     return exports_all or _names_track(options)
 
 

@@ -71,6 +71,14 @@ def needs_tracks(*texts: str | None) -> bool:
     return any(text is None or re.search(rf"\b{TRACK}\b", text, re.IGNORECASE) for text in texts)
 
 
+def statement_needs_tracks(statement: str) -> bool:
+    """Whether a whole SQL statement may use the column `track`: it names it, or uses columns without their
+    names, by `*`, `COLUMNS(…)` or a FROM without SELECT. A product counts as a `*`."""
+    text = re.sub(r"\bcount\s*\(\s*\*\s*\)", "", statement, flags=re.IGNORECASE)
+    unnamed = re.search(r"\*|\bcolumns\s*\(", text, re.IGNORECASE)
+    return needs_tracks(text) or unnamed is not None or not re.search(r"\bselect\b", text, re.IGNORECASE)
+
+
 def with_tracks(faces: str, numbers: str) -> str:
     """A SELECT statement: rows of faces with their tracks.
 

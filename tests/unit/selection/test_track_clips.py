@@ -136,6 +136,31 @@ def test_a_query_of_frames_says_that_their_tracks_are_not_there_yet(table_of, ca
     assert shown.out == "10\n" and not shown.err
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "select * from faces",
+        "FROM faces",
+        "select columns('tra.*') from faces",
+        "with f as (select f.* from faces as f) select TRACK, count(*) over () as n from f",
+    ],
+)
+def test_a_statement_for_all_columns_has_tracks(table_of, statement, tmp_path):
+    uri = table_of([frame("v", i, two(i)) for i in range(10)])
+    out = str(tmp_path / "faces.parquet")
+    assert main(["query", "--faces", uri, "--sql", statement, "--export", out]) == 0
+    found = pq.read_table(out)
+    (name,) = (name for name in found.column_names if name.lower() == "track")
+    assert sorted(found[name].to_pylist()) == [0] * 10 + [1] * 10
+
+
+def test_a_statement_that_counts_faces_does_not_follow_them(table_of, monkeypatch):
+    uri = table_of([frame("v", i, two(i)) for i in range(10)])
+    monkeypatch.setattr("faceq.query.tracks.track_numbers", None)
+    statement = "select source, count( * ) as n, avg(dbcnn) from faces group by source"
+    assert main(["query", "--faces", uri, "--sql", statement]) == 0
+
+
 def test_a_table_of_main_faces_has_tracks_of_these(table_of):
     uri = table_of([frame("v", i, two(i)[:1]) for i in range(40)], faces="largest")
     found = faceq.clips(uri, per="track")
