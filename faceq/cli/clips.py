@@ -85,9 +85,7 @@ def clips(options: argparse.Namespace) -> int:
         if options.out:
             export(rows, rows.sql(f"FROM {rows.name_of(found)}"), options.out, s3)
         if way:
-            # Earlier folders of clips do not record `per`.
-            per = {"per": options.per} if options.per else {}
-            selection = {"condition": condition, **vars(lengths), **per}
+            selection = {"condition": condition, **vars(lengths), "per": options.per}
             found = _cut(rows, found, way, selection, options, s3)
     if not (options.out or options.cut):
         shown = [name for name in SHOWN if name in found.column_names]

@@ -38,7 +38,7 @@ MOST_EXTENSIONS = 100
 """Maximum number of different extensions of sidecars on the dataset card."""
 
 _EARLIER = {"crop": "frame", "format": "keep", "faces": False}
-"""What a record or a selection means that does not have these keys."""
+"""What a record means that does not have these keys."""
 
 _LISTS_AT_ONCE = 10
 _TAR = re.compile(r"frames-(\d{6})\.tar$")
@@ -94,7 +94,7 @@ class ExportFolder:
                 )
             return None
         recorded = self._parse_record(self.files.cat_file(record))
-        for key, value in {**_EARLIER, **selection}.items():
+        for key, value in selection.items():
             before = recorded.get(key, _EARLIER.get(key))
             if before != value:
                 raise UsageError(

@@ -125,9 +125,8 @@ def export_shards(
     if pictures.kind != "frame":
         columns = pa.schema([*columns, *CROP_COLUMNS])
     place = ExportFolder(folder, s3, columns, pictures.about)
-    wanted = {"layout": _LAYOUT, "table": rows.table.uri, **vars(selection), **vars(pictures)}
-    if rows.of_faces:
-        wanted["faces"] = True
+    wanted = {"layout": _LAYOUT, "table": rows.table.uri, "faces": rows.of_faces}
+    wanted |= vars(selection) | vars(pictures)
     if selection.limit is not None:
         # If the table has grown, the limit selects other rows: then it is another export.
         wanted["rows"] = rows.count(rows.chosen())

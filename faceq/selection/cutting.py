@@ -69,9 +69,8 @@ def cut(
     in `clips.parquet`.
 
     Each video is decoded once, whatever the number of its clips; where clips of several tracks overlap, once
-    for each of them. Several sources are read at the same time,
-    one per CPU. A file appears when it is complete; those that exist are kept. A video that cannot be cut
-    does not stop the others.
+    for each of them. Several sources are read at the same time, one per CPU. A file appears when it is
+    complete; those that exist are kept. A video that cannot be cut does not stop the others.
 
     Args:
         rows: the table of the clips.

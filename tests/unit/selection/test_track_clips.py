@@ -223,7 +223,7 @@ def test_overlapping_clips_are_cut_in_as_few_passes_as_possible():
         assert all(one.end_frame < two.start_frame for one, two in itertools.pairwise(lane))
 
 
-def test_each_person_is_cut_out_of_the_same_frames(table_of, tmp_path):
+def test_each_person_is_cut_out_of_the_same_frames(table_of, tmp_path, capsys):
     """The left half of the video is red, the right one blue."""
     path = str(tmp_path / "v.mp4")
     picture = np.zeros((360, 640, 3), np.uint8)
@@ -246,3 +246,5 @@ def test_each_person_is_cut_out_of_the_same_frames(table_of, tmp_path):
         assert len(shown) == 40
         means = np.mean(shown, axis=(0, 1, 2))
         assert means[channel] > 150 and means[2 - channel] < 40
+    assert main([each for each in arguments if each not in ("--per", "track")]) == 2
+    assert "per was 'track', is now None" in capsys.readouterr().err
