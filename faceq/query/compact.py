@@ -149,7 +149,8 @@ def _rows_of(old: Rows, status: str) -> str:
     )
     FROM {VIEW} LEFT JOIN (
         SELECT frame_id, list({TRACK} ORDER BY {FACE_POSITION}) AS {TRACK}s
-        FROM {FACE_VIEW} WHERE {OF_VIDEO} GROUP BY frame_id
+        FROM (SELECT DISTINCT frame_id, {FACE_POSITION}, {TRACK} FROM {FACE_VIEW} WHERE {OF_VIDEO})
+        GROUP BY frame_id
     ) AS found USING (frame_id)
     {where}"""
 

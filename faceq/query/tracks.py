@@ -58,7 +58,7 @@ def follow(faces: Iterable[pa.Table], impostors: Impostors | None) -> pa.Table:
     cosine = COSINE if impostors is None else impostors.cosine_at(_FMR)
     found = [_NUMBERS.empty_table()]
     video, first = None, 0
-    for shot in _shots(faces):
+    for shot in map(_once, _shots(faces)):
         first = first if shot["video"][0].as_py() == video else 0
         video = shot["video"][0].as_py()
         numbers = first + _followed(shot, cosine)
@@ -66,6 +66,12 @@ def follow(faces: Iterable[pa.Table], impostors: Impostors | None) -> pa.Table:
         columns = [shot["frame_id"], shot[FACE_POSITION], pa.array(numbers, pa.int32())]
         found.append(pa.table(columns, schema=_NUMBERS))
     return pa.concat_tables(found)
+
+
+def _once(shot: pa.Table) -> pa.Table:
+    """Sorted faces without repetitions: a killed run may leave two rows of one frame."""
+    frames, places = (shot[name].to_numpy() for name in ("frame_index", FACE_POSITION))
+    return shot.filter(pa.array(np.append(True, (np.diff(frames) != 0) | (np.diff(places) != 0))))
 
 
 def _followed(shot: pa.Table, cosine: float) -> np.ndarray:

@@ -212,6 +212,16 @@ def test_a_compacted_table_keeps_the_tracks(table_of, tmp_path, monkeypatch):
     assert faceq.clips(str(tmp_path / "compact"), per="track").equals(expected)
 
 
+def test_a_frame_with_two_rows_has_its_faces_followed_once(table_of, tmp_path):
+    rows = [frame("v", i, two(i)) for i in range(20)]
+    uri = table_of([*rows, *rows[5:9]])
+    found = faceq.read_table(uri, None, ["face", "track"], faces=True)
+    assert len(found) == 48 and found["track"].equals(found["face"])
+    compact(uri, str(tmp_path / "compact"), S3Settings())
+    stored = faceq.read_table(str(tmp_path / "compact"), None, ["faces"])["faces"].to_pylist()
+    assert [[each["track"] for each in faces] for faces in stored] == [[0, 1]] * 24
+
+
 def test_overlapping_clips_are_cut_in_as_few_passes_as_possible():
     def clip(name: str, start: int, end: int) -> Clip:
         return Clip(name, "v", None, start / FPS, end / FPS, start, end)
