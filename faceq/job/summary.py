@@ -229,7 +229,7 @@ def _speed(summary: Summary) -> list[str]:
 
 
 def _next(summary: Summary, counts: dict[str, int]) -> list[str]:
-    all_faces = summary.run.config["faces"] == "all"
+    all_faces = summary.run.config.get("faces") == "all"
     commands = [next_commands.query(summary.table, FILTER, faces=all_faces)]
     if counts.get("unreadable"):
         commands.append(next_commands.query_errors(summary.table))
