@@ -17,6 +17,7 @@ from faceq.sources import listing
 from faceq.sources.frame import in_batches
 from faceq.stages import scorer
 from faceq.stages.chosen_models import choose, comparison_record
+from faceq.storage.settings import S3Settings
 from faceq.table.runs import Run, new_run_id
 from faceq.table.schema import schema, schema_with
 from faceq.table.store import Table
@@ -50,6 +51,17 @@ def score_here(source: str, out: str, **values: Any) -> str:
 def _stages(settings: config.Config) -> list[Callable[[pa.Table], pa.Table]]:
     """Stages for these settings, shared by several tables."""
     return scorer.stages_of(settings)
+
+
+def write_table(path: Path, rows: pa.Table, record: dict[str, Any] | None = None, files: int = 1) -> str:
+    """Write a table of one finished run, whose record has the given keys, to at most so many files of each
+    status. Returns its path."""
+    table = Table(str(path), S3Settings())
+    run = Run("1", "0", [], record or {}, {}, "", "now", state="ended", columns=rows.column_names)
+    run.frames = run.rows = len(rows)
+    table.save(run)
+    write_rows(rows, table, run.run_id, -(-len(rows) // files) or None)
+    return table.uri
 
 
 def write_rows(rows: pa.Table, table: Table, run_id: str, rows_per_file: int | None = None) -> None:

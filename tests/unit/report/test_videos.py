@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from here import write_rows
+from here import write_table
 from PIL import Image
 from videos import write_video
 
@@ -20,9 +20,7 @@ from faceq.report.sheets import FRAMES, SHEETS, SIDE
 from faceq.report.timelines import BINS
 from faceq.report.videos import TIMELINES, Videos, videos
 from faceq.storage.settings import S3Settings
-from faceq.table.runs import Run
 from faceq.table.schema import SCHEMA, frame_id
-from faceq.table.store import Table
 
 FPS = 10
 
@@ -52,8 +50,6 @@ def table_of(tmp_path):
     """Writes a table of videos; returns its path."""
 
     def write(*found: dict, columns: pa.Schema = SCHEMA) -> str:
-        place = Table(str(tmp_path / "table"), S3Settings())
-        place.save(Run("1", "0", [], {}, {}, "", state="ended", columns=columns.names))
         parts = [
             pa.table(
                 {
@@ -65,8 +61,7 @@ def table_of(tmp_path):
             )
             for values in found
         ]
-        write_rows(pa.concat_tables(parts), place, "1")
-        return place.uri
+        return write_table(tmp_path / "table", pa.concat_tables(parts))
 
     return write
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
-from here import write_rows
+from here import write_table
 
 import faceq
 from faceq.cli.main import main
@@ -20,9 +20,7 @@ from faceq.selection import clip_values
 from faceq.selection.clip_schema import SUMMARISED, schema
 from faceq.selection.clips import Lengths, find
 from faceq.storage.settings import S3Settings
-from faceq.table.runs import Run
 from faceq.table.schema import EMBEDDING, SCHEMA, frame_id
-from faceq.table.store import Table
 
 
 def frame(source: str, index: int, time: float | None, dbcnn: float | None = 60.0, **values: Any) -> dict:
@@ -50,10 +48,7 @@ def table_of(tmp_path):
     """Writes a table of rows; returns its path."""
 
     def write(rows: list[dict], columns: pa.Schema = SCHEMA) -> str:
-        place = Table(str(tmp_path / "table"), S3Settings())
-        place.save(Run("1", "0", [], {}, {}, "", state="ended", columns=columns.names))
-        write_rows(pa.Table.from_pylist(rows, columns), place, "1")
-        return place.uri
+        return write_table(tmp_path / "table", pa.Table.from_pylist(rows, columns))
 
     return write
 

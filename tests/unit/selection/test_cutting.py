@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from clicks import flashes_and_clicks, flashing, write_clicking
 from disks import needs_mounts, small_disk
-from here import write_rows
+from here import write_table
 from real_s3 import BUCKET
 from tars import write_tar
 from videos import number_in, numbered, packets, write_numbered, write_video
@@ -31,9 +31,7 @@ from faceq.selection.cutting import Way, cut
 from faceq.selection.face_path import path_of
 from faceq.sources import video
 from faceq.storage.settings import S3Settings
-from faceq.table.runs import Run
 from faceq.table.schema import SCHEMA, frame_id
-from faceq.table.store import Table
 
 WHOLE = Way()
 
@@ -62,10 +60,7 @@ def table_of(tmp_path):
     """Writes a table of rows; returns its path."""
 
     def write(rows: list[dict]) -> str:
-        place = Table(str(tmp_path / "table"), S3Settings())
-        place.save(Run("1", "0", [], {}, {}, "", state="ended", columns=SCHEMA.names))
-        write_rows(pa.Table.from_pylist(rows, SCHEMA), place, "1")
-        return place.uri
+        return write_table(tmp_path / "table", pa.Table.from_pylist(rows, SCHEMA))
 
     return write
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
-from here import write_rows
+from here import write_table
 
 import faceq
 from faceq.cli.main import main
@@ -22,10 +22,7 @@ from faceq.errors import UsageError
 from faceq.selection import choice, distinct_embeddings, distinct_hashes, greedy
 from faceq.selection.distinct_hashes import Hashes
 from faceq.selection.select import METADATA_KEY
-from faceq.storage.settings import S3Settings
-from faceq.table.runs import Run
 from faceq.table.schema import EMBEDDING, SCHEMA, frame_id
-from faceq.table.store import Table
 
 CONNECT = duckdb.connect
 
@@ -76,11 +73,7 @@ def random_rows(seed: int, count: int = 120, videos: int = 4) -> list[dict[str, 
 
 def write(path: Any, rows: list[dict[str, Any]], columns: pa.Schema = COLUMNS, files: int = 1) -> str:
     """A table of rows."""
-    place = Table(str(path), S3Settings())
-    place.save(Run("1", "0", [], {}, {}, "", state="ended", columns=columns.names))
-    size = -(-len(rows) // files) if rows else None
-    write_rows(pa.Table.from_pylist(rows, columns), place, "1", size)
-    return place.uri
+    return write_table(path, pa.Table.from_pylist(rows, columns), files=files)
 
 
 GROUPS = {

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from here import write_rows
+from here import write_table
 
 import faceq
 from faceq.cli.main import main
@@ -17,9 +17,7 @@ from faceq.query.compact import compact
 from faceq.selection.cut_clip import Clip
 from faceq.selection.cutting import lanes
 from faceq.storage.settings import S3Settings
-from faceq.table.runs import Run
 from faceq.table.schema import EMBEDDING, FACE, frame_id, schema
-from faceq.table.store import Table
 
 FPS = 10.0
 HASHES = {"left": 0x0F0F_3C3C_5A5A_6969, "right": -0x1111_2222_3333_4445}
@@ -62,13 +60,8 @@ def table_of(tmp_path):
         rows: list[dict[str, Any]], embeddings: bool = False, faces: str = "all", preset: str = "embedded"
     ) -> str:
         columns = schema(embeddings, all_faces=faces == "all")
-        place = Table(str(tmp_path / "table"), S3Settings())
         record = {"faces": faces, "embeddings": embeddings, "preset": preset}
-        run = Run("1", "0", [], record, {}, "now", "now", state="ended", columns=columns.names)
-        run.frames = run.rows = len(rows)
-        place.save(run)
-        write_rows(pa.Table.from_pylist(rows, columns), place, "1")
-        return place.uri
+        return write_table(tmp_path / "table", pa.Table.from_pylist(rows, columns), record)
 
     return write
 
