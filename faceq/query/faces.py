@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
+from faceq.query.sql import HAS_FACES
 from faceq.table.column import Column
 from faceq.table.schema import FACE, FACES_COLUMN
 
@@ -61,7 +62,7 @@ def per_face(frames: str, columns: Sequence[str], every_run: bool) -> str:
                 unnest(of_frame) AS found,
                 (generate_subscripts(of_frame, 1) - 1)::INTEGER AS {FACE_POSITION}
             FROM (
-                SELECT *, {faces} AS of_frame FROM {frames} WHERE status NOT IN ('unreadable', 'no_face')
+                SELECT *, {faces} AS of_frame FROM {frames} WHERE {HAS_FACES}
             )
         )"""
 

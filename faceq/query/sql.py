@@ -12,6 +12,9 @@ SINGLE_PICTURE = "(member IS NULL AND timestamp_s IS NULL)"
 OF_VIDEO = "(timestamp_s IS NOT NULL AND frame_index >= 0)"
 """SQL: a row of a frame of a video."""
 
+HAS_FACES = "status NOT IN ('unreadable', 'no_face')"
+"""SQL: a row of a frame with faces. The files of other statuses are not read."""
+
 
 def same_video(first: str, second: str) -> str:
     """SQL: rows of two tables, given by their names, are of the same video."""

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from faceq.query.rows import Rows
+from faceq.query.sql import HAS_FACES
 from faceq.table.schema import FACES_COLUMN
 
 
@@ -33,6 +34,5 @@ def further_faces(rows: Rows) -> int:
     if FACES_COLUMN.name not in rows.stored:
         return 0
     counted = f"SELECT coalesce(sum(len({FACES_COLUMN.name}) - 1), 0)::BIGINT AS n FROM frames"
-    # The files of statuses without faces are not read.
-    where = f"WHERE len({FACES_COLUMN.name}) > 0 AND status NOT IN ('unreadable', 'no_face')"
+    where = f"WHERE len({FACES_COLUMN.name}) > 0 AND {HAS_FACES}"
     return int(rows.arrow(rows.sql(f"{counted} {where}"))["n"][0].as_py())
