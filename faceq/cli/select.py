@@ -72,6 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def select(options: argparse.Namespace) -> int:
     """`faceq select`: print the chosen rows, write them to a file, or export their frames."""
     from faceq.query.export import check_export, export  # noqa: PLC0415 - DuckDB takes a while to import
+    from faceq.query.faces import needs_tracks  # noqa: PLC0415 - as above
     from faceq.query.shard_export import Selection  # noqa: PLC0415 - as above
     from faceq.selection.limited_rows import limited_rows  # noqa: PLC0415 - as above
     from faceq.selection.select import find  # noqa: PLC0415 - as above
@@ -84,7 +85,11 @@ def select(options: argparse.Namespace) -> int:
     s3 = load_settings(options).s3
     if options.out:
         check_export(options.out, s3)
-    with limited_rows(options.table, s3, faces=options.faces, tracks=options.faces) as rows:
+    # What is printed has no column `track`; whole rows have it.
+    tracks = bool(options.out or options.export_shards) or needs_tracks(
+        condition or "", wanted.by, wanted.per or ""
+    )
+    with limited_rows(options.table, s3, faces=options.faces, tracks=tracks) as rows:
         people = rich.console.Console(stderr=True, quiet=not options.shown.for_people)
         with people.status(f"choosing {rows.view}"):
             found = find(rows, condition, wanted, options.clusters, s3)
