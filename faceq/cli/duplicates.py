@@ -55,7 +55,7 @@ def duplicates(options: argparse.Namespace) -> int:
     condition = filtered(options)
     s3 = load_settings(options).s3
     check_export(options.out, s3)
-    tracks = options.faces and needs_tracks(condition or "")
+    tracks = needs_tracks(condition or "")
     with limited_rows(options.table, s3, faces=options.faces, tracks=tracks) as rows:
         found = find(rows, condition, alike, options.group)
         export(rows, found.rows, options.out, s3)

@@ -49,7 +49,7 @@ def explain(options: argparse.Namespace) -> int:
     s3 = load_settings(options).s3
     if options.json:
         check_output(options.json, s3)
-    tracks = options.faces and needs_tracks(condition)
+    tracks = needs_tracks(condition)
     with Rows(options.table, s3, faces=options.faces, tracks=tracks) as rows:
         found = conditions.explain(rows, condition)
     shown = rich.table.Table(box=None, pad_edge=False)

@@ -93,9 +93,7 @@ def query(options: argparse.Namespace) -> int:
     if options.export:
         check_export(options.export, s3)
     status = 0
-    with Rows(
-        options.table, s3, faces=options.faces, tracks=options.faces and _needs_tracks(options)
-    ) as rows:
+    with Rows(options.table, s3, faces=options.faces, tracks=_needs_tracks(options)) as rows:
         if options.count:
             print(rows.count(_chosen(rows, options)))
         elif options.export:

@@ -87,7 +87,7 @@ def read_table(
         >>> good.column_names
         ['source', 'dbcnn']
     """
-    tracks = faces and needs_tracks(where or "", None if columns is None else ",".join(columns))
+    tracks = needs_tracks(where or "", None if columns is None else ",".join(columns))
     with Rows(uri, s3 or S3Settings(), faces=faces, tracks=tracks) as rows:
         return rows.arrow(rows.chosen(where, columns))
 
@@ -112,7 +112,8 @@ class Rows:
             uri: folder or URI of the table.
             s3: settings of the file system.
             faces: the rows are those of faces. Statements may use both views.
-            tracks: follow the faces of videos, to fill in their `track`. All of their boxes are read for it.
+            tracks: with `faces`: follow the faces of videos, to fill in their `track`. All of their boxes are
+                read for it.
             settings: further settings of DuckDB.
         """
         self.table = Table(uri, s3)

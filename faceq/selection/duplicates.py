@@ -90,7 +90,7 @@ def duplicates(
             pairs, or the condition or `by` is not valid.
         StorageError: the table cannot be read.
     """
-    tracks = faces and needs_tracks(where or "")
+    tracks = needs_tracks(where or "")
     with limited_rows(uri, s3 or S3Settings(), faces=faces, tracks=tracks) as rows:
         return rows.arrow(find(rows, where, likeness(by), group).rows)
 

@@ -55,7 +55,7 @@ def cluster(
         StorageError: the table cannot be read.
     """
     check_cosine(cosine)
-    tracks = faces and needs_tracks(where or "")
+    tracks = needs_tracks(where or "")
     with limited_rows(uri, s3 or S3Settings(), faces=faces, tracks=tracks) as rows:
         return rows.arrow(find(rows, where, cosine).rows)
 
